@@ -92,7 +92,7 @@ class AutoencoderTraining:
         art: ``(pictures, 4, 64, 64)`` uint8 RGBA to learn from.
         unseen: the same, of identities that are only measured.
         folder: where the checkpoint and the log lie.
-        steps: optimiser steps in all; the last fifth runs in float32.
+        steps: optimiser steps in all; the last tenth runs in float32.
         batch: pictures a step.
         seed: of initial weights, sampling, backgrounds and posterior noise.
     """
@@ -132,7 +132,7 @@ class AutoencoderTraining:
         flipped = torch.rand(self.batch, generator=self.generator) < 0.5
         art[flipped] = art[flipped].flip(-1)
         pictures = random_backgrounds(art, self.generator).to(memory_format=torch.channels_last)
-        with mixed_precision(self.step < 0.8 * self.steps):
+        with mixed_precision(self.step < 0.9 * self.steps):
             posterior = self.vae.encode(pictures).latent_dist
             output = self.vae.decode(posterior.sample(self.generator)).sample
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()

@@ -1,0 +1,79 @@
+"""``bwlab base``: build the embedded base model again, and measure it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Build and measure the embedded base model.", no_args_is_help=True)
+
+
+class Stage(StrEnum):
+    """A stage of the build."""
+
+    vae = "vae"
+    text = "text"
+    unet = "unet"
+
+
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Downloads, caches and checkpoints [default: the cache folder's base-build].")
+]
+
+
+def _work_folder(work: Path | None) -> Path:
+    from bwlab.emoji.art import cache_dir
+
+    return work if work is not None else cache_dir() / "base-build"
+
+
+@app.command("build")
+def build_command(
+    out: Annotated[Path, typer.Option(help="The diffusers pipeline folder to write.")] = Path("emoji_base"),
+    work: WorkOption = None,
+    stage: Annotated[list[Stage] | None, typer.Option(help="Run only these stages (repeatable).")] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the autoencoder.")] = 6_500,
+    unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 16_000,
+    compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
+) -> None:
+    """Train the embedded base from the emoji packages of npm; continues from its last checkpoint."""
+    from rich.console import Console
+
+    from bwlab.emoji.build import STAGES, BuildConfig, build
+
+    console = Console(stderr=True)
+    config = BuildConfig(
+        out=out,
+        work=_work_folder(work),
+        seed=seed,
+        vae_steps=vae_steps,
+        unet_steps=unet_steps,
+        compile_unet=compile_unet,
+    )
+    stages = tuple(chosen.value for chosen in stage) if stage else STAGES
+    build(config, console, stages)
+    console.print(f"Done: {', '.join(stages)}. Checkpoints lie in {config.work}.")
+    if "unet" in stages:
+        console.print(f"The pipeline lies in {out}.")
+
+
+@app.command("measure")
+def measure_command(
+    base: Annotated[str, typer.Argument(help="'emoji' or a pipeline folder.")] = "emoji",
+    work: WorkOption = None,
+    cfg: Annotated[float, typer.Option(help="Guidance scale, at most 7 for the quality bar.")] = 4.0,
+    count: Annotated[int, typer.Option(min=1, help="Captions to paint.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures, true ones beside them.")] = None,
+) -> None:
+    """Measure the quality bar: nearest true pictures of painted training captions, with controls."""
+    from rich.console import Console
+
+    from bwlab.emoji.measure import measure, retrieval_table
+
+    report = measure(base, _work_folder(work), cfg=cfg, count=count, seed=seed, sheet=sheet)
+    Console().print(retrieval_table(report))

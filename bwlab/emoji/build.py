@@ -1,0 +1,259 @@
+"""Builds the embedded base: art -> autoencoder -> text encoder -> UNet -> a diffusers pipeline folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bwlab.emoji.art import ICON_SETS, Drawings, fetch_icon_sets, on_background
+from bwlab.emoji.autoencoder import AutoencoderTraining
+from bwlab.emoji.denoiser import DenoiserTraining, LatentPool, new_scheduler
+from bwlab.emoji.evaluate import Candidates, Retrieval, distances, retrieval
+from bwlab.emoji.progress import StageLog
+from bwlab.emoji.text import new_text_encoder, new_tokenizer
+from bwlab.emoji.world import BACKGROUNDS, HELD_OUT, caption, training_names, world_names
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from rich.console import Console
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+STAGES = ("vae", "text", "unet")
+SHIFT = 3
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What to build and where.
+
+    Attributes:
+        out: the pipeline folder to write.
+        work: downloads, caches and checkpoints; keep it to continue a build.
+        seed: of every random choice.
+        vae_steps: optimiser steps of the autoencoder.
+        unet_steps: optimiser steps of UNet and text encoder.
+        varied_share: share of the UNet steps before shifts and coloured backgrounds are mixed in.
+        compile_unet: use ``torch.compile`` for the UNet.
+    """
+
+    out: Path
+    work: Path
+    seed: int = 0
+    vae_steps: int = 6_500
+    unet_steps: int = 16_000
+    varied_share: float = 0.5
+    compile_unet: bool = False
+
+
+@dataclass(frozen=True)
+class Art:
+    """Every drawing common to the icon sets: ``pixels`` is ``(names, sets, 64, 64, 4)`` uint8."""
+
+    names: tuple[str, ...]
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+    def of(self, names: Sequence[str], styles: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        """Return the drawings of ``names`` x ``styles`` as ``(names, styles, 64, 64, 4)``."""
+        rows = [self.names.index(name) for name in names]
+        columns = [[s.style for s in ICON_SETS].index(style) for style in styles]
+        return self.pixels[rows][:, columns]
+
+
+def load_art(work: Path) -> Art:
+    """Return all common drawings, fetched and rendered once and kept below ``work``."""
+    stored = work / "art.npz"
+    if stored.is_file():
+        with np.load(stored) as file:
+            return Art(tuple(str(name) for name in file["names"]), file["pixels"])
+    fetch_icon_sets(work)
+    sets = [Drawings(work, icons) for icons in ICON_SETS]
+    names = sorted(set.intersection(*(drawings.names() for drawings in sets)))
+    pixels = np.stack([np.stack([drawings.draw(name) for drawings in sets]) for name in names])
+    temporary = work / "art.tmp.npz"
+    np.savez_compressed(temporary, names=np.array(names), pixels=pixels)
+    os.replace(temporary, stored)
+    return Art(tuple(names), pixels)
+
+
+def styles_with_role(*roles: str) -> tuple[str, ...]:
+    """Return the style words whose icon sets play one of ``roles``."""
+    return tuple(s.style for s in ICON_SETS if s.role in roles)
+
+
+def _channels_first(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)))
+
+
+def build_autoencoder(config: BuildConfig, art: Art, console: Console) -> AutoencoderKL:
+    """Train the autoencoder on every shippable drawing but those of the held-out identities."""
+    styles = styles_with_role("train", "held-out")
+    seen = [name for name in art.names if name not in HELD_OUT]
+    training = AutoencoderTraining(
+        _channels_first(art.of(seen, styles)),
+        _channels_first(art.of(HELD_OUT, styles)),
+        config.work,
+        config.vae_steps,
+        seed=config.seed,
+    )
+    with StageLog("vae", config.work / "log.jsonl", console) as log:
+        vae = training.run(log)
+    vae.to(memory_format=torch.contiguous_format).save_pretrained(config.work / "vae")
+    return vae
+
+
+def build_text(config: BuildConfig, art: Art) -> None:
+    """Make the tokenizer and the initial text encoder."""
+    words = {word for name in art.names for word in name.split("-")}
+    words |= {"background", *BACKGROUNDS, *(icons.style for icons in ICON_SETS)}
+    tokenizer = new_tokenizer(words)
+    tokenizer.save_pretrained(config.work / "tokenizer")
+    new_text_encoder(tokenizer, config.seed).save_pretrained(config.work / "text_encoder")
+
+
+@torch.no_grad()
+def latent_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, art: Art, seed: int) -> LatentPool:
+    """Return latents and captions of the training world.
+
+    Each picture has its plain form over white, four shifted ones over white and a shifted one over each colour.
+    """
+    styles = styles_with_role("train")
+    names = training_names(art.names)
+    drawings = art.of(names, styles).reshape(-1, 64, 64, 4)
+    rng = np.random.default_rng(seed)
+    colours = ["white"] * 5 + [colour for colour in BACKGROUNDS if colour != "white"]
+    latents, captions = [], []
+    for variant, colour in enumerate(colours):
+        moved = drawings if variant == 0 else _shifted(drawings, rng)
+        pictures = torch.from_numpy(on_background(moved, BACKGROUNDS[colour])).permute(0, 3, 1, 2)
+        scaled = [chunk.float() / 127.5 - 1 for chunk in pictures.split(64)]
+        latents.append(torch.cat([vae.encode(chunk).latent_dist.mean for chunk in scaled]))
+        captions.append([caption(style, name, colour) for name in names for style in styles])
+    tokens = [tokenizer(texts, padding="max_length", return_tensors="pt").input_ids for texts in captions]
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    return LatentPool(torch.stack(latents, 1), torch.stack(tokens, 1), empty)
+
+
+def _shifted(
+    drawings: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], rng: np.random.Generator
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return each drawing moved by up to 3 px within its transparent margin."""
+    moves = rng.integers(-SHIFT, SHIFT + 1, size=(len(drawings), 2))
+    return np.stack([np.roll(d, (int(y), int(x)), axis=(0, 1)) for d, (y, x) in zip(drawings, moves, strict=True)])
+
+
+def assemble(
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, training: DenoiserTraining
+) -> StableDiffusionPipeline:
+    """Return the pipeline with averaged weights."""
+    from diffusers import StableDiffusionPipeline
+
+    from bwlab.emoji.denoiser import new_unet
+
+    unet = new_unet()
+    weights = training.averaged()
+    unet.load_state_dict(weights["unet"])
+    text_encoder.load_state_dict(weights["text_encoder"])
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTraining, AutoencoderKL, CLIPTokenizer]:
+    """Return the UNet training at its last checkpoint, with the autoencoder and the tokenizer it stands on."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    vae = AutoencoderKL.from_pretrained(config.work / "vae")
+    tokenizer = CLIPTokenizer.from_pretrained(config.work / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(config.work / "text_encoder")
+    training = DenoiserTraining(
+        latent_pool(vae, tokenizer, art, config.seed),
+        text_encoder,
+        config.work,
+        config.unet_steps,
+        varied_from=int(config.varied_share * config.unet_steps),
+        seed=config.seed,
+        compile_unet=config.compile_unet,
+    )
+    return training, vae, tokenizer
+
+
+def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
+    """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
+
+    A stage that is complete (its folder or its last step is there) is not run again.
+    """
+    config.work.mkdir(parents=True, exist_ok=True)
+    art = load_art(config.work)
+    if "vae" in stages:
+        build_autoencoder(config, art, console)
+    if "text" in stages:
+        build_text(config, art)
+    if "unet" in stages:
+        training, vae, tokenizer = load_denoiser_training(config, art)
+        with StageLog("unet", config.work / "log.jsonl", console) as log:
+            training.run(log)
+        save_pipeline(assemble(vae, tokenizer, training.text_encoder, training), config.out)
+    return config.out
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
+    """Write the pipeline in half precision as an ordinary diffusers folder."""
+    import copy
+
+    halved = copy.deepcopy(pipeline).to(torch.float16)
+    halved.save_pretrained(out)
+
+
+def sample_training_captions(art: Art, count: int = 64, seed: int = 0) -> list[tuple[str, str]]:
+    """Return ``count`` distinct training (identity, style) pairs."""
+    pairs = [(name, style) for name in training_names(art.names) for style in styles_with_role("train")]
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    return [pairs[int(index)] for index in chosen]
+
+
+def paint(pipeline: StableDiffusionPipeline, prompts: Sequence[str], cfg: float, seed: int = 0) -> np.ndarray[
+    tuple[int, ...], np.dtype[np.uint8]
+]:
+    """Return one 64 x 64 picture a prompt, 25 steps of DPM++ 2M Karras, as ``(n, 64, 64, 3)`` uint8."""
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
+    images = pipeline(
+        list(prompts), num_inference_steps=25, guidance_scale=cfg, generator=generators, output_type="np"
+    ).images
+    return np.rint(images * 255).astype(np.uint8)
+
+
+def world_candidates(art: Art) -> Candidates:
+    """Return every picture of the world, all styles, over white."""
+    names = world_names(art.names)
+    styles = tuple(icons.style for icons in ICON_SETS)
+    return Candidates(on_background(art.of(names, styles)), tuple(names), styles)
+
+
+def quality(pipeline: StableDiffusionPipeline, art: Art, cfg: float = 4.0, count: int = 64, seed: int = 0) -> Retrieval:
+    """Return the quality bar's retrieval over ``count`` training captions."""
+    truths = sample_training_captions(art, count, seed)
+    pictures = paint(pipeline, [caption(style, name) for name, style in truths], cfg, seed)
+    candidates = world_candidates(art)
+    return retrieval(distances(pictures, candidates), candidates, truths)
+
+
+def write_report(work: Path, values: dict[str, object]) -> None:
+    """Write measurements as JSON beside the checkpoints."""
+    (work / "quality.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
