@@ -1,0 +1,190 @@
+"""A whole adapter: created for chosen blocks of a UNet, attached by hooks, detached without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from bwlab.adapters.injection import LayerUse, hook_layers
+from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of
+from bwlab.adapters.modules import TextEncoders, layers_by_path
+from bwlab.adapters.scales import Scale, is_zero, layer_scale
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.spec import BlockSpec
+from bwlab.errors import BwlabError
+from bwlab.registry import AdapterType
+
+
+@dataclass(eq=False)
+class Adapter:
+    """Adapter layers by path, in the order of the model's layers.
+
+    Attributes:
+        name: what messages call it.
+        type_name: the adapter type, e.g. `"lora"`.
+        layers: path (UNet module path, or `te.<path>` / `te2.<path>`) -> layer.
+        scheme: the block scheme of the UNet it was made for.
+        metadata: what its file says, or will say, about it.
+    """
+
+    name: str
+    type_name: str
+    layers: dict[str, AdapterLayer]
+    scheme: BlockScheme
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every trainable tensor, layer by layer."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(`<path>.<parameter name>`, tensor), layer by layer."""
+        for path, layer in self.layers.items():
+            for name, parameter in layer.named_parameters():
+                yield f"{path}.{name}", parameter
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Moves and casts every layer in place, and returns itself."""
+        for layer in self.layers.values():
+            layer.to(device=device, dtype=dtype)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches every layer to training: gradients on."""
+        for layer in self.layers.values():
+            layer.train(mode).requires_grad_(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Switches every layer to evaluation: gradients off."""
+        return self.train(False)
+
+    def deltas(self) -> Iterator[tuple[str, Tensor]]:
+        """(path, change of that layer's weight at scale 1); raises `BwlabError` if the type needs the base weight."""
+        for path, layer in self.layers.items():
+            yield path, layer.delta()
+
+    def blocks(self) -> dict[str, int]:
+        """Block name -> number of layers there, in the scheme's order; blocks without any are left out."""
+        counts = dict.fromkeys(self.scheme.blocks(), 0)
+        for path in self.layers:
+            block = self.scheme.block_of(path) or "rest"
+            counts[block] = counts.get(block, 0) + 1
+        return {block: count for block, count in counts.items() if count}
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """An adapter and how strongly it acts.
+
+    `scale` is a number, a `BlockSpec`, a tensor `(batch,)` with one number per sample, or a mapping from block or cell
+    to a number or such a tensor.
+    """
+
+    adapter: Adapter
+    scale: Scale = 1.0
+
+
+def create_adapter(
+    unet: nn.Module,
+    adapter_type: AdapterType,
+    ranks: BlockSpec,
+    alpha: float | None,
+    *,
+    scheme: BlockScheme,
+    generator: torch.Generator | None = None,
+    name: str = "adapter",
+    text_encoder: TextEncoders = None,
+    options: Mapping[str, object] | None = None,
+) -> Adapter:
+    """A new adapter that changes nothing yet, with a layer wherever the type adapts one and the rank is above 0.
+
+    Args:
+        alpha: numerator of every layer's scale; None takes each layer's rank, a scale of 1.
+        ranks: rank per block; where it is 0 nothing is made.
+        text_encoder: None, one encoder, or two (SDXL), adapted where `ranks` names `te`.
+        options: settings of the adapter type; one it does not know is an error.
+
+    Raises:
+        BwlabError: no layer is left to adapt, or an option, a rank or alpha is wrong.
+    """
+    layer_class = adapter_type.load()
+    layers: dict[str, AdapterLayer] = {}
+    for path, layer in layers_by_path(unet, text_encoder).items():
+        if not adapter_type.targets(path, kind_of(layer)):
+            continue
+        rank = int(ranks.value_of(path))
+        if rank > 0:
+            layer_alpha = float(rank) if alpha is None else alpha
+            layers[path] = layer_class.create(layer, rank, layer_alpha, generator, **(options or {}))
+    if not layers:
+        raise BwlabError(
+            f"a {adapter_type.name} adapter on {ranks.text!r}",
+            f"no layer of this model is both in those blocks and adapted by {adapter_type.name}",
+            "Give a rank above 0 to a block that has such layers (bwlab blocks lists them)",
+        )
+    return Adapter(name, adapter_type.name, layers, scheme)
+
+
+@contextmanager
+def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = None) -> Iterator[None]:
+    """Adapters act on the model inside the `with` block, and are gone after it, however it ends.
+
+    The model's modules, their identity and their bits are never touched: forward hooks add to the outputs. A layer
+    whose scale is 0 gets no hook, so its output keeps its bits. Several adapters add up.
+
+    Raises:
+        BwlabError: an adapter does not fit this model, before any hook is set.
+    """
+    model_layers = layers_by_path(unet, text_encoder)
+    for attached in adapters:
+        check_fits(attached.adapter.name, attached.adapter.layers, model_layers)
+    uses = _uses(adapters)
+    handles = hook_layers([(model_layers[path], layer_uses) for path, layer_uses in uses.items()])
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, BaseLayer]) -> None:
+    """Raises `BwlabError` unless the model has every adapted layer, in the right shape."""
+    missing = [path for path in layers if path not in model_layers]
+    if missing:
+        raise BwlabError(
+            f"attaching adapter {name}",
+            f"the model lacks {len(missing)} of its {len(layers)} layers, first {missing[0]}",
+            _missing_fix(missing),
+        )
+    wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]
+    if wrong:
+        here, wanted = tuple(model_layers[wrong[0]].weight.shape), layers[wrong[0]].weight_shape
+        raise BwlabError(
+            f"attaching adapter {name}",
+            f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {here} here, {wanted} there",
+            "It was made for another architecture: use the base model it was trained on",
+        )
+
+
+def _missing_fix(missing: Sequence[str]) -> str:
+    if all(path.startswith(("te.", "te2.")) for path in missing):
+        return "It adapts the text encoder too: attach it with the text encoder"
+    return "It was made for another architecture: use the base model it was trained on"
+
+
+def _uses(adapters: Sequence[Attached]) -> dict[str, list[LayerUse]]:
+    """Path -> the adapter layers that act there with their scales; scales of 0 are left out."""
+    uses: dict[str, list[LayerUse]] = {}
+    for attached in adapters:
+        for path, layer in attached.adapter.layers.items():
+            scale = layer_scale(attached.scale, path, attached.adapter.scheme)
+            if not is_zero(scale):
+                uses.setdefault(path, []).append(LayerUse(layer, scale))
+    return uses

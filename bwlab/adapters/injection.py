@@ -1,0 +1,82 @@
+"""The forward hook that adds adapters to a frozen layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from bwlab.adapters.layer import AdapterLayer, BaseLayer
+from bwlab.adapters.scales import LayerScale
+from bwlab.errors import BwlabError
+
+
+@dataclass(frozen=True, eq=False)
+class LayerUse:
+    """One adapter layer at work, with its scale: a number or one per sample `(batch,)`."""
+
+    layer: AdapterLayer
+    scale: LayerScale
+
+
+class AdapterHook:
+    """Adds the outputs of several adapter layers to one base layer's output.
+
+    All of them see the same untouched input and base output, so that their order does not matter.
+    """
+
+    def __init__(self, uses: Sequence[LayerUse]) -> None:
+        self.uses = tuple(uses)
+
+    def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The layer's output with every adapter's part added, in the output's dtype."""
+        adapted = output
+        for use in self.uses:
+            if isinstance(use.scale, Tensor):
+                adapted = _add_per_sample(adapted, use.layer, use.scale, args[0], output)
+            else:
+                part = _part(use.layer, args[0], output)
+                adapted = adapted + (part if use.scale == 1 else part * use.scale)
+        return adapted
+
+
+def hook_layers(layers: Sequence[tuple[BaseLayer, Sequence[LayerUse]]]) -> list[RemovableHandle]:
+    """Sets one hook per base layer and returns the handles; if one cannot be set, none stays."""
+    handles: list[RemovableHandle] = []
+    try:
+        for layer, uses in layers:
+            handles.append(layer.register_forward_hook(AdapterHook(uses)))
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        raise
+    return handles
+
+
+def _part(layer: AdapterLayer, x: Tensor, output: Tensor) -> Tensor:
+    """What the adapter adds, in the output's dtype; outside autocast computed in the adapter's own dtype."""
+    if not torch.is_autocast_enabled(x.device.type):
+        x = x.to(layer.compute_dtype())
+    part: Tensor = layer(x, output)
+    return part.to(output.dtype)
+
+
+def _add_per_sample(adapted: Tensor, layer: AdapterLayer, scale: Tensor, x: Tensor, output: Tensor) -> Tensor:
+    """`adapted` with `scale[i]` times the adapter's part added to sample i; samples of scale 0 keep their bits."""
+    if output.shape[0] != scale.shape[0]:
+        raise BwlabError(
+            "an adapter scale per sample",
+            f"{scale.shape[0]} scales for a batch of {output.shape[0]}",
+            "Give one scale for each sample (with guidance the batch is doubled)",
+        )
+    scale = scale.to(output.device, output.dtype)
+    wide = scale.view(-1, *(1 for _ in output.shape[1:]))
+    if scale.requires_grad or bool(scale.all()):
+        return adapted + _part(layer, x, output) * wide
+    # Adding 0 * part would turn -0.0 into 0.0 and an infinite part into NaN, and costs the computation.
+    active = scale.nonzero().flatten()
+    part = _part(layer, x[active], output[active]) * wide[active]
+    return adapted.index_add(0, active, part)

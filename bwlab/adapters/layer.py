@@ -1,0 +1,115 @@
+"""What one adapter does to one layer: the interface every adapter type implements."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bwlab.errors import BwlabError
+
+if TYPE_CHECKING:
+    from bwlab.lowrank import FactoredMatrix
+
+BaseLayer: TypeAlias = nn.Linear | nn.Conv2d
+
+
+class AdapterLayer(nn.Module, ABC):
+    """One adapter on one frozen `nn.Linear` or `nn.Conv2d`.
+
+    The base layer is never owned, changed or registered: an adapter layer keeps only what it needs of its geometry.
+    Every trainable number is an `nn.Parameter`, so `parameters()` is all that an optimiser has to see.
+
+    Attributes:
+        rank: the adapter's rank, >= 1.
+        alpha: the numerator of the scale; low-rank types multiply their delta by `alpha / rank`.
+        weight_shape: shape of the base layer's weight, checked before an adapter is attached.
+    """
+
+    rank: int
+    alpha: float
+    weight_shape: tuple[int, ...]
+
+    @classmethod
+    @abstractmethod
+    def create(
+        cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
+    ) -> Self:
+        """A new adapter for `layer` that changes nothing yet; an option it does not know raises `BwlabError`."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> Self:
+        """The adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Leaf name -> tensor, `alpha` (a float32 scalar) included; the inverse of `from_tensors`."""
+
+    def file_tensors(self, alpha: float) -> dict[str, Tensor]:
+        """Like `tensors()`, rewritten so that the scale is that of `alpha` where the type can do so.
+
+        A file carries one alpha for all its modules (FORMATS: diffusers 0.42 mis-scales files that carry several).
+        Types whose alpha is no plain factor keep their own, which this default does.
+        """
+        return self.tensors()
+
+    @abstractmethod
+    def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
+        """What is added to `base_output`, at scale 1.
+
+        Args:
+            x: the base layer's input, `(batch, ..., in)` or `(batch, in, h, w)`.
+            base_output: what the frozen layer made of it, `(batch, ..., out)` or `(batch, out, h', w')`.
+
+        Returns:
+            A tensor of `base_output`'s shape.
+        """
+
+    @abstractmethod
+    def delta(self, base_weight: Tensor | None = None) -> Tensor:
+        """The change of the layer's effective weight, of shape `weight_shape`, scale folded in.
+
+        Raises:
+            BwlabError: the type needs the base weight and none was given.
+        """
+
+    def factors(self) -> FactoredMatrix | None:
+        """The delta as a low-rank product with the scale folded in, or None if the type has no such form."""
+        return None
+
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the adapter's own numbers, in which it computes outside autocast."""
+        return next(self.parameters()).dtype
+
+
+def kind_of(layer: BaseLayer) -> str:
+    """`"linear"`, `"conv1x1"` or `"conv"` (any larger kernel)."""
+    if isinstance(layer, nn.Linear):
+        return "linear"
+    return "conv1x1" if layer.kernel_size == (1, 1) else "conv"
+
+
+def refuse_unknown_options(type_name: str, options: Mapping[str, object], known: Collection[str] = ()) -> None:
+    """Raises `BwlabError` if `options` names something that `known` does not."""
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise BwlabError(
+            f"adapter type {type_name} with option {', '.join(unknown)}",
+            "it has no such option",
+            f"Known options: {', '.join(sorted(known)) or 'none beyond rank and alpha'}",
+        )
+
+
+def check_rank_and_alpha(rank: int, alpha: float) -> None:
+    """Raises `BwlabError` unless rank is a whole number >= 1 and alpha is finite and above 0."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise BwlabError(f"an adapter layer of rank {rank}", "that is not a whole number >= 1", "Give a rank >= 1")
+    if not math.isfinite(alpha) or alpha <= 0:
+        raise BwlabError(
+            f"an adapter layer with alpha {alpha}", "that is not a finite number above 0", "Give alpha > 0"
+        )

@@ -1,0 +1,43 @@
+"""Which layers of a model an adapter path means.
+
+Adapter paths are module paths of the UNet, and `te.<path>` (`te2.<path>`) for the first (second) text encoder. CLIP
+modules are named as transformers 5 names them, without `text_model.`: `te.encoder.layers.0.self_attn.q_proj`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from torch import nn
+
+from bwlab.adapters.layer import BaseLayer
+
+TextEncoders: TypeAlias = nn.Module | Sequence[nn.Module] | None
+
+TEXT_MODEL = "text_model."
+
+
+def text_encoder_list(text_encoder: TextEncoders) -> list[nn.Module]:
+    """The text encoders as a list: none, one (SD) or two (SDXL)."""
+    if text_encoder is None:
+        return []
+    return [text_encoder] if isinstance(text_encoder, nn.Module) else list(text_encoder)
+
+
+def text_prefix(index: int) -> str:
+    """`"te."` for the first text encoder, `"te2."` for the second."""
+    return "te." if index == 0 else f"te{index + 1}."
+
+
+def layers_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[str, BaseLayer]:
+    """Every Linear and Conv2d of the UNet and of the text encoders, by adapter path, in traversal order."""
+    layers = _layers(unet)
+    for index, encoder in enumerate(text_encoder_list(text_encoder)):
+        named = _layers(encoder).items()
+        layers |= {text_prefix(index) + path.removeprefix(TEXT_MODEL): layer for path, layer in named}
+    return layers
+
+
+def _layers(root: nn.Module) -> dict[str, BaseLayer]:
+    return {path: module for path, module in root.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}

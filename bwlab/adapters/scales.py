@@ -1,0 +1,57 @@
+"""How strongly an attached adapter acts: one number, a block spec, or one number per block and sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.spec import BlockSpec
+from bwlab.errors import BwlabError
+
+BlockScales: TypeAlias = Mapping[str, float | Tensor]
+Scale: TypeAlias = float | BlockSpec | Tensor | BlockScales
+LayerScale: TypeAlias = float | Tensor
+
+
+def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
+    """The scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
+
+    A mapping goes from block (`"in0"`) or cell (`"in0.1"`, which wins) to a number or a tensor; `"*"` stands for all
+    others. A layer that it does not cover is an error, because a forgotten block would silently be off.
+    """
+    if isinstance(scale, BlockSpec):
+        return _checked(scale.value_of(path), path)
+    if not isinstance(scale, Mapping):
+        return _checked(scale, path)
+    names = (scheme.cell_of(path), scheme.block_of(path), "*")
+    for name in names:
+        if name is not None and name in scale:
+            return _checked(scale[name], path)
+    raise BwlabError(
+        "scales for each block",
+        f"none for {path} (block {names[1]}); named are {', '.join(scale)}",
+        'Name every block that the adapter covers, or give "*"',
+    )
+
+
+def is_zero(scale: LayerScale) -> bool:
+    """Whether a layer can be left out: its scale is 0 for every sample and no gradient of the scale is wanted."""
+    if isinstance(scale, Tensor):
+        return not scale.requires_grad and not bool(scale.any())
+    return scale == 0
+
+
+def _checked(scale: float | Tensor, path: str) -> LayerScale:
+    if isinstance(scale, Tensor):
+        if scale.dim() > 1 or not bool(torch.isfinite(scale).all()):
+            found = f"a tensor of shape {tuple(scale.shape)} at {path}"
+            raise BwlabError("a scale per sample", found, "Give a tensor of shape (batch,) of finite numbers")
+        return scale if scale.dim() == 1 else float(scale)
+    if not math.isfinite(scale):
+        raise BwlabError(f"scale {scale} at {path}", "it is not a finite number", "Give a finite scale")
+    return float(scale)

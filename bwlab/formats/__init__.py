@@ -1,0 +1,1 @@
+"""Adapter files: their keys, their bytes, and the kohya dialect that bwlab writes."""

@@ -1,0 +1,50 @@
+"""Writes a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+from bwlab.errors import BwlabError
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Puts `data` at `path`, through a temporary file in the same folder that is flushed to disk and then renamed.
+
+    Whatever goes wrong, a file that was at `path` before stays whole, and no temporary file is left.
+
+    Raises:
+        BwlabError: the disk is full, or the folder is missing or not writable.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write_and_sync(temporary, data)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")
+        raise BwlabError(f"saving {path}", found, "Free some space or choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_and_sync(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself last through a power cut, where the system lets one open a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

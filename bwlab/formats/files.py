@@ -1,0 +1,152 @@
+"""Reads safetensors adapter files with numpy alone: no torch, bfloat16 included.
+
+Layout (safetensors specification): 8 bytes of header length, little endian; a JSON header; the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.formats.keys import dialect_of, split_key
+
+MAX_HEADER_BYTES = 100_000_000
+
+# bfloat16 is the upper half of a float32, and numpy has no name for it: it is read as uint16 and widened.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies: its dtype as the file names it, its shape, and its bytes `start..end` in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A checked safetensors file: what it holds, without the tensors, which `read` fetches."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    entries: Mapping[str, TensorEntry]
+
+    def read(self, key: str) -> NDArray[np.generic]:
+        """One tensor in its own dtype; bfloat16 comes as the same numbers in float32."""
+        entry = self.entries[key]
+        with self.path.open("rb") as file:
+            file.seek(entry.start)
+            data = file.read(entry.end - entry.start)
+        values = np.frombuffer(data, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
+        return widen_bfloat16(values) if entry.dtype == "BF16" else values
+
+
+def widen_bfloat16(bits: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The float32 numbers whose upper 16 bits are `bits` (uint16): exact, NaN and infinity included."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def open_adapter_file(path: str | Path) -> AdapterFile:
+    """The header of a safetensors file, checked against the file's size.
+
+    Raises:
+        BwlabError: the file is missing, empty, cut short, or no safetensors file.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > MAX_HEADER_BYTES:
+                raise _bad(path, "it is empty" if size == 0 else "it is no safetensors file")
+            if 8 + length > size:
+                raise _bad(path, f"it is cut short or no safetensors file: {size} bytes, {8 + length} of them header")
+            header = file.read(length)
+    except OSError as error:
+        raise BwlabError(f"reading adapter {path}", error.strerror or str(error), "Give an adapter file") from error
+    metadata, entries = _parse_header(path, header, 8 + length)
+    end = max((entry.end for entry in entries.values()), default=8 + length)
+    if end > size:
+        raise _bad(path, f"it is cut short: {size} bytes where its header promises {end}")
+    return AdapterFile(path, metadata, entries)
+
+
+def read_modules(path: str | Path) -> dict[str, dict[str, NDArray[np.generic]]]:
+    """Every module of a kohya-style file: kohya module name -> leaf (`"lora_up.weight"`) -> array.
+
+    `bwlab.formats.keys.path_of` turns the names into module paths.
+
+    Raises:
+        BwlabError: the file is broken, or its keys are of another dialect.
+    """
+    file = open_adapter_file(path)
+    require_kohya(file)
+    modules: dict[str, dict[str, NDArray[np.generic]]] = {}
+    for key in file.entries:
+        module, leaf = split_key(key)
+        modules.setdefault(module, {})[leaf] = file.read(key)
+    return modules
+
+
+def require_kohya(file: AdapterFile) -> None:
+    """Raises `BwlabError`, naming what was found, unless every key is a kohya key."""
+    dialect = dialect_of(file.entries)
+    if dialect != "kohya":
+        first = f"first key {next(iter(file.entries))!r}" if file.entries else "it holds no tensors"
+        raise BwlabError(
+            f"reading adapter {file.path}",
+            f"its keys are of the dialect {dialect!r} ({first})",
+            "Give a file with kohya keys (lora_unet_...lora_down.weight)",
+        )
+
+
+def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    try:
+        fields = json.loads(header)
+        metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
+        entries = {key: _entry(field, data_start) for key, field in fields.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _bad(path, "its header is no safetensors header") from error
+    for key, entry in entries.items():
+        if entry.dtype not in _DTYPES:
+            raise _bad(path, f"{key} has dtype {entry.dtype}, which bwlab does not read")
+        if entry.end - entry.start != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
+            raise _bad(path, f"{key} has shape {entry.shape} but {entry.end - entry.start} bytes")
+    return metadata, entries
+
+
+def _entry(field: Mapping[str, object], data_start: int) -> TensorEntry:
+    shape, offsets = field["shape"], field["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list):
+        raise TypeError("shape and data_offsets are lists")
+    start, end = (int(offset) for offset in offsets)
+    sizes = tuple(int(size) for size in shape)
+    if start < 0 or any(size < 0 for size in sizes):
+        raise ValueError("negative size")
+    return TensorEntry(str(field["dtype"]), sizes, data_start + start, data_start + end)
+
+
+def _bad(path: Path, found: str) -> BwlabError:
+    return BwlabError(f"reading adapter {path}", found, "Give a whole .safetensors adapter file")

@@ -1,0 +1,173 @@
+"""Names of adapted modules: in kohya files and as module paths. Pure Python.
+
+A kohya file flattens a module path by turning dots into underscores (`lora_unet_down_blocks_0_resnets_0_conv1`). As the
+path has underscores of its own, going back needs the vocabulary of names that UNets and CLIP text encoders use.
+kohya's SDXL trainer starts from the LDM names instead (`lora_unet_input_blocks_4_1_proj_in`); both are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from bwlab.errors import BwlabError
+
+UNET_PREFIX = "lora_unet_"
+TEXT_PREFIXES = {"lora_te_": "te.", "lora_te1_": "te.", "lora_te2_": "te2."}
+
+_COMPOUND = (
+    "down_blocks mid_block up_blocks transformer_blocks proj_in proj_out to_q to_k to_v to_out conv_in conv_out "
+    "conv_shortcut time_emb_proj time_embedding add_embedding class_embedding linear_1 linear_2 conv_norm_out "
+    "text_model self_attn q_proj k_proj v_proj out_proj layer_norm1 layer_norm2 final_layer_norm text_projection "
+    "token_embedding position_embedding"
+).split()
+_SIMPLE = (
+    "resnets attentions downsamplers upsamplers conv conv1 conv2 norm norm1 norm2 norm3 attn1 attn2 ff net proj "
+    "encoder layers mlp fc1 fc2 embeddings"
+).split()
+_NAME = "|".join(sorted((*_COMPOUND, *_SIMPLE), key=len, reverse=True))
+_TOKEN = re.compile(rf"(?:{_NAME}|\d+)(?=_|$)")
+
+_LDM_RESNET = {
+    "in_layers_2": "conv1",
+    "out_layers_3": "conv2",
+    "emb_layers_1": "time_emb_proj",
+    "skip_connection": "conv_shortcut",
+}
+_LDM_SINGLE = {
+    "input_blocks_0_0": "conv_in",
+    "out_2": "conv_out",
+    "time_embed_0": "time_embedding.linear_1",
+    "time_embed_2": "time_embedding.linear_2",
+    "label_emb_0_0": "add_embedding.linear_1",
+    "label_emb_0_2": "add_embedding.linear_2",
+}
+_LDM_MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+_LDM_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_(.+)")
+
+_DIALECTS = (
+    (r"lora_unet_unet_", "kohya with a doubled prefix"),
+    (r"lora_(unet|te|te1|te2)_[^.]+\.", "kohya"),
+    (r"lycoris_", "LyCORIS with its own prefix"),
+    (r"base_model\.model\..*\.lora_[AB]\.", "PEFT"),
+    (r".*\.lora_[AB]\.", "PEFT in diffusers"),
+    (r".*\.lora\.(down|up)\.weight$", "diffusers, older"),
+    (r".*processor\..*_lora\.(down|up)\.weight$", "diffusers, oldest"),
+    (r"(unet|text_encoder):\d+:(up|down)$|<.*>$", "lora_diffusion"),
+)
+
+
+def dialect_of(keys: Iterable[str]) -> str:
+    """Which tool's keys these are: `"kohya"`, another known dialect, `"mixed: ..."` or `"unknown"`."""
+    found = sorted({_dialect_of_key(key) for key in keys})
+    return found[0] if len(found) == 1 else f"mixed: {', '.join(found)}" if found else "unknown"
+
+
+def _dialect_of_key(key: str) -> str:
+    return next((name for pattern, name in _DIALECTS if re.match(pattern, key)), "unknown")
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """A kohya file key as (module name, leaf): `lora_unet_conv_in.lora_up.weight` -> (`lora_unet_conv_in`, ...)."""
+    module, _, leaf = key.partition(".")
+    return module, leaf
+
+
+def path_of(name: str) -> str:
+    """The adapter path of a kohya module name: a UNet path, or `te.<path>` / `te2.<path>`.
+
+    >>> path_of("lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn1_to_out_0")
+    'up_blocks.3.attentions.0.transformer_blocks.0.attn1.to_out.0'
+    >>> path_of("lora_te_text_model_encoder_layers_0_mlp_fc1")
+    'te.encoder.layers.0.mlp.fc1'
+
+    Raises:
+        BwlabError: it is no name of a layer of a Stable Diffusion UNet or CLIP text encoder.
+    """
+    for prefix, mark in TEXT_PREFIXES.items():
+        if name.startswith(prefix):
+            # transformers 5 lost the level `text_model`; files keep it.
+            return mark + _unflatten(name, name.removeprefix(prefix).removeprefix("text_model_"))
+    return unet_path_of(name)
+
+
+def unet_path_of(name: str) -> str:
+    """The diffusers module path of a kohya UNet module name, with or without its `lora_unet_` prefix.
+
+    >>> unet_path_of("lora_unet_input_blocks_4_1_proj_in")
+    'down_blocks.1.attentions.0.proj_in'
+
+    Raises:
+        BwlabError: it is no name of a layer of a Stable Diffusion UNet.
+    """
+    flat = name.removeprefix(UNET_PREFIX)
+    if flat in _LDM_SINGLE:
+        return _LDM_SINGLE[flat]
+    if flat.startswith("middle_block_"):
+        index, _, inner = flat.removeprefix("middle_block_").partition("_")
+        if index in _LDM_MIDDLE:
+            return f"{_LDM_MIDDLE[index]}.{_ldm_inner(name, inner)}"
+    block = _LDM_BLOCK.fullmatch(flat)
+    if block is not None:
+        return _ldm_path(name, block[1], int(block[2]), int(block[3]), block[4])
+    return _unflatten(name, flat)
+
+
+def kohya_name_of(path: str, two_text_encoders: bool = False) -> str:
+    """The kohya module name of an adapter path; the inverse of `path_of`.
+
+    >>> kohya_name_of("down_blocks.0.attentions.1.proj_in")
+    'lora_unet_down_blocks_0_attentions_1_proj_in'
+    >>> kohya_name_of("te.encoder.layers.0.mlp.fc1", two_text_encoders=True)
+    'lora_te1_text_model_encoder_layers_0_mlp_fc1'
+    """
+    mark, _, rest = path.partition(".")
+    if mark not in ("te", "te2"):
+        return UNET_PREFIX + path.replace(".", "_")
+    prefix = "lora_te2_" if mark == "te2" else "lora_te1_" if two_text_encoders else "lora_te_"
+    level = "" if rest == "text_projection" else "text_model_"
+    return prefix + level + rest.removeprefix("text_model.").replace(".", "_")
+
+
+def _unflatten(name: str, flat: str) -> str:
+    tokens, position = [], 0
+    while position < len(flat):
+        match = _TOKEN.match(flat, position)
+        if match is None:
+            raise _unknown(name, flat[position:])
+        tokens.append(match[0])
+        position = match.end() + 1
+    if not tokens:
+        raise _unknown(name, flat)
+    return ".".join(tokens)
+
+
+def _ldm_path(name: str, side: str, index: int, slot: int, inner: str) -> str:
+    """Two resnets and a resampler to each of the input levels, three resnets to each of the output levels."""
+    if side == "input":
+        level, pair = divmod(index - 1, 3)
+        if inner == "op":
+            return f"down_blocks.{level}.downsamplers.0.conv"
+        return f"down_blocks.{level}.{_ldm_slot(name, slot)}.{pair}.{_ldm_inner(name, inner)}"
+    level, pair = divmod(index, 3)
+    if inner == "conv":
+        return f"up_blocks.{level}.upsamplers.0.conv"
+    return f"up_blocks.{level}.{_ldm_slot(name, slot)}.{pair}.{_ldm_inner(name, inner)}"
+
+
+def _ldm_slot(name: str, slot: int) -> str:
+    if slot > 1:
+        raise _unknown(name, f"slot {slot}")
+    return ("resnets", "attentions")[slot]
+
+
+def _ldm_inner(name: str, inner: str) -> str:
+    return _LDM_RESNET.get(inner) or _unflatten(name, inner)
+
+
+def _unknown(name: str, rest: str) -> BwlabError:
+    return BwlabError(
+        f"the module that {name!r} names",
+        f"{rest!r} is no part of a Stable Diffusion UNet or CLIP text encoder",
+        "Use an adapter made for Stable Diffusion 1.x, 2.x or SDXL",
+    )

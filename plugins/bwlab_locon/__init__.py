@@ -1,0 +1,1 @@
+"""LoCon as a bwlab plugin."""

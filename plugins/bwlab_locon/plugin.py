@@ -1,0 +1,34 @@
+"""Registers the LoCon adapter type; light to import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bwlab.blocks.targets import is_conv_target
+from bwlab.hookspecs import hookimpl
+from bwlab.registry import AdapterType
+
+if TYPE_CHECKING:
+    from bwlab.adapters.layer import AdapterLayer
+
+
+def load() -> type[AdapterLayer]:
+    """The layer class (imports torch)."""
+    from bwlab_locon.layer import LoconLayer
+
+    return LoconLayer
+
+
+@hookimpl
+def bwlab_register_adapters() -> list[AdapterType]:
+    """The type `locon`."""
+    return [
+        AdapterType(
+            name="locon",
+            summary="low-rank deltas on what lora adapts and on the convolutions and time projections of the resnets",
+            leaves=("lora_down.weight", "lora_up.weight", "alpha"),
+            needs_base_weight=False,
+            load=load,
+            targets=is_conv_target,
+        )
+    ]

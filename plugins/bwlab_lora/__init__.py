@@ -1,0 +1,1 @@
+"""LoRA as a bwlab plugin."""

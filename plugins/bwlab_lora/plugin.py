@@ -1,0 +1,34 @@
+"""Registers the LoRA adapter type; light to import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bwlab.blocks.targets import is_attention_target
+from bwlab.hookspecs import hookimpl
+from bwlab.registry import AdapterType
+
+if TYPE_CHECKING:
+    from bwlab.adapters.layer import AdapterLayer
+
+
+def load() -> type[AdapterLayer]:
+    """The layer class (imports torch)."""
+    from bwlab_lora.layer import LoraLayer
+
+    return LoraLayer
+
+
+@hookimpl
+def bwlab_register_adapters() -> list[AdapterType]:
+    """The type `lora`."""
+    return [
+        AdapterType(
+            name="lora",
+            summary="low-rank deltas on the linear layers and 1x1 projections of the transformer blocks",
+            leaves=("lora_down.weight", "lora_up.weight", "alpha"),
+            needs_base_weight=False,
+            load=load,
+            targets=is_attention_target,
+        )
+    ]
