@@ -168,7 +168,7 @@ def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapp
         here, wanted = tuple(model_layers[wrong[0]].weight.shape), layers[wrong[0]].weight_shape
         raise BwlabError(
             f"attaching adapter {name}",
-            f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {here} here, {wanted} there",
+            f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {wanted}, here {here}",
             "It was made for another architecture: use the base model it was trained on",
         )
 

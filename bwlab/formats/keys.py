@@ -16,17 +16,44 @@ UNET_PREFIX = "lora_unet_"
 TEXT_PREFIXES = {"lora_te_": "te.", "lora_te1_": "te.", "lora_te2_": "te2."}
 
 _COMPOUND = (
-    "down_blocks mid_block up_blocks transformer_blocks proj_in proj_out to_q to_k to_v to_out conv_in conv_out "
-    "conv_shortcut time_emb_proj time_embedding add_embedding class_embedding linear_1 linear_2 conv_norm_out "
-    "text_model self_attn q_proj k_proj v_proj out_proj layer_norm1 layer_norm2 final_layer_norm text_projection "
-    "token_embedding position_embedding"
-).split()
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "transformer_blocks",
+    "proj_in",
+    "proj_out",
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out",
+    "conv_in",
+    "conv_out",
+    "conv_shortcut",
+    "time_emb_proj",
+    "time_embedding",
+    "add_embedding",
+    "class_embedding",
+    "linear_1",
+    "linear_2",
+    "conv_norm_out",
+    "text_model",
+    "self_attn",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "out_proj",
+    "layer_norm1",
+    "layer_norm2",
+    "final_layer_norm",
+    "text_projection",
+    "token_embedding",
+    "position_embedding",
+)
 _SIMPLE = (
-    "resnets attentions downsamplers upsamplers conv conv1 conv2 norm norm1 norm2 norm3 attn1 attn2 ff net proj "
-    "encoder layers mlp fc1 fc2 embeddings"
-).split()
-_NAME = "|".join(sorted((*_COMPOUND, *_SIMPLE), key=len, reverse=True))
-_TOKEN = re.compile(rf"(?:{_NAME}|\d+)(?=_|$)")
+    r"resnets|attentions|downsamplers|upsamplers|conv[12]?|norm[123]?|attn[12]|ff|net|proj|"
+    r"encoder|layers|mlp|fc[12]|embeddings|\d+"
+)
+_TOKEN = re.compile(rf"(?:{'|'.join(_COMPOUND)}|{_SIMPLE})(?=_|$)")
 
 _LDM_RESNET = {
     "in_layers_2": "conv1",
