@@ -1,0 +1,99 @@
+"""What plugins register: adapter types, block schemes, readers and writers of adapter files.
+
+All are descriptions that cost nothing to import. The functions in them import what they need when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from bwlab.adapters.adapter import Adapter
+    from bwlab.adapters.layer import AdapterLayer
+    from bwlab.blocks.scheme import BlockScheme
+    from bwlab.plugins import PluginManager
+
+
+@dataclass(frozen=True)
+class AdapterType:
+    """A kind of adapter, as ``--adapter NAME`` names it.
+
+    Attributes:
+        name: e.g. ``"lora"``; unique among all installed plugins.
+        summary: one line for lists.
+        leaves: the endings of its keys in a file, e.g. ``("lora_down.weight", "lora_up.weight", "alpha")``.
+        needs_base_weight: whether ``delta()`` needs the weight of the layer it adapts.
+        load: returns the layer class; imports torch only when called.
+        targets: whether a layer is adapted, from its path in the model and its kind: ``"linear"``, ``"conv"`` or
+            ``"conv1x1"``.
+        options: names of the options that ``create()`` takes beyond rank and alpha.
+    """
+
+    name: str
+    summary: str
+    leaves: tuple[str, ...]
+    needs_base_weight: bool
+    load: Callable[[], type[AdapterLayer]]
+    targets: Callable[[str, str], bool]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SchemeFinder:
+    """Knows the blocks of one family of models.
+
+    Attributes:
+        name: e.g. ``"sd"``; unique among all installed plugins.
+        summary: one line for lists.
+        find: the block scheme of a model with this config, or None if the model is of another family.
+    """
+
+    name: str
+    summary: str
+    find: Callable[[Mapping[str, object]], BlockScheme | None]
+
+    def __call__(self, config: Mapping[str, object]) -> BlockScheme | None:
+        """Return the block scheme of a model with ``config``, or None if it is of another family."""
+        return self.find(config)
+
+
+@dataclass(frozen=True)
+class FormatReader:
+    """Reads one kind of adapter file.
+
+    Attributes:
+        name: e.g. ``"kohya"``; unique among the readers of all installed plugins.
+        summary: one line for lists.
+        recognises: whether a file with these keys is of this kind.
+        read: the adapter in a file, for a UNet with this block scheme; raises ``BwlabError`` if it does not fit.
+    """
+
+    name: str
+    summary: str
+    recognises: Callable[[Collection[str]], bool]
+    read: Callable[[Path, nn.Module, PluginManager, BlockScheme], Adapter]
+
+
+@dataclass(frozen=True)
+class FormatWriter:
+    """Writes one kind of adapter file.
+
+    Attributes:
+        name: e.g. ``"kohya"``; unique among the writers of all installed plugins.
+        summary: one line for lists.
+        write: writes an adapter with metadata to a path, completely or not at all.
+    """
+
+    name: str
+    summary: str
+    write: Callable[[Adapter, Path, Mapping[str, str]], None]
+
+
+FormatType: TypeAlias = FormatReader | FormatWriter
+Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter
