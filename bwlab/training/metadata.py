@@ -1,0 +1,51 @@
+"""What an adapter file says of its training, enough to run it again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from bwlab.training.config import TrainConfig
+from bwlab.training.dataset import Example, dataset_hash
+from bwlab.training.toml_text import toml_text
+
+
+def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_hash: str, steps: int) -> dict[str, str]:
+    """Return the entries of an adapter file: ``bwlab.*`` to run it again, ``ss_*`` as other tools read them.
+
+    Args:
+        config: of the run.
+        examples: what it learned from.
+        base_hash: of the base's weights.
+        steps: optimiser steps taken.
+    """
+    training = config.training
+    return {
+        "bwlab.config": toml_text(config),
+        "bwlab.blocks": config.adapter.blocks,
+        "bwlab.base_hash": base_hash,
+        "bwlab.dataset_hash": dataset_hash(examples),
+        "ss_output_name": Path(config.out).name,
+        "ss_sd_model_name": Path(config.base).name,
+        "ss_num_train_images": str(sum(example.repeats for example in examples)),
+        "ss_num_batches_per_epoch": str(-(-sum(example.repeats for example in examples) // training.batch_size)),
+        "ss_total_batch_size": str(training.batch_size),
+        "ss_steps": str(steps),
+        "ss_max_train_steps": str(training.steps),
+        "ss_learning_rate": repr(training.lr),
+        "ss_unet_lr": repr(training.lr),
+        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_mixed_precision": training.precision,
+        "ss_seed": str(training.seed),
+        "ss_tag_frequency": json.dumps(tag_frequency(examples), ensure_ascii=False),
+    }
+
+
+def tag_frequency(examples: tuple[Example, ...]) -> dict[str, dict[str, int]]:
+    """Return how often each tag occurs, by the name of the images' folder, as kohya's trainer notes it."""
+    counts: dict[str, Counter[str]] = {}
+    for example in examples:
+        tags = example.caption.split(", ") if example.caption else []
+        counts.setdefault(example.path.parent.resolve().name, Counter()).update(tags)
+    return {folder: dict(counter) for folder, counter in counts.items()}

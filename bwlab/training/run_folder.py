@@ -1,0 +1,108 @@
+"""The folder of a run: what is in it, what may be replaced, and its log."""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bwlab.errors import BwlabError
+from bwlab.formats.atomic import write_atomically
+from bwlab.training.config import TrainConfig
+from bwlab.training.toml_text import toml_text
+
+OWN_FILES = ("adapter.safetensors", "config.toml", "log.jsonl")
+STATE_NAME = re.compile(r"step-(\d{6,})\.state\.safetensors")
+CHECKPOINT_NAME = re.compile(r"step-(\d{6,})(\.state)?\.safetensors")
+PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
+
+
+class Existing(enum.Enum):
+    """What to do with a run that is already in the folder."""
+
+    REFUSE = "refuse"
+    RESUME = "resume"
+    OVERWRITE = "overwrite"
+
+
+class RunFolder:
+    """``OUT``: ``adapter.safetensors``, ``config.toml``, ``log.jsonl``, ``previews/``, ``checkpoints/``.
+
+    Args:
+        path: the folder; nothing is written until `open`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.adapter, self.config, self.log = (path / name for name in OWN_FILES)
+        self.previews, self._checkpoints = path / "previews", path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the path of the training state after ``step`` steps; it is written last, so it makes a checkpoint."""
+        return self._checkpoints / f"step-{step:06}.state.safetensors"
+
+    def checkpoint_adapter(self, step: int) -> Path:
+        """Return the path of the adapter file after ``step`` steps."""
+        return self._checkpoints / f"step-{step:06}.safetensors"
+
+    def preview(self, step: int, index: int) -> Path:
+        """Return the path of one preview picture."""
+        return self.previews / f"step-{step:06}-{index}.png"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps of the checkpoints, ascending."""
+        names = (STATE_NAME.fullmatch(path.name) for path in self._checkpoints.glob("*"))
+        return sorted(int(name[1]) for name in names if name)
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest ``keep`` checkpoints."""
+        for step in self.checkpoint_steps()[:-keep]:
+            self.checkpoint(step).unlink(missing_ok=True)
+            self.checkpoint_adapter(step).unlink(missing_ok=True)
+
+    def check(self, existing: Existing) -> None:
+        """Raise BwlabError if a run with this choice may not write here; write nothing."""
+        asked = f"--out {self.path}"
+        if self.path.exists() and not self.path.is_dir():
+            raise BwlabError(asked, "a file, not a folder", "Choose another folder")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if existing is Existing.REFUSE:
+            raise BwlabError(asked, "the folder is not empty", "Add --resume or --overwrite, or choose another folder")
+        if existing is Existing.RESUME and not self.config.is_file():
+            raise BwlabError(asked, "no config.toml of a run to resume", "Choose a run's folder or leave out --resume")
+
+    def open(self, config: TrainConfig, existing: Existing, step: int) -> None:
+        """Make the folder ready for a run that starts after ``step`` steps.
+
+        Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to ``step``.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if existing is Existing.OVERWRITE:
+            for path in self._outputs():
+                path.unlink()
+        elif self.log.exists():
+            kept = [line for line in self.log.read_text(encoding="utf-8").splitlines() if logged_step(line) <= step]
+            write_atomically(self.log, "".join(f"{line}\n" for line in kept).encode())
+        write_atomically(self.config, toml_text(config).encode())
+
+    def _outputs(self) -> Iterator[Path]:
+        yield from (path for path in (self.adapter, self.config, self.log) if path.is_file())
+        yield from (path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name))
+        yield from (path for path in self.previews.glob("*.png") if PREVIEW_NAME.fullmatch(path.name))
+
+    def write_log(self, event: str, step: int, **values: float | str) -> None:
+        """Append one line to the log."""
+        record = {"event": event, "step": step, **values}
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def logged_step(line: str) -> float:
+    """Return the step of a log line; infinity for a line that a kill cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,143 @@
+"""A training configuration put together from a preset, a TOML file, flags and ``--set``."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bwlab.errors import BwlabError
+from bwlab.training.config import Section, SettingError, TrainConfig
+from bwlab.training.presets import preset
+from bwlab.training.values import Typed, converted
+
+OPTIONS = "adapter.options."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting and where it came from.
+
+    Attributes:
+        key: dotted, such as ``training.lr``.
+        value: as TOML gives it, or `Typed`.
+        origin: for messages: a file, or a flag.
+    """
+
+    key: str
+    value: object
+    origin: str
+
+
+def read_config(
+    path: Path | None = None,
+    preset_name: str | None = None,
+    flags: Mapping[str, tuple[str, str]] | None = None,
+    sets: Sequence[str] = (),
+) -> TrainConfig:
+    """Return the configuration; later sources win: defaults, preset, file, flags, ``--set``.
+
+    Args:
+        path: a TOML file.
+        preset_name: one of `bwlab.training.presets.PRESETS`.
+        flags: dotted key to (flag, text as typed).
+        sets: ``key=value`` texts.
+
+    Raises:
+        BwlabError: an unreadable file, an unknown key (with the nearest known one) or a value it cannot have.
+    """
+    settings: list[Setting] = []
+    if preset_name is not None:
+        settings += [Setting(key, value, f"--preset {preset_name}") for key, value in preset(preset_name).items()]
+    if path is not None:
+        settings += read_file(path)
+    settings += [Setting(key, Typed(text), flag) for key, (flag, text) in (flags or {}).items()]
+    settings += [parse_set(text) for text in sets]
+    return build(settings)
+
+
+def read_file(path: Path) -> list[Setting]:
+    """Return the settings of a TOML file; BwlabError if it is missing or not TOML."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BwlabError(f"config {path}", "no such file", "Give the path of a TOML file") from None
+    except (OSError, ValueError) as error:
+        raise BwlabError(f"config {path}", str(error).splitlines()[0], "Correct the TOML file") from error
+    return [Setting(key, value, str(path)) for key, value in flattened(tables)]
+
+
+def flattened(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield (dotted key, value) of nested tables."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def parse_set(text: str) -> Setting:
+    """Return the setting of a ``key=value`` text; the value may itself hold ``=``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BwlabError(f"--set {text}", "not of the form key=value", "Write, for example, --set training.lr=1e-4")
+    return Setting(key.strip(), Typed(value.strip()), "--set")
+
+
+def sections() -> dict[str, type[Section]]:
+    """Return the sections of a configuration by name."""
+    hints = typing.get_type_hints(TrainConfig)
+    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, Section)}
+
+
+def known_keys() -> dict[str, object]:
+    """Return every dotted key with its type, but for the free options of an adapter type."""
+    keys = {name: kind for name, kind in typing.get_type_hints(TrainConfig).items() if name not in sections()}
+    for name, section in sections().items():
+        keys |= {f"{name}.{entry}": hint for entry, hint in typing.get_type_hints(section).items()}
+    del keys[OPTIONS[:-1]]
+    return keys
+
+
+def unknown_key(setting: Setting, keys: Iterable[str]) -> BwlabError:
+    """Return the error for a key that does not exist, with the nearest one that does."""
+    known = sorted(keys)
+    near = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.4)
+    within = [key for key in known if key.endswith(f".{setting.key.rpartition('.')[2]}")]
+    hint = f"Did you mean {(within or near)[0]}?" if within or near else f"Known keys: {', '.join(known)}"
+    return BwlabError(f"{setting.origin}: {setting.key}", "unknown key", hint)
+
+
+def build(settings: Iterable[Setting]) -> TrainConfig:
+    """Return the configuration that ``settings`` make, the later of two for one key."""
+    keys, chosen = known_keys(), {setting.key: setting for setting in settings}
+    values: dict[str, Any] = {}
+    options: dict[str, object] = {}
+    for key, setting in chosen.items():
+        if key.startswith(OPTIONS):
+            options[key.removeprefix(OPTIONS)] = converted(key, setting.value, object, setting.origin)
+        elif key not in keys:
+            raise unknown_key(setting, keys)
+        else:
+            values[key] = converted(key, setting.value, keys[key], setting.origin)
+    if options:
+        values[OPTIONS[:-1]] = options
+    made = {name: build_section(name, section, values, chosen) for name, section in sections().items()}
+    plain = {key: value for key, value in values.items() if "." not in key}
+    return TrainConfig(**plain, **made)
+
+
+def build_section(
+    name: str, section: type[Section], values: Mapping[str, Any], chosen: Mapping[str, Setting]
+) -> Any:  # a dataclass of `section`; its fields are not known here
+    """Return one section; a value out of range is told with its full key and origin."""
+    own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+    try:
+        return section(**own)
+    except SettingError as error:
+        origin = chosen[f"{name}.{error.key}"].origin
+        raise BwlabError(f"{origin}: {name}.{error.asked}", error.found, error.fix) from error
