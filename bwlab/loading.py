@@ -87,13 +87,14 @@ def _attempt(
     try:
         step(manager, candidate)
     except (Exception, SystemExit) as error:  # foreign code: whatever it raises must not reach the user's command
-        candidate.error, candidate.cause = _reason(error), error
+        candidate.error, candidate.cause = reason(error), error
         # pluggy <= 1.6 leaves a plugin with a wrong argument half registered
         if manager.get_plugin(candidate.name) is not None:
             manager.unregister(name=candidate.name)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Return one line that says what a plugin's exception was."""
     text = " ".join(str(error).split())
     if isinstance(error, (BwlabError, pluggy.PluginValidationError)):
         return text
@@ -136,6 +137,7 @@ def _import(manager: pluggy.PluginManager, candidate: Candidate) -> None:
     candidate.plugin = candidate.load()
     if candidate.plugin is None:
         raise TypeError("the entry point names None, not a module")
+    hash(candidate.plugin)  # pluggy keeps plugins in sets
 
 
 def _declare_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:

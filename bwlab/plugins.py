@@ -108,6 +108,13 @@ class PluginManager:
             f"Known types: {', '.join(sorted(known)) or 'none'}; 'bwlab plugins' shows all plugins",
         )
 
+    def each(self, hook: str) -> Iterator[tuple[PluginRecord, pluggy.HookCaller]]:
+        """Yield each plugin that implements ``hook`` with a caller of it alone, so that one failing stops no other."""
+        for record in self.loaded:
+            if hook in record.hooks:
+                others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
+                yield record, self.pluggy.subset_hook_caller(hook, others)
+
     def clashes(self) -> list[BwlabError]:
         """Return one error for each name that two plugins register."""
         return [error for kind in CALLED for error in self._clashes(kind)]

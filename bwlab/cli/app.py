@@ -1,0 +1,101 @@
+"""The frame of the command line: global options, the built-in commands, and those of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from typer.main import get_command, get_group
+
+from bwlab import __version__
+from bwlab.cli import base, plugins
+from bwlab.cli.errors import exit_on_error, show_traceback, warn
+from bwlab.loading import reason
+from bwlab.plugins import PluginManager, PluginRecord, build_manager
+
+HELP = "Train adapters into chosen blocks of a diffusion UNet, look inside them, generate with them."
+
+
+@dataclass
+class Frame:
+    """What the global options decide, for one call of the command line.
+
+    Attributes:
+        failures: plugins that are left out, each with its exception where there is one.
+        debug: whether tracebacks are shown.
+    """
+
+    failures: Sequence[tuple[PluginRecord, BaseException | None]] = ()
+    debug: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line on ``arguments`` (by default those of the process); always ends in ``SystemExit``."""
+    frame = Frame()
+    exit_on_error(lambda: _run(frame, arguments), lambda: frame.debug)
+
+
+def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRecord, BaseException]]]:
+    """Return the whole command line, and the plugins whose commands had to be left out with the reason of each."""
+    app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+    app.callback()(_global_options)
+    app.add_typer(plugins.app, name="plugins")
+    app.add_typer(base.app, name="base")
+    return app, add_plugin_commands(app, manager)
+
+
+def add_plugin_commands(app: typer.Typer, manager: PluginManager) -> list[tuple[PluginRecord, BaseException]]:
+    """Add the commands of all plugins to ``app`` and return those that failed, of which nothing is added.
+
+    Each plugin gets an app of its own first: one that raises half-way, takes a name that exists, or has a signature
+    that typer cannot read must not spoil the commands of others.
+    """
+    failures: list[tuple[PluginRecord, BaseException]] = []
+    taken = set(get_group(app).commands)
+    for record, register in manager.each("bwlab_register_commands"):
+        own = typer.Typer()
+        try:
+            register(app=own)
+            names = set(get_group(own).commands)
+            if names & taken:
+                raise ValueError(f"there is a command {', '.join(sorted(names & taken))} already")
+        except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
+            failures.append((record, error))
+            continue
+        taken |= names
+        app.registered_commands += own.registered_commands
+        app.registered_groups += own.registered_groups
+    return failures
+
+
+def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
+    manager = build_manager()
+    app, unusable = build_app(manager)
+    for record in manager.failed:
+        warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
+    for record, error in unusable:
+        warn(f"commands of plugin {record.name} of {record.source} are left out: {reason(error)}")
+    frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
+    get_command(app).main(args=None if arguments is None else list(arguments), prog_name="bwlab", obj=frame)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bwlab {__version__}")
+        raise typer.Exit
+
+
+def _global_options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    frame = context.ensure_object(Frame)
+    frame.debug = debug
+    for _, cause in frame.failures:
+        if debug and cause is not None:
+            show_traceback(cause)

@@ -1,0 +1,134 @@
+"""``bwlab plugins``: what is loaded, whether an adapter type keeps its contract, and a start for one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from bwlab.plugins import PluginManager, PluginRecord
+
+app = typer.Typer(help="List plugins, check adapter types, start a plugin of one's own.")
+
+KINDS = {
+    "bwlab_declare_hooks": "hooks",
+    "bwlab_register_adapters": "adapter",
+    "bwlab_register_block_schemes": "blocks",
+    "bwlab_register_formats": "format",
+    "bwlab_register_commands": "commands",
+    "bwlab_run_started": "training",
+    "bwlab_step_finished": "training",
+    "bwlab_checkpoint_saved": "training",
+    "bwlab_run_finished": "training",
+    "bwlab_extra_losses": "loss",
+}
+COLOURS = {"loaded": "green", "failed": "red", "disabled": "dim"}
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def default_command(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List plugins, check adapter types, start a plugin of one's own."""
+    if context.invoked_subcommand is None:
+        list_command(as_json)
+
+
+@app.command("list")
+def list_command(as_json: JsonOption = False) -> None:
+    """List the plugins: kind, distribution, version, state, and why one failed."""
+    from rich.console import Console
+
+    from bwlab.plugins import build_manager
+
+    manager = build_manager()
+    if as_json:
+        typer.echo(json.dumps([as_dict(record) for record in manager.records], indent=2))
+    else:
+        Console().print(plugin_table(manager))
+
+
+@app.command("check")
+def check_command(name: Annotated[str, typer.Argument(help="An adapter type, such as lora.")]) -> None:
+    """Run the adapter contract against an adapter type; exit code 1 if it does not hold."""
+    from bwlab.plugins import build_manager
+
+    adapter_type = build_manager().adapter_type(name)
+    from bwlab.testing import run_contract
+
+    broken = show_checks(name, run_contract(adapter_type))
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command("new")
+def new_command(
+    name: Annotated[str, typer.Argument(help="Name of the adapter type, such as my-lora.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the project. [default: bwlab-NAME]")] = None,
+) -> None:
+    """Write a working plugin project with an adapter type and its test; nothing is overwritten."""
+    from bwlab.plugins import build_manager
+    from bwlab.scaffold import write_project
+
+    folder = out if out is not None else Path(f"bwlab-{name}")
+    taken = [record.name for record in build_manager().records]
+    for path in write_project(name, folder, taken):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: pip install -e {folder} && bwlab plugins check {name}")
+
+
+def kinds(record: PluginRecord) -> list[str]:
+    """Return what a plugin does, one word for each group of hooks it implements; foreign hooks go by their names."""
+    words = [KINDS.get(hook, hook.removeprefix("bwlab_").removeprefix("register_")) for hook in record.hooks]
+    return sorted(set(words))
+
+
+def gives(record: PluginRecord) -> list[str]:
+    """Return the names that a plugin registers, each once."""
+    return list(dict.fromkeys(given.name for given in record.registrations))
+
+
+def as_dict(record: PluginRecord) -> dict[str, object]:
+    """Return a plugin's row of ``bwlab plugins --json``."""
+    return {
+        "name": record.name,
+        "kind": kinds(record),
+        "gives": gives(record),
+        "distribution": record.distribution,
+        "version": record.version,
+        "state": record.state,
+        "error": record.error or None,
+    }
+
+
+def plugin_table(manager: PluginManager) -> Group:
+    """Return the table of all plugins, and below it a line for each that failed and each name registered twice."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("plugin", "kind", "gives", "distribution", "version", "state", box=box.SIMPLE_HEAD)
+    notes = [Text(f"{error}", style="yellow") for error in manager.clashes()]
+    for record in manager.records:
+        state = Text(record.state, style=COLOURS[record.state])
+        words = (record.name, ", ".join(kinds(record)), ", ".join(gives(record)), record.distribution, record.version)
+        table.add_row(*(Text(word) for word in words), state)
+        if record.error:
+            notes.append(Text(f"{record.name} of {record.source}: {record.error}", style="red"))
+    return Group(table, *notes)
+
+
+def show_checks(name: str, checks: Sequence[tuple[str, str | None]]) -> int:
+    """Print one line for each check of the contract and return how many do not hold."""
+    for check, error in checks:
+        typer.echo(f"ok      {check}" if error is None else f"BROKEN  {check}: {error}")
+    broken = sum(error is not None for _, error in checks)
+    typer.echo(f"{name}: {len(checks) - broken} of {len(checks)} checks hold")
+    return broken
