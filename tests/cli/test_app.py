@@ -1,0 +1,153 @@
+"""The frame of the command line: errors, exit codes, global options, commands of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from bwlab import __version__, hookimpl
+from bwlab.cli.app import build_app, main
+from bwlab.cli.errors import exit_on_error
+from bwlab.errors import BwlabError
+from bwlab.plugins import build_manager
+from tests.plugins.conftest import FakePackages
+
+COMMAND = """
+    from bwlab import hookimpl
+    from bwlab.errors import BwlabError
+
+    @hookimpl
+    def bwlab_register_commands(app):
+        @app.command("{name}")
+        def command() -> None:
+            "Made up."
+            {body}
+"""
+
+
+def exit_code(*arguments: str) -> int:
+    """The exit code of ``bwlab`` with these arguments."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"bwlab {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["no-such-command"], ["plugins", "check"]], ids=" ".join)
+def test_a_usage_error_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(*arguments) == 2
+    assert "Usage: bwlab" in capsys.readouterr().err
+
+
+def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("plugins", "check", "rola") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("bwlab: error: adapter type 'rola': ")
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--debug", "plugins", "check", "rola") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("bwlab: error: ")
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    """A function that raises ``error``."""
+
+    def call() -> None:
+        raise error
+
+    return call
+
+
+def test_ctrl_c_exits_130() -> None:
+    with pytest.raises(SystemExit) as end:
+        exit_on_error(raising(KeyboardInterrupt()), lambda: False)
+    assert end.value.code == 130
+
+
+def test_ctrl_c_in_a_command_exits_130(packages: FakePackages) -> None:
+    packages.install("bwlab-glow", "1.2", {"glow": COMMAND.format(name="glow", body="raise KeyboardInterrupt")})
+    assert exit_code("glow") == 130
+
+
+def test_many_lines_become_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        exit_on_error(raising(BwlabError("asked", "two\nlines", "Fix it")), lambda: False)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "bwlab: error: asked: two lines. Fix it\n"
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        exit_on_error(raising(ZeroDivisionError()), lambda: False)
+
+
+def test_a_broken_plugin_costs_one_warning_line(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    packages.install("bwlab-bad", "0.3", {"bad": "raise RuntimeError('two\\nlines')"})
+    assert exit_code("--help") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ("bwlab: warning: plugin bad of bwlab-bad 0.3 is not loaded: RuntimeError: two lines\n")
+    assert "plugins" in captured.out
+
+
+def test_debug_shows_why_a_plugin_failed(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    packages.install("bwlab-bad", "0.3", {"bad": "raise RuntimeError('here')"})
+    assert exit_code("--debug", "plugins", "list") == 0
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "bwlab_bad_bad.py" in error
+
+
+def test_a_plugin_adds_a_command(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    packages.install("bwlab-glow", "1.2", {"glow": COMMAND.format(name="glow", body="print('it glows')")})
+    assert exit_code("glow") == 0
+    assert capsys.readouterr().out == "it glows\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (COMMAND.format(name="plugins", body="pass"), "there is a command plugins already"),
+        (COMMAND.format(name="glow", body="pass").replace("() ->", "(x: open) ->"), "glow"),
+        (COMMAND.format(name="glow", body="pass") + "\n        raise SystemExit\n", "SystemExit"),
+    ],
+    ids=["taken name", "unreadable signature", "raises half-way"],
+)
+def test_broken_commands_are_left_out(
+    packages: FakePackages, capsys: pytest.CaptureFixture[str], source: str, error: str
+) -> None:
+    packages.install("bwlab-glow", "1.2", {"glow": source})
+    assert exit_code("--help") == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("bwlab: warning: commands of plugin glow of bwlab-glow 1.2 are left out: ")
+    assert error in captured.err
+    assert captured.err.count("\n") == 1
+    assert "plugins" in captured.out
+    assert "Made up" not in captured.out
+
+
+def test_two_plugins_with_one_command_are_told_apart() -> None:
+    class First:
+        """Adds ``glow``."""
+
+        @hookimpl
+        def bwlab_register_commands(self, app: typer.Typer) -> None:
+            """Add it."""
+            app.command("glow")(lambda: None)
+
+    class Second(First):
+        """Adds ``glow`` too."""
+
+    _, failures = build_app(build_manager([First(), Second()], installed=False))
+    assert len(failures) == 1
+    assert "glow" in str(failures[0][1])
