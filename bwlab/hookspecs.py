@@ -80,6 +80,7 @@ def bwlab_extra_losses(  # type: ignore[empty-body]
 ) -> dict[str, Tensor]:
     """Return named scalars that are added to the loss of this step.
 
-    ``batch`` holds ``latents``, ``noise``, ``timesteps`` and ``text`` with the batch as first dimension; ``prediction``
-    is what the UNet returned, ``(batch, channels, h, w)``.
+    ``batch`` holds, with the batch as first dimension, ``latents``, ``noise``, ``timesteps``, ``text`` (the embeddings),
+    ``noisy`` (what the UNet saw) and ``target`` (what it should have returned); ``prediction`` is what it did return,
+    ``(batch, channels, h, w)``.
     """

@@ -1,0 +1,46 @@
+"""Writes the parts of the documentation that are made from the code; ``make docs`` runs it, a test compares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+from bwlab.plugins import build_manager
+
+DOCS = Path(__file__).resolve().parent
+START = "<!-- hooks: written by docs/generate.py -->\n"
+END = "<!-- end of hooks -->"
+
+
+def hook_rows() -> Iterator[tuple[str, str, str]]:
+    """Yield (name, arguments, first paragraph of its docstring) of every hook, by name, those of the core first."""
+    callers = vars(build_manager().hook).items()
+    for name, caller in sorted(callers, key=lambda item: (not item[0].startswith("bwlab_"), item[0])):
+        if name.startswith("_") or caller.spec is None:
+            continue
+        says = inspect.cleandoc(caller.spec.function.__doc__ or "").split("\n\n")[0]
+        yield name, ", ".join(caller.spec.argnames), " ".join(says.split()).replace("``", "`")
+
+
+def hook_table() -> str:
+    """Return the Markdown table of all hooks."""
+    lines = [f"| [`{name}`](#{name}) | {arguments} | {says} |" for name, arguments, says in hook_rows()]
+    return "\n".join(["| hook | arguments | what it is for |", "|---|---|---|", *lines]) + "\n"
+
+
+def with_table(text: str) -> str:
+    """Return a page with the table between its two marks replaced by a fresh one."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}{hook_table()}{END}{after}"
+
+
+def main() -> None:
+    """Rewrite docs/plugins.md."""
+    page = DOCS / "plugins.md"
+    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
