@@ -1,0 +1,164 @@
+"""The identity x style benchmark: held-out emoji in held-out styles, with the true picture of every pair.
+
+Real Stable Diffusion has no such thing: here each identity exists in each style, so that a generated "this fox, in ink"
+can be laid beside the fox that an artist drew in ink.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bwlab.errors import BwlabError
+from bwlab.formats.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class BenchmarkStyle:
+    """One vendor's way of drawing.
+
+    Attributes:
+        style: the word in captions.
+        role: `train` (the embedded base knows it) or `held-out`.
+        package: of npm, with its version the source of the pictures.
+        licence: SPDX identifier.
+    """
+
+    style: str
+    role: str
+    package: str
+    version: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class BenchmarkPicture:
+    """What the manifest says of one picture."""
+
+    identity: str
+    style: str
+    caption: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The pictures that ship with bwlab, 64 x 64 over white.
+
+    Attributes:
+        folder: with `manifest.json` and `pictures/`.
+        identities: held out of all training of the embedded base; drawn in every style.
+        style_identities: known to the base; drawn in the held-out styles, to train those styles on.
+        styles: all of them, known ones first.
+        pictures: what is known of each (identity, style).
+    """
+
+    folder: Path
+    identities: tuple[str, ...]
+    style_identities: tuple[str, ...]
+    styles: tuple[BenchmarkStyle, ...]
+    pictures: Mapping[Pair, BenchmarkPicture] = field(repr=False)
+
+    def style_names(self, role: str | None = None) -> tuple[str, ...]:
+        """Return the style words, or those with a role: `train` or `held-out`."""
+        return tuple(style.style for style in self.styles if role in (None, style.role))
+
+    def identity_pairs(self, identity: str) -> list[Pair]:
+        """Return the pairs to learn a held-out identity from: its pictures in the styles that the base knows."""
+        return [(identity, style) for style in self.style_names("train")]
+
+    def style_pairs(self, style: str) -> list[Pair]:
+        """Return the pairs to learn a held-out style from: none of a held-out identity."""
+        return [(identity, style) for identity in self.style_identities]
+
+    def entry(self, identity: str, style: str) -> BenchmarkPicture:
+        """Return what is known of a picture; `BwlabError` naming the choices if there is none."""
+        known = self.pictures.get((identity, style))
+        if known is not None:
+            return known
+        of_style = [name for name, other in self.pictures if other == style]
+        found = f"the style has no {identity}" if of_style else f"there is no style {style}"
+        choices = ", ".join(of_style or self.style_names())
+        raise BwlabError(f"benchmark picture {identity} in {style}", found, f"Choose from {choices}")
+
+    def caption(self, identity: str, style: str) -> str:
+        """Return the comma-separated tags of a picture, such as `"ink, fox, white background"`."""
+        return self.entry(identity, style).caption
+
+    def picture(self, identity: str, style: str) -> Image.Image:
+        """Return the true picture, RGB; `BwlabError` if there is none or its file is damaged."""
+        import io
+
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self._bytes(identity, style))).convert("RGB")
+
+    def write_dataset(self, folder: Path, pairs: Iterable[Pair]) -> Path:
+        """Write `<style>-<identity>.png` with a `.txt` caption for each pair, and return the folder.
+
+        Raises:
+            BwlabError: the folder holds other files, which would be trained on too, or cannot be written.
+        """
+        files: dict[str, bytes] = {}
+        for identity, style in pairs:
+            files[f"{style}-{identity}.png"] = self._bytes(identity, style)
+            files[f"{style}-{identity}.txt"] = self.caption(identity, style).encode()
+        _require_own_folder(folder, files)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+        return folder
+
+    def _bytes(self, identity: str, style: str) -> bytes:
+        entry = self.entry(identity, style)
+        path = self.folder / "pictures" / style / f"{identity}.png"
+        fix = "Install bwlab again"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BwlabError(f"benchmark picture {path}", error.strerror or str(error), fix) from error
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise BwlabError(f"benchmark picture {path}", "the file is not the one in the manifest", fix)
+        return data
+
+
+def load_benchmark(folder: Path | None = None) -> Benchmark:
+    """Return the benchmark that ships with bwlab, or the one in `folder`; `BwlabError` if it cannot be read."""
+    folder = Path(str(importlib.resources.files("bwlab"))) / "data" / "benchmark" if folder is None else folder
+    path = folder / "manifest.json"
+    try:
+        return _parsed(folder, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BwlabError(f"benchmark {path}", f"not a readable manifest ({error})", "Install bwlab again") from error
+
+
+def _parsed(folder: Path, manifest: Mapping[str, Any]) -> Benchmark:
+    pictures = [BenchmarkPicture(**entry) for entry in manifest["pictures"]]
+    return Benchmark(
+        folder,
+        tuple(manifest["held_out_identities"]),
+        tuple(manifest["style_identities"]),
+        tuple(BenchmarkStyle(**entry) for entry in manifest["styles"]),
+        {(picture.identity, picture.style): picture for picture in pictures},
+    )
+
+
+def _require_own_folder(folder: Path, names: Mapping[str, object] | Sequence[str]) -> None:
+    """Make `folder`, and raise `BwlabError` if it holds any file that is not among `names`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BwlabError(f"data folder {folder}", error.strerror or str(error), "Choose another folder") from error
+    others = sorted(path.name for path in folder.iterdir() if path.name not in names)
+    if others:
+        found = f"it holds other files, first {others[0]}"
+        raise BwlabError(f"data folder {folder}", found, "Choose an empty folder")

@@ -1,0 +1,156 @@
+"""The benchmark that ships: its pictures, captions and data folders, and how they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bwlab.benchmark import Benchmark, load_benchmark
+from bwlab.emoji.art import ICON_SETS
+from bwlab.emoji.benchmark_art import STYLE_IDENTITIES, shippable_sets, small_png, write_benchmark
+from bwlab.emoji.world import HELD_OUT, caption, training_names, world_names
+from bwlab.errors import BwlabError
+
+LIMIT = 2_500_000
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Benchmark:
+    return load_benchmark()
+
+
+def test_every_held_out_identity_is_there_in_every_shippable_style(benchmark: Benchmark) -> None:
+    assert benchmark.identities == HELD_OUT
+    assert len(benchmark.identities) == 42
+    assert len(benchmark.style_names()) == 8
+    for identity in benchmark.identities:
+        for style in benchmark.style_names():
+            assert benchmark.caption(identity, style) == caption(style, identity)
+
+
+def test_pictures_are_64_px_over_white(benchmark: Benchmark) -> None:
+    for identity, style in benchmark.pictures:
+        pixels = np.asarray(benchmark.picture(identity, style))
+        assert pixels.shape == (64, 64, 3)
+        assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all(), (identity, style)
+        assert pixels.std() > 10, (identity, style)
+
+
+def test_no_share_alike_art_is_shipped(benchmark: Benchmark) -> None:
+    shared_alike = {icons.style for icons in ICON_SETS if "SA" in icons.licence}
+    assert shared_alike == {"openmoji"}
+    assert not shared_alike & set(benchmark.style_names())
+    assert not any("SA" in style.licence for style in benchmark.styles)
+
+
+def test_style_data_holds_no_held_out_identity(benchmark: Benchmark) -> None:
+    names = world_names([*benchmark.identities, *benchmark.style_identities])
+    assert set(benchmark.style_identities) <= set(training_names(names))
+    assert len(benchmark.style_identities) == 24
+    assert benchmark.style_names("held-out") == ("ink", "monotone", "emojione")
+    for style in benchmark.style_names("held-out"):
+        assert {identity for identity, _ in benchmark.style_pairs(style)}.isdisjoint(HELD_OUT)
+
+
+def test_identity_data_holds_no_held_out_style(benchmark: Benchmark) -> None:
+    pairs = benchmark.identity_pairs("fox")
+    assert [style for _, style in pairs] == ["noto", "blob", "twemoji", "flat", "glossy"]
+    assert {identity for identity, _ in pairs} == {"fox"}
+
+
+def test_the_folder_is_small(benchmark: Benchmark) -> None:
+    files = [path for path in benchmark.folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < LIMIT
+    assert len([path for path in files if path.suffix == ".png"]) == len(benchmark.pictures) == 42 * 8 + 24 * 3
+
+
+def test_ink_is_black_and_white(benchmark: Benchmark) -> None:
+    pixels = np.asarray(benchmark.picture("fox", "ink")).astype(int)
+    assert np.ptp(pixels, axis=-1).max() <= 2
+    assert np.ptp(np.asarray(benchmark.picture("fox", "noto")).astype(int), axis=-1).max() > 150
+
+
+@pytest.mark.parametrize(
+    ("identity", "style", "named"),
+    [("fox", "openmoji", "noto"), ("foxx", "ink", "fox"), ("banana", "noto", "fox")],
+)
+def test_an_unknown_picture_is_refused(benchmark: Benchmark, identity: str, style: str, named: str) -> None:
+    with pytest.raises(BwlabError) as error:
+        benchmark.picture(identity, style)
+    assert named in error.value.fix
+
+
+def test_a_dataset_is_pictures_with_captions(benchmark: Benchmark, tmp_path: Path) -> None:
+    folder = benchmark.write_dataset(tmp_path / "data", benchmark.identity_pairs("ice-cream"))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names[:2] == ["blob-ice-cream.png", "blob-ice-cream.txt"]
+    assert len(names) == 10
+    assert (folder / "flat-ice-cream.txt").read_text() == "flat, ice cream, white background"
+    digest = hashlib.sha256((folder / "flat-ice-cream.png").read_bytes()).hexdigest()
+    assert digest == benchmark.entry("ice-cream", "flat").sha256
+
+
+def test_a_dataset_is_written_again_but_not_among_other_files(benchmark: Benchmark, tmp_path: Path) -> None:
+    pairs = benchmark.identity_pairs("fox")
+    benchmark.write_dataset(tmp_path, pairs)
+    benchmark.write_dataset(tmp_path, pairs)
+    with pytest.raises(BwlabError, match="blob-fox"):
+        benchmark.write_dataset(tmp_path, benchmark.identity_pairs("owl"))
+    (tmp_path / "file").touch()
+    with pytest.raises(BwlabError, match="File exists"):
+        benchmark.write_dataset(tmp_path / "file", pairs)
+
+
+def test_damage_is_noticed(benchmark: Benchmark, tmp_path: Path) -> None:
+    with pytest.raises(BwlabError, match=r"manifest\.json"):
+        load_benchmark(tmp_path)
+    (tmp_path / "manifest.json").write_bytes((benchmark.folder / "manifest.json").read_bytes())
+    copy = load_benchmark(tmp_path)
+    with pytest.raises(BwlabError, match="No such file"):
+        copy.picture("fox", "ink")
+    damaged = tmp_path / "pictures" / "ink" / "fox.png"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes((benchmark.folder / "pictures" / "ink" / "owl.png").read_bytes())
+    with pytest.raises(BwlabError, match="not the one in the manifest"):
+        copy.picture("fox", "ink")
+
+
+def fake_packages(folder: Path) -> None:
+    """Write icon packages in which every icon is a square in the package's own colour."""
+    for index, icons in enumerate(shippable_sets()):
+        body = f'<rect x="2" y="2" width="12" height="12" fill="#{index:x}{index:x}2244"/>'
+        drawn = {name: {"body": body} for name in (*HELD_OUT, *STYLE_IDENTITIES)}
+        drawn["fox"] = {"body": '<circle cx="8" cy="8" r="6" fill="#d51"/>'}
+        path = folder / "node_modules" / "@iconify-json" / icons.name / "icons.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"icons": drawn, "width": 16, "height": 16}))
+
+
+def test_the_benchmark_is_made_from_icon_packages(benchmark: Benchmark, tmp_path: Path) -> None:
+    fake_packages(tmp_path / "art")
+    made = load_benchmark(write_benchmark(tmp_path / "art", tmp_path / "out").parent)
+    assert made.pictures.keys() == benchmark.pictures.keys()
+    assert made.styles == benchmark.styles
+    assert made.picture("fox", "noto").getpixel((32, 32)) == (0xDD, 0x55, 0x11)
+    assert made.picture("owl", "blob").getpixel((32, 32)) == (0x11, 0x22, 0x44)
+
+
+def test_small_png_is_exact_up_to_256_colours_and_close_above() -> None:
+    import io
+
+    from PIL import Image
+
+    def back(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        return np.asarray(Image.open(io.BytesIO(small_png(pixels))).convert("RGB"))
+
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (200, 3), dtype=np.uint8)
+    few = colours[rng.integers(0, 200, (37, 41))]
+    assert (back(few) == few).all()
+    y, x = np.mgrid[0:64, 0:61]
+    gradient = np.stack([4 * y, 4 * x, 2 * (x + y)], axis=-1).astype(np.uint8)
+    assert np.abs(back(gradient).astype(int) - gradient).mean() < 6
