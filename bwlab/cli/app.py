@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command, get_group
 
 from bwlab import __version__
-from bwlab.cli import base, plugins
+from bwlab.cli import base, demo, generate, plugins, train
 from bwlab.cli.errors import exit_on_error, show_traceback, warn
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager, PluginRecord, build_manager
@@ -41,8 +41,11 @@ def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRec
     """Return the whole command line, and the plugins whose commands had to be left out with the reason of each."""
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
-    app.add_typer(plugins.app, name="plugins")
+    app.command("train")(train.command)
+    app.command("generate")(generate.command)
+    app.command("demo")(demo.command)
     app.add_typer(base.app, name="base")
+    app.add_typer(plugins.app, name="plugins")
     return app, add_plugin_commands(app, manager)
 
 

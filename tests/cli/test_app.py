@@ -118,7 +118,7 @@ def test_a_plugin_adds_a_command(packages: FakePackages, capsys: pytest.CaptureF
     ("source", "error"),
     [
         (COMMAND.format(name="plugins", body="pass"), "there is a command plugins already"),
-        (COMMAND.format(name="glow", body="pass").replace("() ->", "(x: open) ->"), "glow"),
+        (COMMAND.format(name="glow", body="pass").replace("() ->", "(x: 'NoSuchType') ->"), "NoSuchType"),
         (COMMAND.format(name="glow", body="pass") + "\n        raise SystemExit\n", "SystemExit"),
     ],
     ids=["taken name", "unreadable signature", "raises half-way"],
