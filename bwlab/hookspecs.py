@@ -80,7 +80,7 @@ def bwlab_extra_losses(  # type: ignore[empty-body]
 ) -> dict[str, Tensor]:
     """Return named scalars that are added to the loss of this step.
 
-    ``batch`` holds, with the batch as first dimension, ``latents``, ``noise``, ``timesteps``, ``text`` (the embeddings),
+    ``batch`` holds, with the batch as first dimension, ``latents``, ``noise``, ``timesteps``, ``text`` (embeddings),
     ``noisy`` (what the UNet saw) and ``target`` (what it should have returned); ``prediction`` is what it did return,
     ``(batch, channels, h, w)``.
     """
