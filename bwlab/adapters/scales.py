@@ -21,20 +21,22 @@ LayerScale: TypeAlias = float | Tensor
 def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
     """The scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
 
-    A mapping goes from block (`"in0"`) or cell (`"in0.1"`, which wins) to a number or a tensor; `"*"` stands for all
-    others. A layer that it does not cover is an error, because a forgotten block would silently be off.
+    A mapping goes from block (`"in0"`), cell (`"in0.1"`) or module (`"down_blocks.0.resnets.1"`) to a number or a
+    tensor; the finest wins and `"*"` stands for all others. A layer that it does not cover is an error, because a
+    forgotten block would silently be off.
     """
     if isinstance(scale, BlockSpec):
         return _checked(scale.value_of(path), path)
     if not isinstance(scale, Mapping):
         return _checked(scale, path)
-    names = (scheme.cell_of(path), scheme.block_of(path), "*")
+    module = scheme.module_of(path)
+    names = ("*",) if module is None else (module.path, module.cell, module.block, "*")
     for name in names:
-        if name is not None and name in scale:
+        if name in scale:
             return _checked(scale[name], path)
     raise BwlabError(
         "scales for each block",
-        f"none for {path} (block {names[1]}); named are {', '.join(scale)}",
+        f"none for {path} (in {' or '.join(names[:-1]) or 'no block'}); named are {', '.join(scale)}",
         'Name every block that the adapter covers, or give "*"',
     )
 

@@ -22,7 +22,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         _write_and_sync(temporary, data)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")

@@ -158,14 +158,13 @@ def kohya_name_of(path: str, two_text_encoders: bool = False) -> str:
 
 def _unflatten(name: str, flat: str) -> str:
     tokens, position = [], 0
-    while position < len(flat):
+    # One past the end is where a whole name stops; at the end itself an underscore was the last character.
+    while position <= len(flat):
         match = _TOKEN.match(flat, position)
         if match is None:
             raise _unknown(name, flat[position:])
         tokens.append(match[0])
         position = match.end() + 1
-    if not tokens:
-        raise _unknown(name, flat)
     return ".".join(tokens)
 
 

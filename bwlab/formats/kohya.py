@@ -18,7 +18,7 @@ from bwlab.adapters.modules import TextEncoders, layers_by_path
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
-from bwlab.formats.files import open_adapter_file, require_kohya
+from bwlab.formats.files import open_adapter_file, require_kohya, with_sorted_metadata
 from bwlab.formats.keys import kohya_name_of, path_of, split_key
 from bwlab.formats.metadata import TYPE_KEY, file_metadata
 from bwlab.registry import AdapterType
@@ -59,7 +59,7 @@ def save_adapter(
             tensors[f"{name}.{leaf}"] = _stored(tensor, leaf, dtype)
     _require_finite(f"saving {path}", tensors)
     entries = {**adapter.metadata, **file_metadata(adapter, alpha), **(metadata or {})}
-    write_atomically(path, safetensors.torch.save(tensors, entries))
+    write_atomically(path, with_sorted_metadata(safetensors.torch.save(tensors, entries)))
 
 
 def load_adapter(

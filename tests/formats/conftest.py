@@ -1,0 +1,61 @@
+"""A small UNet with Stable Diffusion 1.x's blocks, and specs for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+import bwlab.formats.plugin
+import bwlab_locon.plugin
+import bwlab_lora.plugin
+from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.plugins import PluginManager, build_manager
+
+
+@pytest.fixture(scope="session")
+def unet() -> UNet2DConditionModel:
+    """4-1-4 blocks with two layers each, 16 x 16 latents; untrained, frozen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(8, 12, 16, 20),
+            layers_per_block=2,
+            cross_attention_dim=24,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        )
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def sdxl_unet() -> UNet2DConditionModel:
+    """SDXL's 3-1-3 blocks with two layers each, 16 x 16 latents, without its extra conditions; untrained, frozen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = UNet2DConditionModel(
+            sample_size=16,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 12, 16),
+            transformer_layers_per_block=(1, 2, 3),
+            layers_per_block=2,
+            cross_attention_dim=24,
+            attention_head_dim=4,
+            norm_num_groups=4,
+            use_linear_projection=True,
+        )
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def scheme(unet: UNet2DConditionModel) -> BlockScheme:
+    """The block scheme of `unet`."""
+    return scheme_for(dict(unet.config))
+
+
+@pytest.fixture(scope="session")
+def manager() -> PluginManager:
+    """A manager that knows LoRA and LoCon alone."""
+    return build_manager([bwlab_lora.plugin, bwlab_locon.plugin, bwlab.formats.plugin], installed=False)
