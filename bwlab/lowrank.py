@@ -109,7 +109,7 @@ class FactoredMatrix:
         return math.sqrt(square)
 
     def inner(self, other: FactoredMatrix) -> float:
-        """`<self, other> = trace(self^T other) = sum((up_a^T up_b) * (down_a down_b^T))`; ValueError if shapes differ."""
+        """`trace(self^T other) = sum((up_a^T up_b) * (down_a down_b^T))`; ValueError if the shapes differ."""
         if self.shape != other.shape:
             raise ValueError(f"no inner product between shapes {self.shape} and {other.shape}")
         a, b = self._without_cancellation, other._without_cancellation
@@ -243,7 +243,7 @@ def _householder(matrix: Array) -> tuple[Array, Array]:
 
 
 def _cholesky_pass(matrix: Array) -> tuple[Array, Array]:
-    triangle = np.linalg.cholesky(matrix.T @ matrix).T
+    triangle = np.asarray(np.linalg.cholesky(matrix.T @ matrix).T, dtype=np.float64)
     inverse = np.linalg.inv(triangle)
     if not np.linalg.norm(triangle, 1) * np.linalg.norm(inverse, 1) < WELL_CONDITIONED:
         raise np.linalg.LinAlgError("too badly conditioned for a Gram matrix")

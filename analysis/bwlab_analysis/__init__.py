@@ -1,0 +1,1 @@
+"""Looking inside adapters: what each block learned, and where two adapters meet."""

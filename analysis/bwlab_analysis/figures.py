@@ -1,0 +1,63 @@
+"""Numbers as a person reads them, each with its scale."""
+
+from __future__ import annotations
+
+import math
+
+from bwlab_analysis.registry import Measured
+
+NONE = "-"
+
+
+def decimals_for(spread: float, least: int = 3) -> int:
+    """So many decimals that `spread` shows two digits.
+
+    >>> decimals_for(0.0021), decimals_for(0.00011), decimals_for(0.5)
+    (4, 5, 3)
+    """
+    return least if spread <= 0.0 else max(least, math.ceil(-math.log10(spread)) + 1)
+
+
+def cosine_text(cosine: Measured, words: bool = False) -> str:
+    """`0.0031 (0 +- 0.0020)`: the value and the random pair's mean and standard deviation."""
+    spread = cosine.random_sd or 0.0
+    digits = decimals_for(spread)
+    random = f"random pair: {0:.{digits}f}" if words else "0"
+    return f"{_unsigned_zero(f'{cosine.value:.{digits}f}')} ({random} +- {spread:.{digits}f})"
+
+
+def multiple_text(overlap: Measured, words: bool = False) -> str:
+    """`x1.9 (1 +- 0.05)`: the multiple of chance and that of a random pair with its standard deviation."""
+    spread = overlap.random_sd or 0.0
+    digits = decimals_for(spread, least=2)
+    random = f"of chance (random pair: x{1:.{digits}f}" if words else "(1"
+    return f"x{overlap.value:.{2 if overlap.value < 100 else 0}f} {random} +- {spread:.{digits}f})"
+
+
+def angle_text(angle: Measured) -> str:
+    """`62 (77)`: degrees, and about those of a random pair."""
+    return f"{angle.value:.0f} ({angle.random or 0.0:.0f})" if angle.value >= 1.0 else f"{angle.value:.2g}"
+
+
+def signs_text(conflict: Measured) -> str:
+    """`0.5003 (0.5 +- 0.0010)`."""
+    spread = conflict.random_sd or 0.0
+    digits = decimals_for(spread)
+    return f"{conflict.value:.{digits}f} (0.5 +- {spread:.{digits}f})"
+
+
+def plain_text(measured: Measured) -> str:
+    """Three digits, with what random adapters give where it is known."""
+    if measured.random is None:
+        return f"{measured.value:.3g}"
+    spread = "" if measured.random_sd is None else f" +- {measured.random_sd:.2g}"
+    return f"{measured.value:.3g} ({measured.random:.3g}{spread})"
+
+
+def share_text(share: float | None) -> str:
+    """`12.3 %`; `-` of nothing."""
+    return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def _unsigned_zero(text: str) -> str:
+    return text.removeprefix("-") if float(text) == 0.0 else text

@@ -1,0 +1,30 @@
+"""The hooks that the analysis adds to bwlab's: new measures appear in its tables and JSON by themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bwlab.hookspecs import hookspec
+
+if TYPE_CHECKING:
+    from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer, Tagger
+
+
+@hookspec
+def register_block_metrics() -> list[BlockMetric]:  # type: ignore[empty-body]
+    """Return numbers about one adapter's weights; each is a column of ``bwlab analyze norms``."""
+
+
+@hookspec
+def register_conflict_measures() -> list[ConflictMeasure]:  # type: ignore[empty-body]
+    """Return numbers about two adapters' weights; each is a column of ``bwlab analyze conflict``."""
+
+
+@hookspec
+def register_fidelity_scorers() -> list[FidelityScorer]:  # type: ignore[empty-body]
+    """Return scorers of generated pictures against reference pictures."""
+
+
+@hookspec
+def register_taggers() -> list[Tagger]:  # type: ignore[empty-body]
+    """Return taggers, which describe pictures in words."""

@@ -1,0 +1,204 @@
+"""`bwlab analyze` as a whole: its output at 100 columns, its JSON, its errors, and how light it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.analysis.conftest import Outcome
+from tests.analysis.kohya import SHAPES, adapter_tensors, kohya, write
+
+Run = Callable[..., Outcome]
+
+NORMS = """
+a.safetensors: 5 modules, block scheme sd
+                                                                      top-1 share
+ block   modules   rank   delta norm    energy   effective rank   (flat spectrum)
+ ────────────────────────────────────────────────────────────────────────────────
+ in0           3      3        145.5    49.0 %         2.9 of 3       51 % (33 %)
+ mid           2      3        148.5    51.0 %         3.0 of 3       46 % (33 %)
+ all           5      3        207.9   100.0 %         2.9 of 3       48 % (33 %)
+                                                                      top-1 share
+ kind    modules   rank   delta norm    energy   effective rank   (flat spectrum)
+ ────────────────────────────────────────────────────────────────────────────────
+ attn1         1      3        74.82    12.9 %         2.9 of 3       45 % (33 %)
+ attn2         1      3        70.11    11.4 %         3.0 of 3       40 % (33 %)
+ proj          1      3          102    24.1 %         3.0 of 3       48 % (33 %)
+ conv          1      3        103.3    24.7 %         2.9 of 3       60 % (33 %)
+ time          1      3        107.9    26.9 %         3.0 of 3       44 % (33 %)
+ all           5      3        207.9   100.0 %         2.9 of 3       48 % (33 %)
+Blocks without a module: te, in1, in2, in3, out0, out1, out2, out3, rest.
+"""
+
+CONFLICT = """
+a = a.safetensors: 5 modules
+b = b.safetensors: 4 modules
+Block scheme sd; 2 modules are changed by both: 51.0 % of a's energy, 60.4 % of b's.
+ block   modules of a   of b   of both   energy of a   energy of b   joint energy
+ ────────────────────────────────────────────────────────────────────────────────
+ in0                3      0         0        49.0 %         0.0 %         32.9 %
+ mid                2      2         2        51.0 %        60.4 %         54.1 %
+ out3               0      2         0         0.0 %        39.6 %         13.0 %
+ all                5      4         2       100.0 %       100.0 %        100.0 %
+                       cosine         out overlap          in overlap   angle, deg
+ block          (random pair)       (random pair)       (random pair)     (random)
+ ─────────────────────────────────────────────────────────────────────────────────
+ in0                exactly 0                   -                   -            -
+ mid     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
+ out3               exactly 0                   -                   -            -
+ all     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
+Conflict of weights exactly 0, as no module is changed by both: in0 (a only), out3 (b only).
+Cosine 0.0066 (random pair: 0.0000 +- 0.0081): at chance, as between nearly all real adapters. It
+says nothing about conflict.
+Out overlap x1.09 of chance (random pair: x1.00 +- 0.24), x16.7 at most: at chance. They write into
+unrelated directions.
+"""
+
+
+def lines(text: str) -> list[str]:
+    """Lines without the blanks that pad tables, and without blank lines."""
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two adapters, of which one leaves `in0` and the other `out3` alone."""
+    a = adapter_tensors(0, [path for path in SHAPES if not path.startswith("up_blocks.3.")])
+    b = adapter_tensors(1, [path for path in SHAPES if not path.startswith("down_blocks.0.")], rank=5)
+    return write(tmp_path / "a.safetensors", a), write(tmp_path / "b.safetensors", b)
+
+
+def test_norms_prints_this(bwlab: Run, pair: tuple[Path, Path]) -> None:
+    outcome = bwlab("analyze", "norms", pair[0])
+    assert outcome.code == 0
+    assert lines(outcome.out) == lines(NORMS)
+
+
+def test_conflict_prints_this(bwlab: Run, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    outcome = bwlab("analyze", "conflict", "a.safetensors", "b.safetensors")
+    assert outcome.code == 0
+    assert lines(outcome.out) == lines(CONFLICT)
+
+
+def test_tables_fit_100_columns(bwlab: Run, pair: tuple[Path, Path]) -> None:
+    for arguments in (("norms", pair[1], "--cells"), ("conflict", *pair, "--cells", "--signs")):
+        outcome = bwlab("analyze", *arguments)
+        tables = [line for line in lines(outcome.out) if str(pair[0].parent) not in line]
+        assert max(map(len, tables)) <= 100
+        assert "…" not in outcome.out
+        assert "cell" in outcome.out
+
+
+def test_json_has_the_numbers_of_the_table(bwlab: Run, pair: tuple[Path, Path]) -> None:
+    table = bwlab("analyze", "norms", pair[1]).out
+    document = json.loads(bwlab("analyze", "norms", pair[1], "--json").out)
+    assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.norms", 1)
+    for group in (*document["blocks"], *document["kinds"], document["total"]):
+        row = next(line for line in lines(table) if line.split()[0] == group["name"])
+        shown = [float(number) for number in re.findall(r"(?<![a-z])\d+(?:\.\d+)?", row.replace(group["name"], "", 1))]
+        rank, top = group["effective_rank"], group["top1_share"]
+        told = [group["modules"], group["rank_min"], group["norm"], 100 * group["energy_share"]]
+        told += [rank["value"], rank["of_rank"], 100 * top["value"], 100 * top["flat"]]
+        np.testing.assert_allclose(shown, told, atol=0.5, rtol=1e-3)
+
+
+def test_json_of_a_conflict_has_scales_and_verdict(bwlab: Run, pair: tuple[Path, Path]) -> None:
+    document = json.loads(bwlab("analyze", "conflict", *pair, "--json", "--signs").out)
+    assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.conflict", 1)
+    assert [block["disjoint"] for block in document["blocks"]] == [True, False, True]
+    cosine = document["total"]["cosine"]
+    table = bwlab("analyze", "conflict", *pair).out
+    assert f"{cosine['value']:.4f} (0 +- {cosine['random_sd']:.4f})" in table
+    assert f"x{document['total']['out_overlap']['value']:.2f} (1 +- " in table
+    assert document["total"]["sign_conflict"]["random"] == 0.5
+    assert " ".join(document["verdict"]) in " ".join(table.split())
+    assert document["shared_initialisation"] is False
+
+
+def break_nan(folder: Path) -> Path:
+    tensors = adapter_tensors(0)
+    tensors[f"{kohya(next(iter(SHAPES)))}.lora_up.weight"][0, 0] = np.nan
+    return write(folder / "bad.safetensors", tensors)
+
+
+def break_empty(folder: Path) -> Path:
+    (folder / "bad.safetensors").touch()
+    return folder / "bad.safetensors"
+
+
+def break_algorithm(folder: Path) -> Path:
+    tensors = {f"{kohya(path)}.lokr_w1": np.ones((2, 3), dtype=np.float32) for path in SHAPES}
+    return write(folder / "bad.safetensors", tensors)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [(break_nan, "NaN"), (break_empty, "empty"), (break_algorithm, "LoKr"), (lambda folder: folder / "no", "No such")],
+)
+def test_bad_files_cost_one_line_and_exit_code_2(
+    bwlab: Run, tmp_path: Path, broken: Callable[[Path], Path], words: str
+) -> None:
+    file = broken(tmp_path)
+    good = write(tmp_path / "good.safetensors", adapter_tensors(0))
+    for arguments in (("norms", file), ("conflict", good, file), ("conflict", file, good, "--json")):
+        outcome = bwlab("analyze", *arguments)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        assert outcome.err.startswith("bwlab: error: ")
+        assert outcome.err.count("\n") == 1
+        assert words in outcome.err
+
+
+def test_what_is_left_out_is_said(bwlab: Run, tmp_path: Path) -> None:
+    foreign = {f"{kohya('mid_block.attentions.0.proj_out')}.hada_w1_a": np.ones((2, 3), dtype=np.float32)}
+    file = write(tmp_path / "a.safetensors", adapter_tensors(0) | foreign)
+    said = "Not in these numbers, from a.safetensors: LoHa, whose norms are not read yet: lora_unet_mid_block_"
+    assert said in " ".join(bwlab("analyze", "norms", file).out.split())
+    assert said in " ".join(bwlab("analyze", "conflict", file, file).out.split())
+
+
+LIGHT = """
+import sys
+from bwlab.cli.app import main
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    assert not ended.code, ended.code
+heavy = {"torch", "diffusers", "transformers", "skimage", "open_clip", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def run_alone(*arguments: object) -> str:
+    """Run the command line in a process of its own, which fails if it imports anything heavy; return its output."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    command = [sys.executable, "-c", LIGHT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_neither_command_imports_torch(pair: tuple[Path, Path]) -> None:
+    assert "effective rank" in run_alone("analyze", "norms", pair[0])
+    assert '"sign_conflict"' in run_alone("analyze", "conflict", *pair, "--signs", "--json")
+
+
+def test_conflict_answers_fast(pair: tuple[Path, Path]) -> None:
+    """The aim is 0.6 s from a cold start; it is held as CPU time, which other work on the machine lengthens least."""
+    before = cpu_seconds_of_children()
+    assert "cosine" in run_alone("analyze", "conflict", *pair)
+    assert cpu_seconds_of_children() - before < 1.2
+
+
+def cpu_seconds_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
