@@ -90,12 +90,12 @@ class Bench:
     def base(self) -> list[Tensor]:
         """The frozen model's outputs."""
         with torch.no_grad():
-            return self.model(self.inputs)
+            return self.model.forward(self.inputs)
 
     def adapted(self, *adapters: Attached) -> list[Tensor]:
         """The outputs with these adapters attached."""
         with torch.no_grad(), attach(self.model, *adapters):
-            return self.model(self.inputs)
+            return self.model.forward(self.inputs)
 
     def layer(self, path: str) -> BaseLayer:
         """The base layer at `path`."""

@@ -136,7 +136,7 @@ def _type_of(
     layers: Mapping[str, BaseLayer],
     types: Mapping[str, AdapterType],
 ) -> AdapterType:
-    if named in types:
+    if named is not None and named in types:
         return types[named]
     leaves = {leaf for module in modules.values() for leaf in module}
     fitting = [candidate for candidate in types.values() if leaves <= set(candidate.leaves)]

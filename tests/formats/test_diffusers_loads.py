@@ -86,3 +86,18 @@ def test_the_pipeline_loader_agrees(tmp_path: Path, tiny_pipeline: Path) -> None
         ours = predict(pipe.unet)
     pipe.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
     assert relative_error(predict(pipe.unet), ours) < TOLERANCE
+
+
+def test_the_pipeline_loader_agrees_on_the_text_encoder(tmp_path: Path, tiny_pipeline: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    encoder, scheme = pipe.text_encoder.requires_grad_(False), scheme_for(dict(pipe.unet.config))
+    adapter = trained(pipe.unet, scheme, "lora", "mid=2, te=3", 1.5, encoder)
+    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    tokens = torch.tensor([[512, 5, 7, 9, 513]])
+    plain = encoder(tokens).last_hidden_state
+    with attach(pipe.unet, Attached(adapter), text_encoder=encoder):
+        ours = encoder(tokens).last_hidden_state
+    pipe.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
+    theirs = encoder(tokens).last_hidden_state.detach()
+    assert relative_error(theirs, ours) < TOLERANCE
+    assert relative_error(plain, ours) > 100 * TOLERANCE
