@@ -86,7 +86,7 @@ def test_help_outside_the_clone(site: Path) -> None:
 
 
 def test_blocks_outside_the_clone(site: Path) -> None:
-    assert "out3" in run_outside(site, "blocks")
+    assert "out3" in run_outside(site, "blocks", "sd14")
 
 
 def test_plugins_outside_the_clone(site: Path) -> None:
