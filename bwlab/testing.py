@@ -16,7 +16,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bwlab.adapters import contract
-from bwlab.adapters.contract_bench import Bench, ContractBroken, bench_for
+from bwlab.adapters.contract_bench import SHAPES, Bench, ContractBroken, bench_for
+from bwlab.adapters.layer import kind_of
 from bwlab.registry import AdapterType
 
 __all__ = ["AdapterContract", "ContractBroken", "run_contract", "skipped_shapes"]
@@ -79,14 +80,21 @@ class AdapterContract:
 def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
     """Every clause's name, and None where it holds or else one line that says what does not.
 
-    A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error.
+    A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error. The
+    name of the clause on `delta()` says which of the contract's layers it left out because the type adapts none such.
     """
-    return [(clause.__name__.replace("_", " "), _broken(clause, adapter_type)) for clause in contract.CLAUSES]
+    return [(_label(clause, adapter_type), _broken(clause, adapter_type)) for clause in contract.CLAUSES]
 
 
 def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
     """The contract's layers, such as `"Conv2d(5, 13, 3)"`, left out because the type does not adapt them."""
-    return bench_for(adapter_type).skipped
+    return tuple(label for label, path, make in SHAPES if not adapter_type.targets(path, kind_of(make())))
+
+
+def _label(clause: contract.Clause, adapter_type: AdapterType) -> str:
+    name = clause.__name__.replace("_", " ")
+    skipped = skipped_shapes(adapter_type) if clause is contract.delta_is_the_weight_change else ()
+    return f"{name} ({', '.join(skipped)} left out: not adapted)" if skipped else name
 
 
 def _broken(clause: contract.Clause, adapter_type: AdapterType) -> str | None:

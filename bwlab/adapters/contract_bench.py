@@ -65,7 +65,6 @@ class Bench:
     adapter_type: AdapterType
     model: ToyModel
     inputs: list[Tensor]
-    skipped: tuple[str, ...]
 
     def create(self, seed: int = 0, rank: int = 3, alpha: float = 1.25) -> Adapter:
         """A fresh adapter on the whole toy model."""
@@ -111,19 +110,16 @@ SCHEME = scheme_for(SD14)
 def bench_for(adapter_type: AdapterType) -> Bench:
     """The toy model's part that this type adapts; raises `ContractBroken` if that is nothing."""
     layers: dict[str, BaseLayer] = {}
-    skipped = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for label, path, make in SHAPES:
+        for _, path, make in SHAPES:
             layer = make()
             if adapter_type.targets(path, kind_of(layer)):
                 layers[path] = layer.requires_grad_(False)
-            else:
-                skipped.append(label)
         inputs = [torch.randn(BATCH, 5, 7) if isinstance(x, nn.Linear) else _image(x) for x in layers.values()]
     if not layers:
         raise ContractBroken(f"{adapter_type.name} adapts none of {', '.join(label for label, _, _ in SHAPES)}")
-    return Bench(adapter_type, ToyModel(layers), inputs, tuple(skipped))
+    return Bench(adapter_type, ToyModel(layers), inputs)
 
 
 def _put(root: nn.Module, names: list[str], layer: nn.Module) -> None:

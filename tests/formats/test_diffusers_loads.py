@@ -91,7 +91,7 @@ def test_the_pipeline_loader_agrees(tmp_path: Path, tiny_pipeline: Path) -> None
 def test_the_pipeline_loader_agrees_on_the_text_encoder(tmp_path: Path, tiny_pipeline: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
     encoder, scheme = pipe.text_encoder.requires_grad_(False), scheme_for(dict(pipe.unet.config))
-    adapter = trained(pipe.unet, scheme, "lora", "mid=2, te=3", 1.5, encoder)
+    adapter = trained(pipe.unet, scheme, "lora", "mid=2, te=3", 1.5, encoder).eval()
     save_adapter(adapter, tmp_path / "adapter.safetensors")
     tokens = torch.tensor([[512, 5, 7, 9, 513]])
     plain = encoder(tokens).last_hidden_state
