@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,10 @@ import pytest
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+# Read once, when torch is first imported: on models this small several threads only wait for each other, and on a busy
+# machine for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_TOKENS = 16
 TINY_WIDTH = 32

@@ -101,11 +101,11 @@ def unet_ranks(config: AdapterConfig, scheme: BlockScheme) -> BlockSpec:
 
 
 def freeze(pipe: StableDiffusionPipeline, accelerator: Accelerator) -> None:
-    """Bring the base to the device in float32, in evaluation mode, without gradients.
+    """Bring the base, which is in float32, to the device: in evaluation mode, without gradients.
 
     As the latents ask for no gradient either, autograd's graph begins at the earliest adapted layer.
     """
     for model in (pipe.unet, pipe.vae, pipe.text_encoder):
-        model.to(accelerator.device, torch.float32).eval().requires_grad_(False)
+        model.to(accelerator.device).eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     use_fast_attention(pipe.unet, accelerator.mixed_precision, accelerator.device.type)

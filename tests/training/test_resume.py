@@ -1,0 +1,240 @@
+"""Runs that stop, break and go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import bwlab
+from bwlab.errors import BwlabError
+from bwlab.records import StepRecord
+from bwlab.training import Existing
+from tests.training.runs import files_in, run, same_tensors, short_config
+
+
+class At:
+    """A plugin that does something after one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @bwlab.hookimpl
+    def bwlab_step_finished(self, record: StepRecord) -> None:
+        if record.step == self.step:
+            self.act()
+
+    def act(self) -> None:
+        """Interrupt as Ctrl-C does."""
+        signal.raise_signal(signal.SIGINT)
+
+
+class KillAt(At):
+    """Ends the process's run at once, as a kill would: nothing is saved."""
+
+    def act(self) -> None:
+        raise SystemExit(9)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_resumed_run_equals_a_straight_one(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, precision: str
+) -> None:
+    sets = f"training.precision={precision}", "adapter.blocks=upper=4, mid=3, lower=1"
+    straight = short_config(tiny_pipeline, two_pictures, tmp_path / "straight", *sets, "training.steps=6")
+    half = short_config(tiny_pipeline, two_pictures, tmp_path / "resumed", *sets, "training.steps=3")
+    rest = short_config(tiny_pipeline, two_pictures, tmp_path / "resumed", *sets, "training.steps=6")
+    run(straight)
+    run(half)
+    assert not same_tensors(tmp_path / "straight" / "adapter.safetensors", tmp_path / "resumed" / "adapter.safetensors")
+    run(rest, existing=Existing.RESUME)
+    state = Path("checkpoints") / "step-000006.state.safetensors"
+    for name in ("adapter.safetensors", state):
+        assert same_tensors(tmp_path / "straight" / name, tmp_path / "resumed" / name)
+
+
+def test_after_a_kill_the_log_goes_on_from_the_checkpoint(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+) -> None:
+    sets = "training.steps=7", "checkpoint.every=2"
+    straight = run(short_config(tiny_pipeline, two_pictures, tmp_path / "straight", *sets))
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "killed", *sets)
+    with pytest.raises(SystemExit):
+        run(config, KillAt(5))
+    with (tmp_path / "killed" / "log.jsonl").open("a") as log:
+        log.write('{"event": "st')
+    resumed = run(config, existing=Existing.RESUME)
+    assert same_tensors(straight, resumed)
+    lines = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_resume_before_the_first_checkpoint_starts_over(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+) -> None:
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=3")
+    with pytest.raises(SystemExit):
+        run(config, KillAt(2))
+    assert run(config, existing=Existing.RESUME).is_file()
+    assert run(config, existing=Existing.RESUME).is_file(), "a complete run may be resumed too"
+
+
+def test_ctrl_c_saves_and_interrupts(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    straight = run(short_config(tiny_pipeline, two_pictures, tmp_path / "straight", "training.steps=5"))
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=5")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, At(2))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")
+    assert same_tensors(straight, run(config, existing=Existing.RESUME))
+
+
+def test_old_checkpoints_are_pruned(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    sets = "training.steps=5", "checkpoint.every=1", "checkpoint.keep=3"
+    run(short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets))
+    states = [name for name in files_in(tmp_path / "out") if name.endswith(".state.safetensors")]
+    assert states == [f"checkpoints/step-00000{step}.state.safetensors" for step in (3, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("training.lr=1e-5", "training.lr"),
+        ("training.seed=9", "training.seed"),
+        ("adapter.blocks=all=3", "adapter.blocks"),
+        ("adapter.type=lora", "adapter.type"),
+        ("data.repeats=2", "the data"),
+        ("data.resolution=16", "resolution"),
+        ("training.steps=1", "--steps 1"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, change: str, named: str
+) -> None:
+    out = tmp_path / "out"
+    run(short_config(tiny_pipeline, two_pictures, out, "training.steps=2"))
+    kept = {name: (out / name).read_bytes() for name in files_in(out)}
+    with pytest.raises(BwlabError, match=named):
+        run(short_config(tiny_pipeline, two_pictures, out, "training.steps=4", change), existing=Existing.RESUME)
+    assert {name: (out / name).read_bytes() for name in files_in(out)} == kept
+
+
+def test_a_damaged_checkpoint_is_named(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=2")
+    run(config)
+    state = tmp_path / "out" / "checkpoints" / "step-000002.state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint"):
+        run(config, existing=Existing.RESUME)
+
+
+def test_a_folder_in_use_is_refused_and_untouched(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep me")
+    config = short_config(tiny_pipeline, two_pictures, out, "training.steps=1")
+    with pytest.raises(BwlabError, match="the folder is not empty"):
+        run(config)
+    with pytest.raises(BwlabError, match=r"no config\.toml of a run to resume"):
+        run(config, existing=Existing.RESUME)
+    assert files_in(out) == ["mine.txt"]
+
+
+def test_overwriting_replaces_a_run_and_nothing_else(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(short_config(tiny_pipeline, two_pictures, out, "training.steps=3"))
+    mine = ["mine.txt", "previews/mine.png", "checkpoints/mine.safetensors", "deep/er/mine.txt"]
+    for name in mine:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("keep me")
+    run(
+        short_config(tiny_pipeline, two_pictures, out, "training.steps=2", "adapter.blocks=mid=2"),
+        existing=Existing.OVERWRITE,
+    )
+    steps = ["checkpoints/step-000002.safetensors", "checkpoints/step-000002.state.safetensors"]
+    assert files_in(out) == sorted([*mine, *steps, "adapter.safetensors", "config.toml", "log.jsonl"])
+    assert all((out / name).read_text() == "keep me" for name in mine)
+
+
+class FillDiskAt(At):
+    """A plugin after whose step every write to disk stops half way, as on a full disk."""
+
+    def __init__(self, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(step)
+        self._monkeypatch = monkeypatch
+
+    def act(self) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self._monkeypatch.setattr(os, "fsync", full)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = "training.steps=6", "checkpoint.every=2"
+    straight = run(short_config(tiny_pipeline, two_pictures, tmp_path / "straight", *sets))
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)
+    with pytest.raises(BwlabError, match="No space left on device") as caught:
+        run(config, FillDiskAt(3, monkeypatch))
+    monkeypatch.undo()
+    assert "last good checkpoint" in caught.value.found
+    assert "step-000002.state.safetensors" in caught.value.found
+    assert [name for name in files_in(tmp_path / "out") if "step" in name] == [
+        "checkpoints/step-000002.safetensors",
+        "checkpoints/step-000002.state.safetensors",
+    ]
+    assert same_tensors(straight, run(config, existing=Existing.RESUME))
+
+
+class BreakLogAt(At):
+    """A plugin after whose step the log can no longer be written."""
+
+    def __init__(self, step: int, log: Path) -> None:
+        super().__init__(step)
+        self._log = log
+
+    def act(self) -> None:
+        self._log.unlink()
+        self._log.mkdir()
+
+
+def test_a_log_that_cannot_be_written_stops_the_run(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=6", "checkpoint.every=2")
+    log = tmp_path / "out" / "log.jsonl"
+    with pytest.raises(BwlabError, match=r"writing .*log\.jsonl: Is a directory; last good checkpoint: .*step-000002"):
+        run(config, BreakLogAt(3, log))
+
+
+class Poison:
+    """A plugin whose loss is NaN from one step on."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.seen = step, 0
+
+    @bwlab.hookimpl
+    def bwlab_extra_losses(self, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.seen += 1
+        return {"poison": prediction.mean() * (float("nan") if self.seen >= self.step else 0.0)}
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_names_the_last_checkpoint(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+) -> None:
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=6", "checkpoint.every=2")
+    with pytest.raises(BwlabError, match=r"training step 5: the extra loss 'poison' is nan; .*step-000004\.state"):
+        run(config, Poison(5))
+
+
+def test_weights_that_left_the_finite_are_not_saved(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=4", "training.lr=1e38")
+    with pytest.raises(BwlabError, match="no checkpoint yet"):
+        run(config)
+    assert files_in(tmp_path / "out") == ["config.toml", "log.jsonl"]

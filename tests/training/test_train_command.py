@@ -1,0 +1,177 @@
+"""``bwlab train`` as typed: what works, and every bad input with its one line and exit code 2."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import typer
+from typer.main import get_command
+
+import bwlab
+from bwlab.cli.errors import exit_on_error
+from bwlab.cli.train import command
+from bwlab.plugins import PluginManager, build_manager
+from bwlab.records import StepRecord
+from bwlab.training.sources import read_config
+from tests.training.runs import files_in
+from tests.training.small_data import WriteData
+
+FEW = ("--steps", "2", "--batch-size", "2", "--blocks", "all=2", "--set", "preview.enabled=false")
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run the command as the console script does and return its exit code."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command)
+    with pytest.raises(SystemExit) as left:
+        exit_on_error(lambda: get_command(app).main(args=list(arguments), prog_name="bwlab train"), lambda: False)
+    return int(left.value.code or 0)
+
+
+def arguments(base: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return ["--base", str(base), "--data", str(data), "--out", str(out), *FEW, *more]
+
+
+def test_flags_make_a_run(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--adapter", "lora", "--alpha", "1.5", "--lr", "1e-3", "--seed", "3", "--preset", "paper", "--steps", "3")
+    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", *more)) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'adapter.safetensors'}\n"
+    config = read_config(tmp_path / "out" / "config.toml")
+    assert (config.adapter.type, config.adapter.alpha, config.adapter.blocks) == ("lora", 1.5, "all=2")
+    assert (config.training.lr, config.training.seed, config.training.steps) == (1e-3, 3, 3)
+    assert config.data.repeats == 25
+
+
+def test_resume_reads_the_runs_own_settings(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call(arguments(tiny_pipeline, two_pictures, out, "--lr", "3e-3")) == 0
+    assert call(["--out", str(out), "--resume", "--steps", "4"]) == 0
+    config = read_config(out / "config.toml")
+    assert (config.training.lr, config.training.steps) == (3e-3, 4)
+
+
+def test_a_toml_file_makes_a_run(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'base = "{tiny_pipeline}"\nout = "{tmp_path / "out"}"\n[adapter]\nblocks = "mid=3"\n'
+        f'[data]\nfolder = "{two_pictures}"\n[training]\nsteps = 1\n[preview]\nenabled = false\n'
+    )
+    assert call([str(path)]) == 0
+    tensors = safetensors.torch.load_file(tmp_path / "out" / "adapter.safetensors")
+    assert all(key.startswith("lora_unet_mid_block_") for key in tensors)
+
+
+BAD_VALUES = [
+    (["--blocks", "uper=4"], "uper"),
+    (["--blocks", "upper=-1"], "-1"),
+    (["--blocks", "upper=nan"], "nan"),
+    (["--blocks", "upper=1.5"], "1.5"),
+    (["--blocks", "all=0"], "all=0"),
+    (["--blocks", "te=4"], "text encoder"),
+    (["--adapter", "loram"], "loram"),
+    (["--alpha", "nan"], "--alpha: adapter.alpha = nan"),
+    (["--alpha", "-1"], "--alpha: adapter.alpha = -1"),
+    (["--steps", "0"], "--steps: training.steps = 0"),
+    (["--steps", "1.5"], "--steps: training.steps = 1.5"),
+    (["--batch-size", "-4"], "--batch-size"),
+    (["--lr", "nan"], "--lr: training.lr = nan"),
+    (["--seed", "x"], "--seed"),
+    (["--preset", "papper"], "papper"),
+    (["--set", "training.step=3"], "Did you mean training.steps?"),
+    (["--set", "adapter.options.rank_dropuot=0.3"], "rank_dropuot"),
+    (["--base", "no/such/folder"], "no/such/folder"),
+    (["--data", "no/such/folder"], "--data no/such/folder"),
+    (["--resume", "--overwrite"], "both --resume and --overwrite"),
+    (["no/such.toml"], "no/such.toml"),
+]
+
+
+@pytest.mark.parametrize(("more", "named"), BAD_VALUES, ids=[" ".join(more) for more, _ in BAD_VALUES])
+def test_bad_values_take_one_line_and_write_nothing(
+    tiny_pipeline: Path,
+    two_pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    named: str,
+) -> None:
+    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", *more)) == 2
+    assert named in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the only line on stderr, which must be an error's."""
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.strip()]
+    assert re.match(r"bwlab: error: .+: .+\. .+", line)
+    return line
+
+
+def test_a_base_that_is_no_pipeline(two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(arguments(tmp_path, two_pictures, tmp_path / "out")) == 2
+    assert str(tmp_path) in one_line(capsys)
+
+
+def test_an_empty_data_folder(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    assert call(arguments(tiny_pipeline, tmp_path / "data", tmp_path / "out")) == 2
+    assert "no images in it" in one_line(capsys)
+
+
+def test_a_missing_caption(
+    tiny_pipeline: Path, write_data: WriteData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_data({"a.png": None})
+    assert call(arguments(tiny_pipeline, folder, tmp_path / "out")) == 2
+    assert "a.png" in one_line(capsys)
+    assert call(arguments(tiny_pipeline, folder, tmp_path / "out", "--set", "data.caption=a fox")) == 0
+
+
+def test_an_unreadable_image(
+    tiny_pipeline: Path, write_data: WriteData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_data({"a.png": "fox", "b.png": "owl"})
+    (folder / "b.png").write_bytes(b"nonsense")
+    assert call(arguments(tiny_pipeline, folder, tmp_path / "out")) == 2
+    assert "b.png" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+    assert call(arguments(tiny_pipeline, folder, tmp_path / "out", "--set", "data.skip_broken=true")) == 0
+    assert "left out" in capsys.readouterr().err
+
+
+def test_a_folder_in_use(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep me")
+    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out")) == 2
+    assert "Add --resume or --overwrite" in one_line(capsys)
+    assert files_in(tmp_path / "out") == ["mine.txt"]
+    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", "--overwrite")) == 0
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep me"
+
+
+class CtrlC:
+    """A plugin that interrupts after the first step."""
+
+    @bwlab.hookimpl
+    def bwlab_step_finished(self, record: StepRecord) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_exits_130(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> PluginManager:
+        return build_manager([CtrlC()])
+
+    monkeypatch.setattr("bwlab.plugins.build_manager", interrupted)
+    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out")) == 130
+    assert "checkpoints/step-000001.state.safetensors" in files_in(tmp_path / "out")
