@@ -144,7 +144,9 @@ def test_small_png_is_exact_up_to_256_colours_and_close_above() -> None:
 
     from PIL import Image
 
-    def back(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    def back(
+        pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         return np.asarray(Image.open(io.BytesIO(small_png(pixels))).convert("RGB"))
 
     rng = np.random.default_rng(0)

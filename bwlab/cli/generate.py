@@ -1,0 +1,65 @@
+"""``bwlab generate``: pictures from prompts, a base model and adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from bwlab.pipelines import AUTO
+
+SCALE_HELP = (
+    'Strength of the adapter in the same place: a number or a block spec such as "*=0, upper=1"; '
+    "blocks not named keep 1. [default: 1]"
+)
+
+
+def command(
+    prompt: Annotated[list[str], typer.Option(help="What to paint (repeatable).", metavar="TEXT")],
+    base: Annotated[str, typer.Option(help="Base model: emoji, or a diffusers folder.")] = "emoji",
+    adapter: Annotated[
+        list[Path] | None, typer.Option(help="Adapter file (repeatable; several add up).", metavar="FILE")
+    ] = None,
+    scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
+    negative: Annotated[str, typer.Option(help="What to keep away from.", metavar="TEXT")] = "",
+    seed: Annotated[int, typer.Option(help="Of each prompt's first picture.")] = 0,
+    count: Annotated[int, typer.Option(help="Pictures a prompt, with seeds counting up.")] = 1,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 25,
+    cfg: Annotated[float, typer.Option(help="Guidance scale; up to 1 means none.")] = 7.0,
+    sampler: Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = DEFAULT_SAMPLER,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = AUTO,
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.", metavar="DIR")] = Path("pictures"),
+    grid: Annotated[bool, typer.Option("--grid", help="Also write all pictures on one labelled sheet.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Number from 0 and replace files instead of counting on.")
+    ] = False,
+) -> None:
+    """Paint pictures with a base model and any number of adapters.
+
+    Scales are paired with adapters in order. Every PNG carries the recipe it was made by.
+    """
+    from rich.console import Console
+
+    from bwlab.generation.job import GenerateJob, run_job
+    from bwlab.plugins import build_manager
+
+    job = GenerateJob(
+        prompts=tuple(prompt),
+        base=base,
+        adapters=tuple(adapter or ()),
+        scales=tuple(scale or ()),
+        negative=negative,
+        seed=seed,
+        count=count,
+        steps=steps,
+        cfg=cfg,
+        sampler=sampler,
+        device=device,
+        out=out,
+        grid=grid,
+        overwrite=overwrite,
+    )
+    for path in run_job(job, build_manager(), Console(stderr=True)):
+        typer.echo(path)

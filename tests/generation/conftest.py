@@ -1,0 +1,69 @@
+"""A small base and adapters that visibly act."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bwlab.plugins import PluginManager, build_manager
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+    from bwlab.adapters.adapter import Adapter
+
+
+@pytest.fixture(scope="session")
+def manager() -> PluginManager:
+    """Return the manager of the installed plugins."""
+    return build_manager()
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
+    """Return the tiny base; tests must leave it as it is."""
+    from bwlab.pipelines import load_base
+
+    return load_base(tiny_pipeline)
+
+
+def strong_adapter(
+    pipe: StableDiffusionPipeline, manager: PluginManager, blocks: str, seed: int, *, text: bool = False
+) -> Adapter:
+    """Return a LoRA with random weights, large enough to change pictures."""
+    import torch
+
+    from bwlab.adapters.adapter import create_adapter
+    from bwlab.blocks.spec import parse_spec
+    from bwlab.pipelines import base_scheme
+
+    scheme = base_scheme(pipe, manager)
+    adapter = create_adapter(
+        pipe.unet,
+        manager.adapter_type("lora"),
+        parse_spec(blocks, scheme, kind="rank"),
+        None,
+        scheme=scheme,
+        text_encoder=pipe.text_encoder if text else None,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return adapter.eval()
+
+
+@pytest.fixture(scope="session")
+def adapter_files(
+    pipe: StableDiffusionPipeline, manager: PluginManager, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Return the files of two adapters, on all blocks and on the upper ones."""
+    from bwlab.formats.kohya import save_adapter
+
+    folder = tmp_path_factory.mktemp("adapters")
+    files = folder / "all.safetensors", folder / "upper.safetensors"
+    save_adapter(strong_adapter(pipe, manager, "all=2", seed=1), files[0])
+    save_adapter(strong_adapter(pipe, manager, "upper=3", seed=2), files[1])
+    return files

@@ -1,0 +1,174 @@
+"""``bwlab generate`` as typed: what it writes, and every bad input with its one line and exit code 2."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import typer
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from typer.main import get_command
+
+from bwlab.adapters.adapter import Attached
+from bwlab.cli.errors import exit_on_error
+from bwlab.cli.generate import command
+from bwlab.formats.kohya import load_adapter
+from bwlab.generation.png import read_recipe
+from bwlab.generation.sample import generate
+from bwlab.generation.samplers import SAMPLERS
+from bwlab.pipelines import base_scheme, weights_hash
+from bwlab.plugins import PluginManager
+
+Captured = pytest.CaptureFixture[str]
+
+
+def call(*arguments: str | Path) -> int:
+    """Run the command as the console script does and return its exit code."""
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(command)
+    given = [str(argument) for argument in arguments]
+    with pytest.raises(SystemExit) as left:
+        exit_on_error(lambda: get_command(app).main(args=given, prog_name="bwlab generate"), lambda: False)
+    return int(left.value.code or 0)
+
+
+def common(base: Path, out: Path) -> Sequence[str]:
+    return ("--base", str(base), "--out", str(out), "--steps", "2", "--device", "cpu")
+
+
+def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_pictures_carry_their_recipe(
+    tiny_pipeline: Path,
+    pipe: StableDiffusionPipeline,
+    adapter_files: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: Captured,
+) -> None:
+    prompts = ("--prompt", "ink, fox", "--prompt", "owl", "--negative", "dog", "--seed", "5", "--count", "2")
+    adapters = ("--adapter", adapter_files[0], "--scale", "0.5", "--adapter", adapter_files[1])
+    assert call(*common(tiny_pipeline, tmp_path), *prompts, *adapters, "--cfg", "3", "--sampler", "euler") == 0
+    names = ["0000-seed5.png", "0001-seed6.png", "0002-seed5.png", "0003-seed6.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    recipe = read_recipe(tmp_path / names[1])
+    assert (recipe.prompt, recipe.negative, recipe.seed, recipe.steps) == ("ink, fox", "dog", 6, 2)
+    assert (recipe.cfg, recipe.sampler, recipe.base_hash) == (3, "euler", weights_hash(pipe))
+    assert [(use.name, use.scale) for use in recipe.adapters] == [
+        ("all", "0.5"),
+        ("upper", "1"),
+    ]
+    assert recipe.adapters[0].sha256 == hashlib.sha256(adapter_files[0].read_bytes()).hexdigest()
+
+
+def test_scales_are_paired_with_adapters_in_order(
+    tiny_pipeline: Path,
+    pipe: StableDiffusionPipeline,
+    manager: PluginManager,
+    adapter_files: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    adapters = ("--scale", "0.5", "--adapter", adapter_files[0], "--adapter", adapter_files[1], "--scale", "-1")
+    assert call(*common(tiny_pipeline, tmp_path), "--prompt", "fox", *adapters) == 0
+    scheme = base_scheme(pipe, manager)
+    loaded = [load_adapter(path, pipe.unet, manager, scheme) for path in adapter_files]
+    uses = [Attached(loaded[0], 0.5), Attached(loaded[1], -1.0)]
+    expected = generate(pipe, ["fox"], [0], uses, steps=2)[0]
+    assert (pixels(tmp_path / "0000-seed0.png") == np.asarray(expected)).all()
+
+
+def test_blocks_that_a_scale_does_not_name_keep_1(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    upper = ("--prompt", "fox", "--adapter", adapter_files[1])
+    for scale in ("1", "mid=0", "upper=0", "*=0"):
+        assert call(*common(tiny_pipeline, tmp_path), *upper, "--scale", scale) == 0
+    full, without_mid, without_upper, off = (pixels(tmp_path / f"{n:04}-seed0.png") for n in range(4))
+    assert (full == without_mid).all()
+    assert (without_upper == off).all()
+    assert (full != off).any()
+
+
+def test_files_are_counted_on_or_replaced(tiny_pipeline: Path, tmp_path: Path) -> None:
+    arguments = (*common(tiny_pipeline, tmp_path), "--prompt", "fox", "--grid")
+    assert call(*arguments) == 0
+    first = pixels(tmp_path / "0000-seed0.png")
+    assert call(*arguments, "--cfg", "1") == 0
+    names = ["0000-seed0.png", "0001-seed0.png", "grid-0000.png", "grid-0001.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (pixels(tmp_path / "0000-seed0.png") == first).all()
+    assert call(*arguments, "--cfg", "1", "--overwrite") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (pixels(tmp_path / "0000-seed0.png") == pixels(tmp_path / "0001-seed0.png")).all()
+
+
+def other_architecture(file: Path, out: Path) -> Path:
+    tensors = safetensors.torch.load_file(file)
+    wider = {key: tensor.repeat(1, 2) if key.endswith("down.weight") and tensor.dim() == 2 else tensor
+             for key, tensor in tensors.items()}  # fmt: skip
+    safetensors.torch.save_file(wider, out)
+    return out
+
+
+def test_bad_input_is_one_line(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path, capsys: Captured
+) -> None:
+    file = str(adapter_files[0])
+    (tmp_path / "cut.safetensors").write_bytes(adapter_files[0].read_bytes()[:100])
+    (tmp_path / "text.safetensors").write_text("a letter")
+    foreign = str(other_architecture(adapter_files[0], tmp_path / "foreign.safetensors"))
+    bad = [
+        (("--scale", "1"), "1 scales for 0 adapters"),
+        (("--adapter", file, "--scale", "1", "--scale", "2"), "2 scales for 1 adapters"),
+        (("--adapter", file, "--scale", "strong"), "strong"),
+        (("--adapter", file, "--scale", "nan"), "nan"),
+        (("--adapter", file, "--scale", "uper=1"), "uper"),
+        (("--adapter", "none.safetensors"), "no such file"),
+        (("--adapter", str(tmp_path)), "a folder, not a file"),
+        (("--adapter", str(tmp_path / "cut.safetensors")), "cut.safetensors"),
+        (("--adapter", str(tmp_path / "text.safetensors")), "text.safetensors"),
+        (("--adapter", foreign), "made for another model"),
+        (("--sampler", "plms"), "dpmpp_2m_karras"),
+        (("--cfg", "nan"), "--cfg nan"),
+        (("--cfg", "inf"), "--cfg inf"),
+        (("--cfg", "-1"), "--cfg -1"),
+        (("--steps", "0"), "--steps 0"),
+        (("--steps", "1001"), "Give 1 to 1000"),
+        (("--count", "0"), "--count 0"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--seed", str(2**63)), "out of range"),
+        (("--device", "toaster"), "--device toaster"),
+        (("--device", "meta:x"), "--device meta:x"),
+        (("--base", "none"), "--base none: no such folder"),
+    ]
+    out = tmp_path / "out"
+    for arguments, named in bad:
+        assert call(*common(tiny_pipeline, out), "--prompt", "fox", *arguments) == 2, arguments
+        error = capsys.readouterr().err
+        assert error.startswith("bwlab: error: "), error
+        assert named in error
+        assert error.count("\n") == 1, error
+    assert not out.exists()
+
+
+def test_out_in_the_place_of_a_file_is_refused(tiny_pipeline: Path, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert call(*common(tiny_pipeline, tmp_path / "out"), "--prompt", "fox") == 2
+    assert "a file of that name" in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_page_names_every_option_and_sampler() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
+    options = inspect.signature(command).parameters
+    assert [name for name in options if f"`--{name}" not in page] == []
+    assert [name for name in SAMPLERS if f"`{name}`" not in page] == []

@@ -1,0 +1,55 @@
+"""Samplers: every one keeps the base's noise schedule, whichever scheduler the base was saved with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
+
+from bwlab.errors import BwlabError
+from bwlab.generation.sample import generate, pipe_with_sampler
+from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS, new_scheduler
+from bwlab.pipelines import quiet_libraries
+
+
+def with_scheduler(pipe: StableDiffusionPipeline, scheduler: object) -> StableDiffusionPipeline:
+    with quiet_libraries():
+        parts = {**pipe.components, "scheduler": scheduler, "safety_checker": None}
+        return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_noise_schedule_is_the_bases(pipe: StableDiffusionPipeline, name: str, prediction: str) -> None:
+    saved = PNDMScheduler(beta_start=0.001, beta_end=0.013, prediction_type=prediction, steps_offset=1)
+    scheduler = new_scheduler(name, with_scheduler(pipe, saved))
+    assert type(scheduler).__name__ == SAMPLERS[name].scheduler
+    assert scheduler.config.prediction_type == prediction
+    assert torch.equal(scheduler.alphas_cumprod, saved.alphas_cumprod)
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_every_sampler_paints_and_warns_nothing(
+    pipe: StableDiffusionPipeline, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = pipe.scheduler
+    (image,) = generate(pipe, ["fox"], [1], steps=3, sampler=name)
+    assert image.size == (32, 32)
+    assert pipe.scheduler is before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_default_is_dpmpp_2m_with_karras_sigmas(pipe: StableDiffusionPipeline) -> None:
+    scheduler = pipe_with_sampler(with_scheduler(pipe, DDIMScheduler(clip_sample=False)), DEFAULT_SAMPLER).scheduler
+    assert isinstance(scheduler, DPMSolverMultistepScheduler)
+    assert scheduler.config.algorithm_type == "dpmsolver++"
+    assert scheduler.config.solver_order == 2
+    scheduler.set_timesteps(5)
+    rho = scheduler.sigmas[:5] ** (1 / 7)
+    # Karras et al. 2022, equation 5: sigma^(1/7) falls in equal steps.
+    assert torch.allclose(rho.diff(), rho.diff().mean().expand(4), atol=1e-4)
+
+
+def test_an_unknown_sampler_is_refused(pipe: StableDiffusionPipeline) -> None:
+    with pytest.raises(BwlabError, match=r"dpmpp_2m_karras, euler, euler_a, ddim, unipc"):
+        generate(pipe, ["fox"], [1], sampler="plms")
