@@ -1,0 +1,162 @@
+"""A block scheme: which module of a model lies in which named block, and every name a user may call it by."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+
+from bwlab.errors import BwlabError
+
+EVERYTHING = "*"
+ALL = "all"
+LDM_CELL = re.compile(r"BASE|IN\d+|M\d*|OUT\d+")
+
+
+@dataclass(frozen=True)
+class Module:
+    """The smallest thing that a name can mean: a resnet, a transformer, a resampler, an outer layer, a text encoder.
+
+    Attributes:
+        path: where it lies in the UNet, ``"up_blocks.0.attentions.1"``; ``"te"`` and ``"te2"`` for text encoders.
+        cell: the finer of its two names, ``"out0.1"``.
+        block: the coarser, ``"out0"``.
+        ldm: the cell it is in for LBW, ``"OUT01"``; None where LBW has none.
+    """
+
+    path: str
+    cell: str
+    block: str
+    ldm: str | None = None
+
+
+@dataclass(frozen=True)
+class BlockScheme:
+    """Names for all modules of one architecture.
+
+    Attributes:
+        name: ``"sd"`` or ``"sdxl"``, or what a plugin calls its own.
+        modules: all of them, in the order in which data flows.
+        parts: name -> names of blocks or modules; ``"all"`` must be there and hold what ``*`` means for ranks.
+        aliases: another name -> a block.
+    """
+
+    name: str
+    modules: tuple[Module, ...]
+    parts: tuple[tuple[str, tuple[str, ...]], ...]
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    def blocks(self) -> tuple[str, ...]:
+        """Return the names of the blocks, in the order of the modules."""
+        return tuple(dict.fromkeys(module.block for module in self.modules))
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the finer names, in the order of the modules: each pair of resnet and transformer is one."""
+        return tuple(dict.fromkeys(module.cell for module in self.modules))
+
+    def ldm_cells(self) -> tuple[str, ...]:
+        """Return the names of the LBW cells, in the order of the modules; none if LBW does not fit this model."""
+        return tuple(dict.fromkeys(module.ldm for module in self.modules if module.ldm))
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name that a spec may use."""
+        return tuple(self._by_name)
+
+    def module_of(self, path: str) -> Module | None:
+        """Return what holds the layer at ``path`` (``te.<path>``, ``te2.<path>`` for text encoders), or None."""
+        names = path.split(".")
+        prefixes = (".".join(names[:end]) for end in range(len(names), 0, -1))
+        return next((self._by_path[prefix] for prefix in prefixes if prefix in self._by_path), None)
+
+    def block_of(self, path: str) -> str | None:
+        """Return the block that the layer at ``path`` lies in, ``"in0"``, or None if the scheme does not know it."""
+        module = self.module_of(path)
+        return None if module is None else module.block
+
+    def cell_of(self, path: str) -> str | None:
+        """Return the cell that the layer at ``path`` lies in, ``"in0.1"``, or None if the scheme does not know it."""
+        module = self.module_of(path)
+        return None if module is None else module.cell
+
+    def modules_of(self, name: str) -> frozenset[str]:
+        """Return the paths of the modules that ``name`` means; ``BwlabError``, which lists the names, if none."""
+        if name not in self._by_name:
+            raise self._unknown(name)
+        return self._by_name[name]
+
+    def expand(self, name: str) -> frozenset[str]:
+        """Return the cells that ``name`` reaches into, wholly or in part; ``BwlabError`` if it is unknown."""
+        paths = self.modules_of(name)
+        return frozenset(module.cell for module in self.modules if module.path in paths)
+
+    def summary(self) -> str:
+        """Return one line that lists the names: blocks and parts each, the others by example."""
+        pairs = [cell for cell in self.cells() if "." in cell]
+        ldm = [cell for cell in self.ldm_cells() if cell != "BASE"]
+        listed = [
+            f"blocks {', '.join(self.blocks())}",
+            f"parts {', '.join([part for part, _ in self.parts] + [EVERYTHING])}",
+            *([f"pairs such as {pairs[0]}"] if pairs else []),
+            *([f"LBW cells such as {ldm[0]}"] if ldm else []),
+        ]
+        return "; ".join(listed)
+
+    @cached_property
+    def _by_path(self) -> Mapping[str, Module]:
+        return {module.path: module for module in self.modules}
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, frozenset[str]]:
+        names = {block: frozenset(m.path for m in self.modules if m.block == block) for block in self.blocks()}
+        names |= {module.path: frozenset([module.path]) for module in self.modules if module.path not in names}
+        for part, members in self.parts:
+            names[part] = frozenset[str]().union(*(names[member] for member in members))
+        names[EVERYTHING] = frozenset(module.path for module in self.modules)
+        names |= {alias: names[block] for alias, block in self.aliases}
+        cells = {cell: frozenset(m.path for m in self.modules if m.cell == cell) for cell in self.cells()}
+        ldm = {cell: frozenset(m.path for m in self.modules if m.ldm == cell) for cell in self.ldm_cells()}
+        return names | {cell: paths for cell, paths in (cells | ldm).items() if cell not in names}
+
+    def _unknown(self, name: str) -> BwlabError:
+        found = f"no such block in a UNet of the scheme {self.name}"
+        if LDM_CELL.fullmatch(name) and not self.ldm_cells():
+            found = "LBW cells exist only where every down block has two resnets, and this UNet differs"
+        near = nearest(name, self.names())
+        hint = f"Did you mean {near}? " if near else ""
+        return BwlabError(f"block {name!r}", found, f"{hint}Known: {self.summary()} ('bwlab blocks' shows all)")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like ``name``, whatever its case, or None if none is near.
+
+    >>> nearest("Uper", ["upper", "lower"])
+    'upper'
+    """
+    folded: dict[str, str] = {}
+    for one in known:
+        folded.setdefault(one.casefold(), one)
+    wanted = name.casefold()
+    if wanted in folded:
+        return folded[wanted]
+    # Of names equally alike, the one with the longer common beginning: "sd15" is nearer to "sd14" than to "sd21".
+    close = difflib.get_close_matches(wanted, folded, n=5)
+    return folded[max(close, key=lambda one: _likeness(one, wanted))] if close else None
+
+
+def _likeness(one: str, other: str) -> tuple[float, int]:
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return difflib.SequenceMatcher(None, one, other).ratio(), common
+
+
+def short_names(scheme: BlockScheme, modules: Iterable[Module]) -> list[str]:
+    """Return blocks, and cells where not all of a block's are among them, that these modules lie in."""
+    cells = {module.cell for module in modules}
+    names: dict[str, None] = {}
+    for module in scheme.modules:
+        if module.cell in cells:
+            whole = all(one.cell in cells for one in scheme.modules if one.block == module.block)
+            names[module.block if whole else module.cell] = None
+    return list(names)

@@ -1,0 +1,43 @@
+"""Which layers the classic adapters adapt, by path and kind: the same ones as kohya's sd-scripts and LyCORIS.
+
+On SD 1.x these are 192 layers of the UNet for LoRA, and 86 more, 278 in all, for LoCon; conv_in, conv_out and the two
+layers of time_embedding make the 282 that it has. In a text encoder (``te.``, ``te2.``) both adapt the same layers:
+the projections of its attention and of its MLPs.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TRANSFORMER = re.compile(
+    r"(?:.+\.)?attentions\.\d+\."
+    r"(?:proj_in|proj_out|transformer_blocks\.\d+\.(?:attn[12]\.(?:to_q|to_k|to_v|to_out\.0)|ff\.net\.(?:0\.proj|2)))"
+)
+_RESNET = re.compile(
+    r"(?:.+\.)?(?:resnets\.\d+\.(?:conv1|conv2|conv_shortcut|time_emb_proj)|(?:down|up)samplers\.\d+\.conv)"
+)
+_TEXT = re.compile(r"te2?\.(?:.+\.)?layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])")
+
+LINEAR_KINDS = frozenset({"linear", "conv1x1"})
+KINDS = LINEAR_KINDS | {"conv"}
+
+
+def is_attention_target(path: str, kind: str) -> bool:
+    """Return whether LoRA adapts the layer: in a transformer of the UNet or in a text encoder, linear or a 1x1 conv.
+
+    Args:
+        path: in the UNet, or after ``te.`` or ``te2.`` in a text encoder.
+        kind: ``"linear"``, ``"conv1x1"`` or ``"conv"``.
+    """
+    inside = _TEXT if path.startswith(("te.", "te2.")) else _TRANSFORMER
+    return kind in LINEAR_KINDS and inside.fullmatch(path) is not None
+
+
+def is_conv_target(path: str, kind: str) -> bool:
+    """Return whether LoCon adapts the layer: what LoRA adapts, and in the UNet the resnets and resamplers.
+
+    Of a resnet these are both convolutions, the shortcut and the projection of the time embedding.
+    """
+    if is_attention_target(path, kind):
+        return True
+    return kind in KINDS and not path.startswith(("te.", "te2.")) and _RESNET.fullmatch(path) is not None
