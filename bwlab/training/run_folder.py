@@ -11,12 +11,14 @@ from pathlib import Path
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
 from bwlab.training.config import TrainConfig
+from bwlab.training.folders import make_folder
 from bwlab.training.toml_text import toml_text
 
 OWN_FILES = ("adapter.safetensors", "config.toml", "log.jsonl")
 STATE_NAME = re.compile(r"step-(\d{6,})\.state\.safetensors")
 CHECKPOINT_NAME = re.compile(r"step-(\d{6,})(\.state)?\.safetensors")
 PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
+UNFINISHED_NAME = re.compile(r"\.(adapter|config|log|step-\d{6,}).*\.[0-9a-f]{32}\.tmp")
 
 
 class Existing(enum.Enum):
@@ -77,9 +79,14 @@ class RunFolder:
     def open(self, config: TrainConfig, existing: Existing, step: int) -> None:
         """Make the folder ready for a run that starts after ``step`` steps.
 
-        Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to ``step``.
+        Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to ``step``. Files that a kill
+        left unfinished are removed.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
+        for folder in (self.path, self._checkpoints, self.previews):
+            for path in folder.glob(".*.tmp"):
+                if UNFINISHED_NAME.fullmatch(path.name):
+                    path.unlink()
         if existing is Existing.OVERWRITE:
             for path in self._outputs():
                 path.unlink()

@@ -68,8 +68,11 @@ def test_after_a_kill_the_log_goes_on_from_the_checkpoint(
         run(config, KillAt(5))
     with (tmp_path / "killed" / "log.jsonl").open("a") as log:
         log.write('{"event": "st')
+    unfinished = tmp_path / "killed" / "checkpoints" / f".step-000006.state.safetensors.{'0a' * 16}.tmp"
+    unfinished.write_bytes(b"half")
     resumed = run(config, existing=Existing.RESUME)
     assert same_tensors(straight, resumed)
+    assert not unfinished.exists()
     lines = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7]
 
