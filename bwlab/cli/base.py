@@ -77,3 +77,15 @@ def measure_command(
 
     report = measure(base, _work_folder(work), cfg=cfg, count=count, seed=seed, sheet=sheet)
     Console().print(retrieval_table(report))
+
+
+@app.command("benchmark")
+def benchmark_command(
+    out: Annotated[Path, typer.Option(help="The folder to write pictures and manifest into.")],
+    work: WorkOption = None,
+) -> None:
+    """Draw the identity x style benchmark's pictures again from the emoji packages of npm."""
+    from bwlab.emoji.benchmark_art import write_benchmark
+
+    write_benchmark(_work_folder(work), out)
+    typer.echo(f"The benchmark lies in {out}.")

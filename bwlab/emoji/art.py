@@ -135,4 +135,5 @@ def on_background(rgba: Rgba, colour: tuple[int, int, int] = (255, 255, 255)) ->
     """Composite ``(..., h, w, 4)`` over a colour and return ``(..., h, w, 3)`` uint8."""
     alpha = rgba[..., 3:].astype(np.float32) / 255.0
     mixed = rgba[..., :3].astype(np.float32) * alpha + np.asarray(colour, dtype=np.float32) * (1.0 - alpha)
-    return np.rint(mixed).astype(np.uint8)
+    pictures: Rgb = np.rint(mixed).astype(np.uint8)
+    return pictures

@@ -155,7 +155,7 @@ class AutoencoderTraining:
         return peak_signal_to_noise(output.clamp(-1, 1), pictures)
 
     def run(self, log: StageLog) -> AutoencoderKL:
-        """Train to the last step and return the autoencoder with centred latents of unit variance."""
+        """Train to the last step and return the autoencoder with centred latents."""
         while self.step < self.steps:
             loss = self._learn()
             log.step(self.step, self.steps, loss)
@@ -167,9 +167,11 @@ class AutoencoderTraining:
 
     @torch.no_grad()
     def _normalise_latents(self) -> None:
-        """Fold shift and scale into the 1 x 1 quantisation convs, so that latents have mean 0, variance 1.
+        """Fold shift and scale into the 1 x 1 quantisation convs, so that each latent channel has mean 0.
 
-        The pipeline multiplies latents by one scaling factor and knows no shift; the convs can hold both.
+        The scale is the deviation of all latents around their common mean, before the channels are centred, so the
+        variance that remains is somewhat below 1 (0.69 on the emoji art). The pipeline multiplies latents by one
+        scaling factor and knows no shift; the convs can hold both.
         """
         white = (self.art[::4].float() / 255).split(64)
         means = [self.vae.encode(random_backgrounds(a, self.generator)).latent_dist.mean for a in white]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from rich.console import Console
     from transformers import CLIPTextModel, CLIPTokenizer
+
+Pixels = npt.NDArray[np.uint8]
 
 STAGES = ("vae", "text", "unet")
 SHIFT = 3
@@ -58,9 +60,9 @@ class Art:
     """Every drawing common to the icon sets: ``pixels`` is ``(names, sets, 64, 64, 4)`` uint8."""
 
     names: tuple[str, ...]
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    pixels: Pixels
 
-    def of(self, names: Sequence[str], styles: Sequence[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    def of(self, names: Sequence[str], styles: Sequence[str]) -> Pixels:
         """Return the drawings of ``names`` x ``styles`` as ``(names, styles, 64, 64, 4)``."""
         rows = [self.names.index(name) for name in names]
         columns = [[s.style for s in ICON_SETS].index(style) for style in styles]
@@ -79,7 +81,7 @@ def load_art(work: Path) -> Art:
     pixels = np.stack([np.stack([drawings.draw(name) for drawings in sets]) for name in names])
     temporary = work / "art.tmp.npz"
     np.savez_compressed(temporary, names=np.array(names), pixels=pixels)
-    os.replace(temporary, stored)
+    temporary.replace(stored)
     return Art(tuple(names), pixels)
 
 
@@ -88,7 +90,7 @@ def styles_with_role(*roles: str) -> tuple[str, ...]:
     return tuple(s.style for s in ICON_SETS if s.role in roles)
 
 
-def _channels_first(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Tensor:
+def _channels_first(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)))
 
 
@@ -141,9 +143,7 @@ def latent_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, art: Art, seed: in
     return LatentPool(torch.stack(latents, 1), torch.stack(tokens, 1), empty)
 
 
-def _shifted(
-    drawings: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], rng: np.random.Generator
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _shifted(drawings: Pixels, rng: np.random.Generator) -> Pixels:
     """Return each drawing moved by up to 3 px within its transparent margin."""
     moves = rng.integers(-SHIFT, SHIFT + 1, size=(len(drawings), 2))
     return np.stack([np.roll(d, (int(y), int(x)), axis=(0, 1)) for d, (y, x) in zip(drawings, moves, strict=True)])
@@ -227,16 +227,15 @@ def sample_training_captions(art: Art, count: int = 64, seed: int = 0) -> list[t
     return [pairs[int(index)] for index in chosen]
 
 
-def paint(pipeline: StableDiffusionPipeline, prompts: Sequence[str], cfg: float, seed: int = 0) -> np.ndarray[
-    tuple[int, ...], np.dtype[np.uint8]
-]:
+def paint(pipeline: StableDiffusionPipeline, prompts: Sequence[str], cfg: float, seed: int = 0) -> Pixels:
     """Return one 64 x 64 picture a prompt, 25 steps of DPM++ 2M Karras, as ``(n, 64, 64, 3)`` uint8."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
     images = pipeline(
         list(prompts), num_inference_steps=25, guidance_scale=cfg, generator=generators, output_type="np"
     ).images
-    return np.rint(images * 255).astype(np.uint8)
+    pictures: Pixels = np.rint(images * 255).astype(np.uint8)
+    return pictures
 
 
 def world_candidates(art: Art) -> Candidates:

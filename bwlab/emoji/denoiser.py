@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bwlab.emoji.autoencoder import LATENT_CHANNELS, mixed_precision
 from bwlab.emoji.progress import StageLog
-from bwlab.emoji.text import MAX_TOKENS, WIDTH
+from bwlab.emoji.text import WIDTH
 
 if TYPE_CHECKING:
     from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
@@ -56,6 +56,7 @@ def new_scheduler() -> DPMSolverMultistepScheduler:
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         use_karras_sigmas=True,
+        steps_offset=1,
     )
 
 
@@ -206,6 +207,3 @@ class DenoiserTraining:
             log.step(self.step, self.steps, loss)
             if self.step % save_every == 0 or self.step == self.steps:
                 self.save()
-
-
-__all__ = ["MAX_TOKENS", "DenoiserTraining", "LatentPool", "new_scheduler", "new_unet", "trapezoid"]

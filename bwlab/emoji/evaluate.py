@@ -71,9 +71,7 @@ def distances(pictures: Pictures, candidates: Candidates) -> Floats:
     return np.sqrt(np.maximum(best, 0)).reshape(shape)
 
 
-def retrieval(
-    distance: Floats, candidates: Candidates, truths: Sequence[tuple[str, str]], top: int = 5
-) -> Retrieval:
+def retrieval(distance: Floats, candidates: Candidates, truths: Sequence[tuple[str, str]], top: int = 5) -> Retrieval:
     """Return how often distances ``(n, identities, styles)`` point at the true ``(identity, style)``.
 
     Style is right when the nearest picture has it; identity when one of the ``top`` identities whose nearest

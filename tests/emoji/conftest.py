@@ -1,0 +1,34 @@
+"""A small emoji world drawn here, so that the build runs without npm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bwlab.emoji.art import ICON_SETS
+from bwlab.emoji.build import Art
+from bwlab.emoji.world import HELD_OUT
+
+
+@pytest.fixture(scope="session")
+def small_art() -> Art:
+    """The held-out identities and three others, each a rectangle of its own place and colour in every set."""
+    names = tuple(sorted((*HELD_OUT, "tomato", "rat", "tiger")))
+    rng = np.random.default_rng(3)
+    pixels = np.zeros((len(names), len(ICON_SETS), 64, 64, 4), dtype=np.uint8)
+    for name in range(len(names)):
+        top, left = rng.integers(5, 25, size=2)
+        for style in range(len(ICON_SETS)):
+            pixels[name, style, top : top + 29, left : left + 23] = (*rng.integers(0, 256, size=3), 255)
+    return Art(names, pixels)
+
+
+@pytest.fixture
+def work(small_art: Art, tmp_path: Path) -> Path:
+    """A work folder whose art is rendered already."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    np.savez_compressed(folder / "art.npz", names=np.array(small_art.names), pixels=small_art.pixels)
+    return folder

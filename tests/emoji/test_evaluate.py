@@ -1,0 +1,45 @@
+"""The quality bar's retrieval finds what is there and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bwlab.emoji.build import Art, world_candidates
+from bwlab.emoji.evaluate import Candidates, distances, other_set_control, retrieval
+
+
+@pytest.fixture
+def candidates(small_art: Art) -> Candidates:
+    return world_candidates(small_art)
+
+
+def truths_of(candidates: Candidates) -> list[tuple[str, str]]:
+    return [(candidates.identities[row], candidates.styles[row % 9]) for row in range(0, 45, 4)]
+
+
+def test_true_pictures_are_found_even_when_shifted(candidates: Candidates) -> None:
+    truths = truths_of(candidates)
+    pictures = np.stack([candidates.pictures[row, row % 9] for row in range(0, 45, 4)])
+    found = retrieval(distances(np.roll(pictures, (2, -2), axis=(1, 2)), candidates), candidates, truths)
+    assert (found.style, found.identity, found.identity_top5) == (1.0, 1.0, 1.0)
+
+
+def test_wrong_pictures_are_not(candidates: Candidates) -> None:
+    truths = truths_of(candidates)
+    pictures = np.stack([candidates.pictures[(row + 20) % 45, (row + 4) % 9] for row in range(0, 45, 4)])
+    found = retrieval(distances(pictures, candidates), candidates, truths)
+    assert found.style == 0.0
+    assert found.identity == 0.0
+
+
+def test_distance_is_the_plain_euclidean_one(candidates: Candidates) -> None:
+    white = np.full((1, 64, 64, 3), 255, dtype=np.uint8)
+    black = Candidates(np.zeros((1, 1, 64, 64, 3), dtype=np.uint8), ("night",), ("ink",))
+    assert distances(white, black)[0, 0, 0] == pytest.approx(np.sqrt(32 * 32 * 3), rel=1e-5)
+
+
+def test_the_control_leaves_the_own_set_out(candidates: Candidates) -> None:
+    control = other_set_control(candidates, "noto", candidates.identities)
+    assert control.style == 0.0
+    assert control.count == len(candidates.identities)
