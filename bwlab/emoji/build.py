@@ -218,6 +218,8 @@ def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
 
     halved = copy.deepcopy(pipeline).to(torch.float16)
     halved.save_pretrained(out)
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes them readable by their owner alone
 
 
 def sample_training_captions(art: Art, count: int = 64, seed: int = 0) -> list[tuple[str, str]]:
