@@ -1,0 +1,64 @@
+"""The embedded base as it ships: what it paints, what its autoencoder keeps, and that plain diffusers loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+import bwlab
+from bwlab.benchmark import load_benchmark
+from bwlab.emoji.autoencoder import peak_signal_to_noise
+from bwlab.generation.sample import generate
+from bwlab.pipelines import load_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = Path(bwlab.__file__).parent / "data" / "emoji_base"
+
+
+@pytest.fixture(scope="module")
+def base() -> StableDiffusionPipeline:
+    return load_base("emoji")
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def test_the_autoencoder_keeps_unseen_identities_in_every_style(base: StableDiffusionPipeline) -> None:
+    benchmark = load_benchmark()
+    for style in benchmark.style_names():
+        pictures = torch.stack([as_tensor(benchmark.picture(name, style)) for name in benchmark.identities[::7]])
+        with torch.no_grad():
+            rebuilt = base.vae.decode(base.vae.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
+        assert peak_signal_to_noise(rebuilt, pictures) > 25, style
+
+
+def mean_paint(base: StableDiffusionPipeline, prompt: str) -> list[float]:
+    """The mean colour, 0..255, of what is not background in a painted picture."""
+    [picture] = generate(base, [prompt], [0], [], steps=12, cfg=4.0)
+    pixels = np.asarray(picture, dtype=float).reshape(-1, 3)
+    painted = pixels[(pixels < 225).any(axis=1)]
+    assert 200 < len(painted) < 3600, "neither a blank nor a flooded picture"
+    return [float(channel) for channel in painted.mean(axis=0)]
+
+
+def test_captions_decide_what_is_painted(base: StableDiffusionPipeline) -> None:
+    red, green, _ = mean_paint(base, "noto, tomato, white background")
+    assert red > green + 60
+    red, green, _ = mean_paint(base, "noto, evergreen tree, white background")
+    assert green > red + 20
+
+
+def test_plain_diffusers_loads_the_folder() -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
+    weights = sum(file.stat().st_size for file in FOLDER.rglob("*.safetensors"))
+    assert weights <= 30e6
+    assert list(pipeline.unet.config.down_block_types) == [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"]
