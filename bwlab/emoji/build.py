@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 
 STAGES = ("vae", "text", "unet")
-SHIFT = 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class BuildConfig:
         seed: of every random choice.
         vae_steps: optimiser steps of the autoencoder.
         unet_steps: optimiser steps of UNet and text encoder.
-        varied_share: share of the UNet steps before shifts and coloured backgrounds are mixed in.
+        coloured_share: share of the UNet steps before coloured backgrounds are mixed in.
         compile_unet: use ``torch.compile`` for the UNet.
     """
 
@@ -50,8 +49,8 @@ class BuildConfig:
     work: Path
     seed: int = 0
     vae_steps: int = 6_500
-    unet_steps: int = 16_000
-    varied_share: float = 0.5
+    unet_steps: int = 7_000
+    coloured_share: float = 4 / 7
     compile_unet: bool = False
 
 
@@ -121,32 +120,21 @@ def build_text(config: BuildConfig, art: Art) -> None:
 
 
 @torch.no_grad()
-def latent_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, art: Art, seed: int) -> LatentPool:
-    """Return latents and captions of the training world.
-
-    Each picture has its plain form over white, four shifted ones over white and a shifted one over each colour.
-    """
+def latent_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, art: Art) -> LatentPool:
+    """Return latents and captions of the training world: each picture over white, then over each other colour."""
     styles = styles_with_role("train")
     names = training_names(art.names)
     drawings = art.of(names, styles).reshape(-1, 64, 64, 4)
-    rng = np.random.default_rng(seed)
-    colours = ["white"] * 5 + [colour for colour in BACKGROUNDS if colour != "white"]
+    colours = ["white", *(colour for colour in BACKGROUNDS if colour != "white")]
     latents, captions = [], []
-    for variant, colour in enumerate(colours):
-        moved = drawings if variant == 0 else _shifted(drawings, rng)
-        pictures = torch.from_numpy(on_background(moved, BACKGROUNDS[colour])).permute(0, 3, 1, 2)
+    for colour in colours:
+        pictures = torch.from_numpy(on_background(drawings, BACKGROUNDS[colour])).permute(0, 3, 1, 2)
         scaled = [chunk.float() / 127.5 - 1 for chunk in pictures.split(64)]
         latents.append(torch.cat([vae.encode(chunk).latent_dist.mean for chunk in scaled]))
         captions.append([caption(style, name, colour) for name in names for style in styles])
     tokens = [tokenizer(texts, padding="max_length", return_tensors="pt").input_ids for texts in captions]
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
     return LatentPool(torch.stack(latents, 1), torch.stack(tokens, 1), empty)
-
-
-def _shifted(drawings: Pixels, rng: np.random.Generator) -> Pixels:
-    """Return each drawing moved by up to 3 px within its transparent margin."""
-    moves = rng.integers(-SHIFT, SHIFT + 1, size=(len(drawings), 2))
-    return np.stack([np.roll(d, (int(y), int(x)), axis=(0, 1)) for d, (y, x) in zip(drawings, moves, strict=True)])
 
 
 def assemble(
@@ -182,11 +170,11 @@ def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTrain
     tokenizer = CLIPTokenizer.from_pretrained(config.work / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(config.work / "text_encoder")
     training = DenoiserTraining(
-        latent_pool(vae, tokenizer, art, config.seed),
+        latent_pool(vae, tokenizer, art),
         text_encoder,
         config.work,
         config.unet_steps,
-        varied_from=int(config.varied_share * config.unet_steps),
+        coloured_from=int(config.coloured_share * config.unet_steps),
         seed=config.seed,
         compile_unet=config.compile_unet,
     )

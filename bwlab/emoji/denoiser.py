@@ -65,8 +65,8 @@ class LatentPool:
     """Cached training latents and their captions.
 
     Attributes:
-        latents: ``(pictures, variants, 8, 16, 16)``; variant 0 is the plain picture over white.
-        tokens: ``(pictures, variants, 32)`` caption token ids.
+        latents: ``(pictures, backgrounds, 8, 16, 16)``; background 0 is white.
+        tokens: ``(pictures, backgrounds, 32)`` caption token ids.
         empty: ``(32,)`` token ids of the empty caption.
     """
 
@@ -89,7 +89,7 @@ class DenoiserTraining:
         text_encoder: trained along at a lower rate.
         folder: where the checkpoint lies.
         steps: optimiser steps in all.
-        varied_from: step from which shifted pictures and coloured backgrounds are mixed in.
+        coloured_from: step from which half of the pictures stand on a coloured background.
         batch: pictures a step.
         seed: of initial weights and sampling.
         compile_unet: use ``torch.compile`` (needs a C++ compiler; pays after some 2,000 steps).
@@ -101,13 +101,13 @@ class DenoiserTraining:
         text_encoder: CLIPTextModel,
         folder: Path,
         steps: int,
-        varied_from: int,
+        coloured_from: int,
         batch: int = 32,
         seed: int = 0,
         compile_unet: bool = False,
     ) -> None:
         self.pool, self.text_encoder, self.folder = pool, text_encoder, folder
-        self.steps, self.varied_from, self.batch = steps, varied_from, batch
+        self.steps, self.coloured_from, self.batch = steps, coloured_from, batch
         self.unet = new_unet(seed)
         self._forward = torch.compile(self.unet) if compile_unet else self.unet
         self._models = nn.ModuleDict({"unet": self.unet, "text_encoder": text_encoder})
@@ -150,14 +150,14 @@ class DenoiserTraining:
         temporary.replace(self._checkpoint)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        pictures, variants = self.pool.latents.shape[:2]
+        pictures, backgrounds = self.pool.latents.shape[:2]
         picture = torch.randint(pictures, (self.batch,), generator=self.generator)
-        variant = torch.randint(variants, (self.batch,), generator=self.generator)
-        if self.step < self.varied_from:
-            variant = torch.zeros_like(variant)
-        tokens = self.pool.tokens[picture, variant]
+        background = torch.randint(1, backgrounds, (self.batch,), generator=self.generator)
+        white = torch.rand(self.batch, generator=self.generator) < (0.5 if self.step >= self.coloured_from else 1)
+        background[white] = 0
+        tokens = self.pool.tokens[picture, background]
         dropped = torch.rand(self.batch, 1, generator=self.generator) < CAPTION_DROPOUT
-        return self.pool.latents[picture, variant].float(), torch.where(dropped, self.pool.empty, tokens)
+        return self.pool.latents[picture, background].float(), torch.where(dropped, self.pool.empty, tokens)
 
     def _loss(self) -> Tensor:
         latents, tokens = self._batch()

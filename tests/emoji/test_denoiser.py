@@ -45,12 +45,12 @@ def test_unet_and_text_encoder_both_learn(tmp_path: Path) -> None:
     assert changed == {"unet", "text_encoder"}
 
 
-def test_variants_are_mixed_in_only_from_their_step(tmp_path: Path) -> None:
+def test_coloured_backgrounds_are_mixed_in_only_from_their_step(tmp_path: Path) -> None:
     run = training(tmp_path / "run")
     plain = {tuple(latents.flatten()[:5].tolist()) for latents in run.pool.latents[:, 0]}
     seen = [run._batch()[0] for _ in range(8)]
     assert {tuple(latents.flatten()[:5].tolist()) for batch in seen for latents in batch} <= plain
-    run.step = run.varied_from
+    run.step = run.coloured_from
     seen = [run._batch()[0] for _ in range(8)]
     assert not {tuple(latents.flatten()[:5].tolist()) for batch in seen for latents in batch} <= plain
 
