@@ -6,11 +6,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import bwlab.blocks.plugin
 import safetensors.torch
 from rich.console import Console
 from torch import Tensor
 
+import bwlab.blocks.plugin
 import bwlab_locon.plugin
 import bwlab_lora.plugin
 from bwlab.plugins import PluginManager, build_manager
