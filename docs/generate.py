@@ -1,4 +1,4 @@
-"""Writes the parts of the documentation that are made from the code; ``make docs`` runs it, a test compares."""
+"""Writes the parts of the documentation that are made from the code; ``make docs`` runs it, tests compare."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from bwlab.plugins import build_manager
+from bwlab.plugins import PluginManager, build_manager
+from docs.command_line import command_page
 
 DOCS = Path(__file__).resolve().parent
+OURS = "bwlab"
 START = "<!-- hooks: written by docs/generate.py -->\n"
 END = "<!-- end of hooks -->"
 
 
+def own_manager() -> PluginManager:
+    """Return the plugins that come with bwlab, and no other that is installed here."""
+    foreign = [record.name for record in build_manager().records if record.distribution != OURS]
+    return build_manager(disabled=foreign)
+
+
 def hook_rows() -> Iterator[tuple[str, str, str]]:
     """Yield (name, arguments, first paragraph of its docstring) of every hook, by name, those of the core first."""
-    callers = vars(build_manager().hook).items()
+    callers = vars(own_manager().hook).items()
     for name, caller in sorted(callers, key=lambda item: (not item[0].startswith("bwlab_"), item[0])):
         if name.startswith("_") or caller.spec is None:
             continue
@@ -37,9 +45,10 @@ def with_table(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite docs/plugins.md."""
+    """Rewrite the hooks' table in docs/plugins.md, and docs/cli.md as a whole."""
     page = DOCS / "plugins.md"
     page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    (DOCS / "cli.md").write_text(command_page(own_manager()), encoding="utf-8")
 
 
 if __name__ == "__main__":
