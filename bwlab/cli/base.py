@@ -37,7 +37,7 @@ def build_command(
     stage: Annotated[list[Stage] | None, typer.Option(help="Run only these stages (repeatable).")] = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the autoencoder.")] = 6_500,
-    unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 7_000,
+    unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 6_500,
     compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
 ) -> None:
     """Train the embedded base from the emoji packages of npm; continues from its last checkpoint."""

@@ -41,7 +41,7 @@ class BuildConfig:
         seed: of every random choice.
         vae_steps: optimiser steps of the autoencoder.
         unet_steps: optimiser steps of UNet and text encoder.
-        coloured_share: share of the UNet steps before coloured backgrounds are mixed in.
+        coloured_from: step of the UNet's training from which coloured backgrounds are mixed in.
         compile_unet: use ``torch.compile`` for the UNet.
     """
 
@@ -49,8 +49,8 @@ class BuildConfig:
     work: Path
     seed: int = 0
     vae_steps: int = 6_500
-    unet_steps: int = 7_000
-    coloured_share: float = 4 / 7
+    unet_steps: int = 6_500
+    coloured_from: int = 4_000
     compile_unet: bool = False
 
 
@@ -174,7 +174,7 @@ def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTrain
         text_encoder,
         config.work,
         config.unet_steps,
-        coloured_from=int(config.coloured_share * config.unet_steps),
+        coloured_from=config.coloured_from,
         seed=config.seed,
         compile_unet=config.compile_unet,
     )
