@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from bwlab.emoji.art import ICON_SETS, Drawings, fetch_icon_sets, on_background
 from bwlab.emoji.autoencoder import AutoencoderTraining
 from bwlab.emoji.denoiser import DenoiserTraining, LatentPool, new_scheduler
-from bwlab.emoji.evaluate import Candidates, Retrieval, distances, retrieval
+from bwlab.emoji.evaluate import Candidates
 from bwlab.emoji.progress import StageLog
 from bwlab.emoji.text import new_text_encoder, new_tokenizer
 from bwlab.emoji.world import BACKGROUNDS, HELD_OUT, caption, training_names, world_names
@@ -184,13 +183,13 @@ def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTrain
 def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
     """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
 
-    A stage that is complete (its folder or its last step is there) is not run again.
+    A stage whose result lies in ``config.work`` is not run again: remove that folder to change its settings.
     """
     config.work.mkdir(parents=True, exist_ok=True)
     art = load_art(config.work)
-    if "vae" in stages:
+    if "vae" in stages and not (config.work / "vae" / "diffusion_pytorch_model.safetensors").is_file():
         build_autoencoder(config, art, console)
-    if "text" in stages:
+    if "text" in stages and not (config.work / "text_encoder" / "model.safetensors").is_file():
         build_text(config, art)
     if "unet" in stages:
         training, vae, tokenizer = load_denoiser_training(config, art)
@@ -233,16 +232,3 @@ def world_candidates(art: Art) -> Candidates:
     names = world_names(art.names)
     styles = tuple(icons.style for icons in ICON_SETS)
     return Candidates(on_background(art.of(names, styles)), tuple(names), styles)
-
-
-def quality(pipeline: StableDiffusionPipeline, art: Art, cfg: float = 4.0, count: int = 64, seed: int = 0) -> Retrieval:
-    """Return the quality bar's retrieval over ``count`` training captions."""
-    truths = sample_training_captions(art, count, seed)
-    pictures = paint(pipeline, [caption(style, name) for name, style in truths], cfg, seed)
-    candidates = world_candidates(art)
-    return retrieval(distances(pictures, candidates), candidates, truths)
-
-
-def write_report(work: Path, values: dict[str, object]) -> None:
-    """Write measurements as JSON beside the checkpoints."""
-    (work / "quality.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
