@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -154,10 +155,7 @@ def _parsed(folder: Path, manifest: Mapping[str, Any]) -> Benchmark:
 
 def _require_own_folder(folder: Path, names: Mapping[str, object] | Sequence[str]) -> None:
     """Make `folder`, and raise `BwlabError` if it holds any file that is not among `names`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BwlabError(f"data folder {folder}", error.strerror or str(error), "Choose another folder") from error
+    make_folder(folder, f"data folder {folder}")
     others = sorted(path.name for path in folder.iterdir() if path.name not in names)
     if others:
         found = f"it holds other files, first {others[0]}"

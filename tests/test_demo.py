@@ -128,7 +128,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(BwlabError, match="not a demo's"):
             prepare_folder(tmp_path, overwrite)
     assert (tmp_path / "letter.txt").read_text() == "mine"
-    with pytest.raises(BwlabError, match="File exists"):
+    with pytest.raises(BwlabError, match="a file of that name is in the way"):
         prepare_folder(tmp_path / "letter.txt", False)
 
 

@@ -10,8 +10,9 @@ from bwlab import __version__
 from bwlab.adapters.adapter import Attached
 from bwlab.benchmark import Benchmark
 from bwlab.demo.plan import Column, DemoPlan, columns
+from bwlab.formats.folders import make_folder
 from bwlab.generation.job import adapter_use, load_attached, sampling_bar
-from bwlab.generation.png import make_picture_folder, write_png
+from bwlab.generation.png import write_png
 from bwlab.generation.recipe import Recipe
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
@@ -45,7 +46,7 @@ def paint_columns(
     pipe = load_base(plan.base).to(chosen_device())
     scheme = base_scheme(pipe, manager)
     adapters = {name: load_attached(path, "1", pipe, manager, scheme) for name, path in files.items()}
-    make_picture_folder(folder)
+    make_folder(folder, f"--out {folder}")
     shown: Painted = []
     with sampling_bar(console, "pictures") as on_step:
         for index, column in enumerate(columns(plan)):

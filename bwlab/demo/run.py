@@ -16,6 +16,7 @@ from bwlab.demo.pictures import demo_sheet, paint_columns
 from bwlab.demo.plan import IDENTITY, STYLE_FULL, STYLE_UPPER, DemoPlan, Training, trainings
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
 from bwlab.generation.png import write_png
 from bwlab.training import Existing, TrainConfig, train
 from bwlab.training.config import AdapterConfig, CheckpointConfig, DataConfig, OptimizerConfig, PreviewConfig
@@ -77,9 +78,9 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
     try:
         if overwrite and out.is_dir():
             shutil.rmtree(out)
-        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BwlabError(f"--out {out}", error.strerror or str(error), "Choose another folder") from error
+    make_folder(out, f"--out {out}")
     write_atomically(out / MARK, b"Written by 'bwlab demo'; the folder may be removed as a whole.\n")
 
 

@@ -14,8 +14,9 @@ from bwlab.adapters.adapter import Attached
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
+from bwlab.formats.folders import make_folder
 from bwlab.formats.kohya import load_adapter
-from bwlab.generation.png import first_free_number, make_picture_folder, write_png
+from bwlab.generation.png import first_free_number, write_png
 from bwlab.generation.recipe import AdapterUse, Recipe
 from bwlab.generation.sample import OnStep, generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER, sampler_named
@@ -86,7 +87,7 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
         load_attached(path, scale, pipe, manager, scheme)
         for path, scale in zip(job.adapters, job.paired_scales(), strict=True)
     ]
-    make_picture_folder(job.out)
+    make_folder(job.out, f"--out {job.out}")
     prompts = [prompt for prompt in job.prompts for _ in job.seeds()]
     seeds = [seed for _ in job.prompts for seed in job.seeds()]
     with sampling_bar(console, f"{len(prompts)} pictures") as on_step:

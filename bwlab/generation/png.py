@@ -49,15 +49,6 @@ def first_free_number(folder: Path, prefix: str = "") -> int:
     return max((int(name[1]) + 1 for name in names if name), default=0)
 
 
-def make_picture_folder(folder: Path) -> None:
-    """Make a folder and those above it; `BwlabError` if that cannot be done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = "a file of that name is in the way" if folder.is_file() else error.strerror or str(error)
-        raise BwlabError(f"--out {folder}", found, "Choose another folder") from error
-
-
 def write_png(path: Path, image: Image.Image, recipe: Recipe | None = None, *, overwrite: bool = False) -> Path:
     """Write a picture atomically and return its path; `BwlabError` if the file exists and may not be replaced."""
     if path.exists() and not overwrite:

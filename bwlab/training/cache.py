@@ -23,8 +23,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
 from bwlab.training.dataset import Example
-from bwlab.training.folders import make_folder
 from bwlab.training.pictures import UnreadablePicture, read_picture
 
 if TYPE_CHECKING:

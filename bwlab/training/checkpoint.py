@@ -20,7 +20,7 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
-from bwlab.training.folders import make_folder
+from bwlab.formats.folders import make_folder
 
 HEADER = "bwlab.checkpoint"
 ADAPTER, OPTIMIZER = "adapter/", "optimizer/"

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
+from bwlab.generation.png import write_png
 from bwlab.generation.sample import generate
 from bwlab.training.config import PreviewConfig
-from bwlab.training.folders import make_folder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
-    from PIL import Image
 
 DEFAULT_PROMPTS = 2
 
@@ -41,14 +40,5 @@ def paint_previews(
     paths = [place(index) for index in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         make_folder(path.parent)
-        write_atomically(path, png(image))
+        write_png(path, image, overwrite=True)
     return paths
-
-
-def png(image: Image.Image) -> bytes:
-    """Return an image as the bytes of a PNG file."""
-    import io
-
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

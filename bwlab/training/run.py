@@ -14,12 +14,12 @@ from rich.console import Console
 
 from bwlab.adapters.adapter import Attached, attach
 from bwlab.errors import BwlabError
+from bwlab.formats.folders import make_folder
 from bwlab.formats.kohya import save_adapter
 from bwlab.formats.metadata import block_ranks
 from bwlab.records import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.training.checkpoint import load_checkpoint, save_checkpoint
 from bwlab.training.config import TrainConfig
-from bwlab.training.folders import make_folder
 from bwlab.training.interrupt import StopRequest
 from bwlab.training.metadata import training_metadata
 from bwlab.training.prepare import Prepared, prepare

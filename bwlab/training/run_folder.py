@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
 from bwlab.training.config import TrainConfig
-from bwlab.training.folders import make_folder
 from bwlab.training.toml_text import toml_text
 
 OWN_FILES = ("adapter.safetensors", "config.toml", "log.jsonl")

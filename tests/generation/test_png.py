@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.generation.png import first_free_number, make_picture_folder, png_bytes, read_recipe, write_png
+from bwlab.generation.png import first_free_number, png_bytes, read_recipe, write_png
 from bwlab.generation.recipe import AdapterUse, Recipe, recipe_from_json
 
 RECIPE = Recipe(
@@ -91,11 +91,3 @@ def test_numbers_count_on_from_the_highest(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert first_free_number(tmp_path) == 12
     assert first_free_number(tmp_path, "grid-") == 21
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(BwlabError, match="a file of that name"):
-        make_picture_folder(tmp_path / "file")
-    with pytest.raises(BwlabError, match="Not a directory"):
-        make_picture_folder(tmp_path / "file" / "deeper")
