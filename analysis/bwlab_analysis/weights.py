@@ -15,11 +15,9 @@ import numpy as np
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.files import AdapterFile, open_adapter_file, require_kohya
-from bwlab.formats.keys import dialect_of, path_of, split_key
+from bwlab.formats.keys import ALPHA, DOWN, UP, dialect_of, path_of, split_key
 from bwlab.lowrank import Array, FactoredMatrix
 from bwlab_analysis.architecture import scheme_of
-
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 # Leaf (its beginning) -> algorithm, the telling ones first. Source: LyCORIS 4.1.3's own modules.
 ALGORITHMS = {

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
 from bwlab.errors import BwlabError
+from bwlab.formats.keys import ALPHA, DOWN, UP
 
 if TYPE_CHECKING:
     from bwlab.lowrank import FactoredMatrix
-
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 
 
 class LowRankLayer(AdapterLayer):

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from bwlab.errors import BwlabError
 
 UNET_PREFIX = "lora_unet_"
+DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 TEXT_PREFIXES = {"lora_te_": "te.", "lora_te1_": "te.", "lora_te2_": "te2."}
 
 _COMPOUND = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bwlab.blocks.targets import is_attention_target
+from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab.hookspecs import hookimpl
 from bwlab.registry import AdapterType
 
@@ -26,7 +27,7 @@ def bwlab_register_adapters() -> list[AdapterType]:
         AdapterType(
             name="lora",
             summary="low-rank deltas on the linear layers and 1x1 projections of the transformer blocks",
-            leaves=("lora_down.weight", "lora_up.weight", "alpha"),
+            leaves=(DOWN, UP, ALPHA),
             needs_base_weight=False,
             load=load,
             targets=is_attention_target,
