@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from bwlab.cli.app import build_app
+from bwlab.training.config import TrainConfig
 from docs.command_line import command_page
 from docs.generate import own_manager
 
@@ -60,6 +61,25 @@ def test_a_section_has_what_the_parser_takes(name: str) -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", section(name), re.MULTILINE)
     typed = {word for row in rows for word in re.findall(r"--[a-z-]+|^[A-Z]+$", row)}
     assert typed == PARSED[name]
+
+
+@pytest.mark.parametrize(
+    ("option", "default"),
+    [
+        ("--base TEXT", TrainConfig().base),
+        ("--adapter TEXT", TrainConfig().adapter.type),
+        ("--blocks SPEC", TrainConfig().adapter.blocks),
+        ("--steps N", TrainConfig().training.steps),
+        ("--batch-size N", TrainConfig().training.batch_size),
+        ("--lr F", TrainConfig().training.lr),
+        ("--seed N", TrainConfig().training.seed),
+    ],
+)
+def test_the_defaults_of_train_that_help_states_are_those_of_its_settings(option: str, default: object) -> None:
+    stated = re.search(rf"^\| `{option}` \| `([^`]+)` \|", section("bwlab train"), re.MULTILINE)
+    assert stated is not None
+    number = isinstance(default, int | float)
+    assert (float(stated[1]) if number else stated[1]) == default
 
 
 def test_everything_says_what_it_is_for() -> None:
