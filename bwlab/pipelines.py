@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 import logging
 import warnings
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.blocks.bases import EMBEDDED, embedded_folder
 from bwlab.blocks.scheme import BlockScheme, scheme_for
 from bwlab.errors import BwlabError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bwlab.plugins import PluginManager
 
-EMBEDDED = "emoji"
 AUTO = "auto"
 PIPELINE_CLASS = "StableDiffusionPipeline"
 NEEDED_FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -101,7 +100,7 @@ def base_folder(base: str | Path) -> Path:
     """Return the folder that `base` names; `BwlabError` if the embedded base is not part of this installation."""
     if str(base) != EMBEDDED:
         return Path(base).expanduser()
-    folder = Path(str(importlib.resources.files("bwlab"))) / "data" / "emoji_base"
+    folder = embedded_folder()
     if not (folder / "model_index.json").is_file():
         found = "this installation lacks the embedded base"
         raise BwlabError(f"--base {EMBEDDED}", found, "Build it with 'bwlab base build' or give a pipeline's folder")

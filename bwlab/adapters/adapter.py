@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bwlab.adapters.injection import LayerUse, hook_layers
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of
-from bwlab.adapters.modules import TextEncoders, layers_by_path
+from bwlab.adapters.modules import OTHER_ARCHITECTURE, TextEncoders, layers_by_path, require_layers
 from bwlab.adapters.scales import Scale, is_zero, layer_scale
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
@@ -156,27 +156,15 @@ def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = No
 
 def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, BaseLayer]) -> None:
     """Raises `BwlabError` unless the model has every adapted layer, in the right shape."""
-    missing = [path for path in layers if path not in model_layers]
-    if missing:
-        raise BwlabError(
-            f"attaching adapter {name}",
-            f"the model lacks {len(missing)} of its {len(layers)} layers, first {missing[0]}",
-            _missing_fix(missing),
-        )
+    require_layers(f"attaching adapter {name}", layers, model_layers, "attach it with the text encoder")
     wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]
     if wrong:
         here, wanted = tuple(model_layers[wrong[0]].weight.shape), layers[wrong[0]].weight_shape
         raise BwlabError(
             f"attaching adapter {name}",
             f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {wanted}, here {here}",
-            "It was made for another architecture: use the base model it was trained on",
+            OTHER_ARCHITECTURE,
         )
-
-
-def _missing_fix(missing: Sequence[str]) -> str:
-    if all(path.startswith(("te.", "te2.")) for path in missing):
-        return "It adapts the text encoder too: attach it with the text encoder"
-    return "It was made for another architecture: use the base model it was trained on"
 
 
 def _uses(adapters: Sequence[Attached]) -> dict[str, list[LayerUse]]:

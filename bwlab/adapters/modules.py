@@ -6,16 +6,18 @@ modules are named as transformers 5 names them, without `text_model.`: `te.encod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from torch import nn
 
 from bwlab.adapters.layer import BaseLayer
+from bwlab.errors import BwlabError
 
 TextEncoders: TypeAlias = nn.Module | Sequence[nn.Module] | None
 
 TEXT_MODEL = "text_model."
+OTHER_ARCHITECTURE = "It was made for another architecture: use the base model it was trained on"
 
 
 def text_encoder_list(text_encoder: TextEncoders) -> list[nn.Module]:
@@ -37,6 +39,24 @@ def layers_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[s
         named = _layers(encoder).items()
         layers |= {text_prefix(index) + path.removeprefix(TEXT_MODEL): layer for path, layer in named}
     return layers
+
+
+def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, BaseLayer], with_text: str) -> None:
+    """Raises `BwlabError` unless a model has a layer at every path of an adapter.
+
+    Args:
+        asked: what was to be done with the adapter.
+        paths: of its layers.
+        layers: of the model, by path.
+        with_text: what to do where only layers of the text encoder are missing.
+    """
+    missing = [path for path in paths if path not in layers]
+    if missing:
+        text_only = all(path.startswith(("te.", "te2.")) for path in missing)
+        found = f"the model lacks {len(missing)} of its {len(paths)} layers, first {missing[0]}"
+        raise BwlabError(
+            asked, found, f"It adapts the text encoder too: {with_text}" if text_only else OTHER_ARCHITECTURE
+        )
 
 
 def _layers(root: nn.Module) -> dict[str, BaseLayer]:

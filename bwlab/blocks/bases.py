@@ -58,9 +58,13 @@ def base_unet(base: str) -> BaseUnet:
     return BaseUnet(base, _read_config(file))
 
 
+def embedded_folder() -> Path:
+    """Return where the embedded base lies in this installation, whether it is there or not."""
+    return Path(str(files("bwlab").joinpath(EMBEDDED_FOLDER)))
+
+
 def _embedded_config() -> Mapping[str, object]:
-    folder = Path(str(files("bwlab").joinpath(EMBEDDED_FOLDER)))
-    file = folder / UNET_CONFIG
+    file = embedded_folder() / UNET_CONFIG
     if not file.is_file():
         fix = "Install bwlab again, or make it with 'bwlab base build'; sd14, sd21 and sdxl need no files"
         raise BwlabError(f"base {EMBEDDED!r}", "this installation lacks the embedded base model", fix)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of
-from bwlab.adapters.modules import TextEncoders, layers_by_path
+from bwlab.adapters.modules import TextEncoders, layers_by_path, require_layers
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
@@ -88,7 +88,7 @@ def load_adapter(
     _require_finite(f"loading {path}", tensors)
     modules = _by_path(tensors)
     model_layers = layers_by_path(unet, text_encoder)
-    _require_layers(path, modules, model_layers)
+    require_layers(f"loading adapter {path}", modules, model_layers, "load it with the text encoder")
     adapter_type = _type_of(path, file.metadata.get(TYPE_KEY), modules, model_layers, manager.adapter_types())
     layers = _build(path, adapter_type.load(), modules, model_layers)
     return Adapter(Path(path).stem, adapter_type.name, layers, scheme, dict(file.metadata)).eval()
@@ -114,19 +114,6 @@ def _by_path(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         name, leaf = split_key(key)
         modules.setdefault(path_of(name), {})[leaf] = tensor
     return modules
-
-
-def _require_layers(path: str | Path, modules: Mapping[str, object], layers: Mapping[str, BaseLayer]) -> None:
-    missing = [module for module in modules if module not in layers]
-    if not missing:
-        return
-    text_only = all(module.startswith(("te.", "te2.")) for module in missing)
-    text_fix = "It adapts the text encoder too: load it with the text encoder"
-    raise BwlabError(
-        f"loading adapter {path}",
-        f"the model lacks {len(missing)} of its {len(modules)} layers, first {missing[0]}",
-        text_fix if text_only else "It was made for another architecture: use the base model it was trained on",
-    )
 
 
 def _type_of(
