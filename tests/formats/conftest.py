@@ -1,4 +1,4 @@
-"""A small UNet with Stable Diffusion 1.x's blocks, and specs for it."""
+"""The small UNet that adapters are tested on, one with SDXL's blocks, and the plugins of files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,10 @@ from diffusers import UNet2DConditionModel
 import bwlab.formats.plugin
 import bwlab_locon.plugin
 import bwlab_lora.plugin
-from bwlab.blocks.scheme import BlockScheme, scheme_for
 from bwlab.plugins import PluginManager, build_manager
+from tests.adapters.conftest import scheme, unet
 
-
-@pytest.fixture(scope="session")
-def unet() -> UNet2DConditionModel:
-    """4-1-4 blocks with two layers each, 16 x 16 latents; untrained, frozen."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(8, 12, 16, 20),
-            layers_per_block=2,
-            cross_attention_dim=24,
-            attention_head_dim=4,
-            norm_num_groups=4,
-        )
-    return model.eval().requires_grad_(False)
+__all__ = ["manager", "scheme", "sdxl_unet", "unet"]
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +33,6 @@ def sdxl_unet() -> UNet2DConditionModel:
             use_linear_projection=True,
         )
     return model.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="session")
-def scheme(unet: UNet2DConditionModel) -> BlockScheme:
-    """The block scheme of `unet`."""
-    return scheme_for(dict(unet.config))
 
 
 @pytest.fixture(scope="session")
