@@ -31,11 +31,11 @@ class DemoPlan:
     identity_blocks: str = "all=16"
     style_blocks: str = "all=16"
     upper_blocks: str = "upper=16"
-    identity_steps: int = 400
-    style_steps: int = 500
+    identity_steps: int = 200
+    style_steps: int = 400
     batch_size: int = 8
     lr: float = 1e-3
-    cfg: float = 5.0
+    cfg: float = 3.0
     sampling_steps: int = 25
     seeds: int = 4
     seed: int = 0
