@@ -31,8 +31,8 @@ class DemoPlan:
     identity_blocks: str = "all=16"
     style_blocks: str = "all=16"
     upper_blocks: str = "upper=16"
-    identity_steps: int = 200
-    style_steps: int = 400
+    identity_steps: int = 100
+    style_steps: int = 150
     batch_size: int = 8
     lr: float = 1e-3
     cfg: float = 3.0
