@@ -74,7 +74,8 @@ def load_training_set(config: DataConfig, pipe: StableDiffusionPipeline, console
     cache = TensorCache(Path(config.cache) if config.cache else default_cache())
     side = picture_side(pipe, config.resolution)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Off a terminal a transient bar would leave an empty line before the error.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("encoding pictures", total=len(examples))
         encoded = encode_pictures(examples, pipe.vae, side, cache, lambda: progress.advance(task))
     whole = whole_examples(examples, encoded, config, console)
