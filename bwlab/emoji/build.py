@@ -204,6 +204,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
     import copy
 
     halved = copy.deepcopy(pipeline).to(torch.float16)
+    halved.vae.register_to_config(_name_or_path="")  # else the work folder's path is written into the config
     halved.save_pretrained(out)
     for file in out.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes them readable by their owner alone
