@@ -19,7 +19,8 @@ from bwlab.formats.atomic import write_atomically
 from bwlab.formats.folders import make_folder
 from bwlab.generation.png import write_png
 from bwlab.training import Existing, TrainConfig, train
-from bwlab.training.config import AdapterConfig, CheckpointConfig, DataConfig, OptimizerConfig, PreviewConfig
+from bwlab.training.config import AdapterConfig, CheckpointConfig, OptimizerConfig, PreviewConfig
+from bwlab.training.data_config import DataConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,67 +1,12 @@
-"""The settings of a training run, checked when they are made."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from bwlab.errors import BwlabError
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-Number = TypeVar("Number", int, float)
-
-
-class SettingError(BwlabError):
-    """A setting with a value it cannot have.
-
-    Args:
-        key: the setting's name within its section.
-        value: what it was set to.
-        found: what is wrong with that.
-        fix: what to give instead.
-    """
-
-    def __init__(self, key: str, value: object, found: str, fix: str) -> None:
-        super().__init__(f"{key} = {value}", found, fix)
-        self.key = key
-
-
-def bounded(
-    default: Number, *, least: float | None = None, above: float | None = None, most: float | None = None
-) -> Number:
-    """Return a dataclass field for a number with bounds, which `Section` checks."""
-    return field(default=default, metadata={"least": least, "above": above, "most": most})
-
-
-def check_number(key: str, value: float, bounds: Mapping[str, float | None]) -> None:
-    """Raise SettingError unless ``value`` is finite and within ``bounds`` (``least``, ``above``, ``most``)."""
-    least, above, most = (bounds.get(name) for name in ("least", "above", "most"))
-    wanted = [f"at least {least:g}"] if least is not None else []
-    wanted += [f"above {above:g}"] if above is not None else []
-    wanted += [f"at most {most:g}"] if most is not None else []
-    inside = (
-        math.isfinite(value)
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (most is None or value <= most)
-    )
-    if not inside:
-        rule = " and ".join(["a finite number", *wanted])
-        raise SettingError(key, value, "out of range", f"Give {rule}")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A group of settings whose numbers are checked against their bounds."""
-
-    def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value = self.__dict__[entry.name]
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                check_number(entry.name, value, entry.metadata)
+from bwlab.training.data_config import DataConfig, RegularisationConfig
+from bwlab.training.section import Section, bounded, choice, maybe
 
 
 @dataclass(frozen=True)
@@ -73,61 +18,99 @@ class AdapterConfig(Section):
         blocks: the rank of each block, in the grammar of block specs.
         alpha: the delta is scaled by ``alpha / rank``; none means each module's own rank, a scale of 1 everywhere.
         options: further options of the adapter type.
+        initial: an adapter file to go on from, with the same blocks and ranks.
     """
 
     type: str = "locon"
     blocks: str = "all=16"
-    alpha: float | None = field(default=None, metadata={"above": 0.0})
+    alpha: float | None = maybe(above=0.0)
     options: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DataConfig(Section):
-    """What it is trained on.
-
-    Attributes:
-        folder: images with a ``.txt`` caption beside each.
-        caption: the caption of images that have none; without it a missing caption is an error.
-        repeats: times each image counts in an epoch, unless its folder is named ``25_name`` and so says it.
-        resolution: side of the square pictures in pixels; none means the base's own.
-        skip_broken: leave unreadable images out with a warning instead of stopping.
-        cache: folder of the latents and text embeddings; none means the user's cache folder.
-    """
-
-    folder: str = ""
-    caption: str | None = None
-    repeats: int = bounded(1, least=1, most=100_000)
-    resolution: int | None = field(default=None, metadata={"least": 8, "most": 8192})
-    skip_broken: bool = False
-    cache: str | None = None
+    initial: str | None = None
 
 
 @dataclass(frozen=True)
 class OptimizerConfig(Section):
-    """How long and how fast it learns.
+    """How long, how fast and in which way it learns.
 
     Attributes:
         steps: optimiser steps.
-        batch_size: pictures a step.
-        lr: learning rate of AdamW.
-        weight_decay: of AdamW.
+        batch_size: pictures a step, for each process.
+        accumulation: batches whose gradients make one step.
+        optimizer: ``adamw``, ``adafactor`` or ``prodigy`` (which finds its own rate: leave ``lr`` at 1).
+        optimizer_options: further arguments of the optimiser.
+        lr: learning rate.
+        block_lr: rates of single blocks, in the grammar of block specs; the others have ``lr``.
+        schedule: how the rate changes over the run.
+        warmup: steps over which the rate rises from 0.
+        cycles: of the cosine with restarts.
+        weight_decay: of the optimiser.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
-        precision: ``fp32``, ``bf16``, ``fp16`` (autocast) or ``auto``: fp32 on a CPU, half precision on a GPU.
+        min_snr_gamma: cap of the loss weight by signal to noise (arXiv 2303.09556, 3.4); none weighs all steps alike.
+        noise_offset: added noise that is the same over each channel; 0 adds none.
+        precision: ``fp32``, ``bf16``, ``fp16`` (autocast) or ``auto``: whichever is fast on the device.
+        gradient_checkpointing: recompute activations in the backward pass, only where a gradient flows.
+        gradient_path: ``exact``, or ``skip``: the inner blocks run without a graph (an approximation; see the docs).
+        compile: compile the UNet with torch.compile.
+        ema: decay of the moving average of the adapter that is saved; 0 saves the last weights.
+        device: ``auto`` or a device as PyTorch names it.
         seed: of the adapter's start, the order of pictures, noise and timesteps.
     """
 
     steps: int = bounded(1000, least=1)
     batch_size: int = bounded(4, least=1, most=65_536)
+    accumulation: int = bounded(1, least=1, most=65_536)
+    optimizer: str = choice("adamw", "adamw", "adafactor", "prodigy")
+    optimizer_options: Mapping[str, object] = field(default_factory=dict)
     lr: float = bounded(5e-4, above=0.0)
+    block_lr: str | None = None
+    schedule: str = choice("constant", "constant", "linear", "cosine", "cosine_restarts", "polynomial")
+    warmup: int = bounded(0, least=0)
+    cycles: int = bounded(1, least=1, most=1000)
     weight_decay: float = bounded(0.01, least=0.0)
     max_grad_norm: float = bounded(1.0, least=0.0)
-    precision: str = "auto"
+    min_snr_gamma: float | None = maybe(above=0.0)
+    noise_offset: float = bounded(0.0, least=0.0, most=1.0)
+    precision: str = choice("auto", "auto", "fp32", "bf16", "fp16")
+    gradient_checkpointing: bool = False
+    gradient_path: str = choice("exact", "exact", "skip")
+    compile: bool = False
+    ema: float = bounded(0.0, least=0.0, most=0.999999)
+    device: str = "auto"
     seed: int = bounded(0, least=0, most=2**63 - 1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.precision not in PRECISIONS:
-            raise SettingError("precision", self.precision, "unknown", f"Choose from {', '.join(PRECISIONS)}")
+
+@dataclass(frozen=True)
+class TokensConfig(Section):
+    """Textual inversion (arXiv 2208.01618): new words whose embeddings are trained, with the adapter or alone.
+
+    Attributes:
+        words: the new words, as captions write them; none trains no embeddings.
+        initial: the word or words whose embeddings they start from.
+        vectors: embeddings a word.
+        lr: learning rate of the embeddings.
+        alone: train the embeddings only, without an adapter.
+    """
+
+    words: tuple[str, ...] = ()
+    initial: str = ""
+    vectors: int = bounded(1, least=1, most=64)
+    lr: float = bounded(5e-3, above=0.0)
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class TrackingConfig(Section):
+    """Where accelerate's trackers report to, beside ``log.jsonl``.
+
+    Attributes:
+        trackers: ``tensorboard``, ``wandb``.
+        project: name of the project there.
+        run: name of the run there; none means the name of the run's folder.
+    """
+
+    trackers: tuple[str, ...] = ()
+    project: str = "bwlab"
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,14 +154,17 @@ class TrainConfig:
     """All settings of a training run.
 
     Attributes:
-        base: ``emoji`` (the embedded model) or the folder of a diffusers pipeline.
+        base: ``emoji`` (the embedded model), the folder of a diffusers pipeline, a single-file checkpoint or a hub id.
         out: folder of the run.
     """
 
     base: str = "emoji"
     out: str = ""
     adapter: AdapterConfig = AdapterConfig()
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
+    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
     training: OptimizerConfig = OptimizerConfig()
+    tokens: TokensConfig = TokensConfig()
     preview: PreviewConfig = PreviewConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()

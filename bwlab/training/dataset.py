@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bwlab.errors import BwlabError
-from bwlab.training.config import DataConfig
+from bwlab.training.data_config import DataConfig
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 REPEATS_FOLDER = re.compile(r"(\d+)_.*")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bwlab.errors import BwlabError
-from bwlab.training.config import Section, SettingError, TrainConfig
+from bwlab.training.config import TrainConfig
 from bwlab.training.presets import preset
+from bwlab.training.section import Section, SettingError
 from bwlab.training.values import Typed, converted
-
-OPTIONS = "adapter.options."
 
 
 @dataclass(frozen=True)
@@ -95,37 +94,43 @@ def sections() -> dict[str, type[Section]]:
 
 
 def known_keys() -> dict[str, object]:
-    """Return every dotted key with its type, but for the free options of an adapter type."""
+    """Return every dotted key with its type; one of a free table, whose own keys are not known, has a mapping's."""
     keys = {name: kind for name, kind in typing.get_type_hints(TrainConfig).items() if name not in sections()}
     for name, section in sections().items():
         keys |= {f"{name}.{entry}": hint for entry, hint in typing.get_type_hints(section).items()}
-    del keys[OPTIONS[:-1]]
     return keys
 
 
-def unknown_key(setting: Setting, keys: Iterable[str]) -> BwlabError:
+def free_tables() -> tuple[str, ...]:
+    """Return the dotted keys of the tables that take any key, such as ``adapter.options``."""
+    return tuple(key for key, kind in known_keys().items() if typing.get_origin(kind) is Mapping)
+
+
+def unknown_key(setting: Setting, keys: Collection[str]) -> BwlabError:
     """Return the error for a key that does not exist, with the nearest one that does."""
     known = sorted(keys)
     near = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.4)
-    within = [key for key in known if key.endswith(f".{setting.key.rpartition('.')[2]}")]
+    # In the order of the configuration: `lr` alone means the optimiser's.
+    within = [key for key in keys if key.endswith(f".{setting.key.rpartition('.')[2]}")]
     hint = f"Did you mean {(within or near)[0]}?" if within or near else f"Known keys: {', '.join(known)}"
     return BwlabError(f"{setting.origin}: {setting.key}", "unknown key", hint)
 
 
 def build(settings: Iterable[Setting]) -> TrainConfig:
     """Return the configuration that ``settings`` make, the later of two for one key."""
-    keys, chosen = known_keys(), {setting.key: setting for setting in settings}
+    free = free_tables()
+    keys = {key: kind for key, kind in known_keys().items() if key not in free}
+    chosen = {setting.key: setting for setting in settings}
     values: dict[str, Any] = {}
-    options: dict[str, object] = {}
     for key, setting in chosen.items():
-        if key.startswith(OPTIONS):
-            options[key.removeprefix(OPTIONS)] = converted(key, setting.value, object, setting.origin)
+        table = next((table for table in free if key.startswith(f"{table}.")), None)
+        if table is not None:
+            option = key.removeprefix(f"{table}.")
+            values.setdefault(table, {})[option] = converted(key, setting.value, object, setting.origin)
         elif key not in keys:
             raise unknown_key(setting, keys)
         else:
             values[key] = converted(key, setting.value, keys[key], setting.origin)
-    if options:
-        values[OPTIONS[:-1]] = options
     made = {name: build_section(name, section, values, chosen) for name, section in sections().items()}
     plain = {key: value for key, value in values.items() if "." not in key}
     return TrainConfig(**plain, **made)

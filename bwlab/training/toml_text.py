@@ -15,9 +15,8 @@ def toml_text(config: TrainConfig) -> str:
     tables: dict[str, dict[str, object]] = {"": {}}
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, dict):
-            options = value.pop("options", {})
-            tables[name] = value
-            tables |= {f"{name}.options": options} if options else {}
+            tables[name] = {key: entry for key, entry in value.items() if not isinstance(entry, dict)}
+            tables |= {f"{name}.{key}": entry for key, entry in value.items() if isinstance(entry, dict) and entry}
         else:
             tables[""][name] = value
     return "\n".join(table_text(name, table) for name, table in tables.items())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bwlab.errors import BwlabError
 from bwlab.training.cache import Posterior, TensorCache, default_cache, encode_captions, encode_pictures
-from bwlab.training.config import DataConfig
+from bwlab.training.data_config import DataConfig
 from bwlab.training.dataset import Example, read_dataset
 from bwlab.training.pictures import UnreadablePicture
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bwlab.errors import BwlabError
 from bwlab.training.cache import TensorCache, module_hash, read_tensors
-from bwlab.training.config import DataConfig
+from bwlab.training.data_config import DataConfig
 from bwlab.training.pictures import read_picture
 from bwlab.training.training_set import TrainingSet, load_training_set
 from tests.training.small_data import WriteData

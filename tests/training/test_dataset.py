@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.training.config import DataConfig
+from bwlab.training.data_config import DataConfig
 from bwlab.training.dataset import dataset_hash, read_dataset
 from bwlab.training.pictures import UnreadablePicture, read_picture
 from tests.training.small_data import WriteData

@@ -13,11 +13,11 @@ from bwlab.errors import BwlabError
 from bwlab.training.config import (
     AdapterConfig,
     CheckpointConfig,
-    DataConfig,
     OptimizerConfig,
     PreviewConfig,
     TrainConfig,
 )
+from bwlab.training.data_config import DataConfig
 from bwlab.training.sources import read_config
 from bwlab.training.toml_text import toml_text
 
