@@ -89,3 +89,53 @@ def benchmark_command(
 
     write_benchmark(_work_folder(work), out)
     typer.echo(f"The benchmark lies in {out}.")
+
+
+@app.command("scorer")
+def scorer_command(
+    out: Annotated[Path, typer.Option(help="The open_clip folder to write.")] = Path("emoji_scorer"),
+    work: WorkOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3_000,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> None:
+    """Train the scorer of identities and styles, a small open_clip model; continues from its last checkpoint."""
+    from rich.console import Console
+
+    from bwlab.emoji.companions import CompanionConfig, build_scorer
+
+    console = Console(stderr=True)
+    build_scorer(CompanionConfig(out, _work_folder(work), steps, seed), console)
+    console.print(f"The scorer lies in {out}; open_clip loads it as local-dir:{out}.", soft_wrap=True)
+
+
+@app.command("measure-scorer")
+def measure_scorer_command(
+    folder: Annotated[Path | None, typer.Argument(help="An open_clip folder [default: the shipped one].")] = None,
+    work: WorkOption = None,
+) -> None:
+    """Measure how well the scorer knows unseen identities and styles, with controls."""
+    from rich.console import Console
+
+    from bwlab.emoji.companions import shipped
+    from bwlab.emoji.measure_scorer import measure_scorer, scorer_table
+
+    report = measure_scorer(folder if folder is not None else shipped("emoji_scorer"), _work_folder(work))
+    Console().print(scorer_table(report))
+
+
+@app.command("controlnet")
+def controlnet_command(
+    out: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = Path("emoji_controlnet"),
+    base: Annotated[str, typer.Option(help="'emoji' or a pipeline folder.")] = "emoji",
+    work: WorkOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2_500,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> None:
+    """Train the embedded base's ControlNet on edges of emoji art; continues from its last checkpoint."""
+    from rich.console import Console
+
+    from bwlab.emoji.companions import CompanionConfig, build_controlnet
+
+    console = Console(stderr=True)
+    build_controlnet(CompanionConfig(out, _work_folder(work), steps, seed), base, console)
+    console.print(f"The ControlNet lies in {out}.", soft_wrap=True)
