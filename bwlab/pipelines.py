@@ -10,17 +10,19 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bwlab.blocks.bases import EMBEDDED, embedded_folder
 from bwlab.blocks.scheme import BlockScheme, scheme_for
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-    from torch import Tensor
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from torch import Tensor, nn
 
     from bwlab.plugins import PluginManager
+
+    Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 AUTO = "auto"
 PIPELINE_CLASS = "StableDiffusionPipeline"
@@ -180,12 +182,17 @@ def base_scheme(pipe: StableDiffusionPipeline, manager: PluginManager) -> BlockS
     return scheme_for(config, manager.block_schemes())
 
 
-def weights_hash(pipe: StableDiffusionPipeline) -> str:
-    """Return the SHA-256 (hex) of the UNet's weights: of every tensor's name, shape and float32 bytes, by name.
+def weights_hash(pipe: Pipeline) -> str:
+    """Return the SHA-256 (hex) of the UNet's weights, which tells bases apart; see `module_hash`."""
+    return module_hash(pipe.unet)
+
+
+def module_hash(module: nn.Module) -> str:
+    """Return the SHA-256 (hex) of a model's weights: of every tensor's name, shape and float32 bytes, by name.
 
     The same weights have the same hash whether they came from a half- or full-precision file.
     """
-    state = sorted(pipe.unet.state_dict().items())
+    state = sorted(module.state_dict().items())
     # hashlib lets go of the interpreter lock, so several tensors are hashed at once.
     with ThreadPoolExecutor() as pool:
         digests = list(pool.map(lambda entry: _tensor_digest(*entry), state))

@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # Read once, when torch is first imported: on models this small several threads only wait for each other, and on a busy
 # machine for minutes.
@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_TOKENS = 16
 TINY_WIDTH = 32
+XL_SECOND_WIDTH = 24
+XL_POOLED_WIDTH = 20
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
@@ -48,6 +50,49 @@ def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     return CLIPTextModel(config)
+
+
+def tiny_second_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """Return an untrained two-layer CLIPTextModelWithProjection of width 24, whose pooled text has width 20."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=XL_SECOND_WIDTH,
+        projection_dim=XL_POOLED_WIDTH,
+        intermediate_size=2 * XL_SECOND_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        max_position_embeddings=TINY_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_act="gelu",
+    )
+    return CLIPTextModelWithProjection(config)
+
+
+def tiny_xl_unet() -> UNet2DConditionModel:
+    """Return an untrained UNet with the 3-1-3 blocks of SDXL, for 8 x 8 latents of 4 channels."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 12, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        cross_attention_dim=TINY_WIDTH + XL_SECOND_WIDTH,
+        attention_head_dim=(2, 3, 4),
+        transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=6,
+        projection_class_embeddings_input_dim=XL_POOLED_WIDTH + 6 * 6,
+    )
 
 
 def tiny_autoencoder() -> AutoencoderKL:
@@ -107,5 +152,33 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         requires_safety_checker=False,
     )
     folder = tmp_path_factory.mktemp("tiny_pipeline")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_xl_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random SDXL pipeline: 32 px pictures, 8 x 8 latents, 3-1-3 blocks, two text encoders."""
+    import torch
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, second = tiny_text_encoder(tokenizer), tiny_second_text_encoder(tokenizer)
+        vae, unet = tiny_autoencoder(), tiny_xl_unet()
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+        add_watermarker=False,
+    )
+    folder = tmp_path_factory.mktemp("tiny_xl_pipeline")
     pipeline.save_pretrained(folder)
     return folder

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bwlab", "bwlab.errors", "bwlab.hookspecs", "bwlab.records", "bwlab.registry"),
     ("bwlab.blocks", "bwlab.formats", "bwlab.lowrank"),
     ("bwlab.adapters", "bwlab.formats.kohya", "bwlab.formats.plugin", "bwlab.loading", "bwlab.plugins"),
-    ("bwlab.benchmark", "bwlab.pipelines", "bwlab.scaffold", "bwlab.testing"),
+    ("bwlab.benchmark", "bwlab.conditioning", "bwlab.pipelines", "bwlab.scaffold", "bwlab.testing"),
     ("bwlab.emoji", "bwlab.generation", "bwlab.training"),
     ("bwlab.demo",),
     ("bwlab.cli",),
