@@ -140,7 +140,8 @@ class GatedUNet:
                 return_dict=False,
             )[0]
         last = self.stages[-1]
-        return output.unflatten(0, (last.groups, count))[list(last.group_of)]
+        apart: Tensor = output.unflatten(0, (last.groups, count))
+        return apart[list(last.group_of)]
 
     @contextmanager
     def _gated(self, count: int, on_block: OnBlock | None) -> Iterator[None]:

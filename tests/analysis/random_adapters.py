@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.blocks.scheme import scheme_for
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins import build_manager
+from bwlab_analysis.probes import scheme_of
 
 
 def random_adapter(unet: nn.Module, kind: str, ranks: str, seed: int, size: float = 0.3) -> Adapter:
     """Return an adapter whose every number is random: unlike a fresh one it does something."""
-    scheme = scheme_for(dict(unet.config))  # type: ignore[call-overload]  # of diffusers' models
+    scheme = scheme_of(unet)
     generator = torch.Generator().manual_seed(seed)
     adapter = create_adapter(
         unet,
