@@ -36,9 +36,9 @@ class OptimizerConfig(Section):
         steps: optimiser steps.
         batch_size: pictures a step, for each process.
         accumulation: batches whose gradients make one step.
-        optimizer: ``adamw``, ``adafactor`` or ``prodigy`` (which finds its own rate: leave ``lr`` at 1).
+        optimizer: ``adamw``, ``adafactor`` or ``prodigy``, which finds its own rate.
         optimizer_options: further arguments of the optimiser.
-        lr: learning rate.
+        lr: learning rate; none means 5e-4, or for ``prodigy``, where it is a factor of the rate it finds, 1.
         block_lr: rates of single blocks, in the grammar of block specs; the others have ``lr``.
         schedule: how the rate changes over the run.
         warmup: steps over which the rate rises from 0.
@@ -51,7 +51,7 @@ class OptimizerConfig(Section):
         gradient_checkpointing: recompute activations in the backward pass, only where a gradient flows.
         gradient_path: ``exact``, or ``skip``: the inner blocks run without a graph (an approximation; see the docs).
         compile: compile the UNet with torch.compile.
-        ema: decay of the moving average of the adapter that is saved; 0 saves the last weights.
+        ema: decay of the moving average of what is trained, which is saved instead; 0 saves the last weights.
         device: ``auto`` or a device as PyTorch names it.
         seed: of the adapter's start, the order of pictures, noise and timesteps.
     """
@@ -61,7 +61,7 @@ class OptimizerConfig(Section):
     accumulation: int = bounded(1, least=1, most=65_536)
     optimizer: str = choice("adamw", "adamw", "adafactor", "prodigy")
     optimizer_options: Mapping[str, object] = field(default_factory=dict)
-    lr: float = bounded(5e-4, above=0.0)
+    lr: float | None = maybe(above=0.0)
     block_lr: str | None = None
     schedule: str = choice("constant", "constant", "linear", "cosine", "cosine_restarts", "polynomial")
     warmup: int = bounded(0, least=0)
@@ -78,6 +78,11 @@ class OptimizerConfig(Section):
     device: str = "auto"
     seed: int = bounded(0, least=0, most=2**63 - 1)
 
+    def rate(self) -> float:
+        """Return the learning rate: ``lr``, or the optimiser's usual one."""
+        usual = 1.0 if self.optimizer == "prodigy" else 5e-4
+        return usual if self.lr is None else self.lr
+
 
 @dataclass(frozen=True)
 class TokensConfig(Section):
@@ -85,16 +90,16 @@ class TokensConfig(Section):
 
     Attributes:
         words: the new words, as captions write them; none trains no embeddings.
-        initial: the word or words whose embeddings they start from.
+        initial: the text whose embeddings they start from; none means that of ``*``.
         vectors: embeddings a word.
-        lr: learning rate of the embeddings.
+        lr: learning rate of the embeddings; none means 5e-3, or for ``prodigy`` that of the adapter.
         alone: train the embeddings only, without an adapter.
     """
 
     words: tuple[str, ...] = ()
     initial: str = ""
     vectors: int = bounded(1, least=1, most=64)
-    lr: float = bounded(5e-3, above=0.0)
+    lr: float | None = maybe(above=0.0)
     alone: bool = False
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bwlab.errors import BwlabError
+from bwlab.pipelines import AUTO, chosen_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,15 +29,27 @@ def mixed_precision(precision: str, device: str) -> str:
     return "no" if precision == "fp32" else precision
 
 
-def new_accelerator(precision: str) -> Accelerator:
-    """Return an accelerator for the machine's device; BwlabError if it cannot compute in ``precision``."""
+def new_accelerator(precision: str, device: str = AUTO) -> Accelerator:
+    """Return an accelerator for a device, and for the processes that a launcher started.
+
+    Raises:
+        BwlabError: there is no such device here, or it cannot compute in ``precision``.
+    """
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
 
-    kind = mixed_precision(precision, PartialState().device.type)
-    # accelerate keeps the first precision for the life of the process; each run has its own.
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=kind)
+    name = chosen_device(device)
+    on_cpu = torch.device(name).type == "cpu"
+    # accelerate keeps the first device and precision for the life of the process; each run has its own.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    state = PartialState(cpu=on_cpu)
+    if device != AUTO and not on_cpu:
+        if state.num_processes > 1 and torch.device(name).index is not None:
+            found = f"the run has {state.num_processes} processes, each with a device of its own"
+            raise BwlabError(f"--device {device}", found, "Leave it out")
+        if state.num_processes == 1:
+            state.device = torch.device(name)
+    return Accelerator(mixed_precision=mixed_precision(precision, state.device.type), cpu=on_cpu)
 
 
 def use_fast_attention(unet: nn.Module, mixed: str, device: str) -> None:

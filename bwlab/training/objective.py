@@ -5,58 +5,76 @@ Source: DDPM (Ho et al. 2020), equation 14, with the targets of Salimans and Ho 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from bwlab.conditioning import TextBatch
 from bwlab.errors import BwlabError
-from bwlab.training.training_set import TrainingSet
+from bwlab.training.loss_weights import min_snr_weights, signal_to_noise
+from bwlab.training.training_set import Drawn
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from diffusers import DDPMScheduler
+
+    from bwlab.pipelines import Pipeline
 
 TARGETS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from.
+    """What one process learns from at once.
 
     Attributes:
         examples: indices into the training set.
+        captions: of the examples.
         latents: ``(batch, channels, h, w)`` clean.
         noise: what was added, the same shape.
         timesteps: ``(batch,)`` int64.
         noisy: latents at those timesteps.
-        context: ``(batch, tokens, width)`` text embeddings.
         target: what the prediction is compared with, shaped as ``latents``.
+        weights: ``(batch,)`` of the losses.
+        sizes: ``(batch, 6)`` time ids, which SDXL is conditioned on.
     """
 
     examples: tuple[int, ...]
+    captions: tuple[str, ...]
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     noisy: Tensor
-    context: Tensor
     target: Tensor
+    weights: Tensor
+    sizes: Tensor
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, text: TextBatch) -> dict[str, Tensor]:
         """Return what plugins see, by the names of the hook ``bwlab_extra_losses``."""
         return {
             "latents": self.latents,
             "noise": self.noise,
             "timesteps": self.timesteps,
-            "text": self.context,
+            "text": text.context,
             "noisy": self.noisy,
             "target": self.target,
         }
 
+    def rows(self, rows: slice) -> Batch:
+        """Return a part of the batch."""
+        parts: dict[str, Any] = {name: value[rows] for name, value in vars(self).items()}
+        return replace(self, **parts)
 
-def noise_schedule(pipe: StableDiffusionPipeline) -> DDPMScheduler:
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def noise_schedule(pipe: Pipeline) -> DDPMScheduler:
     """Return the schedule the base was trained with; BwlabError if its prediction type is not known."""
     from diffusers import DDPMScheduler
 
@@ -75,26 +93,47 @@ def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, tim
     return noise if kind == "epsilon" else latents
 
 
-def draw_batch(
-    data: TrainingSet, indices: Sequence[int], schedule: DDPMScheduler, generator: torch.Generator, device: torch.device
+def noised(
+    drawn: Drawn,
+    schedule: DDPMScheduler,
+    generator: torch.Generator,
+    *,
+    offset: float = 0.0,
+    gamma: float | None = None,
 ) -> Batch:
-    """Return one step's batch; everything random is drawn on the CPU, so that every device sees the same."""
-    chosen = torch.tensor(indices)
-    means = data.means[chosen]
-    latents = means + data.deviations[chosen] * torch.randn(means.shape, generator=generator)
-    noise = torch.randn(means.shape, generator=generator)
-    timesteps = torch.randint(schedule.config.num_train_timesteps, (len(chosen),), generator=generator)
+    """Return drawn examples with noise; everything random is drawn on the CPU, so that every device sees the same.
+
+    Args:
+        drawn: the examples.
+        schedule: of the noise.
+        generator: on the CPU.
+        offset: strength of added noise that is the same over each channel.
+        gamma: cap of the loss weights by signal to noise; None leaves the weights of the examples.
+    """
+    shape = drawn.means.shape
+    latents = drawn.means + drawn.deviations * torch.randn(shape, generator=generator)
+    noise = torch.randn(shape, generator=generator)
+    timesteps = torch.randint(schedule.config.num_train_timesteps, (shape[0],), generator=generator)
+    if offset:
+        noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
+    weights = drawn.weights.float()
+    if gamma is not None:
+        snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
+        weights = weights * min_snr_weights(snr, gamma, schedule.config.prediction_type).float()
     return Batch(
-        tuple(indices),
-        latents.to(device),
-        noise.to(device),
-        timesteps.to(device),
-        schedule.add_noise(latents, noise, timesteps).to(device),
-        data.contexts[data.caption_of[chosen]].to(device),
-        training_target(schedule, latents, noise, timesteps).to(device),
+        drawn.indices,
+        drawn.captions,
+        latents,
+        noise,
+        timesteps,
+        schedule.add_noise(latents, noise, timesteps),
+        training_target(schedule, latents, noise, timesteps),
+        weights,
+        drawn.sizes,
     )
 
 
 def prediction_loss(prediction: Tensor, batch: Batch) -> Tensor:
-    """Return the mean squared error of a prediction, a scalar in float32."""
-    return functional.mse_loss(prediction.float(), batch.target.float())
+    """Return the mean squared error of a prediction, a scalar in float32; each example counts by its weight."""
+    errors = (prediction.float() - batch.target.float()).square().mean(dim=(1, 2, 3))
+    return (errors * batch.weights).mean()

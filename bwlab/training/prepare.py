@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import BlockSpec, parse_spec
-from bwlab.errors import BwlabError
+from bwlab.blocks.spec import parse_spec
+from bwlab.conditioning import text_encoders
 from bwlab.pipelines import base_scheme, load_base, weights_hash
-from bwlab.training.config import AdapterConfig, TrainConfig
-from bwlab.training.dataset import dataset_hash
+from bwlab.training.cache import TensorCache, default_cache, encode_captions
+from bwlab.training.config import TrainConfig
 from bwlab.training.device import new_accelerator, use_fast_attention
+from bwlab.training.initial import start_from
+from bwlab.training.lasting import lasting_settings
+from bwlab.training.learned import Learned
 from bwlab.training.objective import noise_schedule
+from bwlab.training.optimizers import checked_options
+from bwlab.training.processes import Team
 from bwlab.training.randomness import generator_for
+from bwlab.training.schedules import rate_factor
+from bwlab.training.texts import Texts, one_row
+from bwlab.training.tokens import new_words, require_used
+from bwlab.training.tracking import check_trackers
 from bwlab.training.training_set import TrainingSet, load_training_set
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from diffusers import DDPMScheduler, StableDiffusionPipeline
+    from diffusers import DDPMScheduler
 
+    from bwlab.pipelines import Pipeline
     from bwlab.plugins import PluginManager
 
 
@@ -33,79 +43,105 @@ class Prepared:
 
     Attributes:
         accelerator: device and precision.
+        team: the run's processes.
         pipe: the frozen base, on the device.
         schedule: the noise the base was trained with.
         base_hash: of the base's weights.
-        adapter: fresh, on the device, in float32.
+        learned: what is trained, on the device, in float32.
         data: the encoded examples.
+        texts: the embeddings of captions.
     """
 
     accelerator: Accelerator
-    pipe: StableDiffusionPipeline
+    team: Team
+    pipe: Pipeline
     schedule: DDPMScheduler
     base_hash: str
-    adapter: Adapter
+    learned: Learned
     data: TrainingSet
+    texts: Texts
 
     def lasting_settings(self, config: TrainConfig) -> dict[str, str]:
         """Return what must stay the same for a run to be resumed, by name."""
-        training = config.training
         return {
-            "adapter.type": config.adapter.type,
-            "adapter.blocks": config.adapter.blocks,
-            "adapter.alpha": str(config.adapter.alpha),
-            "adapter.options": str(sorted(config.adapter.options.items())),
-            "training.batch_size": str(training.batch_size),
-            "training.lr": str(training.lr),
-            "training.weight_decay": str(training.weight_decay),
-            "training.max_grad_norm": str(training.max_grad_norm),
-            "training.seed": str(training.seed),
+            **lasting_settings(config),
+            **self.data.lasting_settings(),
             "precision": self.accelerator.mixed_precision,
-            "resolution": str(tuple(self.data.means.shape[2:])),
+            "processes": str(self.team.size),
             "the base's weights": self.base_hash,
-            "the data": dataset_hash(self.data.examples),
         }
+
+
+def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
+    """Raise BwlabError for what can be seen without loading anything."""
+    manager.adapter_type(config.adapter.type)
+    checked_options(config.training.optimizer, config.training.optimizer_options)
+    rate_factor(config.training)
+    check_trackers(config.tracking)
 
 
 def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Prepared:
     """Load and check everything; cheap checks come first. BwlabError for whatever is wrong."""
-    adapter_type = manager.adapter_type(config.adapter.type)
-    accelerator = new_accelerator(config.training.precision)
-    pipe = load_base(config.base)
-    base_hash = weights_hash(pipe)
+    check_settings_alone(config, manager)
+    accelerator = new_accelerator(config.training.precision, config.training.device)
+    team = Team(accelerator)
+    with team.together():
+        pipe = load_base(config.base)
+        base_hash = weights_hash(pipe)
+        learned = new_learned(config, pipe, manager)
+        schedule = noise_schedule(pipe)
+        freeze(pipe, accelerator)
+    with team.main_first():  # what it keeps on disk, the others find there
+        data = load_training_set(config.data, pipe, console if team.is_main else Console(quiet=True))
+        texts = caption_texts(config, pipe, learned, data)
+    if learned.words is not None:
+        require_used(learned.words, [example.caption for example in data.examples])
+    learned.to(accelerator.device)
+    return Prepared(accelerator, team, pipe, schedule, base_hash, learned, data, texts)
+
+
+def new_learned(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Learned:
+    """Return what the run trains, at its start, on the CPU."""
+    words = new_words(config.tokens, pipe)
     scheme = base_scheme(pipe, manager)
+    if config.tokens.alone:
+        return Learned(Adapter(config.adapter.type, config.adapter.type, {}, scheme), words)
+    return Learned(new_adapter(config, pipe, manager, scheme), words)
+
+
+def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
+    """Return the adapter at its start: one that changes nothing, or that of ``adapter.initial``."""
+    chosen = config.adapter
     adapter = create_adapter(
         pipe.unet,
-        adapter_type,
-        unet_ranks(config.adapter, scheme),
-        config.adapter.alpha,
+        manager.adapter_type(chosen.type),
+        parse_spec(chosen.blocks, scheme, kind="rank"),
+        chosen.alpha,
         scheme=scheme,
         generator=generator_for(config.training.seed, "adapter"),
-        name=config.adapter.type,
-        options=config.adapter.options,
+        name=chosen.type,
+        text_encoder=text_encoders(pipe),
+        options=chosen.options,
     )
-    schedule = noise_schedule(pipe)
-    freeze(pipe, accelerator)
-    data = load_training_set(config.data, pipe, console)
-    adapter.to(accelerator.device, torch.float32)
-    return Prepared(accelerator, pipe, schedule, base_hash, adapter, data)
+    return adapter if chosen.initial is None else start_from(adapter, Path(chosen.initial), pipe, manager)
 
 
-def unet_ranks(config: AdapterConfig, scheme: BlockScheme) -> BlockSpec:
-    """Return the rank of each block; BwlabError for a bad spec or one that names the text encoder."""
-    ranks = parse_spec(config.blocks, scheme, kind="rank")
-    if ranks.by_block().get("te"):
-        found = "training the text encoder is not supported"
-        raise BwlabError(f"--blocks {config.blocks}", found, "Leave te out, or give it rank 0")
-    return ranks
+def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Learned, data: TrainingSet) -> Texts:
+    """Return what embeds captions: from the cache, unless training changes their embeddings or they have no end."""
+    captions = data.static_captions()
+    if captions is None or learned.trains_text():
+        return Texts(pipe, None, learned.trains_text())
+    cache = TensorCache(Path(config.data.cache) if config.data.cache else default_cache())
+    kept = encode_captions(captions, pipe, cache)
+    return Texts(pipe, {caption: one_row(found) for caption, found in kept.items()}, False)
 
 
-def freeze(pipe: StableDiffusionPipeline, accelerator: Accelerator) -> None:
+def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:
     """Bring the base, which is in float32, to the device: in evaluation mode, without gradients.
 
     As the latents ask for no gradient either, autograd's graph begins at the earliest adapted layer.
     """
-    for model in (pipe.unet, pipe.vae, pipe.text_encoder):
+    for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         model.to(accelerator.device).eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     use_fast_attention(pipe.unet, accelerator.mixed_precision, accelerator.device.type)

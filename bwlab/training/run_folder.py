@@ -12,11 +12,14 @@ from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
 from bwlab.formats.folders import make_folder
 from bwlab.training.config import TrainConfig
+from bwlab.training.lock import NAME as LOCK_NAME
+from bwlab.training.sources import read_config
 from bwlab.training.toml_text import toml_text
+from bwlab.training.tracking import TENSORBOARD
 
 OWN_FILES = ("adapter.safetensors", "config.toml", "log.jsonl")
 STATE_NAME = re.compile(r"step-(\d{6,})\.state\.safetensors")
-CHECKPOINT_NAME = re.compile(r"step-(\d{6,})(\.state)?\.safetensors")
+CHECKPOINT_NAME = re.compile(r"step-(\d{6,})(\.state|-.+)?\.safetensors")
 PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
 UNFINISHED_NAME = re.compile(r"\.(adapter|config|log|step-\d{6,}).*\.[0-9a-f]{32}\.tmp")
 
@@ -62,14 +65,16 @@ class RunFolder:
         """Delete all but the newest ``keep`` checkpoints."""
         for step in self.checkpoint_steps()[:-keep]:
             self.checkpoint(step).unlink(missing_ok=True)
-            self.checkpoint_adapter(step).unlink(missing_ok=True)
+            for path in self._checkpoint_files():
+                if path.name.startswith((f"step-{step:06}.", f"step-{step:06}-")):
+                    path.unlink()
 
     def check(self, existing: Existing) -> None:
         """Raise BwlabError if a run with this choice may not write here; write nothing."""
         asked = f"--out {self.path}"
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or all(path.name == LOCK_NAME for path in self.path.iterdir()):
             return
         if existing is Existing.REFUSE:
             raise BwlabError(asked, "the folder is not empty", "Add --resume or --overwrite, or choose another folder")
@@ -88,7 +93,7 @@ class RunFolder:
                 if UNFINISHED_NAME.fullmatch(path.name):
                     path.unlink()
         if existing is Existing.OVERWRITE:
-            for path in self._outputs():
+            for path in list(self._outputs()):
                 path.unlink()
         elif self.log.exists():
             kept = [line for line in self.log.read_text(encoding="utf-8").splitlines() if logged_step(line) <= step]
@@ -96,9 +101,21 @@ class RunFolder:
         write_atomically(self.config, toml_text(config).encode())
 
     def _outputs(self) -> Iterator[Path]:
-        yield from (path for path in (self.adapter, self.config, self.log) if path.is_file())
-        yield from (path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name))
+        words = (self.path / f"{word}.safetensors" for word in self._words())
+        yield from (path for path in (self.adapter, self.config, self.log, *words) if path.is_file())
+        yield from self._checkpoint_files()
         yield from (path for path in self.previews.glob("*.png") if PREVIEW_NAME.fullmatch(path.name))
+        yield from (self.path / TENSORBOARD).rglob("events.out.tfevents.*")
+
+    def _checkpoint_files(self) -> list[Path]:
+        return [path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name)]
+
+    def _words(self) -> tuple[str, ...]:
+        """Return the words that the run in this folder has trained, as far as its settings can be read."""
+        try:
+            return read_config(self.config).tokens.words
+        except BwlabError:
+            return ()
 
     def write_log(self, event: str, step: int, **values: float | str) -> None:
         """Append one line to the log."""

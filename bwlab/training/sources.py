@@ -101,6 +101,17 @@ def known_keys() -> dict[str, object]:
     return keys
 
 
+def flat_settings(config: TrainConfig) -> dict[str, object]:
+    """Return the value of every setting by its dotted key."""
+    values: dict[str, object] = {}
+    for key in known_keys():
+        value: object = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        values[key] = value
+    return values
+
+
 def free_tables() -> tuple[str, ...]:
     """Return the dotted keys of the tables that take any key, such as ``adapter.options``."""
     return tuple(key for key, kind in known_keys().items() if typing.get_origin(kind) is Mapping)

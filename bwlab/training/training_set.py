@@ -14,11 +14,33 @@ from torch import Tensor
 from bwlab.errors import BwlabError
 from bwlab.training.cache import Posterior, TensorCache, default_cache, encode_captions, encode_pictures
 from bwlab.training.data_config import DataConfig
-from bwlab.training.dataset import Example, read_dataset
+from bwlab.training.dataset import Example, dataset_hash, read_dataset
+from bwlab.training.order import batch_indices
 from bwlab.training.pictures import UnreadablePicture
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One micro-batch, on the CPU.
+
+    Attributes:
+        indices: of its examples.
+        means: ``(batch, channels, h, w)`` posterior means, scaled as the UNet expects them.
+        deviations: standard deviations, the same shape and scale.
+        captions: of its examples.
+        weights: ``(batch,)`` of their losses.
+        sizes: ``(batch, 6)`` time ids, for SDXL only.
+    """
+
+    indices: tuple[int, ...]
+    means: Tensor
+    deviations: Tensor
+    captions: tuple[str, ...]
+    weights: Tensor
+    sizes: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,23 @@ class TrainingSet:
     def repeats(self) -> tuple[int, ...]:
         """How often each example counts in an epoch."""
         return tuple(example.repeats for example in self.examples)
+
+    def draw(self, batch: int, size: int, seed: int) -> Drawn:
+        """Return micro-batch number ``batch`` of ``size`` examples; a function of its arguments alone."""
+        indices = batch_indices(self.repeats, seed, batch, size)
+        chosen = torch.tensor(indices)
+        captions = tuple(self.examples[index].caption for index in indices)
+        side = torch.tensor(self.means.shape[-2:], dtype=torch.float32) * 8
+        sizes = torch.cat([side, torch.zeros(2), side]).expand(size, 6)
+        return Drawn(tuple(indices), self.means[chosen], self.deviations[chosen], captions, torch.ones(size), sizes)
+
+    def static_captions(self) -> frozenset[str] | None:
+        """Return every caption that `draw` can return, None if there is no end to them."""
+        return frozenset(example.caption for example in self.examples)
+
+    def lasting_settings(self) -> dict[str, str]:
+        """Return what must stay the same for a run to be resumed, by name."""
+        return {"resolution": str(tuple(self.means.shape[2:])), "the data": dataset_hash(self.examples)}
 
     def different_captions(self) -> list[str]:
         """Return the captions without doubles, in the order of the examples."""

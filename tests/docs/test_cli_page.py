@@ -71,7 +71,7 @@ def test_a_section_has_what_the_parser_takes(name: str) -> None:
         ("--blocks SPEC", TrainConfig().adapter.blocks),
         ("--steps N", TrainConfig().training.steps),
         ("--batch-size N", TrainConfig().training.batch_size),
-        ("--lr F", TrainConfig().training.lr),
+        ("--lr F", TrainConfig().training.rate()),
         ("--seed N", TrainConfig().training.seed),
     ],
 )

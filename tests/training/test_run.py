@@ -15,10 +15,9 @@ from rich.console import Console
 from safetensors import safe_open
 
 import bwlab
-from bwlab.adapters.adapter import Attached, attach
 from bwlab.errors import BwlabError
 from bwlab.records import CheckpointRecord, FinishRecord, RunRecord, StepRecord
-from bwlab.training.objective import draw_batch, prediction_loss
+from bwlab.training.objective import noised, prediction_loss
 from bwlab.training.prepare import prepare
 from bwlab.training.randomness import generator_for
 from bwlab.training.sources import read_config
@@ -89,14 +88,14 @@ def test_blocks_outside_the_spec_are_not_in_the_graph(tiny_pipeline: Path, two_p
                 {path: (output[0] if isinstance(output, tuple) else output).requires_grad}
             )
         )
-    trainer = Trainer(config.training, prepared, plugins())
+    trainer = Trainer(config, prepared, plugins())
     record = RunRecord("", "", "", "", "", {}, 1, 0, 1, 1, 0, "")
-    with attach(prepared.pipe.unet, Attached(prepared.adapter)):
+    with prepared.learned.attached(prepared.pipe):
         trainer.learn(record)
     assert needs_gradient == {"down_blocks.0": False, "mid_block": False, "up_blocks.2": False, "up_blocks.3": True}
     assert all(parameter.grad is None for parameter in prepared.pipe.unet.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in prepared.pipe.unet.state_dict().items())
-    assert {".".join(path.split(".")[:2]) for path in prepared.adapter.layers} == {"up_blocks.3"}
+    assert {".".join(path.split(".")[:2]) for path in prepared.learned.adapter.layers} == {"up_blocks.3"}
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -108,15 +107,16 @@ def test_the_loss_falls_on_two_pictures(
     config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)
     prepared = prepare(config, plugins(), Console(quiet=True))
     prepared.schedule.register_to_config(prediction_type=prediction)
-    trainer = Trainer(config.training, prepared, plugins())
+    trainer = Trainer(config, prepared, plugins())
     record = RunRecord("", "", "", "", "", {}, 30, 0, 4, 1, 0, "")
-    batch = draw_batch(prepared.data, [0, 1] * 8, prepared.schedule, generator_for(1, "judge"), torch.device("cpu"))
+    batch = noised(prepared.data.draw(0, 16, 1), prepared.schedule, generator_for(1, "judge"))
+    context = prepared.texts.batch(batch.captions, torch.device("cpu")).context
 
     def judged() -> float:
         with torch.no_grad():
-            return float(prediction_loss(prepared.pipe.unet(batch.noisy, batch.timesteps, batch.context).sample, batch))
+            return float(prediction_loss(prepared.pipe.unet(batch.noisy, batch.timesteps, context).sample, batch))
 
-    with attach(prepared.pipe.unet, Attached(prepared.adapter)):
+    with prepared.learned.attached(prepared.pipe):
         before = judged()
         for _ in range(30):
             trainer.learn(record)

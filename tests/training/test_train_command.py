@@ -74,7 +74,6 @@ BAD_VALUES = [
     (["--blocks", "upper=nan"], "nan"),
     (["--blocks", "upper=1.5"], "1.5"),
     (["--blocks", "all=0"], "all=0"),
-    (["--blocks", "te=4"], "text encoder"),
     (["--adapter", "loram"], "loram"),
     (["--alpha", "nan"], "--alpha: adapter.alpha = nan"),
     (["--alpha", "-1"], "--alpha: adapter.alpha = -1"),

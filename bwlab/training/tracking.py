@@ -1,0 +1,66 @@
+"""Reports to TensorBoard and Weights & Biases, through accelerate's trackers."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bwlab.errors import BwlabError
+from bwlab.training.config import TrackingConfig
+
+TENSORBOARD = "tensorboard"  # folder of its files in that of the run
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Raise BwlabError for a tracker that does not exist, naming the nearest, or whose package is not installed."""
+    for name in config.trackers:
+        if name not in PACKAGES:
+            near = difflib.get_close_matches(name, PACKAGES, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            found, fix = "no such tracker", f"{hint}Choose from {', '.join(PACKAGES)}"
+            raise BwlabError(f"tracking.trackers, {name!r}", found, fix)
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            found = f"the package {PACKAGES[name]} is not installed"
+            raise BwlabError(f"tracking.trackers, {name!r}", found, f"pip install 'bwlab[{name}]'")
+
+
+class Trackers:
+    """The trackers of a run, started.
+
+    Args:
+        config: which ones, and under which names.
+        folder: of the run; TensorBoard's files go to ``tensorboard/`` in it, those of W&B to ``wandb/``.
+        settings: the run's, for W&B's overview.
+        step: steps already taken; what TensorBoard holds of later ones, from before a stop, is no longer shown.
+    """
+
+    def __init__(self, config: TrackingConfig, folder: Path, settings: Mapping[str, object], step: int) -> None:
+        from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+        self._trackers: list[Any] = []
+        run = config.run or folder.resolve().name
+        if "tensorboard" in config.trackers:
+            place = folder / TENSORBOARD / config.project
+            self._trackers.append(TensorBoardTracker(run, place, purge_step=step + 1 if step else None))
+        if "wandb" in config.trackers:
+            # Nothing leaves the machine unless the user says so.
+            mode = os.environ.get("WANDB_MODE", "offline")
+            arguments = {"name": run, "dir": str(folder), "mode": mode, "config": dict(settings)}
+            self._trackers.append(WandBTracker(config.project, **arguments, settings={"silent": True}))
+        for tracker in self._trackers:
+            tracker.start()
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Report numbers of one step."""
+        for tracker in self._trackers:
+            tracker.log(dict(values), step=step)
+
+    def finish(self) -> None:
+        """Write out what is not written yet."""
+        for tracker in self._trackers:
+            tracker.finish()
