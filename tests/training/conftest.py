@@ -38,3 +38,9 @@ def write_data(tmp_path: Path) -> WriteData:
 def two_pictures(write_data: WriteData) -> Path:
     """Return a folder of two captioned pictures."""
     return write_data({"fox.png": "ink, fox", "owl.png": "ink, owl"})
+
+
+@pytest.fixture
+def two_words(write_data: WriteData) -> Path:
+    """Return a folder of two captioned pictures, one of which shows the new word ``<fox>``."""
+    return write_data({"fox.png": "ink, <fox>", "owl.png": "ink, owl"})

@@ -1,0 +1,79 @@
+"""Interrupted runs equal uninterrupted ones, byte for byte, whatever is switched on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bwlab.errors import BwlabError
+from bwlab.training import Existing
+from tests.training.runs import files_in, run, short_config
+from tests.training.test_resume import KillAt
+
+OPTIONS = {
+    "adamw, warm-up and cosine, accumulation": (
+        "training.schedule=cosine_restarts",
+        "training.warmup=2",
+        "training.cycles=2",
+        "training.accumulation=2",
+        "training.min_snr_gamma=5",
+        "training.noise_offset=0.1",
+        "training.block_lr=upper=1e-3, mid=0",
+    ),
+    "adafactor, EMA": ("training.optimizer=adafactor", "training.ema=0.9", "adapter.type=lora"),
+    "prodigy, text encoder": ("training.optimizer=prodigy", "adapter.blocks=mid=2, te=2", "training.schedule=linear"),
+    "prodigy, linear warm-up": ("training.optimizer=prodigy", "training.schedule=linear", "training.warmup=2"),
+    "words and EMA": ("tokens.words=<fox>", "tokens.vectors=2", "training.ema=0.99"),
+    "words alone, adafactor": ("tokens.words=<fox>", "tokens.alone=true", "training.optimizer=adafactor"),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_killed_run_ends_with_the_same_files(
+    tiny_pipeline: Path,
+    two_words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+) -> None:
+    sets = "training.steps=6", "checkpoint.every=2", *options
+    for name, stop in (("straight", None), ("killed", 5)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)  # the settings, which the files hold, name the same folder
+        config = short_config(tiny_pipeline, two_words, Path("out"), *sets)
+        if stop is not None:
+            with pytest.raises(SystemExit):
+                run(config, KillAt(stop))
+            run(config, existing=Existing.RESUME)
+        else:
+            run(config)
+    names = [name for name in files_in(tmp_path / "straight") if name != "out/log.jsonl"]
+    assert names == [name for name in files_in(tmp_path / "killed") if name != "out/log.jsonl"]
+    for name in names:
+        one, other = ((tmp_path / folder / name).read_bytes() for folder in ("straight", "killed"))
+        assert one == other, name
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "named"),
+    [
+        ((), "training.optimizer=adafactor", "training.optimizer"),
+        ((), "training.ema=0.9", "training.ema"),
+        ((), "training.min_snr_gamma=5", "training.min_snr_gamma"),
+        ((), "tokens.words=<fox>", "tokens.words"),
+        (("training.schedule=linear",), "training.steps=9", "training.steps"),
+    ],
+)
+def test_settings_that_change_the_result_must_last(
+    tiny_pipeline: Path, two_words: Path, tmp_path: Path, options: tuple[str, ...], change: str, named: str
+) -> None:
+    sets = "training.steps=2", *options
+    run(short_config(tiny_pipeline, two_words, tmp_path / "out", *sets))
+    with pytest.raises(BwlabError, match=rf"--resume: {named} is "):
+        run(
+            short_config(tiny_pipeline, two_words, tmp_path / "out", *sets, "training.steps=4", change)
+            if named != "training.steps"
+            else short_config(tiny_pipeline, two_words, tmp_path / "out", *sets, change),
+            existing=Existing.RESUME,
+        )
