@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
-
     from bwlab.adapters.adapter import Adapter
     from bwlab.adapters.layer import AdapterLayer
     from bwlab.blocks.scheme import BlockScheme
-    from bwlab.plugins import PluginManager
+    from bwlab.formats.contents import AdapterContents
+    from bwlab.formats.files import AdapterFile
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,21 @@ class SchemeFinder:
 
 @dataclass(frozen=True)
 class FormatReader:
-    """Reads one kind of adapter file.
+    """Reads one dialect of adapter files.
 
     Attributes:
         name: e.g. ``"kohya"``; unique among the readers of all installed plugins.
         summary: one line for lists.
-        recognises: whether a file with these keys is of this kind.
-        read: the adapter in a file, for a UNet with this block scheme; raises ``BwlabError`` if it does not fit.
+        recognises: whether a file with these keys and this metadata is of the dialect.
+        read: what is in the file, ``bwlab.formats.assemble.assemble`` helps; raises ``BwlabError`` if it is broken.
+        fallback: asked only where no reader without this mark recognises the file, as the built-in ones are.
     """
 
     name: str
     summary: str
-    recognises: Callable[[Collection[str]], bool]
-    read: Callable[[Path, nn.Module, PluginManager, BlockScheme], Adapter]
+    recognises: Callable[[Collection[str], Mapping[str, str]], bool]
+    read: Callable[[AdapterFile], AdapterContents]
+    fallback: bool = False
 
 
 @dataclass(frozen=True)

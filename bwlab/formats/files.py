@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import dialect_of, split_key
+from bwlab.formats.small_floats import widen_bfloat16, widen_e4m3, widen_e5m2
+from bwlab.formats.tensors import LazyTensor
 
 MAX_HEADER_BYTES = 100_000_000
 
-# bfloat16 is the upper half of a float32, and numpy has no name for it: it is read as uint16 and widened.
+# numpy has no name for bfloat16 and the 8-bit floats: they are read as whole numbers and widened.
 _DTYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
     "BF16": "<u2",
+    "F8_E4M3": "u1",
+    "F8_E5M2": "u1",
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
@@ -32,6 +36,7 @@ _DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+_WIDENED = {"BF16": widen_bfloat16, "F8_E4M3": widen_e4m3, "F8_E5M2": widen_e5m2}
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,18 @@ class AdapterFile:
     entries: Mapping[str, TensorEntry]
 
     def read(self, key: str) -> NDArray[np.generic]:
-        """One tensor in its own dtype; bfloat16 comes as the same numbers in float32."""
+        """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
         entry = self.entries[key]
         with self.path.open("rb") as file:
             file.seek(entry.start)
             data = file.read(entry.end - entry.start)
         values = np.frombuffer(data, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
-        return widen_bfloat16(values) if entry.dtype == "BF16" else values
+        return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
 
-
-def widen_bfloat16(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The float32 numbers whose upper 16 bits are `bits` (uint16): exact, NaN and infinity included."""
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    def tensor(self, key: str) -> LazyTensor:
+        """One tensor, to be read when its numbers are asked for."""
+        entry = self.entries[key]
+        return LazyTensor(key, entry.dtype, entry.shape, lambda: self.read(key), str(self.path))
 
 
 def open_adapter_file(path: str | Path) -> AdapterFile:

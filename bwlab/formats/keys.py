@@ -56,21 +56,24 @@ _SIMPLE = (
 )
 _TOKEN = re.compile(rf"(?:{'|'.join(_COMPOUND)}|{_SIMPLE})(?=_|$)")
 
-_LDM_RESNET = {
+LDM_RESNET = {
     "in_layers_2": "conv1",
     "out_layers_3": "conv2",
     "emb_layers_1": "time_emb_proj",
     "skip_connection": "conv_shortcut",
+    "in_layers_0": "norm1",
+    "out_layers_0": "norm2",
 }
-_LDM_SINGLE = {
+LDM_SINGLE = {
     "input_blocks_0_0": "conv_in",
+    "out_0": "conv_norm_out",
     "out_2": "conv_out",
     "time_embed_0": "time_embedding.linear_1",
     "time_embed_2": "time_embedding.linear_2",
     "label_emb_0_0": "add_embedding.linear_1",
     "label_emb_0_2": "add_embedding.linear_2",
 }
-_LDM_MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+LDM_MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
 _LDM_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_(.+)")
 
 _DIALECTS = (
@@ -129,16 +132,28 @@ def unet_path_of(name: str) -> str:
         BwlabError: it is no name of a layer of a Stable Diffusion UNet.
     """
     flat = name.removeprefix(UNET_PREFIX)
-    if flat in _LDM_SINGLE:
-        return _LDM_SINGLE[flat]
+    if flat in LDM_SINGLE:
+        return LDM_SINGLE[flat]
     if flat.startswith("middle_block_"):
         index, _, inner = flat.removeprefix("middle_block_").partition("_")
-        if index in _LDM_MIDDLE:
-            return f"{_LDM_MIDDLE[index]}.{_ldm_inner(name, inner)}"
+        if index in LDM_MIDDLE:
+            return f"{LDM_MIDDLE[index]}.{_ldm_inner(name, inner)}"
     block = _LDM_BLOCK.fullmatch(flat)
     if block is not None:
         return _ldm_path(name, block[1], int(block[2]), int(block[3]), block[4])
     return _unflatten(name, flat)
+
+
+def is_path(path: str) -> bool:
+    """Whether this is the path of a layer of a Stable Diffusion UNet, or after `te.` or `te2.` of a CLIP text encoder.
+
+    >>> is_path("down_blocks.0.resnets.1.conv1"), is_path("down_blocks.0.adaptors.1.conv1")
+    (True, False)
+    """
+    try:
+        return path_of(kohya_name_of(path, two_text_encoders=True)) == path
+    except BwlabError:
+        return False
 
 
 def kohya_name_of(path: str, two_text_encoders: bool = False) -> str:
@@ -189,7 +204,7 @@ def _ldm_slot(name: str, slot: int) -> str:
 
 
 def _ldm_inner(name: str, inner: str) -> str:
-    return _LDM_RESNET.get(inner) or _unflatten(name, inner)
+    return LDM_RESNET.get(inner) or _unflatten(name, inner)
 
 
 def _unknown(name: str, rest: str) -> BwlabError:

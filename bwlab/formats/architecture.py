@@ -1,0 +1,83 @@
+"""Which model an adapter was made for, from its modules alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bwlab.blocks.configs import SD14, SDXL
+from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.errors import BwlabError
+
+# Widths of the text features that cross attention reads, and of the text encoders that make them.
+CROSS_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+TEXT_WIDTHS = {768: "sd1", 1024: "sd2"}
+
+# Modules that only one of the two families has: SDXL has three levels, no attention at the outer one, deeper
+# transformers and a second text encoder (diffusers' UNet configs).
+ONLY_SDXL = re.compile(r"te2\.|up_blocks\.0\.attentions\.|.*\.transformer_blocks\.[1-9]|add_embedding\.")
+ONLY_SD = re.compile(r"down_blocks\.(0\.attentions|2\.downsamplers|3)\.|up_blocks\.(2\.(attentions|upsamplers)|3)\.")
+READS_TEXT = re.compile(r".*\.attn2\.to_[kv]$")
+IN_TEXT = re.compile(r"te\.encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.fc1)$")
+
+Shapes = Mapping[str, tuple[int, ...] | None]
+
+
+def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
+    """`"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+
+    Modules that one family alone has and the width of cross attention decide; without any, the width of the first text
+    encoder; without that, the metadata of kohya's trainer and bwlab.
+
+    Args:
+        file: for messages.
+        shapes: module path -> shape of its delta, None where that is not known.
+        metadata: of the file.
+
+    Raises:
+        BwlabError: modules of both families.
+    """
+    if _is_sdxl(file, shapes):
+        return "sdxl"
+    widths = _input_widths(shapes, READS_TEXT)
+    if widths:
+        return CROSS_WIDTHS.get(widths.pop(), "unknown") if len(widths) == 1 else "unknown"
+    told = _told(metadata)
+    if told == "sdxl" and not any(ONLY_SD.match(path) for path in shapes):
+        return "sdxl"
+    text = _input_widths(shapes, IN_TEXT)
+    return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else told
+
+
+def scheme_of(architecture: str) -> BlockScheme:
+    """The block scheme of these UNets; of an unknown one that of SD 1.x, whose names the embedded base shares too."""
+    return scheme_for(SDXL if architecture == "sdxl" else SD14)
+
+
+def _is_sdxl(file: Path, shapes: Shapes) -> bool:
+    sdxl = next((path for path in shapes if ONLY_SDXL.match(path) or _width(shapes, path) == "sdxl"), None)
+    sd = next((path for path in shapes if ONLY_SD.match(path) or _width(shapes, path) in ("sd1", "sd2")), None)
+    if sdxl is not None and sd is not None:
+        found = f"{sd} is of Stable Diffusion 1.x or 2.x, {sdxl} of SDXL"
+        raise BwlabError(f"reading adapter {file}", found, "Give a file made for one model")
+    return sdxl is not None
+
+
+def _width(shapes: Shapes, path: str) -> str | None:
+    shape = shapes[path]
+    return CROSS_WIDTHS.get(shape[1]) if READS_TEXT.match(path) and shape is not None and len(shape) > 1 else None
+
+
+def _input_widths(shapes: Shapes, pattern: re.Pattern[str]) -> set[int]:
+    found: Iterable[tuple[int, ...]] = (s for path, s in shapes.items() if s is not None and pattern.match(path))
+    return {shape[1] for shape in found if len(shape) > 1}
+
+
+def _told(metadata: Mapping[str, str]) -> str:
+    version = metadata.get("ss_base_model_version", "")
+    if version.startswith("sdxl") or metadata.get("bwlab.scheme") == "sdxl":
+        return "sdxl"
+    if version.startswith("sd_v2") or metadata.get("ss_v2") == "True":
+        return "sd2"
+    return "sd1" if version.startswith("sd_v1") or metadata.get("ss_v2") == "False" else "unknown"

@@ -1,0 +1,118 @@
+"""From keys that a reader has placed to the contents of a file: groups, algorithms, alphas, and checks of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import BIAS_LEAVES, UnfitLeaves, algorithm_of
+from bwlab.formats.architecture import architecture_of
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.files import AdapterFile
+from bwlab.formats.keys import ALPHA
+from bwlab.formats.module_weights import ModuleWeights
+from bwlab.formats.placed import Placed
+from bwlab.formats.tensors import LazyTensor
+
+TYPE_KEY = "bwlab.adapter_type"
+
+
+def assemble(
+    file: AdapterFile,
+    dialect: str,
+    placed: Iterable[Placed],
+    *,
+    alphas: Mapping[str, float] | None = None,
+    embeddings: Mapping[str, LazyTensor] | None = None,
+    unknown: Iterable[str] = (),
+) -> AdapterContents:
+    """The contents of a file.
+
+    Keys that name a leaf which another key has named already, and leaves of which no algorithm makes a module, join the
+    unknown ones: nothing is lost silently.
+
+    Args:
+        file: that they are in.
+        dialect: the reader's name.
+        placed: the keys that it understands, in any order.
+        alphas: path -> alpha, where the dialect keeps them elsewhere than in tensors, which win.
+        embeddings: token -> embedding.
+        unknown: the keys that it does not understand.
+
+    Raises:
+        BwlabError: nothing is left, leaves do not fit each other, or modules are of two architectures.
+    """
+    left_out = list(unknown)
+    groups: dict[str, dict[str, Placed]] = {}
+    for one in placed:
+        if groups.setdefault(one.path, {}).setdefault(one.leaf, one) is not one:
+            left_out.append(one.key)
+    modules = {}
+    for path, leaves in groups.items():
+        module, lost = _module(file, path, leaves, (alphas or {}).get(path))
+        left_out += lost
+        if module is not None:
+            modules[path] = module
+    if not modules and not embeddings:
+        raise _nothing(file, left_out)
+    order = {key: place for place, key in enumerate(file.entries)}
+    return AdapterContents(
+        path=file.path,
+        dialect=dialect,
+        architecture=architecture_of(file.path, {path: one.shape for path, one in modules.items()}, file.metadata),
+        modules=modules,
+        embeddings=dict(embeddings or {}),
+        metadata=file.metadata,
+        unknown=tuple(sorted(left_out, key=lambda key: order.get(key, len(order)))),
+    )
+
+
+def _module(
+    file: AdapterFile, path: str, placed: Mapping[str, Placed], alpha: float | None
+) -> tuple[ModuleWeights | None, list[str]]:
+    """The module that these leaves make, and the keys that have no part in it."""
+    tensors = {leaf: _tensor(file, one) for leaf, one in placed.items() if leaf != ALPHA}
+    shapes = {leaf: tensor.shape for leaf, tensor in tensors.items()}
+    algorithm = algorithm_of(shapes)
+    known = frozenset() if algorithm is None else algorithm.leaves | BIAS_LEAVES
+    strange = [leaf for leaf in tensors if leaf not in known]
+    named = file.metadata.get(TYPE_KEY)
+    alpha = _alpha(file, placed[ALPHA]) if ALPHA in placed else alpha
+    if strange and named is not None:
+        # A file of an adapter type that some plugin provides: bwlab wrote its leaves, and only the plugin knows them.
+        return ModuleWeights(path, named, tensors, alpha, str(file.path)), []
+    if algorithm is None:
+        return None, [one.key for one in placed.values()]
+    own = {leaf: tensor for leaf, tensor in tensors.items() if leaf in known}
+    try:
+        algorithm.shape({leaf: tensor.shape for leaf, tensor in own.items()})
+    except UnfitLeaves as error:
+        raise _unfit(file, path, str(error)) from error
+    except KeyError as error:
+        raise _unfit(file, path, f"it has {', '.join(sorted(own))}, but no {error.args[0]}") from error
+    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), [placed[leaf].key for leaf in strange]
+
+
+def _tensor(file: AdapterFile, placed: Placed) -> LazyTensor:
+    tensor = file.tensor(placed.key)
+    return tensor if placed.shape is None else tensor.reshaped(placed.shape)
+
+
+def _alpha(file: AdapterFile, placed: Placed) -> float:
+    tensor = file.tensor(placed.key)
+    if tensor.size != 1:
+        raise _unfit(file, placed.path, f"its alpha has the shape {tensor.shape}, where one number belongs")
+    return float(tensor.read().reshape(-1)[0])
+
+
+def _unfit(file: AdapterFile, path: str, found: str) -> BwlabError:
+    return BwlabError(f"reading adapter {file.path}", f"{path}: {found}", "Give a whole adapter file")
+
+
+def _nothing(file: AdapterFile, unknown: list[str]) -> BwlabError:
+    first = f", the first {unknown[0]}" if unknown else ""
+    return BwlabError(
+        f"reading adapter {file.path}",
+        f"none of its {len(file.entries)} tensors is of an adapter for a Stable Diffusion UNet or text encoder{first}",
+        "Give an adapter made for Stable Diffusion 1.x, 2.x or SDXL",
+    )

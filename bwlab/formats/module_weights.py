@@ -1,0 +1,169 @@
+"""One adapted module of a file: its leaves, read on demand, and the change of the weight that they stand for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS, Algorithm
+from bwlab.formats.algorithms.algorithm import Leaves, Shape
+from bwlab.formats.tensors import LazyTensor, Numbers
+
+if TYPE_CHECKING:
+    from bwlab.lowrank import FactoredMatrix
+
+BIAS_LEAVES = ("diff_b", "b_norm")
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleWeights:
+    """One adapted module.
+
+    Attributes:
+        path: diffusers module path of the UNet; `te.<path>` / `te2.<path>` in text encoders.
+        algorithm: `"lora"` (linear and conv), `"tucker"`, `"dora"`, `"dora-tucker"`, `"loha"`, `"doha"`, `"lokr"`,
+            `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`.
+        leaves: canonical leaf name (kohya's and LyCORIS': `"lora_down.weight"`, `"hada_w1_a"`) -> tensor; alpha aside.
+        alpha: as the file has it, None where it has none; of `oft` and `boft` the constraint, which is no scale.
+        source: the file, for messages.
+    """
+
+    path: str
+    algorithm: str
+    leaves: Mapping[str, LazyTensor]
+    alpha: float | None
+    source: str = ""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether `delta` needs the weight that it changes."""
+        return self._how.needs_base
+
+    @property
+    def shape(self) -> Shape | None:
+        """Of the delta: `(out, in)`, `(out, in, k, k)`, `(channels,)` of a norm, None where only the base weight tells.
+
+        Convolutions of LoHa and of LoKr without a core or a whole w2 say `(out, in * k * k)`: their files do not tell
+        the kernel.
+        """
+        return self._how.shape(self._shapes)
+
+    def rank(self) -> int | None:
+        """The rank in the file's own sense (alpha is divided by it); None of algorithms and modules without one."""
+        return self._how.rank(self._shapes)
+
+    def scale(self) -> float:
+        """`alpha / rank`, 1 where there is no alpha or it is no scale.
+
+        Raises:
+            BwlabError: alpha is NaN, infinite or 0, which tools read as different scales.
+        """
+        self._checked_alpha()
+        rank = self.rank()
+        return 1.0 if self.alpha is None or rank is None else self.alpha / rank
+
+    def factors(self) -> FactoredMatrix | None:
+        """The delta as a low-rank product, scale folded in, of `(out, in)` or `(out, in * k * k)`.
+
+        Exact for `lora`, `tucker`, `loha` (rank r^2) and `lokr`; None for the others, and where the product would be
+        no smaller than the dense delta. Raises `BwlabError` where a number is NaN or infinite.
+        """
+        from bwlab.lowrank import FactoredMatrix
+
+        if self._how.factors is None or not self._factors_are_small():
+            return None
+        up, down = self._how.factors(self._numbers(np.float64), self._checked_alpha())
+        return FactoredMatrix(np.asarray(up, np.float64), np.asarray(down, np.float64))
+
+    def delta(self, base_weight: NDArray[np.generic] | None = None, dtype: DTypeLike = np.float64) -> Numbers:
+        """The change of the weight, scale folded in.
+
+        Args:
+            base_weight: the weight that it changes; only some algorithms need it, all take their shape from it.
+            dtype: float64 or float32, to compute in.
+
+        Returns:
+            An array of the base weight's shape, else of `shape`.
+
+        Raises:
+            BwlabError: the base weight is needed and was not given or does not fit, or a number is NaN or infinite.
+        """
+        if base_weight is None and self.needs_base:
+            raise BwlabError(
+                f"the delta of {self.path} in {self.source or 'an adapter'}",
+                f"{self.algorithm} changes a weight in proportion to itself, and no base model was given",
+                "Give the base model that the adapter was trained on",
+            )
+        base = None if base_weight is None else base_weight.astype(dtype, copy=False)
+        if base is not None:
+            self._require_fit(base.shape)
+        change = self._how.delta(self._numbers(dtype), self._checked_alpha(), base)
+        return change if base is None else change.reshape(base.shape)
+
+    def bias_delta(self, dtype: DTypeLike = np.float64) -> Numbers | None:
+        """The change of the layer's bias `(out,)`, or None if the file has none."""
+        found = next((self.leaves[leaf] for leaf in BIAS_LEAVES if leaf in self.leaves), None)
+        return None if found is None else found.numbers(dtype)
+
+    @property
+    def _how(self) -> Algorithm:
+        return ALGORITHMS[self.algorithm]
+
+    @property
+    def _shapes(self) -> dict[str, Shape]:
+        return {leaf: tensor.shape for leaf, tensor in self.leaves.items()}
+
+    def _numbers(self, dtype: DTypeLike) -> Leaves:
+        return {leaf: tensor.numbers(dtype) for leaf, tensor in self.leaves.items() if leaf in self._how.leaves}
+
+    def _checked_alpha(self) -> float | None:
+        is_scale = self.rank() is not None
+        if self.alpha is None or (math.isfinite(self.alpha) and not (is_scale and self.alpha == 0)):
+            return self.alpha
+        meaning = "kohya's trainer reads 0 as the rank, other tools as no effect" if self.alpha == 0 else "no number"
+        raise BwlabError(
+            f"reading adapter {self.source}", f"alpha of {self.path} is {self.alpha:g}: {meaning}", "Set its alpha"
+        )
+
+    def _factors_are_small(self) -> bool:
+        """Whether the factored form takes no more numbers than the dense one."""
+        shape = self.shape
+        if shape is None or len(shape) < 2:
+            return False
+        out, inner = shape[0], math.prod(shape[1:])
+        return self._inner_rank() * (out + inner) <= out * inner or self.algorithm in ("lora", "tucker")
+
+    def _inner_rank(self) -> int:
+        rank = self.rank()
+        if self.algorithm == "loha":
+            return (rank or 0) ** 2
+        if self.algorithm != "lokr":
+            return rank or 0
+        parts = [self._shapes.get(f"lokr_w{number}") for number in ("1", "2")]
+        return math.prod((rank or 0) if part is None else min(part[0], math.prod(part[1:])) for part in parts)
+
+    def _require_fit(self, base_shape: Shape) -> None:
+        own = self.shape
+        fits = True if own is None else math.prod(own) == math.prod(base_shape) and own[0] == base_shape[0]
+        if own is None:
+            fits = self._fits_by_leaf(base_shape)
+        if not fits:
+            wanted = own or {leaf: tensor.shape for leaf, tensor in self.leaves.items()}
+            raise BwlabError(
+                f"{self.algorithm} of {self.path} in {self.source or 'an adapter'}",
+                f"it is for a weight of {wanted}, here {base_shape}",
+                "It was made for another architecture: use the base model it was trained on",
+            )
+
+    def _fits_by_leaf(self, base_shape: Shape) -> bool:
+        """For the algorithms whose leaves tell one side of the weight only."""
+        if "oft_blocks" in self.leaves:
+            return math.prod(self.leaves["oft_blocks"].shape[-3:-1]) == base_shape[0]
+        size = self.leaves["weight"].size
+        return size == base_shape[1 if self.leaves["on_input"].read().reshape(-1)[0] else 0]

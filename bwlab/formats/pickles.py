@@ -1,0 +1,98 @@
+"""Reads `.pt` and `.bin` files of old tools through torch's weights-only loader: no code in them ever runs."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.formats.files import AdapterFile, TensorEntry
+from bwlab.formats.small_floats import widen_bfloat16
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
+
+_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class PickleFile(AdapterFile):
+    """A pickle's tensors, by key; those of a list by their places in it, those of nested dicts by joined keys."""
+
+    tensors: dict[str, Tensor]
+
+    def read(self, key: str) -> NDArray[np.generic]:
+        """One tensor in its own dtype; bfloat16 comes as the same numbers in float32."""
+        import torch
+
+        tensor = self.tensors[key]
+        if tensor.dtype == torch.bfloat16:
+            return widen_bfloat16(tensor.view(torch.int16).numpy().view(np.uint16))
+        values: NDArray[np.generic] = tensor.numpy()
+        return values
+
+
+def open_pickle(path: Path) -> PickleFile:
+    """The tensors of a pickle.
+
+    Raises:
+        BwlabError: the file is missing or broken, or a pickle that needs more than tensors and plain containers.
+    """
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "it is broken, or a pickle that needs more than tensors; that could run code, so it was not loaded"
+        raise _bad(path, reason) from error
+    except OSError as error:
+        raise _bad(path, error.strerror or str(error)) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _bad(path, "it is no file that torch wrote, or cut short") from error
+    found = dict(_flatten(loaded))
+    tensors = {key: value.detach().contiguous() for key, value in found.items() if isinstance(value, torch.Tensor)}
+    metadata = {key: value for key, value in found.items() if isinstance(value, str)}
+    strange = [key for key, tensor in tensors.items() if _name(tensor) not in _NAMES]
+    if not tensors or strange:
+        raise _bad(path, f"{strange[0]} has dtype {_name(tensors[strange[0]])}" if strange else "it holds no tensors")
+    entries = {key: TensorEntry(_NAMES[_name(one)], tuple(one.shape), 0, 0) for key, one in tensors.items()}
+    return PickleFile(path, metadata, entries, tensors)
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(key, value) of everything in nested dicts and lists; `state_dict` is a wrapper that says nothing."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flatten(inner, prefix if key == "state_dict" else f"{prefix}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _flatten(inner, f"{prefix}.{index}".lstrip("."))
+    else:
+        yield prefix, value
+
+
+def _bad(path: Path, found: str) -> BwlabError:
+    return BwlabError(f"reading adapter {path}", found, "Give a file of tensors only, best a .safetensors file")

@@ -1,0 +1,63 @@
+"""A tensor of a file that is read when it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from bwlab.errors import BwlabError
+
+Numbers = NDArray[np.floating]
+
+_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16"}
+
+
+@dataclass(frozen=True, eq=False)
+class LazyTensor:
+    """Where a tensor comes from, and what it is, without its numbers.
+
+    Attributes:
+        key: its name in the file, for messages.
+        dtype: as safetensors files name it: `"F32"`, `"BF16"`, `"F8_E4M3"`, ...
+        shape: of the numbers; `()` of a single one.
+        fetch: reads the numbers in their own dtype; those that numpy lacks (bfloat16, float8) as float32, exactly.
+        source: the file, for messages.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    fetch: Callable[[], NDArray[np.generic]]
+    source: str = ""
+
+    @classmethod
+    def of(cls, values: NDArray[np.generic], key: str = "", source: str = "") -> LazyTensor:
+        """One whose numbers are in memory already."""
+        return cls(key, _NAMES.get(values.dtype.name, values.dtype.name), values.shape, lambda: values, source)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    def read(self) -> NDArray[np.generic]:
+        """The numbers in their own dtype; bfloat16 and float8 as the same numbers in float32."""
+        return self.fetch().reshape(self.shape)
+
+    def numbers(self, dtype: DTypeLike = np.float64) -> Numbers:
+        """The numbers as floats of this dtype; `BwlabError` where one is NaN or infinite."""
+        values: Numbers = self.read().astype(dtype, copy=False)
+        finite = np.isfinite(values)
+        if not finite.all():
+            bad = int(values.size - np.count_nonzero(finite))
+            found = f"{bad} of the {values.size} numbers of {self.key} are NaN or infinite"
+            raise BwlabError(f"reading adapter {self.source}", found, "Its training failed; train it again")
+        return values
+
+    def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
+        """The same numbers in another shape of as many."""
+        return LazyTensor(self.key, self.dtype, shape, self.fetch, self.source)
