@@ -10,8 +10,8 @@ import typer
 from typer.main import get_command, get_group
 
 from bwlab import __version__
-from bwlab.cli import base, blocks, demo, generate, plugins, train
-from bwlab.cli.errors import exit_on_error, show_traceback, warn
+from bwlab.cli import base, blocks, config, demo, generate, plugins, train
+from bwlab.cli.errors import exit_as_asked, exit_on_error, show_traceback, warn
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager, PluginRecord, build_manager
 
@@ -45,6 +45,7 @@ def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRec
     app.command("generate")(generate.command)
     app.command("blocks")(blocks.command)
     app.command("demo")(demo.command)
+    app.add_typer(config.app, name="config")
     app.add_typer(base.app, name="base")
     app.add_typer(plugins.app, name="plugins")
     return app, add_plugin_commands(app, manager)
@@ -82,7 +83,9 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     for record, error in unusable:
         warn(f"commands of plugin {record.name} of {record.source} are left out: {reason(error)}")
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
-    get_command(app).main(args=None if arguments is None else list(arguments), prog_name="bwlab", obj=frame)
+    command = get_command(app)
+    given = None if arguments is None else list(arguments)
+    exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
 
 
 def _print_version(wanted: bool) -> None:

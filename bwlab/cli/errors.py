@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
 from bwlab.errors import BwlabError
+
+# What typer raises for arguments it cannot read. By version it is click's or typer's own, and only a child is public.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -50,6 +53,32 @@ def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+
+
+def exit_as_asked(call: Callable[[], object]) -> NoReturn:
+    """Run typer's ``main`` with ``standalone_mode=False`` and exit as it would; an error in what was typed is one line.
+
+    Raises:
+        BwlabError: typer could not read the arguments.
+        SystemExit: always else.
+    """
+    try:
+        code = call()
+    except typer.Abort:
+        raise SystemExit(INTERRUPTED) from None
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
+            raise SystemExit(USER_ERROR) from None
+        raise usage_error(error) from error
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def usage_error(error: Any) -> BwlabError:
+    """Return a mistake in typed arguments, as typer tells of it, as one of ours."""
+    path = error.ctx.command_path if error.ctx is not None else "bwlab"
+    found, near, meant = one_line(error.format_message()).partition(" Did you mean")
+    found = found.rstrip(".")
+    return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())
 
 
 def _fail(message: str) -> NoReturn:

@@ -12,10 +12,44 @@ from bwlab.training.run_folder import Existing
 
 Text = str | None
 
+# What each flag sets; all else is said with --set.
+KEYS = {
+    "base": "base",
+    "data": "data.folder",
+    "out": "out",
+    "adapter": "adapter.type",
+    "blocks": "adapter.blocks",
+    "alpha": "adapter.alpha",
+    "initial": "adapter.initial",
+    "steps": "training.steps",
+    "batch_size": "training.batch_size",
+    "accumulation": "training.accumulation",
+    "optimizer": "training.optimizer",
+    "lr": "training.lr",
+    "block_lr": "training.block_lr",
+    "schedule": "training.schedule",
+    "warmup": "training.warmup",
+    "precision": "training.precision",
+    "device": "training.device",
+    "seed": "training.seed",
+}
+
+
+def flag_name(parameter: str) -> str:
+    """Return the flag of a parameter.
+
+    >>> flag_name("batch_size")
+    '--batch-size'
+    """
+    return "--" + parameter.replace("_", "-")
+
 
 def command(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="TOML file with settings.", show_default=False)] = None,
-    base: Annotated[Text, typer.Option(help="Base model: emoji, or a diffusers folder. [default: emoji]")] = None,
+    base: Annotated[
+        Text, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id. [default: emoji]")
+    ] = None,
     data: Annotated[Text, typer.Option(help="Folder of images with .txt captions.", metavar="DIR")] = None,
     out: Annotated[Text, typer.Option(help="Folder of the run.", metavar="DIR")] = None,
     adapter: Annotated[Text, typer.Option(help="Adapter type: lora, locon, ... [default: locon]")] = None,
@@ -23,9 +57,24 @@ def command(
         Text, typer.Option(help='Rank of each block, such as "upper=16, mid=4". [default: all=16]', metavar="SPEC")
     ] = None,
     alpha: Annotated[Text, typer.Option(help="Scale is alpha / rank. [default: the rank]", metavar="A")] = None,
+    initial: Annotated[Text, typer.Option(help="Adapter file to go on from.", metavar="FILE")] = None,
     steps: Annotated[Text, typer.Option(help="Optimiser steps. [default: 1000]", metavar="N")] = None,
-    batch_size: Annotated[Text, typer.Option(help="Pictures a step. [default: 4]", metavar="N")] = None,
-    lr: Annotated[Text, typer.Option(help="Learning rate. [default: 5e-4]", metavar="F")] = None,
+    batch_size: Annotated[
+        Text, typer.Option(help="Pictures a step, for each process. [default: 4]", metavar="N")
+    ] = None,
+    accumulation: Annotated[Text, typer.Option(help="Batches that make one step. [default: 1]", metavar="N")] = None,
+    optimizer: Annotated[Text, typer.Option(help="adamw, adafactor or prodigy. [default: adamw]")] = None,
+    lr: Annotated[Text, typer.Option(help="Learning rate. [default: 5e-4] (prodigy: 1)", metavar="F")] = None,
+    block_lr: Annotated[
+        Text, typer.Option(help='Rates of single blocks, such as "upper=1e-3, te=5e-5".', metavar="SPEC")
+    ] = None,
+    schedule: Annotated[
+        Text,
+        typer.Option(help="constant, linear, cosine, cosine_restarts or polynomial. [default: constant]"),
+    ] = None,
+    warmup: Annotated[Text, typer.Option(help="Steps of warm-up. [default: 0]", metavar="N")] = None,
+    precision: Annotated[Text, typer.Option(help="auto, fp32, bf16 or fp16. [default: auto]")] = None,
+    device: Annotated[Text, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]")] = None,
     seed: Annotated[Text, typer.Option(help="Seed of everything random. [default: 0]", metavar="N")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
@@ -37,34 +86,31 @@ def command(
 ) -> None:
     """Train an adapter into chosen blocks of a base model.
 
-    Settings come from a preset, the TOML file, flags and --set; later ones win. The run's folder receives
-    adapter.safetensors, config.toml, log.jsonl, previews/ and checkpoints/.
+    Settings come from a preset, the TOML file, flags and --set; later ones win ('bwlab config init' writes all of
+    them). The run's folder receives adapter.safetensors, config.toml, log.jsonl, previews/ and checkpoints/.
     """
     from rich.console import Console
 
     from bwlab.plugins import build_manager
     from bwlab.training import train
+    from bwlab.training.processes import is_main_process, leave_processes
     from bwlab.training.sources import read_config
 
     existing = existing_run(resume, overwrite)
     if resume and config is None and out is not None and (Path(out) / "config.toml").is_file():
         config = Path(out) / "config.toml"
-    flags = {
-        "base": ("--base", base),
-        "data.folder": ("--data", data),
-        "out": ("--out", out),
-        "adapter.type": ("--adapter", adapter),
-        "adapter.blocks": ("--blocks", blocks),
-        "adapter.alpha": ("--alpha", alpha),
-        "training.steps": ("--steps", steps),
-        "training.batch_size": ("--batch-size", batch_size),
-        "training.lr": ("--lr", lr),
-        "training.seed": ("--seed", seed),
+    given = {
+        KEYS[name]: (flag_name(name), text)
+        for name, text in context.params.items()
+        if name in KEYS and text is not None
     }
-    given = {key: (flag, text) for key, (flag, text) in flags.items() if text is not None}
-    console = Console(stderr=True)
-    path = train(read_config(config, preset, given, settings or ()), build_manager(), console, existing)
-    typer.echo(path)
+    chosen = read_config(config, preset, given, settings or ())
+    try:
+        path = train(chosen, build_manager(), Console(stderr=True), existing)
+        if is_main_process():
+            typer.echo(path)
+    finally:
+        leave_processes()
 
 
 def existing_run(resume: bool, overwrite: bool) -> Existing:

@@ -49,14 +49,20 @@ def read_config(
     Raises:
         BwlabError: an unreadable file, an unknown key (with the nearest known one) or a value it cannot have.
     """
+    return build(collect(path, preset_name, flags or {}, sets))
+
+
+def collect(
+    path: Path | None, preset_name: str | None, flags: Mapping[str, tuple[str, str]], sets: Sequence[str]
+) -> list[Setting]:
+    """Return all that is set, the later of two for one key winning; see `read_config`."""
     settings: list[Setting] = []
     if preset_name is not None:
         settings += [Setting(key, value, f"--preset {preset_name}") for key, value in preset(preset_name).items()]
     if path is not None:
         settings += read_file(path)
-    settings += [Setting(key, Typed(text), flag) for key, (flag, text) in (flags or {}).items()]
-    settings += [parse_set(text) for text in sets]
-    return build(settings)
+    settings += [Setting(key, Typed(text), flag) for key, (flag, text) in flags.items()]
+    return settings + [parse_set(text) for text in sets]
 
 
 def read_file(path: Path) -> list[Setting]:

@@ -39,10 +39,35 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"bwlab {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--no-such-option"], ["no-such-command"], ["plugins", "check"]], ids=" ".join)
-def test_a_usage_error_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--no-such-option"], "bwlab: no such option: --no-such-option"),
+        (["tran"], "bwlab: no such command 'tran'"),
+        (["train", "--block", "x"], "bwlab train: no such option: --block"),
+        (["train", "a", "b"], "bwlab train: got unexpected extra argument"),
+        (["train", "--steps"], "bwlab"),
+        (["plugins", "check"], "bwlab plugins check: missing argument"),
+        (["base", "measure", "--cfg", "x"], "bwlab base measure: invalid value for '--cfg'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_usage_error_is_one_line_and_exits_2(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert exit_code(*arguments) == 2
-    assert "Usage: bwlab" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith(f"bwlab: error: {line}")
+    assert captured.err.endswith(" --help\n")
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code() == 2
+    captured = capsys.readouterr()
+    assert "Usage: bwlab" in captured.out + captured.err
+    assert "bwlab: error" not in captured.err
 
 
 def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,50 @@
+"""``bwlab config``: the settings of a run, written out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bwlab.errors import BwlabError
+
+app = typer.Typer(help="Write out the settings of a training run.", no_args_is_help=True)
+
+PresetOption = Annotated[str | None, typer.Option(help="Named settings: paper.")]
+
+
+@app.command("init")
+def init_command(
+    file: Annotated[Path | None, typer.Argument(help="TOML file to write. [default: standard output]")] = None,
+    preset: PresetOption = None,
+) -> None:
+    """Write every setting with its default and what it is for, as a file to start from."""
+    from bwlab.formats.atomic import write_atomically
+    from bwlab.training.config_text import commented_toml
+    from bwlab.training.sources import read_config
+
+    text = commented_toml(read_config(preset_name=preset))
+    if file is None:
+        typer.echo(text, nl=False)
+        return
+    if file.exists():
+        raise BwlabError(f"config {file}", "the file exists", "Choose another name, or delete it first")
+    write_atomically(file, text.encode())
+    typer.echo(file)
+
+
+@app.command("show")
+def show_command(
+    config: Annotated[Path | None, typer.Argument(help="TOML file with settings.", show_default=False)] = None,
+    preset: PresetOption = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, such as training.lr=1e-4.", metavar="KEY=VALUE")
+    ] = None,
+) -> None:
+    """Print the settings that a run would have, each with where it comes from."""
+    from bwlab.training.config_text import toml_with_origins
+    from bwlab.training.sources import build, collect
+
+    found = collect(config, preset, {}, settings or ())
+    typer.echo(toml_with_origins(build(found), found), nl=False)

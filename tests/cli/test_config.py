@@ -1,0 +1,80 @@
+"""``bwlab config``: every setting written out, and where each value comes from."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from bwlab.cli.app import main
+from bwlab.cli.train import KEYS, command, flag_name
+from bwlab.training.config import TrainConfig
+from bwlab.training.sources import flat_settings, known_keys, read_config
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("preset", [None, "paper"])
+def test_init_writes_every_setting_and_reads_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str | None
+) -> None:
+    path = tmp_path / "run.toml"
+    more = ("--preset", preset) if preset else ()
+    assert exit_code("config", "init", str(path), *more) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    text = path.read_text()
+    assert read_config(path) == read_config(preset_name=preset)
+    named = set(re.findall(r"^(?:# )?(\w+) =|^# \[(\S+)\]", text, re.MULTILINE))
+    assert {one or other.rpartition(".")[2] for one, other in named} == {key.rpartition(".")[2] for key in known_keys()}
+    assert exit_code("config", "init", str(path)) == 2
+    assert "the file exists" in capsys.readouterr().err
+
+
+def test_every_setting_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("config", "init") == 0
+    text = capsys.readouterr().out
+    assert tomllib.loads(text)["training"]["batch_size"] == TrainConfig().training.batch_size
+    assert "# pictures a step, for each process. (at least 1, at most 65536)\nbatch_size = 4\n" in text
+    settings = re.findall(r"(.*)\n(?:# )?\w+ =", text)
+    assert len(settings) >= 60
+    assert all(comment.startswith("# ") for comment in settings)
+
+
+def test_show_tells_where_each_value_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[training]\nsteps = 7\nlr = 1e-3\n")
+    sets = ("--set", "training.lr=2e-3", "--set", "adapter.options.mode=fast", "--preset", "paper")
+    assert exit_code("config", "show", str(path), *sets) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert f"steps = 7  # {path}" in lines
+    assert "lr = 0.002  # --set" in lines
+    assert "repeats = 25  # --preset paper" in lines
+    assert 'options.mode = "fast"  # --set' in lines
+    assert "# initial is not set  # default" in lines
+    again = tmp_path / "again.toml"
+    again.write_text(text)
+    assert read_config(again) == read_config(path, "paper", {}, ["training.lr=2e-3", "adapter.options.mode=fast"])
+
+
+def test_show_refuses_what_a_run_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("config", "show", "--set", "training.step=3") == 2
+    assert capsys.readouterr().err == "bwlab: error: --set: training.step: unknown key. Did you mean training.steps?\n"
+
+
+def test_every_flag_of_train_sets_one_key() -> None:
+    app = typer.Typer()
+    app.command()(command)
+    flags = {name for parameter in get_command(app).params for name in parameter.opts if name.startswith("--")}
+    flags -= {"--help", "--install-completion", "--show-completion"}
+    assert flags == {flag_name(name) for name in KEYS} | {"--resume", "--overwrite", "--preset", "--set"}
+    assert len(set(KEYS.values())) == len(KEYS)
+    assert set(KEYS.values()) <= set(flat_settings(TrainConfig()))
