@@ -124,6 +124,16 @@ class FactoredMatrix:
         """Singular values, largest first, `(min(r, out, in),)`; those that are only rounding are exactly 0."""
         return self._zero_below_rounding(self._core_values)
 
+    @cached_property
+    def svd(self) -> tuple[Array, Array, Array]:
+        """Thin SVD cut at the numerical rank k: left `(out, k)`, values `(k,)` largest first, right `(in, k)`."""
+        out_basis, out_triangle = thin_qr(self.up)
+        in_basis, in_triangle = thin_qr(self.down.T)
+        left, values, right = np.linalg.svd(out_triangle @ in_triangle.T, full_matrices=False)
+        values = self._zero_below_rounding(values)
+        kept = int(np.count_nonzero(values))
+        return out_basis @ left[:, :kept], values[:kept], in_basis @ right[:kept].T
+
     def rank(self) -> int:
         """The numerical rank: how many singular values are more than rounding."""
         return int(np.count_nonzero(self.singular_values()))
@@ -148,12 +158,12 @@ class FactoredMatrix:
 
     def out_basis(self) -> Array:
         """Orthonormal columns that span the column space, `(out, rank)`: the left singular vectors."""
-        left, _, _ = self._svd
+        left, _, _ = self.svd
         return left
 
     def in_basis(self) -> Array:
         """Orthonormal columns that span the row space, `(in, rank)`: the right singular vectors."""
-        _, _, right = self._svd
+        _, _, right = self.svd
         return right
 
     def out_overlap(self, other: FactoredMatrix) -> Overlap | None:
@@ -195,23 +205,13 @@ class FactoredMatrix:
         """This matrix, from other factors where its own nearly cancel out."""
         if self._square >= CANCELLED * self._size**2:
             return self
-        left, values, right = self._svd
+        left, values, right = self.svd
         return FactoredMatrix(left * values, right.T)
 
     @cached_property
     def _core_values(self) -> Array:
         core = thin_qr(self.up)[1] @ thin_qr(self.down.T)[1].T
         return np.asarray(np.linalg.svd(core, compute_uv=False))
-
-    @cached_property
-    def _svd(self) -> tuple[Array, Array, Array]:
-        """Thin SVD cut at the numerical rank: `(out, k)`, `(k,)`, `(in, k)`."""
-        out_basis, out_triangle = thin_qr(self.up)
-        in_basis, in_triangle = thin_qr(self.down.T)
-        left, values, right = np.linalg.svd(out_triangle @ in_triangle.T, full_matrices=False)
-        values = self._zero_below_rounding(values)
-        kept = int(np.count_nonzero(values))
-        return out_basis @ left[:, :kept], values[:kept], in_basis @ right[:kept].T
 
     def _zero_below_rounding(self, values: Array) -> Array:
         limit = EPSILON * max(*self.shape, self.inner_rank) * self._size

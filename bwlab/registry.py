@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bwlab.adapters.adapter import Adapter
     from bwlab.adapters.layer import AdapterLayer
     from bwlab.blocks.scheme import BlockScheme
     from bwlab.formats.contents import AdapterContents
     from bwlab.formats.files import AdapterFile
+    from bwlab.formats.module_weights import ModuleWeights
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,21 @@ class FormatReader:
 
 @dataclass(frozen=True)
 class FormatWriter:
-    """Writes one kind of adapter file.
+    """Writes one kind of adapter file; its name is a value of ``bwlab convert --to``.
 
     Attributes:
         name: e.g. ``"kohya"``; unique among the writers of all installed plugins.
         summary: one line for lists.
-        write: writes an adapter with metadata to a path, completely or not at all.
+        expresses: whether the kind of file can hold a module exactly.
+        write: writes modules and metadata, no embeddings, to a path, completely or not at all.
+        folder: whether the path is a folder's rather than a ``.safetensors`` file's.
     """
 
     name: str
     summary: str
-    write: Callable[[Adapter, Path, Mapping[str, str]], None]
+    expresses: Callable[[ModuleWeights], bool]
+    write: Callable[[AdapterContents, Path], None]
+    folder: bool = False
 
 
 FormatType: TypeAlias = FormatReader | FormatWriter

@@ -15,9 +15,9 @@ OUTSIDE = {"bwlab_analysis": "analysis", "bwlab_lora": "plugins", "bwlab_locon":
 # From the bottom up. A module may import its own layer and those below; the longest name counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("bwlab", "bwlab.errors", "bwlab.hookspecs", "bwlab.records", "bwlab.registry"),
-    ("bwlab.blocks", "bwlab.formats", "bwlab.lowrank"),
+    ("bwlab.blocks", "bwlab.formats", "bwlab.lowrank", "bwlab.truncation"),
     ("bwlab.adapters", "bwlab.formats.kohya", "bwlab.formats.plugin", "bwlab.loading", "bwlab.plugins"),
-    ("bwlab.benchmark", "bwlab.conditioning", "bwlab.pipelines", "bwlab.scaffold", "bwlab.testing"),
+    ("bwlab.benchmark", "bwlab.bases", "bwlab.conditioning", "bwlab.pipelines", "bwlab.scaffold", "bwlab.testing"),
     ("bwlab.emoji", "bwlab.generation", "bwlab.training"),
     ("bwlab.demo",),
     ("bwlab.cli",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from bwlab.errors import BwlabError
@@ -18,10 +19,19 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     Raises:
         BwlabError: the disk is full, or the folder is missing or not writable.
     """
+    write_pieces_atomically(path, (data,))
+
+
+def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
+    """Like `write_atomically`, for data that comes in pieces and is never in memory as a whole.
+
+    Raises:
+        BwlabError: as there; whatever making a piece raises comes through, and nothing is written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _write_and_sync(temporary, data)
+        _write_and_sync(temporary, pieces)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -32,9 +42,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _write_and_sync(path: Path, data: bytes) -> None:
+def _write_and_sync(path: Path, pieces: Iterable[bytes]) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())
 

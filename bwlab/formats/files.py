@@ -127,19 +127,6 @@ def require_kohya(file: AdapterFile) -> None:
         )
 
 
-def with_sorted_metadata(data: bytes) -> bytes:
-    """The same safetensors file with its metadata in alphabetical order.
-
-    safetensors writes metadata in an order that changes from run to run; sorted, equal adapters are equal files.
-    """
-    length = int.from_bytes(data[:8], "little")
-    fields = json.loads(data[8 : 8 + length])
-    fields["__metadata__"] = dict(sorted(fields.get("__metadata__", {}).items()))
-    header = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)  # The tensors' bytes start at a multiple of 8.
-    return len(header).to_bytes(8, "little") + header + data[8 + length :]
-
-
 def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str, str], dict[str, TensorEntry]]:
     try:
         fields = json.loads(header)

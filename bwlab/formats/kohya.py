@@ -17,10 +17,11 @@ from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of
 from bwlab.adapters.modules import TextEncoders, layers_by_path, require_layers
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab.formats.atomic import write_atomically
-from bwlab.formats.files import open_adapter_file, require_kohya, with_sorted_metadata
+from bwlab.formats.files import open_adapter_file, require_kohya
 from bwlab.formats.keys import kohya_name_of, path_of, split_key
 from bwlab.formats.metadata import TYPE_KEY, file_metadata
+from bwlab.formats.tensor_file import write_tensors
+from bwlab.formats.torch_tensors import lazy_tensor
 from bwlab.registry import AdapterType
 
 
@@ -59,7 +60,7 @@ def save_adapter(
             tensors[f"{name}.{leaf}"] = _stored(tensor, leaf, dtype)
     _require_finite(f"saving {path}", tensors)
     entries = {**adapter.metadata, **file_metadata(adapter, alpha), **(metadata or {})}
-    write_atomically(path, with_sorted_metadata(safetensors.torch.save(tensors, entries)))
+    write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
 
 
 def load_adapter(

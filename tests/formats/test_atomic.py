@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from bwlab.formats import atomic
 from bwlab.formats.atomic import write_atomically
 
 
-def full_disk(path: Path, data: bytes) -> None:
+def full_disk(path: Path, pieces: Iterable[bytes]) -> None:
     """Writes half, then finds the disk full."""
+    data = b"".join(pieces)
     path.write_bytes(data[: len(data) // 2])
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -65,8 +67,8 @@ def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path: Path, monkeypatc
 
 def test_an_interrupt_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any) -> None:
-        full_disk_path, data = args
-        full_disk_path.write_bytes(data[:2])
+        full_disk_path, pieces = args
+        full_disk_path.write_bytes(b"".join(pieces)[:2])
         raise KeyboardInterrupt
 
     path = tmp_path / "x.bin"

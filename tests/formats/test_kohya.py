@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,6 @@ from bwlab.formats import atomic
 from bwlab.formats.contents import read_contents
 from bwlab.formats.files import open_adapter_file
 from bwlab.formats.kohya import load_adapter, save_adapter
-from bwlab.formats.plugin import write
 from bwlab.plugins import PluginManager, build_manager
 from tests.formats.adapters_made import TYPES, trained
 
@@ -191,8 +190,8 @@ def test_the_text_encoder_round_trips_under_its_old_names(
 def test_a_full_disk_leaves_the_earlier_adapter(
     tmp_path: Path, unet: UNet2DConditionModel, scheme: BlockScheme, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
-        path.write_bytes(data[:100])
+    def full(path: Path, pieces: Iterable[bytes]) -> None:
+        path.write_bytes(b"".join(pieces)[:100])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = saved(tmp_path, unet, scheme, "lora", "mid=2")
@@ -266,11 +265,11 @@ def test_a_type_that_no_plugin_provides_is_loaded_by_its_leaves_or_refused(
         load_adapter(named, unet, build_manager(installed=False), scheme)
 
 
-def test_the_registered_format_reads_what_it_writes(
+def test_the_registered_formats_read_a_saved_adapter(
     tmp_path: Path, unet: UNet2DConditionModel, scheme: BlockScheme, manager: PluginManager
 ) -> None:
     adapter = trained(unet, scheme, "locon", "mid=2", 1.0)
-    write(adapter, tmp_path / "a.safetensors", {"bwlab.note": "x"})
+    save_adapter(adapter, tmp_path / "a.safetensors", {"bwlab.note": "x"})
     contents = read_contents(tmp_path / "a.safetensors", manager)
     assert contents.dialect == "kohya"
     assert set(contents.modules) == set(adapter.layers)

@@ -1,0 +1,142 @@
+"""Any module as a plain LoRA: exactly where it has low-rank factors, else the nearest of a given rank."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms.algorithm import Shape
+from bwlab.formats.encoding import in_dtype
+from bwlab.formats.keys import DOWN, UP
+from bwlab.formats.module_weights import BIAS_LEAVES, ModuleWeights
+from bwlab.formats.tensors import LazyTensor
+from bwlab.lowrank import FactoredMatrix
+from bwlab.truncation import Truncation, truncate, truncate_dense
+
+# The UNet's larger convolutions, all 3 x 3, and those of its layers that are convolutions of one pixel in all or some
+# models (diffusers' UNet2DConditionModel).
+_KERNEL_3 = re.compile(r"(?:.+\.)?(?:conv[12]|(?:down|up)samplers\.\d+\.conv)|conv_in|conv_out")
+_ALWAYS_POINTWISE = re.compile(r".+\.conv_shortcut")
+_POINTWISE_IN_SD1 = re.compile(r".+\.attentions\.\d+\.proj_(?:in|out)")
+
+
+class Weights(Protocol):
+    """The weights of a base model."""
+
+    def shape(self, path: str) -> Shape:
+        """Of the weight of the layer at an adapter path; `BwlabError` if the model has no such layer."""
+
+    def weight(self, path: str) -> NDArray[np.floating]:
+        """The weight of the layer at an adapter path, read when it is asked for."""
+
+
+def weight_shape(module: ModuleWeights, architecture: str, base: Weights | None = None) -> Shape:
+    """The shape of the weight that a module changes: `(out, in)` or `(out, in, k, k)`.
+
+    Told by the base model; without one by the module's own leaves, and where these are those of a flattened convolution
+    (LoHa, LoKr) by the names of UNet layers.
+
+    Raises:
+        BwlabError: only a base model could tell, or the given one has no such layer.
+    """
+    if base is not None:
+        return base.shape(module.path)
+    own = module.shape
+    if own is None or (len(own) == 2 and _may_be_conv(module.path) and _hides_kernel(module)):
+        return _guessed(module, own, architecture)
+    return own
+
+
+def near_lora(module: ModuleWeights, rank: int, base: Weights | None = None) -> Truncation:
+    """The module's delta as a product of at most this rank, which may be inexact; see `Truncation`.
+
+    Raises:
+        BwlabError: the delta needs the base weight and there is no base, or a number is NaN or infinite.
+    """
+    matrix = module.factors()
+    if matrix is not None:
+        return truncate(matrix, rank)
+    weight = base.weight(module.path).astype(np.float64) if base is not None and module.needs_base else None
+    delta = np.asarray(module.delta(weight), np.float64)
+    return truncate_dense(delta.reshape(len(delta), -1), rank)
+
+
+def lora_module(
+    path: str,
+    matrix: FactoredMatrix,
+    shape: Shape,
+    dtype: str,
+    *,
+    source: str = "",
+    biases: Mapping[str, LazyTensor] | None = None,
+) -> ModuleWeights:
+    """A LoRA module with these factors, alpha equal to its rank.
+
+    Args:
+        path: adapter path.
+        matrix: the delta, flattened to `(out, in * k * k)`.
+        shape: of the weight.
+        dtype: to write the factors in, as safetensors names it.
+        source: the file it comes from, for messages.
+        biases: leaves that change the bias.
+    """
+    rank, ones = matrix.inner_rank, (1,) * (len(shape) - 2)
+    down = in_dtype(matrix.down.reshape(rank, *shape[1:]), dtype, f"{path}.{DOWN}")
+    up = in_dtype(matrix.up.reshape(shape[0], rank, *ones), dtype, f"{path}.{UP}")
+    return ModuleWeights(path, "lora", {DOWN: down, UP: up, **(biases or {})}, float(rank), source)
+
+
+def bias_leaves(module: ModuleWeights) -> dict[str, LazyTensor]:
+    """The leaf that changes the layer's bias, as `diff_b`; empty if there is none."""
+    found = next((module.leaves[leaf] for leaf in BIAS_LEAVES if leaf in module.leaves), None)
+    return {} if found is None else {"diff_b": found}
+
+
+def untuckered(module: ModuleWeights) -> ModuleWeights:
+    """A Tucker module as a plain LoRA of a convolution, of the same rank and exact; others as they are.
+
+    The core goes into down, in float32.
+    """
+    if module.algorithm != "tucker":
+        return module
+    shape, matrix = module.shape, module.factors()
+    assert shape is not None
+    assert matrix is not None
+    return lora_module(module.path, matrix, shape, "F32", source=module.source, biases=bias_leaves(module))
+
+
+def _hides_kernel(module: ModuleWeights) -> bool:
+    return not any(leaf in module.leaves for leaf in (DOWN, "diff"))
+
+
+def _may_be_conv(path: str) -> bool:
+    return any(kind.fullmatch(path) for kind in (_KERNEL_3, _ALWAYS_POINTWISE, _POINTWISE_IN_SD1))
+
+
+def _guessed(module: ModuleWeights, own: Shape | None, architecture: str) -> Shape:
+    if own is None:
+        raise _needs_base(module, f"{module.algorithm} does not tell the shape of the weight")
+    out, inner = own[0], math.prod(own[1:])
+    if _KERNEL_3.fullmatch(module.path):
+        if inner % 9:
+            raise _needs_base(module, f"its weight is {own}, where a convolution of 3 x 3 was expected")
+        return (out, inner // 9, 3, 3)
+    if _ALWAYS_POINTWISE.fullmatch(module.path):
+        return (out, inner, 1, 1)
+    if architecture == "unknown":
+        raise _needs_base(module, "this layer is linear in some models and a convolution in others")
+    return (out, inner, 1, 1) if architecture == "sd1" else (out, inner)
+
+
+def _needs_base(module: ModuleWeights, found: str) -> BwlabError:
+    return BwlabError(
+        f"the low-rank form of {module.path} in {module.source or 'an adapter'}",
+        found,
+        "Give the base model that it was trained on (--base)",
+    )

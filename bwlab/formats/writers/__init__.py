@@ -1,0 +1,1 @@
+"""Writers of adapter files, one module for each dialect that bwlab writes."""
