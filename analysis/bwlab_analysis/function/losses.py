@@ -1,0 +1,142 @@
+"""What one adapter does to another's denoising of its own pictures, and which of its blocks does it.
+
+The denoising loss on a's pictures is what a was trained to lower. How far b beside it raises the loss again is the harm
+that b does to a; what switching one block of b off takes away of the harm is that block's blame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.training.objective import noise_schedule, training_target
+from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
+from bwlab_analysis.function.random_adapters import only_unet, random_like
+from bwlab_analysis.function.variants import BASE, BOTH, A, B, blocks_of, pair_variants, random_name, without
+from bwlab_analysis.gates import GatedUNet
+
+if TYPE_CHECKING:
+    from bwlab.pipelines import Pipeline
+
+ROWS_AT_ONCE = 96
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A mean over latents and timesteps, with its standard error over latents."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class BlockHarm:
+    """Blame of one block of the other adapter: by how much the loss falls when it is switched off."""
+
+    block: str
+    blame: Loss
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """Losses on one adapter's own pictures (mean squared error of the UNet's prediction).
+
+    Attributes:
+        adapter: whose pictures they are, ``"a"`` or ``"b"``.
+        inputs: the pictures, in words.
+        base: of the base alone.
+        own: with the adapter.
+        both: with both adapters.
+        harm: of the other adapter, ``both - own``.
+        random_harm: of random adapters of the other's norms in its place, each.
+        blocks: of the other adapter, the most blamed first.
+    """
+
+    adapter: str
+    inputs: str
+    base: Loss
+    own: Loss
+    both: Loss
+    harm: Loss
+    random_harm: tuple[float, ...]
+    blocks: tuple[BlockHarm, ...]
+
+    @property
+    def gain_lost(self) -> float | None:
+        """The harm as a share of what the adapter gains over the base; None if it gains nothing."""
+        gain = self.base.value - self.own.value
+        return self.harm.value / gain if gain > 0 else None
+
+
+def loss_interference(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    own: Adapter,
+    other: Adapter,
+    inputs: Inputs,
+    name: str = A,
+    timesteps: Sequence[int] = TIMESTEPS,
+    draws: int = 5,
+    seed: int = 0,
+) -> LossReport:
+    """Return what ``other`` does to the losses of ``own`` on its own pictures.
+
+    Args:
+        pipe: the base; nothing of it is changed.
+        scheme: its blocks.
+        own: whose pictures the inputs are.
+        other: what is added.
+        inputs: latents, noise and captions of ``own``'s pictures.
+        name: what ``own`` is called in the report.
+        timesteps: 0..999, at which the latents are noised.
+        draws: random adapters in ``other``'s place.
+        seed: of those.
+    """
+    has_blocks = bool(blocks_of(other))
+    drawn = [only_unet(random_like(other, pipe.unet, seed + 1 + draw)) for draw in range(draws if has_blocks else 0)]
+    variants = pair_variants(own, other, (), drawn, True)
+    losses = torch.zeros(len(variants.names), len(inputs), dtype=torch.float64)
+    size = max(1, ROWS_AT_ONCE // len(variants.names))
+    for time in timesteps:
+        for start, piece in zip(range(0, len(inputs), size), inputs.pieces(size), strict=True):
+            times = torch.full((len(piece),), time, device=piece.latents.device)
+            texts, text_of = variant_texts(pipe, (own, other), variants, piece.captions)
+            gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, text_of)
+            losses[:, start : start + size] += _losses(pipe, gated, piece, times, texts) / len(timesteps)
+    row = dict(zip(variants.names, losses, strict=True))
+    harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
+    blames = [BlockHarm(block, _mean(row[BOTH] - row[without(B, block, alone=False)])) for block in blocks_of(other)]
+    return LossReport(
+        name,
+        inputs.source,
+        _mean(row[BASE]),
+        _mean(row[A]),
+        _mean(row[BOTH]),
+        _mean(row[BOTH] - row[A]),
+        tuple(float(harm.mean()) for harm in harms),
+        tuple(sorted(blames, key=lambda one: -one.blame.value)),
+    )
+
+
+@torch.no_grad()
+def _losses(
+    pipe: Pipeline, gated: GatedUNet, piece: Inputs, times: Tensor, texts: Sequence[Mapping[str, object]]
+) -> Tensor:
+    """Return ``(variants, latents)`` mean squared errors."""
+    schedule = noise_schedule(pipe)
+    noisy = schedule.add_noise(piece.latents, piece.noise, times)
+    target = training_target(schedule, piece.latents, piece.noise, times)
+    output = gated.forward(noisy, times, texts)
+    return (output.double() - target.double()).square().flatten(2).mean(2).cpu()
+
+
+def _mean(values: Tensor) -> Loss:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Loss(float(values.mean()), error)

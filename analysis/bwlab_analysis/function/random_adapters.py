@@ -1,0 +1,53 @@
+"""Random adapters to compare with: of the same layers, ranks and norms, and nothing learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.layer import AdapterLayer, BaseLayer
+from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.adapters.modules import TextEncoders, layers_by_path
+
+RANK = 16  # for deltas that are no low-rank product
+
+
+def random_like(adapter: Adapter, unet: nn.Module, seed: int, *, text_encoder: TextEncoders = None) -> Adapter:
+    """Return an adapter whose deltas are random, each of the rank and Frobenius norm of the given adapter's.
+
+    Both factors are Gaussian, so that the delta's directions are uniform. Layers that are no Linear or Conv2d (norms)
+    are left out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    bases = layers_by_path(unet, text_encoder)
+    layers: dict[str, AdapterLayer] = {}
+    for path, layer in adapter.layers.items():
+        base = bases[path]
+        if isinstance(base, nn.Linear | nn.Conv2d):
+            layers[path] = _random_layer(layer, base, generator)
+    return Adapter(f"random like {adapter.name}", "lora", layers, adapter.scheme).eval()
+
+
+def only_unet(adapter: Adapter) -> Adapter:
+    """Return an adapter without its layers in text encoders."""
+    layers = {path: layer for path, layer in adapter.layers.items() if not path.startswith(("te.", "te2."))}
+    return Adapter(adapter.name, adapter.type_name, layers, adapter.scheme)
+
+
+def delta_norm(layer: AdapterLayer, base: BaseLayer) -> float:
+    """Return the Frobenius norm of a layer's delta, its scale included."""
+    factors = layer.factors()
+    return factors.norm() if factors is not None else float(layer.delta(base.weight).double().norm())
+
+
+def _random_layer(layer: AdapterLayer, base: BaseLayer, generator: torch.Generator) -> LowRankLayer:
+    out, *inner = base.weight.shape
+    factors = layer.factors()
+    rank = min(factors.inner_rank if factors is not None else RANK, out, base.weight[0].numel())
+    down = torch.randn(rank, *inner, generator=generator)
+    up = torch.randn(out, rank, *(1 for _ in inner[1:]), generator=generator)
+    columns, rows = up.flatten(1).double(), down.flatten(1).double()
+    drawn = ((columns.T @ columns) * (rows @ rows.T)).sum().sqrt()
+    up *= delta_norm(layer, base) / float(drawn)
+    return LowRankLayer(base, down.to(base.weight), up.to(base.weight), float(rank))

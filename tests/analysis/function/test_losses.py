@@ -1,0 +1,50 @@
+"""Loss interference, against losses by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bwlab.adapters.adapter import Attached, attach
+from bwlab.training.objective import noise_schedule, training_target
+from bwlab_analysis.function.inputs import conditions
+from bwlab_analysis.function.losses import loss_interference
+from tests.analysis.function.conftest import World
+
+
+@torch.no_grad()
+def loss(world: World, *uses: Attached) -> float:
+    losses = []
+    for time in (700, 200):
+        times = torch.full((3,), time)
+        schedule = noise_schedule(world.pipe)
+        noisy = schedule.add_noise(world.inputs.latents, world.inputs.noise, times)
+        target = training_target(schedule, world.inputs.latents, world.inputs.noise, times)
+        with attach(world.pipe.unet, *uses):
+            output = world.pipe.unet(noisy, times, **conditions(world.pipe, world.inputs.captions)).sample
+        losses.append(float((output - target).square().mean()))
+    return sum(losses) / 2
+
+
+def test_losses_are_those_of_the_variants_alone(world: World) -> None:
+    report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700, 200), draws=2)
+    a, b = Attached(world.a), Attached(world.b)
+    assert report.base.value == pytest.approx(loss(world), rel=1e-5)
+    assert report.own.value == pytest.approx(loss(world, a), rel=1e-5)
+    assert report.both.value == pytest.approx(loss(world, a, b), rel=1e-5)
+    assert report.harm.value == pytest.approx(report.both.value - report.own.value)
+    off = Attached(world.b, {"*": 1.0, "in0": 0.0})
+    blamed = next(one for one in report.blocks if one.block == "in0")
+    assert blamed.blame.value == pytest.approx(report.both.value - loss(world, a, off), rel=1e-3, abs=1e-6)
+    assert [one.block for one in report.blocks] == sorted(
+        ("in0", "out3"), key=lambda block: -next(x.blame.value for x in report.blocks if x.block == block)
+    )
+    assert len(report.random_harm) == 2
+    assert report.own.error > 0
+
+
+def test_the_share_of_the_gain_that_is_lost(world: World) -> None:
+    report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
+    gain = report.base.value - report.own.value
+    assert report.gain_lost == (pytest.approx(report.harm.value / gain) if gain > 0 else None)
+    assert report.random_harm == ()
