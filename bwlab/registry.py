@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bwlab.adapters.layer import AdapterLayer
+    from bwlab.adapters.layer import AdapterLayer, BaseLayer
     from bwlab.blocks.scheme import BlockScheme
     from bwlab.formats.contents import AdapterContents
     from bwlab.formats.files import AdapterFile
     from bwlab.formats.module_weights import ModuleWeights
+
+
+Options: TypeAlias = Mapping[str, object]
+# From the options that the user gave and the layers to be adapted, by path: the options of each layer, by path.
+PrepareOptions: TypeAlias = Callable[[Options, Mapping[str, "BaseLayer"]], Mapping[str, Options]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class AdapterType:
         load: returns the layer class; imports torch only when called.
         targets: whether a layer is adapted, from its path in the model and its kind: ``"linear"``, ``"conv"`` or
             ``"conv1x1"``.
-        options: names of the options that ``create()`` takes beyond rank and alpha.
+        options: names of the options that a user may give beyond rank and alpha.
+        prepare: turns them into those of each layer's ``create()``; None: every layer gets them as they are.
     """
 
     name: str
@@ -41,6 +47,7 @@ class AdapterType:
     load: Callable[[], type[AdapterLayer]]
     targets: Callable[[str, str], bool]
     options: tuple[str, ...] = ()
+    prepare: PrepareOptions | None = None
 
 
 @dataclass(frozen=True)

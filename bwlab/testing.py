@@ -40,6 +40,10 @@ class AdapterContract:
         """The same module objects, bits and outputs are there after `attach`."""
         contract.detaching_restores_everything(self.bench())
 
+    def test_base_layers_are_not_owned(self) -> None:
+        """The adapter holds no tensor of the base."""
+        contract.base_layers_are_not_owned(self.bench())
+
     def test_adapters_stack(self) -> None:
         """Several adapters add up, each with its own scale."""
         contract.adapters_stack(self.bench())

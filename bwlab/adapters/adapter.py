@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.injection import LayerUse, hook_layers
-from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of
+from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of, refuse_unknown_options
 from bwlab.adapters.modules import OTHER_ARCHITECTURE, TextEncoders, layers_by_path, require_layers
 from bwlab.adapters.scales import Scale, is_zero, layer_scale
 from bwlab.blocks.scheme import BlockScheme
@@ -65,10 +65,23 @@ class Adapter:
         """Switches every layer to evaluation: gradients off."""
         return self.train(False)
 
-    def deltas(self) -> Iterator[tuple[str, Tensor]]:
-        """(path, change of that layer's weight at scale 1); raises `BwlabError` if the type needs the base weight."""
+    def deltas(self, unet: nn.Module | None = None, text_encoder: TextEncoders = None) -> Iterator[tuple[str, Tensor]]:
+        """(path, change of that layer's weight at scale 1).
+
+        Args:
+            unet: the base; needed only where a layer has `needs_base_weight`.
+            text_encoder: of the base, as for `attach`.
+
+        Raises:
+            BwlabError: a layer needs the base weight and no model, or one that it does not fit, was given.
+        """
+        bases = {} if unet is None else layers_by_path(unet, text_encoder)
+        wanting = {path: layer for path, layer in self.layers.items() if layer.needs_base_weight}
+        if unet is not None:
+            check_fits(self.name, wanting, bases)
         for path, layer in self.layers.items():
-            yield path, layer.delta()
+            base = bases.get(path) if layer.needs_base_weight else None
+            yield path, layer.delta(None if base is None else base.weight.detach().to(layer.compute_dtype()))
 
     def blocks(self) -> dict[str, int]:
         """Block name -> number of layers there, in the scheme's order; blocks without any are left out."""
@@ -109,26 +122,29 @@ def create_adapter(
         alpha: numerator of every layer's scale; None takes each layer's rank, a scale of 1.
         ranks: rank per block; where it is 0 nothing is made.
         text_encoder: None, one encoder, or two (SDXL), adapted where `ranks` names `te`.
-        options: settings of the adapter type; one it does not know is an error.
+        options: settings of the adapter type, those that its `options` names; any other is an error.
 
     Raises:
         BwlabError: no layer is left to adapt, or an option, a rank or alpha is wrong.
     """
-    layer_class = adapter_type.load()
-    layers: dict[str, AdapterLayer] = {}
-    for path, layer in layers_by_path(unet, text_encoder).items():
-        if not adapter_type.targets(path, kind_of(layer)):
-            continue
-        rank = int(ranks.value_of(path))
-        if rank > 0:
-            layer_alpha = float(rank) if alpha is None else alpha
-            layers[path] = layer_class.create(layer, rank, layer_alpha, generator, **(options or {}))
-    if not layers:
+    refuse_unknown_options(adapter_type.name, options or {}, adapter_type.options)
+    bases = {
+        path: layer
+        for path, layer in layers_by_path(unet, text_encoder).items()
+        if adapter_type.targets(path, kind_of(layer)) and int(ranks.value_of(path)) > 0
+    }
+    if not bases:
         raise BwlabError(
             f"a {adapter_type.name} adapter on {ranks.text!r}",
             f"no layer of this model is both in those blocks and adapted by {adapter_type.name}",
             "Give a rank above 0 to a block that has such layers (bwlab blocks lists them)",
         )
+    layer_class, own_options = adapter_type.load(), _options_by_path(adapter_type, options or {}, bases)
+    layers: dict[str, AdapterLayer] = {}
+    for path, base in bases.items():
+        rank = int(ranks.value_of(path))
+        layer_alpha = float(rank) if alpha is None else alpha
+        layers[path] = layer_class.create(base, rank, layer_alpha, generator, **own_options.get(path, {}))
     return Adapter(name, adapter_type.name, layers, scheme)
 
 
@@ -165,6 +181,15 @@ def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapp
             f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {wanted}, here {here}",
             OTHER_ARCHITECTURE,
         )
+
+
+def _options_by_path(
+    adapter_type: AdapterType, options: Mapping[str, object], bases: Mapping[str, BaseLayer]
+) -> Mapping[str, Mapping[str, object]]:
+    """The options of each layer's `create`, by path."""
+    if adapter_type.prepare is None:
+        return dict.fromkeys(bases, options)
+    return adapter_type.prepare(options, bases)
 
 
 def _uses(adapters: Sequence[Attached]) -> dict[str, list[LayerUse]]:

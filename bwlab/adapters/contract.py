@@ -50,6 +50,16 @@ def detaching_restores_everything(bench: Bench) -> None:
     require_same("output after detaching", bench.base(), outputs)
 
 
+def base_layers_are_not_owned(bench: Bench) -> None:
+    """No tensor of the base is among the adapter's own, so that moving, training or saving it leaves the base alone."""
+    own = {id(tensor) for tensor in (*bench.model.parameters(), *bench.model.buffers())}
+    adapter = bench.trained()
+    with attach(bench.model, Attached(adapter)):
+        for path, layer in adapter.layers.items():
+            for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
+                require(id(tensor) not in own, f"{name} of the adapter's layer at {path} belongs to the base")
+
+
 def adapters_stack(bench: Bench) -> None:
     """Two adapters on one layer add up, each with its own scale, and scale 0 keeps every bit."""
     first, second = bench.trained(1), bench.trained(2)
@@ -96,14 +106,21 @@ def delta_is_the_weight_change(bench: Bench) -> None:
     for path, x in zip(bench.model.paths, bench.inputs, strict=True):
         base, layer, wide = bench.layer(path), adapter.layers[path], x.double()
         weight = base.weight.double()
+        needs = bench.adapter_type.needs_base_weight
+        require(layer.needs_base_weight == needs, f"{path}: needs_base_weight is not {needs}, as the type declares")
+        if needs:
+            require_refused(f"delta() of {path} without the base weight", layer.delta)
         with torch.no_grad():
-            delta = layer.delta(weight if bench.adapter_type.needs_base_weight else None)
+            delta = layer.delta(weight if needs else None)
             require(
                 delta.shape == weight.shape, f"delta() of {path} is {tuple(delta.shape)}, not {tuple(weight.shape)}"
             )
             before = _apply(base, weight, wide)
             require_close(
-                f"delta() of {path}", [before + layer(wide, before)], [_apply(base, weight + delta, wide)], 1e-9
+                f"delta() of {path}",
+                [before + layer.on(base)(wide, before)],
+                [_apply(base, weight + delta, wide)],
+                1e-9,
             )
 
 
@@ -166,6 +183,7 @@ def half_precision_works(bench: Bench) -> None:
 CLAUSES: tuple[Clause, ...] = (
     fresh_adapter_is_a_no_op,
     detaching_restores_everything,
+    base_layers_are_not_owned,
     adapters_stack,
     samples_are_scaled_apart,
     tensors_round_trip,

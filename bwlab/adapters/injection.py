@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from bwlab.adapters.base_aware import OnBase
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.scales import LayerScale
 from bwlab.errors import BwlabError
@@ -28,18 +29,18 @@ class AdapterHook:
     All of them see the same untouched input and base output, so that their order does not matter.
     """
 
-    def __init__(self, uses: Sequence[LayerUse]) -> None:
-        self.uses = tuple(uses)
+    def __init__(self, base: BaseLayer, uses: Sequence[LayerUse]) -> None:
+        self.parts = [(use.layer.on(base), use.scale) for use in uses]
 
     def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """The layer's output with every adapter's part added, in the output's dtype."""
         adapted = output
-        for use in self.uses:
-            if isinstance(use.scale, Tensor):
-                adapted = _add_per_sample(adapted, use.layer, use.scale, args[0], output)
+        for layer, scale in self.parts:
+            if isinstance(scale, Tensor):
+                adapted = _add_per_sample(adapted, layer, scale, args[0], output)
             else:
-                part = _part(use.layer, args[0], output)
-                adapted = adapted + (part if use.scale == 1 else part * use.scale)
+                part = _part(layer, args[0], output)
+                adapted = adapted + (part if scale == 1 else part * scale)
         return adapted
 
 
@@ -48,7 +49,7 @@ def hook_layers(layers: Sequence[tuple[BaseLayer, Sequence[LayerUse]]]) -> list[
     handles: list[RemovableHandle] = []
     try:
         for layer, uses in layers:
-            handles.append(layer.register_forward_hook(AdapterHook(uses)))
+            handles.append(layer.register_forward_hook(AdapterHook(layer, uses)))
     except BaseException:
         for handle in handles:
             handle.remove()
@@ -56,7 +57,7 @@ def hook_layers(layers: Sequence[tuple[BaseLayer, Sequence[LayerUse]]]) -> list[
     return handles
 
 
-def _part(layer: AdapterLayer, x: Tensor, output: Tensor) -> Tensor:
+def _part(layer: AdapterLayer | OnBase, x: Tensor, output: Tensor) -> Tensor:
     """What the adapter adds, in the output's dtype; outside autocast computed in the adapter's own dtype."""
     if not torch.is_autocast_enabled(x.device.type):
         x = x.to(layer.compute_dtype())
@@ -64,7 +65,7 @@ def _part(layer: AdapterLayer, x: Tensor, output: Tensor) -> Tensor:
     return part.to(output.dtype)
 
 
-def _add_per_sample(adapted: Tensor, layer: AdapterLayer, scale: Tensor, x: Tensor, output: Tensor) -> Tensor:
+def _add_per_sample(adapted: Tensor, layer: AdapterLayer | OnBase, scale: Tensor, x: Tensor, output: Tensor) -> Tensor:
     """`adapted` with `scale[i]` times the adapter's part added to sample i; samples of scale 0 keep their bits."""
     if output.shape[0] != scale.shape[0]:
         raise BwlabError(

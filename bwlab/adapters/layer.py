@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
+    from bwlab.adapters.base_aware import OnBase
     from bwlab.lowrank import FactoredMatrix
 
 BaseLayer: TypeAlias = nn.Linear | nn.Conv2d
@@ -28,11 +29,14 @@ class AdapterLayer(nn.Module, ABC):
         rank: the adapter's rank, >= 1.
         alpha: the numerator of the scale; low-rank types multiply their delta by `alpha / rank`.
         weight_shape: shape of the base layer's weight, checked before an adapter is attached.
+        needs_base_weight: whether `delta` needs the base weight; such types derive from
+            `bwlab.adapters.base_aware.BaseAwareLayer`.
     """
 
     rank: int
     alpha: float
     weight_shape: tuple[int, ...]
+    needs_base_weight: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -45,6 +49,17 @@ class AdapterLayer(nn.Module, ABC):
     @abstractmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> Self:
         """The adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit."""
+
+    def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
+        """An adapter for `layer` that goes on training from `tensors`, with the options that this one has.
+
+        This default is right for types without options whose `from_tensors` gives something that trains.
+        """
+        return type(self).from_tensors(layer, tensors)
+
+    def on(self, base: BaseLayer) -> AdapterLayer | OnBase:
+        """What acts on `base` while attached: this layer itself, unless its type needs the base weight."""
+        return self
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
