@@ -1,0 +1,127 @@
+"""What one adapter changes in every block at every timestep, beside random adapters of its norms."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.training.objective import noise_schedule
+from bwlab_analysis.function.change import CHANGES, changes
+from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
+from bwlab_analysis.function.random_adapters import only_unet, random_like
+from bwlab_analysis.function.variants import Variants, blocks_of
+from bwlab_analysis.gates import BlockOutput, GatedUNet
+from bwlab_analysis.registry import Measured
+
+if TYPE_CHECKING:
+    from bwlab.pipelines import Pipeline
+
+PREDICTION = "prediction"
+ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class BlockChange:
+    """One block at one timestep; measures as in `bwlab_analysis.function.change`, each beside random adapters."""
+
+    block: str
+    timestep: int
+    measures: Mapping[str, Measured]
+
+
+@dataclass(frozen=True)
+class ActivationReport:
+    """What `activation_changes` found.
+
+    Attributes:
+        inputs: where the latents come from, in words.
+        latents: their number.
+        draws: random adapters.
+        timesteps: from noise to picture.
+        changed_blocks: where the adapter has layers.
+        changes: every block, and the UNet's prediction, at every timestep.
+    """
+
+    inputs: str
+    latents: int
+    draws: int
+    timesteps: tuple[int, ...]
+    changed_blocks: tuple[str, ...]
+    changes: tuple[BlockChange, ...]
+
+    def at(self, block: str, timestep: int) -> BlockChange:
+        """Return what was found in a block (or ``"prediction"``) at a timestep."""
+        return next(one for one in self.changes if (one.block, one.timestep) == (block, timestep))
+
+
+def activation_changes(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    adapter: Adapter,
+    inputs: Inputs,
+    timesteps: Sequence[int] = TIMESTEPS,
+    draws: int = 3,
+    seed: int = 0,
+) -> ActivationReport:
+    """Return what an adapter at scale 1 changes in every block.
+
+    Args:
+        pipe: the base; nothing of it is changed.
+        scheme: its blocks.
+        adapter: what is looked at.
+        inputs: latents, noise and captions.
+        timesteps: 0..999, at which the latents are noised.
+        draws: random adapters of the same norms; fewer than 2 give no null.
+        seed: of those.
+    """
+    drawn = [random_like(adapter, pipe.unet, seed + 1 + draw) for draw in range(draws if blocks_of(adapter) else 0)]
+    adapters = (adapter, *(only_unet(one) for one in drawn))
+    gates = [(0.0,) * len(adapters)]
+    gates += [tuple(float(place == on) for place in range(len(adapters))) for on in range(len(adapters))]
+    names = ("base", "adapter", *(f"random {draw}" for draw in range(len(drawn))))
+    variants = Variants(adapters, names, tuple(gates))
+    found: dict[tuple[str, int], list[list[dict[str, float]]]] = {}
+    for time in timesteps:
+        for piece in inputs.pieces(max(1, ROWS_AT_ONCE // len(names))):
+            _look(pipe, scheme, variants, piece, time, found)
+    measured = tuple(BlockChange(block, time, _measures(pieces)) for (block, time), pieces in found.items())
+    return ActivationReport(inputs.source, len(inputs), len(drawn), tuple(timesteps), blocks_of(adapter), measured)
+
+
+@torch.no_grad()
+def _look(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    variants: Variants,
+    piece: Inputs,
+    time: int,
+    found: dict[tuple[str, int], list[list[dict[str, float]]]],
+) -> None:
+    times = torch.full((len(piece),), time, device=piece.latents.device)
+    noisy = noise_schedule(pipe).add_noise(piece.latents, piece.noise, times)
+    texts, text_of = variant_texts(pipe, variants.adapters[:1], variants, piece.captions)
+    gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, text_of)
+
+    def hear(told: BlockOutput) -> None:
+        rows = [changes(told.variant(0), told.variant(index)) for index in range(1, len(variants.names))]
+        found.setdefault((told.block, time), []).append(rows)
+
+    output = gated.forward(noisy, times, texts, hear)
+    hear(BlockOutput(PREDICTION, output, tuple(range(len(output)))))
+
+
+def _measures(pieces: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Measured]:
+    """Return each measure's mean over the pieces, beside the random adapters'."""
+    measured = {}
+    for name in CHANGES:
+        means = [statistics.fmean(row[name] for row in rows) for rows in zip(*pieces, strict=True)]
+        null = means[1:]
+        scale = (statistics.fmean(null), statistics.stdev(null)) if len(null) > 1 else (None, None)
+        measured[name] = Measured(means[0], *scale)
+    return measured
