@@ -60,10 +60,9 @@ class AdapterFile:
     def read(self, key: str) -> NDArray[np.generic]:
         """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
         entry = self.entries[key]
-        with self.path.open("rb") as file:
-            file.seek(entry.start)
-            data = file.read(entry.end - entry.start)
-        values = np.frombuffer(data, dtype=_DTYPES[entry.dtype]).reshape(entry.shape)
+        count = math.prod(entry.shape)
+        values = np.fromfile(self.path, dtype=_DTYPES[entry.dtype], count=count, offset=entry.start)
+        values = values.reshape(entry.shape)
         return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
 
     def tensor(self, key: str) -> LazyTensor:
