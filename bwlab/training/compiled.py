@@ -13,7 +13,7 @@ from bwlab.errors import BwlabError
 BACKEND = "inductor"
 
 
-def compiled_unet(unet: nn.Module, backend: str = BACKEND) -> Callable[..., Any]:
+def compiled_unet(unet: nn.Module) -> Callable[..., Any]:
     """Return a function that runs the UNet compiled, with the hooks that it has when it is first called.
 
     The UNet itself stays as it is, so pictures are painted without waiting for another compilation.
@@ -21,7 +21,7 @@ def compiled_unet(unet: nn.Module, backend: str = BACKEND) -> Callable[..., Any]
     Raises:
         BwlabError: (the function) it cannot be compiled here.
     """
-    run = torch.compile(unet, backend=backend)
+    run = torch.compile(unet, backend=BACKEND)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         from torch._dynamo.exc import TorchDynamoException
@@ -29,7 +29,7 @@ def compiled_unet(unet: nn.Module, backend: str = BACKEND) -> Callable[..., Any]
         try:
             return run(*args, **kwargs)
         except TorchDynamoException as error:
-            found = str(error).strip().splitlines()[0]
+            found = str(error).strip().partition("\n\n")[0]
             fix = "Install a C++ compiler (on a GPU: triton), or leave it out"
             raise BwlabError("training.compile = true", found, fix) from error
 

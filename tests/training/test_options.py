@@ -1,0 +1,230 @@
+"""What single settings of a run do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+from torch import nn
+
+from bwlab.adapters.injection import LayerUse, hook_layers
+from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.conditioning import encode_texts, unet_arguments
+from bwlab.errors import BwlabError
+from bwlab.pipelines import load_base
+from bwlab.records import RunRecord
+from bwlab.training import Existing, compiled
+from bwlab.training.device import new_accelerator
+from bwlab.training.objective import noised, prediction_loss
+from bwlab.training.prepare import prepare
+from bwlab.training.randomness import generator_for
+from bwlab.training.trainer import Trainer
+from tests.training.runs import files_in, plugins, run, same_tensors, short_config
+
+RECORD = RunRecord("", "", "", "", "", {}, 1, 0, 1, 1, 0, "")
+
+
+def test_a_step_is_the_mean_of_its_batches(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    sets = (
+        "training.accumulation=3",
+        "training.max_grad_norm=0",
+        "training.min_snr_gamma=5",
+        "training.noise_offset=0.2",
+    )
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out3=2", *sets)
+    prepared = prepare(config, plugins(), Console(quiet=True))
+    trainer = Trainer(config, prepared, plugins())
+    parameters = list(prepared.learned.adapter.parameters())
+    losses = []
+    with prepared.learned.attached(prepared.pipe):
+        for micro in range(3):
+            generator = generator_for(0, "step", micro)
+            batch = noised(prepared.data.draw(micro, 2, 0), prepared.schedule, generator, offset=0.2, gamma=5)
+            with torch.no_grad():
+                text = encode_texts(prepared.pipe, batch.captions)
+            conditions = unet_arguments(prepared.pipe, text)
+            losses.append(prediction_loss(prepared.pipe.unet(batch.noisy, batch.timesteps, **conditions).sample, batch))
+        torch.stack(losses).mean().backward()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+        for parameter in parameters:
+            parameter.grad = None
+        record = trainer.learn(RECORD)
+    assert record.loss == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-5)
+    assert record.grad_norm == pytest.approx(norm, rel=1e-4)
+
+
+def test_the_text_encoder_learns_and_its_keys_are_kohyas(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+) -> None:
+    sets = "training.steps=2", "adapter.blocks=te=3"
+    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)))
+    assert all(key.startswith("lora_te_text_model_encoder_layers_") for key in tensors)
+    assert all(bool(tensor.any()) for key, tensor in tensors.items() if key.endswith("lora_up.weight"))
+
+
+def test_a_run_goes_on_from_a_file(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    sets = "adapter.blocks=mid=2, te=3", "training.steps=2"
+    first = run(short_config(tiny_pipeline, two_pictures, tmp_path / "first", *sets))
+    config = short_config(
+        tiny_pipeline, two_pictures, tmp_path / "on", *sets, f"adapter.initial={first}", "adapter.alpha=1"
+    )
+    started = prepare(config, plugins(), Console(quiet=True)).learned.adapter
+    before = prepare(
+        short_config(tiny_pipeline, two_pictures, tmp_path / "x", *sets), plugins(), Console(quiet=True)
+    ).learned.adapter
+    assert {layer.alpha for layer in started.layers.values()} == {1.0}
+    assert any(bool(delta.any()) for _, delta in started.deltas())
+    assert not any(bool(delta.any()) for _, delta in before.deltas())
+    on = run(config)
+    assert on.is_file()
+    straight = short_config(tiny_pipeline, two_pictures, tmp_path / "more", *sets, f"adapter.initial={on}")
+    kept = prepare(straight, plugins(), Console(quiet=True)).learned.adapter
+    deltas = dict(kept.deltas())
+    tensors = safetensors.torch.load_file(on)
+    up, down = (tensors[f"lora_unet_mid_block_resnets_0_conv1.lora_{leaf}.weight"] for leaf in ("up", "down"))
+    alpha = float(tensors["lora_unet_mid_block_resnets_0_conv1.alpha"])
+    product = (up.flatten(1) @ down.flatten(1) * alpha / 2).reshape(deltas["mid_block.resnets.0.conv1"].shape)
+    torch.testing.assert_close(deltas["mid_block.resnets.0.conv1"], product)
+
+
+@pytest.mark.parametrize(
+    ("sets", "named"),
+    [
+        (["adapter.blocks=mid=2"], "layers differ"),
+        (["adapter.blocks=mid=3, te=3"], "rank 2 at mid_block"),
+        (["adapter.initial=no/such.safetensors"], "no such file"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, sets: list[str], named: str
+) -> None:
+    common = "adapter.blocks=mid=2, te=3", "training.steps=1"
+    first = run(short_config(tiny_pipeline, two_pictures, tmp_path / "first", *common))
+    with pytest.raises(BwlabError, match=named):
+        run(short_config(tiny_pipeline, two_pictures, tmp_path / "on", *common, f"adapter.initial={first}", *sets))
+    assert not (tmp_path / "on").exists()
+
+
+def compiled_and_plain(base: Path, data: Path, folder: Path) -> None:
+    """Train with and without compilation and compare."""
+    sets = "training.steps=2", "adapter.blocks=mid=2, out3=2"
+    plain = run(short_config(base, data, folder / "plain", *sets))
+    other = run(short_config(base, data, folder / "compiled", *sets, "training.compile=true"))
+    one, two = safetensors.torch.load_file(plain), safetensors.torch.load_file(other)
+    assert one.keys() == two.keys()
+    for key, tensor in one.items():
+        torch.testing.assert_close(tensor, two[key], rtol=0, atol=2e-5)
+    assert any(bool(tensor.any()) for key, tensor in two.items() if key.endswith("lora_up.weight"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_run_learns_the_same(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    compiled_and_plain(tiny_pipeline, two_pictures, tmp_path)
+
+
+def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # traces as inductor does, but compiles no C++
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(5, 7, 3, padding=1), nn.SiLU(), nn.Conv2d(7, 3, 1)).requires_grad_(False)
+    convolution = model[0]
+    assert isinstance(convolution, nn.Conv2d)
+    layer = LowRankLayer.create(convolution, 2, 2.0, generator)
+    nn.init.normal_(layer.up, generator=generator)
+    picture = torch.randn(2, 5, 11, 13, generator=generator)
+    plain = model(picture)
+    outputs, gradients = [], []
+    handles = hook_layers([(convolution, [LayerUse(layer, 1.0)])])
+    for run_model in (model, compiled.compiled_unet(model)):
+        outputs.append(run_model(picture))
+        outputs[-1].square().sum().backward()
+        assert layer.down.grad is not None
+        gradients.append(layer.down.grad.clone())
+        layer.zero_grad()
+    for handle in handles:
+        handle.remove()
+    assert not torch.allclose(outputs[0], plain)
+    torch.testing.assert_close(outputs[1], outputs[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_a_backend_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: object, inputs: object) -> object:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    with pytest.raises(BwlabError, match=r"training\.compile = true: .*\n?.*no compiler here"):
+        compiled.compiled_unet(nn.Linear(2, 3))(torch.ones(1, 2))
+
+
+def test_an_unknown_device_is_told() -> None:
+    with pytest.raises(BwlabError, match="--device gpu"):
+        new_accelerator("fp32", "gpu")
+    assert new_accelerator("fp32", "cpu").device.type == "cpu"
+
+
+KILLED = """
+import os, signal, sys
+import bwlab
+from bwlab.plugins import build_manager
+from bwlab.training import Existing, train
+from bwlab.training.sources import read_config
+from rich.console import Console
+
+class Kills:
+    @bwlab.hookimpl
+    def bwlab_step_finished(self, record):
+        if record.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+train(read_config(sets=sys.argv[1:]), build_manager([Kills()]), Console(quiet=True), Existing.REFUSE)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_pipeline: Path, two_words: Path, tmp_path: Path) -> None:
+    sets = [
+        *("training.steps=5", "checkpoint.every=2", "preview.enabled=false", "training.batch_size=2"),
+        *("training.optimizer=prodigy", "training.schedule=cosine", "training.ema=0.9", "training.accumulation=2"),
+        *("adapter.blocks=mid=2, te=2", "tokens.words=<fox>", f"base={tiny_pipeline}", f"data.folder={two_words}"),
+    ]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *sets, f"out={tmp_path / 'killed'}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=240,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert ".lock" in files_in(tmp_path / "killed")
+    straight = run(short_config(tiny_pipeline, two_words, tmp_path / "straight", *sets))
+    resumed = run(short_config(tiny_pipeline, two_words, tmp_path / "killed", *sets), existing=Existing.RESUME)
+    assert same_tensors(straight, resumed)
+    for name in ("<fox>.safetensors", "checkpoints/step-000005.state.safetensors"):
+        assert same_tensors(tmp_path / "straight" / name, tmp_path / "killed" / name)
+    assert ".lock" not in files_in(tmp_path / "killed")
+
+
+def test_a_base_is_left_as_it_was(tiny_pipeline: Path, two_words: Path, tmp_path: Path) -> None:
+    sets = "adapter.blocks=all=1, te=1", "tokens.words=<fox>"
+    config = short_config(tiny_pipeline, two_words, tmp_path / "out", *sets)
+    prepared = prepare(config, plugins(), Console(quiet=True))
+    trainer = Trainer(config, prepared, plugins())
+    with prepared.learned.attached(prepared.pipe):
+        trainer.learn(RECORD)
+    fresh = load_base(tiny_pipeline)
+    for name in ("unet", "text_encoder"):
+        one, other = getattr(prepared.pipe, name), getattr(fresh, name)
+        assert one.state_dict().keys() == other.state_dict().keys()
+        assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in one.state_dict().items())
+        assert not any(module._forward_hooks for module in one.modules())
+    assert prepared.pipe.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()
