@@ -1,0 +1,1 @@
+"""Low-rank deltas with orthonormal factors as a bwlab plugin."""

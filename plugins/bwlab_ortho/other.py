@@ -1,0 +1,75 @@
+"""What another adapter file writes and listens to, layer by layer: the spaces that an ortho adapter keeps out of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bwlab.adapters.layer import BaseLayer
+from bwlab.errors import BwlabError
+from bwlab.formats.contents import ModuleWeights, read_contents
+from bwlab.lowrank import FactoredMatrix
+from bwlab_ortho.layer import Spaces
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPTION = "orthogonal_to"
+
+
+def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces]:
+    """The spaces of every module of an adapter file that is among `layers`; those that it does not change have none.
+
+    Args:
+        file: path of an adapter file of any dialect and algorithm.
+        layers: to be adapted, by path.
+
+    Raises:
+        BwlabError: the file is missing, broken or not an adapter, was made for another architecture, or changes none of
+            these layers.
+    """
+    asked = f"adapter.options.{OPTION} = {file}"
+    if not isinstance(file, str | Path) or not str(file):
+        raise BwlabError(asked, "not a path", "Give the path of an adapter file")
+    contents = read_contents(file)
+    shared = [path for path in layers if path in contents.modules]
+    if not shared:
+        raise BwlabError(
+            asked,
+            f"none of its {len(contents.modules)} modules is among the {len(layers)} layers to be trained",
+            "Give an adapter of the same base, or blocks that it changes too",
+        )
+    return {path: _spaces(asked, contents.modules[path], layers[path], Path(file).name) for path in shared}
+
+
+def _spaces(asked: str, module: ModuleWeights, layer: BaseLayer, name: str) -> Spaces:
+    delta = module.factors()
+    if delta is None:
+        delta = _factored(_dense(asked, module, layer))
+    out, *inner = layer.weight.shape
+    if delta.shape != (out, int(np.prod(inner))):
+        found = f"its delta of {module.path} is {delta.shape}, here the weight is {tuple(layer.weight.shape)}"
+        raise BwlabError(asked, found, "Give an adapter of the same base")
+    left, right = torch.from_numpy(delta.out_basis()), torch.from_numpy(delta.in_basis())
+    return Spaces(left.float(), right.float(), f"{name} at {module.path}")
+
+
+def _dense(asked: str, module: ModuleWeights, layer: BaseLayer) -> NDArray[np.float64]:
+    """The dense delta `(out, in * k * k)`."""
+    weight = layer.weight.detach().cpu().double().numpy()
+    try:
+        delta = np.asarray(module.delta(weight), np.float64)
+    except BwlabError as error:
+        raise BwlabError(asked, f"{error.asked}: {error.found}", error.fix) from error
+    return delta.reshape(len(weight), -1)
+
+
+def _factored(delta: NDArray[np.float64]) -> FactoredMatrix:
+    """The delta as a product of its singular vectors; those of singular values that are only rounding are left out."""
+    left, values, right = np.linalg.svd(delta, full_matrices=False)
+    kept = int(np.count_nonzero(values > np.finfo(np.float64).eps * max(delta.shape) * values[:1].sum()))
+    return FactoredMatrix(left[:, :kept] * values[:kept], right[:kept])

@@ -1,0 +1,47 @@
+"""Registers the ortho adapter type; light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from bwlab.blocks.targets import is_conv_target
+from bwlab.formats.keys import ALPHA, DOWN, UP
+from bwlab.hookspecs import hookimpl
+from bwlab.registry import AdapterType
+
+if TYPE_CHECKING:
+    from bwlab.adapters.layer import AdapterLayer, BaseLayer
+
+
+def load() -> type[AdapterLayer]:
+    """The layer class (imports torch)."""
+    from bwlab_ortho.layer import OrthoLayer
+
+    return OrthoLayer
+
+
+def prepare(options: Mapping[str, object], layers: Mapping[str, BaseLayer]) -> Mapping[str, Mapping[str, object]]:
+    """For each layer the spaces to keep out of, from the file that `orthogonal_to` names."""
+    from bwlab_ortho.other import OPTION, spaces_of
+
+    if options.get(OPTION) is None:
+        return {}
+    return {path: {"avoid": spaces} for path, spaces in spaces_of(options[OPTION], layers).items()}
+
+
+@hookimpl
+def bwlab_register_adapters() -> list[AdapterType]:
+    """The type `ortho`."""
+    return [
+        AdapterType(
+            name="ortho",
+            summary="low-rank deltas with orthonormal factors on what locon adapts; can keep clear of another file",
+            leaves=(DOWN, UP, ALPHA),
+            needs_base_weight=False,
+            load=load,
+            targets=is_conv_target,
+            options=("orthogonal_to",),
+            prepare=prepare,
+        )
+    ]
