@@ -96,14 +96,15 @@ class FormatWriter:
         name: e.g. ``"kohya"``; unique among the writers of all installed plugins.
         summary: one line for lists.
         expresses: whether the kind of file can hold a module exactly.
-        write: writes modules and metadata, no embeddings, to a path, completely or not at all.
+        write: writes modules and metadata, no embeddings, to a path, completely or not at all, with floats in a dtype
+            as safetensors names it; None: each in its own.
         folder: whether the path is a folder's rather than a ``.safetensors`` file's.
     """
 
     name: str
     summary: str
     expresses: Callable[[ModuleWeights], bool]
-    write: Callable[[AdapterContents, Path], None]
+    write: Callable[[AdapterContents, Path, str | None], None]
     folder: bool = False
 
 

@@ -10,15 +10,23 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = "bwlab"
-OUTSIDE = {"bwlab_analysis": "analysis", "bwlab_lora": "plugins", "bwlab_locon": "plugins"}
+OUTSIDE = {"bwlab_analysis": "analysis", "bwlab_lora": "plugins", "bwlab_locon": "plugins", "bwlab_ortho": "plugins"}
 
 # From the bottom up. A module may import its own layer and those below; the longest name counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("bwlab", "bwlab.errors", "bwlab.hookspecs", "bwlab.records", "bwlab.registry"),
     ("bwlab.blocks", "bwlab.formats", "bwlab.lowrank", "bwlab.truncation"),
     ("bwlab.adapters", "bwlab.formats.kohya", "bwlab.formats.plugin", "bwlab.loading", "bwlab.plugins"),
-    ("bwlab.benchmark", "bwlab.bases", "bwlab.conditioning", "bwlab.pipelines", "bwlab.scaffold", "bwlab.testing"),
-    ("bwlab.emoji", "bwlab.generation", "bwlab.training"),
+    (
+        "bwlab.benchmark",
+        "bwlab.bases",
+        "bwlab.conditioning",
+        "bwlab.composition",
+        "bwlab.pipelines",
+        "bwlab.scaffold",
+        "bwlab.testing",
+    ),
+    ("bwlab.emoji", "bwlab.generation", "bwlab.merging", "bwlab.training"),
     ("bwlab.demo",),
     ("bwlab.cli",),
     ("bwlab.__main__",),

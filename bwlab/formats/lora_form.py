@@ -73,23 +73,26 @@ def lora_module(
     shape: Shape,
     dtype: str,
     *,
+    alpha: float | None = None,
     source: str = "",
     biases: Mapping[str, LazyTensor] | None = None,
 ) -> ModuleWeights:
-    """A LoRA module with these factors, alpha equal to its rank.
+    """A LoRA module with these factors.
 
     Args:
         path: adapter path.
         matrix: the delta, flattened to `(out, in * k * k)`.
         shape: of the weight.
         dtype: to write the factors in, as safetensors names it.
+        alpha: to tell it with; None: the rank, a scale of 1.
         source: the file it comes from, for messages.
         biases: leaves that change the bias.
     """
     rank, ones = matrix.inner_rank, (1,) * (len(shape) - 2)
+    alpha = float(rank) if alpha is None else alpha
     down = in_dtype(matrix.down.reshape(rank, *shape[1:]), dtype, f"{path}.{DOWN}")
-    up = in_dtype(matrix.up.reshape(shape[0], rank, *ones), dtype, f"{path}.{UP}")
-    return ModuleWeights(path, "lora", {DOWN: down, UP: up, **(biases or {})}, float(rank), source)
+    up = in_dtype((matrix.up * (rank / alpha)).reshape(shape[0], rank, *ones), dtype, f"{path}.{UP}")
+    return ModuleWeights(path, "lora", {DOWN: down, UP: up, **(biases or {})}, alpha, source)
 
 
 def bias_leaves(module: ModuleWeights) -> dict[str, LazyTensor]:

@@ -75,17 +75,20 @@ def own_alpha(module: ModuleWeights) -> float | None:
     return None if rank is None else module.scale() * rank
 
 
-def with_one_alpha(modules: Iterable[ModuleWeights]) -> tuple[list[ModuleWeights], float | None]:
-    """The modules with one alpha for all whose alpha is a scale, and that alpha: the commonest one.
+def with_one_alpha(modules: Iterable[ModuleWeights]) -> list[ModuleWeights]:
+    """The modules with one alpha for all whose alpha is a scale: the commonest one.
 
     diffusers 0.42 mis-scales files in which modules differ in alpha.
     """
     listed = list(modules)
-    alphas = Counter(alpha for module in listed if (alpha := own_alpha(module)) is not None)
-    if not alphas:
-        return listed, None
-    alpha = alphas.most_common(1)[0][0]
-    return [with_alpha(module, alpha) for module in listed], alpha
+    alpha = common_alpha(listed)
+    return [with_alpha(module, alpha) for module in listed] if alpha is not None else listed
+
+
+def common_alpha(modules: Iterable[ModuleWeights]) -> float | None:
+    """The commonest alpha among modules whose alpha is a scale; None if there are none."""
+    alphas = Counter(alpha for module in modules if (alpha := own_alpha(module)) is not None)
+    return alphas.most_common(1)[0][0] if alphas else None
 
 
 def with_unit_scale(module: ModuleWeights) -> ModuleWeights:

@@ -10,17 +10,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bwlab.formats.atomic import write_pieces_atomically
-from bwlab.formats.encoding import SIZES, encoded, size_in_bytes, written_dtype
+from bwlab.formats.encoding import SIZES, cast, encoded, size_in_bytes, written_dtype
 from bwlab.formats.tensors import LazyTensor
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], dtype: str | None = None
+) -> None:
     """Writes tensors by key, whole or not at all; the same tensors and metadata make the same bytes.
+
+    Args:
+        path: of the file.
+        tensors: each is read when its turn comes.
+        metadata: of the header.
+        dtype: of all floats that are not single numbers such as alpha; None: each tensor's own.
 
     Raises:
         BwlabError: a number is NaN, infinite or too large for its dtype, or the disk is full or not writable.
     """
-    write_pieces_atomically(path, _pieces(tensors, metadata))
+    rounded = {key: cast(tensor, dtype) if tensor.shape else tensor for key, tensor in tensors.items()}
+    write_pieces_atomically(path, _pieces(rounded, metadata))
 
 
 def _pieces(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Iterator[bytes]:

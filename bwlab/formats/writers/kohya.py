@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from bwlab.formats.tensors import LazyTensor
 
 
-def write_kohya(contents: AdapterContents, path: Path) -> None:
+def write_kohya(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
     """Writes modules and metadata to a `.safetensors` file whose modules have their diffusers names."""
     two = has_two_encoders(contents)
-    _write(contents, path, lambda module: kohya_name_of(module, two))
+    _write(contents, path, dtype, lambda module: kohya_name_of(module, two))
 
 
-def write_ldm(contents: AdapterContents, path: Path) -> None:
+def write_ldm(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
     """Writes modules and metadata to a `.safetensors` file whose modules have the original code's names."""
     architecture = "sdxl" if has_two_encoders(contents) else contents.architecture
-    _write(contents, path, lambda module: _ldm_name(module, architecture))
+    _write(contents, path, dtype, lambda module: _ldm_name(module, architecture))
 
 
 def has_two_encoders(contents: AdapterContents) -> bool:
@@ -58,9 +58,9 @@ def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str
     return tensors
 
 
-def _write(contents: AdapterContents, path: Path, name_of: Callable[[str], str]) -> None:
-    modules, _ = with_one_alpha(contents.modules.values())
-    write_tensors(path, kohya_tensors(modules, name_of), contents.metadata)
+def _write(contents: AdapterContents, path: Path, dtype: str | None, name_of: Callable[[str], str]) -> None:
+    modules = with_one_alpha(contents.modules.values())
+    write_tensors(path, kohya_tensors(modules, name_of), contents.metadata, dtype)
 
 
 def _ldm_name(path: str, architecture: str) -> str:

@@ -36,7 +36,7 @@ def expresses(module: ModuleWeights) -> bool:
     return module.algorithm in ("lora", "tucker") and not bias_leaves(module)
 
 
-def write_diffusers(contents: AdapterContents, path: Path) -> None:
+def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
     """Writes modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
     tensors: dict[str, LazyTensor] = {}
     configs: dict[str, object] = {}
@@ -47,10 +47,10 @@ def write_diffusers(contents: AdapterContents, path: Path) -> None:
         # diffusers 0.42 drops the level from keys where the text encoder has none, and looks names up by their ends.
         configs |= {f"{component}.{key}": value for key, value in lora_config(modules).items()}
     packed = json.dumps(configs, indent=2, sort_keys=True)
-    write_tensors(path, tensors, {**contents.metadata, "format": "pt", METADATA_KEY: packed})
+    write_tensors(path, tensors, {**contents.metadata, "format": "pt", METADATA_KEY: packed}, dtype)
 
 
-def write_peft(contents: AdapterContents, path: Path) -> None:
+def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
     """Writes a folder with a folder for each adapted model, which `PeftModel.from_pretrained(subfolder=...)` reads.
 
     They are named as in diffusers pipelines: `unet`, `text_encoder`, `text_encoder_2`. Modules are named as in
@@ -61,7 +61,7 @@ def write_peft(contents: AdapterContents, path: Path) -> None:
         named = {_with_level(name, level): module for name, module in modules.items()}
         make_folder(path / component)
         tensors = {f"base_model.model.{key}": tensor for key, tensor in _tensors(named).items()}
-        write_tensors(path / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"})
+        write_tensors(path / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"}, dtype)
         config = {"peft_type": "LORA", "base_model_name_or_path": None, "inference_mode": True, **lora_config(named)}
         write_atomically(path / component / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
 

@@ -23,28 +23,28 @@ def _plain_lora(module: ModuleWeights) -> bool:
     return expresses(module)
 
 
-def _kohya(contents: AdapterContents, path: Path) -> None:
+def _kohya(contents: AdapterContents, path: Path, dtype: str | None) -> None:
     from bwlab.formats.writers.kohya import write_kohya
 
-    write_kohya(contents, path)
+    write_kohya(contents, path, dtype)
 
 
-def _ldm(contents: AdapterContents, path: Path) -> None:
+def _ldm(contents: AdapterContents, path: Path, dtype: str | None) -> None:
     from bwlab.formats.writers.kohya import write_ldm
 
-    write_ldm(contents, path)
+    write_ldm(contents, path, dtype)
 
 
-def _diffusers(contents: AdapterContents, path: Path) -> None:
+def _diffusers(contents: AdapterContents, path: Path, dtype: str | None) -> None:
     from bwlab.formats.writers.peft import write_diffusers
 
-    write_diffusers(contents, path)
+    write_diffusers(contents, path, dtype)
 
 
-def _peft(contents: AdapterContents, path: Path) -> None:
+def _peft(contents: AdapterContents, path: Path, dtype: str | None) -> None:
     from bwlab.formats.writers.peft import write_peft
 
-    write_peft(contents, path)
+    write_peft(contents, path, dtype)
 
 
 BUILT_IN = (

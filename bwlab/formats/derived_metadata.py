@@ -1,0 +1,77 @@
+"""Metadata of a file that was made from others: theirs, brought up to date, and what was done."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from bwlab import __version__
+from bwlab.blocks.naming import BlockScheme
+from bwlab.formats.assemble import TYPE_KEY
+from bwlab.formats.module_weights import ModuleWeights
+from bwlab.formats.scaling import common_alpha
+
+HISTORY = "bwlab.history"
+
+# What tells of the tensors or keys of the file that it came from: hashes, ranks of lora_diffusion and of diffusers.
+_STALE = re.compile(r"sshs_(?:model|legacy)_hash|lora_adapter_metadata|(?:unet|text_encoder)(?::\d+:rank)?|<.+>|name")
+_PLAIN = {"lora": "networks.lora", "tucker": "lycoris.kohya"}
+
+
+def derived_metadata(
+    earlier: Mapping[str, str],
+    modules: Mapping[str, ModuleWeights],
+    scheme: BlockScheme,
+    step: Mapping[str, object],
+    *,
+    same_type: bool = True,
+) -> dict[str, str]:
+    """The metadata of a file with these modules.
+
+    Args:
+        earlier: of the file that it was made from.
+        modules: by path.
+        scheme: names the blocks.
+        step: what was done, to be put behind what was done before, as JSON under `bwlab.history`.
+        same_type: whether the modules are still written by the algorithms that they were.
+    """
+    kept = {key: value for key, value in earlier.items() if not _STALE.fullmatch(key)}
+    if not same_type:
+        kept.pop(TYPE_KEY, None)  # Which type of the plugins' it is, the leaves tell.
+    history = json.dumps([*_history(earlier), {**step, "version": __version__}])
+    return kept | _ranks(earlier, modules, scheme) | {"format": "pt", "bwlab.scheme": scheme.name, HISTORY: history}
+
+
+def _history(earlier: Mapping[str, str]) -> list[object]:
+    try:
+        found = json.loads(earlier.get(HISTORY, "[]"))
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], scheme: BlockScheme) -> dict[str, str]:
+    """Ranks, alpha and network module as kohya's trainer and bwlab write them."""
+    low_rank = [module for module in modules.values() if module.algorithm in _PLAIN]
+    if len(low_rank) < len(modules):
+        return {"ss_network_module": earlier.get("ss_network_module", "lycoris.kohya")}
+    ranks: dict[str, set[int]] = {}
+    for module in low_rank:
+        ranks.setdefault(scheme.block_of(module.path) or "rest", set()).add(module.rank() or 0)
+    every = sorted(set[int]().union(*ranks.values()))
+    alpha = common_alpha(low_rank)
+    plain = all(module.algorithm == "lora" for module in low_rank)
+    return {
+        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        "ss_network_dim": str(every[0]) if len(every) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alpha:g}",
+        "bwlab.alpha": f"{alpha:g}",
+        "bwlab.ranks": json.dumps({block: sorted(ranks[block]) for block in ranks_in_order(ranks, scheme)}),
+    }
+
+
+def ranks_in_order(blocks: Iterable[str], scheme: BlockScheme) -> list[str]:
+    """Names of blocks in the scheme's order, those that it does not know last."""
+    known = scheme.blocks()
+    return sorted(blocks, key=lambda block: known.index(block) if block in known else len(known))
