@@ -15,6 +15,7 @@ NAMES: dict[object, str] = {
     bool: "true or false",
     str: "a text",
     tuple[str, ...]: "a list of texts",
+    object: "a text, a number, true, false or a list of these",
 }
 
 
@@ -77,7 +78,16 @@ def as_kind(value: object, kind: object) -> object | None:
         return str(value) if number or isinstance(value, str) else None
     if kind == tuple[str, ...]:
         return texts(value)
-    return value if kind is object or isinstance(value, typing.cast(type, kind)) else None
+    if kind is object:
+        return value if is_plain(value) else None
+    return value if isinstance(value, typing.cast(type, kind)) else None
+
+
+def is_plain(value: object) -> bool:
+    """Return whether a value is a text, a number, a truth value or a list of such values."""
+    if isinstance(value, list):
+        return all(is_plain(entry) for entry in value)
+    return isinstance(value, (str, int, float))
 
 
 def texts(value: object) -> tuple[str, ...] | None:
