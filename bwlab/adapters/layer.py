@@ -47,8 +47,11 @@ class AdapterLayer(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> Self:
-        """The adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit."""
+    def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
+        """The adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit.
+
+        It may be of a simpler class, where a file holds no more than that.
+        """
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
         """An adapter for `layer` that goes on training from `tensors`, with the options that this one has.
