@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,18 +91,20 @@ class ConflictMeasure:
 
 @dataclass(frozen=True)
 class FidelityScorer:
-    """Scores generated pictures against reference pictures.
+    """Scores generated pictures: a column of `bwlab analyze fidelity`.
 
     Attributes:
-        name: e.g. `"clip_i"`; unique among all plugins.
+        name: e.g. `"clip_identity"`; unique among all plugins.
+        kind: what it scores: `"identity"` and `"style"` compare with reference pictures, `"text"` with prompts.
         summary: one line that says how to read it.
         load: returns the scorer, importing its models only then; it gives one score per generated picture from
-            (generated, references), higher is more alike.
+            (generated, references), or from (generated, prompts), one for each: higher is more alike.
     """
 
     name: str
+    kind: Literal["identity", "style", "text"]
     summary: str
-    load: Callable[[], Callable[[Sequence[Image], Sequence[Image]], list[float]]]
+    load: Callable[[], Callable[[Sequence[Image], Sequence[Any]], list[float]]]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Another:
 
     @hookimpl
     def register_fidelity_scorers(self) -> list[FidelityScorer]:
-        return [FidelityScorer("same", "always 1", lambda: lambda pictures, references: [1.0] * len(pictures))]
+        return [FidelityScorer("same", "style", "always 1", lambda: lambda pictures, references: [1.0] * len(pictures))]
 
     @hookimpl
     def register_taggers(self) -> list[Tagger]:

@@ -1,0 +1,1 @@
+"""How well generated pictures keep an identity, a style and the text."""

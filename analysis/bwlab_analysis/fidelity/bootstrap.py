@@ -1,0 +1,44 @@
+"""Intervals of means over prompts and seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
+    """Return the mean of ``(prompts, seeds)`` values, resampled over both (percentile bootstrap, Efron 1979).
+
+    Prompts and seeds are drawn apart, as values of one prompt, or of one seed, are alike.
+
+    Raises:
+        ValueError: no values, or not two dimensions.
+    """
+    table = np.asarray(values, np.float64)
+    if table.ndim != 2 or table.size == 0:
+        raise ValueError(f"values of shape {table.shape}, not (prompts, seeds)")
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(table.shape[0], size=(RESAMPLES, table.shape[0]))
+    columns = rng.integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
+    means = table[rows[:, :, None], columns[:, None, :]].mean((1, 2))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(table.mean()), float(low), float(high))
+
+
+def harmonic_mean(values: npt.ArrayLike) -> float:
+    """Return the harmonic mean of numbers; 0 if one is 0 or below, as a score that is lost cannot be made good."""
+    numbers = np.asarray(values, np.float64)
+    return float(len(numbers) / (1 / numbers).sum()) if bool((numbers > 0).all()) else 0.0

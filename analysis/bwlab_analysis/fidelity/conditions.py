@@ -1,0 +1,61 @@
+"""The compositions that fidelity is measured of: each adapter alone, both, and single blocks in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bwlab.adapters.adapter import Adapter, Attached
+from bwlab_analysis.function.variants import blocks_of
+from bwlab_analysis.gates import Gate
+
+BASE, IDENTITY, STYLE, BOTH = "base", "identity alone", "style alone", "both"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How strongly each of the two adapters acts.
+
+    Attributes:
+        name: what tables call it.
+        identity, style: gates of the identity and of the style adapter.
+        block: adapter (``"identity"`` or ``"style"``) and block that are knocked in or out; None in other compositions.
+        knocked: ``"in"``, ``"out"`` or None.
+    """
+
+    name: str
+    identity: Gate
+    style: Gate
+    block: tuple[str, str] | None = None
+    knocked: Literal["in", "out"] | None = None
+
+    def uses(self, identity: Adapter, style: Adapter) -> list[Attached]:
+        """Return the adapters as `bwlab.generation.sample.generate` takes them."""
+        return [Attached(identity, self.identity), Attached(style, self.style)]
+
+
+def four_conditions() -> tuple[Condition, ...]:
+    """Return the base, each adapter alone, and both."""
+    return (
+        Condition(BASE, 0.0, 0.0),
+        Condition(IDENTITY, 1.0, 0.0),
+        Condition(STYLE, 0.0, 1.0),
+        Condition(BOTH, 1.0, 1.0),
+    )
+
+
+def knock_ins(identity: Adapter, style: Adapter) -> Iterator[Condition]:
+    """Yield each block of each adapter as the only one of that adapter that is on, the other adapter off."""
+    for block in blocks_of(identity):
+        yield Condition(f"identity in {block} only", {"*": 0.0, block: 1.0}, 0.0, ("identity", block), "in")
+    for block in blocks_of(style):
+        yield Condition(f"style in {block} only", 0.0, {"*": 0.0, block: 1.0}, ("style", block), "in")
+
+
+def knock_outs(identity: Adapter, style: Adapter) -> Iterator[Condition]:
+    """Yield each block of each adapter as the only one of both adapters that is off."""
+    for block in blocks_of(identity):
+        yield Condition(f"both, identity off in {block}", {"*": 1.0, block: 0.0}, 1.0, ("identity", block), "out")
+    for block in blocks_of(style):
+        yield Condition(f"both, style off in {block}", 1.0, {"*": 1.0, block: 0.0}, ("style", block), "out")

@@ -1,0 +1,93 @@
+"""Picture and text embeddings of open_clip models, from a folder or a name with weights on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bwlab.errors import BwlabError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LOCAL = "local-dir:"
+CONFIG = "open_clip_config.json"
+FIX = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class ClipModel:
+    """An open_clip model with its preprocessing.
+
+    Attributes:
+        name: as it was asked for.
+        model: in evaluation mode.
+        preprocess: one RGB picture to a tensor ``(3, h, w)``.
+        tokenizer: texts to token ids.
+    """
+
+    name: str
+    model: Any
+    preprocess: Any
+    tokenizer: Any
+
+    @torch.no_grad()
+    def pictures(self, images: Sequence[Image]) -> Tensor:
+        """Return ``(images, width)`` float64 embeddings of length 1."""
+        batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
+        parts = [self.model.encode_image(piece) for piece in batch.split(32)]
+        return functional.normalize(torch.cat(parts).double(), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return ``(texts, width)`` float64 embeddings of length 1."""
+        return functional.normalize(self.model.encode_text(self.tokenizer(list(texts))).double(), dim=-1)
+
+
+def load_clip(model: str) -> ClipModel:
+    """Return an open_clip model; nothing is downloaded.
+
+    Args:
+        model: a folder as open_clip's ``local-dir:`` takes it, or ``NAME=WEIGHTS`` with one of open_clip's names and a
+            file of weights.
+
+    Raises:
+        BwlabError: no such folder, name or file, or weights that do not fit.
+    """
+    import open_clip
+
+    name, equals, weights = model.partition("=")
+    _require(model, name, weights, bool(equals))
+    source = name if equals else LOCAL + model.removeprefix(LOCAL)
+    try:
+        made, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=weights or None)
+        tokenizer = open_clip.get_tokenizer(source)
+    # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BwlabError(f"CLIP model {model}", f"open_clip does not load it: {reason}", FIX) from error
+    return ClipModel(model, made.eval(), preprocess, tokenizer)
+
+
+def _require(model: str, name: str, weights: str, named: bool) -> None:
+    import difflib
+
+    import open_clip
+
+    if not named:
+        folder = Path(model.removeprefix(LOCAL))
+        if not (folder / CONFIG).is_file():
+            found = f"no {CONFIG} in it" if folder.is_dir() else "no such folder"
+            raise BwlabError(f"CLIP model {model}", found, FIX)
+    elif name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise BwlabError(f"CLIP model {model}", f"open_clip has no model {name}", f"{hint}{FIX}")
+    elif not Path(weights).is_file():
+        raise BwlabError(f"CLIP model {model}", f"no weights {weights or 'given'}", FIX)

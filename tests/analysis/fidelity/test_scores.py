@@ -1,0 +1,112 @@
+"""Scores of pictures, their means and intervals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
+from bwlab_analysis.fidelity.embedding import load_clip
+from bwlab_analysis.fidelity.picture_statistics import style_likeness, style_statistics
+from bwlab_analysis.fidelity.scorers import early_statistics_likeness, likeness_to_pictures, likeness_to_texts
+
+CONFIG = {
+    "embed_dim": 12,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8},
+    "text_cfg": {"context_length": 11, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    model = open_clip.model.CLIP(**CONFIG)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": preprocess}))
+    return folder
+
+
+def picture(colour: str, shape: str = "disc") -> Image.Image:
+    image = Image.new("RGB", (48, 40), "white")
+    drawn = ImageDraw.Draw(image)
+    box = (9, 7, 37, 33)
+    if shape == "disc":
+        drawn.ellipse(box, fill=colour)
+    else:
+        for top in range(2, 40, 5):
+            drawn.line((0, top, 47, top), fill=colour)
+    return image
+
+
+def test_a_picture_is_most_like_itself(clip_folder: Path) -> None:
+    clip = load_clip(str(clip_folder))
+    red, lines = picture("red"), picture("black", "lines")
+    for score in (likeness_to_pictures, early_statistics_likeness):
+        same, other = score(clip, [red, lines], [red])
+        assert same == pytest.approx(1)
+        assert other < same
+    first, second = likeness_to_texts(clip, [red, red], ["a red disc", "ink"])
+    assert first != second
+    assert all(-1 <= score <= 1 for score in (first, second))
+
+
+def test_named_models_take_weights_from_a_file(clip_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BwlabError, match="Did you mean ViT-B-32"):
+        load_clip(f"ViT-B32={clip_folder / 'open_clip_model.safetensors'}")
+    with pytest.raises(BwlabError, match="no weights"):
+        load_clip(f"ViT-B-32={tmp_path / 'none.safetensors'}")
+    with pytest.raises(BwlabError, match="no such folder"):
+        load_clip(str(tmp_path / "none"))
+    with pytest.raises(BwlabError, match=r"no open_clip_config\.json"):
+        load_clip(str(tmp_path))
+
+
+def test_broken_weights_are_told(clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BwlabError, match="does not load"):
+        load_clip(str(tmp_path))
+
+
+def test_statistics_tell_colours_and_lines() -> None:
+    reds, lines = [picture("red"), picture("darkred")], picture("black", "lines")
+    alike, unlike = style_likeness([picture("firebrick"), lines], reds)
+    assert 0 < unlike < alike <= 1
+    assert style_likeness([reds[0]], [reds[0]]) == [1.0]
+    assert style_statistics(lines).shape == (15,)
+    flat = style_statistics(Image.new("RGB", (9, 9), "grey"))
+    assert np.isfinite(flat).all()
+    assert flat[8:].max() == 0
+
+
+def test_intervals_hold_the_mean_and_narrow_with_more() -> None:
+    rng = np.random.default_rng(0)
+    few, many = bootstrap(rng.normal(3, 1, (3, 3))), bootstrap(rng.normal(3, 1, (19, 23)))
+    assert few.low < few.mean < few.high
+    assert many.low < 3 < many.high
+    assert many.high - many.low < few.high - few.low
+    assert bootstrap([[2.0, 2.0]]).low == bootstrap([[2.0, 2.0]]).high == 2
+    with pytest.raises(ValueError, match="prompts"):
+        bootstrap([1.0, 2.0])
+
+
+def test_prompts_are_resampled_as_wholes() -> None:
+    # Each prompt has one value at all seeds: ten seeds of it are no ten measurements.
+    values = np.repeat(np.array([[0.0], [1.0], [2.0]]), 10, axis=1)
+    found = bootstrap(values)
+    assert found.high - found.low > 1
+
+
+def test_the_harmonic_mean_does_not_forgive_a_loss() -> None:
+    assert harmonic_mean([1, 1, 0.5]) == pytest.approx(0.75)
+    assert harmonic_mean([1, 1, 0]) == harmonic_mean([1, -0.1, 1]) == 0
