@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from bwlab.blocks.spec import parse_spec
 from bwlab.conditioning import text_encoders
 from bwlab.pipelines import base_scheme, load_base, weights_hash
 from bwlab.training.cache import TensorCache, default_cache, encode_captions
-from bwlab.training.config import TrainConfig
+from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.device import new_accelerator, use_fast_attention
 from bwlab.training.initial import start_from
 from bwlab.training.lasting import lasting_settings
@@ -27,6 +28,7 @@ from bwlab.training.schedules import rate_factor
 from bwlab.training.texts import Texts, one_row
 from bwlab.training.tokens import new_words, require_used
 from bwlab.training.tracking import check_trackers
+from bwlab.training.training_graph import check_gradient_path, training_graph
 from bwlab.training.training_set import TrainingSet, load_training_set
 
 if TYPE_CHECKING:
@@ -71,6 +73,10 @@ class Prepared:
             "the base's weights": self.base_hash,
         }
 
+    def graph(self, training: OptimizerConfig) -> AbstractContextManager[None]:
+        """Inside the context training steps make no more graph than these settings need."""
+        return training_graph(self.pipe.unet, self.learned.adapter.layers, training)
+
 
 def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
     """Raise BwlabError for what can be seen without loading anything."""
@@ -89,6 +95,7 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Pr
         pipe = load_base(config.base)
         base_hash = weights_hash(pipe)
         learned = new_learned(config, pipe, manager)
+        check_gradient_path(pipe.unet, learned.adapter.layers, config.training)
         schedule = noise_schedule(pipe)
         freeze(pipe, accelerator)
     with team.main_first():  # what it keeps on disk, the others find there

@@ -84,7 +84,9 @@ class Run:
                     self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
                     self.hook.bwlab_run_started(run=record)
             held.enter_context(torch.random.fork_rng())
-            with self.prepared.learned.attached(self.prepared.pipe), StopRequest(self.team.size > 1) as stop:
+            held.enter_context(self.prepared.learned.attached(self.prepared.pipe))
+            held.enter_context(self.prepared.graph(self.config.training))
+            with StopRequest(self.team.size > 1) as stop:
                 self._learn_all(record, stop)
                 with self._main_alone() as alone:
                     if alone:
