@@ -35,7 +35,7 @@ def start_from(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginMana
     model_layers = layers_by_path(pipe.unet, encoders)
     layers = {}
     for layer_path, layer in adapter.layers.items():
-        started = type(layer).from_tensors(model_layers[layer_path], found.layers[layer_path].file_tensors(layer.alpha))
+        started = layer.started_at(model_layers[layer_path], found.layers[layer_path].file_tensors(layer.alpha))
         if started.rank != layer.rank:
             ranks = f"rank {started.rank} at {layer_path}, where adapter.blocks gives {layer.rank}"
             raise BwlabError(asked, ranks, "Give the ranks that the file has")
