@@ -1,0 +1,201 @@
+"""Searches the best composition of two adapters: proposals from blame, then from what has worked, each one scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bwlab.blocks.naming import BlockScheme
+from bwlab.errors import BwlabError
+from bwlab_analysis.fidelity.bootstrap import harmonic_mean
+from bwlab_analysis.fidelity.conditions import Condition
+from bwlab_analysis.fidelity.measure import ConditionScores
+
+IDENTITY, STYLE = "identity", "style"
+TURNED_DOWN = (0.0, 0.5)
+
+Gates = Mapping[str, float]
+"""Block -> scale, for every block that an adapter changes."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A block scale for each block of both adapters, as pairs so that compositions can be compared."""
+
+    identity: tuple[tuple[str, float], ...]
+    style: tuple[tuple[str, float], ...]
+
+    def gates(self, adapter: str) -> dict[str, float]:
+        """Return the scale of each block of an adapter: ``"identity"`` or ``"style"``."""
+        return dict(self.identity if adapter == IDENTITY else self.style)
+
+    def with_scale(self, adapter: str, block: str, scale: float) -> Composition:
+        """Return the composition with another scale in one block of one adapter."""
+        changed = tuple((name, scale if name == block else old) for name, old in self.gates(adapter).items())
+        return Composition(changed, self.style) if adapter == IDENTITY else Composition(self.identity, changed)
+
+    def spec(self, adapter: str) -> str:
+        """Return an adapter's scales as a block spec, such as ``"in0=0, *=1"``."""
+        gates = self.gates(adapter)
+        common = max(set(gates.values()), key=list(gates.values()).count)
+        named = [f"{block}={scale:g}" for block, scale in gates.items() if scale != common]
+        return ", ".join([*named, f"*={common:g}"])
+
+    def condition(self) -> Condition:
+        """Return it as a composition to be painted."""
+        name = f"identity {self.spec(IDENTITY)} + style {self.spec(STYLE)}"
+        return Condition(name, {**self.gates(IDENTITY), "*": 1.0}, {**self.gates(STYLE), "*": 1.0})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of each adapter's own gain over the base, and of the text.
+
+    Attributes:
+        identity, style: ``(score - base) / (alone - base)``; 1: as with that adapter alone, 0: as without it.
+        text: the text score as a share of the base's.
+    """
+
+    identity: float
+    style: float
+    text: float
+
+    @property
+    def together(self) -> float:
+        """The harmonic mean of the three, each counted as at most 1."""
+        return harmonic_mean([min(1.0, share) for share in (self.identity, self.style, self.text)])
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A composition that was painted and scored.
+
+    Attributes:
+        composition: what was tried.
+        reason: why it was proposed.
+        kept: how it did.
+        scores: its scores and pictures.
+    """
+
+    composition: Composition
+    reason: str
+    kept: Kept
+    scores: ConditionScores
+
+
+@dataclass(frozen=True)
+class Blame:
+    """How a block of an adapter is thought to stand in the other's way: the greater, the sooner it is turned down."""
+
+    adapter: str
+    block: str
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """How compositions are scored.
+
+    Attributes:
+        score: paints and scores a composition.
+        base, identity, style: scores of the base and of each adapter alone.
+        leading: names of the scorers of identity, style and text.
+    """
+
+    score: Callable[[Condition], ConditionScores]
+    base: ConditionScores
+    identity: ConditionScores
+    style: ConditionScores
+    leading: tuple[str, ...]
+
+    def kept(self, scores: ConditionScores) -> Kept:
+        """Return what a composition keeps; BwlabError if an adapter alone is no better than the base by its score."""
+        identity, style, text = self.leading
+        whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
+        return Kept(
+            self._share(scores, self.identity, identity, IDENTITY), self._share(scores, self.style, style, STYLE), whole
+        )
+
+    def _share(self, scores: ConditionScores, alone: ConditionScores, name: str, adapter: str) -> float:
+        base = self.base.scores[name].mean
+        gain = alone.scores[name].mean - base
+        if gain <= 0:
+            found = f"{name} is {alone.scores[name].mean:.3f} with it alone and {base:.3f} without any adapter"
+            fix = "Check the reference pictures and prompts: they should show what the adapter was trained on"
+            raise BwlabError(f"what is kept of the {adapter} adapter", found, fix)
+        return (scores.scores[name].mean - base) / gain
+
+
+def recommend(
+    search: Search,
+    scheme: BlockScheme,
+    blocks: Mapping[str, Sequence[str]],
+    blame: Sequence[Blame],
+    budget: int,
+) -> list[Trial]:
+    """Return the compositions that were tried, the best first.
+
+    Both whole adapters come first; then the style in the scheme's parts alone (arXiv 2403.07500, section 4); then
+    single blamed blocks turned down, worst first; then, as long as the budget lasts, the best so far with one more
+    block turned down or up again.
+
+    Args:
+        search: paints and scores.
+        scheme: of the base, for its parts.
+        blocks: the blocks that the adapters ``"identity"`` and ``"style"`` change.
+        blame: blocks to turn down, from conflict measures or knock-outs.
+        budget: compositions to try, at least 1.
+    """
+    if budget < 1:
+        raise BwlabError(f"--budget {budget}", "no composition may be tried", "Give 1 or more")
+    start = Composition(
+        tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
+    )
+    worst = sorted(blame, key=lambda one: -one.weight)
+    trials: dict[Composition, Trial] = {}
+
+    def attempt(composition: Composition, reason: str) -> None:
+        if composition not in trials and len(trials) < budget:
+            scores = search.score(composition.condition())
+            trials[composition] = Trial(composition, reason, search.kept(scores), scores)
+
+    for composition, reason in _proposals(start, scheme, worst):
+        # Half of the budget is kept for what the first trials teach.
+        if len(trials) < max(1, budget - budget // 2):
+            attempt(composition, reason)
+    while len(trials) < budget:
+        best = _ranked(trials.values())[0].composition
+        fresh = [one for one in _neighbours(best, worst) if one[0] not in trials]
+        if not fresh:
+            break
+        attempt(*fresh[0])
+    return _ranked(trials.values())
+
+
+def _ranked(trials: Iterable[Trial]) -> list[Trial]:
+    return sorted(trials, key=lambda trial: -trial.kept.together)
+
+
+def _proposals(start: Composition, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
+    yield start, "both whole"
+    for part, members in scheme.parts:
+        covered = {scheme.block_of(path) for name in members for path in scheme.modules_of(name)}
+        style = tuple((block, float(block in covered)) for block, _ in start.style)
+        if any(scale for _, scale in style):
+            yield Composition(start.identity, style), f"style in {part} only"
+    for one in worst:
+        for scale in TURNED_DOWN:
+            yield start.with_scale(one.adapter, one.block, scale), f"{one.adapter} blamed in {one.block}"
+
+
+def _neighbours(best: Composition, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
+    """Yield the best composition with one block changed: blamed blocks down first, then blocks up again."""
+    for one in worst:
+        for scale in TURNED_DOWN:
+            if best.gates(one.adapter)[one.block] > scale:
+                yield best.with_scale(one.adapter, one.block, scale), f"best so far, {one.adapter} down in {one.block}"
+    for one in reversed(worst):
+        now = best.gates(one.adapter)[one.block]
+        for scale in (0.5, 1.0):
+            if now < scale:
+                yield best.with_scale(one.adapter, one.block, scale), f"best so far, {one.adapter} up in {one.block}"
