@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from bwlab.training.config import TrainConfig
 from bwlab.training.dataset import Example, dataset_hash
 from bwlab.training.toml_text import toml_text
+
+# As kohya's trainer writes them.
+OPTIMIZERS = {
+    "adamw": "torch.optim.adamw.AdamW",
+    "adafactor": "transformers.optimization.Adafactor",
+    "prodigy": "prodigyopt.prodigy.Prodigy",
+}
+
+
+def option_text(options: Mapping[str, object]) -> str:
+    """Return options as they stand after an optimiser's name, ``(d_coef=2,eps=1e-08)``; nothing without any."""
+    listed = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+    return f"({listed})" if listed else ""
 
 
 def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_hash: str, steps: int) -> dict[str, str]:
@@ -33,9 +47,16 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
         "ss_total_batch_size": str(training.batch_size),
         "ss_steps": str(steps),
         "ss_max_train_steps": str(training.steps),
-        "ss_learning_rate": repr(training.lr),
-        "ss_unet_lr": repr(training.lr),
-        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_gradient_accumulation_steps": str(training.accumulation),
+        "ss_learning_rate": repr(training.rate()),
+        "ss_unet_lr": training.block_lr or repr(training.rate()),
+        "ss_optimizer": f"{OPTIMIZERS[training.optimizer]}{option_text(training.optimizer_options)}",
+        "ss_lr_scheduler": training.schedule,
+        "ss_lr_warmup_steps": str(training.warmup),
+        "ss_max_grad_norm": repr(training.max_grad_norm),
+        "ss_min_snr_gamma": str(training.min_snr_gamma),
+        "ss_noise_offset": str(training.noise_offset or None),
+        "ss_prior_loss_weight": repr(config.regularisation.weight),
         "ss_mixed_precision": training.precision,
         "ss_seed": str(training.seed),
         "ss_tag_frequency": json.dumps(tag_frequency(examples), ensure_ascii=False),
