@@ -13,6 +13,7 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.training.objective import noise_schedule
+from bwlab_analysis.function.blame import BlockBlame, worst_first
 from bwlab_analysis.function.effects import MEASURES, PairSums, pair_sums
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
 from bwlab_analysis.function.random_adapters import only_unet, random_like
@@ -56,23 +57,6 @@ class PlaceEffects:
     block: str
     timestep: int | str
     measures: Mapping[str, Measured | None]
-
-
-@dataclass(frozen=True)
-class BlockBlame:
-    """What switching one block of one adapter off does to the UNet's output, over all timesteps.
-
-    Attributes:
-        adapter: ``"a"`` or ``"b"``: whose block it is.
-        block: the block.
-        gain: by how much the other adapter's retention rises, in shares of its effect.
-        loss: the share of its own adapter's effect that is lost with it.
-    """
-
-    adapter: str
-    block: str
-    gain: float
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -215,7 +199,7 @@ class _Sums:
             BlockBlame(name, block, gain / others[name], loss / sizes[name])
             for (name, block), (gain, loss) in self._knocked.items()
         ]
-        return tuple(sorted(blamed, key=lambda one: -one.gain))
+        return worst_first(blamed)
 
     def _measures(self, found: Mapping[str, PairSums]) -> dict[str, Measured | None]:
         return {name: self._measured(name, found) for name in MEASURES}

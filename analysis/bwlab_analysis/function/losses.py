@@ -37,11 +37,11 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class BlockHarm:
-    """Blame of one block of the other adapter: by how much the loss falls when it is switched off."""
+class BlockLoss:
+    """By how much the loss beside both adapters changes when one block of one of them is switched off."""
 
     block: str
-    blame: Loss
+    change: Loss
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class LossReport:
         both: with both adapters.
         harm: of the other adapter, ``both - own``.
         random_harm: of random adapters of the other's norms in its place, each.
-        blocks: of the other adapter, the most blamed first.
+        blame: of each block of the other adapter, by how much the loss falls without it; the most blamed first.
+        need: of each block of the adapter itself, by how much the loss rises without it; the most needed first.
     """
 
     adapter: str
@@ -66,7 +67,8 @@ class LossReport:
     both: Loss
     harm: Loss
     random_harm: tuple[float, ...]
-    blocks: tuple[BlockHarm, ...]
+    blame: tuple[BlockLoss, ...]
+    need: tuple[BlockLoss, ...]
 
     @property
     def gain_lost(self) -> float | None:
@@ -112,16 +114,19 @@ def loss_interference(
             losses[:, start : start + size] += _losses(pipe, gated, piece, times, texts) / len(timesteps)
     row = dict(zip(variants.names, losses, strict=True))
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
-    blames = [BlockHarm(block, _mean(row[BOTH] - row[without(B, block, alone=False)])) for block in blocks_of(other)]
+    both = row[BOTH]
+    blame = [BlockLoss(block, _mean(both - row[without(B, block, alone=False)])) for block in blocks_of(other)]
+    need = [BlockLoss(block, _mean(row[without(A, block, alone=False)] - both)) for block in blocks_of(own)]
     return LossReport(
         name,
         inputs.source,
         _mean(row[BASE]),
         _mean(row[A]),
-        _mean(row[BOTH]),
-        _mean(row[BOTH] - row[A]),
+        _mean(both),
+        _mean(both - row[A]),
         tuple(float(harm.mean()) for harm in harms),
-        tuple(sorted(blames, key=lambda one: -one.blame.value)),
+        _sorted(blame),
+        _sorted(need),
     )
 
 
@@ -135,6 +140,10 @@ def _losses(
     target = training_target(schedule, piece.latents, piece.noise, times)
     output = gated.forward(noisy, times, texts)
     return (output.double() - target.double()).square().flatten(2).mean(2).cpu()
+
+
+def _sorted(blocks: Sequence[BlockLoss]) -> tuple[BlockLoss, ...]:
+    return tuple(sorted(blocks, key=lambda one: -one.change.value))
 
 
 def _mean(values: Tensor) -> Loss:

@@ -34,11 +34,13 @@ def test_losses_are_those_of_the_variants_alone(world: World) -> None:
     assert report.both.value == pytest.approx(loss(world, a, b), rel=1e-5)
     assert report.harm.value == pytest.approx(report.both.value - report.own.value)
     off = Attached(world.b, {"*": 1.0, "in0": 0.0})
-    blamed = next(one for one in report.blocks if one.block == "in0")
-    assert blamed.blame.value == pytest.approx(report.both.value - loss(world, a, off), rel=1e-3, abs=1e-6)
-    assert [one.block for one in report.blocks] == sorted(
-        ("in0", "out3"), key=lambda block: -next(x.blame.value for x in report.blocks if x.block == block)
-    )
+    blamed = next(one for one in report.blame if one.block == "in0")
+    assert blamed.change.value == pytest.approx(report.both.value - loss(world, a, off), rel=1e-3, abs=1e-6)
+    changes = [one.change.value for one in report.blame]
+    assert changes == sorted(changes, reverse=True)
+    off = Attached(world.a, {"*": 1.0, "mid": 0.0})
+    needed = next(one for one in report.need if one.block == "mid")
+    assert needed.change.value == pytest.approx(loss(world, off, b) - report.both.value, rel=1e-3, abs=1e-6)
     assert len(report.random_harm) == 2
     assert report.own.error > 0
 

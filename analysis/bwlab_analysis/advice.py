@@ -1,0 +1,87 @@
+"""What to do about a conflict: which blocks of which adapter to turn down, in every tool's notation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.spec import parse_spec
+from bwlab.blocks.translate import translate_to
+from bwlab.errors import BwlabError
+from bwlab_analysis.function.blame import BlockBlame
+
+WORTH = 0.02
+ADAPTERS = ("a", "b")
+NOTATIONS = {"lbw": "LoRA Block Weight", "diffusers": "diffusers' set_adapters"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block to turn down.
+
+    Attributes:
+        adapter: ``"a"`` or ``"b"``.
+        block: the block.
+        scale: to set it to: 0, or 0.5 where its own adapter needs it too.
+        gain: what the other adapter gets back, as a share of its own effect.
+        loss: what its own adapter loses with the block off, likewise; None where that was not measured.
+    """
+
+    adapter: str
+    block: str
+    scale: float
+    gain: float
+    loss: float | None
+
+    @property
+    def words(self) -> str:
+        """The step as a sentence."""
+        other = "b" if self.adapter == "a" else "a"
+        how = "off" if self.scale == 0 else f"down to {self.scale:g}"
+        cost = "" if self.loss is None else f", {self.adapter} loses {100 * self.loss:.0f} % of its own"
+        return (
+            f"Turn {self.adapter} {how} in {self.block}: with it off "
+            f"{other} gets {100 * self.gain:.0f} % of its effect back{cost}."
+        )
+
+
+def steps_of(blame: Sequence[BlockBlame]) -> tuple[Step, ...]:
+    """Return the blocks whose removal gives the other adapter more than it costs their own, the best trade first.
+
+    A block that gives more than twice what it costs is switched off; others, and those of unknown cost, are halved.
+    """
+    worth = [one for one in blame if one.gain - _cost(one) > WORTH]
+    return tuple(
+        Step(one.adapter, one.block, _scale(one), one.gain, one.loss)
+        for one in sorted(worth, key=lambda one: _cost(one) - one.gain)
+    )
+
+
+def _cost(one: BlockBlame) -> float:
+    return max(one.loss or 0.0, 0.0)
+
+
+def _scale(one: BlockBlame) -> float:
+    return 0.0 if one.loss is not None and one.gain > 2 * one.loss else 0.5
+
+
+def specs_of(steps: Sequence[Step]) -> dict[str, str]:
+    """Return each adapter's block spec by ``"a"`` and ``"b"``: ``"out2=0, *=1"``, or ``"1"`` to leave it as it is."""
+    specs = {}
+    for adapter in ADAPTERS:
+        named = [f"{step.block}={step.scale:g}" for step in steps if step.adapter == adapter]
+        specs[adapter] = ", ".join([*named, "*=1"]) if named else "1"
+    return specs
+
+
+def notations_of(spec: str, scheme: BlockScheme) -> Mapping[str, str]:
+    """Return a spec in the notations of other tools, by name; those that cannot say it are left out."""
+    parse_spec(spec, scheme, kind="scale")
+    found = {}
+    for form, name in NOTATIONS.items():
+        try:
+            found[name] = translate_to(form, spec, scheme).text
+        except BwlabError:
+            continue
+    return found
