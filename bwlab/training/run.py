@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,29 +70,27 @@ class Run:
     def finish(self, existing: Existing) -> Path:
         """Train to the last step, write what was trained and the last previews, and return the adapter's path."""
         began = time.perf_counter()
-        with ExitStack() as held, self._naming_last_checkpoint():
+        with ExitStack() as held:
             with self._main_alone() as alone:
                 if alone:
                     held.enter_context(RunLock(self.folder.path))
                     self.folder.check(existing)
             self._go_back(existing)
             record = self._record()
+            held.enter_context(self._naming_last_checkpoint())
             with self._main_alone() as alone:
                 if alone:
-                    self.folder.open(self.config, existing, self.trainer.step)
-                    held.callback(self.outputs.start())
-                    self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
-                    self.hook.bwlab_run_started(run=record)
+                    held.callback(self._open(existing, record))
             held.enter_context(torch.random.fork_rng())
             held.enter_context(self.prepared.learned.attached(self.prepared.pipe))
             held.enter_context(self.prepared.graph(self.config.training))
-            with StopRequest(self.team.size > 1) as stop:
-                self._learn_all(record, stop)
-                with self._main_alone() as alone:
-                    if alone:
-                        path = self.outputs.write_final()
-                        self.outputs.preview()
-                        self._told_finished(path, time.perf_counter() - began)
+            stop = held.enter_context(StopRequest(self.team.size > 1))
+            self._learn_all(record, stop)
+            with self._main_alone() as alone:
+                if alone:
+                    path = self.outputs.write_final()
+                    self.outputs.preview()
+                    self._told_finished(path, time.perf_counter() - began)
         return self.outputs.final_path()
 
     def _go_back(self, existing: Existing) -> None:
@@ -101,6 +99,18 @@ class Run:
             saved = self.folder.checkpoint_steps() if existing is Existing.RESUME else []
             if saved:
                 self.trainer.resume(load_checkpoint(self.folder.checkpoint(saved[-1])), self.settings)
+        step = torch.tensor(float(self.trainer.step))
+        if self.team.any(self.team.mean([step]) != [float(step)]):
+            found = "its processes do not see the same checkpoints"
+            raise BwlabError("--resume", found, "Give a folder on a disk that all hosts share")
+
+    def _open(self, existing: Existing, record: RunRecord) -> Callable[[], None]:
+        """Make the folder ready, tell that the run starts, and return what ends the trackers."""
+        self.folder.open(self.config, existing, self.trainer.step)
+        self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
+        finish = self.outputs.start()
+        self.hook.bwlab_run_started(run=record)
+        return finish
 
     def _told_finished(self, path: Path, seconds: float) -> None:
         self.folder.write_log("finished", self.trainer.step, seconds=seconds)

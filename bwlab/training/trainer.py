@@ -138,7 +138,7 @@ class Trainer:
             self.step,
             self.config.steps,
             sum(losses.values()),
-            self.config.rate() * factor,
+            self.config.rate() * factor * self._found_rate(),
             grad_norm,
             time.perf_counter() - began,
             {name: loss for name, loss in losses.items() if name},
@@ -150,6 +150,10 @@ class Trainer:
         for group, rate in zip(self._plain.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         return factor
+
+    def _found_rate(self) -> float:
+        """Return the rate that Prodigy has found, 1 for other optimisers."""
+        return float(self._plain.param_groups[0].get("d", 1.0))
 
     def _backward(self, run: RunRecord) -> Losses:
         """Compute the gradients of one step and return the mean losses of its micro-batches."""
