@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # machine for minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A base that is neither file nor folder would be asked of the hub; no test may use the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 TINY_TOKENS = 16
 TINY_WIDTH = 32
 XL_SECOND_WIDTH = 24

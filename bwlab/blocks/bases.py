@@ -1,4 +1,4 @@
-"""UNet configs by the name of a base model: known ones, the embedded one, or a local diffusers folder."""
+"""UNet configs by the name of a base model: known ones, the embedded one, a diffusers folder or a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from bwlab.blocks.configs import KNOWN
+from bwlab.blocks.configs import KNOWN, OF_FAMILY
 from bwlab.blocks.counts import Counts, count, known_counts
 from bwlab.blocks.naming import BlockScheme, nearest
 from bwlab.errors import BwlabError
+from bwlab.formats.checkpoint import family_of, open_checkpoint
 
 EMBEDDED = "emoji"
 EMBEDDED_FOLDER = "data/emoji_base"
@@ -25,37 +26,51 @@ class BaseUnet:
     Attributes:
         name: as it was asked for.
         config: of the UNet.
+        known: the UNet of `KNOWN` that it is, if any.
     """
 
     name: str
     config: Mapping[str, object]
+    known: str | None = None
 
     def counts(self, scheme: BlockScheme) -> dict[str, Counts]:
         """Return what each module holds; without torch where the numbers are known, else it takes seconds."""
-        return known_counts(self.name) if self.name in KNOWN else count(self.config, scheme)
+        return known_counts(self.known) if self.known else count(self.config, scheme)
 
 
 def base_unet(base: str) -> BaseUnet:
-    """Return the UNet of ``emoji``, ``sd14``, ``sd21``, ``sdxl`` or of a diffusers folder.
+    """Return the UNet of ``emoji``, ``sd14``, ``sd21``, ``sdxl``, of a diffusers folder or a single-file checkpoint.
 
     Raises:
         BwlabError: there is no such base, or its UNet's config cannot be read.
     """
     if base in KNOWN:
-        return BaseUnet(base, KNOWN[base])
+        return BaseUnet(base, KNOWN[base], base)
     if base == EMBEDDED:
         return BaseUnet(base, _embedded_config())
-    folder = Path(base)
-    if not folder.exists():
-        known = (EMBEDDED, *KNOWN)
-        near = nearest(base, known)
+    path = Path(base)
+    if not path.exists():
+        names = (EMBEDDED, *KNOWN)
+        near = nearest(base, names)
         hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(f"base {base!r}", "there is no such folder", f"{hint}Give a folder or {', '.join(known)}")
+        found = "there is no such folder or file"
+        raise BwlabError(f"base {base!r}", found, f"{hint}Give a folder, a checkpoint or {', '.join(names)}")
+    return _checkpoint_unet(path) if path.is_file() else _folder_unet(path)
+
+
+def _checkpoint_unet(path: Path) -> BaseUnet:
+    asked = f"base {str(path)!r}"
+    known = OF_FAMILY[family_of(open_checkpoint(path, asked), asked)]
+    return BaseUnet(str(path), KNOWN[known], known)
+
+
+def _folder_unet(folder: Path) -> BaseUnet:
     file = folder / UNET_CONFIG
     if not file.is_file():
         fix = "Give the folder of a diffusers pipeline, such as save_pretrained writes"
-        raise BwlabError(f"base {base!r}", f"it is no diffusers pipeline with a UNet: {UNET_CONFIG} is missing", fix)
-    return BaseUnet(base, _read_config(file))
+        found = f"it is no diffusers pipeline with a UNet: {UNET_CONFIG} is missing"
+        raise BwlabError(f"base {str(folder)!r}", found, fix)
+    return BaseUnet(str(folder), _read_config(file))
 
 
 def embedded_folder() -> Path:

@@ -66,6 +66,8 @@ SDXL: UnetConfig = _COMMON | {
 
 KNOWN: Mapping[str, UnetConfig] = {"sd14": SD14, "sd21": SD21, "sdxl": SDXL}
 
+OF_FAMILY: Mapping[str, str] = {"sd1": "sd14", "sd2": "sd21", "sdxl": "sdxl"}  # of single-file checkpoints
+
 
 def meta_unet(config: UnetConfig) -> UNet2DConditionModel:
     """Return a UNet without weights (meta tensors), to read names and shapes from; takes seconds for any size."""

@@ -1,0 +1,1 @@
+"""Base models from folders, from single files and from the hub."""

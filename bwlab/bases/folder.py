@@ -1,0 +1,105 @@
+"""Folders of diffusers pipelines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.bases.quiet import first_sentence, quiet_libraries
+from bwlab.errors import BwlabError
+from bwlab.formats.checkpoint import INPUTS
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+FIX = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x or SDXL, or their .safetensors checkpoint"
+ONE_ENCODER, TWO_ENCODERS = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PIPELINES = {ONE_ENCODER: NEEDED, TWO_ENCODERS: (*NEEDED, "text_encoder_2", "tokenizer_2")}
+VOCABULARIES = ("tokenizer.json", "vocab.json")
+
+
+def load_folder(folder: Path, asked: str, dtype: torch.dtype) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """Return the pipeline in a folder, on the CPU; no pickle is read.
+
+    Args:
+        folder: as diffusers' `save_pretrained` writes it.
+        asked: what the user asked for, for messages.
+        dtype: of the weights in memory, whatever the files'.
+
+    Raises:
+        BwlabError: the folder is no pipeline of SD 1.x, 2.x or XL, saying what was found there.
+    """
+    import diffusers
+
+    kind = require_pipeline(folder, asked)
+    extras: dict[str, object] = {"safety_checker": None, "requires_safety_checker": False}
+    if kind == TWO_ENCODERS:
+        extras = {"image_encoder": None, "add_watermarker": False}
+    with quiet_libraries():
+        try:
+            pipe: StableDiffusionPipeline | StableDiffusionXLPipeline = getattr(diffusers, kind).from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                variant=weights_variant(folder),
+                local_files_only=True,
+                use_safetensors=True,
+                feature_extractor=None,
+                **extras,
+            )
+        # Broken files surface as OSError, ValueError, SafetensorError, KeyError ... by library and version.
+        except Exception as error:
+            raise BwlabError(asked, f"the pipeline does not load: {first_sentence(error)}", FIX) from error
+    _require_latents_alone(pipe, asked)
+    return pipe
+
+
+def _require_latents_alone(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, asked: str) -> None:
+    inputs, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if inputs != latents:
+        found = f"{INPUTS.get(inputs, 'a UNet')} ({inputs} input channels, but {latents} of latents)"
+        raise BwlabError(asked, found, FIX)
+
+
+def require_pipeline(folder: Path, asked: str) -> str:
+    """Return the class of the pipeline in a folder; `BwlabError` with what was found unless it can be loaded."""
+    if not folder.exists():
+        raise BwlabError(asked, "no such folder or file", FIX)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise BwlabError(asked, f"no model_index.json in it ({_contents(folder)})", FIX)
+    kind = _pipeline_class(index, asked)
+    if kind not in PIPELINES:
+        raise BwlabError(asked, f"a {kind}", FIX)
+    missing = [name for name in PIPELINES[kind] if not (folder / name).is_dir()]
+    if missing:
+        raise BwlabError(asked, f"the pipeline lacks its folder {', '.join(missing)}", FIX)
+    for tokenizer in (name for name in PIPELINES[kind] if name.startswith("tokenizer")):
+        # transformers makes an empty tokenizer of an empty folder, without a word.
+        if not any((folder / tokenizer / name).is_file() for name in VOCABULARIES):
+            raise BwlabError(asked, f"the pipeline's {tokenizer} has no vocabulary", FIX)
+    return kind
+
+
+def _contents(folder: Path, most: int = 4) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return "it is empty"
+    return f"it holds {', '.join(names[:most])}{', ...' if len(names) > most else ''}"
+
+
+def _pipeline_class(index: Path, asked: str) -> str:
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        return str(content["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BwlabError(asked, "its model_index.json is not readable", FIX) from error
+
+
+def weights_variant(folder: Path) -> str | None:
+    """Return `"fp16"` for a folder whose UNet exists only in files of that variant, else None."""
+    files = [path.name for path in (folder / "unet").glob("*.safetensors")]
+    halved = [name for name in files if ".fp16" in name]
+    return "fp16" if files and len(halved) == len(files) else None

@@ -1,0 +1,39 @@
+"""Libraries kept from talking while bwlab talks."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep diffusers and transformers from messages and progress bars inside the block; as before after it."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    before = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
+    bars = transformers_logging.is_progress_bar_enabled()
+    diffusers_bars = diffusers_logging.is_progress_bar_enabled()
+    try:
+        for log, _ in before:
+            log.set_verbosity(logging.CRITICAL)
+            log.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for log, verbosity in before:
+            log.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if diffusers_bars:
+            diffusers_logging.enable_progress_bar()
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of a library's message, or the error's kind if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
