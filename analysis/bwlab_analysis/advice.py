@@ -39,7 +39,10 @@ class Step:
         """The step as a sentence."""
         other = "b" if self.adapter == "a" else "a"
         how = "off" if self.scale == 0 else f"down to {self.scale:g}"
-        cost = "" if self.loss is None else f", {self.adapter} loses {100 * self.loss:.0f} % of its own"
+        cost = ""
+        if self.loss is not None:
+            verb = "gains" if self.loss < 0 else "loses"
+            cost = f", {self.adapter} {verb} {100 * abs(self.loss):.0f} % of its own"
         return (
             f"Turn {self.adapter} {how} in {self.block}: with it off "
             f"{other} gets {100 * self.gain:.0f} % of its effect back{cost}."

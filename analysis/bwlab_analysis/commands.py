@@ -26,7 +26,7 @@ def norms_command(file: FileArgument, as_json: JsonOption = False, cells: CellsO
     if as_json:
         from bwlab_analysis.documents import norms_document
 
-        _print_json(norms_document(report))
+        print_json(norms_document(report))
         return
     from bwlab_analysis.tables import open_console, print_norms
 
@@ -35,33 +35,53 @@ def norms_command(file: FileArgument, as_json: JsonOption = False, cells: CellsO
 
 @app.command("conflict")
 def conflict_command(
-    a: FileArgument,
-    b: FileArgument,
+    files: Annotated[list[Path], typer.Argument(help="Two or more adapter files: a, b ...", show_default=False)],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Also look at a base at work: emoji, a diffusers folder, or a checkpoint.", show_default=False
+        ),
+    ] = None,
+    data_a: Annotated[
+        Path | None, typer.Option(help="a's own captioned pictures: what b does to a's loss.", metavar="DIR")
+    ] = None,
+    data_b: Annotated[
+        Path | None, typer.Option(help="b's own captioned pictures: what a does to b's loss.", metavar="DIR")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts, one a line, that the base paints to look at.", metavar="FILE")
+    ] = None,
+    timesteps: Annotated[str, typer.Option(help="Of 0..999, separated by commas.", metavar="LIST")] = "801,601,401,201",
+    latents: Annotated[int, typer.Option(min=1, help="Noisy latents to look at.")] = 16,
+    draws: Annotated[int, typer.Option("--random", min=0, help="Random adapters for each null.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of noise and random adapters.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     as_json: JsonOption = False,
     cells: CellsOption = False,
     signs: Annotated[
         bool, typer.Option("--signs", help="Also the sign conflict, which multiplies all deltas out.")
     ] = False,
 ) -> None:
-    """Show per block where two adapters change the same weights, each number beside that of a random pair."""
-    from bwlab.cli.errors import warn
-    from bwlab.plugins import build_manager
-    from bwlab_analysis.conflict import measure_conflict
-    from bwlab_analysis.installed import conflict_measures
+    """Show where adapters meet: in their weights, each number beside that of a random pair, and in a base at work.
 
-    measures = [measure for measure in conflict_measures(build_manager(), warn) if signs or not measure.slow]
-    report = measure_conflict(a, b, measures)
-    if as_json:
-        from bwlab_analysis.documents import conflict_document
+    Files alone tell about weights. With --base, what the adapters do to its activations, alone and together; with their
+    own pictures in --data-a and --data-b, which blocks of one harm the other, and what to turn down. Of more than two
+    adapters every pair is compared.
+    """
+    from bwlab_analysis.conflict_command import Look, run_conflict
 
-        _print_json(conflict_document(report))
-        return
-    from bwlab_analysis.tables import open_console, print_conflict
+    look = None
+    if base is not None:
+        look = Look(base, data_a, data_b, prompts, timesteps, latents, draws, seed, device)
+    elif any(option is not None for option in (data_a, data_b, prompts)):
+        from bwlab.errors import BwlabError
 
-    print_conflict(open_console(), report, cells)
+        raise BwlabError("bwlab analyze conflict", "pictures or prompts, but no base", "Add --base")
+    run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json)
 
 
-def _print_json(document: object) -> None:
+def print_json(document: object) -> None:
+    """Print a report as JSON."""
     import json
 
     typer.echo(json.dumps(document, indent=2, allow_nan=False))

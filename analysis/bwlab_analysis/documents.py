@@ -62,7 +62,7 @@ def _norms(group: GroupNorms) -> dict[str, Json]:
         "rank_max": group.ranks[1],
         "norm": group.norm,
         "energy_share": group.share,
-        **_measures(group.measures),
+        **measures_document(group.measures),
     }
 
 
@@ -76,11 +76,12 @@ def _conflict(group: GroupConflict) -> dict[str, Json]:
         "energy_share_a": group.share_a,
         "energy_share_b": group.share_b,
         "joint_energy_share": group.joint_share,
-        **_measures(group.measures),
+        **measures_document(group.measures),
     }
 
 
-def _measures(measures: Mapping[str, Measured | None]) -> dict[str, Json]:
+def measures_document(measures: Mapping[str, Measured | None]) -> dict[str, Json]:
+    """Measures by name, each with its scale; null where there is no answer."""
     return {name: None if measured is None else _measured(measured) for name, measured in measures.items()}
 
 

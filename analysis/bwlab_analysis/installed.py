@@ -8,9 +8,9 @@ from typing import TypeVar
 from bwlab.errors import BwlabError
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager
-from bwlab_analysis.registry import BlockMetric, ConflictMeasure
+from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer
 
-Measure = TypeVar("Measure", BlockMetric, ConflictMeasure)
+Measure = TypeVar("Measure", BlockMetric, ConflictMeasure, FidelityScorer)
 Warn = Callable[[str], None]
 
 OURS = "bwlab"
@@ -24,6 +24,11 @@ def block_metrics(manager: PluginManager, warn: Warn) -> list[BlockMetric]:
 def conflict_measures(manager: PluginManager, warn: Warn) -> list[ConflictMeasure]:
     """The conflict measures; like `block_metrics`."""
     return _unique(_given(manager, "register_conflict_measures", ConflictMeasure, warn))
+
+
+def fidelity_scorers(manager: PluginManager, warn: Warn) -> list[FidelityScorer]:
+    """The scorers of generated pictures that plugins add; like `block_metrics`."""
+    return _unique(_given(manager, "register_fidelity_scorers", FidelityScorer, warn))
 
 
 def _given(manager: PluginManager, hook: str, kind: type[Measure], warn: Warn) -> Iterator[tuple[str, Measure]]:

@@ -24,8 +24,10 @@ def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
 @hookimpl
 def bwlab_register_commands(app: typer.Typer) -> None:
     """Add ``bwlab analyze``."""
+    from bwlab_analysis import model_commands
     from bwlab_analysis.commands import app as analyze
 
+    model_commands.add_to(analyze)
     app.add_typer(analyze, name="analyze")
 
 

@@ -91,7 +91,8 @@ def print_conflict(console: Console, report: ConflictReport, cells: bool) -> Non
     _print_left_out(console, report.file_b.name, report.left_out_b)
 
 
-def _table(heads: Sequence[str]) -> Table:
+def new_table(heads: Sequence[str]) -> Table:
+    """An empty table in the style of all reports, with these column heads."""
     from rich import box
     from rich.table import Table
 
@@ -107,16 +108,16 @@ def _chunks(measures: Sequence[Measure]) -> list[Sequence[Measure]]:
 
 def _norms_table(head: str, groups: Sequence[GroupNorms], report: NormsReport) -> Table:
     metrics = report.metrics[:BESIDE_NORMS]
-    table = _table([head, "modules", "rank", "delta norm", "energy", *_heads(metrics)])
-    _fill(table, groups, report.total, lambda group: [*_norms_row(group), *_cells(metrics, group.measures)])
+    table = new_table([head, "modules", "rank", "delta norm", "energy", *measure_heads(metrics)])
+    _fill(table, groups, report.total, lambda group: [*_norms_row(group), *measure_cells(metrics, group.measures)])
     return table
 
 
 def _extra_norms_table(
     head: str, groups: Sequence[GroupNorms], report: NormsReport, metrics: Sequence[BlockMetric]
 ) -> Table:
-    table = _table([head, *_heads(metrics)])
-    _fill(table, groups, report.total, lambda group: [group.name, *_cells(metrics, group.measures)])
+    table = new_table([head, *measure_heads(metrics)])
+    _fill(table, groups, report.total, lambda group: [group.name, *measure_cells(metrics, group.measures)])
     return table
 
 
@@ -127,7 +128,7 @@ def _norms_row(group: GroupNorms) -> list[str]:
 
 
 def _energy_table(head: str, groups: Sequence[GroupConflict], total: GroupConflict) -> Table:
-    table = _table([head, "modules of a", "of b", "of both", "energy of a", "energy of b", "joint energy"])
+    table = new_table([head, "modules of a", "of b", "of both", "energy of a", "energy of b", "joint energy"])
     _fill(table, groups, total, _energy_row)
     return table
 
@@ -140,7 +141,7 @@ def _energy_row(group: GroupConflict) -> list[str]:
 def _measures_table(
     head: str, groups: Sequence[GroupConflict], total: GroupConflict, measures: Sequence[ConflictMeasure]
 ) -> Table:
-    table = _table([head, *_heads(measures)])
+    table = new_table([head, *measure_heads(measures)])
     _fill(table, groups, total, lambda group: _measures_row(group, measures))
     return table
 
@@ -148,7 +149,7 @@ def _measures_table(
 def _measures_row(group: GroupConflict, measures: Sequence[ConflictMeasure]) -> list[str]:
     if group.disjoint:
         return [group.name, *("exactly 0" if measure.name == "cosine" else NONE for measure in measures)]
-    return [group.name, *_cells(measures, group.measures)]
+    return [group.name, *measure_cells(measures, group.measures)]
 
 
 def _fill(table: Table, groups: Iterable[Group], total: Group, row: Callable[[Group], list[str]]) -> None:
@@ -158,15 +159,19 @@ def _fill(table: Table, groups: Iterable[Group], total: Group, row: Callable[[Gr
     table.add_row(*row(total))
 
 
-def _heads(measures: Iterable[BlockMetric | ConflictMeasure]) -> list[str]:
+def measure_heads(measures: Iterable[BlockMetric | ConflictMeasure]) -> list[str]:
+    """Return the column heads of measures."""
     return [HEADS.get(measure.name, measure.name.replace("_", " ")) for measure in measures]
 
 
-def _cells(measures: Iterable[BlockMetric | ConflictMeasure], values: Mapping[str, Measured | None]) -> list[str]:
-    return [_cell(measure.name, values[measure.name]) for measure in measures]
+def measure_cells(
+    measures: Iterable[BlockMetric | ConflictMeasure], values: Mapping[str, Measured | None]
+) -> list[str]:
+    return [measure_cell(measure.name, values[measure.name]) for measure in measures]
 
 
-def _cell(name: str, measured: Measured | None) -> str:
+def measure_cell(name: str, measured: Measured | None) -> str:
+    """Return a measure's value as a table shows it."""
     return NONE if measured is None else FORMATS.get(name, plain_text)(measured)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.lowrank_layer import LowRankLayer
-from bwlab.adapters.modules import TextEncoders, layers_by_path
+from bwlab.adapters.modules import TextEncoders, adapted_by_path
 
 RANK = 16  # for deltas that are no low-rank product
 
@@ -20,7 +20,7 @@ def random_like(adapter: Adapter, unet: nn.Module, seed: int, *, text_encoder: T
     are left out.
     """
     generator = torch.Generator().manual_seed(seed)
-    bases = layers_by_path(unet, text_encoder)
+    bases = adapted_by_path(unet, text_encoder)
     layers: dict[str, AdapterLayer] = {}
     for path, layer in adapter.layers.items():
         base = bases[path]

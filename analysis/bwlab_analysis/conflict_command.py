@@ -1,0 +1,152 @@
+"""What ``bwlab analyze conflict`` does: weights first, without torch; then, with a base, the adapters at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.conflict import ConflictReport, measure_conflict
+from bwlab_analysis.documents import Json
+
+if TYPE_CHECKING:
+    from bwlab.blocks.scheme import BlockScheme
+    from bwlab_analysis.function.blame import BlockBlame
+    from bwlab_analysis.function.interaction import InteractionReport
+    from bwlab_analysis.function.losses import LossReport
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to look at a base at work; the attributes are the command's options."""
+
+    base: str
+    data_a: Path | None
+    data_b: Path | None
+    prompts: Path | None
+    timesteps: str
+    latents: int
+    draws: int
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True, eq=False)
+class AtWork:
+    """Two adapters in a base.
+
+    Attributes:
+        scheme: blocks of the base.
+        interaction: what they do to its activations.
+        losses: on the pictures that were given.
+    """
+
+    scheme: BlockScheme
+    interaction: InteractionReport
+    losses: tuple[LossReport, ...]
+
+    @property
+    def blame(self) -> tuple[BlockBlame, ...]:
+        """Blame by losses where both adapters' pictures are known, else by activations."""
+        from bwlab_analysis.function.blame import blame_of_losses
+
+        return blame_of_losses(self.losses) if len(self.losses) == 2 else self.interaction.blame
+
+    def document(self) -> dict[str, Json]:
+        """Return it as JSON: ``function``, ``loss``, ``advice``."""
+        from bwlab_analysis.model_documents import advice_document, interaction_document, loss_document
+
+        return {
+            "function": interaction_document(self.interaction),
+            "loss": [loss_document(report) for report in self.losses],
+            "advice": advice_document(self.blame, self.scheme),
+        }
+
+
+def run_conflict(files: Sequence[Path], look: Look | None, *, signs: bool, cells: bool, as_json: bool) -> None:
+    """Compare adapters and print what was found; BwlabError for fewer than two, or for what is wrong with them."""
+    from bwlab.cli.errors import warn
+    from bwlab.plugins import build_manager
+    from bwlab_analysis.installed import conflict_measures
+
+    if len(files) < 2:
+        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more")
+    if len(files) > 2 and look is not None and (look.data_a or look.data_b):
+        fix = "Give two adapters, or leave --data-a and --data-b out"
+        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
+    measures = [measure for measure in conflict_measures(build_manager(), warn) if signs or not measure.slow]
+    pairs = [(measure_conflict(a, b, measures), (a, b)) for a, b in combinations(files, 2)]
+    at_work = {files: looked_at(files, look) for _, files in pairs} if look is not None else {}
+    if as_json:
+        _print_json(pairs, at_work)
+    elif len(pairs) == 1:
+        _print_pair(*pairs[0], at_work, cells)
+    else:
+        from bwlab_analysis.matrix import print_matrix
+        from bwlab_analysis.tables import open_console
+
+        reports = [(report, at_work.get(files)) for report, files in pairs]
+        print_matrix(open_console(), files, reports)
+
+
+def looked_at(files: tuple[Path, Path], look: Look) -> AtWork:
+    """Return what two adapters do in a base; BwlabError for a bad base, adapter, folder, prompt or timestep."""
+    from bwlab.plugins import build_manager
+    from bwlab_analysis.function.inputs import picture_inputs
+    from bwlab_analysis.function.interaction import interaction
+    from bwlab_analysis.function.losses import loss_interference
+    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, read_prompts
+
+    times, prompts = checked_timesteps(look.timesteps), read_prompts(look.prompts)
+    lab = open_lab(look.base, build_manager(), look.device)
+    a, b = (lab.adapter(file) for file in files)
+    folders = [look.data_a, look.data_b]
+    inputs = gathered_inputs(lab, [] if prompts else folders, prompts, look.latents, look.seed)
+    losses = []
+    for name, own, other, folder in (("a", a, b, look.data_a), ("b", b, a, look.data_b)):
+        if folder is not None:
+            pictures = picture_inputs(lab.pipe, folder, look.latents, look.seed)
+            losses.append(
+                loss_interference(lab.pipe, lab.scheme, own, other, pictures, name, times, look.draws, look.seed)
+            )
+    found = interaction(lab.pipe, lab.scheme, a, b, inputs, times, look.draws, look.seed)
+    return AtWork(lab.scheme, found, tuple(losses))
+
+
+Pair = tuple[ConflictReport, tuple[Path, Path]]
+
+
+def _print_pair(
+    report: ConflictReport, files: tuple[Path, Path], at_work: dict[tuple[Path, Path], AtWork], cells: bool
+) -> None:
+    from bwlab_analysis.tables import open_console, print_conflict
+
+    console = open_console()
+    print_conflict(console, report, cells)
+    found = at_work.get(files)
+    if found is not None:
+        from bwlab_analysis.advice import steps_of
+        from bwlab_analysis.model_tables import print_advice, print_blame, print_interaction, print_losses
+
+        print_interaction(console, found.interaction)
+        if found.losses:
+            print_losses(console, found.losses)
+        print_blame(console, found.blame)
+        print_advice(console, steps_of(found.blame), found.scheme)
+
+
+def _print_json(pairs: Sequence[Pair], at_work: dict[tuple[Path, Path], AtWork]) -> None:
+    from bwlab_analysis.commands import print_json
+    from bwlab_analysis.documents import SCHEMA_VERSION, conflict_document
+
+    documents: list[Json] = []
+    for report, files in pairs:
+        found = at_work.get(files)
+        documents.append({**conflict_document(report), **(found.document() if found is not None else {})})
+    if len(documents) == 1:
+        print_json(documents[0])
+    else:
+        print_json({"schema": "bwlab.analyze.conflicts", "schema_version": SCHEMA_VERSION, "pairs": documents})

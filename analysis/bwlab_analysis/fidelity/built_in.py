@@ -1,0 +1,64 @@
+"""The scorers that `bwlab analyze fidelity` always has, made for one CLIP model."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+from bwlab.blocks.bases import EMBEDDED
+from bwlab.errors import BwlabError
+from bwlab_analysis.registry import FidelityScorer
+
+SHIPPED = "emoji_scorer"
+
+
+def clip_of(base: str, clip: str | None) -> str:
+    """Return the CLIP model to score with: as asked for, or the one that ships for the embedded base.
+
+    Raises:
+        BwlabError: none was asked for, and the base is another.
+    """
+    from bwlab.emoji.companions import shipped
+
+    if clip is not None:
+        return clip
+    if base == EMBEDDED:
+        return str(shipped(SHIPPED))
+    fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
+    raise BwlabError(f"fidelity with --base {base}", "bwlab ships a scorer for the embedded base only", fix)
+
+
+def built_in_scorers(clip: str) -> list[FidelityScorer]:
+    """Return scorers of identity, style and text by one CLIP model (loaded once), and of style by statistics."""
+    from bwlab_analysis.fidelity import scorers
+    from bwlab_analysis.fidelity.embedding import load_clip
+
+    model = cache(partial(load_clip, clip))
+    return [
+        FidelityScorer(
+            "identity",
+            "identity",
+            "CLIP-I: cosine to the mean of the identity's pictures",
+            lambda: partial(scorers.likeness_to_pictures, model()),
+        ),
+        FidelityScorer(
+            "style",
+            "style",
+            "CLIP-I: cosine to the mean of the pictures in the style",
+            lambda: partial(scorers.likeness_to_pictures, model()),
+        ),
+        FidelityScorer(
+            "text", "text", "CLIP-T: cosine to the prompt", lambda: partial(scorers.likeness_to_texts, model())
+        ),
+        FidelityScorer(
+            "gram_style",
+            "style",
+            "cosine of early features' Gram matrices to the style's",
+            lambda: partial(scorers.early_statistics_likeness, model()),
+        ),
+        FidelityScorer(
+            "colours_and_edges",
+            "style",
+            "likeness of colour and edge statistics to the style's, 0..1",
+            lambda: scorers.statistics_likeness,
+        ),
+    ]

@@ -1,0 +1,162 @@
+"""``bwlab analyze`` with a base: activations, fidelity and recommendations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bwlab_analysis.commands import JsonOption, print_json
+
+AdapterArgument = Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)]
+BaseOption = Annotated[str, typer.Option(help="Base model: emoji, a diffusers folder, or a checkpoint.")]
+PromptsOption = Annotated[
+    Path | None, typer.Option(help="Text file with one prompt a line.", metavar="FILE", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+SeedOption = Annotated[int, typer.Option(help="Of noise and random adapters.")]
+LatentsOption = Annotated[int, typer.Option(min=1, help="Noisy latents to look at.")]
+TimestepsOption = Annotated[str, typer.Option(help="Timesteps of 0..999, separated by commas.", metavar="LIST")]
+DrawsOption = Annotated[int, typer.Option("--random", min=0, help="Random adapters to compare with.")]
+ImagesOption = Annotated[Path, typer.Option(help="Folder of reference pictures.", metavar="DIR", show_default=False)]
+ClipOption = Annotated[
+    str | None,
+    typer.Option(
+        help="open_clip model: a folder, or NAME=WEIGHTS. [default: the embedded base's own]", metavar="MODEL"
+    ),
+]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Pictures a prompt.")]
+StepsOption = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
+CfgOption = Annotated[float, typer.Option(help="Guidance scale.")]
+
+
+def activations_command(
+    file: AdapterArgument,
+    base: BaseOption = "emoji",
+    data: Annotated[Path | None, typer.Option(help="Folder of captioned pictures.", metavar="DIR")] = None,
+    prompts: PromptsOption = None,
+    timesteps: TimestepsOption = "801,601,401,201",
+    latents: LatentsOption = 16,
+    draws: DrawsOption = 3,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what an adapter changes in every block at every timestep: effect, style, structure, representation.
+
+    The latents are of the pictures in --data, or of pictures that the base paints for --prompts.
+    """
+    from bwlab.plugins import build_manager
+    from bwlab_analysis.function.activations import activation_changes
+    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, read_prompts
+
+    times, texts = checked_timesteps(timesteps), read_prompts(prompts)
+    lab = open_lab(base, build_manager(), device)
+    adapter = lab.adapter(file)
+    inputs = gathered_inputs(lab, [data], texts, latents, seed)
+    report = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
+    if as_json:
+        from bwlab_analysis.model_documents import activations_document
+
+        print_json(activations_document(str(file), base, report))
+        return
+    from bwlab_analysis.model_tables import print_activations
+    from bwlab_analysis.tables import open_console
+
+    print_activations(open_console(), file.name, report)
+
+
+def fidelity_command(
+    adapter: Annotated[
+        list[Path], typer.Option(help="The identity's adapter, then the style's.", metavar="FILE", show_default=False)
+    ],
+    id_images: ImagesOption,
+    style_images: ImagesOption,
+    prompts: PromptsOption,
+    base: BaseOption = "emoji",
+    clip: ClipOption = None,
+    seeds: SeedsOption = 4,
+    steps: StepsOption = 25,
+    cfg: CfgOption = 7.0,
+    blocks: Annotated[bool, typer.Option(help="Also knock each block of each adapter in and out.")] = True,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Paint compositions of two adapters and score identity, style and text, whole and block by block."""
+    from bwlab.plugins import build_manager
+    from bwlab_analysis.fidelity.conditions import four_conditions, knock_ins, knock_outs
+    from bwlab_analysis.fidelity.measure import controls, measure_fidelity
+    from bwlab_analysis.fidelity.profile import block_profiles
+    from bwlab_analysis.fidelity.setting import heading, new_judge, new_sampling, require_two
+    from bwlab_analysis.lab import open_lab
+    from bwlab_analysis.progress import progress_of
+
+    files = require_two(adapter)
+    sampling = new_sampling(prompts, seeds, steps, cfg)
+    manager = build_manager()
+    judge = new_judge(manager, base, clip, id_images, style_images)
+    lab = open_lab(base, manager, device)
+    identity, style = (lab.adapter(file) for file in files)
+    conditions = [*four_conditions()]
+    if blocks:
+        conditions += [*knock_ins(identity, style), *knock_outs(identity, style)]
+    with progress_of("painting") as advance:
+        scores = measure_fidelity(lab.pipe, identity, style, conditions, sampling, judge, advance)
+    checked, profiles = controls(judge, sampling.prompts), block_profiles(scores, seeds)
+    if as_json:
+        from bwlab_analysis.model_documents import fidelity_document
+
+        print_json(fidelity_document(heading(lab, files, judge, sampling), scores, checked, profiles))
+        return
+    from bwlab_analysis.model_tables import print_fidelity
+    from bwlab_analysis.tables import open_console
+
+    print_fidelity(open_console(), scores, checked, profiles)
+
+
+def recommend_command(
+    identity: AdapterArgument,
+    style: AdapterArgument,
+    id_images: ImagesOption,
+    style_images: ImagesOption,
+    prompts: PromptsOption,
+    base: BaseOption = "emoji",
+    clip: ClipOption = None,
+    budget: Annotated[int, typer.Option(min=1, help="Compositions to paint and score.")] = 12,
+    seeds: SeedsOption = 4,
+    steps: StepsOption = 25,
+    cfg: CfgOption = 7.0,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Search the best block scales for an identity and a style adapter; what was tried is told with its scores."""
+    from bwlab.plugins import build_manager
+    from bwlab_analysis.fidelity.setting import heading, new_judge, new_sampling
+    from bwlab_analysis.lab import open_lab
+    from bwlab_analysis.progress import progress_of
+    from bwlab_analysis.recommending import recommended
+
+    sampling = new_sampling(prompts, seeds, steps, cfg)
+    manager = build_manager()
+    judge = new_judge(manager, base, clip, id_images, style_images)
+    lab = open_lab(base, manager, device)
+    with progress_of("painting") as advance:
+        trials = recommended(lab, (identity, style), judge, sampling, budget, seed, advance)
+    if as_json:
+        from bwlab_analysis.model_documents import recommend_document
+
+        print_json(recommend_document(heading(lab, (identity, style), judge, sampling), trials, lab.scheme))
+        return
+    from bwlab_analysis.model_tables import print_trials
+    from bwlab_analysis.tables import open_console
+
+    print_trials(open_console(), trials, lab.scheme)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to ``bwlab analyze``."""
+    app.command("activations")(activations_command)
+    app.command("fidelity")(fidelity_command)
+    app.command("recommend")(recommend_command)

@@ -1,0 +1,184 @@
+"""Reports of a base at work as tables of at most 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bwlab_analysis.advice import Step, notations_of, specs_of
+from bwlab_analysis.figures import NONE
+from bwlab_analysis.registry import Measured
+from bwlab_analysis.tables import new_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bwlab.blocks.scheme import BlockScheme
+    from bwlab_analysis.fidelity.bootstrap import Interval
+    from bwlab_analysis.fidelity.measure import ConditionScores
+    from bwlab_analysis.fidelity.profile import BlockProfile
+    from bwlab_analysis.function.activations import ActivationReport
+    from bwlab_analysis.function.blame import BlockBlame
+    from bwlab_analysis.function.interaction import InteractionReport
+    from bwlab_analysis.function.losses import Loss, LossReport
+    from bwlab_analysis.recommend import Trial
+
+INTERACTION_HEADS = {
+    "effect_a": "effect of a",
+    "effect_b": "effect of b",
+    "alignment": "alignment",
+    "retention_a": "a kept",
+    "retention_b": "b kept",
+    "interaction": "interaction",
+}
+
+
+def print_interaction(console: Console, report: InteractionReport) -> None:
+    """Print what two adapters do to a base's activations, over all timesteps."""
+    console.print(
+        f"In the base, over {report.latents} latents at timesteps {', '.join(map(str, report.timesteps))} "
+        f"({report.inputs}); in brackets, with a random adapter of the same norms in one's place:",
+        soft_wrap=True,
+    )
+    table = new_table(["block", *INTERACTION_HEADS.values()])
+    for place in report.places:
+        if place.timestep == "all":
+            table.add_row(place.block, *(_beside(place.measures[name]) for name in INTERACTION_HEADS))
+    console.print(table)
+
+
+def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
+    """Print the losses on each adapter's own pictures."""
+    table = new_table(["pictures", "base", "alone", "both", "harm", "random", "of its gain"])
+    for report in reports:
+        drawn = report.random_harm
+        random = f"{sum(drawn) / len(drawn):.3f}" if drawn else NONE
+        losses = [_loss(one) for one in (report.base, report.own, report.both, report.harm)]
+        lost = NONE if report.gain_lost is None else f"{100 * report.gain_lost:.0f} %"
+        table.add_row(report.adapter, *losses, random, lost)
+    console.print(
+        "Denoising loss on each adapter's own pictures (standard error); harm is that of the other adapter, random that of "
+        "random adapters in its place:",
+        soft_wrap=True,
+    )
+    console.print(table)
+
+
+def print_blame(console: Console, blame: Sequence[BlockBlame], most: int = 8) -> None:
+    """Print the blocks whose removal gives the other adapter most."""
+    if not blame:
+        console.print("One adapter has no effect here: there is no block to blame.")
+        return
+    table = new_table(["switched off", "gives the other", "costs its own"])
+    for one in blame[:most]:
+        cost = NONE if one.loss is None else f"{100 * one.loss:.1f} %"
+        table.add_row(f"{one.adapter} in {one.block}", f"{100 * one.gain:.1f} %", cost)
+    console.print("Blame, in shares of each adapter's effect:")
+    console.print(table)
+
+
+def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -> None:
+    """Print what to turn down, and how to say so to each tool."""
+    if not steps:
+        console.print("What to do: nothing here is worth turning down; no block gives more than it costs.")
+        return
+    console.print("What to do:")
+    for step in steps:
+        console.print(f"  {step.words}", soft_wrap=True)
+    for adapter, spec in specs_of(steps).items():
+        if spec != "1":
+            console.print(f'  {adapter}: --scale "{spec}"', soft_wrap=True)
+            for name, text in notations_of(spec, scheme).items():
+                console.print(f"     {name}: {text}", soft_wrap=True)
+
+
+def print_activations(console: Console, name: str, report: ActivationReport) -> None:
+    """Print what an adapter changes in each block at each timestep, one table a measure."""
+    console.print(
+        f"{name} on {report.latents} latents ({report.inputs}); layers in {', '.join(report.changed_blocks)}. "
+        "In brackets, random adapters of the same norms:",
+        soft_wrap=True,
+    )
+    blocks = list(dict.fromkeys(one.block for one in report.changes))
+    for measure in report.changes[0].measures:
+        table = new_table([measure, *(f"t {time}" for time in report.timesteps)])
+        for block in blocks:
+            row = [_beside(report.at(block, time).measures[measure]) for time in report.timesteps]
+            table.add_row(block, *row)
+        console.print(table)
+
+
+def print_fidelity(
+    console: Console,
+    conditions: Sequence[ConditionScores],
+    controls: Sequence[ConditionScores],
+    profiles: Sequence[BlockProfile],
+) -> None:
+    """Print the scores of compositions and controls, and what each block carries."""
+    scorers = list(conditions[0].scores)
+    table = new_table(["composition", *(name.replace("_", " ") for name in scorers)])
+    for one in conditions:
+        if one.condition is None or one.condition.block is None:
+            table.add_row(one.name, *(_interval(one.scores[name]) for name in scorers))
+    table.add_section()
+    for one in controls:
+        table.add_row(one.name, *(_interval(one.scores[name]) for name in scorers))
+    console.print("Scores, with 95 % intervals over prompts and seeds:")
+    console.print(table)
+    if profiles:
+        console.print("What single blocks carry: alone against the base (in), and beside the other adapter (out):")
+        for scorer in scorers:
+            console.print(_profile_table(scorer, profiles))
+
+
+def _profile_table(scorer: str, profiles: Sequence[BlockProfile]) -> object:
+    table = new_table([scorer.replace("_", " "), "identity in", "identity out", "style in", "style out"])
+    found = {(one.adapter, one.block): one for one in profiles}
+    for block in dict.fromkeys(one.block for one in profiles):
+        row = []
+        for adapter in ("identity", "style"):
+            one = found.get((adapter, block))
+            row += [NONE, NONE] if one is None else [_signed(one.knocked_in[scorer]), _signed(one.knocked_out[scorer])]
+        table.add_row(block, *row)
+    return table
+
+
+def print_trials(console: Console, trials: Sequence[Trial], scheme: BlockScheme) -> None:
+    """Print the compositions that were tried, the best first, and how to use the best."""
+    table = new_table(["kept", "identity", "style", "text", "why it was tried"])
+    for trial in trials:
+        shares = (trial.kept.together, trial.kept.identity, trial.kept.style, trial.kept.text)
+        table.add_row(*(f"{share:.2f}" for share in shares), trial.reason)
+    console.print("Compositions tried, best first (1: as with that adapter alone, 0: as without it):")
+    console.print(table)
+    best = trials[0].composition
+    console.print("The best:")
+    for adapter in ("identity", "style"):
+        spec = best.spec(adapter)
+        console.print(f'  {adapter}: --scale "{spec}"', soft_wrap=True)
+        for name, text in notations_of(spec, scheme).items():
+            console.print(f"     {name}: {text}", soft_wrap=True)
+
+
+def _beside(measured: Measured | None) -> str:
+    if measured is None:
+        return NONE
+    random = "" if measured.random is None else f" ({_number(measured.random)})"
+    return f"{_number(measured.value)}{random}"
+
+
+def _number(value: float) -> str:
+    text = f"{value:.2f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _loss(loss: Loss) -> str:
+    return f"{loss.value:.3f} ({loss.error:.3f})"
+
+
+def _interval(one: Interval) -> str:
+    return f"{one.mean:.2f} ({_number(one.low)}..{_number(one.high)})"
+
+
+def _signed(one: Interval) -> str:
+    return f"{one.mean:+.2f} ({one.low:+.2f}..{one.high:+.2f})"
