@@ -41,6 +41,23 @@ def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
     )
 
 
+def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:
+    """`scale` times a factor on the UNet's layers; on those of text encoders as it was.
+
+    Args:
+        scale: of an adapter.
+        factor: a finite number.
+        scheme: of the adapter's model.
+    """
+    text = {name for module in scheme.modules if module.block == "te" for name in ("te", module.cell, module.path)}
+    if isinstance(scale, BlockSpec):
+        return {path: value if path in text else value * factor for path, value in scale.values.items()}
+    if not isinstance(scale, Mapping):
+        return {"te": scale, "*": scale * factor}
+    others = {name: value if name in text else value * factor for name, value in scale.items()}
+    return {"te": scale["*"], **others} if "*" in scale else others
+
+
 def is_zero(scale: LayerScale) -> bool:
     """Whether a layer can be left out: its scale is 0 for every sample and no gradient of the scale is wanted."""
     if isinstance(scale, Tensor):

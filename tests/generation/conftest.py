@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from bwlab.adapters.adapter import Adapter
+    from bwlab.pipelines import Pipeline
 
 
 @pytest.fixture(scope="session")
@@ -30,23 +31,24 @@ def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
 
 
 def strong_adapter(
-    pipe: StableDiffusionPipeline, manager: PluginManager, blocks: str, seed: int, *, text: bool = False
+    pipe: Pipeline, manager: PluginManager, blocks: str, seed: int, *, text: bool = False, kind: str = "lora"
 ) -> Adapter:
-    """Return a LoRA with random weights, large enough to change pictures."""
+    """Return an adapter with random weights, large enough to change pictures."""
     import torch
 
     from bwlab.adapters.adapter import create_adapter
     from bwlab.blocks.spec import parse_spec
+    from bwlab.conditioning import text_encoders
     from bwlab.pipelines import base_scheme
 
     scheme = base_scheme(pipe, manager)
     adapter = create_adapter(
         pipe.unet,
-        manager.adapter_type("lora"),
+        manager.adapter_type(kind),
         parse_spec(blocks, scheme, kind="rank"),
         None,
         scheme=scheme,
-        text_encoder=pipe.text_encoder if text else None,
+        text_encoder=text_encoders(pipe) if text else None,
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
