@@ -107,20 +107,29 @@ def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
+def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
+    """The text encoder takes token `end` for the end of a text inside the block, whatever its config is like."""
+    models = [module for module in encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
+    try:
+        for model in models:
+            model.eos_token_id = end
+        yield
+    finally:
+        for model in models:
+            model.eos_token_id = OLD_END
+
+
+@contextmanager
 def _embedded(encoder: Any, rows: Tensor, places: Sequence[int], end: int) -> Iterator[None]:
     """The text encoder has these rows for new tokens inside the block; `end` is the token that ends a text."""
     layer: nn.Embedding = encoder.get_input_embeddings()
     own = layer.weight
-    models = [module for module in encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
     size = max(len(own), max(places) + 1)  # some encoders have more rows than their tokenizer has tokens
     longer = torch.cat([own.detach(), own.new_zeros(size - len(own), own.shape[1])])
     longer[list(places)] = rows.to(own)
-    try:
-        for model in models:
-            model.eos_token_id = end
-        layer.weight = nn.Parameter(longer, requires_grad=False)
-        yield
-    finally:
-        layer.weight = own
-        for model in models:
-            model.eos_token_id = OLD_END
+    with text_ends_at(encoder, end):
+        try:
+            layer.weight = nn.Parameter(longer, requires_grad=False)
+            yield
+        finally:
+            layer.weight = own

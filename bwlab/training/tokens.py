@@ -7,8 +7,9 @@ knows their rows too, only inside a ``with`` block: the pipeline's own tokenizer
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bwlab.composition.words import text_ends_at
 from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.formats.atomic import write_atomically
@@ -38,13 +40,14 @@ class WordEmbedding(nn.Module):
 
     Args:
         base: the frozen layer, ``(tokens, width)``.
-        rows: of the new words, ``(words * vectors, width)``; their tokens follow those of ``base``.
+        rows: of the new words, ``(words * vectors, width)``.
+        first: token of the first row; the others follow. Rows that ``base`` may have from there on mean nothing.
     """
 
-    def __init__(self, base: nn.Embedding, rows: nn.Parameter) -> None:
+    def __init__(self, base: nn.Embedding, rows: nn.Parameter, first: int) -> None:
         super().__init__()
         self.rows = rows
-        self._base, self._known = (base,), base.num_embeddings  # in a tuple: its weights are not this module's
+        self._base, self._first = (base,), first  # in a tuple: its weights are not this module's
 
     @property
     def weight(self) -> Tensor:
@@ -53,9 +56,9 @@ class WordEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the embeddings ``(..., width)`` of tokens ``(...)``."""
-        known = functional.embedding(tokens.clamp(max=self._known - 1), self.weight)
-        new = functional.embedding((tokens - self._known).clamp(min=0), self.rows)
-        return torch.where((tokens >= self._known)[..., None], new.to(known.dtype), known)
+        known = functional.embedding(tokens.clamp(max=self._first - 1), self.weight)
+        new = functional.embedding((tokens - self._first).clamp(min=0), self.rows)
+        return torch.where((tokens >= self._first)[..., None], new.to(known.dtype), known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,21 +82,14 @@ class Words:
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:
         """The pipeline knows the words inside the ``with`` block, and is after it what it was."""
-        names = TOKENIZERS[: len(self.rows)]
-        tokenizers = [getattr(pipe, name) for name in names]
-        encoders: list[Any] = list(text_encoders(pipe))
-        layers = [encoder.get_input_embeddings() for encoder in encoders]
-        try:
-            for name, tokenizer in zip(names, tokenizers, strict=True):
-                setattr(pipe, name, self._extended(tokenizer))
-            for encoder, layer, rows in zip(encoders, layers, self.rows, strict=True):
-                encoder.set_input_embeddings(WordEmbedding(layer, rows))
+        with ExitStack() as held:
+            for name, encoder, rows in zip(TOKENIZERS, text_encoders(pipe), self.rows, strict=False):
+                held.enter_context(self._known(pipe, name))
+                tokenizer = getattr(pipe, name)
+                first = tokenizer.convert_tokens_to_ids(self.tokens()[0])
+                held.enter_context(embedded(encoder, rows, first))
+                held.enter_context(text_ends_at(encoder, tokenizer.eos_token_id))
             yield
-        finally:
-            for name, tokenizer in zip(names, tokenizers, strict=True):
-                setattr(pipe, name, tokenizer)
-            for encoder, layer in zip(encoders, layers, strict=True):
-                encoder.set_input_embeddings(layer)
 
     def save(self, place: Path, prefix: str = "") -> list[Path]:
         """Write one file for each word into the folder ``place``, named by the word, and return their paths.
@@ -111,10 +107,30 @@ class Words:
             paths.append(path)
         return paths
 
-    def _extended(self, tokenizer: object) -> object:
-        extended = copy.deepcopy(tokenizer)
-        extended.add_tokens(self.tokens())  # type: ignore[attr-defined]  # of transformers' tokenizers
-        return extended
+    @contextmanager
+    def _known(self, pipe: Pipeline, name: str) -> Iterator[None]:
+        """The pipeline has, inside the block, a copy of its tokenizer ``name`` that knows the words."""
+        from tokenizers import AddedToken
+
+        own = getattr(pipe, name)
+        extended = copy.deepcopy(own)
+        extended.add_tokens([AddedToken(token, single_word=True, normalized=False) for token in self.tokens()])
+        setattr(pipe, name, extended)
+        try:
+            yield
+        finally:
+            setattr(pipe, name, own)
+
+
+@contextmanager
+def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
+    """The text encoder has rows for the tokens from ``first`` on inside the ``with`` block."""
+    layer = encoder.get_input_embeddings()
+    encoder.set_input_embeddings(WordEmbedding(layer, rows, first))
+    try:
+        yield
+    finally:
+        encoder.set_input_embeddings(layer)
 
 
 def new_words(config: TokensConfig, pipe: Pipeline) -> Words | None:
@@ -171,5 +187,6 @@ def start_rows(config: TokensConfig, tokenizer: object, weight: Tensor) -> Tenso
 def require_used(words: Words, captions: Sequence[str]) -> None:
     """Raise BwlabError if a word stands in no caption: nothing would be learned of it."""
     for name in words.names:
-        if not any(name in caption.lower() for caption in captions):
+        alone = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+        if not any(alone.search(caption) for caption in captions):
             raise BwlabError(f"tokens.words, {name!r}", "it stands in no caption", "Write it into the captions")

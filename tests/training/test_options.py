@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+import bwlab
 from bwlab.adapters.injection import LayerUse, hook_layers
 from bwlab.adapters.lowrank_layer import LowRankLayer
 from bwlab.conditioning import encode_texts, unet_arguments
@@ -166,6 +167,22 @@ def test_a_backend_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(compiled, "BACKEND", broken)
     with pytest.raises(BwlabError, match=r"training\.compile = true: .*\n?.*no compiler here"):
         compiled.compiled_unet(nn.Linear(2, 3))(torch.ones(1, 2))
+
+
+class InfiniteSlope:
+    """A plugin whose loss is 0 and has no slope there."""
+
+    @bwlab.hookimpl
+    def bwlab_extra_losses(self, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"steep": (prediction * 0).abs().sum().sqrt()}
+
+
+def test_a_gradient_that_is_nan_stops_the_run_before_the_weights_change(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+) -> None:
+    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=2", "adapter.blocks=mid=2")
+    with pytest.raises(BwlabError, match=r"training step 1: the gradient's norm is nan; no checkpoint yet"):
+        run(config, InfiniteSlope())
 
 
 def test_an_unknown_device_is_told() -> None:
