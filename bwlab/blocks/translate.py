@@ -7,18 +7,23 @@ from typing import get_args
 
 from bwlab.blocks.lbw import ListFormat, Translation, from_list, to_list
 from bwlab.blocks.naming import BlockScheme, nearest
+from bwlab.blocks.prompt_tag import DEFAULT_NAME, a1111_tag, from_a1111_tag
 from bwlab.blocks.set_adapters import from_set_adapters, to_set_adapters
 from bwlab.blocks.spec import KINDS, Kind, parse_spec
 from bwlab.errors import BwlabError
 
 LISTS: tuple[ListFormat, ...] = get_args(ListFormat)
 DICT = "diffusers"
-TO_FORMS = (*LISTS, DICT)
-FROM_FORMS = ("lbw", "kohya", DICT)
+TAG = "a1111"
+TO_FORMS = (*LISTS, DICT, TAG)
+FROM_FORMS = TO_FORMS
+SCALES_ONLY = {DICT: "set_adapters takes scales only", TAG: "prompt tags hold scales only"}
 
 
-def translate_to(form: str, spec: str, scheme: BlockScheme, kind: str | None = None) -> Translation:
-    """Return a spec in the notation ``form``, one of ``TO_FORMS``.
+def translate_to(
+    form: str, spec: str, scheme: BlockScheme, kind: str | None = None, name: str = DEFAULT_NAME
+) -> Translation:
+    """Return a spec in the notation ``form``, one of ``TO_FORMS``; ``name`` is the adapter's in a prompt tag.
 
     Raises:
         BwlabError: a bad spec, one that the notation cannot say, or an unknown form or kind.
@@ -28,7 +33,7 @@ def translate_to(form: str, spec: str, scheme: BlockScheme, kind: str | None = N
     for one in LISTS:
         if one == form:
             return to_list(parsed, one)
-    return to_set_adapters(parsed)
+    return a1111_tag(parsed, name) if form == TAG else to_set_adapters(parsed)
 
 
 def translate_from(form: str, text: str, scheme: BlockScheme, kind: str | None = None) -> Translation:
@@ -40,6 +45,8 @@ def translate_from(form: str, text: str, scheme: BlockScheme, kind: str | None =
     checked = _kind(form, kind, FROM_FORMS)
     if form == DICT:
         return Translation(from_set_adapters(text, scheme).canonical())
+    if form == TAG:
+        return Translation(from_a1111_tag(text, scheme).canonical())
     return Translation(from_list(text, scheme, "kohya" if form == "kohya" else "lbw", checked).canonical())
 
 
@@ -48,8 +55,8 @@ def _kind(form: str, kind: str | None, forms: Collection[str]) -> Kind:
     _known("the notation", form, forms)
     if kind is None:
         return "rank" if form == "kohya" else "scale"
-    if form == DICT and kind != "scale":
-        raise BwlabError(f"--kind {kind} with {DICT}", "set_adapters takes scales only", "Leave --kind out")
+    if form in SCALES_ONLY and kind != "scale":
+        raise BwlabError(f"--kind {kind} with {form}", SCALES_ONLY[form], "Leave --kind out")
     _known("--kind", kind, KINDS)
     return next(one for one in KINDS if one == kind)
 

@@ -20,11 +20,11 @@ WIDTH = 100  # of tables where there is no terminal to ask
 
 ToOption = Annotated[
     tuple[str, str] | None,
-    typer.Option("--to", metavar="FORM SPEC", help="Translate a spec to lbw, lbw-short, kohya or diffusers."),
+    typer.Option("--to", metavar="FORM SPEC", help="Translate a spec to lbw, lbw-short, kohya, diffusers or a1111."),
 ]
 FromOption = Annotated[
     tuple[str, str] | None,
-    typer.Option("--from", metavar="FORM TEXT", help="Translate to a spec from lbw, kohya or diffusers."),
+    typer.Option("--from", metavar="FORM TEXT", help="Translate to a spec from lbw, kohya, diffusers or a1111."),
 ]
 
 
@@ -38,6 +38,7 @@ def command(
         str | None,
         typer.Option(help="Of translated numbers: rank (usual with kohya), scale (else) or rate."),
     ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the adapter, in the prompt tag of --to a1111.")] = None,
 ) -> None:
     """Show which block is which in a model, or translate block numbers from and to other tools' notation."""
     from bwlab.blocks.bases import base_unet
@@ -47,8 +48,8 @@ def command(
 
     unet = base_unet(base)
     scheme = scheme_for(unet.config, build_manager().block_schemes())
-    if to or from_ or kind:
-        _print_translation(_translation(scheme, to, from_, kind), as_json)
+    if to or from_ or kind or name:
+        _print_translation(_translation(scheme, to, from_, kind, name), as_json)
         return
     counts = unet.counts(scheme)
     rows = block_map(scheme, counts, "cell" if cells else "block")
@@ -59,12 +60,19 @@ def command(
 
 
 def _translation(
-    scheme: BlockScheme, to: tuple[str, str] | None, from_: tuple[str, str] | None, kind: str | None
+    scheme: BlockScheme,
+    to: tuple[str, str] | None,
+    from_: tuple[str, str] | None,
+    kind: str | None,
+    name: str | None,
 ) -> Translation:
-    from bwlab.blocks.translate import translate_from, translate_to
+    from bwlab.blocks.prompt_tag import DEFAULT_NAME
+    from bwlab.blocks.translate import TAG, translate_from, translate_to
 
+    if name and (to is None or to[0] != TAG):
+        raise BwlabError(f"--name {name}", "only prompt tags have names", f"Leave it out, or give --to {TAG} SPEC")
     if to and not from_:
-        return translate_to(*to, scheme, kind)
+        return translate_to(*to, scheme, kind, name or DEFAULT_NAME)
     if from_ and not to:
         return translate_from(*from_, scheme, kind)
     found = "both are given" if to else "neither is given"

@@ -110,6 +110,10 @@ def test_translations_go_to_stdout_and_notes_to_stderr() -> None:
     assert result.stderr == "bwlab: note: kohya lists have no place for te\n"
     back = blocks("sd14", "--from", "kohya", result.stdout.strip())
     assert back.stdout == "in0=16, out3=16\n"
+    tag = blocks("sd14", "--to", "a1111", "upper=1", "--name", "ink")
+    assert tag.stdout == "<lora:ink:1:lbw=0,0,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1>\n"
+    assert tag.stderr.startswith("bwlab: note: lbw= is read where the extension LoRA Block Weight is installed")
+    assert blocks("sd14", "--from", "a1111", tag.stdout.strip()).stdout == "*=0, in0=1, out3=1\n"
     as_json = json.loads(blocks("sd14", "--json", "--to", "kohya", "mid=4").stdout)
     assert as_json["notes"] == []
 
@@ -121,6 +125,8 @@ def test_translations_go_to_stdout_and_notes_to_stderr() -> None:
         (["sd14", "--kind", "rank"], "neither is given"),
         (["sd14", "--to", "lbw", "1", "--from", "lbw", "1"], "both are given"),
         (["sd14", "--to", "lbw", "uper=1"], "Did you mean upper"),
+        (["sd14", "--to", "lbw", "1", "--name", "fox"], "only prompt tags have names"),
+        (["sd14", "--to", "a1111", "1", "--name", "a:b"], "no colon"),
         (["sd14", "--to", "lbw", ""], "it is empty"),
     ],
 )
