@@ -46,6 +46,7 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
     config = read_config(preset_name="paper")
     assert (config.adapter.type, config.data.repeats, config.preview.cfg) == ("locon", 25, 7.0)
     assert (config.training.steps, config.training.batch_size, config.preview.steps) == (11_000, 2, 25)
+    assert config.regularisation.generate == 500
 
 
 @pytest.mark.parametrize(
