@@ -11,8 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.injection import LayerUse, hook_layers
-from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of, refuse_unknown_options
-from bwlab.adapters.modules import OTHER_ARCHITECTURE, TextEncoders, layers_by_path, require_layers
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer, kind_of, refuse_unknown_options
+from bwlab.adapters.modules import (
+    OTHER_ARCHITECTURE,
+    TextEncoders,
+    adapted_by_path,
+    layers_by_path,
+    require_layers,
+)
 from bwlab.adapters.scales import Scale, is_zero, layer_scale
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
@@ -158,7 +164,7 @@ def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = No
     Raises:
         BwlabError: an adapter does not fit this model, before any hook is set.
     """
-    model_layers = layers_by_path(unet, text_encoder)
+    model_layers = adapted_by_path(unet, text_encoder)
     for attached in adapters:
         check_fits(attached.adapter.name, attached.adapter.layers, model_layers)
     uses = _uses(adapters)
@@ -170,7 +176,7 @@ def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = No
             handle.remove()
 
 
-def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, BaseLayer]) -> None:
+def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, AdaptedLayer]) -> None:
     """Raises `BwlabError` unless the model has every adapted layer, in the right shape."""
     require_layers(f"attaching adapter {name}", layers, model_layers, "attach it with the text encoder")
     wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]

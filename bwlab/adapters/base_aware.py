@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bwlab.adapters.layer import AdapterLayer, BaseLayer
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer
 from bwlab.errors import BwlabError
 
 
@@ -23,8 +23,9 @@ class BaseAwareLayer(AdapterLayer):
 
     needs_base_weight: ClassVar[bool] = True
 
-    def on(self, base: BaseLayer) -> OnBase:
+    def on(self, base: AdaptedLayer) -> OnBase:
         """This layer together with the base layer that it acts on, for as long as it is attached."""
+        assert isinstance(base, nn.Linear | nn.Conv2d)
         return OnBase(self, base)
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]

@@ -24,9 +24,10 @@ from bwlab.adapters.contract_bench import (
     require_same_tensors,
 )
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
+from bwlab.adapters.loading import load_adapter
 from bwlab.blocks.spec import parse_spec
-from bwlab.formats.kohya import load_adapter, save_adapter
-from bwlab.registry import AdapterType
+from bwlab.formats.kohya import save_adapter
+from bwlab.registry import AdapterType, FormatType
 
 Clause: TypeAlias = Callable[[Bench], None]
 
@@ -202,6 +203,9 @@ class _OnlyType:
 
     def adapter_types(self) -> dict[str, AdapterType]:
         return {self.adapter_type.name: self.adapter_type}
+
+    def formats(self) -> tuple[FormatType, ...]:
+        return ()
 
 
 def _create(bench: Bench, path: str, rank: int, **options: object) -> AdapterLayer:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.base_aware import OnBase
-from bwlab.adapters.layer import AdapterLayer, BaseLayer
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer
 from bwlab.adapters.scales import LayerScale
 from bwlab.errors import BwlabError
 
@@ -29,7 +29,7 @@ class AdapterHook:
     All of them see the same untouched input and base output, so that their order does not matter.
     """
 
-    def __init__(self, base: BaseLayer, uses: Sequence[LayerUse]) -> None:
+    def __init__(self, base: AdaptedLayer, uses: Sequence[LayerUse]) -> None:
         self.parts = [(use.layer.on(base), use.scale) for use in uses]
 
     def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class AdapterHook:
         return adapted
 
 
-def hook_layers(layers: Sequence[tuple[BaseLayer, Sequence[LayerUse]]]) -> list[RemovableHandle]:
+def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[LayerUse]]]) -> list[RemovableHandle]:
     """Sets one hook per base layer and returns the handles; if one cannot be set, none stays."""
     handles: list[RemovableHandle] = []
     try:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bwlab.lowrank import FactoredMatrix
 
 BaseLayer: TypeAlias = nn.Linear | nn.Conv2d
+# Norms are adapted by files alone: no adapter type makes a new layer on one.
+AdaptedLayer: TypeAlias = BaseLayer | nn.GroupNorm | nn.LayerNorm
 
 
 class AdapterLayer(nn.Module, ABC):
@@ -60,7 +62,7 @@ class AdapterLayer(nn.Module, ABC):
         """
         return type(self).from_tensors(layer, tensors)
 
-    def on(self, base: BaseLayer) -> AdapterLayer | OnBase:
+    def on(self, base: AdaptedLayer) -> AdapterLayer | OnBase:
         """What acts on `base` while attached: this layer itself, unless its type needs the base weight."""
         return self
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from bwlab.adapters.layer import BaseLayer
+from bwlab.adapters.layer import AdaptedLayer, BaseLayer
 from bwlab.errors import BwlabError
 
 TextEncoders: TypeAlias = nn.Module | Sequence[nn.Module] | None
@@ -41,7 +41,16 @@ def layers_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[s
     return layers
 
 
-def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, BaseLayer], with_text: str) -> None:
+def adapted_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[str, AdaptedLayer]:
+    """Like `layers_by_path`, with the norms that have weights, which adapters from files may change too."""
+    found: dict[str, AdaptedLayer] = dict(_adapted(unet))
+    for index, encoder in enumerate(text_encoder_list(text_encoder)):
+        named = _adapted(encoder).items()
+        found |= {text_prefix(index) + path.removeprefix(TEXT_MODEL): layer for path, layer in named}
+    return found
+
+
+def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, AdaptedLayer], with_text: str) -> None:
     """Raises `BwlabError` unless a model has a layer at every path of an adapter.
 
     Args:
@@ -57,6 +66,15 @@ def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, Base
         raise BwlabError(
             asked, found, f"It adapts the text encoder too: {with_text}" if text_only else OTHER_ARCHITECTURE
         )
+
+
+def _adapted(root: nn.Module) -> dict[str, AdaptedLayer]:
+    kinds = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
+    return {
+        path: module
+        for path, module in root.named_modules()
+        if isinstance(module, kinds) and isinstance(module.weight, nn.Parameter)
+    }
 
 
 def _layers(root: nn.Module) -> dict[str, BaseLayer]:

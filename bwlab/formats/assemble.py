@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bwlab.errors import BwlabError
-from bwlab.formats.algorithms import BIAS_LEAVES, UnfitLeaves, algorithm_of
+from bwlab.formats.algorithms import ALGORITHMS, BIAS_LEAVES, Algorithm, UnfitLeaves, algorithm_of
 from bwlab.formats.architecture import architecture_of
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.files import AdapterFile
@@ -72,25 +72,32 @@ def _module(
 ) -> tuple[ModuleWeights | None, list[str]]:
     """The module that these leaves make, and the keys that have no part in it."""
     tensors = {leaf: _tensor(file, one) for leaf, one in placed.items() if leaf != ALPHA}
-    shapes = {leaf: tensor.shape for leaf, tensor in tensors.items()}
-    algorithm = algorithm_of(shapes)
+    algorithm = algorithm_of({leaf: tensor.shape for leaf, tensor in tensors.items()})
     known = frozenset() if algorithm is None else algorithm.leaves | BIAS_LEAVES
-    strange = [leaf for leaf in tensors if leaf not in known]
-    named = file.metadata.get(TYPE_KEY)
+    own = {leaf: tensor for leaf, tensor in tensors.items() if leaf in known}
+    strange = [placed[leaf].key for leaf in tensors if leaf not in known]
+    wrong = None if algorithm is None else _misfit(algorithm, own)
     alpha = _alpha(file, placed[ALPHA]) if ALPHA in placed else alpha
-    if strange and named is not None:
-        # A file of an adapter type that some plugin provides: bwlab wrote its leaves, and only the plugin knows them.
+    named = file.metadata.get(TYPE_KEY)
+    if named is not None and named not in ALGORITHMS and (strange or wrong):
+        # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows its leaves.
         return ModuleWeights(path, named, tensors, alpha, str(file.path)), []
+    if wrong is not None:
+        raise _unfit(file, path, wrong)
     if algorithm is None:
         return None, [one.key for one in placed.values()]
-    own = {leaf: tensor for leaf, tensor in tensors.items() if leaf in known}
+    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), strange
+
+
+def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
+    """What keeps these leaves from making one delta, or None."""
     try:
-        algorithm.shape({leaf: tensor.shape for leaf, tensor in own.items()})
+        algorithm.shape({leaf: tensor.shape for leaf, tensor in leaves.items()})
     except UnfitLeaves as error:
-        raise _unfit(file, path, str(error)) from error
+        return str(error)
     except KeyError as error:
-        raise _unfit(file, path, f"it has {', '.join(sorted(own))}, but no {error.args[0]}") from error
-    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), [placed[leaf].key for leaf in strange]
+        return f"it has {', '.join(sorted(leaves))}, but no {error.args[0]}"
+    return None
 
 
 def _tensor(file: AdapterFile, placed: Placed) -> LazyTensor:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from bwlab.errors import BwlabError
-from bwlab.formats.algorithms import ALGORITHMS, Algorithm
+from bwlab.formats.algorithms import ALGORITHMS, Algorithm, of_a_plugin
 from bwlab.formats.algorithms.algorithm import Leaves, Shape
 from bwlab.formats.tensors import LazyTensor, Numbers
 
@@ -28,7 +28,8 @@ class ModuleWeights:
     Attributes:
         path: diffusers module path of the UNet; `te.<path>` / `te2.<path>` in text encoders.
         algorithm: `"lora"` (linear and conv), `"tucker"`, `"dora"`, `"dora-tucker"`, `"loha"`, `"doha"`, `"lokr"`,
-            `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`.
+            `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`; or the name of an adapter type of a plugin,
+            whose leaves only that plugin understands.
         leaves: canonical leaf name (kohya's and LyCORIS': `"lora_down.weight"`, `"hada_w1_a"`) -> tensor; alpha aside.
         alpha: as the file has it, None where it has none; of `oft` and `boft` the constraint, which is no scale.
         source: the file, for messages.
@@ -76,10 +77,21 @@ class ModuleWeights:
         """
         from bwlab.lowrank import FactoredMatrix
 
-        if self._how.factors is None or not self._factors_are_small():
+        if self.factored_rank() is None or self._how.factors is None:
             return None
         up, down = self._how.factors(self._numbers(np.float64), self._checked_alpha())
         return FactoredMatrix(np.asarray(up, np.float64), np.asarray(down, np.float64))
+
+    def factored_rank(self) -> int | None:
+        """The inner rank of `factors`, from the leaves' shapes alone; None where there are no factors."""
+        rank, shape = self.rank(), self.shape
+        if self._how.factors is None or shape is None:
+            return None
+        if self.algorithm in ("lora", "tucker"):
+            return rank
+        inner = (rank or 0) ** 2 if self.algorithm == "loha" else self._kronecker_rank(rank or 0)
+        out, columns = shape[0], math.prod(shape[1:])
+        return inner if inner * (out + columns) <= out * columns else None
 
     def delta(self, base_weight: NDArray[np.generic] | None = None, dtype: DTypeLike = np.float64) -> Numbers:
         """The change of the weight, scale folded in.
@@ -113,7 +125,7 @@ class ModuleWeights:
 
     @property
     def _how(self) -> Algorithm:
-        return ALGORITHMS[self.algorithm]
+        return ALGORITHMS.get(self.algorithm) or of_a_plugin(self.algorithm)
 
     @property
     def _shapes(self) -> dict[str, Shape]:
@@ -131,22 +143,10 @@ class ModuleWeights:
             f"reading adapter {self.source}", f"alpha of {self.path} is {self.alpha:g}: {meaning}", "Set its alpha"
         )
 
-    def _factors_are_small(self) -> bool:
-        """Whether the factored form takes no more numbers than the dense one."""
-        shape = self.shape
-        if shape is None or len(shape) < 2:
-            return False
-        out, inner = shape[0], math.prod(shape[1:])
-        return self._inner_rank() * (out + inner) <= out * inner or self.algorithm in ("lora", "tucker")
-
-    def _inner_rank(self) -> int:
-        rank = self.rank()
-        if self.algorithm == "loha":
-            return (rank or 0) ** 2
-        if self.algorithm != "lokr":
-            return rank or 0
+    def _kronecker_rank(self, rank: int) -> int:
+        """Ranks of a Kronecker product's two parts multiply; that of a whole one is its shorter side."""
         parts = [self._shapes.get(f"lokr_w{number}") for number in ("1", "2")]
-        return math.prod((rank or 0) if part is None else min(part[0], math.prod(part[1:])) for part in parts)
+        return math.prod(rank if part is None else min(part[0], math.prod(part[1:])) for part in parts)
 
     def _require_fit(self, base_shape: Shape) -> None:
         own = self.shape

@@ -24,10 +24,9 @@ def read_file(path: Path, manager: Formats | None, pickles: bool) -> AdapterCont
 
 
 def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:
-    """The readers that a manager knows; without one, the built-in ones."""
-    if manager is None:
-        return BUILT_IN
-    return tuple(one for one in manager.formats() if isinstance(one, FormatReader))
+    """The readers that a manager knows; if it knows none, or there is no manager, the built-in ones."""
+    forms = () if manager is None else manager.formats()
+    return tuple(one for one in forms if isinstance(one, FormatReader)) or BUILT_IN
 
 
 def choose(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:

@@ -1,4 +1,4 @@
-"""Torch's tensors as those of files."""
+"""Torch's tensors as those of files, and back."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def lazy_tensor(tensor: Tensor, key: str = "") -> LazyTensor:
     """A torch tensor, on any device, as one that is written in its own dtype; KeyError for a dtype that files lack."""
     dtype = NAMES[str(tensor.dtype).removeprefix("torch.")]
     return LazyTensor(key, dtype, tuple(tensor.shape), lambda: _numbers(tensor, dtype))
+
+
+def torch_tensor(tensor: LazyTensor) -> Tensor:
+    """The numbers of a file's tensor in its own dtype, of its own memory; float8 comes as float32, to compute in."""
+    import torch
+
+    values = torch.from_numpy(np.array(tensor.read()))
+    return values.to(torch.bfloat16) if tensor.dtype == "BF16" else values
 
 
 def _numbers(tensor: Tensor, dtype: str) -> NDArray[np.generic]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from bwlab import __version__
 from bwlab.adapters.adapter import Attached
+from bwlab.adapters.loading import load_adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab.formats.folders import make_folder
-from bwlab.formats.kohya import load_adapter
 from bwlab.generation.png import first_free_number, write_png
 from bwlab.generation.recipe import AdapterUse, Recipe
 from bwlab.generation.sample import OnStep, generate

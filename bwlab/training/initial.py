@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.loading import load_adapter
 from bwlab.adapters.modules import layers_by_path
 from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
-from bwlab.formats.kohya import load_adapter
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline

@@ -11,8 +11,9 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from torch import Tensor
 
 from bwlab.adapters.adapter import Attached, attach
+from bwlab.adapters.loading import load_adapter
 from bwlab.blocks.scheme import BlockScheme, scheme_for
-from bwlab.formats.kohya import load_adapter, save_adapter
+from bwlab.formats.kohya import save_adapter
 from bwlab.plugins import PluginManager
 from tests.formats.adapters_made import trained
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bwlab.errors import BwlabError
-from bwlab.formats.files import open_adapter_file, read_modules, widen_bfloat16
+from bwlab.formats.files import open_adapter_file, read_modules
+from bwlab.formats.small_floats import widen_bfloat16
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "loras"
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from bwlab.formats.algorithms.algorithm import Algorithm, Shape, UnfitLeaves
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Numbers, Shape, UnfitLeaves
 from bwlab.formats.algorithms.direct import FULL, IA3, NORM
 from bwlab.formats.algorithms.dora import with_magnitude
 from bwlab.formats.algorithms.glora import GLORA
@@ -39,6 +40,16 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 # A module of any algorithm may also change the layer's bias.
 BIAS_LEAVES = frozenset({"diff_b"})
 LEAVES = frozenset().union(*(algorithm.leaves for algorithm in ALGORITHMS.values()), BIAS_LEAVES)
+
+
+def of_a_plugin(name: str) -> Algorithm:
+    """The algorithm of an adapter type whose leaves nobody but its plugin understands: no shape, no rank, no delta."""
+
+    def delta(leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        found = "only the plugin of that adapter type computes it"
+        raise BwlabError(f"the delta of a module of type {name}", found, "Load the file with its base model")
+
+    return Algorithm(name, lambda leaves: False, frozenset(), lambda shapes: None, lambda shapes: None, delta)
 
 
 def algorithm_of(shapes: Mapping[str, Shape]) -> Algorithm | None:

@@ -8,6 +8,7 @@ LoHa and LoKr too, keeps one m per output `(out, 1, ...)` or, with `wd_on_output
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def with_magnitude(inner: Algorithm, name: str) -> Algorithm:
     def shape(shapes: Shapes) -> Shape | None:
         plain = inner.shape(shapes)
         size = shapes[MAGNITUDE]
-        if plain is not None and (not size or sum(one != 1 for one in size) > 1 or max(size) > max(plain)):
+        if plain is not None and not _is_magnitude(size, plain):
             raise UnfitLeaves(f"dora_scale {size} does not fit a weight of {plain}")
         return plain
 
@@ -42,6 +43,15 @@ def with_magnitude(inner: Algorithm, name: str) -> Algorithm:
         needs_base=True,
         factors=None,
     )
+
+
+def _is_magnitude(size: Shape, weight: Shape) -> bool:
+    """Whether there is a length for each output, or for each input channel, of a weight of this shape or flattened."""
+    if not size or math.prod(size) == 0:
+        return False
+    rows = size[0] == weight[0] and math.prod(size[1:]) == 1
+    columns = len(size) > 1 and math.prod(size) == size[1] and len(weight) > 1 and weight[1] % size[1] == 0
+    return rows or columns
 
 
 def rescale(weight: Numbers, magnitude: Numbers) -> Numbers:

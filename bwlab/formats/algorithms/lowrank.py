@@ -53,7 +53,7 @@ def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> 
 
 LORA = Algorithm(
     "lora",
-    lambda leaves: UP in leaves and MID not in leaves,
+    lambda leaves: bool({DOWN, UP} & leaves) and MID not in leaves,
     frozenset({DOWN, UP}),
     shape,
     rank,
