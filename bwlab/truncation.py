@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bwlab.lowrank import EPSILON, Array, FactoredMatrix
+from bwlab.lowrank import EPSILON, Array, FactoredMatrix, thin_qr
+
+# Below this side a whole eigendecomposition takes milliseconds.
+SMALL_SIDE = 128
+SPARE = 10
+CONVERGED = 1e-7
+MOST_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +80,45 @@ def truncate(matrix: FactoredMatrix, rank: int) -> Truncation:
 
 
 def truncate_dense(matrix: Array, rank: int) -> Truncation:
-    """The nearest matrix of at most this rank (>= 1) to a dense one `(out, in)`.
+    """The nearest matrix of at most this rank (>= 1) to a dense one `(out, in)`, with its measured error.
 
-    The singular vectors of the shorter side come from the eigenvectors of its Gram matrix, the other side by
-    projection: several times as fast as an SVD, with singular values below 1e-8 of the largest lost, and with an error
-    that is measured and not estimated.
+    Small matrices, and ranks above a quarter of the shorter side, go through the eigenvectors of the Gram matrix of that
+    side: as exact as float64 allows for singular values above 1e-8 of the largest. Others go through iterated subspaces
+    until a step finds less than 1e-7 of the energy more, which leaves out less than 2e-5 of it even where the best
+    approximation keeps next to nothing (noise). Either way the error that is told is that of what is returned.
+
+    Source: Halko, Martinsson and Tropp, Finding structure with randomness (SIAM Review 53, 2011), algorithm 4.4.
     """
     out, inner = matrix.shape
     if out > inner:
         turned = truncate_dense(matrix.T, rank)
         return Truncation(turned.matrix.T, turned.energy, turned.lost)
-    _, vectors = np.linalg.eigh(matrix @ matrix.T)
-    basis = vectors[:, ::-1][:, :rank]
+    energy = float(np.sum(matrix**2))
+    if out <= SMALL_SIDE or 4 * rank > out:
+        _, vectors = np.linalg.eigh(matrix @ matrix.T)
+        basis = vectors[:, ::-1][:, :rank]
+    else:
+        basis = _leading_basis(matrix, rank, energy)
     projected = basis.T @ matrix
     values = np.linalg.norm(projected, axis=1)
-    energy = float(np.sum(matrix**2))
     found = values > EPSILON * max(out, inner) * math.sqrt(energy)
     roots = np.sqrt(values[found])
     near = FactoredMatrix(basis[:, found] * roots, projected[found] / roots[:, None])
     return Truncation(near, energy, max(0.0, energy - float(np.sum(values**2))))
+
+
+def _leading_basis(matrix: Array, rank: int, energy: float) -> Array:
+    """Orthonormal columns `(out, rank)` near the leading left singular vectors of a wide matrix."""
+    # Any start will do that is in general position; a fixed one makes equal inputs give equal files.
+    start = np.random.default_rng(0).standard_normal((matrix.shape[1], rank + max(SPARE, rank // 2)))
+    block, captured = thin_qr(matrix @ start)[0], 0.0
+    for step in range(MOST_STEPS):
+        projected = block.T @ matrix
+        values, turns = np.linalg.eigh(projected @ projected.T)
+        found = float(values[::-1][:rank].sum())
+        if found - captured <= CONVERGED * energy or step == MOST_STEPS - 1:
+            break
+        captured = found
+        block = thin_qr(matrix @ projected.T)[0]
+    basis: Array = block @ turns[:, ::-1][:, :rank]
+    return basis

@@ -14,9 +14,9 @@ BLOCKS_HELP = 'Scale of blocks, folded in: a spec such as "upper=1, *=0"; 0 leav
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="Adapter file of any tool; .pt and .bin are read without running them.", metavar="IN")
+        Path, typer.Argument(help="Adapter file of any tool; .pt and .bin are read without running them.")
     ],
-    out: Annotated[Path, typer.Argument(help="File to write; of the form peft, a folder.", metavar="OUT")],
+    out: Annotated[Path, typer.Argument(help="File to write; of the form peft, a folder.")],
     to: Annotated[
         str, typer.Option(help="Form: kohya, ldm, diffusers, peft, or one of a plugin.", metavar="FORM")
     ] = "kohya",

@@ -57,7 +57,9 @@ def lines(outcome: Outcome) -> list[str]:
     """What was written, one line each, notes last."""
     first, *others = outcome.files
     what = f"{outcome.modules} modules" if outcome.modules else "embeddings"
-    return [f"{first}: {what}", *(f"{path}: a token's embedding" for path in others), *outcome.notes]
+    zeros = sum(fit.after == 0 for fit in outcome.fits)
+    notes = [f"{zeros} modules whose delta is zero are left out"] if zeros else []
+    return [f"{first}: {what}", *(f"{path}: a token's embedding" for path in others), *notes, *outcome.notes]
 
 
 def tracked(items: Sequence[Item], console: Console, text: str) -> Iterable[Item]:

@@ -1,0 +1,179 @@
+"""``bwlab extract``: an adapter from the difference of two models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bwlab.blocks.spec import BlockSpec, parse_spec
+from bwlab.errors import BwlabError
+from bwlab.formats.architecture import architecture_of
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.derived_metadata import derived_metadata
+from bwlab.formats.fits import Fit
+from bwlab.formats.lora_form import lora_module
+from bwlab.formats.module_weights import ModuleWeights
+from bwlab.lowrank import Array
+from bwlab.merging.conversion import require_rank
+from bwlab.merging.model_weights import ModelWeights, open_model
+from bwlab.merging.outcome import Outcome
+from bwlab.merging.target import Target, known_scheme, write_adapter, writer_for
+from bwlab.truncation import truncate_dense
+
+if TYPE_CHECKING:
+    from bwlab.plugins import PluginManager
+
+TrackKeys = Callable[[Sequence[str]], Iterable[str]]
+
+TEXT = ("te.", "te2.")
+WEIGHT = ".weight"
+VERSIONS = {"sd1": ("sd_v1", "False"), "sd2": ("sd_v2", "True"), "sdxl": ("sdxl_base_v1-0", "False")}
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What is asked of an extraction.
+
+    Attributes:
+        tuned: the model that was trained, as `load_base` takes it.
+        base: the model that it was trained from.
+        rank: of the blocks of the UNet, and of the text encoders if they are asked for; None: `blocks` says all.
+        blocks: a block spec of ranks, which wins over `rank`.
+        text_encoder: whether the text encoders are extracted too.
+    """
+
+    tuned: str
+    base: str
+    rank: int | None = None
+    blocks: str | None = None
+    text_encoder: bool = False
+
+    def spec_text(self) -> str:
+        """The ranks as one block spec; `BwlabError` if there are none."""
+        if self.rank is not None:
+            require_rank(self.rank)
+        elif self.blocks is None:
+            raise BwlabError("an extraction", "no rank is given", 'Give --rank 16 or --blocks "upper=16, mid=4"')
+        usual = [] if self.rank is None else [f"all={self.rank}"]
+        text = [f"te={self.rank}"] if self.rank is not None and self.text_encoder else []
+        blocks = self.blocks
+        if blocks is not None and "=" not in blocks:
+            blocks = f"all={blocks}"
+        return ", ".join([*usual, *text, *([] if blocks is None else [blocks])])
+
+
+@dataclass
+class Found:
+    """What an extraction has come across.
+
+    Attributes:
+        modules: extracted, by path.
+        fits: how well.
+        energy: squared Frobenius norm of all differences.
+        missed: kind of tensor that differs and is not extracted -> how many, and the squared norm of their differences.
+    """
+
+    modules: dict[str, ModuleWeights] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
+    energy: float = 0.0
+    missed: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def miss(self, kind: str, energy: float) -> None:
+        """Notes a difference that is not extracted."""
+        count, sum_ = self.missed.get(kind, (0, 0.0))
+        self.missed[kind] = (count + 1, sum_ + energy)
+
+
+def extract(job: Extraction, target: Target, manager: PluginManager, track: TrackKeys = iter) -> Outcome:
+    """Writes the adapter that takes the base nearest to the tuned model, tensor by tensor: no model is in memory.
+
+    Raises:
+        BwlabError: a model cannot be read, they are of different architectures or do not differ, an option is wrong, or
+            the target is taken.
+    """
+    writer = writer_for(target, manager)
+    text = job.spec_text()
+    tuned, base = open_model(job.tuned, "TUNED"), open_model(job.base, "BASE")
+    _require_same_layers(tuned, base)
+    scheme = known_scheme("unknown", base.config, manager)
+    spec = parse_spec(text, scheme, kind="rank")
+    found = differences(tuned, base, spec, track)
+    if not found.modules:
+        where = "the models do not differ" if not found.energy else "they differ outside of the chosen blocks only"
+        raise BwlabError(f"extracting {job.tuned}", where, "Give the model that was trained, or choose other blocks")
+    shapes = {path: module.shape for path, module in found.modules.items()}
+    architecture = architecture_of(Path(job.tuned), shapes, {})
+    step = {"command": "extract", "tuned": Path(job.tuned).name, "base": Path(job.base).name, "ranks": text}
+    metadata = derived_metadata(_versions(architecture), found.modules, scheme, step, same_type=False)
+    contents = AdapterContents(Path(job.tuned), "models", architecture, found.modules, {}, {}, ())
+    files = write_adapter(contents, found.modules, metadata, target, writer)
+    return Outcome(files, len(found.modules), scheme, tuple(found.fits), tuple(_notes(found)))
+
+
+def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track: TrackKeys = iter) -> Found:
+    """Every difference between two models of one architecture, as LoRA where the spec gives a rank."""
+    found = Found()
+    layers = set(base.paths())
+    # One alpha for all modules, whatever their ranks.
+    alpha = max(spec.values.values())
+    for key in track(list(base.tensors)):
+        change = _difference(tuned, base, key)
+        energy = float(np.sum(change**2))
+        if energy == 0:
+            continue
+        found.energy += energy
+        path = key.removesuffix(WEIGHT)
+        rank = int(spec.value_of(path)) if key.endswith(WEIGHT) and path in layers else 0
+        if rank == 0:
+            found.miss(_kind(key, path in layers), energy)
+            continue
+        near = truncate_dense(change.reshape(len(change), -1), rank)
+        found.modules[path] = lora_module(path, near.matrix, change.shape, "F32", alpha=alpha, source=tuned.name)
+        found.fits.append(Fit(path, None, near.matrix.inner_rank, near.energy, near.lost))
+    return found
+
+
+def _difference(tuned: ModelWeights, base: ModelWeights, key: str) -> Array:
+    here, there = tuned.tensors[key], base.tensors[key]
+    return np.asarray(here.numbers(np.float64) - there.numbers(np.float64), np.float64)
+
+
+def _kind(key: str, is_layer: bool) -> str:
+    if is_layer and key.startswith(TEXT):
+        return "layers of text encoders (--text-encoder takes them in)"
+    return "layers outside of the chosen blocks" if is_layer else "biases, norms and embeddings, which LoRA cannot hold"
+
+
+def _notes(found: Found) -> list[str]:
+    notes = [
+        f"not captured: {count} {kind}: {energy / found.energy:.2%} of the squared change"
+        for kind, (count, energy) in found.missed.items()
+    ]
+    lost = sum(fit.lost for fit in found.fits) + sum(energy for _, energy in found.missed.values())
+    return [*notes, f"in all {1 - lost / found.energy:.2%} of the squared change is captured"]
+
+
+def _versions(architecture: str) -> dict[str, str]:
+    if architecture not in VERSIONS:
+        return {}
+    version, is_v2 = VERSIONS[architecture]
+    return {"ss_base_model_version": version, "ss_v2": is_v2}
+
+
+def _require_same_layers(tuned: ModelWeights, base: ModelWeights) -> None:
+    """Raises `BwlabError` unless both models have the same tensors in the same shapes."""
+    asked = f"extracting {tuned.name}"
+    fix = "Give the model that it was trained from"
+    for key, tensor in base.tensors.items():
+        if key not in tuned.tensors:
+            raise BwlabError(asked, f"it lacks {key}, which {base.name} has", fix)
+        if tuned.tensors[key].shape != tensor.shape:
+            found = f"{key} is {tuned.tensors[key].shape}, in {base.name} {tensor.shape}"
+            raise BwlabError(asked, found, fix)
+    strange = next((key for key in tuned.tensors if key not in base.tensors), None)
+    if strange is not None:
+        raise BwlabError(asked, f"it has {strange}, which {base.name} lacks", fix)

@@ -1,0 +1,171 @@
+"""diffusers, PEFT and LyCORIS make the same model of a converted file as bwlab does."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from lycoris.modules import get_module, make_module
+from peft import PeftModel
+from torch import Tensor, nn
+
+from bwlab.adapters.adapter import Adapter, Attached, attach
+from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.formats.keys import kohya_name_of
+from bwlab.formats.kohya import save_adapter
+from bwlab.merging.conversion import Conversion, convert
+from bwlab.merging.target import Target
+from bwlab.plugins import PluginManager
+from tests.formats.adapters_made import trained
+from tests.formats.test_diffusers_loads import CASES, TOLERANCE, predict, relative_error
+
+XL_SPEC = "style=4, content=2, in1=3, mid=2, out2=5"
+
+
+def converted(adapter: Adapter, folder: Path, form: str, manager: PluginManager) -> Path:
+    """The adapter, saved and converted."""
+    save_adapter(adapter, folder / "saved.safetensors")
+    out = folder / ("peft" if form == "peft" else f"{form}.safetensors")
+    convert(Conversion(folder / "saved.safetensors", Target(out, form)), manager)
+    return out
+
+
+def attached_output(unet: UNet2DConditionModel, adapter: Adapter) -> Tensor:
+    """What the UNet says with the adapter, checked to differ from what it says without."""
+    with attach(unet, Attached(adapter)):
+        ours = predict(unet)
+    assert relative_error(predict(unet), ours) > 100 * TOLERANCE
+    return ours
+
+
+@pytest.mark.parametrize(("type_name", "spec", "alpha"), CASES)
+def test_diffusers_loads_its_own_form(
+    tmp_path: Path,
+    unet: UNet2DConditionModel,
+    scheme: BlockScheme,
+    manager: PluginManager,
+    type_name: str,
+    spec: str,
+    alpha: float | None,
+) -> None:
+    adapter = trained(unet, scheme, type_name, spec, alpha)
+    file = converted(adapter, tmp_path, "diffusers", manager)
+    theirs = copy.deepcopy(unet)
+    tensors, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
+        str(file), unet_config=unet.config, return_lora_metadata=True
+    )
+    theirs.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet", metadata=metadata)
+    assert relative_error(predict(theirs), attached_output(unet, adapter)) < TOLERANCE
+    blind = copy.deepcopy(unet)
+    blind.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet")
+    assert torch.equal(predict(blind), predict(theirs))
+
+
+@pytest.mark.parametrize(("type_name", "spec", "alpha"), CASES)
+def test_peft_loads_its_folder(
+    tmp_path: Path,
+    unet: UNet2DConditionModel,
+    scheme: BlockScheme,
+    manager: PluginManager,
+    type_name: str,
+    spec: str,
+    alpha: float | None,
+) -> None:
+    adapter = trained(unet, scheme, type_name, spec, alpha)
+    folder = converted(adapter, tmp_path, "peft", manager)
+    theirs = PeftModel.from_pretrained(copy.deepcopy(unet), folder, subfolder="unet").eval()
+    assert relative_error(predict(theirs), attached_output(unet, adapter)) < TOLERANCE
+
+
+@pytest.mark.parametrize(("type_name", "spec", "alpha"), CASES)
+def test_lycoris_reconstructs_every_module(
+    tmp_path: Path,
+    unet: UNet2DConditionModel,
+    scheme: BlockScheme,
+    manager: PluginManager,
+    type_name: str,
+    spec: str,
+    alpha: float | None,
+) -> None:
+    adapter = trained(unet, scheme, type_name, spec, alpha)
+    theirs = copy.deepcopy(unet)
+    apply_lycoris(theirs, converted(adapter, tmp_path, "kohya", manager), adapter)
+    assert relative_error(predict(theirs), attached_output(unet, adapter)) < TOLERANCE
+
+
+def apply_lycoris(unet: nn.Module, file: Path, adapter: Adapter) -> None:
+    """Puts LyCORIS' own modules, made from the file, in the places of a model's layers."""
+    tensors = safetensors.torch.load_file(file)
+    for path in adapter.layers:
+        name = kohya_name_of(path)
+        kind, parameters = get_module(tensors, name)
+        module = make_module(kind, parameters, name, unet.get_submodule(path))
+        module.apply_to()
+        module.eval()
+
+
+@pytest.mark.parametrize("form", ["kohya", "ldm", "diffusers"])
+def test_diffusers_loads_every_form_of_sdxl(
+    tmp_path: Path, sdxl_unet: UNet2DConditionModel, manager: PluginManager, form: str
+) -> None:
+    adapter = trained(sdxl_unet, scheme_for(dict(sdxl_unet.config)), "locon", XL_SPEC, None)
+    file = converted(adapter, tmp_path, form, manager)
+    theirs = copy.deepcopy(sdxl_unet)
+    tensors, alphas = StableDiffusionXLPipeline.lora_state_dict(str(file), unet_config=theirs.config)
+    theirs.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet")
+    assert relative_error(predict(theirs), attached_output(sdxl_unet, adapter)) < TOLERANCE
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_pipeline_loads_unet_and_text_encoder(
+    tmp_path: Path, tiny_pipeline: Path, manager: PluginManager, form: str
+) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    pipe.unet.eval().requires_grad_(False)
+    encoder = pipe.text_encoder.requires_grad_(False)
+    adapter = trained(
+        pipe.unet, scheme_for(dict(pipe.unet.config)), "lora", "mid=2, out3=3, te=5", None, encoder
+    ).eval()
+    file = converted(adapter, tmp_path, form, manager)
+    with attach(pipe.unet, Attached(adapter), text_encoder=encoder):
+        ours, words = predict(pipe.unet), hidden(encoder)
+    plain = hidden(encoder)
+    pipe.load_lora_weights(tmp_path, weight_name=file.name)
+    assert relative_error(predict(pipe.unet), ours) < TOLERANCE
+    assert relative_error(hidden(encoder), words) < TOLERANCE
+    assert relative_error(plain, words) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("form", ["kohya", "ldm", "diffusers", "peft"])
+def test_a_pipeline_of_sdxl_loads_both_text_encoders(
+    tmp_path: Path, tiny_xl_pipeline: Path, manager: PluginManager, form: str
+) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_xl_pipeline, add_watermarker=False)
+    encoders = [pipe.text_encoder.requires_grad_(False), pipe.text_encoder_2.requires_grad_(False)]
+    scheme = scheme_for(dict(pipe.unet.config))
+    adapter = trained(pipe.unet, scheme, "lora", "mid=2, te=3, te2=4", None, encoders).eval()
+    file = converted(adapter, tmp_path, form, manager)
+    with attach(pipe.unet, Attached(adapter), text_encoder=encoders):
+        ours = [hidden(encoder) for encoder in encoders]
+    plain = [hidden(encoder) for encoder in encoders]
+    if form == "peft":
+        theirs = [
+            PeftModel.from_pretrained(encoder, file, subfolder=name)
+            for encoder, name in zip(encoders, ("text_encoder", "text_encoder_2"), strict=True)
+        ]
+    else:
+        pipe.load_lora_weights(tmp_path, weight_name=file.name)
+        theirs = encoders
+    for other, own, before in zip(theirs, ours, plain, strict=True):
+        assert relative_error(hidden(other), own) < TOLERANCE
+        assert relative_error(before, own) > 100 * TOLERANCE
+
+
+@torch.no_grad()
+def hidden(encoder: nn.Module) -> Tensor:
+    """What a text encoder makes of five tokens."""
+    return encoder(torch.tensor([[512, 5, 7, 9, 513]])).last_hidden_state
