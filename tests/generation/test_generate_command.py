@@ -16,9 +16,9 @@ from PIL import Image
 from typer.main import get_command
 
 from bwlab.adapters.adapter import Attached
+from bwlab.adapters.loading import load_adapter
 from bwlab.cli.errors import exit_on_error
 from bwlab.cli.generate import command
-from bwlab.formats.kohya import load_adapter
 from bwlab.generation.png import read_recipe
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import SAMPLERS
