@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from bwlab.adapters.adapter import Attached, attach
+from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.generation.samplers import DEFAULT_SAMPLER, new_scheduler
 from bwlab.pipelines import quiet_libraries
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bwlab.adapters.scales import Scale
+    from bwlab.pipelines import Pipeline
 
 OnStep = Callable[[int, int], None]
 
 
 def generate(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     adapters: Sequence[Attached] = (),
@@ -37,7 +39,7 @@ def generate(
 ) -> list[Image.Image]:
     """Return one picture for each prompt with the seed beside it.
 
-    Adapters act inside this call only, on the UNet and, if they hold such layers, on the text encoder. Each picture's
+    Adapters act inside this call only, on the UNet and, if they hold such layers, on the text encoders. Each picture's
     noise comes from a CPU generator of its own, so that it does not depend on the pictures beside it.
 
     Args:
@@ -64,21 +66,33 @@ def generate(
     return images
 
 
-def pipe_with_sampler(pipe: StableDiffusionPipeline, sampler: str) -> StableDiffusionPipeline:
+def pipe_with_sampler(pipe: Pipeline, sampler: str) -> Pipeline:
     """Return a pipeline of the same models with another sampler; the given one keeps its own."""
     with quiet_libraries():
-        components = {**pipe.components, "scheduler": new_scheduler(sampler, pipe), "safety_checker": None}
-        painter = StableDiffusionPipeline(**components, requires_safety_checker=False)
+        components = {**pipe.components, "scheduler": new_scheduler(sampler, pipe)}
+        if isinstance(pipe, StableDiffusionXLPipeline):
+            zeros = pipe.config.force_zeros_for_empty_prompt
+            painter = StableDiffusionXLPipeline(**components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
+        else:
+            components["safety_checker"] = None
+            painter = StableDiffusionPipeline(**components, requires_safety_checker=False)
     painter.set_progress_bar_config(disable=True)
     return painter
 
 
-Contexts = tuple[Tensor, Tensor | None]
+# What a pipeline takes in place of prompts: `prompt_embeds` and the like, by name.
+Contexts = dict[str, Tensor | None]
+CONTEXT_NAMES = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "pooled_prompt_embeds",  # this and the next are SDXL's
+    "negative_pooled_prompt_embeds",
+)
 
 
 @torch.no_grad()
 def encode(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     prompts: Sequence[str],
     adapters: Sequence[Attached],
     rows: slice,
@@ -86,16 +100,23 @@ def encode(
     cfg: float,
     negative: str,
 ) -> Contexts:
-    """Return text embeddings `(batch, tokens, width)` of the prompts and, with guidance, of the negative prompt."""
-    with attach(pipe.unet, *_for_rows(adapters, rows, total, copies=1), text_encoder=pipe.text_encoder):
-        contexts: Contexts = pipe.encode_prompt(
-            list(prompts), pipe.device, 1, cfg > 1, negative_prompt=[negative] * len(prompts)
+    """Return text embeddings of the prompts and, with guidance, of the negative prompt.
+
+    An empty negative prompt is what the base was made with: zeros for SDXL, the embedding of no text for others.
+    """
+    with attach(pipe.unet, *_for_rows(adapters, rows, total, copies=1), text_encoder=text_encoders(pipe)):
+        found = pipe.encode_prompt(
+            list(prompts),
+            device=pipe.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=cfg > 1,
+            negative_prompt=[negative] * len(prompts) if negative else None,
         )
-    return contexts
+    return dict(zip(CONTEXT_NAMES, found, strict=False))
 
 
 def _paint(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     contexts: Contexts,
     seeds: Sequence[int],
     adapters: Sequence[Attached],
@@ -107,10 +128,9 @@ def _paint(
 ) -> list[Image.Image]:
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
     copies = 2 if cfg > 1 else 1
-    with attach(pipe.unet, *_for_rows(adapters, rows, total, copies), text_encoder=pipe.text_encoder):
+    with attach(pipe.unet, *_for_rows(adapters, rows, total, copies), text_encoder=text_encoders(pipe)):
         result = pipe(
-            prompt_embeds=contexts[0],
-            negative_prompt_embeds=contexts[1],
+            **contexts,
             num_inference_steps=steps,
             guidance_scale=cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],

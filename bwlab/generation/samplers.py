@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin, StableDiffusionPipeline
+    from diffusers import SchedulerMixin
+
+    from bwlab.pipelines import Pipeline
 
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
 
@@ -55,7 +57,7 @@ def sampler_named(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def new_scheduler(name: str, pipe: StableDiffusionPipeline) -> SchedulerMixin:
+def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
     """Return a fresh diffusers scheduler: the sampler's steps on the noise schedule of the pipeline's own.
 
     Betas and prediction type (epsilon, v or sample) come from the pipeline, whichever scheduler it was saved with.

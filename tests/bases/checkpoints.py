@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 from bwlab.bases.architectures import PUBLISHED, Architecture
 from bwlab.bases.export import checkpoint_tensors
 from bwlab.bases.prediction import EPSILON, Prediction
-from bwlab.bases.single_file import new_component, new_noise_schedule, new_pipeline
+from bwlab.bases.single_file import empty_component, new_component, new_noise_schedule, new_pipeline
 from bwlab.bases.tokenizer import clip_tokenizer
+from bwlab.formats.ldm_keys import component_places
 
 if TYPE_CHECKING:
     import torch
@@ -80,4 +82,27 @@ def write_checkpoint(
         tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
     tensors["alphas_cumprod"] = torch.linspace(1, 0, 1000)
     save_file(tensors, path, metadata=dict(metadata or {}))
+    return path
+
+
+def published_file(path: Path, family: str) -> Path:
+    """Write the header of a published checkpoint's exact shapes before a hole of the tensors' size."""
+    import torch
+
+    from bwlab.formats.ldm_tensors import shape_in_file
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in PUBLISHED[family].components():
+        state = empty_component(PUBLISHED[family], name).state_dict()
+        places = component_places(family, name, state)
+        shapes |= {place.key: shape_in_file(place, tuple(state[key].shape)) for key, place in places.items()}
+    fields: dict[str, object] = {}
+    end = 0
+    for key, shape in shapes.items():
+        start, end = end, end + 2 * torch.Size(shape).numel()
+        fields[key] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(fields).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,15 +13,12 @@ from safetensors.torch import load_file, save_file
 from bwlab.bases.architectures import PUBLISHED
 from bwlab.bases.export import checkpoint_metadata, checkpoint_tensors, pipeline_family
 from bwlab.bases.prediction import EPSILON, VELOCITY, Prediction
-from bwlab.bases.single_file import empty_component
 from bwlab.conditioning import encode_texts, text_encoders, unet_arguments
 from bwlab.errors import BwlabError
 from bwlab.formats.checkpoint import INPUTS, family_of, open_checkpoint
-from bwlab.formats.ldm_keys import component_places
-from bwlab.formats.ldm_tensors import shape_in_file
 from bwlab.pipelines import base_scheme, load_base, module_hash, weights_hash
 from bwlab.plugins import build_manager
-from tests.bases.checkpoints import random_pipeline, small, write_checkpoint
+from tests.bases.checkpoints import published_file, random_pipeline, small, write_checkpoint
 
 FAMILY_NAMES = tuple(PUBLISHED)
 small_bases = pytest.mark.usefixtures("small_published")
@@ -140,24 +136,6 @@ def test_an_undeclared_sd2_is_measured_and_others_predict_noise(tmp_path: Path) 
         kinds[family] = load_base(file).scheduler.config.prediction_type
     # Random weights return nothing like the noise that they are given.
     assert kinds == {"sd1": EPSILON, "sd2": VELOCITY, "sdxl": EPSILON}
-
-
-def published_file(path: Path, family: str) -> Path:
-    """Write the header of a published checkpoint's exact shapes before a hole of the tensors' size."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in PUBLISHED[family].components():
-        state = empty_component(PUBLISHED[family], name).state_dict()
-        places = component_places(family, name, state)
-        shapes |= {place.key: shape_in_file(place, tuple(state[key].shape)) for key, place in places.items()}
-    fields, end = {}, 0
-    for key, shape in shapes.items():
-        start, end = end, end + 2 * torch.Size(shape).numel()
-        fields[key] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(fields).encode()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + end)
-    return path
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
