@@ -29,7 +29,7 @@ FromOption = Annotated[
 
 
 def command(
-    base: Annotated[str, typer.Argument(help="emoji, sd14, sd21, sdxl, or a diffusers folder.")] = "emoji",
+    base: Annotated[str, typer.Argument(help="emoji, sd14, sd21, sdxl, a diffusers folder or a checkpoint.")] = "emoji",
     cells: Annotated[bool, typer.Option("--cells", help="One level finer: pairs of resnet and transformer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     to: ToOption = None,

@@ -13,7 +13,9 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the demo. [default: runs/demo or runs/demo-quick]", metavar="DIR")
     ] = None,
-    base: Annotated[str, typer.Option(help="Base model: emoji, or a diffusers folder.")] = "emoji",
+    base: Annotated[
+        str, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id.")
+    ] = "emoji",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in a demo's folder.")] = False,
 ) -> None:
     """Learn a fox and an ink style apart, then put them together on all blocks and on the upper ones only.

@@ -18,7 +18,9 @@ SCALE_HELP = (
 
 def command(
     prompt: Annotated[list[str], typer.Option(help="What to paint (repeatable).", metavar="TEXT")],
-    base: Annotated[str, typer.Option(help="Base model: emoji, or a diffusers folder.")] = "emoji",
+    base: Annotated[
+        str, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id.")
+    ] = "emoji",
     adapter: Annotated[
         list[Path] | None, typer.Option(help="Adapter file (repeatable; several add up).", metavar="FILE")
     ] = None,
