@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bwlab.training.config import TrainConfig
-from bwlab.training.dataset import Example, dataset_hash
+from bwlab.training.data.captions import tags_of
+from bwlab.training.data.examples import Example, dataset_hash
 from bwlab.training.toml_text import toml_text
 
 # As kohya's trainer writes them.
@@ -35,6 +36,8 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
         steps: optimiser steps taken.
     """
     training = config.training
+    new = [example for example in examples if not example.regularisation]
+    shown = sum(example.repeats for example in new)
     return {
         "bwlab.config": toml_text(config),
         "bwlab.blocks": config.adapter.blocks,
@@ -42,8 +45,9 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
         "bwlab.dataset_hash": dataset_hash(examples),
         "ss_output_name": Path(config.out).name,
         "ss_sd_model_name": Path(config.base).name,
-        "ss_num_train_images": str(sum(example.repeats for example in examples)),
-        "ss_num_batches_per_epoch": str(-(-sum(example.repeats for example in examples) // training.batch_size)),
+        "ss_num_train_images": str(shown),
+        "ss_num_reg_images": str(shown if len(new) < len(examples) else 0),  # as many are shown
+        "ss_num_batches_per_epoch": str(-(-shown * (2 if len(new) < len(examples) else 1) // training.batch_size)),
         "ss_total_batch_size": str(training.batch_size),
         "ss_steps": str(steps),
         "ss_max_train_steps": str(training.steps),
@@ -59,14 +63,13 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
         "ss_prior_loss_weight": repr(config.regularisation.weight),
         "ss_mixed_precision": training.precision,
         "ss_seed": str(training.seed),
-        "ss_tag_frequency": json.dumps(tag_frequency(examples), ensure_ascii=False),
+        "ss_tag_frequency": json.dumps(tag_frequency(new), ensure_ascii=False),
     }
 
 
-def tag_frequency(examples: tuple[Example, ...]) -> dict[str, dict[str, int]]:
+def tag_frequency(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
     """Return how often each tag occurs, by the name of the images' folder, as kohya's trainer notes it."""
     counts: dict[str, Counter[str]] = {}
     for example in examples:
-        tags = example.caption.split(", ") if example.caption else []
-        counts.setdefault(example.path.parent.resolve().name, Counter()).update(tags)
+        counts.setdefault(example.path.parent.resolve().name, Counter()).update(tags_of(example.caption))
     return {folder: dict(counter) for folder, counter in counts.items()}

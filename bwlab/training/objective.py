@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bwlab.conditioning import TextBatch
 from bwlab.errors import BwlabError
+from bwlab.training.data.training_set import Drawn
 from bwlab.training.loss_weights import min_snr_weights, signal_to_noise
-from bwlab.training.training_set import Drawn
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler

@@ -14,8 +14,11 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.conditioning import text_encoders
 from bwlab.pipelines import base_scheme, load_base, weights_hash
-from bwlab.training.cache import TensorCache, default_cache, encode_captions
 from bwlab.training.config import OptimizerConfig, TrainConfig
+from bwlab.training.data.cache import TensorCache, default_cache
+from bwlab.training.data.encoding import encode_captions
+from bwlab.training.data.loading import load_training_set
+from bwlab.training.data.training_set import TrainingSet
 from bwlab.training.device import new_accelerator, use_fast_attention
 from bwlab.training.initial import start_from
 from bwlab.training.lasting import lasting_settings
@@ -25,11 +28,10 @@ from bwlab.training.optimizers import checked_options
 from bwlab.training.processes import Team
 from bwlab.training.randomness import generator_for
 from bwlab.training.schedules import rate_factor
-from bwlab.training.texts import Texts, one_row
+from bwlab.training.texts import Texts
 from bwlab.training.tokens import new_words, require_used
 from bwlab.training.tracking import check_trackers
 from bwlab.training.training_graph import check_gradient_path, training_graph
-from bwlab.training.training_set import TrainingSet, load_training_set
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,7 +101,7 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Pr
         schedule = noise_schedule(pipe)
         freeze(pipe, accelerator)
     with team.main_first():  # what it keeps on disk, the others find there
-        data = load_training_set(config.data, pipe, console if team.is_main else Console(quiet=True))
+        data = load_training_set(config, pipe, console if team.is_main else Console(quiet=True), base_hash)
         texts = caption_texts(config, pipe, learned, data)
     if learned.words is not None:
         require_used(learned.words, [example.caption for example in data.examples])
@@ -138,9 +140,8 @@ def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Learned, data: T
     captions = data.static_captions()
     if captions is None or learned.trains_text():
         return Texts(pipe, None, learned.trains_text())
-    cache = TensorCache(Path(config.data.cache) if config.data.cache else default_cache())
-    kept = encode_captions(captions, pipe, cache)
-    return Texts(pipe, {caption: one_row(found) for caption, found in kept.items()}, False)
+    cache = TensorCache(Path(config.data.cache or default_cache()))
+    return Texts(pipe, encode_captions(sorted(captions), pipe, cache), False)
 
 
 def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:

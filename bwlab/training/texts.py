@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from bwlab.conditioning import TextBatch, encode_texts
 
@@ -42,8 +41,3 @@ class Texts:
             return encode_texts(self._pipe, captions)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return encode_texts(self._pipe, captions)
-
-
-def one_row(found: Tensor | TextBatch) -> TextBatch:
-    """Return a caption's embedding as a batch of one."""
-    return found if isinstance(found, TextBatch) else TextBatch(found[None])

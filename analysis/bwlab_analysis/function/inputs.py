@@ -54,9 +54,9 @@ def picture_inputs(pipe: Pipeline, folder: Path, count: int, seed: int) -> Input
     Raises:
         BwlabError: no such folder, no picture in it, a broken picture or a missing caption.
     """
+    from bwlab.training.data.folders import read_dataset
+    from bwlab.training.data.pictures import read_picture
     from bwlab.training.data_config import DataConfig
-    from bwlab.training.dataset import read_dataset
-    from bwlab.training.pictures import read_picture
 
     examples = read_dataset(DataConfig(folder=str(folder)))[:count]
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)

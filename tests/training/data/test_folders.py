@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from bwlab.errors import BwlabError
+from bwlab.training.data.examples import dataset_hash
+from bwlab.training.data.folders import read_dataset
+from bwlab.training.data.pictures import UnreadablePicture, read_picture
 from bwlab.training.data_config import DataConfig
-from bwlab.training.dataset import dataset_hash, read_dataset
-from bwlab.training.pictures import UnreadablePicture, read_picture
 from tests.training.small_data import WriteData
 
 

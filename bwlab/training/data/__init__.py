@@ -1,0 +1,1 @@
+"""What an adapter is trained on: from files to batches of latents with captions."""

@@ -1,0 +1,179 @@
+"""Dataset files as kohya's trainer reads them (sd-scripts, docs/config_README-en.md), in TOML.
+
+Options stand in ``[general]``, ``[[datasets]]`` and ``[[datasets.subsets]]``; the innermost wins, and what none of them
+says comes from ``data.*``. An option that bwlab lacks is an error unless it is switched off.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bwlab.errors import BwlabError
+from bwlab.training.data.examples import Subset
+from bwlab.training.data.framing import Size
+from bwlab.training.data.toml_options import (
+    INSIDE,
+    OFF,
+    OPTIONS,
+    SETTINGS,
+    WITHOUT_EFFECT,
+    Level,
+    resolution_size,
+)
+from bwlab.training.data_config import DataConfig
+from bwlab.training.section import SettingError
+from bwlab.training.values import converted
+
+Table = Mapping[str, object]
+
+
+class Given(NamedTuple):
+    """The value of an option, and the table that gives it, for messages."""
+
+    value: Any
+    origin: str
+
+
+Options = dict[str, Given]
+
+
+def read_dataset_toml(path: Path, config: DataConfig) -> tuple[Subset, ...]:
+    """Return the folders of a dataset file, none of them looked into.
+
+    Args:
+        path: of the file.
+        config: for all that the file does not say.
+
+    Raises:
+        BwlabError: the file cannot be read or has a mistake in it; an unknown key is named, with the nearest known.
+    """
+    tables = read_tables(path)
+    check_keys(tables, {"general", "datasets"}, str(path))
+    general = options_of(one_table(tables.get("general", {}), f"{path}: general"), Level.GENERAL, f"{path}: general")
+    found = tuple(
+        subset
+        for number, dataset in enumerate(tables_in(tables, "datasets", str(path)))
+        for subset in dataset_subsets(dataset, f"{path}: datasets[{number}]", general, config)
+    )
+    if all(subset.regularisation for subset in found):
+        raise BwlabError(f"data.dataset = {path}", "every subset is marked is_reg", "Add one to learn from")
+    return found
+
+
+def read_tables(path: Path) -> Table:
+    """Return a TOML file's tables; BwlabError if it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise BwlabError(f"data.dataset = {path}", "no such file", "Give the path of a dataset TOML") from None
+    except (OSError, ValueError, RecursionError) as error:
+        found = str(error).splitlines()[0]
+        raise BwlabError(f"data.dataset = {path}", found, "Correct the TOML file") from error
+
+
+def dataset_subsets(dataset: Table, origin: str, general: Options, config: DataConfig) -> Iterator[Subset]:
+    """Yield the folders of one dataset; BwlabError for a folder that is there twice, as kohya's ignores the second."""
+    plain = {key: value for key, value in dataset.items() if key != "subsets"}
+    outer = general | options_of(plain, Level.DATASET, origin)
+    folders: set[Path] = set()
+    for number, table in enumerate(tables_in(dataset, "subsets", origin)):
+        inner = f"{origin}.subsets[{number}]"
+        subset = new_subset(outer | options_of(table, Level.SUBSET, inner), inner, config)
+        folder = Path(subset.settings.folder).resolve()
+        if folder in folders:
+            raise BwlabError(f"{inner}: image_dir = {folder}", "this dataset has it already", "Raise its num_repeats")
+        folders.add(folder)
+        yield subset
+
+
+def tables_in(table: Table, key: str, origin: str) -> Sequence[Table]:
+    """Return an array of tables, which must not be empty."""
+    found = table.get(key)
+    if not isinstance(found, list) or not found:
+        raise BwlabError(origin, f"it has no [[{INSIDE[key]}]]", "Add one, as kohya's config_README describes")
+    return [one_table(entry, f"{origin}: {key}[{number}]") for number, entry in enumerate(found)]
+
+
+def one_table(value: object, origin: str) -> Table:
+    """Return a value as a table; BwlabError if it is none."""
+    if not isinstance(value, dict):
+        raise BwlabError(origin, f"{value!r} is not a table", "Write it as kohya's config_README describes")
+    return value
+
+
+def check_keys(table: Table, known: set[str], origin: str) -> None:
+    """Raise BwlabError, with the nearest known key, for a key that is not known."""
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            fix = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(sorted(known))}"
+            raise BwlabError(f"{origin}: {key}", "unknown option", fix)
+
+
+def options_of(table: Table, level: Level, origin: str) -> Options:
+    """Return the checked options of one table; BwlabError for one that is unknown, elsewhere or of the wrong kind."""
+    check_keys(table, set(OPTIONS), origin)
+    found: Options = {}
+    for key, value in table.items():
+        option = OPTIONS[key]
+        if level not in option.levels:
+            places = " or ".join(sorted(one.value for one in option.levels))
+            raise BwlabError(f"{origin}: {key}", "it cannot stand here", f"Put it into {places}")
+        found[key] = Given(value if option.kind is None else converted(key, value, option.kind, origin), origin)
+    return found
+
+
+def new_subset(options: Options, origin: str, config: DataConfig) -> Subset:
+    """Return one folder with its settings; BwlabError for a value out of range or an option that bwlab lacks."""
+    for key in OFF.keys() & options.keys():
+        if options[key].value not in OFF[key].values:
+            raise BwlabError(f"{options[key].origin}: {key} = {options[key].value!r}", "bwlab lacks it", OFF[key].fix)
+    if "image_dir" not in options:
+        raise BwlabError(f"{origin}: image_dir", "it is missing", "Give the folder of the images")
+    return Subset(
+        settings=folder_settings(options, config),
+        asked=f"{origin}: image_dir = {options['image_dir'].value}",
+        regularisation=chosen(options, "is_reg", False),
+        deep=False,
+        shape=shape_of(options),
+        dropout_epochs=max(0, chosen(options, "caption_dropout_every_n_epochs", 0)),
+        prefix=chosen(options, "caption_prefix", ""),
+        suffix=chosen(options, "caption_suffix", ""),
+        notes=tuple(f"{options[key].origin}: {key} {WITHOUT_EFFECT[key]}" for key in WITHOUT_EFFECT if key in options),
+    )
+
+
+def chosen(options: Options, key: str, default: Any) -> Any:  # as its kind in OPTIONS says
+    """Return the value of an option, or ``default``."""
+    return options[key].value if key in options else default
+
+
+def folder_settings(options: Options, config: DataConfig) -> DataConfig:
+    """Return the settings of one folder; BwlabError, with the option's own name, for a value out of range."""
+    values = {SETTINGS[key]: given.value for key, given in options.items() if key in SETTINGS}
+    if "bucket_no_upscale" in options:
+        values["upscale"] = not options["bucket_no_upscale"].value
+    if "resolution" in options and shape_of(options) is None:
+        values["resolution"] = resolution_size(options["resolution"].value).width  # type: ignore[union-attr]
+    try:
+        return replace(config, **{"dataset": None, **values})
+    except SettingError as error:
+        key = next((key for key, field in SETTINGS.items() if field == error.key and key in options), "resolution")
+        raise BwlabError(f"{options[key].origin}: {key} = {options[key].value}", error.found, error.fix) from error
+
+
+def shape_of(options: Options) -> Size | None:
+    """Return the resolution if it is not a square; BwlabError if it is none."""
+    if "resolution" not in options:
+        return None
+    value, origin = options["resolution"]
+    size = resolution_size(value)
+    if size is None:
+        fix = "Give a whole number of 8 to 8192, or [width, height]"
+        raise BwlabError(f"{origin}: resolution = {value!r}", "not a resolution", fix)
+    return None if size.width == size.height else size
