@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(help="Look inside adapter files.", no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(help="An adapter file with kohya keys.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ReportOption = Annotated[
+    Path | None, typer.Option(help="Also write report.html there, one file for a browser.", metavar="DIR")
+]
 CellsOption = Annotated[bool, typer.Option("--cells", help="Also per cell: one resnet/attention pair.")]
 
 
 @app.command("norms")
-def norms_command(file: FileArgument, as_json: JsonOption = False, cells: CellsOption = False) -> None:
+def norms_command(
+    file: FileArgument, as_json: JsonOption = False, cells: CellsOption = False, report: ReportOption = None
+) -> None:
     """Show per block and kind of module how much an adapter changes, and how many directions it uses."""
     from bwlab.cli.errors import warn
     from bwlab.plugins import build_manager
+    from bwlab_analysis.documents import norms_document
     from bwlab_analysis.installed import block_metrics
     from bwlab_analysis.norms import measure_norms
+    from bwlab_analysis.showing import show
 
-    report = measure_norms(file, block_metrics(build_manager(), warn))
-    if as_json:
-        from bwlab_analysis.documents import norms_document
+    found = measure_norms(file, block_metrics(build_manager(), warn))
 
-        print_json(norms_document(report))
-        return
-    from bwlab_analysis.tables import open_console, print_norms
+    def tables(console: Console) -> None:
+        from bwlab_analysis.tables import print_norms
 
-    print_norms(open_console(), report, cells)
+        print_norms(console, found, cells)
+
+    show(lambda: norms_document(found), tables, as_json=as_json, report=report)
 
 
 @app.command("conflict")
@@ -61,6 +70,7 @@ def conflict_command(
     signs: Annotated[
         bool, typer.Option("--signs", help="Also the sign conflict, which multiplies all deltas out.")
     ] = False,
+    report: ReportOption = None,
 ) -> None:
     """Show where adapters meet: in their weights, each number beside that of a random pair, and in a base at work.
 
@@ -77,11 +87,4 @@ def conflict_command(
         from bwlab.errors import BwlabError
 
         raise BwlabError("bwlab analyze conflict", "pictures or prompts, but no base", "Add --base")
-    run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json)
-
-
-def print_json(document: object) -> None:
-    """Print a report as JSON."""
-    import json
-
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json, report=report)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.conflict import ConflictReport, measure_conflict
-from bwlab_analysis.documents import Json
+from bwlab_analysis.documents import SCHEMA_VERSION, Json, conflict_document
+from bwlab_analysis.showing import show
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bwlab.blocks.scheme import BlockScheme
     from bwlab_analysis.function.blame import BlockBlame
     from bwlab_analysis.function.interaction import InteractionReport
@@ -66,7 +69,9 @@ class AtWork:
         }
 
 
-def run_conflict(files: Sequence[Path], look: Look | None, *, signs: bool, cells: bool, as_json: bool) -> None:
+def run_conflict(
+    files: Sequence[Path], look: Look | None, *, signs: bool, cells: bool, as_json: bool, report: Path | None = None
+) -> None:
     """Compare adapters and print what was found; BwlabError for fewer than two, or for what is wrong with them."""
     from bwlab.cli.errors import warn
     from bwlab.plugins import build_manager
@@ -74,22 +79,24 @@ def run_conflict(files: Sequence[Path], look: Look | None, *, signs: bool, cells
 
     if len(files) < 2:
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more")
+    if len(files) > 2 and len(set(files)) < len(files):
+        raise BwlabError("bwlab analyze conflict", "one file twice among several", "Give each file once")
     if len(files) > 2 and look is not None and (look.data_a or look.data_b):
         fix = "Give two adapters, or leave --data-a and --data-b out"
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
     measures = [measure for measure in conflict_measures(build_manager(), warn) if signs or not measure.slow]
     pairs = [(measure_conflict(a, b, measures), (a, b)) for a, b in combinations(files, 2)]
     at_work = {files: looked_at(files, look) for _, files in pairs} if look is not None else {}
-    if as_json:
-        _print_json(pairs, at_work)
-    elif len(pairs) == 1:
-        _print_pair(*pairs[0], at_work, cells)
-    else:
-        from bwlab_analysis.matrix import print_matrix
-        from bwlab_analysis.tables import open_console
 
-        reports = [(report, at_work.get(files)) for report, files in pairs]
-        print_matrix(open_console(), files, reports)
+    def tables(console: Console) -> None:
+        if len(pairs) == 1:
+            _print_pair(console, *pairs[0], at_work, cells)
+        else:
+            from bwlab_analysis.matrix import print_matrix
+
+            print_matrix(console, files, [(compared, at_work.get(pair)) for compared, pair in pairs])
+
+    show(lambda: _document(pairs, at_work), tables, as_json=as_json, report=report)
 
 
 def looked_at(files: tuple[Path, Path], look: Look) -> AtWork:
@@ -120,11 +127,14 @@ Pair = tuple[ConflictReport, tuple[Path, Path]]
 
 
 def _print_pair(
-    report: ConflictReport, files: tuple[Path, Path], at_work: dict[tuple[Path, Path], AtWork], cells: bool
+    console: Console,
+    report: ConflictReport,
+    files: tuple[Path, Path],
+    at_work: dict[tuple[Path, Path], AtWork],
+    cells: bool,
 ) -> None:
-    from bwlab_analysis.tables import open_console, print_conflict
+    from bwlab_analysis.tables import print_conflict
 
-    console = open_console()
     print_conflict(console, report, cells)
     found = at_work.get(files)
     if found is not None:
@@ -138,15 +148,11 @@ def _print_pair(
         print_advice(console, steps_of(found.blame), found.scheme)
 
 
-def _print_json(pairs: Sequence[Pair], at_work: dict[tuple[Path, Path], AtWork]) -> None:
-    from bwlab_analysis.commands import print_json
-    from bwlab_analysis.documents import SCHEMA_VERSION, conflict_document
-
-    documents: list[Json] = []
-    for report, files in pairs:
-        found = at_work.get(files)
-        documents.append({**conflict_document(report), **(found.document() if found is not None else {})})
+def _document(pairs: Sequence[Pair], at_work: dict[tuple[Path, Path], AtWork]) -> dict[str, Json]:
+    documents = [
+        {**conflict_document(report), **(at_work[files].document() if files in at_work else {})}
+        for report, files in pairs
+    ]
     if len(documents) == 1:
-        print_json(documents[0])
-    else:
-        print_json({"schema": "bwlab.analyze.conflicts", "schema_version": SCHEMA_VERSION, "pairs": documents})
+        return documents[0]
+    return {"schema": "bwlab.analyze.conflicts", "schema_version": SCHEMA_VERSION, "pairs": list(documents)}

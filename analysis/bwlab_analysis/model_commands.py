@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bwlab_analysis.commands import JsonOption, print_json
+from bwlab_analysis.commands import JsonOption, ReportOption
 
 AdapterArgument = Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)]
 BaseOption = Annotated[str, typer.Option(help="Base model: emoji, a diffusers folder, or a checkpoint.")]
@@ -42,6 +42,7 @@ def activations_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    report: ReportOption = None,
 ) -> None:
     """Show what an adapter changes in every block at every timestep: effect, style, structure, representation.
 
@@ -50,21 +51,21 @@ def activations_command(
     from bwlab.plugins import build_manager
     from bwlab_analysis.function.activations import activation_changes
     from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, read_prompts
+    from bwlab_analysis.model_documents import activations_document
+    from bwlab_analysis.model_tables import print_activations
+    from bwlab_analysis.showing import show
 
     times, texts = checked_timesteps(timesteps), read_prompts(prompts)
     lab = open_lab(base, build_manager(), device)
     adapter = lab.adapter(file)
     inputs = gathered_inputs(lab, [data], texts, latents, seed)
-    report = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
-    if as_json:
-        from bwlab_analysis.model_documents import activations_document
-
-        print_json(activations_document(str(file), base, report))
-        return
-    from bwlab_analysis.model_tables import print_activations
-    from bwlab_analysis.tables import open_console
-
-    print_activations(open_console(), file.name, report)
+    found = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
+    show(
+        lambda: activations_document(str(file), base, found),
+        lambda console: print_activations(console, file.name, found),
+        as_json=as_json,
+        report=report,
+    )
 
 
 def fidelity_command(
@@ -82,6 +83,7 @@ def fidelity_command(
     blocks: Annotated[bool, typer.Option(help="Also knock each block of each adapter in and out.")] = True,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    report: ReportOption = None,
 ) -> None:
     """Paint compositions of two adapters and score identity, style and text, whole and block by block."""
     from bwlab.plugins import build_manager
@@ -89,8 +91,12 @@ def fidelity_command(
     from bwlab_analysis.fidelity.measure import controls, measure_fidelity
     from bwlab_analysis.fidelity.profile import block_profiles
     from bwlab_analysis.fidelity.setting import heading, new_judge, new_sampling, require_two
+    from bwlab_analysis.fidelity.strips import strips
     from bwlab_analysis.lab import open_lab
+    from bwlab_analysis.model_documents import fidelity_document
+    from bwlab_analysis.model_tables import print_fidelity
     from bwlab_analysis.progress import progress_of
+    from bwlab_analysis.showing import show
 
     files = require_two(adapter)
     sampling = new_sampling(prompts, seeds, steps, cfg)
@@ -104,15 +110,14 @@ def fidelity_command(
     with progress_of("painting") as advance:
         scores = measure_fidelity(lab.pipe, identity, style, conditions, sampling, judge, advance)
     checked, profiles = controls(judge, sampling.prompts), block_profiles(scores, seeds)
-    if as_json:
-        from bwlab_analysis.model_documents import fidelity_document
-
-        print_json(fidelity_document(heading(lab, files, judge, sampling), scores, checked, profiles))
-        return
-    from bwlab_analysis.model_tables import print_fidelity
-    from bwlab_analysis.tables import open_console
-
-    print_fidelity(open_console(), scores, checked, profiles)
+    head = heading(lab, files, judge, sampling)
+    show(
+        lambda: fidelity_document(head, scores, checked, profiles),
+        lambda console: print_fidelity(console, scores, checked, profiles),
+        as_json=as_json,
+        report=report,
+        pictures=lambda: strips(scores),
+    )
 
 
 def recommend_command(
@@ -130,13 +135,18 @@ def recommend_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
+    report: ReportOption = None,
 ) -> None:
     """Search the best block scales for an identity and a style adapter; what was tried is told with its scores."""
     from bwlab.plugins import build_manager
     from bwlab_analysis.fidelity.setting import heading, new_judge, new_sampling
+    from bwlab_analysis.fidelity.strips import strips
     from bwlab_analysis.lab import open_lab
+    from bwlab_analysis.model_documents import recommend_document
+    from bwlab_analysis.model_tables import print_trials
     from bwlab_analysis.progress import progress_of
     from bwlab_analysis.recommending import recommended
+    from bwlab_analysis.showing import show
 
     sampling = new_sampling(prompts, seeds, steps, cfg)
     manager = build_manager()
@@ -144,15 +154,14 @@ def recommend_command(
     lab = open_lab(base, manager, device)
     with progress_of("painting") as advance:
         trials = recommended(lab, (identity, style), judge, sampling, budget, seed, advance)
-    if as_json:
-        from bwlab_analysis.model_documents import recommend_document
-
-        print_json(recommend_document(heading(lab, (identity, style), judge, sampling), trials, lab.scheme))
-        return
-    from bwlab_analysis.model_tables import print_trials
-    from bwlab_analysis.tables import open_console
-
-    print_trials(open_console(), trials, lab.scheme)
+    head = heading(lab, (identity, style), judge, sampling)
+    show(
+        lambda: recommend_document(head, trials, lab.scheme),
+        lambda console: print_trials(console, trials, lab.scheme),
+        as_json=as_json,
+        report=report,
+        pictures=lambda: strips([trial.scores for trial in trials]),
+    )
 
 
 def add_to(app: typer.Typer) -> None:

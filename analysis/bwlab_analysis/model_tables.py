@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.function.losses import Loss, LossReport
     from bwlab_analysis.recommend import Trial
 
+SCORERS_ABREAST = 3
 INTERACTION_HEADS = {
     "effect_a": "effect of a",
     "effect_b": "effect of b",
@@ -57,7 +58,7 @@ def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
         lost = NONE if report.gain_lost is None else f"{100 * report.gain_lost:.0f} %"
         table.add_row(report.adapter, *losses, random, lost)
     console.print(
-        "Denoising loss on each adapter's own pictures (standard error); harm is that of the other adapter, random that of "
+        "Denoising loss on each adapter's own pictures (standard error); harm: of the other adapter; random: of "
         "random adapters in its place:",
         soft_wrap=True,
     )
@@ -116,23 +117,26 @@ def print_fidelity(
 ) -> None:
     """Print the scores of compositions and controls, and what each block carries."""
     scorers = list(conditions[0].scores)
-    table = new_table(["composition", *(name.replace("_", " ") for name in scorers)])
-    for one in conditions:
-        if one.condition is None or one.condition.block is None:
-            table.add_row(one.name, *(_interval(one.scores[name]) for name in scorers))
-    table.add_section()
-    for one in controls:
-        table.add_row(one.name, *(_interval(one.scores[name]) for name in scorers))
+    whole = [one for one in conditions if one.condition is None or one.condition.block is None]
     console.print("Scores, with 95 % intervals over prompts and seeds:")
-    console.print(table)
+    for start in range(0, len(scorers), SCORERS_ABREAST):
+        abreast = scorers[start : start + SCORERS_ABREAST]
+        table = new_table(["composition", *(name.replace("_", " ") for name in abreast)])
+        for one in whole:
+            table.add_row(one.name, *(_interval(one.scores[name]) for name in abreast))
+        table.add_section()
+        for one in controls:
+            table.add_row(one.name, *(_interval(one.scores[name]) for name in abreast))
+        console.print(table)
     if profiles:
         console.print("What single blocks carry: alone against the base (in), and beside the other adapter (out):")
         for scorer in scorers:
+            console.print(f"{scorer.replace('_', ' ')}:")
             console.print(_profile_table(scorer, profiles))
 
 
 def _profile_table(scorer: str, profiles: Sequence[BlockProfile]) -> object:
-    table = new_table([scorer.replace("_", " "), "identity in", "identity out", "style in", "style out"])
+    table = new_table(["block", "identity in", "identity out", "style in", "style out"])
     found = {(one.adapter, one.block): one for one in profiles}
     for block in dict.fromkeys(one.block for one in profiles):
         row = []

@@ -1,0 +1,279 @@
+"""Sections of the report, one for each kind of JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bwlab_analysis.report.heatmap import heatmap
+from bwlab_analysis.report.markup import (
+    Cell,
+    heading,
+    listed,
+    number,
+    number_cell,
+    paragraph,
+    preformatted,
+    table,
+)
+from bwlab_analysis.report.unet_map import unet_map
+
+Document = Mapping[str, Any]
+ALL = "all"
+EFFECTS = ("effect_a", "effect_b", "alignment", "retention_a", "retention_b", "interaction")
+CHANGES = ("effect", "style", "structure", "representation")
+
+
+def section(document: Document) -> str:
+    """Return a document's section; BwlabError for one of an unknown schema."""
+    from bwlab.errors import BwlabError
+
+    schema = str(document.get("schema"))
+    if schema not in SECTIONS:
+        raise BwlabError(f"a report of {schema}", "no such document", f"Known: {', '.join(SECTIONS)}")
+    return SECTIONS[schema](document)
+
+
+def norms_section(document: Document) -> str:
+    """One adapter's weights."""
+    metrics = list(document["metrics"])
+    maps = {"energy share": {group["name"]: group["energy_share"] for group in document["blocks"]}}
+    maps |= {metric: _values(document["blocks"], metric) for metric in metrics}
+    heads = ["modules", "rank", "delta norm", "energy share", *metrics]
+
+    def row(group: Document) -> list[Cell]:
+        low, high = group["rank_min"], group["rank_max"]
+        ranks = str(low) if low == high else f"{low}-{high}"
+        return [
+            Cell(group["name"]),
+            Cell(str(group["modules"]), group["modules"]),
+            Cell(ranks, group["rank_max"]),
+            number_cell(group["norm"], digits=3),
+            number_cell(group["energy_share"], digits=3),
+            *(_measure(group.get(metric)) for metric in metrics),
+        ]
+
+    return "".join(
+        [
+            heading(f"Weights of {document['file']}"),
+            unet_map(_present(maps)),
+            table(["block", *heads], [row(group) for group in [*document["blocks"], document["total"]]]),
+            heading("By kind of module", 3),
+            table(["kind", *heads], [row(group) for group in document["kinds"]]),
+        ]
+    )
+
+
+def conflict_section(document: Document) -> str:
+    """Two adapters: their weights, the base at work, losses, advice."""
+    measures = list(document["measures"])
+    maps: dict[str, dict[str, float]] = {}
+    if "function" in document:
+        places = [place for place in document["function"]["places"] if place["timestep"] == ALL]
+        maps |= {name.replace("_", " of "): _values(places, name, "block") for name in EFFECTS}
+        for adapter in ("a", "b"):
+            blamed = [one for one in document["function"]["blame"] if one["adapter"] == adapter]
+            maps[f"blame of {adapter} (activations)"] = {one["block"]: one["gain"] for one in blamed}
+    maps |= {f"{name} (weights)": _values(document["blocks"], name) for name in measures}
+    parts = [
+        heading(f"{document['a']} (a) and {document['b']} (b)"),
+        unet_map(_present(maps)),
+        *(_advice(document["advice"]) if "advice" in document else ()),
+        *(_losses(document["loss"]) if document.get("loss") else ()),
+        *(_function(document["function"]) if "function" in document else ()),
+        heading("Weights", 3),
+        listed(document["verdict"]),
+        table(
+            ["block", "modules of a", "of b", "of both", *measures],
+            [
+                [
+                    Cell(group["name"]),
+                    *(Cell(str(group[key]), group[key]) for key in ("modules_a", "modules_b", "shared")),
+                    *(_measure(group.get(name)) for name in measures),
+                ]
+                for group in [*document["blocks"], document["total"]]
+            ],
+        ),
+    ]
+    return "".join(parts)
+
+
+def conflicts_section(document: Document) -> str:
+    """Many adapters: the matrix of pairs, then each pair."""
+    pairs = document["pairs"]
+    rows = []
+    for pair in pairs:
+        place = next((one for one in _places(pair) if one["block"] == "prediction" and one["timestep"] == ALL), {})
+        rows.append(
+            [
+                Cell(f"{pair['a']} + {pair['b']}"),
+                _measure(pair["total"].get("cosine")),
+                _measure(pair["total"].get("out_overlap")),
+                *(_measure(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
+            ]
+        )
+    heads = ["pair", "cosine", "out overlap", "first kept", "second kept", "interaction"]
+    return heading("Pairs") + table(heads, rows) + "".join(conflict_section(pair) for pair in pairs)
+
+
+def activations_section(document: Document) -> str:
+    """What one adapter changes by block and timestep."""
+    changes = document["changes"]
+    blocks, times = list(dict.fromkeys(one["block"] for one in changes)), document["timesteps"]
+    parts = [
+        heading(f"What {document['file']} changes in {document['base']}"),
+        paragraph(f"{document['latents']} latents: {document['inputs']}.", note=True),
+        unet_map(_present({name: _means(changes, name) for name in CHANGES})),
+    ]
+    for name in CHANGES:
+        values = {(one["block"], one["timestep"]): one[name]["value"] for one in changes}
+        parts += [heading(name.capitalize(), 3), heatmap(values, blocks, times)]
+    return "".join(parts)
+
+
+def fidelity_section(document: Document) -> str:
+    """Scores of compositions and controls, and what blocks carry."""
+    scorers = list(document["conditions"][0]["scores"])
+    rows = [
+        [Cell(one["name"]), *(_interval(one["scores"][name]) for name in scorers)]
+        for one in [*document["conditions"], *document["controls"]]
+    ]
+    maps = {}
+    for adapter in ("identity", "style"):
+        for way in ("knocked_in", "knocked_out"):
+            for scorer in (adapter, "harmonic"):
+                maps[f"{adapter} adapter, {way.replace('_', ' ')}: {scorer}"] = {
+                    one["block"]: one[way][scorer]["mean"] for one in document["blocks"] if one["adapter"] == adapter
+                }
+    return "".join(
+        [
+            heading(f"Fidelity of {document['identity']} with {document['style']}"),
+            unet_map(_present(maps)),
+            table(["composition", *scorers], rows),
+            listed([f"{name}: {summary}" for name, summary in document["scorers"].items()]),
+        ]
+    )
+
+
+def recommend_section(document: Document) -> str:
+    """The compositions that were tried."""
+    rows = [
+        [
+            *(number_cell(trial["kept"][name]) for name in ("together", "identity", "style", "text")),
+            Cell(trial["identity"]),
+            Cell(trial["style"]),
+            Cell(trial["reason"]),
+        ]
+        for trial in document["trials"]
+    ]
+    lines = [f'{name}: --scale "{spec}"' for name, spec in document["specs"].items()]
+    lines += [f"{name}, {tool}: {text}" for name, told in document["notations"].items() for tool, text in told.items()]
+    heads = ["kept", "identity", "style", "text", "identity's blocks", "style's blocks", "why"]
+    return heading("Recommended composition") + preformatted("\n".join(lines)) + table(heads, rows)
+
+
+SECTIONS: Mapping[str, Callable[[Document], str]] = {
+    "bwlab.analyze.norms": norms_section,
+    "bwlab.analyze.conflict": conflict_section,
+    "bwlab.analyze.conflicts": conflicts_section,
+    "bwlab.analyze.activations": activations_section,
+    "bwlab.analyze.fidelity": fidelity_section,
+    "bwlab.analyze.recommend": recommend_section,
+}
+
+
+def _advice(advice: Document) -> list[str]:
+    lines = [f'{name}: --scale "{spec}"' for name, spec in advice["specs"].items() if spec != "1"]
+    lines += [
+        f"{name}, {tool}: {text}"
+        for name, told in advice["notations"].items()
+        if advice["specs"][name] != "1"
+        for tool, text in told.items()
+    ]
+    words = [step["words"] for step in advice["steps"]] or ["Nothing is worth turning down here."]
+    return [heading("What to do", 3), listed(words), preformatted("\n".join(lines)) if lines else ""]
+
+
+def _losses(reports: Sequence[Document]) -> list[str]:
+    heads = ["pictures of", "base", "alone", "both", "harm", "share of its gain lost"]
+    rows = [
+        [
+            Cell(report["adapter"]),
+            *(
+                Cell(number(report[key]["value"], 3), report[key]["value"], _error(report[key]["error"]))
+                for key in ("base", "own", "both", "harm")
+            ),
+            number_cell(report["gain_lost"]),
+        ]
+        for report in reports
+    ]
+    return [heading("Losses on each adapter's own pictures", 3), table(heads, rows)]
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"({number(error, 3)})"
+
+
+def _function(function: Document) -> list[str]:
+    places = function["places"]
+    blocks = list(dict.fromkeys(place["block"] for place in places))
+    rows = [
+        [Cell(place["block"]), *(_measure(place[name]) for name in EFFECTS)]
+        for place in places
+        if place["timestep"] == ALL
+    ]
+    blame = [
+        [Cell(f"{one['adapter']} in {one['block']}"), number_cell(one["gain"]), number_cell(one["loss"])]
+        for one in function["blame"]
+    ]
+    kept = []
+    for name in ("retention_a", "retention_b", "interaction"):
+        values = {
+            (place["block"], place["timestep"]): (place[name] or {}).get("value")
+            for place in places
+            if place["timestep"] != ALL
+        }
+        kept += [heading(f"{name.replace('_', ' of ').capitalize()} by timestep", 3)]
+        kept += [heatmap(values, blocks, function["timesteps"])]
+    return [
+        heading("In the base at work", 3),
+        paragraph(f"{function['latents']} latents: {function['inputs']}. In brackets: random adapters.", note=True),
+        table(["block", *(name.replace("_", " of ") for name in EFFECTS)], rows),
+        heading("Blame: what switching a block off gives the other adapter, and costs its own", 3),
+        table(["switched off", "gives the other", "costs its own"], blame),
+        *kept,
+    ]
+
+
+def _places(document: Document) -> Sequence[Document]:
+    places: Sequence[Document] = document.get("function", {}).get("places", ())
+    return places
+
+
+def _measure(measured: Document | None) -> Cell:
+    return Cell("-") if measured is None else number_cell(measured["value"], measured.get("random"), 3)
+
+
+def _interval(interval: Document) -> Cell:
+    between = f"({number(interval['low'])}..{number(interval['high'])})"
+    return Cell(number(interval["mean"]), interval["mean"], between)
+
+
+def _values(groups: Sequence[Document], name: str, key: str = "name") -> dict[str, float]:
+    return {group[key]: group[name]["value"] for group in groups if group.get(name) is not None}
+
+
+def _means(changes: Sequence[Document], name: str) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for one in changes:
+        found.setdefault(one["block"], []).append(one[name]["value"])
+    return {block: sum(values) / len(values) for block, values in found.items()}
+
+
+def _present(maps: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    """Return the measures that have a value somewhere, without what is no block of the drawing."""
+    drawn = {
+        name: {block: value for block, value in values.items() if block.startswith(("in", "mid", "out"))}
+        for name, values in maps.items()
+    }
+    return {name: values for name, values in drawn.items() if values}

@@ -1,0 +1,60 @@
+"""Writes the report."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
+from bwlab_analysis.report.gallery import gallery
+from bwlab_analysis.report.markup import heading, preformatted
+from bwlab_analysis.report.sections import section
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FILE = "report.html"
+
+
+def write_report(
+    documents: Sequence[Mapping[str, Any]],
+    folder: Path,
+    pictures: Mapping[str, Image] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Write one self-contained HTML file and return its path.
+
+    Args:
+        documents: as the commands print them with ``--json``.
+        folder: made if it is not there; ``report.html`` in it is replaced.
+        pictures: shown at the end, by name.
+        command: what makes the report again.
+
+    Raises:
+        BwlabError: a document of an unknown kind, or a folder that cannot be written.
+    """
+    body = [section(document) for document in documents]
+    if pictures:
+        body += [heading("Pictures"), gallery(pictures)]
+    if command is not None:
+        body += [heading("How to make this again"), preformatted(command)]
+    make_folder(folder, f"--report {folder}")
+    path = folder / FILE
+    write_atomically(path, page("bwlab: a look inside", "".join(body)).encode())
+    return path
+
+
+def page(title: str, body: str) -> str:
+    """Return a whole page with its style and script inside."""
+    assets = importlib.resources.files("bwlab_analysis.report")
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head>'
+        f"<body><h1>{escape(title)}</h1>{body}<script>{script}</script></body></html>\n"
+    )

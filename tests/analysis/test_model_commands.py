@@ -1,0 +1,183 @@
+"""``bwlab analyze`` with a base: what is printed, the JSON, and what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from bwlab.formats.kohya import save_adapter
+from bwlab.pipelines import load_base
+from tests.analysis.conftest import Outcome
+from tests.analysis.fidelity.test_scores import CONFIG
+from tests.analysis.random_adapters import random_adapter
+
+Run = Callable[..., Outcome]
+FAST = ("--latents", 2, "--random", 2, "--timesteps", "700,200")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A tiny base with two adapters, pictures with captions, prompts and a CLIP model."""
+
+    base: Path
+    a: Path
+    b: Path
+    pictures: Path
+    prompts: Path
+    clip: Path
+
+
+@pytest.fixture(scope="module")
+def files(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("model_commands")
+    unet = load_base(tiny_pipeline).unet
+    found = Files(
+        tiny_pipeline,
+        folder / "identity.safetensors",
+        folder / "style.safetensors",
+        folder / "pictures",
+        folder / "prompts.txt",
+        folder / "clip",
+    )
+    save_adapter(random_adapter(unet, "lora", "all=2", 1), found.a)
+    save_adapter(random_adapter(unet, "locon", "in0=3, out3=3", 2), found.b)
+    found.pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(found.pictures / f"{name}.png")
+        (found.pictures / f"{name}.txt").write_text(f"a fox, {name}")
+    found.prompts.write_text("a fox\n\nan owl\n")
+    found.clip.mkdir()
+    torch.manual_seed(0)
+    save_file(open_clip.model.CLIP(**CONFIG).state_dict(), found.clip / "open_clip_model.safetensors")
+    (found.clip / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    return found
+
+
+def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, "--prompts", files.prompts, *FAST)
+    assert outcome.code == 0, outcome.err
+    assert "effect of a" in outcome.out
+    assert "prediction" in outcome.out
+    assert "What to do" in outcome.out
+    assert "Blame, in shares of each adapter's effect" in outcome.out
+    assert "…" not in outcome.out
+
+
+def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert found["schema"] == "bwlab.analyze.conflict"
+    assert {place["block"] for place in found["function"]["places"]} >= {"in0", "mid", "out3", "prediction"}
+    assert [report["adapter"] for report in found["loss"]] == ["a", "b"]
+    assert set(found["loss"][0]["blame"]) == {"in0", "out3"}
+    assert set(found["advice"]["specs"]) == {"a", "b"}
+    table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
+    assert "Denoising loss on each adapter's own pictures" in table.out
+    assert "…" not in table.out
+
+
+def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
+    third = files.a.with_name("third.safetensors")
+    third.write_bytes(files.a.read_bytes())
+    three = (files.a, files.b, third)
+    outcome = bwlab("analyze", "conflict", *three, "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert found["schema"] == "bwlab.analyze.conflicts"
+    assert len(found["pairs"]) == 3
+    table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
+    assert table.code == 0, table.err
+    assert "a = " in table.out
+    assert "first kept" in table.out
+
+
+def test_activations(bwlab: Run, files: Files) -> None:
+    outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST)
+    assert outcome.code == 0, outcome.err
+    for measure in ("effect", "style", "structure", "representation"):
+        assert measure in outcome.out
+    assert "layers in in0, out3" in outcome.out
+    found = json.loads(
+        bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST, "--json").out
+    )
+    assert found["schema"] == "bwlab.analyze.activations"
+    assert found["timesteps"] == [700, 200]
+    assert len(found["changes"]) == 20
+
+
+def fidelity_options(files: Files) -> tuple[object, ...]:
+    pictures = ("--id-images", files.pictures, "--style-images", files.pictures, "--prompts", files.prompts)
+    return (*pictures, "--base", files.base, "--clip", files.clip, "--seeds", 2, "--steps", 1, "--cfg", 1)
+
+
+def test_fidelity(bwlab: Run, files: Files) -> None:
+    adapters = ("--adapter", files.b, "--adapter", files.b)
+    outcome = bwlab("analyze", "fidelity", *adapters, *fidelity_options(files))
+    assert outcome.code == 0, outcome.err
+    assert "style alone" in outcome.out
+    assert "uniform noise" in outcome.out
+    assert "style out" in outcome.out
+    assert "…" not in outcome.out
+    found = json.loads(bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks", "--json").out)
+    assert [one["name"] for one in found["conditions"]] == ["base", "identity alone", "style alone", "both"]
+    scores = found["conditions"][3]["scores"]
+    assert set(scores) == {"identity", "style", "text", "gram_style", "colours_and_edges", "harmonic"}
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in scores.values())
+    assert found["blocks"] == []
+
+
+def test_recommend(bwlab: Run, files: Files) -> None:
+    outcome = bwlab("analyze", "recommend", files.a, files.b, *fidelity_options(files), "--budget", 3)
+    # Random adapters may well be no better than the base by a random CLIP: then it says so.
+    if outcome.code == 0:
+        assert "both whole" in outcome.out
+        assert "The best:" in outcome.out
+    else:
+        assert outcome.code == 2
+        assert "with it alone and" in outcome.err
+
+
+SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("conflict A --base BASE", "1 adapter file"),
+        ("conflict A B --data-a PICTURES", "Add --base"),
+        ("conflict A B --base BASE", "no prompt and no pictures"),
+        ("conflict A B PROMPTS --base BASE --data-a PICTURES", "3 adapters and pictures"),
+        ("conflict A B A", "one file twice"),
+        ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
+        ("activations A --base BASE --prompts A", "not UTF-8 text"),
+        ("activations A --base BASE --data CLIP", "no images in it"),
+        (f"fidelity --adapter A {SCORED}", "1 --adapter"),
+        ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no pictures in it"),
+        (f"recommend A B {SCORED} --base BASE", "ships a scorer for the embedded base only"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, arguments: str, told: str) -> None:
+    named = {
+        "A": files.a,
+        "B": files.b,
+        "BASE": files.base,
+        "PICTURES": files.pictures,
+        "PROMPTS": files.prompts,
+        "CLIP": files.clip,
+    }
+    outcome = bwlab("analyze", *(named.get(argument, argument) for argument in arguments.split()))
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert outcome.err.count("\n") == 1
