@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bwlab.records import CheckpointRecord, FinishRecord, RunRecord, StepRecord
-    from bwlab.registry import AdapterType, FormatType, SchemeFinder
+    from bwlab.registry import AdapterType, FormatType, SchemeFinder, Tagger
 
 PROJECT = "bwlab"
 
@@ -47,6 +47,11 @@ def bwlab_register_block_schemes() -> list[SchemeFinder]:  # type: ignore[empty-
 @hookspec
 def bwlab_register_formats() -> list[FormatType]:  # type: ignore[empty-body]
     """Return readers and writers of adapter files."""
+
+
+@hookspec
+def bwlab_register_taggers() -> list[Tagger]:  # type: ignore[empty-body]
+    """Return taggers, which describe pictures in words; each is then a value of ``bwlab tag --tagger``."""
 
 
 @hookspec

@@ -12,7 +12,7 @@ import pluggy
 
 from bwlab import hookspecs
 from bwlab.errors import BwlabError
-from bwlab.registry import AdapterType, FormatReader, FormatWriter, Registration, SchemeFinder
+from bwlab.registry import AdapterType, FormatReader, FormatWriter, Registration, SchemeFinder, Tagger
 
 GROUP = "bwlab"
 CALLER = "(given by the caller)"
@@ -21,6 +21,7 @@ RETURNS: dict[str, tuple[type[Registration], ...]] = {
     "bwlab_register_adapters": (AdapterType,),
     "bwlab_register_block_schemes": (SchemeFinder,),
     "bwlab_register_formats": (FormatReader, FormatWriter),
+    "bwlab_register_taggers": (Tagger,),
 }
 
 

@@ -14,16 +14,17 @@ import pluggy
 
 from bwlab.errors import BwlabError
 from bwlab.loading import Candidate, installed_candidates, load_all
-from bwlab.registry import AdapterType, FormatReader, FormatType, FormatWriter, Registration, SchemeFinder
+from bwlab.registry import AdapterType, FormatReader, FormatType, FormatWriter, Registration, SchemeFinder, Tagger
 
 State = Literal["loaded", "failed", "disabled"]
-Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter)
+Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, Tagger)
 
 CALLED = {
     AdapterType: "adapter type",
     SchemeFinder: "block scheme",
     FormatReader: "reader of the format",
     FormatWriter: "writer of the format",
+    Tagger: "tagger",
 }
 
 
@@ -37,7 +38,7 @@ class PluginRecord:
         version: of that package; empty where unknown.
         state: only a loaded plugin is ever called.
         hooks: names of the hooks it implements.
-        registrations: the adapter types, block schemes and formats it gives.
+        registrations: the adapter types, block schemes, formats and taggers it gives.
         error: why it failed, one line; empty otherwise.
         cause: the exception behind ``error``, for its traceback.
     """
@@ -99,14 +100,16 @@ class PluginManager:
     def adapter_type(self, name: str) -> AdapterType:
         """Return the adapter type of this name; raises ``BwlabError``, which lists the known ones, if there is none."""
         known = self.adapter_types()
-        if name in known:
-            return known[name]
-        failed = f" (not loaded: {', '.join(record.name for record in self.failed)})" if self.failed else ""
-        raise BwlabError(
-            f"adapter type {name!r}",
-            f"no plugin registers it{failed}",
-            f"Known types: {', '.join(sorted(known)) or 'none'}; 'bwlab plugins' shows all plugins",
-        )
+        if name not in known:
+            raise self._unknown(f"adapter type {name!r}", "types", known)
+        return known[name]
+
+    def tagger(self, name: str) -> Tagger:
+        """Return the tagger of this name; raises ``BwlabError``, which lists the known ones, if there is none."""
+        known = self._unique(Tagger)
+        if name not in known:
+            raise self._unknown(f"tagger {name!r}", "taggers", known)
+        return known[name]
 
     def each(self, hook: str) -> Iterator[tuple[PluginRecord, pluggy.HookCaller]]:
         """Yield each plugin that implements ``hook`` with a caller of it alone, so that one failing stops no other."""
@@ -133,6 +136,12 @@ class PluginManager:
                 found = f"registered by both {owners[given.name]} and {owner}"
                 yield BwlabError(f"{CALLED[kind]} {given.name!r}", found, "Uninstall one of them")
             owners.setdefault(given.name, owner)
+
+    def _unknown(self, asked: str, kind: str, known: Collection[str]) -> BwlabError:
+        failed = f" (not loaded: {', '.join(record.name for record in self.failed)})" if self.failed else ""
+        names = ", ".join(sorted(known)) or "none"
+        fix = f"Known {kind}: {names}; 'bwlab plugins' shows all plugins"
+        return BwlabError(asked, f"no plugin registers it{failed}", fix)
 
     def _unique(self, kind: type[Registered]) -> dict[str, Registered]:
         for error in self._clashes(kind):

@@ -1,16 +1,18 @@
-"""What plugins register: adapter types, block schemes, readers and writers of adapter files.
+"""What plugins register: adapter types, block schemes, readers and writers of adapter files, taggers of pictures.
 
 All are descriptions that cost nothing to import. The functions in them import what they need when they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from PIL.Image import Image
 
     from bwlab.adapters.layer import AdapterLayer, BaseLayer
     from bwlab.blocks.scheme import BlockScheme
@@ -108,5 +110,40 @@ class FormatWriter:
     folder: bool = False
 
 
+@dataclass(frozen=True)
+class Tag:
+    """One tag of a picture.
+
+    Attributes:
+        text: as it stands in the caption, without commas.
+        score: how sure the tagger is, 0..1.
+    """
+
+    text: str
+    score: float
+
+
+Describe: TypeAlias = Callable[[Sequence["Image"]], list[list[Tag]]]
+
+
+@dataclass(frozen=True)
+class Tagger:
+    """Describes pictures in tags, as ``bwlab tag --tagger NAME`` asks it to.
+
+    Attributes:
+        name: e.g. ``"wd14"``; unique among all installed plugins.
+        summary: one line for lists.
+        load: from the options given, by name, as they were typed: what gives the tags of pictures in RGB, one list for
+            each, in the order in which they are to be written. Imports its models only then; raises ``BwlabError`` for
+            a wrong option.
+        options: the names that it knows.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[Mapping[str, str]], Describe]
+    options: tuple[str, ...] = ()
+
+
 FormatType: TypeAlias = FormatReader | FormatWriter
-Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter
+Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter | Tagger

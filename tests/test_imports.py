@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bwlab.testing",
     ),
     ("bwlab.emoji", "bwlab.generation", "bwlab.merging", "bwlab.training"),
-    ("bwlab.demo",),
+    ("bwlab.demo", "bwlab.tagging"),
     ("bwlab.cli",),
     ("bwlab.__main__",),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bwlab.hookspecs import hookspec
 
 if TYPE_CHECKING:
-    from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer, Tagger
+    from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer
 
 
 @hookspec
@@ -23,8 +23,3 @@ def register_conflict_measures() -> list[ConflictMeasure]:  # type: ignore[empty
 @hookspec
 def register_fidelity_scorers() -> list[FidelityScorer]:  # type: ignore[empty-body]
     """Return scorers of generated pictures against reference pictures."""
-
-
-@hookspec
-def register_taggers() -> list[Tagger]:  # type: ignore[empty-body]
-    """Return taggers, which describe pictures in words."""

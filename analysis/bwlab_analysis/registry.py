@@ -1,4 +1,4 @@
-"""What plugins give the analysis: block metrics, conflict measures, fidelity scorers and taggers.
+"""What plugins give the analysis: block metrics, conflict measures and fidelity scorers.
 
 All are descriptions that cost nothing to import. Metrics of weights work in two steps, so that no command ever holds
 all modules of two adapters: `of_module` reduces one module to a few numbers, `of_block` makes one value of the numbers
@@ -105,18 +105,3 @@ class FidelityScorer:
     kind: Literal["identity", "style", "text"]
     summary: str
     load: Callable[[], Callable[[Sequence[Image], Sequence[Any]], list[float]]]
-
-
-@dataclass(frozen=True)
-class Tagger:
-    """Describes pictures in words.
-
-    Attributes:
-        name: e.g. `"wd14"`; unique among all plugins.
-        summary: one line for lists.
-        load: returns the tagger, importing its models only then; it gives one list of tags per picture.
-    """
-
-    name: str
-    summary: str
-    load: Callable[[], Callable[[Sequence[Image]], list[list[str]]]]

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command, get_group
 
 from bwlab import __version__
-from bwlab.cli import base, blocks, config, convert, demo, extract, generate, merge, plugins, train
+from bwlab.cli import base, blocks, config, convert, demo, extract, generate, merge, plugins, tag, train
 from bwlab.cli.errors import exit_as_asked, exit_on_error, show_traceback, warn
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager, PluginRecord, build_manager
@@ -42,6 +42,7 @@ def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRec
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
     app.command("train")(train.command)
+    app.command("tag")(tag.command)
     app.command("generate")(generate.command)
     app.command("blocks")(blocks.command)
     app.command("convert")(convert.command)

@@ -21,6 +21,7 @@ KINDS = {
     "bwlab_register_adapters": "adapter",
     "bwlab_register_block_schemes": "blocks",
     "bwlab_register_formats": "format",
+    "bwlab_register_taggers": "tagger",
     "bwlab_register_commands": "commands",
     "bwlab_run_started": "training",
     "bwlab_step_finished": "training",

@@ -16,7 +16,7 @@ from bwlab_analysis.conflict import measure_conflict
 from bwlab_analysis.documents import conflict_document, norms_document
 from bwlab_analysis.installed import block_metrics, conflict_measures
 from bwlab_analysis.norms import measure_norms
-from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer, Measured, Tagger
+from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer, Measured
 from bwlab_analysis.tables import print_conflict, print_norms
 from tests.analysis.kohya import SHAPES, adapter_tensors, write
 
@@ -35,7 +35,7 @@ PRODUCT = ConflictMeasure(
 
 
 class Another:
-    """A plugin with measures, a scorer and a tagger."""
+    """A plugin with measures and a scorer."""
 
     @hookimpl
     def register_block_metrics(self) -> list[BlockMetric]:
@@ -48,10 +48,6 @@ class Another:
     @hookimpl
     def register_fidelity_scorers(self) -> list[FidelityScorer]:
         return [FidelityScorer("same", "style", "always 1", lambda: lambda pictures, references: [1.0] * len(pictures))]
-
-    @hookimpl
-    def register_taggers(self) -> list[Tagger]:
-        return [Tagger("none", "no tags", lambda: lambda pictures: [[] for _ in pictures])]
 
 
 class Failing:
@@ -83,12 +79,10 @@ def test_the_analysis_adds_its_hooks_and_registers_its_own_measures_through_them
     assert names == ["cosine", "out_overlap", "in_overlap", "smallest_angle", "sign_conflict"]
 
 
-def test_scorers_and_taggers_are_collected() -> None:
+def test_scorers_are_collected() -> None:
     manager = manager_of(Another())
     ((scorer,),) = manager.hook.register_fidelity_scorers()
-    ((tagger,),) = manager.hook.register_taggers()
     assert scorer.load()(["picture"], []) == [1.0]
-    assert tagger.load()(["picture"]) == [[]]
 
 
 def test_foreign_measures_appear_by_themselves(tmp_path: Path) -> None:
