@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from bwlab.errors import BwlabError
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
-    # Block-wise LoRA (arXiv 2403.07500), section 4: 20 images x 25 repeats, about 500 regularisation pictures made by the
-    # base, 11,000 steps of 2, sampling at CFG 7. Where to and of what the base draws, only the user can say.
+    # Block-wise LoRA (arXiv 2403.07500), section 4: 20 images x 25 repeats, about 500 regularisation pictures made by
+    # the base, 11,000 steps of 2, sampling at CFG 7. Where to and of what the base draws, only the user can say.
     "paper": {
         "adapter.type": "locon",
         "data.repeats": 25,

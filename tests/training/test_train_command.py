@@ -41,8 +41,8 @@ def test_flags_make_a_run(
     tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--adapter", "lora", "--alpha", "1.5", "--lr", "1e-3", "--seed", "3", "--preset", "paper", "--steps", "3")
-    more += ("--set", "regularisation.generate=0")
-    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", *more)) == 0
+    without = ("--set", "regularisation.generate=0")
+    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", *more, *without)) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'adapter.safetensors'}\n"
     config = read_config(tmp_path / "out" / "config.toml")
     assert (config.adapter.type, config.adapter.alpha, config.adapter.blocks) == ("lora", 1.5, "all=2")
