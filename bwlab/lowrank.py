@@ -78,6 +78,21 @@ class FactoredMatrix:
         object.__setattr__(self, "up", up)
         object.__setattr__(self, "down", down)
 
+    @classmethod
+    def of_svd(cls, left: Array, values: Array, right: Array) -> FactoredMatrix:
+        """The matrix `left diag(values) right^T`, which then knows its singular vectors without computing them.
+
+        Args:
+            left: orthonormal columns, `(out, r)`.
+            values: singular values, largest first, `(r,)`.
+            right: orthonormal columns, `(in, r)`.
+        """
+        matrix = cls(left * values, right.T)
+        kept = int(np.count_nonzero(matrix._zero_below_rounding(values)))
+        matrix.__dict__["_core_values"] = values
+        matrix.__dict__["_svd"] = (left[:, :kept], values[:kept], right[:, :kept])
+        return matrix
+
     @property
     def shape(self) -> tuple[int, int]:
         """`(out, in)` of the product."""

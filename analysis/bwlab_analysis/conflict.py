@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bwlab.errors import BwlabError
+from bwlab.formats.contents import Formats
 from bwlab_analysis.architecture import text_widths
 from bwlab_analysis.groups import Naming, grouped
 from bwlab_analysis.registry import ConflictMeasure, Measured, Parts
@@ -83,13 +84,15 @@ class ConflictReport:
     left_out_b: tuple[LeftOut, ...]
 
 
-def measure_conflict(file_a: Path, file_b: Path, measures: Sequence[ConflictMeasure]) -> ConflictReport:
+def measure_conflict(
+    file_a: Path, file_b: Path, measures: Sequence[ConflictMeasure], formats: Formats | None = None
+) -> ConflictReport:
     """Read two adapter files module by module and compare them.
 
     Raises:
         BwlabError: a file cannot be read, or the two were made for different models.
     """
-    a, b = open_weights(file_a), open_weights(file_b)
+    a, b = open_weights(file_a, formats), open_weights(file_b, formats)
     _require_one_model(a, b)
     pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
     whole = Energies(_energy_a(pairs.values()), _energy_b(pairs.values()))
@@ -115,7 +118,7 @@ def measure_conflict(file_a: Path, file_b: Path, measures: Sequence[ConflictMeas
 
 
 def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
-    asked, fix = f"comparing {a.file.path} and {b.file.path}", "Give two adapters of one base model"
+    asked, fix = f"comparing {a.path} and {b.path}", "Give two adapters of one base model"
     if a.scheme.name != b.scheme.name:
         raise BwlabError(asked, f"they are for UNets of different schemes, {a.scheme.name} and {b.scheme.name}", fix)
     shared = [path for path in a.names if path in b.names]

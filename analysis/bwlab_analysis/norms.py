@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bwlab.formats.contents import Formats
 from bwlab_analysis.groups import KINDS, grouped, kind_of
 from bwlab_analysis.registry import BlockMetric, Measured, Parts
 from bwlab_analysis.weights import AdapterWeights, LeftOut, open_weights
@@ -57,9 +58,9 @@ class NormsReport:
     left_out: tuple[LeftOut, ...]
 
 
-def measure_norms(file: Path, metrics: Sequence[BlockMetric]) -> NormsReport:
+def measure_norms(file: Path, metrics: Sequence[BlockMetric], formats: Formats | None = None) -> NormsReport:
     """Read an adapter file module by module and sum it up; raises `BwlabError` if it cannot be read."""
-    weights = open_weights(file)
+    weights = open_weights(file, formats)
     modules = {path: _module(weights, path, metrics) for path in weights.names}
     energy = math.fsum(module.energy for module in modules.values())
     scheme = weights.scheme
@@ -86,7 +87,7 @@ def measure_norms(file: Path, metrics: Sequence[BlockMetric]) -> NormsReport:
 def _module(weights: AdapterWeights, path: str, metrics: Sequence[BlockMetric]) -> ModuleNorms:
     delta = weights.delta(path)
     parts = {metric.name: metric.of_module(delta) for metric in metrics}
-    return ModuleNorms(delta.inner_rank, delta.norm() ** 2, parts)
+    return ModuleNorms(weights.rank(path), delta.norm() ** 2, parts)
 
 
 def _group(name: str, members: Iterable[ModuleNorms], energy: float, metrics: Sequence[BlockMetric]) -> GroupNorms:

@@ -44,8 +44,8 @@ def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> 
     if widths:
         return CROSS_WIDTHS.get(widths.pop(), "unknown") if len(widths) == 1 else "unknown"
     told = _told(metadata)
-    if told == "sdxl" and not any(ONLY_SD.match(path) for path in shapes):
-        return "sdxl"
+    if told == "sdxl":
+        return "unknown" if any(ONLY_SD.match(path) for path in shapes) else "sdxl"
     text = _input_widths(shapes, IN_TEXT)
     return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else told
 

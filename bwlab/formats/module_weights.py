@@ -79,7 +79,11 @@ class ModuleWeights:
 
         if self.factored_rank() is None or self._how.factors is None:
             return None
-        up, down = self._how.factors(self._numbers(np.float64), self._checked_alpha())
+        leaves, alpha = self._numbers(np.float64), self._checked_alpha()
+        if self._how.svd is not None:
+            left, values, right = (np.asarray(one, np.float64) for one in self._how.svd(leaves, alpha))
+            return FactoredMatrix.of_svd(left, values, right)
+        up, down = self._how.factors(leaves, alpha)
         return FactoredMatrix(np.asarray(up, np.float64), np.asarray(down, np.float64))
 
     def factored_rank(self) -> int | None:

@@ -56,6 +56,11 @@ def adapter_tensors(
     return tensors
 
 
+def of_zeros(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same modules with an up of zeros, as before any training."""
+    return {key: 0 * values if key.endswith("lora_up.weight") else values for key, values in tensors.items()}
+
+
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Path:
     """Write a safetensors file and return its path."""
     save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)

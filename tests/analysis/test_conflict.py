@@ -13,7 +13,7 @@ from bwlab_analysis.conflict import ConflictReport, GroupConflict, measure_confl
 from bwlab_analysis.pairs import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 from bwlab_analysis.registry import Measured
 from bwlab_analysis.verdict import shares_initialisation, verdict
-from tests.analysis.kohya import SHAPES, adapter_tensors, dense, kohya, write
+from tests.analysis.kohya import SHAPES, adapter_tensors, dense, kohya, of_zeros, write
 
 MEASURES = [COSINE, OUT_OVERLAP, IN_OVERLAP, ANGLE, SIGN_CONFLICT]
 IN0 = [path for path in SHAPES if path.startswith("down_blocks.0.")]
@@ -123,7 +123,7 @@ def test_an_adapter_against_itself_and_against_its_opposite(tmp_path: Path) -> N
 
 
 def test_an_adapter_of_zeros_has_no_direction(tmp_path: Path) -> None:
-    report = compare(tmp_path, adapter_tensors(0), adapter_tensors(1, alpha=0.0))
+    report = compare(tmp_path, adapter_tensors(0), of_zeros(adapter_tensors(1)))
     assert set(report.total.measures.values()) == {None}
     assert report.total.share_b is None
     assert verdict(report) == ["Nothing to compare: all deltas of b are 0."]

@@ -12,7 +12,7 @@ from bwlab_analysis.groups import kind_of
 from bwlab_analysis.norms import GroupNorms, measure_norms
 from bwlab_analysis.registry import BlockMetric, Measured
 from bwlab_analysis.spectrum import EFFECTIVE_RANK, TOP1_SHARE
-from tests.analysis.kohya import SHAPES, adapter_tensors, dense, write
+from tests.analysis.kohya import SHAPES, adapter_tensors, dense, of_zeros, write
 
 METRICS = [EFFECTIVE_RANK, TOP1_SHARE]
 BLOCKS = {"in0": "down_blocks.0.", "mid": "mid_block.", "out3": "up_blocks.3."}
@@ -50,7 +50,7 @@ def test_every_group_has_the_dense_numbers(tmp_path: Path) -> None:
 
 def test_ranks_may_differ_and_zero_modules_have_no_spectrum(tmp_path: Path) -> None:
     first, second = "mid_block.attentions.0.proj_in", "mid_block.resnets.0.time_emb_proj"
-    tensors = adapter_tensors(0, [first], rank=2) | adapter_tensors(1, [second], rank=5, alpha=0.0)
+    tensors = adapter_tensors(0, [first], rank=2) | of_zeros(adapter_tensors(1, [second], rank=5))
     report = measure_norms(write(tmp_path / "a.safetensors", tensors), METRICS)
     assert report.total.ranks == (2, 5)
     proj, time = report.kinds
@@ -59,7 +59,7 @@ def test_ranks_may_differ_and_zero_modules_have_no_spectrum(tmp_path: Path) -> N
 
 
 def test_an_adapter_of_zeros_has_no_shares(tmp_path: Path) -> None:
-    report = measure_norms(write(tmp_path / "a.safetensors", adapter_tensors(0, alpha=0.0)), METRICS)
+    report = measure_norms(write(tmp_path / "a.safetensors", of_zeros(adapter_tensors(0))), METRICS)
     assert report.total.norm == 0.0
     assert report.total.share is None
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from bwlab_analysis.conflict import measure_conflict
 from bwlab_analysis.norms import measure_norms
 from bwlab_analysis.pairs import COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 from bwlab_analysis.spectrum import EFFECTIVE_RANK, TOP1_SHARE
 from bwlab_analysis.verdict import shares_initialisation, verdict
-from tests.analysis.conftest import Outcome
-from tests.analysis.kohya import kohya, write
 
 LORAS = Path(__file__).parents[3] / "shared" / "loras"
-OLDEST = re.compile(r"(.*)\.processor\.(to_\w+)_lora\.(down|up)\.weight")
-OLDER = re.compile(r"unet\.(.*)\.lora\.(down|up)\.weight")
 
 
 def real_file(name: str) -> Path:
@@ -28,32 +21,19 @@ def real_file(name: str) -> Path:
     return LORAS / name
 
 
-def kohya_key(key: str) -> str:
-    """The kohya key of a key of either diffusers dialect."""
-    if old := OLDER.fullmatch(key):
-        return f"{kohya(old[1])}.lora_{old[2]}.weight"
-    oldest = OLDEST.fullmatch(key)
-    assert oldest is not None, key
-    layer = "to_out.0" if oldest[2] == "to_out" else oldest[2]
-    return f"{kohya(oldest[1] + '.' + layer)}.lora_{oldest[3]}.weight"
+@pytest.mark.parametrize(("name", "rank"), [("4", 4), ("16", 16)])
+def test_lokr_of_350_modules(name: str, rank: int) -> None:
+    norms = measure_norms(real_file(f"lycorisfork__smart_falcon_{name}_lokr.safetensors"), [])
+    assert (norms.scheme, norms.total.modules, norms.total.ranks) == ("sd", 350, (rank, rank))
+    assert norms.left_out == ()
+    assert {block.name: block.modules for block in norms.blocks} == {
+        "te": 72, "in0": 31, "in1": 32, "in2": 32, "in3": 6, "mid": 18, "out0": 13, "out1": 49, "out2": 49, "out3": 48
+    }  # fmt: skip
 
 
-def as_kohya(name: str, folder: Path) -> Path:
-    tensors = load_file(real_file(name))
-    return write(folder / name, {kohya_key(key): tensor for key, tensor in tensors.items()})
-
-
-@pytest.mark.parametrize("name", ["lycorisfork__smart_falcon_4_lokr", "lycorisfork__smart_falcon_16_lokr"])
-def test_lokr_is_named_not_skipped(bwlab: Callable[..., Outcome], name: str) -> None:
-    outcome = bwlab("analyze", "norms", real_file(f"{name}.safetensors"))
-    assert outcome.code == 2
-    assert "LoKr, whose norms are not read yet: lora_te_text_model_" in outcome.err
-    assert "and 349 more" in outcome.err
-
-
-def test_two_unrelated_lora_files(tmp_path: Path) -> None:
-    a = as_kohya("catundchat__pytorch_lora_weights.safetensors", tmp_path)
-    b = as_kohya("thuyptt__models_pytorch_lora_weights.safetensors", tmp_path)
+def test_two_unrelated_lora_files() -> None:
+    a = real_file("catundchat__pytorch_lora_weights.safetensors")
+    b = real_file("thuyptt__models_pytorch_lora_weights.safetensors")
     norms = measure_norms(a, [EFFECTIVE_RANK, TOP1_SHARE])
     assert (norms.scheme, norms.total.modules, norms.total.ranks) == ("sd", 128, (4, 4))
     assert [kind.name for kind in norms.kinds] == ["attn1", "attn2"]

@@ -44,11 +44,31 @@ def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers]:
     return np.kron(up1, up2) * scale, np.kron(down1, down2)
 
 
+def svd(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, Numbers]:
+    """The singular vectors and values of a Kronecker product are the Kronecker products of those of its parts."""
+    (left1, values1, right1), (left2, values2, right2) = (_part_svd(part(leaves, number)) for number in ("1", "2"))
+    scale = scale_of(alpha, rank({leaf: values.shape for leaf, values in leaves.items()}))
+    values = np.kron(values1, values2) * abs(scale)
+    order = np.argsort(-values)
+    left = np.kron(left1, left2)[:, order] * (1.0 if scale >= 0 else -1.0)
+    return left, values[order], np.kron(right1, right2)[:, order]
+
+
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:
     """The product in the shape of the weight, or `(out, in * k * k)` where the leaves do not tell the kernel."""
     shapes = {leaf: values.shape for leaf, values in leaves.items()}
     first, second = (_whole(part(leaves, number)) for number in ("1", "2"))
     return (np.kron(first, second) * scale_of(alpha, rank(shapes))).reshape(shape(shapes))
+
+
+def _part_svd(matrix: tuple[Numbers, Numbers] | Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """`(out, r)`, `(r,)`, `(in, r)` of one part, without multiplying a low-rank one out."""
+    if not isinstance(matrix, tuple):
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        return left, values, right.T
+    (out_basis, up), (in_basis, down) = np.linalg.qr(matrix[0]), np.linalg.qr(matrix[1].T)
+    left, values, right = np.linalg.svd(up @ down.T, full_matrices=False)
+    return out_basis @ left, values, in_basis @ right.T
 
 
 def _whole(matrix: tuple[Numbers, Numbers] | Numbers) -> Numbers:
@@ -91,4 +111,5 @@ LOKR = Algorithm(
     rank,
     delta,
     factors=factors,
+    svd=svd,
 )
