@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command, get_group
 
 from bwlab import __version__
-from bwlab.cli import base, blocks, config, convert, demo, extract, generate, merge, plugins, tag, train
+from bwlab.cli import base, blocks, config, convert, data, demo, extract, generate, merge, plugins, tag, train
 from bwlab.cli.errors import exit_as_asked, exit_on_error, show_traceback, warn
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager, PluginRecord, build_manager
@@ -49,6 +49,7 @@ def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRec
     app.command("merge")(merge.command)
     app.command("extract")(extract.command)
     app.command("demo")(demo.command)
+    app.add_typer(data.app, name="data")
     app.add_typer(config.app, name="config")
     app.add_typer(base.app, name="base")
     app.add_typer(plugins.app, name="plugins")

@@ -17,7 +17,9 @@ from bwlab.pipelines import base_scheme, load_base, weights_hash
 from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.data.cache import TensorCache, default_cache
 from bwlab.training.data.encoding import encode_captions
+from bwlab.training.data.folders import subsets
 from bwlab.training.data.loading import load_training_set
+from bwlab.training.data.regularisation import check_regularisation
 from bwlab.training.data.training_set import TrainingSet
 from bwlab.training.device import new_accelerator, use_fast_attention
 from bwlab.training.initial import start_from
@@ -86,6 +88,8 @@ def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
     checked_options(config.training.optimizer, config.training.optimizer_options)
     rate_factor(config.training)
     check_trackers(config.tracking)
+    check_regularisation(config.regularisation)
+    subsets(config.data)
 
 
 def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Prepared:

@@ -76,8 +76,9 @@ class PictureEncoder:
     def picture(self, example: Example, frame: Frame) -> Picture:
         """Return an example's picture.
 
-        An autoencoder does not turn a mirrored picture into mirrored latents (on the embedded base they differ by 9 %
-        of their norm, half of what separates two samples of one posterior), so it is encoded on its own.
+        A mirrored picture is encoded on its own, as an autoencoder does not turn it into mirrored latents: on the
+        embedded base and its benchmark's pictures, latents that are mirrored decode to within 18.4 dB of the mirrored
+        picture, its own latents to within 29.3 dB.
 
         Raises:
             UnreadablePicture: the file is damaged.

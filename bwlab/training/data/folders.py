@@ -47,6 +47,16 @@ def subsets(config: DataConfig, regularisation: RegularisationConfig = NO_REGULA
     return found_subsets
 
 
+def present_subsets(config: DataConfig, regularisation: RegularisationConfig) -> tuple[Subset, ...]:
+    """Return the folders as they are before the base has drawn any regularisation pictures."""
+    folder = regularisation.folder
+    if folder is None or not regularisation.generate or (Path(folder).is_dir() and any(image_paths(Path(folder)))):
+        return subsets(config, regularisation)
+    first, *others = subsets(config)
+    note = f"regularisation.folder = {folder}: nothing is there yet; {regularisation.generate} pictures will be drawn"
+    return replace(first, notes=(*first.notes, note)), *others
+
+
 def regularisation_subset(folder: str, config: DataConfig, prompt: str) -> Subset:
     """Return the folder of class images; those without a caption have the prompt that they were drawn for."""
     own = replace(config, folder=folder, dataset=None, caption=prompt or config.caption, repeats=1)

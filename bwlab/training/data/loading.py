@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bwlab.errors import BwlabError
+from bwlab.pipelines import quiet_libraries
 from bwlab.training.data.cache import TensorCache, default_cache
 from bwlab.training.data.encoding import Picture, PictureEncoder, encode_pictures
 from bwlab.training.data.examples import Example, Subset
@@ -18,7 +19,7 @@ from bwlab.training.data.folders import read_dataset, subsets, unread_paths
 from bwlab.training.data.framing import Frame, Sizing
 from bwlab.training.data.geometry import base_size, example_frame, sizing
 from bwlab.training.data.pictures import UnreadablePicture
-from bwlab.training.data.regularisation import check_regularisation, draw_missing
+from bwlab.training.data.regularisation import draw_missing
 from bwlab.training.data.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
     Raises:
         BwlabError: a setting, a folder, a caption or (without ``data.skip_broken``) an image is bad.
     """
-    check_regularisation(config.regularisation)
     base = base_size(pipe)
     for subset in subsets(config.data):
         sizing(subset, base)  # sizes that cannot be are told before anything is drawn
@@ -117,13 +117,14 @@ def notes(found: Sequence[Subset], examples: Sequence[Example], pipe: Pipeline) 
     bare = [example for example in examples if not example.captioned]
     if bare:
         yield f'{len(bare)} images have no caption and get one such as "{bare[0].caption}"'
-    limit, long = long_captions(examples, pipe)
+    limit, long = too_long(pipe, {example.caption for example in examples})
     if long:
-        yield f"{long} captions are longer than {limit} tokens; what is past that is not read"
+        yield f"{len(long)} captions are longer than {limit} tokens; what is past that is not read"
 
 
-def long_captions(examples: Sequence[Example], pipe: Pipeline) -> tuple[int, int]:
-    """Return how many tokens the text encoder reads, and how many different captions are longer."""
+def too_long(pipe: Pipeline, captions: Collection[str]) -> tuple[int, tuple[str, ...]]:
+    """Return how many tokens the text encoder reads, and the captions that have more, sorted."""
     limit = int(pipe.tokenizer.model_max_length)
-    captions = {example.caption for example in examples}
-    return limit, sum(len(pipe.tokenizer(caption, truncation=False).input_ids) > limit for caption in captions)
+    with quiet_libraries():  # transformers warns of each
+        tokens = {caption: pipe.tokenizer(caption, truncation=False).input_ids for caption in sorted(captions)}
+    return limit, tuple(caption for caption, found in tokens.items() if len(found) > limit)

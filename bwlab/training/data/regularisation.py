@@ -55,6 +55,7 @@ def draw_missing(
     """
     from bwlab.generation.sample import generate
 
+    check_regularisation(config)
     if not config.generate or config.folder is None:
         return
     folder = Path(config.folder)

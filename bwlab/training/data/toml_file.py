@@ -65,6 +65,11 @@ def read_dataset_toml(path: Path, config: DataConfig) -> tuple[Subset, ...]:
     return found
 
 
+def is_dataset_toml(path: Path) -> bool:
+    """Return whether a TOML file is a dataset file, and not the settings of a run; BwlabError if it is not TOML."""
+    return bool({"datasets", "general"} & read_tables(path).keys())
+
+
 def read_tables(path: Path) -> Table:
     """Return a TOML file's tables; BwlabError if it is missing or not TOML."""
     try:
