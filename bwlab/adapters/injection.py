@@ -39,8 +39,7 @@ class AdapterHook:
             if isinstance(scale, Tensor):
                 adapted = _add_per_sample(adapted, layer, scale, args[0], output)
             else:
-                part = _part(layer, args[0], output)
-                adapted = adapted + (part if scale == 1 else part * scale)
+                adapted = layer.add_to(adapted, _as_adapter(layer, args[0]), output, scale)
         return adapted
 
 
@@ -57,11 +56,14 @@ def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[LayerUse]]]) -> li
     return handles
 
 
+def _as_adapter(layer: AdapterLayer | OnBase, x: Tensor) -> Tensor:
+    """The base layer's input in the dtype in which the adapter computes: outside autocast its own."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.compute_dtype())
+
+
 def _part(layer: AdapterLayer | OnBase, x: Tensor, output: Tensor) -> Tensor:
-    """What the adapter adds, in the output's dtype; outside autocast computed in the adapter's own dtype."""
-    if not torch.is_autocast_enabled(x.device.type):
-        x = x.to(layer.compute_dtype())
-    part: Tensor = layer(x, output)
+    """What the adapter adds, in the output's dtype."""
+    part: Tensor = layer(_as_adapter(layer, x), output)
     return part.to(output.dtype)
 
 
