@@ -12,7 +12,7 @@ from bwlab.formats.encoding import in_dtype
 from bwlab.formats.fits import Fit
 from bwlab.formats.lora_form import Weights, lora_module, weight_shape
 from bwlab.formats.module_weights import ModuleWeights
-from bwlab.formats.scaling import can_scale, scaled
+from bwlab.formats.scaling import scaled
 from bwlab.formats.tensors import LazyTensor
 from bwlab.lowrank import FactoredMatrix
 from bwlab.merging.method import Method, Part, bias_delta, dense_delta
@@ -41,8 +41,10 @@ def combined(
     """
     if _all_of(parts, "norm"):
         return _direct(parts), None
+    if len(parts) == 1 and method.linear and rank is None:
+        return scaled(parts[0].module, parts[0].scale), None
     shape = _common_shape(parts, architecture, base)
-    if len(parts) == 1 and method.linear:
+    if len(parts) == 1 and method.linear and rank is not None:
         return _single(parts[0], rank, shape, base)
     if rank is None and method.linear and _all_of(parts, "full"):
         return _direct(parts), None
@@ -78,15 +80,11 @@ def _near(
     return truncate_dense(dense.reshape(len(dense), -1), rank), None
 
 
-def _single(part: Part, rank: int | None, shape: tuple[int, ...], base: Weights | None) -> Made:
-    """One adapter's module, kept as it is written where that can be."""
-    if rank is None:
-        return scaled(part.module, part.scale), None
+def _single(part: Part, rank: int, shape: tuple[int, ...], base: Weights | None) -> Made:
+    """One adapter's module, kept as it is written where it has no higher rank."""
     new, fit = resized_module(part.module, rank, shape, "F32", base)
     fit = Fit(fit.path, fit.before, fit.after, fit.energy * part.scale**2, fit.lost * part.scale**2)
-    if new is None or not can_scale(new):
-        return None, fit
-    return scaled(new, part.scale), fit
+    return (None if new is None else scaled(new, part.scale)), fit
 
 
 def _direct(parts: Sequence[Part]) -> ModuleWeights:

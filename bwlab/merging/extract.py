@@ -145,7 +145,11 @@ def _difference(tuned: ModelWeights, base: ModelWeights, key: str) -> Array:
 def _kind(key: str, is_layer: bool) -> str:
     if is_layer and key.startswith(TEXT):
         return "layers of text encoders (--text-encoder takes them in)"
-    return "layers outside of the chosen blocks" if is_layer else "biases, norms and embeddings, which LoRA cannot hold"
+    return (
+        "layers outside of the chosen blocks"
+        if is_layer
+        else "tensors that LoRA cannot hold (biases, norms, embeddings)"
+    )
 
 
 def _notes(found: Found) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bwlab.errors import BwlabError
+from bwlab.formats.contents import AdapterContents
 from bwlab.formats.folders import make_folder
 from bwlab.lowrank import Array
 from bwlab.merging.ingredients import every_part, ingredients, read_all
@@ -60,11 +61,13 @@ def merge_into(
     refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
     adapters = read_all(recipe.adapters, manager, recipe.drop_unknown)
     pipe = load_base(base)
-    scheme = base_scheme(pipe, manager)
+    scheme, layers = base_scheme(pipe, manager), model_parts(pipe)
+    require_fit(adapters, layers, base)
     mixed = ingredients(adapters, recipe.scales, recipe.choose, scheme)
-    layers = model_parts(pipe)
     every = list(every_part(mixed))
-    require_fit(every, layers, base)
+    if not every:
+        found = "every adapter has the scale 0 everywhere"
+        raise BwlabError("merging adapters", found, "Give scales, or a choice of blocks, that leave something")
     for parts in track(every):
         add_to_layer(layers[parts[0].module.path], parts, recipe.method)
     _save(pipe, out, name)
@@ -84,15 +87,14 @@ def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
     return found
 
 
-def require_fit(every: Iterable[list[Part]], layers: dict[str, nn.Module], base: str) -> None:
-    """Raises `BwlabError` unless the model has each layer that adapters change."""
-    paths = [parts[0].module.path for parts in every]
-    missing = [path for path in paths if path not in layers]
-    if missing or not paths:
-        found = (
-            f"the model lacks {len(missing)} of {len(paths)} adapted layers, first {missing[0]}" if paths else "none"
-        )
-        raise BwlabError(f"--into {base}", found, "Use the base model that the adapters were made for")
+def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Module], base: str) -> None:
+    """Raises `BwlabError` unless the model has each layer that the adapters change."""
+    for adapter in adapters:
+        missing = [path for path in adapter.modules if path not in layers]
+        if missing:
+            lacks = f"lacks {len(missing)} of the {len(adapter.modules)} layers that {adapter.path.name} changes"
+            fix = "Use the base model that the adapters were made for"
+            raise BwlabError(f"--into {base}", f"the model {lacks}, first {missing[0]}", fix)
 
 
 def add_to_layer(layer: nn.Module, parts: list[Part], method: Method) -> None:

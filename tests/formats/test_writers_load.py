@@ -168,4 +168,5 @@ def test_a_pipeline_of_sdxl_loads_both_text_encoders(
 @torch.no_grad()
 def hidden(encoder: nn.Module) -> Tensor:
     """What a text encoder makes of five tokens."""
-    return encoder(torch.tensor([[512, 5, 7, 9, 513]])).last_hidden_state
+    states: Tensor = encoder(torch.tensor([[512, 5, 7, 9, 513]])).last_hidden_state
+    return states
