@@ -8,17 +8,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Off from orthonormal after the first pass: a second one brings less than this to rounding; dependent columns leave more.
+WELL_ENOUGH = 0.05
+
 
 def orthonormal(matrix: Tensor, avoid: Tensor | None = None) -> Tensor:
     """The Q factor `(d, r)` of `matrix`, or of its part outside the span of `avoid`: Q^T Q = I, avoid^T Q = 0.
 
-    Computed in float64 and rounded once, so in float32 both hold to 1e-6 at most, however the matrix came about. It is
-    CholeskyQR (Yamamoto et al., Roundoff error analysis of the CholeskyQR2 algorithm, ETNA 44, 2015), whose error grows
-    with the square of the condition number: float64 leaves room for 1e4. Any matrix is a valid parameter, so optimisers
-    with momentum work as on any other.
+    Computed in float64 and rounded once, so in float32 both hold to 1e-6, for condition numbers up to 1e7. It is
+    CholeskyQR2 (Yamamoto et al., Roundoff error analysis of the CholeskyQR2 algorithm, ETNA 44, 2015), whose work is
+    matrix products but for two r x r factors. Any matrix of full rank is a valid parameter, so optimisers with momentum
+    work as on any other.
 
     Args:
-        matrix: `(d, r)` of full column rank, r <= d; otherwise the result is NaN.
+        matrix: `(d, r)` of full column rank, r <= d; where it is not, or nearly not, the result is NaN.
         avoid: orthonormal columns `(d, k)`, k + r <= d; float32 is enough.
 
     Returns:
@@ -35,7 +38,7 @@ class _ThinQR(torch.autograd.Function):
 
     Backward: `(G + Q copyltu(-G^T Q)) R^-T`, where copyltu mirrors the lower triangle to the upper one
     (Walter and Lehmann, Algorithmic differentiation of linear algebra functions, 2010, QR decomposition, tall case).
-    Only Q, which the next operation keeps anyway, and the r x r inverse of R^T are kept.
+    Only Q, which the next operation keeps anyway, and the r x r inverse of R are kept.
     """
 
     @staticmethod
@@ -44,13 +47,11 @@ class _ThinQR(torch.autograd.Function):
         if avoid is not None:
             # The second pass removes what the rounding of `avoid` left of the first.
             wide = _outside(_outside(wide, avoid.to(wide)), avoid.to(wide))
-        # cholesky() would wait for the device to learn of a failure; a failure shows as NaN instead.
-        lower, failed = torch.linalg.cholesky_ex(wide.T @ wide)
-        lower = torch.where(failed == 0, lower, torch.nan)
-        # Thrice as fast as solving for the whole basis.
-        eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        inverse = torch.linalg.solve_triangular(lower, eye, upper=False)
-        basis = (wide @ inverse.T).to(matrix.dtype)
+        wide, first, _ = _cholesky_pass(wide)
+        wide, second, error = _cholesky_pass(wide)
+        # Asking whether it went well would make the host wait for the device; NaN tells as well.
+        basis: Tensor = torch.where(error < WELL_ENOUGH, wide, torch.nan).to(matrix.dtype)
+        inverse = first @ second
         ctx.save_for_backward(basis, inverse, avoid)
         return basis
 
@@ -62,10 +63,21 @@ class _ThinQR(torch.autograd.Function):
         wide, basis = gradient.to(dtype), basis.to(dtype)
         below = (wide.T @ basis).tril_()
         tangent = torch.addmm(wide, basis, below + below.tril(-1).T, alpha=-1)
-        back = tangent @ inverse.to(dtype)
+        back = tangent @ inverse.to(dtype).T
         return (back if avoid is None else _outside(back, avoid.to(dtype))).to(gradient.dtype), None
+
+
+def _cholesky_pass(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Q `(d, r)`, the inverse of R `(r, r)`, and by how much the columns given were not orthonormal."""
+    gram = matrix.T @ matrix
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    lower, _ = torch.linalg.cholesky_ex(gram)
+    inverse = torch.linalg.solve_triangular(lower, eye, upper=False).T
+    # Thrice as fast as solving for the whole of Q.
+    return matrix @ inverse, inverse, (gram - eye).abs().amax()
 
 
 def _outside(matrix: Tensor, avoid: Tensor) -> Tensor:
     """`matrix` without its part in the span of `avoid`."""
-    return torch.addmm(matrix, avoid, avoid.T @ matrix, alpha=-1)
+    outside: Tensor = torch.addmm(matrix, avoid, avoid.T @ matrix, alpha=-1)
+    return outside

@@ -89,7 +89,7 @@ def test_in_the_first_step_s_alone_has_a_gradient_and_in_the_second_all() -> Non
     assert bool(layer.values.grad.all())
     assert not any(bool(p.grad.any()) for p in (layer.left, layer.right) if p.grad is not None)
     with torch.no_grad():
-        layer.values -= 0.1 * layer.values.grad
+        layer.values.sub_(0.1 * layer.values.grad)
     layer(x, base(x)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in layer.parameters())
 
@@ -146,8 +146,8 @@ def test_a_step_is_as_large_as_a_lora_s() -> None:
     rows = float(lora.down.detach().norm(dim=1).mean())
     assert float(layer.right.detach().norm(dim=0).mean()) == pytest.approx(rows, rel=0.1)
     with torch.no_grad():
-        layer.values += 1e-3
-        lora.up += 1e-3
+        layer.values.add_(1e-3)
+        lora.up.add_(1e-3)
     expected = float(lora.up.detach()[:, 0].norm()) * rows
     assert float(layer.singular_values()[0].detach()) == pytest.approx(expected, rel=0.1)
 

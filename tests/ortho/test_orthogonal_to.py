@@ -12,7 +12,8 @@ import torch
 import bwlab_ortho.plugin
 from bwlab.errors import BwlabError
 from bwlab.formats.contents import AdapterContents, read_contents
-from tests.training.runs import Existing, run, same_tensors, short_config
+from bwlab.training import Existing
+from tests.training.runs import run, same_tensors, short_config
 
 RANK, OTHER_RANK = 3, 2
 

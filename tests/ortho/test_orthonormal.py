@@ -14,7 +14,8 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def basis(rows: int, columns: int) -> Tensor:
-    return torch.linalg.qr(random(rows, columns, seed=5))[0]
+    q: Tensor = torch.linalg.qr(random(rows, columns, seed=5))[0]
+    return q
 
 
 def test_it_is_the_q_of_a_qr_factorisation() -> None:
