@@ -12,15 +12,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bwlab.triangles import SMALL_RANK, Triangle, cholesky, thin_qr
+
 Array = npt.NDArray[np.float64]
 
 EPSILON = float(np.finfo(np.float64).eps)
 # Below this square of norm / sum_i |up_i| |down_i| the traces have lost too many digits to cancellation.
 CANCELLED = 1e-8
-# Fewer columns than this are done fastest by Householder reflections.
-SMALL_RANK = 16
-# Up to this condition number a Cholesky factor of the Gram matrix loses nothing that a second pass does not repair.
-WELL_CONDITIONED = 1e4
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,19 @@ class FactoredMatrix:
         """`trace(self^T other) = sum((up_a^T up_b) * (down_a down_b^T))`; ValueError if the shapes differ."""
         if self.shape != other.shape:
             raise ValueError(f"no inner product between shapes {self.shape} and {other.shape}")
-        a, b = self._without_cancellation, other._without_cancellation
-        return float(np.sum((a.up.T @ b.up) * (a.down @ b.down.T)))
+        up, down = self._without_cancellation.crossed(other._without_cancellation)
+        return float(np.sum(up * down))
+
+    def crossed(self, other: FactoredMatrix) -> tuple[Array, Array]:
+        """`up_a^T up_b` and `down_a down_b^T`, `(r_a, r_b)` each: all that two matrices share is told by these.
+
+        Those of the last partner are kept, as several measures of one pair need them.
+        """
+        kept: tuple[FactoredMatrix, Array, Array] | None = self.__dict__.get("_crossed")
+        if kept is None or kept[0] is not other:
+            kept = (other, self.up.T @ other.up, self.down @ other.down.T)
+            self.__dict__["_crossed"] = kept
+        return kept[1], kept[2]
 
     def cosine(self, other: FactoredMatrix) -> float | None:
         """`inner / (norm norm)`, -1..1; None where either matrix is zero, since a zero has no direction."""
@@ -183,10 +192,14 @@ class FactoredMatrix:
 
     def out_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the column spaces (what is written); None where either matrix is zero."""
+        if self._triangles is not None and other._triangles is not None and self.shape == other.shape:
+            return _gram_overlap(self.crossed(other)[0], self._triangles[0], other._triangles[0], self.shape[0])
         return _overlap(self.out_basis(), other.out_basis())
 
     def in_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the row spaces (what is listened to); None where either matrix is zero."""
+        if self._triangles is not None and other._triangles is not None and self.shape == other.shape:
+            return _gram_overlap(self.crossed(other)[1], self._triangles[1], other._triangles[1], self.shape[1])
         return _overlap(self.in_basis(), other.in_basis())
 
     def principal_angles(self, other: FactoredMatrix) -> Array:
@@ -207,25 +220,52 @@ class FactoredMatrix:
         return angles
 
     @cached_property
+    def up_gram(self) -> Array:
+        """`up^T up`, `(r, r)`."""
+        return self.up.T @ self.up
+
+    @cached_property
+    def down_gram(self) -> Array:
+        """`down down^T`, `(r, r)`."""
+        return self.down @ self.down.T
+
+    @cached_property
     def _square(self) -> float:
-        return float(np.sum((self.up.T @ self.up) * (self.down @ self.down.T)))
+        return float(np.sum(self.up_gram * self.down_gram))
+
+    @cached_property
+    def _triangles(self) -> tuple[Triangle, Triangle] | None:
+        """Upper triangles of thin QR of up and of down^T, by Cholesky; None where that would lose digits or time."""
+        if self.inner_rank < SMALL_RANK or self.inner_rank > min(self.shape):
+            return None
+        try:
+            return cholesky(self.up_gram), cholesky(self.down_gram)
+        except np.linalg.LinAlgError:
+            return None
 
     @cached_property
     def _size(self) -> float:
         """`sum_i |up_i| |down_i|`: bounds the norm from above; rounding errors are in proportion to it."""
-        return float(np.linalg.norm(self.up, axis=0) @ np.linalg.norm(self.down, axis=1))
+        return float(np.sqrt(np.diagonal(self.up_gram)) @ np.sqrt(np.diagonal(self.down_gram)))
 
-    @cached_property
+    @property
     def _without_cancellation(self) -> FactoredMatrix:
         """This matrix, from other factors where its own nearly cancel out."""
-        if self._square >= CANCELLED * self._size**2:
-            return self
+        # Not cached where it is the matrix itself: the cycle would keep its factors alive until a collection.
+        return self if self._square >= CANCELLED * self._size**2 else self._from_svd
+
+    @cached_property
+    def _from_svd(self) -> FactoredMatrix:
         left, values, right = self.svd
         return FactoredMatrix(left * values, right.T)
 
     @cached_property
     def _core_values(self) -> Array:
-        core = thin_qr(self.up)[1] @ thin_qr(self.down.T)[1].T
+        known = self._triangles
+        if known is not None:
+            core = known[0].upper @ known[1].upper.T
+        else:
+            core = thin_qr(self.up)[1] @ thin_qr(self.down.T)[1].T
         return np.asarray(np.linalg.svd(core, compute_uv=False))
 
     def _zero_below_rounding(self, values: Array) -> Array:
@@ -234,35 +274,10 @@ class FactoredMatrix:
         return kept
 
 
-def thin_qr(matrix: Array) -> tuple[Array, Array]:
-    """`(Q, R)` with orthonormal columns `Q (rows, k)`, `R (k, columns)`, `k = min(rows, columns)`, `Q R = matrix`.
-
-    Tall matrices with many columns go through CholeskyQR2, ten times as fast as Householder's and as exact while the
-    condition number is small; where it is not, Householder's is used.
-    Source: Yamamoto et al., Roundoff error analysis of the CholeskyQR2 algorithm (ETNA 44, 2015).
-    """
-    rows, columns = matrix.shape
-    if columns < SMALL_RANK or columns >= rows:
-        return _householder(matrix)
-    try:
-        rough, first = _cholesky_pass(matrix)
-        basis, second = _cholesky_pass(rough)
-    except np.linalg.LinAlgError:
-        return _householder(matrix)
-    return basis, second @ first
-
-
-def _householder(matrix: Array) -> tuple[Array, Array]:
-    basis, triangle = np.linalg.qr(matrix)
-    return np.asarray(basis, dtype=np.float64), np.asarray(triangle, dtype=np.float64)
-
-
-def _cholesky_pass(matrix: Array) -> tuple[Array, Array]:
-    triangle = np.asarray(np.linalg.cholesky(matrix.T @ matrix).T, dtype=np.float64)
-    inverse = np.linalg.inv(triangle)
-    if not np.linalg.norm(triangle, 1) * np.linalg.norm(inverse, 1) < WELL_CONDITIONED:
-        raise np.linalg.LinAlgError("too badly conditioned for a Gram matrix")
-    return matrix @ inverse, triangle
+def _gram_overlap(crossed: Array, a: Triangle, b: Triangle, dimension: int) -> Overlap:
+    """The overlap of two column spaces from `A^T B` and the triangles R: `Q_a^T Q_b = R_a^-T A^T B R_b^-1`."""
+    between = a.inverse.T @ crossed @ b.inverse
+    return Overlap(float(np.sum(between**2)), len(a.upper), len(b.upper), dimension)
 
 
 def _overlap(a: Array, b: Array) -> Overlap | None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bwlab.lowrank import EPSILON, Array, FactoredMatrix, thin_qr
+from bwlab.lowrank import EPSILON, Array, FactoredMatrix
+from bwlab.triangles import thin_qr
 
 # Below this side a whole eigendecomposition takes milliseconds.
 SMALL_SIDE = 128

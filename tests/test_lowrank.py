@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bwlab.lowrank import Array, FactoredMatrix, thin_qr
+from bwlab.lowrank import Array, FactoredMatrix
+from bwlab.triangles import thin_qr
 
 NORM, COSINE, SPECTRUM, ANGLE = 1e-6, 1e-7, 1e-5, 1e-4
 

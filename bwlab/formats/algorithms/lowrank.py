@@ -42,7 +42,8 @@ def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers]:
     core = leaves.get(MID)
     if core is not None:
         down = flat(np.einsum("mnhw,nj->mjhw", core, down))
-    return flat(leaves[UP]) * scale_of(alpha, leaves[DOWN].shape[0]), down
+    scale = scale_of(alpha, leaves[DOWN].shape[0])
+    return flat(leaves[UP]) if scale == 1.0 else flat(leaves[UP]) * scale, down
 
 
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:

@@ -1,0 +1,137 @@
+"""CPU seconds and memory of the weight-space analysis on two large files: ``python -m benchmarks.weights``.
+
+Two LoCon files of SDXL and its text encoders, rank 64, half precision, are made of random numbers once. Each case runs
+in a process of its own, on one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+RANK = 64
+CASES = ("read", "norms", "conflict", "spectra")
+TARGETS = {"norms": 3.0, "conflict": 3.0, "spectra": 5.0}
+
+
+def write_locon(path: Path, seed: int, rank: int = RANK) -> None:
+    """Write a LoCon file of SDXL's UNet and text encoders with random factors in half precision."""
+    from safetensors.numpy import save_file
+
+    from bwlab.blocks.configs import SDXL, module_shapes
+    from bwlab.formats.keys import kohya_name_of
+
+    rng = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    unet = {module: shape for module, (_, shape) in module_shapes(SDXL).items()}
+    for module, shape in {**unet, **text_shapes("te", 768, 12), **text_shapes("te2", 1280, 32)}.items():
+        name = kohya_name_of(module, True)
+        down = rng.standard_normal((rank, *shape[1:]), dtype=np.float32)
+        up = 0.01 * rng.standard_normal((shape[0], rank, *(1 for _ in shape[2:])), dtype=np.float32)
+        tensors[f"{name}.lora_down.weight"] = down.astype(np.float16)
+        tensors[f"{name}.lora_up.weight"] = up.astype(np.float16)
+        tensors[f"{name}.alpha"] = np.array(rank, np.float32)
+    save_file(tensors, path)
+
+
+def text_shapes(encoder: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """Return the weights' shapes of a CLIP text encoder's layers by adapter path."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(layers):
+        root = f"{encoder}.encoder.layers.{layer}"
+        shapes |= {f"{root}.self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
+        shapes |= {f"{root}.mlp.fc1": (4 * width, width), f"{root}.mlp.fc2": (width, 4 * width)}
+    return shapes
+
+
+def read(a: Path, b: Path) -> None:
+    """Load both files and touch every number: the floor."""
+    from bwlab.formats.files import open_adapter_file
+
+    for path in (a, b):
+        file = open_adapter_file(path)
+        for key in file.entries:
+            file.read(key).reshape(-1).view("u1").max()
+
+
+def norms(a: Path, b: Path) -> None:
+    """Norms of both files, per block, cell and kind."""
+    from bwlab_analysis.norms import measure_norms
+
+    for path in (a, b):
+        measure_norms(path, [])
+
+
+def conflict(a: Path, b: Path) -> None:
+    """Norms, cosine, out and in overlap of the pair."""
+    from bwlab_analysis.conflict import measure_conflict
+    from bwlab_analysis.pairs import COSINE, IN_OVERLAP, OUT_OVERLAP
+
+    measure_conflict(a, b, [COSINE, OUT_OVERLAP, IN_OVERLAP])
+
+
+def spectra(a: Path, b: Path) -> None:
+    """Singular values of both files, beside their norms."""
+    from bwlab_analysis.norms import measure_norms
+    from bwlab_analysis.spectrum import EFFECTIVE_RANK, TOP1_SHARE
+
+    for path in (a, b):
+        measure_norms(path, [EFFECTIVE_RANK, TOP1_SHARE])
+
+
+RUNS: dict[str, Callable[[Path, Path], None]] = {"read": read, "norms": norms, "conflict": conflict, "spectra": spectra}
+
+
+def measure(case: str, a: Path, b: Path) -> dict[str, float]:
+    """Return CPU seconds from the process' start and its peak memory in MiB (Linux)."""
+    RUNS[case](a, b)
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    # Not getrusage: it still tells of the process that this one was forked from.
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"cpu": time.process_time(), "peak": peak / 1024}
+
+
+def run_case(case: str, files: tuple[Path, Path]) -> dict[str, float]:
+    """Return what `measure` finds in a process of its own, on one thread."""
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.weights", case, *map(str, files)]
+    done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def main(folder: Path | None = None) -> None:
+    """Make the files, run every case, print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    folder = folder if folder is not None else Path(tempfile.gettempdir()) / "bwlab-weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / "a.safetensors", folder / "b.safetensors"
+    for seed, path in enumerate(files):
+        if not path.is_file():
+            write_locon(path, seed)
+    size = files[0].stat().st_size / 2**20
+    table = Table(
+        "case", "CPU s", "goal", "peak MiB", title=f"two SDXL LoCon files of rank {RANK}, {size:.0f} MiB each"
+    )
+    for case in CASES:
+        found = run_case(case, files)
+        goal = f"{TARGETS[case]:.1f}" if case in TARGETS else ""
+        table.add_row(case, f"{found['cpu']:.2f}", goal, f"{found['peak']:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4 and sys.argv[1] in RUNS:
+        print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))  # noqa: T201 - read by run_case
+    else:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
