@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command, get_group
 
 from bwlab import __version__
-from bwlab.cli import base, blocks, config, convert, data, demo, extract, generate, merge, plugins, tag, train
+from bwlab.cli import base, blocks, config, convert, data, demo, extract, generate, inspect, merge, plugins, tag, train
 from bwlab.cli.errors import exit_as_asked, exit_on_error, show_traceback, warn
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager, PluginRecord, build_manager
@@ -45,6 +45,7 @@ def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRec
     app.command("tag")(tag.command)
     app.command("generate")(generate.command)
     app.command("blocks")(blocks.command)
+    app.command("inspect")(inspect.command)
     app.command("convert")(convert.command)
     app.command("merge")(merge.command)
     app.command("extract")(extract.command)

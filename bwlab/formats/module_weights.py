@@ -28,8 +28,8 @@ class ModuleWeights:
     Attributes:
         path: diffusers module path of the UNet; `te.<path>` / `te2.<path>` in text encoders.
         algorithm: `"lora"` (linear and conv), `"tucker"`, `"dora"`, `"dora-tucker"`, `"loha"`, `"doha"`, `"lokr"`,
-            `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`; or the name of an adapter type of a plugin,
-            whose leaves only that plugin understands.
+            `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`; or the name of an adapter type of a
+            plugin, whose leaves only that plugin understands.
         leaves: canonical leaf name (kohya's and LyCORIS': `"lora_down.weight"`, `"hada_w1_a"`) -> tensor; alpha aside.
         alpha: as the file has it, None where it has none; of `oft` and `boft` the constraint, which is no scale.
         source: the file, for messages.
@@ -85,6 +85,16 @@ class ModuleWeights:
             return FactoredMatrix.of_svd(left, values, right)
         up, down = self._how.factors(leaves, alpha)
         return FactoredMatrix(np.asarray(up, np.float64), np.asarray(down, np.float64))
+
+    def singular_values(self) -> NDArray[np.float64] | None:
+        """Of the delta, scale folded in, in no order; None where they are not cheap: not of a low-rank product.
+
+        Raises `BwlabError` where a number is NaN or infinite.
+        """
+        if self._how.values is not None:
+            return np.asarray(self._how.values(self._numbers(np.float64), self._checked_alpha()), np.float64)
+        factors = self.factors() if self.algorithm in ("lora", "tucker") else None
+        return None if factors is None else factors.singular_values()
 
     def factored_rank(self) -> int | None:
         """The inner rank of `factors`, from the leaves' shapes alone; None where there are no factors."""

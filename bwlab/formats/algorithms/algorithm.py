@@ -35,8 +35,9 @@ class Algorithm:
             of the leaves' dtype, in a shape of as many numbers as the weight's. The base weight is there if
             `needs_base`.
         needs_base: whether the delta depends on the weight that it changes.
-        svd: the delta's singular vectors and values `(out, r)`, `(r,)`, `(in, r)`, largest first, where they are cheaper
-            than those of `factors`.
+        values: the delta's singular values, where they are had without its vectors.
+        svd: the delta's singular vectors and values `(out, r)`, `(r,)`, `(in, r)`, largest first, where they are had
+            without multiplying `factors` out.
         factors: the delta as `(out, r)`, `(r, in)`, exactly; None where there is no such form.
     """
 
@@ -48,6 +49,7 @@ class Algorithm:
     delta: Callable[[Leaves, float | None, Numbers | None], Numbers]
     needs_base: bool = False
     factors: Callable[[Leaves, float | None], tuple[Numbers, Numbers]] | None = None
+    values: Callable[[Leaves, float | None], Numbers] | None = None
     svd: Callable[[Leaves, float | None], tuple[Numbers, Numbers, Numbers]] | None = None
 
 

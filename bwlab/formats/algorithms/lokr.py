@@ -54,6 +54,12 @@ def svd(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, Numbers]
     return left, values[order], np.kron(right1, right2)[:, order]
 
 
+def values(leaves: Leaves, alpha: float | None) -> Numbers:
+    """The singular values of the product, in no order: those of the parts, each times each."""
+    first, second = (_part_svd(part(leaves, number))[1] for number in ("1", "2"))
+    return np.kron(first, second) * abs(scale_of(alpha, rank({leaf: one.shape for leaf, one in leaves.items()})))
+
+
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:
     """The product in the shape of the weight, or `(out, in * k * k)` where the leaves do not tell the kernel."""
     shapes = {leaf: values.shape for leaf, values in leaves.items()}
@@ -111,5 +117,6 @@ LOKR = Algorithm(
     rank,
     delta,
     factors=factors,
+    values=values,
     svd=svd,
 )

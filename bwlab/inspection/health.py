@@ -1,0 +1,169 @@
+"""What is wrong with an adapter file, or will surprise the tools that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bwlab.formats.contents import AdapterContents, ModuleWeights
+from bwlab.formats.module_weights import BIAS_LEAVES
+
+Severity = Literal["error", "warning", "note"]
+
+# A module whose first direction has this share of its energy is a spike; modules of fewer ranks are not counted.
+SPIKE, SPIKE_RANK = 0.9, 4
+# So much of the adapter's energy in spikes is worth a warning.
+SPIKED_ENERGY = 0.1
+
+KOHYA_DIALECTS = ("kohya", "ldm", "kohya-doubled")
+# Whatever leaf is zero makes the whole change zero; in the others all must be.
+PRODUCTS = ("lora", "tucker", "loha", "lokr")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know.
+
+    Attributes:
+        severity: `"error"`: the file is damaged; `"warning"`: some tool will get it wrong; `"note"`.
+        code: for programs, e.g. `"not-finite"`.
+        text: one line for people.
+        paths: modules or keys that it is about.
+    """
+
+    severity: Severity
+    code: str
+    text: str
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What the numbers of one module say.
+
+    Attributes:
+        finite: whether all of them, and alpha, are finite.
+        zero: whether the module changes nothing.
+        energy: squared norm of the delta; None where that is not cheap.
+        top: share of the energy in the first direction, 0..1; None likewise, and where there is no energy.
+    """
+
+    finite: bool
+    zero: bool
+    energy: float | None
+    top: float | None
+
+
+def pulse_of(module: ModuleWeights) -> Pulse:
+    """Read a module's numbers, once, and judge them."""
+    zero = {}
+    for leaf, tensor in module.leaves.items():
+        numbers = tensor.read()
+        if not np.isfinite(numbers.astype(np.float64)).all():
+            return Pulse(False, False, None, None)
+        zero[leaf] = not numbers.any()
+    if module.alpha is not None and not np.isfinite(module.alpha):
+        return Pulse(False, False, None, None)
+    own = [is_zero for leaf, is_zero in zero.items() if leaf not in BIAS_LEAVES]
+    nothing = any(own) if module.algorithm in PRODUCTS else all(own)
+    nothing = nothing and all(zero[leaf] for leaf in BIAS_LEAVES if leaf in zero)
+    values = None if module.alpha == 0 and module.rank() is not None else module.singular_values()
+    if values is None:
+        return Pulse(True, nothing, None, None)
+    energy = float(np.sum(values**2))
+    return Pulse(True, nothing, energy, float(values.max() ** 2) / energy if energy else None)
+
+
+def findings_of(contents: AdapterContents, pulses: Mapping[str, Pulse]) -> list[Finding]:
+    """Everything that is wrong or surprising, the worst first.
+
+    Args:
+        contents: of the file.
+        pulses: module path -> what its numbers say.
+    """
+    found = [
+        *_numbers(pulses),
+        *_alphas(contents),
+        *_spikes(contents, pulses),
+        *_keys(contents),
+        *_diffusers(contents),
+    ]
+    order = ("error", "warning", "note")
+    return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def _numbers(pulses: Mapping[str, Pulse]) -> list[Finding]:
+    broken = tuple(path for path, pulse in pulses.items() if not pulse.finite)
+    zero = tuple(path for path, pulse in pulses.items() if pulse.zero)
+    found = []
+    if broken:
+        text = f"NaN or infinite numbers in {_some(broken, len(pulses))}: its training failed"
+        found.append(Finding("error", "not-finite", text, broken))
+    if zero:
+        found.append(Finding("warning", "all-zero", f"{_some(zero, len(pulses))} change nothing: all zero", zero))
+    return found
+
+
+def _alphas(contents: AdapterContents) -> list[Finding]:
+    scaled = {path: module for path, module in contents.modules.items() if module.rank() is not None}
+    nothing = tuple(path for path, module in scaled.items() if module.alpha == 0)
+    found = []
+    if nothing:
+        text = f"alpha 0 in {_some(nothing, len(scaled))}: kohya's trainer takes the rank, other tools no effect"
+        found.append(Finding("error", "alpha-0", text, nothing))
+    alphas = sorted({float(module.rank() or 0) if module.alpha is None else module.alpha for module in scaled.values()})
+    if len(alphas) > 1 and contents.dialect in KOHYA_DIALECTS:
+        told = ", ".join(f"{alpha:g}" for alpha in alphas[:4])
+        text = f"{len(alphas)} different alphas ({told}{', ...' if len(alphas) > 4 else ''}): diffusers 0.42 mis-scales"
+        text += " such files; 'bwlab convert' folds them into one"
+        found.append(Finding("warning", "mixed-alphas", text))
+    return found
+
+
+def _spikes(contents: AdapterContents, pulses: Mapping[str, Pulse]) -> list[Finding]:
+    spikes = tuple(
+        path
+        for path, pulse in pulses.items()
+        if pulse.top is not None and pulse.top >= SPIKE and (contents.modules[path].rank() or 0) >= SPIKE_RANK
+    )
+    whole = sum(pulse.energy or 0.0 for pulse in pulses.values())
+    share = sum(pulses[path].energy or 0.0 for path in spikes) / whole if whole else 0.0
+    if share < SPIKED_ENERGY:
+        return []
+    text = f"rank-1 spikes: {_some(spikes, len(pulses))}, with {100 * share:.0f} % of the energy, have over"
+    text += f" {100 * SPIKE:.0f} % of it in one direction; such adapters stack badly"
+    return [Finding("warning", "rank-1-spikes", text, spikes)]
+
+
+def _keys(contents: AdapterContents) -> list[Finding]:
+    found = []
+    if contents.unknown:
+        count = len(contents.unknown)
+        text = f"{count} {'key' if count == 1 else 'keys'} that nobody understands, first {contents.unknown[0]}"
+        found.append(Finding("warning", "unknown-keys", text, contents.unknown))
+    if contents.dialect == "kohya-doubled":
+        text = "doubled prefix in its keys: most tools load nothing; 'bwlab convert' mends it"
+        found.append(Finding("warning", "doubled-prefix", text))
+    return found
+
+
+def _diffusers(contents: AdapterContents) -> list[Finding]:
+    """What diffusers 0.42 makes of the file, where that is not what it says."""
+    algorithms = {module.algorithm for module in contents.modules.values()}
+    refused = sorted(algorithms - {"lora", "dora"})
+    if contents.dialect in ("lycoris", "peft") and contents.modules:
+        text = f"diffusers loads no layer of keys of the dialect {contents.dialect}, with a warning only"
+        return [Finding("warning", "diffusers", text)]
+    if refused:
+        return [Finding("note", "diffusers", f"diffusers does not load {', '.join(refused)}")]
+    if "dora" in algorithms and contents.dialect in KOHYA_DIALECTS:
+        return [Finding("warning", "diffusers", "diffusers drops dora_scale, with a warning, and is then wrong")]
+    return []
+
+
+def _some(paths: Collection[str] | Sequence[str], whole: int) -> str:
+    first = next(iter(paths))
+    return f"{len(paths)} of {whole} modules (first {first})" if whole > 1 else f"module {first}"
