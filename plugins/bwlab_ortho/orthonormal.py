@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Off from orthonormal after the first pass: a second one brings less than this to rounding; dependent columns leave more.
+# Off from orthonormal after one pass: a second one brings less than this to rounding; dependent columns leave more.
 WELL_ENOUGH = 0.05
 
 

@@ -261,7 +261,7 @@ def test_a_given_object_is_a_plugin() -> None:
 def test_each_calls_one_plugin_at_a_time(packages: FakePackages) -> None:
     packages.install("bwlab-one", "1.0", {"one": ADAPTER.format(name="one")})
     packages.install("bwlab-two", "2.0", {"two": ADAPTER.format(name="two")})
-    manager = build_manager(disabled=["lora", "locon"])
+    manager = build_manager(disabled=["lora", "locon", "ortho"])
     names = {record.name: call()[0][0].name for record, call in manager.each("bwlab_register_adapters")}
     assert names == {"one": "one", "two": "two"}
 
