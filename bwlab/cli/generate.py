@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
+from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 from bwlab.pipelines import AUTO
 
 SCALE_HELP = (
     'Strength of the adapter in the same place: a number or a block spec such as "*=0, upper=1"; '
     "blocks not named keep 1. [default: 1]"
+)
+SCHEDULE_HELP = (
+    'When the adapter in the same place acts, "0-0.4:1, 0.4-1:0.3": fractions of the sampling, factors of the scale; '
+    "elsewhere 0. [default: 1]"
+)
+XY_HELP = (
+    'A labelled sheet of what two things do, such as "scale: 0, 0.5, 1" "blocks: upper=1 | lower=1"; '
+    'the second may be "".'
 )
 
 
@@ -25,12 +34,23 @@ def command(
         list[Path] | None, typer.Option(help="Adapter file (repeatable; several add up).", metavar="FILE")
     ] = None,
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
+    schedule: Annotated[list[str] | None, typer.Option(help=SCHEDULE_HELP, metavar="SPANS")] = None,
+    embedding: Annotated[
+        list[str] | None, typer.Option(help="Textual-inversion file (repeatable).", metavar="FILE[=WORD]")
+    ] = None,
     negative: Annotated[str, typer.Option(help="What to keep away from.", metavar="TEXT")] = "",
+    image: Annotated[Path | None, typer.Option(help="Picture to start from.", metavar="FILE")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Where to repaint it: white.", metavar="FILE")] = None,
+    strength: Annotated[float | None, typer.Option(help="How far to leave it, 0 to 1. [default: 0.75]")] = None,
     seed: Annotated[int, typer.Option(help="Of each prompt's first picture.")] = 0,
     count: Annotated[int, typer.Option(help="Pictures a prompt, with seeds counting up.")] = 1,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 25,
     cfg: Annotated[float, typer.Option(help="Guidance scale; up to 1 means none.")] = 7.0,
     sampler: Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = DEFAULT_SAMPLER,
+    weighting: Annotated[
+        str | None, typer.Option(help=f"Read weights in prompts, as {' or '.join(WEIGHTINGS)} does.")
+    ] = None,
+    xy: Annotated[tuple[str, str] | None, typer.Option(help=XY_HELP, metavar="COLUMNS ROWS")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = AUTO,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.", metavar="DIR")] = Path("pictures"),
     grid: Annotated[bool, typer.Option("--grid", help="Also write all pictures on one labelled sheet.")] = False,
@@ -40,11 +60,12 @@ def command(
 ) -> None:
     """Paint pictures with a base model and any number of adapters.
 
-    Scales are paired with adapters in order. Every PNG carries the recipe it was made by.
+    Scales and schedules are paired with adapters in order. Every PNG carries the recipe it was made by.
     """
     from rich.console import Console
 
-    from bwlab.generation.job import GenerateJob, run_job
+    from bwlab.generation.job import GenerateJob
+    from bwlab.generation.run import run_job
     from bwlab.plugins import build_manager
 
     job = GenerateJob(
@@ -52,12 +73,19 @@ def command(
         base=base,
         adapters=tuple(adapter or ()),
         scales=tuple(scale or ()),
+        schedules=tuple(schedule or ()),
+        embeddings=tuple(embedding or ()),
         negative=negative,
+        image=image,
+        mask=mask,
+        strength=strength,
+        weighting=weighting,
         seed=seed,
         count=count,
         steps=steps,
         cfg=cfg,
         sampler=sampler,
+        xy=tuple(axis for axis in xy or () if axis),
         device=device,
         out=out,
         grid=grid,

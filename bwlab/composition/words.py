@@ -35,7 +35,7 @@ def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[No
     """
     encoders: list[Any] = list(text_encoders(pipe))
     tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]
-    check_embeddings(embeddings, encoders, tokenizers[0])
+    check_words(pipe, embeddings)
     tokens = [token for one in embeddings for token in tokens_of(one)]
     with ExitStack() as stack:
         for name, encoder, tokenizer in zip(ENCODERS, encoders, tokenizers, strict=False) if embeddings else ():
@@ -52,13 +52,14 @@ def tokens_of(embedding: Embedding) -> list[str]:
     return [f"{one}_{part}" if part else one for one in _spellings(embedding.word) for part in range(count)]
 
 
-def check_embeddings(embeddings: Sequence[Embedding], encoders: Sequence[Any], tokenizer: Any) -> None:
-    """Raise `BwlabError` unless the embeddings fit these text encoders and their words can be told apart."""
+def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
+    """Raise `BwlabError` unless the embeddings fit a pipeline's text encoders and their words can be told apart."""
+    encoders: list[Any] = list(text_encoders(pipe))
     wanted = {
         name: int(encoder.get_input_embeddings().weight.shape[1])
         for name, encoder in zip(ENCODERS, encoders, strict=False)
     }
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = pipe.tokenizer.get_vocab()
     for embedding in embeddings:
         asked = f"embedding {embedding.source or embedding.word}"
         found = {name: int(rows.shape[1]) for name, rows in embedding.vectors.items()}

@@ -11,9 +11,9 @@ from bwlab.adapters.adapter import Attached
 from bwlab.benchmark import Benchmark
 from bwlab.demo.plan import Column, DemoPlan, columns
 from bwlab.formats.folders import make_folder
-from bwlab.generation.job import adapter_use, load_attached, sampling_bar
 from bwlab.generation.png import write_png
-from bwlab.generation.recipe import Recipe
+from bwlab.generation.recipe import Recipe, adapter_use
+from bwlab.generation.run import load_attached, sampling_bar
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.generation.sheet import Label, contact_sheet

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bwlab.errors import BwlabError
@@ -19,11 +21,36 @@ class AdapterUse:
         name: of the file, without its ending; of the run for a run's `adapter.safetensors`.
         sha256: of the whole file.
         scale: a number or block spec, as given.
+        schedule: of its scale over the sampling.
     """
 
     name: str
     sha256: str
     scale: str = "1"
+    schedule: str = "1"
+
+
+@dataclass(frozen=True)
+class WordUse:
+    """A word with embeddings of its own in a recipe, and the SHA-256 of its file."""
+
+    word: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StartUse:
+    """The picture that painting started from.
+
+    Attributes:
+        image_sha256: of its file.
+        strength: 0..1.
+        mask_sha256: of the mask's file; None without one.
+    """
+
+    image_sha256: str
+    strength: float
+    mask_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +62,8 @@ class Recipe:
         base_hash: of its UNet's weights.
         width: of the picture in pixels.
         version: of bwlab.
+        start: None if painted from noise.
+        weighting: the library that read weights in the prompt; empty if none did.
     """
 
     prompt: str
@@ -49,6 +78,9 @@ class Recipe:
     height: int
     version: str
     adapters: tuple[AdapterUse, ...] = ()
+    words: tuple[WordUse, ...] = ()
+    start: StartUse | None = None
+    weighting: str = ""
 
     def to_json(self) -> str:
         """Return the recipe as JSON, for the text chunk `bwlab`."""
@@ -67,7 +99,9 @@ class Recipe:
             "Size": f"{self.width}x{self.height}",
             "Model hash": self.base_hash[:10],
             "Model": self.base,
+            **({"Denoising strength": f"{self.start.strength:g}"} if self.start else {}),
             **self._lora_entries(),
+            **self._word_entries(),
             "Version": f"bwlab {self.version}",
         }
         lines.append(", ".join(f"{key}: {value}" for key, value in entries.items()))
@@ -78,8 +112,33 @@ class Recipe:
             return {}
         hashes = ", ".join(f"{use.name}: {use.sha256[:10]}" for use in self.adapters)
         specs = "; ".join(f"{use.name}: {use.scale}" for use in self.adapters if not _is_number(use.scale))
-        entries = {"Lora hashes": json.dumps(hashes)}
-        return {**entries, "Lora block scales": json.dumps(specs)} if specs else entries
+        times = "; ".join(f"{use.name}: {use.schedule}" for use in self.adapters if use.schedule != "1")
+        told = {"Lora hashes": hashes, "Lora block scales": specs, "Lora schedules": times}
+        return {key: json.dumps(text) for key, text in told.items() if text}
+
+    def _word_entries(self) -> dict[str, str]:
+        hashes = ", ".join(f"{use.word}: {use.sha256[:10]}" for use in self.words)
+        return {"TI hashes": json.dumps(hashes)} if hashes else {}
+
+
+def adapter_use(path: Path, scale: str, schedule: str = "1") -> AdapterUse:
+    """Return an adapter file as recipes name it."""
+    return AdapterUse(adapter_name(path), file_hash(path), scale, schedule)
+
+
+def adapter_name(path: Path) -> str:
+    """Return a short name of an adapter file; every run writes an `adapter.safetensors`, so those go by their run.
+
+    >>> adapter_name(Path("loras/fox.safetensors")), adapter_name(Path("runs/ink/adapter.safetensors"))
+    ('fox', 'ink')
+    """
+    return path.parent.name or path.stem if path.name == "adapter.safetensors" else path.stem
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def recipe_from_json(text: str) -> Recipe:
@@ -87,7 +146,9 @@ def recipe_from_json(text: str) -> Recipe:
     try:
         values: Mapping[str, Any] = json.loads(text)
         uses = tuple(AdapterUse(**use) for use in values["adapters"])
-        return Recipe(**{**values, "adapters": uses})
+        words = tuple(WordUse(**use) for use in values.get("words", ()))
+        start = StartUse(**values["start"]) if values.get("start") else None
+        return Recipe(**{**values, "adapters": uses, "words": words, "start": start})
     except (ValueError, KeyError, TypeError) as error:
         raise BwlabError("reading a recipe", "not one that bwlab wrote", "Give a PNG of 'bwlab generate'") from error
 

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from bwlab.adapters.adapter import Attached, attach
-from bwlab.conditioning import text_encoders
+from bwlab.adapters.adapter import Attached
+from bwlab.composition.attach import Timed, attach_timed
+from bwlab.composition.words import attach_words
 from bwlab.errors import BwlabError
-from bwlab.generation.samplers import DEFAULT_SAMPLER, new_scheduler
-from bwlab.pipelines import quiet_libraries
+from bwlab.generation.painters import Task, painter_for
+from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.generation.start import Start, settings
+from bwlab.generation.weighting import require_weighting, weighted_embeddings
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from bwlab.adapters.scales import Scale
+    from bwlab.formats.embedding_files import Embedding
     from bwlab.pipelines import Pipeline
 
 OnStep = Callable[[int, int], None]
+Acting: TypeAlias = Attached | Timed
 
 
 def generate(
     pipe: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    adapters: Sequence[Attached] = (),
+    adapters: Sequence[Acting] = (),
     steps: int = 25,
     cfg: float = 7.0,
     sampler: str = DEFAULT_SAMPLER,
     negative: str = "",
     *,
+    start: Start | None = None,
+    embeddings: Sequence[Embedding] = (),
+    weighting: str | None = None,
     batch_size: int = 8,
     on_step: OnStep | None = None,
 ) -> list[Image.Image]:
@@ -44,40 +52,57 @@ def generate(
 
     Args:
         pipe: the base; its scheduler is not used but for the noise schedule, and is not changed.
-        adapters: with their scales; a scale per sample has one number for each prompt.
+        adapters: with their scales, and schedules; a scale per sample has one number for each prompt.
+        steps: of the whole sampling; a start does only its strength's part of them.
         cfg: guidance scale; up to 1 means none, and the negative prompt has no effect.
+        start: a picture to start from; None: noise.
+        embeddings: words that prompts may use.
+        weighting: `"compel"` to read weights in prompts; None: prompts are read as they are.
         batch_size: pictures that are made at once.
         on_step: called with (sampling steps done, sampling steps in all).
 
     Raises:
-        BwlabError: prompts and seeds differ in number, an adapter does not fit, or the sampler is unknown.
+        BwlabError: prompts and seeds differ in number, an adapter, word or start does not fit, or a name is unknown.
     """
     if len(prompts) != len(seeds):
         found = f"{len(prompts)} prompts and {len(seeds)} seeds"
         raise BwlabError("generating pictures", found, "Give one seed for each prompt")
-    painter = pipe_with_sampler(pipe, sampler)
-    starts = range(0, len(prompts), batch_size)
+    require_weighting(weighting)
+    task: Task = "text" if start is None else "image" if start.mask is None else "inpaint"
+    work = _Work(
+        painter_for(pipe, sampler, task), [_timed(use) for use in adapters], steps, cfg, negative, start, weighting
+    )
+    firsts = range(0, len(prompts), batch_size)
+    done = steps if start is None else start.steps(steps)
     images: list[Image.Image] = []
-    for index, start in enumerate(starts):
-        rows = slice(start, start + batch_size)
-        contexts = encode(painter, prompts[rows], adapters, rows, len(prompts), cfg, negative)
-        report = _reporter(on_step, index * steps, len(starts) * steps)
-        images += _paint(painter, contexts, seeds[rows], adapters, rows, len(prompts), steps, cfg, report)
-    return images
+    with attach_words(work.painter, embeddings):
+        for index, first in enumerate(firsts):
+            rows = slice(first, first + batch_size)
+            report = _reporter(on_step, index * done, len(firsts) * done)
+            images += _paint(work, prompts[rows], seeds[rows], rows, len(prompts), report)
+    return images if start is None else [start.kept(image) for image in images]
 
 
-def pipe_with_sampler(pipe: Pipeline, sampler: str) -> Pipeline:
-    """Return a pipeline of the same models with another sampler; the given one keeps its own."""
-    with quiet_libraries():
-        components = {**pipe.components, "scheduler": new_scheduler(sampler, pipe)}
-        if isinstance(pipe, StableDiffusionXLPipeline):
-            zeros = pipe.config.force_zeros_for_empty_prompt
-            painter = StableDiffusionXLPipeline(**components, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
-        else:
-            components["safety_checker"] = None
-            painter = StableDiffusionPipeline(**components, requires_safety_checker=False)
-    painter.set_progress_bar_config(disable=True)
-    return painter
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What all batches of one call share."""
+
+    painter: Any
+    adapters: Sequence[Timed]
+    steps: int
+    cfg: float
+    negative: str
+    start: Start | None
+    weighting: str | None
+
+    def acting(self, rows: slice, total: int, copies: int) -> list[Timed]:
+        """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
+        return [
+            Timed(
+                Attached(use.attached.adapter, _scale_for_rows(use.attached.scale, rows, total, copies)), use.schedule
+            )
+            for use in self.adapters
+        ]
 
 
 # What a pipeline takes in place of prompts: `prompt_embeds` and the like, by name.
@@ -90,58 +115,44 @@ CONTEXT_NAMES = (
 )
 
 
-@torch.no_grad()
-def encode(
-    pipe: Pipeline,
-    prompts: Sequence[str],
-    adapters: Sequence[Attached],
-    rows: slice,
-    total: int,
-    cfg: float,
-    negative: str,
-) -> Contexts:
-    """Return text embeddings of the prompts and, with guidance, of the negative prompt.
-
-    An empty negative prompt is what the base was made with: zeros for SDXL, the embedding of no text for others.
-    """
-    with attach(pipe.unet, *_for_rows(adapters, rows, total, copies=1), text_encoder=text_encoders(pipe)):
-        found = pipe.encode_prompt(
-            list(prompts),
-            device=pipe.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=cfg > 1,
-            negative_prompt=[negative] * len(prompts) if negative else None,
-        )
-    return dict(zip(CONTEXT_NAMES, found, strict=False))
-
-
 def _paint(
-    pipe: Pipeline,
-    contexts: Contexts,
-    seeds: Sequence[int],
-    adapters: Sequence[Attached],
-    rows: slice,
-    total: int,
-    steps: int,
-    cfg: float,
-    report: Callable[..., dict[str, object]],
+    work: _Work, prompts: Sequence[str], seeds: Sequence[int], rows: slice, total: int, report: Callable[..., Any]
 ) -> list[Image.Image]:
+    with attach_timed(work.painter, work.acting(rows, total, copies=1)):
+        contexts = encode(work.painter, prompts, work.cfg, work.negative, work.weighting)
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
-    copies = 2 if cfg > 1 else 1
-    with attach(pipe.unet, *_for_rows(adapters, rows, total, copies), text_encoder=text_encoders(pipe)):
-        result = pipe(
+    with attach_timed(work.painter, work.acting(rows, total, copies=2 if work.cfg > 1 else 1)):
+        result = work.painter(
             **contexts,
-            num_inference_steps=steps,
-            guidance_scale=cfg,
+            **settings(work.start, len(seeds)),
+            num_inference_steps=work.steps,
+            guidance_scale=work.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             callback_on_step_end=report,
         )
     return list(result.images)
 
 
-def _for_rows(adapters: Sequence[Attached], rows: slice, total: int, copies: int) -> list[Attached]:
-    """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
-    return [Attached(use.adapter, _scale_for_rows(use.scale, rows, total, copies)) for use in adapters]
+@torch.no_grad()
+def encode(pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighting: str | None = None) -> Contexts:
+    """Return text embeddings of the prompts and, with guidance, of the negative prompt.
+
+    An empty negative prompt is what the base was made with: zeros for SDXL, the embedding of no text for others.
+    """
+    if weighting is not None:
+        return weighted_embeddings(pipe, prompts, negative, cfg > 1)
+    found = pipe.encode_prompt(
+        list(prompts),
+        device=pipe.device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=cfg > 1,
+        negative_prompt=[negative] * len(prompts) if negative else None,
+    )
+    return dict(zip(CONTEXT_NAMES, found, strict=False))
+
+
+def _timed(use: Acting) -> Timed:
+    return use if isinstance(use, Timed) else Timed(use)
 
 
 def _scale_for_rows(scale: Scale, rows: slice, total: int, copies: int) -> Scale:

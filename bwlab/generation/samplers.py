@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bwlab.blocks.naming import nearest
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
 
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+LCM_STEPS = 50  # of the sampler that latent consistency models are distilled from (arXiv 2310.04378)
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class Sampler:
         label: as the AUTOMATIC1111 web UI calls it, for picture metadata.
         scheduler: diffusers' class.
         settings: what is set on it beside the base's noise schedule.
+        most_steps: that it can take.
     """
 
     name: str
     label: str
     scheduler: str
     settings: Mapping[str, object] = field(default_factory=dict)
+    most_steps: int = 1000
 
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -46,14 +51,18 @@ SAMPLERS: Mapping[str, Sampler] = {
         Sampler("euler_a", "Euler a", "EulerAncestralDiscreteScheduler"),
         Sampler("ddim", "DDIM", "DDIMScheduler", {"clip_sample": False}),
         Sampler("unipc", "UniPC", "UniPCMultistepScheduler", {"solver_order": 2, "use_karras_sigmas": False}),
+        # For bases and adapters distilled to it: a few steps at guidance 1 to 2.
+        Sampler("lcm", "LCM", "LCMScheduler", {"original_inference_steps": LCM_STEPS, "clip_sample": False}, LCM_STEPS),
     )
 }
 
 
 def sampler_named(name: str) -> Sampler:
-    """Return the sampler of this name; `BwlabError` listing them if there is none."""
+    """Return the sampler of this name; `BwlabError` with the nearest one and all others if there is none."""
     if name not in SAMPLERS:
-        raise BwlabError(f"--sampler {name}", "no such sampler", f"Choose from {', '.join(SAMPLERS)}")
+        near = nearest(name.replace("++", "pp"), SAMPLERS)
+        hint = f"Did you mean {near}? " if near else ""
+        raise BwlabError(f"--sampler {name}", "no such sampler", f"{hint}Choose from {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
 
@@ -66,8 +75,11 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
 
     sampler = sampler_named(name)
     # Stable Diffusion's timesteps count from 1; pipelines saved without that setting would be corrected with a warning.
-    settings = {**sampler.settings, "steps_offset": 1}
-    scheduler: SchedulerMixin = vars(diffusers.schedulers)[sampler.scheduler].from_config(
-        pipe.scheduler.config, **settings
-    )
+    settings = {**_noise(pipe.scheduler.config), **sampler.settings, "steps_offset": 1}
+    scheduler: SchedulerMixin = getattr(diffusers, sampler.scheduler).from_config(pipe.scheduler.config, **settings)
     return scheduler
+
+
+def _noise(config: Mapping[str, object]) -> dict[str, object]:
+    """The noise schedule in a scheduler's config; what it left at its class' default, `from_config` would take anew."""
+    return {name: config[name] for name in NOISE if name in config}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 import typer
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -20,10 +21,12 @@ from bwlab.adapters.loading import load_adapter
 from bwlab.cli.errors import exit_on_error
 from bwlab.cli.generate import command
 from bwlab.generation.png import read_recipe
+from bwlab.generation.recipe import WordUse
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import SAMPLERS
 from bwlab.pipelines import base_scheme, weights_hash
 from bwlab.plugins import PluginManager
+from tests.conftest import TINY_WIDTH
 
 Captured = pytest.CaptureFixture[str]
 
@@ -111,6 +114,67 @@ def test_files_are_counted_on_or_replaced(tiny_pipeline: Path, tmp_path: Path) -
     assert (pixels(tmp_path / "0000-seed0.png") == pixels(tmp_path / "0001-seed0.png")).all()
 
 
+def test_a_schedule_of_zero_is_no_adapter(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    arguments = (*common(tiny_pipeline, tmp_path), "--prompt", "fox", "--adapter", str(adapter_files[0]))
+    for schedule in ("0", "0-1:1", "0-0.5:1", "0.5-1:1"):
+        assert call(*arguments, "--schedule", schedule) == 0
+    assert call(*common(tiny_pipeline, tmp_path), "--prompt", "fox") == 0
+    off, on, early, late, plain = (pixels(tmp_path / f"{n:04}-seed0.png") for n in range(5))
+    assert (off == plain).all()
+    assert len({one.tobytes() for one in (off, on, early, late)}) == 4
+    recipe = read_recipe(tmp_path / "0002-seed0.png")
+    assert recipe.adapters[0].schedule == "0-0.5:1"
+    assert 'Lora schedules: "all: 0-0.5:1"' in recipe.parameters()
+
+
+def test_words_starts_and_weights_are_in_the_recipe(tiny_pipeline: Path, tmp_path: Path) -> None:
+    word = tmp_path / "ink=1.safetensors"
+    safetensors.torch.save_file({"emb_params": torch.ones(2, TINY_WIDTH)}, word)
+    for name, colour in (("start.png", "red"), ("mask.png", "white")):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / name)
+    pictures = (str(tmp_path / name) for name in ("start.png", "mask.png"))
+    start = ("--image", next(pictures), "--mask", next(pictures), "--strength", "0.5")
+    arguments = (*common(tiny_pipeline, tmp_path / "out"), "--prompt", "a <ink>", "--weighting", "compel")
+    assert call(*arguments, *start, "--embedding", f"{word}=<ink>") == 0
+    assert call(*arguments, *start) == 0
+    first, second = (tmp_path / "out" / f"{n:04}-seed0.png" for n in range(2))
+    assert (pixels(first) != pixels(second)).any()
+    recipe = read_recipe(first)
+    assert recipe.words == (WordUse("<ink>", hashlib.sha256(word.read_bytes()).hexdigest()),)
+    assert recipe.start is not None
+    assert (recipe.start.strength, recipe.weighting) == (0.5, "compel")
+    assert recipe.start.mask_sha256 == hashlib.sha256((tmp_path / "mask.png").read_bytes()).hexdigest()
+    assert "Denoising strength: 0.5" in recipe.parameters()
+    assert 'TI hashes: "<ink>: ' in recipe.parameters()
+    assert read_recipe(second).words == ()
+
+
+def test_a_sheet_of_blocks_by_scale(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path, capsys: Captured
+) -> None:
+    base = (*common(tiny_pipeline, tmp_path), "--prompt", "fox", "--adapter", str(adapter_files[0]), "--cfg", "3")
+    assert call(*base, "--xy", "blocks: upper=1 | mid=1", "scale: 0, 2") == 0
+    names = [*(f"{n:04}-seed0.png" for n in range(4)), "xy-0000.png"]
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in names]
+    cells = [pixels(tmp_path / name) for name in names[:4]]
+    recipes = [read_recipe(tmp_path / name) for name in names[:4]]
+    assert [recipe.adapters[0].scale for recipe in recipes] == ["0", "0", "*=0, in0=2, out3=2", "*=0, mid=2"]
+    assert (cells[0] == cells[1]).all()
+    # Each picture of the sheet is what its recipe paints alone, up to rounding in another batch.
+    for place in (0, 2, 3):
+        assert call(*base, "--scale", recipes[place].adapters[0].scale, "--out", tmp_path / f"alone{place}") == 0
+        alone = pixels(tmp_path / f"alone{place}" / "0000-seed0.png")
+        assert np.abs(alone.astype(int) - cells[place]).max() <= 1
+    assert (cells[2] != cells[3]).any()
+    sheet = pixels(tmp_path / "xy-0000.png")
+    assert sheet.shape[1] > 2 * 192
+    assert call(*base, "--xy", "sampler: euler, ddim", "", "--count", "2") == 0
+    assert sorted(path.name for path in tmp_path.glob("xy-*")) == ["xy-0000.png", "xy-0001.png", "xy-0002.png"]
+    assert [read_recipe(tmp_path / f"000{n}-seed{n // 6}.png").sampler for n in (4, 5, 6)] == ["euler", "ddim", "euler"]
+
+
 def other_architecture(file: Path, out: Path) -> Path:
     tensors = safetensors.torch.load_file(file)
     wider = {key: tensor.repeat(1, 2) if key.endswith("down.weight") and tensor.dim() == 2 else tensor
@@ -126,6 +190,9 @@ def test_bad_input_is_one_line(
     (tmp_path / "cut.safetensors").write_bytes(adapter_files[0].read_bytes()[:100])
     (tmp_path / "text.safetensors").write_text("a letter")
     foreign = str(other_architecture(adapter_files[0], tmp_path / "foreign.safetensors"))
+    wide, picture = str(tmp_path / "wide.safetensors"), str(tmp_path / "picture.png")
+    safetensors.torch.save_file({"<x>": torch.zeros(768)}, wide)
+    Image.new("RGB", (32, 32)).save(picture)
     bad = [
         (("--scale", "1"), "1 scales for 0 adapters"),
         (("--adapter", file, "--scale", "1", "--scale", "2"), "2 scales for 1 adapters"),
@@ -149,6 +216,27 @@ def test_bad_input_is_one_line(
         (("--device", "toaster"), "--device toaster"),
         (("--device", "meta:x"), "--device meta:x"),
         (("--base", "none"), "--base none: no such folder"),
+        (("--sampler", "lcm", "--steps", "51"), "steps of lcm 51: out of range. Give 1 to 50"),
+        (("--schedule", "1"), "1 schedules for 0 adapters"),
+        (("--adapter", file, "--schedule", "0.5-0.4:1"), "0.5-0.4 ends before it begins"),
+        (("--adapter", file, "--schedule", "0-0.5:1, 0.4-1:1"), "0-0.5 and 0.4-1 overlap"),
+        (("--adapter", file, "--schedule", "0-1:nan"), "'nan': it is not a finite number"),
+        (("--embedding", "none.pt"), "--embedding none.pt: no such file"),
+        (("--embedding", f"{file}=<x>"), "tensors where an embedding has one"),
+        (("--embedding", wide), "768 wide, and this base's text embeddings 32"),
+        (("--mask", file), "--mask: there is no picture to start from"),
+        (("--strength", "0.5"), "--strength: there is no picture to start from"),
+        (("--image", "none.png"), "--image none.png: no such file"),
+        (("--image", file), "not a readable picture"),
+        (("--image", picture, "--strength", "1.5"), "--strength 1.5: out of range"),
+        (("--image", picture, "--strength", "nan"), "--strength nan: out of range"),
+        (("--image", picture, "--strength", "0.3"), "--strength 0.3: that is none of 2 steps"),
+        (("--weighting", "compel", "--negative", '("a", "b").and()'), "text of another length"),
+        (("--weighting", "compl"), "--weighting compl: no such library"),
+        (("--xy", "scale: 1", ""), "there is no adapter 1 among 0"),
+        (("--xy", "steps: 0", ""), "steps of dpmpp_2m_karras 0: out of range"),
+        (("--xy", "seed: 1, 2", "", "--count", "2"), "seeds are an axis and --count is 2"),
+        (("--xy", "prompt: owl | fox", "", "--prompt", "cat"), "prompts are an axis and 2 are given"),
     ]
     out = tmp_path / "out"
     for arguments, named in bad:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bwlab.adapters.adapter import Adapter, Attached
-from bwlab.generation.sample import generate, pipe_with_sampler
+from bwlab.generation.painters import painter_for
+from bwlab.generation.sample import generate
 from bwlab.pipelines import load_base
 from bwlab.plugins import PluginManager
 from tests.generation.conftest import strong_adapter
@@ -36,7 +37,7 @@ def pixels(images: list[Image.Image]) -> list[list[int]]:
 )
 def test_pictures_are_those_of_diffusers_pipeline(cfg: float, negative: str, xl: Pipeline) -> None:
     ours = generate(xl, ["a cat", "an owl"], [3, 7], steps=2, cfg=cfg, sampler="euler", negative=negative)
-    theirs = pipe_with_sampler(xl, "euler")(
+    theirs = painter_for(xl, "euler")(
         prompt=["a cat", "an owl"],
         negative_prompt=[negative] * 2 if negative else None,
         num_inference_steps=2,

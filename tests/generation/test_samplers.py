@@ -7,8 +7,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
 
 from bwlab.errors import BwlabError
-from bwlab.generation.sample import generate, pipe_with_sampler
-from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS, new_scheduler
+from bwlab.generation.painters import painter_for
+from bwlab.generation.sample import generate
+from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS, new_scheduler, sampler_named
 from bwlab.pipelines import quiet_libraries
 
 
@@ -40,7 +41,7 @@ def test_every_sampler_paints_and_warns_nothing(
 
 
 def test_the_default_is_dpmpp_2m_with_karras_sigmas(pipe: StableDiffusionPipeline) -> None:
-    scheduler = pipe_with_sampler(with_scheduler(pipe, DDIMScheduler(clip_sample=False)), DEFAULT_SAMPLER).scheduler
+    scheduler = painter_for(with_scheduler(pipe, DDIMScheduler(clip_sample=False)), DEFAULT_SAMPLER).scheduler
     assert isinstance(scheduler, DPMSolverMultistepScheduler)
     assert scheduler.config.algorithm_type == "dpmsolver++"
     assert scheduler.config.solver_order == 2
@@ -53,3 +54,6 @@ def test_the_default_is_dpmpp_2m_with_karras_sigmas(pipe: StableDiffusionPipelin
 def test_an_unknown_sampler_is_refused(pipe: StableDiffusionPipeline) -> None:
     with pytest.raises(BwlabError, match=r"dpmpp_2m_karras, euler, euler_a, ddim, unipc"):
         generate(pipe, ["fox"], [1], sampler="plms")
+    for name, near in (("Euler", "euler"), ("dpm++_2m_karras", "dpmpp_2m_karras"), ("uni_pc", "unipc")):
+        with pytest.raises(BwlabError, match=f"Did you mean {near}"):
+            sampler_named(name)
