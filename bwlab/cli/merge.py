@@ -20,9 +20,7 @@ INTO_HELP = "Fold the adapters into this base model; OUT is a folder, or a singl
 
 
 def command(
-    adapters: Annotated[
-        list[Path], typer.Argument(help="Adapter files, called A, B, ... by --choose.", metavar="FILE")
-    ],
+    adapters: Annotated[list[Path], typer.Argument(help="Adapter files, called A, B, ... by --choose.")],
     out: Annotated[Path, typer.Option(help="File to write.", metavar="OUT")],
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
     rank: Annotated[

@@ -54,6 +54,8 @@ def _history(earlier: Mapping[str, str]) -> list[object]:
 def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], scheme: BlockScheme) -> dict[str, str]:
     """Ranks, alpha and network module as kohya's trainer and bwlab write them."""
     low_rank = [module for module in modules.values() if module.algorithm in _PLAIN]
+    if not modules:
+        return {}
     if len(low_rank) < len(modules):
         return {"ss_network_module": earlier.get("ss_network_module", "lycoris.kohya")}
     ranks: dict[str, set[int]] = {}

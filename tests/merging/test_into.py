@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,11 @@ from bwlab.formats.encoding import in_dtype
 from bwlab.formats.files import open_adapter_file
 from bwlab.formats.kohya import save_adapter
 from bwlab.formats.module_weights import ModuleWeights
+from bwlab.formats.tensors import LazyTensor
+from bwlab.merging.conversion import Conversion, convert
 from bwlab.merging.extract import Extraction, extract
 from bwlab.merging.into import merge_into
-from bwlab.merging.merge import Recipe
+from bwlab.merging.merge import Recipe, merge
 from bwlab.merging.method import Method
 from bwlab.merging.model_weights import open_model
 from bwlab.merging.target import Target
@@ -163,6 +166,42 @@ def test_norms_and_biases_are_merged(tmp_path: Path, manager: PluginManager, tin
         for change, leaf in zip(leaves.values(), ("weight", "bias"), strict=True):
             before, after = (model.get_submodule(path).get_parameter(leaf) for model in (pipe.unet, merged))
             assert torch.allclose(after, before + 2 * change, atol=1e-6)
+
+
+def base_bound(pipe: Pipeline, path: Path) -> Path:
+    """A file of modules whose deltas depend on the base's weights: OFT, DoRA and IA3."""
+    generator = np.random.default_rng(0)
+    attention = "mid_block.attentions.0.transformer_blocks.0.attn1"
+    out = pipe.unet.get_submodule(f"{attention}.to_q").weight.shape[0]
+
+    def numbers(*shape: int) -> LazyTensor:
+        return in_dtype(0.3 * generator.standard_normal(shape).astype(np.float32), "F32")
+
+    lora = {"lora_down.weight": numbers(2, out), "lora_up.weight": numbers(out, 2)}
+    length = in_dtype(1 + generator.random((out, 1)).astype(np.float32), "F32")
+    side = in_dtype(np.array([True]), "BOOL")
+    return written(
+        path,
+        [
+            ModuleWeights(f"{attention}.to_q", "oft", {"oft_blocks": numbers(out // 4, 4, 4)}, 0.0),
+            ModuleWeights(f"{attention}.to_k", "dora", {**lora, "dora_scale": length}, 2.0),
+            ModuleWeights(f"{attention}.to_v", "ia3", {"weight": numbers(1, out), "on_input": side}, None),
+        ],
+    )
+
+
+def test_algorithms_that_need_the_base(tmp_path: Path, manager: PluginManager, tiny_pipeline: Path) -> None:
+    pipe = load_base(tiny_pipeline)
+    file, base = base_bound(pipe, tmp_path / "a.safetensors"), str(tiny_pipeline)
+    expected = attached(pipe, (file,), (0.5,), manager)
+    merge_into(Recipe((file,), ("0.5",)), base, tmp_path / "out", manager)
+    assert error(outputs(load_base(tmp_path / "out")), expected) < TOLERANCE
+    job = Conversion(file, Target(tmp_path / "b.safetensors", "diffusers"), 64, "mid=0.5", base)
+    outcome = convert(job, manager)
+    assert sum(fit.lost for fit in outcome.fits) < 1e-12
+    assert error(attached(pipe, (tmp_path / "b.safetensors",), (1.0,), manager), expected) < TOLERANCE
+    merge(Recipe((file, file), ("0.25", "0.25")), Target(tmp_path / "c.safetensors"), manager, rank=64, base=base)
+    assert error(attached(pipe, (tmp_path / "c.safetensors",), (1.0,), manager), expected) < TOLERANCE
 
 
 def test_ties_into_a_base_needs_no_rank(tmp_path: Path, manager: PluginManager, tiny_pipeline: Path) -> None:

@@ -1,0 +1,174 @@
+"""``bwlab convert``, ``merge`` and ``extract`` as users see them."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from bwlab.cli.app import main
+from bwlab.errors import BwlabError
+from bwlab.formats.contents import read_contents
+from bwlab.formats.encoding import in_dtype
+from bwlab.formats.module_weights import ModuleWeights
+from bwlab.formats.tensor_file import write_tensors
+from bwlab.formats.tensors import LazyTensor
+from bwlab.merging.conversion import Conversion, convert
+from bwlab.merging.target import Target
+from bwlab.plugins import PluginManager
+from tests.merging.made import IN0, IN1, MID, TE, adapter, deltas, relative, written
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command line; blanks at the ends of lines are dropped."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), "\n".join(line.rstrip() for line in out.splitlines()), err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TERM", "dumb")
+    return tmp_path
+
+
+def test_convert_tells_what_it_wrote(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = adapter(here, "a", {IN0: 2, MID: 3})
+    assert run(capsys, "convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dtype", "fp16") == (
+        0,
+        "b.safetensors: 2 modules",
+        "",
+    )
+    assert read_contents(here / "b.safetensors").dialect == "diffusers"
+    assert relative(deltas(here / "b.safetensors")[MID], deltas(source)[MID]) < 1e-3
+    code, out, err = run(capsys, "convert", "a.safetensors", "b.safetensors")
+    assert (code, out) == (2, "")
+    assert err == (
+        "bwlab: error: writing b.safetensors: it is there already. Choose another path, or give --overwrite\n"
+    )
+    assert run(capsys, "convert", "a.safetensors", "b.safetensors", "--overwrite")[0] == 0
+
+
+def test_energies_are_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    eye = np.eye(7, dtype=np.float32)
+    values = np.array([4, 3, 2, 1, 1], np.float32)
+    up = np.concatenate([np.diag(values), np.zeros((6, 5), np.float32)])
+    one = ModuleWeights(IN0, "lora", leaves(up, eye[:5]), 5.0)
+    two = ModuleWeights(TE, "lora", leaves(9 * np.eye(31, 3, dtype=np.float32), np.eye(3, 37, dtype=np.float32)), 3.0)
+    none = ModuleWeights(
+        MID, "lora", leaves(np.zeros((17, 2, 1, 1), np.float32), np.ones((2, 19, 1, 1), np.float32)), 2.0
+    )
+    written(here / "a.safetensors", [one, two, none])
+    code, out, err = run(capsys, "convert", "a.safetensors", "b.safetensors", "--rank", "3", "--blocks", "te=0.5")
+    assert (code, err) == (0, "")
+    assert out == (
+        "\n"
+        " block  modules  rank before  rank  energy kept  relative error\n"
+        " ───────────────────────────────────────────────────────────────\n"
+        " te           1            3     3      100.00%        0.00e+00\n"
+        " in0          1            5     3       93.55%        2.54e-01\n"
+        " mid          1            2     0      100.00%        0.00e+00\n"
+        "\n"
+        " all          3          2-5   0-3       97.82%        1.48e-01\n"
+        "\n"
+        "b.safetensors: 2 modules\n"
+        "1 modules whose delta is zero are left out\n"
+        "1 of 3 modules are left out"
+    )
+
+
+def leaves(up: NDArray[np.float32], down: NDArray[np.float32]) -> dict[str, LazyTensor]:
+    return {"lora_up.weight": in_dtype(up, "F32"), "lora_down.weight": in_dtype(down, "F32")}
+
+
+def test_merge_and_choose(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter(here, "a", {IN0: 2, MID: 3}, 1)
+    adapter(here, "b", {MID: 2, IN1: 2}, 2)
+    sum_ = ("merge", "a.safetensors", "b.safetensors", "--out", "c.safetensors")
+    assert run(capsys, *sum_, "--scale", "0.5", "--scale", "mid=2") == (0, "c.safetensors: 3 modules", "")
+    a, b = deltas(here / "a.safetensors"), deltas(here / "b.safetensors")
+    assert relative(deltas(here / "c.safetensors")[MID], 0.5 * a[MID] + 2 * b[MID]) < 1e-6
+    assert run(capsys, *sum_, "--overwrite", "--choose", "mid=B, *=A")[1] == "c.safetensors: 2 modules"
+    assert set(deltas(here / "c.safetensors")) == {IN0, MID}
+    code, out, _ = run(capsys, *sum_, "--overwrite", "--method", "ties", "--rank", "3")
+    assert (code, out.splitlines()[1]) == (0, " block  modules  rank before  rank  energy kept  relative error")
+    for more, message in (
+        (("--rank", "3", "--into", "emoji"), "--rank with --into: the base model holds every delta as it is."),
+        (("--method", "ties"), "is dense. Give the rank to keep of it (--rank N)"),
+    ):
+        code, out, err = run(capsys, *sum_, "--overwrite", *more)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_merge_into_and_extract(
+    here: Path, capsys: pytest.CaptureFixture[str], tiny_pipeline: Path, manager: PluginManager
+) -> None:
+    path = "mid_block.resnets.0.conv1"
+    weight = read_shape(tiny_pipeline / "unet", path)
+    generator = np.random.default_rng(0)
+    up, down = (
+        generator.standard_normal(shape).astype(np.float32) for shape in ((weight[0], 2, 1, 1), (2, *weight[1:]))
+    )
+    written(here / "a.safetensors", [ModuleWeights(path, "lora", leaves(up, down), 2.0)])
+    base = str(tiny_pipeline)
+    assert run(capsys, "merge", "a.safetensors", "--into", base, "--out", "tuned") == (0, "tuned: 1 modules", "")
+    code, out, err = run(capsys, "extract", "tuned", base, "--rank", "2", "--out", "x.safetensors")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2:] == ["x.safetensors: 1 modules", "in all 100.00% of the squared change is captured"]
+    assert relative(deltas(here / "x.safetensors")[path], deltas(here / "a.safetensors")[path]) < 1e-3
+
+
+def read_shape(folder: Path, path: str) -> tuple[int, ...]:
+    file = next(iter(folder.glob("*.safetensors")))
+    return tuple(safetensors.numpy.load_file(file)[f"{path}.weight"].shape)
+
+
+def test_embeddings_lie_beside(here: Path, manager: PluginManager) -> None:
+    source = adapter(here, "a", {IN0: 2})
+    file = read_contents(source)
+    tensors = {f"lora_unet_{IN0.replace('.', '_')}.{leaf}": one for leaf, one in file.modules[IN0].leaves.items()}
+    word, other = (in_dtype(np.full((2, 5), number, np.float32), "F32") for number in (1.0, 2.0))
+    tensors |= {
+        "bundle_emb.<fox>.string_to_param.*": word,
+        "bundle_emb.ink.clip_l": word,
+        "bundle_emb.ink.clip_g": other,
+    }
+    write_tensors(source, tensors, {})
+    outcome = convert(Conversion(source, Target(here / "b.safetensors", "diffusers")), manager)
+    assert [path.name for path in outcome.files] == ["b.safetensors", "b-fox.safetensors", "b-ink.safetensors"]
+    assert set(read_contents(here / "b-fox.safetensors").embeddings) == {"<fox>"}
+    both = read_contents(here / "b-ink.safetensors").embeddings
+    assert {name: float(tensor.read().max()) for name, tensor in both.items()} == {"ink": 1.0, "te2:ink": 2.0}
+    convert(Conversion(here / "b-ink.safetensors", Target(here / "c.safetensors")), manager)
+    assert sorted(path.name for path in here.glob("c*")) == ["c-ink.safetensors"]
+    (here / "c-ink.safetensors").write_bytes(b"mine")
+    with pytest.raises(BwlabError, match="it is there already"):
+        convert(Conversion(here / "b-ink.safetensors", Target(here / "c.safetensors")), manager)
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_a_conversion_takes_the_memory_of_a_tensor(tmp_path: Path, manager: PluginManager, form: str) -> None:
+    names = [
+        f"down_blocks.{level}.attentions.{pair}.transformer_blocks.0.attn1.to_q"
+        for level in range(3)
+        for pair in range(2)
+    ]
+    numbers = np.random.default_rng(0).standard_normal((64, 5000)).astype(np.float32)
+    modules = [ModuleWeights(path, "lora", leaves(numbers.T, numbers), 64.0) for path in names]
+    source = written(tmp_path / "a.safetensors", modules)
+    size = source.stat().st_size
+    tracemalloc.start()
+    convert(Conversion(source, Target(tmp_path / "b.safetensors", form)), manager)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size > 15_000_000
+    assert peak < 0.4 * size
