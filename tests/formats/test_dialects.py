@@ -1,0 +1,259 @@
+"""Every dialect: what its keys mean, and that nothing is skipped in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bwlab.errors import BwlabError
+from bwlab.formats.contents import AdapterContents, read_contents
+from bwlab.formats.files import AdapterFile
+from bwlab.formats.keys import kohya_name_of
+from bwlab.formats.ldm_names import ldm_name_of
+from bwlab.hookspecs import hookimpl
+from bwlab.plugins import build_manager
+from bwlab.registry import FormatReader, FormatType
+
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+PATHS = (f"{ATTENTION}.to_q", f"{ATTENTION}.to_out.0", "te.encoder.layers.3.mlp.fc1")
+SHAPES = {PATHS[0]: (11, 7), PATHS[1]: (13, 5), PATHS[2]: (17, 19)}
+RANK = 3
+
+
+def factors() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Path -> (down, up)."""
+    draw = np.random.default_rng(0)
+    return {
+        path: (draw.standard_normal((RANK, inner)), draw.standard_normal((out, RANK)))
+        for path, (out, inner) in SHAPES.items()
+    }
+
+
+def read(folder: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> AdapterContents:
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / "a.safetensors", metadata)
+    return read_contents(folder / "a.safetensors")
+
+
+def keyed(name: Callable[[str, bool], str]) -> dict[str, np.ndarray]:
+    """The factors under the keys that `name(path, is_down)` gives."""
+    return {name(path, down): pair[0 if down else 1] for path, pair in factors().items() for down in (True, False)}
+
+
+def expect(contents: AdapterContents, dialect: str, scale: float = 1.0) -> None:
+    """The contents hold all factors, with this scale, and nothing else."""
+    assert (contents.dialect, contents.unknown) == (dialect, ())
+    assert set(contents.modules) == set(PATHS)
+    for path, (down, up) in factors().items():
+        np.testing.assert_allclose(contents.modules[path].delta(), scale * up @ down, rtol=1e-12, atol=1e-12)
+
+
+def part_of(path: str) -> str:
+    """diffusers' name of a module."""
+    text = path.removeprefix("te.")
+    return f"text_encoder.text_model.{text}" if text != path else f"unet.{path}"
+
+
+def alphas(name: Callable[[str], str]) -> dict[str, np.ndarray]:
+    return {f"{name(path)}.alpha": np.array(1.5) for path in PATHS}
+
+
+def test_kohya(tmp_path: Path) -> None:
+    tensors = keyed(lambda path, down: f"{kohya_name_of(path)}.lora_{'down' if down else 'up'}.weight")
+    expect(read(tmp_path, tensors), "kohya")
+    expect(read(tmp_path, tensors | alphas(kohya_name_of)), "kohya", 0.5)
+
+
+@pytest.mark.parametrize("prefix", ["lora_te1_", "lora_te_"])
+def test_both_prefixes_of_the_first_text_encoder(tmp_path: Path, prefix: str) -> None:
+    tensors = keyed(lambda path, down: f"{kohya_name_of(path)}.lora_{'down' if down else 'up'}.weight")
+    expect(read(tmp_path, {key.replace("lora_te_", prefix): value for key, value in tensors.items()}), "kohya")
+
+
+def test_ldm(tmp_path: Path) -> None:
+    tensors = keyed(lambda path, down: f"{ldm_name_of(path, 'sd1')}.lora_{'down' if down else 'up'}.weight")
+    assert any("input_blocks_4_1_" in key for key in tensors)
+    expect(read(tmp_path, tensors | alphas(lambda path: ldm_name_of(path, "sd1"))), "ldm", 0.5)
+
+
+def test_a_doubled_prefix_and_an_underscore_before_the_leaf(tmp_path: Path) -> None:
+    def name(path: str, down: bool) -> str:
+        doubled = (
+            kohya_name_of(path).replace("lora_unet_", "lora_unet_unet_").replace("lora_te_", "lora_te_text_encoder_")
+        )
+        return f"{doubled}_lora_{'down' if down else 'up'}.weight"
+
+    expect(read(tmp_path, keyed(name)), "kohya-doubled")
+
+
+def test_the_prefix_of_lycoris(tmp_path: Path) -> None:
+    def name(path: str, down: bool) -> str:
+        return f"{kohya_name_of(path).replace('lora_unet_', 'lycoris_').replace('lora_te_', 'lycoris_')}.lora_" + (
+            "down.weight" if down else "up.weight"
+        )
+
+    expect(read(tmp_path, keyed(name)), "lycoris")
+
+
+def test_peft_in_diffusers_with_alpha_in_the_metadata(tmp_path: Path) -> None:
+    tensors = keyed(lambda path, down: f"{part_of(path)}.lora_{'A' if down else 'B'}.weight")
+    expect(read(tmp_path, tensors), "diffusers")
+    config = {
+        f"{part}.{key}": value for part in ("unet", "text_encoder") for key, value in (("r", 3), ("lora_alpha", 6))
+    }
+    expect(read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(config)}), "diffusers", 2.0)
+    patterns = config | {"unet.alpha_pattern": {"attn1.to_q": 3}, "unet.use_rslora": False}
+    contents = read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(patterns)})
+    assert [contents.modules[path].alpha for path in PATHS] == [3, 6, 6]
+    stabilised = config | {"unet.use_rslora": True}
+    contents = read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(stabilised)})
+    assert contents.modules[PATHS[0]].scale() == pytest.approx(6 / 3**0.5)
+    assert contents.modules[PATHS[2]].scale() == 2.0
+
+
+def test_peft_in_diffusers_without_unet_and_with_alpha_keys(tmp_path: Path) -> None:
+    bare = {path: part_of(path).removeprefix("unet.") for path in PATHS}
+    tensors = keyed(lambda path, down: f"{bare[path]}.lora_{'A' if down else 'B'}.weight")
+    expect(read(tmp_path, tensors | alphas(lambda path: bare[path])), "diffusers", 0.5)
+
+
+def test_peft_with_its_config_beside_it(tmp_path: Path) -> None:
+    tensors = keyed(
+        lambda path, down: f"base_model.model.{path.replace('te.', 'text_model.')}.lora_{'A' if down else 'B'}.weight"
+    )
+    expect(read(tmp_path, tensors), "peft")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 3, "lora_alpha": 12}))
+    expect(read(tmp_path, tensors), "peft", 4.0)
+    (tmp_path / "adapter_config.json").write_text("{")
+    with pytest.raises(BwlabError, match=r"adapter_config\.json beside it cannot be read"):
+        read(tmp_path, tensors)
+
+
+def test_peft_with_the_adapters_name_in_its_keys_and_dora(tmp_path: Path) -> None:
+    tensors = {
+        f"base_model.model.{PATHS[0]}.lora_A.default.weight": np.ones((3, 7)),
+        f"base_model.model.{PATHS[0]}.lora_B.default.weight": np.ones((11, 3)),
+        f"base_model.model.{PATHS[0]}.lora_magnitude_vector.default.weight": np.ones(11),
+        "base_model.model.down_blocks.0.resnets.0.conv1.lora_A.weight": np.ones((3, 5, 3, 3)),
+        "base_model.model.down_blocks.0.resnets.0.conv1.lora_B.weight": np.ones((13, 3, 1, 1)),
+        "base_model.model.down_blocks.0.resnets.0.conv1.lora_magnitude_vector.weight": np.ones((1, 13, 1, 1)),
+    }
+    modules = read(tmp_path, tensors).modules
+    assert [module.algorithm for module in modules.values()] == ["dora", "dora"]
+    assert {module.leaves["dora_scale"].shape for module in modules.values()} == {(11, 1), (13, 1, 1, 1)}
+    weight = np.random.default_rng(0).standard_normal((13, 5, 3, 3))
+    delta = modules["down_blocks.0.resnets.0.conv1"].delta(weight)
+    np.testing.assert_allclose(np.linalg.norm((weight + delta).reshape(13, -1), axis=1), 1, atol=1e-6)
+
+
+def test_old_diffusers(tmp_path: Path) -> None:
+    tensors = keyed(lambda path, down: f"{part_of(path)}.lora.{'down' if down else 'up'}.weight")
+    expect(read(tmp_path, tensors), "diffusers-old")
+    linear = {key.replace(".lora.", ".lora_linear_layer."): value for key, value in tensors.items()}
+    expect(read(tmp_path, linear), "diffusers-old")
+
+
+def test_oldest_diffusers(tmp_path: Path) -> None:
+    tensors = {
+        f"{ATTENTION}.processor.to_{name}_lora.{leaf}.weight": np.ones((3, 7) if leaf == "down" else (7, 3))
+        for name in ("q", "k", "v", "out")
+        for leaf in ("down", "up")
+    }
+    contents = read(tmp_path, tensors)
+    assert contents.dialect == "diffusers-oldest"
+    assert set(contents.modules) == {f"{ATTENTION}.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")}
+    text = {"text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight": np.ones((3, 7))}
+    text |= {"text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora.up.weight": np.ones((5, 3))}
+    assert set(read(tmp_path, text).modules) == {"te.encoder.layers.0.self_attn.out_proj"}
+
+
+def test_embeddings_of_every_tool(tmp_path: Path) -> None:
+    for tensors, tokens in (
+        ({"emb_params": np.ones((2, 768))}, {"a": (2, 768)}),
+        ({"clip_l": np.ones((2, 768)), "clip_g": np.ones((2, 1280))}, {"a": (2, 768), "te2:a": (2, 1280)}),
+        ({"<cat>": np.ones(768), "dog": np.ones((1, 768))}, {"<cat>": (768,), "dog": (1, 768)}),
+    ):
+        contents = read(tmp_path, tensors)
+        assert contents.dialect == "embedding"
+        assert {token: tensor.shape for token, tensor in contents.embeddings.items()} == tokens
+    beside = {"bundle_emb.cat.string_to_param.*": np.ones((2, 768))}
+    tensors = keyed(lambda path, down: f"{kohya_name_of(path)}.lora_{'down' if down else 'up'}.weight")
+    contents = read(tmp_path, tensors | beside)
+    assert set(contents.embeddings) == {"cat"}
+    expect(contents, "kohya")
+
+
+def test_a_key_twice_named_is_listed_not_lost(tmp_path: Path) -> None:
+    name = kohya_name_of(PATHS[0])
+    tensors = {f"{name}.lora_down.weight": np.ones((3, 7)), f"{name}.lora_up.weight": np.ones((11, 3))}
+    twice = {"lora_te_encoder_layers_3_mlp_fc1.lora_down.weight": np.ones((3, 7))}
+    twice |= {"lora_te_text_model_encoder_layers_3_mlp_fc1.lora_down.weight": np.ones((3, 7))}
+    twice |= {"lora_te_text_model_encoder_layers_3_mlp_fc1.lora_up.weight": np.ones((5, 3))}
+    contents = read(tmp_path, tensors | twice)
+    assert len(contents.modules) == 2
+    assert len(contents.unknown) == 1
+    assert "fc1.lora_down.weight" in contents.unknown[0]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "found"),
+    [
+        ({"unet.conv_in.lora_A.weight": (3, 4), "lora_unet_conv_out.lora_up.weight": (4, 3)},
+         "several dialects: kohya and diffusers"),
+        ({"lora_unet_conv_in.lora_up.weight": (3, 4), "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": (4, 3)},
+         "several dialects: kohya and ldm"),
+        ({"model.diffusion_model.out.2.weight": (4, 3)}, "it is a whole model, no adapter"),
+        ({"conv_in.weight": (4, 3)}, "it looks like a whole model"),
+        ({"a.b:c": (1,)}, "none of the known dialects has keys such as 'a.b:c'"),
+        ({"lora_unet_nothing.lora_up.weight": (4, 3)}, "none of its 1 tensors is of an adapter"),
+        ({"lora_unet_conv_in.lora_up.weight": (4, 3), "lora_unet_conv_in.lora_down.weight": (2, 3)}, "do not make one"),
+        ({"lora_unet_conv_in.hada_w1_a": (4, 3), "lora_unet_conv_in.hada_w1_b": (3, 5),
+          "lora_unet_conv_in.hada_w2_a": (4, 2), "lora_unet_conv_in.hada_w2_b": (3, 5)}, "hada_w2_a .* do not make"),
+        ({"lora_unet_conv_in.lokr_w1": (4,), "lora_unet_conv_in.lokr_w2": (4, 3)}, r"lokr_w1 \(4,\) is no matrix"),
+        ({"lora_unet_conv_in.oft_blocks": (4, 3, 2)}, "are no square blocks"),
+        ({"lora_unet_conv_in.diff": (4, 3), "lora_unet_conv_in.diff_b": (3,)}, "do not fit one layer"),
+        ({"lora_unet_conv_in.w_norm": (4, 3)}, "do not fit one norm"),
+        ({"lora_unet_conv_in.weight": (4, 3), "lora_unet_conv_in.on_input": ()}, "is no row of factors"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_one_error(tmp_path: Path, tensors: dict[str, tuple[int, ...]], found: str) -> None:
+    with pytest.raises(BwlabError, match=found):
+        read(tmp_path, {key: np.ones(shape) for key, shape in tensors.items()})
+
+
+class Reversed:
+    """A plugin whose dialect has its keys backwards."""
+
+    def __init__(self, name: str = "reversed", fallback: bool = False) -> None:
+        self.reader = FormatReader(
+            name, "keys backwards", lambda keys, metadata: metadata.get("way") == "back", self.read, fallback
+        )
+
+    def read(self, file: AdapterFile) -> AdapterContents:
+        from bwlab.formats.assemble import assemble
+        from bwlab.formats.placed import Placed
+
+        placed = [Placed(key, path, leaf) for key in file.entries for path, leaf in [key[::-1].split("|")]]
+        return assemble(file, "reversed", placed)
+
+    @hookimpl
+    def bwlab_register_formats(self) -> list[FormatType]:
+        return [self.reader]
+
+
+def test_a_plugin_can_read_another_dialect_and_goes_before_the_built_in_ones(tmp_path: Path) -> None:
+    tensors = keyed(lambda path, down: f"{path}|lora_{'down' if down else 'up'}.weight"[::-1])
+    save_file(
+        {key: np.ascontiguousarray(value) for key, value in tensors.items()},
+        tmp_path / "a.safetensors",
+        {"way": "back"},
+    )
+    expect(read_contents(tmp_path / "a.safetensors", build_manager([Reversed()])), "reversed")
+    with pytest.raises(BwlabError, match="none of the known dialects"):
+        read_contents(tmp_path / "a.safetensors", build_manager())
+    with pytest.raises(BwlabError, match=r"several dialects: (again and reversed|reversed and again)"):
+        read_contents(tmp_path / "a.safetensors", build_manager([Reversed(), Reversed("again")]))
