@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bwlab.generation.edges import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 from bwlab.pipelines import AUTO
@@ -42,6 +43,15 @@ def command(
     image: Annotated[Path | None, typer.Option(help="Picture to start from.", metavar="FILE")] = None,
     mask: Annotated[Path | None, typer.Option(help="Where to repaint it: white.", metavar="FILE")] = None,
     strength: Annotated[float | None, typer.Option(help="How far to leave it, 0 to 1. [default: 0.75]")] = None,
+    controlnet: Annotated[
+        str | None, typer.Option(help="ControlNet: emoji, or a diffusers folder.", metavar="NAME")
+    ] = None,
+    control_image: Annotated[
+        Path | None, typer.Option(help="Picture whose lines say where things go.", metavar="FILE")
+    ] = None,
+    control: Annotated[str, typer.Option(help=f"How lines are found: {', '.join(EDGE_MAPS)}.")] = "canny",
+    control_scale: Annotated[float, typer.Option(help="How strongly they act.")] = 1.0,
+    control_end: Annotated[float, typer.Option(help="Part of the sampling after which they do not.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of each prompt's first picture.")] = 0,
     count: Annotated[int, typer.Option(help="Pictures a prompt, with seeds counting up.")] = 1,
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 25,
@@ -79,6 +89,11 @@ def command(
         image=image,
         mask=mask,
         strength=strength,
+        controlnet=controlnet,
+        control_image=control_image,
+        control=control,
+        control_scale=control_scale,
+        control_end=control_end,
         weighting=weighting,
         seed=seed,
         count=count,

@@ -7,6 +7,7 @@ from pathlib import Path
 from bwlab.composition.schedule import parse_schedule
 from bwlab.errors import BwlabError
 from bwlab.generation.axes import parse_axes
+from bwlab.generation.control import check_kind
 from bwlab.generation.job import GenerateJob
 from bwlab.generation.samplers import sampler_named
 from bwlab.generation.variant import Variant
@@ -31,6 +32,7 @@ def check_job(job: GenerateJob) -> None:
     for path, _ in job.embedding_files():
         _check_file("--embedding", path, "Give a textual-inversion file, or FILE=word")
     _check_start(job)
+    _check_control(job)
     _check_axes(job)
 
 
@@ -66,6 +68,18 @@ def _check_start(job: GenerateJob) -> None:
     for option, path in (("--image", job.image), ("--mask", job.mask)):
         if path is not None:
             _check_file(option, path, "Give a picture file")
+
+
+def _check_control(job: GenerateJob) -> None:
+    check_kind(job.control)
+    check_range("--control-scale", job.control_scale, 0, 10)
+    check_range("--control-end", job.control_end, 0, 1)
+    if job.controlnet is None and job.control_image is not None:
+        raise BwlabError("--control-image", "there is no ControlNet to show it", "Give one with --controlnet")
+    if job.controlnet is not None and job.control_image is None:
+        raise BwlabError(f"--controlnet {job.controlnet}", "no picture to show it", "Give one with --control-image")
+    if job.control_image is not None:
+        _check_file("--control-image", job.control_image, "Give a picture file")
 
 
 def _check_axes(job: GenerateJob) -> None:

@@ -23,6 +23,11 @@ class GenerateJob:
         image: what to start from; None: noise.
         mask: where to leave it, white; None: everywhere.
         strength: how far to leave it, 0..1; None: 0.75.
+        controlnet: a ControlNet: `"emoji"` or a folder; None: none.
+        control_image: the picture whose lines it is shown.
+        control: how the lines are found, see `bwlab.generation.edges`.
+        control_scale: how strongly it acts, 0 or more.
+        control_end: the fraction of the sampling after which it is off, 0..1.
         weighting: the library that reads weights in prompts; None: none.
         xy: one or two axes of sheets, columns first.
         device: as PyTorch names it, or `"auto"`.
@@ -41,6 +46,11 @@ class GenerateJob:
     image: Path | None = None
     mask: Path | None = None
     strength: float | None = None
+    controlnet: str | None = None
+    control_image: Path | None = None
+    control: str = "canny"
+    control_scale: float = 1.0
+    control_end: float = 1.0
     weighting: str | None = None
     seed: int = 0
     count: int = 1

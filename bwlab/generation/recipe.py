@@ -54,6 +54,25 @@ class StartUse:
 
 
 @dataclass(frozen=True)
+class ControlUse:
+    """The ControlNet that led painting.
+
+    Attributes:
+        controlnet: its name.
+        image_sha256: of the file of the picture it was shown.
+        control: how the picture's lines were found.
+        scale: how strongly it acted.
+        end: the fraction of the sampling after which it was off, 0..1.
+    """
+
+    controlnet: str
+    image_sha256: str
+    control: str
+    scale: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything needed to make one picture again.
 
@@ -63,6 +82,7 @@ class Recipe:
         width: of the picture in pixels.
         version: of bwlab.
         start: None if painted from noise.
+        control: None if no ControlNet led.
         weighting: the library that read weights in the prompt; empty if none did.
     """
 
@@ -80,6 +100,7 @@ class Recipe:
     adapters: tuple[AdapterUse, ...] = ()
     words: tuple[WordUse, ...] = ()
     start: StartUse | None = None
+    control: ControlUse | None = None
     weighting: str = ""
 
     def to_json(self) -> str:
@@ -100,6 +121,7 @@ class Recipe:
             "Model hash": self.base_hash[:10],
             "Model": self.base,
             **({"Denoising strength": f"{self.start.strength:g}"} if self.start else {}),
+            **({"ControlNet 0": json.dumps(_control_entry(self.control))} if self.control else {}),
             **self._lora_entries(),
             **self._word_entries(),
             "Version": f"bwlab {self.version}",
@@ -148,13 +170,18 @@ def recipe_from_json(text: str) -> Recipe:
         uses = tuple(AdapterUse(**use) for use in values["adapters"])
         words = tuple(WordUse(**use) for use in values.get("words", ()))
         start = StartUse(**values["start"]) if values.get("start") else None
-        return Recipe(**{**values, "adapters": uses, "words": words, "start": start})
+        control = ControlUse(**values["control"]) if values.get("control") else None
+        return Recipe(**{**values, "adapters": uses, "words": words, "start": start, "control": control})
     except (ValueError, KeyError, TypeError) as error:
         raise BwlabError("reading a recipe", "not one that bwlab wrote", "Give a PNG of 'bwlab generate'") from error
 
 
 def _lora_tag(use: AdapterUse) -> str:
     return f"<lora:{use.name}:{use.scale}>"
+
+
+def _control_entry(use: ControlUse) -> str:
+    return f"Module: {use.control}, Model: {use.controlnet}, Weight: {use.scale:g}, Guidance End: {use.end:g}"
 
 
 def _is_number(text: str) -> bool:

@@ -12,15 +12,16 @@ from bwlab import __version__
 from bwlab.adapters.adapter import Attached
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
-from bwlab.composition.attach import loaded
+from bwlab.composition.attach import loaded, words_of
 from bwlab.composition.words import check_words
 from bwlab.formats.embedding_files import read_embedding
 from bwlab.formats.folders import make_folder
 from bwlab.generation.checks import check_job, check_variant
+from bwlab.generation.control import Control, read_control
 from bwlab.generation.job import GenerateJob
 from bwlab.generation.plan import Sheet, sheets_of
 from bwlab.generation.png import first_free_number, write_png
-from bwlab.generation.recipe import Recipe, StartUse, WordUse, adapter_use, file_hash
+from bwlab.generation.recipe import ControlUse, Recipe, StartUse, WordUse, adapter_use, file_hash
 from bwlab.generation.sample import OnStep
 from bwlab.generation.sheet import contact_sheet
 from bwlab.generation.start import read_start
@@ -99,9 +100,18 @@ def _setting(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: B
         adapters=tuple(loaded(path, pipe, manager, scheme) for path in job.adapters),
         negative=job.negative,
         start=None if job.image is None or strength is None else read_start(job.image, strength, job.mask, pipe),
-        embeddings=tuple(read_embedding(path, word) for path, word in job.embedding_files()),
+        embeddings=(
+            *(read_embedding(path, word) for path, word in job.embedding_files()),
+            *words_of(job.adapters, manager),
+        ),
         weighting=job.weighting,
     )
+
+
+def _control(job: GenerateJob, pipe: Pipeline) -> Control | None:
+    if job.controlnet is None or job.control_image is None:
+        return None
+    return read_control(job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +122,7 @@ class _Template:
     base_hash: str
     words: tuple[WordUse, ...]
     start: StartUse | None
+    control: ControlUse | None
 
     def of(self, variant: Variant, image: Image.Image) -> Recipe:
         """Return a picture's recipe."""
@@ -131,6 +142,7 @@ class _Template:
             adapters=tuple(adapter_use(path, scale.text, schedule.text) for path, scale, schedule in uses),
             words=self.words,
             start=self.start,
+            control=self.control,
             weighting=self.job.weighting or "",
         )
 
@@ -139,7 +151,14 @@ def _template(job: GenerateJob, pipe: Pipeline, setting: Setting) -> _Template:
     words = tuple(WordUse(one.word, file_hash(Path(one.source))) for one in setting.embeddings)
     strength, mask = job.used_strength(), None if job.mask is None else file_hash(job.mask)
     start = None if job.image is None or strength is None else StartUse(file_hash(job.image), strength, mask)
-    return _Template(job, weights_hash(pipe), words, start)
+    return _Template(job, weights_hash(pipe), words, start, _control_use(job))
+
+
+def _control_use(job: GenerateJob) -> ControlUse | None:
+    if job.controlnet is None or job.control_image is None:
+        return None
+    shown = file_hash(job.control_image)
+    return ControlUse(Path(job.controlnet).name, shown, job.control, job.control_scale, job.control_end)
 
 
 def _write(job: GenerateJob, painted: Sequence[Painted], sheets: Sequence[Sheet]) -> list[Path]:

@@ -13,6 +13,7 @@ from bwlab.adapters.adapter import Attached
 from bwlab.composition.attach import Timed, attach_timed
 from bwlab.composition.words import attach_words
 from bwlab.errors import BwlabError
+from bwlab.generation.control import Control
 from bwlab.generation.painters import Task, painter_for
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.generation.start import Start, settings
@@ -40,6 +41,7 @@ def generate(
     negative: str = "",
     *,
     start: Start | None = None,
+    control: Control | None = None,
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
     batch_size: int = 8,
@@ -56,6 +58,7 @@ def generate(
         steps: of the whole sampling; a start does only its strength's part of them.
         cfg: guidance scale; up to 1 means none, and the negative prompt has no effect.
         start: a picture to start from; None: noise.
+        control: lines that say where things go; None: nothing does.
         embeddings: words that prompts may use.
         weighting: `"compel"` to read weights in prompts; None: prompts are read as they are.
         batch_size: pictures that are made at once.
@@ -69,9 +72,8 @@ def generate(
         raise BwlabError("generating pictures", found, "Give one seed for each prompt")
     require_weighting(weighting)
     task: Task = "text" if start is None else "image" if start.mask is None else "inpaint"
-    work = _Work(
-        painter_for(pipe, sampler, task), [_timed(use) for use in adapters], steps, cfg, negative, start, weighting
-    )
+    painter = painter_for(pipe, sampler, task, None if control is None else control.net)
+    work = _Work(painter, [_timed(use) for use in adapters], steps, cfg, negative, start, control, weighting)
     firsts = range(0, len(prompts), batch_size)
     done = steps if start is None else start.steps(steps)
     images: list[Image.Image] = []
@@ -93,7 +95,13 @@ class _Work:
     cfg: float
     negative: str
     start: Start | None
+    control: Control | None
     weighting: str | None
+
+    def pictures(self, count: int) -> dict[str, object]:
+        """Return what diffusers' pipelines are told of pictures to start from and of lines, for so many pictures."""
+        led = {} if self.control is None else self.control.settings(count, beside_start=self.start is not None)
+        return {**settings(self.start, count), **led}
 
     def acting(self, rows: slice, total: int, copies: int) -> list[Timed]:
         """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
@@ -124,7 +132,7 @@ def _paint(
     with attach_timed(work.painter, work.acting(rows, total, copies=2 if work.cfg > 1 else 1)):
         result = work.painter(
             **contexts,
-            **settings(work.start, len(seeds)),
+            **work.pictures(len(seeds)),
             num_inference_steps=work.steps,
             guidance_scale=work.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],

@@ -13,6 +13,7 @@ from bwlab.adapters.scales import Scale
 from bwlab.blocks.spec import BlockSpec
 from bwlab.composition.attach import Timed
 from bwlab.composition.schedule import Schedule
+from bwlab.generation.control import Control
 from bwlab.generation.sample import OnStep, generate
 from bwlab.generation.start import Start
 
@@ -52,6 +53,7 @@ class Setting:
     Attributes:
         adapters: in the order of the variants' scales.
         start: a picture to start from; None: noise.
+        control: lines that say where things go; None: nothing does.
         embeddings: words that prompts may use.
         weighting: the library that reads weights in prompts; None: none.
     """
@@ -59,6 +61,7 @@ class Setting:
     adapters: tuple[Adapter, ...] = ()
     negative: str = ""
     start: Start | None = None
+    control: Control | None = None
     embeddings: tuple[Embedding, ...] = ()
     weighting: str | None = None
 
@@ -113,6 +116,7 @@ def _one_pass(
         sampler=one.sampler,
         negative=setting.negative,
         start=setting.start,
+        control=setting.control,
         embeddings=setting.embeddings,
         weighting=setting.weighting,
         on_step=on_step,

@@ -1,0 +1,133 @@
+"""ControlNets (arXiv 2302.05543): a picture's lines say where things go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bwlab.errors import BwlabError
+from bwlab.generation.edges import EDGE_MAPS, edge_map
+from bwlab.generation.start import fitted, read_picture
+from bwlab.pipelines import quiet_libraries
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel
+    from PIL import Image
+
+    from bwlab.pipelines import Pipeline
+
+SHIPPED = "emoji"
+FIX = "Give 'emoji' (for the embedded base) or the folder of a diffusers ControlNetModel for this base"
+# What must agree for the ControlNet's outputs to be added to the UNet's skip connections.
+SHARED = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "down_block_types")
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A ControlNet and what it is shown.
+
+    Attributes:
+        net: for the base, on its device.
+        image: the control image, RGB, of the base's own size.
+        scale: how strongly it acts, 0 or more; 1 as trained.
+        end: the fraction of the sampling after which it is off, 0..1.
+    """
+
+    net: ControlNetModel
+    image: Image.Image
+    scale: float = 1.0
+    end: float = 1.0
+
+    def settings(self, count: int, *, beside_start: bool) -> dict[str, object]:
+        """Return the arguments of diffusers' ControlNet pipelines for so many pictures.
+
+        Args:
+            count: pictures.
+            beside_start: whether painting starts from a picture, which then takes the name ``image``.
+        """
+        name = "control_image" if beside_start else "image"
+        return {
+            name: [self.image] * count,
+            "controlnet_conditioning_scale": float(self.scale),
+            "control_guidance_end": float(self.end),
+        }
+
+
+def read_control(
+    controlnet: str, image: Path, kind: str, pipe: Pipeline, scale: float = 1.0, end: float = 1.0
+) -> Control:
+    """Return a control from files.
+
+    Args:
+        controlnet: ``"emoji"`` or a folder.
+        image: the picture.
+        kind: how its lines are found, see `bwlab.generation.edges.edge_map`; found at the picture's own size.
+        pipe: the base.
+        scale: how strongly it acts.
+        end: the fraction of the sampling after which it is off.
+
+    Raises:
+        BwlabError: the ControlNet cannot be loaded or is for another base, or the picture cannot be read.
+    """
+    check_kind(kind)
+    picture = read_picture(image, "--control-image")
+    return Control(load_controlnet(controlnet, pipe), edge_map(fitted(picture, pipe), kind), scale, end)
+
+
+def check_kind(kind: str) -> None:
+    """Raise `BwlabError`, with the nearest name, unless ``kind`` is a way to find lines."""
+    if kind not in EDGE_MAPS:
+        from bwlab.blocks.naming import nearest
+
+        near = nearest(kind, EDGE_MAPS)
+        hint = f"Did you mean {near}? " if near else ""
+        raise BwlabError(f"--control {kind}", "unknown", f"{hint}Choose from {', '.join(EDGE_MAPS)}")
+
+
+def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
+    """Return a ControlNet for a base, on its device and in its precision; nothing is downloaded.
+
+    Raises:
+        BwlabError: no such folder, not a ControlNet, broken, or for another base.
+    """
+    from diffusers import ControlNetModel
+
+    asked, folder = f"--controlnet {name}", controlnet_folder(name)
+    if not (folder / "config.json").is_file():
+        found = "a file, not a folder" if folder.is_file() else "no ControlNet there (config.json is missing)"
+        raise BwlabError(asked, found if folder.exists() else "no such folder", FIX)
+    with quiet_libraries():
+        try:
+            net: ControlNetModel = ControlNetModel.from_pretrained(
+                folder, torch_dtype=pipe.unet.dtype, use_safetensors=True, local_files_only=True
+            )
+        # Broken files surface as OSError, ValueError, SafetensorError ... by library and version.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BwlabError(asked, f"it does not load: {reason}", FIX) from error
+    _require_fit(asked, net, pipe)
+    net.eval().requires_grad_(False)
+    return net.to(pipe.unet.device)
+
+
+def controlnet_folder(name: str) -> Path:
+    """Return the folder that a name means: the one that ships for the embedded base, or a path."""
+    import importlib.resources
+
+    if name == SHIPPED:
+        return Path(str(importlib.resources.files("bwlab"))) / "data" / "emoji_controlnet"
+    return Path(name).expanduser()
+
+
+def _require_fit(asked: str, net: Any, pipe: Pipeline) -> None:
+    mine, bases = net.config, pipe.unet.config
+    for key in SHARED:
+        here, there = _plain(mine.get(key)), _plain(bases.get(key))
+        if here != there:
+            found = f"it is for another base: {key} is {here}, the base's {there}"
+            raise BwlabError(asked, found, FIX)
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
