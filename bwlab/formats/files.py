@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
-from bwlab.formats.keys import dialect_of, split_key
 from bwlab.formats.small_floats import widen_bfloat16, widen_e4m3, widen_e5m2
 from bwlab.formats.tensors import LazyTensor
 
@@ -97,41 +96,12 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
     return AdapterFile(path, metadata, entries)
 
 
-def read_modules(path: str | Path) -> dict[str, dict[str, NDArray[np.generic]]]:
-    """Every module of a kohya-style file: kohya module name -> leaf (`"lora_up.weight"`) -> array.
-
-    `bwlab.formats.keys.path_of` turns the names into module paths.
-
-    Raises:
-        BwlabError: the file is broken, or its keys are of another dialect.
-    """
-    file = open_adapter_file(path)
-    require_kohya(file)
-    modules: dict[str, dict[str, NDArray[np.generic]]] = {}
-    for key in file.entries:
-        module, leaf = split_key(key)
-        modules.setdefault(module, {})[leaf] = file.read(key)
-    return modules
-
-
-def require_kohya(file: AdapterFile) -> None:
-    """Raises `BwlabError`, naming what was found, unless every key is a kohya key."""
-    dialect = dialect_of(file.entries)
-    if dialect != "kohya":
-        first = f"first key {next(iter(file.entries))!r}" if file.entries else "it holds no tensors"
-        raise BwlabError(
-            f"reading adapter {file.path}",
-            f"its keys are of the dialect {dialect!r} ({first})",
-            "Give a file with kohya keys (lora_unet_...lora_down.weight)",
-        )
-
-
 def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str, str], dict[str, TensorEntry]]:
     try:
-        fields = json.loads(header)
+        fields = json.loads(header, object_pairs_hook=_once)
         metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
         entries = {key: _entry(field, data_start) for key, field in fields.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise _bad(path, "its header is no safetensors header") from error
     for key, entry in entries.items():
         if entry.dtype not in _DTYPES:
@@ -139,6 +109,14 @@ def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str,
         if entry.end - entry.start != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
             raise _bad(path, f"{key} has shape {entry.shape} but {entry.end - entry.start} bytes")
     return metadata, entries
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError where it has a key twice, of which Python would drop one."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return fields
 
 
 def _entry(field: Mapping[str, object], data_start: int) -> TensorEntry:

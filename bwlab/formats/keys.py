@@ -8,7 +8,6 @@ kohya's SDXL trainer starts from the LDM names instead (`lora_unet_input_blocks_
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from bwlab.errors import BwlabError
 
@@ -75,27 +74,6 @@ LDM_SINGLE = {
 }
 LDM_MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
 _LDM_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_(.+)")
-
-_DIALECTS = (
-    (r"lora_unet_unet_", "kohya with a doubled prefix"),
-    (r"lora_(unet|te|te1|te2)_[^.]+\.", "kohya"),
-    (r"lycoris_", "LyCORIS with its own prefix"),
-    (r"base_model\.model\..*\.lora_[AB]\.", "PEFT"),
-    (r".*\.lora_[AB]\.", "PEFT in diffusers"),
-    (r".*\.lora\.(down|up)\.weight$", "diffusers, older"),
-    (r".*processor\..*_lora\.(down|up)\.weight$", "diffusers, oldest"),
-    (r"(unet|text_encoder):\d+:(up|down)$|<.*>$", "lora_diffusion"),
-)
-
-
-def dialect_of(keys: Iterable[str]) -> str:
-    """Which tool's keys these are: `"kohya"`, another known dialect, `"mixed: ..."` or `"unknown"`."""
-    found = sorted({_dialect_of_key(key) for key in keys})
-    return found[0] if len(found) == 1 else f"mixed: {', '.join(found)}" if found else "unknown"
-
-
-def _dialect_of_key(key: str) -> str:
-    return next((name for pattern, name in _DIALECTS if re.match(pattern, key)), "unknown")
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bwlab.blocks.configs import SD14, SD21, SDXL, UnetConfig, module_shapes
 from bwlab.errors import BwlabError
-from bwlab.formats.keys import dialect_of, kohya_name_of, path_of, unet_path_of
+from bwlab.formats.keys import kohya_name_of, path_of, unet_path_of
 
 LDM_LEAVES = {
     "conv1": "in_layers.2",
@@ -104,29 +104,3 @@ def test_any_name_has_a_path_that_leads_back_or_is_an_error(name: str) -> None:
     except BwlabError:
         return
     assert unet_path_of(kohya_name_of(path)) == path
-
-
-@pytest.mark.parametrize(
-    ("key", "dialect"),
-    [
-        ("lora_unet_conv_in.lora_down.weight", "kohya"),
-        ("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", "kohya"),
-        ("lora_unet_unet_conv_in_lora_down.weight", "kohya with a doubled prefix"),
-        ("lycoris_conv_in.lokr_w1", "LyCORIS with its own prefix"),
-        ("base_model.model.conv_in.lora_A.weight", "PEFT"),
-        ("unet.conv_in.lora_B.weight", "PEFT in diffusers"),
-        ("unet.down_blocks.0.attentions.0.proj_in.lora.down.weight", "diffusers, older"),
-        ("mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight", "diffusers, oldest"),
-        ("unet:12:up", "lora_diffusion"),
-        ("<s1>", "lora_diffusion"),
-        ("model.diffusion_model.out.2.weight", "unknown"),
-    ],
-)
-def test_dialects(key: str, dialect: str) -> None:
-    assert dialect_of([key]) == dialect
-
-
-def test_mixed_and_missing_keys_are_no_dialect() -> None:
-    mixed = dialect_of(["lora_unet_conv_in.alpha", "unet.conv_in.lora_B.weight"])
-    assert mixed == "mixed: PEFT in diffusers, kohya"
-    assert dialect_of([]) == "unknown"
