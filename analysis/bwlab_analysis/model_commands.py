@@ -23,7 +23,7 @@ ImagesOption = Annotated[Path, typer.Option(help="Folder of reference pictures."
 ClipOption = Annotated[
     str | None,
     typer.Option(
-        help="open_clip model: a folder, or NAME=WEIGHTS. [default: the embedded base's own]", metavar="MODEL"
+        help="open_clip model: a folder, or NAME=WEIGHTS.", metavar="MODEL"
     ),
 ]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Pictures a prompt.")]

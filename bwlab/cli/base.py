@@ -110,16 +110,15 @@ def scorer_command(
 
 @app.command("measure-scorer")
 def measure_scorer_command(
-    folder: Annotated[Path | None, typer.Argument(help="An open_clip folder [default: the shipped one].")] = None,
+    folder: Annotated[Path, typer.Argument(help="An open_clip folder, as 'bwlab base scorer' writes it.")],
     work: WorkOption = None,
 ) -> None:
     """Measure how well the scorer knows unseen identities and styles, with controls."""
     from rich.console import Console
 
-    from bwlab.emoji.companions import shipped
     from bwlab.emoji.measure_scorer import measure_scorer, scorer_table
 
-    report = measure_scorer(folder if folder is not None else shipped("emoji_scorer"), _work_folder(work))
+    report = measure_scorer(folder, _work_folder(work))
     Console().print(scorer_table(report))
 
 

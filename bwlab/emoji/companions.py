@@ -1,8 +1,7 @@
-"""What ships beside the embedded base: a scorer of its world and a ControlNet for its edges."""
+"""What is trained beside the embedded base: a scorer of its world and a ControlNet for its edges."""
 
 from __future__ import annotations
 
-import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +33,6 @@ class CompanionConfig:
     work: Path
     steps: int
     seed: int = 0
-
-
-def shipped(name: str) -> Path:
-    """Return the folder of a companion in the installed package: ``emoji_scorer`` or ``emoji_controlnet``."""
-    return Path(str(importlib.resources.files("bwlab"))) / "data" / name
 
 
 def seen_names(art: Art) -> list[str]:

@@ -165,7 +165,8 @@ SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
         ("activations A --base BASE --data CLIP", "no images in it"),
         (f"fidelity --adapter A {SCORED}", "1 --adapter"),
         ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no pictures in it"),
-        (f"recommend A B {SCORED} --base BASE", "ships a scorer for the embedded base only"),
+        (f"recommend A B {SCORED} --base BASE", "no CLIP model to score with"),
+        (f"recommend A B {SCORED}", "bwlab base scorer"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, arguments: str, told: str) -> None:

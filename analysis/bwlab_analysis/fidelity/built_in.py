@@ -8,23 +8,19 @@ from bwlab.blocks.bases import EMBEDDED
 from bwlab.errors import BwlabError
 from bwlab_analysis.registry import FidelityScorer
 
-SHIPPED = "emoji_scorer"
-
 
 def clip_of(base: str, clip: str | None) -> str:
-    """Return the CLIP model to score with: as asked for, or the one that ships for the embedded base.
+    """Return the CLIP model to score with.
 
     Raises:
-        BwlabError: none was asked for, and the base is another.
+        BwlabError: none was asked for.
     """
-    from bwlab.emoji.companions import shipped
-
     if clip is not None:
         return clip
-    if base == EMBEDDED:
-        return str(shipped(SHIPPED))
     fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
-    raise BwlabError(f"fidelity with --base {base}", "bwlab ships a scorer for the embedded base only", fix)
+    if base == EMBEDDED:
+        fix = "Train one of the emoji world with 'bwlab base scorer --out DIR' and give --clip DIR"
+    raise BwlabError(f"fidelity with --base {base}", "no CLIP model to score with", fix)
 
 
 def built_in_scorers(clip: str) -> list[FidelityScorer]:
