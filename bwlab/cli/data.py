@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bwlab.training.config import TrainConfig
-    from bwlab.training.data.survey import Survey
+    from bwlab.training.data.findings import Survey
 
 WIDTH = 100  # of tables where there is no terminal to ask
 

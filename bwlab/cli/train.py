@@ -16,6 +16,7 @@ Text = str | None
 KEYS = {
     "base": "base",
     "data": "data.folder",
+    "dataset": "data.dataset",
     "out": "out",
     "adapter": "adapter.type",
     "blocks": "adapter.blocks",
@@ -51,6 +52,9 @@ def command(
         Text, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id. [default: emoji]")
     ] = None,
     data: Annotated[Text, typer.Option(help="Folder of images with .txt captions.", metavar="DIR")] = None,
+    dataset: Annotated[
+        Text, typer.Option(help="Dataset TOML of kohya's trainer, instead of a folder.", metavar="FILE")
+    ] = None,
     out: Annotated[Text, typer.Option(help="Folder of the run.", metavar="DIR")] = None,
     adapter: Annotated[Text, typer.Option(help="Adapter type: lora, locon, ... [default: locon]")] = None,
     blocks: Annotated[

@@ -88,7 +88,7 @@ def pictures_of(subset: Subset) -> list[Path]:
 def not_a_folder(folder: str) -> tuple[str, str]:
     """Return what is wrong with a data folder, and what to do."""
     if folder.endswith(".toml") and Path(folder).is_file():
-        return "a file, not a folder", f"Give a dataset TOML with --set data.dataset={folder}"
+        return "a file, not a folder", f"Give a dataset TOML with --dataset {folder}"
     found = "no such folder" if folder else "no data folder given"
     return found, "Give a folder of images with captions"
 

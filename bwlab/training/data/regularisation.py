@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,11 @@ from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.training.data_config import RegularisationConfig
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from bwlab.pipelines import Pipeline
 
-AT_ONCE = 8  # pictures between two writes
+AT_ONCE = 8  # pictures that are drawn and then written
 
 
 def check_regularisation(config: RegularisationConfig) -> None:
@@ -61,20 +64,28 @@ def draw_missing(
     folder = Path(config.folder)
     make_folder(folder, f"regularisation.folder = {folder}")
     recipes = [wanted_recipe(config, config.seed + index, base, base_hash) for index in range(config.generate)]
-    missing = [recipe for recipe in recipes if not is_drawn(folder / picture_name(recipe), recipe)]
+    missing = {recipe.seed for recipe in recipes if not is_drawn(folder / picture_name(recipe), recipe)}
     tick = bar(len(missing))
-    for start in range(0, len(missing), AT_ONCE):
-        now = missing[start : start + AT_ONCE]
+    for start in range(0, len(recipes), AT_ONCE):
+        now = recipes[start : start + AT_ONCE]  # always these together: their number shows in the last bits
+        if missing.isdisjoint(recipe.seed for recipe in now):
+            continue
         images = generate(
             pipe, [config.prompt] * len(now), [one.seed for one in now], steps=config.steps, cfg=config.cfg
         )
         for recipe, image in zip(now, images, strict=True):
-            path = folder / picture_name(recipe)
-            caption = path.with_suffix(".txt")
-            if not caption.exists():  # a picture that is there has its caption
-                write_atomically(caption, f"{config.prompt}\n".encode())
-            write_png(path, image, with_size(recipe, *image.size), overwrite=True)
-            tick()
+            if recipe.seed in missing:
+                write_captioned(folder, recipe, image)
+                tick()
+
+
+def write_captioned(folder: Path, recipe: Recipe, image: Image.Image) -> None:
+    """Write a picture and, before it, its caption, unless there is one: a picture that is there is complete."""
+    path = folder / picture_name(recipe)
+    caption = path.with_suffix(".txt")
+    if not caption.exists():
+        write_atomically(caption, f"{recipe.prompt}\n".encode())
+    write_png(path, image, replace(recipe, width=image.width, height=image.height), overwrite=True)
 
 
 def wanted_recipe(config: RegularisationConfig, seed: int, base: str, base_hash: str) -> Recipe:
@@ -82,11 +93,6 @@ def wanted_recipe(config: RegularisationConfig, seed: int, base: str, base_hash:
     name = Path(base).name
     sampler = DEFAULT_SAMPLER
     return Recipe(config.prompt, "", seed, config.steps, config.cfg, sampler, name, base_hash, 0, 0, __version__)
-
-
-def with_size(recipe: Recipe, width: int, height: int) -> Recipe:
-    """Return a recipe with the size of its picture."""
-    return Recipe(**{**vars(recipe), "width": width, "height": height})
 
 
 def picture_name(recipe: Recipe) -> str:

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bwlab.training.data.survey import BucketCount, FolderCount, Survey
+from bwlab.training.data.findings import BucketCount, FolderCount, Survey
 
 SCHEMA = "bwlab.data.check"
 VERSION = 1
@@ -49,19 +49,27 @@ def fields_of(record: object) -> dict[str, object]:
 
 def tables(found: Survey, tags: int) -> Group:
     """Return the tables of a survey, with so many tags."""
-    parts: list[RenderableType] = [folder_table(found.folders)] if found.folders else []
+    parts: list[RenderableType] = []
+    if found.folders:
+        parts += [heading("Folders"), folder_table(found.folders), Text()]
     if found.buckets:
-        parts.append(bucket_table(found.buckets))
+        parts += [heading("Buckets"), bucket_table(found.buckets), Text()]
     elif found.folders:
-        parts.append(Text("Buckets: give --base or --resolution to see them."))
+        parts += [Text("Buckets: give --base or --resolution to see them."), Text()]
     if found.tags:
-        parts.append(tag_table(found.tags, tags))
-    return Group(*(piece for part in parts for piece in (part, Text())))
+        parts += [heading(f"Tags ({min(tags, len(found.tags))} of {len(found.tags)})")]
+        parts += [tag_table(found.tags[:tags]), Text()]
+    return Group(*parts)
 
 
-def new_table(title: str, *columns: str) -> Table:
+def heading(text: str) -> Text:
+    """Return what stands above a table; its own title would be wrapped to the table's width."""
+    return Text(text, style="bold")
+
+
+def new_table(*columns: str) -> Table:
     """Return an empty table whose first column is text and whose others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     return table
@@ -69,7 +77,7 @@ def new_table(title: str, *columns: str) -> Table:
 
 def folder_table(folders: Sequence[FolderCount]) -> Table:
     """Return the table of folders."""
-    table = new_table("Folders", "folder", "images", "repeats", "an epoch", "without caption")
+    table = new_table("folder", "images", "repeats", "an epoch", "without caption")
     for one in folders:
         name = f"{one.folder} (regularisation)" if one.regularisation else str(one.folder)
         repeats = "-".join(str(count) for count in dict.fromkeys((one.repeats[0], one.repeats[-1])))
@@ -81,17 +89,17 @@ def folder_table(folders: Sequence[FolderCount]) -> Table:
 
 def bucket_table(buckets: Sequence[BucketCount]) -> Table:
     """Return the table of buckets."""
-    table = new_table("Buckets", "size", "images", "regularisation", "cropped", "at most", "enlarged")
+    table = new_table("size", "images", "regularisation", "cropped", "at most", "enlarged")
     for one in buckets:
         lost = f"{one.lost:.1%}", f"{one.worst:.1%}"
         table.add_row(str(one.size), str(one.images), str(one.regularisation or "-"), *lost, str(one.enlarged or "-"))
     return table
 
 
-def tag_table(tags: Sequence[tuple[str, int]], most: int) -> Table:
-    """Return the table of the commonest tags."""
-    table = new_table(f"Tags ({min(most, len(tags))} of {len(tags)})", "tag", "images")
-    for tag, count in tags[:most]:
+def tag_table(tags: Sequence[tuple[str, int]]) -> Table:
+    """Return the table of tags."""
+    table = new_table("tag", "images")
+    for tag, count in tags:
         table.add_row(Text(shorten(tag, CAPTION_WIDTH)), str(count))
     return table
 

@@ -6,16 +6,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from bwlab.errors import BwlabError
 from bwlab.training.data.examples import dataset_hash
 from bwlab.training.data.folders import read_dataset
-from bwlab.training.data.pictures import UnreadablePicture, read_picture
-from bwlab.training.data_config import DataConfig
+from bwlab.training.data_config import DataConfig, RegularisationConfig
 from tests.training.small_data import WriteData
 
 
@@ -81,40 +77,46 @@ def test_the_hash_follows_content_and_not_place(write_data: WriteData, tmp_path:
     assert dataset_hash(read_dataset(DataConfig(folder=str(moved)))) != before
 
 
-def test_transparent_pixels_become_white(tmp_path: Path) -> None:
-    pixels = np.zeros((13, 13, 4), np.uint8)
-    pixels[:, :6] = (255, 0, 0, 255)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", 13)
-    assert picture.shape == (3, 13, 13)
-    assert picture.dtype is torch.float32
-    assert picture[:, 5, 2].tolist() == [1.0, -1.0, -1.0]
-    assert picture[:, 5, 10].tolist() == [1.0, 1.0, 1.0]
+def test_a_folder_name_is_the_caption_of_images_without_one(write_data: WriteData) -> None:
+    folder = write_data({"25_sks fox/a.png": None, "25_sks fox/b.png": "own", "3_/c.png": "c"})
+    config = DataConfig(folder=str(folder))
+    found = {example.path.name: (example.caption, example.captioned) for example in read_dataset(config)}
+    assert found == {"a.png": ("sks fox", False), "b.png": ("own", True), "c.png": ("c", True)}
+    named = read_dataset(replace(config, caption="given"))
+    assert [example.caption for example in named if not example.captioned] == ["given"]
 
 
-def test_the_centre_of_a_wide_picture_is_kept(tmp_path: Path) -> None:
-    pixels = np.zeros((10, 30, 3), np.uint8)
-    pixels[:, 10:20] = 255
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", 10)
-    assert picture.min() == 1.0
+@pytest.mark.parametrize("extension", [".caption", "caption"])
+def test_captions_may_have_another_extension(write_data: WriteData, extension: str) -> None:
+    folder = write_data({"a.b.png": None})
+    (folder / "a.b.caption").write_text("fox")
+    examples = read_dataset(DataConfig(folder=str(folder), caption_extension=extension))
+    assert [example.caption for example in examples] == ["fox"]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_every_mode_reads_as_colour(tmp_path: Path, mode: str) -> None:
-    grey = Image.new("L", (11, 11), 128)
-    image = Image.fromarray(np.full((11, 11), 128 << 8, np.uint16)) if mode == "I;16" else grey.convert(mode)
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    image.save(path)
-    picture = read_picture(path, 11)
-    assert picture.shape == (3, 11, 11)
-    if mode != "1":
-        assert picture.mean() == pytest.approx(0.0, abs=0.02)
+@pytest.mark.parametrize("extension", ["", ".", "a/b"])
+def test_an_extension_that_is_none_is_refused(write_data: WriteData, extension: str) -> None:
+    config = DataConfig(folder=str(write_data({"a.png": "fox"})), caption_extension=extension)
+    with pytest.raises(BwlabError, match=r"data\.caption_extension = '.*': not the ending of a file"):
+        read_dataset(config)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
-def test_a_broken_image_is_named(write_data: WriteData, content: bytes | str) -> None:
-    path = write_data({"a.png": "fox"}) / "a.png"
-    path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:60])
-    with pytest.raises(UnreadablePicture, match=r"image .*a\.png: unreadable"):
-        read_picture(path, 16)
+def test_regularisation_has_the_prompt_where_it_has_no_caption(write_data: WriteData) -> None:
+    folder = write_data({"new/a.png": "sks fox", "old/b.png": None, "old/5_x/c.png": "an owl"})
+    config = DataConfig(folder=str(folder / "new"), repeats=7)
+    examples = read_dataset(config, RegularisationConfig(folder=str(folder / "old"), prompt="a fox"))
+    found = {example.path.name: (example.caption, example.repeats, example.regularisation) for example in examples}
+    assert found == {"a.png": ("sks fox", 7, False), "b.png": ("a fox", 1, True), "c.png": ("an owl", 5, True)}
+    with pytest.raises(BwlabError, match=r"regularisation\.folder = .*gone: no such folder"):
+        read_dataset(config, RegularisationConfig(folder=str(folder / "gone")))
+
+
+def test_settings_that_do_not_fit_together_are_refused(write_data: WriteData) -> None:
+    folder = write_data({"a.png": "fox"})
+    with pytest.raises(BwlabError, match=r"data\.folder = .* is given, too"):
+        read_dataset(DataConfig(folder=str(folder), dataset="a.toml"))
+    with pytest.raises(BwlabError, match="without buckets there is no smaller size"):
+        read_dataset(DataConfig(folder=str(folder), upscale=False))
+    (folder / "a.toml").write_text("")
+    with pytest.raises(BwlabError, match=r"a file, not a folder\. Give .* --dataset .*a\.toml"):
+        read_dataset(DataConfig(folder=str(folder / "a.toml")))

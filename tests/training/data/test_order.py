@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bwlab.training.data.order import LONGEST_CYCLE, even_cycle, new_order, whole_shares
@@ -86,6 +86,7 @@ def test_regularisation_of_other_sizes_comes_as_often_in_total() -> None:
     assert shown[True] == shown[False]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=9))
 def test_a_cycle_is_bounded_and_even(shares: list[int]) -> None:
     counts = whole_shares(shares)

@@ -1,0 +1,176 @@
+"""``bwlab data check``: all that is printed, at the width of a file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bwlab.cli.app import main
+from bwlab.training.config import TrainConfig
+from tests.training.data.files import write_png16
+
+CHECKED = """\
+Folders
+folder                  images  repeats  an epoch  without caption
+data/25_sks fox              3       25        75                1
+data/more                    1        1         1                -
+class (regularisation)       2        1        76                2
+all                          6                152
+
+Buckets
+size     images  regularisation  cropped  at most  enlarged
+32 x 32       3               2     0.0%     0.0%         -
+64 x 16       1               -     5.9%     5.9%         1
+
+Tags (2 of 4)
+tag  images
+fox       3
+ink       3
+
+broken (1):
+  data/more/broken.png: unreadable (...)
+cannot be used (1):
+  caption of data/more/bare.png: bare.txt is missing or empty
+of a kind that is not read (1):
+  data/more/old.tif
+the same file (1):
+  data/25_sks fox/a.png = data/25_sks fox/b.png
+look alike (1):
+  class/x.png ~ class/y.png (0 of 63 bits differ)
+smaller than their bucket, so enlarged (1):
+  data/more/wide.png
+captions longer than 16 tokens (1):
+  ink, fox, a tag that is long
+bwlab train would stop.
+"""
+
+
+def write(path: Path, width: int, height: int, seed: int, caption: str | None = None) -> None:
+    """Write a captioned picture of 4 x 4 patches; the same seed gives the same patches."""
+    image = Image.frombytes("RGB", (4, 4), bytes((seed * 37 + place * place * 11) % 256 for place in range(48)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.resize((width, height), Image.Resampling.BICUBIC).save(path)
+    if caption is not None:
+        path.with_suffix(".txt").write_text(caption)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder, which is the current one, with ``data`` and ``class`` and something of everything in them."""
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "data" / "25_sks fox"
+    write(own / "a.png", 40, 40, 1, "ink, fox, a tag that is long")
+    shutil.copy(own / "a.png", own / "b.png")
+    (own / "b.txt").write_text("ink, fox, ink")
+    write(own / "c.png", 41, 41, 2)
+    more = tmp_path / "data" / "more"
+    write(more / "wide.png", 62, 16, 3, "ink, fox")
+    write(more / "bare.png", 40, 40, 4)
+    write(more / "broken.png", 40, 40, 5, "ink")
+    (more / "broken.png").write_bytes((more / "broken.png").read_bytes()[:60])
+    (more / "old.tif").write_bytes(b"II*")
+    write(tmp_path / "class" / "x.png", 48, 48, 6)
+    with Image.open(tmp_path / "class" / "x.png") as image:
+        image.save(tmp_path / "class" / "y.png", compress_level=0)
+    return tmp_path
+
+
+def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Return the exit code and what was printed, without blanks at the ends of lines."""
+    with pytest.raises(SystemExit) as end:
+        main(["data", "check", *arguments])
+    out, err = capsys.readouterr()
+    # What is wrong with a file is told in words of Pillow, which change.
+    plain = re.sub(r"unreadable \(.*?\)", "unreadable (...)", out)
+    return int(end.value.code or 0), "\n".join(line.rstrip() for line in plain.splitlines()) + "\n", err
+
+
+BUCKETS = "--set", "data.buckets=true", "--set", "data.bucket_step=8"
+
+
+def test_all_is_told(folder: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = "--set", "regularisation.folder=class", "--set", "regularisation.prompt=fox"
+    code, out, _ = check(capsys, "data", "--base", str(tiny_pipeline), "--tags", "2", *BUCKETS, *old)
+    assert out == CHECKED
+    assert code == 2
+
+
+def test_json_has_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = check(capsys, "data", "--resolution", "32", *BUCKETS, "--json")
+    found = json.loads(out)
+    assert code == 2
+    assert (found["schema"], found["schema_version"], found["trainable"], found["stops"]) == (
+        "bwlab.data.check",
+        1,
+        4,
+        True,
+    )
+    assert found["buckets"][1]["size"] == [64, 16]
+    assert found["tags"][:2] == [["fox", 3], ["ink", 3]]
+    assert found["broken"] == [{"path": "data/more/broken.png", "reason": "unreadable (...)"}]
+    assert found["long_captions"] is None
+
+
+def test_good_data_end_with_0(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = check(capsys, "class", "--set", "data.caption=fox")
+    assert code == 0
+    assert "Buckets: give --base or --resolution to see them.\n" in out
+    assert out.endswith("2 images can be trained.\n")
+
+
+def test_what_is_skipped_does_not_stop(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = check(capsys, "data", "--set", "data.skip_broken=true", "--set", "data.caption=x")
+    assert "broken (1):" in out
+    assert code == 0
+
+
+def test_nothing_to_train_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(b"no")
+    code, out, _ = check(capsys, str(tmp_path))
+    assert code == 2
+    assert out.endswith("Nothing can be trained.\n")
+
+
+def test_dataset_files_and_settings_are_checked_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subsets = "\n".join(
+        f"[[datasets.subsets]]\nimage_dir = '{name}'\nclass_tokens = 'x'\n{more}"
+        for name, more in (("data/25_sks fox", "num_repeats = 3"), ("class", "is_reg = true"))
+    )
+    (folder / "set.toml").write_text(f"[[datasets]]\nresolution = 32\nbatch_size = 2\n{subsets}\n")
+    code, out, _ = check(capsys, "set.toml")
+    assert code == 0
+    assert "set.toml: datasets[0]: batch_size has no effect; training.batch_size counts for all\n" in out
+    assert "data/25_sks fox              3        3         9                1\n" in out
+    assert "32 x 32       3               2     0.0%     0.0%         -\n" in out
+    config = "[data]\ndataset = 'set.toml'\n[regularisation]\nfolder = 'new'\ngenerate = 3\nprompt = 'x'\n"
+    (folder / "run.toml").write_text(config)
+    code, out, _ = check(capsys, "run.toml", "--resolution", "32")
+    assert code == 0
+    assert "regularisation.folder = new: nothing is there yet; 3 pictures will be drawn\n" in out
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone", "bwlab: error: --data gone: no such folder. Give a folder of images with captions\n"),
+        ("gone.toml", "bwlab: error: data.dataset = gone.toml: no such file. Give the path of a dataset TOML\n"),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], source: str, message: str
+) -> None:
+    assert check(capsys, source) == (2, "\n", message)
+
+
+def test_sixteen_bits_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    write_png16(tmp_path / "a.png", np.full((5, 7, 3), 999, np.uint16))
+    code, _, _ = check(capsys, str(tmp_path), "--set", "data.caption=grey", "--resolution", str(8))
+    assert code == 0
+    assert TrainConfig().data.skip_broken is False
