@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look inside adapter files.", no_args_is_help=True)
 
-FileArgument = Annotated[Path, typer.Argument(help="An adapter file with kohya keys.", show_default=False)]
+FileArgument = Annotated[Path, typer.Argument(help="An adapter file of any tool.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportOption = Annotated[
     Path | None, typer.Option(help="Also write report.html there, one file for a browser.", metavar="DIR")
@@ -32,7 +32,8 @@ def norms_command(
     from bwlab_analysis.norms import measure_norms
     from bwlab_analysis.showing import show
 
-    found = measure_norms(file, block_metrics(build_manager(), warn))
+    manager = build_manager()
+    found = measure_norms(file, block_metrics(manager, warn), manager)
 
     def tables(console: Console) -> None:
         from bwlab_analysis.tables import print_norms

@@ -84,8 +84,9 @@ def run_conflict(
     if len(files) > 2 and look is not None and (look.data_a or look.data_b):
         fix = "Give two adapters, or leave --data-a and --data-b out"
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
-    measures = [measure for measure in conflict_measures(build_manager(), warn) if signs or not measure.slow]
-    pairs = [(measure_conflict(a, b, measures), (a, b)) for a, b in combinations(files, 2)]
+    manager = build_manager()
+    measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
+    pairs = [(measure_conflict(a, b, measures, manager), (a, b)) for a, b in combinations(files, 2)]
     at_work = {files: looked_at(files, look) for _, files in pairs} if look is not None else {}
 
     def tables(console: Console) -> None:
