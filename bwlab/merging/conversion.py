@@ -14,7 +14,7 @@ from bwlab.formats.convert import Modules, Track, require_known, resized, scaled
 from bwlab.formats.derived_metadata import derived_metadata
 from bwlab.formats.fits import Fit
 from bwlab.merging.model_weights import ModelWeights, open_model
-from bwlab.merging.outcome import Outcome
+from bwlab.merging.outcome import Outcome, counted
 from bwlab.merging.target import Target, known_scheme, write_adapter, writer_for
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Out
     modules, fits = _changed(job, contents, base, scheme, dtype, track)
     metadata = derived_metadata(contents.metadata, modules, scheme, _step(job, contents), same_type=not fits)
     files = write_adapter(contents, modules, metadata, job.target, writer)
-    return Outcome(files, len(modules), scheme, tuple(fits), tuple(_notes(job, contents, modules)))
+    dropped = len(contents.modules) - len(modules) - sum(fit.after == 0 for fit in fits)
+    return Outcome(files, len(modules), scheme, tuple(fits), tuple(_notes(contents, dropped)))
 
 
 def _changed(
@@ -98,10 +99,11 @@ def _step(job: Conversion, contents: AdapterContents) -> dict[str, object]:
     return {**told, **given}
 
 
-def _notes(job: Conversion, contents: AdapterContents, modules: Modules) -> list[str]:
+def _notes(contents: AdapterContents, dropped: int) -> list[str]:
     notes = []
-    if len(modules) < len(contents.modules):
-        notes.append(f"{len(contents.modules) - len(modules)} of {len(contents.modules)} modules are left out")
+    if dropped:
+        notes.append(f"left out: {counted(dropped, 'module')} of {len(contents.modules)} in blocks with the scale 0")
     if contents.unknown:
-        notes.append(f"{len(contents.unknown)} unknown keys are left out, first {contents.unknown[0]}")
+        unknown = counted(len(contents.unknown), "key")
+        notes.append(f"left out: {unknown} that nobody understands, first {contents.unknown[0]}")
     return notes

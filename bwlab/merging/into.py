@@ -71,7 +71,7 @@ def merge_into(
     for parts in track(every):
         add_to_layer(layers[parts[0].module.path], parts, recipe.method)
     _save(pipe, out, name)
-    told = [f"{len(mixed.embeddings())} token embeddings are left out"] if mixed.embeddings() else []
+    told = [f"left out: embeddings of {', '.join(mixed.embeddings())}"] if mixed.embeddings() else []
     return Outcome((out,), len(every), scheme, (), (*notes(mixed), *told))
 
 

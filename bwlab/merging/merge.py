@@ -18,7 +18,7 @@ from bwlab.merging.conversion import require_rank
 from bwlab.merging.ingredients import Ingredients, every_part, ingredients, read_all
 from bwlab.merging.method import BLOCKS, SUM, Method, Part
 from bwlab.merging.model_weights import ModelWeights, open_model
-from bwlab.merging.outcome import Outcome
+from bwlab.merging.outcome import Outcome, counted
 from bwlab.merging.target import Target, known_scheme, write_adapter, writer_for
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def notes(mixed: Ingredients) -> list[str]:
         found.append("the adapters share no module: each is as it was where it acts")
     unknown = sum(len(adapter.unknown) for adapter in mixed.adapters)
     if unknown:
-        found.append(f"{unknown} unknown keys are left out")
+        found.append(f"left out: {counted(unknown, 'key')} that nobody understands")
     return found
 
 

@@ -56,10 +56,19 @@ def fit_table(outcome: Outcome) -> Table:
 def lines(outcome: Outcome) -> list[str]:
     """What was written, one line each, notes last."""
     first, *others = outcome.files
-    what = f"{outcome.modules} modules" if outcome.modules else "embeddings"
+    what = counted(outcome.modules, "module") if outcome.modules else "a token's embedding"
     zeros = sum(fit.after == 0 for fit in outcome.fits)
-    notes = [f"{zeros} modules whose delta is zero are left out"] if zeros else []
+    notes = [f"left out: {counted(zeros, 'module')} whose delta is zero"] if zeros else []
     return [f"{first}: {what}", *(f"{path}: a token's embedding" for path in others), *notes, *outcome.notes]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "module"), counted(3, "module")
+    ('1 module', '3 modules')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tracked(items: Sequence[Item], console: Console, text: str) -> Iterable[Item]:

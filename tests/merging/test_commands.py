@@ -79,8 +79,7 @@ def test_energies_are_a_table(here: Path, capsys: pytest.CaptureFixture[str]) ->
         " all          3          2-5   0-3       97.82%        1.48e-01\n"
         "\n"
         "b.safetensors: 2 modules\n"
-        "1 modules whose delta is zero are left out\n"
-        "1 of 3 modules are left out"
+        "left out: 1 module whose delta is zero"
     )
 
 
@@ -120,10 +119,10 @@ def test_merge_into_and_extract(
     )
     written(here / "a.safetensors", [ModuleWeights(path, "lora", leaves(up, down), 2.0)])
     base = str(tiny_pipeline)
-    assert run(capsys, "merge", "a.safetensors", "--into", base, "--out", "tuned") == (0, "tuned: 1 modules", "")
+    assert run(capsys, "merge", "a.safetensors", "--into", base, "--out", "tuned") == (0, "tuned: 1 module", "")
     code, out, err = run(capsys, "extract", "tuned", base, "--rank", "2", "--out", "x.safetensors")
     assert (code, err) == (0, "")
-    assert out.splitlines()[-2:] == ["x.safetensors: 1 modules", "in all 100.00% of the squared change is captured"]
+    assert out.splitlines()[-2:] == ["x.safetensors: 1 module", "in all 100.00% of the squared change is captured"]
     assert relative(deltas(here / "x.safetensors")[path], deltas(here / "a.safetensors")[path]) < 1e-3
 
 

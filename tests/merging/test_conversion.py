@@ -54,7 +54,7 @@ def test_one_alpha_in_a_file(tmp_path: Path, manager: PluginManager) -> None:
 def test_blocks_are_dropped_and_scaled(tmp_path: Path, manager: PluginManager) -> None:
     source, out = adapter(tmp_path, "a", RANKS), tmp_path / "b.safetensors"
     outcome = convert(Conversion(source, Target(out), blocks="upper=0.3, mid=-2, te=0"), manager)
-    assert outcome.notes == ("1 of 5 modules are left out",)
+    assert outcome.notes == ("left out: 1 module of 5 in blocks with the scale 0",)
     before, after = deltas(source), deltas(out)
     factors = {IN0: 0.3, OUT3: 0.3, MID: -2.0, IN1: 1.0}
     assert set(after) == set(factors)
@@ -115,7 +115,7 @@ def test_keys_that_nobody_understands_stop_it(tmp_path: Path, manager: PluginMan
     ):
         convert(Conversion(source, target), manager)
     outcome = convert(Conversion(source, target, drop_unknown=True), manager)
-    assert outcome.notes == ("2 unknown keys are left out, first strange.a",)
+    assert outcome.notes == ("left out: 2 keys that nobody understands, first strange.a",)
     assert set(deltas(target.path)) == set(PATHS)
 
 

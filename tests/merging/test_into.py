@@ -121,11 +121,19 @@ def test_a_single_file_says_so_too(
     out = tmp_path / "out.safetensors"
     merge_into(Recipe(files), base, out, manager)
     assert error(outputs(load_base(out)), expected) < TOLERANCE
+
+
+@pytest.mark.usefixtures("small_published")
+def test_a_single_file_in_half_precision(tmp_path: Path, manager: PluginManager, small_files: dict[str, Path]) -> None:
+    base, out = str(small_files["sd1"]), tmp_path / "out.safetensors"
+    pipe = load_base(base)
+    files = two_adapters(pipe, tmp_path, manager)
+    out.write_bytes(b"mine")
     with pytest.raises(BwlabError, match="it is there already"):
         merge_into(Recipe(files), base, out, manager)
     merge_into(Recipe(files), base, out, manager, dtype="fp16", overwrite=True)
     assert {entry.dtype for entry in open_adapter_file(out).entries.values()} == {"F16"}
-    assert error(outputs(load_base(out)), expected) < 0.05
+    assert error(outputs(load_base(out)), attached(pipe, files, (1.0, 1.0), manager)) < 0.05
 
 
 @pytest.mark.parametrize("family", list(PUBLISHED))
