@@ -14,7 +14,8 @@ class DataConfig(Section):
     Attributes:
         folder: images with a caption file beside each.
         dataset: a dataset TOML as kohya's trainer reads it, instead of a folder.
-        caption: the caption of images that have none; without it a missing caption is an error.
+        caption: the caption of images that have none; without it that is the name of a ``25_name`` folder, and
+            elsewhere an error.
         caption_extension: of the caption files.
         repeats: times each image counts in an epoch, unless its folder is named ``25_name`` and so says it.
         resolution: side of the square pictures in pixels, or of the square with the area of all buckets; none means
@@ -60,11 +61,11 @@ class RegularisationConfig(Section):
     """Prior preservation (DreamBooth, arXiv 2208.12242, section 3.2): pictures of the class, as the base draws them.
 
     Attributes:
-        folder: class images with captions; none trains without them. Subsets of ``data.dataset`` may be marked
-            ``is_reg`` instead.
+        folder: class images with captions, shown in total as often as all others; none trains without them. Subsets
+            of ``data.dataset`` may be marked ``is_reg`` instead.
         weight: of their loss beside that of the other pictures.
         generate: have the base draw this many into ``folder``, as far as they are not there; 0 draws none.
-        prompt: what it draws, and the caption of those pictures.
+        prompt: what it draws, and the caption of images in ``folder`` that have none.
         steps: sampling steps.
         cfg: classifier-free guidance.
         seed: of the first picture; the next ones count up.
