@@ -19,11 +19,12 @@ from bwlab.composition.timeline import fraction_of, timestep_of
 from bwlab.composition.use import Usable, Use
 from bwlab.composition.words import attach_words
 from bwlab.conditioning import text_encoders
+from bwlab.formats.contents import read_contents
+from bwlab.formats.embedding_files import Embedding, embeddings_of
 from bwlab.pipelines import base_scheme
 
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
-    from bwlab.formats.embedding_files import Embedding
     from bwlab.pipelines import Pipeline
     from bwlab.plugins import PluginManager
 
@@ -42,17 +43,25 @@ def attach(
 ) -> Iterator[None]:
     """Adapters and words act on a pipeline inside the `with` block, and are gone after it, however it ends.
 
-    UNet and text encoders are adapted; modules, their identity and their bits are afterwards what they were.
+    Words that adapter files bring along are among them. UNet and text encoders are adapted; modules, their identity and
+    their bits are afterwards what they were.
 
     Raises:
         BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
     """
     scheme = base_scheme(pipe, manager)
     with (
-        attach_words(pipe, embeddings),
+        attach_words(pipe, [*embeddings, *words_of(uses, manager)]),
         attach_timed(pipe, [timed(use, pipe, manager, scheme) for use in uses]),
     ):
         yield
+
+
+def words_of(uses: Sequence[Usable], manager: PluginManager) -> list[Embedding]:
+    """Return the words with embeddings of their own that adapter files bring along (lora_diffusion's `<s1>`)."""
+    given = [use.adapter if isinstance(use, Use) else use for use in uses]
+    files = [path for path in given if isinstance(path, str | Path)]
+    return [word for path in files for word in embeddings_of(read_contents(path, manager).embeddings)]
 
 
 def timed(use: Usable, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Timed:

@@ -74,7 +74,7 @@ def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
 
 
 def _check_word(word: str, asked: str, words: Sequence[str], vocabulary: Any, tokens: Sequence[str]) -> None:
-    fix = "Give another with --embedding FILE=word"
+    fix = "Give another with --embedding FILE=word ('bwlab convert' writes an adapter's words to files of their own)"
     if not word or any(character.isspace() or character == "," for character in word):
         raise BwlabError(f"{asked}, word {word!r}", "a word has no white space and no comma in it", fix)
     known = [token for token in tokens if token in vocabulary or f"{token}</w>" in vocabulary]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL import Image
 
 EDGE_MAPS = ("canny", "lineart", "none")
@@ -23,6 +22,7 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
             itself, which is an edge map already.
         sigma: of the Gaussian that canny smooths with, in pixels.
     """
+    import numpy as np
     from PIL import Image
 
     colours = image.convert("RGBA")
@@ -37,6 +37,7 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
 
 def canny_lines(grey: npt.NDArray[np.float64], sigma: float = 1.0) -> npt.NDArray[np.float64]:
     """Return 1.0 on the Canny edges of a grey picture ``(h, w)`` in 0..1 and 0.0 elsewhere."""
+    import numpy as np
     from skimage.feature import canny
 
     lines: npt.NDArray[np.float64] = canny(grey, sigma=sigma, low_threshold=0.1, high_threshold=0.2).astype(np.float64)
@@ -45,6 +46,7 @@ def canny_lines(grey: npt.NDArray[np.float64], sigma: float = 1.0) -> npt.NDArra
 
 def gradient_strength(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the gradient's magnitude at each pixel of a grey picture ``(h, w)``, divided by its maximum: 0..1."""
+    import numpy as np
     from skimage.filters import scharr
 
     strength: npt.NDArray[np.float64] = scharr(grey)

@@ -19,7 +19,7 @@ from bwlab.adapters.adapter import Adapter, Attached
 from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.scales import layer_scale
 from bwlab.blocks.spec import parse_spec
-from bwlab.composition.attach import attach
+from bwlab.composition.attach import attach, words_of
 from bwlab.composition.use import Usable, Use
 from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
@@ -79,6 +79,15 @@ def test_the_pipeline_is_afterwards_what_it_was(
         assert state(pipe) != before
     assert state(pipe) == before
     assert (paint(pipe) == plain).all()
+
+
+def test_words_that_adapter_files_bring_along(manager: PluginManager, everywhere: Adapter, tmp_path: Path) -> None:
+    save_adapter(everywhere, tmp_path / "none.safetensors")
+    real = Path(__file__).parents[3] / "shared" / "loras" / "cloneofsimo__lora_disney.safetensors"
+    if not real.is_file():
+        pytest.skip(f"{real} is not here")
+    found = words_of([everywhere, tmp_path / "none.safetensors", Use(real, 0.5)], manager)
+    assert [(one.word, one.vectors["te"].shape) for one in found] == [("<s1>", (1, 768)), ("<s2>", (1, 768))]
 
 
 def test_an_exception_in_the_middle_of_sampling_leaves_nothing(

@@ -122,6 +122,7 @@ def test_a_word_is_its_vectors_and_is_forgotten(pipe: Pipeline) -> None:
         for written_so in (prompt, prompt.lower()):
             tokens = pipe.tokenizer(pipe.maybe_convert_prompt(written_so, pipe.tokenizer)).input_ids
             assert torch.equal(encoder.get_input_embeddings()(torch.tensor(tokens[2:5])), vectors(3))
+        assert tokenizer("<Ink><Ink>").input_ids[1:-1] == [tokenizer.convert_tokens_to_ids("<Ink>")] * 2
         assert tokenizer("<inks>").input_ids == tokenizer("< inks>").input_ids  # words only
         known = encode_texts(pipe, [prompt]).context
     assert tokenizer("a <Ink> b").input_ids == plain
