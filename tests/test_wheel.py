@@ -49,6 +49,7 @@ def test_only_our_names(wheel: Path) -> None:
         "bwlab_analysis",
         "bwlab_locon",
         "bwlab_lora",
+        "bwlab_ortho",
     }
 
 

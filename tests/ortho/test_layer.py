@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 import bwlab_locon.plugin
 import bwlab_ortho.plugin
+from bwlab.adapters.contract_bench import SCHEME, bench_for
 from bwlab.adapters.layer import BaseLayer
+from bwlab.adapters.loading import load_adapter
 from bwlab.adapters.lowrank_layer import LowRankLayer
 from bwlab.errors import BwlabError
+from bwlab.formats.kohya import save_adapter
+from bwlab.plugins import build_manager
 from bwlab.testing import AdapterContract, skipped_shapes
 from bwlab_ortho.layer import OrthoLayer, Spaces
 
@@ -187,3 +193,19 @@ def test_a_rank_without_room_is_refused() -> None:
         OrthoLayer.create(base, 14, 1.0, None, avoid=spaces(base, 10))
     with pytest.raises(BwlabError, match="Leave that layer out"):
         OrthoLayer.create(base, 1, 1.0, None, avoid=spaces(base, 23))
+
+
+def test_a_file_of_another_tool_is_not_taken_for_ortho(tmp_path: Path) -> None:
+    """It has locon's leaves and layers; only what the file itself says makes it ortho."""
+    bench = bench_for(ORTHO)
+    manager = build_manager([bwlab_locon.plugin, bwlab_ortho.plugin], installed=False)
+    adapter = bench.trained()
+    save_adapter(adapter, tmp_path / "ortho.safetensors")
+    named = load_adapter(tmp_path / "ortho.safetensors", bench.model, manager, SCHEME)
+    tensors = safetensors.torch.load_file(tmp_path / "ortho.safetensors")
+    safetensors.torch.save_file(tensors, tmp_path / "foreign.safetensors")
+    foreign = load_adapter(tmp_path / "foreign.safetensors", bench.model, manager, SCHEME)
+    assert (named.type_name, foreign.type_name) == ("ortho", "locon")
+    for (path, one), (_, other) in zip(named.deltas(), foreign.deltas(), strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, adapter.layers[path].delta(), atol=1e-5, rtol=1e-4)
