@@ -115,7 +115,8 @@ def test_what_is_low_rank_stays_so_and_the_rest_is_dense(tmp_path: Path, manager
         assert all(not list(layer.parameters()) for layer in adapter.layers.values() if isinstance(layer, FileLayer))
     assert kinds["lora"] == {"LowRankLayer"}
     assert kinds["diag-oft"] == kinds["norm"] == kinds["dora"] == {"AdapterLayer"}
-    small = Case("wide lokr", "lokr", CASES[10].module, {"lora_dim": 1}, ("linear",), {"linear": lambda: nn.Linear(81, 83)})
+    lokr = next(case.module for case in CASES if case.name == "lokr")
+    small = Case("wide lokr", "lokr", lokr, {"lora_dim": 1}, ("linear",), {"linear": lambda: nn.Linear(81, 83)})
     assert type(load(small, tmp_path, Model(small), manager).layers[PATHS["linear"]]) is LowRankLayer
 
 

@@ -142,7 +142,12 @@ def break_algorithm(folder: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("broken", "words"),
-    [(break_nan, "NaN"), (break_empty, "empty"), (break_algorithm, "LoKr"), (lambda folder: folder / "no", "No such")],
+    [
+        (break_nan, "NaN"),
+        (break_empty, "empty"),
+        (break_algorithm, "it has neither lokr_w2 nor lokr_w2_a"),
+        (lambda folder: folder / "no", "No such"),
+    ],
 )
 def test_bad_files_cost_one_line_and_exit_code_2(
     bwlab: Run, tmp_path: Path, broken: Callable[[Path], Path], words: str
@@ -159,9 +164,9 @@ def test_bad_files_cost_one_line_and_exit_code_2(
 
 
 def test_what_is_left_out_is_said(bwlab: Run, tmp_path: Path) -> None:
-    foreign = {f"{kohya('mid_block.attentions.0.proj_out')}.hada_w1_a": np.ones((2, 3), dtype=np.float32)}
+    foreign = {f"{kohya('mid_block.attentions.0.proj_out')}.oft_blocks": np.ones((2, 3, 3), dtype=np.float32)}
     file = write(tmp_path / "a.safetensors", adapter_tensors(0) | foreign)
-    said = "Not in these numbers, from a.safetensors: LoHa, whose norms are not read yet: lora_unet_mid_block_"
+    said = "Not in these numbers, from a.safetensors: oft, whose deltas need the base model's weights: mid_block."
     assert said in " ".join(bwlab("analyze", "norms", file).out.split())
     assert said in " ".join(bwlab("analyze", "conflict", file, file).out.split())
 

@@ -49,4 +49,6 @@ def _is_new(shapes: Shapes) -> bool:
     return a1[1] == a2[0] == b1[1] == b2[0]
 
 
-GLORA = Algorithm("glora", lambda leaves: leaves >= set(NAMES), frozenset(NAMES), shape, rank, delta, needs_base=True)
+GLORA = Algorithm(
+    "glora", lambda leaves: bool(leaves & set(NAMES)), frozenset(NAMES), shape, rank, delta, needs_base=True
+)

@@ -57,11 +57,11 @@ def _part_shape(shapes: Shapes, number: str) -> Shape:
     return (a[0], b[1]) if core is None else (a[1], b[1], *core[2:])
 
 
-NEEDED = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
+LEAVES = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"})
 LOHA = Algorithm(
     "loha",
-    lambda leaves: leaves >= NEEDED,
-    NEEDED | {"hada_t1", "hada_t2"},
+    lambda leaves: bool(leaves & LEAVES),
+    LEAVES,
     shape,
     rank,
     delta,

@@ -96,6 +96,8 @@ def _part_shape(shapes: Shapes, number: str) -> Shape:
             raise UnfitLeaves(f"lokr_w{number} {whole} is no matrix")
         return whole
     a, b, core = (shapes.get(f"lokr_{leaf}") for leaf in (f"w{number}_a", f"w{number}_b", f"t{number}"))
+    if a is None and b is None:
+        raise UnfitLeaves(f"it has neither lokr_w{number} nor lokr_w{number}_a")
     if a is None or b is None or len(a) != 2 or len(b) < 2 or 0 in (*a, *b):
         raise UnfitLeaves(f"lokr_w{number}_a {a} and lokr_w{number}_b {b} do not make one matrix")
     if core is None and a[1] == b[0]:
@@ -105,14 +107,11 @@ def _part_shape(shapes: Shapes, number: str) -> Shape:
     raise UnfitLeaves(f"lokr_w{number}_a {a}, lokr_t{number} {core} and lokr_w{number}_b {b} do not make one matrix")
 
 
-def _is_lokr(leaves: frozenset[str]) -> bool:
-    return all(leaves & {f"lokr_w{number}", f"lokr_w{number}_a"} for number in ("1", "2"))
-
-
+LEAVES = frozenset(f"lokr_{leaf}" for leaf in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))
 LOKR = Algorithm(
     "lokr",
-    _is_lokr,
-    frozenset(f"lokr_{leaf}" for leaf in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
+    lambda leaves: bool(leaves & LEAVES),
+    LEAVES,
     shape,
     rank,
     delta,
