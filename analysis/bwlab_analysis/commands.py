@@ -10,8 +10,6 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(help="Look inside adapter files.", no_args_is_help=True)
-
 FileArgument = Annotated[Path, typer.Argument(help="An adapter file of any tool.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportOption = Annotated[
@@ -20,7 +18,6 @@ ReportOption = Annotated[
 CellsOption = Annotated[bool, typer.Option("--cells", help="Also per cell: one resnet/attention pair.")]
 
 
-@app.command("norms")
 def norms_command(
     file: FileArgument, as_json: JsonOption = False, cells: CellsOption = False, report: ReportOption = None
 ) -> None:
@@ -43,7 +40,6 @@ def norms_command(
     show(lambda: norms_document(found), tables, as_json=as_json, report=report)
 
 
-@app.command("conflict")
 def conflict_command(
     files: Annotated[list[Path], typer.Argument(help="Two or more adapter files: a, b ...", show_default=False)],
     base: Annotated[
@@ -89,3 +85,9 @@ def conflict_command(
 
         raise BwlabError("bwlab analyze conflict", "pictures or prompts, but no base", "Add --base")
     run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json, report=report)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to ``bwlab analyze``."""
+    app.command("norms")(norms_command)
+    app.command("conflict")(conflict_command)

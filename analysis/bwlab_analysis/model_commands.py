@@ -22,9 +22,7 @@ DrawsOption = Annotated[int, typer.Option("--random", min=0, help="Random adapte
 ImagesOption = Annotated[Path, typer.Option(help="Folder of reference pictures.", metavar="DIR", show_default=False)]
 ClipOption = Annotated[
     str | None,
-    typer.Option(
-        help="open_clip model: a folder, or NAME=WEIGHTS.", metavar="MODEL"
-    ),
+    typer.Option(help="open_clip model: a folder, or NAME=WEIGHTS.", metavar="MODEL"),
 ]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Pictures a prompt.")]
 StepsOption = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
