@@ -14,6 +14,7 @@ from bwlab.composition.attach import Timed, attach_timed
 from bwlab.composition.words import attach_words
 from bwlab.errors import BwlabError
 from bwlab.generation.control import Control
+from bwlab.generation.masked import KeptOutside, needs_own_mask
 from bwlab.generation.painters import Task, painter_for
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.generation.start import Start, settings
@@ -71,7 +72,7 @@ def generate(
         found = f"{len(prompts)} prompts and {len(seeds)} seeds"
         raise BwlabError("generating pictures", found, "Give one seed for each prompt")
     require_weighting(weighting)
-    task: Task = "text" if start is None else "image" if start.mask is None else "inpaint"
+    task: Task = "text" if start is None else "image" if start.mask is None or needs_own_mask(pipe) else "inpaint"
     painter = painter_for(pipe, sampler, task, None if control is None else control.net)
     work = _Work(painter, [_timed(use) for use in adapters], steps, cfg, negative, start, control, weighting)
     firsts = range(0, len(prompts), batch_size)
@@ -101,7 +102,18 @@ class _Work:
     def pictures(self, count: int) -> dict[str, object]:
         """Return what diffusers' pipelines are told of pictures to start from and of lines, for so many pictures."""
         led = {} if self.control is None else self.control.settings(count, beside_start=self.start is not None)
-        return {**settings(self.start, count), **led}
+        return {**settings(self.start, count, masked=not needs_own_mask(self.painter)), **led}
+
+    def after_step(self, seeds: Sequence[int], on_step: Callable[[int], None]) -> Callable[..., dict[str, object]]:
+        """Return what diffusers' pipelines call after each step."""
+        masked = self.start is not None and self.start.mask is not None and needs_own_mask(self.painter)
+        keep = KeptOutside(self.painter, self.start, seeds) if masked and self.start is not None else None
+
+        def call(_: object, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, object]:
+            on_step(step + 1)
+            return {**values, "latents": keep(values["latents"], timestep)} if keep else dict(values)
+
+        return call
 
     def acting(self, rows: slice, total: int, copies: int) -> list[Timed]:
         """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
@@ -124,7 +136,7 @@ CONTEXT_NAMES = (
 
 
 def _paint(
-    work: _Work, prompts: Sequence[str], seeds: Sequence[int], rows: slice, total: int, report: Callable[..., Any]
+    work: _Work, prompts: Sequence[str], seeds: Sequence[int], rows: slice, total: int, report: Callable[[int], None]
 ) -> list[Image.Image]:
     with attach_timed(work.painter, work.acting(rows, total, copies=1)):
         contexts = encode(work.painter, prompts, work.cfg, work.negative, work.weighting)
@@ -136,7 +148,7 @@ def _paint(
             num_inference_steps=work.steps,
             guidance_scale=work.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            callback_on_step_end=report,
+            callback_on_step_end=work.after_step(seeds, report),
         )
     return list(result.images)
 
@@ -183,10 +195,5 @@ def _cut(scale: Tensor, rows: slice, total: int, copies: int) -> Tensor:
     return scale[rows].repeat(copies)
 
 
-def _reporter(on_step: OnStep | None, done: int, total: int) -> Callable[..., dict[str, object]]:
-    def report(_: object, step: int, __: object, values: dict[str, object]) -> dict[str, object]:
-        if on_step is not None:
-            on_step(done + step + 1, total)
-        return values
-
-    return report
+def _reporter(on_step: OnStep | None, done: int, total: int) -> Callable[[int], None]:
+    return lambda step: None if on_step is None else on_step(done + step, total)

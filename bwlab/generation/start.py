@@ -85,12 +85,12 @@ def fitted(picture: Image.Image, pipe: Pipeline) -> Image.Image:
     return ImageOps.fit(picture, (side, side), method)
 
 
-def settings(start: Start | None, count: int) -> dict[str, object]:
-    """Return the arguments of diffusers' pipelines that say what so many pictures start from."""
+def settings(start: Start | None, count: int, masked: bool = True) -> dict[str, object]:
+    """Return the arguments of diffusers' pipelines that say what so many pictures start from, the mask if `masked`."""
     if start is None:
         return {}
     pictures: dict[str, object] = {"image": _copies(start.image, count), "strength": start.strength}
-    if start.mask is not None:
+    if start.mask is not None and masked:
         pictures |= {"mask_image": _copies(start.mask, count), "height": start.image.height, "width": start.image.width}
     return pictures
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bwlab.errors import BwlabError
+from bwlab.generation.masked import KeptOutside, needs_own_mask
+from bwlab.generation.painters import painter_for
 from bwlab.generation.sample import generate
 from bwlab.generation.start import Start, fitted, read_start
 from bwlab.pipelines import load_base
@@ -64,6 +67,36 @@ def test_pictures_depend_on_the_start_and_not_on_those_beside_them(
     if masked:
         assert (pixels(together[0])[:, SIDE // 2 :] == pixels(start.image)[:, SIDE // 2 :]).all()
         assert (pixels(together[0])[:, : SIDE // 2] != pixels(start.image)[:, : SIDE // 2]).any()
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m_karras", "euler_a", "ddim"])
+def test_masks_on_a_base_whose_latents_have_eight_channels(sampler: str) -> None:
+    base = load_base("emoji")
+    assert needs_own_mask(base)
+    whole = base.image_processor.vae_scale_factor * base.unet.config.sample_size
+    mask = left_half().resize((whole, whole), Image.Resampling.NEAREST)
+    start = Start(noise(size=(whole, whole)), 0.7, mask)
+    together = generate(base, ["noto, fox"] * 3, [1, 2, 1], steps=STEPS, sampler=sampler, start=start, batch_size=2)
+    assert np.abs(pixels(together[0]) - pixels(together[2])).max() <= 1
+    assert np.abs(pixels(together[0]) - pixels(together[1])).max() > 1
+    assert (pixels(together[0])[:, whole // 2 :] == pixels(start.image)[:, whole // 2 :]).all()
+    assert (pixels(together[0])[:, : whole // 2] != pixels(start.image)[:, : whole // 2]).any()
+
+
+def test_latents_outside_the_mask_are_the_pictures_with_the_noise_of_the_step() -> None:
+    painter = painter_for(load_base("emoji"), "ddim", "image")
+    side = painter.unet.config.sample_size
+    whole = side * painter.image_processor.vae_scale_factor
+    keep = KeptOutside(painter, Start(noise(size=(whole, whole)), 1.0, left_half().resize((whole, whole))), [5, 6])
+    painter.scheduler.set_timesteps(STEPS)
+    painted = torch.full((2, 8, side, side), 9.0)
+    first, last = (keep(painted, painter.scheduler.timesteps[step]) for step in (0, -1))
+    assert (first[..., : side // 2] == 9).all()
+    assert torch.equal(last[..., side // 2 :], keep.latents[..., side // 2 :])
+    level = painter.scheduler.alphas_cumprod[painter.scheduler.timesteps[1]]
+    expected = level.sqrt() * keep.latents + (1 - level).sqrt() * keep.noise
+    assert torch.allclose(first[..., side // 2 :], expected[..., side // 2 :], atol=1e-5)
+    assert not torch.equal(keep.noise[0], keep.noise[1])
 
 
 def test_a_low_strength_stays_near_the_picture(pipe: Pipeline) -> None:
