@@ -257,6 +257,6 @@ def test_out_in_the_place_of_a_file_is_refused(tiny_pipeline: Path, tmp_path: Pa
 
 def test_the_page_names_every_option_and_sampler() -> None:
     page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8")
-    options = inspect.signature(command).parameters
+    options = [name.replace("_", "-") for name in inspect.signature(command).parameters]
     assert [name for name in options if f"`--{name}" not in page] == []
     assert [name for name in SAMPLERS if f"`{name}`" not in page] == []
