@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs benchmark clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -20,6 +20,9 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
+
+benchmark: $(STAMP)
+	$(BIN)/python -m benchmarks.train_step $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -101,7 +101,7 @@ class AdapterLayer(nn.Module, ABC):
             base_output: as for `forward`.
             scale: how strongly the adapter acts.
         """
-        part = self(x, base_output).to(total.dtype)
+        part: Tensor = self(x, base_output).to(total.dtype)
         return total + (part if scale == 1 else part * scale)
 
     @abstractmethod

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
+from bwlab.adapters.narrow_conv import NarrowConv
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
 
@@ -95,7 +96,7 @@ class LowRankLayer(AdapterLayer):
         """
         if type(self).forward is not LowRankLayer.forward:
             return super().add_to(total, x, base_output, scale)  # a type that computes something else
-        hidden, strength = self._lowered(x), scale * self.scale
+        hidden, strength = self._lowered_fast(x), scale * self.scale
         if hidden.dtype != total.dtype:
             return total + (self._raised(hidden) * strength).to(total.dtype)
         if self._conv is None:
@@ -109,11 +110,23 @@ class LowRankLayer(AdapterLayer):
         if self._conv is None:
             return F.linear(x, self.down)
         stride, padding, dilation = self._conv
-        if stride == (1, 1) and self.down.shape[2:] == (1, 1) and padding in ((0, 0), "valid", "same"):
-            # A plain product: what CPUs run for a 1 x 1 convolution has a slow backward pass.
-            down = self.down.flatten(1).expand(len(x), -1, -1)
-            return torch.bmm(down, x.flatten(2)).unflatten(2, x.shape[2:])
         return F.conv2d(x, self.down, None, stride, padding, dilation)
+
+    def _lowered_fast(self, x: Tensor) -> Tensor:
+        """`down(x)` by matrix products where PyTorch's convolution is slow, above all backwards.
+
+        That is on CPUs, for 1 x 1 convolutions and in half precision; otherwise both are alike.
+        """
+        if self._conv is None or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._lowered(x)
+        (stride, padding, dilation), kernel = self._conv, self.down.shape[2:]
+        if stride != (1, 1) or dilation != (1, 1) or isinstance(padding, str) or max(padding) >= min(kernel):
+            return self._lowered(x)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if dtype.itemsize > 2 and kernel.numel() > 1:
+            return self._lowered(x)
+        hidden: Tensor = NarrowConv.apply(x.to(dtype), self.down.to(dtype), padding)
+        return hidden
 
     def _raised(self, hidden: Tensor) -> Tensor:
         """`up(hidden)`: `(..., out)`, or `(batch, out, h', w')`."""

@@ -7,7 +7,8 @@ again, that is too much:
 - SiLU after GroupNorm keeps the norm's output, which the norm's input, kept anyway, gives again;
 - GEGLU keeps the activated gate, which the projection's output, kept anyway, gives again.
 
-Forward hooks replace these parts of the graph, so that no module is changed. Values of the forward pass keep their bits.
+Forward hooks replace these parts of the graph, so that no module is changed. Values of the forward pass keep their
+bits.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from bwlab.training.data.folders import subsets
 from bwlab.training.data.loading import load_training_set
 from bwlab.training.data.regularisation import check_regularisation
 from bwlab.training.data.training_set import TrainingSet
-from bwlab.training.device import new_accelerator, use_fast_attention
+from bwlab.training.device import HALF, new_accelerator, use_fast_attention
+from bwlab.training.half_base import hold_in_half
 from bwlab.training.initial import start_from
 from bwlab.training.lasting import lasting_settings
 from bwlab.training.learned import Learned
@@ -95,10 +96,13 @@ def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
 def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Prepared:
     """Load and check everything; cheap checks come first. BwlabError for whatever is wrong."""
     check_settings_alone(config, manager)
-    accelerator = new_accelerator(config.training.precision, config.training.device)
+    chosen = config.training
+    # Which precision is the fast one depends on the base, and loading it in step with others takes an accelerator.
+    with Team(new_accelerator(chosen.precision, chosen.device)).together():
+        pipe = load_base(config.base)
+    accelerator = new_accelerator(chosen.precision, chosen.device, pipe.unet.num_parameters())
     team = Team(accelerator)
     with team.together():
-        pipe = load_base(config.base)
         base_hash = weights_hash(pipe)
         learned = new_learned(config, pipe, manager)
         check_gradient_path(pipe.unet, learned.adapter.layers, config.training)
@@ -151,9 +155,12 @@ def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Learned, data: T
 def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:
     """Bring the base, which is in float32, to the device: in evaluation mode, without gradients.
 
-    As the latents ask for no gradient either, autograd's graph begins at the earliest adapted layer.
+    As the latents ask for no gradient either, autograd's graph begins at the earliest adapted layer. In mixed precision
+    the UNet is held in the half one.
     """
     for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         model.to(accelerator.device).eval().requires_grad_(False)
+    if accelerator.mixed_precision in HALF:
+        hold_in_half(pipe.unet, HALF[accelerator.mixed_precision])
     pipe.set_progress_bar_config(disable=True)
     use_fast_attention(pipe.unet, accelerator.mixed_precision, accelerator.device.type)

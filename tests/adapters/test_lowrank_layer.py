@@ -22,9 +22,10 @@ LAYERS: dict[str, tuple[Callable[[], BaseLayer], tuple[int, ...]]] = {
 }
 
 
-def made(kind: str) -> tuple[BaseLayer, LowRankLayer, Tensor]:
+def made(kind: str, *, small: bool = False) -> tuple[BaseLayer, LowRankLayer, Tensor]:
     """A frozen base layer, an adapter with random factors at scale 1.5 / 3, and an input, in float64."""
     make, shape = LAYERS[kind]
+    shape = (2, *shape[1:2], 3, 5) if small else shape
     generator = torch.Generator().manual_seed(0)
     base = make().double().requires_grad_(False)
     layer = LowRankLayer.create(base, 3, 1.5, generator).double()
@@ -45,11 +46,13 @@ def test_the_sum_is_that_of_the_plain_formula(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_the_gradients_are_right(kind: str) -> None:
-    base, layer, x = made(kind)
+    base, layer, x = made(kind, small="conv" in kind)
 
     def run(x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         parameters = {"down": down, "up": up}
-        return torch.func.functional_call(_AddTo(layer, base), {f"layer.{k}": v for k, v in parameters.items()}, (x,))
+        named = {f"layer.{name}": value for name, value in parameters.items()}
+        added: Tensor = torch.func.functional_call(_AddTo(layer, base), named, (x,))
+        return added
 
     factors = [layer.down.detach().requires_grad_(), layer.up.detach().requires_grad_()]
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), *factors))

@@ -133,12 +133,6 @@ def test_a_compiled_unet_has_the_same_gradients() -> None:
     _, expected = step(unet, adapter, skipping)
     with attach(unet, Attached(adapter, 0.7)), skipping(unet, adapter):
         torch.compiler.reset()
-        compiled: nn.Module = torch.compile(unet, backend="aot_eager")
-        predict_of(compiled, unet).square().mean().backward()
+        predict(unet, torch.compile(unet, backend="aot_eager")).square().mean().backward()
     for name, parameter in adapter.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=1e-9)
-
-
-def predict_of(compiled: nn.Module, unet: nn.Module) -> Tensor:
-    compiled.parameters = unet.parameters  # type: ignore[method-assign]
-    return predict(compiled)

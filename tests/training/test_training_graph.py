@@ -16,13 +16,12 @@ from bwlab.blocks.configs import SD14
 from bwlab.blocks.scheme import scheme_for
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins import build_manager
-from bwlab.training.checkpointing import gradient_checkpointing
 from bwlab.training.config import OptimizerConfig
 from bwlab.training.lean_graph import lean_graph
 from bwlab.training.training_graph import training_graph
 from tests.conftest import TINY_WIDTH, tiny_unet
 
-SCHEME = scheme_for(SD14 | {"layers_per_block": 1})
+SCHEME = scheme_for({**SD14, "layers_per_block": 1})
 Context = Callable[[nn.Module, Adapter], AbstractContextManager[None]]
 
 
@@ -39,8 +38,8 @@ def checkpointed(unet: nn.Module, adapter: Adapter) -> AbstractContextManager[No
 
 
 @contextmanager
-def plainly_checkpointed(unet: nn.Module, adapter: Adapter) -> Iterator[None]:
-    with gradient_checkpointing(unet, adapter.layers):
+def lean_and_checkpointed(unet: nn.Module, adapter: Adapter) -> Iterator[None]:
+    with lean_graph(unet), checkpointed(unet, adapter):
         yield
 
 
@@ -67,11 +66,12 @@ def trained(unet: nn.Module, kind: str, blocks: str) -> Adapter:
     return adapter.to(dtype=next(unet.parameters()).dtype)
 
 
-def predict(unet: nn.Module) -> Tensor:
+def predict(unet: nn.Module, run: Callable[..., tuple[Tensor]] | None = None) -> Tensor:
+    """What the UNet, or `run` in its place, predicts for the same noisy latents each time."""
     generator, dtype = torch.Generator().manual_seed(1), next(unet.parameters()).dtype
     noisy = torch.randn(2, 4, 8, 8, generator=generator).to(dtype)
     context = torch.randn(2, 5, TINY_WIDTH, generator=generator).to(dtype)
-    prediction: Tensor = unet(noisy, torch.tensor([3, 700]), context, return_dict=False)[0]
+    prediction: Tensor = (unet if run is None else run)(noisy, torch.tensor([3, 700]), context, return_dict=False)[0]
     return prediction
 
 
@@ -86,7 +86,7 @@ def step(unet: nn.Module, adapter: Adapter, context: Context) -> tuple[Tensor, d
     return prediction.detach(), gradients
 
 
-@pytest.mark.parametrize("context", [lean, plainly_checkpointed, checkpointed])
+@pytest.mark.parametrize("context", [lean, checkpointed, lean_and_checkpointed])
 @pytest.mark.parametrize(("kind", "blocks"), [("locon", "all=3"), ("lora", "upper=3"), ("locon", "out3=3")])
 def test_gradients_stay_the_same(kind: str, blocks: str, context: Context) -> None:
     unet = frozen_unet()
@@ -154,6 +154,18 @@ def kept_bytes(unet: nn.Module, adapter: Adapter, context: Context) -> int:
     return sum(size for pointer, size in storages.items() if pointer not in weights)
 
 
+def test_only_large_models_get_a_lean_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = frozen_unet()
+    before = state(unet)
+    with training_graph(unet, [], OptimizerConfig()):
+        assert state(unet) == before
+    monkeypatch.setattr("bwlab.training.training_graph.LEAN_PARAMETERS", 0)
+    with training_graph(unet, [], OptimizerConfig(compile=True)):
+        assert state(unet) == before
+    with training_graph(unet, [], OptimizerConfig()):
+        assert state(unet) != before
+
+
 def test_a_lean_graph_holds_less() -> None:
     unet = frozen_unet()
     for kind, ratio in (("lora", 0.85), ("locon", 0.92)):
@@ -166,10 +178,15 @@ def test_the_unet_is_what_it_was_afterwards(context: Context) -> None:
     unet = frozen_unet()
     adapter = trained(unet, "locon", "upper=3")
     before = state(unet)
-    with pytest.raises(KeyError), context(unet, adapter):
+    with pytest.raises(KeyError):
+        fail_inside(unet, context(unet, adapter), before)
+    assert state(unet) == before
+
+
+def fail_inside(unet: nn.Module, context: AbstractContextManager[None], before: object) -> None:
+    with context:
         assert state(unet) != before
         raise KeyError("a failing run")
-    assert state(unet) == before
 
 
 def state(unet: nn.Module) -> list[tuple[str, int, object, int, int]]:

@@ -1,0 +1,157 @@
+"""Prints how near `training.gradient_path = "skip"` comes to the exact gradient, on the embedded base.
+
+    python -m benchmarks.gradient_path
+
+An adapter on in0 and out3 is trained on one style of the shipped pictures, with the exact gradient. On the way both
+gradients are taken of the same batches, pictures, noise and timesteps. That of out3 is exact either way.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional
+
+from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
+from bwlab.benchmark import load_benchmark
+from bwlab.blocks.spec import parse_spec
+from bwlab.conditioning import encode_texts, unet_arguments
+from bwlab.pipelines import base_scheme, load_base
+from bwlab.plugins import build_manager
+from bwlab.training.gradient_path import skip_path, without_inner_graph
+from bwlab.training.lean_graph import lean_graph
+from bwlab.training.objective import noise_schedule, training_target
+
+if TYPE_CHECKING:
+    from bwlab.pipelines import Pipeline
+
+DOWN = "down_blocks"
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near the gradient of the down blocks comes to the exact one in one batch.
+
+    Attributes:
+        cosine: of all its numbers, -1..1, 1 for the same direction.
+        length: its norm over that of the exact one.
+    """
+
+    cosine: float
+    length: float
+
+
+class Lesson:
+    """An adapter on the embedded base, and batches of one style to train it on."""
+
+    def __init__(self, kind: str, blocks: str, style: str, rank: int = 16) -> None:
+        self.pipe: Pipeline = load_base("emoji")
+        self.pipe.unet.eval().requires_grad_(False)
+        manager = build_manager()
+        scheme = base_scheme(self.pipe, manager)
+        self.adapter: Adapter = create_adapter(
+            self.pipe.unet,
+            manager.adapter_type(kind),
+            parse_spec(f"{blocks}={rank}", scheme, kind="rank"),
+            None,
+            scheme=scheme,
+            generator=torch.Generator().manual_seed(0),
+        ).train()
+        self._latents, self._captions = pictures(self.pipe, style)
+        self._schedule = noise_schedule(self.pipe)
+
+    def loss(self, batch: int, size: int) -> Tensor:
+        """The loss of one batch, a pure function of its number."""
+        draw = torch.Generator().manual_seed(batch)
+        chosen = torch.randint(len(self._captions), (size,), generator=draw)
+        latents = self._latents[chosen]
+        noise = torch.randn(latents.shape, generator=draw)
+        timesteps = torch.randint(self._schedule.config.num_train_timesteps, (size,), generator=draw)
+        noisy = self._schedule.add_noise(latents, noise, timesteps)
+        with torch.no_grad():
+            text = encode_texts(self.pipe, [self._captions[int(index)] for index in chosen])
+        conditions = unet_arguments(self.pipe, text, None)
+        prediction = self.pipe.unet(noisy, timesteps, return_dict=False, **conditions)[0]
+        return functional.mse_loss(prediction, training_target(self._schedule, latents, noise, timesteps))
+
+    def gradient(self, batch: int, size: int) -> Tensor:
+        """The gradient of the adapter's layers in the down blocks, as one row."""
+        names, parameters = zip(*self.adapter.named_parameters(), strict=True)
+        found = torch.autograd.grad(self.loss(batch, size), parameters, allow_unused=True)
+        pairs = [
+            (parameter, gradient)
+            for name, parameter, gradient in zip(names, parameters, found, strict=True)
+            if name.startswith(DOWN)
+        ]
+        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
+
+
+def pictures(pipe: Pipeline, style: str) -> tuple[Tensor, list[str]]:
+    """Latents `(pictures, channels, h, w)` and captions of one style of the benchmark."""
+    import numpy as np
+
+    benchmark = load_benchmark()
+    pairs = benchmark.style_pairs(style)
+    images = torch.stack([torch.from_numpy(np.array(benchmark.picture(*pair))) for pair in pairs])
+    with torch.no_grad():
+        encoded = pipe.vae.encode(images.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
+    return encoded * pipe.vae.config.scaling_factor, [benchmark.caption(*pair) for pair in pairs]
+
+
+def nearness(lesson: Lesson, batches: Sequence[int], size: int) -> Iterator[Nearness]:
+    """One comparison for each batch, at the adapter's present weights."""
+    unet = lesson.pipe.unet
+    path = skip_path(unet, lesson.adapter.layers)
+    for batch in batches:
+        exact = lesson.gradient(batch, size)
+        with without_inner_graph(unet, path):
+            near = lesson.gradient(batch, size)
+        yield Nearness(
+            float(functional.cosine_similarity(exact, near, dim=0)), float(near.norm() / exact.norm().clamp(min=1e-30))
+        )
+
+
+def main(
+    adapter: Annotated[str, typer.Option(help="lora or locon")] = "locon",
+    blocks: Annotated[str, typer.Option(help="trained blocks")] = "upper",
+    style: Annotated[str, typer.Option(help="a style of the benchmark")] = "ink",
+    at: Annotated[str, typer.Option(help="training steps after which to compare")] = "0,20,60,150",
+    batches: Annotated[int, typer.Option(min=1, help="batches to compare")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="pictures in a batch")] = 8,
+    lr: Annotated[float, typer.Option(help="learning rate of AdamW")] = 1e-3,
+) -> None:
+    """Compare the gradient of the down blocks with the exact one."""
+    lesson = Lesson(adapter, blocks, style)
+    optimizer = torch.optim.AdamW(lesson.adapter.parameters(), lr=lr)
+    table = Table(title=f"{adapter} on {blocks}, style {style}: down blocks' gradient by skip connections alone")
+    for heading in ("steps trained", "cosine to the exact", "least .. greatest", "length of the exact"):
+        table.add_column(heading, justify="right")
+    moments, done = sorted(int(number) for number in at.split(",")), 0
+    with attach(lesson.pipe.unet, Attached(lesson.adapter)), lean_graph(lesson.pipe.unet):
+        for moment in moments:
+            for batch in range(done, moment):
+                optimizer.zero_grad()
+                lesson.loss(batch, size).backward()
+                optimizer.step()
+            done = moment
+            found = list(nearness(lesson, range(1_000_000, 1_000_000 + batches), size))
+            cosines = [one.cosine for one in found]
+            table.add_row(
+                str(moment),
+                f"{statistics.mean(cosines):.3f}",
+                f"{min(cosines):.3f} .. {max(cosines):.3f}",
+                f"x{statistics.mean(one.length for one in found):.2f}",
+            )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

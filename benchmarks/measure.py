@@ -1,0 +1,97 @@
+"""CPU seconds and memory of training steps."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.peers import Contestant, ForwardOnly
+
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+LARGE = 1 << 18  # bytes
+
+
+class Stepper:
+    """A contestant with its optimiser: one call is one step."""
+
+    def __init__(self, contestant: Contestant) -> None:
+        setting = contestant.setting
+        self.contestant, self._inputs, self._target = contestant, setting.inputs(), setting.target()
+        self._autocast = setting.precision != "fp32"
+        parameters = contestant.parameters
+        self._optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True) if parameters else None
+        sample: Any = self._inputs["sample"]
+        sample.requires_grad_(contestant.graph_from_input)
+
+    def __call__(self) -> None:
+        """Forward, backward, optimiser."""
+        if isinstance(self.contestant, ForwardOnly):
+            with torch.no_grad():
+                self._predict(self.contestant.unet)
+            return
+        functional.mse_loss(self._predict(self.contestant.unet).float(), self._target).backward()
+        if self._optimizer:
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+
+    def _predict(self, unet: nn.Module) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            prediction: Tensor = unet(**self._inputs)[0]
+        return prediction
+
+
+def cpu_seconds(contestants: Sequence[Contestant], repeats: int) -> dict[str, list[float]]:
+    """Name -> CPU seconds (all threads) of each of `repeats` steps.
+
+    The contestants take turns, A B C A B C, so that a busy machine slows all alike; a first round, which makes the
+    kernels and the optimisers' state, is not counted.
+    """
+    steppers = [Stepper(contestant) for contestant in contestants]
+    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    for turn in range(repeats + 1):
+        for stepper in steppers:
+            with stepper.contestant.attached():
+                began = time.process_time()
+                stepper()
+                taken = time.process_time() - began
+            if turn:
+                seconds[stepper.contestant.name].append(taken)
+    return seconds
+
+
+def peak_memory(make: Callable[[], Contestant], steps: int = 2) -> float:
+    """Megabytes (10^6 bytes) of resident memory at the highest moment of `steps` steps, above that before them.
+
+    A first step, which makes the optimiser's state, comes before both. To be called in a process of its own, Linux
+    only: the kernel keeps the highest mark and lets one set it back. Large tensors get pages of their own, so that
+    those that were freed do not count; glibc's default keeps many of them, for everybody alike.
+    """
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+    contestant = make()
+    stepper = Stepper(contestant)
+    with contestant.attached():
+        stepper()
+        gc.collect()
+        libc.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = resident("VmRSS")
+        for _ in range(steps):
+            stepper()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """A field of /proc/self/status (`VmRSS`, `VmHWM`) in megabytes (10^6 bytes)."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024 / 1e6

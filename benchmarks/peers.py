@@ -1,0 +1,301 @@
+"""Who is measured: ways to train low-rank adapters of the same layers on the same UNet.
+
+A contestant is put on the UNet for one step and taken off again, so that all of them are timed in turns on one UNet.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from abc import ABC
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmarks.setting import Setting
+from bwlab.adapters.adapter import Attached, attach
+from bwlab.adapters.layer import BaseLayer
+from bwlab.errors import BwlabError
+from bwlab.training.config import OptimizerConfig
+from bwlab.training.training_graph import check_gradient_path, training_graph
+
+
+class Contestant(ABC):
+    """A trainer's way of running one step.
+
+    Attributes:
+        name: as the table shows it.
+        graph_from_input: whether the noisy latents ask for a gradient, so that autograd walks the whole UNet.
+    """
+
+    name: str
+    graph_from_input = False
+
+    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+        self.unet, self.setting = unet, setting
+        self.parameters: list[nn.Parameter] = []
+
+    @classmethod
+    def available(cls, setting: Setting) -> bool:
+        """Whether it can be measured here, in this setting."""
+        return True
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The adapters act on the UNet inside the `with` block."""
+        yield
+
+    def adapted_layers(self) -> dict[str, BaseLayer]:
+        """Path -> layer, the same for every contestant."""
+        layers: dict[str, Any] = dict(self.unet.named_modules())
+        return {path: layers[path] for path in self.setting.new_adapter(self.unet).layers}
+
+
+class ForwardOnly(Contestant):
+    """No adapter, no gradient: what no training step can do without."""
+
+    name = "forward only"
+
+
+class Floor(Contestant):
+    """No adapter, but gradients of activations from the first trained block on: what a backward pass costs at least."""
+
+    name = "floor"
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        block = self.unet.get_submodule(self.setting.first_block())
+        handle = block.register_forward_pre_hook(_start_graph, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _start_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The block's hidden states, asking for a gradient."""
+    if args:
+        return (args[0].detach().requires_grad_(), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
+
+
+class Bwlab(Contestant):
+    """This project, as `bwlab train` runs it."""
+
+    name = "bwlab"
+    training = OptimizerConfig()
+
+    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+        super().__init__(unet, setting)
+        self.adapter = setting.new_adapter(unet).train()
+        self.parameters = list(self.adapter.parameters())
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        graph = training_graph(self.unet, self.adapter.layers, self.training)
+        with attach(self.unet, Attached(self.adapter)), graph:
+            yield
+
+
+class BwlabSkip(Bwlab):
+    """This project with `training.gradient_path = "skip"`, an approximation."""
+
+    name = "bwlab skip"
+    training = OptimizerConfig(gradient_path="skip")
+
+    @classmethod
+    def available(cls, setting: Setting) -> bool:
+        """Whether the trained blocks meet its rule."""
+        try:
+            check_gradient_path(setting.meta_unet(), setting.paths(), cls.training)
+        except BwlabError:
+            return False
+        return True
+
+
+class BwlabCheckpointed(Bwlab):
+    """This project with `training.gradient_checkpointing = true`."""
+
+    name = "bwlab checkpointed"
+    training = OptimizerConfig(gradient_checkpointing=True)
+
+
+class Peft(Contestant):
+    """Hugging Face PEFT as the training scripts of diffusers use it: modules replaced, graph from the first adapter."""
+
+    name = "PEFT"
+
+    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        super().__init__(unet, setting)
+        self._base = self.adapted_layers()
+        config = LoraConfig(r=setting.rank, lora_alpha=setting.rank, target_modules=list(self._base))
+        inject_adapter_in_model(config, unet)
+        self._wrapped = {path: unet.get_submodule(path) for path in self._base}
+        self.parameters = [parameter for name, parameter in unet.named_parameters() if "lora_" in name]
+        for parameter in self.parameters:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_()
+        _put(unet, self._base)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        _put(self.unet, self._wrapped)
+        try:
+            yield
+        finally:
+            _put(self.unet, self._base)
+
+
+def _put(unet: nn.Module, modules: dict[str, Any]) -> None:
+    """Put modules at their paths."""
+    for path, module in modules.items():
+        parent, _, name = path.rpartition(".")
+        setattr(unet.get_submodule(parent), name, module)
+
+
+class Lycoris(Contestant):
+    """The lycoris-lora package with its default settings, which rebuild each weight in every step."""
+
+    name = "LyCORIS"
+
+    @classmethod
+    def available(cls, setting: Setting) -> bool:
+        """Whether the package is installed."""
+        return importlib.util.find_spec("lycoris") is not None
+
+    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+        from lycoris import LycorisNetwork
+
+        super().__init__(unet, setting)
+        layers = self.adapted_layers()
+        # create_lycoris sets its own preset, so the network is made directly.
+        LycorisNetwork.apply_preset({"enable_conv": True, "target_module": [], "target_name": list(layers)})
+        rank = setting.rank
+        self._network = LycorisNetwork(
+            unet, 1.0, lora_dim=rank, conv_lora_dim=rank, alpha=rank, conv_alpha=rank, network_module="lora"
+        )
+        assert len(self._network.loras) == len(layers)
+        self.parameters = list(self._network.parameters())
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        self._network.apply_to()
+        try:
+            yield
+        finally:
+            self._network.restore()
+
+
+class _KohyaLayer(nn.Module):
+    """Low-rank factors whose forward stands in for the base layer's, with kohya's order of operations."""
+
+    def __init__(self, layer: BaseLayer, rank: int) -> None:
+        super().__init__()
+        self._base_forward = layer.forward
+        if isinstance(layer, nn.Conv2d):
+            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+            self.down: nn.Module = nn.Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False)  # type: ignore[arg-type]
+            self.up: nn.Module = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
+        else:
+            self.down = nn.Linear(layer.in_features, rank, bias=False)
+            self.up = nn.Linear(rank, layer.out_features, bias=False)
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`base(x) + up(down(x)) * multiplier * scale`."""
+        output: Tensor = self._base_forward(x) + self.up(self.down(x)) * 1.0 * 1.0
+        return output
+
+
+class KohyaStyle(Contestant):
+    """What kohya's sd-scripts do, written anew: forward replaced, and a graph that starts at the noisy latents.
+
+    Source: sd-scripts, train_network.py calls the UNet with `noisy_latents.requires_grad_(train_unet)`, and
+    networks/lora.py replaces `forward` and multiplies twice.
+    """
+
+    name = "kohya-style"
+    graph_from_input = True
+
+    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+        super().__init__(unet, setting)
+        self._layers = self.adapted_layers()
+        self._adapters = {path: _KohyaLayer(layer, setting.rank) for path, layer in self._layers.items()}
+        self.parameters = [p for adapter in self._adapters.values() for p in adapter.parameters()]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        for path, layer in self._layers.items():
+            layer.__dict__["forward"] = self._adapters[path].forward
+        try:
+            yield
+        finally:
+            for layer in self._layers.values():
+                del layer.__dict__["forward"]
+
+
+class KohyaClone(Contestant):
+    """The user's clone of kohya's sd-scripts: its own network on the same UNet, and the graph its trainer makes."""
+
+    name = "kohya"
+    graph_from_input = True
+    folder: Path | None = None
+
+    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+        super().__init__(unet, setting)
+        if self.folder is None or not (self.folder / "networks" / "lora.py").is_file():
+            found = "no clone of sd-scripts with networks/lora.py"
+            raise BwlabError("measuring kohya", found, "Give the clone's folder with --sd-scripts")
+        if str(self.folder) not in sys.path:
+            sys.path.insert(0, str(self.folder))
+        layer_class = importlib.import_module("networks.lora").LoRAModule
+        self._layers = self.adapted_layers()
+        self._adapters = {
+            path: layer_class(path.replace(".", "_"), layer, 1.0, setting.rank, setting.rank)
+            for path, layer in self._layers.items()
+        }
+        self.parameters = [p for adapter in self._adapters.values() for p in adapter.parameters()]
+
+    @classmethod
+    def available(cls, setting: Setting) -> bool:
+        """Whether a clone was given."""
+        return cls.folder is not None
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        for path, layer in self._layers.items():
+            self._adapters[path].org_module = layer  # which apply_to forgets
+            self._adapters[path].apply_to()
+        try:
+            yield
+        finally:
+            for layer in self._layers.values():
+                del layer.__dict__["forward"]
+
+
+CONTESTANTS: Sequence[type[Contestant]] = (
+    ForwardOnly,
+    Floor,
+    Bwlab,
+    BwlabSkip,
+    BwlabCheckpointed,
+    Peft,
+    KohyaStyle,
+    KohyaClone,
+    Lycoris,
+)
+
+
+def by_name(name: str) -> type[Contestant]:
+    """The contestant of that name; BwlabError, which lists them, if there is none."""
+    found = {kind.name: kind for kind in CONTESTANTS}
+    if name not in found:
+        raise BwlabError(f"--who {name!r}", "nobody has that name", f"Choose from {', '.join(map(repr, found))}")
+    return found[name]

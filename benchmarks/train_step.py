@@ -1,0 +1,124 @@
+"""Prints CPU seconds and memory of one training step beside those of peers, all measured in one run.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.train_step --blocks all --adapter locon --latents 32 --memory
+
+The SD 1.4 UNet needs 8 GB of memory and no download: its weights are random.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.measure import cpu_seconds, peak_memory
+from benchmarks.peers import CONTESTANTS, Contestant, KohyaClone, by_name
+from benchmarks.setting import Setting
+from bwlab.errors import BwlabError
+
+
+def main(
+    model: Annotated[str, typer.Option(help="sd14, sd21, sdxl or tiny")] = "sd14",
+    adapter: Annotated[str, typer.Option(help="lora or locon")] = "locon",
+    blocks: Annotated[str, typer.Option(help="trained blocks, joined by +: all, out3, in0+out3")] = "all",
+    rank: Annotated[int, typer.Option(min=1)] = 16,
+    latents: Annotated[int, typer.Option(min=8, help="height and width of the latents")] = 32,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 (base in bfloat16, autocast)")] = "fp32",
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="timed steps of each")] = 5,
+    who: Annotated[str, typer.Option(help="names joined by commas; all that are installed if left out")] = "",
+    sd_scripts: Annotated[Path | None, typer.Option(help="a clone of kohya-ss/sd-scripts to measure too")] = None,
+    seconds: Annotated[bool, typer.Option(help="measure CPU seconds")] = True,
+    memory: Annotated[bool, typer.Option(help="measure memory, each in a process of its own")] = False,
+) -> None:
+    """Measure training steps."""
+    quiet()
+    console = Console()
+    try:
+        setting = Setting(model, adapter, blocks, rank, latents, precision, batch)
+        kinds = chosen(who, setting, sd_scripts)
+        taken = timed(kinds, setting, repeats) if seconds else {}
+        peaks = peaks_of(kinds, setting, console) if memory else {}
+    except BwlabError as error:
+        Console(stderr=True).print(f"Error: {error}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    console.print(table([kind.name for kind in kinds], setting, taken, peaks))
+
+
+def chosen(who: str, setting: Setting, sd_scripts: Path | None) -> list[type[Contestant]]:
+    """The contestants by name, without those that make no sense for the setting; BwlabError for an unknown name."""
+    if sd_scripts is not None:
+        KohyaClone.folder = sd_scripts
+    if who:
+        return [by_name(name.strip()) for name in who.split(",")]
+    return [kind for kind in CONTESTANTS if kind.available(setting)]
+
+
+def timed(kinds: Sequence[type[Contestant]], setting: Setting, repeats: int) -> dict[str, list[float]]:
+    """Name -> CPU seconds of each step, taken in turns on one UNet."""
+    unet = setting.new_unet()
+    return cpu_seconds([kind(unet, setting) for kind in kinds], repeats)
+
+
+def peaks_of(kinds: Sequence[type[Contestant]], setting: Setting, console: Console) -> dict[str, float]:
+    """Name -> megabytes above the base, each measured in a fresh process."""
+    peaks: dict[str, float] = {}
+    context = multiprocessing.get_context("spawn")
+    for kind in track(kinds, "memory", console=console, transient=True):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            peaks[kind.name] = pool.submit(alone, kind, setting, getattr(kind, "folder", None)).result()
+    return peaks
+
+
+def alone(kind: type[Contestant], setting: Setting, folder: Path | None) -> float:
+    """Megabytes of one contestant; to be run in a process of its own."""
+    quiet()
+    if folder is not None:
+        KohyaClone.folder = folder
+    return peak_memory(lambda: kind(setting.new_unet(), setting))
+
+
+def table(
+    names: Sequence[str], setting: Setting, taken: Mapping[str, Sequence[float]], peaks: Mapping[str, float]
+) -> Table:
+    """The numbers, with the ratio of each contestant's seconds to PEFT's, or else to the first one's."""
+    shown = Table(title=setting.title, caption=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    shown.add_column("", no_wrap=True)
+    first = next(iter(taken), "")
+    against = "PEFT" if "PEFT" in taken else first
+    if taken:
+        for heading in ("CPU s, median", "least", "greatest", f"of {against}"):
+            shown.add_column(heading, justify="right")
+    if peaks:
+        shown.add_column("peak - base, MB", justify="right")
+    for name in names:
+        cells: list[str] = []
+        if taken:
+            own, whole = taken[name], statistics.median(taken[against])
+            middle = statistics.median(own)
+            cells += [f"{middle:.2f}", f"{min(own):.2f}", f"{max(own):.2f}", f"x{middle / whole:.2f}"]
+        if peaks:
+            cells.append(f"{peaks[name]:.0f}")
+        shown.add_row(name, *cells)
+    return shown
+
+
+def quiet() -> None:
+    """Leave out what the peers' packages say when they are set up."""
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,93 @@
+"""The benchmark commands run, on a small UNet; no time is tested."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from benchmarks import gradient_path, train_step
+from benchmarks.measure import resident
+from benchmarks.peers import CONTESTANTS, Peft, by_name
+from benchmarks.setting import Setting
+from bwlab.errors import BwlabError
+
+
+def run(main: object, arguments: str) -> str:
+    """What a command prints; it must succeed."""
+    app = typer.Typer()
+    app.command()(main)  # type: ignore[type-var]
+    result = CliRunner().invoke(app, shlex.split(arguments), env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_table_names_everybody_that_is_here() -> None:
+    setting = Setting(model="tiny", blocks="in0+out3", latents=8)
+    printed = run(train_step.main, "--model tiny --latents 8 --blocks in0+out3 --rank 2 --repeats 1")
+    rows = [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
+    assert rows == [kind.name for kind in CONTESTANTS if kind.available(setting)]
+    assert {"bwlab", "bwlab skip", "PEFT", "kohya-style"} <= set(rows)
+    assert "x1.00" in next(line for line in printed.splitlines() if line.startswith("│ PEFT"))
+
+
+@pytest.mark.slow  # starts a process, which imports everything again
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_measured_in_a_process_of_its_own() -> None:
+    printed = run(
+        train_step.main,
+        "--model tiny --latents 8 --rank 2 --precision bf16 --no-seconds --memory --who bwlab",
+    )
+    assert "peak - base, MB" in printed
+    assert resident("VmHWM") >= resident("VmRSS") > 0
+
+
+def test_skipping_is_left_out_where_it_makes_no_sense() -> None:
+    assert not by_name("bwlab skip").available(Setting(model="tiny", blocks="all"))
+    assert not by_name("kohya").available(Setting(model="tiny"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["--model", "sd15"], "sd14, sd21, sdxl, tiny"),
+        (["--who", "kohyas"], "'kohya-style'"),
+        (["--who", "kohya", "--model", "tiny"], "--sd-scripts"),
+        (["--blocks", "outer", "--model", "tiny"], "block 'outer'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], found: str) -> None:
+    app = typer.Typer()
+    app.command()(train_step.main)
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    assert result.exit_code == 2
+    assert found in result.output
+
+
+def test_everybody_adapts_the_same_layers_and_leaves_the_unet_as_it_was(tmp_path: Path) -> None:
+    setting = Setting(model="tiny", latents=8, blocks="out3", rank=2)
+    unet = setting.new_unet()
+    before = [(name, id(module), module.forward.__func__) for name, module in unet.named_modules()]
+    numbers = set()
+    for kind in (by_name(name) for name in ("bwlab", "PEFT", "kohya-style")):
+        contestant = kind(unet, setting)
+        numbers.add(sum(parameter.numel() for parameter in contestant.parameters))
+        with contestant.attached():
+            pass
+        assert [(name, id(module), module.forward.__func__) for name, module in unet.named_modules()] == before
+    assert len(numbers) == 1
+    with pytest.raises(BwlabError, match="float8"):
+        Setting(precision="float8")
+    assert Peft.available(setting)
+
+
+def test_the_gradient_path_is_compared_on_the_embedded_base() -> None:
+    printed = run(gradient_path.main, "--at 0 --batches 1 --size 2")
+    row = next(line for line in printed.splitlines() if line.startswith("│"))
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells[0] == "0"
+    assert 0.5 < float(cells[1]) < 1
