@@ -13,10 +13,10 @@ from bwlab.pipelines import AUTO, chosen_device
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Measured with AMX, CPU seconds of a step in bfloat16 over float32 (docs/performance.md): 1.0 with 22 million
-# parameters, 0.93 with 38, 0.85 with 81, 0.76 with 142, 0.65 with 860.
-BF16_PARAMETERS = 50_000_000
-PLAIN_ATTENTION_LATENTS = 32
+# Measured with AMX, CPU seconds of a step in bfloat16 over float32 (docs/performance.md): 1.10 with 22 million
+# parameters, 1.08 with 38, 0.95 with 81, 0.87 with 142, 0.72 with 220, 0.61 with 860.
+BF16_PARAMETERS = 100_000_000
+PLAIN_ATTENTION_LATENTS = 16
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
