@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, entry_points
@@ -12,6 +11,7 @@ import pluggy
 
 from bwlab import hookspecs
 from bwlab.errors import BwlabError
+from bwlab.nearest import nearest
 from bwlab.registry import AdapterType, FormatReader, FormatWriter, Registration, SchemeFinder, Tagger
 
 GROUP = "bwlab"
@@ -158,8 +158,8 @@ def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -
     for caller in callers:
         mine = [one for one in caller.get_hookimpls() if one.plugin is candidate.plugin and not one.optionalhook]
         if mine and not caller.has_spec():
-            near = difflib.get_close_matches(caller.name, known, n=1)
-            raise TypeError(f"unknown hook {caller.name}" + (f", did you mean {near[0]}?" if near else ""))
+            near = nearest(caller.name, known)
+            raise TypeError(f"unknown hook {caller.name}" + (f", did you mean {near}?" if near else ""))
 
 
 def _ask(manager: pluggy.PluginManager, candidate: Candidate) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from bwlab.blocks.configs import KNOWN, OF_FAMILY
 from bwlab.blocks.counts import Counts, count, known_counts
-from bwlab.blocks.naming import BlockScheme, nearest
+from bwlab.blocks.naming import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.checkpoint import family_of, open_checkpoint
+from bwlab.nearest import did_you_mean
 
 EMBEDDED = "emoji"
 EMBEDDED_FOLDER = "data/emoji_base"
@@ -51,10 +52,10 @@ def base_unet(base: str) -> BaseUnet:
     path = Path(base)
     if not path.exists():
         names = (EMBEDDED, *KNOWN)
-        near = nearest(base, names)
-        hint = f"Did you mean {near}? " if near else ""
         found = "there is no such folder or file"
-        raise BwlabError(f"base {base!r}", found, f"{hint}Give a folder, a checkpoint or {', '.join(names)}")
+        raise BwlabError(
+            f"base {base!r}", found, f"{did_you_mean(base, names)}Give a folder, a checkpoint or {', '.join(names)}"
+        )
     return _checkpoint_unet(path) if path.is_file() else _folder_unet(path)
 
 

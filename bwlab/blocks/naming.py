@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 EVERYTHING = "*"
 ALL = "all"
@@ -124,31 +123,8 @@ class BlockScheme:
         found = f"no such block in a UNet of the scheme {self.name}"
         if LDM_CELL.fullmatch(name) and not self.ldm_cells():
             found = "LBW cells exist only where every down block has two resnets, and this UNet differs"
-        near = nearest(name, self.names())
-        hint = f"Did you mean {near}? " if near else ""
-        return BwlabError(f"block {name!r}", found, f"{hint}Known: {self.summary()} ('bwlab blocks' shows all)")
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like ``name``, whatever its case, or None if none is near.
-
-    >>> nearest("Uper", ["upper", "lower"])
-    'upper'
-    """
-    folded: dict[str, str] = {}
-    for one in known:
-        folded.setdefault(one.casefold(), one)
-    wanted = name.casefold()
-    if wanted in folded:
-        return folded[wanted]
-    # Of names equally alike, the one with the longer common beginning: "sd15" is nearer to "sd14" than to "sd21".
-    close = difflib.get_close_matches(wanted, folded, n=5)
-    return folded[max(close, key=lambda one: _likeness(one, wanted))] if close else None
-
-
-def _likeness(one: str, other: str) -> tuple[float, int]:
-    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-    return difflib.SequenceMatcher(None, one, other).ratio(), common
+        fix = f"{did_you_mean(name, self.names())}Known: {self.summary()} ('bwlab blocks' shows all)"
+        return BwlabError(f"block {name!r}", found, fix)
 
 
 def short_names(scheme: BlockScheme, modules: Iterable[Module]) -> list[str]:

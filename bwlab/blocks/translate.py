@@ -6,11 +6,12 @@ from collections.abc import Collection
 from typing import get_args
 
 from bwlab.blocks.lbw import ListFormat, Translation, from_list, to_list
-from bwlab.blocks.naming import BlockScheme, nearest
+from bwlab.blocks.naming import BlockScheme
 from bwlab.blocks.prompt_tag import DEFAULT_NAME, a1111_tag, from_a1111_tag
 from bwlab.blocks.set_adapters import from_set_adapters, to_set_adapters
 from bwlab.blocks.spec import KINDS, Kind, parse_spec
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 LISTS: tuple[ListFormat, ...] = get_args(ListFormat)
 DICT = "diffusers"
@@ -63,6 +64,5 @@ def _kind(form: str, kind: str | None, forms: Collection[str]) -> Kind:
 
 def _known(what: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        near = nearest(name, known)
-        hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(f"{what} {name!r}", "it is unknown", f"{hint}Known: {', '.join(known)}")
+        fix = f"{did_you_mean(name, known)}Known: {', '.join(known)}"
+        raise BwlabError(f"{what} {name!r}", "it is unknown", fix)

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from bwlab.blocks.naming import BlockScheme, nearest
+from bwlab.blocks.naming import BlockScheme
 from bwlab.blocks.spec import BlockSpec, number_text, parse_number, parse_spec, spec_from_values
 from bwlab.composition.schedule import parse_schedule
 from bwlab.errors import BwlabError
 from bwlab.generation.samplers import sampler_named
 from bwlab.generation.variant import Variant
+from bwlab.nearest import did_you_mean
 
 OF_ADAPTERS = ("blocks", "scale", "schedule")
 OF_PICTURES = ("prompt", "seed", "cfg", "steps", "sampler")
@@ -53,9 +54,8 @@ def parse_axis(text: str, adapters: int) -> Axis:
         raise BwlabError(asked, "it is no axis", FIX)
     kind = match["kind"]
     if kind not in KINDS:
-        near = nearest(kind, KINDS)
-        hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(asked, f"nothing called {kind!r} can change", f"{hint}Choose from {', '.join(KINDS)}")
+        fix = f"{did_you_mean(kind, KINDS)}Choose from {', '.join(KINDS)}"
+        raise BwlabError(asked, f"nothing called {kind!r} can change", fix)
     if match["adapter"] and kind not in OF_ADAPTERS:
         raise BwlabError(asked, f"{kind} is not an adapter's", f"Write {kind}: without a number")
     number = int(match["adapter"] or 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bwlab.errors import BwlabError
 from bwlab.generation.edges import EDGE_MAPS, edge_map
 from bwlab.generation.start import fitted, read_picture
+from bwlab.nearest import did_you_mean
 from bwlab.pipelines import quiet_libraries
 
 if TYPE_CHECKING:
@@ -78,11 +79,8 @@ def read_control(
 def check_kind(kind: str) -> None:
     """Raise `BwlabError`, with the nearest name, unless ``kind`` is a way to find lines."""
     if kind not in EDGE_MAPS:
-        from bwlab.blocks.naming import nearest
-
-        near = nearest(kind, EDGE_MAPS)
-        hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(f"--control {kind}", "unknown", f"{hint}Choose from {', '.join(EDGE_MAPS)}")
+        fix = f"{did_you_mean(kind, EDGE_MAPS)}Choose from {', '.join(EDGE_MAPS)}"
+        raise BwlabError(f"--control {kind}", "unknown", fix)
 
 
 def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:

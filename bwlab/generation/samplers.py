@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.naming import nearest
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -60,9 +60,8 @@ SAMPLERS: Mapping[str, Sampler] = {
 def sampler_named(name: str) -> Sampler:
     """Return the sampler of this name; `BwlabError` with the nearest one and all others if there is none."""
     if name not in SAMPLERS:
-        near = nearest(name.replace("++", "pp"), SAMPLERS)
-        hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(f"--sampler {name}", "no such sampler", f"{hint}Choose from {', '.join(SAMPLERS)}")
+        fix = f"{did_you_mean(name.replace('++', 'pp'), SAMPLERS)}Choose from {', '.join(SAMPLERS)}"
+        raise BwlabError(f"--sampler {name}", "no such sampler", fix)
     return SAMPLERS[name]
 
 

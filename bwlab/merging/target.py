@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.naming import BlockScheme, nearest
+from bwlab.blocks.naming import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.convert import require_expressible
 from bwlab.formats.encoding import DTYPES
 from bwlab.formats.module_weights import ModuleWeights
 from bwlab.formats.writers.embeddings import embedding_paths, write_embeddings
+from bwlab.nearest import did_you_mean
 from bwlab.registry import FormatWriter
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ class Target:
 def dtype_named(name: str) -> str:
     """The dtype as safetensors names it: `"fp16"` -> `"F16"`; `BwlabError` for a name that is none."""
     if name not in DTYPES:
-        near = nearest(name, DTYPES)
-        hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(f"--dtype {name}", "no such dtype", f"{hint}Known: {', '.join(DTYPES)}")
+        fix = f"{did_you_mean(name, DTYPES)}Known: {', '.join(DTYPES)}"
+        raise BwlabError(f"--dtype {name}", "no such dtype", fix)
     return DTYPES[name]
 
 
@@ -62,9 +62,8 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
     """
     writers = {one.name: one for one in manager.formats() if isinstance(one, FormatWriter)}
     if target.form not in writers:
-        near = nearest(target.form, writers)
-        hint = f"Did you mean {near}? " if near else ""
-        raise BwlabError(f"--to {target.form}", "no such form", f"{hint}Known: {', '.join(writers)}")
+        fix = f"{did_you_mean(target.form, writers)}Known: {', '.join(writers)}"
+        raise BwlabError(f"--to {target.form}", "no such form", fix)
     writer = writers[target.form]
     if not writer.folder and target.path.suffix != SUFFIX:
         fix = f"Give a path that ends in {SUFFIX}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 
 def share(options: Mapping[str, str], name: str, default: float) -> float:
@@ -47,7 +47,5 @@ def require_known(tagger: str, options: Collection[str], known: Collection[str])
     """Raises `BwlabError`, which names the nearest option, if the tagger lacks one of those given."""
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            fix = f"{hint}It knows {', '.join(known) or 'no options'}"
+            fix = f"{did_you_mean(name, known)}It knows {', '.join(known) or 'no options'}"
             raise BwlabError(f"tagger {tagger} with option {name}", "it has no such option", fix)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 Converter = Callable[[object], object]  # raises ValueError, which says what is wanted
 
@@ -147,9 +147,8 @@ def checked_options(name: str, options: Mapping[str, object]) -> dict[str, objec
     for option, value in options.items():
         asked = f"training.optimizer_options.{option} = {value}"
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise BwlabError(asked, f"{name} has no such option", f"{hint}Its options: {', '.join(known)}")
+            fix = f"{did_you_mean(option, known)}Its options: {', '.join(known)}"
+            raise BwlabError(asked, f"{name} has no such option", fix)
         try:
             converted[option] = known[option](value)
         except ValueError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 Number = TypeVar("Number", int, float)
 
@@ -66,9 +66,7 @@ def check_number(key: str, value: float, bounds: Mapping[str, float | None]) -> 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     """Raise SettingError, with the nearest choice, unless ``value`` is one of ``choices``."""
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise SettingError(key, value, "unknown", f"{hint}Choose from {', '.join(choices)}")
+        raise SettingError(key, value, "unknown", f"{did_you_mean(value, choices)}Choose from {', '.join(choices)}")
 
 
 @dataclass(frozen=True)

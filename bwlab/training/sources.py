@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import nearest
 from bwlab.training.config import TrainConfig
 from bwlab.training.presets import preset
 from bwlab.training.section import Section, SettingError
@@ -126,10 +126,11 @@ def free_tables() -> tuple[str, ...]:
 def unknown_key(setting: Setting, keys: Collection[str]) -> BwlabError:
     """Return the error for a key that does not exist, with the nearest one that does."""
     known = sorted(keys)
-    near = difflib.get_close_matches(setting.key, known, n=1, cutoff=0.4)
+    near = nearest(setting.key, known, cutoff=0.4)
     # In the order of the configuration: `lr` alone means the optimiser's.
     within = [key for key in keys if key.endswith(f".{setting.key.rpartition('.')[2]}")]
-    hint = f"Did you mean {(within or near)[0]}?" if within or near else f"Known keys: {', '.join(known)}"
+    meant = within[0] if within else near
+    hint = f"Did you mean {meant}?" if meant else f"Known keys: {', '.join(known)}"
     return BwlabError(f"{setting.origin}: {setting.key}", "unknown key", hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 from bwlab.training.config import TrackingConfig
 
 TENSORBOARD = "tensorboard"  # folder of its files in that of the run
@@ -20,9 +20,7 @@ def check_trackers(config: TrackingConfig) -> None:
     """Raise BwlabError for a tracker that does not exist, naming the nearest, or whose package is not installed."""
     for name in config.trackers:
         if name not in PACKAGES:
-            near = difflib.get_close_matches(name, PACKAGES, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            found, fix = "no such tracker", f"{hint}Choose from {', '.join(PACKAGES)}"
+            found, fix = "no such tracker", f"{did_you_mean(name, PACKAGES)}Choose from {', '.join(PACKAGES)}"
             raise BwlabError(f"tracking.trackers, {name!r}", found, fix)
         if importlib.util.find_spec(PACKAGES[name]) is None:
             found = f"the package {PACKAGES[name]} is not installed"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,8 +77,6 @@ def load_clip(model: str) -> ClipModel:
 
 
 def _require(model: str, name: str, weights: str, named: bool) -> None:
-    import difflib
-
     import open_clip
 
     if not named:
@@ -86,8 +85,7 @@ def _require(model: str, name: str, weights: str, named: bool) -> None:
             found = f"no {CONFIG} in it" if folder.is_dir() else "no such folder"
             raise BwlabError(f"CLIP model {model}", found, FIX)
     elif name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise BwlabError(f"CLIP model {model}", f"open_clip has no model {name}", f"{hint}{FIX}")
+        fix = did_you_mean(name, open_clip.list_models()) + FIX
+        raise BwlabError(f"CLIP model {model}", f"open_clip has no model {name}", fix)
     elif not Path(weights).is_file():
         raise BwlabError(f"CLIP model {model}", f"no weights {weights or 'given'}", FIX)

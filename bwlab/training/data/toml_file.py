@@ -6,7 +6,6 @@ says comes from ``data.*``. An option that bwlab lacks is an error unless it is 
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bwlab.errors import BwlabError
+from bwlab.nearest import did_you_mean
 from bwlab.training.data.examples import Subset
 from bwlab.training.data.framing import Size
 from bwlab.training.data.toml_options import (
@@ -115,8 +115,7 @@ def check_keys(table: Table, known: set[str], origin: str) -> None:
     """Raise BwlabError, with the nearest known key, for a key that is not known."""
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            fix = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(sorted(known))}"
+            fix = did_you_mean(key, known).rstrip() or f"Known are {', '.join(sorted(known))}"
             raise BwlabError(f"{origin}: {key}", "unknown option", fix)
 
 
