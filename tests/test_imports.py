@@ -14,7 +14,15 @@ OUTSIDE = {"bwlab_analysis": "analysis", "bwlab_lora": "plugins", "bwlab_locon":
 
 # From the bottom up. A module may import its own layer and those below; the longest name counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("bwlab", "bwlab.errors", "bwlab.hookspecs", "bwlab.nearest", "bwlab.records", "bwlab.registry"),
+    (
+        "bwlab",
+        "bwlab.components",
+        "bwlab.errors",
+        "bwlab.hookspecs",
+        "bwlab.nearest",
+        "bwlab.records",
+        "bwlab.registry",
+    ),
     ("bwlab.blocks", "bwlab.formats", "bwlab.inspection", "bwlab.lowrank", "bwlab.triangles", "bwlab.truncation"),
     ("bwlab.adapters", "bwlab.formats.kohya", "bwlab.formats.plugin", "bwlab.loading", "bwlab.plugins"),
     (

@@ -21,6 +21,7 @@ from bwlab.adapters.adapter import Adapter, Attached, attach
 from bwlab.adapters.scales import BlockScales, layer_scale
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
+from bwlab.components import in_unet
 from bwlab.errors import BwlabError
 
 Gate: TypeAlias = float | BlockSpec | BlockScales
@@ -102,7 +103,7 @@ class GatedUNet:
             found = f"a variant with {wrong[0]} gates for {len(adapters)} adapters" if wrong else "no variant"
             raise BwlabError("gated variants of adapters", found, "Give one gate for each adapter in each variant")
         self.unet, self.scheme, self.variants = unet, scheme, tuple(variants)
-        self.adapters = tuple(_unet_part(adapter) for adapter in adapters)
+        self.adapters = tuple(adapter.only(in_unet) for adapter in adapters)
         self.text_of = tuple(text_of) if text_of is not None else (0,) * len(variants)
         self._gates = [
             _module_gates(adapter, column)
@@ -233,11 +234,6 @@ class _Telling:
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
         hidden = hidden.unflatten(0, (self.stage.groups, self.count))
         self.on_block(BlockOutput(self.stage.name, hidden, self.stage.group_of))
-
-
-def _unet_part(adapter: Adapter) -> Adapter:
-    layers = {path: layer for path, layer in adapter.layers.items() if adapter.scheme.block_of(path) != TEXT}
-    return Adapter(adapter.name, adapter.type_name, layers, adapter.scheme, adapter.metadata)
 
 
 def _module_gates(adapter: Adapter, column: Sequence[Gate]) -> dict[str, tuple[float, ...]]:

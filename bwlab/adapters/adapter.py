@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -88,6 +88,10 @@ class Adapter:
         for path, layer in self.layers.items():
             base = bases.get(path) if layer.needs_base_weight else None
             yield path, layer.delta(None if base is None else base.weight.detach().to(layer.compute_dtype()))
+
+    def only(self, keep: Callable[[str], bool]) -> Adapter:
+        """The adapter with only the layers at paths that `keep` says yes to; it shares them."""
+        return replace(self, layers={path: layer for path, layer in self.layers.items() if keep(path)})
 
     def blocks(self) -> dict[str, int]:
         """Block name -> number of layers there, in the scheme's order; blocks without any are left out."""

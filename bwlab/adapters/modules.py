@@ -12,6 +12,7 @@ from typing import TypeAlias
 from torch import nn
 
 from bwlab.adapters.layer import AdaptedLayer, BaseLayer
+from bwlab.components import in_text_encoder
 from bwlab.errors import BwlabError
 
 TextEncoders: TypeAlias = nn.Module | Sequence[nn.Module] | None
@@ -61,7 +62,7 @@ def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, Adap
     """
     missing = [path for path in paths if path not in layers]
     if missing:
-        text_only = all(path.startswith(("te.", "te2.")) for path in missing)
+        text_only = all(map(in_text_encoder, missing))
         found = f"the model lacks {len(missing)} of its {len(paths)} layers, first {missing[0]}"
         raise BwlabError(
             asked, found, f"It adapts the text encoder too: {with_text}" if text_only else OTHER_ARCHITECTURE

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from bwlab.components import in_text_encoder, in_unet
+
 _TRANSFORMER = re.compile(
     r"(?:.+\.)?attentions\.\d+\."
     r"(?:proj_in|proj_out|transformer_blocks\.\d+\.(?:attn[12]\.(?:to_q|to_k|to_v|to_out\.0)|ff\.net\.(?:0\.proj|2)))"
@@ -29,7 +31,7 @@ def is_attention_target(path: str, kind: str) -> bool:
         path: in the UNet, or after ``te.`` or ``te2.`` in a text encoder.
         kind: ``"linear"``, ``"conv1x1"`` or ``"conv"``.
     """
-    inside = _TEXT if path.startswith(("te.", "te2.")) else _TRANSFORMER
+    inside = _TEXT if in_text_encoder(path) else _TRANSFORMER
     return kind in LINEAR_KINDS and inside.fullmatch(path) is not None
 
 
@@ -40,4 +42,4 @@ def is_conv_target(path: str, kind: str) -> bool:
     """
     if is_attention_target(path, kind):
         return True
-    return kind in KINDS and not path.startswith(("te.", "te2.")) and _RESNET.fullmatch(path) is not None
+    return kind in KINDS and in_unet(path) and _RESNET.fullmatch(path) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from bwlab.components import in_text_encoder
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import LDM_MIDDLE, LDM_RESNET, LDM_SINGLE, UNET_PREFIX, kohya_name_of
 
@@ -32,7 +33,7 @@ def ldm_name_of(path: str, architecture: str) -> str:
     Raises:
         BwlabError: the original code has no such module.
     """
-    if path.startswith(("te.", "te2.")):
+    if in_text_encoder(path):
         return kohya_name_of(path, two_text_encoders=architecture == "sdxl")
     name = _SINGLE.get(path) or _level_name(path, architecture) or _mid_name(path)
     if name is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bwlab.blocks.spec import BlockSpec, parse_spec
+from bwlab.components import in_text_encoder
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import architecture_of
 from bwlab.formats.contents import AdapterContents
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 TrackKeys = Callable[[Sequence[str]], Iterable[str]]
 
-TEXT = ("te.", "te2.")
 WEIGHT = ".weight"
 VERSIONS = {"sd1": ("sd_v1", "False"), "sd2": ("sd_v2", "True"), "sdxl": ("sdxl_base_v1-0", "False")}
 
@@ -143,7 +143,7 @@ def _difference(tuned: ModelWeights, base: ModelWeights, key: str) -> Array:
 
 
 def _kind(key: str, is_layer: bool) -> str:
-    if is_layer and key.startswith(TEXT):
+    if is_layer and in_text_encoder(key):
         return "layers of text encoders (--text-encoder takes them in)"
     return (
         "layers outside of the chosen blocks"

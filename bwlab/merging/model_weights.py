@@ -16,6 +16,7 @@ from bwlab.bases.architectures import PUBLISHED, Config
 from bwlab.bases.hub import hub_folder, is_hub_name
 from bwlab.blocks.bases import base_unet
 from bwlab.blocks.configs import meta_unet
+from bwlab.components import COMPONENTS
 from bwlab.errors import BwlabError
 from bwlab.formats.checkpoint import family_of, open_checkpoint
 from bwlab.formats.files import AdapterFile, open_adapter_file
@@ -23,7 +24,6 @@ from bwlab.formats.ldm_keys import TEXT_MODEL, Place, component_places
 from bwlab.formats.tensors import LazyTensor, Numbers
 from bwlab.pipelines import base_path
 
-PREFIXES = {"unet": "", "text_encoder": "te.", "text_encoder_2": "te2."}
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 NORMS = ("layer_norm1", "layer_norm2")
 EMBEDDINGS = re.compile(r"te2?\.embeddings\.")
@@ -98,7 +98,7 @@ def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
         found = "there is no folder unet in it" if path.exists() else "no such file or folder"
         raise BwlabError(asked, found, "Give 'emoji', a diffusers folder or a .safetensors checkpoint")
     tensors: dict[str, LazyTensor] = {}
-    for component, prefix in PREFIXES.items():
+    for component, prefix in COMPONENTS.items():
         for file in _component_files(path / component, asked):
             tensors |= {prefix + key.removeprefix(TEXT_MODEL): file.tensor(key) for key in file.entries}
     return ModelWeights(str(base), base_unet(str(path)).config, tensors)
@@ -132,13 +132,13 @@ def _from_file(name: str, path: Path, asked: str) -> ModelWeights:
     file = open_adapter_file(path)
     tensors: dict[str, LazyTensor] = {}
     for component in architecture.components():
-        if component not in PREFIXES:
+        if component not in COMPONENTS:
             continue
         names = meta_unet(architecture.unet).state_dict() if component == "unet" else _text_names()
         for key, place in component_places(family, component, names).items():
             in_file = checkpoint.actual_key(place.key)
             if in_file in file.entries:
-                tensors[PREFIXES[component] + key] = _taken(file.tensor(in_file), place)
+                tensors[COMPONENTS[component] + key] = _taken(file.tensor(in_file), place)
     return ModelWeights(name, architecture.unet, tensors)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter, Attached, attach
+from bwlab.components import in_text_encoder
 from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.training.tokens import Words
@@ -39,7 +40,7 @@ class Learned:
 
     def trains_text(self) -> bool:
         """Return whether the text embeddings of a caption change while this is trained."""
-        return self.words is not None or any(path.startswith(("te.", "te2.")) for path in self.adapter.layers)
+        return self.words is not None or any(map(in_text_encoder, self.adapter.layers))
 
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:

@@ -13,6 +13,7 @@ from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.scales import Scale
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
+from bwlab.components import in_text_encoder, in_unet
 from bwlab.errors import BwlabError
 from bwlab_locon.plugin import bwlab_register_adapters
 
@@ -174,6 +175,8 @@ def test_the_text_encoder_is_adapted_where_te_is_named(unet: UNet2DConditionMode
     ranks = parse_spec("mid=1, te=2", scheme, kind="rank")
     adapter = create_adapter(unet, LOCON, ranks, None, scheme=scheme, text_encoder=encoder)
     assert adapter.blocks()["te"] == 2 * 6
+    assert adapter.only(in_unet).blocks() == {"mid": adapter.blocks()["mid"]}
+    assert adapter.only(in_text_encoder).blocks() == {"te": 2 * 6}
     tokens = torch.tensor([[0, 3, 4, 5, 1]])
     before = encoder(tokens).last_hidden_state
     with torch.no_grad():

@@ -11,10 +11,11 @@ import torch
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.components import in_unet
 from bwlab.training.objective import noise_schedule
 from bwlab_analysis.function.change import CHANGES, changes
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
-from bwlab_analysis.function.random_adapters import only_unet, random_like
+from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import Variants, blocks_of
 from bwlab_analysis.gates import BlockOutput, GatedUNet
 from bwlab_analysis.registry import Measured
@@ -81,7 +82,7 @@ def activation_changes(
         seed: of those.
     """
     drawn = [random_like(adapter, pipe.unet, seed + 1 + draw) for draw in range(draws if blocks_of(adapter) else 0)]
-    adapters = (adapter, *(only_unet(one) for one in drawn))
+    adapters = (adapter, *(one.only(in_unet) for one in drawn))
     gates = [(0.0,) * len(adapters)]
     gates += [tuple(float(place == on) for place in range(len(adapters))) for on in range(len(adapters))]
     names = ("base", "adapter", *(f"random {draw}" for draw in range(len(drawn))))

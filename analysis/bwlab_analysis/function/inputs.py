@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter, Attached, attach
+from bwlab.components import in_text_encoder
 from bwlab.conditioning import encode_texts, text_encoders, unet_arguments
 from bwlab.errors import BwlabError
 from bwlab_analysis.function.variants import Variants
@@ -105,7 +106,7 @@ def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str) -> 
 @torch.no_grad()
 def conditions(pipe: Pipeline, captions: Sequence[str], uses: Sequence[Attached] = ()) -> Mapping[str, Any]:
     """Return the UNet's keyword arguments for captions, read by text encoders with adapters."""
-    texts = [_text_part(use) for use in uses]
+    texts = [Attached(use.adapter.only(in_text_encoder), use.scale) for use in uses]
     with attach(pipe.unet, *(use for use in texts if use.adapter.layers), text_encoder=text_encoders(pipe)):
         return unet_arguments(pipe, encode_texts(pipe, captions))
 
@@ -126,10 +127,4 @@ def variant_texts(
 
 def adapts_text(use: Attached) -> bool:
     """Whether an adapter has layers in a text encoder."""
-    return bool(_text_part(use).adapter.layers)
-
-
-def _text_part(use: Attached) -> Attached:
-    adapter = use.adapter
-    layers = {path: layer for path, layer in adapter.layers.items() if path.startswith(("te.", "te2."))}
-    return Attached(replace(adapter, layers=layers), use.scale)
+    return any(map(in_text_encoder, use.adapter.layers))

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.components import in_unet
 from bwlab.training.objective import noise_schedule
 from bwlab_analysis.function.blame import BlockBlame, worst_first
 from bwlab_analysis.function.effects import MEASURES, PairSums, pair_sums
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
-from bwlab_analysis.function.random_adapters import only_unet, random_like
+from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import (
     BASE,
     BOTH,
@@ -110,7 +111,8 @@ def interaction(
     """
     random_a = [random_like(a, pipe.unet, seed + 1 + draw) for draw in range(draws)] if blocks_of(a) else []
     random_b = [random_like(b, pipe.unet, seed + 101 + draw) for draw in range(draws)] if blocks_of(b) else []
-    variants = pair_variants(a, b, [only_unet(one) for one in random_a], [only_unet(one) for one in random_b], True)
+    in_a, in_b = ([one.only(in_unet) for one in drawn] for drawn in (random_a, random_b))
+    variants = pair_variants(a, b, in_a, in_b, True)
     sums = _Sums(variants, len(random_a), len(random_b))
     for time in timesteps:
         for piece in inputs.pieces(max(1, ROWS_AT_ONCE // len(variants.names))):

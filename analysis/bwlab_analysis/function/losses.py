@@ -16,9 +16,10 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.components import in_unet
 from bwlab.training.objective import noise_schedule, training_target
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
-from bwlab_analysis.function.random_adapters import only_unet, random_like
+from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import BASE, BOTH, A, B, blocks_of, pair_variants, random_name, without
 from bwlab_analysis.gates import GatedUNet
 
@@ -102,7 +103,7 @@ def loss_interference(
         seed: of those.
     """
     has_blocks = bool(blocks_of(other))
-    drawn = [only_unet(random_like(other, pipe.unet, seed + 1 + draw)) for draw in range(draws if has_blocks else 0)]
+    drawn = [random_like(other, pipe.unet, seed + 1 + draw).only(in_unet) for draw in range(draws if has_blocks else 0)]
     variants = pair_variants(own, other, (), drawn, True)
     losses = torch.zeros(len(variants.names), len(inputs), dtype=torch.float64)
     size = max(1, ROWS_AT_ONCE // len(variants.names))

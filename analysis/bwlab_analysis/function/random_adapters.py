@@ -29,12 +29,6 @@ def random_like(adapter: Adapter, unet: nn.Module, seed: int, *, text_encoder: T
     return Adapter(f"random like {adapter.name}", "lora", layers, adapter.scheme).eval()
 
 
-def only_unet(adapter: Adapter) -> Adapter:
-    """Return an adapter without its layers in text encoders."""
-    layers = {path: layer for path, layer in adapter.layers.items() if not path.startswith(("te.", "te2."))}
-    return Adapter(adapter.name, adapter.type_name, layers, adapter.scheme)
-
-
 def delta_norm(layer: AdapterLayer, base: BaseLayer) -> float:
     """Return the Frobenius norm of a layer's delta, its scale included."""
     factors = layer.factors()

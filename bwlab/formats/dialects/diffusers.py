@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
+from bwlab.components import COMPONENTS, UNET, component_of
 from bwlab.formats.dialects.peft import LEAF, alphas_from, canonical_leaf
 from bwlab.formats.keys import ALPHA, DOWN, UP, is_path
 from bwlab.formats.placed import Placed
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
     from bwlab.formats.files import AdapterFile
 
-PARTS = {None: "", "unet": "", "text_encoder": "te.", "text_encoder_2": "te2."}
 # Not the keys of other tools, which have such leaves too.
 _PART = r"(?!base_model\.|lora_|lycoris_)(?:(unet|text_encoder(?:_2)?)\.)?"
 
@@ -65,7 +65,8 @@ def adapter_path(part: str | None, path: str) -> str | None:
     >>> adapter_path("text_encoder", "text_model.encoder.layers.0.mlp.fc1")
     'te.encoder.layers.0.mlp.fc1'
     """
-    whole = PARTS[part] + (path.removeprefix("text_model.") if PARTS[part] else path)
+    prefix = COMPONENTS[part or UNET]
+    whole = prefix + (path.removeprefix("text_model.") if prefix else path)
     return whole if is_path(whole) else None
 
 
@@ -119,13 +120,8 @@ def _alphas(metadata: Mapping[str, str], placed: Iterable[Placed], file: Adapter
         return {}
     ranks = {one.path: file.entries[one.key].shape[0] for one in placed if one.leaf == DOWN}
     found: dict[str, float] = {}
-    for part, mark in PARTS.items():
+    for part in COMPONENTS:
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}
-        own = {path: rank for path, rank in ranks.items() if _mark(path) == mark}
-        found |= alphas_from(config, own) if part and config else {}
+        own = {path: rank for path, rank in ranks.items() if component_of(path) == part}
+        found |= alphas_from(config, own) if config else {}
     return found
-
-
-def _mark(path: str) -> str:
-    first = path.split(".")[0]
-    return f"{first}." if first in ("te", "te2") else ""

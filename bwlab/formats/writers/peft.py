@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.components import COMPONENTS, component_of
 from bwlab.formats.atomic import write_atomically
 from bwlab.formats.folders import make_folder
 from bwlab.formats.keys import DOWN, UP
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from bwlab.formats.tensors import LazyTensor
 
 METADATA_KEY = "lora_adapter_metadata"
-COMPONENTS = {"unet": "", "text_encoder": "te.", "text_encoder_2": "te2."}
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Models that keep CLIP's transformer below `text_model.` today: the one with a projection. Files kept it for both once.
 TEXT_MODEL = "text_model."
@@ -88,14 +88,10 @@ def _by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeight
     """Component -> module name in it -> module, ready to be written; components without modules are left out."""
     found: dict[str, dict[str, ModuleWeights]] = {}
     for path, module in contents.modules.items():
-        component = _component(path)
+        component = component_of(path)
         name = path.removeprefix(COMPONENTS[component])
         found.setdefault(component, {})[name] = with_unit_scale(untuckered(module))
     return found
-
-
-def _component(path: str) -> str:
-    return {"te": "text_encoder", "te2": "text_encoder_2"}.get(path.partition(".")[0], "unet")
 
 
 def _with_level(name: str, level: str) -> str:
