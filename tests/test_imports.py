@@ -16,6 +16,7 @@ OUTSIDE = {"bwlab_analysis": "analysis", "bwlab_lora": "plugins", "bwlab_locon":
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "bwlab",
+        "bwlab.cache_folder",
         "bwlab.components",
         "bwlab.errors",
         "bwlab.hookspecs",

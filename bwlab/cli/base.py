@@ -25,9 +25,7 @@ WorkOption = Annotated[
 
 
 def _work_folder(work: Path | None) -> Path:
-    from bwlab.emoji.art import cache_dir
-
-    return work if work is not None else cache_dir() / "base-build"
+    return work if work is not None else cache_folder() / "base-build"
 
 
 @app.command("build")
@@ -43,7 +41,8 @@ def build_command(
     """Train the embedded base from the emoji packages of npm; continues from its last checkpoint."""
     from rich.console import Console
 
-    from bwlab.emoji.build import STAGES, BuildConfig, build
+    from bwlab.cache_folder import cache_folder
+from bwlab.emoji.build import STAGES, BuildConfig, build
 
     console = Console(stderr=True)
     config = BuildConfig(

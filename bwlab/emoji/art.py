@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -63,12 +62,6 @@ def icon_set(style: str) -> IconSet:
             return candidate
     known = ", ".join(candidate.style for candidate in ICON_SETS)
     raise BwlabError(f"style {style!r}", "no icon set has it", f"Choose one of: {known}.")
-
-
-def cache_dir() -> Path:
-    """Return the folder for downloads and caches (``BWLAB_CACHE`` or ``~/.cache/bwlab``)."""
-    chosen = os.environ.get("BWLAB_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "bwlab"
 
 
 def fetch_icon_sets(folder: Path, sets: Sequence[IconSet] = ICON_SETS) -> None:

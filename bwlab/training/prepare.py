@@ -12,10 +12,11 @@ from rich.console import Console
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
+from bwlab.cache_folder import cache_folder
 from bwlab.conditioning import text_encoders
 from bwlab.pipelines import base_scheme, load_base, weights_hash
 from bwlab.training.config import OptimizerConfig, TrainConfig
-from bwlab.training.data.cache import TensorCache, default_cache
+from bwlab.training.data.cache import TensorCache
 from bwlab.training.data.encoding import encode_captions
 from bwlab.training.data.folders import subsets
 from bwlab.training.data.loading import load_training_set
@@ -148,7 +149,7 @@ def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Learned, data: T
     captions = data.static_captions()
     if captions is None or learned.trains_text():
         return Texts(pipe, None, learned.trains_text())
-    cache = TensorCache(Path(config.data.cache or default_cache()))
+    cache = TensorCache(Path(config.data.cache or cache_folder()))
     return Texts(pipe, encode_captions(sorted(captions), pipe, cache), False)
 
 

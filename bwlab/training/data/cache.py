@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from bwlab.formats.folders import make_folder
 
 LAYOUT = "2"  # raised when what an entry holds changes, or how pictures are read
 CHECKSUM = "sha256"
-
-
-def default_cache() -> Path:
-    """Return the folder that ``BWLAB_CACHE`` names, or ``~/.cache/bwlab``."""
-    chosen = os.environ.get("BWLAB_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "bwlab"
 
 
 class TensorCache:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bwlab.cache_folder import cache_folder
 from bwlab.errors import BwlabError
 from bwlab.pipelines import quiet_libraries
-from bwlab.training.data.cache import TensorCache, default_cache
+from bwlab.training.data.cache import TensorCache
 from bwlab.training.data.encoding import Picture, PictureEncoder, encode_pictures
 from bwlab.training.data.examples import Example, Subset
 from bwlab.training.data.folders import read_dataset, subsets, unread_paths
@@ -53,7 +54,7 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
     found = subsets(config.data, config.regularisation)
     examples = read_dataset(config.data, config.regularisation)
     framed = frames(examples, {subset: sizing(subset, base) for subset in found})
-    encoder = PictureEncoder(pipe.vae, TensorCache(Path(config.data.cache or default_cache())))
+    encoder = PictureEncoder(pipe.vae, TensorCache(Path(config.data.cache or cache_folder())))
     with progress_bar(console, "encoding pictures") as bar:
         tick = bar(len(framed))
         pictures = encode_pictures(framed, encoder, tick)
