@@ -19,3 +19,13 @@ class BwlabError(Exception):
         self.asked = asked
         self.found = found
         self.fix = fix
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, or the error's kind if it says nothing.
+
+    >>> first_line(ValueError("bad header\\nin line 3")), first_line(ValueError(""))
+    ('bad header', 'ValueError')
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

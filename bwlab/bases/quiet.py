@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bwlab.errors import first_line
+
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
@@ -35,5 +37,4 @@ def quiet_libraries() -> Iterator[None]:
 
 def first_sentence(error: Exception) -> str:
     """Return the first sentence of a library's message, or the error's kind if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+    return first_line(error).split(". ")[0].rstrip(".")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.generation.edges import EDGE_MAPS, edge_map
 from bwlab.generation.start import fitted, read_picture
 from bwlab.nearest import did_you_mean
@@ -102,8 +102,7 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
             )
         # Broken files surface as OSError, ValueError, SafetensorError ... by library and version.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BwlabError(asked, f"it does not load: {reason}", FIX) from error
+            raise BwlabError(asked, f"it does not load: {first_line(error)}", FIX) from error
     _require_fit(asked, net, pipe)
     net.eval().requires_grad_(False)
     return net.to(pipe.unet.device)

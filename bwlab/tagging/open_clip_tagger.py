@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.registry import Describe, Tag
 from bwlab.tagging.options import share
 from bwlab.tagging.vocabulary import Vocabulary, read_vocabulary
@@ -99,10 +99,8 @@ def _load_model(name: str, pretrained: str | None) -> tuple[Any, Callable[[Image
             model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip raises nearly anything for a wrong name, file or connection
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
         fix = "Give a name that open_clip knows with --pretrained FILE, or a folder with config and weights"
-        raise BwlabError(asked, f"open_clip cannot load it ({reason.rstrip('.')})", fix) from error
+        raise BwlabError(asked, f"open_clip cannot load it ({first_line(error).rstrip('.')})", fix) from error
     return model, preprocess, tokenizer
 
 

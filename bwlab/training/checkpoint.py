@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.formats.atomic import write_atomically
 from bwlab.formats.folders import make_folder
 
@@ -118,7 +118,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         return Checkpoint(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        reason = f"not a whole checkpoint ({str(error).splitlines()[0]})"
+        reason = f"not a whole checkpoint ({first_line(error)})"
         raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.nearest import nearest
 from bwlab.training.config import TrainConfig
 from bwlab.training.presets import preset
@@ -72,7 +72,7 @@ def read_file(path: Path) -> list[Setting]:
     except FileNotFoundError:
         raise BwlabError(f"config {path}", "no such file", "Give the path of a TOML file") from None
     except (OSError, ValueError) as error:
-        raise BwlabError(f"config {path}", str(error).splitlines()[0], "Correct the TOML file") from error
+        raise BwlabError(f"config {path}", first_line(error), "Correct the TOML file") from error
     return [Setting(key, value, str(path)) for key, value in flattened(tables)]
 
 

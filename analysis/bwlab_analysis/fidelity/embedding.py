@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def load_clip(model: str) -> ClipModel:
         tokenizer = open_clip.get_tokenizer(source)
     # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BwlabError(f"CLIP model {model}", f"open_clip does not load it: {reason}", FIX) from error
+        raise BwlabError(f"CLIP model {model}", f"open_clip does not load it: {first_line(error)}", FIX) from error
     return ClipModel(model, made.eval(), preprocess, tokenizer)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.training.data.colours import over_white
 from bwlab.training.data.framing import Size
 
@@ -41,8 +41,7 @@ def decoding(path: Path) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # decoders raise nearly anything on damaged bytes
-            lines = str(error).replace(f" {str(path)!r}", "").splitlines()
-            raise UnreadablePicture(path, lines[0] if lines else type(error).__name__) from error
+            raise UnreadablePicture(path, first_line(error).replace(f" {str(path)!r}", "")) from error
 
 
 def read_image(path: Path) -> Image.Image:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.nearest import did_you_mean
 from bwlab.training.data.examples import Subset
 from bwlab.training.data.framing import Size
@@ -77,8 +77,7 @@ def read_tables(path: Path) -> Table:
     except FileNotFoundError:
         raise BwlabError(f"data.dataset = {path}", "no such file", "Give the path of a dataset TOML") from None
     except (OSError, ValueError, RecursionError) as error:
-        found = str(error).splitlines()[0]
-        raise BwlabError(f"data.dataset = {path}", found, "Correct the TOML file") from error
+        raise BwlabError(f"data.dataset = {path}", first_line(error), "Correct the TOML file") from error
 
 
 def dataset_subsets(dataset: Table, origin: str, general: Options, config: DataConfig) -> Iterator[Subset]:
