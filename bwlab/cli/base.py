@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bwlab.cache_folder import cache_folder
+
 app = typer.Typer(help="Build and measure the embedded base model.", no_args_is_help=True)
 
 
@@ -41,8 +43,7 @@ def build_command(
     """Train the embedded base from the emoji packages of npm; continues from its last checkpoint."""
     from rich.console import Console
 
-    from bwlab.cache_folder import cache_folder
-from bwlab.emoji.build import STAGES, BuildConfig, build
+    from bwlab.emoji.build import STAGES, BuildConfig, build
 
     console = Console(stderr=True)
     config = BuildConfig(
