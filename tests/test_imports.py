@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bwlab.errors",
         "bwlab.hookspecs",
         "bwlab.nearest",
+        "bwlab.open_clip_model",
         "bwlab.records",
         "bwlab.registry",
     ),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bwlab.errors import BwlabError, first_line
+from bwlab.open_clip_model import LOCAL, load_open_clip
 from bwlab.registry import Describe, Tag
 from bwlab.tagging.options import share
 from bwlab.tagging.vocabulary import Vocabulary, read_vocabulary
@@ -47,7 +46,7 @@ def load(options: Mapping[str, str]) -> Describe:
         raise BwlabError(f"tagger option template = {template}", "it has no single {}", "Write {} for the tag")
     model, preprocess, tokenizer = _load_model(options.get("model", DEFAULT_MODEL), options.get("pretrained"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.to(device).requires_grad_(False)
     tags = [*vocabulary.tags, *(tag for group in vocabulary.groups.values() for tag in group)]
     texts = _encode_texts(model, tokenizer, [template.replace("{}", tag) for tag in tags], device)
 
@@ -83,40 +82,24 @@ def chosen(logits: Tensor, vocabulary: Vocabulary, threshold: float, bias: float
 
 def _load_model(name: str, pretrained: str | None) -> tuple[Any, Callable[[Image], Tensor], Any]:
     """The model, what makes a picture its input, and its tokenizer."""
-    import open_clip
-
     asked = f"tagger clip with --model {name}" + (f" --pretrained {pretrained}" if pretrained else "")
     if Path(name).is_dir():
-        name = f"local-dir:{name}"
-    elif pretrained is None and not name.startswith(("hf-hub:", "local-dir:")):
+        name = LOCAL + name
+    elif pretrained is None and not name.startswith(("hf-hub:", LOCAL)):
         raise BwlabError(
             asked, "no weights are given", "Add --pretrained FILE, or give a folder with config and weights"
         )
     if pretrained is not None and _looks_like_path(pretrained) and not Path(pretrained).is_file():
         raise BwlabError(asked, f"no such file: {pretrained}", "Give a file of weights")
     try:
-        with _quiet():
-            model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=pretrained)
-            tokenizer = open_clip.get_tokenizer(name)
+        return load_open_clip(name, pretrained)
     except Exception as error:  # open_clip raises nearly anything for a wrong name, file or connection
         fix = "Give a name that open_clip knows with --pretrained FILE, or a folder with config and weights"
         raise BwlabError(asked, f"open_clip cannot load it ({first_line(error).rstrip('.')})", fix) from error
-    return model, preprocess, tokenizer
 
 
 def _looks_like_path(text: str) -> bool:
     return "/" in text or "\\" in text or Path(text).suffix in {".pt", ".bin", ".safetensors", ".pth"}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip tells of what it does, and of failures that it raises too, through the root logger."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from bwlab.errors import BwlabError, first_line
 from bwlab.nearest import did_you_mean
+from bwlab.open_clip_model import LOCAL, load_open_clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LOCAL = "local-dir:"
 CONFIG = "open_clip_config.json"
 FIX = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
 
@@ -61,18 +61,14 @@ def load_clip(model: str) -> ClipModel:
     Raises:
         BwlabError: no such folder, name or file, or weights that do not fit.
     """
-    import open_clip
-
     name, equals, weights = model.partition("=")
     _require(model, name, weights, bool(equals))
     source = name if equals else LOCAL + model.removeprefix(LOCAL)
     try:
-        made, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=weights or None)
-        tokenizer = open_clip.get_tokenizer(source)
+        return ClipModel(model, *load_open_clip(source, weights or None))
     # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
     except Exception as error:
         raise BwlabError(f"CLIP model {model}", f"open_clip does not load it: {first_line(error)}", FIX) from error
-    return ClipModel(model, made.eval(), preprocess, tokenizer)
 
 
 def _require(model: str, name: str, weights: str, named: bool) -> None:

@@ -78,6 +78,12 @@ def test_broken_weights_are_told(clip_folder: Path, tmp_path: Path) -> None:
         load_clip(str(tmp_path))
 
 
+def test_a_folder_without_weights_is_refused(clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
+    with pytest.raises(BwlabError, match="does not load"):
+        load_clip(str(tmp_path))
+
+
 def test_statistics_tell_colours_and_lines() -> None:
     reds, lines = [picture("red"), picture("darkred")], picture("black", "lines")
     alike, unlike = style_likeness([picture("firebrick"), lines], reds)
