@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bwlab.hookspecs",
         "bwlab.nearest",
         "bwlab.open_clip_model",
+        "bwlab.pictures",
         "bwlab.records",
         "bwlab.registry",
     ),

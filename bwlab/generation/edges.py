@@ -25,9 +25,9 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    colours = image.convert("RGBA")
-    white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
-    flat = Image.alpha_composite(white, colours).convert("RGB")
+    from bwlab.pictures import over_white
+
+    flat = over_white(image)
     if kind == "none":
         return flat
     grey = np.asarray(flat.convert("L"), np.float64) / 255

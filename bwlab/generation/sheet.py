@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from bwlab.pictures import over_white
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 WHITE = (255, 255, 255)
@@ -135,8 +137,7 @@ def _draw_texts(draw: ImageDraw.ImageDraw, layout: _Layout, heads: Sequence[Labe
 
 def fitted(picture: Image.Image, tile: int) -> Image.Image:
     """Return a picture as RGB over white, as large as fits a square of `tile` pixels."""
-    flat = Image.new("RGB", picture.size, WHITE)
-    flat.paste(picture.convert("RGBA"), mask=picture.convert("RGBA").getchannel("A"))
+    flat = over_white(picture)
     longest = max(picture.size)
     if longest <= tile:
         factor = tile // longest

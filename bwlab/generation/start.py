@@ -62,16 +62,14 @@ def read_start(image: Path, strength: float, mask: Path | None, pipe: Pipeline) 
 
 
 def read_picture(path: Path, option: str) -> Image.Image:
-    """Return the picture in a file as RGB on white; `BwlabError` if it is none."""
-    from PIL import Image, UnidentifiedImageError
+    """Return the picture in a file as `bwlab.pictures.read_rgb` does; `BwlabError` if it is none."""
+    from bwlab.pictures import read_rgb
 
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGBA")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return read_rgb(path)
+    except Exception as error:  # decoders raise nearly anything on damaged bytes
         found = "a folder" if path.is_dir() else "not a readable picture" if path.exists() else "no such file"
         raise BwlabError(f"{option} {path}", found, "Give a picture file") from error
-    return Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")
 
 
 def fitted(picture: Image.Image, pipe: Pipeline) -> Image.Image:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from bwlab.errors import BwlabError
 from bwlab.generation.masked import KeptOutside, needs_own_mask
 from bwlab.generation.painters import painter_for
 from bwlab.generation.sample import generate
-from bwlab.generation.start import Start, fitted, read_start
+from bwlab.generation.start import Start, fitted, read_picture, read_start
 from bwlab.pipelines import load_base
 
 if TYPE_CHECKING:
@@ -127,6 +127,16 @@ def test_starts_from_files(pipe: Pipeline, tmp_path: Path) -> None:
     assert start.mask is not None
     assert start.mask.getcolors() == [(SIDE * SIDE, 255)]
     assert (start.steps(25), Start(start.image, 1.0).steps(25)) == (7, 25)
+
+
+def test_a_picture_is_read_as_those_of_data_sets_are(tmp_path: Path) -> None:
+    """Sixteen bits of grey keep their levels, and a photograph stands upright."""
+    Image.fromarray(np.full((5, 7), 100 << 8, np.uint16)).save(tmp_path / "grey.png")
+    assert read_picture(tmp_path / "grey.png", "--image").getcolors() == [(35, (100, 100, 100))]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (7, 5), "red").save(tmp_path / "turned.png", exif=exif)
+    assert read_picture(tmp_path / "turned.png", "--image").size == (5, 7)
 
 
 def test_bad_pictures_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:

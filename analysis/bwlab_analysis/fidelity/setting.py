@@ -45,9 +45,7 @@ def read_pictures(folder: Path) -> list[Image]:
     Raises:
         BwlabError: no such folder, none in it, or one that cannot be read.
     """
-    from PIL import Image
-
-    from bwlab.generation.edges import edge_map
+    from bwlab.pictures import read_rgb
 
     if not folder.is_dir():
         raise BwlabError(f"reference pictures {folder}", "no such folder", "Give a folder of pictures")
@@ -57,9 +55,8 @@ def read_pictures(folder: Path) -> list[Image]:
     pictures = []
     for path in paths:
         try:
-            with Image.open(path) as file:
-                pictures.append(edge_map(file, "none"))
-        except (OSError, SyntaxError, ValueError) as error:
+            pictures.append(read_rgb(path))
+        except Exception as error:  # decoders raise nearly anything on damaged bytes
             raise BwlabError(f"reference picture {path}", "unreadable", "Repair it or take it away") from error
     return pictures
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from bwlab.errors import BwlabError, first_line
-from bwlab.training.data.colours import over_white
+from bwlab.pictures import read_rgb
 from bwlab.training.data.framing import Size
 
 TURNED = range(5, 9)  # orientations of EXIF in which width and height change places
@@ -50,8 +50,8 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UnreadablePicture: the file is no image or is damaged; it is named.
     """
-    with decoding(path), Image.open(path) as file:
-        return over_white(ImageOps.exif_transpose(file))
+    with decoding(path):
+        return read_rgb(path)
 
 
 def picture_size(path: Path) -> Size:

@@ -1,14 +1,25 @@
-"""Images of every mode as RGB."""
+"""Image files and images of every mode as RGB."""
 
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 WHITE = (255, 255, 255)
 OWN_PROFILES = ("RGB", "CMYK", "L")  # modes that profiles describe
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Return the image in a file, of an animation the first, as RGB in sRGB: turned as the camera says, over white.
+
+    Raises:
+        Exception: nearly any kind, as decoders do for damaged bytes; OSError where there is no such file.
+    """
+    with Image.open(path) as file:
+        return over_white(ImageOps.exif_transpose(file))
 
 
 def over_white(image: Image.Image) -> Image.Image:
