@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bwlab.emoji.checkpoint import TrainingFile
 from bwlab.emoji.progress import StageLog
 
 if TYPE_CHECKING:
@@ -103,28 +104,13 @@ class AutoencoderTraining:
         self.vae = new_autoencoder()
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01)
         self.generator = torch.Generator().manual_seed(seed)
-        self.step = 0
-        self._checkpoint = folder / "vae.pt"
-        if self._checkpoint.is_file():
-            self._restore()
-
-    def _restore(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True)
-        self.vae.load_state_dict(state["vae"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.step = state["step"]
+        self._checkpoint = TrainingFile(
+            folder / "vae.pt", {"vae": self.vae, "optimizer": self.optimizer}, self.generator
+        )
+        self.step: int = self._checkpoint.restore().get("step", 0)
 
     def _save(self) -> None:
-        state = {
-            "vae": self.vae.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "step": self.step,
-        }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._checkpoint)
+        self._checkpoint.save(self.step)
 
     def _learn(self) -> float:
         chosen = torch.randint(len(self.art), (self.batch,), generator=self.generator)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab.emoji.autoencoder import mixed_precision
+from bwlab.emoji.checkpoint import TrainingFile
 from bwlab.emoji.denoiser import trapezoid
 from bwlab.emoji.progress import StageLog
 
@@ -107,29 +108,14 @@ class ControlTraining:
         )
         self._signal = pipe.scheduler.alphas_cumprod.float()
         self.generator = torch.Generator().manual_seed(seed)
-        self.step = 0
-        self._checkpoint = folder / "controlnet.pt"
-        if self._checkpoint.is_file():
-            self._restore()
-
-    def _restore(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True)
-        self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.step = state["step"]
+        self._checkpoint = TrainingFile(
+            folder / "controlnet.pt", {"model": self.net, "optimizer": self.optimizer}, self.generator
+        )
+        self.step: int = self._checkpoint.restore().get("step", 0)
 
     def save(self) -> None:
         """Write the checkpoint, replacing the last one only when it is complete."""
-        state = {
-            "model": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "step": self.step,
-        }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._checkpoint)
+        self._checkpoint.save(self.step)
 
     def _loss(self) -> Tensor:
         chosen = torch.randint(len(self.pool.latents), (self.batch,), generator=self.generator)

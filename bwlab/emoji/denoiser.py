@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab.emoji.autoencoder import LATENT_CHANNELS, mixed_precision
+from bwlab.emoji.checkpoint import TrainingFile
 from bwlab.emoji.progress import StageLog
 from bwlab.emoji.text import WIDTH
 
@@ -123,31 +124,18 @@ class DenoiserTraining:
         )
         self._signal = new_scheduler().alphas_cumprod.float()
         self.generator = torch.Generator().manual_seed(seed)
-        self.step = 0
-        self.average = {key: value.clone() for key, value in self._models.state_dict().items()}
-        self._checkpoint = folder / "unet.pt"
-        if self._checkpoint.is_file():
-            self._restore()
-
-    def _restore(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True)
-        self._models.load_state_dict(state["models"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.average, self.step = state["average"], state["step"]
+        self._checkpoint = TrainingFile(
+            folder / "unet.pt", {"models": self._models, "optimizer": self.optimizer}, self.generator
+        )
+        state = self._checkpoint.restore()
+        self.step: int = state.get("step", 0)
+        self.average: dict[str, Tensor] = state.get("average") or {
+            key: value.clone() for key, value in self._models.state_dict().items()
+        }
 
     def save(self) -> None:
         """Write the checkpoint, replacing the last one only when it is complete."""
-        state = {
-            "models": self._models.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "average": self.average,
-            "step": self.step,
-        }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._checkpoint)
+        self._checkpoint.save(self.step, average=self.average)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         pictures, backgrounds = self.pool.latents.shape[:2]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab.emoji.autoencoder import learning_rate, mixed_precision
+from bwlab.emoji.checkpoint import TrainingFile
 from bwlab.emoji.progress import StageLog
 from bwlab.emoji.text import new_tokenizer
 from bwlab.emoji.world import BACKGROUNDS
@@ -186,35 +187,21 @@ class ScorerTraining:
     """
 
     def __init__(self, data: ScorerData, folder: Path, steps: int, seed: int = 0) -> None:
-        self.data, self.folder, self.steps, self.step = data, folder, steps, 0
+        self.data, self.folder, self.steps = data, folder, steps
         self.model = new_scorer(len(data.tokenizer), seed).train()
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
         self.generator = torch.Generator().manual_seed(seed)
-        self._checkpoint = folder / "scorer.pt"
-        if self._checkpoint.is_file():
-            self._restore()
-
-    def _restore(self) -> None:
-        state = torch.load(self._checkpoint, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.step = state["step"]
+        self._checkpoint = TrainingFile(
+            folder / "scorer.pt", {"model": self.model, "optimizer": self.optimizer}, self.generator
+        )
+        self.step: int = self._checkpoint.restore().get("step", 0)
 
     def save(self) -> None:
         """Write the checkpoint, replacing the last one only when it is complete."""
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "step": self.step,
-        }
-        temporary = self._checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self._checkpoint)
+        self._checkpoint.save(self.step)
 
     def _learn(self) -> float:
         for group in self.optimizer.param_groups:
