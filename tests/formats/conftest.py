@@ -9,10 +9,20 @@ from diffusers import UNet2DConditionModel
 import bwlab.formats.plugin
 import bwlab_locon.plugin
 import bwlab_lora.plugin
+from bwlab.adapters.adapter import Adapter
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.plugins import PluginManager, build_manager
 from tests.adapters.conftest import scheme, unet
+from tests.formats.adapters_made import trained
+from tests.formats.agreement import CASES
 
-__all__ = ["manager", "scheme", "sdxl_unet", "unet"]
+__all__ = ["adapter", "manager", "scheme", "sdxl_unet", "unet"]
+
+
+@pytest.fixture(params=CASES)
+def adapter(request: pytest.FixtureRequest, unet: UNet2DConditionModel, scheme: BlockScheme) -> Adapter:
+    """Of every case that other loaders are compared on, one after the other."""
+    return trained(unet, scheme, *request.param)
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,17 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from lycoris.modules import get_module, make_module
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from bwlab.adapters.adapter import Adapter, Attached, attach
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.scheme import scheme_for
 from bwlab.formats.keys import kohya_name_of
 from bwlab.formats.kohya import save_adapter
 from bwlab.merging.conversion import Conversion, convert
 from bwlab.merging.target import Target
 from bwlab.plugins import PluginManager
 from tests.formats.adapters_made import trained
-from tests.formats.test_diffusers_loads import CASES, TOLERANCE, predict, relative_error
+from tests.formats.agreement import TOLERANCE, attached_output, hidden, loaded_by_diffusers, predict, relative_error
 
 XL_SPEC = "style=4, content=2, in1=3, mid=2, out2=5"
 
@@ -34,64 +34,29 @@ def converted(adapter: Adapter, folder: Path, form: str, manager: PluginManager)
     return out
 
 
-def attached_output(unet: UNet2DConditionModel, adapter: Adapter) -> Tensor:
-    """What the UNet says with the adapter, checked to differ from what it says without."""
-    with attach(unet, Attached(adapter)):
-        ours = predict(unet)
-    assert relative_error(predict(unet), ours) > 100 * TOLERANCE
-    return ours
-
-
-@pytest.mark.parametrize(("type_name", "spec", "alpha"), CASES)
 def test_diffusers_loads_its_own_form(
-    tmp_path: Path,
-    unet: UNet2DConditionModel,
-    scheme: BlockScheme,
-    manager: PluginManager,
-    type_name: str,
-    spec: str,
-    alpha: float | None,
+    tmp_path: Path, unet: UNet2DConditionModel, manager: PluginManager, adapter: Adapter
 ) -> None:
-    adapter = trained(unet, scheme, type_name, spec, alpha)
     file = converted(adapter, tmp_path, "diffusers", manager)
-    theirs = copy.deepcopy(unet)
-    tensors, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-        str(file), unet_config=unet.config, return_lora_metadata=True
-    )
-    theirs.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet", metadata=metadata)
-    assert relative_error(predict(theirs), attached_output(unet, adapter)) < TOLERANCE
+    theirs = predict(loaded_by_diffusers(unet, file))
+    assert relative_error(theirs, attached_output(unet, adapter)) < TOLERANCE
+    tensors, alphas = StableDiffusionPipeline.lora_state_dict(str(file), unet_config=unet.config)
     blind = copy.deepcopy(unet)
     blind.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet")
-    assert torch.equal(predict(blind), predict(theirs))
+    assert torch.equal(predict(blind), theirs)
 
 
-@pytest.mark.parametrize(("type_name", "spec", "alpha"), CASES)
 def test_peft_loads_its_folder(
-    tmp_path: Path,
-    unet: UNet2DConditionModel,
-    scheme: BlockScheme,
-    manager: PluginManager,
-    type_name: str,
-    spec: str,
-    alpha: float | None,
+    tmp_path: Path, unet: UNet2DConditionModel, manager: PluginManager, adapter: Adapter
 ) -> None:
-    adapter = trained(unet, scheme, type_name, spec, alpha)
     folder = converted(adapter, tmp_path, "peft", manager)
     theirs = PeftModel.from_pretrained(copy.deepcopy(unet), folder, subfolder="unet").eval()
     assert relative_error(predict(theirs), attached_output(unet, adapter)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("type_name", "spec", "alpha"), CASES)
 def test_lycoris_reconstructs_every_module(
-    tmp_path: Path,
-    unet: UNet2DConditionModel,
-    scheme: BlockScheme,
-    manager: PluginManager,
-    type_name: str,
-    spec: str,
-    alpha: float | None,
+    tmp_path: Path, unet: UNet2DConditionModel, manager: PluginManager, adapter: Adapter
 ) -> None:
-    adapter = trained(unet, scheme, type_name, spec, alpha)
     theirs = copy.deepcopy(unet)
     apply_lycoris(theirs, converted(adapter, tmp_path, "kohya", manager), adapter)
     assert relative_error(predict(theirs), attached_output(unet, adapter)) < TOLERANCE
@@ -114,9 +79,7 @@ def test_diffusers_loads_every_form_of_sdxl(
 ) -> None:
     adapter = trained(sdxl_unet, scheme_for(dict(sdxl_unet.config)), "locon", XL_SPEC, None)
     file = converted(adapter, tmp_path, form, manager)
-    theirs = copy.deepcopy(sdxl_unet)
-    tensors, alphas = StableDiffusionXLPipeline.lora_state_dict(str(file), unet_config=theirs.config)
-    theirs.load_lora_adapter(tensors, network_alphas=alphas, prefix="unet")
+    theirs = loaded_by_diffusers(sdxl_unet, file)
     assert relative_error(predict(theirs), attached_output(sdxl_unet, adapter)) < TOLERANCE
 
 
@@ -163,10 +126,3 @@ def test_a_pipeline_of_sdxl_loads_both_text_encoders(
     for other, own, before in zip(theirs, ours, plain, strict=True):
         assert relative_error(hidden(other), own) < TOLERANCE
         assert relative_error(before, own) > 100 * TOLERANCE
-
-
-@torch.no_grad()
-def hidden(encoder: nn.Module) -> Tensor:
-    """What a text encoder makes of five tokens."""
-    states: Tensor = encoder(torch.tensor([[512, 5, 7, 9, 513]])).last_hidden_state
-    return states
