@@ -23,7 +23,7 @@ def best_loss(matrix: Array, rank: int) -> float:
     return float(np.sum(np.linalg.svd(matrix, compute_uv=False)[rank:] ** 2))
 
 
-def check(found: Truncation, dense: Array, rank: int, tolerance: float) -> None:
+def assert_near_best(found: Truncation, dense: Array, rank: int, tolerance: float) -> None:
     """The approximation is of this rank at most, near the best, and tells its own error."""
     energy = float(np.sum(dense**2))
     assert found.matrix.inner_rank <= rank
@@ -54,7 +54,7 @@ def test_no_sum_of_different_shapes() -> None:
 def test_a_truncation_is_the_nearest_of_its_rank(seed: int, inner_rank: int, rank: int) -> None:
     matrix = factored(seed, inner_rank)
     found = truncate(matrix, rank)
-    check(found, matrix.dense(), rank, 1e-12)
+    assert_near_best(found, matrix.dense(), rank, 1e-12)
     assert np.allclose(np.linalg.norm(found.matrix.up, axis=0), np.linalg.norm(found.matrix.down, axis=1))
 
 
@@ -64,7 +64,7 @@ def test_a_dense_matrix_too(seed: int, shape: tuple[int, int], rank: int, is_noi
     generator = np.random.default_rng(seed)
     low = generator.standard_normal((shape[0], 3)) @ generator.standard_normal((3, shape[1]))
     dense = low + (1.0 if is_noise else 1e-3) * generator.standard_normal(shape)
-    check(truncate_dense(dense, rank), dense, rank, 2e-5)
+    assert_near_best(truncate_dense(dense, rank), dense, rank, 2e-5)
 
 
 def test_a_matrix_of_that_rank_is_kept() -> None:

@@ -19,6 +19,7 @@ COMMANDS = re.findall(r"^    bwlab (\w+) (.*)$", TEXT, re.MULTILINE)
 
 @pytest.mark.parametrize("source", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_examples_run(source: str) -> None:
+    assert re.search(r"^assert ", source, re.MULTILINE), "it shows nothing that holds"
     exec(compile(source, str(PAGE), "exec"), {})
 
 

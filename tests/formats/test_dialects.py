@@ -44,7 +44,7 @@ def keyed(name: Callable[[str, bool], str]) -> dict[str, np.ndarray]:
     return {name(path, down): pair[0 if down else 1] for path, pair in factors().items() for down in (True, False)}
 
 
-def expect(contents: AdapterContents, dialect: str, scale: float = 1.0) -> None:
+def assert_holds(contents: AdapterContents, dialect: str, scale: float = 1.0) -> None:
     """The contents hold all factors, with this scale, and nothing else."""
     assert (contents.dialect, contents.unknown) == (dialect, ())
     assert set(contents.modules) == set(PATHS)
@@ -64,20 +64,20 @@ def alphas(name: Callable[[str], str]) -> dict[str, np.ndarray]:
 
 def test_kohya(tmp_path: Path) -> None:
     tensors = keyed(lambda path, down: f"{kohya_name_of(path)}.lora_{'down' if down else 'up'}.weight")
-    expect(read(tmp_path, tensors), "kohya")
-    expect(read(tmp_path, tensors | alphas(kohya_name_of)), "kohya", 0.5)
+    assert_holds(read(tmp_path, tensors), "kohya")
+    assert_holds(read(tmp_path, tensors | alphas(kohya_name_of)), "kohya", 0.5)
 
 
 @pytest.mark.parametrize("prefix", ["lora_te1_", "lora_te_"])
 def test_both_prefixes_of_the_first_text_encoder(tmp_path: Path, prefix: str) -> None:
     tensors = keyed(lambda path, down: f"{kohya_name_of(path)}.lora_{'down' if down else 'up'}.weight")
-    expect(read(tmp_path, {key.replace("lora_te_", prefix): value for key, value in tensors.items()}), "kohya")
+    assert_holds(read(tmp_path, {key.replace("lora_te_", prefix): value for key, value in tensors.items()}), "kohya")
 
 
 def test_ldm(tmp_path: Path) -> None:
     tensors = keyed(lambda path, down: f"{ldm_name_of(path, 'sd1')}.lora_{'down' if down else 'up'}.weight")
     assert any("input_blocks_4_1_" in key for key in tensors)
-    expect(read(tmp_path, tensors | alphas(lambda path: ldm_name_of(path, "sd1"))), "ldm", 0.5)
+    assert_holds(read(tmp_path, tensors | alphas(lambda path: ldm_name_of(path, "sd1"))), "ldm", 0.5)
 
 
 def test_a_doubled_prefix_and_an_underscore_before_the_leaf(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_doubled_prefix_and_an_underscore_before_the_leaf(tmp_path: Path) -> N
         )
         return f"{doubled}_lora_{'down' if down else 'up'}.weight"
 
-    expect(read(tmp_path, keyed(name)), "kohya-doubled")
+    assert_holds(read(tmp_path, keyed(name)), "kohya-doubled")
 
 
 def test_the_prefix_of_lycoris(tmp_path: Path) -> None:
@@ -96,16 +96,16 @@ def test_the_prefix_of_lycoris(tmp_path: Path) -> None:
             "down.weight" if down else "up.weight"
         )
 
-    expect(read(tmp_path, keyed(name)), "lycoris")
+    assert_holds(read(tmp_path, keyed(name)), "lycoris")
 
 
 def test_peft_in_diffusers_with_alpha_in_the_metadata(tmp_path: Path) -> None:
     tensors = keyed(lambda path, down: f"{part_of(path)}.lora_{'A' if down else 'B'}.weight")
-    expect(read(tmp_path, tensors), "diffusers")
+    assert_holds(read(tmp_path, tensors), "diffusers")
     config = {
         f"{part}.{key}": value for part in ("unet", "text_encoder") for key, value in (("r", 3), ("lora_alpha", 6))
     }
-    expect(read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(config)}), "diffusers", 2.0)
+    assert_holds(read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(config)}), "diffusers", 2.0)
     patterns = config | {"unet.alpha_pattern": {"attn1.to_q": 3}, "unet.use_rslora": False}
     contents = read(tmp_path, tensors, {"lora_adapter_metadata": json.dumps(patterns)})
     assert [contents.modules[path].alpha for path in PATHS] == [3, 6, 6]
@@ -118,16 +118,16 @@ def test_peft_in_diffusers_with_alpha_in_the_metadata(tmp_path: Path) -> None:
 def test_peft_in_diffusers_without_unet_and_with_alpha_keys(tmp_path: Path) -> None:
     bare = {path: part_of(path).removeprefix("unet.") for path in PATHS}
     tensors = keyed(lambda path, down: f"{bare[path]}.lora_{'A' if down else 'B'}.weight")
-    expect(read(tmp_path, tensors | alphas(lambda path: bare[path])), "diffusers", 0.5)
+    assert_holds(read(tmp_path, tensors | alphas(lambda path: bare[path])), "diffusers", 0.5)
 
 
 def test_peft_with_its_config_beside_it(tmp_path: Path) -> None:
     tensors = keyed(
         lambda path, down: f"base_model.model.{path.replace('te.', 'text_model.')}.lora_{'A' if down else 'B'}.weight"
     )
-    expect(read(tmp_path, tensors), "peft")
+    assert_holds(read(tmp_path, tensors), "peft")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 3, "lora_alpha": 12}))
-    expect(read(tmp_path, tensors), "peft", 4.0)
+    assert_holds(read(tmp_path, tensors), "peft", 4.0)
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(BwlabError, match=r"adapter_config\.json beside it cannot be read"):
         read(tmp_path, tensors)
@@ -152,9 +152,9 @@ def test_peft_with_the_adapters_name_in_its_keys_and_dora(tmp_path: Path) -> Non
 
 def test_old_diffusers(tmp_path: Path) -> None:
     tensors = keyed(lambda path, down: f"{part_of(path)}.lora.{'down' if down else 'up'}.weight")
-    expect(read(tmp_path, tensors), "diffusers-old")
+    assert_holds(read(tmp_path, tensors), "diffusers-old")
     linear = {key.replace(".lora.", ".lora_linear_layer."): value for key, value in tensors.items()}
-    expect(read(tmp_path, linear), "diffusers-old")
+    assert_holds(read(tmp_path, linear), "diffusers-old")
 
 
 def test_oldest_diffusers(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_embeddings_of_every_tool(tmp_path: Path) -> None:
     tensors = keyed(lambda path, down: f"{kohya_name_of(path)}.lora_{'down' if down else 'up'}.weight")
     contents = read(tmp_path, tensors | beside)
     assert set(contents.embeddings) == {"cat"}
-    expect(contents, "kohya")
+    assert_holds(contents, "kohya")
 
 
 def test_a_key_twice_named_is_listed_not_lost(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_plugin_can_read_another_dialect_and_goes_before_the_built_in_ones(tmp
         tmp_path / "a.safetensors",
         {"way": "back"},
     )
-    expect(read_contents(tmp_path / "a.safetensors", build_manager([Reversed()])), "reversed")
+    assert_holds(read_contents(tmp_path / "a.safetensors", build_manager([Reversed()])), "reversed")
     with pytest.raises(BwlabError, match="none of the known dialects"):
         read_contents(tmp_path / "a.safetensors", build_manager())
     with pytest.raises(BwlabError, match=r"several dialects: (again and reversed|reversed and again)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from collections.abc import Callable
@@ -30,7 +31,7 @@ values = st.recursive(
 keys = st.sampled_from(sorted(known_keys())) | words
 
 
-def checked(read: Callable[[], TrainConfig]) -> None:
+def assert_whole_or_refused(read: Callable[[], TrainConfig]) -> None:
     """Read a configuration; what is read must be whole, what is refused must be told with what to do."""
     error = None
     try:
@@ -38,7 +39,7 @@ def checked(read: Callable[[], TrainConfig]) -> None:
     except BwlabError as refused:
         error = refused
     else:
-        tomllib.loads(toml_text(config))
+        assert set(tomllib.loads(toml_text(config))) == {field.name for field in dataclasses.fields(TrainConfig)}
     assert error is None or (error.asked and error.found and error.fix)
 
 
@@ -51,7 +52,7 @@ def checked(read: Callable[[], TrainConfig]) -> None:
 @example(key="adapter.options.a", text="1979-05-27")
 @example(key="training.optimizer_options.betas", text="[0.9, 0.99]")
 def test_any_set_is_read_or_refused(key: str, text: str) -> None:
-    checked(lambda: read_config(sets=[f"{key}={text}"]))
+    assert_whole_or_refused(lambda: read_config(sets=[f"{key}={text}"]))
 
 
 @given(tables=st.dictionaries(keys, values, max_size=3))
@@ -60,7 +61,7 @@ def test_any_table_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, 
     lines = [f"{json.dumps(key)} = {toml_inline(value)}" for key, value in tables.items() if "\x7f" not in key]
     path = tmp_path_factory.mktemp("fuzz") / "run.toml"
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
-    checked(lambda: read_config(path))
+    assert_whole_or_refused(lambda: read_config(path))
 
 
 def toml_inline(value: object) -> str:
@@ -78,7 +79,7 @@ def toml_inline(value: object) -> str:
 def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path: Path = tmp_path_factory.mktemp("fuzz") / "run.toml"
     path.write_bytes(content)
-    checked(lambda: read_config(path))
+    assert_whole_or_refused(lambda: read_config(path))
 
 
 @pytest.fixture(scope="module")

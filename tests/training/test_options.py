@@ -114,7 +114,7 @@ def test_a_file_that_does_not_fit_is_refused(
     assert not (tmp_path / "on").exists()
 
 
-def compiled_and_plain(base: Path, data: Path, folder: Path) -> None:
+def assert_compiled_learns_the_same(base: Path, data: Path, folder: Path) -> None:
     """Train with and without compilation and compare."""
     sets = "training.steps=2", "adapter.blocks=mid=2, out3=2"
     plain = run(short_config(base, data, folder / "plain", *sets))
@@ -132,7 +132,7 @@ def test_a_compiled_run_learns_the_same(
     tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr(compiled, "BACKEND", backend)
-    compiled_and_plain(tiny_pipeline, two_pictures, tmp_path)
+    assert_compiled_learns_the_same(tiny_pipeline, two_pictures, tmp_path)
 
 
 def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
