@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from bwlab.errors import BwlabError
+from bwlab.formats.ldm_keys import UNET_MID, UNET_OUTER, UNET_RESNET
 
 UNET_PREFIX = "lora_unet_"
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
@@ -55,24 +56,9 @@ _SIMPLE = (
 )
 _TOKEN = re.compile(rf"(?:{'|'.join(_COMPOUND)}|{_SIMPLE})(?=_|$)")
 
-LDM_RESNET = {
-    "in_layers_2": "conv1",
-    "out_layers_3": "conv2",
-    "emb_layers_1": "time_emb_proj",
-    "skip_connection": "conv_shortcut",
-    "in_layers_0": "norm1",
-    "out_layers_0": "norm2",
-}
-LDM_SINGLE = {
-    "input_blocks_0_0": "conv_in",
-    "out_0": "conv_norm_out",
-    "out_2": "conv_out",
-    "time_embed_0": "time_embedding.linear_1",
-    "time_embed_2": "time_embedding.linear_2",
-    "label_emb_0_0": "add_embedding.linear_1",
-    "label_emb_0_2": "add_embedding.linear_2",
-}
-LDM_MIDDLE = {"0": "mid_block.resnets.0", "1": "mid_block.attentions.0", "2": "mid_block.resnets.1"}
+LDM_RESNET = {name.replace(".", "_"): path for path, name in UNET_RESNET.items()}
+LDM_SINGLE = {name.replace(".", "_"): path for path, name in UNET_OUTER.items()}
+LDM_MIDDLE = {index: f"mid_block.{path}" for path, index in UNET_MID.items()}
 _LDM_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_(.+)")
 
 

@@ -23,7 +23,7 @@ OPEN_CLIP_PREFIX = "cond_stage_model.model."
 XL_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
 TEXT_MODEL = "text_model."
 
-_UNET_OUTER = {
+UNET_OUTER = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -32,7 +32,7 @@ _UNET_OUTER = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_UNET_RESNET = {
+UNET_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -40,7 +40,7 @@ _UNET_RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_UNET_MID = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
+UNET_MID = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
 _UNET_LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _VAE_LEVEL = re.compile(r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _VAE_MID = re.compile(r"(encoder|decoder)\.mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
@@ -120,11 +120,11 @@ def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[st
 
 def _unet_key(name: str, step: int, attended: set[str]) -> str:
     module, _, leaf = name.rpartition(".")
-    if module in _UNET_OUTER:
-        return f"{_UNET_OUTER[module]}.{leaf}"
+    if module in UNET_OUTER:
+        return f"{UNET_OUTER[module]}.{leaf}"
     if name.startswith("mid_block."):
         _, kind, index, rest = name.split(".", 3)
-        return f"middle_block.{_UNET_MID[f'{kind}.{index}']}.{_unet_inner(kind, rest)}"
+        return f"middle_block.{UNET_MID[f'{kind}.{index}']}.{_unet_inner(kind, rest)}"
     found = _UNET_LEVEL.fullmatch(name)
     if not found:
         raise KeyError(name)
@@ -142,7 +142,7 @@ def _unet_inner(kind: str, rest: str) -> str:
     if kind == "attentions":
         return rest
     module, _, leaf = rest.rpartition(".")
-    return f"{_UNET_RESNET[module]}.{leaf}"
+    return f"{UNET_RESNET[module]}.{leaf}"
 
 
 def vae_places(names: Iterable[str]) -> dict[str, Place]:

@@ -15,24 +15,12 @@ from numpy.typing import NDArray
 from bwlab.errors import BwlabError
 from bwlab.formats.files import AdapterFile, TensorEntry
 from bwlab.formats.small_floats import widen_bfloat16
+from bwlab.formats.tensors import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
-
-_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -75,10 +63,10 @@ def open_pickle(path: Path) -> PickleFile:
     found = dict(_flatten(loaded))
     tensors = {key: value.detach().contiguous() for key, value in found.items() if isinstance(value, torch.Tensor)}
     metadata = {key: value for key, value in found.items() if isinstance(value, str)}
-    strange = [key for key, tensor in tensors.items() if _name(tensor) not in _NAMES]
+    strange = [key for key, tensor in tensors.items() if _name(tensor) not in DTYPES]
     if not tensors or strange:
         raise _bad(path, f"{strange[0]} has dtype {_name(tensors[strange[0]])}" if strange else "it holds no tensors")
-    entries = {key: TensorEntry(_NAMES[_name(one)], tuple(one.shape), 0, 0) for key, one in tensors.items()}
+    entries = {key: TensorEntry(DTYPES[_name(one)], tuple(one.shape), 0, 0) for key, one in tensors.items()}
     return PickleFile(path, metadata, entries, tensors)
 
 

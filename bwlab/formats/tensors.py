@@ -13,7 +13,19 @@ from bwlab.errors import BwlabError
 
 Numbers = NDArray[np.floating]
 
-_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16"}
+# numpy's and torch's names -> those of safetensors files.
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +49,7 @@ class LazyTensor:
     @classmethod
     def of(cls, values: NDArray[np.generic], key: str = "", source: str = "") -> LazyTensor:
         """One whose numbers are in memory already."""
-        return cls(key, _NAMES.get(values.dtype.name, values.dtype.name), values.shape, lambda: values, source)
+        return cls(key, DTYPES.get(values.dtype.name, values.dtype.name), values.shape, lambda: values, source)
 
     @property
     def size(self) -> int:

@@ -7,28 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.tensors import DTYPES, LazyTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
-
 
 def lazy_tensor(tensor: Tensor, key: str = "") -> LazyTensor:
     """A torch tensor, on any device, as one that is written in its own dtype; KeyError for a dtype that files lack."""
-    dtype = NAMES[str(tensor.dtype).removeprefix("torch.")]
+    dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
     return LazyTensor(key, dtype, tuple(tensor.shape), lambda: _numbers(tensor, dtype))
 
 
