@@ -103,10 +103,7 @@ def unet_scheme(
 def _down_block(level: int, attention: bool, layers: int, levels: int, ldm: bool) -> Iterator[Module]:
     root, block = f"down_blocks.{level}", f"in{level}"
     for pair in range(layers):
-        cell = f"IN{1 + 3 * level + pair:02}" if ldm else None
-        yield Module(f"{root}.resnets.{pair}", f"{block}.{pair}", block, cell)
-        if attention:
-            yield Module(f"{root}.attentions.{pair}", f"{block}.{pair}", block, cell)
+        yield from _pair(root, block, pair, attention, f"IN{1 + 3 * level + pair:02}" if ldm else None)
     if level < levels - 1:
         yield Module(f"{root}.downsamplers.0", f"{block}.down", block, f"IN{3 + 3 * level:02}" if ldm else None)
 
@@ -120,13 +117,16 @@ def _mid_block(cell: str | None) -> Iterator[Module]:
 def _up_block(level: int, attention: bool, layers: int, levels: int, ldm: bool) -> Iterator[Module]:
     root, block = f"up_blocks.{level}", f"out{level}"
     for pair in range(layers):
-        cell = f"OUT{3 * level + pair:02}" if ldm else None
-        yield Module(f"{root}.resnets.{pair}", f"{block}.{pair}", block, cell)
-        if attention:
-            yield Module(f"{root}.attentions.{pair}", f"{block}.{pair}", block, cell)
+        yield from _pair(root, block, pair, attention, f"OUT{3 * level + pair:02}" if ldm else None)
     if level < levels - 1:
         # The original code has no cell of its own for an upsampler: it ends the last one of its level.
         yield Module(f"{root}.upsamplers.0", f"{block}.up", block, f"OUT{3 * level + 2:02}" if ldm else None)
+
+
+def _pair(root: str, block: str, pair: int, attention: bool, cell: str | None) -> Iterator[Module]:
+    yield Module(f"{root}.resnets.{pair}", f"{block}.{pair}", block, cell)
+    if attention:
+        yield Module(f"{root}.attentions.{pair}", f"{block}.{pair}", block, cell)
 
 
 def _aliases(blocks: list[str]) -> Iterator[tuple[str, str]]:

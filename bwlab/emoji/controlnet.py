@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from bwlab.emoji.autoencoder import mixed_precision
 from bwlab.emoji.checkpoint import TrainingFile
-from bwlab.emoji.denoiser import trapezoid
+from bwlab.emoji.denoiser import noised, trapezoid
 from bwlab.emoji.progress import StageLog
 
 if TYPE_CHECKING:
@@ -123,11 +123,7 @@ class ControlTraining:
         edges = self.pool.edges[chosen].float()[:, None].expand(-1, 3, -1, -1)
         dropped = torch.rand(self.batch, 1, generator=self.generator) < CAPTION_DROPOUT
         tokens = torch.where(dropped, self.pool.empty, self.pool.tokens[chosen])
-        noise = torch.randn(latents.shape, generator=self.generator)
-        times = torch.randint(len(self._signal), (self.batch,), generator=self.generator)
-        signal = self._signal[times].view(-1, 1, 1, 1)
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-        target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+        noisy, times, target = noised(latents, self._signal, self.generator)
         with mixed_precision(True):
             context = self.pipe.text_encoder(tokens)[0]
             down, mid = self.net(noisy, times, context, edges, return_dict=False)

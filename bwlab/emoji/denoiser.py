@@ -82,6 +82,21 @@ def trapezoid(step: int, steps: int, warm_up: int = 200, decay: float = 0.2) -> 
     return min(1.0, (step + 1) / warm_up, max(0.01, left))
 
 
+def noised(latents: Tensor, signal: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return noisy latents, timesteps ``(batch,)`` and the v that is to be predicted (arXiv 2202.00512, section 4).
+
+    Args:
+        latents: ``(batch, channels, h, w)``, clean.
+        signal: ``(timesteps,)``, the share of the latents' variance that is left at each.
+        generator: of noise and timesteps.
+    """
+    noise = torch.randn(latents.shape, generator=generator)
+    times = torch.randint(len(signal), (len(latents),), generator=generator)
+    kept = signal[times].view(-1, 1, 1, 1)
+    noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    return noisy, times, kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+
 class DenoiserTraining:
     """A restartable training of UNet and text encoder by v-prediction.
 
@@ -149,11 +164,7 @@ class DenoiserTraining:
 
     def _loss(self) -> Tensor:
         latents, tokens = self._batch()
-        noise = torch.randn(latents.shape, generator=self.generator)
-        times = torch.randint(len(self._signal), (self.batch,), generator=self.generator)
-        signal = self._signal[times].view(-1, 1, 1, 1)
-        noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
-        target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
+        noisy, times, target = noised(latents, self._signal, self.generator)
         with mixed_precision(True):
             context = self.text_encoder(tokens)[0]
             prediction = self._forward(noisy, times, context, return_dict=False)[0]
