@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 # Read once, when torch is first imported: on models this small several threads only wait for each other, and on a busy
 # machine for minutes.
@@ -36,42 +36,39 @@ def tiny_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TINY_TOKENS)
 
 
-def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained two-layer CLIPTextModel of width 32 for ``tokenizer``."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def tiny_text_config(
+    tokenizer: CLIPTokenizer, width: int, projected: int, heads: int, hidden_act: str = "quick_gelu"
+) -> CLIPTextConfig:
+    """Return the configuration of two layers of CLIP for ``tokenizer``."""
+    from transformers import CLIPTextConfig
 
-    config = CLIPTextConfig(
+    return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TINY_WIDTH,
-        projection_dim=TINY_WIDTH,
-        intermediate_size=2 * TINY_WIDTH,
+        hidden_size=width,
+        projection_dim=projected,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         max_position_embeddings=TINY_TOKENS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        hidden_act=hidden_act,
     )
-    return CLIPTextModel(config)
+
+
+def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Return an untrained two-layer CLIPTextModel of width 32 for ``tokenizer``."""
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel(tiny_text_config(tokenizer, TINY_WIDTH, TINY_WIDTH, heads=4))
 
 
 def tiny_second_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
     """Return an untrained two-layer CLIPTextModelWithProjection of width 24, whose pooled text has width 20."""
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+    from transformers import CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=XL_SECOND_WIDTH,
-        projection_dim=XL_POOLED_WIDTH,
-        intermediate_size=2 * XL_SECOND_WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        max_position_embeddings=TINY_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_act="gelu",
-    )
+    config = tiny_text_config(tokenizer, XL_SECOND_WIDTH, XL_POOLED_WIDTH, heads=3, hidden_act="gelu")
     return CLIPTextModelWithProjection(config)
 
 
