@@ -8,6 +8,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from bwlab_analysis.figures import NONE
+from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.tables import measure_cell, measure_heads, new_table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _at_work(called: dict[Path, str], pairs: Sequence[tuple[ConflictReport, AtWo
     table = new_table(["pair", "alignment", "first kept", "second kept", "interaction"])
     for report, at_work in pairs:
         if at_work is not None:
-            measures = at_work.interaction.place("prediction").measures
+            measures = at_work.interaction.place(PREDICTION).measures
             found = [measures[name] for name in ("alignment", "retention_a", "retention_b", "interaction")]
             values = [NONE if one is None else f"{one.value:.2f}" for one in found]
             table.add_row(f"{called[report.file_a]}, {called[report.file_b]}", *values)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bwlab_analysis.advice import Step, notations_of, specs_of
 from bwlab_analysis.figures import NONE
+from bwlab_analysis.places import ALL_TIMES
 from bwlab_analysis.registry import Measured
 from bwlab_analysis.tables import new_table
 
@@ -43,7 +44,7 @@ def print_interaction(console: Console, report: InteractionReport) -> None:
     )
     table = new_table(["block", *INTERACTION_HEADS.values()])
     for place in report.places:
-        if place.timestep == "all":
+        if place.timestep == ALL_TIMES:
             table.add_row(place.block, *(_beside(place.measures[name]) for name in INTERACTION_HEADS))
     console.print(table)
 

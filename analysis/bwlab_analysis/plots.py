@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
+from bwlab_analysis.places import ALL_TIMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from bwlab_analysis.fidelity.profile import BlockProfile
     from bwlab_analysis.function.activations import ActivationReport
     from bwlab_analysis.function.interaction import InteractionReport
-
-ALL_TIMES = "all"
 
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:

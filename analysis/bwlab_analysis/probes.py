@@ -14,9 +14,9 @@ from bwlab.blocks.scheme import BlockScheme, scheme_for
 from bwlab.errors import BwlabError
 from bwlab_analysis.gates import REST, TEXT, block_path, unet_blocks
 from bwlab_analysis.moments import Moments, Statistics
+from bwlab_analysis.places import ALL_TIMES
 
 PLACES = ("block", "cell", "module")
-ALL_TIMES = "all"
 TIMESTEPS = 1000
 
 

@@ -18,12 +18,12 @@ from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
 from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import Variants, blocks_of
 from bwlab_analysis.gates import BlockOutput, GatedUNet
+from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.registry import Measured
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
 
-PREDICTION = "prediction"
 ROWS_AT_ONCE = 64
 
 

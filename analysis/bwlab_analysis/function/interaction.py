@@ -30,18 +30,14 @@ from bwlab_analysis.function.variants import (
     without,
 )
 from bwlab_analysis.gates import BlockOutput, GatedUNet
+from bwlab_analysis.places import ALL_TIMES, PREDICTION, Place
 from bwlab_analysis.registry import Measured
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
 
-PREDICTION = "prediction"
-ALL_TIMES = "all"
 DRAWS = 5
 ROWS_AT_ONCE = 96
-
-Place = tuple[str, int | str]
-"""A block (or ``"prediction"``, the UNet's output) at a timestep (or over all of them)."""
 
 
 @dataclass(frozen=True)

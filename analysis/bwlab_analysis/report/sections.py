@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bwlab_analysis.places import ALL_TIMES, PREDICTION
 from bwlab_analysis.report.heatmap import heatmap
 from bwlab_analysis.report.markup import (
     Cell,
@@ -19,7 +20,6 @@ from bwlab_analysis.report.markup import (
 from bwlab_analysis.report.unet_map import unet_map
 
 Document = Mapping[str, Any]
-ALL = "all"
 EFFECTS = ("effect_a", "effect_b", "alignment", "retention_a", "retention_b", "interaction")
 CHANGES = ("effect", "style", "structure", "representation")
 
@@ -69,7 +69,7 @@ def conflict_section(document: Document) -> str:
     measures = list(document["measures"])
     maps: dict[str, dict[str, float]] = {}
     if "function" in document:
-        places = [place for place in document["function"]["places"] if place["timestep"] == ALL]
+        places = [place for place in document["function"]["places"] if place["timestep"] == ALL_TIMES]
         maps |= {name.replace("_", " of "): _values(places, name, "block") for name in EFFECTS}
         for adapter in ("a", "b"):
             blamed = [one for one in document["function"]["blame"] if one["adapter"] == adapter]
@@ -103,7 +103,7 @@ def conflicts_section(document: Document) -> str:
     pairs = document["pairs"]
     rows = []
     for pair in pairs:
-        place = next((one for one in _places(pair) if one["block"] == "prediction" and one["timestep"] == ALL), {})
+        place = next((one for one in _places(pair) if one["block"] == PREDICTION and one["timestep"] == ALL_TIMES), {})
         rows.append(
             [
                 Cell(f"{pair['a']} + {pair['b']}"),
@@ -220,7 +220,7 @@ def _function(function: Document) -> list[str]:
     rows = [
         [Cell(place["block"]), *(_measure(place[name]) for name in EFFECTS)]
         for place in places
-        if place["timestep"] == ALL
+        if place["timestep"] == ALL_TIMES
     ]
     blame = [
         [Cell(f"{one['adapter']} in {one['block']}"), number_cell(one["gain"]), number_cell(one["loss"])]
@@ -231,7 +231,7 @@ def _function(function: Document) -> list[str]:
         values = {
             (place["block"], place["timestep"]): (place[name] or {}).get("value")
             for place in places
-            if place["timestep"] != ALL
+            if place["timestep"] != ALL_TIMES
         }
         kept += [heading(f"{name.replace('_', ' of ').capitalize()} by timestep", 3)]
         kept += [heatmap(values, blocks, function["timesteps"])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bwlab_analysis.function.activations import PREDICTION, ActivationReport, activation_changes
+from bwlab_analysis.function.activations import ActivationReport, activation_changes
 from bwlab_analysis.function.change import CHANGES, changes, grams, self_similarity
+from bwlab_analysis.places import PREDICTION
 from tests.analysis.function.conftest import World
 from tests.analysis.random_adapters import random_adapter
 

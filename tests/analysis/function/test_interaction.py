@@ -9,8 +9,9 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter, Attached, attach
 from bwlab.training.objective import noise_schedule
 from bwlab_analysis.function.inputs import conditions
-from bwlab_analysis.function.interaction import PREDICTION, InteractionReport, interaction
+from bwlab_analysis.function.interaction import InteractionReport, interaction
 from bwlab_analysis.function.random_adapters import delta_norm, random_like
+from bwlab_analysis.places import PREDICTION
 from tests.analysis.function.conftest import World
 from tests.analysis.random_adapters import random_adapter
 
