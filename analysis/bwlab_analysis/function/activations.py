@@ -12,19 +12,17 @@ import torch
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.components import in_unet
-from bwlab.training.objective import noise_schedule
 from bwlab_analysis.function.change import CHANGES, changes
-from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
+from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
+from bwlab_analysis.function.passes import Pass, passes
 from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import Variants, blocks_of
-from bwlab_analysis.gates import BlockOutput, GatedUNet
+from bwlab_analysis.gates import BlockOutput
 from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.registry import Measured
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
-
-ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -87,41 +85,38 @@ def activation_changes(
     gates += [tuple(float(place == on) for place in range(len(adapters))) for on in range(len(adapters))]
     names = ("base", "adapter", *(f"random {draw}" for draw in range(len(drawn))))
     variants = Variants(adapters, names, tuple(gates))
-    found: dict[tuple[str, int], list[list[dict[str, float]]]] = {}
-    for time in timesteps:
-        for piece in inputs.pieces(max(1, ROWS_AT_ONCE // len(names))):
-            _look(pipe, scheme, variants, piece, time, found)
+    found: dict[tuple[str, int], list[Piece]] = {}
+    for one in passes(pipe, scheme, (adapter,), variants, inputs, timesteps):
+        _look(one, found)
     measured = tuple(BlockChange(block, time, _measures(pieces)) for (block, time), pieces in found.items())
     return ActivationReport(inputs.source, len(inputs), len(drawn), tuple(timesteps), blocks_of(adapter), measured)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some latents at one place: their number, and the changes that each variant but the base makes."""
+
+    latents: int
+    variants: Sequence[Mapping[str, float]]
+
+
 @torch.no_grad()
-def _look(
-    pipe: Pipeline,
-    scheme: BlockScheme,
-    variants: Variants,
-    piece: Inputs,
-    time: int,
-    found: dict[tuple[str, int], list[list[dict[str, float]]]],
-) -> None:
-    times = torch.full((len(piece),), time, device=piece.latents.device)
-    noisy = noise_schedule(pipe).add_noise(piece.latents, piece.noise, times)
-    texts, text_of = variant_texts(pipe, variants.adapters[:1], variants, piece.captions)
-    gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, text_of)
-
+def _look(one: Pass, found: dict[tuple[str, int], list[Piece]]) -> None:
     def hear(told: BlockOutput) -> None:
-        rows = [changes(told.variant(0), told.variant(index)) for index in range(1, len(variants.names))]
-        found.setdefault((told.block, time), []).append(rows)
+        rows = [changes(told.variant(0), told.variant(index)) for index in range(1, len(told.group_of))]
+        found.setdefault((told.block, one.time), []).append(Piece(len(one.noisy), rows))
 
-    output = gated.forward(noisy, times, texts, hear)
+    output = one.run(hear)
     hear(BlockOutput(PREDICTION, output, tuple(range(len(output)))))
 
 
-def _measures(pieces: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Measured]:
-    """Return each measure's mean over the pieces, beside the random adapters'."""
+def _measures(pieces: Sequence[Piece]) -> dict[str, Measured]:
+    """Return each measure's mean over the latents, beside the random adapters'."""
     measured = {}
+    latents = [piece.latents for piece in pieces]
     for name in CHANGES:
-        means = [statistics.fmean(row[name] for row in rows) for rows in zip(*pieces, strict=True)]
+        variants = zip(*(piece.variants for piece in pieces), strict=True)
+        means = [statistics.fmean((one[name] for one in variant), latents) for variant in variants]
         null = means[1:]
         scale = (statistics.fmean(null), statistics.stdev(null)) if len(null) > 1 else (None, None)
         measured[name] = Measured(means[0], *scale)

@@ -13,10 +13,10 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.components import in_unet
-from bwlab.training.objective import noise_schedule
 from bwlab_analysis.function.blame import BlockBlame, worst_first
 from bwlab_analysis.function.effects import MEASURES, PairSums, pair_sums
-from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
+from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
+from bwlab_analysis.function.passes import Pass, passes
 from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import (
     BASE,
@@ -29,7 +29,7 @@ from bwlab_analysis.function.variants import (
     random_name,
     without,
 )
-from bwlab_analysis.gates import BlockOutput, GatedUNet
+from bwlab_analysis.gates import BlockOutput
 from bwlab_analysis.places import ALL_TIMES, PREDICTION, Place
 from bwlab_analysis.registry import Measured
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
 
 DRAWS = 5
-ROWS_AT_ONCE = 96
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,8 @@ def interaction(
     in_a, in_b = ([one.only(in_unet) for one in drawn] for drawn in (random_a, random_b))
     variants = pair_variants(a, b, in_a, in_b, True)
     sums = _Sums(variants, len(random_a), len(random_b))
-    for time in timesteps:
-        for piece in inputs.pieces(max(1, ROWS_AT_ONCE // len(variants.names))):
-            _look(pipe, scheme, variants, (a, b), piece, time, sums)
+    for one in passes(pipe, scheme, (a, b), variants, inputs, timesteps):
+        _look(one, sums)
     return InteractionReport(
         inputs.source,
         len(inputs),
@@ -124,21 +122,9 @@ def interaction(
 
 
 @torch.no_grad()
-def _look(
-    pipe: Pipeline,
-    scheme: BlockScheme,
-    variants: Variants,
-    pair: tuple[Adapter, Adapter],
-    piece: Inputs,
-    time: int,
-    sums: _Sums,
-) -> None:
-    times = torch.full((len(piece),), time, device=piece.latents.device)
-    noisy = noise_schedule(pipe).add_noise(piece.latents, piece.noise, times)
-    texts, text_of = variant_texts(pipe, pair, variants, piece.captions)
-    gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, text_of)
-    output = gated.forward(noisy, times, texts, lambda told: sums.add_block(told, time))
-    sums.add(PREDICTION, time, lambda index: output[index])
+def _look(one: Pass, sums: _Sums) -> None:
+    output = one.run(lambda told: sums.add_block(told, one.time))
+    sums.add(PREDICTION, one.time, lambda index: output[index])
     sums.add_knock_outs(output)
 
 

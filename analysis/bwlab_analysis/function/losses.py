@@ -7,7 +7,7 @@ that b does to a; what switching one block of b off takes away of the harm is th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,16 +17,13 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.components import in_unet
-from bwlab.training.objective import noise_schedule, training_target
-from bwlab_analysis.function.inputs import TIMESTEPS, Inputs, variant_texts
+from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
+from bwlab_analysis.function.passes import Pass, passes
 from bwlab_analysis.function.random_adapters import random_like
 from bwlab_analysis.function.variants import BASE, BOTH, A, B, blocks_of, pair_variants, random_name, without
-from bwlab_analysis.gates import GatedUNet
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
-
-ROWS_AT_ONCE = 96
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,8 @@ def loss_interference(
     drawn = [random_like(other, pipe.unet, seed + 1 + draw).only(in_unet) for draw in range(draws if has_blocks else 0)]
     variants = pair_variants(own, other, (), drawn, True)
     losses = torch.zeros(len(variants.names), len(inputs), dtype=torch.float64)
-    size = max(1, ROWS_AT_ONCE // len(variants.names))
-    for time in timesteps:
-        for start, piece in zip(range(0, len(inputs), size), inputs.pieces(size), strict=True):
-            times = torch.full((len(piece),), time, device=piece.latents.device)
-            texts, text_of = variant_texts(pipe, (own, other), variants, piece.captions)
-            gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, text_of)
-            losses[:, start : start + size] += _losses(pipe, gated, piece, times, texts) / len(timesteps)
+    for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps):
+        losses[:, one.rows] += _losses(one) / len(timesteps)
     row = dict(zip(variants.names, losses, strict=True))
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
     both = row[BOTH]
@@ -132,15 +124,9 @@ def loss_interference(
 
 
 @torch.no_grad()
-def _losses(
-    pipe: Pipeline, gated: GatedUNet, piece: Inputs, times: Tensor, texts: Sequence[Mapping[str, object]]
-) -> Tensor:
+def _losses(one: Pass) -> Tensor:
     """Return ``(variants, latents)`` mean squared errors."""
-    schedule = noise_schedule(pipe)
-    noisy = schedule.add_noise(piece.latents, piece.noise, times)
-    target = training_target(schedule, piece.latents, piece.noise, times)
-    output = gated.forward(noisy, times, texts)
-    return (output.double() - target.double()).square().flatten(2).mean(2).cpu()
+    return (one.run().double() - one.target.double()).square().flatten(2).mean(2).cpu()
 
 
 def _sorted(blocks: Sequence[BlockLoss]) -> tuple[BlockLoss, ...]:

@@ -61,3 +61,14 @@ def test_a_late_adapter_changes_nothing_before_it(report: ActivationReport) -> N
 def test_every_block_and_timestep_is_there(report: ActivationReport) -> None:
     assert len(report.changes) == 10 * 2
     assert report.timesteps == (700, 200)
+
+
+def test_pieces_count_by_their_latents(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three latents in pieces of two and of one: style is a mean over latents, so the pieces must not show."""
+    late = random_adapter(world.pipe.unet, "lora", "out2=2", 5)
+    styles = []
+    for rows in (6, 4):
+        monkeypatch.setattr("bwlab_analysis.function.passes.ROWS_AT_ONCE", rows)
+        found = activation_changes(world.pipe, world.scheme, late, world.inputs, (700,), draws=0)
+        styles.append([found.at(block, 700).measures["style"].value for block in ("out2", PREDICTION)])
+    assert styles[1] == pytest.approx(styles[0], rel=1e-4)

@@ -1,0 +1,81 @@
+"""The forward passes that function-space measures are made of: every variant, timestep by timestep, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.training.objective import noise_schedule, training_target
+from bwlab_analysis.function.inputs import Inputs, variant_texts
+from bwlab_analysis.function.variants import Variants
+from bwlab_analysis.gates import GatedUNet, OnBlock
+
+if TYPE_CHECKING:
+    from bwlab.pipelines import Pipeline
+
+ROWS_AT_ONCE = 96
+"""Latents times variants in one forward pass, at most; but one latent at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Some of the latents at one timestep.
+
+    Attributes:
+        time: 0..999.
+        rows: which of the latents.
+        noisy: ``(latents, channels, h, w)``, what every variant sees.
+        target: the same shape; what the UNet was trained to predict of it.
+        times: ``(latents,)``, all the same.
+        texts: what the variants read, of these latents.
+        gated: the UNet in all variants.
+    """
+
+    time: int
+    rows: slice
+    noisy: Tensor
+    target: Tensor
+    times: Tensor
+    texts: Sequence[Mapping[str, Any]]
+    gated: GatedUNet
+
+    def run(self, on_block: OnBlock | None = None) -> Tensor:
+        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `GatedUNet`."""
+        return self.gated.forward(self.noisy, self.times, self.texts, on_block)
+
+
+def passes(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    pair: Sequence[Adapter],
+    variants: Variants,
+    inputs: Inputs,
+    timesteps: Sequence[int],
+) -> Iterator[Pass]:
+    """Yield the passes that show all variants all inputs at all timesteps.
+
+    Args:
+        pipe: the base.
+        scheme: its blocks.
+        pair: the adapters whose layers in text encoders count; they stand first in ``variants.adapters``.
+        variants: what is compared.
+        inputs: latents, noise and captions.
+        timesteps: 0..999.
+    """
+    schedule = noise_schedule(pipe)
+    size = max(1, ROWS_AT_ONCE // len(variants.names))
+    pieces = list(inputs.pieces(size))
+    texts = [variant_texts(pipe, pair, variants, piece.captions) for piece in pieces]
+    gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, texts[0][1])
+    for time in timesteps:
+        for place, (piece, (read, _)) in enumerate(zip(pieces, texts, strict=True)):
+            times = torch.full((len(piece),), time, device=piece.latents.device)
+            noisy = schedule.add_noise(piece.latents, piece.noise, times)
+            target = training_target(schedule, piece.latents, piece.noise, times)
+            yield Pass(time, slice(place * size, place * size + len(piece)), noisy, target, times, read, gated)
