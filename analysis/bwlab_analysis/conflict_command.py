@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.conflict import ConflictReport, measure_conflict
@@ -16,10 +16,15 @@ from bwlab_analysis.showing import show
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bwlab.adapters.adapter import Adapter
     from bwlab.blocks.scheme import BlockScheme
+    from bwlab.plugins import PluginManager
     from bwlab_analysis.function.blame import BlockBlame
     from bwlab_analysis.function.interaction import InteractionReport
     from bwlab_analysis.function.losses import LossReport
+
+Files: TypeAlias = tuple[Path, Path]
+Pair: TypeAlias = tuple[ConflictReport, Files]
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def run_conflict(
     manager = build_manager()
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
     pairs = [(measure_conflict(a, b, measures, manager), (a, b)) for a, b in combinations(files, 2)]
-    at_work = {files: looked_at(files, look) for _, files in pairs} if look is not None else {}
+    at_work = looked_at([files for _, files in pairs], look, manager) if look is not None else {}
 
     def tables(console: Console) -> None:
         if len(pairs) == 1:
@@ -100,38 +105,42 @@ def run_conflict(
     show(lambda: _document(pairs, at_work), tables, as_json=as_json, report=report)
 
 
-def looked_at(files: tuple[Path, Path], look: Look) -> AtWork:
-    """Return what two adapters do in a base; BwlabError for a bad base, adapter, folder, prompt or timestep."""
-    from bwlab.plugins import build_manager
-    from bwlab_analysis.function.inputs import picture_inputs
+def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dict[Files, AtWork]:
+    """Return what each pair of adapters does in a base; the base is loaded and looked at with the same inputs once.
+
+    Raises:
+        BwlabError: a bad base, adapter, folder, prompt or timestep.
+    """
     from bwlab_analysis.function.interaction import interaction
     from bwlab_analysis.function.losses import loss_interference
     from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, read_prompts
 
     times, prompts = checked_timesteps(look.timesteps), read_prompts(look.prompts)
-    lab = open_lab(look.base, build_manager(), look.device)
-    a, b = (lab.adapter(file) for file in files)
-    folders = [look.data_a, look.data_b]
-    inputs = gathered_inputs(lab, [] if prompts else folders, prompts, look.latents, look.seed)
-    losses = []
-    for name, own, other, folder in (("a", a, b, look.data_a), ("b", b, a, look.data_b)):
-        if folder is not None:
-            pictures = picture_inputs(lab.pipe, folder, look.latents, look.seed)
-            losses.append(
-                loss_interference(lab.pipe, lab.scheme, own, other, pictures, name, times, look.draws, look.seed)
+    lab = open_lab(look.base, manager, look.device)
+    adapters = {file: lab.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
+    folders = {"a": look.data_a, "b": look.data_b}
+    pictures = {name: lab.pictures(folder, look.latents) for name, folder in folders.items() if folder is not None}
+    inputs = gathered_inputs(lab, [] if prompts else list(pictures.values()), prompts, look.latents, look.seed)
+
+    def at_work(a: Adapter, b: Adapter) -> AtWork:
+        rest = times, look.draws, look.seed
+        losses = [
+            loss_interference(
+                lab.pipe, lab.scheme, own, other, pictures[name].inputs(look.latents, look.seed), name, *rest
             )
-    found = interaction(lab.pipe, lab.scheme, a, b, inputs, times, look.draws, look.seed)
-    return AtWork(lab.scheme, found, tuple(losses))
+            for name, own, other in (("a", a, b), ("b", b, a))
+            if name in pictures
+        ]
+        return AtWork(lab.scheme, interaction(lab.pipe, lab.scheme, a, b, inputs, *rest), tuple(losses))
 
-
-Pair = tuple[ConflictReport, tuple[Path, Path]]
+    return {(a, b): at_work(adapters[a], adapters[b]) for a, b in pairs}
 
 
 def _print_pair(
     console: Console,
     report: ConflictReport,
-    files: tuple[Path, Path],
-    at_work: dict[tuple[Path, Path], AtWork],
+    files: Files,
+    at_work: dict[Files, AtWork],
     cells: bool,
 ) -> None:
     from bwlab_analysis.tables import print_conflict
@@ -149,7 +158,7 @@ def _print_pair(
         print_advice(console, steps_of(found.blame), found.scheme)
 
 
-def _document(pairs: Sequence[Pair], at_work: dict[tuple[Path, Path], AtWork]) -> dict[str, Json]:
+def _document(pairs: Sequence[Pair], at_work: dict[Files, AtWork]) -> dict[str, Json]:
     documents = [
         {**conflict_document(report), **(at_work[files].document() if files in at_work else {})}
         for report, files in pairs

@@ -14,7 +14,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.pipelines import base_scheme, load_base
-from bwlab_analysis.function.inputs import Inputs, painted_inputs, picture_inputs
+from bwlab_analysis.function.inputs import Inputs, Pictures, encoded_pictures, painted_inputs
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
@@ -41,6 +41,10 @@ class Lab:
         """Return an adapter for this base; BwlabError if the file is broken or does not fit."""
         found = load_adapter(path, self.pipe.unet, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
         return found.to(self.pipe.unet.device, self.pipe.unet.dtype)
+
+    def pictures(self, folder: Path, most: int) -> Pictures:
+        """Return a folder's first pictures as latents; BwlabError for a bad folder, picture or caption."""
+        return encoded_pictures(self.pipe, folder, most)
 
 
 def open_lab(base: str, manager: PluginManager, device: str = "auto") -> Lab:
@@ -74,17 +78,16 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     return prompts
 
 
-def gathered_inputs(lab: Lab, folders: Sequence[Path | None], prompts: Sequence[str], count: int, seed: int) -> Inputs:
+def gathered_inputs(lab: Lab, folders: Sequence[Pictures], prompts: Sequence[str], count: int, seed: int) -> Inputs:
     """Return inputs from pictures where folders are given, in equal parts, else painted by the base for prompts.
 
     Raises:
-        BwlabError: a folder is bad, or there are neither folders nor prompts.
+        BwlabError: there are neither folders nor prompts.
     """
-    given = [folder for folder in folders if folder is not None]
-    if not given:
+    if not folders:
         return painted_inputs(lab.pipe, prompts, count, seed)
-    each = math.ceil(count / len(given))
-    return joined_inputs([picture_inputs(lab.pipe, folder, each, seed + index) for index, folder in enumerate(given)])
+    each = math.ceil(count / len(folders))
+    return joined_inputs([pictures.inputs(each, seed + index) for index, pictures in enumerate(folders)])
 
 
 def joined_inputs(parts: Sequence[Inputs]) -> Inputs:

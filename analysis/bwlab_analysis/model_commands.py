@@ -56,7 +56,8 @@ def activations_command(
     times, texts = checked_timesteps(timesteps), read_prompts(prompts)
     lab = open_lab(base, build_manager(), device)
     adapter = lab.adapter(file)
-    inputs = gathered_inputs(lab, [data], texts, latents, seed)
+    pictures = [] if data is None else [lab.pictures(data, latents)]
+    inputs = gathered_inputs(lab, pictures, texts, latents, seed)
     found = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
     show(
         lambda: activations_document(str(file), base, found),

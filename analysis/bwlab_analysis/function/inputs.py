@@ -49,8 +49,36 @@ class Inputs:
             yield replace(self, latents=self.latents[rows], noise=self.noise[rows], captions=self.captions[rows])
 
 
-def picture_inputs(pipe: Pipeline, folder: Path, count: int, seed: int) -> Inputs:
-    """Return the inputs of a folder of captioned pictures, each used equally often up to ``count`` latents.
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A folder of captioned pictures.
+
+    Attributes:
+        folder: where they are.
+        latents: ``(pictures, channels, h, w)``, scaled as the UNet expects them.
+        captions: one for each.
+    """
+
+    folder: Path
+    latents: Tensor
+    captions: tuple[str, ...]
+
+    def inputs(self, count: int, seed: int) -> Inputs:
+        """Return ``count`` inputs: of the first pictures, or of all, each used equally often."""
+        used = min(count, len(self.latents))
+        repeats = -(-count // used)
+        latents = self.latents[:used].repeat(repeats, 1, 1, 1)[:count]
+        captions = (self.captions[:used] * repeats)[:count]
+        return _noisy(latents, captions, seed, f"{used} pictures in {self.folder}")
+
+
+def encoded_pictures(pipe: Pipeline, folder: Path, most: int) -> Pictures:
+    """Return the first pictures of a folder as latents.
+
+    Args:
+        pipe: the base, whose autoencoder is used.
+        folder: as data sets are: pictures with captions.
+        most: no more pictures than these are read.
 
     Raises:
         BwlabError: no such folder, no picture in it, a broken picture or a missing caption.
@@ -59,15 +87,10 @@ def picture_inputs(pipe: Pipeline, folder: Path, count: int, seed: int) -> Input
     from bwlab.training.data.pictures import read_picture
     from bwlab.training.data_config import DataConfig
 
-    examples = read_dataset(DataConfig(folder=str(folder)))[:count]
+    examples = read_dataset(DataConfig(folder=str(folder)))[:most]
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
     pictures = torch.stack([read_picture(example.path, side) for example in examples])
-    latents = encoded(pipe, pictures)
-    repeats = -(-count // len(examples))
-    captions = tuple(example.caption for example in examples) * repeats
-    return _noisy(
-        latents.repeat(repeats, 1, 1, 1)[:count], captions[:count], seed, f"{len(examples)} pictures in {folder}"
-    )
+    return Pictures(folder, encoded(pipe, pictures), tuple(example.caption for example in examples))
 
 
 def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int, steps: int = 15) -> Inputs:
