@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ def show(
         report: folder of the report, or None.
         pictures: returns pictures for the report, by name.
     """
+    document = cache(document)
     if as_json:
         print_json(document())
     else:
