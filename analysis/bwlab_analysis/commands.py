@@ -10,18 +10,36 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bwlab.merging.model_weights import ModelWeights
+
 FileArgument = Annotated[Path, typer.Argument(help="An adapter file of any tool.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ReportOption = Annotated[
     Path | None, typer.Option(help="Also write report.html there, one file for a browser.", metavar="DIR")
 ]
 CellsOption = Annotated[bool, typer.Option("--cells", help="Also per cell: one resnet/attention pair.")]
+ModulesOption = Annotated[bool, typer.Option("--modules", help="Also per module.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Also relative to a base's weights: emoji, a diffusers folder, or a checkpoint.", show_default=False
+    ),
+]
 
 
 def norms_command(
-    file: FileArgument, as_json: JsonOption = False, cells: CellsOption = False, report: ReportOption = None
+    file: FileArgument,
+    base: WeightsOption = None,
+    as_json: JsonOption = False,
+    cells: CellsOption = False,
+    modules: ModulesOption = False,
+    report: ReportOption = None,
 ) -> None:
-    """Show per block and kind of module how much an adapter changes, and how many directions it uses."""
+    """Show per block and kind of module how much an adapter changes, and how many directions it uses.
+
+    With --base, also how much that is of the weights it changes; adapters such as OFT, whose files alone do not tell
+    their deltas, need it.
+    """
     from bwlab.cli.errors import warn
     from bwlab.plugins import build_manager
     from bwlab_analysis.documents import norms_document
@@ -30,14 +48,23 @@ def norms_command(
     from bwlab_analysis.showing import show
 
     manager = build_manager()
-    found = measure_norms(file, block_metrics(manager, warn), manager)
+    found = measure_norms(file, block_metrics(manager, warn), manager, weights_of(base))
 
     def tables(console: Console) -> None:
         from bwlab_analysis.tables import print_norms
 
-        print_norms(console, found, cells)
+        print_norms(console, found, cells, modules)
 
     show(lambda: norms_document(found), tables, as_json=as_json, report=report)
+
+
+def weights_of(base: str | None) -> ModelWeights | None:
+    """Return a base's weights, read as they are asked for; BwlabError if it is none."""
+    if base is None:
+        return None
+    from bwlab.merging.model_weights import open_model
+
+    return open_model(base)
 
 
 def conflict_command(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
 from bwlab.formats.contents import Formats
@@ -13,6 +14,9 @@ from bwlab_analysis.architecture import text_widths
 from bwlab_analysis.groups import Naming, grouped
 from bwlab_analysis.registry import ConflictMeasure, Measured, Parts
 from bwlab_analysis.weights import AdapterWeights, LeftOut, open_weights
+
+if TYPE_CHECKING:
+    from bwlab.merging.model_weights import ModelWeights
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,24 @@ class ConflictReport:
 
 
 def measure_conflict(
-    file_a: Path, file_b: Path, measures: Sequence[ConflictMeasure], formats: Formats | None = None
+    file_a: Path,
+    file_b: Path,
+    measures: Sequence[ConflictMeasure],
+    formats: Formats | None = None,
+    base: ModelWeights | None = None,
 ) -> ConflictReport:
     """Read two adapter files module by module and compare them.
 
+    Args:
+        file_a, file_b: the adapters.
+        measures: of pairs of deltas, plugins' included.
+        formats: knows the readers of formats; None: the built-in ones alone.
+        base: weights of the model they were made for, which the deltas of OFT and some others need.
+
     Raises:
-        BwlabError: a file cannot be read, or the two were made for different models.
+        BwlabError: a file cannot be read, the two were made for different models, or they do not fit the base.
     """
-    a, b = open_weights(file_a, formats), open_weights(file_b, formats)
+    a, b = open_weights(file_a, formats, base), open_weights(file_b, formats, base)
     _require_one_model(a, b)
     pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
     whole = Energies(_energy_a(pairs.values()), _energy_b(pairs.values()))

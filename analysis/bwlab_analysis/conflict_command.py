@@ -80,6 +80,7 @@ def run_conflict(
     """Compare adapters and print what was found; BwlabError for fewer than two, or for what is wrong with them."""
     from bwlab.cli.errors import warn
     from bwlab.plugins import build_manager
+    from bwlab_analysis.commands import weights_of
     from bwlab_analysis.installed import conflict_measures
 
     if len(files) < 2:
@@ -91,7 +92,8 @@ def run_conflict(
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
     manager = build_manager()
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
-    pairs = [(measure_conflict(a, b, measures, manager), (a, b)) for a, b in combinations(files, 2)]
+    weights = weights_of(look.base if look is not None else None)
+    pairs = [(measure_conflict(a, b, measures, manager, weights), (a, b)) for a, b in combinations(files, 2)]
     at_work = looked_at([files for _, files in pairs], look, manager) if look is not None else {}
 
     def tables(console: Console) -> None:

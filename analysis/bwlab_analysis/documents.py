@@ -12,6 +12,8 @@ from bwlab_analysis.verdict import shares_initialisation, verdict
 from bwlab_analysis.weights import LeftOut
 
 SCHEMA_VERSION = 1
+NORMS_VERSION = 2
+"""2: `base`, `modules`, and `base_norm` and `relative` in every group."""
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
@@ -20,13 +22,15 @@ def norms_document(report: NormsReport) -> dict[str, Json]:
     """The report of `bwlab analyze norms`; shares are 0..1, norms those of the delta with its scale."""
     return {
         "schema": "bwlab.analyze.norms",
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": NORMS_VERSION,
         "file": str(report.file),
+        "base": report.base,
         "scheme": report.scheme,
         "metrics": _summaries(report.metrics),
         "blocks": [_norms(group) for group in report.blocks],
         "kinds": [_norms(group) for group in report.kinds],
         "cells": [_norms(group) for group in report.cells],
+        "modules": [_norms(group) for group in report.modules],
         "total": _norms(report.total),
         "empty_blocks": list(report.empty_blocks),
         "left_out": _left_out(report.left_out),
@@ -62,6 +66,8 @@ def _norms(group: GroupNorms) -> dict[str, Json]:
         "rank_max": group.ranks[1],
         "norm": group.norm,
         "energy_share": group.share,
+        "base_norm": group.base_norm,
+        "relative": group.relative,
         **measures_document(group.measures),
     }
 

@@ -36,7 +36,7 @@ def multiple_text(overlap: Measured, words: bool = False) -> str:
 
 def angle_text(angle: Measured) -> str:
     """`62 (77)`: degrees, and about those of a random pair."""
-    return f"{angle.value:.0f} ({angle.random or 0.0:.0f})" if angle.value >= 1.0 else f"{angle.value:.2g}"
+    return f"{angle.value:.{0 if angle.value >= 1.0 else 2}f} ({angle.random or 0.0:.0f})"
 
 
 def signs_text(conflict: Measured) -> str:
@@ -57,6 +57,15 @@ def plain_text(measured: Measured) -> str:
 def share_text(share: float | None) -> str:
     """`12.3 %`; `-` of nothing."""
     return NONE if share is None else f"{100 * share:.1f} %"
+
+
+def relative_text(relative: float | None) -> str:
+    """`0.52 %` of the base's norm, two digits; `-` without a base.
+
+    >>> relative_text(0.00523), relative_text(1.234), relative_text(0.0)
+    ('0.52 %', '123 %', '0 %')
+    """
+    return NONE if relative is None else f"{100 * relative:.{2 if relative < 1 else 3}g} %"
 
 
 def _unsigned_zero(text: str) -> str:

@@ -12,6 +12,7 @@ from bwlab_analysis.figures import (
     cosine_text,
     multiple_text,
     plain_text,
+    relative_text,
     share_text,
     signs_text,
 )
@@ -58,14 +59,20 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDTH)
 
 
-def print_norms(console: Console, report: NormsReport, cells: bool) -> None:
-    """Print what `bwlab analyze norms` tells."""
+def print_norms(console: Console, report: NormsReport, cells: bool, modules: bool = False) -> None:
+    """Print what `bwlab analyze norms` tells; by cell and by module too if asked."""
     console.print(f"{report.file.name}: {report.total.modules} modules, block scheme {report.scheme}", soft_wrap=True)
+    if report.base is not None:
+        console.print(
+            f"Of the base: delta norm / norm of the weights that it changes, in {report.base}.", soft_wrap=True
+        )
     for head, groups in {"block": report.blocks, "kind": report.kinds, "cell": report.cells if cells else ()}.items():
         if groups:
             console.print(_norms_table(head, groups, report))
             for metrics in _chunks(report.metrics[BESIDE_NORMS:]):
                 console.print(_extra_norms_table(head, groups, report, metrics))
+    if modules:
+        console.print(_modules_table(report))
     if report.empty_blocks:
         console.print(f"Blocks without a module: {', '.join(report.empty_blocks)}.")
     _print_left_out(console, report.file.name, report.left_out)
@@ -108,8 +115,18 @@ def _chunks(measures: Sequence[Measure]) -> list[Sequence[Measure]]:
 
 def _norms_table(head: str, groups: Sequence[GroupNorms], report: NormsReport) -> Table:
     metrics = report.metrics[:BESIDE_NORMS]
-    table = new_table([head, "modules", "rank", "delta norm", "energy", *measure_heads(metrics)])
-    _fill(table, groups, report.total, lambda group: [*_norms_row(group), *measure_cells(metrics, group.measures)])
+    heads = ["modules", "rank", "delta norm", *_base_heads(report), "energy"]
+    table = new_table([head, *heads, *measure_heads(metrics)])
+    _fill(
+        table, groups, report.total, lambda group: [*_norms_row(group, report), *measure_cells(metrics, group.measures)]
+    )
+    return table
+
+
+def _modules_table(report: NormsReport) -> Table:
+    table = new_table(["module", "rank", "delta norm", *_base_heads(report)])
+    for module in report.modules:
+        table.add_row(module.name, str(module.ranks[0]), f"{module.norm:.4g}", *_base_cells(module, report))
     return table
 
 
@@ -121,10 +138,19 @@ def _extra_norms_table(
     return table
 
 
-def _norms_row(group: GroupNorms) -> list[str]:
+def _norms_row(group: GroupNorms, report: NormsReport) -> list[str]:
     low, high = group.ranks
     rank = str(low) if low == high else f"{low}-{high}"
-    return [group.name, str(group.modules), rank, f"{group.norm:.4g}", share_text(group.share)]
+    of_base = _base_cells(group, report)
+    return [group.name, str(group.modules), rank, f"{group.norm:.4g}", *of_base, share_text(group.share)]
+
+
+def _base_heads(report: NormsReport) -> list[str]:
+    return [] if report.base is None else ["of the base"]
+
+
+def _base_cells(group: GroupNorms, report: NormsReport) -> list[str]:
+    return [] if report.base is None else [relative_text(group.relative)]
 
 
 def _energy_table(head: str, groups: Sequence[GroupConflict], total: GroupConflict) -> Table:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from bwlab.errors import BwlabError
 from bwlab.formats.architecture import scheme_of
 from bwlab.formats.contents import AdapterContents, Formats, ModuleWeights, read_contents
 from bwlab.lowrank import FactoredMatrix
+
+if TYPE_CHECKING:
+    from bwlab.merging.model_weights import ModelWeights
+
+NUMBERS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class AdapterWeights:
         cells: module path -> cell, one resnet/attention pair.
         shapes: module path -> (out, in) of its delta; `in` of a convolution is channels x k x k.
         left_out: what the file holds beside these.
+        base: the model's weights, where they were given.
     """
 
     contents: AdapterContents
@@ -59,6 +66,7 @@ class AdapterWeights:
     cells: Mapping[str, str]
     shapes: Mapping[str, tuple[int, int]]
     left_out: tuple[LeftOut, ...]
+    base: ModelWeights | None = None
 
     @property
     def path(self) -> Path:
@@ -74,37 +82,52 @@ class AdapterWeights:
         factors = module.factors()
         if factors is not None:
             return factors
-        dense = np.asarray(module.delta(), np.float64).reshape(self.shapes[path])
+        weight = self.base.weight(path) if self.base is not None else None
+        dense = np.asarray(module.delta(weight), np.float64).reshape(self.shapes[path])
         out, inner = dense.shape
         return FactoredMatrix(np.eye(out), dense) if out <= inner else FactoredMatrix(dense, np.eye(inner))
+
+    def base_energy(self, path: str) -> float | None:
+        """`|W|_F^2` of the base's weight that a module changes; None without a base."""
+        if self.base is None:
+            return None
+        weight = self.base.weight(path).reshape(-1)
+        rows = (
+            weight[start : start + NUMBERS_AT_ONCE].astype(np.float64)
+            for start in range(0, len(weight), NUMBERS_AT_ONCE)
+        )
+        return math.fsum(float(row @ row) for row in rows)
 
     def rank(self, path: str) -> int:
         """The rank in the file's own sense; of a module without one, the shorter side of its delta."""
         return self.contents.modules[path].rank() or min(self.shapes[path])
 
 
-def open_weights(path: Path, formats: Formats | None = None) -> AdapterWeights:
+def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights | None = None) -> AdapterWeights:
     """The matrices of an adapter file.
 
     Args:
         path: of the file.
         formats: knows the readers of formats, plugins' included; None: the built-in ones alone.
+        base: weights of the model that it was made for, which the deltas of OFT and some others need.
 
     Raises:
-        BwlabError: the file is broken, of no known dialect, or none of its modules is a matrix that it tells alone.
+        BwlabError: the file is broken, of no known dialect, none of its modules is a matrix that is known, or they do
+            not fit the base.
     """
     contents = read_contents(path, formats)
     scheme = scheme_of(contents.architecture)
     blocks = {path: block for path in contents.modules if (block := scheme.block_of(path)) is not None}
-    reasons = {path: _reason(module, path in blocks) for path, module in contents.modules.items()}
-    shapes = {path: _shape(module) for path, module in contents.modules.items() if reasons[path] is None}
+    reasons = {path: _reason(module, path in blocks, base) for path, module in contents.modules.items()}
+    known = {path: module for path, module in contents.modules.items() if reasons[path] is None}
+    shapes = {path: _shape(module, base) for path, module in known.items()}
     left_out = _left_out(reasons, contents.unknown)
     if not shapes:
         tokens = [f"embeddings of {', '.join(contents.embeddings)}"] if contents.embeddings else []
         found = "; ".join([*tokens, *(part.line for part in left_out)])
-        raise BwlabError(
-            f"reading adapter {path}", found, "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
-        )
+        needs_base = any(module.needs_base for module in contents.modules.values()) and base is None
+        fix = "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
+        raise BwlabError(f"reading adapter {path}", found, "Give its base model with --base" if needs_base else fix)
     ordered = sorted(shapes, key=lambda path: scheme.blocks().index(blocks[path]))
     return AdapterWeights(
         contents=contents,
@@ -114,14 +137,17 @@ def open_weights(path: Path, formats: Formats | None = None) -> AdapterWeights:
         cells={path: scheme.cell_of(path) or blocks[path] for path in ordered},
         shapes={path: shapes[path] for path in ordered},
         left_out=left_out,
+        base=base,
     )
 
 
-def _reason(module: ModuleWeights, in_scheme: bool) -> str | None:
-    """Why a module's delta is no matrix that the file alone tells, or None if it is."""
+def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -> str | None:
+    """Why a module's delta is no matrix that the file, or the base with it, tells, or None if it is."""
     if not in_scheme:
         return "no module of a known UNet or text encoder"
     if module.needs_base:
+        if base is not None:
+            return None
         return f"{module.algorithm}, whose deltas need the base model's weights"
     if module.shape is None:
         return f"type {module.algorithm}, which only its plugin understands"
@@ -138,6 +164,15 @@ def _left_out(reasons: Mapping[str, str | None], unknown: Iterable[str]) -> tupl
     return (*parts, *([LeftOut("keys that nobody understands", keys)] if keys else []))
 
 
-def _shape(module: ModuleWeights) -> tuple[int, int]:
-    assert module.shape is not None
-    return module.shape[0], math.prod(module.shape[1:])
+def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
+    """Of the delta as a matrix; BwlabError if the base's weight has another."""
+    own = module.shape
+    if base is None:
+        assert own is not None
+        return own[0], math.prod(own[1:])
+    weight = base.shape(module.path)
+    if own is not None and (own[0] != weight[0] or math.prod(own) != math.prod(weight)):
+        fix = "Give the base that the adapter was made for"
+        found = f"{module.path} is {own} in the adapter and {weight} in the base"
+        raise BwlabError(f"adapter {module.source} on {base.name}", found, fix)
+    return weight[0], math.prod(weight[1:])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from bwlab.cli.app import main
+from tests.analysis.small_bases import SCHEMES, save_small_base
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,9 @@ def bwlab(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
         return Outcome(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session", params=SCHEMES)
+def small_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a base with the very modules of SD 1.4, of SD 2.1 and of SDXL."""
+    return save_small_base(request.param, tmp_path_factory.mktemp("bases") / request.param)

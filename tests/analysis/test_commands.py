@@ -101,7 +101,7 @@ def test_tables_fit_100_columns(bwlab: Run, pair: tuple[Path, Path]) -> None:
 def test_json_has_the_numbers_of_the_table(bwlab: Run, pair: tuple[Path, Path]) -> None:
     table = bwlab("analyze", "norms", pair[1]).out
     document = json.loads(bwlab("analyze", "norms", pair[1], "--json").out)
-    assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.norms", 1)
+    assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.norms", 2)
     for group in (*document["blocks"], *document["kinds"], document["total"]):
         row = next(line for line in lines(table) if line.split()[0] == group["name"])
         shown = [float(number) for number in re.findall(r"(?<![a-z])\d+(?:\.\d+)?", row.replace(group["name"], "", 1))]

@@ -39,7 +39,10 @@ def norms_section(document: Document) -> str:
     metrics = list(document["metrics"])
     maps = {"energy share": {group["name"]: group["energy_share"] for group in document["blocks"]}}
     maps |= {metric: _values(document["blocks"], metric) for metric in metrics}
-    heads = ["modules", "rank", "delta norm", "energy share", *metrics]
+    of_base = document["base"] is not None
+    if of_base:
+        maps = {"of the base": {group["name"]: group["relative"] for group in document["blocks"]}} | maps
+    heads = ["modules", "rank", "delta norm", *(["of the base"] if of_base else ()), "energy share", *metrics]
 
     def row(group: Document) -> list[Cell]:
         low, high = group["rank_min"], group["rank_max"]
@@ -49,6 +52,7 @@ def norms_section(document: Document) -> str:
             Cell(str(group["modules"]), group["modules"]),
             Cell(ranks, group["rank_max"]),
             number_cell(group["norm"], digits=3),
+            *([number_cell(group["relative"], digits=4)] if of_base else ()),
             number_cell(group["energy_share"], digits=3),
             *(_measure(group.get(metric)) for metric in metrics),
         ]
