@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
-from bwlab.adapters.narrow_conv import NarrowConv
+from bwlab.adapters.products import geometry_of, lowered, lowered_fast, plus_raised, raised
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
 
@@ -31,7 +30,7 @@ class LowRankLayer(AdapterLayer):
 
     def __init__(self, layer: BaseLayer, down: Tensor, up: Tensor, alpha: float) -> None:
         super().__init__()
-        _check_geometry(layer)
+        self._geometry = geometry_of(layer)
         self.weight_shape = tuple(layer.weight.shape)
         self.rank = int(down.shape[0])
         check_rank_and_alpha(self.rank, alpha)
@@ -39,7 +38,6 @@ class LowRankLayer(AdapterLayer):
         _check_shapes(self.weight_shape, down, up)
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)
-        self._conv = _conv_geometry(layer) if isinstance(layer, nn.Conv2d) else None
 
     @property
     def scale(self) -> float:
@@ -86,51 +84,17 @@ class LowRankLayer(AdapterLayer):
 
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
         """`s * up(down(x))`, of `base_output`'s shape."""
-        return self._raised(self._lowered(x)) * self.scale
+        return raised(lowered(x, self.down, self._geometry), self.up) * self.scale
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """`total + scale * s * up(down(x))`, with one pass over `total` in place of four.
+        """`total + scale * s * up(down(x))`, in one pass over `total`.
 
-        The scale is folded into the product and the product into the sum. For the backward pass only x, which the
-        neighbours share, and `down(x)` are kept.
+        For the backward pass only x, which the neighbours share, and `down(x)` are kept.
         """
         if type(self).forward is not LowRankLayer.forward:
             return super().add_to(total, x, base_output, scale)  # a type that computes something else
-        hidden, strength = self._lowered_fast(x), scale * self.scale
-        if hidden.dtype != total.dtype:
-            return total + (self._raised(hidden) * strength).to(total.dtype)
-        if self._conv is None:
-            rows = torch.addmm(total.flatten(0, -2), hidden.flatten(0, -2), self.up.t(), alpha=strength)
-            return rows.view(total.shape)
-        up = self.up.flatten(1).expand(len(total), -1, -1)
-        return torch.baddbmm(total.flatten(2), up, hidden.flatten(2), alpha=strength).view(total.shape)
-
-    def _lowered(self, x: Tensor) -> Tensor:
-        """`down(x)`: `(..., rank)`, or `(batch, rank, h', w')`."""
-        if self._conv is None:
-            return F.linear(x, self.down)
-        stride, padding, dilation = self._conv
-        return F.conv2d(x, self.down, None, stride, padding, dilation)
-
-    def _lowered_fast(self, x: Tensor) -> Tensor:
-        """`down(x)` by matrix products where PyTorch's convolution is slow, above all backwards.
-
-        That is on CPUs, for 1 x 1 convolutions and in half precision; otherwise both are alike.
-        """
-        if self._conv is None or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._lowered(x)
-        (stride, padding, dilation), kernel = self._conv, self.down.shape[2:]
-        if stride != (1, 1) or dilation != (1, 1) or isinstance(padding, str) or max(padding) >= min(kernel):
-            return self._lowered(x)
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if dtype.itemsize > 2 and kernel.numel() > 1:
-            return self._lowered(x)
-        hidden: Tensor = NarrowConv.apply(x.to(dtype), self.down.to(dtype), padding)
-        return hidden
-
-    def _raised(self, hidden: Tensor) -> Tensor:
-        """`up(hidden)`: `(..., out)`, or `(batch, out, h', w')`."""
-        return F.linear(hidden, self.up) if self._conv is None else F.conv2d(hidden, self.up)
+        hidden = lowered_fast(x, self.down, self._geometry)
+        return plus_raised(total, hidden, self.up, scale * self.scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
         """`s * up @ down` as a weight of shape `weight_shape`; the base weight is not needed."""
@@ -143,22 +107,6 @@ class LowRankLayer(AdapterLayer):
 
         up = self.up.detach().flatten(1).double().cpu() * self.scale
         return FactoredMatrix(up.numpy(), self.down.detach().flatten(1).double().cpu().numpy())
-
-
-def _conv_geometry(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int] | str, tuple[int, int]]:
-    """(stride, padding, dilation) of a conv, as plain values."""
-    stride, padding, dilation = layer.stride, layer.padding, layer.dilation
-    plain_padding = padding if isinstance(padding, str) else (padding[0], padding[1])
-    return (stride[0], stride[1]), plain_padding, (dilation[0], dilation[1])
-
-
-def _check_geometry(layer: BaseLayer) -> None:
-    if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros"):
-        raise BwlabError(
-            "a low-rank adapter on a convolution",
-            f"it has groups={layer.groups} and padding_mode={layer.padding_mode!r}",
-            "Only plain convolutions (groups=1, zero padding) can be adapted",
-        )
 
 
 def _check_shapes(weight_shape: tuple[int, ...], down: Tensor, up: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
 from bwlab.adapters.lowrank_layer import LowRankLayer
-from bwlab.adapters.products import geometry_of, lowered, plus_raised, raised
+from bwlab.adapters.products import geometry_of, lowered_fast, plus_raised, raised
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab_ortho.orthonormal import orthonormal
@@ -123,12 +123,12 @@ class OrthoLayer(AdapterLayer):
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
         """`alpha / rank * U diag(s) V^T x`, of `base_output`'s shape."""
         up, down = self._factors(self.alpha / self.rank)
-        return raised(lowered(x, down, self._geometry), up)
+        return raised(lowered_fast(x, down, self._geometry), up)
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
         """`total` with `scale` times what `forward` gives added, in one pass over `total`."""
         up, down = self._factors(self.alpha / self.rank)
-        return plus_raised(total, lowered(x, down, self._geometry), up, scale)
+        return plus_raised(total, lowered_fast(x, down, self._geometry), up, scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
         """`alpha / rank * U diag(s) V^T` as a weight of shape `weight_shape`; the base weight is not needed."""
