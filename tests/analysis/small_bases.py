@@ -85,7 +85,13 @@ def save_small_base(scheme: str, folder: Path) -> Path:
 
 
 def adapter_file(
-    path: Path, unet: UNet2DConditionModel, algorithm: str, blocks: Iterable[str], seed: int, size: float = 0.3
+    path: Path,
+    unet: UNet2DConditionModel,
+    algorithm: str,
+    blocks: Iterable[str],
+    seed: int,
+    size: float = 0.3,
+    alpha: float | None = None,
 ) -> Path:
     """Write an adapter of random numbers and return its path.
 
@@ -96,12 +102,15 @@ def adapter_file(
         blocks: beginnings of module paths: ``["up_blocks.1."]``.
         seed: of the numbers.
         size: standard deviation of the numbers.
+        alpha: None: the file has none; of ``"oft"`` it has 0 in any case.
     """
     draw = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
     for name, (kind, shape) in layer_shapes(unet).items():
         if name.startswith(tuple(blocks)) and (kind == "linear" or algorithm not in ("lora", "ortho")):
             leaves = _leaves(algorithm, shape, draw, size)
+            if alpha is not None and algorithm != "oft":
+                leaves["alpha"] = np.array(alpha)
             key = kohya_name_of(name)
             tensors |= {f"{key}.{leaf}": np.ascontiguousarray(values, np.float32) for leaf, values in leaves.items()}
     return write(path, tensors)
