@@ -59,6 +59,12 @@ def share_text(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f} %"
 
 
+def rank_text(rank: Measured) -> str:
+    """`2.9 of 3`, `907 of 1188`: the effective rank and the rank that the factors have."""
+    of_rank = rank.details["of_rank"]
+    return f"{rank.value:.{0 if of_rank >= 100 else 1}f} of {of_rank:.{3 if of_rank < 1000 else 4}g}"
+
+
 def relative_text(relative: float | None) -> str:
     """`0.52 %` of the base's norm, two digits; `-` without a base.
 

@@ -12,6 +12,7 @@ from bwlab_analysis.figures import (
     cosine_text,
     multiple_text,
     plain_text,
+    rank_text,
     relative_text,
     share_text,
     signs_text,
@@ -33,7 +34,7 @@ WIDTH = 100
 BESIDE_NORMS, ABREAST = 2, 4
 
 FORMATS: dict[str, Callable[[Measured], str]] = {
-    "effective_rank": lambda rank: f"{rank.value:.1f} of {rank.details['of_rank']:.3g}",
+    "effective_rank": rank_text,
     "top1_share": lambda top: f"{100 * top.value:.0f} % ({100 * top.details['flat']:.0f} %)",
     "cosine": cosine_text,
     "out_overlap": multiple_text,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bwlab.merging.model_weights import ModelWeights
 
 NUMBERS_AT_ONCE = 1 << 20
+FITTING = "Give the base that the adapter was made for"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
     blocks = {path: block for path in contents.modules if (block := scheme.block_of(path)) is not None}
     reasons = {path: _reason(module, path in blocks, base) for path, module in contents.modules.items()}
     known = {path: module for path, module in contents.modules.items() if reasons[path] is None}
+    if base is not None:
+        _require_layers(path, known, base)
     shapes = {path: _shape(module, base) for path, module in known.items()}
     left_out = _left_out(reasons, contents.unknown)
     if not shapes:
@@ -139,6 +142,14 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
         left_out=left_out,
         base=base,
     )
+
+
+def _require_layers(file: Path, paths: Iterable[str], base: ModelWeights) -> None:
+    wanted = list(paths)
+    missing = [path for path in wanted if f"{path}.weight" not in base.tensors]
+    if missing:
+        found = f"the base lacks {len(missing)} of its {len(wanted)} layers, first {missing[0]}"
+        raise BwlabError(f"adapter {file} on {base.name}", found, FITTING)
 
 
 def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -> str | None:
@@ -172,7 +183,6 @@ def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
         return own[0], math.prod(own[1:])
     weight = base.shape(module.path)
     if own is not None and (own[0] != weight[0] or math.prod(own) != math.prod(weight)):
-        fix = "Give the base that the adapter was made for"
         found = f"{module.path} is {own} in the adapter and {weight} in the base"
-        raise BwlabError(f"adapter {module.source} on {base.name}", found, fix)
+        raise BwlabError(f"adapter {module.source} on {base.name}", found, FITTING)
     return weight[0], math.prod(weight[1:])

@@ -21,7 +21,7 @@ from bwlab_analysis.groups import kind_of
 from bwlab_analysis.norms import GroupNorms, measure_norms
 from bwlab_analysis.pairs import COSINE
 from tests.analysis.conftest import Outcome
-from tests.analysis.kohya import write
+from tests.analysis.kohya import kohya, write
 from tests.analysis.small_bases import ALGORITHMS, adapter_file
 
 Run = Callable[..., Outcome]
@@ -131,3 +131,15 @@ def test_what_does_not_fit_the_base_is_told_in_one_line(bwlab: Run, small_base: 
         outcome = bwlab("analyze", "norms", foreign, "--base", base)
         assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
         assert words in outcome.err
+
+
+def test_tables_of_whole_deltas_fit_100_columns(bwlab: Run, tmp_path: Path) -> None:
+    """Full ranks of wide layers have four digits, and a rank column that says from where to where."""
+    shapes = {"mid_block.attentions.0.proj_in": (1279, 1021), "mid_block.attentions.0.proj_out": (771, 1283)}
+    draw = np.random.default_rng(0)
+    tensors = {f"{kohya(path)}.diff": draw.standard_normal(shape, np.float32) for path, shape in shapes.items()}
+    outcome = bwlab("analyze", "norms", write(tmp_path / "a.safetensors", tensors))
+    assert outcome.code == 0, outcome.err
+    assert "…" not in outcome.out
+    assert max(map(len, (line.rstrip() for line in outcome.out.splitlines()))) <= 100
+    assert " of 896 " in outcome.out

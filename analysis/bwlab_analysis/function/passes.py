@@ -11,9 +11,10 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError
 from bwlab.training.objective import noise_schedule, training_target
 from bwlab_analysis.function.inputs import Inputs, variant_texts
-from bwlab_analysis.function.variants import Variants
+from bwlab_analysis.function.variants import BASE, Variants
 from bwlab_analysis.gates import GatedUNet, OnBlock
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 96
 """Latents times variants in one forward pass, at most; but one latent at least."""
+FIXES = {
+    True: "The base itself is broken; use another one",
+    False: "That adapter is broken or far too strong; look at it with 'bwlab analyze norms'",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,7 @@ class Pass:
         times: ``(latents,)``, all the same.
         texts: what the variants read, of these latents.
         gated: the UNet in all variants.
+        names: of the variants.
     """
 
     time: int
@@ -44,10 +50,22 @@ class Pass:
     times: Tensor
     texts: Sequence[Mapping[str, Any]]
     gated: GatedUNet
+    names: tuple[str, ...]
 
     def run(self, on_block: OnBlock | None = None) -> Tensor:
-        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `GatedUNet`."""
-        return self.gated.forward(self.noisy, self.times, self.texts, on_block)
+        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `GatedUNet`.
+
+        Raises:
+            BwlabError: a variant's output is NaN or infinite.
+        """
+        output = self.gated.forward(self.noisy, self.times, self.texts, on_block)
+        broken = [name for name, values in zip(self.names, output, strict=True) if not values.isfinite().all()]
+        if broken:
+            found = (
+                f"NaN or infinity at timestep {self.time} in {len(broken)} of {len(self.names)} settings: {broken[0]}"
+            )
+            raise BwlabError("running the UNet", found, FIXES[broken[0] == BASE])
+        return output
 
 
 def passes(
@@ -78,4 +96,6 @@ def passes(
             times = torch.full((len(piece),), time, device=piece.latents.device)
             noisy = schedule.add_noise(piece.latents, piece.noise, times)
             target = training_target(schedule, piece.latents, piece.noise, times)
-            yield Pass(time, slice(place * size, place * size + len(piece)), noisy, target, times, read, gated)
+            yield Pass(
+                time, slice(place * size, place * size + len(piece)), noisy, target, times, read, gated, variants.names
+            )
