@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from bwlab_analysis.registry import Measured
 
@@ -16,6 +17,15 @@ def decimals_for(spread: float, least: int = 3) -> int:
     (4, 5, 3)
     """
     return least if spread <= 0.0 else max(least, math.ceil(-math.log10(spread)) + 1)
+
+
+def decimals_of_column(values: Iterable[float], least: int = 2, most: int = 4) -> int:
+    """So many decimals that the largest of these numbers shows two digits.
+
+    >>> decimals_of_column([0.5, 0.001]), decimals_of_column([0.012]), decimals_of_column([0.0])
+    (2, 3, 2)
+    """
+    return min(most, decimals_for(max(map(abs, values), default=0.0), least))
 
 
 def cosine_text(cosine: Measured, words: bool = False) -> str:

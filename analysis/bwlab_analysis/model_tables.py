@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bwlab_analysis.advice import Step, notations_of, specs_of
-from bwlab_analysis.figures import NONE
+from bwlab_analysis.figures import NONE, decimals_of_column
 from bwlab_analysis.places import ALL_TIMES
 from bwlab_analysis.registry import Measured
 from bwlab_analysis.tables import new_table
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.recommend import Trial
 
 SCORERS_ABREAST = 3
+EFFECTS = ("effect_a", "effect_b")
 INTERACTION_HEADS = {
     "effect_a": "effect of a",
     "effect_b": "effect of b",
@@ -43,9 +44,11 @@ def print_interaction(console: Console, report: InteractionReport) -> None:
         soft_wrap=True,
     )
     table = new_table(["block", *INTERACTION_HEADS.values()])
-    for place in report.places:
-        if place.timestep == ALL_TIMES:
-            table.add_row(place.block, *(_beside(place.measures[name]) for name in INTERACTION_HEADS))
+    whole = [place for place in report.places if place.timestep == ALL_TIMES]
+    effects = [place.measures[name] for place in whole for name in EFFECTS]
+    digits = dict.fromkeys(INTERACTION_HEADS, 2) | dict.fromkeys(EFFECTS, _digits(effects))
+    for place in whole:
+        table.add_row(place.block, *(_beside(place.measures[name], digits[name]) for name in INTERACTION_HEADS))
     console.print(table)
 
 
@@ -104,8 +107,9 @@ def print_activations(console: Console, name: str, report: ActivationReport) -> 
     blocks = list(dict.fromkeys(one.block for one in report.changes))
     for measure in report.changes[0].measures:
         table = new_table([measure, *(f"t {time}" for time in report.timesteps)])
+        digits = _digits([one.measures[measure] for one in report.changes])
         for block in blocks:
-            row = [_beside(report.at(block, time).measures[measure]) for time in report.timesteps]
+            row = [_beside(report.at(block, time).measures[measure], digits) for time in report.timesteps]
             table.add_row(block, *row)
         console.print(table)
 
@@ -165,15 +169,19 @@ def print_trials(console: Console, trials: Sequence[Trial], scheme: BlockScheme)
             console.print(f"     {name}: {text}", soft_wrap=True)
 
 
-def _beside(measured: Measured | None) -> str:
+def _digits(column: Iterable[Measured | None]) -> int:
+    return decimals_of_column(one.value for one in column if one is not None)
+
+
+def _beside(measured: Measured | None, digits: int) -> str:
     if measured is None:
         return NONE
-    random = "" if measured.random is None else f" ({_number(measured.random)})"
-    return f"{_number(measured.value)}{random}"
+    random = "" if measured.random is None else f" ({_number(measured.random, digits)})"
+    return f"{_number(measured.value, digits)}{random}"
 
 
-def _number(value: float) -> str:
-    text = f"{value:.2f}"
+def _number(value: float, digits: int = 2) -> str:
+    text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from bwlab_analysis.figures import decimals_of_column
 from bwlab_analysis.report.markup import fill_of, number
 
 WIDTH, STEP, BOX, HEIGHT = 460, 66, 130, 52
@@ -38,7 +39,10 @@ def _values(measures: Measures) -> dict[str, dict[str, dict[str, str]]]:
     found = {}
     for name, values in measures.items():
         most = max((abs(value) for value in values.values()), default=0.0)
-        found[name] = {block: {"text": number(value), "fill": fill_of(value, most)} for block, value in values.items()}
+        digits = decimals_of_column(values.values())
+        found[name] = {
+            block: {"text": number(value, digits), "fill": fill_of(value, most)} for block, value in values.items()
+        }
     return found
 
 
