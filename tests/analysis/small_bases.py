@@ -112,7 +112,7 @@ def adapter_file(
             if alpha is not None and algorithm != "oft":
                 leaves["alpha"] = np.array(alpha)
             key = kohya_name_of(name)
-            tensors |= {f"{key}.{leaf}": np.ascontiguousarray(values, np.float32) for leaf, values in leaves.items()}
+            tensors |= {f"{key}.{leaf}": np.array(values, np.float32, order="C") for leaf, values in leaves.items()}
     return write(path, tensors)
 
 
