@@ -101,7 +101,10 @@ def loss_interference(
     """
     has_blocks = bool(blocks_of(other))
     drawn = [random_like(other, pipe.unet, seed + 1 + draw).only(in_unet) for draw in range(draws if has_blocks else 0)]
-    variants = pair_variants(own, other, (), drawn, True)
+    settings = [BASE, A, BOTH, *(random_name(B, draw, alone=False) for draw in range(len(drawn)))]
+    settings += [without(B, block, alone=False) for block in blocks_of(other)]
+    settings += [without(A, block, alone=False) for block in blocks_of(own)]
+    variants = pair_variants(own, other, (), drawn, True).only(settings)
     losses = torch.zeros(len(variants.names), len(inputs), dtype=torch.float64)
     for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps):
         losses[:, one.rows] += _losses(one) / len(timesteps)

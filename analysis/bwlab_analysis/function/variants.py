@@ -29,6 +29,10 @@ class Variants:
         """Return the place of a variant."""
         return self.names.index(name)
 
+    def only(self, names: Sequence[str]) -> Variants:
+        """Return these variants alone, of the same adapters."""
+        return Variants(self.adapters, tuple(names), tuple(self.gates[self.index(name)] for name in names))
+
 
 def random_name(replaced: str, draw: int, *, alone: bool) -> str:
     """Return the name of the variant in which ``replaced`` (a or b) is a random adapter, alone or with the other."""
