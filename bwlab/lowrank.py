@@ -1,6 +1,7 @@
 """A low-rank product `up @ down` as a value with its own norm, spectrum and inner product, never multiplied out.
 
-Only numpy, in float64. The idea of the value is TransformerLens' `FactoredMatrix`.
+Only numpy; every product is that of float64, whatever floats the factors are held in. The idea of the value is
+TransformerLens' `FactoredMatrix`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bwlab.grams import Floats, gram
 from bwlab.triangles import SMALL_RANK, Triangle, cholesky, thin_qr
 
 Array = npt.NDArray[np.float64]
@@ -52,29 +54,37 @@ class Overlap:
         return self.fraction / self.chance
 
 
-@dataclass(frozen=True, eq=False)
 class FactoredMatrix:
-    """The matrix `up @ down` of shape `(out, in)`, held as its factors.
+    """The matrix `scale * up @ down` of shape `(out, in)`, held as its factors.
 
-    Of a convolution, `in` is channels x k x k. Any scale (alpha / rank) is folded into `up` by whoever makes the value.
-
-    Attributes:
-        up: `(out, r)`, finite.
-        down: `(r, in)`, finite.
-
-    Raises:
-        ValueError: the factors are not two matrices that can be multiplied.
+    Of a convolution, `in` is channels x k x k.
     """
 
-    up: Array
-    down: Array
+    def __init__(self, up: Floats, down: Floats, scale: float = 1.0) -> None:
+        """Take the factors, which have to be finite; half and single precision are widened where they are needed.
 
-    def __post_init__(self) -> None:
-        up, down = np.asarray(self.up, dtype=np.float64), np.asarray(self.down, dtype=np.float64)
-        if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
-            raise ValueError(f"factors of shapes {up.shape} and {down.shape} do not make a matrix")
-        object.__setattr__(self, "up", up)
-        object.__setattr__(self, "down", down)
+        Args:
+            up: `(out, r)`.
+            down: `(r, in)`.
+            scale: alpha / rank, where it is not yet in `up`.
+
+        Raises:
+            ValueError: the factors are not two matrices that can be multiplied.
+        """
+        self._up, self._down, self._scale = _floats(up), _floats(down), scale
+        if self._up.ndim != 2 or self._down.ndim != 2 or self._up.shape[1] != self._down.shape[0]:
+            raise ValueError(f"factors of shapes {self._up.shape} and {self._down.shape} do not make a matrix")
+
+    @cached_property
+    def up(self) -> Array:
+        """`(out, r)`, with the scale in it."""
+        wide = self._up.astype(np.float64, copy=False)
+        return wide if self._scale == 1.0 else wide * self._scale
+
+    @cached_property
+    def down(self) -> Array:
+        """`(r, in)`."""
+        return self._down.astype(np.float64, copy=False)
 
     @classmethod
     def of_svd(cls, left: Array, values: Array, right: Array) -> FactoredMatrix:
@@ -94,17 +104,17 @@ class FactoredMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """`(out, in)` of the product."""
-        return self.up.shape[0], self.down.shape[1]
+        return self._up.shape[0], self._down.shape[1]
 
     @property
     def inner_rank(self) -> int:
         """The width r of the factors; the rank of the product is at most this."""
-        return int(self.up.shape[1])
+        return int(self._up.shape[1])
 
     @property
     def T(self) -> FactoredMatrix:
         """The transpose, `(in, out)`."""
-        return FactoredMatrix(self.down.T, self.up.T)
+        return FactoredMatrix(self._down.T, self._up.T, self._scale)
 
     def dense(self) -> Array:
         """The product, `(out, in)`: for tests and small matrices."""
@@ -112,7 +122,7 @@ class FactoredMatrix:
 
     def scaled(self, factor: float) -> FactoredMatrix:
         """This matrix times a number."""
-        return FactoredMatrix(self.up * factor, self.down)
+        return FactoredMatrix(self._up, self._down, self._scale * factor)
 
     def norm(self) -> float:
         """The Frobenius norm, `sqrt(sum((up^T up) * (down down^T)))`; exactly 0 where rounding alone is left."""
@@ -125,17 +135,23 @@ class FactoredMatrix:
         """`trace(self^T other) = sum((up_a^T up_b) * (down_a down_b^T))`; ValueError if the shapes differ."""
         if self.shape != other.shape:
             raise ValueError(f"no inner product between shapes {self.shape} and {other.shape}")
+        self.crossed(other)  # Before the Gram matrices of each alone, which come with it.
         up, down = self._without_cancellation.crossed(other._without_cancellation)
         return float(np.sum(up * down))
 
     def crossed(self, other: FactoredMatrix) -> tuple[Array, Array]:
         """`up_a^T up_b` and `down_a down_b^T`, `(r_a, r_b)` each: all that two matrices share is told by these.
 
-        Those of the last partner are kept, as several measures of one pair need them.
+        Those of the last partner are kept, as several measures of one pair need them. With them come the Gram matrices
+        of both, so a pair costs least where this is asked for first.
         """
         kept: tuple[FactoredMatrix, Array, Array] | None = self.__dict__.get("_crossed")
         if kept is None or kept[0] is not other:
-            kept = (other, self.up.T @ other.up, self.down @ other.down.T)
+            rank, ups, downs = self.inner_rank, gram(self._up, other._up), gram(self._down.T, other._down.T)
+            for matrix, own in ((self, slice(None, rank)), (other, slice(rank, None))):
+                matrix.__dict__.setdefault("up_gram", ups[own, own] * matrix._scale**2)
+                matrix.__dict__.setdefault("down_gram", downs[own, own])
+            kept = (other, ups[:rank, rank:] * (self._scale * other._scale), downs[:rank, rank:])
             self.__dict__["_crossed"] = kept
         return kept[1], kept[2]
 
@@ -192,14 +208,18 @@ class FactoredMatrix:
 
     def out_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the column spaces (what is written); None where either matrix is zero."""
-        if self._triangles is not None and other._triangles is not None and self.shape == other.shape:
-            return _gram_overlap(self.crossed(other)[0], self._triangles[0], other._triangles[0], self.shape[0])
+        triangles = self._triangles_with(other)
+        if triangles is not None:
+            a, b = triangles
+            return _gram_overlap(self.crossed(other)[0], a[0], b[0], self.shape[0])
         return _overlap(self.out_basis(), other.out_basis())
 
     def in_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the row spaces (what is listened to); None where either matrix is zero."""
-        if self._triangles is not None and other._triangles is not None and self.shape == other.shape:
-            return _gram_overlap(self.crossed(other)[1], self._triangles[1], other._triangles[1], self.shape[1])
+        triangles = self._triangles_with(other)
+        if triangles is not None:
+            a, b = triangles
+            return _gram_overlap(self.crossed(other)[1], a[1], b[1], self.shape[1])
         return _overlap(self.in_basis(), other.in_basis())
 
     def principal_angles(self, other: FactoredMatrix) -> Array:
@@ -219,15 +239,23 @@ class FactoredMatrix:
         angles: Array = np.arctan2(sines, cosines)
         return angles
 
+    def _triangles_with(self, other: FactoredMatrix) -> tuple[tuple[Triangle, Triangle], ...] | None:
+        """Both matrices' `_triangles`, where the overlaps can be had from them and r x r products."""
+        if self.shape != other.shape or min(self.inner_rank, other.inner_rank) < SMALL_RANK:
+            return None
+        self.crossed(other)  # Before the Gram matrices of each alone, which come with it.
+        a, b = self._triangles, other._triangles
+        return None if a is None or b is None else (a, b)
+
     @cached_property
     def up_gram(self) -> Array:
         """`up^T up`, `(r, r)`."""
-        return self.up.T @ self.up
+        return gram(self._up) * self._scale**2
 
     @cached_property
     def down_gram(self) -> Array:
         """`down down^T`, `(r, r)`."""
-        return self.down @ self.down.T
+        return gram(self._down.T)
 
     @cached_property
     def _square(self) -> float:
@@ -272,6 +300,12 @@ class FactoredMatrix:
         limit = EPSILON * max(*self.shape, self.inner_rank) * self._size
         kept: Array = np.where(values > limit, values, 0.0)
         return kept
+
+
+def _floats(values: npt.ArrayLike) -> Floats:
+    """Floats as they are, other numbers as float64."""
+    numbers = np.asarray(values)
+    return numbers if numbers.dtype.kind == "f" and numbers.itemsize <= 8 else numbers.astype(np.float64)
 
 
 def _gram_overlap(crossed: Array, a: Triangle, b: Triangle, dimension: int) -> Overlap:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from bwlab.grams import Array
 
 # Fewer columns than this are done fastest by Householder reflections.
 SMALL_RANK = 16
 # Up to this condition number a Cholesky factor of the Gram matrix loses nothing that a second pass does not repair.
 WELL_CONDITIONED = 1e4
+# Triangles of up to this size are inverted at once.
+UNDIVIDED = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,20 @@ def _cholesky_pass(matrix: Array) -> tuple[Array, Array]:
 def cholesky(gram: Array) -> Triangle:
     """The upper triangle R with `R^T R = gram`; LinAlgError if the condition number is too large."""
     triangle = np.asarray(np.linalg.cholesky(gram).T, dtype=np.float64)
-    inverse = np.linalg.inv(triangle)
-    if not np.linalg.norm(triangle, 1) * np.linalg.norm(inverse, 1) < WELL_CONDITIONED:
+    inverse = _inverse(triangle)
+    if not np.linalg.norm(triangle) * np.linalg.norm(inverse) < WELL_CONDITIONED:
         raise np.linalg.LinAlgError("too badly conditioned for a Gram matrix")
-    return Triangle(triangle, np.asarray(inverse, dtype=np.float64))
+    return Triangle(triangle, inverse)
+
+
+def _inverse(upper: Array) -> Array:
+    """The inverse of an upper triangle, by halves: numpy's own takes no notice of the zeros."""
+    size = len(upper)
+    if size <= UNDIVIDED:
+        return np.asarray(np.linalg.inv(upper), dtype=np.float64)
+    half = size // 2
+    whole = np.zeros_like(upper)
+    first, last = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
+    whole[:half, :half], whole[half:, half:] = first, last
+    whole[:half, half:] = -(first @ upper[:half, half:]) @ last
+    return whole

@@ -26,7 +26,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bwlab.records",
         "bwlab.registry",
     ),
-    ("bwlab.blocks", "bwlab.formats", "bwlab.inspection", "bwlab.lowrank", "bwlab.triangles", "bwlab.truncation"),
+    (
+        "bwlab.blocks",
+        "bwlab.formats",
+        "bwlab.grams",
+        "bwlab.inspection",
+        "bwlab.lowrank",
+        "bwlab.triangles",
+        "bwlab.truncation",
+    ),
     ("bwlab.adapters", "bwlab.formats.kohya", "bwlab.formats.plugin", "bwlab.loading", "bwlab.plugins"),
     (
         "bwlab.benchmark",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 
 from bwlab.lowrank import Array, FactoredMatrix
 from bwlab.triangles import thin_qr
@@ -61,6 +62,38 @@ def test_inner_cosine_and_overlaps_are_the_dense_ones(seed: int, out: int, ranks
     assert in_overlap is not None
     assert out_overlap.shared == pytest.approx(dense_overlap(dense_a, dense_b), abs=1e-8)
     assert in_overlap.shared == pytest.approx(dense_overlap(dense_a.T, dense_b.T), abs=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("rank", [5, 37])
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+@pytest.mark.parametrize("apart", [1e-3, 1.0])
+def test_narrow_factors_give_the_numbers_of_their_product_in_float64(
+    dtype: DTypeLike, rank: int, mean: float, apart: float
+) -> None:
+    """Large means make columns nearly parallel; a thousandth apart, both adapters are nearly the same."""
+    draw = np.random.default_rng(0)
+    ups, downs = draw.standard_normal((2, 101, rank)), mean + draw.standard_normal((2, rank, 2003))
+    ups[1], downs[1] = (one[0] + apart * one[1] for one in (ups, downs))
+    a, b = (FactoredMatrix(up.astype(dtype), down.astype(dtype), 0.3) for up, down in zip(ups, downs, strict=True))
+    dense = [
+        0.3 * (up.astype(dtype).astype(np.float64) @ down.astype(dtype).astype(np.float64))
+        for up, down in zip(ups, downs, strict=True)
+    ]
+    norms = [float(np.linalg.norm(one)) for one in dense]
+    assert a.cosine(b) == pytest.approx(np.sum(dense[0] * dense[1]) / (norms[0] * norms[1]), abs=COSINE * 1e-3)
+    out_overlap, in_overlap = a.out_overlap(b), a.in_overlap(b)
+    assert out_overlap is not None
+    assert in_overlap is not None
+    assert out_overlap.shared == pytest.approx(dense_overlap(*dense), rel=1e-7)
+    assert in_overlap.shared == pytest.approx(dense_overlap(dense[0].T, dense[1].T), rel=1e-7)
+    for matrix, whole, norm in zip((a, b), dense, norms, strict=True):
+        alone = FactoredMatrix(matrix.up, matrix.down)
+        assert matrix.norm() == pytest.approx(norm, rel=NORM * 1e-3)
+        assert alone.norm() == pytest.approx(matrix.norm(), rel=1e-12)
+        values = np.linalg.svd(whole, compute_uv=False)[:rank]
+        np.testing.assert_allclose(matrix.singular_values(), values, rtol=SPECTRUM)
+        np.testing.assert_allclose(matrix.dense(), whole, rtol=1e-9, atol=1e-9 * norm)
 
 
 @pytest.mark.parametrize("rank", [3, 17, 67])

@@ -136,7 +136,7 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
     asked, fix = f"comparing {a.path} and {b.path}", "Give two adapters of one base model"
     if a.scheme.name != b.scheme.name:
         raise BwlabError(asked, f"they are for UNets of different schemes, {a.scheme.name} and {b.scheme.name}", fix)
-    shared = [path for path in a.names if path in b.names]
+    shared = [path for path in a.names if path in b.shapes]
     differing = [path for path in shared if a.shapes[path] != b.shapes[path]]
     if differing:
         first = differing[0]
@@ -151,10 +151,11 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
 
 
 def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[ConflictMeasure]) -> PairParts:
-    delta_a = a.delta(path) if path in a.names else None
-    delta_b = b.delta(path) if path in b.names else None
+    delta_a = a.delta(path) if path in a.shapes else None
+    delta_b = b.delta(path) if path in b.shapes else None
     parts: dict[str, Parts | None] = {}
     if delta_a is not None and delta_b is not None:
+        delta_a.crossed(delta_b)  # First, since the norms come out of the same products.
         parts = {measure.name: measure.of_modules(delta_a, delta_b) for measure in measures}
     return PairParts(
         None if delta_a is None else delta_a.norm() ** 2, None if delta_b is None else delta_b.norm() ** 2, parts

@@ -131,7 +131,8 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
         needs_base = any(module.needs_base for module in contents.modules.values()) and base is None
         fix = "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
         raise BwlabError(f"reading adapter {path}", found, "Give its base model with --base" if needs_base else fix)
-    ordered = sorted(shapes, key=lambda path: scheme.blocks().index(blocks[path]))
+    place = {block: number for number, block in enumerate(scheme.blocks())}
+    ordered = sorted(shapes, key=lambda path: place[blocks[path]])
     return AdapterWeights(
         contents=contents,
         scheme=scheme,

@@ -79,12 +79,12 @@ class ModuleWeights:
 
         if self.factored_rank() is None or self._how.factors is None:
             return None
-        leaves, alpha = self._numbers(np.float64), self._checked_alpha()
+        leaves = self._numbers(None if self._how.factors_are_leaves else np.float64)
+        alpha = self._checked_alpha()
         if self._how.svd is not None:
             left, values, right = (np.asarray(one, np.float64) for one in self._how.svd(leaves, alpha))
             return FactoredMatrix.of_svd(left, values, right)
-        up, down = self._how.factors(leaves, alpha)
-        return FactoredMatrix(np.asarray(up, np.float64), np.asarray(down, np.float64))
+        return FactoredMatrix(*self._how.factors(leaves, alpha))
 
     def singular_values(self) -> NDArray[np.float64] | None:
         """Of the delta, scale folded in, in no order; None where they are not cheap: not of a low-rank product.
@@ -145,7 +145,7 @@ class ModuleWeights:
     def _shapes(self) -> dict[str, Shape]:
         return {leaf: tensor.shape for leaf, tensor in self.leaves.items()}
 
-    def _numbers(self, dtype: DTypeLike) -> Leaves:
+    def _numbers(self, dtype: DTypeLike | None) -> Leaves:
         return {leaf: tensor.numbers(dtype) for leaf, tensor in self.leaves.items() if leaf in self._how.leaves}
 
     def _checked_alpha(self) -> float | None:

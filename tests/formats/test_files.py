@@ -18,6 +18,7 @@ from bwlab.errors import BwlabError
 from bwlab.formats.contents import read_contents
 from bwlab.formats.files import open_adapter_file
 from bwlab.formats.small_floats import widen_bfloat16
+from bwlab.formats.tensors import LazyTensor
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -39,6 +40,44 @@ def test_every_dtype_reads_as_safetensors_writes_it(tmp_path: Path, dtype: torch
     assert file.read("a").dtype == expected.dtype
     assert file.read("scalar") == 2.5
     assert file.metadata == {"key": "value"}
+
+
+@pytest.mark.parametrize("padding", ["", " "])
+def test_large_tensors_are_the_readers_own(tmp_path: Path, padding: str) -> None:
+    """They are mapped, or read where the file has them at an odd place; either way writing leaves the file as it is."""
+    first, second = (np.arange(start, start + 40_009, dtype=np.float32) for start in (0, 7))
+    size = first.nbytes
+    header = {
+        name: {"dtype": "F32", "shape": [40_009], "data_offsets": [place * size, (place + 1) * size]}
+        for place, name in enumerate(("a", "b"))
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8) + padding.encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + first.tobytes() + second.tobytes())
+    file = open_adapter_file(path)
+    found = file.read("b")
+    np.testing.assert_array_equal(found, second)
+    assert found.flags.aligned
+    found[:] = 0
+    np.testing.assert_array_equal(file.read("b"), second)
+    np.testing.assert_array_equal(file.read("a"), first)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan, -np.nan])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("wanted", [None, np.float32, np.float64])
+def test_what_is_no_number_is_found(bad: float, dtype: str, wanted: type[np.floating] | None) -> None:
+    values = np.array([[0.0, -0.0, 65504.0], [-65504.0, 2**-24, -(2**-24)]], dtype)
+    np.testing.assert_array_equal(LazyTensor.of(values).numbers(wanted), values)
+    values[1, 2] = bad
+    with pytest.raises(BwlabError, match="1 of the 6 numbers of w are NaN or infinite"):
+        LazyTensor.of(values, "w").numbers(wanted)
+
+
+def test_numbers_keep_their_own_floats_if_asked_to() -> None:
+    for dtype, expected in (("float16", "float16"), ("float64", "float64"), ("int8", "float64"), ("bool", "float64")):
+        assert LazyTensor.of(np.ones(3, dtype)).numbers(None).dtype == expected
 
 
 def test_every_bfloat16_is_widened_exactly() -> None:

@@ -15,13 +15,23 @@ from safetensors.torch import save_file
 from bwlab.formats.contents import read_contents
 from bwlab.formats.files import open_adapter_file
 
+# Linux tells of mapped files too, which tracemalloc does not see.
 WALK = """
-import sys, tracemalloc
+import re, sys, tracemalloc
+from pathlib import Path
+import numpy.linalg
 from bwlab.formats.contents import read_contents
+import bwlab.lowrank
+
+def resident(field):
+    status = Path("/proc/self/status")
+    return int(re.search(field + r":\\s+(\\d+)", status.read_text())[1]) * 1024 if status.exists() else 0
+
 tracemalloc.start()
+before = resident("VmRSS")
 for module in read_contents(sys.argv[1]).modules.values():
     {each}
-print(tracemalloc.get_traced_memory()[1])
+print(max(tracemalloc.get_traced_memory()[1], resident("VmHWM") - before))
 """
 
 

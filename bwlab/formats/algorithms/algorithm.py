@@ -38,7 +38,9 @@ class Algorithm:
         values: the delta's singular values, where they are had without its vectors.
         svd: the delta's singular vectors and values `(out, r)`, `(r,)`, `(in, r)`, largest first, where they are had
             without multiplying `factors` out.
-        factors: the delta as `(out, r)`, `(r, in)`, exactly; None where there is no such form.
+        factors: the delta as `(out, r)`, `(r, in)`, exactly, but for a scale that comes with them; None where there is
+            no such form.
+        factors_are_leaves: whether these two are leaves as they are, of whatever floats: nothing is computed.
     """
 
     name: str
@@ -48,7 +50,8 @@ class Algorithm:
     rank: Callable[[Shapes], int | None]
     delta: Callable[[Leaves, float | None, Numbers | None], Numbers]
     needs_base: bool = False
-    factors: Callable[[Leaves, float | None], tuple[Numbers, Numbers]] | None = None
+    factors: Callable[[Leaves, float | None], tuple[Numbers, Numbers, float]] | None = None
+    factors_are_leaves: bool = False
     values: Callable[[Leaves, float | None], Numbers] | None = None
     svd: Callable[[Leaves, float | None], tuple[Numbers, Numbers, Numbers]] | None = None
 

@@ -32,12 +32,12 @@ def part(leaves: Leaves, number: str) -> tuple[Numbers, Numbers]:
     return (flat(a), flat(b)) if core is None else (a.T, flat(np.einsum("mnhw,nj->mjhw", core, b)))
 
 
-def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers]:
+def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, float]:
     """Exact factors of rank r^2: column (i, j) of up is the product of column i of one and column j of the other."""
     (up1, down1), (up2, down2) = (part(leaves, number) for number in PARTS)
     up = (up1[:, :, None] * up2[:, None, :]).reshape(len(up1), -1)
     down = (down1[:, None, :] * down2[None, :, :]).reshape(-1, down1.shape[1])
-    return up * scale_of(alpha, leaves["hada_w1_b"].shape[0]), down
+    return up, down, scale_of(alpha, leaves["hada_w1_b"].shape[0])
 
 
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:

@@ -37,11 +37,11 @@ def part(leaves: Leaves, number: str) -> tuple[Numbers, Numbers] | Numbers:
     return (flat(a), flat(b)) if core is None else (a.T, flat(np.einsum("mnhw,nj->mjhw", core, b)))
 
 
-def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers]:
+def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, float]:
     """Exact factors, from kron(a b, c d) = kron(a, c) @ kron(b, d); a whole part takes its shorter side as rank."""
     (up1, down1), (up2, down2) = (_halves(part(leaves, number)) for number in ("1", "2"))
     scale = scale_of(alpha, rank({leaf: values.shape for leaf, values in leaves.items()}))
-    return np.kron(up1, up2) * scale, np.kron(down1, down2)
+    return np.kron(up1, up2), np.kron(down1, down2), scale
 
 
 def svd(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, Numbers]:

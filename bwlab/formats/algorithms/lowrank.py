@@ -36,20 +36,21 @@ def shape(shapes: Shapes) -> Shape:
     return (up[0], down[1], *(down[2:] if mid is None else mid[2:]))
 
 
-def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers]:
-    """`s * up` `(out, r)` and down `(r, in * k * k)`; a Tucker core is multiplied into down."""
+def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, float]:
+    """up `(out, r)`, down `(r, in * k * k)` and s; a Tucker core is multiplied into down."""
     down = flat(leaves[DOWN])
     core = leaves.get(MID)
     if core is not None:
         down = flat(np.einsum("mnhw,nj->mjhw", core, down))
-    scale = scale_of(alpha, leaves[DOWN].shape[0])
-    return flat(leaves[UP]) if scale == 1.0 else flat(leaves[UP]) * scale, down
+    return flat(leaves[UP]), down, scale_of(alpha, leaves[DOWN].shape[0])
 
 
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:
     """`s * up @ down` in the shape of the weight."""
-    up, down = factors(leaves, alpha)
-    return (up @ down).reshape(shape({leaf: values.shape for leaf, values in leaves.items()}))
+    up, down, scale = factors(leaves, alpha)
+    return ((up if scale == 1.0 else up * scale) @ down).reshape(
+        shape({leaf: values.shape for leaf, values in leaves.items()})
+    )
 
 
 LORA = Algorithm(
@@ -60,6 +61,7 @@ LORA = Algorithm(
     rank,
     delta,
     factors=factors,
+    factors_are_leaves=True,
 )
 TUCKER = Algorithm(
     "tucker",

@@ -83,9 +83,12 @@ def _read(file: AdapterFile, dialect: str) -> AdapterContents:
 
     embeddings = bundled_embeddings(file)
     placed, unknown = [], []
+    paths: dict[str, str | None] = {}
     for key in file.entries:
         name, leaf = _split(key, dialect)
-        path = _path(name)
+        if name not in paths:
+            paths[name] = _path(name)
+        path = paths[name]
         if path is not None:
             placed.append(Placed(key, path, leaf))
         elif not BUNDLED.fullmatch(key):
