@@ -9,7 +9,7 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
 
 # So many numbers are widened at once: they stay in a CPU's cache, which whole factors of large models do not.
-STRIP = 1 << 18
+STRIP = 1 << 19
 
 
 def gram(*matrices: Floats) -> Array:

@@ -13,7 +13,7 @@ SMALL_RANK = 16
 # Up to this condition number a Cholesky factor of the Gram matrix loses nothing that a second pass does not repair.
 WELL_CONDITIONED = 1e4
 # Triangles of up to this size are inverted at once.
-UNDIVIDED = 32
+UNDIVIDED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +62,14 @@ def cholesky(gram: Array) -> Triangle:
 
 
 def _inverse(upper: Array) -> Array:
-    """The inverse of an upper triangle, by halves: numpy's own takes no notice of the zeros."""
-    size = len(upper)
+    """The inverse of upper triangles `(..., r, r)`, by halves: numpy's own takes no notice of the zeros."""
+    size = upper.shape[-1]
     if size <= UNDIVIDED:
         return np.asarray(np.linalg.inv(upper), dtype=np.float64)
     half = size // 2
+    corners = upper[..., :half, :half], upper[..., half:, half:]
+    first, last = _inverse(np.stack(corners)) if size % 2 == 0 else map(_inverse, corners)
     whole = np.zeros_like(upper)
-    first, last = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
-    whole[:half, :half], whole[half:, half:] = first, last
-    whole[:half, half:] = -(first @ upper[:half, half:]) @ last
+    whole[..., :half, :half], whole[..., half:, half:] = first, last
+    whole[..., :half, half:] = -(first @ upper[..., :half, half:]) @ last
     return whole

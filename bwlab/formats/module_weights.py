@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,7 +47,7 @@ class ModuleWeights:
         """Whether `delta` needs the weight that it changes."""
         return self._how.needs_base
 
-    @property
+    @cached_property
     def shape(self) -> Shape | None:
         """Of the delta: `(out, in)`, `(out, in, k, k)`, `(channels,)` of a norm, None where only the base weight tells.
 
@@ -137,11 +138,11 @@ class ModuleWeights:
         found = next((self.leaves[leaf] for leaf in BIAS_LEAVES if leaf in self.leaves), None)
         return None if found is None else found.numbers(dtype)
 
-    @property
+    @cached_property
     def _how(self) -> Algorithm:
         return ALGORITHMS.get(self.algorithm) or of_a_plugin(self.algorithm)
 
-    @property
+    @cached_property
     def _shapes(self) -> dict[str, Shape]:
         return {leaf: tensor.shape for leaf, tensor in self.leaves.items()}
 
