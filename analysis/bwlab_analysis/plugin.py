@@ -23,15 +23,17 @@ def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
 
 @hookimpl
 def bwlab_register_commands(app: typer.Typer) -> None:
-    """Add ``bwlab analyze``."""
+    """Add ``bwlab analyze`` and ``bwlab study``."""
     import typer
 
     from bwlab_analysis import commands, model_commands
+    from bwlab_analysis.study import commands as study_commands
 
     analyze = typer.Typer(help="Look inside adapter files.", no_args_is_help=True)
     commands.add_to(analyze)
     model_commands.add_to(analyze)
     app.add_typer(analyze, name="analyze")
+    study_commands.add_to(app)
 
 
 @hookimpl

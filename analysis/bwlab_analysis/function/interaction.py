@@ -89,6 +89,7 @@ def interaction(
     timesteps: Sequence[int] = TIMESTEPS,
     draws: int = DRAWS,
     seed: int = 0,
+    knock_outs: bool = True,
 ) -> InteractionReport:
     """Return what two adapters do at every block, alone and together.
 
@@ -103,12 +104,13 @@ def interaction(
         timesteps: 0..999, at which the latents are noised.
         draws: random adapters for each null; 0 gives none.
         seed: of the random adapters.
+        knock_outs: whether each block is switched off too, for the blame; it is empty otherwise.
     """
     random_a = [random_like(a, pipe.unet, seed + 1 + draw) for draw in range(draws)] if blocks_of(a) else []
     random_b = [random_like(b, pipe.unet, seed + 101 + draw) for draw in range(draws)] if blocks_of(b) else []
     in_a, in_b = ([one.only(in_unet) for one in drawn] for drawn in (random_a, random_b))
-    variants = pair_variants(a, b, in_a, in_b, True)
-    sums = _Sums(variants, len(random_a), len(random_b))
+    variants = pair_variants(a, b, in_a, in_b, knock_outs)
+    sums = _Sums(variants, len(random_a), len(random_b), knock_outs)
     for one in passes(pipe, scheme, (a, b), variants, inputs, timesteps):
         _look(one, sums)
     return InteractionReport(
@@ -131,7 +133,7 @@ def _look(one: Pass, sums: _Sums) -> None:
 class _Sums:
     """Gathers the inner products of all variants."""
 
-    def __init__(self, variants: Variants, random_a: int, random_b: int) -> None:
+    def __init__(self, variants: Variants, random_a: int, random_b: int, knock_outs: bool) -> None:
         self.variants = variants
         at = variants.index
         self._pairs: dict[str, tuple[int, int, int, int]] = {BOTH: (at(BASE), at(A), at(B), at(BOTH))}
@@ -142,8 +144,8 @@ class _Sums:
             names = (random_name(B, draw, alone=True), random_name(B, draw, alone=False))
             self._pairs[f"{B}{draw}"] = (at(BASE), at(A), at(names[0]), at(names[1]))
         self._found: dict[Place, dict[str, PairSums]] = {}
-        a, b = variants.adapters[:2]
-        self._knocked = {(name, block): (0.0, 0.0) for name, one in ((A, a), (B, b)) for block in blocks_of(one)}
+        knocked = zip((A, B), variants.adapters[:2], strict=True) if knock_outs else ()
+        self._knocked = {(name, block): (0.0, 0.0) for name, one in knocked for block in blocks_of(one)}
 
     def add_block(self, told: BlockOutput, time: int) -> None:
         """Take in a block's output for every variant."""

@@ -85,6 +85,7 @@ def loss_interference(
     timesteps: Sequence[int] = TIMESTEPS,
     draws: int = 5,
     seed: int = 0,
+    knock_outs: bool = True,
 ) -> LossReport:
     """Return what ``other`` does to the losses of ``own`` on its own pictures.
 
@@ -98,21 +99,23 @@ def loss_interference(
         timesteps: 0..999, at which the latents are noised.
         draws: random adapters in ``other``'s place.
         seed: of those.
+        knock_outs: whether each block is switched off too, for blame and need; they are empty otherwise.
     """
     has_blocks = bool(blocks_of(other))
     drawn = [random_like(other, pipe.unet, seed + 1 + draw).only(in_unet) for draw in range(draws if has_blocks else 0)]
     settings = [BASE, A, BOTH, *(random_name(B, draw, alone=False) for draw in range(len(drawn)))]
-    settings += [without(B, block, alone=False) for block in blocks_of(other)]
-    settings += [without(A, block, alone=False) for block in blocks_of(own)]
-    variants = pair_variants(own, other, (), drawn, True).only(settings)
+    blamed, needed = (blocks_of(one) if knock_outs else () for one in (other, own))
+    settings += [without(B, block, alone=False) for block in blamed]
+    settings += [without(A, block, alone=False) for block in needed]
+    variants = pair_variants(own, other, (), drawn, knock_outs).only(settings)
     losses = torch.zeros(len(variants.names), len(inputs), dtype=torch.float64)
     for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps):
         losses[:, one.rows] += _losses(one) / len(timesteps)
     row = dict(zip(variants.names, losses, strict=True))
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
     both = row[BOTH]
-    blame = [BlockLoss(block, _mean(both - row[without(B, block, alone=False)])) for block in blocks_of(other)]
-    need = [BlockLoss(block, _mean(row[without(A, block, alone=False)] - both)) for block in blocks_of(own)]
+    blame = [BlockLoss(block, _mean(both - row[without(B, block, alone=False)])) for block in blamed]
+    need = [BlockLoss(block, _mean(row[without(A, block, alone=False)] - both)) for block in needed]
     return LossReport(
         name,
         inputs.source,

@@ -1,0 +1,128 @@
+"""Figures of a study, drawn by matplotlib (``pip install bwlab[plots]``)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.study.plan import IDENTITY, STYLE
+from bwlab_analysis.study.results import Results
+from bwlab_analysis.study.statistics import BASE, Shares, interval
+from bwlab_analysis.study.tables import Shown, _swept, profiles, validation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+MEASURES_SHOWN = 25
+
+
+def figures_of(results: Results) -> dict[str, Image]:
+    """Return every figure for which there are results, by name.
+
+    Raises:
+        BwlabError: matplotlib is not installed.
+    """
+    if BASE not in results.compositions:
+        return {}
+    shares = Shares(results)
+    found = {"identity and style": image(identity_and_style(shares))}
+    if (carried := profiles(shares)).rows:
+        found["what each block carries"] = image(carried_by_blocks(carried))
+    if results.measures:
+        found["what predicts the loss"] = image(predictions(validation(shares)))
+    return found
+
+
+def identity_and_style(shares: Shares) -> Figure:
+    """Return compositions in the plane of identity and style, with their intervals."""
+    figure, axes = _figure(8, 6)
+    swept = set(_swept(shares.results))
+    for number, name in enumerate(name for name in shares.results.compositions if name not in swept):
+        if shares.results.values(name, IDENTITY).shape[2:] != shares.results.values(BASE, IDENTITY).shape[2:]:
+            continue  # a control, or fewer prompts
+        x, y = (interval(shares.of(name, kind)) for kind in (IDENTITY, STYLE))
+        spread = [[[one.mean - one.low], [one.high - one.mean]] for one in (x, y)]
+        marker = "osD^v<>P*X"[number // 10 % 10]
+        axes.errorbar(x.mean, y.mean, spread[1], spread[0], fmt=marker, capsize=2, label=name)
+    axes.set_xlabel("identity: 0 the base, 1 the true picture")
+    axes.set_ylabel("style")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def carried_by_blocks(shown: Shown) -> Figure:
+    """Return bars of identity and style by block, a panel for each sweep."""
+    sweeps = list(dict.fromkeys(row[1].text for row in shown.rows))
+    figure, panels = _figures(5 * len(sweeps), 3.5, len(sweeps))
+    for panel, sweep in zip(panels, sweeps, strict=True):
+        rows = [row for row in shown.rows if row[1].text == sweep]
+        places = range(len(rows))
+        panel.bar([one - 0.2 for one in places], [row[3].value for row in rows], 0.4, label="identity")
+        panel.bar([one + 0.2 for one in places], [row[4].value for row in rows], 0.4, label="style")
+        panel.set_xticks(list(places), [row[2].text for row in rows], rotation=45)
+        panel.set_title(sweep)
+        panel.axhline(0, linewidth=0.5, color="grey")
+        panel.legend(fontsize=7)
+    return figure
+
+
+def predictions(shown: Shown) -> Figure:
+    """Return bars of held-out rank correlations, the strongest first."""
+    rows = [row for row in shown.rows if row[1].value is not None][:MEASURES_SHOWN]
+    figure, axes = _figure(8, 1 + 0.25 * len(rows))
+    axes.barh(range(len(rows)), [row[1].value for row in rows])
+    axes.set_yticks(range(len(rows)), [row[0].text for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("Spearman's rho with the fidelity lost, held-out pairs")
+    axes.set_xlim(-1, 1)
+    return figure
+
+
+def labelled(rows: Mapping[str, Sequence[Image]]) -> Image:
+    """Return pictures row by row, each row's name at its left."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    side, width = next(iter(rows.values()))[0].size[0], 260
+    columns = max(len(row) for row in rows.values())
+    sheet = Image.new("RGB", (width + columns * side, len(rows) * side), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, (name, pictures) in enumerate(rows.items()):
+        draw.text((4, line * side + side // 2), name, "black", ImageFont.load_default(13), anchor="lm")
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (width + column * side, line * side))
+    return sheet
+
+
+def png(picture: Image) -> bytes:
+    """Return a picture as PNG."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def image(figure: Figure) -> Image:
+    """Return a figure as a picture."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    with Image.open(buffer) as drawn:
+        return drawn.convert("RGB")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    figure, panels = _figures(width, height, 1)
+    return figure, panels[0]
+
+
+def _figures(width: float, height: float, columns: int) -> tuple[Figure, list[Any]]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        fix = 'Install it with pip install "bwlab[plots]" and give the same command again: what is done is kept'
+        raise BwlabError("figures of a study", "matplotlib is not installed", fix) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])

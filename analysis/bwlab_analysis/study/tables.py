@@ -1,0 +1,197 @@
+"""A study's tables, made of its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bwlab_analysis.fidelity.bootstrap import Interval
+from bwlab_analysis.report.markup import Cell, number_cell
+from bwlab_analysis.study.expansion import CONTROLS, swept_name
+from bwlab_analysis.study.plan import SweepPlan
+from bwlab_analysis.study.results import Floats, Results
+from bwlab_analysis.study.scoring import DISTANCES
+from bwlab_analysis.study.statistics import BASE, KINDS, Shares, correlation, interval, losses, split
+from bwlab_analysis.study.trades import agreement_rows
+
+SHOWN_MEASURES = 3
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table: what it tells, how to read it, its heads and rows."""
+
+    title: str
+    note: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, with its title and note."""
+        lines = [f"### {self.title}", "", self.note, ""]
+        lines += ["| " + " | ".join(self.heads) + " |", "|" + "---|" * len(self.heads)]
+        for row in self.rows:
+            cells = (f"{cell.text} {cell.small}".strip() for cell in row)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join([*lines, ""])
+
+
+def tables_of(results: Results) -> list[Shown]:
+    """Return every table for which there are results."""
+    shares = Shares(results) if BASE in results.compositions else None
+    makers: list[Shown | None] = [_cost(results)]
+    if shares is not None:
+        makers = [fidelity(shares), claims(shares), profiles(shares), validation(shares), agreement(shares), *makers]
+    return [table for table in makers if table is not None and table.rows]
+
+
+def fidelity(shares: Shares) -> Shown:
+    """Return how well each composition shows identity and style, and how far it is from the true picture."""
+    results = shares.results
+    swept = set(_swept(results))
+    rows = [_fidelity_row(shares, name) for name in results.compositions if name not in swept]
+    note = (
+        "Identity and style: 0 is what the base paints for the words, 1 the true picture; balance: their harmonic "
+        "mean, picture by picture. Text: the score itself. Distances to the true picture, lower is nearer. In "
+        "brackets: 95 % intervals over identities and seeds."
+    )
+    heads = ("composition", "identity", "style", "balance", "text", "embedding", "features", "structure")
+    return Shown("Fidelity", note, heads, tuple(rows))
+
+
+def _fidelity_row(shares: Shares, name: str) -> tuple[Cell, ...]:
+    results = shares.results
+    control = name in CONTROLS
+    whole = [interval_cell(interval(_only(shares.of(name, kind), control))) for kind in KINDS]
+    balance = Cell("-") if control else interval_cell(interval(shares.balance(name)))
+    text = interval_cell(interval(_only(results.values(name, "text"), control)))
+    away = [
+        interval_cell(interval(results.values(name, measure)), 3) if _far(results, name, measure) else Cell("-")
+        for measure in DISTANCES
+    ]
+    return (Cell(name), *whole, balance, text, *away)
+
+
+def _far(results: Results, name: str, measure: str) -> bool:
+    return name not in CONTROLS and results.scored(name, measure)
+
+
+def _only(values: Floats, control: bool) -> Floats:
+    """A control's pictures are not of seeds: they count as one."""
+    return values.mean((2, 3), keepdims=True) if control else values
+
+
+def claims(shares: Shares) -> Shown:
+    """Return each claim with the difference it is about."""
+    plan = _plan(shares.results)
+    rows = []
+    for name, claim in plan["claims"].items():
+        difference = interval(_by(shares, claim["better"], claim["by"]) - _by(shares, claim["worse"], claim["by"]))
+        rows.append((Cell(name), Cell(claim["by"]), interval_cell(difference, 3), Cell(verdict(difference))))
+    note = "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds."
+    return Shown("Claims", note, ("claim", "by", "difference", "verdict"), tuple(rows))
+
+
+def _by(shares: Shares, composition: str, by: str) -> Floats:
+    return shares.balance(composition) if by == "balance" else shares.of(composition, by)
+
+
+def verdict(difference: Interval) -> str:
+    """Return whether a difference that is claimed to be above 0 is.
+
+    >>> verdict(Interval(0.2, 0.1, 0.3)), verdict(Interval(-0.2, -0.3, -0.1)), verdict(Interval(0.1, -0.1, 0.3))
+    ('holds', 'reversed', 'open')
+    """
+    if difference.low > 0:
+        return "holds"
+    return "reversed" if difference.high < 0 else "open"
+
+
+def profiles(shares: Shares) -> Shown:
+    """Return what each block carries alone, or costs when it is off."""
+    rows = []
+    for sweep, names in _sweeps(shares.results):
+        for block, name in names.items():
+            kinds = [interval_cell(interval(shares.of(name, kind))) for kind in KINDS]
+            what = f"{sweep.adapter} {'only' if sweep.mode == 'in' else 'without'}"
+            rows.append((Cell(sweep.of), Cell(what), Cell(block), *kinds))
+    note = "One block of an adapter on alone, or off: shares as above."
+    return Shown("What each block carries", note, ("composition", "adapter", "block", *KINDS), tuple(rows))
+
+
+def validation(shares: Shares) -> Shown:
+    """Return how each measure's ranks go with what is lost when two adapters act together."""
+    results = shares.results
+    outcome = losses(shares, results.alone)
+    parts = split(results)
+    names = dict.fromkeys(name for found in results.measures.values() for name in found)
+    rows = []
+    for name in names:
+        cells = [
+            correlation(where, results.measures, name, outcome)
+            for where in (parts.told_on, parts.chosen_on, tuple(results.measures))
+        ]
+        rows.append((cells, name))
+    rows.sort(key=lambda row: -abs(row[0][0].rho) if np.isfinite(row[0][0].rho) else 1)
+    shown = tuple(
+        (
+            Cell(name),
+            *(number_cell(one.rho) if np.isfinite(one.rho) else Cell("-") for one in cells),
+            Cell(f"{cells[0].low:.2f} .. {cells[0].high:.2f}" if np.isfinite(cells[0].rho) else "-"),
+        )
+        for cells, name in rows
+    )
+    note = (
+        f"Spearman's rho of each measure with the fidelity lost against each adapter alone, over {len(parts.told_on)} "
+        f"held-out pairs (identities and styles on which nothing was chosen), {len(parts.chosen_on)} pairs for "
+        f"choosing, and all {len(results.measures)}. The interval is of the held-out rho, over identities."
+    )
+    heads = ("measure", "held-out rho", "rho for choosing", "rho of all", "95 % interval")
+    return Shown("What predicts the loss", note, heads, shown)
+
+
+def agreement(shares: Shares) -> Shown:
+    """Return how good the blamed blocks are against an exhaustive search."""
+    note = (
+        "Each block of each adapter is switched off in turn: the gain is the change of balance. Top-1: how often the "
+        "most blamed block is the one of most gain. Regret: the best gain less that of the best among the first so "
+        "many blamed; 'nothing' is counted among them where a way may leave all as it is. In brackets: intervals."
+    )
+    heads = ("blamed by", "top-1", "chance", "regret of 1", "of 2", "of 3", "of 5")
+    return Shown("Blame against exhaustive search", note, heads, tuple(agreement_rows(shares)))
+
+
+def _cost(results: Results) -> Shown:
+    rows = [(Cell(kind), number_cell(seconds / 60, None, 1)) for kind, seconds in results.cpu_seconds.items()]
+    total = sum(results.cpu_seconds.values()) / 60
+    rows.append((Cell("in all"), number_cell(total, None, 1)))
+    return Shown("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
+
+
+def interval_cell(found: Interval, digits: int = 2) -> Cell:
+    """Return a mean with its interval."""
+    return Cell(
+        number_cell(found.mean, None, digits).text,
+        found.mean,
+        f"({found.low:.{digits}f} .. {found.high:.{digits}f})",
+    )
+
+
+def _plan(results: Results) -> Mapping[str, Any]:
+    plan: Any = results.about["plan"]
+    return dict(plan)
+
+
+def _sweeps(results: Results) -> Iterator[tuple[SweepPlan, dict[str, str]]]:
+    """Each sweep with its compositions by block."""
+    for told in _plan(results)["sweeps"].values():
+        sweep = SweepPlan(**told)
+        start = swept_name(sweep, "")
+        yield sweep, {name.removeprefix(start): name for name in results.compositions if name.startswith(start)}
+
+
+def _swept(results: Results) -> Sequence[str]:
+    return [name for _, names in _sweeps(results) for name in names.values()]

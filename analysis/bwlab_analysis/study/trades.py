@@ -1,0 +1,118 @@
+"""Is the block that is blamed the one to switch off? Against switching off every block in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from bwlab_analysis.fidelity.bootstrap import bootstrap
+from bwlab_analysis.report.markup import Cell, number_cell
+from bwlab_analysis.study.expansion import swept_name
+from bwlab_analysis.study.plan import IDENTITY, OUT, SweepPlan
+from bwlab_analysis.study.results import Blamed, Results
+from bwlab_analysis.study.statistics import Shares
+
+Block = tuple[str, str]
+"""Adapter ``"a"`` (the identity's) or ``"b"`` (the style's), and block."""
+TRIED = (1, 2, 3, 5)
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """One pair of adapters, every block of each switched off in turn.
+
+    Attributes:
+        identity: whose pair it is.
+        gains: block -> change of balance when it is off.
+        ways: way of blaming -> blocks, the most blamed first.
+    """
+
+    identity: str
+    gains: Mapping[Block, float]
+    ways: Mapping[str, tuple[Block, ...]]
+
+    def regret(self, way: str, tried: int) -> float:
+        """Return the best gain less that of the best among the first ``tried`` blamed; nothing switched off gains 0."""
+        best = max(0.0, *self.gains.values())
+        return best - max(0.0, *(self.gains[block] for block in self.ways[way][:tried]))
+
+    def agrees(self, way: str) -> bool:
+        """Return whether the most blamed block is the one of most gain."""
+        return max(self.gains, key=lambda block: self.gains[block]) == self.ways[way][0]
+
+
+def searched(shares: Shares) -> list[Searched]:
+    """Return every pair that was both searched exhaustively and blamed."""
+    results = shares.results
+    sweeps = _out_sweeps(results)
+    found = []
+    for of in dict.fromkeys(sweep.of for sweep, _ in sweeps):
+        gains = _gains(shares, [one for one in sweeps if one[0].of == of], of)
+        for (i, identity), (s, style) in product(enumerate(results.identities), enumerate(results.styles)):
+            ways = results.blame.get((of, identity, style))
+            if ways:
+                here = {block: float(table[i, s]) for block, table in gains.items()}
+                found.append(Searched(identity, here, {way: _order(blamed, here) for way, blamed in _ways(ways)}))
+    return found
+
+
+def _ways(ways: Mapping[str, Sequence[Blamed]]) -> Iterator[tuple[str, list[Block]]]:
+    """Each way of blaming as an order of blocks: by what the other gets back, and by that less what it costs."""
+    for way, blamed in ways.items():
+        yield f"{way}, gain", _ranked(blamed, 0.0)
+        if all(one.loss is not None for one in blamed):
+            yield f"{way}, gain - cost", _ranked(blamed, 1.0)
+
+
+def _ranked(blamed: Sequence[Blamed], cost: float) -> list[Block]:
+    ordered = sorted(blamed, key=lambda one: cost * max(one.loss or 0.0, 0.0) - one.gain)
+    return [(one.adapter, one.block) for one in ordered]
+
+
+def _order(blamed: Sequence[Block], gains: Mapping[Block, float]) -> tuple[Block, ...]:
+    return tuple(block for block in blamed if block in gains)
+
+
+def _out_sweeps(results: Results) -> list[tuple[SweepPlan, dict[str, str]]]:
+    plan: Any = results.about["plan"]
+    sweeps = [SweepPlan(**told) for told in plan["sweeps"].values() if told["mode"] == OUT]
+    found = []
+    for sweep in sweeps:
+        start = swept_name(sweep, "")
+        found.append((sweep, {n.removeprefix(start): n for n in results.compositions if n.startswith(start)}))
+    return found
+
+
+def _gains(shares: Shares, sweeps: list[tuple[SweepPlan, dict[str, str]]], of: str) -> dict[Block, Any]:
+    """Block -> ``(identities, styles)`` changes of balance."""
+    plan: Any = shares.results.about["plan"]
+    gains = {}
+    for sweep, names in sweeps:
+        adapter = "a" if plan["adapters"][sweep.adapter]["learns"] == IDENTITY else "b"
+        for block, name in names.items():
+            without = shares.balance(name)
+            whole = shares.balance(of, without.shape[2])
+            gains[adapter, block] = (without - whole).mean((2, 3))
+    return gains
+
+
+def agreement_rows(shares: Shares) -> Iterator[tuple[Cell, ...]]:
+    """Yield a row for each way of blaming: its agreement, chance, and regrets."""
+    pairs = searched(shares)
+    for way in dict.fromkeys(way for pair in pairs for way in pair.ways):
+        agrees = np.mean([pair.agrees(way) for pair in pairs])
+        chance = np.mean([1 / len(pair.gains) for pair in pairs])
+        regrets = [_regret_cell(pairs, way, tried) for tried in TRIED]
+        yield Cell(way), number_cell(float(agrees)), number_cell(float(chance)), *regrets
+
+
+def _regret_cell(pairs: Sequence[Searched], way: str, tried: int) -> Cell:
+    """The mean regret, resampled over identities."""
+    people = dict.fromkeys(pair.identity for pair in pairs)
+    means = [np.mean([pair.regret(way, tried) for pair in pairs if pair.identity == name]) for name in people]
+    found = bootstrap(np.reshape(means, (-1, 1)))
+    return Cell(f"{found.mean:.3f}", found.mean, f"({found.low:.3f} .. {found.high:.3f})")
