@@ -43,4 +43,4 @@ def write_style(out: Path) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    print(write_style(parser.parse_args().out))
+    write_style(parser.parse_args().out)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 RESULT = "result.json"
 TRAIN, MERGE, PAINT, SCORE, MEASURE = "train", "merge", "paint", "score", "measure"
 KINDS = (TRAIN, MERGE, PAINT, MEASURE, SCORE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,7 @@ def _at_work(files: list[Path], settings: Mapping[str, Any], lab: Lab, folder: P
     data = interaction(lab.pipe, lab.scheme, a, b, on_pictures, times, draws, seed, blame)
     prompts = interaction(lab.pipe, lab.scheme, a, b, on_prompts, times, 0, seed, False)
     losses = [
-        loss_interference(
-            lab.pipe, lab.scheme, own, other, looked.inputs(count, seed), role, times, draws, seed, blame
-        )
+        loss_interference(lab.pipe, lab.scheme, own, other, looked.inputs(count, seed), role, times, draws, seed, blame)
         for role, own, other, looked in (("a", a, b, pictures[0]), ("b", b, a, pictures[1]))
     ]
     found: dict[str, Json] = {
@@ -108,7 +107,7 @@ def _loss(report: LossReport) -> Json:
 
 
 def _blame(blame: tuple[BlockBlame, ...]) -> list[Json]:
-    return [{key: value for key, value in vars(one).items()} for one in blame]
+    return [asdict(one) for one in blame]
 
 
 def _told(measured: Measured | None) -> Json:

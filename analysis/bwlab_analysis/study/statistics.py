@@ -98,9 +98,8 @@ def split(results: Results) -> Split:
     first = set(product(results.identities[:half], results.styles[:third]))
     last = set(product(results.identities[half:], results.styles[third:]))
     measured = [where for where in results.measures if where[0] in results.alone]
-    return Split(
-        tuple(where for where in measured if where[1:] in first), tuple(where for where in measured if where[1:] in last)
-    )
+    chosen_on, told_on = (tuple(where for where in measured if where[1:] in part) for part in (first, last))
+    return Split(chosen_on, told_on)
 
 
 @dataclass(frozen=True)

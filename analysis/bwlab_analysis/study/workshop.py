@@ -62,7 +62,6 @@ class Workshop:
 def open_workshop(place: Place) -> Workshop:
     """Return a workshop in which nothing is open yet."""
     from bwlab.plugins import build_manager
-
     from bwlab_analysis.fidelity.embedding import load_clip
 
     manager = build_manager()
