@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FILE = "results.sqlite"
 DIGITS = 6
+BLOCKS = ", mean of blocks"
 Floats: TypeAlias = npt.NDArray[np.float64]
 Where: TypeAlias = tuple[str, str, str]
 """Composition, identity, style."""
@@ -193,18 +194,35 @@ def _job_rows(study: Study) -> Iterable[tuple[object, ...]]:
 
 def measures_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float | None, float | None]]:
     """Return a measurement's numbers by name: (value, of random adapters, their standard deviation)."""
-    found: dict[str, tuple[float, float | None, float | None]] = {}
     told = {f"weights {name}": one for name, one in result["weights"].items()}
     for inputs in ("pictures", "prompts"):
         told |= {f"{inputs} {name}": one for name, one in result[inputs]["prediction"].items()}
-        for name, value in result[inputs]["blocks"].items():
-            told[f"{inputs} {name}, mean of blocks"] = None if value is None else {"value": value}
-    for name, one in told.items():
-        if one is not None:
-            found[name] = (one["value"], one.get("random"), one.get("random_sd"))
-    for kind, losses in result["losses"].items():
-        harm, gain = losses["both"] - losses["own"], losses["base"] - losses["own"]
-        found[f"loss harm, {kind}"] = (harm, None, None)
+    found = {name: (one["value"], one.get("random"), one.get("random_sd")) for name, one in told.items() if one}
+    for inputs in ("pictures", "prompts"):
+        means = {f"{inputs} {name}{BLOCKS}": value for name, value in result[inputs]["blocks"].items()}
+        found |= {name: (value, None, None) for name, value in means.items() if value is not None}
+    plain = {name: value for name, (value, _, _) in found.items()} | _of_losses(result["losses"])
+    return {name: (value, None, None) for name, value in {**plain, **_of_both(plain)}.items()} | found
+
+
+def _of_losses(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What the other adapter does to the loss on each one's pictures, and as a share of what it gained."""
+    found = {}
+    for kind, one in losses.items():
+        harm, gain = one["both"] - one["own"], one["base"] - one["own"]
+        found[f"loss harm, {kind}"] = harm
         if gain > 0:
-            found[f"loss gain lost, {kind}"] = (harm / gain, None, None)
+            found[f"loss gain lost, {kind}"] = harm / gain
     return found
+
+
+def _of_both(found: Mapping[str, float]) -> dict[str, float]:
+    """Means of the measures that each of the two adapters has."""
+    pairs = {
+        "loss harm": ("loss harm, identity", "loss harm, style"),
+        "loss gain lost": ("loss gain lost, identity", "loss gain lost, style"),
+    }
+    for start, end in (("pictures", ""), ("prompts", ""), ("pictures", BLOCKS), ("prompts", BLOCKS)):
+        for name in ("retention", "effect"):
+            pairs[f"{start} {name}{end}"] = (f"{start} {name}_a{end}", f"{start} {name}_b{end}")
+    return {name: (found[a] + found[b]) / 2 for name, (a, b) in pairs.items() if a in found and b in found}
