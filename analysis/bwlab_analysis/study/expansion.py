@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, SCORE, TRAIN, Job, Json
-from bwlab_analysis.study.plan import BOTH, IDENTITY, OUT, STYLE, CompositionPlan, StudyPlan, Subject, SweepPlan
+from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, SCORE, TRAIN, Job, Json
+from bwlab_analysis.study.plan import BOTH, IDENTITY, STYLE, CompositionPlan, StudyPlan, Subject
+from bwlab_analysis.study.sweeps import swept
+from bwlab_analysis.study.told import seed_of, told
 
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
@@ -42,17 +43,18 @@ class Expanded:
     """A plan's work.
 
     Attributes:
-        scores, measures: what is reported; all other jobs are needed by these.
+        scores, measures, recommended: what is reported; all other jobs are needed by these.
         alone: measured composition -> (composition of the identity's adapter alone, of the style's).
     """
 
     scores: tuple[Pair, ...]
     measures: tuple[Pair, ...]
+    recommended: tuple[Pair, ...]
     alone: Mapping[str, tuple[str, str]]
 
     def jobs(self) -> list[Job]:
         """Return the jobs that are reported."""
-        return [pair.job for pair in (*self.scores, *self.measures)]
+        return [pair.job for pair in (*self.scores, *self.measures, *self.recommended)]
 
 
 def expanded(plan: StudyPlan, scheme: BlockScheme, scorer: str) -> Expanded:
@@ -92,12 +94,16 @@ class _Expansion:
             for name in self._controls()
             for identity, style in pairs
         ]
-        measures = [
-            Pair(name, identity.name, style.name, self._measure(name, composition, identity, style))
-            for name, composition in measured.items()
-            for identity, style in pairs
-        ]
-        return Expanded(tuple(scores), tuple(measures), alone)
+        measures, searched = (
+            tuple(
+                Pair(name, identity.name, style.name, job(name, composition, identity, style))
+                for name, composition in measured.items()
+                if _matches(name, chosen)
+                for identity, style in pairs
+            )
+            for job, chosen in ((self._measure, ("*",)), (self._recommend, self.plan.measures.recommend))
+        )
+        return Expanded(tuple(scores), measures, searched, alone)
 
     def _controls(self) -> tuple[str, ...]:
         subjects = (*self.plan.identities, *self.plan.styles)
@@ -197,6 +203,22 @@ class _Expansion:
         }
         return Job(MEASURE, f"{name}, {identity.name} x {style.name}", settings, needs)
 
+    def _recommend(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
+        sampling, in_order = self.plan.sampling, self._in_order(composition)
+        settings: dict[str, Json] = {
+            **self._judged(identity, style),
+            "base": self.plan.base,
+            "prompts": self._prompts(identity, style, 1),
+            "seeds": sampling.seeds,
+            "steps": sampling.steps,
+            "cfg": sampling.cfg,
+            "budget": self.plan.measures.budget,
+        }
+        needs = {
+            role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", in_order, strict=True)
+        }
+        return Job(RECOMMEND, f"{name}, {identity.name} x {style.name}", settings, needs)
+
     def _training(self, adapter: str, identity: Subject, style: Subject) -> Job:
         plan = self.plan.adapters[adapter]
         other = plan.orthogonal_to
@@ -208,39 +230,10 @@ class _Expansion:
             "learns": learned,
             "training": {key: cast(Json, plan.settings[key]) for key in sorted(plan.settings)},
             # Adapters that start from one seed share directions that have nothing to do with what they learned.
-            "seed": _seed(f"{adapter} {' '.join(one.name for one in subjects)}"),
+            "seed": seed_of(f"{adapter} {' '.join(one.name for one in subjects)}"),
         }
         of = " x ".join(one.name for one in ((identity, style) if needs else subjects))
         return Job(TRAIN, f"{adapter}, {of}", settings, needs)
-
-
-def swept(sweep: SweepPlan, of: CompositionPlan, blocks: list[str]) -> Iterator[tuple[str, CompositionPlan]]:
-    """Yield (name, composition) with one block of an adapter off, or on alone, for each of its blocks."""
-    for block in blocks:
-        spec = f"{block}=0, *=1" if sweep.mode == OUT else f"{block}=1, *=0"
-        use = {name: (spec if name == sweep.adapter else scale) for name, scale in of.use.items()}
-        yield swept_name(sweep, block), CompositionPlan(use, of.merge, of.density, of.rank, sweep.prompts)
-
-
-def swept_name(sweep: SweepPlan, block: str) -> str:
-    """Return what a sweep's composition is called."""
-    return f"{sweep.of}: {sweep.adapter} {'without' if sweep.mode == OUT else 'only'} {block}"
-
-
-def told(subject: Subject) -> dict[str, Json]:
-    """Return a subject as JSON, with a hash of its folder's files, since these decide what is learned."""
-    return {"name": subject.name, "words": subject.words, "folder": subject.folder, "files": _files(subject.folder)}
-
-
-@cache
-def _files(folder: str | None) -> str | None:
-    import hashlib
-
-    if folder is None:
-        return None
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def _kinds(learns: str, subjects: tuple[Subject, ...]) -> list[tuple[str, Subject]]:
@@ -254,9 +247,3 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _alone_name(adapter: str, scale: str) -> str:
     return adapter if scale == "1" else f"{adapter} at {scale}"
-
-
-def _seed(text: str) -> int:
-    import zlib
-
-    return zlib.crc32(text.encode())

@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 RESULT = "result.json"
-TRAIN, MERGE, PAINT, SCORE, MEASURE = "train", "merge", "paint", "score", "measure"
-KINDS = (TRAIN, MERGE, PAINT, MEASURE, SCORE)
+TRAIN, MERGE, PAINT, SCORE, MEASURE, RECOMMEND = "train", "merge", "paint", "score", "measure", "recommend"
+KINDS = (TRAIN, MERGE, PAINT, MEASURE, SCORE, RECOMMEND)
 """In the order in which a runner takes them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A training, merge, painting, score or measurement.
+    """A training, merge, painting, score, measurement or recommendation.
 
     Two jobs with equal settings and needs are one: they have one key, one folder and one result.
 

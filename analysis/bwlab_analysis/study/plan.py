@@ -98,12 +98,16 @@ class MeasurePlan(Section):
     Attributes:
         of: compositions of one identity's and one style's adapter side by side; ``*`` stands for any text.
         blame: those of them whose blocks are blamed, too.
+        recommend: those for which ``bwlab analyze recommend`` searches block scales, with the first prompt.
+        budget: of that search.
         latents, timesteps, draws: as ``bwlab analyze conflict`` takes them.
         seed: of noise and random adapters.
     """
 
     of: tuple[str, ...] = ()
     blame: tuple[str, ...] = ()
+    recommend: tuple[str, ...] = ()
+    budget: int = bounded(12, least=1)
     latents: int = bounded(10, least=1)
     timesteps: str = "801,601,401,201"
     draws: int = bounded(3, least=0)

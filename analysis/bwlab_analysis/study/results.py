@@ -36,6 +36,8 @@ create table measures (composition text, identity text, style text, measure text
     random_sd real, primary key (composition, identity, style, measure));
 create table blame (composition text, identity text, style text, "by" text, adapter text, block text, gain real,
     loss real, primary key (composition, identity, style, "by", adapter, block));
+create table recommended (composition text, identity text, style text, spec_identity text, spec_style text,
+    tried integer, measure text, "values" text, primary key (composition, identity, style, measure));
 create table jobs (kind text, name text, key text primary key, cpu_seconds real);
 """
 
@@ -60,6 +62,8 @@ class Results:
         scores: (composition, identity, style) -> measure -> ``(prompts, seeds)`` values.
         measures: (composition, identity, style) -> measure -> value.
         blame: (composition, identity, style) -> way of blaming -> blocks.
+        recommended: (composition, identity, style) -> measure -> ``(1, seeds)`` scores of what was recommended; empty
+            where nothing could be.
         cpu_seconds: kind of job -> CPU seconds in all.
     """
 
@@ -68,6 +72,7 @@ class Results:
     scores: Mapping[Where, Mapping[str, Floats]]
     measures: Mapping[Where, Mapping[str, float]]
     blame: Mapping[Where, Mapping[str, tuple[Blamed, ...]]]
+    recommended: Mapping[Where, Mapping[str, Floats]]
     cpu_seconds: Mapping[str, float]
 
     @cached_property
@@ -118,6 +123,7 @@ def write_results(study: Study) -> Path:
         database.executemany("insert into scores values (?, ?, ?, ?, ?, ?)", _score_rows(study))
         database.executemany("insert into measures values (?, ?, ?, ?, ?, ?, ?)", _measure_rows(study))
         database.executemany("insert into blame values (?, ?, ?, ?, ?, ?, ?, ?)", _blame_rows(study))
+        database.executemany("insert into recommended values (?, ?, ?, ?, ?, ?, ?, ?)", _recommended_rows(study))
         database.executemany("insert into jobs values (?, ?, ?, ?)", _job_rows(study))
     new.replace(path)
     return path
@@ -138,12 +144,19 @@ def read_results(path: Path) -> Results:
         for *where, way, adapter, block, gain, loss in database.execute("select * from blame order by rowid"):
             ways = blame.setdefault(_where(where), {})
             ways[way] = (*ways.get(way, ()), Blamed(adapter, block, gain, loss))
+        recommended: dict[Where, dict[str, Floats]] = {}
+        query = 'select composition, identity, style, measure, "values" from recommended order by rowid'
+        for *where, measure, values in database.execute(query):
+            found = recommended.setdefault(_where(where), {})
+            if measure:
+                found[measure] = np.reshape(json.loads(values), (1, -1))
         return Results(
             {key: json.loads(value) for key, value in database.execute("select key, value from about")},
             {name: (a, b) for name, a, b in database.execute("select * from alone")},
             scores,
             measures,
             blame,
+            recommended,
             dict(database.execute("select kind, sum(cpu_seconds) from jobs group by kind")),
         )
 
@@ -184,6 +197,13 @@ def _blame_rows(study: Study) -> Iterable[tuple[object, ...]]:
         for way, blocks in result.get("blame", {}).items():
             for one in blocks:
                 yield (*where, way, one["adapter"], one["block"], one["gain"], one["loss"])
+
+
+def _recommended_rows(study: Study) -> Iterable[tuple[object, ...]]:
+    for where, result in _finished(study, study.work.recommended):
+        head = (*where, *result["specs"], result["tried"])
+        for measure, values in (result["values"] or {"": []}).items():
+            yield (*head, measure, json.dumps([round(value, DIGITS) for value in values]))
 
 
 def _job_rows(study: Study) -> Iterable[tuple[object, ...]]:

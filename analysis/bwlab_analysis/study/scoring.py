@@ -39,6 +39,30 @@ def score(job: Job, workshop: Workshop) -> dict[str, Json]:
     return {"pictures_a_prompt": each, "values": {name: list[Json](found) for name, found in values.items()}}
 
 
+def recommend(job: Job, workshop: Workshop) -> dict[str, Json]:
+    """Return what ``bwlab analyze recommend`` finds: the best composition's specs, and each picture's scores.
+
+    Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.
+    """
+    from bwlab_analysis.fidelity.measure import Sampling
+    from bwlab_analysis.recommending import recommended
+
+    settings: dict[str, Any] = dict(job.settings)
+    files = (workshop.file_of(job.needs["a"]), workshop.file_of(job.needs["b"]))
+    seeds = tuple(range(settings["seeds"]))
+    sampling = Sampling(tuple(settings["prompts"]), seeds, settings["steps"], settings["cfg"])
+    try:
+        trials = recommended(workshop.lab(settings["base"]), files, workshop.judge(job), sampling, settings["budget"])
+    except BwlabError as error:
+        return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
+    best = trials[0]
+    return {
+        "specs": [best.composition.spec("identity"), best.composition.spec("style")],
+        "tried": len(trials),
+        "values": {name: list[Json](found) for name, found in best.scores.values.items()},
+    }
+
+
 def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str, tuple[float, ...]]:
     """Return how far pictures are from the true one, 0 for the same.
 

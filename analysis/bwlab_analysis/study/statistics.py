@@ -46,6 +46,16 @@ class Shares:
         zero = self._zero[kind][:, :, :prompts].mean(3, keepdims=True)
         return np.asarray((self.results.values(composition, kind, prompts) - zero) / self._unit[kind], np.float64)
 
+    def of_recommended(self, where: Where) -> Floats | None:
+        """Return ``(seeds,)`` balances of what was recommended for a pair; None where nothing could be."""
+        found = self.results.recommended[where]
+        if not found:
+            return None
+        i, s = self.results.identities.index(where[1]), self.results.styles.index(where[2])
+        one, other = ((found[kind] - self._zero[kind][i, s, :1].mean()) / self._unit[kind] for kind in KINDS)
+        balance: Floats = harmonic(one, other)[0]
+        return balance
+
     def balance(self, composition: str, prompts: int | None = None) -> Floats:
         """Return ``(identities, styles, prompts, seeds)`` harmonic means of both shares, each at least 0."""
         return harmonic(*(self.of(composition, kind, prompts) for kind in KINDS))

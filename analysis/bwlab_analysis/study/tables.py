@@ -10,11 +10,12 @@ import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.report.markup import Cell, number_cell
-from bwlab_analysis.study.expansion import CONTROLS, swept_name
+from bwlab_analysis.study.expansion import CONTROLS
 from bwlab_analysis.study.plan import SweepPlan
 from bwlab_analysis.study.results import Floats, Results
 from bwlab_analysis.study.scoring import DISTANCES
 from bwlab_analysis.study.statistics import BASE, KINDS, Shares, correlation, interval, losses, split
+from bwlab_analysis.study.sweeps import swept_name
 from bwlab_analysis.study.trades import agreement_rows
 
 SHOWN_MEASURES = 3
@@ -158,7 +159,8 @@ def agreement(shares: Shares) -> Shown:
     note = (
         "Each block of each adapter is switched off in turn: the gain is the change of balance. Top-1: how often the "
         "most blamed block is the one of most gain. Regret: the best gain less that of the best among the first so "
-        "many blamed; 'nothing' is counted among them where a way may leave all as it is. In brackets: intervals."
+        "many blamed and of switching nothing off. bwlab analyze recommend may turn several blocks down: its regret "
+        "can be below 0. In brackets: intervals over identities."
     )
     heads = ("blamed by", "top-1", "chance", "regret of 1", "of 2", "of 3", "of 5")
     return Shown("Blame against exhaustive search", note, heads, tuple(agreement_rows(shares)))

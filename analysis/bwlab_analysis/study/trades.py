@@ -11,10 +11,10 @@ import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.report.markup import Cell, number_cell
-from bwlab_analysis.study.expansion import swept_name
 from bwlab_analysis.study.plan import IDENTITY, OUT, SweepPlan
-from bwlab_analysis.study.results import Blamed, Results
+from bwlab_analysis.study.results import Blamed, Results, Where
 from bwlab_analysis.study.statistics import Shares
+from bwlab_analysis.study.sweeps import swept_name
 
 Block = tuple[str, str]
 """Adapter ``"a"`` (the identity's) or ``"b"`` (the style's), and block."""
@@ -29,16 +29,22 @@ class Searched:
         identity: whose pair it is.
         gains: block -> change of balance when it is off.
         ways: way of blaming -> blocks, the most blamed first.
+        recommended: change of balance by what `bwlab_analysis.recommending.recommended` found; None: not searched.
     """
 
     identity: str
     gains: Mapping[Block, float]
     ways: Mapping[str, tuple[Block, ...]]
+    recommended: float | None
+
+    @property
+    def best(self) -> float:
+        """The best gain of one block off; 0 if none gains."""
+        return max(0.0, *self.gains.values())
 
     def regret(self, way: str, tried: int) -> float:
         """Return the best gain less that of the best among the first ``tried`` blamed; nothing switched off gains 0."""
-        best = max(0.0, *self.gains.values())
-        return best - max(0.0, *(self.gains[block] for block in self.ways[way][:tried]))
+        return self.best - max(0.0, *(self.gains[block] for block in self.ways[way][:tried]))
 
     def agrees(self, way: str) -> bool:
         """Return whether the most blamed block is the one of most gain."""
@@ -56,8 +62,25 @@ def searched(shares: Shares) -> list[Searched]:
             ways = results.blame.get((of, identity, style))
             if ways:
                 here = {block: float(table[i, s]) for block, table in gains.items()}
-                found.append(Searched(identity, here, {way: _order(blamed, here) for way, blamed in _ways(ways)}))
+                found.append(
+                    Searched(
+                        identity,
+                        here,
+                        {way: _order(blamed, here) for way, blamed in _ways(ways)},
+                        _gain(shares, (of, identity, style)),
+                    )
+                )
     return found
+
+
+def _gain(shares: Shares, where: Where) -> float | None:
+    """The change of balance by what was recommended; 0 if nothing could be."""
+    results = shares.results
+    if where not in results.recommended:
+        return None
+    found = shares.of_recommended(where)
+    i, s = results.identities.index(where[1]), results.styles.index(where[2])
+    return 0.0 if found is None else float(found.mean() - shares.balance(where[0], 1)[i, s].mean())
 
 
 def _ways(ways: Mapping[str, Sequence[Blamed]]) -> Iterator[tuple[str, list[Block]]]:
@@ -108,11 +131,19 @@ def agreement_rows(shares: Shares) -> Iterator[tuple[Cell, ...]]:
         chance = np.mean([1 / len(pair.gains) for pair in pairs])
         regrets = [_regret_cell(pairs, way, tried) for tried in TRIED]
         yield Cell(way), number_cell(float(agrees)), number_cell(float(chance)), *regrets
+    tried = [(pair.identity, pair.best - pair.recommended) for pair in pairs if pair.recommended is not None]
+    if tried:
+        blank = Cell("-")
+        yield Cell("bwlab analyze recommend"), blank, blank, _mean_cell(tried), *([blank] * (len(TRIED) - 1))
 
 
 def _regret_cell(pairs: Sequence[Searched], way: str, tried: int) -> Cell:
-    """The mean regret, resampled over identities."""
-    people = dict.fromkeys(pair.identity for pair in pairs)
-    means = [np.mean([pair.regret(way, tried) for pair in pairs if pair.identity == name]) for name in people]
+    return _mean_cell([(pair.identity, pair.regret(way, tried)) for pair in pairs])
+
+
+def _mean_cell(values: Sequence[tuple[str, float]]) -> Cell:
+    """The mean of (identity, value), resampled over identities."""
+    people = dict.fromkeys(name for name, _ in values)
+    means = [np.mean([value for who, value in values if who == name]) for name in people]
     found = bootstrap(np.reshape(means, (-1, 1)))
     return Cell(f"{found.mean:.3f}", found.mean, f"({found.low:.3f} .. {found.high:.3f})")

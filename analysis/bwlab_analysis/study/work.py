@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwlab.formats.atomic import write_atomically
 from bwlab.formats.folders import make_folder
-from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RESULT, SCORE, TRAIN, Job, Json
+from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, RESULT, SCORE, TRAIN, Job, Json
 from bwlab_analysis.study.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -142,10 +142,17 @@ def _measure(job: Job, workshop: Workshop, folder: Path) -> Found:
     return measure(job, workshop, folder)
 
 
+def _recommend(job: Job, workshop: Workshop, folder: Path) -> Found:
+    from bwlab_analysis.study.scoring import recommend
+
+    return recommend(job, workshop)
+
+
 WORK: Mapping[str, Callable[[Job, Workshop, Path], Found]] = {
     TRAIN: _train,
     MERGE: _merge,
     PAINT: _paint,
     SCORE: _score,
     MEASURE: _measure,
+    RECOMMEND: _recommend,
 }
