@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bwlab_analysis.study.expansion import Pair
+from bwlab_analysis.study.expansion import CONTROLS, Pair
 from bwlab_analysis.study.jobs import Json
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Results:
         """Return ``(identities, styles, prompts, seeds)`` scores; KeyError if they were not taken.
 
         Args:
-            composition: or a control.
+            composition: or a control, whose pictures count as one, ``(identities, styles, 1, 1)``.
             measure: a score's name.
             prompts: only so many, the first; None: all.
         """
@@ -102,6 +102,9 @@ class Results:
             [self.scores[composition, identity, style][measure][:prompts] for style in self.styles]
             for identity in self.identities
         ]
+        if composition in CONTROLS:
+            # Their pictures are not of seeds, and one subject may have more than another.
+            found = [[np.mean(one, keepdims=True) for one in row] for row in found]
         return np.asarray(found, np.float64)
 
     def scored(self, composition: str, measure: str) -> bool:

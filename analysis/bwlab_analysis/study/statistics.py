@@ -43,8 +43,10 @@ class Shares:
 
     def of(self, composition: str, kind: str, prompts: int | None = None) -> Floats:
         """Return ``(identities, styles, prompts, seeds)`` shares of identity or style."""
-        zero = self._zero[kind][:, :, :prompts].mean(3, keepdims=True)
-        return np.asarray((self.results.values(composition, kind, prompts) - zero) / self._unit[kind], np.float64)
+        values = self.results.values(composition, kind, prompts)
+        # A sweep or a control has fewer prompts than the base: each is compared with the base's own of that prompt.
+        zero = self._zero[kind][:, :, : values.shape[2]].mean(3, keepdims=True)
+        return np.asarray((values - zero) / self._unit[kind], np.float64)
 
     def of_recommended(self, where: Where) -> Floats | None:
         """Return ``(seeds,)`` balances of what was recommended for a pair; None where nothing could be."""
