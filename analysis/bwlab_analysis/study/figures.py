@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
+from bwlab_analysis.study.expansion import CONTROLS
 from bwlab_analysis.study.plan import IDENTITY, STYLE
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import BASE, Shares, interval
-from bwlab_analysis.study.tables import Shown, _swept, profiles, validation
+from bwlab_analysis.study.tables import Shown, profiles, validation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,10 +40,12 @@ def figures_of(results: Results) -> dict[str, Image]:
 def identity_and_style(shares: Shares) -> Figure:
     """Return compositions in the plane of identity and style, with their intervals."""
     figure, axes = _figure(8, 6)
-    swept = set(_swept(shares.results))
-    for number, name in enumerate(name for name in shares.results.compositions if name not in swept):
-        if shares.results.values(name, IDENTITY).shape[2:] != shares.results.values(BASE, IDENTITY).shape[2:]:
-            continue  # a control, or fewer prompts
+    results = shares.results
+    hidden = {*results.swept, *CONTROLS}
+    whole = results.values(BASE, IDENTITY).shape
+    for number, name in enumerate(name for name in results.compositions if name not in hidden):
+        if results.values(name, IDENTITY).shape != whole:
+            continue  # fewer prompts
         x, y = (interval(shares.of(name, kind)) for kind in (IDENTITY, STYLE))
         spread = [[[one.mean - one.low], [one.high - one.mean]] for one in (x, y)]
         marker = "osD^v<>P*X"[number // 10 % 10]

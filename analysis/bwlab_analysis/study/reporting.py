@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bwlab.formats.atomic import write_atomically
 from bwlab_analysis.report.gallery import gallery
 from bwlab_analysis.report.markup import heading, paragraph, table
 from bwlab_analysis.report.write import FILE, page
 from bwlab_analysis.study.jobs import PAINT
-from bwlab_analysis.study.results import Results, read_results, write_results
+from bwlab_analysis.study.results import Results, read_results
+from bwlab_analysis.study.storing import write_results
 from bwlab_analysis.study.tables import Shown, tables_of
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def write_report(study: Study) -> list[Path]:
 
 def title_of(results: Results) -> str:
     """Return the plan's title."""
-    plan: Any = results.about["plan"]
-    return str(plan["title"])
+    return str(results.plan["title"])
 
 
 def markdown(results: Results, tables: list[Shown], pictures: Mapping[str, object]) -> str:

@@ -9,11 +9,13 @@ from itertools import product
 
 import numpy as np
 
-from bwlab_analysis.fidelity.bootstrap import RESAMPLES, Interval, bootstrap
+from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
 from bwlab_analysis.study.expansion import TRUE
 from bwlab_analysis.study.results import Floats, Results, Where
 
 BASE = "base"
+RESAMPLES = 500
+"""Of identities, for the interval of a rank correlation."""
 KINDS = ("identity", "style")
 
 
@@ -120,7 +122,7 @@ class Correlation:
 
     Attributes:
         rho: -1..1; nan if there are fewer than three pairs or either side is constant.
-        low, high: its interval.
+        low, high: its interval; nan without one.
         pairs: how many.
     """
 
@@ -131,17 +133,29 @@ class Correlation:
 
 
 def correlation(
-    where: Sequence[Where], measures: Mapping[Where, Mapping[str, float]], name: str, outcome: Mapping[Where, float]
+    where: Sequence[Where],
+    measures: Mapping[Where, Mapping[str, float]],
+    name: str,
+    outcome: Mapping[Where, float],
+    resamples: int = RESAMPLES,
 ) -> Correlation:
-    """Return how a measure's ranks go with an outcome's, over pairs where the measure has an answer."""
+    """Return how a measure's ranks go with an outcome's, over pairs where the measure has an answer.
+
+    Args:
+        where: the pairs.
+        measures: of pairs, by name.
+        name: the measure.
+        outcome: of pairs.
+        resamples: of identities, for the interval; 0: none is asked for, it is nan.
+    """
     known = [(one, measures[one][name]) for one in where if name in measures[one] and one in outcome]
     values = np.array([value for _, value in known])
     outcomes = np.array([outcome[one] for one, _ in known])
     people = sorted({one[1] for one, _ in known})
-    rows = [np.array([place for place, (one, _) in enumerate(known) if one[1] == name]) for name in people]
+    rows = [np.array([place for place, (one, _) in enumerate(known) if one[1] == who]) for who in people]
     rng = np.random.default_rng(0)
     drawn = []
-    for _ in range(RESAMPLES // 4 if people else 0):
+    for _ in range(resamples if people else 0):
         chosen = np.concatenate([rows[place] for place in rng.integers(len(people), size=len(people))])
         drawn.append(spearman(values[chosen], outcomes[chosen]))
     finite = [one for one in drawn if np.isfinite(one)]

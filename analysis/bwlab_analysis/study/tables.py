@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.report.markup import Cell, number_cell
 from bwlab_analysis.study.expansion import CONTROLS
-from bwlab_analysis.study.plan import SweepPlan
 from bwlab_analysis.study.results import Floats, Results
 from bwlab_analysis.study.scoring import DISTANCES
-from bwlab_analysis.study.statistics import BASE, KINDS, Shares, correlation, interval, losses, split
-from bwlab_analysis.study.sweeps import swept_name
+from bwlab_analysis.study.statistics import BASE, KINDS, RESAMPLES, Shares, correlation, interval, losses, split
 from bwlab_analysis.study.trades import agreement_rows
-
-SHOWN_MEASURES = 3
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,7 @@ def tables_of(results: Results) -> list[Shown]:
 def fidelity(shares: Shares) -> Shown:
     """Return how well each composition shows identity and style, and how far it is from the true picture."""
     results = shares.results
-    swept = set(_swept(results))
-    rows = [_fidelity_row(shares, name) for name in results.compositions if name not in swept]
+    rows = [_fidelity_row(shares, name) for name in results.compositions if name not in results.swept]
     note = (
         "Identity and style: 0 is what the base paints for the words, 1 the true picture; balance: their harmonic "
         "mean, picture by picture. Text: the score itself. Distances to the true picture, lower is nearer. In "
@@ -66,9 +59,9 @@ def fidelity(shares: Shares) -> Shown:
 def _fidelity_row(shares: Shares, name: str) -> tuple[Cell, ...]:
     results = shares.results
     control = name in CONTROLS
-    whole = [interval_cell(interval(_only(shares.of(name, kind), control))) for kind in KINDS]
+    whole = [interval_cell(interval(shares.of(name, kind))) for kind in KINDS]
     balance = Cell("-") if control else interval_cell(interval(shares.balance(name)))
-    text = interval_cell(interval(_only(results.values(name, "text"), control)))
+    text = interval_cell(interval(results.values(name, "text")))
     away = [
         interval_cell(interval(results.values(name, measure)), 3) if _far(results, name, measure) else Cell("-")
         for measure in DISTANCES
@@ -80,17 +73,14 @@ def _far(results: Results, name: str, measure: str) -> bool:
     return name not in CONTROLS and results.scored(name, measure)
 
 
-def _only(values: Floats, control: bool) -> Floats:
-    """A control's pictures are not of seeds: they count as one."""
-    return values.mean((2, 3), keepdims=True) if control else values
-
-
 def claims(shares: Shares) -> Shown:
     """Return each claim with the difference it is about."""
-    plan = _plan(shares.results)
+    claimed = shares.results.plan["claims"]
     rows = []
-    for name, claim in plan["claims"].items():
-        difference = interval(_by(shares, claim["better"], claim["by"]) - _by(shares, claim["worse"], claim["by"]))
+    for name, claim in claimed.items():
+        better, worse = (_by(shares, claim[side], claim["by"]) for side in ("better", "worse"))
+        prompts = min(better.shape[2], worse.shape[2])
+        difference = interval(better[:, :, :prompts] - worse[:, :, :prompts])
         rows.append((Cell(name), Cell(claim["by"]), interval_cell(difference, 3), Cell(verdict(difference))))
     note = "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds."
     return Shown("Claims", note, ("claim", "by", "difference", "verdict"), tuple(rows))
@@ -114,7 +104,7 @@ def verdict(difference: Interval) -> str:
 def profiles(shares: Shares) -> Shown:
     """Return what each block carries alone, or costs when it is off."""
     rows = []
-    for sweep, names in _sweeps(shares.results):
+    for sweep, names in shares.results.sweeps:
         for block, name in names.items():
             kinds = [interval_cell(interval(shares.of(name, kind))) for kind in KINDS]
             what = f"{sweep.adapter} {'only' if sweep.mode == 'in' else 'without'}"
@@ -132,8 +122,8 @@ def validation(shares: Shares) -> Shown:
     rows = []
     for name in names:
         cells = [
-            correlation(where, results.measures, name, outcome)
-            for where in (parts.told_on, parts.chosen_on, tuple(results.measures))
+            correlation(where, results.measures, name, outcome, resamples)
+            for where, resamples in ((parts.told_on, RESAMPLES), (parts.chosen_on, 0), (tuple(results.measures), 0))
         ]
         rows.append((cells, name))
     rows.sort(key=lambda row: -abs(row[0][0].rho) if np.isfinite(row[0][0].rho) else 1)
@@ -180,20 +170,3 @@ def interval_cell(found: Interval, digits: int = 2) -> Cell:
         found.mean,
         f"({found.low:.{digits}f} .. {found.high:.{digits}f})",
     )
-
-
-def _plan(results: Results) -> Mapping[str, Any]:
-    plan: Any = results.about["plan"]
-    return dict(plan)
-
-
-def _sweeps(results: Results) -> Iterator[tuple[SweepPlan, dict[str, str]]]:
-    """Each sweep with its compositions by block."""
-    for told in _plan(results)["sweeps"].values():
-        sweep = SweepPlan(**told)
-        start = swept_name(sweep, "")
-        yield sweep, {name.removeprefix(start): name for name in results.compositions if name.startswith(start)}
-
-
-def _swept(results: Results) -> Sequence[str]:
-    return [name for _, names in _sweeps(results) for name in names.values()]

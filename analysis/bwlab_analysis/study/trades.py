@@ -12,9 +12,8 @@ import numpy as np
 from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.report.markup import Cell, number_cell
 from bwlab_analysis.study.plan import IDENTITY, OUT, SweepPlan
-from bwlab_analysis.study.results import Blamed, Results, Where
+from bwlab_analysis.study.results import Blamed, Where
 from bwlab_analysis.study.statistics import Shares
-from bwlab_analysis.study.sweeps import swept_name
 
 Block = tuple[str, str]
 """Adapter ``"a"`` (the identity's) or ``"b"`` (the style's), and block."""
@@ -28,7 +27,7 @@ class Searched:
     Attributes:
         identity: whose pair it is.
         gains: block -> change of balance when it is off.
-        ways: way of blaming -> blocks, the most blamed first.
+        ways: way of blaming -> blocks, the most blamed first; without a way that says nothing of this pair.
         recommended: change of balance by what `bwlab_analysis.recommending.recommended` found; None: not searched.
     """
 
@@ -40,21 +39,22 @@ class Searched:
     @property
     def best(self) -> float:
         """The best gain of one block off; 0 if none gains."""
-        return max(0.0, *self.gains.values())
+        return max([0.0, *self.gains.values()])
 
     def regret(self, way: str, tried: int) -> float:
         """Return the best gain less that of the best among the first ``tried`` blamed; nothing switched off gains 0."""
-        return self.best - max(0.0, *(self.gains[block] for block in self.ways[way][:tried]))
+        gains = (self.gains[block] for block in self.ways.get(way, ())[:tried])
+        return self.best - max([0.0, *gains])
 
     def agrees(self, way: str) -> bool:
-        """Return whether the most blamed block is the one of most gain."""
-        return max(self.gains, key=lambda block: self.gains[block]) == self.ways[way][0]
+        """Return whether the most blamed block is the one of most gain; not if no block is blamed."""
+        return self.ways.get(way, ())[:1] == (max(self.gains, key=lambda block: self.gains[block]),)
 
 
 def searched(shares: Shares) -> list[Searched]:
     """Return every pair that was both searched exhaustively and blamed."""
     results = shares.results
-    sweeps = _out_sweeps(results)
+    sweeps = [one for one in results.sweeps if one[0].mode == OUT]
     found = []
     for of in dict.fromkeys(sweep.of for sweep, _ in sweeps):
         gains = _gains(shares, [one for one in sweeps if one[0].of == of], of)
@@ -100,22 +100,12 @@ def _order(blamed: Sequence[Block], gains: Mapping[Block, float]) -> tuple[Block
     return tuple(block for block in blamed if block in gains)
 
 
-def _out_sweeps(results: Results) -> list[tuple[SweepPlan, dict[str, str]]]:
-    plan: Any = results.about["plan"]
-    sweeps = [SweepPlan(**told) for told in plan["sweeps"].values() if told["mode"] == OUT]
-    found = []
-    for sweep in sweeps:
-        start = swept_name(sweep, "")
-        found.append((sweep, {n.removeprefix(start): n for n in results.compositions if n.startswith(start)}))
-    return found
-
-
-def _gains(shares: Shares, sweeps: list[tuple[SweepPlan, dict[str, str]]], of: str) -> dict[Block, Any]:
+def _gains(shares: Shares, sweeps: Sequence[tuple[SweepPlan, Mapping[str, str]]], of: str) -> dict[Block, Any]:
     """Block -> ``(identities, styles)`` changes of balance."""
-    plan: Any = shares.results.about["plan"]
+    adapters = shares.results.plan["adapters"]
     gains = {}
     for sweep, names in sweeps:
-        adapter = "a" if plan["adapters"][sweep.adapter]["learns"] == IDENTITY else "b"
+        adapter = "a" if adapters[sweep.adapter]["learns"] == IDENTITY else "b"
         for block, name in names.items():
             without = shares.balance(name)
             whole = shares.balance(of, without.shape[2])
