@@ -9,11 +9,12 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, cast
 
-from bwlab.errors import BwlabError
+from bwlab_analysis.study.alone import alone_of, in_order, with_alone
+from bwlab_analysis.study.checks import check_measures, check_specs
 from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, SCORE, TRAIN, Job, Json
 from bwlab_analysis.study.plan import BOTH, IDENTITY, STYLE, CompositionPlan, StudyPlan, Subject
 from bwlab_analysis.study.sweeps import swept
-from bwlab_analysis.study.told import seed_of, told
+from bwlab_analysis.study.told import forget_files, seed_of, told
 
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
@@ -66,8 +67,11 @@ def expanded(plan: StudyPlan, scheme: BlockScheme, scorer: str) -> Expanded:
         scorer: what is known of the scorers' weights: scores by other weights are other jobs.
 
     Raises:
-        BwlabError: a measured composition is not of one identity's and one style's adapter side by side.
+        BwlabError: a measured composition is not of one identity's and one style's adapter side by side, none is called
+            what is to be measured, or a block spec does not fit the base.
     """
+    check_specs(plan, scheme)
+    forget_files()
     return _Expansion(plan, scheme, scorer).all()
 
 
@@ -78,11 +82,10 @@ class _Expansion:
 
     def all(self) -> Expanded:
         compositions = {**self.plan.compositions, **self._swept()}
+        check_measures(self.plan.measures, compositions)
         measured = {name: plan for name, plan in compositions.items() if _matches(name, self.plan.measures.of)}
-        alone = {name: self._alone(name, plan) for name, plan in measured.items()}
-        for names, plan in ((alone[name], measured[name]) for name in measured):
-            for one, (adapter, scale) in zip(names, self._in_order(plan), strict=True):
-                compositions.setdefault(one, CompositionPlan({adapter: scale}, prompts=plan.prompts))
+        alone = {name: alone_of(self.plan, name, one) for name, one in measured.items()}
+        compositions = with_alone(self.plan, compositions, measured)
         pairs = list(product(self.plan.identities, self.plan.styles))
         scores = [
             Pair(name, identity.name, style.name, self._score(name, composition, identity, style))
@@ -124,19 +127,6 @@ class _Expansion:
         ranks = parse_spec(spec, self.scheme, kind="rank").by_block()
         # A block's modules may have ranks of their own.
         return [block for block, rank in ranks.items() if rank and block != "te"]
-
-    def _in_order(self, composition: CompositionPlan) -> list[tuple[str, str]]:
-        """The identity's adapter with its scale, then the style's."""
-        learns = {name: self.plan.adapters[name].learns for name in composition.use}
-        return sorted(composition.use.items(), key=lambda item: learns[item[0]])
-
-    def _alone(self, name: str, composition: CompositionPlan) -> tuple[str, str]:
-        in_order = self._in_order(composition)
-        if [self.plan.adapters[adapter].learns for adapter, _ in in_order] != [IDENTITY, STYLE] or composition.merge:
-            fix = "Measure compositions that use one of each, unmerged"
-            raise BwlabError(f"measures of {name}", "not one identity's and one style's adapter side by side", fix)
-        first, second = (_alone_name(adapter, scale) for adapter, scale in in_order)
-        return first, second
 
     def _score(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
         painted = self._paint(name, composition, identity, style)
@@ -185,10 +175,10 @@ class _Expansion:
 
     def _measure(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
         measures = self.plan.measures
-        in_order = self._in_order(composition)
+        used = in_order(self.plan, composition)
         settings: dict[str, Json] = {
             "base": self.plan.base,
-            "scales": [scale for _, scale in in_order],
+            "scales": [scale for _, scale in used],
             "identity": told(identity),
             "style": told(style),
             "prompts": self._prompts(identity, style, None),
@@ -198,13 +188,11 @@ class _Expansion:
             "seed": measures.seed,
             "blame": _matches(name, measures.blame),
         }
-        needs = {
-            role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", in_order, strict=True)
-        }
+        needs = {role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", used, strict=True)}
         return Job(MEASURE, f"{name}, {identity.name} x {style.name}", settings, needs)
 
     def _recommend(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
-        sampling, in_order = self.plan.sampling, self._in_order(composition)
+        sampling, used = self.plan.sampling, in_order(self.plan, composition)
         settings: dict[str, Json] = {
             **self._judged(identity, style),
             "base": self.plan.base,
@@ -214,9 +202,7 @@ class _Expansion:
             "cfg": sampling.cfg,
             "budget": self.plan.measures.budget,
         }
-        needs = {
-            role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", in_order, strict=True)
-        }
+        needs = {role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", used, strict=True)}
         return Job(RECOMMEND, f"{name}, {identity.name} x {style.name}", settings, needs)
 
     def _training(self, adapter: str, identity: Subject, style: Subject) -> Job:
@@ -243,7 +229,3 @@ def _kinds(learns: str, subjects: tuple[Subject, ...]) -> list[tuple[str, Subjec
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _alone_name(adapter: str, scale: str) -> str:
-    return adapter if scale == "1" else f"{adapter} at {scale}"

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
+from bwlab_analysis.study.checks import BASE
 from bwlab_analysis.study.expansion import CONTROLS
 from bwlab_analysis.study.plan import IDENTITY, STYLE
 from bwlab_analysis.study.results import Results
-from bwlab_analysis.study.statistics import BASE, Shares, interval
+from bwlab_analysis.study.statistics import Shares, interval
 from bwlab_analysis.study.tables import Shown, profiles, validation
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from bwlab.nearest import did_you_mean
 from bwlab.training.section import Section, SettingError
 from bwlab.training.sources import Setting, build, flattened
 from bwlab.training.values import converted
+from bwlab_analysis.study.checks import check_plan
 from bwlab_analysis.study.plan import (
     BOTH,
     IDENTITY,
@@ -74,6 +75,7 @@ def read_plan(
     if not plan.identities or not plan.styles:
         fix = "Give --identity NAME=FOLDER and --style NAME=FOLDER, or [data] in the plan"
         raise BwlabError(f"study {name}", "it names no identity or no style", fix)
+    check_plan(plan, f"study {name}")
     return plan
 
 

@@ -10,10 +10,10 @@ from itertools import product
 import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
+from bwlab_analysis.study.checks import BASE
 from bwlab_analysis.study.expansion import TRUE
 from bwlab_analysis.study.results import Floats, Results, Where
 
-BASE = "base"
 RESAMPLES = 500
 """Of identities, for the interval of a rank correlation."""
 KINDS = ("identity", "style")

@@ -8,10 +8,11 @@ import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.report.markup import Cell, number_cell
+from bwlab_analysis.study.checks import BASE
 from bwlab_analysis.study.expansion import CONTROLS
 from bwlab_analysis.study.results import Floats, Results
 from bwlab_analysis.study.scoring import DISTANCES
-from bwlab_analysis.study.statistics import BASE, KINDS, RESAMPLES, Shares, correlation, interval, losses, split
+from bwlab_analysis.study.statistics import KINDS, RESAMPLES, Shares, correlation, interval, losses, split
 from bwlab_analysis.study.trades import agreement_rows
 
 

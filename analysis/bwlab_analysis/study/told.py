@@ -16,6 +16,11 @@ def told(subject: Subject) -> dict[str, Json]:
     return {"name": subject.name, "words": subject.words, "folder": subject.folder, "files": _files(subject.folder)}
 
 
+def forget_files() -> None:
+    """Read folders anew from now on: the next study's may have changed."""
+    _files.cache_clear()
+
+
 @cache
 def _files(folder: str | None) -> str | None:
     if folder is None:
