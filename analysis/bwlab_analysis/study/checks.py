@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
@@ -53,6 +54,8 @@ def _check_subjects(asked: str, subjects: Iterable[Subject], known: Collection[s
         if subject.folder is None and subject.name not in known:
             fix = f"{did_you_mean(subject.name, known)}Choose from {', '.join(known)}, or give a folder of pictures"
             raise BwlabError(f"{asked}: {subject.name}", "the benchmark has none that is held out", fix)
+        if subject.folder is not None and not Path(subject.folder).is_dir():
+            raise BwlabError(f"{asked}: {subject.name}", f"no folder {subject.folder}", "Give a folder of pictures")
         met.add(subject.name)
 
 

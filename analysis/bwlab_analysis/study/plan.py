@@ -42,7 +42,7 @@ class AdapterPlan:
 
 
 @dataclass(frozen=True)
-class CompositionPlan:
+class CompositionPlan(Section):
     """Adapters at work together, painted for each pair.
 
     Attributes:
@@ -55,9 +55,9 @@ class CompositionPlan:
 
     use: Mapping[str, str] = field(default_factory=dict)
     merge: str | None = None
-    density: float | None = None
-    rank: int | None = None
-    prompts: int | None = None
+    density: float | None = maybe(above=0, most=1)
+    rank: int | None = maybe(least=1)
+    prompts: int | None = maybe(least=1)
 
 
 @dataclass(frozen=True)

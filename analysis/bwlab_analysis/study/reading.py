@@ -1,13 +1,10 @@
-"""Reads a study's plan from TOML, checking every name before anything is run."""
+"""From a plan's TOML to a plan, every name in it checked."""
 
 from __future__ import annotations
 
-import importlib.resources
-import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bwlab.blocks.bases import EMBEDDED
@@ -30,17 +27,12 @@ from bwlab_analysis.study.plan import (
     Subject,
     SweepPlan,
 )
+from bwlab_analysis.study.plan_files import Table, read_table, shipped_plans
 
-Table = Mapping[str, Any]
 TABLES = ("data", "defaults", "adapters", "compositions", "sweeps", "claims", "measures", "sampling")
 PLAIN = ("title", "base", "clip", "extends")
+ORTHOGONAL = "orthogonal_to"
 MERGES = ("ties", "dare", "zip")
-
-
-def shipped_plans() -> tuple[str, ...]:
-    """Return the names of the plans that ship with bwlab."""
-    folder = importlib.resources.files("bwlab_analysis.study") / "plans"
-    return tuple(sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml")))
 
 
 def read_plan(
@@ -79,79 +71,56 @@ def read_plan(
     return plan
 
 
-def read_table(name: str) -> dict[str, Any]:
-    """Return a plan's TOML, laid over the plan that it ``extends``; BwlabError if it cannot be read."""
-    path = Path(name)
-    shipped = importlib.resources.files("bwlab_analysis.study") / "plans" / f"{name}.toml"
-    try:
-        text = shipped.read_text(encoding="utf-8") if name in shipped_plans() else path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except FileNotFoundError:
-        known = ", ".join(shipped_plans())
-        hint = did_you_mean(name, shipped_plans())
-        raise BwlabError(
-            f"--plan {name}", "no such plan or file", f"{hint}Choose from {known}, or a TOML file"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise BwlabError(f"--plan {name}", str(error).splitlines()[0], "Correct the TOML file") from error
-    return overlaid(read_table(str(table["extends"])), table) if "extends" in table else table
-
-
-def overlaid(below: Table, above: Table) -> dict[str, Any]:
-    """Return nested tables in which ``above`` wins; a table whose only key is ``none = true`` takes one away.
-
-    >>> overlaid({"a": {"x": 1, "y": 2}, "b": {"z": 3}}, {"a": {"y": 5}, "b": {"none": True}})
-    {'a': {'x': 1, 'y': 5}}
-    """
-    result = dict(below)
-    for key, value in above.items():
-        if value == {"none": True}:
-            result.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-            result[key] = overlaid(result[key], value)
-        else:
-            result[key] = value
-    return result
-
-
 def plan_of(table: Table, name: str, sets: Mapping[str, object]) -> StudyPlan:
     """Return the plan that a TOML table says; BwlabError for a mistake in it."""
     asked = f"study {name}"
     _known(asked, table, (*TABLES, *PLAIN))
-    data = table.get("data", {})
+    data = _table(f"{asked}: data", table.get("data", {}))
     _known(f"{asked}: data", data, ("identities", "styles"))
-    defaults = dict(flattened(table.get("defaults", {})))
+    defaults = dict(flattened(_table(f"{asked}: defaults", table.get("defaults", {}))))
     own = {section: _below(section, sets) for section in ("measures", "sampling")}
     rest = {key: value for key, value in sets.items() if key.split(".")[0] not in own}
-    adapters = {
-        key: _adapter(f"{asked}: adapters.{key}", value, defaults, rest)
-        for key, value in table.get("adapters", {}).items()
-    }
+    adapters = {key: _adapter(where, value, defaults, rest) for where, key, value in _each(asked, table, "adapters")}
     compositions = {
-        key: _composition(f"{asked}: compositions.{key}", value, adapters)
-        for key, value in table.get("compositions", {}).items()
-    }
-    sweeps = {
-        key: _sweep(f"{asked}: sweeps.{key}", value, compositions) for key, value in table.get("sweeps", {}).items()
+        key: _composition(where, value, adapters) for where, key, value in _each(asked, table, "compositions")
     }
     for key, adapter in adapters.items():
         if adapter.orthogonal_to is not None:
             _known(f"{asked}: adapters.{key}.orthogonal_to", {adapter.orthogonal_to: None}, tuple(adapters))
     return StudyPlan(
-        title=str(table.get("title", name)),
-        base=str(table.get("base", EMBEDDED)),
-        clip=table.get("clip"),
+        title=_text(asked, table, "title") or name,
+        base=_text(asked, table, "base") or EMBEDDED,
+        clip=_text(asked, table, "clip"),
         identities=subjects(f"{asked}: data.identities", data.get("identities", [])),
         styles=subjects(f"{asked}: data.styles", data.get("styles", [])),
         adapters=adapters,
         compositions=compositions,
-        sweeps=sweeps,
-        claims={
-            key: _claim(f"{asked}: claims.{key}", value, compositions) for key, value in table.get("claims", {}).items()
-        },
-        measures=_section(f"{asked}: measures", MeasurePlan, {**table.get("measures", {}), **own["measures"]}),
-        sampling=_section(f"{asked}: sampling", SamplingPlan, {**table.get("sampling", {}), **own["sampling"]}),
+        sweeps={key: _sweep(where, value, compositions) for where, key, value in _each(asked, table, "sweeps")},
+        claims={key: _claim(where, value, compositions) for where, key, value in _each(asked, table, "claims")},
+        measures=_section(f"{asked}: measures", MeasurePlan, _own(asked, table, "measures", own)),
+        sampling=_section(f"{asked}: sampling", SamplingPlan, _own(asked, table, "sampling", own)),
     )
+
+
+def _table(asked: str, value: object) -> Table:
+    if not isinstance(value, Mapping):
+        raise BwlabError(asked, f"{value!r}, not a table", f"Write it as a table, [{asked.rpartition(': ')[2]}]")
+    return value
+
+
+def _each(asked: str, table: Table, kind: str) -> Iterator[tuple[str, str, Table]]:
+    """What errors call it, its name, and the table of each entry of a kind."""
+    for key, value in _table(f"{asked}: {kind}", table.get(kind, {})).items():
+        yield f"{asked}: {kind}.{key}", key, _table(f"{asked}: {kind}.{key}", value)
+
+
+def _text(asked: str, table: Table, key: str) -> str | None:
+    value = table.get(key)
+    return None if value is None else str(converted(key, value, str, asked))
+
+
+def _own(asked: str, table: Table, section: str, sets: Mapping[str, Table]) -> Table:
+    return {**_table(f"{asked}: {section}", table.get(section, {})), **sets[section]}
 
 
 def _below(section: str, sets: Mapping[str, object]) -> dict[str, object]:
@@ -177,20 +146,21 @@ def _adapter(asked: str, table: Table, defaults: Mapping[str, object], sets: Map
     learns = table.get("learns")
     if learns not in (IDENTITY, STYLE, BOTH):
         raise BwlabError(f"{asked}.learns", f"{learns!r}", f"Choose from {IDENTITY}, {STYLE}, {BOTH}")
-    own = {key: value for key, value in table.items() if key not in ("learns", "orthogonal_to")}
+    own = {key: value for key, value in table.items() if key not in ("learns", ORTHOGONAL)}
     settings = {**defaults, **dict(flattened(own)), **sets}
     build([Setting(key, value, asked) for key, value in settings.items()])  # tells what is wrong with them
-    return AdapterPlan(learns, table.get("orthogonal_to"), settings)
+    return AdapterPlan(learns, _text(asked, table, ORTHOGONAL), settings)
 
 
 def _composition(asked: str, table: Table, adapters: Mapping[str, AdapterPlan]) -> CompositionPlan:
-    _known(asked, table, ("use", "merge", "density", "rank", "prompts"))
-    use = {str(key): str(value) for key, value in table.get("use", {}).items()}
-    _known(f"{asked}.use", use, tuple(adapters))
-    merge = table.get("merge")
-    if merge is not None and (merge not in MERGES or len(use) < 2):
-        raise BwlabError(f"{asked}.merge = {merge}", f"{len(use)} adapters", f"Two or more by {', '.join(MERGES)}")
-    return CompositionPlan(use, merge, table.get("density"), table.get("rank"), table.get("prompts"))
+    use = _table(f"{asked}.use", table.get("use", {}))
+    scales = {str(key): str(converted(f"use.{key}", value, str, asked)) for key, value in use.items()}
+    _known(f"{asked}.use", scales, tuple(adapters))
+    composition = _section(asked, CompositionPlan, {**table, "use": scales})
+    if composition.merge is not None and (composition.merge not in MERGES or len(use) < 2):
+        found, fix = f"{len(use)} adapters", f"Two or more by {', '.join(MERGES)}"
+        raise BwlabError(f"{asked}.merge = {composition.merge}", found, fix)
+    return composition
 
 
 def _sweep(asked: str, table: Table, compositions: Mapping[str, CompositionPlan]) -> SweepPlan:
@@ -213,7 +183,10 @@ SectionKind = typing.TypeVar("SectionKind", bound=Section)
 def _section(asked: str, kind: type[SectionKind], table: Table) -> SectionKind:
     hints = typing.get_type_hints(kind)
     _known(asked, table, tuple(hints))
-    values: dict[str, Any] = {key: converted(key, value, hints[key], asked) for key, value in table.items()}
+    values: dict[str, Any] = {
+        key: value if isinstance(value, Mapping) else converted(key, value, hints[key], asked)
+        for key, value in table.items()
+    }
     try:
         return kind(**values)
     except SettingError as error:
