@@ -52,6 +52,7 @@ def study_command(
     from bwlab_analysis.progress import progress_of
     from bwlab_analysis.study.study import new_study, run_study
 
+    kinds = checked_kinds(only)
     asked = asked_plan(plan, base, clip, identity or [], style or [], set_ or [])
     run, console = chosen_runner(runner, workers), Console()
     study = new_study(asked, out, device)
@@ -59,9 +60,7 @@ def study_command(
         console.print(asked.title, work_table(study), sep="\n")
         return
     with progress_of("") as advance:
-        failures = run_study(
-            study, run, lambda done, total, job: advance(done, total, f"{job.kind} {job.name}"), checked_kinds(only)
-        )
+        failures = run_study(study, run, lambda done, total, job: advance(done, total, f"{job.kind} {job.name}"), kinds)
     if failures:
         raise BwlabError(f"study {plan}: {failures[0].job.name}", failures[0].reason, more(len(failures)))
     if only:

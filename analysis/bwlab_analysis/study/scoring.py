@@ -70,7 +70,16 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
     - feature_distance: of the image tower's feature maps, each position's channels of length 1, the mean squared
       difference over positions, the mean over four depths (LPIPS, Zhang et al. 2018, without its learned weights).
     - structure_distance: 1 - SSIM (Wang et al. 2004) of the grey pictures, 0..2.
+
+    Args:
+        clip: the model.
+        images: all of one size.
+        true: is brought to their size.
+
+    Raises:
+        BwlabError: the model's image tower hands out no feature maps.
     """
+    true = true if true.size == images[0].size else true.resize(images[0].size)
     embeddings = clip.pictures([true, *images])
     maps = feature_maps(clip, [true, *images])
     grey = [_grey(image) for image in (true, *images)]
@@ -85,21 +94,22 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
 
 
 def feature_maps(clip: ClipModel, images: Sequence[Image]) -> list[Tensor]:
-    """Return the image tower's first four feature maps, each ``(images, channels, h, w)``, channels of length 1.
+    """Return the image tower's first feature maps, up to four, each ``(images, channels, h, w)``, channels of length 1.
 
     Raises:
-        BwlabError: the tower is not one of timm's that hand out feature maps.
+        BwlabError: the tower hands out no feature maps, as those of open_clip and of timm do.
     """
     import torch
     from torch.nn.functional import normalize
 
-    trunk: Any = getattr(clip.model.visual, "trunk", None)
-    if not hasattr(trunk, "forward_intermediates"):
-        fix = "Use the scorer of the embedded base, or another whose image tower is a timm model"
+    tower: Any = getattr(clip.model.visual, "trunk", clip.model.visual)
+    if not hasattr(tower, "forward_intermediates"):
+        fix = "Use the scorer of the embedded base, or another whose image tower is open_clip's own or timm's"
         raise BwlabError(f"feature distance by {clip.name}", "its image tower hands out no feature maps", fix)
     with torch.no_grad():
         batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
-        maps = trunk.forward_intermediates(batch, intermediates_only=True)
+        found = tower.forward_intermediates(batch, intermediates_only=True)
+    maps = found["image_intermediates"] if isinstance(found, dict) else found
     return [normalize(one.double(), dim=1) for one in maps[:DEPTHS]]
 
 

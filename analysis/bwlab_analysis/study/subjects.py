@@ -64,6 +64,8 @@ def _folder(learned: Any, folder: Path) -> Path:
     if learned["folder"] is not None:
         return Path(learned["folder"])
     place = folder / f"{learned['kind']}-{learned['name']}"
+    for unfinished in place.glob(".*.tmp"):  # of a run that was killed
+        unfinished.unlink()
     return load_benchmark().write_dataset(place, _pairs(learned["kind"], learned["name"]))
 
 

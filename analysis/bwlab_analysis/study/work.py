@@ -61,7 +61,8 @@ def _train(job: Job, workshop: Workshop, folder: Path) -> Found:
     if "orthogonal_to" in job.needs:
         chosen["adapter.options.orthogonal_to"] = str(workshop.file_of(job.needs["orthogonal_to"]))
     config = build([Setting(key, value, f"study: {job.name}") for key, value in chosen.items()])
-    existing = Existing.RESUME if (run / "config.toml").is_file() else Existing.REFUSE
+    # A run that was ended before its settings were written begins anew.
+    existing = Existing.RESUME if (run / "config.toml").is_file() else Existing.OVERWRITE
     file = train(config, workshop.lab(settings["base"]).manager, Console(quiet=True), existing)
     return {"file": str(file.relative_to(folder))}
 
