@@ -47,7 +47,7 @@ def plot_activations(report: ActivationReport, measure: str = "effect") -> Figur
         raise BwlabError(f"a figure of {measure}", "no such measure", f"Choose from {', '.join(known)}")
     blocks = list(dict.fromkeys(one.block for one in report.changes))
     rows = [[report.at(block, time).measures[measure].value for time in report.timesteps] for block in blocks]
-    figure, axes = _figure(1 + 0.8 * len(report.timesteps), 1 + 0.35 * len(blocks))
+    figure, (axes,) = panels(1 + 0.8 * len(report.timesteps), 1 + 0.35 * len(blocks))
     drawn = axes.imshow(rows, aspect="auto", cmap="viridis")
     axes.set_xticks(range(len(report.timesteps)), [str(time) for time in report.timesteps])
     axes.set_yticks(range(len(blocks)), blocks)
@@ -68,7 +68,7 @@ def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -
         raise BwlabError(
             f"a figure of the {adapter} adapter", "no block of it was profiled", "Choose identity or style"
         )
-    figure, axes = _figure(7, 3.2)
+    figure, (axes,) = panels(7, 3.2)
     for offset, (name, label) in enumerate((("knocked_in", "alone"), ("knocked_out", "beside the other"))):
         found = [getattr(one, name)[scorer] for one in own]
         places = [index + 0.4 * offset - 0.2 for index in range(len(own))]
@@ -83,7 +83,7 @@ def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -
 
 def _bars(values: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
     blocks = list(next(iter(values.values())))
-    figure, axes = _figure(1.5 + 0.75 * len(blocks), 3.2)
+    figure, (axes,) = panels(1.5 + 0.75 * len(blocks), 3.2)
     width = 0.8 / len(values)
     for offset, (name, found) in enumerate(values.items()):
         places = [index + width * (offset + 0.5) - 0.4 for index in range(len(blocks))]
@@ -101,10 +101,15 @@ def _bars(values: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
+    """Return a figure, so many inches large, and its axes from left to right.
+
+    Raises:
+        BwlabError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BwlabError("a figure", "matplotlib is not installed", "pip install 'bwlab[plots]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])

@@ -11,6 +11,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.study.jobs import KINDS
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from bwlab_analysis.study.plan import StudyPlan, Subject
@@ -65,7 +66,12 @@ def study_command(
         raise BwlabError(f"study {plan}: {failures[0].job.name}", failures[0].reason, more(len(failures)))
     if only:
         console.print(work_table(study))
-        return
+    else:
+        report(study, console)
+
+
+def report(study: Study, console: Console) -> None:
+    """Write a study's report and tell where."""
     from bwlab_analysis.study.reporting import write_report
 
     for path in write_report(study):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bwlab.errors import BwlabError
+from bwlab_analysis.plots import panels
 from bwlab_analysis.study.checks import BASE
 from bwlab_analysis.study.expansion import CONTROLS
 from bwlab_analysis.study.plan import IDENTITY, STYLE
@@ -40,7 +41,7 @@ def figures_of(results: Results) -> dict[str, Image]:
 
 def identity_and_style(shares: Shares) -> Figure:
     """Return compositions in the plane of identity and style, with their intervals."""
-    figure, axes = _figure(8, 6)
+    figure, (axes,) = panels(8, 6)
     results = shares.results
     hidden = {*results.swept, *CONTROLS}
     whole = results.values(BASE, IDENTITY).shape
@@ -59,15 +60,15 @@ def identity_and_style(shares: Shares) -> Figure:
 
 def carried_by_blocks(shown: Shown) -> Figure:
     """Return bars of identity and style by block, a panel for each sweep."""
-    sweeps = list(dict.fromkeys(row[1].text for row in shown.rows))
-    figure, panels = _figures(5 * len(sweeps), 3.5, len(sweeps))
-    for panel, sweep in zip(panels, sweeps, strict=True):
-        rows = [row for row in shown.rows if row[1].text == sweep]
+    sweeps = list(dict.fromkeys(row[:2] for row in shown.rows))
+    figure, columns = panels(5 * len(sweeps), 3.5, len(sweeps))
+    for panel, sweep in zip(columns, sweeps, strict=True):
+        rows = [row for row in shown.rows if row[:2] == sweep]
         places = range(len(rows))
         panel.bar([one - 0.2 for one in places], [row[3].value for row in rows], 0.4, label="identity")
         panel.bar([one + 0.2 for one in places], [row[4].value for row in rows], 0.4, label="style")
         panel.set_xticks(list(places), [row[2].text for row in rows], rotation=45)
-        panel.set_title(sweep)
+        panel.set_title("\n".join(cell.text for cell in sweep), fontsize="small")
         panel.axhline(0, linewidth=0.5, color="grey")
         panel.legend(fontsize=7)
     return figure
@@ -76,7 +77,7 @@ def carried_by_blocks(shown: Shown) -> Figure:
 def predictions(shown: Shown) -> Figure:
     """Return bars of held-out rank correlations, the strongest first."""
     rows = [row for row in shown.rows if row[1].value is not None][:MEASURES_SHOWN]
-    figure, axes = _figure(8, 1 + 0.25 * len(rows))
+    figure, (axes,) = panels(8, 1 + 0.25 * len(rows))
     axes.barh(range(len(rows)), [row[1].value for row in rows])
     axes.set_yticks(range(len(rows)), [row[0].text for row in rows], fontsize=7)
     axes.invert_yaxis()
@@ -86,15 +87,16 @@ def predictions(shown: Shown) -> Figure:
 
 
 def labelled(rows: Mapping[str, Sequence[Image]]) -> Image:
-    """Return pictures row by row, each row's name at its left."""
+    """Return pictures of one size, row by row, each row's name at its left; at least one row of one."""
     from PIL import Image, ImageDraw, ImageFont
 
-    side, width = next(iter(rows.values()))[0].size[0], 260
+    font = ImageFont.load_default(13)
+    side, width = next(iter(rows.values()))[0].size[0], 8 + math.ceil(max(map(font.getlength, rows)))
     columns = max(len(row) for row in rows.values())
     sheet = Image.new("RGB", (width + columns * side, len(rows) * side), "white")
     draw = ImageDraw.Draw(sheet)
     for line, (name, pictures) in enumerate(rows.items()):
-        draw.text((4, line * side + side // 2), name, "black", ImageFont.load_default(13), anchor="lm")
+        draw.text((4, line * side + side // 2), name, "black", font, anchor="lm")
         for column, picture in enumerate(pictures):
             sheet.paste(picture, (width + column * side, line * side))
     return sheet
@@ -115,18 +117,3 @@ def image(figure: Figure) -> Image:
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     with Image.open(buffer) as drawn:
         return drawn.convert("RGB")
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    figure, panels = _figures(width, height, 1)
-    return figure, panels[0]
-
-
-def _figures(width: float, height: float, columns: int) -> tuple[Figure, list[Any]]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        fix = 'Install it with pip install "bwlab[plots]" and give the same command again: what is done is kept'
-        raise BwlabError("figures of a study", "matplotlib is not installed", fix) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from bwlab.formats.atomic import write_atomically
 from bwlab_analysis.report.gallery import gallery
 from bwlab_analysis.report.markup import heading, paragraph, table
 from bwlab_analysis.report.write import FILE, page
-from bwlab_analysis.study.jobs import PAINT
 from bwlab_analysis.study.results import Results, read_results
 from bwlab_analysis.study.storing import write_results
 from bwlab_analysis.study.tables import Shown, tables_of
@@ -37,10 +37,10 @@ def write_report(study: Study) -> list[Path]:
     stored = write_results(study)
     results = read_results(stored)
     tables = tables_of(results)
-    pictures: dict[str, Image] = {**figures_of(results), **grids(study)}
+    pictures: dict[str, Image] = {**figures_of(results), **grids(study, results.swept)}
     (out / FIGURES).mkdir(exist_ok=True)
     for name, picture in pictures.items():
-        write_atomically(out / FIGURES / f"{name.replace(' ', '-')}.png", png(picture))
+        write_atomically(out / FIGURES / file_of(name), png(picture))
     write_atomically(out / MARKDOWN, markdown(results, tables, pictures).encode())
     write_atomically(out / FILE, page(title_of(results), html(tables, pictures)).encode())
     return [stored, out / MARKDOWN, out / FILE]
@@ -54,8 +54,17 @@ def title_of(results: Results) -> str:
 def markdown(results: Results, tables: list[Shown], pictures: Mapping[str, object]) -> str:
     """Return the report as Markdown; its pictures lie beside it."""
     parts = [f"# {title_of(results)}", "", *(shown.markdown() for shown in tables)]
-    parts += [f"![{name}]({FIGURES}/{name.replace(' ', '-')}.png)\n" for name in pictures]
+    parts += [f"![{name}]({FIGURES}/{file_of(name)})\n" for name in pictures]
     return "\n".join(parts)
+
+
+def file_of(figure: str) -> str:
+    """Return the name of a figure's file.
+
+    >>> file_of("owl ink"), file_of("a/b, c")
+    ('owl-ink.png', 'a-b-c.png')
+    """
+    return re.sub(r"[^\w.]+", "-", figure) + ".png"
 
 
 def html(tables: list[Shown], pictures: Mapping[str, Image]) -> str:
@@ -66,8 +75,13 @@ def html(tables: list[Shown], pictures: Mapping[str, Image]) -> str:
     return "".join([*parts, heading("Figures and pictures"), gallery(pictures)])
 
 
-def grids(study: Study) -> dict[str, Image]:
-    """Return sheets of pictures: for a few pairs every composition's first prompt, a row each."""
+def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
+    """Return sheets of pictures: for a few pairs every composition's first prompt, a row each.
+
+    Args:
+        study: whose paintings are done.
+        swept: compositions to leave out.
+    """
     from bwlab_analysis.study.figures import labelled
     from bwlab_analysis.study.work import painted
 
@@ -78,7 +92,8 @@ def grids(study: Study) -> dict[str, Image]:
         for pair in study.work.scores:
             painting = pair.job.needs.get("pictures")
             here = (pair.identity, pair.style) == (identity.name, style.name)
-            if here and painting is not None and painting.kind == PAINT and ":" not in pair.composition:
+            if here and painting is not None and pair.composition not in swept:
                 rows[pair.composition] = painted(painting, study.place.out)[: study.plan.sampling.seeds]
-        found[f"{identity.name} {style.name}"] = labelled(rows)
+        if rows:
+            found[f"{identity.name} {style.name}"] = labelled(rows)
     return found
