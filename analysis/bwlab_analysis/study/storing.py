@@ -54,7 +54,7 @@ def write_results(study: Study) -> Path:
 def _about(study: Study) -> Iterable[tuple[str, str]]:
     from bwlab import __version__
 
-    yield "plan", json.dumps(asdict(study.plan), default=str, sort_keys=True)
+    yield "plan", json.dumps(asdict(study.plan), default=str)
     yield "bwlab", json.dumps(__version__)
 
 

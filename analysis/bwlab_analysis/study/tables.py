@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import Interval
-from bwlab_analysis.report.markup import Cell, number_cell
+from bwlab_analysis.report.markup import Cell, number, number_cell
+from bwlab_analysis.study.cells import interval_cell
 from bwlab_analysis.study.checks import BASE
 from bwlab_analysis.study.expansion import CONTROLS
 from bwlab_analysis.study.results import Floats, Results
@@ -132,7 +133,7 @@ def validation(shares: Shares) -> Shown:
         (
             Cell(name),
             *(number_cell(one.rho) if np.isfinite(one.rho) else Cell("-") for one in cells),
-            Cell(f"{cells[0].low:.2f} .. {cells[0].high:.2f}" if np.isfinite(cells[0].rho) else "-"),
+            Cell(f"{number(cells[0].low)} .. {number(cells[0].high)}" if np.isfinite(cells[0].rho) else "-"),
         )
         for cells, name in rows
     )
@@ -162,12 +163,3 @@ def _cost(results: Results) -> Shown:
     total = sum(results.cpu_seconds.values()) / 60
     rows.append((Cell("in all"), number_cell(total, None, 1)))
     return Shown("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
-
-
-def interval_cell(found: Interval, digits: int = 2) -> Cell:
-    """Return a mean with its interval."""
-    return Cell(
-        number_cell(found.mean, None, digits).text,
-        found.mean,
-        f"({found.low:.{digits}f} .. {found.high:.{digits}f})",
-    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.report.markup import Cell, number_cell
+from bwlab_analysis.study.cells import interval_cell
 from bwlab_analysis.study.plan import IDENTITY, OUT, SweepPlan
 from bwlab_analysis.study.results import Blamed, Where
 from bwlab_analysis.study.statistics import Shares
@@ -135,5 +136,4 @@ def _mean_cell(values: Sequence[tuple[str, float]]) -> Cell:
     """The mean of (identity, value), resampled over identities."""
     people = dict.fromkeys(name for name, _ in values)
     means = [np.mean([value for who, value in values if who == name]) for name in people]
-    found = bootstrap(np.reshape(means, (-1, 1)))
-    return Cell(f"{found.mean:.3f}", found.mean, f"({found.low:.3f} .. {found.high:.3f})")
+    return interval_cell(bootstrap(np.reshape(means, (-1, 1))), 3)
