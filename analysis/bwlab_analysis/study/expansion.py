@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from bwlab_analysis.study.alone import alone_of, in_order, with_alone
 from bwlab_analysis.study.checks import check_measures, check_specs
 from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, SCORE, TRAIN, Job, Json
-from bwlab_analysis.study.plan import BOTH, IDENTITY, STYLE, CompositionPlan, StudyPlan, Subject
+from bwlab_analysis.study.plan import BOTH, IDENTITY, STYLE, ZIP, CompositionPlan, StudyPlan, Subject, ZipSettings
 from bwlab_analysis.study.sweeps import swept
 from bwlab_analysis.study.told import forget_files, seed_of, told
 
@@ -170,6 +170,10 @@ class _Expansion:
             "density": composition.density,
             "rank": composition.rank,
         }
+        if composition.merge == ZIP:  # its weights are learned on the pictures
+            kinds = [self.plan.adapters[adapter].learns for adapter in composition.use]
+            settings["weights"] = asdict(ZipSettings())
+            settings["learned"] = [{"kind": one, **told(identity if one == IDENTITY else style)} for one in kinds]
         roles = {str(place): job for place, job in enumerate(adapters)}
         return Job(MERGE, f"{name}, {identity.name} x {style.name}", settings, roles)
 

@@ -9,6 +9,7 @@ from bwlab.training.section import Section, bounded, choice, maybe
 
 IDENTITY, STYLE, BOTH = "identity", "style", "both"
 OUT, IN = "out", "in"
+ZIP = "zip"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,24 @@ class CompositionPlan(Section):
     density: float | None = maybe(above=0, most=1)
     rank: int | None = maybe(least=1)
     prompts: int | None = maybe(least=1)
+
+
+@dataclass(frozen=True)
+class ZipSettings:
+    """How columns' weights are learned (Shah et al. 2023, arXiv 2311.13600, section 4; the paper: 100 steps, 0.01).
+
+    Attributes:
+        steps, rate: of Adam.
+        batch: pictures of each adapter in a step.
+        apart: weight of the penalty that keeps the two adapters' columns apart.
+        seed: of pictures, noise and timesteps.
+    """
+
+    steps: int = 40
+    rate: float = 0.03
+    batch: int = 2
+    apart: float = 0.01
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from bwlab_analysis.study.plan import (
     BOTH,
     IDENTITY,
     STYLE,
+    ZIP,
     AdapterPlan,
     ClaimPlan,
     CompositionPlan,
@@ -32,7 +33,7 @@ from bwlab_analysis.study.plan_files import Table, read_table, shipped_plans
 TABLES = ("data", "defaults", "adapters", "compositions", "sweeps", "claims", "measures", "sampling")
 PLAIN = ("title", "base", "clip", "extends")
 ORTHOGONAL = "orthogonal_to"
-MERGES = ("ties", "dare", "zip")
+MERGES = ("ties", "dare", ZIP)
 
 
 def read_plan(
@@ -160,6 +161,11 @@ def _composition(asked: str, table: Table, adapters: Mapping[str, AdapterPlan]) 
     if composition.merge is not None and (composition.merge not in MERGES or len(use) < 2):
         found, fix = f"{len(use)} adapters", f"Two or more by {', '.join(MERGES)}"
         raise BwlabError(f"{asked}.merge = {composition.merge}", found, fix)
+    if composition.merge == ZIP:
+        learned = sorted(adapters[name].learns for name in composition.use)
+        if learned != [IDENTITY, STYLE] or set(composition.use.values()) != {"1"}:
+            found = f"adapters of {', '.join(learned)} at {', '.join(composition.use.values())}"
+            raise BwlabError(f"{asked}.merge = {ZIP}", found, "Use one identity's and one style's adapter, each at 1")
     return composition
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bwlab.formats.atomic import write_atomically
 from bwlab.formats.folders import make_folder
 from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, RESULT, SCORE, TRAIN, Job, Json
+from bwlab_analysis.study.plan import ZIP, ZipSettings
 from bwlab_analysis.study.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -74,11 +75,23 @@ def _merge(job: Job, workshop: Workshop, folder: Path) -> Found:
 
     settings: dict[str, Any] = dict(job.settings)
     files = tuple(workshop.file_of(need) for need in job.needs.values())
+    if settings["method"] == ZIP:
+        return _zip(settings, files, workshop, folder)
     method = Method(settings["method"], density=settings["density"])
     target = Target(folder / "adapter.safetensors", overwrite=True)
     recipe = Recipe(files, tuple(settings["scales"]), method)
     merge(recipe, target, workshop.lab(settings["base"]).manager, rank=settings["rank"])
     return {"file": target.path.name}
+
+
+def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: Workshop, folder: Path) -> Found:
+    from bwlab_analysis.study.subjects import data_folder
+    from bwlab_analysis.study.zip_merge import zip_merge
+
+    pictures = [data_folder(one["kind"], one, folder / "data") for one in settings["learned"]]
+    target = folder / "adapter.safetensors"
+    zip_merge(workshop.lab(settings["base"]), files, pictures, target, ZipSettings(**settings["weights"]))
+    return {"file": target.name}
 
 
 def _paint(job: Job, workshop: Workshop, folder: Path) -> Found:
