@@ -31,7 +31,7 @@ def measure(job: Job, workshop: Workshop, folder: Path) -> dict[str, Json]:
         _at_scale(workshop.file_of(job.needs[role]), scale, folder / f"{role}.safetensors", lab)
         for role, scale in zip("ab", settings["scales"], strict=True)
     ]
-    found = {"weights": _weights(files, lab), **_at_work(files, settings, lab, folder)}
+    found = {"weights": _weights(files, lab), **_at_work(files, settings, workshop, folder)}
     for role in "ab":
         (folder / f"{role}.safetensors").unlink(missing_ok=True)
     return found
@@ -57,19 +57,19 @@ def _weights(files: list[Path], lab: Lab) -> Json:
     return {name: _told(measured) for name, measured in report.total.measures.items()}
 
 
-def _at_work(files: list[Path], settings: Mapping[str, Any], lab: Lab, folder: Path) -> dict[str, Json]:
+def _at_work(files: list[Path], settings: Mapping[str, Any], workshop: Workshop, folder: Path) -> dict[str, Json]:
     from bwlab_analysis.function.blame import blame_of_losses
-    from bwlab_analysis.function.inputs import painted_inputs
     from bwlab_analysis.function.interaction import interaction
     from bwlab_analysis.function.losses import loss_interference
     from bwlab_analysis.lab import checked_timesteps, gathered_inputs
 
+    lab = workshop.lab(settings["base"])
     count, seed, draws, blame = (settings[key] for key in ("latents", "seed", "draws", "blame"))
     times = checked_timesteps(settings["timesteps"])
     a, b = (lab.adapter(file) for file in files)
     pictures = [lab.pictures(data_folder(kind, settings[kind], folder / "data"), count) for kind in KINDS]
     on_pictures = gathered_inputs(lab, pictures, (), count, seed)
-    on_prompts = painted_inputs(lab.pipe, settings["prompts"], count, seed)
+    on_prompts = workshop.painted(settings["base"], tuple(settings["prompts"]), count, seed)
     data = interaction(lab.pipe, lab.scheme, a, b, on_pictures, times, draws, seed, blame)
     prompts = interaction(lab.pipe, lab.scheme, a, b, on_prompts, times, 0, seed, False)
     losses = [

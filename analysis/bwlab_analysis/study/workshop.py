@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
     from bwlab.plugins import PluginManager
     from bwlab_analysis.fidelity.embedding import ClipModel
+    from bwlab_analysis.function.inputs import Inputs
+    from bwlab_analysis.registry import FidelityScorer
 
 ADAPTERS_KEPT = 8
-JUDGES_KEPT = 4
+INPUTS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Workshop:
         adapter: the adapter in a file, for the base named so.
         judge: the scorers, with the references of an identity and a style.
         clip: the open_clip model that scores.
+        painted: what the base named so paints for prompts: so many noisy pictures, by a seed.
     """
 
     place: Place
@@ -53,6 +56,7 @@ class Workshop:
     adapter: Callable[[str, Path], Adapter]
     judge: Callable[[Job], Judge]
     clip: Callable[[], ClipModel]
+    painted: Callable[[str, tuple[str, ...], int, int], Inputs]
 
     def file_of(self, job: Job) -> Path:
         """Return the adapter file that a training or merge made."""
@@ -63,6 +67,7 @@ def open_workshop(place: Place) -> Workshop:
     """Return a workshop in which nothing is open yet."""
     from bwlab.plugins import build_manager
     from bwlab_analysis.fidelity.embedding import load_clip
+    from bwlab_analysis.function.inputs import painted_inputs
 
     manager = build_manager()
     lab = cache(lambda base: open_lab(base, manager, place.device))
@@ -71,31 +76,37 @@ def open_workshop(place: Place) -> Workshop:
     def adapter(base: str, file: Path) -> Adapter:
         return lab(base).adapter(file)
 
+    scorers = cache(lambda: _scorers(place, manager))  # one model for all judges
     judges: dict[str, Judge] = {}
 
     def judge(job: Job) -> Judge:
         key = f"{job.settings['identity']} {job.settings['style']}"
         if key not in judges:
-            if len(judges) >= JUDGES_KEPT:
-                judges.pop(next(iter(judges)))
-            judges[key] = _judge(job, place, manager)
+            judges[key] = Judge(scorers(), _references(job))
         return judges[key]
 
-    return Workshop(place, lab, adapter, judge, cache(lambda: load_clip(place.clip)))
+    @lru_cache(INPUTS_KEPT)
+    def painted(base: str, prompts: tuple[str, ...], count: int, seed: int) -> Inputs:
+        return painted_inputs(lab(base).pipe, prompts, count, seed)
+
+    return Workshop(place, lab, adapter, judge, cache(lambda: load_clip(place.clip)), painted)
 
 
-def _judge(job: Job, place: Place, manager: PluginManager) -> Judge:
+def _scorers(place: Place, manager: PluginManager) -> list[FidelityScorer]:
     from bwlab.cli.errors import warn
     from bwlab_analysis.fidelity.built_in import built_in_scorers
     from bwlab_analysis.installed import fidelity_scorers
+
+    return [*built_in_scorers(place.clip), *fidelity_scorers(manager, warn)]
+
+
+def _references(job: Job) -> References:
     from bwlab_analysis.study.subjects import learned_pictures
 
-    references = References(
+    return References(
         tuple(learned_pictures("identity", job.settings["identity"])),
         tuple(learned_pictures("style", job.settings["style"])),
     )
-    scorers = built_in_scorers(place.clip)
-    return Judge([*scorers, *fidelity_scorers(manager, warn)], references)
 
 
 def names(entries: Json) -> Sequence[str]:
