@@ -1,0 +1,69 @@
+"""The TOML of plans: laid over each other, found by name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.study.plan_files import overlaid, read_table, shipped_plans
+
+
+def test_plans_that_ship() -> None:
+    assert set(shipped_plans()) == {"conflict", "paper", "paper-sd", "tune"}
+
+
+def test_a_plan_lies_over_the_one_it_extends() -> None:
+    paper, conflict = read_table("paper"), read_table("conflict")
+    assert conflict["title"] != paper["title"]
+    assert conflict["sampling"] == paper["sampling"]
+    assert set(conflict["data"]["identities"]) <= set(paper["data"]["identities"])
+    assert "joint" in paper["compositions"]
+    assert "joint" not in conflict["compositions"]
+    assert "claims" not in conflict
+    assert conflict["adapters"]["id-all"] == paper["adapters"]["id-all"]
+
+
+def test_overlaid_keeps_what_it_is_given() -> None:
+    below = {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
+    above = {"a": {"y": {"z": 5, "w": {"none": True}}}, "b": {"c": 4}, "d": {"none": True}, "e": {"f": {"none": True}}}
+    assert overlaid(below, above) == {"a": {"x": 1, "y": {"z": 5}}, "b": {"c": 4}, "e": {}}
+    assert below == {"a": {"x": 1, "y": {"z": 2}}, "b": 3}
+    assert overlaid(below, {}) == below
+
+
+def test_files_and_folders_are_found_beside_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "below.toml").write_text(
+        'title = "below"\n[data]\nidentities = [{name = "us", folder = "us"}, "fox"]\n'
+    )
+    above = tmp_path / "plans" / "above.toml"
+    above.write_text('extends = "../below.toml"\n[data]\nstyles = [{name = "ink", folder = "ink", words = "in ink"}]\n')
+    table = read_table(str(above))
+    assert table["title"] == "below"
+    assert table["data"]["identities"] == [{"name": "us", "folder": str(tmp_path / "us")}, "fox"]
+    assert table["data"]["styles"][0]["folder"] == str(tmp_path / "plans" / "ink")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = ", "Invalid value"),
+        ('extends = "papr"', "Did you mean paper"),
+        ('extends = "plan.toml"', "it extends itself"),
+        ('extends = "other.toml"', "it extends itself"),
+    ],
+)
+def test_what_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "plan.toml").write_text(text)
+    (tmp_path / "other.toml").write_text('extends = "plan.toml"')
+    with pytest.raises(BwlabError, match=message):
+        read_table(str(tmp_path / "plan.toml"))
+
+
+def test_an_unknown_plan_is_told_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(BwlabError, match=r"no such plan or file\. Did you mean paper\? Choose from conflict, paper"):
+        read_table("papper")
+    with pytest.raises(BwlabError, match="Is a directory"):
+        read_table(str(tmp_path))
