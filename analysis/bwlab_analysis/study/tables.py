@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from bwlab_analysis.report.markup import Cell, number, number_cell
 from bwlab_analysis.study.cells import interval_cell
 from bwlab_analysis.study.checks import BASE
 from bwlab_analysis.study.expansion import CONTROLS
+from bwlab_analysis.study.jobs import KINDS as KINDS_OF_JOBS
 from bwlab_analysis.study.results import Floats, Results
 from bwlab_analysis.study.scoring import DISTANCES
 from bwlab_analysis.study.statistics import KINDS, RESAMPLES, Shares, correlation, interval, losses, split
@@ -29,11 +31,13 @@ class Shown:
     def markdown(self) -> str:
         """Return the table as Markdown, with its title and note."""
         lines = [f"### {self.title}", "", self.note, ""]
-        lines += ["| " + " | ".join(self.heads) + " |", "|" + "---|" * len(self.heads)]
-        for row in self.rows:
-            cells = (f"{cell.text} {cell.small}".strip() for cell in row)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines += [_line(self.heads), "|" + "---|" * len(self.heads)]
+        lines += [_line([f"{cell.text} {cell.small}".strip() for cell in row]) for row in self.rows]
         return "\n".join([*lines, ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def tables_of(results: Results) -> list[Shown]:
@@ -159,7 +163,7 @@ def agreement(shares: Shares) -> Shown:
 
 
 def _cost(results: Results) -> Shown:
-    rows = [(Cell(kind), number_cell(seconds / 60, None, 1)) for kind, seconds in results.cpu_seconds.items()]
-    total = sum(results.cpu_seconds.values()) / 60
-    rows.append((Cell("in all"), number_cell(total, None, 1)))
+    minutes = {kind: results.cpu_seconds[kind] / 60 for kind in KINDS_OF_JOBS if kind in results.cpu_seconds}
+    minutes["in all"] = sum(minutes.values())
+    rows = [(Cell(kind), number_cell(one, None, 1)) for kind, one in minutes.items()]
     return Shown("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
