@@ -1,0 +1,140 @@
+"""The tables of a study, on results whose answers are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bwlab_analysis.fidelity.bootstrap import Interval
+from bwlab_analysis.report.markup import Cell
+from bwlab_analysis.study.cells import interval_cell
+from bwlab_analysis.study.results import Results
+from bwlab_analysis.study.statistics import Shares, losses
+from bwlab_analysis.study.tables import Shown, claims, fidelity, profiles, tables_of, validation, verdict
+from tests.analysis.study.synthetic import IDENTITIES, PAIRS, SEEDS, STYLES, Kept, Told, made
+
+PLAN: dict[str, Any] = {
+    "adapters": {"id": {"learns": "identity"}, "style": {"learns": "style"}},
+    "sweeps": {
+        "in": {"of": "id", "adapter": "id", "mode": "in", "prompts": 1},
+        "out": {"of": "both", "adapter": "id", "mode": "out", "prompts": 1},
+    },
+    "claims": {
+        "worse is better": {"better": "half", "worse": "both", "by": "style"},
+        "all is better": {"better": "both", "worse": "half", "by": "balance"},
+        "one prompt": {"better": "id: id only mid", "worse": "half", "by": "identity"},
+        "nobody knows": {"better": "noisy", "worse": "half", "by": "identity"},
+    },
+}
+
+
+def results(true: bool = True) -> Results:
+    """Compositions of known shares, with measures that tell all, nothing, or the opposite of what is lost."""
+    shape = (len(IDENTITIES), len(STYLES), 2, SEEDS)
+    rng = np.random.default_rng(0)
+    kept = {
+        "both": Kept(np.broadcast_to(rng.uniform(0.5, 0.7, (5, 3, 1, 1)), shape), 0.75),
+        "id": Kept(0.8, 0.0),
+        "style": Kept(0.0, 0.9),
+        "half": Kept(0.4, 0.25),
+        "noisy": Kept(0.4 + rng.normal(0, 0.3, shape), 0.25),
+        "id: id only mid": Kept(0.3, -0.001, prompts=1),
+        "both: id without mid": Kept(0.6, 0.6, prompts=1),
+        "both: id without in0": Kept(0.7, 0.6, prompts=1),
+    }
+    alone = {"both": ("id", "style")}
+    outcome = losses(Shares(made(kept, Told(alone=alone))), alone)
+    measures = {
+        ("both", *pair): {
+            "silent": 1.0,
+            "noise": float(rng.normal()),
+            "harm": outcome["both", *pair],
+            "worth": -outcome["both", *pair],
+        }
+        for pair in PAIRS
+    }
+    return made(kept, Told(PLAN, alone, measures), true)
+
+
+def column(shown: Shown, place: int) -> dict[str, Cell]:
+    return {row[0].text: row[place] for row in shown.rows}
+
+
+def test_fidelity() -> None:
+    shown = fidelity(Shares(results()))
+    assert list(column(shown, 0)) == ["base", "both", "id", "style", "half", "noisy", "true picture"]
+    assert [cell.text for cell in next(row for row in shown.rows if row[0].text == "half")] == [
+        *("half", "0.40", "0.25", "0.31", "0.25", "0.125", "-", "-"),
+    ]
+    top = next(row for row in shown.rows if row[0].text == "true picture")
+    assert [cell.text for cell in top][1:4] == ["1.00", "1.00", "-"]
+    assert column(shown, 1)["base"].value == pytest.approx(0, abs=1e-12)
+    assert all(cell.small.startswith("(") for cell in column(shown, 1).values())
+
+
+def test_without_true_pictures_the_learned_ones_are_1() -> None:
+    shown = fidelity(Shares(results(true=False)))
+    assert column(shown, 1)["identity's pictures"].text == "1.00"
+    assert column(shown, 2)["style's pictures"].text == "1.00"
+    assert column(shown, 5)["half"].text == "-"
+
+
+def test_claims() -> None:
+    shown = claims(Shares(results()))
+    assert list(column(shown, 0)) == list(PLAN["claims"]), "in the plan's order"
+    assert {name: cell.text for name, cell in column(shown, 3).items()} == {
+        "worse is better": "reversed",
+        "all is better": "holds",
+        "one prompt": "reversed",
+        "nobody knows": "open",
+    }
+    assert column(shown, 2)["worse is better"].value == pytest.approx(0.25 - 0.75)
+    assert column(shown, 2)["one prompt"].value == pytest.approx(0.3 - 0.4)
+
+
+@pytest.mark.parametrize(("low", "high", "says"), [(0.1, 0.2, "holds"), (-0.2, -0.1, "reversed"), (0.0, 0.1, "open")])
+def test_verdicts(low: float, high: float, says: str) -> None:
+    assert verdict(Interval((low + high) / 2, low, high)) == says
+
+
+def test_profiles() -> None:
+    rows = [[cell.text for cell in row] for row in profiles(Shares(results())).rows]
+    assert rows == [
+        ["id", "id only", "mid", "0.30", "0.00"],
+        ["both", "id without", "mid", "0.60", "0.60"],
+        ["both", "id without", "in0", "0.70", "0.60"],
+    ]
+
+
+def test_validation() -> None:
+    shown = validation(Shares(results()))
+    rhos = {name: cell.value for name, cell in column(shown, 1).items()}
+    assert list(rhos)[2:] == ["noise", "silent"], "the strongest first, what says nothing last"
+    assert set(rhos) == {"harm", "worth", "noise", "silent"}
+    assert rhos["harm"] == pytest.approx(1)
+    assert rhos["worth"] == pytest.approx(-1)
+    assert column(shown, 1)["silent"].text == column(shown, 4)["silent"].text == "-"
+    assert column(shown, 2)["harm"].text == "-", "two pairs to choose on have no ranks to speak of"
+    assert column(shown, 3)["harm"].text == "1.00"
+    assert "6 held-out pairs" in shown.note
+    assert "2 pairs for choosing, and all 15" in shown.note
+
+
+def test_all_tables_and_those_without_the_base() -> None:
+    whole = results()
+    titles = [shown.title for shown in tables_of(whole)]
+    assert titles == ["Fidelity", "Claims", "What each block carries", "What predicts the loss", "CPU time"]
+    costs = [[cell.text for cell in row] for row in tables_of(whole)[-1].rows]
+    assert costs == [["train", "1.5"], ["paint", "0.5"], ["in all", "2.0"]]
+    without = {where: found for where, found in whole.scores.items() if where[0] != "base"}
+    bare = Results(whole.about, {}, without, {}, {}, {}, whole.cpu_seconds)
+    assert [shown.title for shown in tables_of(bare)] == ["CPU time"]
+
+
+def test_markdown() -> None:
+    shown = Shown("A title", "A note.", ("a|b", "c"), ((Cell("x | y"), interval_cell(Interval(-0.001, -0.2, 0.3))),))
+    assert shown.markdown() == (
+        "### A title\n\nA note.\n\n| a\\|b | c |\n|---|---|\n| x \\| y | 0.00 (-0.20 .. 0.30) |\n"
+    )
