@@ -95,7 +95,7 @@ def benchmark_command(
 def scorer_command(
     out: Annotated[Path, typer.Option(help="The open_clip folder to write.")] = Path("emoji_scorer"),
     work: WorkOption = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3_000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3_300,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
 ) -> None:
     """Train the scorer of identities and styles, a small open_clip model; continues from its last checkpoint."""
@@ -116,10 +116,12 @@ def measure_scorer_command(
     """Measure how well the scorer knows unseen identities and styles, with controls."""
     from rich.console import Console
 
-    from bwlab.emoji.measure_scorer import measure_scorer, scorer_table
+    from bwlab.emoji.measure_scorer import measure_scorer, scorer_table, text_table
 
-    report = measure_scorer(folder, _work_folder(work))
-    Console().print(scorer_table(report))
+    pictures, texts = measure_scorer(folder, _work_folder(work))
+    console = Console()
+    console.print(scorer_table(pictures))
+    console.print(text_table(texts))
 
 
 @app.command("controlnet")

@@ -12,8 +12,10 @@ from rich.console import Console
 from bwlab.emoji.art import Rgba
 from bwlab.emoji.build import Art, load_art, styles_with_role
 from bwlab.emoji.controlnet import ControlTraining, edge_pool, save_controlnet
+from bwlab.emoji.more_art import MoreArt, load_more_art
 from bwlab.emoji.progress import StageLog
-from bwlab.emoji.scorer import ScorerData, ScorerTraining, save_scorer, scorer_tokenizer
+from bwlab.emoji.scorer import ScorerTraining, save_scorer, scorer_tokenizer
+from bwlab.emoji.scorer_views import ScorerData
 from bwlab.emoji.world import HELD_OUT, caption
 from bwlab.pipelines import load_base
 
@@ -40,27 +42,30 @@ def seen_names(art: Art) -> list[str]:
     return [name for name in art.names if name not in HELD_OUT]
 
 
-def scorer_data(art: Art) -> ScorerData:
-    """Return every shippable drawing of the seen identities.
+def scorer_data(art: Art, more: MoreArt) -> ScorerData:
+    """Return every shippable drawing of the seen identities, and more identities.
 
-    Held-out styles are among them, as a scorer has to tell them apart; held-out identities are in no style.
+    Held-out styles are among them, as a scorer has to tell them apart; held-out identities are in no style, and their
+    words are not taught.
     """
     styles = styles_with_role("train", "held-out")
     names = seen_names(art)
-    every_word = tuple(name.replace("-", " ") for name in art.names)
-    every_style = styles_with_role("train", "held-out", "benchmark-only")
+    words = tuple(name.replace("-", " ") for name in (*names, *more.names))
+    pixels = np.concatenate([art.of(names, styles), more.pixels])
     return ScorerData(
-        torch.from_numpy(np.ascontiguousarray(art.of(names, styles).transpose(0, 1, 4, 2, 3))),
-        tuple(name.replace("-", " ") for name in names),
+        torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3))),
+        torch.cat([torch.ones(len(names), len(styles), dtype=torch.bool), torch.from_numpy(more.drawn)]),
+        words,
         styles,
-        scorer_tokenizer(every_word, every_style),
+        scorer_tokenizer(words, styles),
     )
 
 
 def build_scorer(config: CompanionConfig, console: Console) -> Path:
     """Train the scorer, from its last checkpoint, and write it; return its folder."""
     config.work.mkdir(parents=True, exist_ok=True)
-    data = scorer_data(load_art(config.work))
+    art = load_art(config.work)
+    data = scorer_data(art, load_more_art(config.work, art))
     training = ScorerTraining(data, config.work, config.steps, config.seed)
     with StageLog("scorer", config.work / "log.jsonl", console) as log:
         model = training.run(log)

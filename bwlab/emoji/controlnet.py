@@ -21,6 +21,7 @@ from bwlab.emoji.autoencoder import mixed_precision
 from bwlab.emoji.checkpoint import TrainingFile
 from bwlab.emoji.denoiser import noised, trapezoid
 from bwlab.emoji.progress import StageLog
+from bwlab.emoji.scorer_views import resampled, unmultiplied
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
@@ -67,7 +68,6 @@ def edge_pool(
         captions: one for each.
         generator: of the moves.
     """
-    from bwlab.emoji.scorer import moved
     from bwlab.generation.edges import canny_lines
 
     plain = torch.from_numpy(np.ascontiguousarray(art.transpose(0, 3, 1, 2))).float() / 255
@@ -78,6 +78,17 @@ def edge_pool(
     latents = [pipe.vae.encode(chunk * 2 - 1).latent_dist.mean for chunk in pictures.split(64)]
     tokens = pipe.tokenizer([*captions, ""], padding="max_length", return_tensors="pt").input_ids
     return EdgePool(torch.cat(latents), torch.stack(edges), tokens[:-1].repeat(2, 1), tokens[-1])
+
+
+def moved(art: Tensor, generator: torch.Generator) -> Tensor:
+    """Return RGBA ``(batch, 4, h, w)`` in 0..1 at 0.87..1.18 of its size, moved by up to 4 px, half of it mirrored."""
+    count = len(art)
+    scale = 0.85 + 0.3 * torch.rand(count, generator=generator)
+    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (8 / art.shape[-1])
+    matrix = torch.zeros(count, 2, 3)
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = scale * mirror, scale, shift
+    return unmultiplied(resampled(art, matrix))
 
 
 class ControlTraining:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from bwlab.emoji.art import ICON_SETS, on_background
-from bwlab.emoji.build import Art, load_art
+from bwlab.emoji.build import Art, load_art, styles_with_role
 from bwlab.emoji.companions import seen_names
-from bwlab.emoji.world import HELD_OUT
+from bwlab.emoji.scorer_loss import part
+from bwlab.emoji.world import HELD_OUT, caption
+from bwlab.open_clip_model import LOCAL, load_open_clip
 
 # Sets that draw the same outlines: one vendor in three ways, one set and its monochrome.
 SHARED_OUTLINES = ({"flat", "glossy", "ink"}, {"emojione", "monotone"})
@@ -37,19 +41,36 @@ class ScorerReport:
     style: float
 
 
+@dataclass(frozen=True)
+class TextReport:
+    """How often a drawing's own text is the nearest, 0..1.
+
+    Attributes:
+        style: of a held-out identity: its style's word, among 8.
+        unknown_name: of a held-out identity: its name, which the scorer was not taught, among the 300 names.
+        known_name: of a seen identity: its name, among the 300 names.
+        caption: of a held-out identity: the whole caption, among its captions in 8 styles.
+    """
+
+    style: float
+    unknown_name: float
+    known_name: float
+    caption: float
+
+
 def style_names() -> tuple[str, ...]:
     """Return every style word."""
     return tuple(icons.style for icons in ICON_SETS)
 
 
-def gallery(art: Art) -> npt.NDArray[np.uint8]:
-    """Return ``(300, styles, 64, 64, 3)``: the held-out identities first, then others drawn at random."""
+def gallery_names(art: Art) -> list[str]:
+    """Return 300 identities: the held-out ones first, then others drawn at random."""
     others = np.random.default_rng(0).permutation(seen_names(art))[: CANDIDATES - len(HELD_OUT)]
-    return on_background(art.of([*HELD_OUT, *(str(name) for name in others)], style_names()))
+    return [*HELD_OUT, *(str(name) for name in others)]
 
 
-def report_of(features: Tensor) -> ScorerReport:
-    """Return the report of features ``(300, styles, width)``, of which the first 42 are held-out identities."""
+def identity_share(features: Tensor) -> float:
+    """Return `ScorerReport.identity` of features ``(names, styles, width)``, the first 42 of held-out identities."""
     count, styles = len(HELD_OUT), style_names()
     unit = functional.normalize(features, dim=-1)
     right = []
@@ -58,44 +79,92 @@ def report_of(features: Tensor) -> ScorerReport:
             if a != b and not any({first, second} <= shared for shared in SHARED_OUTLINES):
                 nearest = (unit[:count, a] @ unit[:, b].T).argmax(1)
                 right.append(float((nearest == torch.arange(count)).float().mean()))
+    return float(np.mean(right))
+
+
+def style_share(features: Tensor) -> float:
+    """Return `ScorerReport.style` of features ``(names, styles, width)``, the first 42 of held-out identities."""
+    count = len(HELD_OUT)
+    unit = functional.normalize(features, dim=-1)
     means = functional.normalize(unit[count : count + STYLE_REFERENCES].mean(0), dim=-1)
     told = (unit[:count] @ means.T).argmax(-1)
-    style = float((told == torch.arange(len(styles))).float().mean())
-    return ScorerReport(float(np.mean(right)), style)
+    return float((told == torch.arange(features.shape[1])).float().mean())
 
 
 def small_pictures(pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """Return the control's features: 16 x 16 pixels less their mean over the identities, ``(names, styles, 768)``."""
+    """Return the control's features: 16 x 16 pixels of ``(names, styles, 64, 64, 3)`` as ``(names, styles, 768)``."""
     names, styles = pictures.shape[:2]
-    small = pictures.reshape(names, styles, 16, 4, 16, 4, 3).mean((3, 5)).reshape(names, styles, -1)
-    return torch.from_numpy(small - small.mean(0)).float()
+    return torch.from_numpy(pictures.reshape(names, styles, 16, 4, 16, 4, 3).mean((3, 5)).reshape(names, styles, -1))
 
 
 @torch.no_grad()
-def measure_scorer(folder: Path, work: Path) -> dict[str, ScorerReport]:
-    """Return the scorer's report and the controls', by row name."""
-    from open_clip import create_model
+def embedded(model: Any, pictures: npt.NDArray[np.uint8]) -> Tensor:
+    """Return embeddings ``(names, styles, width)`` of pictures ``(names, styles, 64, 64, 3)``."""
+    flat = torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.cat([model.encode_image(chunk) for chunk in flat.split(256)]).view(*pictures.shape[:2], -1)
 
-    pictures = gallery(load_art(work))
-    model = create_model(f"local-dir:{folder}").eval()
-    flat = torch.from_numpy(pictures.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    embeddings = torch.cat([model.encode_image(chunk) for chunk in flat.split(256)])
-    features = embeddings.view(*pictures.shape[:2], -1)
-    styles = len(style_names())
-    return {
-        "the scorer": report_of(features),
-        "the scorer, less each style's mean": report_of(features - features.mean(0)),
-        "16 x 16 pixels": report_of(small_pictures(pictures)),
-        "chance": ScorerReport(1 / CANDIDATES, 1 / styles),
+
+def measure_scorer(folder: Path, work: Path) -> tuple[dict[str, ScorerReport], TextReport]:
+    """Return the reports of pictures, the scorer's and the controls' by row name, and the report of texts."""
+    art = load_art(work)
+    names = gallery_names(art)
+    pictures = on_background(art.of(names, style_names()))
+    model, _, tokenizer = load_open_clip(f"{LOCAL}{folder}")
+    found, small = embedded(model, pictures), small_pictures(pictures).float()
+    identity, style = part(found, "identity"), part(found, "style")
+    rows = {
+        "the scorer": ScorerReport(identity_share(identity), style_share(style)),
+        "the whole embedding": ScorerReport(identity_share(found), style_share(found)),
+        # Less each style's mean, a style is no longer to be seen in pixels, but an identity is seen better.
+        "16 x 16 pixels": ScorerReport(identity_share(small - small.mean(0)), style_share(small - small.mean((0, 1)))),
+        "chance": ScorerReport(1 / CANDIDATES, 1 / len(style_names())),
     }
+    return rows, text_report(model, tokenizer, found, names)
+
+
+@torch.no_grad()
+def text_report(model: Any, tokenizer: Any, found: Tensor, names: Sequence[str]) -> TextReport:
+    """Return how well texts find pictures, by embeddings ``(names, styles, width)`` of `gallery_names`."""
+    count, styles = len(HELD_OUT), styles_with_role("train", "held-out")
+    pictures = found[:, : len(styles)]
+    words = model.encode_text(tokenizer([name.replace("-", " ") for name in names]))
+    named = (part(pictures, "identity") @ part(words, "identity").T).argmax(-1) == torch.arange(len(names))[:, None]
+    by_style = part(pictures[:count], "style") @ part(model.encode_text(tokenizer(list(styles))), "style").T
+    captions = [caption(style, name) for name in names[:count] for style in styles]
+    texts = functional.normalize(model.encode_text(tokenizer(captions)), dim=-1).view(count, len(styles), -1)
+    whole = functional.normalize(pictures[:count], dim=-1) @ texts.mT
+    own = torch.arange(len(styles))
+    return TextReport(
+        float((by_style.argmax(-1) == own).float().mean()),
+        float(named[:count].float().mean()),
+        float(named[count:].float().mean()),
+        float((whole.argmax(-1) == own).float().mean()),
+    )
 
 
 def scorer_table(report: dict[str, ScorerReport]) -> Table:
-    """Return the report as a table: shares in percent."""
+    """Return the reports of pictures as a table: shares in percent."""
     table = Table(title=f"Held-out identities: same one in another style among {CANDIDATES}; style among 9")
     table.add_column("features")
     for column in ("identity %", "style %"):
         table.add_column(column, justify="right")
     for name, row in report.items():
         table.add_row(name, f"{100 * row.identity:.1f}", f"{100 * row.style:.1f}")
+    return table
+
+
+def text_table(report: TextReport) -> Table:
+    """Return the report of texts as a table: shares in percent, beside chance."""
+    table = Table(title="A drawing's own text is the nearest")
+    table.add_column("drawings of")
+    table.add_column("texts")
+    for column in ("right %", "chance %"):
+        table.add_column(column, justify="right")
+    for drawings, texts, share, chance in (
+        ("held-out identities", "8 style words", report.style, 1 / 8),
+        ("held-out identities", "their captions in 8 styles", report.caption, 1 / 8),
+        ("seen identities", f"{CANDIDATES} names", report.known_name, 1 / CANDIDATES),
+        ("held-out identities", f"{CANDIDATES} names, theirs never taught", report.unknown_name, 1 / CANDIDATES),
+    ):
+        table.add_row(drawings, texts, f"{100 * share:.1f}", f"{100 * chance:.1f}")
     return table

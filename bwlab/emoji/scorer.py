@@ -1,24 +1,21 @@
-"""Stage ``scorer``: a small open_clip model that tells the emoji world's identities and styles.
-
-Contrastive training of an image and a text tower (CLIP, arXiv 2103.00020), with several captions for each picture: all
-of it, its identity alone, its style alone, its background alone. A picture is thereby near each of them, so that one
-embedding holds identity and style side by side.
-"""
+"""Stage ``scorer``: a small open_clip model that tells the emoji world's identities and styles."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bwlab.emoji.autoencoder import learning_rate, mixed_precision
 from bwlab.emoji.checkpoint import TrainingFile
+from bwlab.emoji.muon import Muon
 from bwlab.emoji.progress import StageLog
+from bwlab.emoji.scorer_loss import PARTS, WIDTH, scorer_loss, texts_of
+from bwlab.emoji.scorer_views import ScorerData, draw_views
 from bwlab.emoji.text import new_tokenizer
 from bwlab.emoji.world import BACKGROUNDS
 
@@ -26,19 +23,26 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PEAK_RATE = 1.5e-3
+KERNEL_RATE = 0.02
 CONTEXT = 20
-EMBEDDING = 192
-IDENTITIES_A_STEP = 64
-STYLES_A_STEP = 4
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
-    """Return open_clip's ``model_cfg``: a ResNet for 64 x 64 pictures, a text transformer of two layers."""
+    """Return open_clip's ``model_cfg``: a VoVNet of timm for 64 x 64 pictures, a text transformer of two layers.
+
+    The VoVNet's first layers are wide, which keeps lines and textures; its blocks hand on what each layer found.
+    """
     return {
-        "embed_dim": EMBEDDING,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "head_width": 64, "patch_size": None},
+        "embed_dim": WIDTH,
+        "vision_cfg": {
+            "timm_model_name": "ese_vovnet19b_slim",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+            "image_size": 64,
+        },
         "text_cfg": {
             "context_length": CONTEXT,
             "vocab_size": vocabulary,
@@ -64,116 +68,25 @@ def new_scorer(vocabulary: int, seed: int = 0) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True)
-class ScorerData:
-    """What the scorer learns from.
+def style_weight(along: float) -> float:
+    """Return the weight of the style's loss at a share of the training, 0..1.
 
-    Attributes:
-        art: ``(names, styles, 4, 64, 64)`` uint8 RGBA.
-        names: identities as words of captions.
-        styles: style words.
-        tokenizer: knows all of these words.
+    Small until identities are told apart: a full weight from the start kept the contrast of identities where it began.
     """
-
-    art: Tensor
-    names: tuple[str, ...]
-    styles: tuple[str, ...]
-    tokenizer: CLIPTokenizer
-
-    def tokens(self, texts: list[str]) -> Tensor:
-        """Return token ids ``(texts, 20)``."""
-        ids: Tensor = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
-        ).input_ids
-        return ids
+    return 0.2 + 1.3 * min(1.0, max(0.0, (along - 0.3) / 0.3))
 
 
-@dataclass(frozen=True)
-class Views:
-    """One step's pictures.
-
-    Attributes:
-        pictures: ``(batch, 3, 64, 64)`` in -1..1.
-        names, styles, colours: ``(batch,)`` index of each.
-    """
-
-    pictures: Tensor
-    names: Tensor
-    styles: Tensor
-    colours: Tensor
-
-
-def draw_views(data: ScorerData, generator: torch.Generator) -> Views:
-    """Return some identities in some styles each, moved, scaled, mirrored, blurred and over random backgrounds."""
-    drawn = torch.randperm(len(data.names), generator=generator)[:IDENTITIES_A_STEP]
-    names = drawn.repeat_interleave(STYLES_A_STEP)
-    styles = torch.rand(len(drawn), len(data.styles), generator=generator).argsort(1)[:, :STYLES_A_STEP].reshape(-1)
-    count = len(names)
-    colours = torch.randint(len(BACKGROUNDS), (count,), generator=generator)
-    colours[torch.rand(count, generator=generator) < 0.5] = list(BACKGROUNDS).index("white")
-    art = moved(data.art[names, styles].float() / 255, generator)
-    palette = torch.tensor(list(BACKGROUNDS.values())).float() / 255
-    alpha = art[:, 3:]
-    pictures = art[:, :3] * alpha + palette[colours][:, :, None, None] * (1 - alpha)
-    return Views(worn(pictures, generator) * 2 - 1, names, styles, colours)
-
-
-def moved(art: Tensor, generator: torch.Generator) -> Tensor:
-    """Return art ``(batch, 4, h, w)`` in 0..1 scaled by 0.87..1.18 and moved by up to 4 px, half of it mirrored."""
-    count = len(art)
-    scale = 0.85 + 0.3 * torch.rand(count, generator=generator)
-    mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
-    shift = (torch.rand(count, 2, generator=generator) * 2 - 1) * (8 / art.shape[-1])
-    matrix = torch.zeros(count, 2, 3)
-    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = scale * mirror, scale, shift
-    colour = torch.cat([art[:, :3] * art[:, 3:], art[:, 3:]], 1)
-    grid = functional.affine_grid(matrix, list(colour.shape), align_corners=False)
-    warped = functional.grid_sample(colour, grid, align_corners=False)
-    return torch.cat([warped[:, :3] / warped[:, 3:].clamp(min=1e-3), warped[:, 3:]], 1)
-
-
-def worn(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return pictures in 0..1 as a generator might paint them: some blurred, all a little noisy, darker or brighter."""
-    count = len(pictures)
-    soft = functional.avg_pool2d(functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    blur = torch.rand(count, 1, 1, 1, generator=generator)
-    blur = torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.5, blur, torch.zeros_like(blur))
-    bright = 1 + 0.1 * (torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1)
-    noise = 0.03 * torch.rand(count, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
-    return (pictures.lerp(soft, blur) * bright + noise).clamp(0, 1)
-
-
-def contrast(pictures: Tensor, texts: Tensor, own: Tensor, scale: Tensor) -> Tensor:
-    """Return the cross-entropy of each picture's own text among all of them.
-
-    Args:
-        pictures: ``(batch, width)``, of length 1.
-        texts: ``(texts, width)``, of length 1.
-        own: ``(batch,)`` index of each picture's text.
-        scale: of the cosines.
-    """
-    return functional.cross_entropy(scale * pictures @ texts.T, own)
-
-
-def scorer_loss(model: Any, data: ScorerData, views: Views) -> Tensor:
-    """Return the mean of four losses: of the whole caption (both ways), the identity, the style, the background."""
-    pictures = functional.normalize(
-        model.encode_image(views.pictures.contiguous(memory_format=torch.channels_last)), dim=-1
-    )
-    names, own_name = views.names.unique(return_inverse=True)
-    colours = list(BACKGROUNDS)
-    whole = [
-        f"{data.styles[style]}, {data.names[name]}, {colours[colour]} background"
-        for name, style, colour in zip(views.names, views.styles, views.colours, strict=True)
+def _optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, Muon]:
+    """Return AdamW for all but the image tower's kernels, and Muon for these (twice as fast in steps)."""
+    parameters = dict(model.named_parameters())
+    kernels = [name for name, p in parameters.items() if name.startswith("visual") and p.dim() == 4 and p.shape[1] > 3]
+    others = [p for name, p in parameters.items() if name not in kernels]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    parts = [data.names[name] for name in names], list(data.styles), [f"{colour} background" for colour in colours]
-    encoded = model.encode_text(data.tokens([*whole, *parts[0], *parts[1], *parts[2]]))
-    texts = functional.normalize(encoded, dim=-1).split([len(whole), *(len(part) for part in parts)])
-    scale, every = model.logit_scale.exp(), torch.arange(len(pictures))
-    both = (contrast(pictures, texts[0], every, scale) + contrast(texts[0], pictures, every, scale)) / 2
-    identity = contrast(pictures, texts[1], own_name, scale)
-    style = contrast(pictures, texts[2], views.styles, scale)
-    return (both + identity + 0.5 * style + 0.25 * contrast(pictures, texts[3], views.colours, scale)).float()
+    adam = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
+    return adam, Muon([parameters[name] for name in kernels], KERNEL_RATE)
 
 
 class ScorerTraining:
@@ -189,29 +102,38 @@ class ScorerTraining:
     def __init__(self, data: ScorerData, folder: Path, steps: int, seed: int = 0) -> None:
         self.data, self.folder, self.steps = data, folder, steps
         self.model = new_scorer(len(data.tokenizer), seed).train()
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
+        self.optimizer, self.kernels = _optimizers(self.model)
         self.generator = torch.Generator().manual_seed(seed)
-        self._checkpoint = TrainingFile(
-            folder / "scorer.pt", {"model": self.model, "optimizer": self.optimizer}, self.generator
-        )
+        parts: dict[str, nn.Module | torch.optim.Optimizer] = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "kernels": self.kernels,
+        }
+        self._checkpoint = TrainingFile(folder / "scorer.pt", parts, self.generator)
         self.step: int = self._checkpoint.restore().get("step", 0)
 
     def save(self) -> None:
         """Write the checkpoint, replacing the last one only when it is complete."""
         self._checkpoint.save(self.step)
 
-    def _learn(self) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, PEAK_RATE)
+    def _loss(self) -> Tensor:
+        views = draw_views(self.data, self.generator)
+        texts = texts_of(self.data, views, self.generator)
+        backgrounds = [f"{colour} background" for colour in BACKGROUNDS]
+        tokens = token_ids(self.data.tokenizer, [*texts.names, *self.data.styles, *backgrounds, *texts.captions])
         with mixed_precision(True):
-            loss = scorer_loss(self.model, self.data, draw_views(self.data, self.generator))
+            return scorer_loss(self.model, self.data, views, texts, tokens, style_weight(self.step / self.steps))
+
+    def _learn(self) -> float:
+        for optimizer, peak in ((self.optimizer, PEAK_RATE), (self.kernels, KERNEL_RATE)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, self.steps, peak)
+        loss = self._loss()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.kernels.step()
+        self.model.zero_grad()
         with torch.no_grad():
             self.model.get_parameter("logit_scale").clamp_(max=4.6052)  # CLIP, section 2.5: at most 100
         self.step += 1
@@ -226,13 +148,24 @@ class ScorerTraining:
         return self.model.eval()
 
 
-def scorer_tokenizer(names: tuple[str, ...], styles: tuple[str, ...]) -> CLIPTokenizer:
-    """Return a tokenizer that knows every word of the captions as one token."""
+def scorer_tokenizer(names: Sequence[str], styles: Sequence[str]) -> CLIPTokenizer:
+    """Return a tokenizer that knows every word of the captions it is taught as one token, others by their pieces."""
     return new_tokenizer({*(word for name in names for word in name.split()), *styles, *BACKGROUNDS, "background"})
 
 
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Return token ids ``(texts, 20)``."""
+    ids: Tensor = tokenizer(
+        texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
 def save_scorer(model: nn.Module, tokenizer: CLIPTokenizer, out: Path) -> None:
-    """Write the model in half precision as a folder that open_clip loads as ``local-dir:OUT``."""
+    """Write the model in half precision as a folder that open_clip loads as ``local-dir:OUT``.
+
+    Beside open_clip's own keys, ``open_clip_config.json`` says by ``bwlab.parts`` which coordinates carry what.
+    """
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
@@ -242,7 +175,10 @@ def save_scorer(model: nn.Module, tokenizer: CLIPTokenizer, out: Path) -> None:
     }
     save_file(half, out / WEIGHTS)
     (out / WEIGHTS).chmod(0o644)  # safetensors writes it readable by its owner alone
-    preprocess = {"size": [64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
-    config = {"model_cfg": model_config(len(tokenizer)), "preprocess_cfg": preprocess}
+    config = {
+        "model_cfg": model_config(len(tokenizer)),
+        "preprocess_cfg": {"size": [64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"},
+        "bwlab": {"parts": {name: [where.start, where.stop] for name, where in PARTS.items()}},
+    }
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(out)

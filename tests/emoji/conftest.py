@@ -9,6 +9,7 @@ import pytest
 
 from bwlab.emoji.art import ICON_SETS
 from bwlab.emoji.build import Art
+from bwlab.emoji.more_art import MoreArt
 from bwlab.emoji.world import HELD_OUT
 
 
@@ -25,10 +26,22 @@ def small_art() -> Art:
     return Art(names, pixels)
 
 
+@pytest.fixture(scope="session")
+def more_art(small_art: Art) -> MoreArt:
+    """Two further identities, one of them missing in three of the eight shippable sets."""
+    drawn = np.ones((2, 8), dtype=np.bool_)
+    drawn[1, :3] = False
+    pixels = small_art.pixels[:2, :8].copy() * drawn[:, :, None, None, None]
+    return MoreArt(("lobster", "lime"), pixels, drawn)
+
+
 @pytest.fixture
-def work(small_art: Art, tmp_path: Path) -> Path:
+def work(small_art: Art, more_art: MoreArt, tmp_path: Path) -> Path:
     """A work folder whose art is rendered already."""
     folder = tmp_path / "work"
     folder.mkdir()
     np.savez_compressed(folder / "art.npz", names=np.array(small_art.names), pixels=small_art.pixels)
+    np.savez_compressed(
+        folder / "more-art.npz", names=np.array(more_art.names), pixels=more_art.pixels, drawn=more_art.drawn
+    )
     return folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
 
 from bwlab.blocks.bases import EMBEDDED
 from bwlab.errors import BwlabError
@@ -10,16 +12,16 @@ from bwlab_analysis.registry import FidelityScorer
 
 
 def clip_of(base: str, clip: str | None) -> str:
-    """Return the CLIP model to score with.
+    """Return the CLIP model to score with: the one asked for, or with the embedded base the scorer of its world.
 
     Raises:
-        BwlabError: none was asked for.
+        BwlabError: none was asked for, with another base.
     """
     if clip is not None:
         return clip
-    fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
     if base == EMBEDDED:
-        fix = "Train one of the emoji world with 'bwlab base scorer --out DIR' and give --clip DIR"
+        return str(Path(str(files("bwlab"))) / "data" / "emoji_scorer")
+    fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
     raise BwlabError(f"fidelity with --base {base}", "no CLIP model to score with", fix)
 
 
@@ -34,13 +36,13 @@ def built_in_scorers(clip: str) -> list[FidelityScorer]:
             "identity",
             "identity",
             "CLIP-I: cosine to the mean of the identity's pictures",
-            lambda: partial(scorers.likeness_to_pictures, model()),
+            lambda: partial(scorers.likeness_to_pictures, model(), part="identity"),
         ),
         FidelityScorer(
             "style",
             "style",
             "CLIP-I: cosine to the mean of the pictures in the style",
-            lambda: partial(scorers.likeness_to_pictures, model()),
+            lambda: partial(scorers.likeness_to_pictures, model(), part="style"),
         ),
         FidelityScorer(
             "text", "text", "CLIP-T: cosine to the prompt", lambda: partial(scorers.likeness_to_texts, model())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,21 @@ class ClipModel:
         model: in evaluation mode.
         preprocess: one RGB picture to a tensor ``(3, h, w)``.
         tokenizer: texts to token ids.
+        parts: what some coordinates carry alone -> which; the scorer of the emoji world has ``identity`` and ``style``.
     """
 
     name: str
     model: Any
     preprocess: Any
     tokenizer: Any
+    parts: Mapping[str, slice] = field(default_factory=dict)
 
     @torch.no_grad()
-    def pictures(self, images: Sequence[Image]) -> Tensor:
-        """Return ``(images, width)`` float64 embeddings of length 1."""
+    def pictures(self, images: Sequence[Image], part: str = "") -> Tensor:
+        """Return ``(images, width)`` float64 embeddings of length 1, of the coordinates of ``part`` if there are."""
         batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
-        parts = [self.model.encode_image(piece) for piece in batch.split(32)]
-        return functional.normalize(torch.cat(parts).double(), dim=-1)
+        embeddings = torch.cat([self.model.encode_image(piece) for piece in batch.split(32)])
+        return functional.normalize(embeddings[:, self.parts.get(part, slice(None))].double(), dim=-1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -56,7 +59,7 @@ def load_clip(model: str) -> ClipModel:
 
     Args:
         model: a folder as open_clip's ``local-dir:`` takes it, or ``NAME=WEIGHTS`` with one of open_clip's names and a
-            file of weights.
+            file of weights. A folder's config may say by ``bwlab.parts`` which coordinates carry what.
 
     Raises:
         BwlabError: no such folder, name or file, or weights that do not fit.
@@ -65,10 +68,16 @@ def load_clip(model: str) -> ClipModel:
     _require(model, name, weights, bool(equals))
     source = name if equals else LOCAL + model.removeprefix(LOCAL)
     try:
-        return ClipModel(model, *load_open_clip(source, weights or None))
+        parts = {} if equals else _parts(Path(model.removeprefix(LOCAL)) / CONFIG)
+        return ClipModel(model, *load_open_clip(source, weights or None), parts)
     # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
     except Exception as error:
         raise BwlabError(f"CLIP model {model}", f"open_clip does not load it: {first_line(error)}", FIX) from error
+
+
+def _parts(config: Path) -> dict[str, slice]:
+    stated = json.loads(config.read_text(encoding="utf-8")).get("bwlab", {}).get("parts", {})
+    return {name: slice(*ends) for name, ends in stated.items()}
 
 
 def _require(model: str, name: str, weights: str, named: bool) -> None:

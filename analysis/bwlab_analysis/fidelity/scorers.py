@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def likeness_to_pictures(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
+def likeness_to_pictures(
+    clip: ClipModel, generated: Sequence[Image], references: Sequence[Image], part: str = ""
+) -> list[float]:
     """Return CLIP-I: the cosine of each picture's embedding to the mean of the references', -1..1.
 
     The mean keeps what the references share: pictures of one identity in several styles their identity, pictures in one
     style their style.
+
+    Args:
+        clip: the model.
+        generated, references: pictures.
+        part: what to compare, if the model has coordinates for it alone; else the whole embedding is.
     """
-    return _cosines(clip.pictures(generated), clip.pictures(references))
+    return _cosines(clip.pictures(generated, part), clip.pictures(references, part))
 
 
 def likeness_to_texts(clip: ClipModel, generated: Sequence[Image], prompts: Sequence[str]) -> list[float]:
