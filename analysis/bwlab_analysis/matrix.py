@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bwlab_analysis.figures import NONE
 from bwlab_analysis.places import PREDICTION
-from bwlab_analysis.tables import measure_cell, measure_heads, new_table
+from bwlab_analysis.tables import measure_heads, measures_row, new_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +41,7 @@ def print_matrix(
     table = new_table(["pair", "shared modules", *measure_heads(measures)])
     for report, _ in pairs:
         pair = f"{called[report.file_a]}, {called[report.file_b]}"
-        total = report.total
-        table.add_row(pair, str(total.shared), *(measure_cell(one.name, total.measures[one.name]) for one in measures))
+        table.add_row(pair, str(report.total.shared), *measures_row(report.total, measures))
     console.print(table)
     if any(at_work is not None for _, at_work in pairs):
         console.print(_at_work(called, pairs))

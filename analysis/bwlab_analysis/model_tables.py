@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from bwlab.merging.outcome import counted
 from bwlab_analysis.advice import Step, notations_of, specs_of
 from bwlab_analysis.figures import NONE, decimals_of_column
 from bwlab_analysis.places import ALL_TIMES
@@ -39,7 +40,7 @@ INTERACTION_HEADS = {
 def print_interaction(console: Console, report: InteractionReport) -> None:
     """Print what two adapters do to a base's activations, over all timesteps."""
     console.print(
-        f"In the base, over {report.latents} latents at timesteps {', '.join(map(str, report.timesteps))} "
+        f"In the base, over {counted(report.latents, 'latent')} at timesteps {', '.join(map(str, report.timesteps))} "
         f"({report.inputs}); in brackets, with a random adapter of the same norms in one's place:",
         soft_wrap=True,
     )
@@ -100,8 +101,8 @@ def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -
 def print_activations(console: Console, name: str, report: ActivationReport) -> None:
     """Print what an adapter changes in each block at each timestep, one table a measure."""
     console.print(
-        f"{name} on {report.latents} latents ({report.inputs}); layers in {', '.join(report.changed_blocks)}. "
-        "In brackets, random adapters of the same norms:",
+        f"{name} on {counted(report.latents, 'latent')} ({report.inputs}); "
+        f"layers in {', '.join(report.changed_blocks)}. In brackets, random adapters of the same norms:",
         soft_wrap=True,
     )
     blocks = list(dict.fromkeys(one.block for one in report.changes))

@@ -30,6 +30,7 @@ Group = TypeVar("Group", GroupNorms, GroupConflict)
 Measure = TypeVar("Measure", BlockMetric, ConflictMeasure)
 
 WIDTH = 100
+EXACTLY_0 = "exactly 0"
 # So many measures fit: beside the norms, and in a table of their own.
 BESIDE_NORMS, ABREAST = 2, 4
 
@@ -169,14 +170,15 @@ def _measures_table(
     head: str, groups: Sequence[GroupConflict], total: GroupConflict, measures: Sequence[ConflictMeasure]
 ) -> Table:
     table = new_table([head, *measure_heads(measures)])
-    _fill(table, groups, total, lambda group: _measures_row(group, measures))
+    _fill(table, groups, total, lambda group: [group.name, *measures_row(group, measures)])
     return table
 
 
-def _measures_row(group: GroupConflict, measures: Sequence[ConflictMeasure]) -> list[str]:
+def measures_row(group: GroupConflict, measures: Sequence[ConflictMeasure]) -> list[str]:
+    """Return the cells of measures; a group without shared modules has a cosine of exactly 0 and no others."""
     if group.disjoint:
-        return [group.name, *("exactly 0" if measure.name == "cosine" else NONE for measure in measures)]
-    return [group.name, *measure_cells(measures, group.measures)]
+        return [EXACTLY_0 if measure.name == "cosine" else NONE for measure in measures]
+    return measure_cells(measures, group.measures)
 
 
 def _fill(table: Table, groups: Iterable[Group], total: Group, row: Callable[[Group], list[str]]) -> None:

@@ -89,6 +89,14 @@ def test_conflict_prints_this(bwlab: Run, pair: tuple[Path, Path], monkeypatch: 
     assert lines(outcome.out) == lines(CONFLICT)
 
 
+def test_pairs_without_shared_modules_conflict_by_exactly_0(bwlab: Run, pair: tuple[Path, Path]) -> None:
+    alone = adapter_tensors(2, [path for path in SHAPES if path.startswith("up_blocks.3.")])
+    third = write(pair[0].with_name("c.safetensors"), alone)
+    rows = {line[:5].strip(): line.split() for line in lines(bwlab("analyze", "conflict", *pair, third).out)}
+    assert rows["a, c"] == ["a,", "c", "0", "exactly", "0", "-", "-"]
+    assert "exactly" not in rows["b, c"]
+
+
 def test_tables_fit_100_columns(bwlab: Run, pair: tuple[Path, Path]) -> None:
     for arguments in (("norms", pair[1], "--cells"), ("conflict", *pair, "--cells", "--signs")):
         outcome = bwlab("analyze", *arguments)

@@ -14,6 +14,7 @@ from bwlab.adapters.adapter import Adapter, Attached, attach
 from bwlab.components import in_text_encoder
 from bwlab.conditioning import encode_texts, text_encoders, unet_arguments
 from bwlab.errors import BwlabError
+from bwlab.merging.outcome import counted
 from bwlab_analysis.function.variants import Variants
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Pictures:
         repeats = -(-count // used)
         latents = self.latents[:used].repeat(repeats, 1, 1, 1)[:count]
         captions = (self.captions[:used] * repeats)[:count]
-        return _noisy(latents, captions, seed, f"{used} pictures in {self.folder}")
+        return _noisy(latents, captions, seed, f"{counted(used, 'picture')} in {self.folder}")
 
 
 def encoded_pictures(pipe: Pipeline, folder: Path, most: int) -> Pictures:
@@ -109,7 +110,12 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
 
     pictures = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]) / 127.5 - 1)
     latents = encoded(pipe, pictures.movedim(-1, 1))
-    return _noisy(latents, captions, seed, f"{count} pictures that the base paints for {len(prompts)} prompts")
+    return _noisy(
+        latents,
+        captions,
+        seed,
+        f"{counted(count, 'picture')} that the base paints for {counted(len(prompts), 'prompt')}",
+    )
 
 
 @torch.no_grad()

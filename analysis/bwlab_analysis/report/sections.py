@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bwlab.merging.outcome import counted
 from bwlab_analysis.places import ALL_TIMES, PREDICTION
 from bwlab_analysis.report.heatmap import heatmap
 from bwlab_analysis.report.markup import (
@@ -93,7 +94,7 @@ def conflict_section(document: Document) -> str:
                 [
                     Cell(group["name"]),
                     *(Cell(str(group[key]), group[key]) for key in ("modules_a", "modules_b", "shared")),
-                    *(_measure(group.get(name)) for name in measures),
+                    *(_weights(group, name) for name in measures),
                 ]
                 for group in [*document["blocks"], document["total"]]
             ],
@@ -111,8 +112,7 @@ def conflicts_section(document: Document) -> str:
         rows.append(
             [
                 Cell(f"{pair['a']} + {pair['b']}"),
-                _measure(pair["total"].get("cosine")),
-                _measure(pair["total"].get("out_overlap")),
+                *(_weights(pair["total"], name) for name in ("cosine", "out_overlap")),
                 *(_measure(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
             ]
         )
@@ -126,7 +126,7 @@ def activations_section(document: Document) -> str:
     blocks, times = list(dict.fromkeys(one["block"] for one in changes)), document["timesteps"]
     parts = [
         heading(f"What {document['file']} changes in {document['base']}"),
-        paragraph(f"{document['latents']} latents: {document['inputs']}.", note=True),
+        paragraph(f"{counted(document['latents'], 'latent')}: {document['inputs']}.", note=True),
         unet_map(_present({name: _means(changes, name) for name in CHANGES})),
     ]
     for name in CHANGES:
@@ -241,7 +241,9 @@ def _function(function: Document) -> list[str]:
         kept += [heatmap(values, blocks, function["timesteps"])]
     return [
         heading("In the base at work", 3),
-        paragraph(f"{function['latents']} latents: {function['inputs']}. In brackets: random adapters.", note=True),
+        paragraph(
+            f"{counted(function['latents'], 'latent')}: {function['inputs']}. In brackets: random adapters.", note=True
+        ),
         table(["block", *(name.replace("_", " of ") for name in EFFECTS)], rows),
         heading("Blame: what switching a block off gives the other adapter, and costs its own", 3),
         table(["switched off", "gives the other", "costs its own"], blame),
@@ -252,6 +254,11 @@ def _function(function: Document) -> list[str]:
 def _places(document: Document) -> Sequence[Document]:
     places: Sequence[Document] = document.get("function", {}).get("places", ())
     return places
+
+
+def _weights(group: Document, name: str) -> Cell:
+    """A measure of two adapters' weights; of no shared module the cosine is exactly 0."""
+    return Cell("exactly 0", 0.0) if name == "cosine" and group["disjoint"] else _measure(group.get(name))
 
 
 def _measure(measured: Document | None) -> Cell:
