@@ -1,0 +1,128 @@
+"""Runs jobs on a Ray cluster (``pip install "bwlab[ray]"``), each as soon as what it needs is done."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.study.jobs import Job
+from bwlab_analysis.study.runner import Failure, OnJob
+from bwlab_analysis.study.workshop import Place, Workshop, open_workshop
+
+if TYPE_CHECKING:
+    from bwlab_analysis.study.study import Runner
+
+TRIES = 4
+"""Of a job whose worker dies."""
+STORE = 100 * 1024**2
+"""Bytes of shared memory: jobs hand on files, not objects."""
+
+
+def ray_runner(workers: int | None = None) -> Runner:
+    """Return a runner on a Ray cluster: that of ``RAY_ADDRESS``, or one of this machine's cores for as long as it runs.
+
+    All machines have to see the study's folder, the base and the pictures under the same paths.
+
+    Args:
+        workers: jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
+
+    Raises:
+        BwlabError: Ray is not installed.
+    """
+    return partial(run_on_ray, _ray(), workers)
+
+
+def run_on_ray(ray: Any, workers: int | None, jobs: Sequence[Job], place: Place, on_job: OnJob) -> list[Failure]:
+    """Run jobs and return those that failed; see `bwlab_analysis.study.runner.run_locally`.
+
+    A job whose worker dies is begun again, three times at most.
+    """
+    started = not ray.is_initialized()
+    if started:
+        _start(ray, workers)
+    try:
+        return _Schedule(ray, workers, jobs, place).run(on_job)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class _Schedule:
+    """What waits, what runs, and what failed."""
+
+    def __init__(self, ray: Any, workers: int | None, jobs: Sequence[Job], place: Place) -> None:
+        self.ray, self.jobs, self.place = ray, jobs, place
+        gpus = ray.cluster_resources().get("GPU", 0) if place.device.startswith(("auto", "cuda")) else 0
+        self.most = workers or int(gpus or ray.cluster_resources().get("CPU", 1))
+        self.remote = ray.remote(max_retries=TRIES - 1, num_cpus=1, num_gpus=1 if gpus else 0)(perform_apart)
+        self.waiting = {job.key: job for job in jobs}
+        self.running: dict[Any, Job] = {}
+        self.failures: dict[str, Failure] = {}
+
+    def run(self, on_job: OnJob) -> list[Failure]:
+        """Run all jobs."""
+        while self.waiting or self.running:
+            self._submit(on_job)
+            if self.running:
+                finished, _ = self.ray.wait(list(self.running), num_returns=1)
+                for one in finished:
+                    self._take(self.running.pop(one), one)
+        return [self.failures[job.key] for job in self.jobs if job.key in self.failures]
+
+    def _submit(self, on_job: OnJob) -> None:
+        unfinished = {*self.waiting, *(job.key for job in self.running.values())}
+        for key, job in list(self.waiting.items()):
+            lacking = [need for need in job.needs.values() if need.key in self.failures]
+            if lacking:
+                self.failures[key] = Failure(job, f"it needs {lacking[0].name}, which failed")
+                del self.waiting[key]
+            elif len(self.running) < self.most and not any(need.key in unfinished for need in job.needs.values()):
+                on_job(len(self.jobs) - len(self.waiting) - len(self.running), len(self.jobs), job)
+                self.running[self.remote.remote(job, self.place)] = self.waiting.pop(key)
+
+    def _take(self, job: Job, result: Any) -> None:
+        try:
+            reason = self.ray.get(result)
+        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
+            reason = f"the process that ran it died {TRIES} times; there may be too little memory for --workers at once"
+        if reason is not None:
+            self.failures[job.key] = Failure(job, reason)
+
+
+def perform_apart(job: Job, place: Place) -> str | None:
+    """Run a job in a worker's process and return why it failed, None if it did not."""
+    from bwlab_analysis.study.work import perform
+
+    try:
+        perform(job, _workshop(place))
+    except BwlabError as error:
+        return str(error)
+    return None
+
+
+@cache
+def _workshop(place: Place) -> Workshop:
+    """A process's own, open for all its jobs."""
+    return open_workshop(place)
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        fix = 'Install it with pip install "bwlab[ray]", or leave --runner out'
+        raise BwlabError("--runner ray", "Ray is not installed", fix) from error
+    return ray
+
+
+def _start(ray: Any, workers: int | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=STORE, **quiet)

@@ -1,0 +1,99 @@
+"""A study on a real local Ray cluster of two worker processes, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bwlab_analysis.study.jobs import PAINT, TRAIN, Job, Json
+from bwlab_analysis.study.reading import read_plan
+from bwlab_analysis.study.study import Study, new_study, run_study
+from tests.analysis.study.conftest import TINY
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="workers are found in /proc")
+
+
+@pytest.fixture
+def study(clip: Path, tmp_path: Path) -> Study:
+    plan = read_plan(str(TINY), clip=str(clip), sets={"training.steps": 6})
+    return new_study(plan, tmp_path / "study", "cpu")
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    """A cluster that the runner finds; it is not the runner's to end."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
+    yield
+    ray.shutdown()
+
+
+def workers_at_work() -> list[int]:
+    """Process ids of Ray's workers that run a job now."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if b"ray::perform_apart" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def kill_one(out: Path, killed: list[int]) -> None:
+    """Kill the first worker that is seen in the midst of a training."""
+    for _ in range(3000):
+        begun = [folder for folder in out.glob("jobs/train/*") if not (folder / "result.json").exists()]
+        if begun and (at_work := workers_at_work()):
+            os.kill(at_work[0], signal.SIGKILL)
+            killed.append(at_work[0])
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_study_ends_complete_though_a_worker_is_killed(study: Study, cluster: None) -> None:
+    from bwlab_analysis.study.ray_runner import ray_runner
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one, args=(study.place.out, killed))
+    killer.start()
+    told: list[tuple[int, int]] = []
+    failures = run_study(study, ray_runner(2), lambda done, total, job: told.append((done, total)), [TRAIN, PAINT])
+    killer.join()
+    assert killed
+    assert failures == []
+    assert study.lacking([TRAIN, PAINT]) == []
+    assert len(told) == told[0][1] == len(study.jobs([TRAIN, PAINT]))
+    assert ray.is_initialized()
+
+
+def test_a_failure_costs_what_needs_it_alone(study: Study, cluster: None) -> None:
+    from bwlab_analysis.study.ray_runner import ray_runner
+
+    jobs = [job for job in study.jobs([PAINT]) if job.name.startswith(("base,", "id + ortho,"))]
+    broken = {job.key: broken_training(job) for job in study.jobs([TRAIN]) if job.name.startswith("ortho")}
+    jobs = [with_broken(job, broken) for job in jobs]
+    order = [need for job in jobs for need in job.needs.values()] + jobs
+    (study.place.out / "jobs").mkdir(parents=True)
+    failures = ray_runner(2)(order, study.place, lambda done, total, job: None)
+    reasons = {failure.job.name: failure.reason for failure in failures}
+    assert set(reasons) == {"ortho, fox x ink", "id + ortho, fox x ink"}
+    assert reasons["id + ortho, fox x ink"] == "it needs ortho, fox x ink, which failed"
+    assert [job.name for job in order if job.done(study.place.out)] == ["id, fox", "base, fox x ink"]
+
+
+def broken_training(job: Job) -> Job:
+    settings: dict[str, Json] = {**job.settings, "training": {"adapter.type": "unheard-of"}}
+    return replace(job, settings=settings, needs={})
+
+
+def with_broken(job: Job, broken: dict[str, Job]) -> Job:
+    return replace(job, needs={role: broken.get(need.key, need) for role, need in job.needs.items()})
