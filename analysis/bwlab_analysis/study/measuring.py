@@ -28,7 +28,7 @@ def measure(job: Job, workshop: Workshop, folder: Path) -> dict[str, Json]:
     settings: dict[str, Any] = dict(job.settings)
     lab = workshop.lab(settings["base"])
     files = [
-        _at_scale(workshop.file_of(job.needs[role]), scale, folder / f"{role}.safetensors", lab)
+        at_scale(workshop.file_of(job.needs[role]), scale, folder / f"{role}.safetensors", lab)
         for role, scale in zip("ab", settings["scales"], strict=True)
     ]
     found = {"weights": _weights(files, lab), **_at_work(files, settings, workshop, folder)}
@@ -37,8 +37,15 @@ def measure(job: Job, workshop: Workshop, folder: Path) -> dict[str, Json]:
     return found
 
 
-def _at_scale(file: Path, scale: str, target: Path, lab: Lab) -> Path:
-    """An adapter file that acts at scale 1 as the given one does at ``scale``."""
+def at_scale(file: Path, scale: str, target: Path, lab: Lab) -> Path:
+    """Return an adapter file that acts at scale 1 as the given one does at a scale.
+
+    Args:
+        file: the adapter.
+        scale: a number or a block spec; at ``1`` it is the file itself.
+        target: the file to write, else.
+        lab: the base.
+    """
     from bwlab.merging.merge import Recipe, merge
     from bwlab.merging.target import Target
 
