@@ -83,7 +83,7 @@ MISTAKES = {
     "no subject": ("[data]\nstyles = [3]", "data.styles: 3. Give a name of the benchmark"),
     "half a subject": ('[data]\nstyles = [{name = "a"}]', "Give a name of the benchmark, or a table with name"),
     "no identity": ("[data]\nidentities = []", "it names no identity or no style"),
-    "an unknown identity": ('[data]\nidentities = ["fox-face"]', "fox-face: the benchmark has none that is held out. D"),
+    "an unknown identity": ('[data]\nidentities = ["fox-face"]', "fox-face: the benchmark has none that is held out"),
     "a style the base knows": ('[data]\nstyles = ["noto"]', "noto: the benchmark has none that is held out. Did"),
     "twice": ('[data]\nidentities = ["fox", "fox"]', "data.identities: fox: named twice"),
     "no folder": ('[data]\nstyles = [{name = "a", folder = "none"}]', "data.styles: a: no folder /"),

@@ -1,0 +1,93 @@
+"""Jobs at work: what each writes, and what an interrupted one does when it is run again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from bwlab_analysis.study.jobs import KINDS, PAINT, TRAIN, Job
+from bwlab_analysis.study.work import in_rows, painted, perform
+from bwlab_analysis.study.workshop import Place, Workshop, open_workshop
+from tests.analysis.study.conftest import Finished
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Workshop:
+    """The finished study in a folder that may be written to."""
+    shutil.copytree(finished.out, tmp_path / "out")
+    return open_workshop(Place(tmp_path / "out", finished.study.place.clip))
+
+
+def test_every_kind_of_job_is_done(finished: Finished) -> None:
+    assert {job.kind for job in finished.order} == set(KINDS)
+    for job in finished.order:
+        result: Any = job.result(finished.out)
+        assert result["cpu_seconds"] > 0
+        assert result["seconds"] > 0
+        if "file" in result:
+            assert (job.folder(finished.out) / result["file"]).is_file()
+
+
+def test_a_job_that_is_done_is_not_run_again(finished: Finished) -> None:
+    files = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
+    workshop = open_workshop(finished.study.place)
+    for job in finished.order:
+        assert perform(job, workshop) == job.result(finished.out)
+    assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == files
+
+
+def test_an_adapter_kept_clear_of_another(finished: Finished) -> None:
+    config = (finished.job(TRAIN, "ortho").folder(finished.out) / "run" / "config.toml").read_text()
+    other = finished.job(TRAIN, "id, fox")
+    assert json.dumps(str(other.folder(finished.out) / "run" / "adapter.safetensors")) in config
+
+
+def interrupted(job: Job, out: Path, left: str) -> Path:
+    """Make a training what a kill would have left of it, and return its folder."""
+    folder = job.folder(out)
+    (folder / "result.json").unlink()
+    if left == "nothing":
+        shutil.rmtree(folder)
+    else:
+        (folder / "run" / "adapter.safetensors").unlink()
+    if left == "a run without its settings":
+        (folder / "run" / "config.toml").rename(folder / "run" / ".config.toml.0123456789abcdef0123456789abcdef.tmp")
+    return folder
+
+
+@pytest.mark.parametrize("left", ["nothing", "a run", "a run without its settings"])
+def test_an_interrupted_training_is_done_as_if_it_had_not_been(finished: Finished, copied: Workshop, left: str) -> None:
+    job, out = finished.job(TRAIN, "style, ink"), copied.place.out
+    folder = interrupted(job, out, left)
+    assert not job.done(out)
+    perform(job, copied)
+    again, once = (load_file(one / "run" / "adapter.safetensors") for one in (folder, job.folder(finished.out)))
+    assert again.keys() == once.keys()
+    assert all(np.array_equal(again[name], once[name]) for name in again)
+
+
+def test_a_painting_is_painted_alike_again(finished: Finished, copied: Workshop) -> None:
+    job, out = finished.job(PAINT, "id + half style"), copied.place.out
+    (job.folder(out) / "result.json").unlink()
+    (job.folder(out) / "pictures.png").write_bytes(b"half")
+    perform(job, copied)
+    pictures = painted(job, out)
+    assert [picture.size for picture in pictures] == [(64, 64)] * 4
+    before = painted(job, finished.out)
+    assert all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(pictures, before, strict=True))
+
+
+def test_pictures_in_rows_are_found_again(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (7, 7), (number, 0, 0)) for number in range(6)]
+    job = Job(PAINT, "", {})
+    job.folder(tmp_path).mkdir(parents=True)
+    in_rows(pictures, 3).save(job.folder(tmp_path) / "pictures.png")
+    (job.folder(tmp_path) / "result.json").write_text('{"file": "pictures.png", "side": 7}')
+    assert [picture.getpixel((3, 3)) for picture in painted(job, tmp_path)] == [(number, 0, 0) for number in range(6)]
