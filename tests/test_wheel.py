@@ -56,7 +56,7 @@ def test_only_our_names(wheel: Path) -> None:
 def test_every_module_and_data_file_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
-    sources = [*(ROOT / "bwlab").rglob("*"), *(ROOT / "analysis").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+    sources = [*(ROOT / "bwlab").rglob("*"), *(ROOT / "analysis").rglob("*"), *(ROOT / "plugins").rglob("*.py")]
     wanted = {source_name(path) for path in sources if path.is_file() and "__pycache__" not in path.parts}
     assert wanted - shipped == set()
 
