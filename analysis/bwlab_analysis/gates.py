@@ -23,35 +23,12 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
 from bwlab.components import in_unet
 from bwlab.errors import BwlabError
+from bwlab_analysis.stages import LAST, Stage, block_path, stage_of, stages_of
 
 Gate: TypeAlias = float | BlockSpec | BlockScales
 """How strongly one adapter acts in one variant: a number, or a number per block (``"*"`` for the others)."""
 Variant: TypeAlias = Sequence[Gate]
 """One gate for each adapter."""
-
-TEXT, REST = "te", "rest"
-FIRST, LAST = "before the blocks", "after the blocks"
-AFTER_BLOCKS = ("conv_norm_out", "conv_out")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the UNet during which the batch has one size.
-
-    Attributes:
-        name: a block, or what comes before or after all blocks.
-        group_of: for each variant, the group of variants that are still the same computation here.
-        leaders: for each group, its first variant.
-    """
-
-    name: str
-    group_of: tuple[int, ...]
-    leaders: tuple[int, ...]
-
-    @property
-    def groups(self) -> int:
-        """How many different computations there are here."""
-        return len(self.leaders)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +86,7 @@ class GatedUNet:
             _module_gates(adapter, column)
             for adapter, column in zip(self.adapters, zip(*variants, strict=True), strict=True)
         ]
-        self.stages = _stages(scheme, self._gates, self.text_of)
+        self.stages = stages_of(scheme, self._gates, self.text_of)
 
     def cost(self) -> float:
         """Return the share of block computations that is left of running every variant by itself: 0..1."""
@@ -176,18 +153,6 @@ class GatedUNet:
         return [self.unet.get_submodule(block_path(self.scheme, stage.name))]
 
 
-def block_path(scheme: BlockScheme, block: str) -> str:
-    """Return the module path of a block, such as ``up_blocks.0`` of ``out0``: what its modules' paths begin with."""
-    path = next(module.path for module in scheme.modules if module.block == block)
-    parts = path.split(".")
-    return parts[0] if parts[0] == "mid_block" else ".".join(parts[:2])
-
-
-def unet_blocks(scheme: BlockScheme) -> tuple[str, ...]:
-    """Return the blocks of the UNet proper, in the order in which data flows: without text encoders and the rest."""
-    return tuple(block for block in scheme.blocks() if block not in (TEXT, REST))
-
-
 def joined(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return keyword arguments whose tensors are those of all rows, one after another along the first dimension."""
     first = rows[0]
@@ -248,45 +213,11 @@ def _module_gates(adapter: Adapter, column: Sequence[Gate]) -> dict[str, tuple[f
     return gates
 
 
-def _stages(
-    scheme: BlockScheme, gates: Sequence[Mapping[str, tuple[float, ...]]], text_of: Sequence[int]
-) -> tuple[Stage, ...]:
-    """Return the stages in the order of the computation, each with the variants that have parted up to there."""
-    members: dict[str, list[tuple[float, ...]]] = {FIRST: [tuple(map(float, text_of))]}
-    members |= {block: [] for block in unet_blocks(scheme)} | {LAST: []}
-    for adapter in gates:
-        for path, values in adapter.items():
-            members[_stage_of(scheme, path)].append(values)
-    keys: list[tuple[float, ...]] = [()] * len(text_of)
-    stages = []
-    for name, columns in members.items():
-        keys = [(*key, *(column[variant] for column in columns)) for variant, key in enumerate(keys)]
-        groups = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-        leaders = tuple(keys.index(key) for key in groups)
-        stages.append(Stage(name, tuple(groups[key] for key in keys), leaders))
-    return _with_last(tuple(stages))
-
-
-def _with_last(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Variants that differ after the blocks only are told apart from the last block on, where the batch can widen."""
-    *inner, before, last = stages
-    if last.groups > before.groups:
-        before = Stage(before.name, last.group_of, last.leaders)
-    return (*inner, before, last)
-
-
-def _stage_of(scheme: BlockScheme, path: str) -> str:
-    block = scheme.block_of(path)
-    if block is None or block == REST:
-        return LAST if path.startswith(AFTER_BLOCKS) else FIRST
-    return block
-
-
 def _tensor(
     scheme: BlockScheme, path: str, values: tuple[float, ...], stages: Mapping[str, Stage], count: int
 ) -> float | Tensor:
     """Return a module's scale for each sample of its stage, or one number if all are the same."""
-    stage = stages[_stage_of(scheme, path)]
+    stage = stages[stage_of(scheme, path)]
     scales = [values[leader] for leader in stage.leaders]
     if len(set(scales)) == 1:
         return scales[0]

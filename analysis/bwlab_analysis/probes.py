@@ -12,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from bwlab.blocks.scheme import BlockScheme, scheme_for
 from bwlab.errors import BwlabError
-from bwlab_analysis.gates import REST, TEXT, block_path, unet_blocks
 from bwlab_analysis.moments import Moments, Statistics
 from bwlab_analysis.places import ALL_TIMES
+from bwlab_analysis.stages import REST, TEXT, block_path, unet_blocks
 
 PLACES = ("block", "cell", "module")
 TIMESTEPS = 1000

@@ -11,7 +11,8 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter, Attached, attach
 from bwlab.adapters.scales import Scale
 from bwlab.errors import BwlabError
-from bwlab_analysis.gates import BlockOutput, GatedUNet, Variant, unet_blocks
+from bwlab_analysis.gates import BlockOutput, GatedUNet, Variant
+from bwlab_analysis.stages import unet_blocks
 from tests.analysis.random_adapters import random_adapter
 from tests.conftest import TINY_WIDTH, XL_POOLED_WIDTH, XL_SECOND_WIDTH, tiny_unet, tiny_xl_unet
 

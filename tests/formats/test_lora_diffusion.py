@@ -10,7 +10,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.lora_diffusion import unet_layers
-from tests.formats.test_dialects import read
+from tests.formats.dialects_made import read
 
 
 def numbered(feed_forward: bool) -> dict[str, np.ndarray]:

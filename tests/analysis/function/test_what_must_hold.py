@@ -29,11 +29,11 @@ from bwlab_analysis.conflict import measure_conflict
 from bwlab_analysis.function.inputs import Inputs, conditions
 from bwlab_analysis.function.interaction import InteractionReport, interaction
 from bwlab_analysis.function.random_adapters import random_like
-from bwlab_analysis.gates import unet_blocks
 from bwlab_analysis.lab import Lab, open_lab
 from bwlab_analysis.pairs import COSINE
 from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.registry import Measured
+from bwlab_analysis.stages import unet_blocks
 from tests.analysis.small_bases import ALGORITHMS, adapter_file
 
 MID = ("mid_block.attentions.0.transformer_blocks.0.attn1.", "mid_block.resnets.1.conv2")
