@@ -32,7 +32,10 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
     _check_subjects(f"{asked}: data.identities", plan.identities, benchmark.identities)
     _check_subjects(f"{asked}: data.styles", plan.styles, benchmark.style_names("held-out"))
     _check_prompts(f"{asked}: sampling.prompts", plan.sampling.prompts)
-    checked_timesteps(plan.measures.timesteps)
+    try:
+        checked_timesteps(plan.measures.timesteps)
+    except BwlabError as error:
+        raise BwlabError(f"{asked}: measures.timesteps = {plan.measures.timesteps}", error.found, error.fix) from error
     if not plan.compositions:
         raise BwlabError(f"{asked}: compositions", "there are none", "Name some, [compositions.base] among them")
     base = plan.compositions.get(BASE, CompositionPlan())

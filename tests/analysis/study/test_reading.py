@@ -13,6 +13,7 @@ from bwlab_analysis.study.expansion import expanded
 from bwlab_analysis.study.plan import Subject
 from bwlab_analysis.study.plan_files import shipped_plans
 from bwlab_analysis.study.reading import read_plan
+from bwlab_analysis.study.study import new_study
 from tests.analysis.conftest import Outcome
 from tests.analysis.study.conftest import TINY
 
@@ -115,7 +116,7 @@ MISTAKES = {
     "no prompts": ("[sampling]\nprompts = []", "sampling.prompts: there are none"),
     "other braces": ('[sampling]\nprompts = ["{fox}"]', "sampling.prompts: {fox}: no other braces are understood"),
     "open braces": ('[sampling]\nprompts = ["{identity"]', "no other braces are understood"),
-    "times": ('[measures]\ntimesteps = "1000"', "--timesteps 1000: not whole numbers of 0..999"),
+    "times": ('[measures]\ntimesteps = "1000"', "measures.timesteps = 1000: not whole numbers of 0..999"),
     "draws": ("[measures]\ndraws = -1", "measures.draws = -1: out of range"),
     "measure what": ('[measures]\nof = ["id + stile"]', "measures.of: id + stile: no such composition. Did you mean"),
     "blame what": ('[measures]\nblame = ["base"]', "measures.blame: base: no composition of measures.of"),
@@ -128,10 +129,21 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_each_mistake_is_one_line(
-    bwlab: Callable[..., Outcome], what: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_mistake_is_told(what: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, message = MISTAKES[what]
+    monkeypatch.chdir(tmp_path)
+    Path("plan.toml").write_text(f'extends = "{TINY}"\n{text}\n')
+    with pytest.raises(BwlabError) as told:
+        new_study(read_plan("plan.toml", clip=str(clip)), Path("out"))
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)
+    assert not Path("out").exists()
+
+
+def test_a_mistake_is_one_line(
+    bwlab: Callable[..., Outcome], clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, message = MISTAKES["an unknown adapter"]
     monkeypatch.chdir(tmp_path)
     Path("plan.toml").write_text(f'extends = "{TINY}"\n{text}\n')
     outcome = bwlab("study", "--plan", "plan.toml", "--clip", clip, "--out", "out", "--dry-run")
