@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bwlab_analysis.study.jobs import KINDS, PAINT, RESULT, SCORE, TRAIN, Job, Json, slug, with_needs
@@ -17,13 +17,15 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 SETTINGS = st.dictionaries(st.text(max_size=5), LEAVES | st.lists(LEAVES, max_size=3), max_size=5)
 
 
+@settings(max_examples=60, deadline=None)
 @given(SETTINGS, st.randoms())
-def test_the_order_of_settings_decides_nothing(settings: dict[str, Json], order: random.Random) -> None:
-    shuffled = list(settings.items())
+def test_the_order_of_settings_decides_nothing(made: dict[str, Json], order: random.Random) -> None:
+    shuffled = list(made.items())
     order.shuffle(shuffled)
-    assert Job(TRAIN, "one", settings).key == Job(TRAIN, "other", dict(shuffled)).key
+    assert Job(TRAIN, "one", made).key == Job(TRAIN, "other", dict(shuffled)).key
 
 
+@settings(max_examples=60, deadline=None)
 @given(SETTINGS, SETTINGS)
 def test_settings_decide_the_key(one: dict[str, Json], other: dict[str, Json]) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
@@ -50,6 +52,7 @@ def test_keys_stay_as_they_are() -> None:
     assert Job(PAINT, "x", {"cfg": 3.0}, {"0": Job(TRAIN, "a", {"words": "é"})}).key == "2108d8f635fba6ef"
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=100))
 def test_slugs_are_names_of_files(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9.-]{0,80}", slug(name))
@@ -82,6 +85,7 @@ def job_lists(draw: st.DrawFn) -> list[Job]:
     return made
 
 
+@settings(max_examples=60, deadline=None)
 @given(job_lists())
 def test_needs_come_first_and_each_job_once(jobs: list[Job]) -> None:
     ordered = with_needs(jobs[-3:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
@@ -57,6 +57,7 @@ def test_balance_is_the_harmonic_mean_and_0_below_0() -> None:
     assert shares.balance("both", 1).shape[2] == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(*(arrays(np.float64, (3,), elements=st.floats(-2, 2, allow_subnormal=False)) for _ in range(2)))
 def test_harmonic(one: Floats, other: Floats) -> None:
     found = harmonic(one, other)
@@ -125,6 +126,7 @@ def test_the_split_shares_neither_identities_nor_styles() -> None:
     assert {where[0] for where in (*parts.chosen_on, *parts.told_on)} == {"x"}
 
 
+@settings(max_examples=60, deadline=None)
 @given(arrays(np.float64, (2, 7), elements=st.integers(-3, 3).map(float)))
 def test_spearman_is_scipys(table: Floats) -> None:
     one, other = table
