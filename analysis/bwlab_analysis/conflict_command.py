@@ -58,18 +58,19 @@ class AtWork:
 
     @property
     def blame(self) -> tuple[BlockBlame, ...]:
-        """Blame by losses where both adapters' pictures are known, else by activations."""
-        from bwlab_analysis.function.blame import blame_of_losses
-
-        return blame_of_losses(self.losses) if len(self.losses) == 2 else self.interaction.blame
+        """Blame by activations: by losses the best block to switch off was found no better than by chance."""
+        return self.interaction.blame
 
     def document(self) -> dict[str, Json]:
         """Return it as JSON: ``function``, ``loss``, ``advice``."""
+        from bwlab_analysis.evidence import conflict_score, headline
         from bwlab_analysis.model_documents import advice_document, interaction_document, loss_document
 
         return {
             "function": interaction_document(self.interaction),
             "loss": [loss_document(report) for report in self.losses],
+            "conflict_score": conflict_score(self.losses),
+            "headline": headline(self.losses),
             "advice": advice_document(self.blame, self.scheme),
         }
 
@@ -151,11 +152,13 @@ def _print_pair(
     found = at_work.get(files)
     if found is not None:
         from bwlab_analysis.advice import steps_of
+        from bwlab_analysis.evidence import headline
         from bwlab_analysis.model_tables import print_advice, print_blame, print_interaction, print_losses
 
         print_interaction(console, found.interaction)
         if found.losses:
             print_losses(console, found.losses)
+        console.print(headline(found.losses), soft_wrap=True)
         print_blame(console, found.blame)
         print_advice(console, steps_of(found.blame), found.scheme)
 

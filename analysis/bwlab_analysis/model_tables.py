@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.merging.outcome import counted
 from bwlab_analysis.advice import Step, notations_of, specs_of
+from bwlab_analysis.evidence import caution
 from bwlab_analysis.figures import NONE, decimals_of_column
 from bwlab_analysis.places import ALL_TIMES
 from bwlab_analysis.registry import Measured
@@ -88,7 +89,7 @@ def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -
     if not steps:
         console.print("What to do: nothing here is worth turning down; no block gives more than it costs.")
         return
-    console.print("What to do:")
+    console.print(f"What to do. {caution()}", soft_wrap=True)
     for step in steps:
         console.print(f"  {step.words}", soft_wrap=True)
     for adapter, spec in specs_of(steps).items():

@@ -69,6 +69,7 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     assert "effect of a" in outcome.out
     assert "prediction" in outcome.out
     assert "What to do" in outcome.out
+    assert "No conflict score" in outcome.out
     assert "Blame, in shares of each adapter's effect" in outcome.out
     assert "…" not in outcome.out
 
@@ -83,6 +84,9 @@ def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None
     assert [report["adapter"] for report in found["loss"]] == ["a", "b"]
     assert set(found["loss"][0]["blame"]) == {"in0", "out3"}
     assert set(found["advice"]["specs"]) == {"a", "b"}
+    harms = [report["harm"]["value"] for report in found["loss"]]
+    assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
+    assert found["headline"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
     table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
     assert "Denoising loss on each adapter's own pictures" in table.out
     assert "…" not in table.out
@@ -166,7 +170,6 @@ SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
         (f"fidelity --adapter A {SCORED}", "1 --adapter"),
         ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no pictures in it"),
         (f"recommend A B {SCORED} --base BASE", "no CLIP model to score with"),
-        (f"recommend A B {SCORED}", "bwlab base scorer"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, arguments: str, told: str) -> None:

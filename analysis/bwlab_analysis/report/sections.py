@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bwlab.merging.outcome import counted
+from bwlab_analysis.evidence import caution
 from bwlab_analysis.places import ALL_TIMES, PREDICTION
 from bwlab_analysis.report.heatmap import heatmap
 from bwlab_analysis.report.markup import (
@@ -83,6 +84,7 @@ def conflict_section(document: Document) -> str:
     parts = [
         heading(f"{document['a']} (a) and {document['b']} (b)"),
         unet_map(_present(maps)),
+        paragraph(document["headline"]) if "headline" in document else "",
         *(_advice(document["advice"]) if "advice" in document else ()),
         *(_losses(document["loss"]) if document.get("loss") else ()),
         *(_function(document["function"]) if "function" in document else ()),
@@ -195,7 +197,12 @@ def _advice(advice: Document) -> list[str]:
         for tool, text in told.items()
     ]
     words = [step["words"] for step in advice["steps"]] or ["Nothing is worth turning down here."]
-    return [heading("What to do", 3), listed(words), preformatted("\n".join(lines)) if lines else ""]
+    return [
+        heading("What to do", 3),
+        paragraph(caution(), note=True),
+        listed(words),
+        preformatted("\n".join(lines)) if lines else "",
+    ]
 
 
 def _losses(reports: Sequence[Document]) -> list[str]:
