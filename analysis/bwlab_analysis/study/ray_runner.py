@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,14 @@ def run_on_ray(ray: Any, workers: int | None, jobs: Sequence[Job], place: Place,
     """Run jobs and return those that failed; see `bwlab_analysis.study.runner.run_locally`.
 
     A job whose worker dies is begun again, three times at most.
+
+    Raises:
+        BwlabError: the cluster cannot be reached, or one GPU is asked for.
     """
+    if place.device.startswith("cuda:"):
+        fix = "Give --device cuda, and CUDA_VISIBLE_DEVICES to leave some out"
+        raise BwlabError(f"--runner ray --device {place.device}", "Ray gives each job a GPU of its own", fix)
+    place = replace(place, out=place.out.resolve())  # a worker may be at work in another folder
     started = not ray.is_initialized()
     if started:
         _start(ray, workers)
@@ -58,10 +67,12 @@ class _Schedule:
         self.ray, self.jobs, self.place = ray, jobs, place
         gpus = ray.cluster_resources().get("GPU", 0) if place.device.startswith(("auto", "cuda")) else 0
         self.most = workers or int(gpus or ray.cluster_resources().get("CPU", 1))
-        self.remote = ray.remote(max_retries=TRIES - 1, num_cpus=1, num_gpus=1 if gpus else 0)(perform_apart)
+        # Ray's own retries have no end where memory runs out, so they are counted here.
+        self.remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=1 if gpus else 0)(perform_apart)
         self.waiting = {job.key: job for job in jobs}
         self.running: dict[Any, Job] = {}
         self.failures: dict[str, Failure] = {}
+        self.deaths: Counter[str] = Counter()
 
     def run(self, on_job: OnJob) -> list[Failure]:
         """Run all jobs."""
@@ -81,13 +92,19 @@ class _Schedule:
                 self.failures[key] = Failure(job, f"it needs {lacking[0].name}, which failed")
                 del self.waiting[key]
             elif len(self.running) < self.most and not any(need.key in unfinished for need in job.needs.values()):
-                on_job(len(self.jobs) - len(self.waiting) - len(self.running), len(self.jobs), job)
+                if not self.deaths[key]:
+                    on_job(len(self.jobs) - len(self.waiting) - len(self.running), len(self.jobs), job)
                 self.running[self.remote.remote(job, self.place)] = self.waiting.pop(key)
 
     def _take(self, job: Job, result: Any) -> None:
+        errors = self.ray.exceptions
         try:
             reason = self.ray.get(result)
-        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.OutOfMemoryError):
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
+            self.deaths[job.key] += 1
+            if self.deaths[job.key] < TRIES:
+                self.waiting[job.key] = job
+                return
             reason = f"the process that ran it died {TRIES} times; there may be too little memory for --workers at once"
         if reason is not None:
             self.failures[job.key] = Failure(job, reason)
@@ -122,7 +139,13 @@ def _ray() -> Any:
 
 def _start(ray: Any, workers: int | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" in os.environ:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Without "local" Ray joins any cluster that it finds on this machine, and then takes no num_cpus.
+        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=STORE, **quiet)
+        return
+    try:
         ray.init(**quiet)
-    else:
-        ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=STORE, **quiet)
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        fix = "Start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
+        raise BwlabError(f"RAY_ADDRESS={address}", "no Ray cluster answers there", fix) from error
