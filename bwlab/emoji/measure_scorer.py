@@ -34,10 +34,12 @@ class ScorerReport:
     Attributes:
         identity: a held-out identity's drawing in one style is nearest to the same identity's in another style, among
             300 identities; the mean over all pairs of styles that do not share outlines.
+        any_pair: the same, the mean over all pairs of styles.
         style: a held-out identity's drawing is nearest to the mean of 30 other drawings in its style, among 9 styles.
     """
 
     identity: float
+    any_pair: float
     style: float
 
 
@@ -69,14 +71,19 @@ def gallery_names(art: Art) -> list[str]:
     return [*HELD_OUT, *(str(name) for name in others)]
 
 
-def identity_share(features: Tensor) -> float:
-    """Return `ScorerReport.identity` of features ``(names, styles, width)``, the first 42 of held-out identities."""
+def identity_share(features: Tensor, shared: Sequence[set[str]] = SHARED_OUTLINES) -> float:
+    """Return `ScorerReport.identity` of features ``(names, styles, width)``, the first 42 of held-out identities.
+
+    Args:
+        features: of `gallery_names`.
+        shared: styles between which nothing is looked up; without any, the share is `ScorerReport.any_pair`.
+    """
     count, styles = len(HELD_OUT), style_names()
     unit = functional.normalize(features, dim=-1)
     right = []
     for a, first in enumerate(styles):
         for b, second in enumerate(styles):
-            if a != b and not any({first, second} <= shared for shared in SHARED_OUTLINES):
+            if a != b and not any({first, second} <= together for together in shared):
                 nearest = (unit[:count, a] @ unit[:, b].T).argmax(1)
                 right.append(float((nearest == torch.arange(count)).float().mean()))
     return float(np.mean(right))
@@ -111,15 +118,19 @@ def measure_scorer(folder: Path, work: Path) -> tuple[dict[str, ScorerReport], T
     pictures = on_background(art.of(names, style_names()))
     model, _, tokenizer = load_open_clip(f"{LOCAL}{folder}")
     found, small = embedded(model, pictures), small_pictures(pictures).float()
-    identity, style = part(found, "identity"), part(found, "style")
     rows = {
-        "the scorer": ScorerReport(identity_share(identity), style_share(style)),
-        "the whole embedding": ScorerReport(identity_share(found), style_share(found)),
+        "the scorer": picture_report(part(found, "identity"), part(found, "style")),
+        "the whole embedding": picture_report(found, found),
         # Less each style's mean, a style is no longer to be seen in pixels, but an identity is seen better.
-        "16 x 16 pixels": ScorerReport(identity_share(small - small.mean(0)), style_share(small - small.mean((0, 1)))),
-        "chance": ScorerReport(1 / CANDIDATES, 1 / len(style_names())),
+        "16 x 16 pixels": picture_report(small - small.mean(0), small - small.mean((0, 1))),
+        "chance": ScorerReport(1 / CANDIDATES, 1 / CANDIDATES, 1 / len(style_names())),
     }
     return rows, text_report(model, tokenizer, found, names)
+
+
+def picture_report(identity: Tensor, style: Tensor) -> ScorerReport:
+    """Return the report of features ``(names, styles, width)`` of `gallery_names`, those of identity and of style."""
+    return ScorerReport(identity_share(identity), identity_share(identity, ()), style_share(style))
 
 
 @torch.no_grad()
@@ -145,11 +156,12 @@ def text_report(model: Any, tokenizer: Any, found: Tensor, names: Sequence[str])
 def scorer_table(report: dict[str, ScorerReport]) -> Table:
     """Return the reports of pictures as a table: shares in percent."""
     table = Table(title=f"Held-out identities: same one in another style among {CANDIDATES}; style among 9")
+    table.caption = "identity: between styles that do not share outlines; any pair: between all styles"
     table.add_column("features")
-    for column in ("identity %", "style %"):
+    for column in ("identity %", "any pair %", "style %"):
         table.add_column(column, justify="right")
     for name, row in report.items():
-        table.add_row(name, f"{100 * row.identity:.1f}", f"{100 * row.style:.1f}")
+        table.add_row(name, *(f"{100 * share:.1f}" for share in (row.identity, row.any_pair, row.style)))
     return table
 
 

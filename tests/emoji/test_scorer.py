@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,13 +13,21 @@ from torch.nn.functional import normalize
 from bwlab.benchmark import load_benchmark
 from bwlab.emoji.build import Art
 from bwlab.emoji.companions import scorer_data, seen_names
-from bwlab.emoji.measure_scorer import SHARED_OUTLINES, identity_share, small_pictures, style_share
+from bwlab.emoji.measure_scorer import (
+    SHARED_OUTLINES,
+    ScorerReport,
+    identity_share,
+    picture_report,
+    small_pictures,
+    style_share,
+)
 from bwlab.emoji.more_art import MoreArt, wanted
 from bwlab.emoji.muon import Muon, orthogonalised
 from bwlab.emoji.scorer import style_weight
 from bwlab.emoji.scorer_loss import PARTS, WIDTH, made_up_word, own_text, same_identity, texts_of
 from bwlab.emoji.scorer_views import STYLES_A_STEP, ScorerData, draw_views
 from bwlab.emoji.world import HELD_OUT
+from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.built_in import clip_of
 from bwlab_analysis.fidelity.embedding import load_clip
 
@@ -97,7 +107,11 @@ def test_the_report_tells_perfect_from_useless_features() -> None:
     identity = normalize(torch.randn(300, 1, 37, generator=generator()), dim=-1)
     style = normalize(torch.randn(1, 9, 37, generator=generator()), dim=-1)
     mixed = torch.cat([identity.expand(-1, 9, -1), 3 * style.expand(300, -1, -1)], -1)
-    assert (identity_share(mixed), style_share(mixed)) == (1.0, 1.0)
+    assert picture_report(mixed, mixed) == ScorerReport(1, 1, 1)
+    outlines = torch.randn(300, 9, 74, generator=generator())
+    outlines[:, 3:5] = mixed[:, 3:5]  # known between flat and glossy alone, which share outlines: 2 pairs of 72
+    assert identity_share(outlines) < 0.015
+    assert identity_share(outlines, ()) == pytest.approx(2 / 72, abs=0.01)
     useless = torch.randn(300, 9, 37, generator=generator())
     assert identity_share(useless) < 0.05
     assert style_share(useless) < 0.3
@@ -109,6 +123,19 @@ def found_in_another_style(features: Tensor, styles: tuple[str, ...]) -> float:
     pairs = [(a, b) for a in styles for b in styles if a != b and not any({a, b} <= set(s) for s in SHARED_OUTLINES)]
     right = [(unit[:, styles.index(a)] @ unit[:, styles.index(b)].T).argmax(1) == own for a, b in pairs]
     return float(torch.stack(right).float().mean())
+
+
+def test_the_shipped_scorer_is_small_and_scores_the_embedded_base() -> None:
+    folder = Path(clip_of("emoji", None))
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 8e6
+    clip = load_clip(str(folder))
+    assert dict(clip.parts) == PARTS
+    image = load_benchmark().picture("fox", "noto")
+    widths = [clip.pictures([image], part).shape for part in ("identity", "style", "background", "", "no such part")]
+    assert widths == [(1, 160), (1, 64), (1, 32), (1, 256), (1, 256)]
+    assert clip_of("emoji", "mine") == clip_of("sd14", "mine") == "mine"
+    with pytest.raises(BwlabError, match="no CLIP model to score with"):
+        clip_of("sd14", None)
 
 
 def test_the_shipped_scorer_is_better_than_pixels_on_identities_it_never_saw() -> None:
