@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -30,21 +31,29 @@ def study(clip: Path, tmp_path: Path) -> Study:
 @pytest.fixture
 def cluster() -> Iterator[None]:
     """A cluster that the runner finds; it is not the runner's to end."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
     yield
     ray.shutdown()
 
 
 def workers_at_work() -> list[int]:
-    """Process ids of Ray's workers that run a job now."""
+    """Process ids of this process's own Ray workers that run a job now; other studies may run on this machine."""
     found = []
     for process in Path("/proc").iterdir():
         try:
-            if b"ray::perform_apart" in (process / "cmdline").read_bytes():
+            if b"ray::perform_apart" in (process / "cmdline").read_bytes() and is_ours(int(process.name)):
                 found.append(int(process.name))
         except (OSError, ValueError):
             continue
     return found
+
+
+def is_ours(process: int) -> bool:
+    """Whether a process descends from this one."""
+    while process > 1 and process != os.getpid():
+        stat = Path(f"/proc/{process}/stat").read_text()
+        process = int(stat.rpartition(")")[2].split()[1])  # a name may hold spaces and brackets
+    return process == os.getpid()
 
 
 def kill_one(out: Path, killed: list[int]) -> None:
@@ -97,3 +106,15 @@ def broken_training(job: Job) -> Job:
 
 def with_broken(job: Job, broken: dict[str, Job]) -> Job:
     return replace(job, needs={role: broken.get(need.key, need) for role, need in job.needs.items()})
+
+
+def test_only_ones_own_workers_may_be_killed() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert is_ours(os.getpid())
+        assert is_ours(child.pid)
+        assert not is_ours(os.getppid())
+        assert not is_ours(1)
+    finally:
+        child.kill()
+        child.wait()
