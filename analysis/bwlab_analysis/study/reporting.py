@@ -72,7 +72,7 @@ def html(tables: list[Shown], pictures: Mapping[str, Image]) -> str:
     parts = []
     for shown in tables:
         parts += [heading(shown.title), paragraph(shown.note, note=True), table(shown.heads, shown.rows)]
-    return "".join([*parts, heading("Figures and pictures"), gallery(pictures)])
+    return "".join([*parts, heading("Figures and pictures"), f'<div class="large">{gallery(pictures)}</div>'])
 
 
 def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
