@@ -146,7 +146,7 @@ def test_the_shipped_scorer_is_better_than_pixels_on_identities_it_never_saw() -
     clip = load_clip(clip_of("emoji", None))
     found = clip.pictures(images, "identity").view(len(names), 4, -1)
     control = found_in_another_style((pixels - pixels.mean(0)).float(), styles)
-    assert found_in_another_style(found, styles) > control + 0.1
+    assert found_in_another_style(found, styles) > control + 0.08
     by_style = clip.pictures(images, "style").view(len(names), 4, -1)
     means = normalize(by_style[::2].mean(0), dim=-1)
-    assert float(((by_style[1::2] @ means.T).argmax(-1) == torch.arange(4)).float().mean()) > 0.7
+    assert float(((by_style[1::2] @ means.T).argmax(-1) == torch.arange(4)).float().mean()) > 0.65
