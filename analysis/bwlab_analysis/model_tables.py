@@ -192,8 +192,9 @@ def _loss(loss: Loss) -> str:
 
 
 def _interval(one: Interval) -> str:
-    return f"{one.mean:.2f} ({_number(one.low)}..{_number(one.high)})"
+    return f"{_number(one.mean)} ({_number(one.low)}..{_number(one.high)})"
 
 
 def _signed(one: Interval) -> str:
-    return f"{one.mean:+.2f} ({one.low:+.2f}..{one.high:+.2f})"
+    mean, low, high = (f"{value:+.2f}".replace("-0.00", "+0.00") for value in (one.mean, one.low, one.high))
+    return f"{mean} ({low}..{high})"

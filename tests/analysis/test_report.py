@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -44,6 +45,9 @@ window.addEventListener("load", () => {
 });
 </script>
 """
+
+
+WIDTH = "document.title = this.contentDocument.documentElement.scrollWidth"
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,21 @@ def test_a_browser_shows_it_without_errors(documents: dict[str, dict[str, object
     assert seen["filled"] > 9
     # Chromium's headless window is at least 500 pixels wide.
     assert seen["wide"] <= max(width, 500)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
+def test_long_names_fit_a_phone(documents: dict[str, dict[str, object]], tmp_path: Path) -> None:
+    """In a frame, as a headless window is at least 500 pixels wide."""
+    path = write_report([{**document, "file": "x" * 99, "a": "y" * 99} for document in documents.values()], tmp_path)
+    frame = f'<iframe width=390 style="border:0" srcdoc="{html.escape(path.read_text())}" onload="{WIDTH}"></iframe>'
+    path.write_text(frame)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom"]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = re.search(r"<title>(\d+)</title>", done.stdout)
+    assert title is not None
+    assert int(title[1]) <= 390
 
 
 def test_every_command_writes_one(bwlab: Run, files: Files, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bwlab.merging.outcome import counted
-from bwlab_analysis.evidence import caution
 from bwlab_analysis.places import ALL_TIMES, PREDICTION
+from bwlab_analysis.report.at_work import EFFECTS, advice, in_the_base, losses, measure_cell
 from bwlab_analysis.report.heatmap import heatmap
 from bwlab_analysis.report.markup import (
     Cell,
@@ -22,7 +22,6 @@ from bwlab_analysis.report.markup import (
 from bwlab_analysis.report.unet_map import unet_map
 
 Document = Mapping[str, Any]
-EFFECTS = ("effect_a", "effect_b", "alignment", "retention_a", "retention_b", "interaction")
 CHANGES = ("effect", "style", "structure", "representation")
 
 
@@ -40,11 +39,18 @@ def norms_section(document: Document) -> str:
     """One adapter's weights."""
     metrics = list(document["metrics"])
     maps = {"energy share": {group["name"]: group["energy_share"] for group in document["blocks"]}}
-    maps |= {metric: _values(document["blocks"], metric) for metric in metrics}
+    maps |= {_head(metric): _values(document["blocks"], metric) for metric in metrics}
     of_base = document["base"] is not None
     if of_base:
         maps = {"of the base": {group["name"]: group["relative"] for group in document["blocks"]}} | maps
-    heads = ["modules", "rank", "delta norm", *(["of the base"] if of_base else ()), "energy share", *metrics]
+    heads = [
+        "modules",
+        "rank",
+        "delta norm",
+        *(["of the base"] if of_base else ()),
+        "energy share",
+        *map(_head, metrics),
+    ]
 
     def row(group: Document) -> list[Cell]:
         low, high = group["rank_min"], group["rank_max"]
@@ -56,7 +62,7 @@ def norms_section(document: Document) -> str:
             number_cell(group["norm"], digits=3),
             *([number_cell(group["relative"], digits=4)] if of_base else ()),
             number_cell(group["energy_share"], digits=3),
-            *(_measure(group.get(metric)) for metric in metrics),
+            *(measure_cell(group.get(metric)) for metric in metrics),
         ]
 
     return "".join(
@@ -80,18 +86,18 @@ def conflict_section(document: Document) -> str:
         for adapter in ("a", "b"):
             blamed = [one for one in document["function"]["blame"] if one["adapter"] == adapter]
             maps[f"blame of {adapter} (activations)"] = {one["block"]: one["gain"] for one in blamed}
-    maps |= {f"{name} (weights)": _values(document["blocks"], name) for name in measures}
+    maps |= {f"{_head(name)} (weights)": _values(document["blocks"], name) for name in measures}
     parts = [
         heading(f"{document['a']} (a) and {document['b']} (b)"),
         unet_map(_present(maps)),
         paragraph(document["headline"]) if "headline" in document else "",
-        *(_advice(document["advice"]) if "advice" in document else ()),
-        *(_losses(document["loss"]) if document.get("loss") else ()),
-        *(_function(document["function"]) if "function" in document else ()),
+        *(advice(document["advice"]) if "advice" in document else ()),
+        *(losses(document["loss"]) if document.get("loss") else ()),
+        *(in_the_base(document["function"]) if "function" in document else ()),
         heading("Weights", 3),
         listed(document["verdict"]),
         table(
-            ["block", "modules of a", "of b", "of both", *measures],
+            ["block", "modules of a", "of b", "of both", *map(_head, measures)],
             [
                 [
                     Cell(group["name"]),
@@ -115,7 +121,7 @@ def conflicts_section(document: Document) -> str:
             [
                 Cell(f"{pair['a']} + {pair['b']}"),
                 *(_weights(pair["total"], name) for name in ("cosine", "out_overlap")),
-                *(_measure(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
+                *(measure_cell(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
             ]
         )
     heads = ["pair", "cosine", "out overlap", "first kept", "second kept", "interaction"]
@@ -148,15 +154,15 @@ def fidelity_section(document: Document) -> str:
     for adapter in ("identity", "style"):
         for way in ("knocked_in", "knocked_out"):
             for scorer in (adapter, "harmonic"):
-                maps[f"{adapter} adapter, {way.replace('_', ' ')}: {scorer}"] = {
+                maps[f"{adapter} adapter, {_head(way)}: {scorer}"] = {
                     one["block"]: one[way][scorer]["mean"] for one in document["blocks"] if one["adapter"] == adapter
                 }
     return "".join(
         [
             heading(f"Fidelity of {document['identity']} with {document['style']}"),
             unet_map(_present(maps)),
-            table(["composition", *scorers], rows),
-            listed([f"{name}: {summary}" for name, summary in document["scorers"].items()]),
+            table(["composition", *map(_head, scorers)], rows),
+            listed([f"{_head(name)}: {summary}" for name, summary in document["scorers"].items()]),
         ]
     )
 
@@ -188,76 +194,6 @@ SECTIONS: Mapping[str, Callable[[Document], str]] = {
 }
 
 
-def _advice(advice: Document) -> list[str]:
-    lines = [f'{name}: --scale "{spec}"' for name, spec in advice["specs"].items() if spec != "1"]
-    lines += [
-        f"{name}, {tool}: {text}"
-        for name, told in advice["notations"].items()
-        if advice["specs"][name] != "1"
-        for tool, text in told.items()
-    ]
-    words = [step["words"] for step in advice["steps"]] or ["Nothing is worth turning down here."]
-    return [
-        heading("What to do", 3),
-        paragraph(caution(), note=True),
-        listed(words),
-        preformatted("\n".join(lines)) if lines else "",
-    ]
-
-
-def _losses(reports: Sequence[Document]) -> list[str]:
-    heads = ["pictures of", "base", "alone", "both", "harm", "share of its gain lost"]
-    rows = [
-        [
-            Cell(report["adapter"]),
-            *(
-                Cell(number(report[key]["value"], 3), report[key]["value"], _error(report[key]["error"]))
-                for key in ("base", "own", "both", "harm")
-            ),
-            number_cell(report["gain_lost"]),
-        ]
-        for report in reports
-    ]
-    return [heading("Losses on each adapter's own pictures", 3), table(heads, rows)]
-
-
-def _error(error: float | None) -> str:
-    return "" if error is None else f"({number(error, 3)})"
-
-
-def _function(function: Document) -> list[str]:
-    places = function["places"]
-    blocks = list(dict.fromkeys(place["block"] for place in places))
-    rows = [
-        [Cell(place["block"]), *(_measure(place[name]) for name in EFFECTS)]
-        for place in places
-        if place["timestep"] == ALL_TIMES
-    ]
-    blame = [
-        [Cell(f"{one['adapter']} in {one['block']}"), number_cell(one["gain"]), number_cell(one["loss"])]
-        for one in function["blame"]
-    ]
-    kept = []
-    for name in ("retention_a", "retention_b", "interaction"):
-        values = {
-            (place["block"], place["timestep"]): (place[name] or {}).get("value")
-            for place in places
-            if place["timestep"] != ALL_TIMES
-        }
-        kept += [heading(f"{name.replace('_', ' of ').capitalize()} by timestep", 3)]
-        kept += [heatmap(values, blocks, function["timesteps"])]
-    return [
-        heading("In the base at work", 3),
-        paragraph(
-            f"{counted(function['latents'], 'latent')}: {function['inputs']}. In brackets: random adapters.", note=True
-        ),
-        table(["block", *(name.replace("_", " of ") for name in EFFECTS)], rows),
-        heading("Blame: what switching a block off gives the other adapter, and costs its own", 3),
-        table(["switched off", "gives the other", "costs its own"], blame),
-        *kept,
-    ]
-
-
 def _places(document: Document) -> Sequence[Document]:
     places: Sequence[Document] = document.get("function", {}).get("places", ())
     return places
@@ -265,16 +201,17 @@ def _places(document: Document) -> Sequence[Document]:
 
 def _weights(group: Document, name: str) -> Cell:
     """A measure of two adapters' weights; of no shared module the cosine is exactly 0."""
-    return Cell("exactly 0", 0.0) if name == "cosine" and group["disjoint"] else _measure(group.get(name))
-
-
-def _measure(measured: Document | None) -> Cell:
-    return Cell("-") if measured is None else number_cell(measured["value"], measured.get("random"), 3)
+    return Cell("exactly 0", 0.0) if name == "cosine" and group["disjoint"] else measure_cell(group.get(name))
 
 
 def _interval(interval: Document) -> Cell:
     between = f"({number(interval['low'])}..{number(interval['high'])})"
     return Cell(number(interval["mean"]), interval["mean"], between)
+
+
+def _head(name: str) -> str:
+    """A measure's name as tables show it."""
+    return name.replace("_", " ")
 
 
 def _values(groups: Sequence[Document], name: str, key: str = "name") -> dict[str, float]:
