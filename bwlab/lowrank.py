@@ -21,6 +21,8 @@ Array = npt.NDArray[np.float64]
 EPSILON = float(np.finfo(np.float64).eps)
 # Below this square of norm / sum_i |up_i| |down_i| the traces have lost too many digits to cancellation.
 CANCELLED = 1e-8
+# Cosines from Gram matrices, right to 1e-8, tell angles well up to this.
+TELLING_COSINE = 0.99
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class FactoredMatrix:
             raise ValueError(f"no inner product between shapes {self.shape} and {other.shape}")
         self.crossed(other)  # Before the Gram matrices of each alone, which come with it.
         up, down = self._without_cancellation.crossed(other._without_cancellation)
-        return float(np.sum(up * down))
+        return float(np.vdot(up, down))
 
     def crossed(self, other: FactoredMatrix) -> tuple[Array, Array]:
         """`up_a^T up_b` and `down_a down_b^T`, `(r_a, r_b)` each: all that two matrices share is told by these.
@@ -208,19 +210,27 @@ class FactoredMatrix:
 
     def out_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the column spaces (what is written); None where either matrix is zero."""
-        triangles = self._triangles_with(other)
-        if triangles is not None:
-            a, b = triangles
-            return _gram_overlap(self.crossed(other)[0], a[0], b[0], self.shape[0])
+        between = self._between(other)
+        if between is not None:
+            return Overlap(float(np.vdot(between[0], between[0])), self.inner_rank, other.inner_rank, self.shape[0])
         return _overlap(self.out_basis(), other.out_basis())
 
     def in_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the row spaces (what is listened to); None where either matrix is zero."""
-        triangles = self._triangles_with(other)
-        if triangles is not None:
-            a, b = triangles
-            return _gram_overlap(self.crossed(other)[1], a[1], b[1], self.shape[1])
+        between = self._between(other)
+        if between is not None:
+            return Overlap(float(np.vdot(between[1], between[1])), self.inner_rank, other.inner_rank, self.shape[1])
         return _overlap(self.in_basis(), other.in_basis())
+
+    def smallest_angle(self, other: FactoredMatrix) -> float | None:
+        """The smallest of the `principal_angles`, found faster where it is no small one; None if a matrix is zero."""
+        between = self._between(other)
+        if between is not None:
+            cosine = float(np.linalg.svd(between[0], compute_uv=False)[0])
+            if cosine < TELLING_COSINE:
+                return math.acos(cosine)
+        angles = self.principal_angles(other)
+        return float(angles[0]) if angles.size else None
 
     def principal_angles(self, other: FactoredMatrix) -> Array:
         """Angles between the column spaces in radians, 0..pi/2, smallest first, `(min(rank_a, rank_b),)`.
@@ -239,13 +249,39 @@ class FactoredMatrix:
         angles: Array = np.arctan2(sines, cosines)
         return angles
 
-    def _triangles_with(self, other: FactoredMatrix) -> tuple[tuple[Triangle, Triangle], ...] | None:
-        """Both matrices' `_triangles`, where the overlaps can be had from them and r x r products."""
+    def _between(self, other: FactoredMatrix) -> tuple[Array, Array] | None:
+        """`Q_a^T Q_b` of the column and of the row spaces, `(r_a, r_b)` each; None where triangles do not tell.
+
+        Of each factor A = Q R, so `Q_a^T Q_b = R_a^-T A^T B R_b^-1`.
+        """
+        kept: tuple[FactoredMatrix, tuple[Array, Array] | None] | None = self.__dict__.get("_between_last")
+        if kept is None or kept[0] is not other:
+            kept = (other, self._found_between(other))
+            self.__dict__["_between_last"] = kept
+        return kept[1]
+
+    def _found_between(self, other: FactoredMatrix) -> tuple[Array, Array] | None:
         if self.shape != other.shape or min(self.inner_rank, other.inner_rank) < SMALL_RANK:
             return None
-        self.crossed(other)  # Before the Gram matrices of each alone, which come with it.
+        crossed = self.crossed(other)  # First: the Gram matrices of each alone come with it.
+        self._share_triangles(other)
         a, b = self._triangles, other._triangles
-        return None if a is None or b is None else (a, b)
+        if a is None or b is None:
+            return None
+        out, inner = (
+            left.T @ product @ right for left, product, right in zip(a.inverse, crossed, b.inverse, strict=True)
+        )
+        return out, inner
+
+    def _share_triangles(self, other: FactoredMatrix) -> None:
+        """Have the `_triangles` of both at once, which takes less time, where that is possible."""
+        fresh = all("_triangles" not in matrix.__dict__ for matrix in (self, other))
+        if fresh and self.inner_rank == other.inner_rank <= min(self.shape):
+            try:
+                both = cholesky(np.stack([*self._grams, *other._grams]))
+            except np.linalg.LinAlgError:
+                return  # One of them may have its own all the same.
+            self.__dict__["_triangles"], other.__dict__["_triangles"] = both[:2], both[2:]
 
     @cached_property
     def up_gram(self) -> Array:
@@ -259,15 +295,19 @@ class FactoredMatrix:
 
     @cached_property
     def _square(self) -> float:
-        return float(np.sum(self.up_gram * self.down_gram))
+        return float(np.vdot(self.up_gram, self.down_gram))
+
+    @property
+    def _grams(self) -> tuple[Array, Array]:
+        return self.up_gram, self.down_gram
 
     @cached_property
-    def _triangles(self) -> tuple[Triangle, Triangle] | None:
-        """Upper triangles of thin QR of up and of down^T, by Cholesky; None where that would lose digits or time."""
+    def _triangles(self) -> Triangle | None:
+        """Upper triangles `(2, r, r)` of thin QR of up and down^T, by Cholesky; None if that loses digits or time."""
         if self.inner_rank < SMALL_RANK or self.inner_rank > min(self.shape):
             return None
         try:
-            return cholesky(self.up_gram), cholesky(self.down_gram)
+            return cholesky(np.stack(self._grams))
         except np.linalg.LinAlgError:
             return None
 
@@ -291,7 +331,7 @@ class FactoredMatrix:
     def _core_values(self) -> Array:
         known = self._triangles
         if known is not None:
-            core = known[0].upper @ known[1].upper.T
+            core = known.upper[0] @ known.upper[1].T
         else:
             core = thin_qr(self.up)[1] @ thin_qr(self.down.T)[1].T
         return np.asarray(np.linalg.svd(core, compute_uv=False))
@@ -306,12 +346,6 @@ def _floats(values: npt.ArrayLike) -> Floats:
     """Floats as they are, other numbers as float64."""
     numbers = np.asarray(values)
     return numbers if numbers.dtype.kind == "f" and numbers.itemsize <= 8 else numbers.astype(np.float64)
-
-
-def _gram_overlap(crossed: Array, a: Triangle, b: Triangle, dimension: int) -> Overlap:
-    """The overlap of two column spaces from `A^T B` and the triangles R: `Q_a^T Q_b = R_a^-T A^T B R_b^-1`."""
-    between = a.inverse.T @ crossed @ b.inverse
-    return Overlap(float(np.sum(between**2)), len(a.upper), len(b.upper), dimension)
 
 
 def _overlap(a: Array, b: Array) -> Overlap | None:

@@ -18,10 +18,13 @@ UNDIVIDED = 16
 
 @dataclass(frozen=True, eq=False)
 class Triangle:
-    """An upper triangle `(r, r)` and its inverse."""
+    """An upper triangle and its inverse, `(r, r)` each; or stacks of them, `(..., r, r)`, which cost less together."""
 
     upper: Array
     inverse: Array
+
+    def __getitem__(self, index: int | slice) -> Triangle:
+        return Triangle(self.upper[index], self.inverse[index])
 
 
 def thin_qr(matrix: Array) -> tuple[Array, Array]:
@@ -53,10 +56,11 @@ def _cholesky_pass(matrix: Array) -> tuple[Array, Array]:
 
 
 def cholesky(gram: Array) -> Triangle:
-    """The upper triangle R with `R^T R = gram`; LinAlgError if the condition number is too large."""
-    triangle = np.asarray(np.linalg.cholesky(gram).T, dtype=np.float64)
+    """The upper triangles R with `R^T R = gram`, `(..., r, r)`; LinAlgError if any condition number is too large."""
+    triangle = np.asarray(np.linalg.cholesky(gram).swapaxes(-1, -2), dtype=np.float64)
     inverse = _inverse(triangle)
-    if not np.linalg.norm(triangle) * np.linalg.norm(inverse) < WELL_CONDITIONED:
+    squares = np.sum(triangle**2, axis=(-2, -1)) * np.sum(inverse**2, axis=(-2, -1))
+    if not np.all(squares < WELL_CONDITIONED**2):
         raise np.linalg.LinAlgError("too badly conditioned for a Gram matrix")
     return Triangle(triangle, inverse)
 
@@ -67,8 +71,13 @@ def _inverse(upper: Array) -> Array:
     if size <= UNDIVIDED:
         return np.asarray(np.linalg.inv(upper), dtype=np.float64)
     half = size // 2
-    corners = upper[..., :half, :half], upper[..., half:, half:]
-    first, last = _inverse(np.stack(corners)) if size % 2 == 0 else map(_inverse, corners)
+    if size % 2 == 0:
+        # Both corners at once, as a view: (..., 2, half, 2, half) -> (2, ..., half, half).
+        first, last = _inverse(
+            np.moveaxis(upper.reshape(*upper.shape[:-2], 2, half, 2, half).diagonal(0, -4, -2), -1, 0)
+        )
+    else:
+        first, last = _inverse(upper[..., :half, :half]), _inverse(upper[..., half:, half:])
     whole = np.zeros_like(upper)
     whole[..., :half, :half], whole[..., half:, half:] = first, last
     whole[..., :half, half:] = -(first @ upper[..., :half, half:]) @ last

@@ -140,6 +140,19 @@ def test_principal_angles_are_the_dense_ones(seed: int, out: int, ranks: tuple[i
     np.testing.assert_allclose(a.principal_angles(b), np.arccos(cosines), atol=ANGLE)
 
 
+@pytest.mark.parametrize("ranks", [(2, 3), (16, 16), (40, 40), (17, 33)])
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-5, 0.1, 0.2, 0.7])
+def test_the_smallest_angle_is_the_first_of_the_principal_ones(angle: float, ranks: tuple[int, int]) -> None:
+    draw = np.random.default_rng(6)
+    directions, _ = np.linalg.qr(draw.standard_normal((211, 100)))
+    own, others = directions[:, : ranks[0]], directions[:, 50 : 50 + ranks[1]].copy()
+    others[:, 0] = math.cos(angle) * own[:, 1] + math.sin(angle) * others[:, 0]
+    a = FactoredMatrix(own @ draw.standard_normal((ranks[0], ranks[0])), draw.standard_normal((ranks[0], 90)))
+    b = FactoredMatrix(others @ draw.standard_normal((ranks[1], ranks[1])), draw.standard_normal((ranks[1], 90)))
+    assert a.smallest_angle(b) == pytest.approx(angle, abs=1e-8)
+    assert b.smallest_angle(a) == pytest.approx(angle, abs=1e-8)
+
+
 def test_zero_matrices_have_no_direction() -> None:
     zero, matrix = FactoredMatrix(np.zeros((11, 3)), np.ones((3, 7))), factored(0, 11, 2, 7)
     assert zero.norm() == 0.0
@@ -150,6 +163,7 @@ def test_zero_matrices_have_no_direction() -> None:
     assert zero.out_overlap(matrix) is None
     assert matrix.in_overlap(zero) is None
     assert zero.principal_angles(matrix).shape == (0,)
+    assert zero.smallest_angle(matrix) is None
 
 
 def test_factors_that_cancel_are_zero_and_nearly_cancelling_ones_stay_exact() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from bwlab.lowrank import FactoredMatrix, Overlap
 
 
@@ -27,7 +29,7 @@ def inner_variance_given_inputs(a: FactoredMatrix, b: FactoredMatrix) -> float:
     v_i . q_j kept it is `sum_ij s_i^2 t_j^2 (v_i . q_j)^2 / m = |a b^T|_F^2 / m`, by traces of r x r products.
     """
     rows = a.crossed(b)[1]
-    square = float(((a.up_gram @ rows) * (rows @ b.up_gram)).sum())
+    square = float(np.vdot(a.up_gram @ rows, rows @ b.up_gram))
     return max(square, 0.0) / a.shape[0]
 
 

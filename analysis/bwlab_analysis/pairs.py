@@ -69,13 +69,10 @@ def _overlap_of_block(modules: Sequence[Parts]) -> Measured:
 
 
 def _angle_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts | None:
-    overlap = a.out_overlap(b)
-    if overlap is None:
+    overlap, angle = a.out_overlap(b), a.smallest_angle(b)
+    if overlap is None or angle is None:
         return None
-    return {
-        "angle": math.degrees(float(a.principal_angles(b)[0])),
-        "random": math.degrees(chance.least_angle(overlap)),
-    }
+    return {"angle": math.degrees(angle), "random": math.degrees(chance.least_angle(overlap))}
 
 
 def _angle_of_block(modules: Sequence[Parts]) -> Measured:

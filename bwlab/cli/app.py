@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated
 
 import typer
 from typer.main import get_command, get_group
 
 from bwlab import __version__
-from bwlab.cli import base, blocks, config, convert, data, demo, extract, generate, inspect, merge, plugins, tag, train
 from bwlab.cli.errors import exit_as_asked, exit_on_error, show_traceback, warn
 from bwlab.loading import reason
 from bwlab.plugins import PluginManager, PluginRecord, build_manager
 
 HELP = "Train adapters into chosen blocks of a diffusion UNet, look inside them, generate with them."
+# The built-in commands and groups of commands, in the order of the help, each a module of this package.
+COMMANDS = ("train", "tag", "generate", "blocks", "inspect", "convert", "merge", "extract", "demo")
+GROUPS = ("data", "config", "base", "plugins")
 
 
 @dataclass
@@ -37,24 +41,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_on_error(lambda: _run(frame, arguments), lambda: frame.debug)
 
 
-def build_app(manager: PluginManager) -> tuple[typer.Typer, list[tuple[PluginRecord, BaseException]]]:
-    """Return the whole command line, and the plugins whose commands had to be left out with the reason of each."""
+def build_app(
+    manager: PluginManager, asked: str | None = None
+) -> tuple[typer.Typer, list[tuple[PluginRecord, BaseException]]]:
+    """Return the command line, and the plugins whose commands had to be left out with the reason of each.
+
+    Args:
+        manager: of the plugins.
+        asked: a command. Where there is such a one, the built-in ones beside it are left out, whose import takes time.
+    """
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
-    app.command("train")(train.command)
-    app.command("tag")(tag.command)
-    app.command("generate")(generate.command)
-    app.command("blocks")(blocks.command)
-    app.command("inspect")(inspect.command)
-    app.command("convert")(convert.command)
-    app.command("merge")(merge.command)
-    app.command("extract")(extract.command)
-    app.command("demo")(demo.command)
-    app.add_typer(data.app, name="data")
-    app.add_typer(config.app, name="config")
-    app.add_typer(base.app, name="base")
-    app.add_typer(plugins.app, name="plugins")
-    return app, add_plugin_commands(app, manager)
+    own = typer.Typer()
+    failures = add_plugin_commands(own, manager)
+    known = {*COMMANDS, *GROUPS, *get_group(own).commands}
+    for name in (*COMMANDS, *GROUPS):
+        if asked in (None, name) or asked not in known:
+            module = import_module(f"bwlab.cli.{name}")
+            if name in COMMANDS:
+                app.command(name)(module.command)
+            else:
+                app.add_typer(module.app, name=name)
+    app.registered_commands += own.registered_commands
+    app.registered_groups += own.registered_groups
+    return app, failures
 
 
 def add_plugin_commands(app: typer.Typer, manager: PluginManager) -> list[tuple[PluginRecord, BaseException]]:
@@ -64,7 +74,7 @@ def add_plugin_commands(app: typer.Typer, manager: PluginManager) -> list[tuple[
     that typer cannot read must not spoil the commands of others.
     """
     failures: list[tuple[PluginRecord, BaseException]] = []
-    taken = set(get_group(app).commands)
+    taken = {*COMMANDS, *GROUPS}
     for record, register in manager.each("bwlab_register_commands"):
         own = typer.Typer()
         try:
@@ -83,7 +93,8 @@ def add_plugin_commands(app: typer.Typer, manager: PluginManager) -> list[tuple[
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     manager = build_manager()
-    app, unusable = build_app(manager)
+    typed = sys.argv[1:] if arguments is None else arguments
+    app, unusable = build_app(manager, next((word for word in typed if word != "--debug"), None))
     for record in manager.failed:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
     for record, error in unusable:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ from bwlab.formats.small_floats import widen_bfloat16, widen_e4m3, widen_e5m2
 from bwlab.formats.tensors import LazyTensor
 
 MAX_HEADER_BYTES = 100_000_000
-# Smaller tensors are read faster than mapped.
-MAPPED_BYTES = 1 << 16
 
 # numpy has no name for bfloat16 and the 8-bit floats: they are read as whole numbers and widened.
 _DTYPES = {
@@ -62,18 +59,11 @@ class AdapterFile:
     def read(self, key: str) -> NDArray[np.generic]:
         """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
         entry = self.entries[key]
-        values = self._bits(entry).reshape(entry.shape)
+        dtype = np.dtype(_DTYPES[entry.dtype])
+        # Not mapped: in module-sized pieces that are used once, faults of pages take longer than a copy.
+        count = (entry.end - entry.start) // dtype.itemsize
+        values = np.fromfile(self.path, dtype=dtype, count=count, offset=entry.start).reshape(entry.shape)
         return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
-
-    def _bits(self, entry: TensorEntry) -> NDArray[np.generic]:
-        dtype, size = np.dtype(_DTYPES[entry.dtype]), entry.end - entry.start
-        if size < MAPPED_BYTES or entry.start % dtype.itemsize:
-            return np.fromfile(self.path, dtype=dtype, count=size // dtype.itemsize, offset=entry.start)
-        # Mapped, a large tensor is copied only where it is written to; the map goes with the last array that shows it.
-        lead = entry.start % mmap.ALLOCATIONGRANULARITY
-        with self.path.open("rb", buffering=0) as file:
-            pages = mmap.mmap(file.fileno(), lead + size, access=mmap.ACCESS_COPY, offset=entry.start - lead)
-        return np.frombuffer(pages, dtype=dtype, count=size // dtype.itemsize, offset=lead)
 
     def tensor(self, key: str) -> LazyTensor:
         """One tensor, to be read when its numbers are asked for."""

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import typer
+from typer.main import get_group
 
 from bwlab import __version__, hookimpl
-from bwlab.cli.app import build_app, main
+from bwlab.cli.app import COMMANDS, GROUPS, build_app, main
 from bwlab.cli.errors import exit_on_error
 from bwlab.errors import BwlabError
 from bwlab.plugins import build_manager
@@ -176,3 +177,32 @@ def test_two_plugins_with_one_command_are_told_apart() -> None:
     _, failures = build_app(build_manager([First(), Second()], installed=False))
     assert len(failures) == 1
     assert "glow" in str(failures[0][1])
+
+
+@pytest.mark.parametrize("asked", ["train", "data", "shine", "shien", None])
+def test_the_command_that_is_asked_for_is_there_and_so_are_all_where_it_is_unknown(asked: str | None) -> None:
+    class Shining:
+        """Adds ``shine``."""
+
+        @hookimpl
+        def bwlab_register_commands(self, app: typer.Typer) -> None:
+            """Add it."""
+            app.command("shine")(lambda: None)
+
+    app, _ = build_app(build_manager([Shining()], installed=False), asked)
+    names = {"shine", *COMMANDS, *GROUPS}
+    wanted = {"shine", asked} if asked in names else names
+    assert set(get_group(app).commands) == wanted
+
+
+def test_a_plugin_cannot_take_the_name_of_a_command_that_is_not_asked_for() -> None:
+    class Greedy:
+        """Adds ``train``."""
+
+        @hookimpl
+        def bwlab_register_commands(self, app: typer.Typer) -> None:
+            """Add it."""
+            app.command("train")(lambda: None)
+
+    _, failures = build_app(build_manager([Greedy()], installed=False), "blocks")
+    assert "there is a command train already" in str(failures[0][1])
