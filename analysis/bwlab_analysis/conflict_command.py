@@ -116,9 +116,10 @@ def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dic
     """
     from bwlab_analysis.function.interaction import interaction
     from bwlab_analysis.function.losses import loss_interference
-    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, read_prompts
+    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, prompts_beside
 
-    times, prompts = checked_timesteps(look.timesteps), read_prompts(look.prompts)
+    times = checked_timesteps(look.timesteps)
+    prompts = prompts_beside(look.prompts, {"--data-a": look.data_a, "--data-b": look.data_b})
     lab = open_lab(look.base, manager, look.device)
     adapters = {file: lab.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
     folders = {"a": look.data_a, "b": look.data_b}

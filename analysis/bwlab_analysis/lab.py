@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +76,22 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     if not prompts:
         raise BwlabError(f"--prompts {path}", "no prompt in it", "Write one prompt a line")
     return prompts
+
+
+def prompts_beside(path: Path | None, folders: Mapping[str, Path | None]) -> tuple[str, ...]:
+    """Return the prompts of a text file, none without one, where there has to be something to look at.
+
+    Args:
+        path: of the file.
+        folders: of pictures, by the name of the option.
+
+    Raises:
+        BwlabError: the file cannot be read or holds no prompt, or there is neither file nor folder.
+    """
+    if path is None and not any(folders.values()):
+        options = " or ".join(f"{option} DIR" for option in folders)
+        raise BwlabError("looking at a base", "no prompt and no pictures", f"Give --prompts FILE or {options}")
+    return read_prompts(path)
 
 
 def gathered_inputs(lab: Lab, folders: Sequence[Pictures], prompts: Sequence[str], count: int, seed: int) -> Inputs:

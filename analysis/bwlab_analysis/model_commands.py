@@ -48,12 +48,12 @@ def activations_command(
     """
     from bwlab.plugins import build_manager
     from bwlab_analysis.function.activations import activation_changes
-    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, read_prompts
+    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, prompts_beside
     from bwlab_analysis.model_documents import activations_document
     from bwlab_analysis.model_tables import print_activations
     from bwlab_analysis.showing import show
 
-    times, texts = checked_timesteps(timesteps), read_prompts(prompts)
+    times, texts = checked_timesteps(timesteps), prompts_beside(prompts, {"--data": data})
     lab = open_lab(base, build_manager(), device)
     adapter = lab.adapter(file)
     pictures = [] if data is None else [lab.pictures(data, latents)]

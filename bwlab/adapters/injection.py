@@ -76,10 +76,31 @@ def _add_per_sample(adapted: Tensor, layer: AdapterLayer | OnBase, scale: Tensor
             "Give one scale for each sample (with guidance the batch is doubled)",
         )
     scale = scale.to(output.device, output.dtype)
-    wide = scale.view(-1, *(1 for _ in output.shape[1:]))
-    if scale.requires_grad or bool(scale.all()):
-        return adapted + _part(layer, x, output) * wide
+    if scale.requires_grad:
+        return adapted + _part(layer, x, output) * _wide(scale, output)
     # Adding 0 * part would turn -0.0 into 0.0 and an infinite part into NaN, and costs the computation.
+    rows = _rows(scale)
+    if rows is None:
+        return adapted
+    part, factors = _part(layer, x[rows], output[rows]), scale[rows]
+    if bool((factors != 1).any()):
+        part = part * _wide(factors, output)
+    # A sum of earlier adapters is nobody else's, unless the backward pass needs it.
+    total = adapted.clone() if adapted is output or adapted.requires_grad else adapted
+    if isinstance(rows, slice):
+        total[rows] += part
+        return total
+    return total.index_add_(0, rows, part)
+
+
+def _wide(scale: Tensor, output: Tensor) -> Tensor:
+    return scale.view(-1, *(1 for _ in output.shape[1:]))
+
+
+def _rows(scale: Tensor) -> slice | Tensor | None:
+    """The samples whose scale is not 0: a slice, which copies nothing, where they stand side by side; None of none."""
     active = scale.nonzero().flatten()
-    part = _part(layer, x[active], output[active]) * wide[active]
-    return adapted.index_add(0, active, part)
+    if not len(active):
+        return None  # so small that the output's dtype takes it for 0
+    first, last = int(active[0]), int(active[-1])
+    return slice(first, last + 1) if last - first + 1 == len(active) else active

@@ -89,6 +89,24 @@ def test_scales_per_block_and_sample_equal_separate_runs(unet: UNet2DConditionMo
         torch.testing.assert_close(per_sample[sample], alone[sample], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("others", [[0.0, 1.0, 0.5], [1.0, 0.0, 1.0], [0.0, 0.0, 2.0], [1.0, 1.0, 1.0]])
+def test_scales_per_sample_beside_another_adapter_equal_separate_runs(
+    unet: UNet2DConditionModel, scheme: BlockScheme, others: list[float]
+) -> None:
+    first, second = trained(unet, scheme, "all=2"), trained(unet, scheme, "upper=3", 1)
+    per_sample = run(unet, Attached(first, 0.7), Attached(second, {"*": torch.tensor(others)}))
+    for sample, other in enumerate(others):
+        alone = run(unet, Attached(first, 0.7), Attached(second, other))
+        torch.testing.assert_close(per_sample[sample], alone[sample], atol=1e-5, rtol=1e-5)
+
+
+def test_scales_too_small_for_the_models_numbers_change_nothing(
+    unet: UNet2DConditionModel, scheme: BlockScheme
+) -> None:
+    tiny = torch.tensor([0.0, 1e-300, 0.0], dtype=torch.float64)
+    assert torch.equal(run(unet, Attached(trained(unet, scheme, "all=2"), {"*": tiny})), run(unet))
+
+
 def test_gradients_reach_a_scale_of_zero(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     scale = torch.zeros(BATCH, requires_grad=True)
     adapter = trained(unet, scheme, "mid=2").eval()

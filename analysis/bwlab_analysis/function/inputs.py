@@ -103,7 +103,7 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
     from bwlab.generation.sample import generate
 
     if not prompts:
-        raise BwlabError("looking at a base", "no prompt and no pictures", "Give --prompts FILE or --data-a DIR")
+        raise BwlabError("painting latents to look at", "no prompt", "Give one")
     captions = tuple(prompts[index % len(prompts)] for index in range(count))
     images = generate(pipe, captions, range(seed, seed + count), steps=steps, cfg=3.0)
     import numpy as np

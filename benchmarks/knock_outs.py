@@ -1,0 +1,119 @@
+"""All knock-outs of one adapter in one batched pass, against one pass for each: ``python -m benchmarks.knock_outs``.
+
+Both do the same on the same latents at one timestep, in turns; the table shows CPU seconds (all threads), how far the
+results differ, and the share of block computations that is left when what variants have in common is computed once.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.models import MODELS, random_unet, unet_inputs
+from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
+from bwlab.blocks.spec import parse_spec
+from bwlab.plugins import build_manager
+from bwlab_analysis.function.variants import blocks_of
+from bwlab_analysis.gates import GatedUNet, Variant
+from bwlab_analysis.probes import scheme_of
+
+EMOJI = "emoji"
+
+
+def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
+    """An adapter on all blocks, all its numbers random and small."""
+    scheme = scheme_of(unet)
+    ranks = parse_spec(f"all={rank}", scheme, kind="rank")
+    adapter = create_adapter(unet, build_manager().adapter_type(kind), ranks, None, scheme=scheme)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.normal_(0, 0.02, generator=generator)
+    return adapter.eval()
+
+
+def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The UNet of a name, and the arguments of a pass over so many latents."""
+    if model == EMOJI:
+        from bwlab.pipelines import load_base
+
+        unet: Any = load_base(EMOJI).unet
+    else:
+        unet = random_unet(MODELS[model])
+    arguments = unet_inputs(dict(unet.config), latents, count, torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    arguments["sample"] = torch.randn(count, unet.config.in_channels, latents, latents, generator=generator)
+    arguments["timestep"] = torch.full((count,), 500)
+    return unet, arguments
+
+
+def separately(unet: nn.Module, adapter: Adapter, variants: list[Variant], inputs: Mapping[str, Any]) -> Tensor:
+    """One pass for each variant."""
+    outputs = []
+    for (gate,) in variants:
+        with attach(unet, Attached(adapter, gate)):
+            outputs.append(unet(**inputs)[0])
+    return torch.stack(outputs)
+
+
+def measured(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """CPU seconds of a call, and what it returned."""
+    start = time.process_time()
+    with torch.no_grad():
+        found = call()
+    return time.process_time() - start, found
+
+
+def main(
+    model: Annotated[str, typer.Option(help=f"{EMOJI}, or random weights of {', '.join(MODELS)}")] = EMOJI,
+    kind: Annotated[str, typer.Option(help="lora or locon")] = "locon",
+    rank: Annotated[int, typer.Option(min=1, help="of every layer")] = 8,
+    latents: Annotated[int, typer.Option(min=8, help="height and width of the latents")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="latents in a pass")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="of which the median is shown; a first one is not counted")] = 5,
+) -> None:
+    """Compare the batched pass with separate ones."""
+    unet, inputs = model_and_inputs(model, latents, count)
+    adapter = random_adapter(unet, kind, rank)
+    variants: list[Variant] = [({"*": 1.0, block: 0.0},) for block in blocks_of(adapter)]
+    gated = GatedUNet(unet, adapter.scheme, [adapter], variants)
+    arguments = dict(inputs)
+    sample, timestep = arguments.pop("sample"), arguments.pop("timestep")
+    arguments.pop("return_dict")
+    ways = {
+        "separately": lambda: separately(unet, adapter, variants, inputs),
+        "batched": lambda: gated.forward(sample, timestep, [arguments]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    outputs: dict[str, Tensor] = {}
+    for turn in range(repeats + 1):
+        for name, call in ways.items():
+            spent, outputs[name] = measured(call)
+            if turn:
+                seconds[name].append(spent)
+    apart, together = (statistics.median(seconds[name]) for name in ways)
+    difference = float((outputs["batched"] - outputs["separately"]).abs().max() / outputs["separately"].abs().max())
+    table = Table(
+        "separately, s",
+        "batched, s",
+        "ratio",
+        "blocks left",
+        "difference",
+        title=f"{model}, {len(variants)} knock-outs of {kind} rank {rank}, {count} latents of {latents} x {latents}",
+    )
+    table.add_row(
+        f"{apart:.2f}", f"{together:.2f}", f"{together / apart:.2f}", f"{gated.cost():.2f}", f"{difference:.1e}"
+    )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
