@@ -11,7 +11,9 @@ from bwlab.plugins import build_manager
 from bwlab_analysis.probes import scheme_of
 
 
-def random_adapter(unet: nn.Module, kind: str, ranks: str, seed: int, size: float = 0.3) -> Adapter:
+def random_adapter(
+    unet: nn.Module, kind: str, ranks: str, seed: int, size: float = 0.3, text_encoder: nn.Module | None = None
+) -> Adapter:
     """Return an adapter whose every number is random: unlike a fresh one it does something."""
     scheme = scheme_of(unet)
     generator = torch.Generator().manual_seed(seed)
@@ -22,6 +24,7 @@ def random_adapter(unet: nn.Module, kind: str, ranks: str, seed: int, size: floa
         None,
         scheme=scheme,
         generator=generator,
+        text_encoder=text_encoder,
     )
     with torch.no_grad():
         for parameter in adapter.parameters():

@@ -26,11 +26,12 @@ FAST = ("--latents", 2, "--random", 2, "--timesteps", "700,200")
 
 @dataclass(frozen=True)
 class Files:
-    """A tiny base with two adapters, pictures with captions, prompts and a CLIP model."""
+    """A tiny base with adapters, one of its text encoder too, captioned pictures, prompts and a CLIP model."""
 
     base: Path
     a: Path
     b: Path
+    with_text: Path
     pictures: Path
     prompts: Path
     clip: Path
@@ -39,17 +40,20 @@ class Files:
 @pytest.fixture(scope="module")
 def files(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("model_commands")
-    unet = load_base(tiny_pipeline).unet
+    pipe = load_base(tiny_pipeline)
+    unet = pipe.unet
     found = Files(
         tiny_pipeline,
         folder / "identity.safetensors",
         folder / "style.safetensors",
+        folder / "with_text.safetensors",
         folder / "pictures",
         folder / "prompts.txt",
         folder / "clip",
     )
     save_adapter(random_adapter(unet, "lora", "all=2", 1), found.a)
     save_adapter(random_adapter(unet, "locon", "in0=3, out3=3", 2), found.b)
+    save_adapter(random_adapter(unet, "lora", "all=2, te=2", 3, text_encoder=pipe.text_encoder), found.with_text)
     found.pictures.mkdir()
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
@@ -90,6 +94,18 @@ def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None
     table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
     assert "Denoising loss on each adapter's own pictures" in table.out
     assert "…" not in table.out
+
+
+def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    pair = (files.with_text, files.b)
+    both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *FAST, "--json").out)
+    in0 = next(place for place in both["function"]["places"] if place["block"] == "in0")
+    assert in0["effect_a"]["random"] > 0
+    turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *FAST)
+    assert "effect of b" in turned.out, turned.err
+    of_one = bwlab("analyze", "activations", files.with_text, "--base", files.base, "--data", files.pictures, *FAST)
+    assert "effect" in of_one.out, of_one.err
 
 
 def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.components import in_unet
 from bwlab_analysis.function.change import CHANGES, changes
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.function.passes import Pass, passes
@@ -80,7 +79,7 @@ def activation_changes(
         seed: of those.
     """
     drawn = [random_like(adapter, pipe.unet, seed + 1 + draw) for draw in range(draws if blocks_of(adapter) else 0)]
-    adapters = (adapter, *(one.only(in_unet) for one in drawn))
+    adapters = (adapter, *drawn)
     gates = [(0.0,) * len(adapters)]
     gates += [tuple(float(place == on) for place in range(len(adapters))) for on in range(len(adapters))]
     names = ("base", "adapter", *(f"random {draw}" for draw in range(len(drawn))))

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.components import in_unet
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.function.passes import Pass, passes
 from bwlab_analysis.function.random_adapters import random_like
@@ -102,7 +101,7 @@ def loss_interference(
         knock_outs: whether each block is switched off too, for blame and need; they are empty otherwise.
     """
     has_blocks = bool(blocks_of(other))
-    drawn = [random_like(other, pipe.unet, seed + 1 + draw).only(in_unet) for draw in range(draws if has_blocks else 0)]
+    drawn = [random_like(other, pipe.unet, seed + 1 + draw) for draw in range(draws if has_blocks else 0)]
     settings = [BASE, A, BOTH, *(random_name(B, draw, alone=False) for draw in range(len(drawn)))]
     blamed, needed = (blocks_of(one) if knock_outs else () for one in (other, own))
     settings += [without(B, block, alone=False) for block in blamed]

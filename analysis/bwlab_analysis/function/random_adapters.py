@@ -8,21 +8,22 @@ from torch import nn
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.lowrank_layer import LowRankLayer
-from bwlab.adapters.modules import TextEncoders, adapted_by_path
+from bwlab.adapters.modules import adapted_by_path
+from bwlab.components import in_unet
 
 RANK = 16  # for deltas that are no low-rank product
 
 
-def random_like(adapter: Adapter, unet: nn.Module, seed: int, *, text_encoder: TextEncoders = None) -> Adapter:
+def random_like(adapter: Adapter, unet: nn.Module, seed: int) -> Adapter:
     """Return an adapter whose deltas are random, each of the rank and Frobenius norm of the given adapter's.
 
-    Both factors are Gaussian, so that the delta's directions are uniform. Layers that are no Linear or Conv2d (norms)
-    are left out.
+    Both factors are Gaussian, so that the delta's directions are uniform. Layers in text encoders, and those that are
+    no Linear or Conv2d (norms), are left out.
     """
     generator = torch.Generator().manual_seed(seed)
-    bases = adapted_by_path(unet, text_encoder)
+    bases = adapted_by_path(unet)
     layers: dict[str, AdapterLayer] = {}
-    for path, layer in adapter.layers.items():
+    for path, layer in adapter.only(in_unet).layers.items():
         base = bases[path]
         if isinstance(base, nn.Linear | nn.Conv2d):
             layers[path] = _random_layer(layer, base, generator)
