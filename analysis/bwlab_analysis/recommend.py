@@ -13,6 +13,8 @@ from bwlab_analysis.fidelity.measure import ConditionScores
 
 IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)
+# The block of text encoders, which is in no part of a UNet.
+TEXT = "te"
 
 Gates = Mapping[str, float]
 """Block -> scale, for every block that an adapter changes."""
@@ -135,9 +137,9 @@ def recommend(
 ) -> list[Trial]:
     """Return the compositions that were tried, the best first.
 
-    Both whole adapters come first; then the style in the scheme's parts alone (arXiv 2403.07500, section 4); then
-    single blamed blocks turned down, worst first; then, as long as the budget lasts, the best so far with one more
-    block turned down or up again.
+    Both whole adapters come first; then the style in the scheme's parts alone (arXiv 2403.07500, section 4), its layers
+    in text encoders left as they are; then single blamed blocks turned down, worst first; then, as long as the budget
+    lasts, the best so far with one more block turned down or up again.
 
     Args:
         search: paints and scores.
@@ -179,9 +181,9 @@ def _ranked(trials: Iterable[Trial]) -> list[Trial]:
 def _proposals(start: Composition, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
     yield start, "both whole"
     for part, members in scheme.parts:
-        covered = {scheme.block_of(path) for name in members for path in scheme.modules_of(name)}
+        covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
         style = tuple((block, float(block in covered)) for block, _ in start.style)
-        if any(scale for _, scale in style):
+        if any(scale for block, scale in style if block != TEXT):
             yield Composition(start.identity, style), f"style in {part} only"
     for one in worst:
         for scale in TURNED_DOWN:

@@ -14,7 +14,6 @@ from bwlab_analysis.fidelity.measure import (
     score_condition,
 )
 from bwlab_analysis.function.interaction import interaction
-from bwlab_analysis.function.variants import blocks_of
 from bwlab_analysis.lab import Lab, gathered_inputs
 from bwlab_analysis.recommend import Blame, Search, Trial, recommend
 
@@ -61,5 +60,5 @@ def recommended(
         return score_condition(lab.pipe, identity, style, condition, sampling, judge)
 
     search = Search(score, without, with_identity, with_style, judge.leading)
-    blocks = {"identity": blocks_of(identity), "style": blocks_of(style)}
+    blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
     return recommend(search, lab.scheme, blocks, blame, budget)

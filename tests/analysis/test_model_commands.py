@@ -158,6 +158,16 @@ def test_fidelity(bwlab: Run, files: Files) -> None:
     assert found["blocks"] == []
 
 
+def test_fidelity_of_layers_in_the_text_encoder(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    adapters = ("--adapter", files.with_text, "--adapter", files.b)
+    outcome = bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--json", "--report", tmp_path)
+    assert outcome.code == 0, outcome.err
+    blocks = json.loads(outcome.out)["blocks"]
+    assert {one["block"] for one in blocks if one["adapter"] == "identity"} > {"te", "in0", "out3"}
+    assert {one["block"] for one in blocks if one["adapter"] == "style"} == {"in0", "out3"}
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_recommend(bwlab: Run, files: Files) -> None:
     outcome = bwlab("analyze", "recommend", files.a, files.b, *fidelity_options(files), "--budget", 3)
     # Random adapters may well be no better than the base by a random CLIP: then it says so.

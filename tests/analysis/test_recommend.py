@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from diffusers import UNet2DConditionModel
 
+from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.conditions import Condition
@@ -67,6 +68,17 @@ def test_a_spec_says_what_differs() -> None:
     assert whole.spec("identity") == "*=1"
     assert whole.spec("style") == "out1=0, *=1"
     assert whole.with_scale("identity", "mid", 0.5).spec("identity") in {"mid=0.5, *=1", "in1=1, *=0.5"}
+
+
+def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNet2DConditionModel) -> None:
+    blocks = {"identity": BLOCKS["identity"], "style": (*BLOCKS["style"], "in1", "te")}
+    trials = recommend(search(), scheme_of(unet), blocks, [], budget=4)
+    parts = [trial for trial in trials if trial.reason.startswith("style in ")]
+    assert parts
+    for trial in parts:
+        assert trial.composition.gates("style")["te"] == 1
+        spec = parse_spec(trial.composition.spec("style"), scheme_of(unet), kind="scale").by_block()
+        assert {block: spec[block] for block in blocks["style"]} == trial.composition.gates("style")
 
 
 def test_what_is_kept() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bwlab.adapters.adapter import Adapter, Attached
-from bwlab_analysis.function.variants import blocks_of
 from bwlab_analysis.gates import Gate
 
 BASE, IDENTITY, STYLE, BOTH = "base", "identity alone", "style alone", "both"
@@ -47,15 +46,15 @@ def four_conditions() -> tuple[Condition, ...]:
 
 def knock_ins(identity: Adapter, style: Adapter) -> Iterator[Condition]:
     """Yield each block of each adapter as the only one of that adapter that is on, the other adapter off."""
-    for block in blocks_of(identity):
+    for block in identity.blocks():
         yield Condition(f"identity in {block} only", {"*": 0.0, block: 1.0}, 0.0, ("identity", block), "in")
-    for block in blocks_of(style):
+    for block in style.blocks():
         yield Condition(f"style in {block} only", 0.0, {"*": 0.0, block: 1.0}, ("style", block), "in")
 
 
 def knock_outs(identity: Adapter, style: Adapter) -> Iterator[Condition]:
     """Yield each block of each adapter as the only one of both adapters that is off."""
-    for block in blocks_of(identity):
+    for block in identity.blocks():
         yield Condition(f"both, identity off in {block}", {"*": 1.0, block: 0.0}, 1.0, ("identity", block), "out")
-    for block in blocks_of(style):
+    for block in style.blocks():
         yield Condition(f"both, style off in {block}", 1.0, {"*": 1.0, block: 0.0}, ("style", block), "out")
