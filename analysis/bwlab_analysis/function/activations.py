@@ -15,7 +15,7 @@ from bwlab_analysis.function.change import CHANGES, changes
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.function.passes import Pass, passes
 from bwlab_analysis.function.random_adapters import random_like
-from bwlab_analysis.function.variants import Variants, blocks_of
+from bwlab_analysis.function.variants import BASE, Variants, blocks_of
 from bwlab_analysis.gates import BlockOutput
 from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.registry import Measured
@@ -82,41 +82,44 @@ def activation_changes(
     adapters = (adapter, *drawn)
     gates = [(0.0,) * len(adapters)]
     gates += [tuple(float(place == on) for place in range(len(adapters))) for on in range(len(adapters))]
-    names = ("base", "adapter", *(f"random {draw}" for draw in range(len(drawn))))
+    names = (BASE, "adapter", *(f"random {draw}" for draw in range(len(drawn))))
     variants = Variants(adapters, names, tuple(gates))
-    found: dict[tuple[str, int], list[Piece]] = {}
-    for one in passes(pipe, scheme, (adapter,), variants, inputs, timesteps):
+    found: dict[tuple[str, int], dict[str, list[Piece]]] = {}
+    for one in passes(pipe, scheme, (adapter,), variants, inputs, timesteps, [(BASE, name) for name in names[1:]]):
         _look(one, found)
-    measured = tuple(BlockChange(block, time, _measures(pieces)) for (block, time), pieces in found.items())
+    measured = tuple(BlockChange(*place, _measures(list(of_place.values()))) for place, of_place in found.items())
     return ActivationReport(inputs.source, len(inputs), len(drawn), tuple(timesteps), blocks_of(adapter), measured)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some latents at one place: their number, and the changes that each variant but the base makes."""
+    """Some latents at one place: their number, and what a variant changes of them."""
 
     latents: int
-    variants: Sequence[Mapping[str, float]]
+    changes: Mapping[str, float]
 
 
 @torch.no_grad()
-def _look(one: Pass, found: dict[tuple[str, int], list[Piece]]) -> None:
+def _look(one: Pass, found: dict[tuple[str, int], dict[str, list[Piece]]]) -> None:
     def hear(told: BlockOutput) -> None:
-        rows = [changes(told.variant(0), told.variant(index)) for index in range(1, len(told.group_of))]
-        found.setdefault((told.block, one.time), []).append(Piece(len(one.noisy), rows))
+        at_place = found.setdefault((told.block, one.time), {})
+        for index, name in enumerate(one.names):
+            if name != BASE:
+                changed = changes(told.variant(one.names.index(BASE)), told.variant(index))
+                at_place.setdefault(name, []).append(Piece(len(one.noisy), changed))
 
     output = one.run(hear)
     hear(BlockOutput(PREDICTION, output, tuple(range(len(output)))))
 
 
-def _measures(pieces: Sequence[Piece]) -> dict[str, Measured]:
-    """Return each measure's mean over the latents, beside the random adapters'."""
+def _measures(variants: Sequence[Sequence[Piece]]) -> dict[str, Measured]:
+    """Return each measure's mean over the adapter's latents, which come first, beside the random adapters'."""
     measured = {}
-    latents = [piece.latents for piece in pieces]
     for name in CHANGES:
-        variants = zip(*(piece.variants for piece in pieces), strict=True)
-        means = [statistics.fmean((one[name] for one in variant), latents) for variant in variants]
-        null = means[1:]
+        adapter, *null = (
+            statistics.fmean((one.changes[name] for one in pieces), [one.latents for one in pieces])
+            for pieces in variants
+        )
         scale = (statistics.fmean(null), statistics.stdev(null)) if len(null) > 1 else (None, None)
-        measured[name] = Measured(means[0], *scale)
+        measured[name] = Measured(adapter, *scale)
     return measured

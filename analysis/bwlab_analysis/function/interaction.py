@@ -12,7 +12,6 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.components import in_unet
 from bwlab_analysis.function.blame import BlockBlame, worst_first
 from bwlab_analysis.function.effects import MEASURES, PairSums, pair_sums
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
@@ -23,13 +22,13 @@ from bwlab_analysis.function.variants import (
     BOTH,
     A,
     B,
+    Group,
     Variants,
     blocks_of,
     pair_variants,
     random_name,
     without,
 )
-from bwlab_analysis.gates import BlockOutput
 from bwlab_analysis.places import ALL_TIMES, PREDICTION, Place
 from bwlab_analysis.registry import Measured
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
 
 DRAWS = 5
+PAIR = (BASE, A, B, BOTH)
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,9 @@ def interaction(
     """
     random_a = [random_like(a, pipe.unet, seed + 1 + draw) for draw in range(draws)] if blocks_of(a) else []
     random_b = [random_like(b, pipe.unet, seed + 101 + draw) for draw in range(draws)] if blocks_of(b) else []
-    in_a, in_b = ([one.only(in_unet) for one in drawn] for drawn in (random_a, random_b))
-    variants = pair_variants(a, b, in_a, in_b, knock_outs)
+    variants = pair_variants(a, b, random_a, random_b, knock_outs)
     sums = _Sums(variants, len(random_a), len(random_b), knock_outs)
-    for one in passes(pipe, scheme, (a, b), variants, inputs, timesteps):
+    for one in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups()):
         _look(one, sums)
     return InteractionReport(
         inputs.source,
@@ -125,50 +124,63 @@ def interaction(
 
 @torch.no_grad()
 def _look(one: Pass, sums: _Sums) -> None:
-    output = one.run(lambda told: sums.add_block(told, one.time))
-    sums.add(PREDICTION, one.time, lambda index: output[index])
-    sums.add_knock_outs(output)
+    sums.add_predictions(one, one.run(lambda told: sums.add(one, told.block, told.variant)))
 
 
 class _Sums:
     """Gathers the inner products of all variants."""
 
     def __init__(self, variants: Variants, random_a: int, random_b: int, knock_outs: bool) -> None:
-        self.variants = variants
-        at = variants.index
-        self._pairs: dict[str, tuple[int, int, int, int]] = {BOTH: (at(BASE), at(A), at(B), at(BOTH))}
+        # The base, one in a's place, one in b's place, and both of these -> what its sums are called.
+        self._pairs = {PAIR: BOTH}
         for draw in range(random_a):
-            names = (random_name(A, draw, alone=True), random_name(A, draw, alone=False))
-            self._pairs[f"{A}{draw}"] = (at(BASE), at(names[0]), at(B), at(names[1]))
+            names = (BASE, random_name(A, draw, alone=True), B, random_name(A, draw, alone=False))
+            self._pairs[names] = f"{A}{draw}"
         for draw in range(random_b):
-            names = (random_name(B, draw, alone=True), random_name(B, draw, alone=False))
-            self._pairs[f"{B}{draw}"] = (at(BASE), at(A), at(names[0]), at(names[1]))
+            names = (BASE, A, random_name(B, draw, alone=True), random_name(B, draw, alone=False))
+            self._pairs[names] = f"{B}{draw}"
         self._found: dict[Place, dict[str, PairSums]] = {}
         knocked = zip((A, B), variants.adapters[:2], strict=True) if knock_outs else ()
-        self._knocked = {(name, block): (0.0, 0.0) for name, one in knocked for block in blocks_of(one)}
+        # One block of one adapter off, the other adapter off and on -> the adapter and the block.
+        self._knocked = {
+            (without(name, block, alone=True), without(name, block, alone=False)): (name, block)
+            for name, one in knocked
+            for block in blocks_of(one)
+        }
+        self._changed = dict.fromkeys(self._knocked.values(), (0.0, 0.0))
+        self._predictions: dict[int, list[Tensor]] = {}
 
-    def add_block(self, told: BlockOutput, time: int) -> None:
-        """Take in a block's output for every variant."""
-        self.add(told.block, time, told.variant)
+    def groups(self) -> list[Group]:
+        """Return the variants that are compared, the pair itself first."""
+        return [*self._pairs, *self._knocked]
 
-    def add(self, block: str, time: int, variant: Callable[[int], Tensor]) -> None:
-        """Take in one place, given a function from a variant's index to its activations."""
-        for name, (base, a, b, both) in self._pairs.items():
-            new = pair_sums(variant(base), variant(a), variant(b), variant(both))
-            for key in ((block, time), (block, ALL_TIMES)):
-                kept = self._found.setdefault(key, {})
-                kept[name] = kept.get(name, PairSums()) + new
+    def add(self, one: Pass, block: str, variant: Callable[[int], Tensor]) -> None:
+        """Take in one place of a pass, given a function from a variant's index to its activations."""
+        for group in one.groups:
+            if group in self._pairs:
+                new = pair_sums(*(variant(one.names.index(name)) for name in group))
+                for place in ((block, one.time), (block, ALL_TIMES)):
+                    kept = self._found.setdefault(place, {})
+                    name = self._pairs[group]
+                    kept[name] = kept.get(name, PairSums()) + new
 
-    def add_knock_outs(self, output: Tensor) -> None:
-        """Take in the UNet's output ``(variants, latents, ...)`` with single blocks switched off."""
-        at, values = self.variants.index, output.double()
-        base, both = values[at(BASE)], values[at(BOTH)]
-        for (name, block), (gain, loss) in self._knocked.items():
-            alone, other = values[at(name)], values[at(B if name == A else A)]
-            left, beside = values[at(without(name, block, alone=True))], values[at(without(name, block, alone=False))]
-            gained = ((beside - left) - (both - alone)) * (other - base)
-            lost = (alone - left) * (alone - base)
-            self._knocked[name, block] = (gain + float(gained.sum()), loss + float(lost.sum()))
+    def add_predictions(self, one: Pass, output: Tensor) -> None:
+        """Take in the UNet's output ``(variants, latents, ...)``, and what it loses with single blocks off."""
+        self.add(one, PREDICTION, lambda index: output[index])
+        values = dict(zip(one.names, output.double(), strict=True))
+        if PAIR in one.groups:
+            self._predictions.setdefault(one.time, []).append(torch.stack([values[name] for name in PAIR]))
+        # Of the same latents, from an earlier pass where that held more of them, or fewer.
+        base, a, b, both = torch.cat(self._predictions[one.time], dim=1)[:, one.rows]
+        for group in one.groups:
+            if group in self._knocked:
+                name, block = self._knocked[group]
+                alone, other = (a, b) if name == A else (b, a)
+                left, beside = (values[variant] for variant in group)
+                gained = ((beside - left) - (both - alone)) * (other - base)
+                lost = (alone - left) * (alone - base)
+                gain, loss = self._changed[name, block]
+                self._changed[name, block] = (gain + float(gained.sum()), loss + float(lost.sum()))
 
     def places(self) -> tuple[PlaceEffects, ...]:
         """Return every place, over all timesteps first."""
@@ -183,7 +195,7 @@ class _Sums:
             return ()
         blamed = [
             BlockBlame(name, block, gain / others[name], loss / sizes[name])
-            for (name, block), (gain, loss) in self._knocked.items()
+            for (name, block), (gain, loss) in self._changed.items()
         ]
         return worst_first(blamed)
 

@@ -107,10 +107,10 @@ def loss_interference(
     settings += [without(B, block, alone=False) for block in blamed]
     settings += [without(A, block, alone=False) for block in needed]
     variants = pair_variants(own, other, (), drawn, knock_outs).only(settings)
-    losses = torch.zeros(len(variants.names), len(inputs), dtype=torch.float64)
-    for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps):
-        losses[:, one.rows] += _losses(one) / len(timesteps)
-    row = dict(zip(variants.names, losses, strict=True))
+    row = {name: torch.zeros(len(inputs), dtype=torch.float64) for name in settings}
+    for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps, [(name,) for name in settings]):
+        for name, losses in zip(one.names, _losses(one), strict=True):
+            row[name][one.rows] += losses / len(timesteps)
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
     both = row[BOTH]
     blame = [BlockLoss(block, _mean(both - row[without(B, block, alone=False)])) for block in blamed]

@@ -14,14 +14,18 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.training.objective import noise_schedule, training_target
 from bwlab_analysis.function.inputs import Inputs, variant_texts
-from bwlab_analysis.function.variants import BASE, Variants
+from bwlab_analysis.function.variants import BASE, Group, Variants, portions
 from bwlab_analysis.gates import GatedUNet, OnBlock
 
 if TYPE_CHECKING:
     from bwlab.pipelines import Pipeline
 
 ROWS_AT_ONCE = 96
-"""Latents times variants in one forward pass, at most; but one latent at least."""
+"""Latents times variants in one forward pass, at most; fewer where those take more than `BYTES_AT_ONCE`."""
+BYTES_AT_ONCE = 4 << 30
+"""About what the activations of a pass may take."""
+MAPS_OF_A_ROW = 100
+"""What a row of a pass takes at its peak, in maps of the first block: SD 1.5 at 64 x 64 latents took 0.5 GB a row."""
 FIXES = {
     True: "The base itself is broken; use another one",
     False: "That adapter is broken or far too strong; look at it with 'bwlab analyze norms'",
@@ -41,6 +45,7 @@ class Pass:
         texts: what the variants read, of these latents.
         gated: the UNet in all variants.
         names: of the variants.
+        groups: of variants that are compared here; others may be here too, and are compared in other passes.
     """
 
     time: int
@@ -51,6 +56,7 @@ class Pass:
     texts: Sequence[Mapping[str, Any]]
     gated: GatedUNet
     names: tuple[str, ...]
+    groups: Sequence[Group]
 
     def run(self, on_block: OnBlock | None = None) -> Tensor:
         """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `GatedUNet`.
@@ -75,8 +81,9 @@ def passes(
     variants: Variants,
     inputs: Inputs,
     timesteps: Sequence[int],
+    groups: Sequence[Group],
 ) -> Iterator[Pass]:
-    """Yield the passes that show all variants all inputs at all timesteps.
+    """Yield the passes that show all variants all inputs at all timesteps, as many at once as memory allows.
 
     Args:
         pipe: the base.
@@ -85,9 +92,34 @@ def passes(
         variants: what is compared.
         inputs: latents, noise and captions.
         timesteps: 0..999.
+        groups: names of the variants; those of a group are in one pass.
     """
+    most = rows_at_once(pipe, inputs.latents)
+    for portion in portions(groups, most):
+        names = tuple(dict.fromkeys(name for group in portion for name in group))
+        shown = variants.only(names)
+        yield from _passes(pipe, scheme, pair, shown, inputs, timesteps, portion, max(1, most // len(names)))
+
+
+def rows_at_once(pipe: Pipeline, latents: Tensor) -> int:
+    """Return how many latents (times variants) a pass takes at most, 1 or more."""
+    channels, element = int(pipe.unet.config.block_out_channels[0]), int(pipe.unet.dtype.itemsize)
+    row = MAPS_OF_A_ROW * channels * latents[0, 0].numel() * element
+    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // row))
+
+
+def _passes(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    pair: Sequence[Adapter],
+    variants: Variants,
+    inputs: Inputs,
+    timesteps: Sequence[int],
+    groups: Sequence[Group],
+    size: int,
+) -> Iterator[Pass]:
+    """Yield the passes of variants that are in one, ``size`` latents each."""
     schedule = noise_schedule(pipe)
-    size = max(1, ROWS_AT_ONCE // len(variants.names))
     pieces = list(inputs.pieces(size))
     texts = [variant_texts(pipe, pair, variants, piece.captions) for piece in pieces]
     gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, texts[0][1])
@@ -96,6 +128,5 @@ def passes(
             times = torch.full((len(piece),), time, device=piece.latents.device)
             noisy = schedule.add_noise(piece.latents, piece.noise, times)
             target = training_target(schedule, piece.latents, piece.noise, times)
-            yield Pass(
-                time, slice(place * size, place * size + len(piece)), noisy, target, times, read, gated, variants.names
-            )
+            rows = slice(place * size, place * size + len(piece))
+            yield Pass(time, rows, noisy, target, times, read, gated, variants.names, groups)

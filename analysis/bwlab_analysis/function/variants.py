@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from bwlab.adapters.adapter import Adapter
 from bwlab_analysis.gates import Variant
@@ -32,6 +33,25 @@ class Variants:
     def only(self, names: Sequence[str]) -> Variants:
         """Return these variants alone, of the same adapters."""
         return Variants(self.adapters, tuple(names), tuple(self.gates[self.index(name)] for name in names))
+
+
+Group: TypeAlias = tuple[str, ...]
+"""Names of variants that are compared with each other."""
+
+
+def portions(groups: Iterable[Group], most: int) -> list[list[Group]]:
+    """Return groups of variants in portions of at most ``most`` variants, or one group, in the groups' order.
+
+    >>> portions([("base", "a"), ("base", "b"), ("c",)], 3)
+    [[('base', 'a'), ('base', 'b')], [('c',)]]
+    """
+    found: list[list[Group]] = []
+    for group in groups:
+        if found and len({*group, *(name for other in found[-1] for name in other)}) <= most:
+            found[-1].append(group)
+        else:
+            found.append([group])
+    return found
 
 
 def random_name(replaced: str, draw: int, *, alone: bool) -> str:
