@@ -44,6 +44,7 @@ def loss_document(report: LossReport) -> dict[str, Json]:
         "base": _loss(report.base),
         "own": _loss(report.own),
         "both": _loss(report.both),
+        "gain": _loss(report.gain),
         "harm": _loss(report.harm),
         "random_harm": list(report.random_harm),
         "gain_lost": report.gain_lost,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -40,10 +41,10 @@ INTERACTION_HEADS = {
 
 def print_interaction(console: Console, report: InteractionReport) -> None:
     """Print what two adapters do to a base's activations, over all timesteps."""
+    null = "; in brackets, with a random adapter of the same norms in one's place" if report.draws else ""
+    times = f"{'timestep' if len(report.timesteps) == 1 else 'timesteps'} {', '.join(map(str, report.timesteps))}"
     console.print(
-        f"In the base, over {counted(report.latents, 'latent')} at timesteps {', '.join(map(str, report.timesteps))} "
-        f"({report.inputs}); in brackets, with a random adapter of the same norms in one's place:",
-        soft_wrap=True,
+        f"In the base, over {counted(report.latents, 'latent')} at {times} ({report.inputs}){null}:", soft_wrap=True
     )
     table = new_table(["block", *INTERACTION_HEADS.values()])
     whole = [place for place in report.places if place.timestep == ALL_TIMES]
@@ -101,9 +102,10 @@ def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -
 
 def print_activations(console: Console, name: str, report: ActivationReport) -> None:
     """Print what an adapter changes in each block at each timestep, one table a measure."""
+    null = ". In brackets, random adapters of the same norms" if report.draws > 1 else ""
     console.print(
         f"{name} on {counted(report.latents, 'latent')} ({report.inputs}); "
-        f"layers in {', '.join(report.changed_blocks)}. In brackets, random adapters of the same norms:",
+        f"layers in {', '.join(report.changed_blocks)}{null}:",
         soft_wrap=True,
     )
     blocks = list(dict.fromkeys(one.block for one in report.changes))
@@ -188,7 +190,8 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def _loss(loss: Loss) -> str:
-    return f"{loss.value:.3f} ({loss.error:.3f})"
+    error = "" if math.isnan(loss.error) else f" ({loss.error:.3f})"
+    return f"{loss.value:.3f}{error}"
 
 
 def _interval(one: Interval) -> str:

@@ -41,8 +41,8 @@ def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], 
         return tuple(BlockLoss(block, Loss(value, 0.0)) for block, value in values.items())
 
     harm = Loss(sum(blame.values()), 0.0)
-    both = Loss(own + harm.value, 0.0)
-    return LossReport(adapter, "made up", Loss(base, 0.0), Loss(own, 0.0), both, harm, (), losses(blame), losses(need))
+    without, alone, both, gain = (Loss(value, 0.0) for value in (base, own, own + harm.value, base - own))
+    return LossReport(adapter, "made up", without, alone, both, gain, harm, (), losses(blame), losses(need))
 
 
 def test_losses_become_shares_of_the_adapters_effects() -> None:

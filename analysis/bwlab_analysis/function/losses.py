@@ -51,6 +51,7 @@ class LossReport:
         base: of the base alone.
         own: with the adapter.
         both: with both adapters.
+        gain: of the adapter itself, ``base - own``.
         harm: of the other adapter, ``both - own``.
         random_harm: of random adapters of the other's norms in its place, each.
         blame: of each block of the other adapter, by how much the loss falls without it; the most blamed first.
@@ -62,6 +63,7 @@ class LossReport:
     base: Loss
     own: Loss
     both: Loss
+    gain: Loss
     harm: Loss
     random_harm: tuple[float, ...]
     blame: tuple[BlockLoss, ...]
@@ -69,9 +71,8 @@ class LossReport:
 
     @property
     def gain_lost(self) -> float | None:
-        """The harm as a share of what the adapter gains over the base; None if it gains nothing."""
-        gain = self.base.value - self.own.value
-        return self.harm.value / gain if gain > 0 else None
+        """The harm as a share of what the adapter gains over the base; None if that is not above its standard error."""
+        return self.harm.value / self.gain.value if 0 < self.gain.value > self.gain.error else None
 
 
 def loss_interference(
@@ -109,8 +110,8 @@ def loss_interference(
     variants = pair_variants(own, other, (), drawn, knock_outs).only(settings)
     row = {name: torch.zeros(len(inputs), dtype=torch.float64) for name in settings}
     for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps, [(name,) for name in settings]):
-        for name, losses in zip(one.names, _losses(one), strict=True):
-            row[name][one.rows] += losses / len(timesteps)
+        for variant, losses in zip(one.names, _losses(one), strict=True):
+            row[variant][one.rows] += losses / len(timesteps)
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
     both = row[BOTH]
     blame = [BlockLoss(block, _mean(both - row[without(B, block, alone=False)])) for block in blamed]
@@ -121,6 +122,7 @@ def loss_interference(
         _mean(row[BASE]),
         _mean(row[A]),
         _mean(both),
+        _mean(row[BASE] - row[A]),
         _mean(both - row[A]),
         tuple(float(harm.mean()) for harm in harms),
         _sorted(blame),

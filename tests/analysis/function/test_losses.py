@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bwlab.adapters.adapter import Attached, attach
 from bwlab.training.objective import noise_schedule, training_target
 from bwlab_analysis.function.inputs import conditions
-from bwlab_analysis.function.losses import loss_interference
+from bwlab_analysis.function.losses import Loss, loss_interference
 from tests.analysis.function.conftest import World
 
 
@@ -48,5 +51,10 @@ def test_losses_are_those_of_the_variants_alone(world: World) -> None:
 def test_the_share_of_the_gain_that_is_lost(world: World) -> None:
     report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
     gain = report.base.value - report.own.value
-    assert report.gain_lost == (pytest.approx(report.harm.value / gain) if gain > 0 else None)
+    assert report.gain.value == pytest.approx(gain)
     assert report.random_harm == ()
+    one = replace(report, harm=Loss(0.1, 0.05))
+    assert replace(one, gain=Loss(0.4, 0.1)).gain_lost == pytest.approx(0.25)
+    assert replace(one, gain=Loss(0.4, 0.5)).gain_lost is None  # within its standard error
+    assert replace(one, gain=Loss(-0.4, 0.1)).gain_lost is None
+    assert replace(one, gain=Loss(0.4, math.nan)).gain_lost is None  # of a single latent
