@@ -13,7 +13,7 @@ from bwlab_analysis.function.blame import BlockBlame
 
 WORTH = 0.02
 ADAPTERS = ("a", "b")
-NOTATIONS = {"lbw": "LoRA Block Weight", "diffusers": "diffusers' set_adapters"}
+NOTATIONS = {"lbw": "LoRA Block Weight", "kohya": "kohya's list of blocks", "diffusers": "diffusers' set_adapters"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def notations_of(spec: str, scheme: BlockScheme) -> Mapping[str, str]:
     found = {}
     for form, name in NOTATIONS.items():
         try:
-            found[name] = translate_to(form, spec, scheme).text
+            found[name] = translate_to(form, spec, scheme, kind="scale").text
         except BwlabError:
             continue
     return found

@@ -6,6 +6,8 @@ import pytest
 
 from bwlab.blocks.configs import SD14
 from bwlab.blocks.scheme import scheme_for
+from bwlab.blocks.spec import parse_spec
+from bwlab.blocks.translate import translate_from
 from bwlab_analysis.advice import notations_of, specs_of, steps_of
 from bwlab_analysis.function.blame import BlockBlame, blame_of_losses, worst_first
 from bwlab_analysis.function.losses import BlockLoss, Loss, LossReport
@@ -61,4 +63,7 @@ def test_a_spec_is_told_to_other_tools() -> None:
     scheme = scheme_for(SD14)
     found = notations_of("out3=0, in1=0.5, *=1", scheme)
     assert found["LoRA Block Weight"] == "1,1,1,1,1,0.5,0.5,0.5,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0,0,0"
+    kohya = translate_from("kohya", found["kohya's list of blocks"], scheme, "scale").text
+    numbers = parse_spec(kohya, scheme, kind="scale").by_block()
+    assert (numbers["out3"], numbers["in1"], numbers["mid"]) == (0, 0.5, 1)
     assert "block_3" in found["diffusers' set_adapters"]
