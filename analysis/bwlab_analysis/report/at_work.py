@@ -59,7 +59,7 @@ def in_the_base(function: Document) -> list[str]:
     places = function["places"]
     blocks = list(dict.fromkeys(place["block"] for place in places))
     rows = [
-        [Cell(place["block"]), *(measure_cell(place[name]) for name in EFFECTS)]
+        [Cell(place["block"]), *(effect_cell(place[name]) for name in EFFECTS)]
         for place in places
         if place["timestep"] == ALL_TIMES
     ]
@@ -76,11 +76,10 @@ def in_the_base(function: Document) -> list[str]:
         }
         kept += [heading(f"{name.replace('_', ' of ').capitalize()} by timestep", 3)]
         kept += [heatmap(values, blocks, function["timesteps"])]
+    looked_at = f"{counted(function['latents'], 'latent')}: {function['inputs']}"
     return [
         heading("In the base at work", 3),
-        paragraph(
-            f"{counted(function['latents'], 'latent')}: {function['inputs']}. In brackets: random adapters.", note=True
-        ),
+        paragraph(f"{looked_at}. In brackets: random adapters.", note=True),
         table(["block", *(name.replace("_", " of ") for name in EFFECTS)], rows),
         heading("Blame: what switching a block off gives the other adapter, and costs its own", 3),
         table(["switched off", "gives the other", "costs its own"], blame),
@@ -88,6 +87,6 @@ def in_the_base(function: Document) -> list[str]:
     ]
 
 
-def measure_cell(measured: Document | None) -> Cell:
-    """A measure beside what random adapters give; `-` of none."""
+def effect_cell(measured: Document | None) -> Cell:
+    """A measure of activations beside that of random adapters; `-` of none."""
     return Cell("-") if measured is None else number_cell(measured["value"], measured.get("random"), 3)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bwlab.merging.outcome import counted
+from bwlab_analysis.figures import decimals_for
 from bwlab_analysis.places import ALL_TIMES, PREDICTION
-from bwlab_analysis.report.at_work import EFFECTS, advice, in_the_base, losses, measure_cell
+from bwlab_analysis.report.at_work import EFFECTS, advice, effect_cell, in_the_base, losses
 from bwlab_analysis.report.heatmap import heatmap
 from bwlab_analysis.report.markup import (
     Cell,
@@ -23,6 +26,7 @@ from bwlab_analysis.report.unet_map import unet_map
 
 Document = Mapping[str, Any]
 CHANGES = ("effect", "style", "structure", "representation")
+MOST_DIGITS = 6
 
 
 def section(document: Document) -> str:
@@ -114,14 +118,15 @@ def conflict_section(document: Document) -> str:
 def conflicts_section(document: Document) -> str:
     """Many adapters: the matrix of pairs, then each pair."""
     pairs = document["pairs"]
+    short = _short_names([pair[side] for pair in pairs for side in ("a", "b")])
     rows = []
     for pair in pairs:
         place = next((one for one in _places(pair) if one["block"] == PREDICTION and one["timestep"] == ALL_TIMES), {})
         rows.append(
             [
-                Cell(f"{pair['a']} + {pair['b']}"),
+                Cell(f"{short[pair['a']]} + {short[pair['b']]}"),
                 *(_weights(pair["total"], name) for name in ("cosine", "out_overlap")),
-                *(measure_cell(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
+                *(effect_cell(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
             ]
         )
     heads = ["pair", "cosine", "out overlap", "first kept", "second kept", "interaction"]
@@ -232,3 +237,28 @@ def _present(maps: Mapping[str, Mapping[str, float]]) -> dict[str, Mapping[str, 
         for name, values in maps.items()
     }
     return {name: values for name, values in drawn.items() if values}
+
+
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """Return each path as it is seen from the folder that holds all of them, as it is where there is no such folder.
+
+    >>> _short_names(["runs/fox/adapter.safetensors", "runs/ink/adapter.safetensors"])["runs/fox/adapter.safetensors"]
+    'fox/adapter.safetensors'
+    """
+    try:
+        folder = os.path.commonpath([str(Path(file).parent) for file in files])
+    except ValueError:  # absolute and relative paths, or several drives
+        return {file: file for file in files}
+    return {file: Path(file).relative_to(folder).as_posix() for file in files}
+
+
+def measure_cell(measured: Document | None) -> Cell:
+    """A measure of weights beside a random pair's, and how much that varies; `-` of none."""
+    if measured is None:
+        return Cell("-")
+    random, spread = measured.get("random"), measured.get("random_sd")
+    digits = min(MOST_DIGITS, decimals_for(spread or 0.0))
+    if random is None or spread is None:
+        return number_cell(measured["value"], random, digits)
+    beside = f"({number(random, digits)} \N{PLUS-MINUS SIGN} {number(spread, digits)})"
+    return Cell(number(measured["value"], digits), measured["value"], beside)
