@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +11,6 @@ Floats = npt.NDArray[np.floating]
 # So many numbers are widened at once: they stay in a CPU's cache, which whole factors of large models do not. No power
 # of two, at which the columns of common widths would fall into the same places of the cache.
 STRIP = 500_000
-_kept = threading.local()
 
 
 def gram(*matrices: Floats) -> Array:
@@ -32,7 +29,8 @@ def gram(*matrices: Floats) -> Array:
     # A strip much longer than wide, else adding up the products would take longer than they do; and held column by
     # column, which makes the product a sixth faster.
     size = min(rows, max(STRIP // max(width, 1), 4 * width))
-    strip = _scratch(width * size).reshape(width, size).T
+    # Of one size however few the rows: malloc keeps pieces of a size that it has seen freed, and hands them out again.
+    strip = np.empty(max(STRIP, width * size))[: width * size].reshape(width, size).T
     total = np.zeros((width, width))
     for start in range(0, rows, max(size, 1)):
         part = strip[: min(size, rows - start)]
@@ -42,13 +40,3 @@ def gram(*matrices: Floats) -> Array:
             column += matrix.shape[1]
         total += part.T @ part
     return total
-
-
-def _scratch(size: int) -> Array:
-    """So many numbers to write into, which a thread keeps from product to product, up to the size of a strip."""
-    if size > STRIP:
-        return np.empty(size)
-    if not hasattr(_kept, "numbers"):
-        _kept.numbers = np.empty(STRIP)
-    numbers: Array = _kept.numbers[:size]
-    return numbers

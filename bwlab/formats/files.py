@@ -59,10 +59,13 @@ class AdapterFile:
     def read(self, key: str) -> NDArray[np.generic]:
         """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
         entry = self.entries[key]
-        dtype = np.dtype(_DTYPES[entry.dtype])
+        values = np.empty(math.prod(entry.shape), dtype=_DTYPES[entry.dtype])
         # Not mapped: in module-sized pieces that are used once, faults of pages take longer than a copy.
-        count = (entry.end - entry.start) // dtype.itemsize
-        values = np.fromfile(self.path, dtype=dtype, count=count, offset=entry.start).reshape(entry.shape)
+        with self.path.open("rb") as file:
+            file.seek(entry.start)
+            if file.readinto(values.data) != values.nbytes:
+                raise _bad(self.path, f"{key} is cut short since the file was opened")
+        values = values.reshape(entry.shape)
         return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
 
     def tensor(self, key: str) -> LazyTensor:

@@ -42,9 +42,19 @@ def test_every_dtype_reads_as_safetensors_writes_it(tmp_path: Path, dtype: torch
     assert file.metadata == {"key": "value"}
 
 
+def test_a_file_that_shrinks_after_it_was_opened_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.ones(100), "none": torch.ones(0, 3)}, path)
+    file = open_adapter_file(path)
+    assert file.read("none").shape == (0, 3)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BwlabError, match="a is cut short since the file was opened"):
+        file.read("a")
+
+
 @pytest.mark.parametrize("padding", ["", " "])
 def test_large_tensors_are_the_readers_own(tmp_path: Path, padding: str) -> None:
-    """They are mapped, or read where the file has them at an odd place; either way writing leaves the file as it is."""
+    """Wherever the file has them, at odd places too: writing leaves the file as it is."""
     first, second = (np.arange(start, start + 40_009, dtype=np.float32) for start in (0, 7))
     size = first.nbytes
     header = {
