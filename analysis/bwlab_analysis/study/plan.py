@@ -155,6 +155,7 @@ class StudyPlan:
     """A study.
 
     Attributes:
+        name: of the folder that its report is written into.
         title: of its report.
         base: as for ``bwlab train``.
         clip: the open_clip model that scores, as for ``bwlab analyze fidelity``; None: the embedded base's own.
@@ -164,6 +165,7 @@ class StudyPlan:
         sampling: of pictures.
     """
 
+    name: str
     title: str
     base: str
     clip: str | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bwlab.blocks.bases import EMBEDDED
@@ -89,6 +90,7 @@ def plan_of(table: Table, name: str, sets: Mapping[str, object]) -> StudyPlan:
         if adapter.orthogonal_to is not None:
             _known(f"{asked}: adapters.{key}.orthogonal_to", {adapter.orthogonal_to: None}, tuple(adapters))
     return StudyPlan(
+        name=Path(name).stem,
         title=_text(asked, table, "title") or name,
         base=_text(asked, table, "base") or EMBEDDED,
         clip=_text(asked, table, "clip"),

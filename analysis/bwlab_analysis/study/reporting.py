@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.formats.atomic import write_atomically
+from bwlab.formats.folders import make_folder
 from bwlab_analysis.report.gallery import gallery
 from bwlab_analysis.report.markup import heading, paragraph, table
 from bwlab_analysis.report.write import FILE, page
@@ -22,19 +23,23 @@ if TYPE_CHECKING:
 
 MARKDOWN = "report.md"
 FIGURES = "figures"
+REPORTS = "reports"
 PAIRS_SHOWN = 3
 
 
 def write_report(study: Study) -> list[Path]:
     """Write ``results.sqlite``, ``report.md``, ``report.html`` and ``figures/``, and return the first three's paths.
 
+    They are in ``reports/<plan>`` of the study's folder, as several plans may share their jobs there.
+
     Raises:
         BwlabError: matplotlib, which draws the figures, is not installed.
     """
     from bwlab_analysis.study.figures import figures_of, png
 
-    out = study.place.out
-    stored = write_results(study)
+    out = study.place.out / REPORTS / study.plan.name
+    make_folder(out)
+    stored = write_results(study, out)
     results = read_results(stored)
     tables = tables_of(results)
     pictures: dict[str, Image] = {**figures_of(results), **grids(study, results.swept)}

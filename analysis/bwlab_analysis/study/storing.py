@@ -32,9 +32,9 @@ create table jobs (kind text, name text, key text primary key, cpu_seconds real)
 """
 
 
-def write_results(study: Study) -> Path:
+def write_results(study: Study, folder: Path) -> Path:
     """Gather the results of all finished jobs in ``results.sqlite``, replacing the last one, and return its path."""
-    path = study.place.out / FILE
+    path = folder / FILE
     new = path.with_suffix(".partial")
     new.unlink(missing_ok=True)
     with closing(sqlite3.connect(new)) as database, database:

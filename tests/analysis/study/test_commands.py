@@ -60,9 +60,22 @@ def test_what_is_done_is_told_and_not_done_again(study: Run, copied: Path) -> No
     outcome = study()
     assert outcome.code == 0, outcome.err
     names = ["results.sqlite", "report.md", "report.html"]
-    assert outcome.out.splitlines() == [str(copied / name) for name in names]
+    reports = copied / "reports" / TINY.stem
+    assert outcome.out.splitlines() == [str(reports / name) for name in names]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert {path.name for path in copied.iterdir()} == {"jobs", "figures", *names}
+    assert {path.name for path in copied.iterdir()} == {"jobs", "reports"}
+    assert {path.name for path in reports.iterdir()} == {"figures", *names}
+
+
+def test_another_plan_has_a_report_of_its_own(study: Run, copied: Path, tmp_path: Path) -> None:
+    assert study().code == 0
+    first = {path: path.read_bytes() for path in (copied / "reports").rglob("*.*")}
+    other = tmp_path / "other.toml"
+    other.write_text(f'extends = "{TINY.as_posix()}"\ntitle = "Another study"\n')
+    outcome = study(plan=other)
+    assert outcome.code == 0, outcome.err
+    assert {path: path.read_bytes() for path in first} == first
+    assert "Another study" in (copied / "reports" / "other" / "report.md").read_text()
 
 
 def test_settings_make_other_jobs(study: Run, copied: Path) -> None:

@@ -33,6 +33,7 @@ ADAPTERS = {
 def plan(compositions: Mapping[str, CompositionPlan], **changes: Any) -> StudyPlan:
     """Two identities, three styles."""
     made = StudyPlan(
+        name="study",
         title="a study",
         base="emoji",
         clip=None,

@@ -51,8 +51,8 @@ def test_the_report_of_a_study(finished: Finished) -> None:
     assert all(shown.markdown() in found for shown in tables)
     linked = re.findall(r"!\[([^]]+)\]\((.+)\)", found)
     assert [name for name, _ in linked][-1] == "fox ink"
-    assert {path for _, path in linked} == {f"figures/{path.name}" for path in (finished.out / "figures").iterdir()}
-    for path in (finished.out / "figures").iterdir():
+    assert {path for _, path in linked} == {f"figures/{path.name}" for path in (text.parent / "figures").iterdir()}
+    for path in (text.parent / "figures").iterdir():
         with Image.open(path) as picture:
             picture.verify()
     whole = html_page.read_text(encoding="utf-8")

@@ -31,6 +31,7 @@ IDENTITY_RANK, STYLE_RANK = 3, 2
 def merges(scheme: BlockScheme, method: str, style: Subject) -> list[Job]:
     """The merges of one identity and one style by a method."""
     plan = StudyPlan(
+        name="study",
         title="a study",
         base="emoji",
         clip=None,
