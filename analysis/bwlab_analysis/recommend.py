@@ -20,6 +20,10 @@ Gates = Mapping[str, float]
 """Block -> scale, for every block that an adapter changes."""
 
 
+class NothingGained(BwlabError):
+    """An adapter alone is no better than the base by its own score, so that nothing of it can be kept."""
+
+
 @dataclass(frozen=True)
 class Composition:
     """A block scale for each block of both adapters, as pairs so that compositions can be compared."""
@@ -111,7 +115,7 @@ class Search:
     leading: tuple[str, ...]
 
     def kept(self, scores: ConditionScores) -> Kept:
-        """Return what a composition keeps; BwlabError if an adapter alone is no better than the base by its score."""
+        """Return what a composition keeps; NothingGained if an adapter alone is no better than the base by its score."""
         identity, style, text = self.leading
         whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
         return Kept(
@@ -124,7 +128,7 @@ class Search:
         if gain <= 0:
             found = f"{name} is {alone.scores[name].mean:.3f} with it alone and {base:.3f} without any adapter"
             fix = "Check the reference pictures and prompts: they should show what the adapter was trained on"
-            raise BwlabError(f"what is kept of the {adapter} adapter", found, fix)
+            raise NothingGained(f"what is kept of the {adapter} adapter", found, fix)
         return (scores.scores[name].mean - base) / gain
 
 

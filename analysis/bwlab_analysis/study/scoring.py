@@ -45,6 +45,7 @@ def recommend(job: Job, workshop: Workshop) -> dict[str, Json]:
     Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.
     """
     from bwlab_analysis.fidelity.measure import Sampling
+    from bwlab_analysis.recommend import NothingGained
     from bwlab_analysis.recommending import recommended
 
     settings: dict[str, Any] = dict(job.settings)
@@ -53,7 +54,7 @@ def recommend(job: Job, workshop: Workshop) -> dict[str, Json]:
     sampling = Sampling(tuple(settings["prompts"]), seeds, settings["steps"], settings["cfg"])
     try:
         trials = recommended(workshop.lab(settings["base"]), files, workshop.judge(job), sampling, settings["budget"])
-    except BwlabError as error:
+    except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     best = trials[0]
     return {
