@@ -115,7 +115,7 @@ class Search:
     leading: tuple[str, ...]
 
     def kept(self, scores: ConditionScores) -> Kept:
-        """Return what a composition keeps; NothingGained if an adapter alone is no better than the base by its score."""
+        """Return what a composition keeps; NothingGained if an adapter alone scores no better than the base."""
         identity, style, text = self.leading
         whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
         return Kept(
