@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from benchmarks.models import MODELS, random_unet, unet_inputs
 from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
+from bwlab.blocks.bases import EMBEDDED
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins import build_manager
 from bwlab_analysis.function.variants import blocks_of
 from bwlab_analysis.gates import GatedUNet, Variant
 from bwlab_analysis.probes import scheme_of
-
-EMOJI = "emoji"
 
 
 def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
@@ -42,15 +41,13 @@ def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
 
 def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, dict[str, Any]]:
     """The UNet of a name, and the arguments of a pass over so many latents."""
-    if model == EMOJI:
+    if model == EMBEDDED:
         from bwlab.pipelines import load_base
 
-        unet: Any = load_base(EMOJI).unet
+        unet: Any = load_base(EMBEDDED).unet
     else:
         unet = random_unet(MODELS[model])
     arguments = unet_inputs(dict(unet.config), latents, count, torch.float32)
-    generator = torch.Generator().manual_seed(1)
-    arguments["sample"] = torch.randn(count, unet.config.in_channels, latents, latents, generator=generator)
     arguments["timestep"] = torch.full((count,), 500)
     return unet, arguments
 
@@ -73,7 +70,7 @@ def measured(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
 
 
 def main(
-    model: Annotated[str, typer.Option(help=f"{EMOJI}, or random weights of {', '.join(MODELS)}")] = EMOJI,
+    model: Annotated[str, typer.Option(help=f"{EMBEDDED}, or random weights of {', '.join(MODELS)}")] = EMBEDDED,
     kind: Annotated[str, typer.Option(help="lora or locon")] = "locon",
     rank: Annotated[int, typer.Option(min=1, help="of every layer")] = 8,
     latents: Annotated[int, typer.Option(min=8, help="height and width of the latents")] = 16,

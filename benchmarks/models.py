@@ -48,14 +48,14 @@ def random_unet(config: UnetConfig, seed: int = 0) -> UNet2DConditionModel:
 
 
 def unet_inputs(config: UnetConfig, latents: int, batch: int, dtype: torch.dtype, seed: int = 1) -> dict[str, object]:
-    """The arguments of one forward pass: noisy latents `(batch, 4, latents, latents)`, timesteps and text."""
+    """The arguments of one forward pass: noisy latents `(batch, channels, latents, latents)`, timesteps and text."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
     arguments: dict[str, object] = {
-        "sample": draw(batch, 4, latents, latents),
+        "sample": draw(batch, int(str(config["in_channels"])), latents, latents),
         "timestep": torch.randint(1000, (batch,), generator=generator),
         "encoder_hidden_states": draw(batch, TOKENS, int(str(config["cross_attention_dim"]))),
         "return_dict": False,

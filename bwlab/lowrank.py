@@ -7,8 +7,10 @@ TransformerLens' `FactoredMatrix`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ from bwlab.grams import Floats, gram
 from bwlab.triangles import SMALL_RANK, Triangle, cholesky, thin_qr
 
 Array = npt.NDArray[np.float64]
+
+Found = TypeVar("Found")
 
 EPSILON = float(np.finfo(np.float64).eps)
 # Below this square of norm / sum_i |up_i| |down_i| the traces have lost too many digits to cancellation.
@@ -147,15 +151,7 @@ class FactoredMatrix:
         Those of the last partner are kept, as several measures of one pair need them. With them come the Gram matrices
         of both, so a pair costs least where this is asked for first.
         """
-        kept: tuple[FactoredMatrix, Array, Array] | None = self.__dict__.get("_crossed")
-        if kept is None or kept[0] is not other:
-            rank, ups, downs = self.inner_rank, gram(self._up, other._up), gram(self._down.T, other._down.T)
-            for matrix, own in ((self, slice(None, rank)), (other, slice(rank, None))):
-                matrix.__dict__.setdefault("up_gram", ups[own, own] * matrix._scale**2)
-                matrix.__dict__.setdefault("down_gram", downs[own, own])
-            kept = (other, ups[:rank, rank:] * (self._scale * other._scale), downs[:rank, rank:])
-            self.__dict__["_crossed"] = kept
-        return kept[1], kept[2]
+        return self._kept_with(other, "_crossed_last", self._found_crossed)
 
     def cosine(self, other: FactoredMatrix) -> float | None:
         """`inner / (norm norm)`, -1..1; None where either matrix is zero, since a zero has no direction."""
@@ -212,14 +208,14 @@ class FactoredMatrix:
         """The overlap of the column spaces (what is written); None where either matrix is zero."""
         between = self._between(other)
         if between is not None:
-            return Overlap(float(np.vdot(between[0], between[0])), self.inner_rank, other.inner_rank, self.shape[0])
+            return _overlap_of(between[0], self.shape[0])
         return _overlap(self.out_basis(), other.out_basis())
 
     def in_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the row spaces (what is listened to); None where either matrix is zero."""
         between = self._between(other)
         if between is not None:
-            return Overlap(float(np.vdot(between[1], between[1])), self.inner_rank, other.inner_rank, self.shape[1])
+            return _overlap_of(between[1], self.shape[1])
         return _overlap(self.in_basis(), other.in_basis())
 
     def smallest_angle(self, other: FactoredMatrix) -> float | None:
@@ -254,10 +250,21 @@ class FactoredMatrix:
 
         Of each factor A = Q R, so `Q_a^T Q_b = R_a^-T A^T B R_b^-1`.
         """
-        kept: tuple[FactoredMatrix, tuple[Array, Array] | None] | None = self.__dict__.get("_between_last")
+        return self._kept_with(other, "_between_last", self._found_between)
+
+    def _found_crossed(self, other: FactoredMatrix) -> tuple[Array, Array]:
+        rank, ups, downs = self.inner_rank, gram(self._up, other._up), gram(self._down.T, other._down.T)
+        for matrix, own in ((self, slice(None, rank)), (other, slice(rank, None))):
+            matrix.__dict__.setdefault("up_gram", ups[own, own] * matrix._scale**2)
+            matrix.__dict__.setdefault("down_gram", downs[own, own])
+        return ups[:rank, rank:] * (self._scale * other._scale), downs[:rank, rank:]
+
+    def _kept_with(self, other: FactoredMatrix, name: str, find: Callable[[FactoredMatrix], Found]) -> Found:
+        """What `find` gives for `other`, kept under a name until another partner is asked about."""
+        kept: tuple[FactoredMatrix, Found] | None = self.__dict__.get(name)
         if kept is None or kept[0] is not other:
-            kept = (other, self._found_between(other))
-            self.__dict__["_between_last"] = kept
+            kept = (other, find(other))
+            self.__dict__[name] = kept
         return kept[1]
 
     def _found_between(self, other: FactoredMatrix) -> tuple[Array, Array] | None:
@@ -354,4 +361,10 @@ def _overlap(a: Array, b: Array) -> Overlap | None:
         raise ValueError(f"no overlap between subspaces of R^{a.shape[0]} and R^{b.shape[0]}")
     if a.shape[1] == 0 or b.shape[1] == 0:
         return None
-    return Overlap(float(np.linalg.norm(a.T @ b) ** 2), a.shape[1], b.shape[1], a.shape[0])
+    return _overlap_of(a.T @ b, a.shape[0])
+
+
+def _overlap_of(product: Array, dimension: int) -> Overlap:
+    """The overlap of two subspaces of R^dimension whose orthonormal bases have this product, `(r_a, r_b)`."""
+    rank_a, rank_b = product.shape
+    return Overlap(float(np.vdot(product, product)), rank_a, rank_b, dimension)

@@ -23,8 +23,8 @@ class Triangle:
     upper: Array
     inverse: Array
 
-    def __getitem__(self, index: int | slice) -> Triangle:
-        return Triangle(self.upper[index], self.inverse[index])
+    def __getitem__(self, some: slice) -> Triangle:
+        return Triangle(self.upper[some], self.inverse[some])
 
 
 def thin_qr(matrix: Array) -> tuple[Array, Array]:

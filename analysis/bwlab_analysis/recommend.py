@@ -10,11 +10,10 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import harmonic_mean
 from bwlab_analysis.fidelity.conditions import Condition
 from bwlab_analysis.fidelity.measure import ConditionScores
+from bwlab_analysis.stages import TEXT
 
 IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)
-# The block of text encoders, which is in no part of a UNet.
-TEXT = "te"
 
 Gates = Mapping[str, float]
 """Block -> scale, for every block that an adapter changes."""

@@ -52,27 +52,26 @@ def build_app(
     """
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
-    own = typer.Typer()
-    failures = add_plugin_commands(own, manager)
-    known = {*COMMANDS, *GROUPS, *get_group(own).commands}
+    plugged, taken, failures = plugin_commands(manager)
     for name in (*COMMANDS, *GROUPS):
-        if asked in (None, name) or asked not in known:
+        if asked == name or asked not in taken:
             module = import_module(f"bwlab.cli.{name}")
             if name in COMMANDS:
                 app.command(name)(module.command)
             else:
                 app.add_typer(module.app, name=name)
-    app.registered_commands += own.registered_commands
-    app.registered_groups += own.registered_groups
+    app.registered_commands += plugged.registered_commands
+    app.registered_groups += plugged.registered_groups
     return app, failures
 
 
-def add_plugin_commands(app: typer.Typer, manager: PluginManager) -> list[tuple[PluginRecord, BaseException]]:
-    """Add the commands of all plugins to ``app`` and return those that failed, of which nothing is added.
+def plugin_commands(manager: PluginManager) -> tuple[typer.Typer, set[str], list[tuple[PluginRecord, BaseException]]]:
+    """Return the commands of all plugins, all names that are taken, and the plugins that failed, with nothing of them.
 
     Each plugin gets an app of its own first: one that raises half-way, takes a name that exists, or has a signature
     that typer cannot read must not spoil the commands of others.
     """
+    app = typer.Typer()
     failures: list[tuple[PluginRecord, BaseException]] = []
     taken = {*COMMANDS, *GROUPS}
     for record, register in manager.each("bwlab_register_commands"):
@@ -88,7 +87,7 @@ def add_plugin_commands(app: typer.Typer, manager: PluginManager) -> list[tuple[
         taken |= names
         app.registered_commands += own.registered_commands
         app.registered_groups += own.registered_groups
-    return failures
+    return app, taken, failures
 
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:

@@ -103,10 +103,10 @@ class Piece:
 def _look(one: Pass, found: dict[tuple[str, int], dict[str, list[Piece]]]) -> None:
     def hear(told: BlockOutput) -> None:
         at_place = found.setdefault((told.block, one.time), {})
-        for index, name in enumerate(one.names):
-            if name != BASE:
-                changed = changes(told.variant(one.names.index(BASE)), told.variant(index))
-                at_place.setdefault(name, []).append(Piece(len(one.noisy), changed))
+        base = told.variant(one.names.index(BASE))
+        for _, name in one.groups:
+            changed = changes(base, told.variant(one.names.index(name)))
+            at_place.setdefault(name, []).append(Piece(len(one.noisy), changed))
 
     output = one.run(hear)
     hear(BlockOutput(PREDICTION, output, tuple(range(len(output)))))

@@ -72,7 +72,8 @@ class LossReport:
     @property
     def gain_lost(self) -> float | None:
         """The harm as a share of what the adapter gains over the base; None if that is not above its standard error."""
-        return self.harm.value / self.gain.value if 0 < self.gain.value > self.gain.error else None
+        gains = self.gain.value > 0 and self.gain.value > self.gain.error
+        return self.harm.value / self.gain.value if gains else None
 
 
 def loss_interference(

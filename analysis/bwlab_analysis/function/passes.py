@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,11 +95,19 @@ def passes(
         timesteps: 0..999.
         groups: names of the variants; those of a group are in one pass.
     """
-    most = rows_at_once(pipe, inputs.latents)
+    schedule, most = noise_schedule(pipe), rows_at_once(pipe, inputs.latents)
     for portion in portions(groups, most):
-        names = tuple(dict.fromkeys(name for group in portion for name in group))
-        shown = variants.only(names)
-        yield from _passes(pipe, scheme, pair, shown, inputs, timesteps, portion, max(1, most // len(names)))
+        shown = variants.only(tuple(dict.fromkeys(name for group in portion for name in group)))
+        size = max(1, most // len(shown.names))
+        pieces = list(inputs.pieces(size))
+        texts = [variant_texts(pipe, pair, shown, piece.captions) for piece in pieces]
+        gated = GatedUNet(pipe.unet, scheme, shown.adapters, shown.gates, texts[0][1])
+        for time, (place, piece) in product(timesteps, enumerate(pieces)):
+            times = torch.full((len(piece),), time, device=piece.latents.device)
+            noisy = schedule.add_noise(piece.latents, piece.noise, times)
+            target = training_target(schedule, piece.latents, piece.noise, times)
+            rows = slice(place * size, place * size + len(piece))
+            yield Pass(time, rows, noisy, target, times, texts[place][0], gated, shown.names, portion)
 
 
 def rows_at_once(pipe: Pipeline, latents: Tensor) -> int:
@@ -106,27 +115,3 @@ def rows_at_once(pipe: Pipeline, latents: Tensor) -> int:
     channels, element = int(pipe.unet.config.block_out_channels[0]), int(pipe.unet.dtype.itemsize)
     row = MAPS_OF_A_ROW * channels * latents[0, 0].numel() * element
     return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // row))
-
-
-def _passes(
-    pipe: Pipeline,
-    scheme: BlockScheme,
-    pair: Sequence[Adapter],
-    variants: Variants,
-    inputs: Inputs,
-    timesteps: Sequence[int],
-    groups: Sequence[Group],
-    size: int,
-) -> Iterator[Pass]:
-    """Yield the passes of variants that are in one, ``size`` latents each."""
-    schedule = noise_schedule(pipe)
-    pieces = list(inputs.pieces(size))
-    texts = [variant_texts(pipe, pair, variants, piece.captions) for piece in pieces]
-    gated = GatedUNet(pipe.unet, scheme, variants.adapters, variants.gates, texts[0][1])
-    for time in timesteps:
-        for place, (piece, (read, _)) in enumerate(zip(pieces, texts, strict=True)):
-            times = torch.full((len(piece),), time, device=piece.latents.device)
-            noisy = schedule.add_noise(piece.latents, piece.noise, times)
-            target = training_target(schedule, piece.latents, piece.noise, times)
-            rows = slice(place * size, place * size + len(piece))
-            yield Pass(time, rows, noisy, target, times, read, gated, variants.names, groups)

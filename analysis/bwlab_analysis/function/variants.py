@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from bwlab.adapters.adapter import Adapter
 from bwlab_analysis.gates import Variant
+from bwlab_analysis.stages import TEXT
 
 BASE, A, B, BOTH = "base", "a", "b", "both"
 
@@ -96,7 +97,7 @@ def pair_variants(
 
 def blocks_of(adapter: Adapter) -> tuple[str, ...]:
     """Return the blocks of the UNet that an adapter changes, in the order of its scheme."""
-    return tuple(block for block in adapter.blocks() if block != "te")
+    return tuple(block for block in adapter.blocks() if block != TEXT)
 
 
 def _variants(adapters: Sequence[Adapter], chosen: dict[str, dict[int, object]]) -> Variants:

@@ -89,4 +89,4 @@ def in_the_base(function: Document) -> list[str]:
 
 def effect_cell(measured: Document | None) -> Cell:
     """A measure of activations beside that of random adapters; `-` of none."""
-    return Cell("-") if measured is None else number_cell(measured["value"], measured.get("random"), 3)
+    return number_cell(None) if measured is None else number_cell(measured["value"], measured.get("random"), 3)

@@ -33,11 +33,12 @@ class Cell:
         return f"<td{value}{style}>{escape(self.text)}{small}</td>"
 
 
-def number_cell(value: float | None, random: float | None = None, digits: int = 2) -> Cell:
-    """Return a number's cell, beside what random adapters give where that is known."""
+def number_cell(value: float | None, random: float | None = None, digits: int = 2, spread: float | None = None) -> Cell:
+    """Return a number's cell, beside what random adapters give, and how much that varies, where that is known."""
     if value is None:
         return Cell(MISSING)
-    return Cell(number(value, digits), value, "" if random is None else f"({number(random, digits)})")
+    varies = "" if spread is None else f" \N{PLUS-MINUS SIGN} {number(spread, digits)}"
+    return Cell(number(value, digits), value, "" if random is None else f"({number(random, digits)}{varies})")
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -255,10 +255,7 @@ def _short_names(files: Sequence[str]) -> dict[str, str]:
 def measure_cell(measured: Document | None) -> Cell:
     """A measure of weights beside a random pair's, and how much that varies; `-` of none."""
     if measured is None:
-        return Cell("-")
-    random, spread = measured.get("random"), measured.get("random_sd")
+        return number_cell(None)
+    spread = measured.get("random_sd")
     digits = min(MOST_DIGITS, decimals_for(spread or 0.0))
-    if random is None or spread is None:
-        return number_cell(measured["value"], random, digits)
-    beside = f"({number(random, digits)} \N{PLUS-MINUS SIGN} {number(spread, digits)})"
-    return Cell(number(measured["value"], digits), measured["value"], beside)
+    return number_cell(measured["value"], measured.get("random"), digits, spread)

@@ -18,7 +18,7 @@ from tests.analysis.function.conftest import World
 TIMES = (700, 200)
 
 
-def close(found: object, other: object) -> None:
+def assert_close(found: object, other: object) -> None:
     """Compare two reports number by number."""
     assert type(found) is type(other)
     if isinstance(found, float):
@@ -26,12 +26,12 @@ def close(found: object, other: object) -> None:
     elif isinstance(found, dict):
         assert list(found) == list(other)  # type: ignore[call-overload]
         for key, value in found.items():
-            close(value, other[key])  # type: ignore[index]
+            assert_close(value, other[key])  # type: ignore[index]
     elif isinstance(found, tuple):
         for one, another in zip(found, other, strict=True):  # type: ignore[call-overload]
-            close(one, another)
+            assert_close(one, another)
     elif hasattr(found, "__dict__"):
-        close(vars(found), vars(other))
+        assert_close(vars(found), vars(other))
     else:
         assert found == other
 
@@ -47,9 +47,9 @@ def test_portions_of_variants_find_the_same(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(passes, "ROWS_AT_ONCE", rows)
     portioned = look()
     order = [sorted(one.blame, key=lambda blamed: (blamed.adapter, blamed.block)) for one in (whole[0], portioned[0])]
-    close(*map(tuple, order))
-    close(*(replace(one, blame=()) for one in (whole[0], portioned[0])))
-    close(whole[1], portioned[1])
+    assert_close(*map(tuple, order))
+    assert_close(*(replace(one, blame=()) for one in (whole[0], portioned[0])))
+    assert_close(whole[1], portioned[1])
 
 
 def test_activations_in_portions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_activations_in_portions(world: World, monkeypatch: pytest.MonkeyPatch) 
     for rows in (5, 2):  # one latent at a time
         monkeypatch.setattr(passes, "ROWS_AT_ONCE", rows)
         found.append(activation_changes(world.pipe, world.scheme, world.a, world.inputs, TIMES, draws=3))
-    close(*found)
+    assert_close(*found)
 
 
 @pytest.mark.parametrize(("side", "rows"), [(8, 96), (512, 40), (4096, 1)])
