@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,22 @@ from bwlab.triangles import SMALL_RANK, Triangle, cholesky, thin_qr
 Array = npt.NDArray[np.float64]
 
 Found = TypeVar("Found")
+Parts: TypeAlias = tuple[tuple[int, int], ...]
 
 EPSILON = float(np.finfo(np.float64).eps)
 # Below this square of norm / sum_i |up_i| |down_i| the traces have lost too many digits to cancellation.
 CANCELLED = 1e-8
 # Cosines from Gram matrices, right to 1e-8, tell angles well up to this.
 TELLING_COSINE = 0.99
+
+
+@dataclass(frozen=True)
+class Part:
+    """One matrix of a Kronecker product: its shape, and the rank that it has in general."""
+
+    out: int
+    inner: int
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,16 @@ class Overlap:
         shared: `||U_a^T U_b||_F^2`, the number of shared directions, 0..min(ranks).
         rank_a, rank_b: dimensions of the subspaces, at least 1.
         dimension: of the space around them.
+        parts_a, parts_b: `(dimension, rank)` of the two subspaces whose Kronecker product each is; empty where it is
+            none.
     """
 
     shared: float
     rank_a: int
     rank_b: int
     dimension: int
+    parts_a: Parts = ()
+    parts_b: Parts = ()
 
     @property
     def fraction(self) -> float:
@@ -78,6 +92,8 @@ class FactoredMatrix:
             ValueError: the factors are not two matrices that can be multiplied.
         """
         self._up, self._down, self._scale = _floats(up), _floats(down), scale
+        self.parts: tuple[Part, ...] = ()
+        """Of a Kronecker product its two matrices, where they are known: its spaces are products of theirs."""
         if self._up.ndim != 2 or self._down.ndim != 2 or self._up.shape[1] != self._down.shape[0]:
             raise ValueError(f"factors of shapes {self._up.shape} and {self._down.shape} do not make a matrix")
 
@@ -206,17 +222,17 @@ class FactoredMatrix:
 
     def out_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the column spaces (what is written); None where either matrix is zero."""
-        between = self._between(other)
+        between, parts = self._between(other), (self._out_parts, other._out_parts)
         if between is not None:
-            return _overlap_of(between[0], self.shape[0])
-        return _overlap(self.out_basis(), other.out_basis())
+            return _overlap_of(between[0], self.shape[0], parts)
+        return _overlap(self.out_basis(), other.out_basis(), parts)
 
     def in_overlap(self, other: FactoredMatrix) -> Overlap | None:
         """The overlap of the row spaces (what is listened to); None where either matrix is zero."""
-        between = self._between(other)
+        between, parts = self._between(other), (self._in_parts, other._in_parts)
         if between is not None:
-            return _overlap_of(between[1], self.shape[1])
-        return _overlap(self.in_basis(), other.in_basis())
+            return _overlap_of(between[1], self.shape[1], parts)
+        return _overlap(self.in_basis(), other.in_basis(), parts)
 
     def smallest_angle(self, other: FactoredMatrix) -> float | None:
         """The smallest of the `principal_angles`, found faster where it is no small one; None if a matrix is zero."""
@@ -300,6 +316,14 @@ class FactoredMatrix:
         """`down down^T`, `(r, r)`."""
         return gram(self._down.T)
 
+    @property
+    def _out_parts(self) -> Parts:
+        return tuple((part.out, part.rank) for part in self.parts)
+
+    @property
+    def _in_parts(self) -> Parts:
+        return tuple((part.inner, part.rank) for part in self.parts)
+
     @cached_property
     def _square(self) -> float:
         return float(np.vdot(self.up_gram, self.down_gram))
@@ -355,16 +379,21 @@ def _floats(values: npt.ArrayLike) -> Floats:
     return numbers if numbers.dtype.kind == "f" and numbers.itemsize <= 8 else numbers.astype(np.float64)
 
 
-def _overlap(a: Array, b: Array) -> Overlap | None:
+def _overlap(a: Array, b: Array, parts: tuple[Parts, Parts]) -> Overlap | None:
     """The overlap of the spans of two orthonormal bases `(d, r_a)`, `(d, r_b)`; ValueError if their spaces differ."""
     if a.shape[0] != b.shape[0]:
         raise ValueError(f"no overlap between subspaces of R^{a.shape[0]} and R^{b.shape[0]}")
     if a.shape[1] == 0 or b.shape[1] == 0:
         return None
-    return _overlap_of(a.T @ b, a.shape[0])
+    return _overlap_of(a.T @ b, a.shape[0], parts)
 
 
-def _overlap_of(product: Array, dimension: int) -> Overlap:
+def _overlap_of(product: Array, dimension: int, parts: tuple[Parts, Parts]) -> Overlap:
     """The overlap of two subspaces of R^dimension whose orthonormal bases have this product, `(r_a, r_b)`."""
     rank_a, rank_b = product.shape
-    return Overlap(float(np.vdot(product, product)), rank_a, rank_b, dimension)
+    # Parts of less than their usual rank: the product tells no more than any other subspace.
+    told = [
+        one if math.prod(rank for _, rank in one) == found else ()
+        for one, found in zip(parts, product.shape, strict=True)
+    ]
+    return Overlap(float(np.vdot(product, product)), rank_a, rank_b, dimension, *told)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from bwlab.blocks.lbw import Translation
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.blocks.translate import translate_to
 from bwlab.errors import BwlabError
-from bwlab_analysis.function.blame import BlockBlame
+
+if TYPE_CHECKING:
+    from bwlab_analysis.function.blame import BlockBlame
 
 WORTH = 0.02
 ADAPTERS = ("a", "b")
@@ -42,10 +46,10 @@ class Step:
         cost = ""
         if self.loss is not None:
             verb = "gains" if self.loss < 0 else "loses"
-            cost = f", {self.adapter} {verb} {100 * abs(self.loss):.0f} % of its own"
+            cost = f" and {self.adapter} {verb} {100 * abs(self.loss):.0f} % of its own"
         return (
-            f"Turn {self.adapter} {how} in {self.block}: with it off "
-            f"{other} gets {100 * self.gain:.0f} % of its effect back{cost}."
+            f"Turn {self.adapter} {how} in {self.block}: "
+            f"switched off, {other} gets {100 * self.gain:.0f} % of its effect back{cost}."
         )
 
 
@@ -78,13 +82,24 @@ def specs_of(steps: Sequence[Step]) -> dict[str, str]:
     return specs
 
 
-def notations_of(spec: str, scheme: BlockScheme) -> Mapping[str, str]:
-    """Return a spec in the notations of other tools, by name; those that cannot say it are left out."""
+def nothing_to_do() -> str:
+    """What to say where no step is left."""
+    return (
+        f"Nothing here is worth turning down: no block gives the other adapter over {100 * WORTH:.0f} % of its effect "
+        "more than it costs its own. 'bwlab analyze recommend' tries parts of adapters by painting."
+    )
+
+
+def notations_of(spec: str, scheme: BlockScheme) -> Mapping[str, Translation]:
+    """Return a spec in the notations of other tools, by name, with what each has to be told beside it.
+
+    Those that cannot say it are left out.
+    """
     parse_spec(spec, scheme, kind="scale")
     found = {}
     for form, name in NOTATIONS.items():
         try:
-            found[name] = translate_to(form, spec, scheme, kind="scale").text
+            found[name] = translate_to(form, spec, scheme, kind="scale")
         except BwlabError:
             continue
     return found

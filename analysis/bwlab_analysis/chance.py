@@ -6,10 +6,15 @@ A random adapter here is one of the same shapes and singular values whose singul
 from __future__ import annotations
 
 import math
+from functools import cache
+from itertools import product
 
 import numpy as np
 
-from bwlab.lowrank import FactoredMatrix, Overlap
+from bwlab.lowrank import FactoredMatrix, Overlap, Parts
+
+PAIRINGS = (((0, 2), (1, 3)), ((0, 3), (1, 2)), ((0, 1), (2, 3)))
+"""The three ways to pair i, j, k, l: the identity, the swap, and what maps i = j to k = l."""
 
 
 def cosine_variance(shape: tuple[int, int]) -> float:
@@ -38,9 +43,62 @@ def overlap_variance(overlap: Overlap) -> float:
 
     `2 p q (d - p)(d - q) / (d^2 (d - 1)(d + 2))`: the variance of trace(P Q) for a fixed projection P and a uniformly
     random one Q, from the second moments of Haar-orthogonal matrices (Collins and Sniady 2006, arXiv math-ph/0402073).
+    It holds if one of them is a Kronecker product, too. If both are, the parts are taken to be random, each for itself.
     """
     p, q, d = overlap.rank_a, overlap.rank_b, overlap.dimension
+    if overlap.parts_a and overlap.parts_b:
+        return max(0.0, _kronecker_moment(overlap.parts_a, overlap.parts_b) - (p * q / d) ** 2)
     return 0.0 if d == 1 else 2.0 * p * q * (d - p) * (d - q) / (d**2 * (d - 1) * (d + 2))
+
+
+def _kronecker_moment(a: Parts, b: Parts) -> float:
+    """The mean of `trace(P Q)^2` of random projections P = P_1 x P_2, Q = Q_1 x Q_2, on parts of whatever sizes.
+
+    The mean of P_1 x P_1 is a sum of three maps of R^d x R^d, the Brauer algebra's: of the four indices i, j (rows) and
+    k, l (columns) each has two pairs equal (`PAIRINGS`). `trace(P Q)^2 = trace((P x P)(Q x Q))` then asks how many
+    (i, j, k, l) there are whose digits, by the parts of P, are equal as one choice says, and by those of Q as another.
+    """
+    (outer, _), (inner_a, _) = a
+    inner_b = b[1][0]
+    weights = [[_pairing_weights(*part) for part in parts] for parts in (a, b)]
+    return math.fsum(
+        math.prod(weights[place // 2][place % 2][pairing] for place, pairing in enumerate(chosen))
+        * _tuples(outer * inner_a, inner_a, inner_b, *chosen)
+        for chosen in product(range(len(PAIRINGS)), repeat=4)
+    )
+
+
+def _pairing_weights(d: int, p: int) -> tuple[float, float, float]:
+    """How much of the mean of P x P, P of rank p in R^d, each of `PAIRINGS` is, from its traces p^2 and p."""
+    if d == 1:
+        return 1.0, 0.0, 0.0
+    alone = (p**2 * (d + 1) - 2 * p) / (d * (d - 1) * (d + 2))
+    rest = (p - alone * d) / (d * (d + 1))
+    return alone, rest, rest
+
+
+@cache
+def _tuples(size: int, inner_a: int, inner_b: int, x1: int, x2: int, y1: int, y2: int) -> int:
+    """So many (i, j, k, l) of 0..size-1 have `// inner_a` paired as x1 says, `% inner_a` as x2, of b as y1 and y2.
+
+    What the outer digits, and the inner ones, have as a common factor is paired by itself; few indices are left.
+    """
+    outer, inner = math.gcd(size // inner_a, size // inner_b), math.gcd(inner_a, inner_b)
+    a, b = inner_a // inner, inner_b // inner
+    # By symmetry x1 may be the first pairing, and x2 the first or the second: then i and j tell k and l.
+    names = {x1: 0, x2: 1} if x1 != x2 else {x1: 0}
+    for pairing in range(len(PAIRINGS)):
+        names.setdefault(pairing, len(names))
+    index = np.arange(size // (outer * inner))
+    first, second = index[:, None], index[None, :]
+    indices = [first, second, first, second]
+    if x1 != x2:
+        indices[2:] = first // a * a + second % a, second // a * a + first % a
+    fits = np.ones((len(index), len(index)), np.bool_)
+    for pairing, digits in ((y1, [one // b for one in indices]), (y2, [one % b for one in indices])):
+        for one, other in PAIRINGS[names[pairing]]:
+            fits &= digits[one] == digits[other]
+    return int(np.count_nonzero(fits)) * int(outer ** (1 + (x1 == y1))) * int(inner ** (1 + (x2 == y2)))
 
 
 def least_angle(overlap: Overlap) -> float:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bwlab.formats.folders import check_folder
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -14,8 +16,18 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[Path, typer.Argument(help="An adapter file of any tool.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _checked_report(folder: Path | None) -> Path | None:
+    """Refuse a folder that the report cannot be written to before any work is done."""
+    if folder is not None:
+        check_folder(folder, f"--report {folder}")
+    return folder
+
+
 ReportOption = Annotated[
-    Path | None, typer.Option(help="Also write report.html there, one file for a browser.", metavar="DIR")
+    Path | None,
+    typer.Option(help="Also write report.html there, one file for a browser.", metavar="DIR", callback=_checked_report),
 ]
 CellsOption = Annotated[bool, typer.Option("--cells", help="Also per cell: one resnet/attention pair.")]
 ModulesOption = Annotated[bool, typer.Option("--modules", help="Also per module.")]

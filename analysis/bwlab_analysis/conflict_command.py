@@ -63,7 +63,7 @@ class AtWork:
 
     def document(self) -> dict[str, Json]:
         """Return it as JSON: ``function``, ``loss``, ``advice``."""
-        from bwlab_analysis.evidence import conflict_score, headline
+        from bwlab_analysis.evidence import conflict_score, headline, remarks
         from bwlab_analysis.model_documents import advice_document, interaction_document, loss_document
 
         return {
@@ -71,6 +71,7 @@ class AtWork:
             "loss": [loss_document(report) for report in self.losses],
             "conflict_score": conflict_score(self.losses),
             "headline": headline(self.losses),
+            "remarks": list(remarks(self.losses)),
             "advice": advice_document(self.blame, self.scheme),
         }
 
@@ -123,7 +124,11 @@ def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dic
     lab = open_lab(look.base, manager, look.device)
     adapters = {file: lab.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
     folders = {"a": look.data_a, "b": look.data_b}
-    pictures = {name: lab.pictures(folder, look.latents) for name, folder in folders.items() if folder is not None}
+    pictures = {
+        name: lab.pictures(folder, look.latents, f"--data-{name}")
+        for name, folder in folders.items()
+        if folder is not None
+    }
     inputs = gathered_inputs(lab, [] if prompts else list(pictures.values()), prompts, look.latents, look.seed)
 
     def at_work(a: Adapter, b: Adapter) -> AtWork:
@@ -153,13 +158,14 @@ def _print_pair(
     found = at_work.get(files)
     if found is not None:
         from bwlab_analysis.advice import steps_of
-        from bwlab_analysis.evidence import headline
+        from bwlab_analysis.evidence import headline, remarks
         from bwlab_analysis.model_tables import print_advice, print_blame, print_interaction, print_losses
 
         print_interaction(console, found.interaction)
         if found.losses:
             print_losses(console, found.losses)
-        console.print(headline(found.losses), soft_wrap=True)
+        for line in (*remarks(found.losses), headline(found.losses)):
+            console.print(line)
         print_blame(console, found.blame)
         print_advice(console, steps_of(found.blame), found.scheme)
 

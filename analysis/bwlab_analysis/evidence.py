@@ -39,9 +39,20 @@ def headline(losses: Sequence[LossReport]) -> str:
     )
 
 
+def remarks(losses: Sequence[LossReport]) -> list[str]:
+    """Return a line for each adapter that does not lower the loss on what is said to be its own pictures."""
+    return [
+        f"{one.adapter} does not lower the loss on these pictures ({one.base.value:.3f} without it, "
+        f"{one.own.value:.3f} with it), as adapters do on what they were trained on: are they {one.adapter}'s "
+        f"(--data-{one.adapter})? If not, the conflict score means nothing."
+        for one in losses
+        if one.gain_lost is None
+    ]
+
+
 def caution() -> str:
     """Return how far blame is to be trusted."""
     return (
-        f"In the study the block blamed first was the best to switch off in {100 * TOP_1:.0f} % of pairs "
-        f"({100 * CHANCE:.0f} % by chance): score what you change."
+        f"In the study the block that gives most for its cost was the best to switch off in {100 * TOP_1:.0f} % of "
+        f"pairs ({100 * CHANCE:.0f} % by chance): score what you change."
     )

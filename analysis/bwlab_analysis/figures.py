@@ -84,5 +84,14 @@ def relative_text(relative: float | None) -> str:
     return NONE if relative is None else f"{100 * relative:.{2 if relative < 1 else 3}g} %"
 
 
+def signed_text(value: float) -> str:
+    """A difference with its sign; what rounds to nothing is `+0.00`.
+
+    >>> signed_text(0.123), signed_text(-0.001)
+    ('+0.12', '+0.00')
+    """
+    return f"{value:+.2f}".replace("-0.00", "+0.00")
+
+
 def _unsigned_zero(text: str) -> str:
     return text.removeprefix("-") if float(text) == 0.0 else text

@@ -42,9 +42,9 @@ class Lab:
         found = load_adapter(path, self.pipe.unet, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
         return found.to(self.pipe.unet.device, self.pipe.unet.dtype)
 
-    def pictures(self, folder: Path, most: int) -> Pictures:
+    def pictures(self, folder: Path, most: int, option: str = "--data") -> Pictures:
         """Return a folder's first pictures as latents; BwlabError for a bad folder, picture or caption."""
-        return encoded_pictures(self.pipe, folder, most)
+        return encoded_pictures(self.pipe, folder, most, option)
 
 
 def open_lab(base: str, manager: PluginManager, device: str = "auto") -> Lab:
@@ -132,5 +132,7 @@ def checked_timesteps(text: str) -> tuple[int, ...]:
     except ValueError:
         times = set()
     if not times or min(times) < 0 or max(times) > 999:
-        raise BwlabError(f"--timesteps {text}", "not whole numbers of 0..999", "Give, for example, 801,601,401,201")
+        raise BwlabError(
+            f"--timesteps {text or repr(text)}", "not whole numbers of 0..999", "Give, for example, 801,601,401,201"
+        )
     return tuple(sorted(times, reverse=True))

@@ -45,6 +45,7 @@ def print_matrix(
     console.print(table)
     if any(at_work is not None for _, at_work in pairs):
         console.print(_at_work(called, pairs))
+    console.print("Blocks and advice of every pair are in --json and --report; or give two files.")
 
 
 def _at_work(called: dict[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork | None]]) -> object:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bwlab.errors import BwlabError
 from bwlab_analysis.commands import JsonOption, ReportOption
 
 AdapterArgument = Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)]
@@ -54,14 +55,17 @@ def activations_command(
     from bwlab_analysis.showing import show
 
     times, texts = checked_timesteps(timesteps), prompts_beside(prompts, {"--data": data})
+    if data is not None and texts:
+        found = f"--prompts {prompts}, too; a latent is of a picture or painted for a prompt"
+        raise BwlabError(f"--data {data}", found, "Give one of them")
     lab = open_lab(base, build_manager(), device)
     adapter = lab.adapter(file)
     pictures = [] if data is None else [lab.pictures(data, latents)]
     inputs = gathered_inputs(lab, pictures, texts, latents, seed)
-    found = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
+    changed = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
     show(
-        lambda: activations_document(str(file), base, found),
-        lambda console: print_activations(console, file.name, found),
+        lambda: activations_document(str(file), base, changed),
+        lambda console: print_activations(console, file.name, changed),
         as_json=as_json,
         report=report,
     )
@@ -111,8 +115,8 @@ def fidelity_command(
     checked, profiles = controls(judge, sampling.prompts), block_profiles(scores, seeds)
     head = heading(lab, files, judge, sampling)
     show(
-        lambda: fidelity_document(head, scores, checked, profiles),
-        lambda console: print_fidelity(console, scores, checked, profiles),
+        lambda: fidelity_document(head, scores, checked, profiles, judge.leading),
+        lambda console: print_fidelity(console, scores, checked, profiles, judge.leading),
         as_json=as_json,
         report=report,
         pictures=lambda: strips(scores),
@@ -131,7 +135,7 @@ def recommend_command(
     seeds: SeedsOption = 4,
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
-    seed: SeedOption = 0,
+    seed: Annotated[int, typer.Option(help="Of the noise that blame is measured with.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,

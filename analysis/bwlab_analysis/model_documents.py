@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bwlab_analysis.advice import notations_of, specs_of, steps_of
 from bwlab_analysis.documents import SCHEMA_VERSION, Json, measures_document
+from bwlab_analysis.fidelity.telling import carriers, few_pictures, standing
 from bwlab_analysis.function.blame import BlockBlame
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[st
             {"adapter": step.adapter, "block": step.block, "scale": step.scale, "words": step.words} for step in steps
         ],
         "specs": dict(specs),
-        "notations": {adapter: dict(notations_of(spec, scheme)) for adapter, spec in specs.items()},
+        **_notations(specs, scheme),
     }
 
 
@@ -94,12 +96,15 @@ def fidelity_document(
     conditions: Sequence[ConditionScores],
     controls: Sequence[ConditionScores],
     profiles: Sequence[BlockProfile],
+    leading: Sequence[str],
 ) -> dict[str, Json]:
     """The report of ``bwlab analyze fidelity``; intervals are 95 % bootstrap intervals over prompts and seeds."""
     return {
         "schema": "bwlab.analyze.fidelity",
         "schema_version": SCHEMA_VERSION,
         **head,
+        "warning": few_pictures(conditions),
+        "carriers": list(carriers(profiles, leading)) if profiles else [],
         "conditions": [_scores(one) for one in conditions],
         "controls": [_scores(one) for one in controls],
         "blocks": [
@@ -116,13 +121,14 @@ def fidelity_document(
 
 def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme) -> dict[str, Json]:
     """The report of ``bwlab analyze recommend``: what was tried, the best first."""
-    best = trials[0].composition
+    specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
     return {
         "schema": "bwlab.analyze.recommend",
         "schema_version": SCHEMA_VERSION,
         **head,
-        "specs": {name: best.spec(name) for name in ("identity", "style")},
-        "notations": {name: dict(notations_of(best.spec(name), scheme)) for name in ("identity", "style")},
+        "specs": dict(specs),
+        **_notations(specs, scheme),
+        "standing": standing(trials),
         "trials": [
             {
                 "identity": trial.composition.spec("identity"),
@@ -133,7 +139,10 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
                     "style": trial.kept.style,
                     "text": trial.kept.text,
                     "together": trial.kept.together,
+                    "low": trial.together.low,
+                    "high": trial.together.high,
                 },
+                "behind": asdict(trial.behind),
                 "scores": _intervals(trial.scores.scores),
             }
             for trial in trials
@@ -141,8 +150,23 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
     }
 
 
+def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]:
+    """Each adapter's spec as other tools write it, and what is to be known of it, by adapter and tool."""
+    found = {adapter: notations_of(spec, scheme) for adapter, spec in specs.items()}
+    return {
+        "notations": {adapter: {tool: one.text for tool, one in told.items()} for adapter, told in found.items()},
+        "notes": {
+            adapter: {tool: list(one.notes) for tool, one in told.items() if one.notes}
+            for adapter, told in found.items()
+        },
+    }
+
+
 def _scores(one: ConditionScores) -> dict[str, Json]:
-    return {"name": one.name, "pictures": len(one.images), "scores": _intervals(one.scores)}
+    """Of a composition or a control; ``block`` and ``knocked`` of those where single blocks are in or out."""
+    condition = one.condition
+    knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
+    return {"name": one.name, "pictures": len(one.images), **knocked, "scores": _intervals(one.scores)}
 
 
 def _intervals(scores: Mapping[str, Interval]) -> dict[str, Json]:

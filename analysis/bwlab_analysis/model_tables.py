@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bwlab.merging.outcome import counted
-from bwlab_analysis.advice import Step, notations_of, specs_of
+from bwlab_analysis.advice import Step, notations_of, nothing_to_do, specs_of
 from bwlab_analysis.evidence import caution
-from bwlab_analysis.figures import NONE, decimals_of_column
-from bwlab_analysis.places import ALL_TIMES
+from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, carriers, few_pictures, standing
+from bwlab_analysis.figures import NONE, decimals_of_column, signed_text
+from bwlab_analysis.places import ALL_TIMES, AT_WORK, LOSSES
 from bwlab_analysis.registry import Measured
 from bwlab_analysis.tables import new_table
 
@@ -29,35 +30,25 @@ if TYPE_CHECKING:
 
 SCORERS_ABREAST = 3
 EFFECTS = ("effect_a", "effect_b")
-INTERACTION_HEADS = {
-    "effect_a": "effect of a",
-    "effect_b": "effect of b",
-    "alignment": "alignment",
-    "retention_a": "a kept",
-    "retention_b": "b kept",
-    "interaction": "interaction",
-}
 
 
 def print_interaction(console: Console, report: InteractionReport) -> None:
     """Print what two adapters do to a base's activations, over all timesteps."""
     null = "; in brackets, with a random adapter of the same norms in one's place" if report.draws else ""
     times = f"{'timestep' if len(report.timesteps) == 1 else 'timesteps'} {', '.join(map(str, report.timesteps))}"
-    console.print(
-        f"In the base, over {counted(report.latents, 'latent')} at {times} ({report.inputs}){null}:", soft_wrap=True
-    )
-    table = new_table(["block", *INTERACTION_HEADS.values()])
+    console.print(f"In the base, over {counted(report.latents, 'latent')} at {times} ({report.inputs}){null}:")
+    table = new_table(["block", *AT_WORK.values()])
     whole = [place for place in report.places if place.timestep == ALL_TIMES]
     effects = [place.measures[name] for place in whole for name in EFFECTS]
-    digits = dict.fromkeys(INTERACTION_HEADS, 2) | dict.fromkeys(EFFECTS, _digits(effects))
+    digits = dict.fromkeys(AT_WORK, 2) | dict.fromkeys(EFFECTS, _digits(effects))
     for place in whole:
-        table.add_row(place.block, *(_beside(place.measures[name], digits[name]) for name in INTERACTION_HEADS))
+        table.add_row(place.block, *(_beside(place.measures[name], digits[name]) for name in AT_WORK))
     console.print(table)
 
 
 def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
     """Print the losses on each adapter's own pictures."""
-    table = new_table(["pictures", "base", "alone", "both", "harm", "random", "of its gain"])
+    table = new_table(LOSSES)
     for report in reports:
         drawn = report.random_harm
         random = f"{sum(drawn) / len(drawn):.3f}" if drawn else NONE
@@ -66,8 +57,7 @@ def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
         table.add_row(report.adapter, *losses, random, lost)
     console.print(
         "Denoising loss on each adapter's own pictures (standard error); harm: of the other adapter; random: of "
-        "random adapters in its place:",
-        soft_wrap=True,
+        "random adapters in its place:"
     )
     console.print(table)
 
@@ -88,25 +78,31 @@ def print_blame(console: Console, blame: Sequence[BlockBlame], most: int = 8) ->
 def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -> None:
     """Print what to turn down, and how to say so to each tool."""
     if not steps:
-        console.print("What to do: nothing here is worth turning down; no block gives more than it costs.")
+        console.print(f"What to do. {nothing_to_do()}")
         return
-    console.print(f"What to do. {caution()}", soft_wrap=True)
+    console.print(f"What to do. {caution()}")
     for step in steps:
-        console.print(f"  {step.words}", soft_wrap=True)
+        console.print(f"  {step.words}")
     for adapter, spec in specs_of(steps).items():
         if spec != "1":
-            console.print(f'  {adapter}: --scale "{spec}"', soft_wrap=True)
-            for name, text in notations_of(spec, scheme).items():
-                console.print(f"     {name}: {text}", soft_wrap=True)
+            _print_spec(console, adapter, spec, scheme)
+
+
+def _print_spec(console: Console, adapter: str, spec: str, scheme: BlockScheme) -> None:
+    """Print how to say a spec to bwlab and to other tools; lines that are copied are not wrapped."""
+    console.print(f'  {adapter}: --scale "{spec}"', soft_wrap=True)
+    for name, translation in notations_of(spec, scheme).items():
+        console.print(f"     {name}: {translation.text}", soft_wrap=True)
+        for note in translation.notes:
+            console.print(f"       ({note})")
 
 
 def print_activations(console: Console, name: str, report: ActivationReport) -> None:
     """Print what an adapter changes in each block at each timestep, one table a measure."""
-    null = ". In brackets, random adapters of the same norms" if report.draws > 1 else ""
+    null = f". In brackets, {counted(report.draws, 'random adapter')} of the same norms" if report.draws else ""
     console.print(
         f"{name} on {counted(report.latents, 'latent')} ({report.inputs}); "
-        f"layers in {', '.join(report.changed_blocks)}{null}:",
-        soft_wrap=True,
+        f"layers in {', '.join(report.changed_blocks)}{null}:"
     )
     blocks = list(dict.fromkeys(one.block for one in report.changes))
     for measure in report.changes[0].measures:
@@ -123,11 +119,20 @@ def print_fidelity(
     conditions: Sequence[ConditionScores],
     controls: Sequence[ConditionScores],
     profiles: Sequence[BlockProfile],
+    leading: Sequence[str],
 ) -> None:
-    """Print the scores of compositions and controls, and what each block carries."""
+    """Print the scores of compositions and controls, and what each block carries.
+
+    Args:
+        console: to print on.
+        conditions: whole compositions, and those with single blocks in and out, which are told by ``profiles``.
+        controls: beside them.
+        profiles: of single blocks; none if they were not knocked in and out.
+        leading: names of the scorers of identity, style and text.
+    """
     scorers = list(conditions[0].scores)
     whole = [one for one in conditions if one.condition is None or one.condition.block is None]
-    console.print("Scores, with 95 % intervals over prompts and seeds:")
+    console.print(f"Scores, with 95 % intervals over prompts and seeds. {few_pictures(conditions)}".rstrip())
     for start in range(0, len(scorers), SCORERS_ABREAST):
         abreast = scorers[start : start + SCORERS_ABREAST]
         table = new_table(["composition", *(name.replace("_", " ") for name in abreast)])
@@ -138,14 +143,16 @@ def print_fidelity(
             table.add_row(one.name, *(_interval(one.scores[name]) for name in abreast))
         console.print(table)
     if profiles:
-        console.print("What single blocks carry: alone against the base (in), and beside the other adapter (out):")
+        console.print(PROFILES)
         for scorer in scorers:
-            console.print(f"{scorer.replace('_', ' ')}:")
+            console.print(f"Score of {scorer.replace('_', ' ')}:")
             console.print(_profile_table(scorer, profiles))
+        for line in carriers(profiles, leading):
+            console.print(line)
 
 
 def _profile_table(scorer: str, profiles: Sequence[BlockProfile]) -> object:
-    table = new_table(["block", "identity in", "identity out", "style in", "style out"])
+    table = new_table(["block", *(head.replace(" ", "\n", 1) for head in PROFILE_HEADS)])
     found = {(one.adapter, one.block): one for one in profiles}
     for block in dict.fromkeys(one.block for one in profiles):
         row = []
@@ -160,17 +167,18 @@ def print_trials(console: Console, trials: Sequence[Trial], scheme: BlockScheme)
     """Print the compositions that were tried, the best first, and how to use the best."""
     table = new_table(["kept", "identity", "style", "text", "why it was tried"])
     for trial in trials:
-        shares = (trial.kept.together, trial.kept.identity, trial.kept.style, trial.kept.text)
-        table.add_row(*(f"{share:.2f}" for share in shares), trial.reason)
-    console.print("Compositions tried, best first (1: as with that adapter alone, 0: as without it):")
+        shares = (trial.kept.identity, trial.kept.style, trial.kept.text)
+        table.add_row(_interval(trial.together), *(f"{share:.2f}" for share in shares), trial.reason)
+    console.print(
+        "Compositions tried, best first (1: as with that adapter alone, 0: as without it; 95 % intervals over prompts "
+        "and seeds):"
+    )
     console.print(table)
+    console.print(standing(trials))
     best = trials[0].composition
     console.print("The best:")
     for adapter in ("identity", "style"):
-        spec = best.spec(adapter)
-        console.print(f'  {adapter}: --scale "{spec}"', soft_wrap=True)
-        for name, text in notations_of(spec, scheme).items():
-            console.print(f"     {name}: {text}", soft_wrap=True)
+        _print_spec(console, adapter, best.spec(adapter), scheme)
 
 
 def _digits(column: Iterable[Measured | None]) -> int:
@@ -199,5 +207,5 @@ def _interval(one: Interval) -> str:
 
 
 def _signed(one: Interval) -> str:
-    mean, low, high = (f"{value:+.2f}".replace("-0.00", "+0.00") for value in (one.mean, one.low, one.high))
+    mean, low, high = map(signed_text, (one.mean, one.low, one.high))
     return f"{mean} ({low}..{high})"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bwlab.blocks.naming import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab_analysis.fidelity.bootstrap import harmonic_mean
+from bwlab_analysis.fidelity.bootstrap import Array, Interval, harmonic_mean, interval, resampled_means
 from bwlab_analysis.fidelity.conditions import Condition
 from bwlab_analysis.fidelity.measure import ConditionScores
+from bwlab_analysis.fidelity.telling import WHOLE
 from bwlab_analysis.stages import TEXT
 
 IDENTITY, STYLE = "identity", "style"
@@ -72,7 +75,7 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Scored:
     """A composition that was painted and scored.
 
     Attributes:
@@ -86,6 +89,24 @@ class Trial:
     reason: str
     kept: Kept
     scores: ConditionScores
+
+
+@dataclass(frozen=True, eq=False)
+class Trial(Scored):
+    """One of all compositions that were tried.
+
+    Attributes:
+        together: what is kept together, with its interval over prompts and seeds.
+        behind: how far that is behind the best trial's, at the same prompts and seeds; 0 of the best itself.
+    """
+
+    together: Interval
+    behind: Interval
+
+    @property
+    def tied(self) -> bool:
+        """Whether its distance to the best trial is within the noise: the interval reaches 0."""
+        return self.behind.low <= 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,7 @@ class Search:
         score: paints and scores a composition.
         base, identity, style: scores of the base and of each adapter alone.
         leading: names of the scorers of identity, style and text.
+        seeds: pictures of each prompt, one after another.
     """
 
     score: Callable[[Condition], ConditionScores]
@@ -112,6 +134,7 @@ class Search:
     identity: ConditionScores
     style: ConditionScores
     leading: tuple[str, ...]
+    seeds: int
 
     def kept(self, scores: ConditionScores) -> Kept:
         """Return what a composition keeps; NothingGained if an adapter alone scores no better than the base."""
@@ -126,9 +149,38 @@ class Search:
         gain = alone.scores[name].mean - base
         if gain <= 0:
             found = f"{name} is {alone.scores[name].mean:.3f} with it alone and {base:.3f} without any adapter"
-            fix = "Check the reference pictures and prompts: they should show what the adapter was trained on"
+            fix = (
+                "Give pictures and prompts of what the adapter was trained on; if they are, paint better ones "
+                "(--steps) or more (--seeds)"
+            )
             raise NothingGained(f"what is kept of the {adapter} adapter", found, fix)
         return (scores.scores[name].mean - base) / gain
+
+    def resampled(self, scores: ConditionScores) -> Array:
+        """Return what is kept together ``(RESAMPLES,)`` with prompts and seeds resampled, all scores alike.
+
+        Where an adapter gains nothing in a resample, it is kept by what scores no worse than it does alone.
+        """
+        identity, style, text = self.leading
+        shares = [
+            self._resampled_share(scores, self.identity, identity),
+            self._resampled_share(scores, self.style, style),
+            _shares(self._means(scores, text), self._means(self.base, text)),
+        ]
+        return np.array([harmonic_mean(three) for three in np.minimum(np.transpose(shares), 1)])
+
+    def _resampled_share(self, scores: ConditionScores, alone: ConditionScores, name: str) -> Array:
+        base = self._means(self.base, name)
+        return _shares(self._means(scores, name) - base, self._means(alone, name) - base)
+
+    def _means(self, scores: ConditionScores, name: str) -> Array:
+        return resampled_means(np.reshape(scores.values[name], (-1, self.seeds)))
+
+
+def _shares(parts: Array, wholes: Array) -> Array:
+    """Parts of wholes; of a whole that is not above 0 all or nothing."""
+    gains = wholes > 0
+    return np.where(gains, parts / np.where(gains, wholes, 1), parts >= wholes)
 
 
 def recommend(
@@ -157,12 +209,12 @@ def recommend(
         tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
     )
     worst = sorted(blame, key=lambda one: -one.weight)
-    trials: dict[Composition, Trial] = {}
+    trials: dict[Composition, Scored] = {}
 
     def attempt(composition: Composition, reason: str) -> None:
         if composition not in trials and len(trials) < budget:
             scores = search.score(composition.condition())
-            trials[composition] = Trial(composition, reason, search.kept(scores), scores)
+            trials[composition] = Scored(composition, reason, search.kept(scores), scores)
 
     for composition, reason in _proposals(start, scheme, worst):
         # Half of the budget is kept for what the first trials teach.
@@ -174,15 +226,31 @@ def recommend(
         if not fresh:
             break
         attempt(*fresh[0])
-    return _ranked(trials.values())
+    return _compared(search, _ranked(trials.values()))
 
 
-def _ranked(trials: Iterable[Trial]) -> list[Trial]:
+def _ranked(trials: Iterable[Scored]) -> list[Scored]:
     return sorted(trials, key=lambda trial: -trial.kept.together)
 
 
+def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
+    """Return trials, the best first, each with its distance to the best at the same resampled prompts and seeds."""
+    best, resampled = ranked[0].kept.together, [search.resampled(one.scores) for one in ranked]
+    return [
+        Trial(
+            one.composition,
+            one.reason,
+            one.kept,
+            one.scores,
+            interval(one.kept.together, drawn),
+            interval(best - one.kept.together, resampled[0] - drawn),
+        )
+        for one, drawn in zip(ranked, resampled, strict=True)
+    ]
+
+
 def _proposals(start: Composition, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
-    yield start, "both whole"
+    yield start, WHOLE
     for part, members in scheme.parts:
         covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
         style = tuple((block, float(block in covered)) for block, _ in start.style)

@@ -59,6 +59,6 @@ def recommended(
         done += 1
         return score_condition(lab.pipe, identity, style, condition, sampling, judge)
 
-    search = Search(score, without, with_identity, with_style, judge.leading)
+    search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
     blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
     return recommend(search, lab.scheme, blocks, blame, budget)

@@ -8,7 +8,7 @@ cosine measured since is that of two styles by one author (docs/real-adapters.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from bwlab_analysis.conflict import ConflictReport, GroupConflict
 from bwlab_analysis.figures import cosine_text, multiple_text
@@ -16,14 +16,16 @@ from bwlab_analysis.registry import Measured
 
 SURE = 3.0  # standard deviations
 SAME_SPACE = 0.9
+SAME_CHANGES = 1 - 1e-6
 LARGEST_REAL_COSINE = 0.0144
 # docs/study.md: rank correlations of -0.05 and -0.02 with what 162 composed pairs lost.
 IDLE = "In bwlab's study that told nothing of the fidelity that pairs lost."
 UNRELATED, LIKE_PICTURES, SAME_SUBJECT = 2.4, 4.7, 32.0
+AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
 
 
 def verdict(report: ConflictReport) -> list[str]:
-    """The lines below the table."""
+    """The lines below the table: of all blocks together, then of each."""
     if report.total.disjoint:
         return [
             "No module is changed by both: the conflict of their weights is exactly 0. They can still act on each "
@@ -32,7 +34,17 @@ def verdict(report: ConflictReport) -> list[str]:
     zeros = [name for name, share in (("a", report.total.share_a), ("b", report.total.share_b)) if share is None]
     if zeros:
         return [f"Nothing to compare: all deltas of {' and of '.join(zeros)} are 0."]
-    return [*_disjoint(report), *_inputs(report.total), *_cosine(report.total), *_outputs(report)]
+    cosine = report.total.measures.get("cosine")
+    if cosine is not None and cosine.value >= SAME_CHANGES:
+        return [*_disjoint(report), "a and b hold the same changes, up to a factor: one adapter twice."]
+    return [
+        *_disjoint(report),
+        *_inputs(report.total),
+        *_cosine(report.total),
+        *_by_block(report.blocks, _cosine_of_block),
+        *_outputs(report.total),
+        *_by_block(report.blocks, _outputs_of_block),
+    ]
 
 
 def shares_initialisation(group: GroupConflict) -> bool:
@@ -61,13 +73,12 @@ def _cosine(group: GroupConflict) -> Iterator[str]:
     cosine = group.measures.get("cosine")
     if cosine is None or cosine.random_sd is None:
         return
-    scale = cosine.random_sd
+    scale = _cosine_scale(group, cosine)
     text = f"Cosine {cosine_text(cosine, words=True)}"
-    if shares_initialisation(group):
-        scale = cosine.details["random_sd_given_inputs"]
+    if scale != cosine.random_sd:
         text += f", and +- {scale:.2g} for a random pair with this shared initialisation"
     if abs(cosine.value) <= SURE * scale:
-        yield f"{text}: at chance, as between nearly all real adapters. It says nothing about conflict."
+        yield f"{text}: {AT_CHANCE}, as between nearly all real adapters. It says nothing about conflict."
     elif abs(cosine.value) <= LARGEST_REAL_COSINE:
         yield f"{text}: beyond chance, but no more than between real adapters. It says nothing about conflict."
     elif cosine.value > 0:
@@ -76,34 +87,80 @@ def _cosine(group: GroupConflict) -> Iterator[str]:
         yield f"{text}: beyond chance. They push the weights opposite ways. {IDLE}"
 
 
-def _outputs(report: ConflictReport) -> Iterator[str]:
-    overlap = report.total.measures.get("out_overlap")
+def _cosine_scale(group: GroupConflict, cosine: Measured) -> float:
+    """The standard deviation of a random pair's, with the shared initialisation where there is one."""
+    given_inputs = shares_initialisation(group)
+    return cosine.details["random_sd_given_inputs"] if given_inputs else cosine.random_sd or 0.0
+
+
+def _cosine_of_block(group: GroupConflict) -> str | None:
+    cosine = group.measures.get("cosine")
+    if cosine is None or cosine.random_sd is None:
+        return None
+    if abs(cosine.value) <= SURE * _cosine_scale(group, cosine):
+        return "at chance"
+    if abs(cosine.value) <= LARGEST_REAL_COSINE:
+        return "beyond chance, but no more than between real adapters"
+    return f"beyond chance, the {'same' if cosine.value > 0 else 'opposite'} way"
+
+
+def _outputs(group: GroupConflict) -> Iterator[str]:
+    overlap = group.measures.get("out_overlap")
     if overlap is None or overlap.random_sd is None:
         return
     text = f"Out overlap {multiple_text(overlap, words=True)}, x{1 / overlap.details['chance']:.3g} at most"
     if overlap.value <= 1.0 + SURE * overlap.random_sd:
-        yield f"{text}: at chance. They write into unrelated directions."
-        return
-    most = max((group for group in report.blocks if group.measures.get("out_overlap")), key=_out_multiple)
-    yield f"{text}, most in {most.name} (x{_out_multiple(most):.3g}): {_reading(overlap)}"
+        yield f"{text}: {AT_CHANCE}. They write into unrelated directions."
+    elif _comparable(overlap):
+        yield f"{text}: {_among_real(overlap.value)}."
+    else:
+        yield f"{text}: beyond chance. They write into some of the same directions. {IDLE}"
 
 
-def _out_multiple(group: GroupConflict) -> float:
-    overlap = group.measures["out_overlap"]
-    return overlap.value if overlap is not None else 0.0
+def _outputs_of_block(group: GroupConflict) -> str | None:
+    overlap = group.measures.get("out_overlap")
+    if overlap is None or overlap.random_sd is None:
+        return None
+    if overlap.value <= 1.0 + SURE * overlap.random_sd:
+        return "at chance"
+    if not _comparable(overlap):
+        return "beyond chance"
+    if overlap.value <= UNRELATED:
+        return f"up to x{UNRELATED}, as unrelated adapters"
+    if overlap.value <= LIKE_PICTURES:
+        return f"up to x{LIKE_PICTURES}, as two runs on like pictures"
+    if overlap.value < SAME_SUBJECT:
+        return f"up to x{SAME_SUBJECT:.0f}, as one subject twice"
+    return f"beyond x{SAME_SUBJECT:.0f}, as one subject twice"
 
 
-def _reading(overlap: Measured) -> str:
-    """What such a multiple of chance has meant between real adapters, where it can be compared with theirs."""
-    if 1 / overlap.details["chance"] < SAME_SUBJECT:
-        return f"beyond chance. They write into some of the same directions. {IDLE}"
-    if overlap.value < (UNRELATED + LIKE_PICTURES) / 2:
-        return f"beyond chance, but no more than unrelated real adapters have (median x{UNRELATED})."
-    if overlap.value < (LIKE_PICTURES + SAME_SUBJECT) / 2:
-        return (
-            f"more than unrelated real adapters have (median x{UNRELATED}); two runs on like pictures had "
-            f"x{LIKE_PICTURES}."
-        )
-    return (
-        f"far more than unrelated real adapters have (median x{UNRELATED}); one subject twice had x{SAME_SUBJECT:.0f}."
-    )
+def _comparable(overlap: Measured) -> bool:
+    """Whether such a multiple of chance can be compared with those of real adapters, which are of small ranks."""
+    return 1 / overlap.details["chance"] >= SAME_SUBJECT
+
+
+def _among_real(multiple: float) -> str:
+    """Where it stands among what was found between real adapters."""
+    unrelated, alike = f"unrelated real adapters (median x{UNRELATED})", f"two runs on like pictures (x{LIKE_PICTURES})"
+    if multiple <= UNRELATED:
+        return f"beyond chance, but no more than of {unrelated}"
+    if multiple <= LIKE_PICTURES:
+        return f"between that of {unrelated} and of {alike}"
+    if multiple < SAME_SUBJECT:
+        return f"between that of {alike} and of one subject twice (x{SAME_SUBJECT:.0f})"
+    return f"as that of one subject twice (x{SAME_SUBJECT:.0f}), or more"
+
+
+def _by_block(blocks: Sequence[GroupConflict], reading: Callable[[GroupConflict], str | None]) -> Iterator[str]:
+    """One line with the same of each block, those with one reading together."""
+    found: dict[str, list[str]] = {}
+    for group in blocks:
+        told = reading(group)
+        if told is not None:
+            found.setdefault(told, []).append(group.name)
+    if found:
+        parts = [
+            f"{told} ({'all that both change' if len(found) == 1 and len(names) > 1 else ', '.join(names)})"
+            for told, names in found.items()
+        ]
+        yield f"Block by block: {'; '.join(parts)}."

@@ -80,11 +80,13 @@ class AdapterWeights:
         Where the algorithm gives no smaller factors, the dense delta stands beside an identity of its shorter side.
         """
         module = self.contents.modules[path]
-        factors = module.factors()
-        if factors is not None:
-            return factors
+        found = module.factors() or self._undivided(path)
+        found.parts = module.parts()
+        return found
+
+    def _undivided(self, path: str) -> FactoredMatrix:
         weight = self.base.weight(path) if self.base is not None else None
-        dense = np.asarray(module.delta(weight), np.float64).reshape(self.shapes[path])
+        dense = np.asarray(self.contents.modules[path].delta(weight), np.float64).reshape(self.shapes[path])
         out, inner = dense.shape
         return FactoredMatrix(np.eye(out), dense) if out <= inner else FactoredMatrix(dense, np.eye(inner))
 

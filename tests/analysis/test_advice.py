@@ -34,8 +34,8 @@ def test_blocks_that_give_more_than_they_cost_are_turned_down() -> None:
 
 def test_steps_are_told_in_words() -> None:
     off, halved, _ = steps_of(BLAME)
-    assert off.words == "Turn b off in out3: with it off a gets 40 % of its effect back, b loses 5 % of its own."
-    assert halved.words == "Turn a down to 0.5 in mid: with it off b gets 10 % of its effect back."
+    assert off.words == "Turn b off in out3: switched off, a gets 40 % of its effect back and b loses 5 % of its own."
+    assert halved.words == "Turn a down to 0.5 in mid: switched off, b gets 10 % of its effect back."
 
 
 def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], need: dict[str, float]) -> LossReport:
@@ -62,8 +62,17 @@ def test_losses_become_shares_of_the_adapters_effects() -> None:
 def test_a_spec_is_told_to_other_tools() -> None:
     scheme = scheme_for(SD14)
     found = notations_of("out3=0, in1=0.5, *=1", scheme)
-    assert found["LoRA Block Weight"] == "1,1,1,1,1,0.5,0.5,0.5,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0,0,0"
-    kohya = translate_from("kohya", found["kohya's list of blocks"], scheme, "scale").text
+    assert found["LoRA Block Weight"].text == "1,1,1,1,1,0.5,0.5,0.5,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0,0,0"
+    kohya = translate_from("kohya", found["kohya's list of blocks"].text, scheme, "scale").text
     numbers = parse_spec(kohya, scheme, kind="scale").by_block()
     assert (numbers["out3"], numbers["in1"], numbers["mid"]) == (0, 0.5, 1)
-    assert "block_3" in found["diffusers' set_adapters"]
+    assert "block_3" in found["diffusers' set_adapters"].text
+
+
+def test_what_another_tool_does_otherwise_is_told() -> None:
+    scheme = scheme_for(SD14)
+    convolutions = notations_of("out0=0, *=1", scheme)["diffusers' set_adapters"]
+    assert convolutions.notes == (
+        "diffusers gives the convolutions of out0 other scales: use it with LoRA files, which have none",
+    )
+    assert notations_of("*=0.5", scheme)["LoRA Block Weight"].notes == ()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bwlab.lowrank import Array, FactoredMatrix, Overlap
+from bwlab.lowrank import Array, FactoredMatrix, Overlap, Parts
 from bwlab_analysis import chance
 from bwlab_analysis.pairs import SIGN_CONFLICT
 
@@ -62,6 +62,30 @@ def test_overlap_of_random_pairs_has_the_stated_spread(rank_a: int, rank_b: int)
     overlap = Overlap(float(np.mean(shared)), rank_a, rank_b, OUT)
     assert overlap.multiple == pytest.approx(1.0, rel=0.05)
     assert np.std(shared) == pytest.approx(math.sqrt(chance.overlap_variance(overlap)), rel=0.05, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("parts_a", "parts_b"),
+    [
+        (((3, 3), (8, 2)), ((3, 3), (8, 3))),  # a whole part, cut alike
+        (((4, 4), (6, 1)), ((2, 2), (12, 2))),  # a whole part, cut differently
+        (((4, 2), (6, 3)), ((6, 2), (4, 1))),  # no cut in common, but a factor
+        (((5, 2), (6, 2)), ((6, 3), (5, 1))),  # nothing in common
+        (((1, 1), (24, 3)), ((4, 3), (6, 1))),  # only one is a product
+    ],
+)
+def test_overlap_of_random_kronecker_products_has_the_stated_spread(parts_a: Parts, parts_b: Parts) -> None:
+    draw = np.random.default_rng(5)
+
+    def subspace(parts: Parts) -> Array:
+        first, second = (frame(draw, size, rank) for size, rank in parts)
+        return np.asarray(np.kron(first, second), np.float64)
+
+    shared = [np.linalg.norm(subspace(parts_a).T @ subspace(parts_b)) ** 2 for _ in range(DRAWS)]
+    rank_a, rank_b = (math.prod(rank for _, rank in parts) for parts in (parts_a, parts_b))
+    overlap = Overlap(float(np.mean(shared)), rank_a, rank_b, math.prod(size for size, _ in parts_a), parts_a, parts_b)
+    assert overlap.multiple == pytest.approx(1.0, rel=0.05)
+    assert np.std(shared) == pytest.approx(math.sqrt(chance.overlap_variance(overlap)), rel=0.06)
 
 
 def test_overlap_on_a_line_has_no_spread() -> None:

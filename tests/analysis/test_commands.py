@@ -56,10 +56,12 @@ Block scheme sd; 2 modules are changed by both: 51.0 % of a's energy, 60.4 % of 
  out3               exactly 0                   -                   -            -
  all     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
 Conflict of weights exactly 0, as no module is changed by both: in0 (a only), out3 (b only).
-Cosine 0.0066 (random pair: 0.0000 +- 0.0081): at chance, as between nearly all real adapters. It
-says nothing about conflict.
-Out overlap x1.09 of chance (random pair: x1.00 +- 0.24), x16.7 at most: at chance. They write into
-unrelated directions.
+Cosine 0.0066 (random pair: 0.0000 +- 0.0081): at chance (within 3 standard deviations of a random
+pair), as between nearly all real adapters. It says nothing about conflict.
+Block by block: at chance (mid).
+Out overlap x1.09 of chance (random pair: x1.00 +- 0.24), x16.7 at most: at chance (within 3
+standard deviations of a random pair). They write into unrelated directions.
+Block by block: at chance (mid).
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,25 @@ def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None
     assert "…" not in table.out
 
 
+def test_pictures_that_are_not_the_adapters_are_remarked_on(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
+    of_none = [report["adapter"] for report in found["loss"] if report["gain_lost"] is None]
+    assert [line[0] for line in found["remarks"]] == of_none
+    assert all(f"(--data-{line[0]})? If not, the conflict score means nothing" in line for line in found["remarks"])
+    assert of_none, "random adapters on noise lower no loss"
+
+
+def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) -> None:
+    look = ("--base", files.base, "--data", files.pictures, "--latents", 1, "--random", 1, "--timesteps", 500)
+    table = bwlab("analyze", "activations", files.b, *look)
+    assert "In brackets, 1 random adapter of the same norms" in " ".join(table.out.split())
+    assert re.search(r"in0 +\d\.\d+ \(\d\.\d+\)", table.out)
+    found = json.loads(bwlab("analyze", "activations", files.b, *look, "--json").out)
+    assert found["changes"][0]["effect"]["random"] > 0
+    assert "random_sd" not in found["changes"][0]["effect"]
+
+
 def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
     data = ("--data-a", files.pictures, "--data-b", files.pictures)
     pair = (files.with_text, files.b)
@@ -148,7 +168,9 @@ def test_fidelity(bwlab: Run, files: Files) -> None:
     assert outcome.code == 0, outcome.err
     assert "style alone" in outcome.out
     assert "uniform noise" in outcome.out
-    assert "style out" in outcome.out
+    assert "beside identity" in outcome.out
+    assert "Of 4 pictures each they are too narrow" in outcome.out
+    assert re.search(r"alone (raise|beyond)", outcome.out)
     assert "…" not in outcome.out
     found = json.loads(bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks", "--json").out)
     assert [one["name"] for one in found["conditions"]] == ["base", "identity alone", "style alone", "both"]
@@ -192,13 +214,21 @@ SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
         ("conflict A B A", "one file twice"),
         ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
         ("activations A --base BASE --prompts A", "not UTF-8 text"),
-        ("activations A --base BASE --data CLIP", "no images in it"),
+        ("activations A --base BASE --data CLIP", "--data CLIP: no images in it"),
+        ("activations A --base BASE --data PICTURES --prompts PROMPTS", "Give one of them"),
+        ("activations A --base BASE --data BROKEN", "unreadable ("),
+        ("activations A --base BASE --data BROKEN", "Repair it or take it away\n"),
+        ("activations A --base BASE --data BARE", "is missing or empty. Write it\n"),
+        ("conflict A B --base BASE --data-a CLIP --data-b PICTURES", "--data-a CLIP: no images in it"),
+        ("conflict A B --base BASE --data-a nofolder", "--data-a nofolder: no such folder"),
+        ("norms A --report PROMPTS", "--report PROMPTS: PROMPTS is a file"),
+        ("activations A --base nowhere --data PICTURES --report PROMPTS/report", "PROMPTS is a file"),
         (f"fidelity --adapter A {SCORED}", "1 --adapter"),
         ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no pictures in it"),
-        (f"recommend A B {SCORED} --base BASE", "no CLIP model to score with"),
+        (f"recommend A B {SCORED} --base BASE", "model to score with. Give --clip"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, arguments: str, told: str) -> None:
+def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, tmp_path: Path, arguments: str, told: str) -> None:
     named = {
         "A": files.a,
         "B": files.b,
@@ -207,7 +237,16 @@ def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, arguments: 
         "PROMPTS": files.prompts,
         "CLIP": files.clip,
     }
-    outcome = bwlab("analyze", *(named.get(argument, argument) for argument in arguments.split()))
+    for name, content in {"BROKEN": b"no picture", "BARE": (files.pictures / "one.png").read_bytes()}.items():
+        named[name] = tmp_path / name.lower()
+        named[name].mkdir()
+        (named[name] / "one.png").write_bytes(content)
+    (named["BROKEN"] / "one.txt").write_text("a fox")
+
+    def filled(text: str) -> str:
+        return re.sub(r"\b[A-Z]+\b", lambda word: str(named.get(word[0], word[0])), text)
+
+    outcome = bwlab("analyze", *map(filled, arguments.split()))
     assert outcome.code == 2
-    assert told in outcome.err
+    assert filled(told) in outcome.err
     assert outcome.err.count("\n") == 1

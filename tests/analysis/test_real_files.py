@@ -52,3 +52,10 @@ def test_two_unrelated_lora_files() -> None:
     assert in_overlap.value == pytest.approx(1.0, abs=0.1)
     assert not shares_initialisation(report.total)
     assert "says nothing about conflict" in verdict(report)[0]
+
+
+def test_two_lokr_files_are_at_chance_by_the_spread_of_their_products() -> None:
+    a, b = (real_file(f"lycorisfork__smart_falcon_{name}_lokr.safetensors") for name in ("16", "4"))
+    told = verdict(measure_conflict(a, b, [COSINE, OUT_OVERLAP, IN_OVERLAP]))
+    assert len(told) == 4
+    assert all("at chance" in line for line in told)

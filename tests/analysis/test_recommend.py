@@ -20,7 +20,9 @@ BLOCKS = {"identity": ("in1", "mid", "out1"), "style": ("in0", "out1", "out3")}
 
 def scores(who: float, how: float, what: float = 1.0) -> ConditionScores:
     values = dict(zip(LEADING, (who, how, what), strict=True))
-    return ConditionScores(None, "made up", {k: Interval(v, v, v) for k, v in values.items()}, {}, ())
+    return ConditionScores(
+        None, "made up", {k: Interval(v, v, v) for k, v in values.items()}, {k: (v,) for k, v in values.items()}, ()
+    )
 
 
 def painted(condition: Condition) -> ConditionScores:
@@ -39,7 +41,7 @@ def unet() -> UNet2DConditionModel:
 
 
 def search() -> Search:
-    return Search(painted, scores(0.2, 0.1), scores(0.8, 0.1), scores(0.2, 0.8), LEADING)
+    return Search(painted, scores(0.2, 0.1), scores(0.8, 0.1), scores(0.2, 0.8), LEADING, 1)
 
 
 def blame() -> list[Blame]:
@@ -89,7 +91,7 @@ def test_what_is_kept() -> None:
 
 
 def test_an_adapter_that_does_nothing_is_told() -> None:
-    useless = Search(painted, scores(0.2, 0.1), scores(0.2, 0.1), scores(0.2, 0.8), LEADING)
+    useless = Search(painted, scores(0.2, 0.1), scores(0.2, 0.1), scores(0.2, 0.8), LEADING, 1)
     with pytest.raises(BwlabError, match="kept of the identity adapter"):
         useless.kept(scores(0.5, 0.5))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
+
+Array: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,25 @@ class Interval:
 
 
 def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
-    """Return the mean of ``(prompts, seeds)`` values, resampled over both (percentile bootstrap, Efron 1979).
+    """Return the mean of ``(prompts, seeds)`` values with its interval (percentile bootstrap, Efron 1979).
 
-    Prompts and seeds are drawn apart, as values of one prompt, or of one seed, are alike.
+    Raises:
+        ValueError: no values, or not two dimensions.
+    """
+    return interval(float(np.mean(np.asarray(values, np.float64))), resampled_means(values, seed))
+
+
+def interval(mean: float, resampled: npt.ArrayLike) -> Interval:
+    """Return a number with the interval that its resamples span."""
+    low, high = np.percentile(np.asarray(resampled, np.float64), [2.5, 97.5])
+    return Interval(mean, float(low), float(high))
+
+
+def resampled_means(values: npt.ArrayLike, seed: int = 0) -> Array:
+    """Return the means ``(RESAMPLES,)`` of ``(prompts, seeds)`` values, resampled over both.
+
+    Prompts and seeds are drawn apart, as values of one prompt, or of one seed, are alike; of tables of one shape the
+    same ones are drawn.
 
     Raises:
         ValueError: no values, or not two dimensions.
@@ -33,9 +52,8 @@ def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
     rng = np.random.default_rng(seed)
     rows = rng.integers(table.shape[0], size=(RESAMPLES, table.shape[0]))
     columns = rng.integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
-    means = table[rows[:, :, None], columns[:, None, :]].mean((1, 2))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(table.mean()), float(low), float(high))
+    means: Array = table[rows[:, :, None], columns[:, None, :]].mean((1, 2))
+    return means
 
 
 def harmonic_mean(values: npt.ArrayLike) -> float:

@@ -20,9 +20,14 @@ def clip_of(base: str, clip: str | None) -> str:
     if clip is not None:
         return clip
     if base == EMBEDDED:
-        return str(Path(str(files("bwlab"))) / "data" / "emoji_scorer")
+        return embedded_scorer()
     fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
     raise BwlabError(f"fidelity with --base {base}", "no CLIP model to score with", fix)
+
+
+def embedded_scorer() -> str:
+    """Return the folder of the scorer of the embedded base's world."""
+    return str(Path(str(files("bwlab"))) / "data" / "emoji_scorer")
 
 
 def built_in_scorers(clip: str) -> list[FidelityScorer]:
@@ -31,21 +36,25 @@ def built_in_scorers(clip: str) -> list[FidelityScorer]:
     from bwlab_analysis.fidelity.embedding import load_clip
 
     model = cache(partial(load_clip, clip))
+    # The scorer of the emoji world has coordinates of its own for identity and for style.
+    own = clip == embedded_scorer()
+    of_identity, of_style = ("its part for identity, ", "its part for style, ") if own else ("", "")
+    pictures, texts = ("emoji scorer", "emoji scorer") if own else ("CLIP-I", "CLIP-T")
     return [
         FidelityScorer(
             "identity",
             "identity",
-            "CLIP-I: cosine to the mean of the identity's pictures",
+            f"{pictures}: {of_identity}cosine to the mean of the identity's pictures",
             lambda: partial(scorers.likeness_to_pictures, model(), part="identity"),
         ),
         FidelityScorer(
             "style",
             "style",
-            "CLIP-I: cosine to the mean of the pictures in the style",
+            f"{pictures}: {of_style}cosine to the mean of the pictures in the style",
             lambda: partial(scorers.likeness_to_pictures, model(), part="style"),
         ),
         FidelityScorer(
-            "text", "text", "CLIP-T: cosine to the prompt", lambda: partial(scorers.likeness_to_texts, model())
+            "text", "text", f"{texts}: cosine to the prompt", lambda: partial(scorers.likeness_to_texts, model())
         ),
         FidelityScorer(
             "gram_style",

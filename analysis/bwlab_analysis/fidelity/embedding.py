@@ -72,12 +72,21 @@ def load_clip(model: str) -> ClipModel:
         return ClipModel(model, *load_open_clip(source, weights or None), parts)
     # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
     except Exception as error:
-        raise BwlabError(f"CLIP model {model}", f"open_clip does not load it: {first_line(error)}", FIX) from error
+        reason = f"open_clip does not load it: {first_line(error)}"
+        found = reason if not equals or _holds_weights(Path(weights)) else f"{weights} is no file of weights"
+        raise BwlabError(f"CLIP model {model}", found, FIX) from error
 
 
 def _parts(config: Path) -> dict[str, slice]:
     stated = json.loads(config.read_text(encoding="utf-8")).get("bwlab", {}).get("parts", {})
     return {name: slice(*ends) for name, ends in stated.items()}
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether a file may be one of safetensors, or torch's: a zip archive or a pickle."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith((b"PK", b"\x80")) or start[8:] == b"{"
 
 
 def _require(model: str, name: str, weights: str, named: bool) -> None:

@@ -14,7 +14,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.function.change import CHANGES, changes
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.function.passes import Pass, passes
-from bwlab_analysis.function.random_adapters import random_like
+from bwlab_analysis.function.random_adapters import beside_random, random_like
 from bwlab_analysis.function.variants import BASE, Variants, blocks_of
 from bwlab_analysis.gates import BlockOutput
 from bwlab_analysis.places import PREDICTION
@@ -75,7 +75,7 @@ def activation_changes(
         adapter: what is looked at.
         inputs: latents, noise and captions.
         timesteps: 0..999, at which the latents are noised.
-        draws: random adapters of the same norms; fewer than 2 give no null.
+        draws: random adapters of the same norms.
         seed: of those.
     """
     drawn = [random_like(adapter, pipe.unet, seed + 1 + draw) for draw in range(draws if blocks_of(adapter) else 0)]
@@ -120,6 +120,5 @@ def _measures(variants: Sequence[Sequence[Piece]]) -> dict[str, Measured]:
             statistics.fmean((one.changes[name] for one in pieces), [one.latents for one in pieces])
             for pieces in variants
         )
-        scale = (statistics.fmean(null), statistics.stdev(null)) if len(null) > 1 else (None, None)
-        measured[name] = Measured(adapter, *scale)
+        measured[name] = beside_random(adapter, null)
     return measured

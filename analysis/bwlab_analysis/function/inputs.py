@@ -73,24 +73,33 @@ class Pictures:
         return _noisy(latents, captions, seed, f"{counted(used, 'picture')} in {self.folder}")
 
 
-def encoded_pictures(pipe: Pipeline, folder: Path, most: int) -> Pictures:
+def encoded_pictures(pipe: Pipeline, folder: Path, most: int, option: str = "--data") -> Pictures:
     """Return the first pictures of a folder as latents.
 
     Args:
         pipe: the base, whose autoencoder is used.
         folder: as data sets are: pictures with captions.
         most: no more pictures than these are read.
+        option: what the user gave the folder to, for messages.
 
     Raises:
         BwlabError: no such folder, no picture in it, a broken picture or a missing caption.
     """
-    from bwlab.training.data.folders import read_dataset
-    from bwlab.training.data.pictures import read_picture
+    from bwlab.training.data.examples import Subset
+    from bwlab.training.data.folders import MissingCaption, pictures_of, read_example
+    from bwlab.training.data.pictures import UnreadablePicture, read_picture
     from bwlab.training.data_config import DataConfig
 
-    examples = read_dataset(DataConfig(folder=str(folder)))[:most]
+    subset = Subset(DataConfig(folder=str(folder)), f"{option} {folder}")
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
-    pictures = torch.stack([read_picture(example.path, side) for example in examples])
+    try:
+        examples = [read_example(path, subset) for path in pictures_of(subset)[:most]]
+        pictures = torch.stack([read_picture(example.path, side) for example in examples])
+    # The settings of a training that their advice names are not to be had here.
+    except MissingCaption as error:
+        raise BwlabError(error.asked, error.found, "Write it") from error
+    except UnreadablePicture as error:
+        raise BwlabError(error.asked, error.found, "Repair it or take it away") from error
     return Pictures(folder, encoded(pipe, pictures), tuple(example.caption for example in examples))
 
 

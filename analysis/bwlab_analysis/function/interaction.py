@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from bwlab_analysis.function.blame import BlockBlame, worst_first
 from bwlab_analysis.function.effects import MEASURES, PairSums, pair_sums
 from bwlab_analysis.function.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.function.passes import Pass, passes
-from bwlab_analysis.function.random_adapters import random_like
+from bwlab_analysis.function.random_adapters import beside_random, random_like
 from bwlab_analysis.function.variants import (
     BASE,
     BOTH,
@@ -213,6 +212,4 @@ class _Sums:
             for key, sums in found.items()
             if key != BOTH and key[0] in replaced and (drawn := getattr(sums, name)) is not None
         ]
-        if len(null) < 2:
-            return Measured(value)
-        return Measured(value, statistics.fmean(null), statistics.stdev(null))
+        return beside_random(value, null)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -10,6 +13,7 @@ from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.lowrank_layer import LowRankLayer
 from bwlab.adapters.modules import adapted_by_path
 from bwlab.components import in_unet
+from bwlab_analysis.registry import Measured
 
 RANK = 16  # for deltas that are no low-rank product
 
@@ -28,6 +32,12 @@ def random_like(adapter: Adapter, unet: nn.Module, seed: int) -> Adapter:
         if isinstance(base, nn.Linear | nn.Conv2d):
             layers[path] = _random_layer(layer, base, generator)
     return Adapter(f"random like {adapter.name}", "lora", layers, adapter.scheme).eval()
+
+
+def beside_random(value: float, drawn: Sequence[float]) -> Measured:
+    """Return a number beside the mean of what random adapters gave, with its spread where two or more are known."""
+    mean = statistics.fmean(drawn) if drawn else None
+    return Measured(value, mean, statistics.stdev(drawn) if len(drawn) > 1 else None)
 
 
 def delta_norm(layer: AdapterLayer, base: BaseLayer) -> float:

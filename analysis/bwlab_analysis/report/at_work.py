@@ -6,36 +6,49 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bwlab.merging.outcome import counted
+from bwlab_analysis.advice import nothing_to_do
 from bwlab_analysis.evidence import caution
-from bwlab_analysis.places import ALL_TIMES
+from bwlab_analysis.places import ALL_TIMES, AT_WORK, LOSSES
 from bwlab_analysis.report.heatmap import heatmap
-from bwlab_analysis.report.markup import Cell, heading, listed, number, number_cell, paragraph, preformatted, table
+from bwlab_analysis.report.markup import (
+    Cell,
+    heading,
+    listed,
+    number,
+    number_cell,
+    paragraph,
+    percent_cell,
+    preformatted,
+    table,
+)
 
 Document = Mapping[str, Any]
-EFFECTS = ("effect_a", "effect_b", "alignment", "retention_a", "retention_b", "interaction")
 
 
 def advice(advice: Document) -> list[str]:
     """What to turn down, in words and in the notations of tools."""
-    lines = [f'{name}: --scale "{spec}"' for name, spec in advice["specs"].items() if spec != "1"]
-    lines += [
-        f"{name}, {tool}: {text}"
-        for name, told in advice["notations"].items()
-        if advice["specs"][name] != "1"
-        for tool, text in told.items()
-    ]
-    words = [step["words"] for step in advice["steps"]] or ["Nothing is worth turning down here."]
+    words = [step["words"] for step in advice["steps"]]
+    if not words:
+        return [heading("What to do", 3), paragraph(nothing_to_do())]
+    turned_down = {name: spec for name, spec in advice["specs"].items() if spec != "1"}
     return [
         heading("What to do", 3),
         paragraph(caution(), note=True),
         listed(words),
-        preformatted("\n".join(lines)) if lines else "",
+        specs(turned_down, advice["notations"], advice["notes"]),
     ]
+
+
+def specs(found: Mapping[str, str], notations: Document, notes: Document) -> str:
+    """Block specs of adapters as bwlab and other tools read them, and below what is to be known of these."""
+    lines = [f'{name}: --scale "{spec}"' for name, spec in found.items()]
+    lines += [f"{name}, {tool}: {text}" for name in found for tool, text in notations[name].items()]
+    known = [f"{name}, {tool}: {note}" for name in found for tool, told in notes[name].items() for note in told]
+    return preformatted("\n".join(lines)) + listed(known)
 
 
 def losses(reports: Sequence[Document]) -> list[str]:
     """What each adapter does to the loss on the other's pictures."""
-    heads = ["pictures of", "base", "alone", "both", "harm", "share of its gain lost"]
     rows = [
         [
             Cell(report["adapter"]),
@@ -43,11 +56,17 @@ def losses(reports: Sequence[Document]) -> list[str]:
                 Cell(number(report[key]["value"], 3), report[key]["value"], _error(report[key]["error"]))
                 for key in ("base", "own", "both", "harm")
             ),
-            number_cell(report["gain_lost"]),
+            number_cell(_mean(report["random_harm"]), digits=3),
+            percent_cell(report["gain_lost"]),
         ]
         for report in reports
     ]
-    return [heading("Losses on each adapter's own pictures", 3), table(heads, rows)]
+    note = "random: the mean harm of random adapters in the other's place. In brackets: standard errors."
+    return [heading("Losses on each adapter's own pictures", 3), paragraph(note, note=True), table(LOSSES, rows)]
+
+
+def _mean(drawn: Sequence[float]) -> float | None:
+    return sum(drawn) / len(drawn) if drawn else None
 
 
 def _error(error: float | None) -> str:
@@ -59,32 +78,35 @@ def in_the_base(function: Document) -> list[str]:
     places = function["places"]
     blocks = list(dict.fromkeys(place["block"] for place in places))
     rows = [
-        [Cell(place["block"]), *(effect_cell(place[name]) for name in EFFECTS)]
+        [Cell(place["block"]), *(effect_cell(place[name]) for name in AT_WORK)]
         for place in places
         if place["timestep"] == ALL_TIMES
     ]
     blame = [
-        [Cell(f"{one['adapter']} in {one['block']}"), number_cell(one["gain"]), number_cell(one["loss"])]
+        [Cell(f"{one['adapter']} in {one['block']}"), percent_cell(one["gain"]), percent_cell(one["loss"])]
         for one in function["blame"]
     ]
-    kept = []
+    by_time = []
     for name in ("retention_a", "retention_b", "interaction"):
         values = {
-            (place["block"], place["timestep"]): (place[name] or {}).get("value")
-            for place in places
-            if place["timestep"] != ALL_TIMES
+            (place["block"], place["timestep"]): place[name] for place in places if place["timestep"] != ALL_TIMES
         }
-        kept += [heading(f"{name.replace('_', ' of ').capitalize()} by timestep", 3)]
-        kept += [heatmap(values, blocks, function["timesteps"])]
+        by_time += [heading(f"By timestep: {AT_WORK[name]}", 3)]
+        by_time += [heatmap(values, blocks, function["timesteps"])]
     looked_at = f"{counted(function['latents'], 'latent')}: {function['inputs']}"
     return [
         heading("In the base at work", 3),
-        paragraph(f"{looked_at}. In brackets: random adapters.", note=True),
-        table(["block", *(name.replace("_", " of ") for name in EFFECTS)], rows),
-        heading("Blame: what switching a block off gives the other adapter, and costs its own", 3),
+        paragraph(f"{looked_at}.{beside(function['random_adapters'])}", note=True),
+        table(["block", *AT_WORK.values()], rows),
+        heading("Blame, in shares of each adapter's effect", 3),
         table(["switched off", "gives the other", "costs its own"], blame),
-        *kept,
+        *by_time,
     ]
+
+
+def beside(draws: int) -> str:
+    """What stands in brackets beside numbers, where random adapters were drawn."""
+    return f" In brackets: {counted(draws, 'random adapter')} of the same norms." if draws else ""
 
 
 def effect_cell(measured: Document | None) -> Cell:

@@ -24,7 +24,8 @@ def gallery(pictures: Mapping[str, Image]) -> str:
         f"<figcaption>{escape(name)}</figcaption></figure>"
         for name, (kind, data) in encoded.items()
     ]
-    return f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
+    strips = " strips" if all(picture.width > 2 * picture.height for picture in pictures.values()) else ""
+    return f'<div class="gallery{strips}">{"".join(figures)}</div>' if figures else ""
 
 
 def encode_all(pictures: Mapping[str, Image]) -> dict[str, tuple[str, bytes]]:

@@ -41,6 +41,11 @@ def number_cell(value: float | None, random: float | None = None, digits: int = 
     return Cell(number(value, digits), value, "" if random is None else f"({number(random, digits)}{varies})")
 
 
+def percent_cell(share: float | None) -> Cell:
+    """Return a share's cell, 1 as 100.0 %."""
+    return Cell(MISSING) if share is None else Cell(f"{number(100 * share, 1)} %", share)
+
+
 def number(value: float, digits: int = 2) -> str:
     """Return a number with so many decimals, without a minus before zero; large ones with three digits."""
     text = f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"

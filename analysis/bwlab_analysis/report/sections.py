@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bwlab.merging.outcome import counted
-from bwlab_analysis.figures import decimals_for
-from bwlab_analysis.places import ALL_TIMES, PREDICTION
-from bwlab_analysis.report.at_work import EFFECTS, advice, effect_cell, in_the_base, losses
+from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES
+from bwlab_analysis.figures import decimals_for, signed_text
+from bwlab_analysis.places import ALL_TIMES, AT_WORK, PREDICTION
+from bwlab_analysis.report.at_work import advice, beside, effect_cell, in_the_base, losses, specs
 from bwlab_analysis.report.heatmap import heatmap
 from bwlab_analysis.report.markup import (
     Cell,
@@ -19,7 +20,6 @@ from bwlab_analysis.report.markup import (
     number,
     number_cell,
     paragraph,
-    preformatted,
     table,
 )
 from bwlab_analysis.report.unet_map import unet_map
@@ -27,6 +27,8 @@ from bwlab_analysis.report.unet_map import unet_map
 Document = Mapping[str, Any]
 CHANGES = ("effect", "style", "structure", "representation")
 MOST_DIGITS = 6
+HARMONIC = "harmonic"
+KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
 
 def section(document: Document) -> str:
@@ -86,7 +88,7 @@ def conflict_section(document: Document) -> str:
     maps: dict[str, dict[str, float]] = {}
     if "function" in document:
         places = [place for place in document["function"]["places"] if place["timestep"] == ALL_TIMES]
-        maps |= {name.replace("_", " of "): _values(places, name, "block") for name in EFFECTS}
+        maps |= {head: _values(places, name, "block") for name, head in AT_WORK.items()}
         for adapter in ("a", "b"):
             blamed = [one for one in document["function"]["blame"] if one["adapter"] == adapter]
             maps[f"blame of {adapter} (activations)"] = {one["block"]: one["gain"] for one in blamed}
@@ -94,6 +96,7 @@ def conflict_section(document: Document) -> str:
     parts = [
         heading(f"{document['a']} (a) and {document['b']} (b)"),
         unet_map(_present(maps)),
+        *map(paragraph, document.get("remarks", ())),
         paragraph(document["headline"]) if "headline" in document else "",
         *(advice(document["advice"]) if "advice" in document else ()),
         *(losses(document["loss"]) if document.get("loss") else ()),
@@ -139,54 +142,94 @@ def activations_section(document: Document) -> str:
     blocks, times = list(dict.fromkeys(one["block"] for one in changes)), document["timesteps"]
     parts = [
         heading(f"What {document['file']} changes in {document['base']}"),
-        paragraph(f"{counted(document['latents'], 'latent')}: {document['inputs']}.", note=True),
+        paragraph(
+            f"{counted(document['latents'], 'latent')}: {document['inputs']}.{beside(document['random_adapters'])}",
+            note=True,
+        ),
         unet_map(_present({name: _means(changes, name) for name in CHANGES})),
     ]
     for name in CHANGES:
-        values = {(one["block"], one["timestep"]): one[name]["value"] for one in changes}
+        values = {(one["block"], one["timestep"]): one[name] for one in changes}
         parts += [heading(name.capitalize(), 3), heatmap(values, blocks, times)]
     return "".join(parts)
 
 
 def fidelity_section(document: Document) -> str:
     """Scores of compositions and controls, and what blocks carry."""
-    scorers = list(document["conditions"][0]["scores"])
+    scorers, profiles = list(document["conditions"][0]["scores"]), document["blocks"]
     rows = [
         [Cell(one["name"]), *(_interval(one["scores"][name]) for name in scorers)]
         for one in [*document["conditions"], *document["controls"]]
+        if "block" not in one
     ]
     maps = {}
     for adapter in ("identity", "style"):
-        for way in ("knocked_in", "knocked_out"):
-            for scorer in (adapter, "harmonic"):
-                maps[f"{adapter} adapter, {_head(way)}: {scorer}"] = {
-                    one["block"]: one[way][scorer]["mean"] for one in document["blocks"] if one["adapter"] == adapter
+        for way, place in KNOCKED.items():
+            for scorer in (adapter, HARMONIC):
+                maps[f"{adapter} adapter's blocks {place}: score of {scorer}"] = {
+                    one["block"]: one[way][scorer]["mean"] for one in profiles if one["adapter"] == adapter
                 }
+    explained = {**document["scorers"], HARMONIC: f"harmonic mean of {', '.join(document['harmonic_of'])}"}
+    by_score = [
+        part
+        for scorer in scorers
+        if profiles
+        for part in (heading(f"Score of {_head(scorer)}, block by block", 3), _profile_table(scorer, profiles))
+    ]
     return "".join(
         [
             heading(f"Fidelity of {document['identity']} with {document['style']}"),
+            *map(paragraph, document["carriers"]),
             unet_map(_present(maps)),
+            paragraph(f"In brackets: 95 % intervals over prompts and seeds. {document['warning']}".rstrip(), note=True),
             table(["composition", *map(_head, scorers)], rows),
-            listed([f"{_head(name)}: {summary}" for name, summary in document["scorers"].items()]),
+            listed([f"{_head(name)}: {summary}" for name, summary in explained.items()]),
+            paragraph(PROFILES, note=True) if profiles else "",
+            *by_score,
         ]
     )
+
+
+def _profile_table(scorer: str, profiles: Sequence[Document]) -> str:
+    found = {(one["adapter"], one["block"]): one for one in profiles}
+    rows = [
+        [
+            Cell(block),
+            *(
+                _interval(found[adapter, block][way][scorer], signed_text)
+                if (adapter, block) in found
+                else number_cell(None)
+                for adapter in ("identity", "style")
+                for way in KNOCKED
+            ),
+        ]
+        for block in dict.fromkeys(one["block"] for one in profiles)
+    ]
+    return table(["block", *PROFILE_HEADS], rows)
 
 
 def recommend_section(document: Document) -> str:
     """The compositions that were tried."""
     rows = [
         [
-            *(number_cell(trial["kept"][name]) for name in ("together", "identity", "style", "text")),
+            _interval({"mean": trial["kept"]["together"], **trial["kept"]}),
+            *(number_cell(trial["kept"][name]) for name in ("identity", "style", "text")),
             Cell(trial["identity"]),
             Cell(trial["style"]),
             Cell(trial["reason"]),
         ]
         for trial in document["trials"]
     ]
-    lines = [f'{name}: --scale "{spec}"' for name, spec in document["specs"].items()]
-    lines += [f"{name}, {tool}: {text}" for name, told in document["notations"].items() for tool, text in told.items()]
-    heads = ["kept", "identity", "style", "text", "identity's blocks", "style's blocks", "why"]
-    return heading("Recommended composition") + preformatted("\n".join(lines)) + table(heads, rows)
+    heads = ["kept", "identity", "style", "text", "identity's blocks", "style's blocks", "why it was tried"]
+    return "".join(
+        [
+            heading("Recommended composition"),
+            specs(document["specs"], document["notations"], document["notes"]),
+            paragraph(document["standing"]),
+            paragraph("1: as with that adapter alone, 0: as without it. In brackets: 95 % intervals.", note=True),
+            table(heads, rows),
+        ]
+    )
 
 
 SECTIONS: Mapping[str, Callable[[Document], str]] = {
@@ -206,12 +249,12 @@ def _places(document: Document) -> Sequence[Document]:
 
 def _weights(group: Document, name: str) -> Cell:
     """A measure of two adapters' weights; of no shared module the cosine is exactly 0."""
-    return Cell("exactly 0", 0.0) if name == "cosine" and group["disjoint"] else measure_cell(group.get(name))
+    return Cell("exactly 0", 0.0) if name == "cosine" and group["disjoint"] else measure_cell(group.get(name), name)
 
 
-def _interval(interval: Document) -> Cell:
-    between = f"({number(interval['low'])}..{number(interval['high'])})"
-    return Cell(number(interval["mean"]), interval["mean"], between)
+def _interval(interval: Document, text: Callable[[float], str] = number) -> Cell:
+    mean, low, high = (text(interval[key]) for key in ("mean", "low", "high"))
+    return Cell(mean, interval["mean"], f"({low}..{high})")
 
 
 def _head(name: str) -> str:
@@ -252,10 +295,10 @@ def _short_names(files: Sequence[str]) -> dict[str, str]:
     return {file: Path(file).relative_to(folder).as_posix() for file in files}
 
 
-def measure_cell(measured: Document | None) -> Cell:
+def measure_cell(measured: Document | None, name: str = "") -> Cell:
     """A measure of weights beside a random pair's, and how much that varies; `-` of none."""
     if measured is None:
         return number_cell(None)
     spread = measured.get("random_sd")
-    digits = min(MOST_DIGITS, decimals_for(spread or 0.0))
+    digits = 1 if name == "smallest_angle" else min(MOST_DIGITS, decimals_for(spread or 0.0))
     return number_cell(measured["value"], measured.get("random"), digits, spread)

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Numbers, Shape, Shapes, UnfitLeaves, flat, scale_of
+from bwlab.lowrank import Part
 
 
 def rank(shapes: Shapes) -> int | None:
@@ -26,6 +27,12 @@ def shape(shapes: Shapes) -> Shape:
     """`(out, in, k, k)` where w2 tells the kernel; else `(out, in)` or `(out, in * k * k)`, which look alike."""
     (a, c), (b, d, *kernel) = _part_shape(shapes, "1"), _part_shape(shapes, "2")
     return (a * b, c * d, *kernel)
+
+
+def parts(shapes: Shapes) -> tuple[Part, Part]:
+    """The two matrices, kernels flattened; a whole one has the rank of its shorter side."""
+    first, second = (_part(shapes, number) for number in ("1", "2"))
+    return first, second
 
 
 def part(leaves: Leaves, number: str) -> tuple[Numbers, Numbers] | Numbers:
@@ -89,6 +96,13 @@ def _halves(matrix: tuple[Numbers, Numbers] | Numbers) -> tuple[Numbers, Numbers
     return (eye, matrix) if rows <= columns else (matrix, eye)
 
 
+def _part(shapes: Shapes, number: str) -> Part:
+    out, *columns = _part_shape(shapes, number)
+    inner = math.prod(columns)
+    low = shapes.get(f"lokr_w{number}_b")
+    return Part(out, inner, min(out, inner, *([low[0]] if low is not None else [])))
+
+
 def _part_shape(shapes: Shapes, number: str) -> Shape:
     whole = shapes.get(f"lokr_w{number}")
     if whole is not None:
@@ -118,4 +132,5 @@ LOKR = Algorithm(
     factors=factors,
     values=values,
     svd=svd,
+    parts=parts,
 )

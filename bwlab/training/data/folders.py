@@ -20,6 +20,18 @@ REPEATS_FOLDER = re.compile(r"(\d+)_(.*)")
 NO_REGULARISATION = RegularisationConfig()
 
 
+class MissingCaption(BwlabError):
+    """An image without a caption.
+
+    Args:
+        image: its file.
+        path: where the caption should be.
+    """
+
+    def __init__(self, image: Path, path: Path) -> None:
+        super().__init__(f"caption of {image}", f"{path.name} is missing or empty", "Write it or give data.caption")
+
+
 def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_REGULARISATION) -> tuple[Example, ...]:
     """Return the examples of all folders, each folder's sorted by path.
 
@@ -160,6 +172,6 @@ def read_caption(image: Path, subset: Subset, folder_name: str | None = None) ->
     if not own:
         default = subset.settings.caption if subset.settings.caption is not None else folder_name
         if default is None:
-            raise BwlabError(f"caption of {image}", f"{path.name} is missing or empty", "Write it or give data.caption")
+            raise MissingCaption(image, path)
         caption = default
     return joined_tags(" ".join(part for part in (subset.prefix, caption, subset.suffix) if part)), own

@@ -71,6 +71,13 @@ def test_named_models_take_weights_from_a_file(clip_folder: Path, tmp_path: Path
         load_clip(str(tmp_path))
 
 
+def test_a_file_that_is_no_weights_is_told(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a fox\nan owl\n")
+    with pytest.raises(BwlabError, match=r"prompts\.txt is no file of weights"):
+        load_clip(f"ViT-B-32={prompts}")
+
+
 def test_broken_weights_are_told(clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"no weights")

@@ -1,0 +1,68 @@
+"""What scores of fidelity say, in words, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bwlab.merging.outcome import counted
+
+if TYPE_CHECKING:
+    from bwlab_analysis.fidelity.measure import ConditionScores
+    from bwlab_analysis.fidelity.profile import BlockProfile
+    from bwlab_analysis.recommend import Trial
+
+WHOLE = "both whole"
+"""The composition that every search begins with."""
+# A percentile bootstrap of few values covers less than it says (Efron and Tibshirani 1993, section 13.7).
+ENOUGH = 12
+MOST_CARRIERS = 4
+SHOWN = 0.005  # less is +0.00
+PROFILES = (
+    "What single blocks of each adapter give to each score: alone (less the base), and beside the whole other adapter "
+    "(both, less both without the block):"
+)
+PROFILE_HEADS = ("identity's, alone", "identity's, beside style", "style's, alone", "style's, beside identity")
+
+
+def carriers(profiles: Sequence[BlockProfile], leading: Sequence[str]) -> list[str]:
+    """Return in a sentence for each adapter which of its blocks raise its own score alone, the strongest first.
+
+    Args:
+        profiles: of all blocks.
+        leading: names of the scorers of identity and of style, in this order.
+    """
+    lines = []
+    for adapter, scorer in zip(("identity", "style"), leading, strict=False):
+        rises = {one.block: one.knocked_in[scorer] for one in profiles if one.adapter == adapter}
+        sure = [block for block, rise in rises.items() if rise.low > 0 and rise.mean >= SHOWN]
+        sure.sort(key=lambda block: -rises[block].mean)
+        named = ", ".join(f"{block} ({rises[block].mean:+.2f})" for block in sure[:MOST_CARRIERS])
+        score = scorer.replace("_", " ")
+        lines.append(
+            f"Blocks of the {adapter} adapter that alone raise {score}, most first: {named}."
+            if sure
+            else f"No block of the {adapter} adapter raises {score} alone beyond the noise."
+        )
+    return lines
+
+
+def few_pictures(conditions: Sequence[ConditionScores]) -> str:
+    """Return a warning where intervals rest on so few pictures that they are too narrow; nothing otherwise."""
+    count = len(conditions[0].images)
+    return f"Of {counted(count, 'picture')} each they are too narrow: --seeds gives more." if count < ENOUGH else ""
+
+
+def standing(trials: Sequence[Trial]) -> str:
+    """Return how surely the best composition is better than the others, in words."""
+    tied = sum(trial.tied for trial in trials[1:])
+    pictures = counted(len(trials[0].scores.images), "picture")
+    whole = next((place for place, trial in enumerate(trials) if trial.reason == WHOLE), None)
+    if whole == 0:
+        beaten = "Nothing tried is better than both whole."
+    elif whole is None or trials[whole].tied:
+        beaten = "That it is better than both whole is not sure: the difference is within the noise."
+    else:
+        beaten = "It is better than both whole beyond the noise."
+    others = f"{tied} of {counted(len(trials) - 1, 'other')} cannot be told from the best by {pictures} each"
+    return f"{beaten} {others}" + ("; more --seeds tell more." if tied else ".")
