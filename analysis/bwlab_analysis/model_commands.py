@@ -65,7 +65,7 @@ def activations_command(
     changed = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
     show(
         lambda: activations_document(str(file), base, changed),
-        lambda console: print_activations(console, file.name, changed),
+        lambda console: print_activations(console, str(file), changed),
         as_json=as_json,
         report=report,
     )

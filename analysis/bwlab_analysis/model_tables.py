@@ -97,11 +97,11 @@ def _print_spec(console: Console, adapter: str, spec: str, scheme: BlockScheme) 
             console.print(f"       ({note})")
 
 
-def print_activations(console: Console, name: str, report: ActivationReport) -> None:
+def print_activations(console: Console, file: str, report: ActivationReport) -> None:
     """Print what an adapter changes in each block at each timestep, one table a measure."""
     null = f". In brackets, {counted(report.draws, 'random adapter')} of the same norms" if report.draws else ""
     console.print(
-        f"{name} on {counted(report.latents, 'latent')} ({report.inputs}); "
+        f"{file} on {counted(report.latents, 'latent')} ({report.inputs}); "
         f"layers in {', '.join(report.changed_blocks)}{null}:"
     )
     blocks = list(dict.fromkeys(one.block for one in report.changes))

@@ -63,7 +63,7 @@ def open_console() -> Console:
 
 def print_norms(console: Console, report: NormsReport, cells: bool, modules: bool = False) -> None:
     """Print what `bwlab analyze norms` tells; by cell and by module too if asked."""
-    console.print(f"{report.file.name}: {report.total.modules} modules, block scheme {report.scheme}", soft_wrap=True)
+    console.print(f"{report.file}: {report.total.modules} modules, block scheme {report.scheme}", soft_wrap=True)
     if report.base is not None:
         console.print(
             f"Of the base: delta norm / norm of the weights that it changes, in {report.base}.", soft_wrap=True

@@ -78,8 +78,9 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return write(tmp_path / "a.safetensors", a), write(tmp_path / "b.safetensors", b)
 
 
-def test_norms_prints_this(bwlab: Run, pair: tuple[Path, Path]) -> None:
-    outcome = bwlab("analyze", "norms", pair[0])
+def test_norms_prints_this(bwlab: Run, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    outcome = bwlab("analyze", "norms", "a.safetensors")
     assert outcome.code == 0
     assert lines(outcome.out) == lines(NORMS)
 

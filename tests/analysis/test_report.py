@@ -29,19 +29,47 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 
-# Resizes the page as a browser would show it, and writes what went wrong and how wide it is into its title.
+# Sorts every table by every column, chooses the last measure, and writes into the page's title what went wrong, how
+# wide the page is, and the least contrast of a text with what it stands on (WCAG 2.2, "relative luminance").
 CHECK = """
 <script>
 const wrong = [];
 window.addEventListener("error", (event) => wrong.push(event.message));
+const numbers = (colour) => [...colour.matchAll(/[\\d.]+/g)].map((found) => Number(found[0]));
+const over = (top, below) => {
+  const [r, g, b, a = 1] = top;
+  return [r, g, b].map((value, index) => value * a + below[index] * (1 - a));
+};
+const ground = (element) => {
+  if (!element) return matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0] : [255, 255, 255];
+  return over(numbers(getComputedStyle(element).backgroundColor), ground(element.parentElement));
+};
+const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+const luminance = (colour) => {
+  const [r, g, b] = colour.map((value) => linear(value / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const contrast = (element) => {
+  const below = ground(element);
+  const pair = [luminance(over(numbers(getComputedStyle(element).color), below)), luminance(below)];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+};
 window.addEventListener("load", () => {
-  for (const head of document.querySelectorAll("th[data-sort]")) head.click();
+  for (const head of document.querySelectorAll("th[data-sort]")) {
+    head.click();
+    const cells = [...head.closest("table").tBodies[0].rows].map((row) => row.cells[head.cellIndex].dataset.value);
+    const values = cells.every((cell) => cell !== undefined) ? cells.map(Number) : [];
+    if (values.some((value, index) => index && value > values[index - 1])) wrong.push(`unsorted: ${head.textContent}`);
+  }
   for (const choose of document.querySelectorAll("select")) {
     choose.selectedIndex = choose.options.length - 1;
     choose.dispatchEvent(new Event("change"));
   }
   const filled = [...document.querySelectorAll(".unet rect")].filter((rect) => rect.style.fill).length;
-  document.title = JSON.stringify({ wrong, wide: document.documentElement.scrollWidth, filled });
+  const texts = [...document.querySelectorAll("h1, h2, h3, p, li, td, td small, th, pre, figcaption")];
+  const faint = Math.min(...texts.filter((one) => one.textContent).map(contrast));
+  const dark = luminance(ground(document.body)) < 0.1;
+  document.title = JSON.stringify({ wrong, wide: document.documentElement.scrollWidth, filled, faint, dark });
 });
 </script>
 """
@@ -96,10 +124,14 @@ def test_one_file_without_network(documents: dict[str, dict[str, object]], tmp_p
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_it_without_errors(documents: dict[str, dict[str, object]], tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_errors(
+    documents: dict[str, dict[str, object]], tmp_path: Path, width: int, dark: bool
+) -> None:
     path = write_report(list(documents.values()), tmp_path)
     path.write_text(path.read_text().replace("<style>", CHECK + "<style>", 1))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", "--virtual-time-budget=4000"]
+    flags.append(f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     done = subprocess.run(
         [str(CHROMIUM), *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
@@ -110,6 +142,8 @@ def test_a_browser_shows_it_without_errors(documents: dict[str, dict[str, object
     assert seen["filled"] > 9
     # Chromium's headless window is at least 500 pixels wide.
     assert seen["wide"] <= max(width, 500)
+    assert seen["dark"] is dark
+    assert seen["faint"] >= 4.5
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")

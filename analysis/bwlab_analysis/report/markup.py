@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 
 MISSING = "-"
+# The strongest colour on which text has a contrast of 4.5, light and dark.
+FULL = 0.6
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def fill_of(value: float | None, most: float) -> str:
     """Return a colour for a number, stronger the nearer it is to ``most``; negative numbers have another hue."""
     if value is None or most <= 0:
         return ""
-    strength = min(1.0, abs(value) / most) * 0.75
+    strength = min(1.0, abs(value) / most) * FULL
     return f"rgb(var(--{'more' if value >= 0 else 'less'}) / {strength:.3f})"
 
 
