@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from bwlab_analysis.function.interaction import InteractionReport
     from bwlab_analysis.function.losses import LossReport
 
+FROM_WEIGHTS = (
+    "What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR and "
+    "--data-b DIR, bwlab looks at both at work and says what to turn down."
+)
+
 Files: TypeAlias = tuple[Path, Path]
 Pair: TypeAlias = tuple[ConflictReport, Files]
 
@@ -156,7 +161,9 @@ def _print_pair(
 
     print_conflict(console, report, cells)
     found = at_work.get(files)
-    if found is not None:
+    if found is None:
+        console.print(FROM_WEIGHTS)
+    else:
         from bwlab_analysis.advice import steps_of
         from bwlab_analysis.evidence import headline, remarks
         from bwlab_analysis.model_tables import print_advice, print_blame, print_interaction, print_losses

@@ -84,6 +84,23 @@ def relative_text(relative: float | None) -> str:
     return NONE if relative is None else f"{100 * relative:.{2 if relative < 1 else 3}g} %"
 
 
+def beside(measured: Measured | None, digits: int) -> str:
+    """`0.31 (0.97)`: the value and the mean of random adapters, where it is known; `-` of nothing."""
+    if measured is None:
+        return NONE
+    random = "" if measured.random is None else f" ({number_text(measured.random, digits)})"
+    return f"{number_text(measured.value, digits)}{random}"
+
+
+def number_text(value: float, digits: int = 2) -> str:
+    """So many decimals, without a minus before zero.
+
+    >>> number_text(0.1234), number_text(-0.001)
+    ('0.12', '0.00')
+    """
+    return _unsigned_zero(f"{value:.{digits}f}")
+
+
 def signed_text(value: float) -> str:
     """A difference with its sign; what rounds to nothing is `+0.00`.
 

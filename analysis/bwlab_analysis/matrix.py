@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.figures import NONE
+from bwlab_analysis.figures import beside
 from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.tables import measure_heads, measures_row, new_table
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from bwlab_analysis.conflict import ConflictReport
     from bwlab_analysis.conflict_command import AtWork
+    from bwlab_analysis.registry import Measured
 
+COLUMNS = 6  # of a matrix, of 15 characters at most
 SHOWN = ("cosine", "out_overlap", "in_overlap")
 
 
@@ -43,17 +46,35 @@ def print_matrix(
         pair = f"{called[report.file_a]}, {called[report.file_b]}"
         table.add_row(pair, str(report.total.shared), *measures_row(report.total, measures))
     console.print(table)
-    if any(at_work is not None for _, at_work in pairs):
-        console.print(_at_work(called, pairs))
+    found = [(report, at_work) for report, at_work in pairs if at_work is not None]
+    if found:
+        console.print(_interactions(called, found))
+        random = "; in brackets beside a random adapter" if found[0][1].interaction.draws else ""
+        console.print(f"What the adapter of a row keeps beside that of a column (1: its whole effect{random}):")
+        for table in _kept(called, found):
+            console.print(table)
     console.print("Blocks and advice of every pair are in --json and --report; or give two files.")
 
 
-def _at_work(called: dict[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork | None]]) -> object:
-    table = new_table(["pair", "alignment", "first kept", "second kept", "interaction"])
+def _interactions(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork]]) -> Table:
+    table = new_table(["pair", "alignment", "interaction"])
     for report, at_work in pairs:
-        if at_work is not None:
-            measures = at_work.interaction.place(PREDICTION).measures
-            found = [measures[name] for name in ("alignment", "retention_a", "retention_b", "interaction")]
-            values = [NONE if one is None else f"{one.value:.2f}" for one in found]
-            table.add_row(f"{called[report.file_a]}, {called[report.file_b]}", *values)
+        measures = at_work.interaction.place(PREDICTION).measures
+        values = [beside(measures[name], 2) for name in ("alignment", "interaction")]
+        table.add_row(f"{called[report.file_a]}, {called[report.file_b]}", *values)
     return table
+
+
+def _kept(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork]]) -> Iterator[Table]:
+    """Matrices of so many columns as fit."""
+    kept: dict[tuple[str, str], Measured | None] = {}
+    for report, at_work in pairs:
+        a, b, measures = called[report.file_a], called[report.file_b], at_work.interaction.place(PREDICTION).measures
+        kept |= {(a, b): measures["retention_a"], (b, a): measures["retention_b"]}
+    names = list(called.values())
+    for start in range(0, len(names), COLUMNS):
+        columns = names[start : start + COLUMNS]
+        table = new_table(["", *columns])
+        for row in names:
+            table.add_row(row, *(beside(kept.get((row, column)), 2) for column in columns))
+        yield table

@@ -10,7 +10,7 @@ from bwlab.merging.outcome import counted
 from bwlab_analysis.advice import Step, notations_of, nothing_to_do, specs_of
 from bwlab_analysis.evidence import caution
 from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, carriers, few_pictures, standing
-from bwlab_analysis.figures import NONE, decimals_of_column, signed_text
+from bwlab_analysis.figures import NONE, beside, decimals_of_column, number_text, signed_text
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, LOSSES
 from bwlab_analysis.registry import Measured
 from bwlab_analysis.tables import new_table
@@ -42,7 +42,7 @@ def print_interaction(console: Console, report: InteractionReport) -> None:
     effects = [place.measures[name] for place in whole for name in EFFECTS]
     digits = dict.fromkeys(AT_WORK, 2) | dict.fromkeys(EFFECTS, _digits(effects))
     for place in whole:
-        table.add_row(place.block, *(_beside(place.measures[name], digits[name]) for name in AT_WORK))
+        table.add_row(place.block, *(beside(place.measures[name], digits[name]) for name in AT_WORK))
     console.print(table)
 
 
@@ -109,7 +109,7 @@ def print_activations(console: Console, file: str, report: ActivationReport) -> 
         table = new_table([measure, *(f"t {time}" for time in report.timesteps)])
         digits = _digits([one.measures[measure] for one in report.changes])
         for block in blocks:
-            row = [_beside(report.at(block, time).measures[measure], digits) for time in report.timesteps]
+            row = [beside(report.at(block, time).measures[measure], digits) for time in report.timesteps]
             table.add_row(block, *row)
         console.print(table)
 
@@ -185,25 +185,13 @@ def _digits(column: Iterable[Measured | None]) -> int:
     return decimals_of_column(one.value for one in column if one is not None)
 
 
-def _beside(measured: Measured | None, digits: int) -> str:
-    if measured is None:
-        return NONE
-    random = "" if measured.random is None else f" ({_number(measured.random, digits)})"
-    return f"{_number(measured.value, digits)}{random}"
-
-
-def _number(value: float, digits: int = 2) -> str:
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
 def _loss(loss: Loss) -> str:
     error = "" if math.isnan(loss.error) else f" ({loss.error:.3f})"
     return f"{loss.value:.3f}{error}"
 
 
 def _interval(one: Interval) -> str:
-    return f"{_number(one.mean)} ({_number(one.low)}..{_number(one.high)})"
+    return f"{number_text(one.mean)} ({number_text(one.low)}..{number_text(one.high)})"
 
 
 def _signed(one: Interval) -> str:

@@ -62,6 +62,8 @@ Block by block: at chance (mid).
 Out overlap x1.09 of chance (random pair: x1.00 +- 0.24), x16.7 at most: at chance (within 3
 standard deviations of a random pair). They write into unrelated directions.
 Block by block: at chance (mid).
+What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR
+and --data-b DIR, bwlab looks at both at work and says what to turn down.
 """
 
 

@@ -140,7 +140,11 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
     assert table.code == 0, table.err
     assert "a = " in table.out
-    assert "first kept" in table.out
+    assert "What the adapter of a row keeps beside that of a column" in table.out
+    rows = [line.split() for line in table.out.splitlines() if line.strip()]
+    matrix = rows[rows.index(["a", "b", "c"]) + 2 :][:3]
+    assert [row[0] for row in matrix] == ["a", "b", "c"]
+    assert [row.index("-") for row in matrix] == [1, 3, 5]  # its own column, each other one with a random pair
 
 
 def test_activations(bwlab: Run, files: Files) -> None:

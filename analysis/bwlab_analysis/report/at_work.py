@@ -9,7 +9,7 @@ from bwlab.merging.outcome import counted
 from bwlab_analysis.advice import nothing_to_do
 from bwlab_analysis.evidence import caution
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, LOSSES
-from bwlab_analysis.report.heatmap import heatmap
+from bwlab_analysis.report.heatmap import by_time, heatmap
 from bwlab_analysis.report.markup import (
     Cell,
     heading,
@@ -86,13 +86,13 @@ def in_the_base(function: Document) -> list[str]:
         [Cell(f"{one['adapter']} in {one['block']}"), percent_cell(one["gain"]), percent_cell(one["loss"])]
         for one in function["blame"]
     ]
-    by_time = []
+    over_time = []
     for name in ("retention_a", "retention_b", "interaction"):
         values = {
             (place["block"], place["timestep"]): place[name] for place in places if place["timestep"] != ALL_TIMES
         }
-        by_time += [heading(f"By timestep: {AT_WORK[name]}", 3)]
-        by_time += [heatmap(values, blocks, function["timesteps"])]
+        over_time += [heading(f"By timestep: {AT_WORK[name]}", 3)]
+        over_time += [heatmap(values, blocks, by_time(function["timesteps"]))]
     looked_at = f"{counted(function['latents'], 'latent')}: {function['inputs']}"
     return [
         heading("In the base at work", 3),
@@ -100,7 +100,7 @@ def in_the_base(function: Document) -> list[str]:
         table(["block", *AT_WORK.values()], rows),
         heading("Blame, in shares of each adapter's effect", 3),
         table(["switched off", "gives the other", "costs its own"], blame),
-        *by_time,
+        *over_time,
     ]
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from bwlab.merging.outcome import counted
 from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES
 from bwlab_analysis.figures import decimals_for, signed_text
+from bwlab_analysis.matrix import letters
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, PREDICTION
-from bwlab_analysis.report.at_work import advice, beside, effect_cell, in_the_base, losses, specs
-from bwlab_analysis.report.heatmap import heatmap
+from bwlab_analysis.report.at_work import advice, beside, in_the_base, losses, specs
+from bwlab_analysis.report.heatmap import by_time, heatmap
 from bwlab_analysis.report.markup import (
     Cell,
     heading,
@@ -25,6 +26,7 @@ from bwlab_analysis.report.markup import (
 from bwlab_analysis.report.unet_map import unet_map
 
 Document = Mapping[str, Any]
+Matrix: TypeAlias = dict[tuple[str, str], "Document | None"]
 CHANGES = ("effect", "style", "structure", "representation")
 MOST_DIGITS = 6
 HARMONIC = "harmonic"
@@ -119,21 +121,41 @@ def conflict_section(document: Document) -> str:
 
 
 def conflicts_section(document: Document) -> str:
-    """Many adapters: the matrix of pairs, then each pair."""
+    """Many adapters: matrices of all pairs, then each pair."""
     pairs = document["pairs"]
-    short = _short_names([pair[side] for pair in pairs for side in ("a", "b")])
-    rows = []
+    files = list(dict.fromkeys(pair[side] for pair in pairs for side in ("a", "b")))
+    short, called = _short_names(files), dict(zip(files, letters(len(files)), strict=True))
+    parts = [heading("Pairs"), listed([f"{called[file]}: {short[file]}" for file in files])]
+    for head, values in _matrices(pairs, called).items():
+        parts += [heading(head, 3), heatmap(values, list(called.values()), {one: one for one in called.values()}, "")]
+    parts.append(paragraph("Below, a is each pair's first adapter and b its second.", note=True))
+    return "".join([*parts, *map(conflict_section, pairs)])
+
+
+def _matrices(pairs: Sequence[Document], called: Mapping[str, str]) -> dict[str, Matrix]:
+    """Each measure of all pairs by row and column, as far as it is known."""
+    found: dict[str, Matrix] = {}
+
+    def alike(head: str, place: tuple[str, str], measured: Document | None) -> None:
+        found.setdefault(head, {}).update({place: measured, place[::-1]: measured})
+
     for pair in pairs:
-        place = next((one for one in _places(pair) if one["block"] == PREDICTION and one["timestep"] == ALL_TIMES), {})
-        rows.append(
-            [
-                Cell(f"{short[pair['a']]} + {short[pair['b']]}"),
-                *(_weights(pair["total"], name) for name in ("cosine", "out_overlap")),
-                *(effect_cell(place.get(name)) for name in ("retention_a", "retention_b", "interaction")),
-            ]
-        )
-    heads = ["pair", "cosine", "out overlap", "first kept", "second kept", "interaction"]
-    return heading("Pairs") + table(heads, rows) + "".join(conflict_section(pair) for pair in pairs)
+        place = called[pair["a"]], called[pair["b"]]
+        for at_work in _places(pair):
+            if (at_work["block"], at_work["timestep"]) == (PREDICTION, ALL_TIMES):
+                kept = {place: at_work["retention_a"], place[::-1]: at_work["retention_b"]}
+                found.setdefault("What the adapter of a row keeps beside that of a column", {}).update(kept)
+                alike("Interaction", place, at_work["interaction"])
+                alike("Alignment", place, at_work["alignment"])
+        alike("Cosine of weights", place, _of_whole(pair, "cosine"))
+        alike("Out overlap of weights", place, _of_whole(pair, "out_overlap"))
+    return found
+
+
+def _of_whole(pair: Document, name: str) -> Document | None:
+    """A measure of two whole adapters; of no shared module the cosine is exactly 0."""
+    measured: Document | None = pair["total"].get(name)
+    return {"value": 0.0} if name == "cosine" and pair["total"]["disjoint"] else measured
 
 
 def activations_section(document: Document) -> str:
@@ -150,7 +172,7 @@ def activations_section(document: Document) -> str:
     ]
     for name in CHANGES:
         values = {(one["block"], one["timestep"]): one[name] for one in changes}
-        parts += [heading(name.capitalize(), 3), heatmap(values, blocks, times)]
+        parts += [heading(name.capitalize(), 3), heatmap(values, blocks, by_time(times))]
     return "".join(parts)
 
 
