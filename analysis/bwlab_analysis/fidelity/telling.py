@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 WHOLE = "both whole"
 """The composition that every search begins with."""
-# A percentile bootstrap of few values covers less than it says (Efron and Tibshirani 1993, section 13.7).
+# Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH = 12
 MOST_CARRIERS = 4
 SHOWN = 0.005  # less is +0.00
@@ -55,6 +55,8 @@ def few_pictures(conditions: Sequence[ConditionScores]) -> str:
 
 def standing(trials: Sequence[Trial]) -> str:
     """Return how surely the best composition is better than the others, in words."""
+    if len(trials) == 1:
+        return "Nothing else was tried: give more --budget."
     tied = sum(trial.tied for trial in trials[1:])
     pictures = counted(len(trials[0].scores.images), "picture")
     whole = next((place for place, trial in enumerate(trials) if trial.reason == WHOLE), None)

@@ -67,6 +67,7 @@ def trial(reason: str, behind: float, noise: float = 0.02) -> Trial:
 @pytest.mark.parametrize(
     ("trials", "words"),
     [
+        ([trial("both whole", 0)], "Nothing else was tried: give more --budget."),
         ([trial("both whole", 0), trial("style in upper only", 0.1)], "Nothing tried is better than both whole."),
         (
             [trial("style in upper only", 0), trial("both whole", 0.01)],
