@@ -93,9 +93,10 @@ def nothing_to_do() -> str:
 def notations_of(spec: str, scheme: BlockScheme) -> Mapping[str, Translation]:
     """Return a spec in the notations of other tools, by name, with what each has to be told beside it.
 
-    Those that cannot say it are left out.
+    Those that cannot say it are left out; a whole adapter needs none.
     """
-    parse_spec(spec, scheme, kind="scale")
+    if set(parse_spec(spec, scheme, kind="scale").values.values()) == {1.0}:
+        return {}
     found = {}
     for form, name in NOTATIONS.items():
         try:

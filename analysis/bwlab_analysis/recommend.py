@@ -258,7 +258,11 @@ def _proposals(start: Composition, scheme: BlockScheme, worst: Sequence[Blame]) 
             yield Composition(start.identity, style), f"style in {part} only"
     for one in worst:
         for scale in TURNED_DOWN:
-            yield start.with_scale(one.adapter, one.block, scale), f"{one.adapter} blamed in {one.block}"
+            yield start.with_scale(one.adapter, one.block, scale), f"blamed: {one.adapter} {_how(scale)} in {one.block}"
+
+
+def _how(scale: float) -> str:
+    return "off" if scale == 0 else f"at {scale:g}"
 
 
 def _neighbours(best: Composition, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
@@ -266,9 +270,11 @@ def _neighbours(best: Composition, worst: Sequence[Blame]) -> Iterator[tuple[Com
     for one in worst:
         for scale in TURNED_DOWN:
             if best.gates(one.adapter)[one.block] > scale:
-                yield best.with_scale(one.adapter, one.block, scale), f"best so far, {one.adapter} down in {one.block}"
+                reason = f"best so far, {one.adapter} {_how(scale)} in {one.block}"
+                yield best.with_scale(one.adapter, one.block, scale), reason
     for one in reversed(worst):
         now = best.gates(one.adapter)[one.block]
         for scale in (0.5, 1.0):
             if now < scale:
-                yield best.with_scale(one.adapter, one.block, scale), f"best so far, {one.adapter} up in {one.block}"
+                reason = f"best so far, {one.adapter} up to {scale:g} in {one.block}"
+                yield best.with_scale(one.adapter, one.block, scale), reason

@@ -75,4 +75,5 @@ def test_what_another_tool_does_otherwise_is_told() -> None:
     assert convolutions.notes == (
         "diffusers gives the convolutions of out0 other scales: use it with LoRA files, which have none",
     )
+    assert notations_of("*=1", scheme) == {}
     assert notations_of("*=0.5", scheme)["LoRA Block Weight"].notes == ()
