@@ -133,12 +133,14 @@ def test_what_does_not_fit_the_base_is_told_in_one_line(bwlab: Run, small_base: 
         assert words in outcome.err
 
 
-def test_tables_of_whole_deltas_fit_100_columns(bwlab: Run, tmp_path: Path) -> None:
+def test_tables_of_whole_deltas_fit_100_columns(bwlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full ranks of wide layers have four digits, and a rank column that says from where to where."""
     shapes = {"mid_block.attentions.0.proj_in": (1279, 1021), "mid_block.attentions.0.proj_out": (771, 1283)}
     draw = np.random.default_rng(0)
     tensors = {f"{kohya(path)}.diff": draw.standard_normal(shape, np.float32) for path, shape in shapes.items()}
-    outcome = bwlab("analyze", "norms", write(tmp_path / "a.safetensors", tensors))
+    write(tmp_path / "a.safetensors", tensors)
+    monkeypatch.chdir(tmp_path)
+    outcome = bwlab("analyze", "norms", "a.safetensors")
     assert outcome.code == 0, outcome.err
     assert "…" not in outcome.out
     assert max(map(len, (line.rstrip() for line in outcome.out.splitlines()))) <= 100
