@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from bwlab_analysis.function.interaction import InteractionReport
     from bwlab_analysis.function.losses import LossReport
 
-FROM_WEIGHTS = (
-    "What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR and "
-    "--data-b DIR, bwlab looks at both at work and says what to turn down."
-)
-
 Files: TypeAlias = tuple[Path, Path]
 Pair: TypeAlias = tuple[ConflictReport, Files]
 
@@ -162,6 +157,8 @@ def _print_pair(
     print_conflict(console, report, cells)
     found = at_work.get(files)
     if found is None:
+        from bwlab_analysis.advice import FROM_WEIGHTS
+
         console.print(FROM_WEIGHTS)
     else:
         from bwlab_analysis.advice import steps_of

@@ -42,11 +42,11 @@ def headline(losses: Sequence[LossReport]) -> str:
 def remarks(losses: Sequence[LossReport]) -> list[str]:
     """Return a line for each adapter that does not lower the loss on what is said to be its own pictures."""
     return [
-        f"{one.adapter} does not lower the loss on these pictures ({one.base.value:.3f} without it, "
+        f"{one.adapter} does not surely lower the loss on these pictures ({one.base.value:.3f} without it, "
         f"{one.own.value:.3f} with it), as adapters do on what they were trained on: are they {one.adapter}'s "
         f"(--data-{one.adapter})? If not, the conflict score means nothing."
         for one in losses
-        if one.gain_lost is None
+        if one.doubtful
     ]
 
 

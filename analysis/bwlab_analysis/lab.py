@@ -115,6 +115,7 @@ def joined_inputs(parts: Sequence[Inputs]) -> Inputs:
         torch.cat([part.noise for part in parts]),
         tuple(caption for part in parts for caption in part.captions),
         ", ".join(part.source for part in parts),
+        sum(map(len, parts)),
     )
 
 

@@ -48,12 +48,20 @@ def print_matrix(
     console.print(table)
     found = [(report, at_work) for report, at_work in pairs if at_work is not None]
     if found:
+        from bwlab_analysis.model_tables import looked_at
+
+        random = "; in brackets, with a random adapter in one's place" if found[0][1].interaction.draws else ""
+        console.print(f"Of the base's prediction, over {looked_at(found[0][1].interaction)}{random}:")
         console.print(_interactions(called, found))
-        random = "; in brackets beside a random adapter" if found[0][1].interaction.draws else ""
-        console.print(f"What the adapter of a row keeps beside that of a column (1: its whole effect{random}):")
+        console.print("What the adapter of a row keeps beside that of a column (1: its whole effect):")
         for table in _kept(called, found):
             console.print(table)
-    console.print("Blocks and advice of every pair are in --json and --report; or give two files.")
+        console.print("The blocks of every pair, and what to do, are in --json and --report; or give two files.")
+    else:
+        from bwlab_analysis.advice import FROM_WEIGHTS
+
+        console.print("The blocks of every pair are in --json and --report; or give two files.")
+        console.print(FROM_WEIGHTS)
 
 
 def _interactions(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork]]) -> Table:

@@ -104,7 +104,7 @@ def fidelity_document(
         "schema_version": SCHEMA_VERSION,
         **head,
         "warning": few_pictures(conditions),
-        "carriers": list(carriers(profiles, leading)) if profiles else [],
+        "carriers": list(carriers(conditions, profiles, leading)) if profiles else [],
         "conditions": [_scores(one) for one in conditions],
         "controls": [_scores(one) for one in controls],
         "blocks": [
@@ -129,6 +129,7 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
         "specs": dict(specs),
         **_notations(specs, scheme),
         "standing": standing(trials),
+        "warning": few_pictures([trial.scores for trial in trials]),
         "trials": [
             {
                 "identity": trial.composition.spec("identity"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bwlab.merging.outcome import counted
 from bwlab_analysis.advice import Step, notations_of, nothing_to_do, specs_of
 from bwlab_analysis.evidence import caution
-from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, carriers, few_pictures, standing
+from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, SHARES, carriers, few_pictures, standing
 from bwlab_analysis.figures import NONE, beside, decimals_of_column, number_text, signed_text
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, LOSSES
 from bwlab_analysis.registry import Measured
@@ -35,8 +35,7 @@ EFFECTS = ("effect_a", "effect_b")
 def print_interaction(console: Console, report: InteractionReport) -> None:
     """Print what two adapters do to a base's activations, over all timesteps."""
     null = "; in brackets, with a random adapter of the same norms in one's place" if report.draws else ""
-    times = f"{'timestep' if len(report.timesteps) == 1 else 'timesteps'} {', '.join(map(str, report.timesteps))}"
-    console.print(f"In the base, over {counted(report.latents, 'latent')} at {times} ({report.inputs}){null}:")
+    console.print(f"In the base, over {looked_at(report)}{null}:")
     table = new_table(["block", *AT_WORK.values()])
     whole = [place for place in report.places if place.timestep == ALL_TIMES]
     effects = [place.measures[name] for place in whole for name in EFFECTS]
@@ -44,6 +43,12 @@ def print_interaction(console: Console, report: InteractionReport) -> None:
     for place in whole:
         table.add_row(place.block, *(beside(place.measures[name], digits[name]) for name in AT_WORK))
     console.print(table)
+
+
+def looked_at(report: InteractionReport) -> str:
+    """Return on what two adapters were looked at, in words."""
+    times = f"{'timestep' if len(report.timesteps) == 1 else 'timesteps'} {', '.join(map(str, report.timesteps))}"
+    return f"{counted(report.latents, 'latent')} at {times} ({report.inputs})"
 
 
 def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
@@ -55,24 +60,29 @@ def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
         losses = [_loss(one) for one in (report.base, report.own, report.both, report.harm)]
         lost = NONE if report.gain_lost is None else f"{100 * report.gain_lost:.0f} %"
         table.add_row(report.adapter, *losses, random, lost)
+    pictures = "; ".join(f"{report.adapter}: {report.inputs}" for report in reports)
     console.print(
-        "Denoising loss on each adapter's own pictures (standard error); harm: of the other adapter; random: of "
-        "random adapters in its place:"
+        f"Denoising loss on each adapter's own pictures ({pictures}), in brackets the standard error; harm: of the "
+        "other adapter; random: of random adapters in its place:"
     )
     console.print(table)
 
 
 def print_blame(console: Console, blame: Sequence[BlockBlame], most: int = 8) -> None:
-    """Print the blocks whose removal gives the other adapter most."""
+    """Print the blocks whose removal gives the other adapter most, the first ``most`` of them."""
     if not blame:
         console.print("One adapter has no effect here: there is no block to blame.")
         return
     table = new_table(["switched off", "gives the other", "costs its own"])
     for one in blame[:most]:
-        cost = NONE if one.loss is None else f"{100 * one.loss:.1f} %"
-        table.add_row(f"{one.adapter} in {one.block}", f"{100 * one.gain:.1f} %", cost)
-    console.print("Blame, in shares of each adapter's effect:")
+        table.add_row(f"{one.adapter} in {one.block}", _percent(one.gain), _percent(one.loss))
+    shown = f"; the first {most} of {len(blame)}" if len(blame) > most else ""
+    console.print(f"Blame, in shares of each adapter's effect (below 0: without the block it is worse{shown}):")
     console.print(table)
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{number_text(100 * share, 1)} %"
 
 
 def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -> None:
@@ -147,7 +157,7 @@ def print_fidelity(
         for scorer in scorers:
             console.print(f"Score of {scorer.replace('_', ' ')}:")
             console.print(_profile_table(scorer, profiles))
-        for line in carriers(profiles, leading):
+        for line in carriers(conditions, profiles, leading):
             console.print(line)
 
 
@@ -169,10 +179,7 @@ def print_trials(console: Console, trials: Sequence[Trial], scheme: BlockScheme)
     for trial in trials:
         shares = (trial.kept.identity, trial.kept.style, trial.kept.text)
         table.add_row(_interval(trial.together), *(f"{share:.2f}" for share in shares), trial.reason)
-    console.print(
-        "Compositions tried, best first (1: as with that adapter alone, 0: as without it; 95 % intervals over prompts "
-        "and seeds):"
-    )
+    console.print(f"Compositions tried, best first. {SHARES} {few_pictures([one.scores for one in trials])}".rstrip())
     console.print(table)
     console.print(standing(trials))
     best = trials[0].composition

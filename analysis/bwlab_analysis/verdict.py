@@ -126,12 +126,12 @@ def _outputs_of_block(group: GroupConflict) -> str | None:
     if not _comparable(overlap):
         return "beyond chance"
     if overlap.value <= UNRELATED:
-        return f"up to x{UNRELATED}, as unrelated adapters"
+        return f"up to the median of unrelated adapters, x{UNRELATED}"
     if overlap.value <= LIKE_PICTURES:
-        return f"up to x{LIKE_PICTURES}, as two runs on like pictures"
+        return f"above that of unrelated adapters, x{UNRELATED}"
     if overlap.value < SAME_SUBJECT:
-        return f"up to x{SAME_SUBJECT:.0f}, as one subject twice"
-    return f"beyond x{SAME_SUBJECT:.0f}, as one subject twice"
+        return f"above two runs on like pictures, x{LIKE_PICTURES}"
+    return f"as one subject twice, x{SAME_SUBJECT:.0f}, or more"
 
 
 def _comparable(overlap: Measured) -> bool:

@@ -47,10 +47,11 @@ def test_large_ranks_are_not_compared_with_small_ones(report: ConflictReport) ->
 
 
 def test_each_block_has_its_verdict(report: ConflictReport) -> None:
-    multiples = (1.0, 3.0, 3.5)
+    multiples = (1.0, 3.0, 5.0)
     blocks = tuple(with_overlap(group, multiple) for group, multiple in zip(report.blocks, multiples, strict=True))
     assert verdict(replace(report, blocks=blocks))[-1] == (
-        "Block by block: at chance (in0); up to x4.7, as two runs on like pictures (mid, out3)."
+        "Block by block: at chance (in0); above that of unrelated adapters, x2.4 (mid); "
+        "above two runs on like pictures, x4.7 (out3)."
     )
 
 

@@ -22,17 +22,25 @@ PROFILES = (
     "What single blocks of each adapter give to each score: alone (less the base), and beside the whole other adapter "
     "(both, less both without the block):"
 )
+SHARES = (
+    "identity, style: 1 as with that adapter alone, 0 as without it; text: 1 as the base's; kept: their harmonic mean, "
+    "each counted as at most 1, with its 95 % interval over prompts and seeds."
+)
 PROFILE_HEADS = ("identity's, alone", "identity's, beside style", "style's, alone", "style's, beside identity")
 
 
-def carriers(profiles: Sequence[BlockProfile], leading: Sequence[str]) -> list[str]:
+def carriers(
+    conditions: Sequence[ConditionScores], profiles: Sequence[BlockProfile], leading: Sequence[str]
+) -> list[str]:
     """Return in a sentence for each adapter which of its blocks raise its own score alone, the strongest first.
 
     Args:
+        conditions: that were painted, for the number of pictures.
         profiles: of all blocks.
         leading: names of the scorers of identity and of style, in this order.
     """
     lines = []
+    few = len(conditions[0].images) < ENOUGH
     for adapter, scorer in zip(("identity", "style"), leading, strict=False):
         rises = {one.block: one.knocked_in[scorer] for one in profiles if one.adapter == adapter}
         sure = [block for block, rise in rises.items() if rise.low > 0 and rise.mean >= SHOWN]
@@ -40,7 +48,8 @@ def carriers(profiles: Sequence[BlockProfile], leading: Sequence[str]) -> list[s
         named = ", ".join(f"{block} ({rises[block].mean:+.2f})" for block in sure[:MOST_CARRIERS])
         score = scorer.replace("_", " ")
         lines.append(
-            f"Blocks of the {adapter} adapter that alone raise {score}, most first: {named}."
+            f"Blocks of the {adapter} adapter that alone raise {score}, most first: {named}"
+            + (", as far as so few pictures tell." if few else ".")
             if sure
             else f"No block of the {adapter} adapter raises {score} alone beyond the noise."
         )

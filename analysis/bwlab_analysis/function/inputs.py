@@ -33,12 +33,14 @@ class Inputs:
         noise: the same shape.
         captions: one for each.
         source: where they come from, in words.
+        distinct: so many different latents come first, and then again with other noise.
     """
 
     latents: Tensor
     noise: Tensor
     captions: tuple[str, ...]
     source: str
+    distinct: int
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -70,7 +72,7 @@ class Pictures:
         repeats = -(-count // used)
         latents = self.latents[:used].repeat(repeats, 1, 1, 1)[:count]
         captions = (self.captions[:used] * repeats)[:count]
-        return _noisy(latents, captions, seed, f"{counted(used, 'picture')} in {self.folder}")
+        return _noisy(latents, captions, seed, f"{counted(used, 'picture')} in {self.folder}", used)
 
 
 def encoded_pictures(pipe: Pipeline, folder: Path, most: int, option: str = "--data") -> Pictures:
@@ -124,6 +126,7 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
         captions,
         seed,
         f"{counted(count, 'picture')} that the base paints for {counted(len(prompts), 'prompt')}",
+        count,
     )
 
 
@@ -136,9 +139,9 @@ def encoded(pipe: Pipeline, pictures: Tensor) -> Tensor:
     return latents
 
 
-def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str) -> Inputs:
+def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str, distinct: int) -> Inputs:
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-    return Inputs(latents, noise.to(latents.device), tuple(captions), source)
+    return Inputs(latents, noise.to(latents.device), tuple(captions), source, distinct)
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss:
-    """A mean over latents and timesteps, with its standard error over latents."""
+    """A mean over latents and timesteps, with its standard error over pictures; NaN of a single one."""
 
     value: float
     error: float
@@ -75,6 +75,11 @@ class LossReport:
         gains = self.gain.value > 0 and self.gain.value > self.gain.error
         return self.harm.value / self.gain.value if gains else None
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether these may not be the adapter's pictures: it lowers their loss by no more than the standard error."""
+        return self.gain.value <= 0 or self.gain.value <= self.gain.error
+
 
 def loss_interference(
     pipe: Pipeline,
@@ -115,16 +120,23 @@ def loss_interference(
             row[variant][one.rows] += losses / len(timesteps)
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
     both = row[BOTH]
-    blame = [BlockLoss(block, _mean(both - row[without(B, block, alone=False)])) for block in blamed]
-    need = [BlockLoss(block, _mean(row[without(A, block, alone=False)] - both)) for block in needed]
+
+    def mean(values: Tensor) -> Loss:
+        # Latents of one picture, with noise of their own, are no independent ones.
+        pictures = torch.stack([values[first :: inputs.distinct].mean() for first in range(inputs.distinct)])
+        error = float(pictures.std()) / math.sqrt(len(pictures)) if len(pictures) > 1 else math.nan
+        return Loss(float(values.mean()), error)
+
+    blame = [BlockLoss(block, mean(both - row[without(B, block, alone=False)])) for block in blamed]
+    need = [BlockLoss(block, mean(row[without(A, block, alone=False)] - both)) for block in needed]
     return LossReport(
         name,
         inputs.source,
-        _mean(row[BASE]),
-        _mean(row[A]),
-        _mean(both),
-        _mean(row[BASE] - row[A]),
-        _mean(both - row[A]),
+        mean(row[BASE]),
+        mean(row[A]),
+        mean(both),
+        mean(row[BASE] - row[A]),
+        mean(both - row[A]),
         tuple(float(harm.mean()) for harm in harms),
         _sorted(blame),
         _sorted(need),
@@ -139,8 +151,3 @@ def _losses(one: Pass) -> Tensor:
 
 def _sorted(blocks: Sequence[BlockLoss]) -> tuple[BlockLoss, ...]:
     return tuple(sorted(blocks, key=lambda one: -one.change.value))
-
-
-def _mean(values: Tensor) -> Loss:
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Loss(float(values.mean()), error)

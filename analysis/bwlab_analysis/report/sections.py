@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bwlab.merging.outcome import counted
-from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES
+from bwlab_analysis.advice import FROM_WEIGHTS
+from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, SHARES
 from bwlab_analysis.figures import decimals_for, signed_text
 from bwlab_analysis.matrix import letters
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, PREDICTION
@@ -100,7 +101,7 @@ def conflict_section(document: Document) -> str:
         unet_map(_present(maps)),
         *map(paragraph, document.get("remarks", ())),
         paragraph(document["headline"]) if "headline" in document else "",
-        *(advice(document["advice"]) if "advice" in document else ()),
+        *(advice(document["advice"]) if "advice" in document else (paragraph(FROM_WEIGHTS),)),
         *(losses(document["loss"]) if document.get("loss") else ()),
         *(in_the_base(document["function"]) if "function" in document else ()),
         heading("Weights", 3),
@@ -125,7 +126,9 @@ def conflicts_section(document: Document) -> str:
     pairs = document["pairs"]
     files = list(dict.fromkeys(pair[side] for pair in pairs for side in ("a", "b")))
     short, called = _short_names(files), dict(zip(files, letters(len(files)), strict=True))
-    parts = [heading("Pairs"), listed([f"{called[file]}: {short[file]}" for file in files])]
+    note = "Of the UNet's prediction, over all timesteps, and of whole weights. In brackets: random adapters."
+    listing = listed([f"{called[file]}: {short[file]}" for file in files])
+    parts = [heading("Pairs"), listing, paragraph(note, note=True)]
     for head, values in _matrices(pairs, called).items():
         parts += [heading(head, 3), heatmap(values, list(called.values()), {one: one for one in called.values()}, "")]
     parts.append(paragraph("Below, a is each pair's first adapter and b its second.", note=True))
@@ -248,7 +251,7 @@ def recommend_section(document: Document) -> str:
             heading("Recommended composition"),
             specs(document["specs"], document["notations"], document["notes"]),
             paragraph(document["standing"]),
-            paragraph("1: as with that adapter alone, 0: as without it. In brackets: 95 % intervals.", note=True),
+            paragraph(f"{SHARES} {document['warning']}".rstrip(), note=True),
             table(heads, rows),
         ]
     )

@@ -26,8 +26,9 @@ def test_the_blocks_that_carry_an_adapter_are_named() -> None:
         profile("identity", "mid", 1e-4, 2e-4),
         profile("style", "out3", -0.1, 0.5),
     ]
-    assert carriers(profiles, ("who", "how", "what")) == [
-        "Blocks of the identity adapter that alone raise who, most first: out2 (+0.17), out1 (+0.05).",
+    assert carriers([painted([0.5] * 6)], profiles, ("who", "how", "what")) == [
+        "Blocks of the identity adapter that alone raise who, most first: out2 (+0.17), out1 (+0.05), as far as so few "
+        "pictures tell.",
         "No block of the style adapter raises how alone beyond the noise.",
     ]
 

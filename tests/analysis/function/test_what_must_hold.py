@@ -69,7 +69,7 @@ def bench(small_base: Path) -> Bench:
     lab = open_lab(str(small_base), build_manager(), "cpu")
     lab.pipe.to(torch.float64)
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return Bench(lab, Inputs(latents, noise, ("a fox", "ink"), "random numbers"))
+    return Bench(lab, Inputs(latents, noise, ("a fox", "ink"), "random numbers", 2))
 
 
 def value(report: InteractionReport, place: str, measure: str) -> float:
