@@ -133,5 +133,7 @@ def main(folder: Path | None = None) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] in RUNS:
         print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))  # noqa: T201 - read by run_case
+    elif any(argument.startswith("-") for argument in sys.argv[1:]):
+        sys.exit("usage: python -m benchmarks.weights [FOLDER]")
     else:
         main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -32,7 +32,7 @@ TELLING_COSINE = 0.99
 
 @dataclass(frozen=True)
 class Part:
-    """One matrix of a Kronecker product: its shape, and the rank that it has in general."""
+    """One matrix of a Kronecker product: its shape and rank."""
 
     out: int
     inner: int
@@ -391,9 +391,4 @@ def _overlap(a: Array, b: Array, parts: tuple[Parts, Parts]) -> Overlap | None:
 def _overlap_of(product: Array, dimension: int, parts: tuple[Parts, Parts]) -> Overlap:
     """The overlap of two subspaces of R^dimension whose orthonormal bases have this product, `(r_a, r_b)`."""
     rank_a, rank_b = product.shape
-    # Parts of less than their usual rank: the product tells no more than any other subspace.
-    told = [
-        one if math.prod(rank for _, rank in one) == found else ()
-        for one, found in zip(parts, product.shape, strict=True)
-    ]
-    return Overlap(float(np.vdot(product, product)), rank_a, rank_b, dimension, *told)
+    return Overlap(float(np.vdot(product, product)), rank_a, rank_b, dimension, *parts)

@@ -96,7 +96,7 @@ def chosen_device(name: str = AUTO) -> str:
         ]
         return (found or ["cpu"])[0]
     try:
-        torch.empty(1, device=name)
+        torch.empty(1, device=name).cpu()  # of the device "meta" there is nothing to bring
     # An unknown name is a RuntimeError, a build without CUDA an AssertionError, others NotImplementedError.
     except Exception as error:
         raise BwlabError(

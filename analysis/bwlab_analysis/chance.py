@@ -47,8 +47,15 @@ def overlap_variance(overlap: Overlap) -> float:
     """
     p, q, d = overlap.rank_a, overlap.rank_b, overlap.dimension
     if overlap.parts_a and overlap.parts_b:
-        return max(0.0, _kronecker_moment(overlap.parts_a, overlap.parts_b) - (p * q / d) ** 2)
+        mean = _rank(overlap.parts_a) * _rank(overlap.parts_b) / d
+        relative = max(0.0, _kronecker_moment(overlap.parts_a, overlap.parts_b) / mean**2 - 1.0)
+        # Rounding may count the ranks of parts and of their product differently.
+        return relative * (p * q / d) ** 2
     return 0.0 if d == 1 else 2.0 * p * q * (d - p) * (d - q) / (d**2 * (d - 1) * (d + 2))
+
+
+def _rank(parts: Parts) -> int:
+    return math.prod(rank for _, rank in parts)
 
 
 def _kronecker_moment(a: Parts, b: Parts) -> float:

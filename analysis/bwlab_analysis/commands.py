@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bwlab.formats.folders import check_folder
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,9 +17,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _checked_report(folder: Path | None) -> Path | None:
-    """Refuse a folder that the report cannot be written to before any work is done."""
+    """Make the folder of the report, or say why not, before any work is done."""
     if folder is not None:
-        check_folder(folder, f"--report {folder}")
+        from bwlab_analysis.showing import make_report_folder
+
+        make_report_folder(folder)
     return folder
 
 
@@ -37,6 +37,18 @@ WeightsOption = Annotated[
         help="Also relative to a base's weights: emoji, a diffusers folder, or a checkpoint.", show_default=False
     ),
 ]
+
+# Options of `conflict` that need --base, by the parameter.
+OF_A_BASE = {
+    "data_a": "--data-a",
+    "data_b": "--data-b",
+    "prompts": "--prompts",
+    "timesteps": "--timesteps",
+    "latents": "--latents",
+    "draws": "--random",
+    "seed": "--seed",
+    "device": "--device",
+}
 
 
 def norms_command(
@@ -80,6 +92,7 @@ def weights_of(base: str | None) -> ModelWeights | None:
 
 
 def conflict_command(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Two or more adapter files: a, b ...", show_default=False)],
     base: Annotated[
         str | None,
@@ -99,7 +112,7 @@ def conflict_command(
     timesteps: Annotated[str, typer.Option(help="Of 0..999, separated by commas.", metavar="LIST")] = "801,601,401,201",
     latents: Annotated[int, typer.Option(min=1, help="Noisy latents to look at.")] = 16,
     draws: Annotated[int, typer.Option("--random", min=0, help="Random adapters for each null.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of noise and random adapters.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1000, help="Of noise and random adapters.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     as_json: JsonOption = False,
     cells: CellsOption = False,
@@ -119,11 +132,19 @@ def conflict_command(
     look = None
     if base is not None:
         look = Look(base, data_a, data_b, prompts, timesteps, latents, draws, seed, device)
-    elif any(option is not None for option in (data_a, data_b, prompts)):
-        from bwlab.errors import BwlabError
-
-        raise BwlabError("bwlab analyze conflict", "pictures or prompts, but no base", "Add --base")
+    else:
+        _require_no_base_needed(context)
     run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json, report=report)
+
+
+def _require_no_base_needed(context: typer.Context) -> None:
+    """Raise BwlabError for options that mean nothing without a base."""
+    from bwlab.errors import BwlabError
+
+    for name, option in OF_A_BASE.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BwlabError(f"bwlab analyze conflict {option}", "it looks at a base, and there is none", "Add --base")
 
 
 def add_to(app: typer.Typer) -> None:

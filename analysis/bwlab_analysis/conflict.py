@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bwlab.errors import BwlabError
 from bwlab.formats.checkpoint import LABELS
 from bwlab.formats.contents import Formats
@@ -153,13 +155,15 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
 def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[ConflictMeasure]) -> PairParts:
     delta_a = a.delta(path) if path in a.shapes else None
     delta_b = b.delta(path) if path in b.shapes else None
+    if delta_a is not None and delta_b is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta_a.crossed(delta_b)  # First, since the norms come out of the same products.
+    energy_a = None if delta_a is None else a.energy(path, delta_a)
+    energy_b = None if delta_b is None else b.energy(path, delta_b)
     parts: dict[str, Parts | None] = {}
     if delta_a is not None and delta_b is not None:
-        delta_a.crossed(delta_b)  # First, since the norms come out of the same products.
         parts = {measure.name: measure.of_modules(delta_a, delta_b) for measure in measures}
-    return PairParts(
-        None if delta_a is None else delta_a.norm() ** 2, None if delta_b is None else delta_b.norm() ** 2, parts
-    )
+    return PairParts(energy_a, energy_b, parts)
 
 
 def _energy_a(pairs: Iterable[PairParts]) -> float:

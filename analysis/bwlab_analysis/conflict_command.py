@@ -94,6 +94,8 @@ def run_conflict(
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
     manager = build_manager()
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
+    if look is not None:
+        _check(look)
     weights = weights_of(look.base if look is not None else None)
     pairs = [(measure_conflict(a, b, measures, manager, weights), (a, b)) for a, b in combinations(files, 2)]
     at_work = looked_at([files for _, files in pairs], look, manager) if look is not None else {}
@@ -107,6 +109,14 @@ def run_conflict(
             print_matrix(console, files, [(compared, at_work.get(pair)) for compared, pair in pairs])
 
     show(lambda: _document(pairs, at_work), tables, as_json=as_json, report=report)
+
+
+def _check(look: Look) -> None:
+    """Raise BwlabError for options that are wrong by themselves, before anything long begins."""
+    from bwlab_analysis.lab import checked_timesteps, prompts_beside
+
+    checked_timesteps(look.timesteps)
+    prompts_beside(look.prompts, {"--data-a": look.data_a, "--data-b": look.data_b})
 
 
 def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dict[Files, AtWork]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,9 @@ from bwlab.adapters.loading import load_adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.conditioning import text_encoders
 from bwlab.errors import BwlabError
+from bwlab.formats.contents import read_contents
 from bwlab.pipelines import base_scheme, load_base
+from bwlab.training.data.folders import not_a_folder
 from bwlab_analysis.function.inputs import Inputs, Pictures, encoded_pictures, painted_inputs
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ class Lab:
     def pictures(self, folder: Path, most: int, option: str = "--data") -> Pictures:
         """Return a folder's first pictures as latents; BwlabError for a bad folder, picture or caption."""
         return encoded_pictures(self.pipe, folder, most, option)
+
+
+def require_adapters(files: Iterable[Path], manager: PluginManager) -> None:
+    """Raise BwlabError for a file that is no adapter, before a base is loaded; its numbers are not read."""
+    for file in files:
+        read_contents(file, manager)
 
 
 def open_lab(base: str, manager: PluginManager, device: str = "auto") -> Lab:
@@ -86,8 +94,11 @@ def prompts_beside(path: Path | None, folders: Mapping[str, Path | None]) -> tup
         folders: of pictures, by the name of the option.
 
     Raises:
-        BwlabError: the file cannot be read or holds no prompt, or there is neither file nor folder.
+        BwlabError: the file cannot be read or holds no prompt, a folder is none, or there is neither file nor folder.
     """
+    for option, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise BwlabError(f"{option} {folder}", *not_a_folder(str(folder)))
     if path is None and not any(folders.values()):
         options = " or ".join(f"{option} DIR" for option in folders)
         raise BwlabError("looking at a base", "no prompt and no pictures", f"Give --prompts FILE or {options}")

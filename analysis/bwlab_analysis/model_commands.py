@@ -16,7 +16,7 @@ PromptsOption = Annotated[
     Path | None, typer.Option(help="Text file with one prompt a line.", metavar="FILE", show_default=False)
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-SeedOption = Annotated[int, typer.Option(help="Of noise and random adapters.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1000, help="Of noise and random adapters.")]
 LatentsOption = Annotated[int, typer.Option(min=1, help="Noisy latents to look at.")]
 TimestepsOption = Annotated[str, typer.Option(help="Timesteps of 0..999, separated by commas.", metavar="LIST")]
 DrawsOption = Annotated[int, typer.Option("--random", min=0, help="Random adapters to compare with.")]
@@ -49,7 +49,7 @@ def activations_command(
     """
     from bwlab.plugins import build_manager
     from bwlab_analysis.function.activations import activation_changes
-    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, prompts_beside
+    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, prompts_beside, require_adapters
     from bwlab_analysis.model_documents import activations_document
     from bwlab_analysis.model_tables import print_activations
     from bwlab_analysis.showing import show
@@ -58,7 +58,9 @@ def activations_command(
     if data is not None and texts:
         found = f"--prompts {prompts}, too; a latent is of a picture or painted for a prompt"
         raise BwlabError(f"--data {data}", found, "Give one of them")
-    lab = open_lab(base, build_manager(), device)
+    manager = build_manager()
+    require_adapters([file], manager)
+    lab = open_lab(base, manager, device)
     adapter = lab.adapter(file)
     pictures = [] if data is None else [lab.pictures(data, latents)]
     inputs = gathered_inputs(lab, pictures, texts, latents, seed)
@@ -95,7 +97,7 @@ def fidelity_command(
     from bwlab_analysis.fidelity.profile import block_profiles
     from bwlab_analysis.fidelity.setting import heading, new_judge, new_sampling, require_two
     from bwlab_analysis.fidelity.strips import strips
-    from bwlab_analysis.lab import open_lab
+    from bwlab_analysis.lab import open_lab, require_adapters
     from bwlab_analysis.model_documents import fidelity_document
     from bwlab_analysis.model_tables import print_fidelity
     from bwlab_analysis.progress import progress_of
@@ -104,6 +106,7 @@ def fidelity_command(
     files = require_two(adapter)
     sampling = new_sampling(prompts, seeds, steps, cfg)
     manager = build_manager()
+    require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images)
     lab = open_lab(base, manager, device)
     identity, style = (lab.adapter(file) for file in files)
@@ -135,7 +138,7 @@ def recommend_command(
     seeds: SeedsOption = 4,
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
-    seed: Annotated[int, typer.Option(help="Of the noise that blame is measured with.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1000, help="Of the noise that blame is measured with.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
@@ -144,7 +147,7 @@ def recommend_command(
     from bwlab.plugins import build_manager
     from bwlab_analysis.fidelity.setting import heading, new_judge, new_sampling
     from bwlab_analysis.fidelity.strips import strips
-    from bwlab_analysis.lab import open_lab
+    from bwlab_analysis.lab import open_lab, require_adapters
     from bwlab_analysis.model_documents import recommend_document
     from bwlab_analysis.model_tables import print_trials
     from bwlab_analysis.progress import progress_of
@@ -153,6 +156,7 @@ def recommend_command(
 
     sampling = new_sampling(prompts, seeds, steps, cfg)
     manager = build_manager()
+    require_adapters([identity, style], manager)
     judge = new_judge(manager, base, clip, id_images, style_images)
     lab = open_lab(base, manager, device)
     with progress_of("painting") as advance:

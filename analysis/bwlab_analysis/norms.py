@@ -117,8 +117,9 @@ def measure_norms(
 
 def _module(weights: AdapterWeights, path: str, metrics: Sequence[BlockMetric]) -> ModuleNorms:
     delta = weights.delta(path)
+    energy = weights.energy(path, delta)
     parts = {metric.name: metric.of_module(delta) for metric in metrics}
-    return ModuleNorms(weights.rank(path), delta.norm() ** 2, parts, weights.base_energy(path))
+    return ModuleNorms(weights.rank(path), energy, parts, weights.base_energy(path))
 
 
 def _group(name: str, members: Iterable[ModuleNorms], energy: float, metrics: Sequence[BlockMetric]) -> GroupNorms:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bwlab.lowrank import FactoredMatrix, Overlap
+from bwlab.lowrank import EPSILON, Array, FactoredMatrix, Overlap
 from bwlab_analysis import chance
 from bwlab_analysis.registry import ConflictMeasure, Measured, Parts
 
@@ -31,7 +31,7 @@ def _cosine_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts:
 
 def _cosine_of_block(modules: Sequence[Parts]) -> Measured | None:
     """The cosine of the blocks' deltas as one long vector each; its random variance adds up over modules."""
-    norms = math.sqrt(_total(modules, "energy_a") * _total(modules, "energy_b"))
+    norms = math.sqrt(_total(modules, "energy_a")) * math.sqrt(_total(modules, "energy_b"))
     if norms == 0.0:
         return None
     given_inputs = math.sqrt(_total(modules, "variance_given_inputs")) / norms
@@ -81,14 +81,22 @@ def _angle_of_block(modules: Sequence[Parts]) -> Measured:
 
 
 def _sign_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts | None:
-    """Entries where both deltas are not zero, and those where they differ in sign; never more than some rows dense."""
+    """Entries where both deltas are not zero, and those where they differ in sign; never more than some rows dense.
+
+    What is below the rounding of the products counts as zero.
+    """
     counted = opposed = 0
+    limit_a, limit_b = (EPSILON * max(one.shape) * one.norm() for one in (a, b))
     for start in range(0, a.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        signs = np.sign(a.up[rows] @ a.down) * np.sign(b.up[rows] @ b.down)
+        signs = _signs(a.up[rows] @ a.down, limit_a) * _signs(b.up[rows] @ b.down, limit_b)
         counted += int(np.count_nonzero(signs))
         opposed += int(np.count_nonzero(signs < 0))
     return {"counted": float(counted), "opposed": float(opposed)} if counted else None
+
+
+def _signs(values: Array, limit: float) -> Array:
+    return np.where(np.abs(values) > limit, np.sign(values), 0.0)
 
 
 def _signs_of_block(modules: Sequence[Parts]) -> Measured:

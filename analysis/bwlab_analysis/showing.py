@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,19 @@ def show(
 
         path = write_report([document()], report, pictures(), typed_command())
         Console(stderr=True, highlight=False, markup=False).print(f"The report is {path}", soft_wrap=True)
+
+
+def make_report_folder(folder: Path) -> None:
+    """Make the folder of a report; BwlabError if it cannot be made or the report cannot be written there."""
+    from bwlab.errors import BwlabError
+    from bwlab.formats.folders import make_folder
+    from bwlab_analysis.report.write import FILE
+
+    make_folder(folder, f"--report {folder}")
+    if (folder / FILE).is_dir():
+        raise BwlabError(f"--report {folder}", f"{FILE} in it is a folder", "Choose another folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BwlabError(f"--report {folder}", "nothing can be written into it", "Choose another folder")
 
 
 def print_json(document: Mapping[str, Json]) -> None:

@@ -15,6 +15,7 @@ from bwlab_analysis.figures import cosine_text, multiple_text
 from bwlab_analysis.registry import Measured
 
 SURE = 3.0  # standard deviations
+EXACT = 1e-9  # a spread that is none
 SAME_SPACE = 0.9
 SAME_CHANGES = 1 - 1e-6
 LARGEST_REAL_COSINE = 0.0144
@@ -35,8 +36,10 @@ def verdict(report: ConflictReport) -> list[str]:
     if zeros:
         return [f"Nothing to compare: all deltas of {' and of '.join(zeros)} are 0."]
     cosine = report.total.measures.get("cosine")
-    if cosine is not None and cosine.value >= SAME_CHANGES:
-        return [*_disjoint(report), "a and b hold the same changes, up to a factor: one adapter twice."]
+    if cosine is not None and abs(cosine.value) >= SAME_CHANGES:
+        same = "the same changes, up to a factor: one adapter twice."
+        told = same if cosine.value > 0 else "the same changes with opposite signs: one takes the other back."
+        return [*_disjoint(report), f"a and b hold {told}"]
     return [
         *_disjoint(report),
         *_inputs(report.total),
@@ -109,7 +112,9 @@ def _outputs(group: GroupConflict) -> Iterator[str]:
     if overlap is None or overlap.random_sd is None:
         return
     text = f"Out overlap {multiple_text(overlap, words=True)}, x{1 / overlap.details['chance']:.3g} at most"
-    if overlap.value <= 1.0 + SURE * overlap.random_sd:
+    if overlap.random_sd < EXACT:
+        yield f"{text}: no other is possible, as one of them writes into every direction. It tells nothing."
+    elif overlap.value <= 1.0 + SURE * overlap.random_sd:
         yield f"{text}: {AT_CHANCE}. They write into unrelated directions."
     elif _comparable(overlap):
         yield f"{text}: {_among_real(overlap.value)}."
@@ -121,6 +126,8 @@ def _outputs_of_block(group: GroupConflict) -> str | None:
     overlap = group.measures.get("out_overlap")
     if overlap is None or overlap.random_sd is None:
         return None
+    if overlap.random_sd < EXACT:
+        return "one writes into every direction, which tells nothing"
     if overlap.value <= 1.0 + SURE * overlap.random_sd:
         return "at chance"
     if not _comparable(overlap):

@@ -22,6 +22,7 @@ from bwlab.lowrank import FactoredMatrix
 if TYPE_CHECKING:
     from bwlab.merging.model_weights import ModelWeights
 
+LARGEST = 1e60
 NUMBERS_AT_ONCE = 1 << 20
 FITTING = "Give the base that the adapter was made for"
 
@@ -89,6 +90,18 @@ class AdapterWeights:
         dense = np.asarray(self.contents.modules[path].delta(weight), np.float64).reshape(self.shapes[path])
         out, inner = dense.shape
         return FactoredMatrix(np.eye(out), dense) if out <= inner else FactoredMatrix(dense, np.eye(inner))
+
+    def energy(self, path: str, delta: FactoredMatrix) -> float:
+        """`|delta|_F^2` of a module's delta; BwlabError if that is far too large to be computed with."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                norm = delta.norm()
+            except (np.linalg.LinAlgError, OverflowError):
+                norm = math.inf
+        if not norm < LARGEST:
+            found = f"the delta of {path} is far too large (its norm is over {LARGEST:g})"
+            raise BwlabError(f"reading adapter {self.path}", found, "No model survives it: check how it was made")
+        return norm**2
 
     def base_energy(self, path: str) -> float | None:
         """`|W|_F^2` of the base's weight that a module changes; None without a base."""

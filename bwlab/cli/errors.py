@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -13,6 +14,8 @@ from bwlab.errors import BwlabError
 # What typer raises for arguments it cannot read. By version it is click's or typer's own, and only a child is public.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
+# What the file system refuses, whatever the path: no defect of ours.
+OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -37,7 +40,7 @@ def show_traceback(error: BaseException) -> None:
 
 
 def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
-    """Run ``call``; a ``BwlabError`` becomes one line and exit code 2, Ctrl-C becomes exit code 130.
+    """Run ``call``; a ``BwlabError`` and what the file system refuses become one line and exit code 2, Ctrl-C 130.
 
     Any other exception is a defect of ours or of a plugin and keeps its traceback.
 
@@ -51,6 +54,10 @@ def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
         if debug():
             show_traceback(error)
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE or debug():
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}. Check the path, its permissions and the disk")
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from bwlab.errors import BwlabError
@@ -23,12 +22,3 @@ def make_folder(path: Path, asked: str | None = None) -> None:
     except OSError as error:
         found = "a file of that name is in the way" if path.is_file() else error.strerror or str(error)
         raise BwlabError(asked or f"folder {path}", found, "Choose another folder") from error
-
-
-def check_folder(path: Path, asked: str) -> None:
-    """Raise BwlabError if a folder cannot be made there or nothing can be written into it; nothing is made."""
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not there.is_dir():
-        raise BwlabError(asked, f"{there} is a file", "Choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise BwlabError(asked, f"nothing can be written into {there}", "Choose another folder")

@@ -88,8 +88,8 @@ class ModuleWeights:
         return FactoredMatrix(*self._how.factors(leaves, alpha))
 
     def parts(self) -> tuple[Part, ...]:
-        """The two matrices of a Kronecker product, from the leaves' shapes alone; none of other algorithms."""
-        return () if self._how.parts is None else self._how.parts(self._shapes)
+        """The two matrices of a Kronecker product; none of other algorithms."""
+        return () if self._how.parts is None else self._how.parts(self._numbers(np.float64))
 
     def singular_values(self) -> NDArray[np.float64] | None:
         """Of the delta, scale folded in, in no order; None where they are not cheap: not of a low-rank product.
@@ -108,7 +108,7 @@ class ModuleWeights:
             return None
         if self.algorithm in ("lora", "tucker"):
             return rank
-        inner = (rank or 0) ** 2 if self.algorithm == "loha" else math.prod(part.rank for part in self.parts())
+        inner = (rank or 0) ** 2 if self.algorithm == "loha" else self._kronecker_rank(rank or 0)
         out, columns = shape[0], math.prod(shape[1:])
         return inner if inner * (out + columns) <= out * columns else None
 
@@ -161,6 +161,11 @@ class ModuleWeights:
         raise BwlabError(
             f"reading adapter {self.source}", f"alpha of {self.path} is {self.alpha:g}: {meaning}", "Set its alpha"
         )
+
+    def _kronecker_rank(self, rank: int) -> int:
+        """Ranks of a Kronecker product's two parts multiply; that of a whole one is its shorter side."""
+        parts = [self._shapes.get(f"lokr_w{number}") for number in ("1", "2")]
+        return math.prod(rank if part is None else min(part[0], math.prod(part[1:])) for part in parts)
 
     def _require_fit(self, base_shape: Shape) -> None:
         own = self.shape

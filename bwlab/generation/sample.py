@@ -110,6 +110,9 @@ class _Work:
         keep = KeptOutside(self.painter, self.start, seeds) if masked and self.start is not None else None
 
         def call(_: object, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, object]:
+            if not bool(values["latents"].isfinite().all()):
+                found = f"NaN or infinity after step {step + 1} of {self.steps}"
+                raise BwlabError("painting", found, "Check adapters, their scales and --cfg; or paint in float32")
             on_step(step + 1)
             return {**values, "latents": keep(values["latents"], timestep)} if keep else dict(values)
 

@@ -143,6 +143,16 @@ def break_nan(folder: Path) -> Path:
     return write(folder / "bad.safetensors", tensors)
 
 
+def break_large(folder: Path, factor: float = 1e100) -> Path:
+    tensors = adapter_tensors(0)
+    grown = {key: np.asarray(factor * values.astype(np.float64)) for key, values in tensors.items() if values.ndim}
+    return write(folder / "bad.safetensors", tensors | grown)
+
+
+def break_larger(folder: Path) -> Path:
+    return break_large(folder, 1e200)
+
+
 def break_empty(folder: Path) -> Path:
     (folder / "bad.safetensors").touch()
     return folder / "bad.safetensors"
@@ -157,6 +167,8 @@ def break_algorithm(folder: Path) -> Path:
     ("broken", "words"),
     [
         (break_nan, "NaN"),
+        (break_large, "is far too large"),
+        (break_larger, "is far too large"),
         (break_empty, "empty"),
         (break_algorithm, "it has neither lokr_w2 nor lokr_w2_a"),
         (lambda folder: folder / "no", "No such"),

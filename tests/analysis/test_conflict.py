@@ -115,7 +115,7 @@ def test_one_seed_for_both_is_called_a_shared_initialisation(tmp_path: Path) -> 
 def test_an_adapter_against_itself_and_against_its_opposite(tmp_path: Path) -> None:
     a = adapter_tensors(0)
     opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
-    for other, cosine, words in ((a, 1.0, "one adapter twice"), (opposite, -1.0, "opposite ways")):
+    for other, cosine, words in ((a, 1.0, "one adapter twice"), (opposite, -1.0, "takes the other back")):
         report = compare(tmp_path, a, other)
         assert value(report.total, "cosine").value == pytest.approx(cosine, abs=1e-7)
         assert value(report.total, "smallest_angle").value == pytest.approx(0.0, abs=1e-6)
@@ -151,3 +151,41 @@ def test_the_first_nan_is_named(tmp_path: Path) -> None:
     b[f"{kohya(MID[0])}.lora_up.weight"][0, 0] = np.nan
     with pytest.raises(BwlabError, match=f"b.safetensors: 1 of the 237 numbers of {kohya(MID[0])}"):
         compare(tmp_path, adapter_tensors(0), b)
+
+
+LOKR = kohya(MID[0])
+ROWS, COLUMNS = 76, 84
+
+
+def test_zeros_of_a_kronecker_product_have_no_sign(tmp_path: Path) -> None:
+    """All entries are positive or exactly 0, which singular vectors bring back as rounding of either sign."""
+    rng = np.random.default_rng(0)
+
+    def file(name: str) -> Path:
+        low = {"w2_a": rng.uniform(1, 2, (ROWS // 4, 2)), "w2_b": rng.uniform(1, 2, (2, COLUMNS // 4))}
+        tensors = {f"{LOKR}.lokr_{leaf}": values for leaf, values in low.items()}
+        return write(
+            tmp_path / f"{name}.safetensors", {f"{LOKR}.lokr_w1": np.tril(rng.uniform(1, 2, (4, 4))), **tensors}
+        )
+
+    signs = value(measure_conflict(file("a"), file("b"), [SIGN_CONFLICT]).total, "sign_conflict")
+    assert signs.value == 0
+    assert signs.details["entries"] == ROWS * COLUMNS * 10 / 16
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_the_spread_of_kronecker_products_goes_by_the_ranks_of_their_parts(tmp_path: Path, rank: int) -> None:
+    """A part that is stored whole and has a lower rank is still a part."""
+    rng = np.random.default_rng(rank)
+
+    def file(name: str) -> Path:
+        first = rng.standard_normal((4, rank)) @ rng.standard_normal((rank, 4))
+        second = rng.standard_normal((ROWS // 4, 1)) @ rng.standard_normal((1, COLUMNS // 4))
+        return write(tmp_path / f"{name}.safetensors", {f"{LOKR}.lokr_w1": first, f"{LOKR}.lokr_w2": second})
+
+    scores = []
+    for _ in range(60):
+        overlap = value(measure_conflict(file("a"), file("b"), [OUT_OVERLAP]).total, "out_overlap")
+        assert overlap.random_sd is not None
+        scores.append((overlap.value - 1) / overlap.random_sd)
+    assert 0.3 < np.var(scores) < 2.5

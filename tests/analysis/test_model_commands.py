@@ -13,7 +13,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bwlab.formats.kohya import save_adapter
 from bwlab.pipelines import load_base
@@ -217,6 +217,7 @@ SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
     [
         ("conflict A --base BASE", "1 adapter file"),
         ("conflict A B --data-a PICTURES", "Add --base"),
+        ("conflict A B --timesteps 500", "bwlab analyze conflict --timesteps: it looks at a base"),
         ("conflict A B --base BASE", "no prompt and no pictures"),
         ("conflict A B PROMPTS --base BASE --data-a PICTURES", "3 adapters and pictures"),
         ("conflict A B A", "one file twice"),
@@ -229,8 +230,13 @@ SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
         ("activations A --base BASE --data BARE", "is missing or empty. Write it\n"),
         ("conflict A B --base BASE --data-a CLIP --data-b PICTURES", "--data-a CLIP: no images in it"),
         ("conflict A B --base BASE --data-a nofolder", "--data-a nofolder: no such folder"),
-        ("norms A --report PROMPTS", "--report PROMPTS: PROMPTS is a file"),
-        ("activations A --base nowhere --data PICTURES --report PROMPTS/report", "PROMPTS is a file"),
+        ("norms A --report PROMPTS", "--report PROMPTS: a file of that name is in the way"),
+        ("activations A --base nowhere --data PICTURES --report PROMPTS/report", "--report PROMPTS/report: "),
+        ("norms A --report TAKEN", "report.html in it is a folder"),
+        ("activations nosuch --base nowhere --data PICTURES", "reading adapter nosuch"),
+        ("conflict A nosuch --base nowhere --prompts PROMPTS --timesteps x", "--timesteps x"),
+        (f"fidelity --adapter A --adapter B {SCORED} --base BASE --clip CLIP --cfg nan", "--cfg nan: no finite"),
+        ("activations A --base BASE --data PICTURES --device meta", "--device meta"),
         (f"fidelity --adapter A {SCORED}", "1 --adapter"),
         ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no pictures in it"),
         (f"recommend A B {SCORED} --base BASE", "model to score with. Give --clip"),
@@ -250,6 +256,8 @@ def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, tmp_path: P
         named[name].mkdir()
         (named[name] / "one.png").write_bytes(content)
     (named["BROKEN"] / "one.txt").write_text("a fox")
+    named["TAKEN"] = tmp_path / "taken"
+    (named["TAKEN"] / "report.html").mkdir(parents=True)
 
     def filled(text: str) -> str:
         return re.sub(r"\b[A-Z]+\b", lambda word: str(named.get(word[0], word[0])), text)
@@ -258,3 +266,13 @@ def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, tmp_path: P
     assert outcome.code == 2
     assert filled(told) in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_pictures_that_are_no_numbers_are_not_scored(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    strong = tmp_path / "strong.safetensors"
+    tensors = load_file(files.b)
+    save_file({key: values * 1e18 for key, values in tensors.items()}, strong)
+    adapters = ("--adapter", files.b, "--adapter", strong)
+    outcome = bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "NaN or infinity after step 1 of 1" in outcome.err

@@ -60,3 +60,21 @@ def test_one_adapter_twice_is_called_so(tmp_path: Path) -> None:
     assert verdict(measure_conflict(file, file, [COSINE, OUT_OVERLAP])) == [
         "a and b hold the same changes, up to a factor: one adapter twice."
     ]
+
+
+def test_a_file_and_its_negation_take_each_other_back(tmp_path: Path) -> None:
+    a = adapter_tensors(0)
+    opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
+    files = write(tmp_path / "a.safetensors", a), write(tmp_path / "b.safetensors", opposite)
+    assert verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP])) == [
+        "a and b hold the same changes with opposite signs: one takes the other back."
+    ]
+
+
+def test_an_overlap_that_cannot_vary_says_nothing(report: ConflictReport) -> None:
+    whole = Measured(1.0 + 1e-12, 1.0, 0.0, {"fraction": 1.0, "chance": 1.0})
+    total = replace(report.total, measures={**report.total.measures, "out_overlap": whole})
+    blocks = tuple(replace(group, measures=total.measures) for group in report.blocks)
+    told = verdict(replace(report, total=total, blocks=blocks))
+    assert "no other is possible, as one of them writes into every direction. It tells nothing." in told[-2]
+    assert told[-1] == "Block by block: one writes into every direction, which tells nothing (all that both change)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -111,6 +112,17 @@ def test_many_lines_become_one(capsys: pytest.CaptureFixture[str]) -> None:
         exit_on_error(raising(BwlabError("asked", "two\nlines", "Fix it")), lambda: False)
     assert end.value.code == 2
     assert capsys.readouterr().err == "bwlab: error: asked: two lines. Fix it\n"
+
+
+def test_what_the_file_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = PermissionError(errno.EACCES, "Permission denied", "pictures/secret")
+    with pytest.raises(SystemExit) as stopped:
+        exit_on_error(raising(refused), lambda: False)
+    assert stopped.value.code == 2
+    told = "bwlab: error: pictures/secret: Permission denied. Check the path, its permissions and the disk\n"
+    assert capsys.readouterr().err == told
+    with pytest.raises(FileNotFoundError):  # which is ours to check
+        exit_on_error(raising(FileNotFoundError(errno.ENOENT, "No such file", "x")), lambda: False)
 
 
 def test_a_defect_keeps_its_traceback() -> None:

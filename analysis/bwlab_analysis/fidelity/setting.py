@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def new_sampling(prompts: Path | None, seeds: int, steps: int, cfg: float) -> Sampling:
-    """Return how to paint; BwlabError without prompts."""
+    """Return how to paint; BwlabError without prompts, or for a guidance scale that is no number."""
+    if not math.isfinite(cfg):
+        raise BwlabError(f"--cfg {cfg}", "no finite number", "Give one such as 7")
     texts = read_prompts(prompts)
     if not texts:
         raise BwlabError("scoring fidelity", "no prompts", "Give --prompts FILE, one prompt a line")

@@ -42,7 +42,7 @@ class Algorithm:
             without multiplying `factors` out.
         factors: the delta as `(out, r)`, `(r, in)`, exactly, but for a scale that comes with them; None where there is
             no such form.
-        parts: of a Kronecker product, its two matrices by the leaves' shapes; None of other algorithms.
+        parts: of a Kronecker product, its two matrices; None of other algorithms.
         factors_are_leaves: whether these two are leaves as they are, of whatever floats: nothing is computed.
     """
 
@@ -57,7 +57,7 @@ class Algorithm:
     factors_are_leaves: bool = False
     values: Callable[[Leaves, float | None], Numbers] | None = None
     svd: Callable[[Leaves, float | None], tuple[Numbers, Numbers, Numbers]] | None = None
-    parts: Callable[[Shapes], tuple[Part, Part]] | None = None
+    parts: Callable[[Leaves], tuple[Part, Part]] | None = None
 
 
 def flat(values: Numbers) -> Numbers:

@@ -29,9 +29,9 @@ def shape(shapes: Shapes) -> Shape:
     return (a * b, c * d, *kernel)
 
 
-def parts(shapes: Shapes) -> tuple[Part, Part]:
-    """The two matrices, kernels flattened; a whole one has the rank of its shorter side."""
-    first, second = (_part(shapes, number) for number in ("1", "2"))
+def parts(leaves: Leaves) -> tuple[Part, Part]:
+    """The two matrices, kernels flattened, with their numerical ranks."""
+    first, second = (_measured(part(leaves, number)) for number in ("1", "2"))
     return first, second
 
 
@@ -96,11 +96,11 @@ def _halves(matrix: tuple[Numbers, Numbers] | Numbers) -> tuple[Numbers, Numbers
     return (eye, matrix) if rows <= columns else (matrix, eye)
 
 
-def _part(shapes: Shapes, number: str) -> Part:
-    out, *columns = _part_shape(shapes, number)
-    inner = math.prod(columns)
-    low = shapes.get(f"lokr_w{number}_b")
-    return Part(out, inner, min(out, inner, *([low[0]] if low is not None else [])))
+def _measured(matrix: tuple[Numbers, Numbers] | Numbers) -> Part:
+    out, inner = (matrix[0].shape[0], matrix[1].shape[1]) if isinstance(matrix, tuple) else matrix.shape
+    _, values, _ = _part_svd(matrix)
+    limit = np.finfo(values.dtype).eps * max(out, inner) * values[0]
+    return Part(out, inner, int(np.count_nonzero(values > limit)))
 
 
 def _part_shape(shapes: Shapes, number: str) -> Shape:
