@@ -37,9 +37,7 @@ def verdict(report: ConflictReport) -> list[str]:
         return [f"Nothing to compare: all deltas of {' and of '.join(zeros)} are 0."]
     cosine = report.total.measures.get("cosine")
     if cosine is not None and abs(cosine.value) >= SAME_CHANGES:
-        same = "the same changes, up to a factor: one adapter twice."
-        told = same if cosine.value > 0 else "the same changes with opposite signs: one takes the other back."
-        return [*_disjoint(report), f"a and b hold {told}"]
+        return [*_disjoint(report), _same_changes(report.total, cosine)]
     return [
         *_disjoint(report),
         *_inputs(report.total),
@@ -48,6 +46,14 @@ def verdict(report: ConflictReport) -> list[str]:
         *_outputs(report.total),
         *_by_block(report.blocks, _outputs_of_block),
     ]
+
+
+def _same_changes(group: GroupConflict, cosine: Measured) -> str:
+    everywhere = group.modules_a == group.modules_b == group.shared
+    where = "a and b hold" if everywhere else "In the modules that both change, a and b hold"
+    if cosine.value > 0:
+        return f"{where} the same changes, up to a factor: one adapter twice."
+    return f"{where} the same changes with opposite signs: one takes the other back."
 
 
 def shares_initialisation(group: GroupConflict) -> bool:

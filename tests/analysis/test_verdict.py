@@ -62,6 +62,15 @@ def test_one_adapter_twice_is_called_so(tmp_path: Path) -> None:
     ]
 
 
+def test_one_adapter_and_a_part_of_it_are_called_so(tmp_path: Path) -> None:
+    whole = adapter_tensors(0)
+    part = {key: values for key, values in whole.items() if "mid_block" in key}
+    files = write(tmp_path / "a.safetensors", whole), write(tmp_path / "b.safetensors", part)
+    told = verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP]))
+    assert told[-1].startswith("In the modules that both change, a and b hold the same changes")
+    assert "in0 (a only)" in told[0]
+
+
 def test_a_file_and_its_negation_take_each_other_back(tmp_path: Path) -> None:
     a = adapter_tensors(0)
     opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
