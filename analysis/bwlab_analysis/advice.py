@@ -19,11 +19,6 @@ WORTH = 0.02
 ADAPTERS = ("a", "b")
 NOTATIONS = {"lbw": "LoRA Block Weight", "kohya": "kohya's list of blocks", "diffusers": "diffusers' set_adapters"}
 
-FROM_WEIGHTS = (
-    "What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR and "
-    "--data-b DIR, bwlab looks at both at work and says what to turn down."
-)
-
 
 @dataclass(frozen=True)
 class Step:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,17 +40,9 @@ WeightsOption = Annotated[
     ),
 ]
 
-# Options of `conflict` that need --base, by the parameter.
-OF_A_BASE = {
-    "data_a": "--data-a",
-    "data_b": "--data-b",
-    "prompts": "--prompts",
-    "timesteps": "--timesteps",
-    "latents": "--latents",
-    "draws": "--random",
-    "seed": "--seed",
-    "device": "--device",
-}
+# torch's largest seed, with room for those of random adapters after it.
+MOST_SEED = 2**63 - 1000
+SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of noise and random adapters.")]
 
 
 def norms_command(
@@ -112,7 +106,7 @@ def conflict_command(
     timesteps: Annotated[str, typer.Option(help="Of 0..999, separated by commas.", metavar="LIST")] = "801,601,401,201",
     latents: Annotated[int, typer.Option(min=1, help="Noisy latents to look at.")] = 16,
     draws: Annotated[int, typer.Option("--random", min=0, help="Random adapters for each null.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1000, help="Of noise and random adapters.")] = 0,
+    seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     as_json: JsonOption = False,
     cells: CellsOption = False,
@@ -127,24 +121,30 @@ def conflict_command(
     own pictures in --data-a and --data-b, which blocks of one harm the other, and what to turn down. Of more than two
     adapters every pair is compared.
     """
-    from bwlab_analysis.conflict_command import Look, run_conflict
+    from bwlab_analysis.conflict_command import Look, require_pairs, run_conflict
 
+    require_pairs(files, pictures=base is not None and bool(data_a or data_b))
     look = None
     if base is not None:
-        look = Look(base, data_a, data_b, prompts, timesteps, latents, draws, seed, device)
+        from bwlab_analysis.lab import checked_timesteps, prompts_beside
+
+        times = checked_timesteps(timesteps)
+        texts = prompts_beside(prompts, {"--data-a": data_a, "--data-b": data_b})
+        look = Look(base, data_a, data_b, texts, times, latents, draws, seed, device)
     else:
-        _require_no_base_needed(context)
+        _require_no_base_needed(context, {field.name for field in fields(Look)})
     run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json, report=report)
 
 
-def _require_no_base_needed(context: typer.Context) -> None:
-    """Raise BwlabError for options that mean nothing without a base."""
+def _require_no_base_needed(context: typer.Context, of_a_base: Container[str]) -> None:
+    """Raise BwlabError for options that were given and mean nothing without a base."""
     from bwlab.errors import BwlabError
 
-    for name, option in OF_A_BASE.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise BwlabError(f"bwlab analyze conflict {option}", "it looks at a base, and there is none", "Add --base")
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        if option.name in of_a_base and source is not None and source.name == "COMMANDLINE":
+            asked = f"bwlab analyze conflict {option.opts[0]}"
+            raise BwlabError(asked, "it looks at a base, and there is none", "Add --base")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.conflict import ConflictReport, measure_conflict
 from bwlab_analysis.documents import SCHEMA_VERSION, Json, conflict_document
 from bwlab_analysis.showing import show
+from bwlab_analysis.verdict import FROM_WEIGHTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,13 +30,13 @@ Pair: TypeAlias = tuple[ConflictReport, Files]
 
 @dataclass(frozen=True)
 class Look:
-    """How to look at a base at work; the attributes are the command's options."""
+    """How to look at a base at work; the attributes are named as the command's options."""
 
     base: str
     data_a: Path | None
     data_b: Path | None
-    prompts: Path | None
-    timesteps: str
+    prompts: tuple[str, ...]
+    timesteps: tuple[int, ...]
     latents: int
     draws: int
     seed: int
@@ -76,26 +77,28 @@ class AtWork:
         }
 
 
+def require_pairs(files: Sequence[Path], pictures: bool) -> None:
+    """Raise BwlabError for fewer than two files, one of them twice among several, or pictures of more than two."""
+    if len(files) < 2:
+        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more")
+    if len(files) > 2 and len(set(files)) < len(files):
+        raise BwlabError("bwlab analyze conflict", "one file twice among several", "Give each file once")
+    if len(files) > 2 and pictures:
+        fix = "Give two adapters, or leave --data-a and --data-b out"
+        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
+
+
 def run_conflict(
     files: Sequence[Path], look: Look | None, *, signs: bool, cells: bool, as_json: bool, report: Path | None = None
 ) -> None:
-    """Compare adapters and print what was found; BwlabError for fewer than two, or for what is wrong with them."""
+    """Compare two adapters or more and print what was found; BwlabError for what is wrong with them."""
     from bwlab.cli.errors import warn
     from bwlab.plugins import build_manager
     from bwlab_analysis.commands import weights_of
     from bwlab_analysis.installed import conflict_measures
 
-    if len(files) < 2:
-        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more")
-    if len(files) > 2 and len(set(files)) < len(files):
-        raise BwlabError("bwlab analyze conflict", "one file twice among several", "Give each file once")
-    if len(files) > 2 and look is not None and (look.data_a or look.data_b):
-        fix = "Give two adapters, or leave --data-a and --data-b out"
-        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and pictures of a and b", fix)
     manager = build_manager()
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
-    if look is not None:
-        _check(look)
     weights = weights_of(look.base if look is not None else None)
     pairs = [(measure_conflict(a, b, measures, manager, weights), (a, b)) for a, b in combinations(files, 2)]
     at_work = looked_at([files for _, files in pairs], look, manager) if look is not None else {}
@@ -111,26 +114,16 @@ def run_conflict(
     show(lambda: _document(pairs, at_work), tables, as_json=as_json, report=report)
 
 
-def _check(look: Look) -> None:
-    """Raise BwlabError for options that are wrong by themselves, before anything long begins."""
-    from bwlab_analysis.lab import checked_timesteps, prompts_beside
-
-    checked_timesteps(look.timesteps)
-    prompts_beside(look.prompts, {"--data-a": look.data_a, "--data-b": look.data_b})
-
-
 def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dict[Files, AtWork]:
     """Return what each pair of adapters does in a base; the base is loaded and looked at with the same inputs once.
 
     Raises:
-        BwlabError: a bad base, adapter, folder, prompt or timestep.
+        BwlabError: a bad base, adapter or folder.
     """
     from bwlab_analysis.function.interaction import interaction
     from bwlab_analysis.function.losses import loss_interference
-    from bwlab_analysis.lab import checked_timesteps, gathered_inputs, open_lab, prompts_beside
+    from bwlab_analysis.lab import gathered_inputs, open_lab
 
-    times = checked_timesteps(look.timesteps)
-    prompts = prompts_beside(look.prompts, {"--data-a": look.data_a, "--data-b": look.data_b})
     lab = open_lab(look.base, manager, look.device)
     adapters = {file: lab.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
     folders = {"a": look.data_a, "b": look.data_b}
@@ -139,10 +132,12 @@ def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dic
         for name, folder in folders.items()
         if folder is not None
     }
-    inputs = gathered_inputs(lab, [] if prompts else list(pictures.values()), prompts, look.latents, look.seed)
+    inputs = gathered_inputs(
+        lab, [] if look.prompts else list(pictures.values()), look.prompts, look.latents, look.seed
+    )
 
     def at_work(a: Adapter, b: Adapter) -> AtWork:
-        rest = times, look.draws, look.seed
+        rest = look.timesteps, look.draws, look.seed
         losses = [
             loss_interference(
                 lab.pipe, lab.scheme, own, other, pictures[name].inputs(look.latents, look.seed), name, *rest
@@ -167,8 +162,6 @@ def _print_pair(
     print_conflict(console, report, cells)
     found = at_work.get(files)
     if found is None:
-        from bwlab_analysis.advice import FROM_WEIGHTS
-
         console.print(FROM_WEIGHTS)
     else:
         from bwlab_analysis.advice import steps_of

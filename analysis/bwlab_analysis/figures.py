@@ -66,7 +66,7 @@ def plain_text(measured: Measured) -> str:
 
 def share_text(share: float | None) -> str:
     """`12.3 %`; `-` of nothing."""
-    return NONE if share is None else f"{100 * share:.1f} %"
+    return NONE if share is None else f"{number_text(100 * share, 1)} %"
 
 
 def rank_text(rank: Measured) -> str:

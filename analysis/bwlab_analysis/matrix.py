@@ -8,8 +8,10 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from bwlab_analysis.figures import beside
+from bwlab_analysis.model_tables import looked_at
 from bwlab_analysis.places import PREDICTION
 from bwlab_analysis.tables import measure_heads, measures_row, new_table
+from bwlab_analysis.verdict import FROM_WEIGHTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,8 +50,6 @@ def print_matrix(
     console.print(table)
     found = [(report, at_work) for report, at_work in pairs if at_work is not None]
     if found:
-        from bwlab_analysis.model_tables import looked_at
-
         random = "; in brackets, with a random adapter in one's place" if found[0][1].interaction.draws else ""
         console.print(f"Of the base's prediction, over {looked_at(found[0][1].interaction)}{random}:")
         console.print(_interactions(called, found))
@@ -58,8 +58,6 @@ def print_matrix(
             console.print(table)
         console.print("The blocks of every pair, and what to do, are in --json and --report; or give two files.")
     else:
-        from bwlab_analysis.advice import FROM_WEIGHTS
-
         console.print("The blocks of every pair are in --json and --report; or give two files.")
         console.print(FROM_WEIGHTS)
 

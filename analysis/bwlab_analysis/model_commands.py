@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.commands import JsonOption, ReportOption
+from bwlab_analysis.commands import MOST_SEED, JsonOption, ReportOption, SeedOption
 
 AdapterArgument = Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)]
 BaseOption = Annotated[str, typer.Option(help="Base model: emoji, a diffusers folder, or a checkpoint.")]
@@ -16,7 +16,6 @@ PromptsOption = Annotated[
     Path | None, typer.Option(help="Text file with one prompt a line.", metavar="FILE", show_default=False)
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1000, help="Of noise and random adapters.")]
 LatentsOption = Annotated[int, typer.Option(min=1, help="Noisy latents to look at.")]
 TimestepsOption = Annotated[str, typer.Option(help="Timesteps of 0..999, separated by commas.", metavar="LIST")]
 DrawsOption = Annotated[int, typer.Option("--random", min=0, help="Random adapters to compare with.")]
@@ -138,7 +137,7 @@ def recommend_command(
     seeds: SeedsOption = 4,
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1000, help="Of the noise that blame is measured with.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of the noise that blame is measured with.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,

@@ -164,7 +164,7 @@ def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]
 
 
 def _scores(one: ConditionScores) -> dict[str, Json]:
-    """Of a composition or a control; ``block`` and ``knocked`` of those where single blocks are in or out."""
+    """Of a composition or a control; ``block`` where a single one is in or out."""
     condition = one.condition
     knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
     return {"name": one.name, "pictures": len(one.images), **knocked, "scores": _intervals(one.scores)}

@@ -10,7 +10,7 @@ from bwlab.merging.outcome import counted
 from bwlab_analysis.advice import Step, notations_of, nothing_to_do, specs_of
 from bwlab_analysis.evidence import caution
 from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, SHARES, carriers, few_pictures, standing
-from bwlab_analysis.figures import NONE, beside, decimals_of_column, number_text, signed_text
+from bwlab_analysis.figures import NONE, beside, decimals_of_column, number_text, share_text, signed_text
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, LOSSES
 from bwlab_analysis.registry import Measured
 from bwlab_analysis.tables import new_table
@@ -75,14 +75,10 @@ def print_blame(console: Console, blame: Sequence[BlockBlame], most: int = 8) ->
         return
     table = new_table(["switched off", "gives the other", "costs its own"])
     for one in blame[:most]:
-        table.add_row(f"{one.adapter} in {one.block}", _percent(one.gain), _percent(one.loss))
+        table.add_row(f"{one.adapter} in {one.block}", share_text(one.gain), share_text(one.loss))
     shown = f"; the first {most} of {len(blame)}" if len(blame) > most else ""
     console.print(f"Blame, in shares of each adapter's effect (below 0: without the block it is worse{shown}):")
     console.print(table)
-
-
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{number_text(100 * share, 1)} %"
 
 
 def print_advice(console: Console, steps: Sequence[Step], scheme: BlockScheme) -> None:

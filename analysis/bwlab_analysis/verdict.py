@@ -9,6 +9,7 @@ cosine measured since is that of two styles by one author (docs/real-adapters.md
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from bwlab_analysis.conflict import ConflictReport, GroupConflict
 from bwlab_analysis.figures import cosine_text, multiple_text
@@ -23,6 +24,19 @@ LARGEST_REAL_COSINE = 0.0144
 IDLE = "In bwlab's study that told nothing of the fidelity that pairs lost."
 UNRELATED, LIKE_PICTURES, SAME_SUBJECT = 2.4, 4.7, 32.0
 AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
+
+FROM_WEIGHTS = (
+    "What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR and "
+    "--data-b DIR, bwlab looks at both at work and says what to turn down."
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a number means: of whole adapters in a sentence, of a block in a few words."""
+
+    whole: str
+    block: str
 
 
 def verdict(report: ConflictReport) -> list[str]:
@@ -42,9 +56,9 @@ def verdict(report: ConflictReport) -> list[str]:
         *_disjoint(report),
         *_inputs(report.total),
         *_cosine(report.total),
-        *_by_block(report.blocks, _cosine_of_block),
+        *_by_block(report.blocks, _cosine_reading),
         *_outputs(report.total),
-        *_by_block(report.blocks, _outputs_of_block),
+        *_by_block(report.blocks, _outputs_reading),
     ]
 
 
@@ -79,21 +93,14 @@ def _inputs(group: GroupConflict) -> Iterator[str]:
 
 
 def _cosine(group: GroupConflict) -> Iterator[str]:
-    cosine = group.measures.get("cosine")
-    if cosine is None or cosine.random_sd is None:
+    cosine, reading = group.measures.get("cosine"), _cosine_reading(group)
+    if cosine is None or reading is None:
         return
     scale = _cosine_scale(group, cosine)
     text = f"Cosine {cosine_text(cosine, words=True)}"
     if scale != cosine.random_sd:
         text += f", and +- {scale:.2g} for a random pair with this shared initialisation"
-    if abs(cosine.value) <= SURE * scale:
-        yield f"{text}: {AT_CHANCE}, as between nearly all real adapters. It says nothing about conflict."
-    elif abs(cosine.value) <= LARGEST_REAL_COSINE:
-        yield f"{text}: beyond chance, but no more than between real adapters. It says nothing about conflict."
-    elif cosine.value > 0:
-        yield f"{text}: beyond chance. They push the weights the same way. {IDLE}"
-    else:
-        yield f"{text}: beyond chance. They push the weights opposite ways. {IDLE}"
+    yield f"{text}: {reading.whole}"
 
 
 def _cosine_scale(group: GroupConflict, cosine: Measured) -> float:
@@ -102,75 +109,70 @@ def _cosine_scale(group: GroupConflict, cosine: Measured) -> float:
     return cosine.details["random_sd_given_inputs"] if given_inputs else cosine.random_sd or 0.0
 
 
-def _cosine_of_block(group: GroupConflict) -> str | None:
+def _cosine_reading(group: GroupConflict) -> Reading | None:
     cosine = group.measures.get("cosine")
     if cosine is None or cosine.random_sd is None:
         return None
     if abs(cosine.value) <= SURE * _cosine_scale(group, cosine):
-        return "at chance"
+        whole = f"{AT_CHANCE}, as between nearly all real adapters. It says nothing about conflict."
+        return Reading(whole, "at chance")
     if abs(cosine.value) <= LARGEST_REAL_COSINE:
-        return "beyond chance, but no more than between real adapters"
-    return f"beyond chance, the {'same' if cosine.value > 0 else 'opposite'} way"
+        no_more = "beyond chance, but no more than between real adapters"
+        return Reading(f"{no_more}. It says nothing about conflict.", no_more)
+    way = "the same way" if cosine.value > 0 else "the opposite way"
+    ways = way if cosine.value > 0 else "opposite ways"
+    return Reading(f"beyond chance. They push the weights {ways}. {IDLE}", f"beyond chance, {way}")
 
 
 def _outputs(group: GroupConflict) -> Iterator[str]:
-    overlap = group.measures.get("out_overlap")
-    if overlap is None or overlap.random_sd is None:
-        return
-    text = f"Out overlap {multiple_text(overlap, words=True)}, x{1 / overlap.details['chance']:.3g} at most"
-    if overlap.random_sd < EXACT:
-        yield f"{text}: no other is possible, as one of them writes into every direction. It tells nothing."
-    elif overlap.value <= 1.0 + SURE * overlap.random_sd:
-        yield f"{text}: {AT_CHANCE}. They write into unrelated directions."
-    elif _comparable(overlap):
-        yield f"{text}: {_among_real(overlap.value)}."
-    else:
-        yield f"{text}: beyond chance. They write into some of the same directions. {IDLE}"
+    overlap, reading = group.measures.get("out_overlap"), _outputs_reading(group)
+    if overlap is not None and reading is not None:
+        most = f"x{1 / overlap.details['chance']:.3g} at most"
+        yield f"Out overlap {multiple_text(overlap, words=True)}, {most}: {reading.whole}"
 
 
-def _outputs_of_block(group: GroupConflict) -> str | None:
+def _outputs_reading(group: GroupConflict) -> Reading | None:
     overlap = group.measures.get("out_overlap")
     if overlap is None or overlap.random_sd is None:
         return None
     if overlap.random_sd < EXACT:
-        return "one writes into every direction, which tells nothing"
+        return Reading(
+            "no other is possible, as one of them writes into every direction. It tells nothing.",
+            "one writes into every direction, which tells nothing",
+        )
     if overlap.value <= 1.0 + SURE * overlap.random_sd:
-        return "at chance"
-    if not _comparable(overlap):
-        return "beyond chance"
-    if overlap.value <= UNRELATED:
-        return f"up to the median of unrelated adapters, x{UNRELATED}"
-    if overlap.value <= LIKE_PICTURES:
-        return f"above that of unrelated adapters, x{UNRELATED}"
-    if overlap.value < SAME_SUBJECT:
-        return f"above two runs on like pictures, x{LIKE_PICTURES}"
-    return f"as one subject twice, x{SAME_SUBJECT:.0f}, or more"
+        return Reading(f"{AT_CHANCE}. They write into unrelated directions.", "at chance")
+    # Multiples of real adapters, which are of small ranks, cannot be reached by all.
+    if 1 / overlap.details["chance"] < SAME_SUBJECT:
+        return Reading(f"beyond chance. They write into some of the same directions. {IDLE}", "beyond chance")
+    return _among_real(overlap.value)
 
 
-def _comparable(overlap: Measured) -> bool:
-    """Whether such a multiple of chance can be compared with those of real adapters, which are of small ranks."""
-    return 1 / overlap.details["chance"] >= SAME_SUBJECT
-
-
-def _among_real(multiple: float) -> str:
+def _among_real(multiple: float) -> Reading:
     """Where it stands among what was found between real adapters."""
     unrelated, alike = f"unrelated real adapters (median x{UNRELATED})", f"two runs on like pictures (x{LIKE_PICTURES})"
+    subject = f"one subject twice (x{SAME_SUBJECT:.0f})"
     if multiple <= UNRELATED:
-        return f"beyond chance, but no more than of {unrelated}"
+        whole = f"beyond chance, but no more than of {unrelated}."
+        return Reading(whole, f"up to the median of unrelated adapters, x{UNRELATED}")
     if multiple <= LIKE_PICTURES:
-        return f"between that of {unrelated} and of {alike}"
+        return Reading(
+            f"between that of {unrelated} and of {alike}.", f"above that of unrelated adapters, x{UNRELATED}"
+        )
     if multiple < SAME_SUBJECT:
-        return f"between that of {alike} and of one subject twice (x{SAME_SUBJECT:.0f})"
-    return f"as that of one subject twice (x{SAME_SUBJECT:.0f}), or more"
+        return Reading(
+            f"between that of {alike} and of {subject}.", f"above two runs on like pictures, x{LIKE_PICTURES}"
+        )
+    return Reading(f"as that of {subject}, or more.", f"as one subject twice, x{SAME_SUBJECT:.0f}, or more")
 
 
-def _by_block(blocks: Sequence[GroupConflict], reading: Callable[[GroupConflict], str | None]) -> Iterator[str]:
+def _by_block(blocks: Sequence[GroupConflict], read: Callable[[GroupConflict], Reading | None]) -> Iterator[str]:
     """One line with the same of each block, those with one reading together."""
     found: dict[str, list[str]] = {}
     for group in blocks:
-        told = reading(group)
-        if told is not None:
-            found.setdefault(told, []).append(group.name)
+        reading = read(group)
+        if reading is not None:
+            found.setdefault(reading.block, []).append(group.name)
     if found:
         parts = [
             f"{told} ({'all that both change' if len(found) == 1 and len(names) > 1 else ', '.join(names)})"

@@ -12,6 +12,7 @@ from bwlab.adapters.adapter import Adapter
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap, harmonic_mean
 from bwlab_analysis.fidelity.conditions import Condition
+from bwlab_analysis.fidelity.telling import HARMONIC
 from bwlab_analysis.registry import FidelityScorer
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from bwlab.pipelines import Pipeline
 
-HARMONIC = "harmonic"
 KINDS = ("identity", "style", "text")
 OnCondition: TypeAlias = Callable[[int, int, str], None]
 Score: TypeAlias = Callable[[Sequence["Image"], Sequence[object]], list[float]]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from bwlab_analysis.fidelity.profile import BlockProfile
     from bwlab_analysis.recommend import Trial
 
+HARMONIC = "harmonic"
+"""The score that all others of a picture make up."""
 WHOLE = "both whole"
 """The composition that every search begins with."""
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).

@@ -96,7 +96,7 @@ def in_the_base(function: Document) -> list[str]:
     looked_at = f"{counted(function['latents'], 'latent')}: {function['inputs']}"
     return [
         heading("In the base at work", 3),
-        paragraph(f"{looked_at}.{beside(function['random_adapters'])}", note=True),
+        paragraph(f"{looked_at}.{brackets(function['random_adapters'])}", note=True),
         table(["block", *AT_WORK.values()], rows),
         heading("Blame, in shares of each adapter's effect", 3),
         table(["switched off", "gives the other", "costs its own"], blame),
@@ -104,7 +104,7 @@ def in_the_base(function: Document) -> list[str]:
     ]
 
 
-def beside(draws: int) -> str:
+def brackets(draws: int) -> str:
     """What stands in brackets beside numbers, where random adapters were drawn."""
     return f" In brackets: {counted(draws, 'random adapter')} of the same norms." if draws else ""
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-MISSING = "-"
+from bwlab_analysis.figures import NONE, number_text, share_text
+
 # The strongest colour on which text has a contrast of 4.5, light and dark.
 FULL = 0.6
 
@@ -38,20 +39,19 @@ class Cell:
 def number_cell(value: float | None, random: float | None = None, digits: int = 2, spread: float | None = None) -> Cell:
     """Return a number's cell, beside what random adapters give, and how much that varies, where that is known."""
     if value is None:
-        return Cell(MISSING)
+        return Cell(NONE)
     varies = "" if spread is None else f" \N{PLUS-MINUS SIGN} {number(spread, digits)}"
     return Cell(number(value, digits), value, "" if random is None else f"({number(random, digits)}{varies})")
 
 
 def percent_cell(share: float | None) -> Cell:
     """Return a share's cell, 1 as 100.0 %."""
-    return Cell(MISSING) if share is None else Cell(f"{number(100 * share, 1)} %", share)
+    return Cell(share_text(share), share)
 
 
 def number(value: float, digits: int = 2) -> str:
     """Return a number with so many decimals, without a minus before zero; large ones with three digits."""
-    text = f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
-    return text.removeprefix("-") if float(text) == 0 else text
+    return number_text(value, digits) if abs(value) < 1000 else f"{value:.3g}"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:

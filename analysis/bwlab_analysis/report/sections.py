@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bwlab.merging.outcome import counted
-from bwlab_analysis.advice import FROM_WEIGHTS
-from bwlab_analysis.fidelity.telling import PROFILE_HEADS, PROFILES, SHARES
+from bwlab_analysis.fidelity.telling import HARMONIC, PROFILE_HEADS, PROFILES, SHARES
 from bwlab_analysis.figures import decimals_for, signed_text
 from bwlab_analysis.matrix import letters
 from bwlab_analysis.places import ALL_TIMES, AT_WORK, PREDICTION
-from bwlab_analysis.report.at_work import advice, beside, in_the_base, losses, specs
+from bwlab_analysis.report.at_work import advice, brackets, in_the_base, losses, specs
 from bwlab_analysis.report.heatmap import by_time, heatmap
 from bwlab_analysis.report.markup import (
     Cell,
@@ -25,12 +24,12 @@ from bwlab_analysis.report.markup import (
     table,
 )
 from bwlab_analysis.report.unet_map import unet_map
+from bwlab_analysis.verdict import FROM_WEIGHTS
 
 Document = Mapping[str, Any]
 Matrix: TypeAlias = dict[tuple[str, str], "Document | None"]
 CHANGES = ("effect", "style", "structure", "representation")
 MOST_DIGITS = 6
-HARMONIC = "harmonic"
 KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
 
@@ -168,7 +167,7 @@ def activations_section(document: Document) -> str:
     parts = [
         heading(f"What {document['file']} changes in {document['base']}"),
         paragraph(
-            f"{counted(document['latents'], 'latent')}: {document['inputs']}.{beside(document['random_adapters'])}",
+            f"{counted(document['latents'], 'latent')}: {document['inputs']}.{brackets(document['random_adapters'])}",
             note=True,
         ),
         unet_map(_present({name: _means(changes, name) for name in CHANGES})),

@@ -11,7 +11,6 @@ from PIL import Image
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.conditions import BASE, BOTH, IDENTITY, four_conditions, knock_ins, knock_outs
 from bwlab_analysis.fidelity.measure import (
-    HARMONIC,
     ConditionScores,
     Judge,
     References,
@@ -20,6 +19,7 @@ from bwlab_analysis.fidelity.measure import (
     measure_fidelity,
 )
 from bwlab_analysis.fidelity.profile import block_profiles
+from bwlab_analysis.fidelity.telling import HARMONIC
 from bwlab_analysis.registry import FidelityScorer
 from tests.analysis.function.conftest import World
 from tests.analysis.function.conftest import world as world
