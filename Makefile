@@ -31,5 +31,5 @@ clean:
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bwlab needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install torch torchvision -e '.[dev]'
+	$(BIN)/python -m pip install torch torchvision -e '.[dev]' -e plugins/bwlab_emoji
 	touch $@

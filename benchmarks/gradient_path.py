@@ -20,18 +20,19 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
+from bwlab.adapters.adapter import Adapter, create_adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.base.conditioning import encode_texts, unet_arguments
+from bwlab.base.load import base_scheme, load_base
 from bwlab.benchmark import load_benchmark
 from bwlab.blocks.spec import parse_spec
-from bwlab.conditioning import encode_texts, unet_arguments
-from bwlab.pipelines import base_scheme, load_base
-from bwlab.plugins import build_manager
-from bwlab.training.gradient_path import skip_path, without_inner_graph
+from bwlab.plugins.manager import build_manager
+from bwlab.training.graph import skip_path, without_inner_graph
 from bwlab.training.lean_graph import lean_graph
 from bwlab.training.objective import noise_schedule, training_target
 
 if TYPE_CHECKING:
-    from bwlab.pipelines import Pipeline
+    from bwlab.base.architectures import Pipeline
 
 DOWN = "down_blocks"
 
@@ -56,7 +57,7 @@ class Lesson:
         self.pipe: Pipeline = load_base("emoji")
         self.pipe.unet.eval().requires_grad_(False)
         manager = build_manager()
-        scheme = base_scheme(self.pipe, manager)
+        scheme = base_scheme(self.pipe, manager.block_schemes())
         self.adapter: Adapter = create_adapter(
             self.pipe.unet,
             manager.adapter_type(kind),

@@ -18,13 +18,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.models import MODELS, random_unet, unet_inputs
-from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
-from bwlab.blocks.bases import EMBEDDED
+from bwlab.adapters.adapter import Adapter, create_adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.base.names import EMBEDDED
 from bwlab.blocks.spec import parse_spec
-from bwlab.plugins import build_manager
-from bwlab_analysis.function.variants import blocks_of
-from bwlab_analysis.gates import GatedUNet, Variant
-from bwlab_analysis.probes import scheme_of
+from bwlab.plugins.manager import build_manager
+from bwlab_analysis.activations.batched_unet import GatedUNet, Variant
+from bwlab_analysis.activations.probe import scheme_of
+from bwlab_analysis.activations.variants import blocks_of
 
 
 def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
@@ -42,7 +43,7 @@ def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
 def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, dict[str, Any]]:
     """The UNet of a name, and the arguments of a pass over so many latents."""
     if model == EMBEDDED:
-        from bwlab.pipelines import load_base
+        from bwlab.base.load import load_base
 
         unet: Any = load_base(EMBEDDED).unet
     else:

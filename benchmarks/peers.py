@@ -17,11 +17,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.setting import Setting
-from bwlab.adapters.adapter import Attached, attach
+from bwlab.adapters.attach import Attached, attach
 from bwlab.adapters.layer import BaseLayer
 from bwlab.errors import BwlabError
 from bwlab.training.config import OptimizerConfig
-from bwlab.training.training_graph import check_gradient_path, training_graph
+from bwlab.training.graph import check_gradient_path, training_graph
 
 
 class Contestant(ABC):

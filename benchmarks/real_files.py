@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.conflict import measure_conflict
-from bwlab_analysis.figures import decimals_for
-from bwlab_analysis.pairs import COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
-from bwlab_analysis.registry import Measured
-from bwlab_analysis.verdict import shares_initialisation
+from bwlab_analysis.measures import Measured
+from bwlab_analysis.report.numbers import decimals_for
+from bwlab_analysis.report.verdict import shares_initialisation
+from bwlab_analysis.weights.conflict import measure_conflict
+from bwlab_analysis.weights.pair_measures import COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 
 MEASURES = (COSINE, SIGN_CONFLICT, IN_OVERLAP, OUT_OVERLAP)
 SMALL_RANKS = 0.02  # of the widths: there is room for fifty times what chance shares
@@ -56,8 +56,8 @@ def as_safetensors(file: Path, folder: Path) -> Path:
         return file
     from safetensors.numpy import save_file
 
-    from bwlab.formats.contents import read_contents
     from bwlab.formats.keys import kohya_name_of
+    from bwlab.formats.read import read_contents
 
     tensors: dict[str, np.ndarray] = {}
     for path, module in read_contents(file, pickles=True).modules.items():

@@ -12,10 +12,11 @@ from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.layer import kind_of
 from bwlab.adapters.modules import layers_by_path
 from bwlab.blocks.configs import meta_unet
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -54,7 +54,7 @@ def text_shapes(encoder: str, width: int, layers: int) -> dict[str, tuple[int, .
 
 def read(a: Path, b: Path) -> None:
     """Load both files and touch every number: the floor."""
-    from bwlab.formats.files import open_adapter_file
+    from bwlab.formats.safetensors import open_adapter_file
 
     for path in (a, b):
         file = open_adapter_file(path)
@@ -64,7 +64,7 @@ def read(a: Path, b: Path) -> None:
 
 def norms(a: Path, b: Path) -> None:
     """Norms of both files, per block, cell and kind."""
-    from bwlab_analysis.norms import measure_norms
+    from bwlab_analysis.weights.norms import measure_norms
 
     for path in (a, b):
         measure_norms(path, [])
@@ -72,16 +72,15 @@ def norms(a: Path, b: Path) -> None:
 
 def conflict(a: Path, b: Path) -> None:
     """Norms, cosine, out and in overlap of the pair."""
-    from bwlab_analysis.conflict import measure_conflict
-    from bwlab_analysis.pairs import COSINE, IN_OVERLAP, OUT_OVERLAP
+    from bwlab_analysis.weights.conflict import measure_conflict
+    from bwlab_analysis.weights.pair_measures import COSINE, IN_OVERLAP, OUT_OVERLAP
 
     measure_conflict(a, b, [COSINE, OUT_OVERLAP, IN_OVERLAP])
 
 
 def spectra(a: Path, b: Path) -> None:
     """Singular values of both files, beside their norms."""
-    from bwlab_analysis.norms import measure_norms
-    from bwlab_analysis.spectrum import EFFECTIVE_RANK, TOP1_SHARE
+    from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE, measure_norms
 
     for path in (a, b):
         measure_norms(path, [EFFECTIVE_RANK, TOP1_SHARE])

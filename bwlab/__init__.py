@@ -1,9 +1,28 @@
 """Block-wise adapters for diffusion UNets: train, look inside, score, generate."""
 
-from bwlab.api import Use, attach, blocks_of, generate, load_adapter, load_base, load_embedding
-from bwlab.hookspecs import hookimpl
+from __future__ import annotations
 
-__version__ = "0.1.0"
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bwlab._version import __version__
+from bwlab.generation.attach import Use
+from bwlab.plugins.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import torch
+    from PIL import Image
+    from torch import nn
+
+    from bwlab.adapters.adapter import Adapter
+    from bwlab.base.architectures import Pipeline
+    from bwlab.formats.dialects.textual_inversion import Embedding
+    from bwlab.generation.attach import Usable
+    from bwlab.plugins.manager import PluginManager
+
 
 __all__ = [
     "Use",
@@ -16,3 +35,171 @@ __all__ = [
     "load_base",
     "load_embedding",
 ]
+
+
+def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
+    """Return a base model as a diffusers pipeline, without safety checker.
+
+    Args:
+        base: `"emoji"`, the model that ships with bwlab; a diffusers folder, a single-file `.safetensors` checkpoint,
+            or a name on the hub, of SD 1.x, SD 2.x or SDXL.
+        device: as PyTorch names it, or `"auto"`: the GPU where there is one.
+        dtype: of the weights; None: float32.
+
+    Raises:
+        BwlabError: there is no such base, or no such device.
+
+    >>> import bwlab
+    >>> pipe = bwlab.load_base()
+    >>> type(pipe).__name__, pipe.unet.config.cross_attention_dim
+    ('StableDiffusionPipeline', 128)
+    """
+    from bwlab.base.device import chosen_device
+    from bwlab.base.load import load_base as load
+
+    return load(base, dtype).to(chosen_device(device))
+
+
+def blocks_of(unet: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the blocks of a UNet, and of its text encoders: name -> paths of what lies in it, in the order of data.
+
+    Raises:
+        BwlabError: no block scheme fits the UNet.
+
+    >>> import bwlab
+    >>> blocks = bwlab.blocks_of(bwlab.load_base().unet)
+    >>> list(blocks)
+    ['te', 'in0', 'in1', 'in2', 'in3', 'mid', 'out0', 'out1', 'out2', 'out3', 'rest']
+    >>> blocks["mid"]
+    ('mid_block.resnets.0', 'mid_block.attentions.0', 'mid_block.resnets.1')
+    """
+    from bwlab.blocks.families import scheme_for
+
+    config: dict[str, object] = dict(unet.config)  # type: ignore[arg-type]  # diffusers' models have one
+    scheme = scheme_for(config, _manager(None).block_schemes())
+    return {
+        block: tuple(module.path for module in scheme.modules if module.block == block) for block in scheme.blocks()
+    }
+
+
+def load_adapter(path: str | Path, pipe: Pipeline, *, manager: PluginManager | None = None) -> Adapter:
+    """Return the adapter in a file, of any dialect and algorithm, for a pipeline's models and on its device.
+
+    Its `deltas()` are the changes of the weights at scale 1, its `blocks()` the number of layers in each block.
+
+    Args:
+        path: a `.safetensors` file.
+        pipe: what it will be attached to.
+        manager: of plugins; None: the installed ones.
+
+    Raises:
+        BwlabError: the file is missing, broken, or made for another architecture.
+    """
+    from bwlab.base.load import base_scheme
+    from bwlab.generation.attach import loaded
+
+    manager = _manager(manager)
+    return loaded(path, pipe, manager, base_scheme(pipe, manager.block_schemes()))
+
+
+def load_embedding(path: str | Path, word: str | None = None) -> Embedding:
+    """Return a textual-inversion embedding, of diffusers, AUTOMATIC1111 or kohya, under a word of its own or this one.
+
+    Raises:
+        BwlabError: the file is missing, broken or holds something else; a pickle that could run code is refused.
+    """
+    from bwlab.formats.dialects.textual_inversion import read_embedding
+
+    return read_embedding(path, word)
+
+
+def attach(
+    pipe: Pipeline,
+    adapters: Sequence[Usable] = (),
+    *,
+    embeddings: Sequence[Embedding] = (),
+    manager: PluginManager | None = None,
+) -> AbstractContextManager[None]:
+    """Let adapters and words act on a pipeline inside a `with` block, and leave it exactly as it was.
+
+    Inside, the pipeline is called as always, and so are other pipelines made of the same models. With schedules, call
+    the pipeline that was attached to, or one that shares its scheduler: that tells which step it is.
+
+    Args:
+        pipe: a StableDiffusionPipeline or StableDiffusionXLPipeline, image-to-image and inpainting ones too.
+        adapters: files, loaded adapters, or `Use(adapter, scale, schedule)`.
+        embeddings: words that prompts may use.
+        manager: of plugins; None: the installed ones.
+
+    Raises:
+        BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
+    """
+    from bwlab.generation.attach import attach as attach_uses
+
+    return attach_uses(pipe, adapters, _manager(manager), embeddings)
+
+
+def generate(
+    pipe: Pipeline,
+    prompts: str | Sequence[str],
+    seeds: int | Sequence[int] = 0,
+    adapters: Sequence[Usable] = (),
+    *,
+    steps: int = 25,
+    cfg: float = 7.0,
+    sampler: str = "dpmpp_2m_karras",
+    negative: str = "",
+    embeddings: Sequence[Embedding] = (),
+    batch_size: int = 8,
+    manager: PluginManager | None = None,
+) -> list[Image.Image]:
+    """Return one picture for each prompt and the seed beside it; one prompt, or one seed, goes with all others.
+
+    Args:
+        pipe: the base, which is afterwards what it was.
+        prompts: what to paint.
+        seeds: each picture's noise comes from a generator of its own.
+        adapters: as for `attach`.
+        steps: of the sampling.
+        cfg: guidance scale; up to 1 means none.
+        sampler: a name that `bwlab generate --sampler` takes.
+        negative: what guidance leads away from.
+        embeddings: as for `attach`.
+        batch_size: pictures that are made at once.
+        manager: of plugins; None: the installed ones.
+
+    Raises:
+        BwlabError: as `attach`, or prompts and seeds differ in number, or the sampler is unknown.
+
+    >>> import bwlab
+    >>> pictures = bwlab.generate(bwlab.load_base(), "noto, fox, white background", seeds=[0, 1], steps=2)
+    >>> [picture.size for picture in pictures]
+    [(64, 64), (64, 64)]
+    """
+    from bwlab.base.load import base_scheme
+    from bwlab.generation.attach import timed, words_of
+    from bwlab.generation.sample import generate as paint
+
+    manager = _manager(manager)
+    scheme = base_scheme(pipe, manager.block_schemes())
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    numbers = [seeds] if isinstance(seeds, int) else list(seeds)
+    most = max(len(texts), len(numbers))
+    return paint(
+        pipe,
+        texts * most if isinstance(prompts, str) else texts,
+        numbers * most if isinstance(seeds, int) else numbers,
+        [timed(use, pipe, manager, scheme) for use in adapters],
+        steps=steps,
+        cfg=cfg,
+        sampler=sampler,
+        negative=negative,
+        embeddings=[*embeddings, *words_of(adapters, manager)],
+        batch_size=batch_size,
+    )
+
+
+def _manager(given: PluginManager | None) -> PluginManager:
+    from bwlab.plugins.manager import build_manager
+
+    return build_manager() if given is None else given

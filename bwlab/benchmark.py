@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
-from bwlab.formats.atomic import write_atomically
-from bwlab.formats.folders import make_folder
+from bwlab.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,7 +17,7 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from bwlab.cli.app import build_app
-from bwlab.plugins import PluginManager
+from bwlab.plugins.manager import PluginManager
 
 VALUES = {str: "TEXT", int: "INTEGER", float: "FLOAT", Path: "PATH"}
 STATED_DEFAULT = re.compile(r" ?\[default: (.*?)\]")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from bwlab.plugins import PluginManager, build_manager
+from bwlab.plugins.manager import PluginManager, build_manager
 from docs import study
 from docs.command_line import command_page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bwlab_analysis.study.reporting import title_of
+from bwlab_analysis.study.report import title_of
 from bwlab_analysis.study.results import read_results
 from bwlab_analysis.study.tables import tables_of
 

@@ -12,10 +12,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import bwlab
+from bwlab.base.load import load_base
 from bwlab.benchmark import load_benchmark
-from bwlab.emoji.autoencoder import peak_signal_to_noise
 from bwlab.generation.sample import generate
-from bwlab.pipelines import load_base
+from bwlab_emoji.vae import peak_signal_to_noise
 
 if TYPE_CHECKING:
     from torch import Tensor

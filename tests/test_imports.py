@@ -1,160 +1,234 @@
-"""Imports point one way: plugins -> bwlab <- analysis, and inside bwlab from commands down to blocks and formats."""
+"""Imports point one way and never in a circle, those for type checkers included.
+
+A package imports only packages that stand to its left in `ORDER`; nothing is exempt.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = "bwlab"
-OUTSIDE = {"bwlab_analysis": "analysis", "bwlab_lora": "plugins", "bwlab_locon": "plugins", "bwlab_ortho": "plugins"}
-
-# From the bottom up. A module may import its own layer and those below; the longest name counts.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    (
-        "bwlab",
-        "bwlab.cache_folder",
-        "bwlab.components",
-        "bwlab.errors",
-        "bwlab.hookspecs",
-        "bwlab.nearest",
-        "bwlab.open_clip_model",
-        "bwlab.pictures",
-        "bwlab.records",
-        "bwlab.registry",
+# Each top-level package and the source root that it lies in.
+SOURCES = {
+    "bwlab": "",
+    "bwlab_analysis": "analysis",
+    "bwlab_emoji": "plugins",
+    "bwlab_lora": "plugins",
+    "bwlab_locon": "plugins",
+    "bwlab_ortho": "plugins",
+}
+# From left to right. The parts of one group do not import each other; `API` is the package's own `__init__`.
+API = "__init__"
+ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
+    "bwlab": tuple(
+        map(
+            frozenset,
+            (
+                ("errors", "_version", "linalg"),
+                ("files", "images", "terminal", "config", "blocks"),
+                ("formats", "benchmark"),
+                ("adapters", "base", "inspection"),
+                ("dataset", "testing"),
+                ("tagging",),
+                ("plugins",),
+                ("generation", "merging"),
+                ("training", API),
+                ("cli",),
+                ("__main__",),
+            ),
+        )
     ),
-    (
-        "bwlab.blocks",
-        "bwlab.formats",
-        "bwlab.grams",
-        "bwlab.inspection",
-        "bwlab.lowrank",
-        "bwlab.triangles",
-        "bwlab.truncation",
+    "bwlab_analysis": tuple(
+        map(
+            frozenset,
+            (
+                (API, "measures"),
+                ("hookspecs", "installed"),
+                ("weights",),
+                ("activations",),
+                ("fidelity",),
+                ("report",),
+                ("study",),
+                ("demo",),
+                ("cli",),
+                ("plugin",),
+            ),
+        )
     ),
-    ("bwlab.adapters", "bwlab.formats.kohya", "bwlab.formats.plugin", "bwlab.loading", "bwlab.plugins"),
-    (
-        "bwlab.benchmark",
-        "bwlab.bases",
-        "bwlab.conditioning",
-        "bwlab.composition",
-        "bwlab.pipelines",
-        "bwlab.scaffold",
-        "bwlab.testing",
-    ),
-    ("bwlab.emoji", "bwlab.generation", "bwlab.merging", "bwlab.training"),
-    ("bwlab.api", "bwlab.demo", "bwlab.tagging"),
-    ("bwlab.cli",),
-    ("bwlab.__main__",),
-)
-# `import bwlab` offers the Python API, which lies above all it calls and imports none of it before a call.
-FACADE = ("bwlab", "bwlab.api")
-LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+}
+MOST_MODULES = 20  # in one folder
 
-Arrow = tuple[str, str]
+Graph: TypeAlias = Mapping[str, frozenset[str]]
 
 
-def layer_of(module: str) -> int:
-    """The level of a module of bwlab; KeyError if no layer names it or a package above it."""
-    if module.count(".") > 0 and not any(is_in(module, name) for name in LEVELS if name != CORE):
-        raise KeyError(f"{module} is in no layer of tests/test_imports.py")
-    return LEVELS[max((name for name in LEVELS if is_in(module, name)), key=len)]
+def module_files() -> dict[str, Path]:
+    """Return the file of every module, by dotted name."""
+    files: dict[str, Path] = {}
+    for package, root in SOURCES.items():
+        for file in sorted((ROOT / root / package).rglob("*.py")):
+            parts = file.relative_to(ROOT / root).with_suffix("").parts
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return files
 
 
-def is_in(module: str, package: str) -> bool:
-    """Whether ``module`` is ``package`` or lies in it."""
-    return module == package or module.startswith(f"{package}.")
+FILES = module_files()
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Every module that is imported when the code runs, in function bodies too, but not for type checkers only."""
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+def imported(code: str, modules: Iterable[str], *, types: bool) -> frozenset[str]:
+    """Return which of `modules` the code imports, in function bodies too.
+
+    Args:
+        code: Python source.
+        modules: dotted names.
+        types: whether imports under `if TYPE_CHECKING:` count.
+    """
+    tree, known = ast.parse(code), set(modules)
+    skipped = set() if types else set(_for_type_checkers(tree))
+    found: set[str] = set()
     for node in ast.walk(tree):
-        if id(node) in for_types:
+        if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module)
+            assert node.level == 0, "relative import; write its whole name"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                found.add(submodule if submodule in known else str(node.module))
+    return frozenset(found & known)
 
 
-def arrows(folder: Path) -> Iterator[Arrow]:
-    """(importing module, imported module of ours) below a source root, for modules that exist as files."""
-    for file in sorted(folder.rglob("*.py")):
-        parts = file.relative_to(source_root(file)).with_suffix("").parts
-        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        for target in imports(ast.parse(file.read_text(encoding="utf-8"))):
-            if target.startswith("."):
-                raise AssertionError(f"{module} has a relative import; write its whole name")
-            if target.split(".")[0] in {CORE, *OUTSIDE} and module_exists(target):
-                yield module, target
+def _for_type_checkers(tree: ast.Module) -> Iterator[int]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for statement in node.body:
+                yield from map(id, ast.walk(statement))
 
 
-def source_root(file: Path) -> Path:
-    """The folder that is on the path for ``file``."""
-    top = file.relative_to(ROOT).parts[0]
-    return ROOT / top if top in OUTSIDE.values() else ROOT
+def module_graph(*, types: bool) -> dict[str, frozenset[str]]:
+    """Return what each module imports."""
+    return {
+        name: imported(file.read_text(encoding="utf-8"), FILES, types=types) - {name} for name, file in FILES.items()
+    }
 
 
-def module_exists(name: str) -> bool:
-    """Whether ``name`` is a module or package of ours, and not a function in one."""
-    base = ROOT / OUTSIDE.get(name.split(".")[0], "") / Path(*name.split("."))
-    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+def package_of(module: str) -> tuple[str, str]:
+    """Return the top-level package and the part of it that a module belongs to: `("bwlab", "blocks")`."""
+    top, _, rest = module.partition(".")
+    return top, rest.partition(".")[0] or API
 
 
-def wrong(arrow: Arrow) -> str | None:
-    """What is wrong with an import, or None."""
-    source, target = arrow
-    if (source, target) == FACADE:
+def package_graph(modules: Graph) -> dict[str, frozenset[str]]:
+    """Return what each part of a package imports."""
+    packages: dict[str, set[str]] = {}
+    for module, targets in modules.items():
+        own = ".".join(package_of(module))
+        packages.setdefault(own, set()).update(".".join(package_of(target)) for target in targets)
+    return {name: frozenset(targets - {name}) for name, targets in packages.items()}
+
+
+def cycles(graph: Graph) -> list[list[str]]:
+    """Return the strongly connected components of more than one node (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    components: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in graph.get(node, ()):
+            if target not in index:
+                visit(target)
+            if target in stack:
+                low[node] = min(low[node], low[target])
+        if low[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                components.append(sorted(component))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return components
+
+
+def violation(source: str, target: str) -> str | None:
+    """Return what is wrong with one import, or None."""
+    (source_top, source_part), (target_top, target_part) = package_of(source), package_of(target)
+    if source_top != target_top:
+        if target_top != "bwlab":
+            return f"{source} imports {target}, which arrives by its entry point only"
+        return f"{source} imports {target}: commands are for users" if target_part == "cli" else None
+    if source_part == target_part or source_top not in ORDER:
         return None
-    source_top, target_top = source.split(".")[0], target.split(".")[0]
-    if target_top != CORE:
-        return None if source_top == target_top else f"{source} imports {target}: that arrives by its entry point only"
-    if source_top != CORE:
-        commands = is_in(target, "bwlab.cli") and target not in {"bwlab.cli", "bwlab.cli.errors"}
-        return f"{source} imports {target}: commands are for users" if commands else None
-    if layer_of(target) > layer_of(source):
-        return f"{source} imports {target}, which lies above it"
+    place = {name: index for index, names in enumerate(ORDER[source_top]) for name in names}
+    if place[target_part] >= place[source_part]:
+        return f"{source} imports {target}, which does not stand to the left of it"
     return None
 
 
-@pytest.mark.parametrize("folder", ["bwlab", "analysis", "plugins"])
-def test_imports_point_one_way(folder: str) -> None:
-    found = list(arrows(ROOT / folder))
-    assert found
-    assert [message for message in map(wrong, found) if message] == []
+@pytest.mark.parametrize("types", [False, True], ids=["at run time", "with types"])
+def test_no_cycle_of_modules_or_packages(types: bool) -> None:
+    modules = module_graph(types=types)
+    assert len(modules) > 200
+    assert cycles(modules) == []
+    assert cycles(package_graph(modules)) == []
+
+
+def test_packages_import_to_the_left() -> None:
+    graph = module_graph(types=True)
+    wrong = [violation(source, target) for source, targets in graph.items() for target in sorted(targets)]
+    assert [message for message in wrong if message] == []
+
+
+def test_every_part_has_a_place() -> None:
+    for package, groups in ORDER.items():
+        placed = frozenset().union(*groups)
+        assert placed == {part for top, part in map(package_of, FILES) if top == package}
+
+
+def test_folders_are_small() -> None:
+    folders: dict[Path, int] = {}
+    for file in FILES.values():
+        folders[file.parent] = folders.get(file.parent, 0) + 1
+    assert {str(folder): count for folder, count in folders.items() if count > MOST_MODULES} == {}
 
 
 @pytest.mark.parametrize(
     ("source", "target"),
     [
         ("bwlab.training.run", "bwlab_lora.layer"),
-        ("bwlab.adapters.adapter", "bwlab.training"),
+        ("bwlab.adapters.adapter", "bwlab.training.run"),
         ("bwlab.blocks.spec", "bwlab.adapters.layer"),
+        ("bwlab.adapters.save", "bwlab.base.load"),
+        ("bwlab.generation.run", "bwlab"),
         ("bwlab_lora.layer", "bwlab_locon.layer"),
-        ("bwlab_lora.layer", "bwlab_analysis.norms"),
-        ("bwlab.formats.files", "bwlab.formats.kohya"),
+        ("bwlab_lora.layer", "bwlab_analysis.measures"),
+        ("bwlab_analysis.weights.norms", "bwlab_analysis.report.verdict"),
+        ("bwlab_emoji.build", "bwlab.cli.train"),
     ],
 )
-def test_a_wrong_arrow_is_seen(source: str, target: str) -> None:
-    assert wrong((source, target)) is not None
-
-
-def test_a_module_in_no_layer_is_seen() -> None:
-    with pytest.raises(KeyError, match=r"bwlab\.helpers"):
-        layer_of("bwlab.helpers")
+def test_a_wrong_import_is_found(source: str, target: str) -> None:
+    assert violation(source, target) is not None
 
 
 def test_imports_of_code() -> None:
-    code = "if TYPE_CHECKING:\n    import torch\nimport a.b\ndef f():\n    from c import d\n"
-    assert list(imports(ast.parse(code))) == ["a.b", "c", "c.d"]
+    code = "if TYPE_CHECKING:\n    import torch\nimport a.b\ndef f():\n    from c import d, e\n"
+    modules = ["torch", "a.b", "c", "c.d"]
+    assert imported(code, modules, types=False) == {"a.b", "c", "c.d"}
+    assert imported(code, modules, types=True) == {"a.b", "c", "c.d", "torch"}
+
+
+def test_cycles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"f"}, "f": {"e"}}
+    assert sorted(cycles({name: frozenset(targets) for name, targets in graph.items()})) == [
+        ["a", "b", "c"],
+        ["e", "f"],
+    ]

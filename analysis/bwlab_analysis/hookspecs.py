@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bwlab.hookspecs import hookspec
+from bwlab.plugins.hookspecs import hookspec
 
 if TYPE_CHECKING:
-    from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer
+    from bwlab_analysis.measures import BlockMetric, ConflictMeasure, FidelityScorer
 
 
 @hookspec

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from bwlab.errors import BwlabError
-from bwlab.loading import reason
-from bwlab.plugins import PluginManager
-from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer
+from bwlab.plugins.discovery import reason
+from bwlab.plugins.manager import PluginManager
+from bwlab_analysis.measures import BlockMetric, ConflictMeasure, FidelityScorer
 
 Measure = TypeVar("Measure", BlockMetric, ConflictMeasure, FidelityScorer)
 Warn = Callable[[str], None]

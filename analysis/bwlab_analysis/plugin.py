@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bwlab.hookspecs import hookimpl
+from bwlab.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     import pluggy
     import typer
 
-    from bwlab_analysis.registry import BlockMetric, ConflictMeasure
+    from bwlab_analysis.measures import BlockMetric, ConflictMeasure
 
 
 @hookimpl
@@ -26,20 +26,27 @@ def bwlab_register_commands(app: typer.Typer) -> None:
     """Add ``bwlab analyze`` and ``bwlab study``."""
     import typer
 
-    from bwlab_analysis import commands, model_commands
-    from bwlab_analysis.study import commands as study_commands
+    from bwlab_analysis.cli.conflict import conflict_command
+    from bwlab_analysis.cli.demo import demo_command
+    from bwlab_analysis.cli.fidelity import activations_command, fidelity_command, recommend_command
+    from bwlab_analysis.cli.norms import norms_command
+    from bwlab_analysis.cli.study import study_command
 
     analyze = typer.Typer(help="Look inside adapter files.", no_args_is_help=True)
-    commands.add_to(analyze)
-    model_commands.add_to(analyze)
+    analyze.command("norms")(norms_command)
+    analyze.command("conflict")(conflict_command)
+    analyze.command("activations")(activations_command)
+    analyze.command("fidelity")(fidelity_command)
+    analyze.command("recommend")(recommend_command)
     app.add_typer(analyze, name="analyze")
-    study_commands.add_to(app)
+    app.command("study")(study_command)
+    app.command("demo")(demo_command)
 
 
 @hookimpl
 def register_block_metrics() -> list[BlockMetric]:
     """Return effective rank and top-1 share."""
-    from bwlab_analysis.spectrum import EFFECTIVE_RANK, TOP1_SHARE
+    from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE
 
     return [EFFECTIVE_RANK, TOP1_SHARE]
 
@@ -47,6 +54,6 @@ def register_block_metrics() -> list[BlockMetric]:
 @hookimpl
 def register_conflict_measures() -> list[ConflictMeasure]:
     """Return cosine, out and in overlap, the smallest angle, and the sign conflict."""
-    from bwlab_analysis.pairs import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
+    from bwlab_analysis.weights.pair_measures import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 
     return [COSINE, OUT_OVERLAP, IN_OVERLAP, ANGLE, SIGN_CONFLICT]

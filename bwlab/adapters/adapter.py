@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.injection import LayerUse, hook_layers
-from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer, kind_of, refuse_unknown_options
-from bwlab.adapters.modules import (
-    OTHER_ARCHITECTURE,
-    TextEncoders,
-    adapted_by_path,
-    layers_by_path,
-    require_layers,
-)
-from bwlab.adapters.scales import Scale, is_zero, layer_scale
+from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of, refuse_unknown_options
+from bwlab.adapters.modules import TextEncoders, check_fits, layers_by_path
+from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
 from bwlab.errors import BwlabError
-from bwlab.registry import AdapterType
 
 
 @dataclass(eq=False)
@@ -102,18 +93,6 @@ class Adapter:
         return {block: count for block, count in counts.items() if count}
 
 
-@dataclass(frozen=True, eq=False)
-class Attached:
-    """An adapter and how strongly it acts.
-
-    `scale` is a number, a `BlockSpec`, a tensor `(batch,)` with one number per sample, or a mapping from block or cell
-    to a number or such a tensor.
-    """
-
-    adapter: Adapter
-    scale: Scale = 1.0
-
-
 def create_adapter(
     unet: nn.Module,
     adapter_type: AdapterType,
@@ -158,41 +137,6 @@ def create_adapter(
     return Adapter(name, adapter_type.name, layers, scheme)
 
 
-@contextmanager
-def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = None) -> Iterator[None]:
-    """Adapters act on the model inside the `with` block, and are gone after it, however it ends.
-
-    The model's modules, their identity and their bits are never touched: forward hooks add to the outputs. A layer
-    whose scale is 0 gets no hook, so its output keeps its bits. Several adapters add up.
-
-    Raises:
-        BwlabError: an adapter does not fit this model, before any hook is set.
-    """
-    model_layers = adapted_by_path(unet, text_encoder)
-    for attached in adapters:
-        check_fits(attached.adapter.name, attached.adapter.layers, model_layers)
-    uses = _uses(adapters)
-    handles = hook_layers([(model_layers[path], layer_uses) for path, layer_uses in uses.items()])
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, AdaptedLayer]) -> None:
-    """Raises `BwlabError` unless the model has every adapted layer, in the right shape."""
-    require_layers(f"attaching adapter {name}", layers, model_layers, "attach it with the text encoder")
-    wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]
-    if wrong:
-        here, wanted = tuple(model_layers[wrong[0]].weight.shape), layers[wrong[0]].weight_shape
-        raise BwlabError(
-            f"attaching adapter {name}",
-            f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {wanted}, here {here}",
-            OTHER_ARCHITECTURE,
-        )
-
-
 def _options_by_path(
     adapter_type: AdapterType, options: Mapping[str, object], bases: Mapping[str, BaseLayer]
 ) -> Mapping[str, Mapping[str, object]]:
@@ -200,14 +144,3 @@ def _options_by_path(
     if adapter_type.prepare is None:
         return dict.fromkeys(bases, options)
     return adapter_type.prepare(options, bases)
-
-
-def _uses(adapters: Sequence[Attached]) -> dict[str, list[LayerUse]]:
-    """Path -> the adapter layers that act there with their scales; scales of 0 are left out."""
-    uses: dict[str, list[LayerUse]] = {}
-    for attached in adapters:
-        for path, layer in attached.adapter.layers.items():
-            scale = layer_scale(attached.scale, path, attached.adapter.scheme)
-            if not is_zero(scale):
-                uses.setdefault(path, []).append(LayerUse(layer, scale))
-    return uses

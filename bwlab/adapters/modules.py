@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from torch import nn
 
-from bwlab.adapters.layer import AdaptedLayer, BaseLayer
-from bwlab.components import in_text_encoder
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer
+from bwlab.blocks.paths import in_text_encoder
 from bwlab.errors import BwlabError
 
 TextEncoders: TypeAlias = nn.Module | Sequence[nn.Module] | None
@@ -80,3 +80,16 @@ def _adapted(root: nn.Module) -> dict[str, AdaptedLayer]:
 
 def _layers(root: nn.Module) -> dict[str, BaseLayer]:
     return {path: module for path, module in root.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+
+
+def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, AdaptedLayer]) -> None:
+    """Raises `BwlabError` unless the model has every adapted layer, in the right shape."""
+    require_layers(f"attaching adapter {name}", layers, model_layers, "attach it with the text encoder")
+    wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]
+    if wrong:
+        here, wanted = tuple(model_layers[wrong[0]].weight.shape), layers[wrong[0]].weight_shape
+        raise BwlabError(
+            f"attaching adapter {name}",
+            f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {wanted}, here {here}",
+            OTHER_ARCHITECTURE,
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.unets import SD_TYPES, SDXL_TYPES
+from bwlab.blocks.families import SD_TYPES, SDXL_TYPES
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
-from bwlab.blocks.naming import ALL, EVERYTHING, BlockScheme, Module
+from bwlab.blocks.scheme import ALL, EVERYTHING, BlockScheme, Module
 from bwlab.errors import BwlabError
 
 Kind: TypeAlias = Literal["rank", "scale", "rate"]

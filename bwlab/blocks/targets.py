@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from bwlab.components import in_text_encoder, in_unet
+from bwlab.blocks.paths import in_text_encoder, in_unet
 
 _TRANSFORMER = re.compile(
     r"(?:.+\.)?attentions\.\d+\."

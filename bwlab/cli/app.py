@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.main import get_command, get_group
 
-from bwlab import __version__
-from bwlab.cli.errors import exit_as_asked, exit_on_error, show_traceback, warn
-from bwlab.loading import reason
-from bwlab.plugins import PluginManager, PluginRecord, build_manager
+from bwlab._version import __version__
+from bwlab.errors import BwlabError
+from bwlab.plugins.discovery import reason
+from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
+from bwlab.terminal import one_line, show_traceback, warn
 
 HELP = "Train adapters into chosen blocks of a diffusion UNet, look inside them, generate with them."
 # The built-in commands and groups of commands, in the order of the help, each a module of this package.
-COMMANDS = ("train", "tag", "generate", "blocks", "inspect", "convert", "merge", "extract", "demo")
-GROUPS = ("data", "config", "base", "plugins")
+COMMANDS = ("train", "tag", "generate", "blocks", "inspect", "convert", "merge", "extract")
+GROUPS = ("data", "config", "plugins")
+
+# What typer raises for arguments it cannot read. By version it is click's or typer's own, and only a child is public.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+# What the file system refuses, whatever the path: no defect of ours.
+OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass
@@ -122,3 +132,57 @@ def _global_options(
     for _, cause in frame.failures:
         if debug and cause is not None:
             show_traceback(cause)
+
+
+def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
+    """Run ``call``; a ``BwlabError`` and what the file system refuses become one line and exit code 2, Ctrl-C 130.
+
+    Any other exception is a defect of ours or of a plugin and keeps its traceback.
+
+    Args:
+        call: what is run.
+        debug: asked once an error is there, whether its traceback is wanted.
+    """
+    try:
+        call()
+    except BwlabError as error:
+        if debug():
+            show_traceback(error)
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE or debug():
+            raise
+        _fail(f"{error.filename or 'a file'}: {error.strerror}. Check the path, its permissions and the disk")
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def exit_as_asked(call: Callable[[], object]) -> NoReturn:
+    """Run typer's ``main`` with ``standalone_mode=False`` and exit as it would; an error in what was typed is one line.
+
+    Raises:
+        BwlabError: typer could not read the arguments.
+        SystemExit: always else.
+    """
+    try:
+        code = call()
+    except typer.Abort:
+        raise SystemExit(INTERRUPTED) from None
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
+            raise SystemExit(USER_ERROR) from None
+        raise usage_error(error) from error
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def usage_error(error: Any) -> BwlabError:
+    """Return a mistake in typed arguments, as typer tells of it, as one of ours."""
+    path = error.ctx.command_path if error.ctx is not None else "bwlab"
+    found, near, meant = one_line(error.format_message()).partition(" Did you mean")
+    found = found.rstrip(".")
+    return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"bwlab: error: {one_line(message)}", err=True)
+    raise SystemExit(USER_ERROR)

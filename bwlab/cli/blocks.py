@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
+from bwlab.blocks.block_map import Counts, Level, MapRow
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
-    from bwlab.blocks.block_map import Level, MapRow
-    from bwlab.blocks.counts import Counts
-    from bwlab.blocks.lbw import Translation
-    from bwlab.blocks.scheme import BlockScheme
+    from bwlab.blocks.notations.lists import Translation
+
 
 WIDTH = 100  # of tables where there is no terminal to ask
 
@@ -26,6 +30,8 @@ FromOption = Annotated[
     tuple[str, str] | None,
     typer.Option("--from", metavar="FORM TEXT", help="Translate to a spec from lbw, kohya, diffusers or a1111."),
 ]
+
+UNKNOWN = "-"
 
 
 def command(
@@ -41,10 +47,10 @@ def command(
     name: Annotated[str | None, typer.Option(help="Of the adapter, in the prompt tag of --to a1111.")] = None,
 ) -> None:
     """Show which block is which in a model, or translate block numbers from and to other tools' notation."""
-    from bwlab.blocks.bases import base_unet
+    from bwlab.base.names import base_unet
     from bwlab.blocks.block_map import block_map
-    from bwlab.blocks.scheme import scheme_for
-    from bwlab.plugins import build_manager
+    from bwlab.blocks.families import scheme_for
+    from bwlab.plugins.manager import build_manager
 
     unet = base_unet(base)
     scheme = scheme_for(unet.config, build_manager().block_schemes())
@@ -66,8 +72,8 @@ def _translation(
     kind: str | None,
     name: str | None,
 ) -> Translation:
-    from bwlab.blocks.prompt_tag import DEFAULT_NAME
-    from bwlab.blocks.translate import TAG, translate_from, translate_to
+    from bwlab.blocks.notations.prompt_tag import DEFAULT_NAME
+    from bwlab.blocks.notations.translate import TAG, translate_from, translate_to
 
     if name and (to is None or to[0] != TAG):
         raise BwlabError(f"--name {name}", "only prompt tags have names", f"Leave it out, or give --to {TAG} SPEC")
@@ -89,7 +95,7 @@ def _print_translation(result: Translation, as_json: bool) -> None:
 
 
 def _as_dict(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[str, Counts]) -> dict[str, object]:
-    from bwlab.blocks.counts import total
+    from bwlab.blocks.block_map import total
 
     return {
         "base": base,
@@ -103,8 +109,7 @@ def _as_dict(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[st
 def _print_table(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[str, Counts], cells: bool) -> None:
     from rich.console import Console
 
-    from bwlab.blocks.block_table import footer, map_table
-    from bwlab.blocks.counts import total
+    from bwlab.blocks.block_map import total
 
     level: Level = "cell" if cells else "block"
     console = Console()
@@ -113,3 +118,72 @@ def _print_table(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dic
     console.print(map_table(f"{base}: blocks of the scheme {scheme.name}", rows, total(counts.values()), level))
     for line in footer(scheme, level):
         console.print(line, highlight=False, markup=False)
+
+
+def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level) -> Table:
+    """Return the table: a row for each block or cell, and a last one for the whole UNet."""
+    coarse = level == "block"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(level, style="bold", no_wrap=True)
+    table.add_column("in diffusers", overflow="fold")
+    for header in ("aliases", "part") if coarse else ():
+        table.add_column(header)
+    for header in ("LBW", "kohya"):
+        table.add_column(header, no_wrap=True)
+    for header in ("LoRA", "LoCon", "parameters"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        names = [", ".join(row.aliases), ", ".join(row.parts)] if coarse else []
+        table.add_row(
+            *map(Text, [row.name, _paths(row.paths), *names, _span(row.lbw), _places(row), *_counts(row.counts)])
+        )
+    table.add_section()
+    blank = [""] * (5 if coarse else 3)
+    table.add_row(*map(Text, ["UNet", *blank, *_counts(whole)]), style="bold")
+    return table
+
+
+def footer(scheme: BlockScheme, level: Level) -> list[str]:
+    """Return the lines below the table: the parts, and what the columns mean."""
+    parts = "; ".join(f"{part} = {_joined(members)}" for part, members in scheme.parts)
+    lines = [
+        f"parts: {parts}",
+        "* = whatever no other entry of a spec names; for ranks, what all holds of it",
+        "LoRA, LoCon: layers that they adapt; parameters: of the frozen UNet, text encoders are not counted",
+    ]
+    if scheme.ldm_cells():
+        lines.append("LBW: cells of its strings; kohya: places in its lists, from 0")
+    else:
+        lines.append("no LBW cells, no kohya list: both need two layers per block")
+    if level == "block":
+        lines.append('one level finer: --cells; specs take all of these names: --blocks "in0=16, out3.2=4, *=0"')
+    return lines
+
+
+def _paths(paths: Sequence[str]) -> str:
+    """The first path, then what differs: ``down_blocks.0.resnets.0, .attentions.0``."""
+    first, *others = paths
+    tree = ".".join(first.split(".")[:-2])
+    return ", ".join([first, *(path.removeprefix(tree) if tree else path for path in others)])
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}" if names else ""
+
+
+def _places(row: MapRow) -> str:
+    places = row.kohya
+    if len(places) > 1 and places[-1] - places[0] == len(places) - 1:
+        return f"{places[0]}-{places[-1]}"
+    return ",".join(map(str, places))
+
+
+def _counts(counts: Counts | None) -> list[str]:
+    if counts is None:
+        return [UNKNOWN] * 3
+    return [str(counts.lora), str(counts.locon), f"{counts.parameters:,}"]
+
+
+def _joined(members: Sequence[str]) -> str:
+    ends = len(members) > 3
+    return f"{members[0]} ... {members[-1]}" if ends else " + ".join(members)

@@ -20,9 +20,9 @@ def init_command(
     preset: PresetOption = None,
 ) -> None:
     """Write every setting with its default and what it is for, as a file to start from."""
-    from bwlab.formats.atomic import write_atomically
-    from bwlab.training.config_text import commented_toml
-    from bwlab.training.sources import read_config
+    from bwlab.files import write_atomically
+    from bwlab.training.settings import read_config
+    from bwlab.training.settings_text import commented_toml
 
     text = commented_toml(read_config(preset_name=preset))
     if file is None:
@@ -43,8 +43,8 @@ def show_command(
     ] = None,
 ) -> None:
     """Print the settings that a run would have, each with where it comes from."""
-    from bwlab.training.config_text import toml_with_origins
-    from bwlab.training.sources import build, collect
+    from bwlab.training.settings import build, collect
+    from bwlab.training.settings_text import toml_with_origins
 
     found = collect(config, preset, {}, settings or ())
     typer.echo(toml_with_origins(build(found), found), nl=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bwlab.cli.outcome import show
+from bwlab.cli.merge import show
 
 BLOCKS_HELP = 'Scale of blocks, folded in: a spec such as "upper=1, *=0"; 0 leaves modules out, unnamed blocks keep 1.'
 
@@ -40,10 +40,10 @@ def command(
     """
     from rich.console import Console
 
-    from bwlab.merging.conversion import Conversion, convert
-    from bwlab.merging.outcome import tracked
-    from bwlab.merging.target import Target
-    from bwlab.plugins import build_manager
+    from bwlab.merging.convert import Conversion, convert
+    from bwlab.merging.output import Target
+    from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import tracked
 
     job = Conversion(source, Target(out, to, dtype, overwrite), rank, blocks, base, drop_unknown)
     console = Console(stderr=True)

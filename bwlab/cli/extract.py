@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bwlab.cli.outcome import show
+from bwlab.cli.merge import show
 
 MODEL_HELP = "'emoji', a diffusers folder, a .safetensors checkpoint or a name on the hub."
 
@@ -35,9 +35,9 @@ def command(
     from rich.console import Console
 
     from bwlab.merging.extract import Extraction, extract
-    from bwlab.merging.outcome import tracked
-    from bwlab.merging.target import Target
-    from bwlab.plugins import build_manager
+    from bwlab.merging.output import Target
+    from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import tracked
 
     job = Extraction(tuned, base, rank, blocks, text_encoder)
     console = Console(stderr=True)

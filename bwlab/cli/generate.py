@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from bwlab.generation.edges import EDGE_MAPS
+from bwlab.base.device import AUTO
+from bwlab.generation.controlnet import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
-from bwlab.pipelines import AUTO
 
 SCALE_HELP = (
     'Strength of the adapter in the same place: a number or a block spec such as "*=0, upper=1"; '
@@ -76,7 +76,7 @@ def command(
 
     from bwlab.generation.job import GenerateJob
     from bwlab.generation.run import run_job
-    from bwlab.plugins import build_manager
+    from bwlab.plugins.manager import build_manager
 
     job = GenerateJob(
         prompts=tuple(prompt),

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bwlab.inspection.report import BlockSummary, Inspection
+
+if TYPE_CHECKING:
+    from bwlab.inspection.health import Severity
+
+
+MOST = 4  # different ranks or alphas that are listed
+
+ARCHITECTURES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL", "unknown": "unknown"}
+STYLES: Mapping[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def command(
@@ -21,19 +37,118 @@ def command(
     import json
 
     from bwlab.inspection.report import inspect_file
-    from bwlab.plugins import build_manager
+    from bwlab.plugins.manager import build_manager
 
     manager = build_manager()
     reports = (inspect_file(file, manager) for file in files)
     if as_json:
-        from bwlab.inspection.document import document
+        from bwlab.inspection.report import document
 
         typer.echo(json.dumps(document(reports), indent=2, allow_nan=False))
         return
-    from bwlab.inspection.table import open_console, print_inspection
+    from bwlab.terminal import open_console
 
     console = open_console()
     for number, report in enumerate(reports):
         if number:
             console.print()
         print_inspection(console, report)
+
+
+def print_inspection(console: Console, report: Inspection) -> None:
+    """Print one report: the file, its blocks, its training, its health."""
+    console.print(Text(str(report.path), style="bold"), soft_wrap=True)
+    console.print(_pairs(dict(_facts(report))))
+    if report.blocks:
+        console.print(_block_table(report))
+    if report.training:
+        console.print(Text("training", style="bold"))
+        console.print(_pairs(report.training))
+    console.print(Text("health", style="bold"))
+    if not report.findings:
+        console.print("  nothing wrong found")
+        return
+    lines = _grid("")
+    for finding in report.findings:
+        lines.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(finding.text))
+    console.print(lines)
+
+
+def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
+    yield "dialect", report.dialect
+    if report.total.modules:
+        yield "algorithm", _counts(report.total.algorithms)
+        yield "made for", f"{ARCHITECTURES[report.architecture]} (block scheme {report.scheme})"
+        yield "ranks", _counts(report.total.ranks) or "none"
+        yield "alphas", _counts({_alpha(alpha): count for alpha, count in report.total.alphas.items()}) or "none"
+        text = sum(block.modules for block in report.blocks if block.name == "te")
+        yield "text encoder", f"{text} modules" if text else "not adapted"
+    if report.embeddings:
+        shapes = (f"{token} ({' x '.join(map(str, shape))})" for token, shape in report.embeddings.items())
+        yield "embeddings", ", ".join(shapes)
+    numbers = ", ".join(f"{count:,} {dtype}" for dtype, count in report.dtypes.items())
+    yield "numbers", f"{numbers}; {report.size:,} bytes"
+    if report.top1_share is not None:
+        yield "top-1 share", f"{100 * report.top1_share:.0f} % of the energy is in each module's first direction"
+    if report.prompt_tag is not None:
+        yield "in A1111", report.prompt_tag
+
+
+def _pairs(facts: Mapping[str, str]) -> Table:
+    table = _grid("dim")
+    for label, text in facts.items():
+        table.add_row(Text(label), Text(text))
+    return table
+
+
+def _grid(style: str) -> Table:
+    """Two columns without lines, indented."""
+    table = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
+    table.add_column(no_wrap=True, style=style)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _block_table(report: Inspection) -> Table:
+    energies = report.total.energy_share is not None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("block", style="bold", no_wrap=True)
+    table.add_column("modules", justify="right", no_wrap=True)
+    table.add_column("algorithms", overflow="fold")
+    table.add_column("ranks", overflow="fold")
+    table.add_column("alphas", overflow="fold")
+    if energies:
+        table.add_column("energy", justify="right", no_wrap=True)
+    for block in report.blocks:
+        table.add_row(*map(Text, _row(block, energies)))
+    table.add_section()
+    table.add_row(*map(Text, _row(report.total, energies)), style="bold")
+    if report.empty_blocks:
+        table.caption = f"no module in {', '.join(report.empty_blocks)}"
+        table.caption_justify = "left"
+    return table
+
+
+def _row(block: BlockSummary, energies: bool) -> list[str]:
+    share = "-" if block.energy_share is None else f"{100 * block.energy_share:.1f} %"
+    return [
+        block.name,
+        str(block.modules),
+        _counts(block.algorithms),
+        _counts(block.ranks) or "-",
+        _counts({_alpha(alpha): count for alpha, count in block.alphas.items()}) or "-",
+        *([share] if energies else []),
+    ]
+
+
+def _counts(counts: Mapping[str, int] | Mapping[int, int]) -> str:
+    """What there is and how often; how often alone is left out where there is but one thing."""
+    names = [str(name) for name in counts]
+    if len(names) == 1:
+        return names[0]
+    listed = [f"{name} ({count})" for name, count in zip(names, counts.values(), strict=True)]
+    return ", ".join(listed[:MOST]) + (f" and {len(listed) - MOST} more" if len(listed) > MOST else "")
+
+
+def _alpha(alpha: float | None) -> str:
+    return "as the rank" if alpha is None else f"{alpha:g}"

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bwlab.cli.outcome import show
 from bwlab.errors import BwlabError
+from bwlab.merging.output import FitRow, fit_rows
+from bwlab.terminal import WIDTH, counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bwlab.merging.output import Outcome
+
 
 SCALE_HELP = (
     'Strength of the adapter in the same place: a number or a block spec such as "upper=1, *=0.5"; '
@@ -49,12 +56,12 @@ def command(
     """
     from rich.console import Console
 
-    from bwlab.merging.into import merge_into
+    from bwlab.merging.into_base import merge_into
     from bwlab.merging.merge import Recipe, merge
-    from bwlab.merging.method import BLOCKS, SUM, Method
-    from bwlab.merging.outcome import tracked
-    from bwlab.merging.target import Target
-    from bwlab.plugins import build_manager
+    from bwlab.merging.methods import BLOCKS, SUM, Method
+    from bwlab.merging.output import Target
+    from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import tracked
 
     name = BLOCKS if choose is not None and method == SUM else method
     recipe = Recipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
@@ -77,3 +84,51 @@ def command(
             track=lambda every: tracked(every, console, "merging"),
         )
     )
+
+
+def fit_table(outcome: Outcome) -> Table:
+    """What low rank kept, block by block and in all."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("block", style="bold", no_wrap=True)
+    for header in ("modules", "rank before", "rank", "energy kept", "relative error"):
+        table.add_column(header, justify="right", no_wrap=True)
+    *blocks, whole = fit_rows(outcome.fits, outcome.scheme)
+    for row in blocks:
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(whole), style="bold")
+    return table
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """What was written, one line each, notes last."""
+    first, *others = outcome.files
+    what = counted(outcome.modules, "module") if outcome.modules else "a token's embedding"
+    zeros = sum(fit.after == 0 for fit in outcome.fits)
+    notes = [f"left out: {counted(zeros, 'module')} whose delta is zero"] if zeros else []
+    return [f"{first}: {what}", *(f"{path}: a token's embedding" for path in others), *notes, *outcome.notes]
+
+
+def _cells(row: FitRow) -> list[str]:
+    before = "dense" if row.before is None else _span(row.before)
+    return [row.name, str(row.modules), before, _span(row.after), f"{row.kept:.2%}", f"{row.error:.2e}"]
+
+
+def _span(ranks: tuple[int, int]) -> str:
+    return str(ranks[0]) if ranks[0] == ranks[1] else f"{ranks[0]}-{ranks[1]}"
+
+
+def show(outcome: Outcome) -> None:
+    """Print the table of approximations, if there are any, and the files."""
+    from rich.console import Console
+
+    if outcome.fits:
+        console = Console()
+        if not console.is_terminal:
+            console.width = WIDTH
+        console.print(fit_table(outcome))
+    for line in lines(outcome):
+        typer.echo(line)

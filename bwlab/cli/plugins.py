@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from bwlab.plugins import PluginManager, PluginRecord
+    from bwlab.plugins.manager import PluginManager, PluginRecord
 
 app = typer.Typer(help="List plugins, check adapter types, start a plugin of one's own.")
 
@@ -46,7 +46,7 @@ def list_command(as_json: JsonOption = False) -> None:
     """List the plugins: kind, distribution, version, state, and why one failed."""
     from rich.console import Console
 
-    from bwlab.plugins import build_manager
+    from bwlab.plugins.manager import build_manager
 
     manager = build_manager()
     if as_json:
@@ -58,7 +58,7 @@ def list_command(as_json: JsonOption = False) -> None:
 @app.command("check")
 def check_command(name: Annotated[str, typer.Argument(help="An adapter type, such as lora.")]) -> None:
     """Run the adapter contract against an adapter type; exit code 1 if it does not hold."""
-    from bwlab.plugins import build_manager
+    from bwlab.plugins.manager import build_manager
 
     adapter_type = build_manager().adapter_type(name)
     from bwlab.testing import run_contract
@@ -74,8 +74,8 @@ def new_command(
     out: Annotated[Path | None, typer.Option(help="Folder of the project. [default: bwlab-NAME]")] = None,
 ) -> None:
     """Write a working plugin project with an adapter type and its test; nothing is overwritten."""
-    from bwlab.plugins import build_manager
-    from bwlab.scaffold import write_project
+    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.scaffold import write_project
 
     folder = out if out is not None else Path(f"bwlab-{name}")
     taken = [record.name for record in build_manager().records]

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bwlab.cli.errors import warn
 from bwlab.errors import BwlabError
+from bwlab.terminal import warn
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bwlab.registry import Describe
-    from bwlab.tagging.caption import Mode
+    from bwlab.tagging.captions import Mode
     from bwlab.tagging.folder import Outcome, TagJob
+    from bwlab.tagging.tagger import Describe
 
 Text = str | None
 
@@ -61,7 +61,7 @@ def command(
     """
     from rich.console import Console
 
-    from bwlab.tagging.caption import tags_of
+    from bwlab.tagging.captions import tags_of
     from bwlab.tagging.folder import TagJob
 
     flags = {"model": model, "pretrained": pretrained, "vocabulary": vocabulary, "threshold": threshold}
@@ -84,7 +84,7 @@ def command(
 
 def mode_of(append: bool, overwrite: bool) -> Mode:
     """Return what to do with a person's captions; BwlabError if both flags are given."""
-    from bwlab.tagging.caption import Mode
+    from bwlab.tagging.captions import Mode
 
     if append and overwrite:
         raise BwlabError("bwlab tag", "both --append and --overwrite are given", "Give one of them")
@@ -95,22 +95,22 @@ def mode_of(append: bool, overwrite: bool) -> Mode:
 
 def pictures_in(folder: Path) -> list[Path]:
     """Return the pictures of a folder, sorted; BwlabError if there is no such folder or none in it."""
-    from bwlab.training.data.folders import SUFFIXES, image_paths
+    from bwlab.images import IMAGE_SUFFIXES, image_paths
 
     if not folder.is_dir():
         raise BwlabError(f"bwlab tag {folder}", "no such folder", "Give a folder of pictures")
     found = list(image_paths(folder))
     if not found:
         raise BwlabError(
-            f"bwlab tag {folder}", "no pictures there", f"Put pictures ({', '.join(sorted(SUFFIXES))}) there"
+            f"bwlab tag {folder}", "no pictures there", f"Put pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) there"
         )
     return found
 
 
 def load_tagger(name: str, typed: dict[str, str], settings: Sequence[str]) -> Describe:
     """Return the tagger of this name with its options; BwlabError for an option given twice or that it lacks."""
-    from bwlab.plugins import build_manager
-    from bwlab.tagging.options import read_settings, require_known
+    from bwlab.plugins.manager import build_manager
+    from bwlab.tagging.tagger import read_settings, require_known
 
     tagger, more = build_manager().tagger(name), read_settings(settings)
     twice = sorted(typed.keys() & more.keys())

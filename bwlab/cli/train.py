@@ -95,10 +95,10 @@ def command(
     """
     from rich.console import Console
 
-    from bwlab.plugins import build_manager
+    from bwlab.plugins.manager import build_manager
     from bwlab.training import train
-    from bwlab.training.processes import is_main_process, leave_processes
-    from bwlab.training.sources import read_config
+    from bwlab.training.distributed import is_main_process, leave_processes
+    from bwlab.training.settings import read_config
 
     existing = existing_run(resume, overwrite)
     if resume and config is None and out is not None and (Path(out) / "config.toml").is_file():

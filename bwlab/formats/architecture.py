@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bwlab.blocks.configs import SD14, SDXL
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 
 # Widths of the text features that cross attention reads, and of the text encoders that make them.

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from bwlab.formats.module_weights import ModuleWeights
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS, BIAS_LEAVES, algorithm_of
+from bwlab.formats.algorithms.algorithm import Algorithm, UnfitLeaves
+from bwlab.formats.architecture import architecture_of
+from bwlab.formats.keys import ALPHA
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.safetensors import AdapterFile
 from bwlab.formats.tensors import LazyTensor
 
 if TYPE_CHECKING:
-    from bwlab.registry import FormatType
-
-__all__ = ["AdapterContents", "Formats", "LazyTensor", "ModuleWeights", "read_contents"]
+    pass
 
 
-class Formats(Protocol):
-    """Whatever knows the formats: the plugin manager."""
-
-    def formats(self) -> tuple[FormatType, ...]:
-        """Readers and writers."""
+TYPE_KEY = "bwlab.adapter_type"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +47,126 @@ class AdapterContents:
     unknown: tuple[str, ...]
 
 
-def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
-    """What is in an adapter file: the header and the alphas; other numbers are read when they are asked for.
+@dataclass(frozen=True)
+class Placed:
+    """A key that a reader understands.
+
+    Attributes:
+        key: in the file.
+        path: of the module: a diffusers path, `te.<path>` or `te2.<path>`.
+        leaf: canonical name, `"lora_down.weight"`, `"alpha"`, ...
+        shape: for a leaf that other tools store in another shape than kohya and LyCORIS; None: as it is.
+    """
+
+    key: str
+    path: str
+    leaf: str
+    shape: tuple[int, ...] | None = None
+
+
+def assemble(
+    file: AdapterFile,
+    dialect: str,
+    placed: Iterable[Placed],
+    *,
+    alphas: Mapping[str, float] | None = None,
+    embeddings: Mapping[str, LazyTensor] | None = None,
+    unknown: Iterable[str] = (),
+) -> AdapterContents:
+    """The contents of a file.
+
+    Keys that name a leaf which another key has named already, and leaves of which no algorithm makes a module, join the
+    unknown ones: nothing is lost silently.
 
     Args:
-        path: a safetensors file; its dialect is found from its keys.
-        manager: asked for the readers of formats, plugins' included; None: the built-in readers alone.
-        pickles: whether to read `.pt` and `.bin` files too, through torch's weights-only loader.
+        file: that they are in.
+        dialect: the reader's name.
+        placed: the keys that it understands, in any order.
+        alphas: path -> alpha, where the dialect keeps them elsewhere than in tensors, which win.
+        embeddings: token -> embedding.
+        unknown: the keys that it does not understand.
 
     Raises:
-        BwlabError: the file is missing, broken, a pickle that is not wanted or wants to run code, of no or of several
-            known dialects, or its tensors do not make modules.
+        BwlabError: nothing is left, leaves do not fit each other, or modules are of two architectures.
     """
-    # Readers make contents, so they import this module.
-    from bwlab.formats.readers import read_file
+    left_out = list(unknown)
+    groups: dict[str, dict[str, Placed]] = {}
+    for one in placed:
+        if groups.setdefault(one.path, {}).setdefault(one.leaf, one) is not one:
+            left_out.append(one.key)
+    modules = {}
+    for path, leaves in groups.items():
+        module, lost = _module(file, path, leaves, (alphas or {}).get(path))
+        left_out += lost
+        if module is not None:
+            modules[path] = module
+    if not modules and not embeddings:
+        raise _nothing(file, left_out)
+    order = {key: place for place, key in enumerate(file.entries)}
+    return AdapterContents(
+        path=file.path,
+        dialect=dialect,
+        architecture=architecture_of(file.path, {path: one.shape for path, one in modules.items()}, file.metadata),
+        modules=modules,
+        embeddings=dict(embeddings or {}),
+        metadata=file.metadata,
+        unknown=tuple(sorted(left_out, key=lambda key: order.get(key, len(order)))),
+    )
 
-    return read_file(Path(path), manager, pickles)
+
+def _module(
+    file: AdapterFile, path: str, placed: Mapping[str, Placed], alpha: float | None
+) -> tuple[ModuleWeights | None, list[str]]:
+    """The module that these leaves make, and the keys that have no part in it."""
+    tensors = {leaf: _tensor(file, one) for leaf, one in placed.items() if leaf != ALPHA}
+    algorithm = algorithm_of({leaf: tensor.shape for leaf, tensor in tensors.items()})
+    known = frozenset() if algorithm is None else algorithm.leaves | BIAS_LEAVES
+    own = {leaf: tensor for leaf, tensor in tensors.items() if leaf in known}
+    strange = [placed[leaf].key for leaf in tensors if leaf not in known]
+    wrong = None if algorithm is None else _misfit(algorithm, own)
+    alpha = _alpha(file, placed[ALPHA]) if ALPHA in placed else alpha
+    named = file.metadata.get(TYPE_KEY)
+    if named is not None and named not in ALGORITHMS and (strange or wrong):
+        # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows its leaves.
+        return ModuleWeights(path, named, tensors, alpha, str(file.path)), []
+    if wrong is not None:
+        raise _unfit(file, path, wrong)
+    if algorithm is None:
+        return None, [one.key for one in placed.values()]
+    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), strange
+
+
+def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
+    """What keeps these leaves from making one delta, or None."""
+    try:
+        algorithm.shape({leaf: tensor.shape for leaf, tensor in leaves.items()})
+    except UnfitLeaves as error:
+        return str(error)
+    except KeyError as error:
+        return f"it has {', '.join(sorted(leaves))}, but no {error.args[0]}"
+    return None
+
+
+def _tensor(file: AdapterFile, placed: Placed) -> LazyTensor:
+    tensor = file.tensor(placed.key)
+    return tensor if placed.shape is None else tensor.reshaped(placed.shape)
+
+
+def _alpha(file: AdapterFile, placed: Placed) -> float:
+    tensor = file.tensor(placed.key)
+    if tensor.size != 1:
+        raise _unfit(file, placed.path, f"its alpha has the shape {tensor.shape}, where one number belongs")
+    return float(tensor.read().reshape(-1)[0])
+
+
+def _unfit(file: AdapterFile, path: str, found: str) -> BwlabError:
+    return BwlabError(f"reading adapter {file.path}", f"{path}: {found}", "Give a whole adapter file")
+
+
+def _nothing(file: AdapterFile, unknown: list[str]) -> BwlabError:
+    first = f", the first {unknown[0]}" if unknown else ""
+    return BwlabError(
+        f"reading adapter {file.path}",
+        f"none of its {len(file.entries)} tensors is of an adapter for a Stable Diffusion UNet or text encoder{first}",
+        "Give an adapter made for Stable Diffusion 1.x, 2.x or SDXL",
+    )

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms.algorithm import Shape
-from bwlab.formats.encoding import in_dtype
 from bwlab.formats.keys import DOWN, UP
-from bwlab.formats.module_weights import BIAS_LEAVES, ModuleWeights
-from bwlab.formats.tensors import LazyTensor
-from bwlab.lowrank import FactoredMatrix
-from bwlab.truncation import Truncation, truncate, truncate_dense
+from bwlab.formats.modules import BIAS_LEAVES, ModuleWeights
+from bwlab.formats.tensors import LazyTensor, in_dtype
+from bwlab.linalg.factored import FactoredMatrix
+from bwlab.linalg.truncation import Truncation, truncate, truncate_dense
 
 # The UNet's larger convolutions, all 3 x 3, and those of its layers that are convolutions of one pixel in all or some
 # models (diffusers' UNet2DConditionModel).

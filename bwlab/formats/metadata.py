@@ -1,56 +1,78 @@
-"""What a saved adapter says about itself: `ss_*` entries that other tools read, `bwlab.*` entries for bwlab."""
+"""Metadata of a file that was made from others: theirs, brought up to date, and what was done."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Mapping
 
-from bwlab import __version__
+from bwlab._version import __version__
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.formats.contents import TYPE_KEY
+from bwlab.formats.modules import ModuleWeights, common_alpha
 
-if TYPE_CHECKING:
-    from bwlab.adapters.adapter import Adapter
+HISTORY = "bwlab.history"
 
-TYPE_KEY = "bwlab.adapter_type"
-
-# The width of the text features that cross attention reads tells Stable Diffusion's generations apart.
-_GENERATIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
+# What tells of the tensors or keys of the file that it came from: hashes, ranks of lora_diffusion and of diffusers.
+_STALE = re.compile(r"sshs_(?:model|legacy)_hash|lora_adapter_metadata|(?:unet|text_encoder)(?::\d+:rank)?|<.+>|name")
+_PLAIN = {"lora": "networks.lora", "tucker": "lycoris.kohya"}
 
 
-def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
-    """The entries written by default. `ss_network_dim` is `"Dynamic"` where ranks differ, as kohya's resizer has it."""
-    ranks = sorted({layer.rank for layer in adapter.layers.values()})
-    entries = {
-        "format": "pt",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(ranks[0]) if len(ranks) == 1 else "Dynamic",
+def derived_metadata(
+    earlier: Mapping[str, str],
+    modules: Mapping[str, ModuleWeights],
+    scheme: BlockScheme,
+    step: Mapping[str, object],
+    *,
+    same_type: bool = True,
+) -> dict[str, str]:
+    """The metadata of a file with these modules.
+
+    Args:
+        earlier: of the file that it was made from.
+        modules: by path.
+        scheme: names the blocks.
+        step: what was done, to be put behind what was done before, as JSON under `bwlab.history`.
+        same_type: whether the modules are still written by the algorithms that they were.
+    """
+    kept = {key: value for key, value in earlier.items() if not _STALE.fullmatch(key)}
+    if not same_type:
+        kept.pop(TYPE_KEY, None)  # Which type of the plugins' it is, the leaves tell.
+    history = json.dumps([*_history(earlier), {**step, "version": __version__}])
+    return kept | _ranks(earlier, modules, scheme) | {"format": "pt", "bwlab.scheme": scheme.name, HISTORY: history}
+
+
+def _history(earlier: Mapping[str, str]) -> list[object]:
+    try:
+        found = json.loads(earlier.get(HISTORY, "[]"))
+    except ValueError:
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], scheme: BlockScheme) -> dict[str, str]:
+    """Ranks, alpha and network module as kohya's trainer and bwlab write them."""
+    low_rank = [module for module in modules.values() if module.algorithm in _PLAIN]
+    if not modules:
+        return {}
+    if len(low_rank) < len(modules):
+        return {"ss_network_module": earlier.get("ss_network_module", "lycoris.kohya")}
+    ranks: dict[str, set[int]] = {}
+    for module in low_rank:
+        ranks.setdefault(scheme.block_of(module.path) or "rest", set()).add(module.rank() or 0)
+    every = sorted(set[int]().union(*ranks.values()))
+    alpha = common_alpha(low_rank)
+    plain = all(module.algorithm == "lora" for module in low_rank)
+    return {
+        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        "ss_network_dim": str(every[0]) if len(every) == 1 else "Dynamic",
         "ss_network_alpha": f"{alpha:g}",
-        "bwlab.version": __version__,
-        TYPE_KEY: adapter.type_name,
-        "bwlab.scheme": adapter.scheme.name,
         "bwlab.alpha": f"{alpha:g}",
-        "bwlab.ranks": json.dumps(block_ranks(adapter)),
+        "bwlab.ranks": json.dumps({block: sorted(ranks[block]) for block in ranks_in_order(ranks, scheme)}),
     }
-    conv_ranks = sorted({layer.rank for layer in adapter.layers.values() if layer.weight_shape[2:] not in ((), (1, 1))})
-    if conv_ranks:
-        arguments = {"conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
-        entries["ss_network_args"] = json.dumps(arguments)
-    return entries | _base_model(adapter)
 
 
-def block_ranks(adapter: Adapter) -> dict[str, list[int]]:
-    """Block name -> the ranks that occur in it, ascending, in the scheme's order; empty blocks are left out."""
-    ranks: dict[str, set[int]] = {block: set() for block in adapter.blocks()}
-    for path, layer in adapter.layers.items():
-        ranks[adapter.scheme.block_of(path) or "rest"].add(layer.rank)
-    return {block: sorted(found) for block, found in ranks.items()}
-
-
-def _base_model(adapter: Adapter) -> dict[str, str]:
-    """`ss_base_model_version` and `ss_v2`, where the adapter's shapes tell; other tools filter their lists by them."""
-    if adapter.scheme.name == "sdxl":
-        return {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
-    widths = {layer.weight_shape[1] for path, layer in adapter.layers.items() if path.endswith("attn2.to_k")}
-    for width, (version, is_v2) in _GENERATIONS.items():
-        if widths == {width}:
-            return {"ss_base_model_version": version, "ss_v2": is_v2}
-    return {}
+def ranks_in_order(blocks: Iterable[str], scheme: BlockScheme) -> list[str]:
+    """Names of blocks in the scheme's order, those that it does not know last."""
+    known = scheme.blocks()
+    return sorted(blocks, key=lambda block: known.index(block) if block in known else len(known))

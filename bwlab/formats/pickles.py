@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
-from bwlab.formats.files import AdapterFile, TensorEntry
-from bwlab.formats.small_floats import widen_bfloat16
-from bwlab.formats.tensors import DTYPES
+from bwlab.formats.safetensors import AdapterFile, TensorEntry
+from bwlab.formats.tensors import DTYPES, widen_bfloat16
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
+
+PICKLE_SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)

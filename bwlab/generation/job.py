@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bwlab.base.device import AUTO
 from bwlab.errors import BwlabError
+from bwlab.generation.controlnet import check_kind
+from bwlab.generation.img2img import DEFAULT_STRENGTH
 from bwlab.generation.samplers import DEFAULT_SAMPLER
-from bwlab.generation.start import DEFAULT_STRENGTH
-from bwlab.pipelines import AUTO
 
 WEIGHTINGS = ("compel",)
+
+MAX_SEED = 2**63
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class GenerateJob:
         strength: how far to leave it, 0..1; None: 0.75.
         controlnet: a ControlNet: `"emoji"` or a folder; None: none.
         control_image: the picture whose lines it is shown.
-        control: how the lines are found, see `bwlab.generation.edges`.
+        control: how the lines are found, see `bwlab.generation.controlnet`.
         control_scale: how strongly it acts, 0 or more.
         control_end: the fraction of the sampling after which it is off, 0..1.
         weighting: the library that reads weights in prompts; None: none.
@@ -95,3 +98,47 @@ class GenerateJob:
 def _file_and_word(text: str) -> tuple[Path, str | None]:
     file, equals, word = text.rpartition("=")
     return (Path(file), word) if equals and not Path(text).is_file() else (Path(text), None)
+
+
+def check_range(option: str, value: float, least: float, most: float) -> None:
+    """Raise `BwlabError` unless a number lies in a range, ends included."""
+    if not least <= value <= most:  # so NaN is out of range too
+        raise BwlabError(f"{option} {value}", "out of range", f"Give {least} to {most}")
+
+
+def _check_start(job: GenerateJob) -> None:
+    if job.image is None:
+        given = [name for name, value in (("--mask", job.mask), ("--strength", job.strength)) if value is not None]
+        if given:
+            raise BwlabError(given[0], "there is no picture to start from", "Give it with --image")
+        return
+    check_range("--strength", job.used_strength() or 0, 0, 1)
+    for option, path in (("--image", job.image), ("--mask", job.mask)):
+        if path is not None:
+            _check_file(option, path, "Give a picture file")
+
+
+def _check_control(job: GenerateJob) -> None:
+    check_kind(job.control)
+    check_range("--control-scale", job.control_scale, 0, 10)
+    check_range("--control-end", job.control_end, 0, 1)
+    if job.controlnet is None and job.control_image is not None:
+        raise BwlabError("--control-image", "there is no ControlNet to show it", "Give one with --controlnet")
+    if job.controlnet is not None and job.control_image is None:
+        raise BwlabError(f"--controlnet {job.controlnet}", "no picture to show it", "Give one with --control-image")
+    if job.control_image is not None:
+        _check_file("--control-image", job.control_image, "Give a picture file")
+
+
+def _check_file(option: str, path: Path, fix: str) -> None:
+    if not path.is_file():
+        raise BwlabError(f"{option} {path}", "a folder, not a file" if path.is_dir() else "no such file", fix)
+
+
+def adapter_name(path: Path) -> str:
+    """Return a short name of an adapter file; every run writes an `adapter.safetensors`, so those go by their run.
+
+    >>> adapter_name(Path("loras/fox.safetensors")), adapter_name(Path("runs/ink/adapter.safetensors"))
+    ('fox', 'ink')
+    """
+    return path.parent.name or path.stem if path.name == "adapter.safetensors" else path.stem

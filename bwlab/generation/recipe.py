@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
+from bwlab.files import write_atomically
+from bwlab.generation.job import adapter_name
 from bwlab.generation.samplers import sampler_named
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -148,15 +155,6 @@ def adapter_use(path: Path, scale: str, schedule: str = "1") -> AdapterUse:
     return AdapterUse(adapter_name(path), file_hash(path), scale, schedule)
 
 
-def adapter_name(path: Path) -> str:
-    """Return a short name of an adapter file; every run writes an `adapter.safetensors`, so those go by their run.
-
-    >>> adapter_name(Path("loras/fox.safetensors")), adapter_name(Path("runs/ink/adapter.safetensors"))
-    ('fox', 'ink')
-    """
-    return path.parent.name or path.stem if path.name == "adapter.safetensors" else path.stem
-
-
 def file_hash(path: Path) -> str:
     """Return the SHA-256 (hex) of a file."""
     with path.open("rb") as file:
@@ -190,3 +188,45 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def png_bytes(image: Image.Image, recipe: Recipe | None = None) -> bytes:
+    """Return an image as a PNG file, with its recipe in the text chunks `bwlab` (JSON) and `parameters` (A1111)."""
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if recipe is not None:
+        info.add_text("parameters", recipe.parameters())
+        info.add_text("bwlab", recipe.to_json())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info, optimize=True)
+    return buffer.getvalue()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe in a PNG file; `BwlabError` if the file is no picture or has none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            text = image.info.get("bwlab")
+    except (OSError, UnidentifiedImageError) as error:
+        raise BwlabError(f"reading {path}", "not a readable picture", "Give a PNG of 'bwlab generate'") from error
+    if not isinstance(text, str):
+        raise BwlabError(f"reading {path}", "it carries no recipe", "Give a PNG of 'bwlab generate'")
+    return recipe_from_json(text)
+
+
+def first_free_number(folder: Path, prefix: str = "") -> int:
+    """Return 1 above the highest number in `<prefix>0000....png` names of a folder, 0 if there are none."""
+    pattern = re.compile(rf"{re.escape(prefix)}(\d{{4,}})\b.*\.png")
+    names = (pattern.fullmatch(path.name) for path in folder.glob("*.png"))
+    return max((int(name[1]) + 1 for name in names if name), default=0)
+
+
+def write_png(path: Path, image: Image.Image, recipe: Recipe | None = None, *, overwrite: bool = False) -> Path:
+    """Write a picture atomically and return its path; `BwlabError` if the file exists and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise BwlabError(f"writing {path}", "the file exists", "Choose another folder or add --overwrite")
+    write_atomically(path, png_bytes(image, recipe))
+    return path

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab import __version__
-from bwlab.adapters.adapter import Attached
+import torch
+
+from bwlab._version import __version__
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached, Scale
+from bwlab.base.device import chosen_device
+from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import parse_spec
-from bwlab.composition.attach import loaded, words_of
-from bwlab.composition.words import check_words
-from bwlab.formats.embedding_files import read_embedding
-from bwlab.formats.folders import make_folder
-from bwlab.generation.checks import check_job, check_variant
-from bwlab.generation.control import Control, read_control
-from bwlab.generation.job import GenerateJob
-from bwlab.generation.plan import Sheet, sheets_of
-from bwlab.generation.png import first_free_number, write_png
-from bwlab.generation.recipe import ControlUse, Recipe, StartUse, WordUse, adapter_use, file_hash
-from bwlab.generation.sample import OnStep
-from bwlab.generation.sheet import contact_sheet
-from bwlab.generation.start import read_start
-from bwlab.generation.variant import Setting, Variant, paint
-from bwlab.generation.weighting import check_prompts
-from bwlab.pipelines import base_scheme, chosen_device, load_base, weights_hash
+from bwlab.blocks.spec import BlockSpec, parse_spec
+from bwlab.files import make_folder
+from bwlab.formats.dialects.textual_inversion import read_embedding
+from bwlab.generation.attach import Timed, loaded, words_of
+from bwlab.generation.contact_sheet import contact_sheet
+from bwlab.generation.controlnet import Control, read_control
+from bwlab.generation.embeddings import check_words
+from bwlab.generation.grid import Sheet, Variant, _check_axes, check_variant, sheets_of
+from bwlab.generation.img2img import Start, read_start
+from bwlab.generation.job import MAX_SEED, GenerateJob, _check_control, _check_file, _check_start, check_range
+from bwlab.generation.prompt_weighting import check_prompts, require_weighting
+from bwlab.generation.recipe import (
+    ControlUse,
+    Recipe,
+    StartUse,
+    WordUse,
+    adapter_use,
+    file_hash,
+    first_free_number,
+    write_png,
+)
+from bwlab.generation.sample import generate
+from bwlab.generation.samplers import sampler_named
+from bwlab.generation.schedule import parse_schedule
+from bwlab.terminal import OnStep, sampling_bar
 
 if TYPE_CHECKING:
     from PIL import Image
     from rich.console import Console
 
-    from bwlab.pipelines import Pipeline
-    from bwlab.plugins import PluginManager
+    from bwlab.base.architectures import Pipeline
+    from bwlab.formats.dialects.textual_inversion import Embedding
+    from bwlab.plugins.manager import PluginManager
+
 
 GRID_PREFIX = "grid-"
 XY_PREFIX = "xy-"
@@ -56,7 +70,7 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     """
     check_job(job)
     pipe = load_base(job.base).to(chosen_device(job.device))
-    scheme = base_scheme(pipe, manager)
+    scheme = base_scheme(pipe, manager.block_schemes())
     sheets = sheets_of(job, scheme)
     variants = [variant for sheet in sheets for row in sheet.cells for variant in row]
     for variant in variants:
@@ -81,17 +95,6 @@ def load_attached(path: Path, scale: str, pipe: Pipeline, manager: PluginManager
     """
     spec = parse_spec(scale, scheme, kind="scale", default=1.0)
     return Attached(loaded(path, pipe, manager, scheme), spec)
-
-
-@contextmanager
-def sampling_bar(console: Console, text: str) -> Iterator[OnStep]:
-    """Draw a progress bar while the block runs; yields what moves it."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _setting(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Setting:
@@ -179,3 +182,107 @@ def _write(job: GenerateJob, painted: Sequence[Painted], sheets: Sequence[Sheet]
         drawn = contact_sheet(cells, sheet.columns, sheet.rows, title=sheet.title, footer=sheet.footer)
         paths.append(write_png(job.out / f"{prefix}{number + index:04}.png", drawn, overwrite=job.overwrite))
     return paths
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What all pictures of a job share.
+
+    Attributes:
+        adapters: in the order of the variants' scales.
+        start: a picture to start from; None: noise.
+        control: lines that say where things go; None: nothing does.
+        embeddings: words that prompts may use.
+        weighting: the library that reads weights in prompts; None: none.
+    """
+
+    adapters: tuple[Adapter, ...] = ()
+    negative: str = ""
+    start: Start | None = None
+    control: Control | None = None
+    embeddings: tuple[Embedding, ...] = ()
+    weighting: str | None = None
+
+
+def paint(
+    pipe: Pipeline, variants: Sequence[Variant], setting: Setting, on_step: OnStep | None = None
+) -> list[Image.Image]:
+    """Return one picture for each variant.
+
+    Args:
+        pipe: the base.
+        variants: those that differ in prompt, seed and scales only are painted side by side.
+        setting: what they share.
+        on_step: called with (sampling steps done, sampling steps in all, estimated by variants).
+    """
+    passes: dict[tuple[object, ...], list[int]] = {}
+    for place, variant in enumerate(variants):
+        passes.setdefault(variant.pass_key(), []).append(place)
+    images: dict[int, Image.Image] = {}
+    for places in passes.values():
+        report = _share(on_step, len(images), len(places), len(variants))
+        images |= zip(places, _one_pass(pipe, [variants[place] for place in places], setting, report), strict=True)
+    return [images[place] for place in range(len(variants))]
+
+
+def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
+    """Return one scale for several pictures: their common one, or for each module one number per picture."""
+    if all(spec.values == specs[0].values for spec in specs):
+        return specs[0]
+    scales: dict[str, float | torch.Tensor] = {}
+    for path in specs[0].values:
+        numbers = [spec.values[path] for spec in specs]
+        scales[path] = numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers)
+    return scales
+
+
+def _one_pass(
+    pipe: Pipeline, variants: Sequence[Variant], setting: Setting, on_step: OnStep | None
+) -> list[Image.Image]:
+    one = variants[0]
+    acting = [
+        Timed(Attached(adapter, shared_scale([variant.scales[place] for variant in variants])), one.schedules[place])
+        for place, adapter in enumerate(setting.adapters)
+    ]
+    return generate(
+        pipe,
+        [variant.prompt for variant in variants],
+        [variant.seed for variant in variants],
+        acting,
+        steps=one.steps,
+        cfg=one.cfg,
+        sampler=one.sampler,
+        negative=setting.negative,
+        start=setting.start,
+        control=setting.control,
+        embeddings=setting.embeddings,
+        weighting=setting.weighting,
+        on_step=on_step,
+    )
+
+
+def _share(on_step: OnStep | None, before: int, count: int, whole: int) -> OnStep | None:
+    """What a pass of `count` of all pictures calls, so that the whole counts from 0 to 1000 a picture."""
+    if on_step is None or count == whole:
+        return on_step
+    return lambda done, total: on_step(1000 * before + round(1000 * count * done / total), 1000 * whole)
+
+
+def check_job(job: GenerateJob) -> None:
+    """Raise `BwlabError` for options out of range, unknown names, files that are not there."""
+    sampler_named(job.sampler)
+    require_weighting(job.weighting)
+    job.paired_scales()
+    for schedule in job.paired_schedules():
+        parse_schedule(schedule)
+    check_range("--seed", job.seed, 0, MAX_SEED - job.count)
+    check_range("--count", job.count, 1, 100_000)
+    check_range("--steps", job.steps, 1, 1000)
+    check_range("--cfg", job.cfg, 0, 1000)
+    for path in job.adapters:
+        _check_file("--adapter", path, "Give an adapter's .safetensors file")
+    for path, _ in job.embedding_files():
+        _check_file("--embedding", path, "Give a textual-inversion file, or FILE=word")
+    _check_start(job)
+    _check_control(job)
+    _check_axes(job)

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
-from bwlab.adapters.adapter import Attached
-from bwlab.composition.attach import Timed, attach_timed
-from bwlab.composition.words import attach_words
+from bwlab.adapters.attach import Attached
 from bwlab.errors import BwlabError
-from bwlab.generation.control import Control
-from bwlab.generation.masked import KeptOutside, needs_own_mask
-from bwlab.generation.painters import Task, painter_for
+from bwlab.generation.attach import Timed, attach_timed
+from bwlab.generation.controlnet import Control
+from bwlab.generation.diffusers_pipelines import KeptOutside, Task, needs_own_mask, painter_for
+from bwlab.generation.embeddings import attach_words
+from bwlab.generation.img2img import Start, settings
+from bwlab.generation.prompt_weighting import require_weighting, weighted_embeddings
 from bwlab.generation.samplers import DEFAULT_SAMPLER
-from bwlab.generation.start import Start, settings
-from bwlab.generation.weighting import require_weighting, weighted_embeddings
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bwlab.adapters.scales import Scale
-    from bwlab.formats.embedding_files import Embedding
-    from bwlab.pipelines import Pipeline
+    from bwlab.adapters.attach import Scale
+    from bwlab.base.architectures import Pipeline
+    from bwlab.formats.dialects.textual_inversion import Embedding
+    from bwlab.terminal import OnStep
 
-OnStep = Callable[[int, int], None]
+
 Acting: TypeAlias = Attached | Timed
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bwlab.errors import BwlabError
-from bwlab.nearest import did_you_mean
+from bwlab.errors import BwlabError, did_you_mean
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-    from bwlab.pipelines import Pipeline
+    from bwlab.base.architectures import Pipeline
 
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from bwlab.formats.contents import AdapterContents, ModuleWeights
-from bwlab.formats.module_weights import BIAS_LEAVES
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.modules import BIAS_LEAVES, ModuleWeights
 
 Severity = Literal["error", "warning", "note"]
 

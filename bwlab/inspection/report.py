@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-from bwlab.blocks.prompt_tag import a1111_tag
+from bwlab.blocks.notations.prompt_tag import a1111_tag
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import spec_from_values
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import scheme_of
-from bwlab.formats.contents import AdapterContents, Formats, LazyTensor, ModuleWeights, read_contents
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.types import Formats
 from bwlab.inspection.health import Finding, Pulse, findings_of, pulse_of
-from bwlab.inspection.training import training_summary
 
 Value = TypeVar("Value")
+
+MOST_TAGS = 12
+
+# Label -> metadata keys, of which the first that is there and says something counts.
+ENTRIES: Mapping[str, tuple[str, ...]] = {
+    "name": ("ss_output_name", "name"),
+    "base model": ("ss_sd_model_name", "sshs_model_name", "bwlab.base"),
+    "base version": ("ss_base_model_version", "ss_sd_model_version"),
+    "base hash": ("ss_new_sd_model_hash", "ss_sd_model_hash", "bwlab.base_hash"),
+    "network": ("ss_network_module",),
+    "network dim": ("ss_network_dim",),
+    "network alpha": ("ss_network_alpha",),
+    "network arguments": ("ss_network_args",),
+    "steps": ("ss_steps", "ss_max_train_steps", "bwlab.steps"),
+    "epochs": ("ss_epoch", "ss_num_epochs"),
+    "pictures": ("ss_num_train_images",),
+    "regularisation pictures": ("ss_num_reg_images",),
+    "batch size": ("ss_total_batch_size", "ss_batch_size_per_device"),
+    "resolution": ("ss_resolution",),
+    "learning rate": ("ss_learning_rate",),
+    "learning rate, UNet": ("ss_unet_lr",),
+    "learning rate, text": ("ss_text_encoder_lr",),
+    "schedule": ("ss_lr_scheduler",),
+    "optimiser": ("ss_optimizer",),
+    "precision": ("ss_mixed_precision",),
+    "seed": ("ss_seed",),
+    "adapter type": ("bwlab.adapter_type",),
+    "ranks": ("bwlab.ranks",),
+    "bwlab": ("bwlab.version",),
+    "comment": ("ss_training_comment",),
+}
+NOTHING = ("", "None", "null", "{}", "0")
+
+SCHEMA_VERSION = 1
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True)
@@ -164,3 +205,87 @@ def _prompt_tag(contents: AdapterContents, scheme: BlockScheme) -> str | None:
         return a1111_tag(spec_from_values(values, scheme, "scale"), contents.path.stem).text if present else None
     except BwlabError:
         return None
+
+
+def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Label -> what the metadata says, for what it says something about; empty for files without metadata."""
+    found = {
+        label: text
+        for label, keys in ENTRIES.items()
+        if (text := next((metadata[key] for key in keys if metadata.get(key, "") not in NOTHING), None)) is not None
+    }
+    finished = _date(metadata.get("ss_training_finished_at", ""))
+    if finished:
+        found["finished"] = finished
+    tags = tag_counts(metadata)
+    if tags:
+        listed = ", ".join(f"{tag} {count}" for tag, count in list(tags.items())[:MOST_TAGS])
+        found["tags"] = listed + (f" and {len(tags) - MOST_TAGS} more" if len(tags) > MOST_TAGS else "")
+    return found
+
+
+def tag_counts(metadata: Mapping[str, str]) -> dict[str, int]:
+    """Tag -> how often captions had it, the commonest first; over all folders of `ss_tag_frequency`."""
+    try:
+        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        counts: Counter[str] = Counter()
+        for tags in folders.values():
+            counts.update({tag.strip(): int(count) for tag, count in tags.items()})
+    except (ValueError, AttributeError, TypeError):
+        return {}
+    return dict(counts.most_common())
+
+
+def _date(seconds: str) -> str | None:
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def document(inspections: Iterable[Inspection]) -> dict[str, Json]:
+    """One document for all files."""
+    return {
+        "schema": "bwlab.inspect",
+        "schema_version": SCHEMA_VERSION,
+        "files": [_file(inspection) for inspection in inspections],
+    }
+
+
+def _file(report: Inspection) -> dict[str, Json]:
+    return {
+        "file": str(report.path),
+        "bytes": report.size,
+        "dialect": report.dialect,
+        "architecture": report.architecture,
+        "scheme": report.scheme,
+        "total": _block(report.total),
+        "blocks": [_block(block) for block in report.blocks],
+        "empty_blocks": list(report.empty_blocks),
+        "text_encoder_modules": sum(block.modules for block in report.blocks if block.name == "te"),
+        "dtypes": dict(report.dtypes),
+        "embeddings": {token: list(shape) for token, shape in report.embeddings.items()},
+        "top1_share": report.top1_share,
+        "training": dict(report.training),
+        "findings": [{**asdict(finding), "paths": list(finding.paths)} for finding in report.findings],
+        "unknown": list(report.unknown),
+        "prompt_tag": report.prompt_tag,
+        "metadata": dict(report.metadata),
+    }
+
+
+def _block(block: BlockSummary) -> dict[str, Json]:
+    """Alphas and ranks as lists of pairs: JSON has no keys that are numbers or null, and an alpha may be NaN."""
+    return {
+        "name": block.name,
+        "modules": block.modules,
+        "algorithms": dict(block.algorithms),
+        "ranks": [{"rank": rank, "modules": count} for rank, count in block.ranks.items()],
+        "alphas": [{"alpha": _number(alpha), "modules": count} for alpha, count in block.alphas.items()],
+        "energy_share": block.energy_share,
+    }
+
+
+def _number(alpha: float | None) -> float | str | None:
+    """Itself, or its name where JSON has no such number."""
+    return alpha if alpha is None or abs(alpha) < float("inf") else str(alpha)

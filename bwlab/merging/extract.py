@@ -9,24 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bwlab.base.weights import ModelWeights, open_model
+from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.spec import BlockSpec, parse_spec
-from bwlab.components import in_text_encoder
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import architecture_of
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.derived_metadata import derived_metadata
-from bwlab.formats.fits import Fit
 from bwlab.formats.lora_form import lora_module
-from bwlab.formats.module_weights import ModuleWeights
-from bwlab.lowrank import Array
-from bwlab.merging.conversion import require_rank
-from bwlab.merging.model_weights import ModelWeights, open_model
-from bwlab.merging.outcome import Outcome
-from bwlab.merging.target import Target, known_scheme, write_adapter, writer_for
-from bwlab.truncation import truncate_dense
+from bwlab.formats.metadata import derived_metadata
+from bwlab.formats.modules import ModuleWeights
+from bwlab.linalg.factored import Array
+from bwlab.linalg.truncation import truncate_dense
+from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
 
 if TYPE_CHECKING:
-    from bwlab.plugins import PluginManager
+    from bwlab.plugins.manager import PluginManager
 
 TrackKeys = Callable[[Sequence[str]], Iterable[str]]
 

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.scheme import BlockScheme
+from bwlab.base.weights import ModelWeights, open_model
+from bwlab.blocks.scheme import EVERYTHING, BlockScheme
+from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
-from bwlab.formats.derived_metadata import derived_metadata
-from bwlab.formats.fits import Fit
-from bwlab.formats.module_weights import ModuleWeights
-from bwlab.merging.combine import combined
-from bwlab.merging.conversion import require_rank
-from bwlab.merging.ingredients import Ingredients, every_part, ingredients, read_all
-from bwlab.merging.method import BLOCKS, SUM, Method, Part
-from bwlab.merging.model_weights import ModelWeights, open_model
-from bwlab.merging.outcome import Outcome, counted
-from bwlab.merging.target import Target, known_scheme, write_adapter, writer_for
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.metadata import derived_metadata
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.tensors import LazyTensor
+from bwlab.merging.convert import require_known, require_readable
+from bwlab.merging.methods import BLOCKS, SUM, Method, Part, combined
+from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
+from bwlab.terminal import capital_letters, counted
 
 if TYPE_CHECKING:
-    from bwlab.plugins import PluginManager
+    from bwlab.plugins.manager import PluginManager
+
 
 TrackParts = Callable[[Sequence[list[Part]]], Iterable[list[Part]]]
+
+VALUE = re.compile(r"[A-Z](?:\+[A-Z])*|none")
+FIX = 'Write block=letters with commas between, such as "upper=B, mid=A+B, *=A"; none leaves a block out'
 
 
 @dataclass(frozen=True)
@@ -141,3 +147,150 @@ def _merged(
         found = "every delta of the result is zero"
         raise BwlabError("merging adapters", found, "Give scales, or a choice of blocks, that leave something")
     return modules, fits
+
+
+@dataclass(frozen=True, eq=False)
+class Ingredients:
+    """The adapters of a merge.
+
+    Attributes:
+        adapters: in the order given.
+        scales: of each.
+        makers: module of the scheme -> letters of the adapters that make it; empty: all make everything.
+    """
+
+    adapters: tuple[AdapterContents, ...]
+    scales: tuple[BlockSpec, ...]
+    makers: Mapping[str, frozenset[str]]
+
+    @property
+    def architecture(self) -> str:
+        """What the adapters were made for, as far as one of them tells."""
+        return common_architecture(self.adapters)
+
+    def paths(self) -> list[str]:
+        """The paths of modules of any adapter, in the order of the first that has each."""
+        return list(dict.fromkeys(path for adapter in self.adapters for path in adapter.modules))
+
+    def parts(self, path: str) -> list[Part]:
+        """What each adapter does at a path; those with the scale 0 and those not chosen are left out."""
+        found = []
+        for place, (adapter, spec) in enumerate(zip(self.adapters, self.scales, strict=True)):
+            module = adapter.modules.get(path)
+            scale = spec.value_of(path) if module is not None else 0.0
+            if module is not None and scale != 0 and self._is_chosen(path, place, spec.scheme):
+                require_readable(module)
+                found.append(Part(place, module, scale))
+        return found
+
+    def shared(self) -> int:
+        """How many paths more than one adapter has a part in."""
+        return sum(len(self.parts(path)) > 1 for path in self.paths())
+
+    def embeddings(self) -> dict[str, LazyTensor]:
+        """Token embeddings of all; `BwlabError` if two adapters have one for the same token."""
+        found: dict[str, LazyTensor] = {}
+        for adapter in self.adapters:
+            twice = sorted(set(found) & set(adapter.embeddings))
+            if twice:
+                what = f"two of them have an embedding of {twice[0]}"
+                raise BwlabError("merging adapters", what, "Rename the token in one of the files")
+            found |= adapter.embeddings
+        return found
+
+    def metadata(self) -> dict[str, str]:
+        """The entries that all files agree on."""
+        first, *others = (adapter.metadata for adapter in self.adapters)
+        return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
+
+    def _is_chosen(self, path: str, place: int, scheme: BlockScheme) -> bool:
+        module = scheme.module_of(path)
+        return not self.makers or module is None or capital_letters(place + 1)[-1] in self.makers[module.path]
+
+
+def read_all(paths: Sequence[Path], manager: PluginManager, drop_unknown: bool) -> tuple[AdapterContents, ...]:
+    """The contents of adapter files.
+
+    Raises:
+        BwlabError: a file is broken or has unknown keys, or they were made for different architectures.
+    """
+    adapters = tuple(read_contents(path, manager) for path in paths)
+    for adapter in adapters:
+        if not drop_unknown:
+            require_known(adapter)
+        if not adapter.modules:
+            found = "it holds embeddings of tokens only"
+            raise BwlabError(f"merging {adapter.path}", found, "Give adapters that change layers")
+    common_architecture(adapters)
+    return adapters
+
+
+def common_architecture(adapters: Sequence[AdapterContents]) -> str:
+    """The architecture of all adapters that tell theirs; `BwlabError`, which names two files, if they differ."""
+    known = [adapter for adapter in adapters if adapter.architecture != "unknown"]
+    for other in known[1:]:
+        if other.architecture != known[0].architecture:
+            raise BwlabError(
+                "merging adapters",
+                f"{known[0].path.name} is for {known[0].architecture}, {other.path.name} for {other.architecture}",
+                "Merge adapters that were made for one architecture",
+            )
+    return known[0].architecture if known else "unknown"
+
+
+def ingredients(
+    adapters: tuple[AdapterContents, ...], scales: Sequence[str], choose: str | None, scheme: BlockScheme
+) -> Ingredients:
+    """The adapters with their scales, paired in order; missing scales are 1.
+
+    Raises:
+        BwlabError: there are more scales than adapters, or a spec or choice is wrong.
+    """
+    if len(scales) > len(adapters):
+        found = f"{len(scales)} scales for {len(adapters)} adapters"
+        raise BwlabError("--scale", found, "Give one for each adapter, in their order")
+    texts = [*scales, *["1"] * (len(adapters) - len(scales))]
+    specs = tuple(parse_spec(text, scheme, kind="scale", default=1.0) for text in texts)
+    makers = chosen(choose, scheme, len(adapters)) if choose is not None else {}
+    return Ingredients(adapters, specs, makers)
+
+
+def every_part(mixed: Ingredients) -> Iterator[list[Part]]:
+    """The parts at each path that any adapter still has a part in."""
+    return (parts for path in mixed.paths() if (parts := mixed.parts(path)))
+
+
+def chosen(text: str, scheme: BlockScheme, count: int) -> Mapping[str, frozenset[str]]:
+    """Path of each module of the scheme -> letters of the adapters that make it.
+
+    As in block specs, of two entries for one module the later wins, and `*` is what no other entry names; modules that
+    are never named are made by all adapters.
+
+    Args:
+        text: the choice.
+        scheme: names the blocks.
+        count: of adapters, called A, B, ... in their order.
+
+    Raises:
+        BwlabError: an unknown block or letter, or another mistake in the text.
+    """
+    known = capital_letters(count)
+    everything = scheme.modules_of(EVERYTHING)
+    makers = dict.fromkeys(everything, frozenset(known))
+    entries = [_entry(entry.strip(), text, known) for entry in text.split(",")]
+    # The sort is stable: it brings "*" to the front and leaves the order of the names.
+    for name, made_by in sorted(entries, key=lambda entry: entry[0] != EVERYTHING):
+        makers |= dict.fromkeys(scheme.modules_of(name), made_by)
+    return makers
+
+
+def _entry(entry: str, text: str, known: str) -> tuple[str, frozenset[str]]:
+    name, _, value = (piece.strip() for piece in entry.partition("="))
+    if not name or not VALUE.fullmatch(value):
+        found = f"{entry!r} does not name adapters" if entry else "an entry is empty"
+        raise BwlabError(f"--choose {text!r}", found, FIX)
+    made_by = frozenset() if value == "none" else frozenset(value.split("+"))
+    strange = sorted(made_by - set(known))
+    if strange:
+        raise BwlabError(f"--choose {text!r}", f"there is no adapter {strange[0]}", f"There are {', '.join(known)}")
+    return name, made_by

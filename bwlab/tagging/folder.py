@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.dataset.folders import caption_path
 from bwlab.errors import BwlabError
-from bwlab.formats.atomic import write_atomically
-from bwlab.registry import Describe, Tag
-from bwlab.tagging.caption import Mode, changed, tags_of
-from bwlab.tagging.written import WrittenCaptions
-from bwlab.training.data.folders import caption_path
-from bwlab.training.data.pictures import UnreadablePicture, read_image
+from bwlab.files import write_atomically
+from bwlab.images import UnreadablePicture, read_image
+from bwlab.tagging.captions import Mode, WrittenCaptions, changed, tags_of
+from bwlab.tagging.tagger import Describe, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bwlab.errors import BwlabError
-from bwlab.registry import Describe, Tag
-from bwlab.tagging.options import share, switch
+from bwlab.tagging.tagger import Describe, Tag, share, switch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

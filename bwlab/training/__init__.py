@@ -11,7 +11,7 @@ from bwlab.training.run_folder import Existing
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bwlab.plugins import PluginManager
+    from bwlab.plugins.manager import PluginManager
 
 __all__ = ["Existing", "TrainConfig", "train"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bwlab.training.data_config import DataConfig, RegularisationConfig
-from bwlab.training.section import Section, bounded, choice, maybe
+from bwlab.config.fields import Section, bounded, choice, maybe
+from bwlab.dataset.config import DataConfig, RegularisationConfig
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from bwlab.base.device import AUTO, chosen_device
 from bwlab.errors import BwlabError
-from bwlab.pipelines import AUTO, chosen_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
 
 # Measured with AMX, CPU seconds of a step in bfloat16 over float32 (docs/performance.md): 1.10 with 22 million
 # parameters, 1.08 with 38, 0.95 with 81, 0.87 with 142, 0.72 with 220, 0.61 with 860.
 BF16_PARAMETERS = 100_000_000
 PLAIN_ATTENTION_LATENTS = 16
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+CONTEXT = "encoder_hidden_states"
+CONTEXT_PLACE = 2  # among the arguments of a UNet2DConditionModel: sample, timestep, encoder_hidden_states
+
+BACKEND = "inductor"
 
 
 def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
@@ -88,3 +95,56 @@ def use_fast_attention(unet: nn.Module, mixed: str, device: str) -> None:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # type: ignore[operator]  # of diffusers' UNets
+
+
+def hold_in_half(unet: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a frozen UNet2DConditionModel to `dtype`, for good.
+
+    Under autocast alone every frozen weight would be cast in every step, since PyTorch keeps casts of trained weights
+    only, and both copies would be held until the backward pass. Latents and text embeddings are cast on their way in
+    and the prediction on its way out, so that the other parts of a pipeline stay in float32.
+    """
+    nn.Module.to(unet, dtype)  # diffusers' own warns of a list of exceptions that is empty
+
+    def enter(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = tuple(_cast(arg, dtype) if index in (0, CONTEXT_PLACE) else arg for index, arg in enumerate(args))
+        named = {key: _cast(value, dtype) if key in ("sample", CONTEXT) else value for key, value in kwargs.items()}
+        return given, named
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (output[0].float(), *output[1:])
+        output.sample = output.sample.float()
+        return output
+
+    unet.register_forward_pre_hook(enter, with_kwargs=True)
+    unet.register_forward_hook(leave)
+
+
+def _cast(value: object, dtype: torch.dtype) -> object:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def compiled_unet(unet: nn.Module) -> Callable[..., Any]:
+    """Return a function that runs the UNet compiled, with the hooks that it has when it is first called.
+
+    The UNet itself stays as it is, so pictures are painted without waiting for another compilation.
+
+    Raises:
+        BwlabError: (the function) it cannot be compiled here.
+    """
+    run = torch.compile(unet, backend=BACKEND)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return run(*args, **kwargs)
+        except TorchDynamoException as error:
+            found = str(error).strip().partition("\n\n")[0]
+            fix = "Install a C++ compiler (on a GPU: triton), or leave it out"
+            raise BwlabError("training.compile = true", found, fix) from error
+
+    return call

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bwlab.conditioning import TextBatch
+from bwlab.base.conditioning import TextBatch
+from bwlab.dataset.training_set import Drawn
 from bwlab.errors import BwlabError
-from bwlab.training.data.training_set import Drawn
-from bwlab.training.loss_weights import min_snr_weights, signal_to_noise
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-    from bwlab.pipelines import Pipeline
+    from bwlab.base.architectures import Pipeline
+
 
 TARGETS = ("epsilon", "v_prediction", "sample")
 
@@ -137,3 +137,29 @@ def prediction_loss(prediction: Tensor, batch: Batch) -> Tensor:
     """Return the mean squared error of a prediction, a scalar in float32; each example counts by its weight."""
     errors = (prediction.float() - batch.target.float()).square().mean(dim=(1, 2, 3))
     return (errors * batch.weights).mean()
+
+
+def signal_to_noise(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the signal-to-noise ratio ``alpha^2 / sigma^2`` at timesteps, ``(batch,)`` float64, 0 for pure noise."""
+    kept = alphas_cumprod.double().cpu()[timesteps.cpu()]
+    return kept / (1 - kept)
+
+
+def min_snr_weights(snr: Tensor, gamma: float, target: str) -> Tensor:
+    """Return the weight of each example's loss, ``(batch,)``.
+
+    The weight of the loss on clean latents is ``min(snr, gamma)``; on the noise that is divided by ``snr``, on the
+    velocity by ``snr + 1``, as their errors are that much greater (Hang et al., arXiv 2303.09556, section 3.4).
+
+    Args:
+        snr: signal-to-noise ratios, 0 or more.
+        gamma: the cap.
+        target: ``epsilon``, ``v_prediction`` or ``sample``.
+    """
+    capped = snr.clamp(max=gamma)
+    if target == "sample":
+        return capped
+    if target == "v_prediction":
+        return capped / (snr + 1)
+    # min(snr, gamma) / snr, written so that a ratio of 0 (zero terminal SNR) gives its limit 1.
+    return torch.clamp(gamma / snr, max=1.0)

@@ -11,15 +11,10 @@ from typing import Any
 
 import torch
 
-from bwlab.errors import BwlabError
-from bwlab.nearest import did_you_mean
+from bwlab.errors import BwlabError, did_you_mean
+from bwlab.training.config import OptimizerConfig
 
 Converter = Callable[[object], object]  # raises ValueError, which says what is wanted
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(least: float = -math.inf, below: float = math.inf, above: float = -math.inf) -> Converter:
@@ -34,24 +29,6 @@ def number(least: float = -math.inf, below: float = math.inf, above: float = -ma
         return value
 
     return convert
-
-
-def pair(*each: Converter) -> Converter:
-    """Return a converter that takes a list with one value for each of the converters."""
-
-    def convert(value: object) -> object:
-        if not isinstance(value, (list, tuple)) or len(value) != len(each):
-            raise ValueError(f"a list of {len(each)} numbers")
-        return tuple(part(entry) for part, entry in zip(each, value, strict=True))
-
-    return convert
-
-
-def flag(value: object) -> object:
-    """Return a truth value as it is; ValueError for anything else."""
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
 
 
 FRACTION = number(least=0.0, below=1.0)
@@ -75,9 +52,11 @@ class Recipe:
     constants: Mapping[str, object] = field(default_factory=dict)
 
 
-def load_adamw() -> type[torch.optim.Optimizer]:
-    """Return PyTorch's AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
-    return torch.optim.AdamW
+def flag(value: object) -> object:
+    """Return a truth value as it is; ValueError for anything else."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
 
 
 def load_adafactor() -> type[torch.optim.Optimizer]:
@@ -91,6 +70,11 @@ def load_adafactor() -> type[torch.optim.Optimizer]:
     return kind
 
 
+def load_adamw() -> type[torch.optim.Optimizer]:
+    """Return PyTorch's AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
+    return torch.optim.AdamW
+
+
 def load_prodigy() -> type[torch.optim.Optimizer]:
     """Return Prodigy (Mishchenko and Defazio, arXiv 2306.06101); BwlabError if its package is not installed."""
     try:
@@ -100,6 +84,17 @@ def load_prodigy() -> type[torch.optim.Optimizer]:
         raise BwlabError("training.optimizer = prodigy", found, "pip install 'bwlab[prodigy]'") from error
     kind: type[torch.optim.Optimizer] = Prodigy
     return kind
+
+
+def pair(*each: Converter) -> Converter:
+    """Return a converter that takes a list with one value for each of the converters."""
+
+    def convert(value: object) -> object:
+        if not isinstance(value, (list, tuple)) or len(value) != len(each):
+            raise ValueError(f"a list of {len(each)} numbers")
+        return tuple(part(entry) for part, entry in zip(each, value, strict=True))
+
+    return convert
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -134,6 +129,22 @@ RECIPES: Mapping[str, Recipe] = {
         {"use_bias_correction": True, "safeguard_warmup": True},
     ),
 }
+
+Factor = Callable[[int], float]
+
+# The names that diffusers has for them.
+NAMES = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "cosine_restarts": "cosine_with_restarts",
+    "polynomial": "polynomial",
+}
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def checked_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
@@ -173,3 +184,23 @@ def new_optimizer(
         arguments["fused"] = fused
     with contextlib.redirect_stdout(io.StringIO()):  # Prodigy prints that it decays weights
         return recipe.load()([dict(group) for group in groups], **arguments)
+
+
+def rate_factor(config: OptimizerConfig) -> Factor:
+    """Return the function from the steps taken so far to what the learning rate is multiplied by, 0..1.
+
+    It is diffusers' schedule of that name. Being a function of the step alone, it has no state to save.
+
+    Raises:
+        BwlabError: the warm-up takes the whole run.
+    """
+    from diffusers.optimization import get_scheduler
+
+    if config.warmup >= config.steps:
+        found = f"the run has {config.steps} steps"
+        raise BwlabError(f"training.warmup = {config.warmup}", found, "Give fewer steps of warm-up, or more in all")
+    # diffusers' schedules want an optimiser, of which they read the rate only: 1 makes rates factors.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = get_scheduler(NAMES[config.schedule], optimizer, None, config.warmup, config.steps, config.cycles)
+    factor: Factor = schedule.lr_lambdas[0]
+    return factor

@@ -10,39 +10,36 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bwlab.adapters.adapter import Adapter, create_adapter
+from bwlab.adapters.load import load_adapter
+from bwlab.adapters.modules import layers_by_path
+from bwlab.base.conditioning import text_encoders
+from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
-from bwlab.cache_folder import cache_folder
-from bwlab.conditioning import text_encoders
-from bwlab.pipelines import base_scheme, load_base, weights_hash
+from bwlab.dataset.folders import subsets
+from bwlab.dataset.latents import TensorCache, encode_captions
+from bwlab.dataset.order import generator_for
+from bwlab.dataset.training_set import TrainingSet
+from bwlab.errors import BwlabError
+from bwlab.files import cache_folder
 from bwlab.training.config import OptimizerConfig, TrainConfig
-from bwlab.training.data.cache import TensorCache
-from bwlab.training.data.encoding import encode_captions
-from bwlab.training.data.folders import subsets
-from bwlab.training.data.loading import load_training_set
-from bwlab.training.data.regularisation import check_regularisation
-from bwlab.training.data.training_set import TrainingSet
-from bwlab.training.device import HALF, new_accelerator, use_fast_attention
-from bwlab.training.half_base import hold_in_half
-from bwlab.training.initial import start_from
-from bwlab.training.lasting import lasting_settings
-from bwlab.training.learned import Learned
+from bwlab.training.data import check_regularisation, load_training_set
+from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
+from bwlab.training.distributed import Team
+from bwlab.training.graph import check_gradient_path, training_graph
 from bwlab.training.objective import noise_schedule
-from bwlab.training.optimizers import checked_options
-from bwlab.training.processes import Team
-from bwlab.training.randomness import generator_for
-from bwlab.training.schedules import rate_factor
-from bwlab.training.texts import Texts
-from bwlab.training.tokens import new_words, require_used
+from bwlab.training.optimizers import checked_options, rate_factor
+from bwlab.training.settings import lasting_settings
+from bwlab.training.textual_inversion import new_words, require_used
 from bwlab.training.tracking import check_trackers
-from bwlab.training.training_graph import check_gradient_path, training_graph
+from bwlab.training.trainable import Learned, Texts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
 
-    from bwlab.pipelines import Pipeline
-    from bwlab.plugins import PluginManager
+    from bwlab.base.architectures import Pipeline
+    from bwlab.plugins.manager import PluginManager
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Pr
 def new_learned(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Learned:
     """Return what the run trains, at its start, on the CPU."""
     words = new_words(config.tokens, pipe)
-    scheme = base_scheme(pipe, manager)
+    scheme = base_scheme(pipe, manager.block_schemes())
     if config.tokens.alone:
         return Learned(Adapter(config.adapter.type, config.adapter.type, {}, scheme), words)
     return Learned(new_adapter(config, pipe, manager, scheme), words)
@@ -165,3 +162,30 @@ def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:
         hold_in_half(pipe.unet, HALF[accelerator.mixed_precision])
     pipe.set_progress_bar_config(disable=True)
     use_fast_attention(pipe.unet, accelerator.mixed_precision, accelerator.device.type)
+
+
+def start_from(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginManager) -> Adapter:
+    """Return the adapter with the weights of a file, told with the adapter's own alphas.
+
+    Raises:
+        BwlabError: the file cannot be loaded, or adapts other layers, with other ranks or with another type.
+    """
+    asked = f"adapter.initial = {path}"
+    if not path.is_file():
+        raise BwlabError(asked, "no such file", "Give the path of an adapter file")
+    encoders = text_encoders(pipe)
+    found = load_adapter(path, pipe.unet, manager, adapter.scheme, text_encoder=encoders)
+    other = found.layers.keys() ^ adapter.layers.keys()
+    if other:
+        where = "the file" if next(iter(other)) in adapter.layers else "adapter.blocks"
+        missing = f"{len(other)} layers differ; {where} has none for {min(other)}"
+        raise BwlabError(asked, missing, "Give adapter.blocks and adapter.type as the file has them")
+    model_layers = layers_by_path(pipe.unet, encoders)
+    layers = {}
+    for layer_path, layer in adapter.layers.items():
+        started = layer.started_at(model_layers[layer_path], found.layers[layer_path].file_tensors(layer.alpha))
+        if started.rank != layer.rank:
+            ranks = f"rank {started.rank} at {layer_path}, where adapter.blocks gives {layer.rank}"
+            raise BwlabError(asked, ranks, "Give the ranks that the file has")
+        layers[layer_path] = started
+    return Adapter(adapter.name, adapter.type_name, layers, adapter.scheme, dict(adapter.metadata))

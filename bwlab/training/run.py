@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
 
 import torch
 from rich.console import Console
 
+from bwlab.adapters.save import block_ranks
 from bwlab.errors import BwlabError
-from bwlab.formats.metadata import block_ranks
-from bwlab.records import CheckpointRecord, FinishRecord, RunRecord
-from bwlab.training.checkpoint import load_checkpoint
+from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.training.config import TrainConfig
-from bwlab.training.interrupt import StopRequest
-from bwlab.training.lock import RunLock
 from bwlab.training.outputs import Outputs
 from bwlab.training.prepare import Prepared, prepare
-from bwlab.training.progress import TrainingBar
-from bwlab.training.run_folder import Existing, RunFolder
-from bwlab.training.toml_text import toml_text
+from bwlab.training.run_folder import Existing, RunFolder, RunLock
+from bwlab.training.settings import toml_text
+from bwlab.training.state import load_checkpoint
+from bwlab.training.tracking import TrainingBar
 from bwlab.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from bwlab.plugins import PluginManager
+    from bwlab.plugins.manager import PluginManager
+
 
 LAST_LOSSES = 100
+
+SAME_PRESS = 1.0  # seconds
 
 
 def run(config: TrainConfig, manager: PluginManager, console: Console, existing: Existing) -> Path:
@@ -188,3 +192,37 @@ def from_system(error: OSError, folder: RunFolder) -> BwlabError:
     """Return the error of a disk that is full, read-only and the like."""
     path = error.filename or folder.path
     return BwlabError(f"writing {path}", error.strerror or str(error), "Make room, then add --resume")
+
+
+class StopRequest:
+    """In a ``with`` block: the first Ctrl-C sets `asked`, the second one interrupts at once.
+
+    Outside the main thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        launched: by a launcher of several processes, which passes on a Ctrl-C that the terminal has sent us already:
+            then a second one counts only after a second.
+    """
+
+    def __init__(self, launched: bool = False) -> None:
+        self.asked = False
+        self._wait = SAME_PRESS if launched else 0.0
+        self._asked_at = 0.0
+        self._before: object = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]  # what signal() returned
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked, self._asked_at = True, time.monotonic()
+        elif time.monotonic() - self._asked_at >= self._wait:
+            raise KeyboardInterrupt

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bwlab.conditioning import TextBatch, unet_arguments
+from bwlab.base.conditioning import TextBatch, unet_arguments
+from bwlab.dataset.order import generator_for, seed_for
 from bwlab.errors import BwlabError
-from bwlab.records import RunRecord, StepRecord
-from bwlab.training.checkpoint import (
+from bwlab.plugins.events import RunRecord, StepRecord
+from bwlab.training.config import TrainConfig
+from bwlab.training.device import compiled_unet
+from bwlab.training.objective import Batch, noised, prediction_loss
+from bwlab.training.optimizers import checked_options, new_optimizer, rate_factor
+from bwlab.training.prepare import Prepared
+from bwlab.training.state import (
     AVERAGE,
     LEARNED,
     OPTIMIZER,
@@ -26,18 +32,11 @@ from bwlab.training.checkpoint import (
     optimizer_tensors,
     require_finite,
 )
-from bwlab.training.compiled import compiled_unet
-from bwlab.training.config import TrainConfig
-from bwlab.training.ema import MovingAverage
-from bwlab.training.objective import Batch, noised, prediction_loss
-from bwlab.training.optimizers import checked_options, new_optimizer
-from bwlab.training.prepare import Prepared
-from bwlab.training.randomness import generator_for, seed_for
-from bwlab.training.rates import parameter_groups
-from bwlab.training.schedules import rate_factor
+from bwlab.training.trainable import parameter_groups
 
 if TYPE_CHECKING:
-    from bwlab.plugins import PluginManager
+    from bwlab.plugins.manager import PluginManager
+
 
 Losses = dict[str, Tensor]  # by name; the prediction's own has the empty name
 
@@ -214,3 +213,46 @@ class Trainer:
             found = f"the gradient's norm is {norm}"
             raise BwlabError(f"training step {self.step + 1}", found, "Lower training.lr or look at the data")
         return norm
+
+
+class MovingAverage:
+    """An exponential moving average of tensors, beside them.
+
+    Early on it forgets faster: the decay after n steps is at most ``(1 + n) / (10 + n)``, so that where it started
+    does not weigh on it.
+
+    Args:
+        tensors: what is averaged; it starts at their values.
+        decay: 0..1.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
+        self._tensors, self.decay = list(tensors), decay
+        self.values = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the tensors as they are after ``step`` steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for value, tensor in zip(self.values, self._tensors, strict=True):
+            value.lerp_(tensor, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the averages into the tensors inside a ``with`` block; after it they are bit for bit what they were."""
+        before = [tensor.detach().clone() for tensor in self._tensors]
+        try:
+            self._fill(self.values)
+            yield
+        finally:
+            self._fill(before)
+
+    def load(self, values: Sequence[Tensor]) -> None:
+        """Go on from averages that were saved, in the order of the tensors."""
+        for value, saved in zip(self.values, values, strict=True):
+            value.copy_(saved)
+
+    @torch.no_grad()
+    def _fill(self, values: Sequence[Tensor]) -> None:
+        for tensor, value in zip(self._tensors, values, strict=True):
+            tensor.copy_(value)

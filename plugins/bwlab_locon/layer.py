@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.adapters.lowrank import LowRankLayer
 
 
 class LoconLayer(LowRankLayer):

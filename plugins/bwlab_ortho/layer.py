@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
-from bwlab.adapters.lowrank_layer import LowRankLayer
-from bwlab.adapters.products import geometry_of, lowered_fast, plus_raised, raised
+from bwlab.adapters.lowrank import LowRankLayer, geometry_of, lowered_fast, plus_raised, raised
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab_ortho.orthonormal import orthonormal
 
 if TYPE_CHECKING:
-    from bwlab.lowrank import FactoredMatrix
+    from bwlab.linalg.factored import FactoredMatrix
 
 # A row of a LoRA's down starts at this norm (kaiming-uniform with a = sqrt(5)). The columns behind U and V start at it
 # too, and s is told in units of it times sqrt(out), so that a learning rate moves an ortho adapter as it does a LoRA.
@@ -138,7 +137,7 @@ class OrthoLayer(AdapterLayer):
     @torch.no_grad()
     def factors(self) -> FactoredMatrix:
         """Up `(out, r)` with the scale folded in and down `(r, in * k * k)`, as float64 arrays."""
-        from bwlab.lowrank import FactoredMatrix
+        from bwlab.linalg.factored import FactoredMatrix
 
         up, down = (factor.flatten(1).double().cpu() for factor in self._factors(1.0))
         return FactoredMatrix((up * (self.alpha / self.rank)).numpy(), down.numpy())

@@ -11,8 +11,9 @@ import torch
 
 from bwlab.adapters.layer import BaseLayer
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import ModuleWeights, read_contents
-from bwlab.lowrank import FactoredMatrix
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.linalg.factored import FactoredMatrix
 from bwlab_ortho.layer import Spaces
 
 if TYPE_CHECKING:

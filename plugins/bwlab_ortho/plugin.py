@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from bwlab.adapters.types import AdapterType
 from bwlab.blocks.targets import is_conv_target
 from bwlab.formats.keys import ALPHA, DOWN, UP
-from bwlab.hookspecs import hookimpl
-from bwlab.registry import AdapterType
+from bwlab.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from bwlab.adapters.layer import AdapterLayer, BaseLayer

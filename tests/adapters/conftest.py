@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.base_aware import BaseAwareLayer
-from bwlab.adapters.layer import BaseLayer, check_rank_and_alpha, refuse_unknown_options
-from bwlab.registry import AdapterType
+from bwlab.adapters.layer import BaseAwareLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
+from bwlab.adapters.types import AdapterType
 
 
 class OftLike(BaseAwareLayer):

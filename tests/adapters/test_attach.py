@@ -8,12 +8,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
+from bwlab.adapters.adapter import Adapter, create_adapter
+from bwlab.adapters.attach import Attached, Scale, attach
 from bwlab.adapters.modules import layers_by_path
-from bwlab.adapters.scales import Scale
+from bwlab.blocks.paths import in_text_encoder, in_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
-from bwlab.components import in_text_encoder, in_unet
 from bwlab.errors import BwlabError
 from bwlab_locon.plugin import bwlab_register_adapters
 

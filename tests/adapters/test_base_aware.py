@@ -10,13 +10,14 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 import bwlab_lora.plugin
-from bwlab.adapters.adapter import Adapter, Attached, attach, create_adapter
-from bwlab.adapters.contract_bench import SCHEME, bench_for
+from bwlab.adapters.adapter import Adapter, create_adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.registry import AdapterType
 from bwlab.testing import AdapterContract, run_contract
+from bwlab.testing.bench import SCHEME, bench_for
 from tests.adapters.oft_like import DENSE_OFT_LIKE, OFT_LIKE, OftLike
 
 LORA = bwlab_lora.plugin.bwlab_register_adapters()[0]

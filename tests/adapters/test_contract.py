@@ -12,7 +12,7 @@ from torch import Tensor
 import bwlab_locon.plugin
 import bwlab_lora.plugin
 from bwlab.adapters.layer import BaseLayer
-from bwlab.registry import AdapterType
+from bwlab.adapters.types import AdapterType
 from bwlab.testing import AdapterContract, run_contract, skipped_shapes
 from bwlab_lora.layer import LoraLayer
 

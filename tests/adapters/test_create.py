@@ -10,8 +10,9 @@ from torch import nn
 
 import bwlab_locon.plugin
 import bwlab_lora.plugin
-from bwlab.adapters.adapter import Attached, attach, create_adapter
-from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.adapters.adapter import create_adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.adapter import Adapter, Attached, attach
-from bwlab.adapters.file_layer import FileLayer
-from bwlab.adapters.loading import load_adapter
-from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.frozen import FileLayer
+from bwlab.adapters.load import load_adapter
+from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.blocks.configs import SD14
-from bwlab.blocks.scheme import scheme_for
+from bwlab.blocks.families import scheme_for
 from bwlab.errors import BwlabError
-from bwlab.plugins import PluginManager, build_manager
+from bwlab.plugins.manager import PluginManager, build_manager
 from tests.formats.conftest import manager
 from tests.formats.lycoris_made import CASES, INPUTS, PATHS, Case, layers_of, write_case
 

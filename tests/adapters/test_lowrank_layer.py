@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.injection import LayerUse, hook_layers
+from bwlab.adapters.attach import LayerUse, hook_layers
 from bwlab.adapters.layer import BaseLayer
-from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.adapters.lowrank import LowRankLayer
 
 LAYERS: dict[str, tuple[Callable[[], BaseLayer], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 11), (2, 3, 5, 7)),

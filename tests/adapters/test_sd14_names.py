@@ -11,12 +11,12 @@ from torch import nn
 import bwlab_locon.plugin
 import bwlab_lora.plugin
 from bwlab.adapters.adapter import create_adapter
+from bwlab.adapters.types import AdapterType
 from bwlab.blocks.configs import SD14, meta_unet
-from bwlab.blocks.scheme import scheme_for
+from bwlab.blocks.families import scheme_for
 from bwlab.blocks.spec import parse_spec
-from bwlab.formats.files import open_adapter_file
 from bwlab.formats.keys import kohya_name_of, split_key
-from bwlab.registry import AdapterType
+from bwlab.formats.safetensors import open_adapter_file
 
 LORA = bwlab_lora.plugin.bwlab_register_adapters()[0]
 LOCON = bwlab_locon.plugin.bwlab_register_adapters()[0]

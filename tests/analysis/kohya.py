@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from bwlab.lowrank import Array
+from bwlab.linalg.factored import Array
 
 # Module path -> (out, in) or (out, in, k, k); no width occurs twice, so a mixed-up side cannot pass.
 SHAPES: dict[str, tuple[int, ...]] = {

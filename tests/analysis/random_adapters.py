@@ -7,8 +7,8 @@ from torch import nn
 
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.blocks.spec import parse_spec
-from bwlab.plugins import build_manager
-from bwlab_analysis.probes import scheme_of
+from bwlab.plugins.manager import build_manager
+from bwlab_analysis.activations.probe import scheme_of
 
 
 def random_adapter(

@@ -9,15 +9,15 @@ from rich.console import Console
 
 import bwlab_analysis.plugin
 from bwlab.errors import BwlabError
-from bwlab.hookspecs import hookimpl
-from bwlab.lowrank import FactoredMatrix
-from bwlab.plugins import PluginManager, build_manager
-from bwlab_analysis.conflict import measure_conflict
-from bwlab_analysis.documents import conflict_document, norms_document
+from bwlab.linalg.factored import FactoredMatrix
+from bwlab.plugins.hookspecs import hookimpl
+from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab_analysis.installed import block_metrics, conflict_measures
-from bwlab_analysis.norms import measure_norms
-from bwlab_analysis.registry import BlockMetric, ConflictMeasure, FidelityScorer, Measured
-from bwlab_analysis.tables import print_conflict, print_norms
+from bwlab_analysis.measures import BlockMetric, ConflictMeasure, FidelityScorer, Measured
+from bwlab_analysis.report.documents import conflict_document, norms_document
+from bwlab_analysis.report.tables_weights import print_conflict, print_norms
+from bwlab_analysis.weights.conflict import measure_conflict
+from bwlab_analysis.weights.norms import measure_norms
 from tests.analysis.kohya import SHAPES, adapter_tensors, write
 
 NUCLEAR = BlockMetric(

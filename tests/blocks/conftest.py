@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bwlab.blocks.configs import SD14, SDXL
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-import bwlab.blocks.bases
-from bwlab.blocks.bases import base_unet
+import bwlab.base.names
+from bwlab.base.names import base_unet
 from bwlab.blocks.configs import SD14
 from bwlab.cli.blocks import command
 from bwlab.errors import BwlabError
@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path, content: str | bytes | Non
 
 
 def test_the_embedded_base_is_read_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bwlab.blocks.bases, "EMBEDDED_FOLDER", str(tmp_path))
+    monkeypatch.setattr(bwlab.base.names, "EMBEDDED_FOLDER", str(tmp_path))
     with pytest.raises(BwlabError, match="lacks the embedded base model"):
         base_unet("emoji")
     (tmp_path / "unet").mkdir()

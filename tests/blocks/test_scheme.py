@@ -8,10 +8,11 @@ from itertools import pairwise
 import pytest
 
 from bwlab.blocks.configs import SD14, SD21, SDXL
-from bwlab.blocks.scheme import BlockScheme, Module, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme, Module
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import path_of
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 
 
 @pytest.mark.parametrize(("config", "name"), [(SD14, "sd"), (SD21, "sd"), (SDXL, "sdxl")])
@@ -163,9 +164,9 @@ def test_finders_of_plugins_are_asked_first() -> None:
 
 
 def test_the_built_in_schemes_are_registered_as_a_plugins_would_be() -> None:
-    import bwlab.blocks.plugin
+    import bwlab.plugins.builtin
 
-    finders = build_manager([bwlab.blocks.plugin], installed=False).block_schemes()
+    finders = build_manager([bwlab.plugins.builtin], installed=False).block_schemes()
     assert [finder.name for finder in finders] == ["sd", "sdxl"]
     assert scheme_for(SDXL, finders).name == "sdxl"
 

@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bwlab.blocks.configs import SD14, SDXL
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import KINDS, BlockSpec, Kind, number_text, parse_spec
 from bwlab.errors import BwlabError
 

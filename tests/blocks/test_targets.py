@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bwlab.blocks.block_map import FILE, counted_text, known_counts, total
 from bwlab.blocks.configs import KNOWN, module_shapes
-from bwlab.blocks.counts import FILE, counted_text, known_counts, total
-from bwlab.blocks.scheme import scheme_for
+from bwlab.blocks.families import scheme_for
 from bwlab.blocks.targets import is_attention_target, is_conv_target
-from bwlab.formats.files import open_adapter_file
 from bwlab.formats.keys import path_of, split_key
+from bwlab.formats.safetensors import open_adapter_file
 
 LORAS = Path(__file__).parents[3] / "shared" / "loras"
 OUTSIDE = {"conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"}
@@ -96,7 +96,7 @@ def test_the_known_unets_have_the_published_sizes(name: str, lora: int, locon: i
 
 
 def test_the_committed_counts_are_what_diffusers_builds() -> None:
-    """Builds each UNet on the meta device; ``python -m bwlab.blocks.counts`` writes the file again."""
+    """Builds each UNet on the meta device; ``python -m bwlab.blocks.block_map`` writes the file again."""
     import bwlab.blocks
 
     committed = Path(bwlab.blocks.__path__[0]) / FILE

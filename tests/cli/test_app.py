@@ -10,10 +10,9 @@ import typer
 from typer.main import get_group
 
 from bwlab import __version__, hookimpl
-from bwlab.cli.app import COMMANDS, GROUPS, build_app, main
-from bwlab.cli.errors import exit_on_error
+from bwlab.cli.app import COMMANDS, GROUPS, build_app, exit_on_error, main
 from bwlab.errors import BwlabError
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 from tests.plugins.conftest import FakePackages
 
 COMMAND = """

@@ -13,7 +13,7 @@ from typer.main import get_command
 from bwlab.cli.app import main
 from bwlab.cli.train import KEYS, command, flag_name
 from bwlab.training.config import TrainConfig
-from bwlab.training.sources import flat_settings, known_keys, read_config
+from bwlab.training.settings import flat_settings, known_keys, read_config
 
 
 def exit_code(*arguments: str) -> int:

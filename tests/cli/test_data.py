@@ -12,7 +12,7 @@ from PIL import Image
 
 from bwlab.cli.app import main
 from bwlab.training.config import TrainConfig
-from tests.training.data.files import write_png16
+from tests.dataset.files import write_png16
 
 CHECKED = """\
 Folders

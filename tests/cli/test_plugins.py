@@ -12,7 +12,7 @@ import pytest
 
 from bwlab.cli.app import main
 from bwlab.errors import BwlabError
-from bwlab.scaffold import write_project
+from bwlab.plugins.scaffold import write_project
 from tests.plugins.conftest import FakePackages
 
 WIDTH = 100
@@ -127,7 +127,7 @@ def test_new_writes_a_project_that_passes_its_tests(packages: FakePackages, tmp_
     (info / "entry_points.txt").write_text("[bwlab]\nmy-lora = bwlab_my_lora.plugin\n", encoding="utf-8")
     code = (
         f"import sys; sys.path[:0] = [{str(packages.folder)!r}, {str(project)!r}]\n"
-        "from bwlab.plugins import build_manager\n"
+        "from bwlab.plugins.manager import build_manager\n"
         "from bwlab.testing import run_contract\n"
         "checks = run_contract(build_manager().adapter_type('my-lora'))\n"
         "assert checks and not [check for check in checks if check[1]], checks\n"

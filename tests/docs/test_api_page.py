@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bwlab
 from bwlab.blocks.spec import parse_spec
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
@@ -22,12 +22,12 @@ def maker(folder: Path) -> Callable[[str], Path]:
         import torch
 
         from bwlab.adapters.adapter import create_adapter
-        from bwlab.conditioning import text_encoders
-        from bwlab.formats.kohya import save_adapter
-        from bwlab.pipelines import base_scheme
+        from bwlab.adapters.save import save_adapter
+        from bwlab.base.conditioning import text_encoders
+        from bwlab.base.load import base_scheme
 
         pipe, manager = bwlab.load_base(), build_manager()
-        scheme = base_scheme(pipe, manager)
+        scheme = base_scheme(pipe, manager.block_schemes())
         adapter = create_adapter(
             pipe.unet,
             manager.adapter_type("locon"),
@@ -54,8 +54,8 @@ def test_the_examples_run(tmp_path: Path) -> None:
 
 def test_the_page_names_everything() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert [name for name in bwlab.api.__all__ if f"`bwlab.{name}" not in page] == []
-    assert set(bwlab.api.__all__) < set(bwlab.__all__)
+    assert [name for name in bwlab.__all__ if f"`bwlab.{name}" not in page] == []
+    assert set(bwlab.__all__) < set(bwlab.__all__)
 
 
 def test_importing_bwlab_is_light() -> None:

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 from docs.generate import hook_rows, with_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "plugins.md"

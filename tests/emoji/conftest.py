@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bwlab.emoji.art import ICON_SETS
-from bwlab.emoji.build import Art
-from bwlab.emoji.more_art import MoreArt
-from bwlab.emoji.world import HELD_OUT
+from bwlab_emoji.art import ICON_SETS, Art, MoreArt
+from bwlab_emoji.world import HELD_OUT
 
 
 @pytest.fixture(scope="session")

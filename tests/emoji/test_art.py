@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bwlab.emoji.art import ICON_SETS, Drawings, fetch_icon_sets, icon_set, on_background
 from bwlab.errors import BwlabError
+from bwlab_emoji.art import ICON_SETS, Drawings, fetch_icon_sets, icon_set, on_background
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from diffusers import AutoencoderKL
 from rich.console import Console
 from torch import Tensor
 
-from bwlab.emoji.autoencoder import (
+from bwlab_emoji.training import StageLog
+from bwlab_emoji.vae import (
     AutoencoderTraining,
     learning_rate,
     peak_signal_to_noise,
     random_backgrounds,
     reconstruction_loss,
 )
-from bwlab.emoji.progress import StageLog
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from rich.console import Console
 
-from bwlab.emoji.build import BuildConfig, build, paint
-from bwlab.emoji.world import HELD_OUT, caption, training_names, world_names
+from bwlab_emoji.build import BuildConfig, build, paint
+from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -11,8 +11,8 @@ import torch
 from diffusers import ControlNetModel
 from rich.console import Console
 
-from bwlab.emoji.companions import CompanionConfig, build_controlnet, build_scorer
-from bwlab_analysis.fidelity.embedding import load_clip
+from bwlab_analysis.fidelity.clip import load_clip
+from bwlab_emoji.build import CompanionConfig, build_controlnet, build_scorer
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

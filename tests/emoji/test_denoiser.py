@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bwlab.emoji.denoiser import DenoiserTraining, LatentPool, new_unet, trapezoid
-from bwlab.emoji.text import MAX_TOKENS, new_text_encoder, new_tokenizer
+from bwlab_emoji.text import MAX_TOKENS, new_text_encoder, new_tokenizer
+from bwlab_emoji.unet import DenoiserTraining, LatentPool, new_unet, trapezoid
 
 
 def training(folder: Path, steps: int = 4) -> DenoiserTraining:

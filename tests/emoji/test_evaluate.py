@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bwlab.emoji.build import Art, world_candidates
-from bwlab.emoji.evaluate import Candidates, distances, other_set_control, retrieval
+from bwlab_emoji.art import Art
+from bwlab_emoji.evaluate import Candidates, distances, other_set_control, retrieval, world_candidates
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from bwlab.benchmark import load_benchmark
-from bwlab.emoji.build import Art
-from bwlab.emoji.companions import scorer_data, seen_names
-from bwlab.emoji.measure_scorer import (
+from bwlab.errors import BwlabError
+from bwlab_analysis.fidelity.clip import clip_of, load_clip
+from bwlab_emoji.art import Art, MoreArt, seen_names, wanted
+from bwlab_emoji.build import scorer_data
+from bwlab_emoji.evaluate import (
     SHARED_OUTLINES,
     ScorerReport,
     identity_share,
@@ -21,15 +23,10 @@ from bwlab.emoji.measure_scorer import (
     small_pictures,
     style_share,
 )
-from bwlab.emoji.more_art import MoreArt, wanted
-from bwlab.emoji.muon import Muon, orthogonalised
-from bwlab.emoji.scorer import style_weight
-from bwlab.emoji.scorer_loss import PARTS, WIDTH, made_up_word, own_text, same_identity, texts_of
-from bwlab.emoji.scorer_views import STYLES_A_STEP, ScorerData, draw_views
-from bwlab.emoji.world import HELD_OUT
-from bwlab.errors import BwlabError
-from bwlab_analysis.fidelity.built_in import clip_of
-from bwlab_analysis.fidelity.embedding import load_clip
+from bwlab_emoji.scorer import PARTS, WIDTH, made_up_word, own_text, same_identity, style_weight, texts_of
+from bwlab_emoji.scorer_data import STYLES_A_STEP, ScorerData, draw_views
+from bwlab_emoji.training import Muon, orthogonalised
+from bwlab_emoji.world import HELD_OUT
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-from bwlab.emoji.text import MAX_TOKENS, new_text_encoder, new_tokenizer
+from bwlab_emoji.text import MAX_TOKENS, new_text_encoder, new_tokenizer
 
 WORDS = ("apple", "red", "redder", "background", "noto")
 

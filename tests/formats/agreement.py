@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from bwlab.adapters.adapter import Adapter, Attached, attach
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached, attach
 
 TOLERANCE = 1e-5
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-import bwlab.formats.plugin
+import bwlab.plugins.builtin
 import bwlab_locon.plugin
 import bwlab_lora.plugin
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.plugins import PluginManager, build_manager
+from bwlab.plugins.manager import PluginManager, build_manager
 from tests.adapters.conftest import scheme, unet
 from tests.formats.adapters_made import trained
 from tests.formats.agreement import CASES
@@ -48,4 +48,4 @@ def sdxl_unet() -> UNet2DConditionModel:
 @pytest.fixture(scope="session")
 def manager() -> PluginManager:
     """A manager that knows LoRA and LoCon alone."""
-    return build_manager([bwlab_lora.plugin, bwlab_locon.plugin, bwlab.formats.plugin], installed=False)
+    return build_manager([bwlab_lora.plugin, bwlab_locon.plugin, bwlab.plugins.builtin], installed=False)

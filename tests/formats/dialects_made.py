@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from bwlab.formats.contents import AdapterContents, read_contents
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.read import read_contents
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 PATHS = (f"{ATTENTION}.to_q", f"{ATTENTION}.to_out.0", "te.encoder.layers.3.mlp.fc1")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from bwlab import files as atomic
 from bwlab.errors import BwlabError
-from bwlab.formats import atomic
-from bwlab.formats.atomic import write_atomically
+from bwlab.files import write_atomically
 
 
 def full_disk(path: Path, pieces: Iterable[bytes]) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab.formats.keys import kohya_name_of
-from bwlab.formats.ldm_names import ldm_name_of
+from bwlab.formats.keys import kohya_name_of, ldm_name_of
 from tests.formats.dialects_made import ATTENTION, PATHS, alphas, assert_holds, keyed, part_of, read
 
 

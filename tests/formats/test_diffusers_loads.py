@@ -6,11 +6,13 @@ from pathlib import Path
 
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from bwlab.adapters.adapter import Adapter, Attached, attach
-from bwlab.adapters.loading import load_adapter
-from bwlab.blocks.scheme import BlockScheme, scheme_for
-from bwlab.formats.kohya import save_adapter
-from bwlab.plugins import PluginManager
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.load import load_adapter
+from bwlab.adapters.save import save_adapter
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.plugins.manager import PluginManager
 from tests.formats.adapters_made import trained
 from tests.formats.agreement import (
     TOLERANCE,

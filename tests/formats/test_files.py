@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import read_contents
-from bwlab.formats.files import open_adapter_file
-from bwlab.formats.small_floats import widen_bfloat16
-from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import open_adapter_file
+from bwlab.formats.tensors import LazyTensor, widen_bfloat16
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -99,7 +98,7 @@ def test_every_bfloat16_is_widened_exactly() -> None:
 def test_reading_imports_no_torch(tmp_path: Path) -> None:
     save_file({"lora_unet_conv_in.diff": torch.ones(3, 5, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
     code = (
-        "import sys; from bwlab.formats.contents import read_contents; import bwlab.formats.plugin;"
+        "import sys; from bwlab.formats.contents import read_contents; import bwlab.plugins.builtin;"
         "print(read_contents(sys.argv[1]).modules['conv_in'].delta()[2, 4], 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "x.safetensors")]

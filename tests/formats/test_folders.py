@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab.formats.folders import make_folder
+from bwlab.files import make_folder
 
 
 def test_a_folder_is_made_with_those_above_it_and_may_exist(tmp_path: Path) -> None:

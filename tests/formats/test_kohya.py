@@ -15,17 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from bwlab import files as atomic
 from bwlab.adapters.adapter import create_adapter
-from bwlab.adapters.loading import load_adapter
+from bwlab.adapters.load import load_adapter
+from bwlab.adapters.save import save_adapter
 from bwlab.blocks.configs import SD14, SD21, SDXL, UnetConfig, meta_unet
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.formats import atomic
-from bwlab.formats.contents import read_contents
-from bwlab.formats.files import open_adapter_file
-from bwlab.formats.kohya import save_adapter
-from bwlab.plugins import PluginManager, build_manager
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import open_adapter_file
+from bwlab.plugins.manager import PluginManager, build_manager
 from tests.formats.adapters_made import TYPES, trained
 
 Change = Callable[[dict[str, Tensor]], object]

@@ -7,20 +7,23 @@ import torch
 from diffusers.loaders import single_file_utils
 from torch import Tensor, nn
 
-from bwlab.bases.architectures import PUBLISHED
-from bwlab.bases.single_file import empty_component, new_component
-from bwlab.formats.ldm_keys import (
+from bwlab.base.architectures import PUBLISHED
+from bwlab.base.single_file import empty_component, new_component
+from bwlab.formats.ldm import (
     OPEN_CLIP_PREFIX,
     XL_OPEN_CLIP_PREFIX,
     Place,
     by_key,
     component_places,
+    fits,
+    from_ldm,
     open_clip_places,
+    shape_in_file,
+    to_ldm,
     unet_places,
     vae_places,
 )
-from bwlab.formats.ldm_tensors import fits, from_ldm, shape_in_file, to_ldm
-from tests.bases.checkpoints import small
+from tests.base.checkpoints import small
 
 COMPONENTS = [(family, name) for family in PUBLISHED for name in PUBLISHED[family].components()]
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwlab.errors import BwlabError
-from bwlab.formats.keys import is_path, kohya_name_of, path_of
-from bwlab.formats.ldm_names import ldm_name_of
+from bwlab.formats.keys import is_path, kohya_name_of, ldm_name_of, path_of
 
 
 def model_paths(sdxl: bool) -> st.SearchStrategy[str]:

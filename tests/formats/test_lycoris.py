@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import ModuleWeights, read_contents
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
 from tests.formats.lycoris_made import CASES, INPUTS, PATHS, Case, layers_of, write_case
 
 # LyCORIS 4.1.3 applies alpha / rank twice where it merges these two, and once where it trains; training is what counts.

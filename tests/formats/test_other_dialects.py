@@ -9,11 +9,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import AdapterContents, read_contents
-from bwlab.formats.files import AdapterFile
-from bwlab.hookspecs import hookimpl
-from bwlab.plugins import build_manager
-from bwlab.registry import FormatReader, FormatType
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import AdapterFile
+from bwlab.formats.types import FormatReader, FormatType
+from bwlab.plugins.hookspecs import hookimpl
+from bwlab.plugins.manager import build_manager
 from tests.formats.dialects_made import assert_holds, keyed, read
 
 
@@ -55,8 +56,7 @@ class Reversed:
         )
 
     def read(self, file: AdapterFile) -> AdapterContents:
-        from bwlab.formats.assemble import assemble
-        from bwlab.formats.placed import Placed
+        from bwlab.formats.contents import Placed, assemble
 
         placed = [Placed(key, path, leaf) for key in file.entries for path, leaf in [key[::-1].split("|")]]
         return assemble(file, "reversed", placed)

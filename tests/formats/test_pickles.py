@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import read_contents
 from bwlab.formats.dialects.lora_diffusion import unet_layers
+from bwlab.formats.read import read_contents
 
 
 class Hostile:

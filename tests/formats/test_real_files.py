@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bwlab.formats.architecture import scheme_of
-from bwlab.formats.contents import AdapterContents, read_contents
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.read import read_contents
 
 LORAS = Path(__file__).parents[3] / "shared" / "loras"
 

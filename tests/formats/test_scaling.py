@@ -9,11 +9,10 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
-from bwlab.formats.contents import ModuleWeights, read_contents
-from bwlab.formats.encoding import in_dtype
-from bwlab.formats.scaling import can_scale, scaled, with_alpha, with_one_alpha, with_unit_scale
-from bwlab.formats.tensors import Numbers
-from bwlab.lowrank import Array
+from bwlab.formats.modules import ModuleWeights, can_scale, scaled, with_alpha, with_one_alpha, with_unit_scale
+from bwlab.formats.read import read_contents
+from bwlab.formats.tensors import Numbers, in_dtype
+from bwlab.linalg.factored import Array
 from tests.formats.lycoris_made import CASES, PATHS, Case, made, write_case
 
 IDS = [case.name for case in CASES]

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bwlab.formats.contents import read_contents
-from bwlab.formats.files import open_adapter_file
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import open_adapter_file
 
 # Linux tells of mapped files too, which tracemalloc does not see.
 WALK = """
@@ -21,7 +21,7 @@ import re, sys, tracemalloc
 from pathlib import Path
 import numpy.linalg
 from bwlab.formats.contents import read_contents
-import bwlab.lowrank
+import bwlab.linalg.factored
 
 def resident(field):
     status = Path("/proc/self/status")

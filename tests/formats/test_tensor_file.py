@@ -12,10 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwlab.errors import BwlabError
-from bwlab.formats.encoding import cast, encoded, exactly, in_dtype, narrowed, round_bfloat16
-from bwlab.formats.files import open_adapter_file
-from bwlab.formats.tensor_file import write_tensors
-from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.safetensors import open_adapter_file, write_tensors
+from bwlab.formats.tensors import LazyTensor, cast, encoded, exactly, in_dtype, narrowed, round_bfloat16
 from bwlab.formats.torch_tensors import lazy_tensor
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)

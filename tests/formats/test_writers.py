@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from bwlab.adapters.modules import layers_by_path
 from bwlab.blocks.configs import SD14, SDXL, meta_unet
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import AdapterContents, ModuleWeights, read_contents
-from bwlab.formats.encoding import in_dtype
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.dialects.kohya import write_kohya, write_ldm
+from bwlab.formats.dialects.peft import write_diffusers, write_peft
 from bwlab.formats.lora_form import lora_module
-from bwlab.formats.writers.kohya import write_kohya, write_ldm
-from bwlab.formats.writers.peft import write_diffusers, write_peft
-from bwlab.lowrank import FactoredMatrix
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.tensors import in_dtype
+from bwlab.linalg.factored import FactoredMatrix
 
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 TEXT = [f"te.encoder.layers.{layer}.{module}" for layer in (0, 11) for module in LAYERS]

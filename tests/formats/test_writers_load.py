@@ -13,13 +13,14 @@ from lycoris.modules import get_module, make_module
 from peft import PeftModel
 from torch import nn
 
-from bwlab.adapters.adapter import Adapter, Attached, attach
-from bwlab.blocks.scheme import scheme_for
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.save import save_adapter
+from bwlab.blocks.families import scheme_for
 from bwlab.formats.keys import kohya_name_of
-from bwlab.formats.kohya import save_adapter
-from bwlab.merging.conversion import Conversion, convert
-from bwlab.merging.target import Target
-from bwlab.plugins import PluginManager
+from bwlab.merging.convert import Conversion, convert
+from bwlab.merging.output import Target
+from bwlab.plugins.manager import PluginManager
 from tests.formats.adapters_made import trained
 from tests.formats.agreement import TOLERANCE, attached_output, hidden, loaded_by_diffusers, predict, relative_error
 

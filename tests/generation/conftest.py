@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bwlab.plugins import PluginManager, build_manager
+from bwlab.plugins.manager import PluginManager, build_manager
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
     from bwlab.adapters.adapter import Adapter
-    from bwlab.pipelines import Pipeline
+    from bwlab.base.architectures import Pipeline
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def manager() -> PluginManager:
 @pytest.fixture(scope="session")
 def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
     """Return the tiny base; tests must leave it as it is."""
-    from bwlab.pipelines import load_base
+    from bwlab.base.load import load_base
 
     return load_base(tiny_pipeline)
 
@@ -37,11 +37,11 @@ def strong_adapter(
     import torch
 
     from bwlab.adapters.adapter import create_adapter
+    from bwlab.base.conditioning import text_encoders
+    from bwlab.base.load import base_scheme
     from bwlab.blocks.spec import parse_spec
-    from bwlab.conditioning import text_encoders
-    from bwlab.pipelines import base_scheme
 
-    scheme = base_scheme(pipe, manager)
+    scheme = base_scheme(pipe, manager.block_schemes())
     adapter = create_adapter(
         pipe.unet,
         manager.adapter_type(kind),
@@ -62,10 +62,18 @@ def adapter_files(
     pipe: StableDiffusionPipeline, manager: PluginManager, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """Return the files of two adapters, on all blocks and on the upper ones."""
-    from bwlab.formats.kohya import save_adapter
+    from bwlab.adapters.save import save_adapter
 
     folder = tmp_path_factory.mktemp("adapters")
     files = folder / "all.safetensors", folder / "upper.safetensors"
     save_adapter(strong_adapter(pipe, manager, "all=2", seed=1), files[0])
     save_adapter(strong_adapter(pipe, manager, "upper=3", seed=2), files[1])
     return files
+
+
+@pytest.fixture(scope="session")
+def xl_pipe(tiny_xl_pipeline: Path) -> Pipeline:
+    """Return the tiny SDXL base; tests must leave it as it is."""
+    from bwlab.base.load import load_base
+
+    return load_base(tiny_xl_pipeline)

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from bwlab.base.load import load_base
 from bwlab.benchmark import load_benchmark
-from bwlab.generation.control import read_control
-from bwlab.generation.edges import edge_map
+from bwlab.generation.controlnet import edge_map, read_control
 from bwlab.generation.sample import generate
-from bwlab.pipelines import load_base
 
 IDENTITIES = ("fox", "pear", "owl")
 PROMPTS = ("flat, tomato, white background", "noto, tomato, white background")

@@ -16,16 +16,15 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from typer.main import get_command
 
-from bwlab.adapters.adapter import Attached
-from bwlab.adapters.loading import load_adapter
-from bwlab.cli.errors import exit_on_error
+from bwlab.adapters.attach import Attached
+from bwlab.adapters.load import load_adapter
+from bwlab.base.load import base_scheme, weights_hash
+from bwlab.cli.app import exit_on_error
 from bwlab.cli.generate import command
-from bwlab.generation.png import read_recipe
-from bwlab.generation.recipe import WordUse
+from bwlab.generation.recipe import WordUse, read_recipe
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import SAMPLERS
-from bwlab.pipelines import base_scheme, weights_hash
-from bwlab.plugins import PluginManager
+from bwlab.plugins.manager import PluginManager
 from tests.conftest import TINY_WIDTH
 
 Captured = pytest.CaptureFixture[str]
@@ -82,7 +81,7 @@ def test_scales_are_paired_with_adapters_in_order(
 ) -> None:
     adapters = ("--scale", "0.5", "--adapter", adapter_files[0], "--adapter", adapter_files[1], "--scale", "-1")
     assert call(*common(tiny_pipeline, tmp_path), "--prompt", "fox", *adapters) == 0
-    scheme = base_scheme(pipe, manager)
+    scheme = base_scheme(pipe, manager.block_schemes())
     loaded = [load_adapter(path, pipe.unet, manager, scheme) for path in adapter_files]
     uses = [Attached(loaded[0], 0.5), Attached(loaded[1], -1.0)]
     expected = generate(pipe, ["fox"], [0], uses, steps=2)[0]

@@ -8,10 +8,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from bwlab.adapters.adapter import Attached
+from bwlab.adapters.attach import Attached
 from bwlab.errors import BwlabError
 from bwlab.generation.sample import generate
-from bwlab.plugins import PluginManager
+from bwlab.plugins.manager import PluginManager
 from tests.generation.conftest import strong_adapter
 
 FEW = 4

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from bwlab.adapters.adapter import Adapter, Attached
-from bwlab.generation.painters import painter_for
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached
+from bwlab.base.load import load_base
+from bwlab.generation.diffusers_pipelines import painter_for
 from bwlab.generation.sample import generate
-from bwlab.pipelines import load_base
-from bwlab.plugins import PluginManager
+from bwlab.plugins.manager import PluginManager
 from tests.generation.conftest import strong_adapter
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bwlab.pipelines import Pipeline
+    from bwlab.base.architectures import Pipeline
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
 
+from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
-from bwlab.generation.painters import painter_for
+from bwlab.generation.diffusers_pipelines import painter_for
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS, new_scheduler, sampler_named
-from bwlab.pipelines import quiet_libraries
 
 
 def with_scheduler(pipe: StableDiffusionPipeline, scheduler: object) -> StableDiffusionPipeline:

@@ -13,8 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bwlab.inspection.health import Finding
-from bwlab.inspection.report import inspect_file
-from bwlab.inspection.training import tag_counts, training_summary
+from bwlab.inspection.report import inspect_file, tag_counts, training_summary
 from tests.analysis.conftest import Outcome, bwlab
 from tests.analysis.kohya import SHAPES, adapter_tensors, kohya, of_zeros, write
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bwlab.formats.contents import AdapterContents, ModuleWeights, read_contents
-from bwlab.formats.encoding import in_dtype
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.dialects.kohya import kohya_tensors
 from bwlab.formats.keys import kohya_name_of
-from bwlab.formats.tensor_file import write_tensors
-from bwlab.formats.writers.kohya import kohya_tensors
-from bwlab.lowrank import Array
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import write_tensors
+from bwlab.formats.tensors import in_dtype
+from bwlab.linalg.factored import Array
 
 # Paths with the shape of their weights; the first two blocks are of the part "upper" of SD 1.x.
 SHAPES: Mapping[str, tuple[int, ...]] = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.module_weights import ModuleWeights
-from bwlab.truncation import concatenated
+from bwlab.formats.modules import ModuleWeights
+from bwlab.linalg.truncation import concatenated
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "loras"
 FILES = sorted(path.name for path in FOLDER.iterdir() if path.suffix != ".md") if FOLDER.is_dir() else []

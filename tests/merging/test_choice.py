@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from bwlab.blocks.configs import SD14
-from bwlab.blocks.scheme import scheme_for
+from bwlab.blocks.families import scheme_for
 from bwlab.errors import BwlabError
-from bwlab.merging.choice import chosen, letters
+from bwlab.merging.merge import chosen
+from bwlab.terminal import capital_letters
 
 SCHEME = scheme_for(SD14)
 
@@ -55,6 +56,6 @@ def test_mistakes(text: str, message: str) -> None:
 
 
 def test_letters_end() -> None:
-    assert letters(26).endswith("Z")
+    assert capital_letters(26).endswith("Z")
     with pytest.raises(BwlabError, match="letters end at Z"):
-        letters(27)
+        capital_letters(27)

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from bwlab.cli.app import main
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import read_contents
-from bwlab.formats.encoding import in_dtype
-from bwlab.formats.module_weights import ModuleWeights
-from bwlab.formats.tensor_file import write_tensors
-from bwlab.formats.tensors import LazyTensor
-from bwlab.merging.conversion import Conversion, convert
-from bwlab.merging.target import Target
-from bwlab.plugins import PluginManager
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import write_tensors
+from bwlab.formats.tensors import LazyTensor, in_dtype
+from bwlab.merging.convert import Conversion, convert
+from bwlab.merging.output import Target
+from bwlab.plugins.manager import PluginManager
 from tests.merging.made import IN0, IN1, MID, TE, adapter, deltas, relative, written
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import read_contents
-from bwlab.merging.conversion import Conversion, convert
-from bwlab.merging.target import Target
-from bwlab.plugins import PluginManager
+from bwlab.formats.read import read_contents
+from bwlab.merging.convert import Conversion, convert
+from bwlab.merging.output import Target
+from bwlab.plugins.manager import PluginManager
 from tests.merging.real_files import FILES, assert_same_deltas, difference, real_file
 
 NAMES = FILES or ["(none)"]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bwlab.lowrank import Array
-from bwlab.merging.dense import dare, module_generator, ties, trimmed
+from bwlab.linalg.factored import Array
+from bwlab.merging.methods import dare, module_generator, ties, trimmed
 
 NUMBERS = st.floats(-8, 8, allow_nan=False).map(lambda number: round(number, 2))
 DELTAS = st.lists(arrays(np.float64, (3, 5), elements=NUMBERS), min_size=1, max_size=4)

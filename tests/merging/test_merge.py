@@ -12,19 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import bwlab.formats.plugin
+import bwlab.plugins.builtin
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import read_contents
-from bwlab.formats.encoding import in_dtype
-from bwlab.formats.files import open_adapter_file
-from bwlab.formats.module_weights import ModuleWeights
-from bwlab.lowrank import Array
-from bwlab.merging.dense import dare, module_generator, ties
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.safetensors import open_adapter_file
+from bwlab.formats.tensors import in_dtype
+from bwlab.linalg.factored import Array
 from bwlab.merging.merge import Recipe, merge
-from bwlab.merging.method import Method
-from bwlab.merging.outcome import Outcome
-from bwlab.merging.target import Target
-from bwlab.plugins import PluginManager, build_manager
+from bwlab.merging.methods import Method, dare, module_generator, ties
+from bwlab.merging.output import Outcome, Target
+from bwlab.plugins.manager import PluginManager, build_manager
 from tests.formats.lycoris_made import CASES, write_case
 from tests.merging.made import IN0, IN1, MID, OUT3, SHAPES, TE, adapter, deltas, lora, relative, written
 
@@ -83,7 +81,7 @@ def test_a_choice_of_blocks(tmp_path: Path, pair: tuple[Path, Path], manager: Pl
 
 SCALES = st.floats(-3, 3).map(lambda number: round(number, 3)).filter(lambda number: number != 0)
 RANKS = st.dictionaries(st.sampled_from(sorted(SHAPES)), st.integers(1, 5), min_size=1)
-MANAGER = build_manager([bwlab.formats.plugin], installed=False)
+MANAGER = build_manager([bwlab.plugins.builtin], installed=False)
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,14 +13,14 @@ from torch import nn
 
 import bwlab_locon.plugin
 import bwlab_ortho.plugin
-from bwlab.adapters.contract_bench import SCHEME, bench_for
 from bwlab.adapters.layer import BaseLayer
-from bwlab.adapters.loading import load_adapter
-from bwlab.adapters.lowrank_layer import LowRankLayer
+from bwlab.adapters.load import load_adapter
+from bwlab.adapters.lowrank import LowRankLayer
+from bwlab.adapters.save import save_adapter
 from bwlab.errors import BwlabError
-from bwlab.formats.kohya import save_adapter
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 from bwlab.testing import AdapterContract, skipped_shapes
+from bwlab.testing.bench import SCHEME, bench_for
 from bwlab_ortho.layer import OrthoLayer, Spaces
 
 ORTHO = bwlab_ortho.plugin.bwlab_register_adapters()[0]

@@ -11,8 +11,9 @@ import torch
 
 import bwlab_ortho.plugin
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import AdapterContents, read_contents
-from bwlab.training import Existing
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.read import read_contents
+from bwlab.training.run_folder import Existing
 from tests.training.runs import run, same_tensors, short_config
 
 RANK, OTHER_RANK = 3, 2
@@ -57,13 +58,13 @@ def identity(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def random_locon(base: Path, folder: Path, blocks: str) -> Path:
     from bwlab.adapters.adapter import create_adapter
+    from bwlab.adapters.save import save_adapter
+    from bwlab.base.load import base_scheme, load_base
     from bwlab.blocks.spec import parse_spec
-    from bwlab.formats.kohya import save_adapter
-    from bwlab.pipelines import base_scheme, load_base
     from tests.training.runs import plugins
 
     manager, pipe = plugins(), load_base(str(base))
-    scheme = base_scheme(pipe, manager)
+    scheme = base_scheme(pipe, manager.block_schemes())
     ranks = parse_spec(blocks, scheme, kind="rank")
     generator = torch.Generator().manual_seed(3)
     locon = manager.adapter_type("locon")

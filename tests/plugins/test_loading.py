@@ -10,8 +10,8 @@ import pytest
 
 from bwlab import hookimpl
 from bwlab.errors import BwlabError
-from bwlab.loading import Candidate, load_all
-from bwlab.plugins import PluginManager, PluginRecord, build_manager
+from bwlab.plugins.discovery import Candidate, load_all
+from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
 from tests.plugins.conftest import FakePackages
 
 ADAPTER = """
@@ -37,7 +37,7 @@ def declares(*hooks: str) -> str:
     """The source of a plugin that declares ``hooks``, each with the argument ``place``."""
     specs = "".join(f"    @hookspec\n    def {hook}(self, place):\n        pass\n" for hook in hooks)
     return (
-        "from bwlab import hookimpl\nfrom bwlab.hookspecs import hookspec\n"
+        "from bwlab import hookimpl\nfrom bwlab.plugins.hookspecs import hookspec\n"
         f"class Specs:\n{specs}"
         "@hookimpl\ndef bwlab_declare_hooks(manager):\n    manager.add_hookspecs(Specs)\n"
     )

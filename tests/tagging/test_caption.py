@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwlab.tagging.caption import Mode, changed, joined, tags_of
+from bwlab.tagging.captions import Mode, changed, joined, tags_of
 
 PREFIX, TAGS = ["ohwx"], ["fox", "ink"]
 

@@ -11,11 +11,10 @@ import pytest
 from PIL.Image import Image
 
 from bwlab.errors import BwlabError
-from bwlab.registry import Describe, Tag
-from bwlab.tagging.caption import Mode
+from bwlab.images import image_paths
+from bwlab.tagging.captions import NAME, Mode
 from bwlab.tagging.folder import Outcome, TagJob, tag_counts, tag_folder
-from bwlab.tagging.written import NAME
-from bwlab.training.data.folders import image_paths
+from bwlab.tagging.tagger import Describe, Tag
 
 COLOURS = ("red", "green", "blue")
 

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.tagging.open_clip_tagger import chosen, load
-from bwlab.tagging.vocabulary import Vocabulary, parse_vocabulary
+from bwlab.tagging.clip import Vocabulary, chosen, load, parse_vocabulary
 from tests.tagging.conftest import BLUE, RED, TINY_CLIP
 
 WORDS = Vocabulary(("fox", "owl", "hat"), {"style": ("ink", "flat"), "shot": ("near", "far")})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bwlab.errors import BwlabError
-from bwlab.tagging.vocabulary import parse_vocabulary, read_vocabulary
+from bwlab.tagging.clip import parse_vocabulary, read_vocabulary
 
 
 def test_tags_groups_and_comments() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.registry import Tag
+from bwlab.tagging.tagger import Tag
 from bwlab.tagging.wd14 import load, model_input, read_tags, written
 from tests.tagging.conftest import BLUE, RED, ROWS
 

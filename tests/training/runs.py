@@ -10,12 +10,14 @@ import safetensors.torch
 from rich.console import Console
 from torch import Tensor
 
-import bwlab.blocks.plugin
+import bwlab.plugins.builtin
 import bwlab_locon.plugin
 import bwlab_lora.plugin
-from bwlab.plugins import PluginManager, build_manager
-from bwlab.training import Existing, TrainConfig, train
-from bwlab.training.sources import read_config
+from bwlab.plugins.manager import PluginManager, build_manager
+from bwlab.training import train
+from bwlab.training.config import TrainConfig
+from bwlab.training.run_folder import Existing
+from bwlab.training.settings import read_config
 
 SHORT = (
     "adapter.blocks=all=2",
@@ -27,7 +29,7 @@ SHORT = (
 
 def plugins(*further: object) -> PluginManager:
     """Return the built-in adapter types and block schemes, and the plugins given."""
-    return build_manager([bwlab_lora.plugin, bwlab_locon.plugin, bwlab.blocks.plugin, *further], installed=False)
+    return build_manager([bwlab_lora.plugin, bwlab_locon.plugin, bwlab.plugins.builtin, *further], installed=False)
 
 
 def short_config(base: Path, data: Path, out: Path, *sets: str) -> TrainConfig:

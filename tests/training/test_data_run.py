@@ -11,7 +11,7 @@ import safetensors
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.training import Existing
+from bwlab.training.run_folder import Existing
 from tests.training.runs import run, same_tensors, short_config
 from tests.training.small_data import WriteData
 

@@ -7,9 +7,8 @@ import torch
 
 from bwlab.errors import BwlabError
 from bwlab.training import device
-from bwlab.training.device import BF16_PARAMETERS, mixed_precision, use_fast_attention
-from bwlab.training.half_base import hold_in_half
-from tests.training.test_training_graph import frozen_unet, predict
+from bwlab.training.device import BF16_PARAMETERS, hold_in_half, mixed_precision, use_fast_attention
+from tests.training.test_graph import frozen_unet, predict
 
 EMOJI, SD14 = 22_000_000, 859_520_964
 

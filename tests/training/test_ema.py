@@ -7,8 +7,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from bwlab.training.checkpoint import AVERAGE, LEARNED, load_checkpoint
-from bwlab.training.ema import MovingAverage
+from bwlab.training.state import AVERAGE, LEARNED, load_checkpoint
+from bwlab.training.trainer import MovingAverage
 from tests.training.runs import run, same_bytes, short_config
 
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bwlab.blocks.bases import base_unet
-from bwlab.blocks.scheme import BlockScheme, scheme_for
+from bwlab.base.names import base_unet
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import Kind, parse_spec
 from bwlab.errors import BwlabError
 from bwlab.training.config import TrainConfig
-from bwlab.training.sources import known_keys, read_config
-from bwlab.training.toml_text import toml_text
+from bwlab.training.settings import known_keys, read_config, toml_text
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 numbers = st.integers() | st.floats()

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.adapter import Attached, attach
+from bwlab.adapters.attach import Attached, attach
 from bwlab.blocks.configs import SD14, SDXL, meta_unet
 from bwlab.errors import BwlabError
-from bwlab.training.gradient_path import skip_path, without_inner_graph
-from tests.training.test_training_graph import frozen_unet, nothing, predict, skipping, step, trained
+from bwlab.training.graph import skip_path, without_inner_graph
+from tests.training.test_graph import frozen_unet, nothing, predict, skipping, step, trained
 
 RESNET = "resnets.0.conv1"
 

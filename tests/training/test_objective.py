@@ -6,10 +6,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from bwlab.training.data.training_set import Drawn
-from bwlab.training.loss_weights import min_snr_weights, signal_to_noise
-from bwlab.training.objective import Batch, noised, prediction_loss, training_target
-from bwlab.training.randomness import generator_for
+from bwlab.dataset.order import generator_for
+from bwlab.dataset.training_set import Drawn
+from bwlab.training.objective import Batch, min_snr_weights, noised, prediction_loss, signal_to_noise, training_target
 
 TARGETS = ["epsilon", "v_prediction", "sample"]
 

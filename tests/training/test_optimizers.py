@@ -13,10 +13,9 @@ from rich.console import Console
 
 from bwlab.errors import BwlabError
 from bwlab.training.config import OptimizerConfig
-from bwlab.training.optimizers import RECIPES, checked_options, new_optimizer
+from bwlab.training.optimizers import RECIPES, checked_options, new_optimizer, rate_factor
 from bwlab.training.prepare import prepare
-from bwlab.training.rates import parameter_groups
-from bwlab.training.schedules import rate_factor
+from bwlab.training.trainable import parameter_groups
 from tests.training.runs import plugins, short_config
 
 GOOD = {

@@ -15,17 +15,18 @@ from rich.console import Console
 from torch import nn
 
 import bwlab
-from bwlab.adapters.injection import LayerUse, hook_layers
-from bwlab.adapters.lowrank_layer import LowRankLayer
-from bwlab.conditioning import encode_texts, unet_arguments
+from bwlab.adapters.attach import LayerUse, hook_layers
+from bwlab.adapters.lowrank import LowRankLayer
+from bwlab.base.conditioning import encode_texts, unet_arguments
+from bwlab.base.load import load_base
+from bwlab.dataset.order import generator_for
 from bwlab.errors import BwlabError
-from bwlab.pipelines import load_base
-from bwlab.records import RunRecord
-from bwlab.training import Existing, compiled
+from bwlab.plugins.events import RunRecord
+from bwlab.training import device as compiled
 from bwlab.training.device import new_accelerator
 from bwlab.training.objective import noised, prediction_loss
 from bwlab.training.prepare import prepare
-from bwlab.training.randomness import generator_for
+from bwlab.training.run_folder import Existing
 from bwlab.training.trainer import Trainer
 from tests.training.runs import files_in, plugins, run, same_tensors, short_config
 
@@ -194,9 +195,9 @@ def test_an_unknown_device_is_told() -> None:
 KILLED = """
 import os, signal, sys
 import bwlab
-from bwlab.plugins import build_manager
+from bwlab.plugins.manager import build_manager
 from bwlab.training import Existing, train
-from bwlab.training.sources import read_config
+from bwlab.training.settings import read_config
 from rich.console import Console
 
 class Kills:

@@ -13,8 +13,8 @@ import torch
 
 import bwlab
 from bwlab.errors import BwlabError
-from bwlab.records import StepRecord
-from bwlab.training import Existing
+from bwlab.plugins.events import StepRecord
+from bwlab.training.run_folder import Existing
 from tests.training.runs import files_in, run, same_tensors, short_config
 
 

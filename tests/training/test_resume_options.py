@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab.training import Existing
+from bwlab.training.run_folder import Existing
 from tests.training.runs import files_in, run, short_config
 from tests.training.test_resume import KillAt
 

@@ -15,12 +15,12 @@ from rich.console import Console
 from safetensors import safe_open
 
 import bwlab
+from bwlab.dataset.order import generator_for
 from bwlab.errors import BwlabError
-from bwlab.records import CheckpointRecord, FinishRecord, RunRecord, StepRecord
+from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord, StepRecord
 from bwlab.training.objective import noised, prediction_loss
 from bwlab.training.prepare import prepare
-from bwlab.training.randomness import generator_for
-from bwlab.training.sources import read_config
+from bwlab.training.settings import read_config
 from bwlab.training.trainer import Trainer
 from tests.training.runs import files_in, plugins, run, short_config
 

@@ -9,12 +9,12 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
-from bwlab.conditioning import encode_texts, unet_arguments
-from bwlab.pipelines import load_base
-from bwlab.records import RunRecord
+from bwlab.base.conditioning import encode_texts, unet_arguments
+from bwlab.base.load import load_base
+from bwlab.plugins.events import RunRecord
 from bwlab.training.config import TokensConfig
 from bwlab.training.prepare import prepare
-from bwlab.training.tokens import new_words
+from bwlab.training.textual_inversion import new_words
 from bwlab.training.trainer import Trainer
 from tests.training.runs import files_in, plugins, run, short_config
 

@@ -13,11 +13,11 @@ import typer
 from typer.main import get_command
 
 import bwlab
-from bwlab.cli.errors import exit_on_error
+from bwlab.cli.app import exit_on_error
 from bwlab.cli.train import command
-from bwlab.plugins import PluginManager, build_manager
-from bwlab.records import StepRecord
-from bwlab.training.sources import read_config
+from bwlab.plugins.events import StepRecord
+from bwlab.plugins.manager import PluginManager, build_manager
+from bwlab.training.settings import read_config
 from tests.training.runs import files_in
 from tests.training.small_data import WriteData
 
@@ -172,6 +172,6 @@ def test_ctrl_c_exits_130(
     def interrupted() -> PluginManager:
         return build_manager([CtrlC()])
 
-    monkeypatch.setattr("bwlab.plugins.build_manager", interrupted)
+    monkeypatch.setattr("bwlab.plugins.manager.build_manager", interrupted)
     assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out")) == 130
     assert "checkpoints/step-000001.state.safetensors" in files_in(tmp_path / "out")

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bwlab.adapters.adapter import Adapter, Attached
-from bwlab_analysis.gates import Gate
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached
+from bwlab_analysis.activations.batched_unet import Gate
 
 BASE, IDENTITY, STYLE, BOTH = "base", "identity alone", "style alone", "both"
 

@@ -1,5 +1,5 @@
 """Reports as one HTML file that needs no network: made of the JSON documents that the commands print."""
 
-from bwlab_analysis.report.write import write_report
+from bwlab_analysis.report.page import write_report
 
 __all__ = ["write_report"]

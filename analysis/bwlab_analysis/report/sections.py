@@ -7,24 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bwlab.merging.outcome import counted
-from bwlab_analysis.fidelity.telling import HARMONIC, PROFILE_HEADS, PROFILES, SHARES
-from bwlab_analysis.figures import decimals_for, signed_text
-from bwlab_analysis.matrix import letters
-from bwlab_analysis.places import ALL_TIMES, AT_WORK, PREDICTION
-from bwlab_analysis.report.at_work import advice, brackets, in_the_base, losses, specs
-from bwlab_analysis.report.heatmap import by_time, heatmap
-from bwlab_analysis.report.markup import (
+from bwlab.terminal import counted, letters
+from bwlab_analysis.fidelity.scores import HARMONIC
+from bwlab_analysis.measures import ALL_TIMES, PREDICTION
+from bwlab_analysis.report.advice import caution, nothing_to_do
+from bwlab_analysis.report.fidelity_text import PROFILE_HEADS, PROFILES, SHARES
+from bwlab_analysis.report.html import (
     Cell,
+    by_time,
     heading,
+    heatmap,
     listed,
     number,
     number_cell,
     paragraph,
+    percent_cell,
+    preformatted,
     table,
+    unet_map,
 )
-from bwlab_analysis.report.unet_map import unet_map
-from bwlab_analysis.verdict import FROM_WEIGHTS
+from bwlab_analysis.report.numbers import AT_WORK, LOSSES, decimals_for, signed_text
+from bwlab_analysis.report.verdict import FROM_WEIGHTS
 
 Document = Mapping[str, Any]
 Matrix: TypeAlias = dict[tuple[str, str], "Document | None"]
@@ -33,55 +36,22 @@ MOST_DIGITS = 6
 KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
 
-def section(document: Document) -> str:
-    """Return a document's section; BwlabError for one of an unknown schema."""
-    from bwlab.errors import BwlabError
-
-    schema = str(document.get("schema"))
-    if schema not in SECTIONS:
-        raise BwlabError(f"a report of {schema}", "no such document", f"Known: {', '.join(SECTIONS)}")
-    return SECTIONS[schema](document)
-
-
-def norms_section(document: Document) -> str:
-    """One adapter's weights."""
-    metrics = list(document["metrics"])
-    maps = {"energy share": {group["name"]: group["energy_share"] for group in document["blocks"]}}
-    maps |= {_head(metric): _values(document["blocks"], metric) for metric in metrics}
-    of_base = document["base"] is not None
-    if of_base:
-        maps = {"of the base": {group["name"]: group["relative"] for group in document["blocks"]}} | maps
-    heads = [
-        "modules",
-        "rank",
-        "delta norm",
-        *(["of the base"] if of_base else ()),
-        "energy share",
-        *map(_head, metrics),
+def activations_section(document: Document) -> str:
+    """What one adapter changes by block and timestep."""
+    changes = document["changes"]
+    blocks, times = list(dict.fromkeys(one["block"] for one in changes)), document["timesteps"]
+    parts = [
+        heading(f"What {document['file']} changes in {document['base']}"),
+        paragraph(
+            f"{counted(document['latents'], 'latent')}: {document['inputs']}.{brackets(document['random_adapters'])}",
+            note=True,
+        ),
+        unet_map(_present({name: _means(changes, name) for name in CHANGES})),
     ]
-
-    def row(group: Document) -> list[Cell]:
-        low, high = group["rank_min"], group["rank_max"]
-        ranks = str(low) if low == high else f"{low}-{high}"
-        return [
-            Cell(group["name"]),
-            Cell(str(group["modules"]), group["modules"]),
-            Cell(ranks, group["rank_max"]),
-            number_cell(group["norm"], digits=3),
-            *([number_cell(group["relative"], digits=4)] if of_base else ()),
-            number_cell(group["energy_share"], digits=3),
-            *(measure_cell(group.get(metric)) for metric in metrics),
-        ]
-
-    return "".join(
-        [
-            heading(f"Weights of {document['file']}"),
-            unet_map(_present(maps)),
-            table(["block", *heads], [row(group) for group in [*document["blocks"], document["total"]]]),
-            heading("By kind of module", 3),
-            table(["kind", *heads], [row(group) for group in document["kinds"]]),
-        ]
-    )
+    for name in CHANGES:
+        values = {(one["block"], one["timestep"]): one[name] for one in changes}
+        parts += [heading(name.capitalize(), 3), heatmap(values, blocks, by_time(times))]
+    return "".join(parts)
 
 
 def conflict_section(document: Document) -> str:
@@ -134,50 +104,6 @@ def conflicts_section(document: Document) -> str:
     return "".join([*parts, *map(conflict_section, pairs)])
 
 
-def _matrices(pairs: Sequence[Document], called: Mapping[str, str]) -> dict[str, Matrix]:
-    """Each measure of all pairs by row and column, as far as it is known."""
-    found: dict[str, Matrix] = {}
-
-    def alike(head: str, place: tuple[str, str], measured: Document | None) -> None:
-        found.setdefault(head, {}).update({place: measured, place[::-1]: measured})
-
-    for pair in pairs:
-        place = called[pair["a"]], called[pair["b"]]
-        for at_work in _places(pair):
-            if (at_work["block"], at_work["timestep"]) == (PREDICTION, ALL_TIMES):
-                kept = {place: at_work["retention_a"], place[::-1]: at_work["retention_b"]}
-                found.setdefault("What the adapter of a row keeps beside that of a column", {}).update(kept)
-                alike("Interaction", place, at_work["interaction"])
-                alike("Alignment", place, at_work["alignment"])
-        alike("Cosine of weights", place, _of_whole(pair, "cosine"))
-        alike("Out overlap of weights", place, _of_whole(pair, "out_overlap"))
-    return found
-
-
-def _of_whole(pair: Document, name: str) -> Document | None:
-    """A measure of two whole adapters; of no shared module the cosine is exactly 0."""
-    measured: Document | None = pair["total"].get(name)
-    return {"value": 0.0} if name == "cosine" and pair["total"]["disjoint"] else measured
-
-
-def activations_section(document: Document) -> str:
-    """What one adapter changes by block and timestep."""
-    changes = document["changes"]
-    blocks, times = list(dict.fromkeys(one["block"] for one in changes)), document["timesteps"]
-    parts = [
-        heading(f"What {document['file']} changes in {document['base']}"),
-        paragraph(
-            f"{counted(document['latents'], 'latent')}: {document['inputs']}.{brackets(document['random_adapters'])}",
-            note=True,
-        ),
-        unet_map(_present({name: _means(changes, name) for name in CHANGES})),
-    ]
-    for name in CHANGES:
-        values = {(one["block"], one["timestep"]): one[name] for one in changes}
-        parts += [heading(name.capitalize(), 3), heatmap(values, blocks, by_time(times))]
-    return "".join(parts)
-
-
 def fidelity_section(document: Document) -> str:
     """Scores of compositions and controls, and what blocks carry."""
     scorers, profiles = list(document["conditions"][0]["scores"]), document["blocks"]
@@ -214,22 +140,45 @@ def fidelity_section(document: Document) -> str:
     )
 
 
-def _profile_table(scorer: str, profiles: Sequence[Document]) -> str:
-    found = {(one["adapter"], one["block"]): one for one in profiles}
-    rows = [
-        [
-            Cell(block),
-            *(
-                _interval(found[adapter, block][way][scorer], signed_text)
-                if (adapter, block) in found
-                else number_cell(None)
-                for adapter in ("identity", "style")
-                for way in KNOCKED
-            ),
-        ]
-        for block in dict.fromkeys(one["block"] for one in profiles)
+def norms_section(document: Document) -> str:
+    """One adapter's weights."""
+    metrics = list(document["metrics"])
+    maps = {"energy share": {group["name"]: group["energy_share"] for group in document["blocks"]}}
+    maps |= {_head(metric): _values(document["blocks"], metric) for metric in metrics}
+    of_base = document["base"] is not None
+    if of_base:
+        maps = {"of the base": {group["name"]: group["relative"] for group in document["blocks"]}} | maps
+    heads = [
+        "modules",
+        "rank",
+        "delta norm",
+        *(["of the base"] if of_base else ()),
+        "energy share",
+        *map(_head, metrics),
     ]
-    return table(["block", *PROFILE_HEADS], rows)
+
+    def row(group: Document) -> list[Cell]:
+        low, high = group["rank_min"], group["rank_max"]
+        ranks = str(low) if low == high else f"{low}-{high}"
+        return [
+            Cell(group["name"]),
+            Cell(str(group["modules"]), group["modules"]),
+            Cell(ranks, group["rank_max"]),
+            number_cell(group["norm"], digits=3),
+            *([number_cell(group["relative"], digits=4)] if of_base else ()),
+            number_cell(group["energy_share"], digits=3),
+            *(measure_cell(group.get(metric)) for metric in metrics),
+        ]
+
+    return "".join(
+        [
+            heading(f"Weights of {document['file']}"),
+            unet_map(_present(maps)),
+            table(["block", *heads], [row(group) for group in [*document["blocks"], document["total"]]]),
+            heading("By kind of module", 3),
+            table(["kind", *heads], [row(group) for group in document["kinds"]]),
+        ]
+    )
 
 
 def recommend_section(document: Document) -> str:
@@ -264,6 +213,60 @@ SECTIONS: Mapping[str, Callable[[Document], str]] = {
     "bwlab.analyze.fidelity": fidelity_section,
     "bwlab.analyze.recommend": recommend_section,
 }
+
+
+def section(document: Document) -> str:
+    """Return a document's section; BwlabError for one of an unknown schema."""
+    from bwlab.errors import BwlabError
+
+    schema = str(document.get("schema"))
+    if schema not in SECTIONS:
+        raise BwlabError(f"a report of {schema}", "no such document", f"Known: {', '.join(SECTIONS)}")
+    return SECTIONS[schema](document)
+
+
+def _matrices(pairs: Sequence[Document], called: Mapping[str, str]) -> dict[str, Matrix]:
+    """Each measure of all pairs by row and column, as far as it is known."""
+    found: dict[str, Matrix] = {}
+
+    def alike(head: str, place: tuple[str, str], measured: Document | None) -> None:
+        found.setdefault(head, {}).update({place: measured, place[::-1]: measured})
+
+    for pair in pairs:
+        place = called[pair["a"]], called[pair["b"]]
+        for at_work in _places(pair):
+            if (at_work["block"], at_work["timestep"]) == (PREDICTION, ALL_TIMES):
+                kept = {place: at_work["retention_a"], place[::-1]: at_work["retention_b"]}
+                found.setdefault("What the adapter of a row keeps beside that of a column", {}).update(kept)
+                alike("Interaction", place, at_work["interaction"])
+                alike("Alignment", place, at_work["alignment"])
+        alike("Cosine of weights", place, _of_whole(pair, "cosine"))
+        alike("Out overlap of weights", place, _of_whole(pair, "out_overlap"))
+    return found
+
+
+def _of_whole(pair: Document, name: str) -> Document | None:
+    """A measure of two whole adapters; of no shared module the cosine is exactly 0."""
+    measured: Document | None = pair["total"].get(name)
+    return {"value": 0.0} if name == "cosine" and pair["total"]["disjoint"] else measured
+
+
+def _profile_table(scorer: str, profiles: Sequence[Document]) -> str:
+    found = {(one["adapter"], one["block"]): one for one in profiles}
+    rows = [
+        [
+            Cell(block),
+            *(
+                _interval(found[adapter, block][way][scorer], signed_text)
+                if (adapter, block) in found
+                else number_cell(None)
+                for adapter in ("identity", "style")
+                for way in KNOCKED
+            ),
+        ]
+        for block in dict.fromkeys(one["block"] for one in profiles)
+    ]
+    return table(["block", *PROFILE_HEADS], rows)
 
 
 def _places(document: Document) -> Sequence[Document]:
@@ -326,3 +329,92 @@ def measure_cell(measured: Document | None, name: str = "") -> Cell:
     spread = measured.get("random_sd")
     digits = 1 if name == "smallest_angle" else min(MOST_DIGITS, decimals_for(spread or 0.0))
     return number_cell(measured["value"], measured.get("random"), digits, spread)
+
+
+def advice(advice: Document) -> list[str]:
+    """What to turn down, in words and in the notations of tools."""
+    words = [step["words"] for step in advice["steps"]]
+    if not words:
+        return [heading("What to do", 3), paragraph(nothing_to_do())]
+    turned_down = {name: spec for name, spec in advice["specs"].items() if spec != "1"}
+    return [
+        heading("What to do", 3),
+        paragraph(caution(), note=True),
+        listed(words),
+        specs(turned_down, advice["notations"], advice["notes"]),
+    ]
+
+
+def specs(found: Mapping[str, str], notations: Document, notes: Document) -> str:
+    """Block specs of adapters as bwlab and other tools read them, and below what is to be known of these."""
+    lines = [f'{name}: --scale "{spec}"' for name, spec in found.items()]
+    lines += [f"{name}, {tool}: {text}" for name in found for tool, text in notations[name].items()]
+    known = [f"{name}, {tool}: {note}" for name in found for tool, told in notes[name].items() for note in told]
+    return preformatted("\n".join(lines)) + listed(known)
+
+
+def losses(reports: Sequence[Document]) -> list[str]:
+    """What each adapter does to the loss on the other's pictures."""
+    rows = [
+        [
+            Cell(report["adapter"]),
+            *(
+                Cell(number(report[key]["value"], 3), report[key]["value"], _error(report[key]["error"]))
+                for key in ("base", "own", "both", "harm")
+            ),
+            number_cell(_mean(report["random_harm"]), digits=3),
+            percent_cell(report["gain_lost"]),
+        ]
+        for report in reports
+    ]
+    note = "random: the mean harm of random adapters in the other's place. In brackets: standard errors."
+    return [heading("Losses on each adapter's own pictures", 3), paragraph(note, note=True), table(LOSSES, rows)]
+
+
+def _mean(drawn: Sequence[float]) -> float | None:
+    return sum(drawn) / len(drawn) if drawn else None
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"({number(error, 3)})"
+
+
+def in_the_base(function: Document) -> list[str]:
+    """What both do to the base's activations, blame, and heatmaps over timesteps."""
+    places = function["places"]
+    blocks = list(dict.fromkeys(place["block"] for place in places))
+    rows = [
+        [Cell(place["block"]), *(effect_cell(place[name]) for name in AT_WORK)]
+        for place in places
+        if place["timestep"] == ALL_TIMES
+    ]
+    blame = [
+        [Cell(f"{one['adapter']} in {one['block']}"), percent_cell(one["gain"]), percent_cell(one["loss"])]
+        for one in function["blame"]
+    ]
+    over_time = []
+    for name in ("retention_a", "retention_b", "interaction"):
+        values = {
+            (place["block"], place["timestep"]): place[name] for place in places if place["timestep"] != ALL_TIMES
+        }
+        over_time += [heading(f"By timestep: {AT_WORK[name]}", 3)]
+        over_time += [heatmap(values, blocks, by_time(function["timesteps"]))]
+    looked_at = f"{counted(function['latents'], 'latent')}: {function['inputs']}"
+    return [
+        heading("In the base at work", 3),
+        paragraph(f"{looked_at}.{brackets(function['random_adapters'])}", note=True),
+        table(["block", *AT_WORK.values()], rows),
+        heading("Blame, in shares of each adapter's effect", 3),
+        table(["switched off", "gives the other", "costs its own"], blame),
+        *over_time,
+    ]
+
+
+def brackets(draws: int) -> str:
+    """What stands in brackets beside numbers, where random adapters were drawn."""
+    return f" In brackets: {counted(draws, 'random adapter')} of the same norms." if draws else ""
+
+
+def effect_cell(measured: Document | None) -> Cell:
+    """A measure of activations beside that of random adapters; `-` of none."""
+    return number_cell(None) if measured is None else number_cell(measured["value"], measured.get("random"), 3)

@@ -7,10 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.plots import panels
-from bwlab_analysis.study.checks import BASE
-from bwlab_analysis.study.expansion import CONTROLS
-from bwlab_analysis.study.plan import IDENTITY, STYLE
+from bwlab_analysis.report.plots import panels
+from bwlab_analysis.study.plan import BASE, CONTROLS, IDENTITY, STYLE
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, interval
 from bwlab_analysis.study.tables import Shown, profiles, validation

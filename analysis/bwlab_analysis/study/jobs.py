@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeAlias
+
+from bwlab_analysis.study.plan import Subject
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 RESULT = "result.json"
@@ -79,3 +82,27 @@ def _and_needs(job: Job) -> Iterator[Job]:
     for need in job.needs.values():
         yield from _and_needs(need)
     yield job
+
+
+def told(subject: Subject) -> dict[str, Json]:
+    """Return a subject as JSON, with a hash of its folder's files, since these decide what is learned."""
+    return {"name": subject.name, "words": subject.words, "folder": subject.folder, "files": _files(subject.folder)}
+
+
+def forget_files() -> None:
+    """Read folders anew from now on: the next study's may have changed."""
+    _files.cache_clear()
+
+
+@cache
+def _files(folder: str | None) -> str | None:
+    if folder is None:
+        return None
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def seed_of(text: str) -> int:
+    """Return a seed of a training, 0..2^32 - 1, that its name decides on every machine alike."""
+    return zlib.crc32(text.encode())

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bwlab.training.section import Section, bounded, choice, maybe
+from bwlab.config.fields import Section, bounded, choice, maybe
 
 IDENTITY, STYLE, BOTH = "identity", "style", "both"
 OUT, IN = "out", "in"
 ZIP = "zip"
+
+BASE = "base"
+"""The composition that all others are compared with: the base alone."""
+
+TRUE, OWN, STYLES = "true picture", "identity's pictures", "style's pictures"
+CONTROLS = (TRUE, OWN, STYLES)
+
+DISTANCES = ("embedding_distance", "feature_distance", "structure_distance")
 
 
 @dataclass(frozen=True)
@@ -177,3 +185,8 @@ class StudyPlan:
     claims: Mapping[str, ClaimPlan]
     measures: MeasurePlan
     sampling: SamplingPlan
+
+
+def swept_name(sweep: SweepPlan, block: str) -> str:
+    """Return what a sweep's composition is called."""
+    return f"{sweep.of}: {sweep.adapter} {'without' if sweep.mode == OUT else 'only'} {block}"

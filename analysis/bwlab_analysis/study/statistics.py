@@ -10,8 +10,7 @@ from itertools import product
 import numpy as np
 
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
-from bwlab_analysis.study.checks import BASE
-from bwlab_analysis.study.expansion import TRUE
+from bwlab_analysis.study.plan import BASE, TRUE
 from bwlab_analysis.study.results import Floats, Results, Where
 
 RESAMPLES = 500

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bwlab.blocks.bases import base_unet
+from bwlab.base.names import base_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab.formats.folders import make_folder
-from bwlab.plugins import build_manager
-from bwlab_analysis.study.expansion import Expanded, expanded
+from bwlab.files import make_folder
+from bwlab.plugins.manager import build_manager
+from bwlab_analysis.study.context import Place
+from bwlab_analysis.study.expand import Expanded, expanded
 from bwlab_analysis.study.jobs import Job, with_needs
 from bwlab_analysis.study.plan import StudyPlan
-from bwlab_analysis.study.runner import Failure, OnJob, run_locally
-from bwlab_analysis.study.workshop import Place
+from bwlab_analysis.study.runners import Failure, OnJob
 
-Runner = Callable[[Sequence[Job], Place, OnJob], list[Failure]]
+if TYPE_CHECKING:
+    from bwlab_analysis.study.runners import Runner
+
+
 JOBS = "jobs"
 
 
@@ -54,8 +58,8 @@ def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
     Raises:
         BwlabError: no such base or scorer, or the folder holds something else.
     """
-    from bwlab.blocks.scheme import scheme_for
-    from bwlab_analysis.fidelity.built_in import clip_of
+    from bwlab.blocks.families import scheme_for
+    from bwlab_analysis.fidelity.clip import clip_of
 
     _require_own(out)
     unet = base_unet(plan.base)
@@ -68,11 +72,6 @@ def run_study(study: Study, runner: Runner, on_job: OnJob, kinds: Collection[str
     """Run what is not done yet and return the jobs that failed."""
     make_folder(study.place.out / JOBS)
     return runner(study.lacking(kinds), study.place, on_job)
-
-
-def local(jobs: Sequence[Job], place: Place, on_job: OnJob) -> list[Failure]:
-    """Run jobs in this process."""
-    return run_locally(jobs, place, on_job)
 
 
 def scorer_hash(clip: str) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bwlab.benchmark import Pair, load_benchmark
-from bwlab.formats.atomic import write_atomically
-from bwlab.formats.folders import make_folder
+from bwlab.files import make_folder, write_atomically
 from bwlab_analysis.study.plan import IDENTITY
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def write_data(learns: Sequence[Any], folder: Path) -> dict[str, object]:
 def learned_pictures(kind: str, subject: Any) -> list[Image]:
     """Return the pictures that an identity or a style is learned from."""
     if subject["folder"] is not None:
-        from bwlab_analysis.fidelity.setting import read_pictures
+        from bwlab.images import read_pictures
 
         return read_pictures(Path(subject["folder"]))
     benchmark = load_benchmark()
@@ -75,7 +74,7 @@ def _pairs(kind: str, name: str) -> list[Pair]:
 
 
 def _pictures_in(folder: Path) -> int:
-    from bwlab.training.data.folders import read_dataset
-    from bwlab.training.data_config import DataConfig
+    from bwlab.dataset.config import DataConfig
+    from bwlab.dataset.folders import read_dataset
 
     return len(read_dataset(DataConfig(folder=str(folder))))

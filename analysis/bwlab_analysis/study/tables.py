@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bwlab_analysis.fidelity.bootstrap import Interval
-from bwlab_analysis.report.markup import Cell, number, number_cell
-from bwlab_analysis.study.cells import interval_cell
-from bwlab_analysis.study.checks import BASE
-from bwlab_analysis.study.expansion import CONTROLS
+from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
+from bwlab_analysis.report.html import Cell, number, number_cell
+from bwlab_analysis.study.blame_check import TRIED, searched
 from bwlab_analysis.study.jobs import KINDS as KINDS_OF_JOBS
+from bwlab_analysis.study.plan import BASE, CONTROLS, DISTANCES
 from bwlab_analysis.study.results import Floats, Results
-from bwlab_analysis.study.scoring import DISTANCES
 from bwlab_analysis.study.statistics import KINDS, RESAMPLES, Shares, correlation, interval, losses, split
-from bwlab_analysis.study.trades import agreement_rows
+
+if TYPE_CHECKING:
+    from bwlab_analysis.study.blame_check import Searched
 
 
 @dataclass(frozen=True)
@@ -167,3 +168,38 @@ def _cost(results: Results) -> Shown:
     minutes["in all"] = sum(minutes.values())
     rows = [(Cell(kind), number_cell(one, None, 1)) for kind, one in minutes.items()]
     return Shown("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
+
+
+def interval_cell(found: Interval, digits: int = 2) -> Cell:
+    """Return a mean with its interval, to so many decimals.
+
+    >>> interval_cell(Interval(0.5, -0.001, 0.75)).small
+    '(0.00 .. 0.75)'
+    """
+    mean, low, high = (number(one, digits) for one in (found.mean, found.low, found.high))
+    return Cell(mean, found.mean, f"({low} .. {high})")
+
+
+def agreement_rows(shares: Shares) -> Iterator[tuple[Cell, ...]]:
+    """Yield a row for each way of blaming: its agreement, chance, and regrets."""
+    pairs = searched(shares)
+    for way in dict.fromkeys(way for pair in pairs for way in pair.ways):
+        agrees = np.mean([pair.agrees(way) for pair in pairs])
+        chance = np.mean([1 / len(pair.gains) for pair in pairs])
+        regrets = [_regret_cell(pairs, way, tried) for tried in TRIED]
+        yield Cell(way), number_cell(float(agrees)), number_cell(float(chance)), *regrets
+    tried = [(pair.identity, pair.best - pair.recommended) for pair in pairs if pair.recommended is not None]
+    if tried:
+        blank = Cell("-")
+        yield Cell("bwlab analyze recommend"), blank, blank, _mean_cell(tried), *([blank] * (len(TRIED) - 1))
+
+
+def _regret_cell(pairs: Sequence[Searched], way: str, tried: int) -> Cell:
+    return _mean_cell([(pair.identity, pair.regret(way, tried)) for pair in pairs])
+
+
+def _mean_cell(values: Sequence[tuple[str, float]]) -> Cell:
+    """The mean of (identity, value), resampled over identities."""
+    people = dict.fromkeys(name for name, _ in values)
+    means = [np.mean([value for who, value in values if who == name]) for name in people]
+    return interval_cell(bootstrap(np.reshape(means, (-1, 1))), 3)

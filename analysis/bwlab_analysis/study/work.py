@@ -6,19 +6,15 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bwlab.formats.atomic import write_atomically
-from bwlab.formats.folders import make_folder
+from bwlab.files import make_folder, write_atomically
+from bwlab_analysis.study.context import Workshop
 from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, RESULT, SCORE, TRAIN, Job, Json
+from bwlab_analysis.study.paintings import PICTURES, in_rows
 from bwlab_analysis.study.plan import ZIP, ZipSettings
-from bwlab_analysis.study.workshop import Workshop
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Found = dict[str, Json]
-PICTURES = "pictures.png"
 
 
 def perform(job: Job, workshop: Workshop) -> Found:
@@ -43,8 +39,9 @@ def perform(job: Job, workshop: Workshop) -> Found:
 def _train(job: Job, workshop: Workshop, folder: Path) -> Found:
     from rich.console import Console
 
-    from bwlab.training import Existing, train
-    from bwlab.training.sources import Setting, build
+    from bwlab.training import train
+    from bwlab.training.run_folder import Existing
+    from bwlab.training.settings import Setting, build
     from bwlab_analysis.study.subjects import write_data
 
     settings: dict[str, Any] = dict(job.settings)
@@ -70,8 +67,8 @@ def _train(job: Job, workshop: Workshop, folder: Path) -> Found:
 
 def _merge(job: Job, workshop: Workshop, folder: Path) -> Found:
     from bwlab.merging.merge import Recipe, merge
-    from bwlab.merging.method import Method
-    from bwlab.merging.target import Target
+    from bwlab.merging.methods import Method
+    from bwlab.merging.output import Target
 
     settings: dict[str, Any] = dict(job.settings)
     files = tuple(workshop.file_of(need) for need in job.needs.values())
@@ -86,7 +83,7 @@ def _merge(job: Job, workshop: Workshop, folder: Path) -> Found:
 
 def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: Workshop, folder: Path) -> Found:
     from bwlab_analysis.study.subjects import data_folder
-    from bwlab_analysis.study.zip_merge import zip_merge
+    from bwlab_analysis.study.ziplora import zip_merge
 
     pictures = [data_folder(one["kind"], one, folder / "data") for one in settings["learned"]]
     target = folder / "adapter.safetensors"
@@ -97,7 +94,7 @@ def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: Workshop,
 def _paint(job: Job, workshop: Workshop, folder: Path) -> Found:
     import io
 
-    from bwlab.adapters.adapter import Attached
+    from bwlab.adapters.attach import Attached
     from bwlab.blocks.spec import parse_spec
     from bwlab.generation.sample import generate
 
@@ -121,43 +118,20 @@ def _paint(job: Job, workshop: Workshop, folder: Path) -> Found:
     return {"file": PICTURES, "side": images[0].width}
 
 
-def in_rows(images: list[Image.Image], columns: int) -> Image.Image:
-    """Return equally large pictures side by side, row by row."""
-    from PIL import Image
-
-    width, height = images[0].size
-    sheet = Image.new("RGB", (width * columns, height * (len(images) // columns)))
-    for place, image in enumerate(images):
-        sheet.paste(image, (place % columns * width, place // columns * height))
-    return sheet
-
-
-def painted(job: Job, out: Path) -> list[Image.Image]:
-    """Return the pictures of a painting, prompt by prompt, seed by seed."""
-    from PIL import Image
-
-    result = job.result(out)
-    with Image.open(job.folder(out) / str(result["file"])) as file:
-        sheet = file.convert("RGB")
-    side = int(str(result["side"]))
-    boxes = [(x, y) for y in range(0, sheet.height, side) for x in range(0, sheet.width, side)]
-    return [sheet.crop((x, y, x + side, y + side)) for x, y in boxes]
-
-
 def _score(job: Job, workshop: Workshop, folder: Path) -> Found:
-    from bwlab_analysis.study.scoring import score
+    from bwlab_analysis.study.score import score
 
     return score(job, workshop)
 
 
 def _measure(job: Job, workshop: Workshop, folder: Path) -> Found:
-    from bwlab_analysis.study.measuring import measure
+    from bwlab_analysis.study.measure import measure
 
     return measure(job, workshop, folder)
 
 
 def _recommend(job: Job, workshop: Workshop, folder: Path) -> Found:
-    from bwlab_analysis.study.scoring import recommend
+    from bwlab_analysis.study.score import recommend
 
     return recommend(job, workshop)
 

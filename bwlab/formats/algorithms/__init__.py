@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Numbers, Shape, UnfitLeaves
-from bwlab.formats.algorithms.direct import FULL, IA3, NORM
 from bwlab.formats.algorithms.dora import with_magnitude
+from bwlab.formats.algorithms.full import FULL, IA3, NORM
 from bwlab.formats.algorithms.glora import GLORA
 from bwlab.formats.algorithms.loha import LOHA
 from bwlab.formats.algorithms.lokr import LOKR
-from bwlab.formats.algorithms.lowrank import LORA, TUCKER
+from bwlab.formats.algorithms.lora import LORA, TUCKER
 from bwlab.formats.algorithms.oft import BLOCKS, BOFT, OFT
 
 __all__ = ["ALGORITHMS", "Algorithm", "UnfitLeaves", "algorithm_of"]

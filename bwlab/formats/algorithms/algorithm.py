@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bwlab.lowrank import Part
+from bwlab.linalg.factored import Part
 
 Numbers: TypeAlias = NDArray[np.floating]
 Leaves: TypeAlias = Mapping[str, Numbers]

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Numbers, Shape, Shapes, UnfitLeaves, flat, scale_of
-from bwlab.lowrank import Part
+from bwlab.linalg.factored import Part
 
 
 def rank(shapes: Shapes) -> int | None:

@@ -7,14 +7,14 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from bwlab.components import COMPONENTS, UNET, component_of
+from bwlab.blocks.paths import COMPONENTS, UNET, component_of
+from bwlab.formats.contents import Placed
 from bwlab.formats.dialects.peft import LEAF, alphas_from, canonical_leaf
 from bwlab.formats.keys import ALPHA, DOWN, UP, is_path
-from bwlab.formats.placed import Placed
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
-    from bwlab.formats.files import AdapterFile
+    from bwlab.formats.safetensors import AdapterFile
 
 # Not the keys of other tools, which have such leaves too.
 _PART = r"(?!base_model\.|lora_|lycoris_)(?:(unet|text_encoder(?:_2)?)\.)?"
@@ -71,7 +71,7 @@ def adapter_path(part: str | None, path: str) -> str | None:
 
 
 def _read(file: AdapterFile, dialect: str, places: Iterable[Place]) -> AdapterContents:
-    from bwlab.formats.assemble import assemble
+    from bwlab.formats.contents import assemble
 
     placed, unknown = [], []
     for key in file.entries:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bwlab.errors import BwlabError
-from bwlab.formats.keys import path_of
-from bwlab.formats.placed import Placed
+from bwlab.formats.contents import Placed
+from bwlab.formats.keys import ALPHA, kohya_name_of, ldm_name_of, path_of
+from bwlab.formats.modules import with_one_alpha
+from bwlab.formats.safetensors import write_tensors
+from bwlab.formats.tensors import in_dtype
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
-    from bwlab.formats.files import AdapterFile
+    from bwlab.formats.modules import ModuleWeights
+    from bwlab.formats.safetensors import AdapterFile
     from bwlab.formats.tensors import LazyTensor
+
 
 KOHYA = re.compile(r"(lora_(?:unet|te|te1|te2)_[^.]+)\.(.+)")
 LDM = re.compile(r"lora_unet_(?:input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_\d")
@@ -79,7 +87,7 @@ def bundled_embeddings(file: AdapterFile) -> dict[str, LazyTensor]:
 
 
 def _read(file: AdapterFile, dialect: str) -> AdapterContents:
-    from bwlab.formats.assemble import assemble
+    from bwlab.formats.contents import assemble
 
     embeddings = bundled_embeddings(file)
     placed, unknown = [], []
@@ -116,3 +124,51 @@ def _path(name: str) -> str | None:
         return path_of(name) if name else None
     except BwlabError:
         return None
+
+
+def write_kohya(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
+    """Writes modules and metadata to a `.safetensors` file whose modules have their diffusers names."""
+    two = has_two_encoders(contents)
+    _write(contents, path, dtype, lambda module: kohya_name_of(module, two))
+
+
+def write_ldm(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
+    """Writes modules and metadata to a `.safetensors` file whose modules have the original code's names."""
+    architecture = "sdxl" if has_two_encoders(contents) else contents.architecture
+    _write(contents, path, dtype, lambda module: _ldm_name(module, architecture))
+
+
+def has_two_encoders(contents: AdapterContents) -> bool:
+    """Whether it is for a model with two text encoders, which kohya's names number."""
+    return contents.architecture == "sdxl" or any(module.startswith("te2.") for module in contents.modules)
+
+
+def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str]) -> dict[str, LazyTensor]:
+    """The tensors of a file by key, alphas in float32 among them; `BwlabError` if two modules share a name."""
+    tensors: dict[str, LazyTensor] = {}
+    for module in modules:
+        name = name_of(module.path)
+        leaves = dict(module.leaves)
+        if module.alpha is not None:
+            leaves[ALPHA] = in_dtype(np.array(module.alpha, np.float32), "F32", f"{name}.{ALPHA}")
+        for leaf, tensor in leaves.items():
+            key = f"{name}.{leaf}"
+            if key in tensors:
+                found = f"two modules would be named {name}, one of them {module.path}"
+                raise BwlabError(f"writing {module.source or 'an adapter'}", found, "Choose another form to write")
+            tensors[key] = tensor
+    return tensors
+
+
+def _write(contents: AdapterContents, path: Path, dtype: str | None, name_of: Callable[[str], str]) -> None:
+    modules = with_one_alpha(contents.modules.values())
+    write_tensors(path, kohya_tensors(modules, name_of), contents.metadata, dtype)
+
+
+def _ldm_name(path: str, architecture: str) -> str:
+    name = ldm_name_of(path, architecture)
+    if path_of(name) != path:
+        raise BwlabError(
+            f"an LDM name for {path}", f"{name} means {path_of(name)} in models of the usual size", "Write kohya's form"
+        )
+    return name

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
+from bwlab.formats.contents import Placed
 from bwlab.formats.keys import DOWN, UP
-from bwlab.formats.placed import Placed
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
-    from bwlab.formats.files import AdapterFile
+    from bwlab.formats.safetensors import AdapterFile
 
 NUMBERED = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 TOKEN = re.compile(r"<.*>")
@@ -46,7 +46,7 @@ def recognises_list(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 def read(file: AdapterFile) -> AdapterContents:
     """The contents of a safetensors file of numbered layers: scale 1, embeddings of tokens such as `<s1>`."""
-    from bwlab.formats.assemble import assemble
+    from bwlab.formats.contents import assemble
 
     embeddings = {key: file.tensor(key) for key in file.entries if TOKEN.fullmatch(key)}
     placed = []
@@ -62,7 +62,7 @@ def read(file: AdapterFile) -> AdapterContents:
 
 def read_list(file: AdapterFile) -> AdapterContents:
     """The contents of a list `[up, down, up, down, ...]`: a UNet's attention layers, or a text encoder's; scale 1."""
-    from bwlab.formats.assemble import assemble
+    from bwlab.formats.contents import assemble
 
     keys = sorted(file.entries, key=int)
     if len(keys) % 2:

@@ -10,19 +10,19 @@ from PIL import Image
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.conditions import BASE, BOTH, IDENTITY, four_conditions, knock_ins, knock_outs
-from bwlab_analysis.fidelity.measure import (
+from bwlab_analysis.fidelity.scores import (
+    HARMONIC,
     ConditionScores,
     Judge,
     References,
     Sampling,
+    block_profiles,
     controls,
     measure_fidelity,
 )
-from bwlab_analysis.fidelity.profile import block_profiles
-from bwlab_analysis.fidelity.telling import HARMONIC
-from bwlab_analysis.registry import FidelityScorer
-from tests.analysis.function.conftest import World
-from tests.analysis.function.conftest import world as world
+from bwlab_analysis.measures import FidelityScorer
+from tests.analysis.activations.conftest import World
+from tests.analysis.activations.conftest import world as world
 
 SAMPLING = Sampling(("a fox", "ink"), (1, 2, 3), steps=2, cfg=1.0)
 

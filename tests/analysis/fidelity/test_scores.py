@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
-from bwlab_analysis.fidelity.embedding import load_clip
-from bwlab_analysis.fidelity.picture_statistics import style_likeness, style_statistics
-from bwlab_analysis.fidelity.scorers import early_statistics_likeness, likeness_to_pictures, likeness_to_texts
+from bwlab_analysis.fidelity.clip import early_statistics_likeness, likeness_to_pictures, likeness_to_texts, load_clip
+from bwlab_analysis.fidelity.style_statistics import style_likeness, style_statistics
 
 CONFIG = {
     "embed_dim": 12,

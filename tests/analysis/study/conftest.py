@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from bwlab.blocks.bases import base_unet
-from bwlab.blocks.scheme import BlockScheme, scheme_for
-from bwlab.plugins import build_manager
+from bwlab.base.names import base_unet
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.plugins.manager import build_manager
 from bwlab_analysis.study.jobs import Job
-from bwlab_analysis.study.reading import read_plan
-from bwlab_analysis.study.reporting import write_report
-from bwlab_analysis.study.runner import run_locally
+from bwlab_analysis.study.plan_file import read_plan
+from bwlab_analysis.study.report import write_report
+from bwlab_analysis.study.runners import run_locally
 from bwlab_analysis.study.study import Study, new_study
 
 TINY = Path(__file__).parent / "tiny.toml"

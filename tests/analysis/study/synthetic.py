@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bwlab_analysis.study.expansion import TRUE
-from bwlab_analysis.study.results import Blamed, Floats, Results, Where
-from bwlab_analysis.study.storing import TABLES
+from bwlab_analysis.study.plan import TRUE
+from bwlab_analysis.study.results import TABLES, Blamed, Floats, Results, Where
 
 IDENTITIES = ("owl", "crab", "bear", "duck", "frog")
 STYLES = ("ink", "monotone", "emojione")

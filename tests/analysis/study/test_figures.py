@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bwlab_analysis.study.figures import (
-    carried_by_blocks,
-    figures_of,
-    identity_and_style,
-    labelled,
-    png,
-    predictions,
-)
+from bwlab_analysis.study.figures import carried_by_blocks, figures_of, identity_and_style, labelled, png, predictions
 from bwlab_analysis.study.statistics import Shares
 from bwlab_analysis.study.tables import profiles, validation
 from tests.analysis.study.synthetic import Kept, made

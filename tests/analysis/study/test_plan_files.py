@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.plan_files import overlaid, read_table, shipped_plans
+from bwlab_analysis.study.plan_file import overlaid, read_table, shipped_plans
 
 
 def test_plans_that_ship() -> None:

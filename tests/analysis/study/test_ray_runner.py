@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bwlab_analysis.study.jobs import PAINT, TRAIN, Job, Json
-from bwlab_analysis.study.reading import read_plan
+from bwlab_analysis.study.plan_file import read_plan
 from bwlab_analysis.study.study import Study, new_study, run_study
 from tests.analysis.study.conftest import TINY
 
@@ -69,7 +69,7 @@ def kill_one(out: Path, killed: list[int]) -> None:
 
 @pytest.mark.slow
 def test_a_study_ends_complete_though_a_worker_is_killed(study: Study, cluster: None) -> None:
-    from bwlab_analysis.study.ray_runner import ray_runner
+    from bwlab_analysis.study.runners import ray_runner
 
     killed: list[int] = []
     killer = threading.Thread(target=kill_one, args=(study.place.out, killed))
@@ -85,7 +85,7 @@ def test_a_study_ends_complete_though_a_worker_is_killed(study: Study, cluster: 
 
 
 def test_a_failure_costs_what_needs_it_alone(study: Study, cluster: None) -> None:
-    from bwlab_analysis.study.ray_runner import ray_runner
+    from bwlab_analysis.study.runners import ray_runner
 
     jobs = [job for job in study.jobs([PAINT]) if job.name.startswith(("base,", "id + ortho,"))]
     broken = {job.key: broken_training(job) for job in study.jobs([TRAIN]) if job.name.startswith("ortho")}

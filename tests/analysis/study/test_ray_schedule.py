@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from bwlab.errors import BwlabError
+from bwlab_analysis.study.context import Place
 from bwlab_analysis.study.jobs import PAINT, SCORE, TRAIN, Job
-from bwlab_analysis.study.ray_runner import ray_runner, run_on_ray
-from bwlab_analysis.study.runner import Failure
-from bwlab_analysis.study.workshop import Place
+from bwlab_analysis.study.runners import Failure, ray_runner, run_on_ray
 
 FIRST, SECOND = Job(TRAIN, "first", {"a": 1}), Job(TRAIN, "second", {"a": 2})
 PAINTED, OTHER = Job(PAINT, "painted", {}, {"0": FIRST, "1": SECOND}), Job(PAINT, "other", {}, {"0": SECOND})

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bwlab_analysis.study.expansion import TRUE
 from bwlab_analysis.study.jobs import KINDS
-from bwlab_analysis.study.results import Blamed, Results, read_results
-from bwlab_analysis.study.storing import DIGITS, measures_of
+from bwlab_analysis.study.plan import TRUE
+from bwlab_analysis.study.results import DIGITS, Blamed, Results, measures_of, read_results
 from tests.analysis.study.conftest import Finished
 from tests.analysis.study.synthetic import IDENTITIES, SEEDS, STYLES, Kept, Told, made, save
 

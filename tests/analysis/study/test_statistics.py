@@ -9,18 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
-from bwlab_analysis.study.expansion import TRUE
+from bwlab_analysis.study.plan import TRUE
 from bwlab_analysis.study.results import Floats, Where
-from bwlab_analysis.study.statistics import (
-    Shares,
-    correlation,
-    harmonic,
-    interval,
-    losses,
-    lost,
-    spearman,
-    split,
-)
+from bwlab_analysis.study.statistics import Shares, correlation, harmonic, interval, losses, lost, spearman, split
 from tests.analysis.study.synthetic import IDENTITIES, PAIRS, PROMPTS, SEEDS, STYLES, UNIT, Kept, Told, made, zero
 
 SHAPE = (len(IDENTITIES), len(STYLES), PROMPTS, SEEDS)

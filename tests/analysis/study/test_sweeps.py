@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bwlab_analysis.study.plan import CompositionPlan, SweepPlan
-from bwlab_analysis.study.sweeps import swept, swept_name
+from bwlab_analysis.study.expand import swept
+from bwlab_analysis.study.plan import CompositionPlan, SweepPlan, swept_name
 
 
 @pytest.mark.parametrize(("mode", "scale", "word"), [("out", "mid=0, *=1", "without"), ("in", "mid=1, *=0", "only")])

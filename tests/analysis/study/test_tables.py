@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from bwlab_analysis.fidelity.bootstrap import Interval
-from bwlab_analysis.report.markup import Cell
-from bwlab_analysis.study.cells import interval_cell
+from bwlab_analysis.report.html import Cell
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, losses
-from bwlab_analysis.study.tables import Shown, claims, fidelity, profiles, tables_of, validation, verdict
+from bwlab_analysis.study.tables import Shown, claims, fidelity, interval_cell, profiles, tables_of, validation, verdict
 from tests.analysis.study.synthetic import IDENTITIES, PAIRS, SEEDS, STYLES, Kept, Told, made
 
 PLAN: dict[str, Any] = {

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from bwlab_analysis.study.context import Place, Workshop, open_workshop
 from bwlab_analysis.study.jobs import KINDS, PAINT, TRAIN, Job
-from bwlab_analysis.study.work import in_rows, painted, perform
-from bwlab_analysis.study.workshop import Place, Workshop, open_workshop
+from bwlab_analysis.study.paintings import in_rows, painted
+from bwlab_analysis.study.work import perform
 from tests.analysis.study.conftest import Finished
 
 

@@ -1,0 +1,1 @@
+"""Analysis in a base model: activations, predictions and losses with and without adapters."""

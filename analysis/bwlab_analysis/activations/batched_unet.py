@@ -1,0 +1,300 @@
+"""Many settings of the same adapters in one forward pass of the UNet, what they have in common computed once.
+
+A variant is a setting: one scale for each adapter. Up to the first block in which two variants differ they are the same
+computation. The batch therefore starts with one copy of the latents and grows where variants part: a hook before each
+block repeats what has been computed so far (hidden states, skip connections, time embedding, text) for the variants
+that part there, and each block's adapter layers get one scale per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import Attached, BlockScales, attach, layer_scale
+from bwlab.blocks.paths import in_unet
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.spec import BlockSpec
+from bwlab.errors import BwlabError
+
+Gate: TypeAlias = float | BlockSpec | BlockScales
+"""How strongly one adapter acts in one variant: a number, or a number per block (``"*"`` for the others)."""
+Variant: TypeAlias = Sequence[Gate]
+"""One gate for each adapter."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlockOutput:
+    """What a block returned for every variant.
+
+    Attributes:
+        block: its name.
+        hidden: ``(groups, latents, channels, h, w)``.
+        group_of: for each variant, its place in ``hidden``.
+    """
+
+    block: str
+    hidden: Tensor
+    group_of: tuple[int, ...]
+
+    def variant(self, index: int) -> Tensor:
+        """Return one variant's hidden states, ``(latents, channels, h, w)``."""
+        return self.hidden[self.group_of[index]]
+
+
+OnBlock: TypeAlias = Callable[[BlockOutput], None]
+
+TEXT, REST = "te", "rest"
+FIRST, LAST = "before the blocks", "after the blocks"
+AFTER_BLOCKS = ("conv_norm_out", "conv_out")
+
+
+class GatedUNet:
+    """A UNet with adapters, in several variants at once.
+
+    Args:
+        unet: a diffusers ``UNet2DConditionModel``; nothing of it is changed.
+        scheme: its blocks.
+        adapters: their layers in text encoders are left out: give each variant its own text where they differ.
+        variants: each with one gate for each adapter.
+        text_of: for each variant, which of the texts given to `forward` it reads; None: all read the first.
+
+    Raises:
+        BwlabError: no variant, or one with another number of gates than there are adapters.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheme: BlockScheme,
+        adapters: Sequence[Adapter],
+        variants: Sequence[Variant],
+        text_of: Sequence[int] | None = None,
+    ) -> None:
+        wrong = [len(variant) for variant in variants if len(variant) != len(adapters)]
+        if not variants or wrong:
+            found = f"a variant with {wrong[0]} gates for {len(adapters)} adapters" if wrong else "no variant"
+            raise BwlabError("gated variants of adapters", found, "Give one gate for each adapter in each variant")
+        self.unet, self.scheme, self.variants = unet, scheme, tuple(variants)
+        self.adapters = tuple(adapter.only(in_unet) for adapter in adapters)
+        self.text_of = tuple(text_of) if text_of is not None else (0,) * len(variants)
+        self._gates = [
+            _module_gates(adapter, column)
+            for adapter, column in zip(self.adapters, zip(*variants, strict=True), strict=True)
+        ]
+        self.stages = stages_of(scheme, self._gates, self.text_of)
+
+    def cost(self) -> float:
+        """Return the share of block computations that is left of running every variant by itself: 0..1."""
+        return sum(stage.groups for stage in self.stages) / (len(self.stages) * len(self.variants))
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        texts: Sequence[Mapping[str, Any]],
+        on_block: OnBlock | None = None,
+    ) -> Tensor:
+        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``.
+
+        Args:
+            latents: ``(latents, channels, h, w)``, noisy; every variant sees the same.
+            timesteps: ``(latents,)``.
+            texts: keyword arguments of the UNet as `unet_arguments` gives them, for ``latents``.
+            on_block: called with each block's output as it is computed.
+        """
+        count, first = len(latents), self.stages[0]
+        rows = [texts[self.text_of[leader]] for leader in first.leaders]
+        arguments: Mapping[str, Any] = joined(rows)
+        with self._gated(count, on_block):
+            output: Tensor = self.unet(
+                latents.repeat(first.groups, *(1,) * (latents.dim() - 1)),
+                timesteps.repeat(first.groups),
+                **arguments,
+                return_dict=False,
+            )[0]
+        last = self.stages[-1]
+        apart: Tensor = output.unflatten(0, (last.groups, count))
+        return apart[list(last.group_of)]
+
+    @contextmanager
+    def _gated(self, count: int, on_block: OnBlock | None) -> Iterator[None]:
+        by_name = {stage.name: stage for stage in self.stages}
+        uses = [
+            Attached(
+                adapter, {path: _tensor(self.scheme, path, values, by_name, count) for path, values in gates.items()}
+            )
+            for adapter, gates in zip(self.adapters, self._gates, strict=True)
+            if gates
+        ]
+        handles: list[RemovableHandle] = []
+        try:
+            for stage in self.stages[1:]:
+                for module in self._entries(stage):
+                    hook = _Widening(self.stages[: self.stages.index(stage) + 1], count)
+                    handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                if on_block is not None and stage.name != LAST:
+                    block = self.unet.get_submodule(block_path(self.scheme, stage.name))
+                    handles.append(block.register_forward_hook(_Telling(stage, count, on_block)))
+            with attach(self.unet, *uses):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _entries(self, stage: Stage) -> list[nn.Module]:
+        """Return the modules whose inputs are widened where ``stage`` begins."""
+        if stage.name == LAST:
+            return []
+        return [self.unet.get_submodule(block_path(self.scheme, stage.name))]
+
+
+def joined(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return keyword arguments whose tensors are those of all rows, one after another along the first dimension."""
+    first = rows[0]
+    return {
+        name: torch.cat([row[name] for row in rows])
+        if isinstance(value, Tensor)
+        else joined([row[name] for row in rows])
+        if isinstance(value, Mapping)
+        else value
+        for name, value in first.items()
+    }
+
+
+class _Widening:
+    """Repeats a block's inputs for the variants that part there."""
+
+    def __init__(self, stages: Sequence[Stage], count: int) -> None:
+        self.target, self.count = stages[-1], count
+        # Two stages with the same number of groups have the same groups, as variants only ever part.
+        self._earlier = {stage.groups * count: stage for stage in stages[:-1] if stage.groups < self.target.groups}
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        if not self._earlier:
+            return None
+        return tuple(map(self._wide, args)), {name: self._wide(value) for name, value in kwargs.items()}
+
+    def _wide(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(self._wide, value))
+        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] not in self._earlier:
+            return value
+        stage = self._earlier[value.shape[0]]
+        source = [stage.group_of[leader] for leader in self.target.leaders]
+        return value.unflatten(0, (stage.groups, self.count))[source].flatten(0, 1)
+
+
+class _Telling:
+    """Passes a block's hidden states on."""
+
+    def __init__(self, stage: Stage, count: int, on_block: OnBlock) -> None:
+        self.stage, self.count, self.on_block = stage, count, on_block
+
+    def __call__(self, module: nn.Module, args: object, output: Any) -> None:
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        hidden = hidden.unflatten(0, (self.stage.groups, self.count))
+        self.on_block(BlockOutput(self.stage.name, hidden, self.stage.group_of))
+
+
+def _module_gates(adapter: Adapter, column: Sequence[Gate]) -> dict[str, tuple[float, ...]]:
+    """Module path -> each variant's scale, for the modules that the adapter has layers in."""
+    gates: dict[str, tuple[float, ...]] = {}
+    for path in adapter.layers:
+        module = adapter.scheme.module_of(path)
+        name = module.path if module is not None else path
+        if name not in gates:
+            scales = [layer_scale(gate, path, adapter.scheme) for gate in column]
+            gates[name] = tuple(float(scale) for scale in scales)
+    return gates
+
+
+def _tensor(
+    scheme: BlockScheme, path: str, values: tuple[float, ...], stages: Mapping[str, Stage], count: int
+) -> float | Tensor:
+    """Return a module's scale for each sample of its stage, or one number if all are the same."""
+    stage = stages[stage_of(scheme, path)]
+    scales = [values[leader] for leader in stage.leaders]
+    if len(set(scales)) == 1:
+        return scales[0]
+    return torch.tensor(scales).repeat_interleave(count)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the UNet during which the batch has one size.
+
+    Attributes:
+        name: a block, or what comes before or after all blocks.
+        group_of: for each variant, the group of variants that are still the same computation here.
+        leaders: for each group, its first variant.
+    """
+
+    name: str
+    group_of: tuple[int, ...]
+    leaders: tuple[int, ...]
+
+    @property
+    def groups(self) -> int:
+        """How many different computations there are here."""
+        return len(self.leaders)
+
+
+def block_path(scheme: BlockScheme, block: str) -> str:
+    """Return the module path of a block, such as ``up_blocks.0`` of ``out0``: what its modules' paths begin with."""
+    path = next(module.path for module in scheme.modules if module.block == block)
+    parts = path.split(".")
+    return parts[0] if parts[0] == "mid_block" else ".".join(parts[:2])
+
+
+def unet_blocks(scheme: BlockScheme) -> tuple[str, ...]:
+    """Return the blocks of the UNet proper, in the order in which data flows: without text encoders and the rest."""
+    return tuple(block for block in scheme.blocks() if block not in (TEXT, REST))
+
+
+def stages_of(
+    scheme: BlockScheme, gates: Sequence[Mapping[str, tuple[float, ...]]], text_of: Sequence[int]
+) -> tuple[Stage, ...]:
+    """Return the stages in the order of the computation, each with the variants that have parted up to there.
+
+    Args:
+        scheme: the UNet's blocks.
+        gates: for each adapter, module path -> the scale of each variant.
+        text_of: for each variant, the number of the text that it reads.
+    """
+    members: dict[str, list[tuple[float, ...]]] = {FIRST: [tuple(map(float, text_of))]}
+    members |= {block: [] for block in unet_blocks(scheme)} | {LAST: []}
+    for adapter in gates:
+        for path, values in adapter.items():
+            members[stage_of(scheme, path)].append(values)
+    keys: list[tuple[float, ...]] = [()] * len(text_of)
+    stages = []
+    for name, columns in members.items():
+        keys = [(*key, *(column[variant] for column in columns)) for variant, key in enumerate(keys)]
+        groups = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        leaders = tuple(keys.index(key) for key in groups)
+        stages.append(Stage(name, tuple(groups[key] for key in keys), leaders))
+    return _with_last(tuple(stages))
+
+
+def _with_last(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """Variants that differ after the blocks only are told apart from the last block on, where the batch can widen."""
+    *inner, before, last = stages
+    if last.groups > before.groups:
+        before = Stage(before.name, last.group_of, last.leaders)
+    return (*inner, before, last)
+
+
+def stage_of(scheme: BlockScheme, path: str) -> str:
+    """Return the name of the stage in which a module works."""
+    block = scheme.block_of(path)
+    if block is None or block == REST:
+        return LAST if path.startswith(AFTER_BLOCKS) else FIRST
+    return block

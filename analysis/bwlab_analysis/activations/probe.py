@@ -1,0 +1,298 @@
+"""Looking at a UNet at work: streaming statistics of what its blocks and modules put out, per timestep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError
+from bwlab_analysis.activations.batched_unet import REST, TEXT, block_path, unet_blocks
+from bwlab_analysis.measures import ALL_TIMES
+
+PLACES = ("block", "cell", "module")
+TIMESTEPS = 1000
+
+SKETCH_ROWS = 256
+
+
+class BlockProbe:
+    """Statistics of a UNet's activations while a ``with`` block runs, through a pipeline or called directly.
+
+    >>> from bwlab.base.load import load_base
+    >>> pipe = load_base("emoji")
+    >>> with BlockProbe(pipe.unet, blocks=["mid"]) as probe:
+    ...     _ = pipe("noto, tomato, white background", num_inference_steps=2)
+    >>> probe.statistics()["mid"].samples  # two steps; with guidance the batch is doubled
+    4
+
+    Nothing of the UNet is changed, and the hooks are gone after the block however it ends. Memory does not grow with
+    the number of steps: timesteps are gathered in ``bins`` equal ranges.
+
+    Args:
+        unet: any diffusers UNet whose blocks have names; a ``UNet2DConditionModel`` of SD or SDXL without more ado.
+        blocks: names from the block scheme: blocks, parts, cells or module paths; None: every block.
+        at: where in them: ``"block"`` (what a whole block hands on), ``"cell"`` (each resnet, transformer and
+            resampler), ``"module"`` (each Linear and Conv2d).
+        scheme: None: found from the UNet's config.
+        bins: ranges that the 1000 timesteps are gathered in.
+
+    Raises:
+        BwlabError: an unknown name or place, before anything is attached.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        blocks: Iterable[str] | None = None,
+        at: Sequence[str] = ("block",),
+        *,
+        scheme: BlockScheme | None = None,
+        bins: int = 20,
+    ) -> None:
+        if bins < 1:
+            raise BwlabError(f"a probe with {bins} bins", "no range of timesteps", "Give 1 or more")
+        self.unet, self.bins = unet, bins
+        self.scheme = scheme if scheme is not None else scheme_of(unet)
+        self._modules = dict(_places(unet, self.scheme, blocks, at))
+        self._moments: dict[str, dict[int | str, Moments]] = {name: {} for name in self._modules}
+        self._handles: list[RemovableHandle] = []
+        self._times: Tensor = torch.zeros(1)
+
+    def names(self) -> tuple[str, ...]:
+        """Return what is looked at: block names and module paths, in the order in which data flows."""
+        return tuple(self._modules)
+
+    def __enter__(self) -> Self:
+        try:
+            self._handles.append(self.unet.register_forward_pre_hook(self._note_time, with_kwargs=True))
+            for name, module in self._modules.items():
+                self._handles.append(module.register_forward_hook(_Listener(self, name)))
+        except BaseException:
+            self._detach()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._detach()
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Return the statistics of each place over all timesteps; places that never ran are left out."""
+        return {name: found[ALL_TIMES].statistics() for name, found in self._moments.items() if ALL_TIMES in found}
+
+    def by_timestep(self, name: str) -> dict[int, Statistics]:
+        """Return a place's statistics by the least timestep of each range that was seen, from noise to picture.
+
+        Raises:
+            BwlabError: nothing of that name is looked at.
+        """
+        if name not in self._moments:
+            raise BwlabError(f"statistics of {name}", "it is not looked at", f"Choose from {', '.join(self._modules)}")
+        width = TIMESTEPS / self.bins
+        bins = sorted((key for key in self._moments[name] if isinstance(key, int)), reverse=True)
+        return {round(key * width): self._moments[name][key].statistics() for key in bins}
+
+    def _detach(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _note_time(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = kwargs.get("timestep", args[1] if len(args) > 1 else 0)
+        self._times = torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu()
+
+    def _hear(self, name: str, output: Tensor) -> None:
+        """Take in the output ``(batch, ...)`` of a place."""
+        channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
+        found = self._moments[name]
+        found.setdefault(ALL_TIMES, Moments(channels)).add(output)
+        times = self._times.expand(len(output)) if len(self._times) == 1 else self._times
+        bins = (times * self.bins / TIMESTEPS).long().clamp(0, self.bins - 1)
+        if len(bins) != len(output):  # a place that works on another batch than the UNet's has no time of its own
+            return
+        for chosen in bins.unique().tolist():
+            found.setdefault(chosen, Moments(channels)).add(output[bins == chosen])
+
+
+def scheme_of(unet: Any) -> BlockScheme:
+    """Return the block scheme of a diffusers UNet, from its config; BwlabError if bwlab knows none."""
+    return scheme_for(dict(unet.config))
+
+
+class _Listener:
+    """The hook of one place."""
+
+    def __init__(self, probe: BlockProbe, name: str) -> None:
+        self.probe, self.name = probe, name
+
+    def __call__(self, module: nn.Module, args: object, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+        self.probe._hear(self.name, first)
+
+
+def _places(
+    unet: nn.Module, scheme: BlockScheme, blocks: Iterable[str] | None, at: Sequence[str]
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, module) of everything to be looked at, in the order of the scheme."""
+    unknown = [place for place in at if place not in PLACES]
+    if unknown or not at:
+        asked = f"a probe at {', '.join(unknown) or 'nothing'}"
+        raise BwlabError(asked, "no such place", f"Choose from {', '.join(PLACES)}")
+    names = unet_blocks(scheme) if blocks is None else blocks
+    wanted = set[str]().union(*(scheme.modules_of(name) for name in names))
+    chosen = [module for module in scheme.modules if module.path in wanted and module.block != TEXT]
+    if not chosen:
+        raise BwlabError("a probe of the UNet", "only text encoders are named", "Name blocks of the UNet")
+    if "block" in at:
+        whole = dict.fromkeys(module.block for module in chosen if module.block != REST)
+        yield from ((block, unet.get_submodule(block_path(scheme, block))) for block in whole)
+    for path in (module.path for module in chosen):
+        held = unet.get_submodule(path)
+        if "cell" in at:
+            yield path, held
+        if "module" in at:
+            yield from _layers(path, held)
+
+
+def _layers(path: str, held: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for inner, layer in held.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            yield f"{path}.{inner}".rstrip("."), layer
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """What is known of one place's activations.
+
+    Attributes:
+        samples: how many were seen (a batch of 4 over 3 steps: 12).
+        mean: ``(channels,)`` over samples and positions.
+        variance: ``(channels,)``, likewise; of the population.
+        norm: the mean over samples of the Euclidean norm of a sample's activations.
+        norm_sd: its standard deviation over samples.
+        sketch: ``(256, channels)`` random projection of the rows (samples x positions) less their mean, see `cka`.
+    """
+
+    samples: int
+    mean: Tensor
+    variance: Tensor
+    norm: float
+    norm_sd: float
+    sketch: Tensor
+
+    def gram(self) -> Tensor:
+        """Return an estimate of the channels' covariance ``(channels, channels)``, unbiased over the sketch.
+
+        Its off-diagonal structure is what style losses compare (Gatys et al. 2016, equation 3).
+        """
+        covariance = self.sketch.T @ self.sketch
+        return covariance * (self.variance.sum() / covariance.trace().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+class Moments:
+    """Accumulates `Statistics`.
+
+    Args:
+        channels: of the activations.
+        seed: of the sketch; two places can be compared by `cka` if theirs are the same.
+    """
+
+    def __init__(self, channels: int, seed: int = 0) -> None:
+        self.channels, self.seed = channels, seed
+        self._samples = self._rows = 0
+        self._mean = torch.zeros(channels, dtype=torch.float64)
+        self._squares = torch.zeros(channels, dtype=torch.float64)  # sum of squared deviations from the mean
+        self._norm_mean = self._norm_squares = 0.0
+        self._sketch = torch.zeros(SKETCH_ROWS, channels, dtype=torch.float64)
+        self._sketched_ones = torch.zeros(SKETCH_ROWS, dtype=torch.float64)
+
+    def add(self, activations: Tensor) -> None:
+        """Take in ``(batch, channels, h, w)``, ``(batch, tokens, channels)`` or ``(batch, channels)``.
+
+        Raises:
+            BwlabError: they have another number of channels, or are not finite.
+        """
+        rows, samples = as_rows(activations)
+        if rows.shape[-1] != self.channels:
+            found = f"{rows.shape[-1]} channels after {self.channels}"
+            raise BwlabError("statistics of activations", found, "Take one place at a time")
+        if not bool(torch.isfinite(rows).all()):
+            raise BwlabError("statistics of activations", "NaN or infinity", "Look for the adapter that diverged")
+        self._add_norms(rows.reshape(samples, -1).norm(dim=1))
+        self._add_to_sketch(rows)
+        self._add_moments(rows)
+        self._samples += samples
+
+    def statistics(self) -> Statistics:
+        """Return what is known so far; BwlabError if nothing was seen."""
+        if self._samples == 0:
+            raise BwlabError("statistics of activations", "none were seen", "Run the UNet inside the probe's scope")
+        return Statistics(
+            self._samples,
+            self._mean.clone(),
+            self._squares / self._rows,
+            self._norm_mean,
+            math.sqrt(self._norm_squares / self._samples),
+            self._sketch - self._sketched_ones[:, None] * self._mean,
+        )
+
+    def _add_moments(self, rows: Tensor) -> None:
+        """Chan, Golub and LeVeque 1983, equation 2.1: two sets' moments from those of each."""
+        count, mean = len(rows), rows.mean(0)
+        squares = (rows - mean).square().sum(0)
+        total, difference = self._rows + count, mean - self._mean
+        self._squares += squares + difference.square() * (self._rows * count / total)
+        self._mean += difference * (count / total)
+        self._rows = total
+
+    def _add_norms(self, norms: Tensor) -> None:
+        for seen, norm in enumerate(norms.tolist(), self._samples + 1):
+            before = self._norm_mean
+            self._norm_mean += (norm - before) / seen
+            self._norm_squares += (norm - before) * (norm - self._norm_mean)
+
+    def _add_to_sketch(self, rows: Tensor) -> None:
+        """A count sketch of the rows (Charikar et al. 2002): each is added to a random place with a random sign."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._rows)
+        places = torch.randint(SKETCH_ROWS, (len(rows),), generator=generator)
+        signs = torch.randint(2, (len(rows),), generator=generator).double() * 2 - 1
+        self._sketch.index_add_(0, places, rows * signs[:, None])
+        self._sketched_ones.index_add_(0, places, signs)
+
+
+def as_rows(activations: Tensor) -> tuple[Tensor, int]:
+    """Return activations as rows ``(samples x positions, channels)`` in float64, and the number of samples."""
+    values = activations.detach().to("cpu", torch.float64)
+    if values.dim() == 4:
+        values = values.movedim(1, -1)
+    return values.reshape(-1, values.shape[-1]), len(values)
+
+
+def cka(one: Statistics, other: Statistics) -> float:
+    """Return the linear CKA of two places on the same inputs: 0..1, 1 is the same up to rotation and scale.
+
+    Kornblith et al. 2019 (arXiv 1905.00414), equation 3 with linear kernels, from the sketches: off by about 1/16.
+
+    Raises:
+        BwlabError: they saw different numbers of samples.
+    """
+    if one.samples != other.samples:
+        found = f"{one.samples} and {other.samples} samples"
+        raise BwlabError("CKA of two places", found, "Show both the same inputs in the same order")
+    return cka_of_rows(one.sketch, other.sketch)
+
+
+def cka_of_rows(one: Tensor, other: Tensor) -> float:
+    """Return the linear CKA of two sets of centred rows, ``(rows, channels)`` each, of the same inputs; 0 of zeros."""
+    across = (one.T @ other).square().sum()
+    within = (one.T @ one).norm() * (other.T @ other).norm()
+    return float(across / within) if float(within) > 0 else 0.0

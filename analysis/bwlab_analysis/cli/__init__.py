@@ -1,0 +1,1 @@
+"""The commands of the analysis: `bwlab analyze` and `bwlab study`."""

@@ -1,0 +1,50 @@
+"""``bwlab analyze``: what one adapter's weights hold, and where two meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bwlab_analysis.weights.adapter_weights import weights_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bwlab_analysis.cli.options import (
+        CellsOption,
+        FileArgument,
+        JsonOption,
+        ModulesOption,
+        ReportOption,
+        WeightsOption,
+    )
+
+
+def norms_command(
+    file: FileArgument,
+    base: WeightsOption = None,
+    as_json: JsonOption = False,
+    cells: CellsOption = False,
+    modules: ModulesOption = False,
+    report: ReportOption = None,
+) -> None:
+    """Show per block and kind of module how much an adapter changes, and how many directions it uses.
+
+    With --base, also how much that is of the weights it changes; adapters such as OFT, whose files alone do not tell
+    their deltas, need it.
+    """
+    from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import warn
+    from bwlab_analysis.installed import block_metrics
+    from bwlab_analysis.report.documents import norms_document
+    from bwlab_analysis.report.show import show
+    from bwlab_analysis.weights.norms import measure_norms
+
+    manager = build_manager()
+    found = measure_norms(file, block_metrics(manager, warn), manager, weights_of(base))
+
+    def tables(console: Console) -> None:
+        from bwlab_analysis.report.tables_weights import print_norms
+
+        print_norms(console, found, cells, modules)
+
+    show(lambda: norms_document(found), tables, as_json=as_json, report=report)

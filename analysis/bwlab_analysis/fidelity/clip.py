@@ -1,0 +1,215 @@
+"""Picture and text embeddings of open_clip models, from a folder or a name with weights on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bwlab.base.names import EMBEDDED
+from bwlab.base.open_clip import LOCAL, load_open_clip
+from bwlab.errors import BwlabError, did_you_mean, first_line
+from bwlab_analysis.fidelity.style_statistics import style_likeness
+from bwlab_analysis.measures import FidelityScorer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+CONFIG = "open_clip_config.json"
+FIX = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class ClipModel:
+    """An open_clip model with its preprocessing.
+
+    Attributes:
+        name: as it was asked for.
+        model: in evaluation mode.
+        preprocess: one RGB picture to a tensor ``(3, h, w)``.
+        tokenizer: texts to token ids.
+        parts: what some coordinates carry alone -> which; the scorer of the emoji world has ``identity`` and ``style``.
+    """
+
+    name: str
+    model: Any
+    preprocess: Any
+    tokenizer: Any
+    parts: Mapping[str, slice] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def pictures(self, images: Sequence[Image], part: str = "") -> Tensor:
+        """Return ``(images, width)`` float64 embeddings of length 1, of the coordinates of ``part`` if there are."""
+        batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
+        embeddings = torch.cat([self.model.encode_image(piece) for piece in batch.split(32)])
+        return functional.normalize(embeddings[:, self.parts.get(part, slice(None))].double(), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return ``(texts, width)`` float64 embeddings of length 1."""
+        return functional.normalize(self.model.encode_text(self.tokenizer(list(texts))).double(), dim=-1)
+
+
+def load_clip(model: str) -> ClipModel:
+    """Return an open_clip model; nothing is downloaded.
+
+    Args:
+        model: a folder as open_clip's ``local-dir:`` takes it, or ``NAME=WEIGHTS`` with one of open_clip's names and a
+            file of weights. A folder's config may say by ``bwlab.parts`` which coordinates carry what.
+
+    Raises:
+        BwlabError: no such folder, name or file, or weights that do not fit.
+    """
+    name, equals, weights = model.partition("=")
+    _require(model, name, weights, bool(equals))
+    source = name if equals else LOCAL + model.removeprefix(LOCAL)
+    try:
+        parts = {} if equals else _parts(Path(model.removeprefix(LOCAL)) / CONFIG)
+        return ClipModel(model, *load_open_clip(source, weights or None), parts)
+    # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
+    except Exception as error:
+        reason = f"open_clip does not load it: {first_line(error)}"
+        found = reason if not equals or _holds_weights(Path(weights)) else f"{weights} is no file of weights"
+        raise BwlabError(f"CLIP model {model}", found, FIX) from error
+
+
+def _parts(config: Path) -> dict[str, slice]:
+    stated = json.loads(config.read_text(encoding="utf-8")).get("bwlab", {}).get("parts", {})
+    return {name: slice(*ends) for name, ends in stated.items()}
+
+
+def _holds_weights(path: Path) -> bool:
+    """Whether a file may be one of safetensors, or torch's: a zip archive or a pickle."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start.startswith((b"PK", b"\x80")) or start[8:] == b"{"
+
+
+def _require(model: str, name: str, weights: str, named: bool) -> None:
+    import open_clip
+
+    if not named:
+        folder = Path(model.removeprefix(LOCAL))
+        if not (folder / CONFIG).is_file():
+            found = f"no {CONFIG} in it" if folder.is_dir() else "no such folder"
+            raise BwlabError(f"CLIP model {model}", found, FIX)
+    elif name not in open_clip.list_models():
+        fix = did_you_mean(name, open_clip.list_models()) + FIX
+        raise BwlabError(f"CLIP model {model}", f"open_clip has no model {name}", fix)
+    elif not Path(weights).is_file():
+        raise BwlabError(f"CLIP model {model}", f"no weights {weights or 'given'}", FIX)
+
+
+def likeness_to_pictures(
+    clip: ClipModel, generated: Sequence[Image], references: Sequence[Image], part: str = ""
+) -> list[float]:
+    """Return CLIP-I: the cosine of each picture's embedding to the mean of the references', -1..1.
+
+    The mean keeps what the references share: pictures of one identity in several styles their identity, pictures in one
+    style their style.
+
+    Args:
+        clip: the model.
+        generated, references: pictures.
+        part: what to compare, if the model has coordinates for it alone; else the whole embedding is.
+    """
+    return _cosines(clip.pictures(generated, part), clip.pictures(references, part))
+
+
+def likeness_to_texts(clip: ClipModel, generated: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    """Return CLIP-T: the cosine of each picture's embedding to that of its own prompt, -1..1."""
+    cosines = (clip.pictures(generated) * clip.texts(prompts)).sum(-1)
+    return [float(cosine) for cosine in cosines]
+
+
+def early_statistics_likeness(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
+    """Return the cosine of each picture's early features' Gram matrix to the references' mean Gram matrix, -1..1.
+
+    Early features are what the image tower's first convolution hands on (Gatys et al. 2016, section 2.2).
+    """
+    return _cosines(_grams(clip, generated), _grams(clip, references))
+
+
+def statistics_likeness(generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
+    """Return `bwlab_analysis.fidelity.style_statistics.style_likeness`, 0..1."""
+    return style_likeness(generated, references)
+
+
+def _cosines(generated: Tensor, references: Tensor) -> list[float]:
+    mean = functional.normalize(references.mean(0), dim=-1)
+    return [float(cosine) for cosine in functional.normalize(generated, dim=-1) @ mean]
+
+
+@torch.no_grad()
+def _grams(clip: ClipModel, images: Sequence[Image]) -> Tensor:
+    """Return ``(images, channels * channels)`` Gram matrices of the first convolution's output, less their mean."""
+    first = next(module for module in clip.model.visual.modules() if isinstance(module, torch.nn.Conv2d))
+    batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
+    features = first(batch).double().flatten(2)
+    features = features - features.mean((1, 2), keepdim=True)
+    grams: Tensor = features @ features.mT / features.shape[-1]
+    return grams.flatten(1)
+
+
+def clip_of(base: str, clip: str | None) -> str:
+    """Return the CLIP model to score with: the one asked for, or with the embedded base the scorer of its world.
+
+    Raises:
+        BwlabError: none was asked for, with another base.
+    """
+    if clip is not None:
+        return clip
+    if base == EMBEDDED:
+        return embedded_scorer()
+    fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
+    raise BwlabError(f"fidelity with --base {base}", "no CLIP model to score with", fix)
+
+
+def embedded_scorer() -> str:
+    """Return the folder of the scorer of the embedded base's world."""
+    return str(Path(str(files("bwlab"))) / "data" / "emoji_scorer")
+
+
+def built_in_scorers(clip: str) -> list[FidelityScorer]:
+    """Return scorers of identity, style and text by one CLIP model (loaded once), and of style by statistics."""
+    model = cache(partial(load_clip, clip))
+    # The scorer of the emoji world has coordinates of its own for identity and for style.
+    own = clip == embedded_scorer()
+    of_identity, of_style = ("its part for identity, ", "its part for style, ") if own else ("", "")
+    pictures, texts = ("emoji scorer", "emoji scorer") if own else ("CLIP-I", "CLIP-T")
+    return [
+        FidelityScorer(
+            "identity",
+            "identity",
+            f"{pictures}: {of_identity}cosine to the mean of the identity's pictures",
+            lambda: partial(likeness_to_pictures, model(), part="identity"),
+        ),
+        FidelityScorer(
+            "style",
+            "style",
+            f"{pictures}: {of_style}cosine to the mean of the pictures in the style",
+            lambda: partial(likeness_to_pictures, model(), part="style"),
+        ),
+        FidelityScorer("text", "text", f"{texts}: cosine to the prompt", lambda: partial(likeness_to_texts, model())),
+        FidelityScorer(
+            "gram_style",
+            "style",
+            "cosine of early features' Gram matrices to the style's",
+            lambda: partial(early_statistics_likeness, model()),
+        ),
+        FidelityScorer(
+            "colours_and_edges",
+            "style",
+            "likeness of colour and edge statistics to the style's, 0..1",
+            lambda: statistics_likeness,
+        ),
+    ]

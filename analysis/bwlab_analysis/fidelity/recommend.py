@@ -1,0 +1,338 @@
+"""Searches the best composition of two adapters: proposals from blame, then from what has worked, each one scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError
+from bwlab_analysis.activations.batched_unet import TEXT
+from bwlab_analysis.activations.interaction import interaction
+from bwlab_analysis.activations.session import Lab, gathered_inputs
+from bwlab_analysis.fidelity.bootstrap import Array, Interval, harmonic_mean, interval, resampled_means
+from bwlab_analysis.fidelity.conditions import Condition, four_conditions
+from bwlab_analysis.fidelity.scores import (
+    ConditionScores,
+    Judge,
+    OnCondition,
+    Sampling,
+    measure_fidelity,
+    score_condition,
+)
+
+IDENTITY, STYLE = "identity", "style"
+TURNED_DOWN = (0.0, 0.5)
+
+Gates = Mapping[str, float]
+"""Block -> scale, for every block that an adapter changes."""
+
+LATENTS = 8
+NAMES = {"a": "identity", "b": "style"}
+
+WHOLE = "both whole"
+"""The composition that every search begins with."""
+
+
+class NothingGained(BwlabError):
+    """An adapter alone is no better than the base by its own score, so that nothing of it can be kept."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A block scale for each block of both adapters, as pairs so that compositions can be compared."""
+
+    identity: tuple[tuple[str, float], ...]
+    style: tuple[tuple[str, float], ...]
+
+    def gates(self, adapter: str) -> dict[str, float]:
+        """Return the scale of each block of an adapter: ``"identity"`` or ``"style"``."""
+        return dict(self.identity if adapter == IDENTITY else self.style)
+
+    def with_scale(self, adapter: str, block: str, scale: float) -> Composition:
+        """Return the composition with another scale in one block of one adapter."""
+        changed = tuple((name, scale if name == block else old) for name, old in self.gates(adapter).items())
+        return Composition(changed, self.style) if adapter == IDENTITY else Composition(self.identity, changed)
+
+    def spec(self, adapter: str) -> str:
+        """Return an adapter's scales as a block spec, such as ``"in0=0, *=1"``."""
+        gates = self.gates(adapter)
+        common = max(set(gates.values()), key=list(gates.values()).count)
+        named = [f"{block}={scale:g}" for block, scale in gates.items() if scale != common]
+        return ", ".join([*named, f"*={common:g}"])
+
+    def condition(self) -> Condition:
+        """Return it as a composition to be painted."""
+        name = f"identity {self.spec(IDENTITY)} + style {self.spec(STYLE)}"
+        return Condition(name, {**self.gates(IDENTITY), "*": 1.0}, {**self.gates(STYLE), "*": 1.0})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of each adapter's own gain over the base, and of the text.
+
+    Attributes:
+        identity, style: ``(score - base) / (alone - base)``; 1: as with that adapter alone, 0: as without it.
+        text: the text score as a share of the base's.
+    """
+
+    identity: float
+    style: float
+    text: float
+
+    @property
+    def together(self) -> float:
+        """The harmonic mean of the three, each counted as at most 1."""
+        return harmonic_mean([min(1.0, share) for share in (self.identity, self.style, self.text)])
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A composition that was painted and scored.
+
+    Attributes:
+        composition: what was tried.
+        reason: why it was proposed.
+        kept: how it did.
+        scores: its scores and pictures.
+    """
+
+    composition: Composition
+    reason: str
+    kept: Kept
+    scores: ConditionScores
+
+
+@dataclass(frozen=True, eq=False)
+class Trial(Scored):
+    """One of all compositions that were tried.
+
+    Attributes:
+        together: what is kept together, with its interval over prompts and seeds.
+        behind: how far that is behind the best trial's, at the same prompts and seeds; 0 of the best itself.
+    """
+
+    together: Interval
+    behind: Interval
+
+    @property
+    def tied(self) -> bool:
+        """Whether its distance to the best trial is within the noise: the interval reaches 0."""
+        return self.behind.low <= 0
+
+
+@dataclass(frozen=True)
+class Blame:
+    """How a block of an adapter is thought to stand in the other's way: the greater, the sooner it is turned down."""
+
+    adapter: str
+    block: str
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """How compositions are scored.
+
+    Attributes:
+        score: paints and scores a composition.
+        base, identity, style: scores of the base and of each adapter alone.
+        leading: names of the scorers of identity, style and text.
+        seeds: pictures of each prompt, one after another.
+    """
+
+    score: Callable[[Condition], ConditionScores]
+    base: ConditionScores
+    identity: ConditionScores
+    style: ConditionScores
+    leading: tuple[str, ...]
+    seeds: int
+
+    def kept(self, scores: ConditionScores) -> Kept:
+        """Return what a composition keeps; NothingGained if an adapter alone scores no better than the base."""
+        identity, style, text = self.leading
+        whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
+        return Kept(
+            self._share(scores, self.identity, identity, IDENTITY), self._share(scores, self.style, style, STYLE), whole
+        )
+
+    def _share(self, scores: ConditionScores, alone: ConditionScores, name: str, adapter: str) -> float:
+        base = self.base.scores[name].mean
+        gain = alone.scores[name].mean - base
+        if gain <= 0:
+            found = f"{name} is {alone.scores[name].mean:.3f} with it alone and {base:.3f} without any adapter"
+            fix = (
+                "Give pictures and prompts of what the adapter was trained on; if they are, paint better ones "
+                "(--steps) or more (--seeds)"
+            )
+            raise NothingGained(f"what is kept of the {adapter} adapter", found, fix)
+        return (scores.scores[name].mean - base) / gain
+
+    def resampled(self, scores: ConditionScores) -> Array:
+        """Return what is kept together ``(RESAMPLES,)`` with prompts and seeds resampled, all scores alike.
+
+        Where an adapter gains nothing in a resample, it is kept by what scores no worse than it does alone.
+        """
+        identity, style, text = self.leading
+        shares = [
+            self._resampled_share(scores, self.identity, identity),
+            self._resampled_share(scores, self.style, style),
+            _shares(self._means(scores, text), self._means(self.base, text)),
+        ]
+        return np.array([harmonic_mean(three) for three in np.minimum(np.transpose(shares), 1)])
+
+    def _resampled_share(self, scores: ConditionScores, alone: ConditionScores, name: str) -> Array:
+        base = self._means(self.base, name)
+        return _shares(self._means(scores, name) - base, self._means(alone, name) - base)
+
+    def _means(self, scores: ConditionScores, name: str) -> Array:
+        return resampled_means(np.reshape(scores.values[name], (-1, self.seeds)))
+
+
+def _shares(parts: Array, wholes: Array) -> Array:
+    """Parts of wholes; of a whole that is not above 0 all or nothing."""
+    gains = wholes > 0
+    return np.where(gains, parts / np.where(gains, wholes, 1), parts >= wholes)
+
+
+def recommend(
+    search: Search,
+    scheme: BlockScheme,
+    blocks: Mapping[str, Sequence[str]],
+    blame: Sequence[Blame],
+    budget: int,
+) -> list[Trial]:
+    """Return the compositions that were tried, the best first.
+
+    Both whole adapters come first; then the style in the scheme's parts alone (arXiv 2403.07500, section 4), its layers
+    in text encoders left as they are; then single blamed blocks turned down, worst first; then, as long as the budget
+    lasts, the best so far with one more block turned down or up again.
+
+    Args:
+        search: paints and scores.
+        scheme: of the base, for its parts.
+        blocks: the blocks that the adapters ``"identity"`` and ``"style"`` change.
+        blame: blocks to turn down, from conflict measures or knock-outs.
+        budget: compositions to try, at least 1.
+    """
+    if budget < 1:
+        raise BwlabError(f"--budget {budget}", "no composition may be tried", "Give 1 or more")
+    start = Composition(
+        tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
+    )
+    worst = sorted(blame, key=lambda one: -one.weight)
+    trials: dict[Composition, Scored] = {}
+
+    def attempt(composition: Composition, reason: str) -> None:
+        if composition not in trials and len(trials) < budget:
+            scores = search.score(composition.condition())
+            trials[composition] = Scored(composition, reason, search.kept(scores), scores)
+
+    for composition, reason in _proposals(start, scheme, worst):
+        # Half of the budget is kept for what the first trials teach.
+        if len(trials) < max(1, budget - budget // 2):
+            attempt(composition, reason)
+    while len(trials) < budget:
+        best = _ranked(trials.values())[0].composition
+        fresh = [one for one in _neighbours(best, worst) if one[0] not in trials]
+        if not fresh:
+            break
+        attempt(*fresh[0])
+    return _compared(search, _ranked(trials.values()))
+
+
+def _ranked(trials: Iterable[Scored]) -> list[Scored]:
+    return sorted(trials, key=lambda trial: -trial.kept.together)
+
+
+def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
+    """Return trials, the best first, each with its distance to the best at the same resampled prompts and seeds."""
+    best, resampled = ranked[0].kept.together, [search.resampled(one.scores) for one in ranked]
+    return [
+        Trial(
+            one.composition,
+            one.reason,
+            one.kept,
+            one.scores,
+            interval(one.kept.together, drawn),
+            interval(best - one.kept.together, resampled[0] - drawn),
+        )
+        for one, drawn in zip(ranked, resampled, strict=True)
+    ]
+
+
+def _proposals(start: Composition, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
+    yield start, WHOLE
+    for part, members in scheme.parts:
+        covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
+        style = tuple((block, float(block in covered)) for block, _ in start.style)
+        if any(scale for block, scale in style if block != TEXT):
+            yield Composition(start.identity, style), f"style in {part} only"
+    for one in worst:
+        for scale in TURNED_DOWN:
+            yield start.with_scale(one.adapter, one.block, scale), f"blamed: {one.adapter} {_how(scale)} in {one.block}"
+
+
+def _how(scale: float) -> str:
+    return "off" if scale == 0 else f"at {scale:g}"
+
+
+def _neighbours(best: Composition, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
+    """Yield the best composition with one block changed: blamed blocks down first, then blocks up again."""
+    for one in worst:
+        for scale in TURNED_DOWN:
+            if best.gates(one.adapter)[one.block] > scale:
+                reason = f"best so far, {one.adapter} {_how(scale)} in {one.block}"
+                yield best.with_scale(one.adapter, one.block, scale), reason
+    for one in reversed(worst):
+        now = best.gates(one.adapter)[one.block]
+        for scale in (0.5, 1.0):
+            if now < scale:
+                reason = f"best so far, {one.adapter} up to {scale:g} in {one.block}"
+                yield best.with_scale(one.adapter, one.block, scale), reason
+
+
+def recommended(
+    lab: Lab,
+    files: tuple[Path, Path],
+    judge: Judge,
+    sampling: Sampling,
+    budget: int,
+    seed: int = 0,
+    on_condition: OnCondition | None = None,
+) -> list[Trial]:
+    """Return the compositions that were tried, the best first.
+
+    Proposals come from the blame of each block in the base's activations, for the sampling's prompts.
+
+    Args:
+        lab: the base.
+        files: of the identity's and the style's adapter.
+        judge: the scorers.
+        sampling: prompts, seeds, steps.
+        budget: compositions to try beside the base and each adapter alone.
+        seed: of the latents.
+        on_condition: called before each composition is painted.
+    """
+    identity, style = (lab.adapter(file) for file in files)
+    inputs = gathered_inputs(lab, [], sampling.prompts, LATENTS, seed)
+    found = interaction(lab.pipe, lab.scheme, identity, style, inputs, draws=0, seed=seed)
+    blame = [Blame(NAMES[one.adapter], one.block, one.gain - max(one.loss or 0.0, 0.0)) for one in found.blame]
+    base, alone, other, _ = four_conditions()
+    known = measure_fidelity(lab.pipe, identity, style, [base, alone, other], sampling, judge, on_condition)
+    without, with_identity, with_style = known
+    done = 0
+
+    def score(condition: Condition) -> ConditionScores:
+        nonlocal done
+        if on_condition is not None:
+            on_condition(done, budget, condition.name)
+        done += 1
+        return score_condition(lab.pipe, identity, style, condition, sampling, judge)
+
+    search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
+    blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
+    return recommend(search, lab.scheme, blocks, blame, budget)

@@ -1,0 +1,241 @@
+"""Fidelity of compositions: pictures are generated at fixed prompts and seeds and scored, beside controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.errors import BwlabError
+from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap, harmonic_mean
+from bwlab_analysis.fidelity.conditions import BASE, BOTH, Condition
+from bwlab_analysis.measures import FidelityScorer
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bwlab.base.architectures import Pipeline
+
+
+KINDS = ("identity", "style", "text")
+OnCondition: TypeAlias = Callable[[int, int, str], None]
+Score: TypeAlias = Callable[[Sequence["Image"], Sequence[object]], list[float]]
+
+HARMONIC = "harmonic"
+"""The score that all others of a picture make up."""
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """What generated pictures are compared with.
+
+    Attributes:
+        identity: pictures of the identity.
+        style: pictures in the style.
+    """
+
+    identity: tuple[Image, ...]
+    style: tuple[Image, ...]
+
+    def __post_init__(self) -> None:
+        for name, pictures in (("identity", self.identity), ("style", self.style)):
+            if not pictures:
+                raise BwlabError(f"fidelity of the {name}", "no reference pictures", "Give a folder with some")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are made.
+
+    Attributes:
+        prompts: each painted with each seed.
+        seeds: of the noise.
+        steps, cfg: as in `bwlab.generation.sample.generate`.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int = 25
+    cfg: float = 7.0
+
+    def rows(self) -> tuple[list[str], list[int]]:
+        """Return the prompt and the seed of each picture, prompt by prompt."""
+        return (
+            [prompt for prompt in self.prompts for _ in self.seeds],
+            [seed for _ in self.prompts for seed in self.seeds],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionScores:
+    """The scores of one composition.
+
+    Attributes:
+        condition: the composition; None of controls.
+        name: what tables call it.
+        scores: scorer (and ``"harmonic"``) -> mean with its interval over prompts and seeds.
+        values: scorer -> each picture's score, prompt by prompt.
+        images: the pictures.
+    """
+
+    condition: Condition | None
+    name: str
+    scores: Mapping[str, Interval]
+    values: Mapping[str, tuple[float, ...]]
+    images: tuple[Image, ...]
+
+
+class Judge:
+    """Scores pictures by every scorer, against references and prompts.
+
+    Args:
+        scorers: of all kinds; the first of each kind makes up the harmonic mean.
+        references: to compare with.
+    """
+
+    def __init__(self, scorers: Sequence[FidelityScorer], references: References) -> None:
+        missing = [kind for kind in KINDS if kind not in {scorer.kind for scorer in scorers}]
+        if missing:
+            raise BwlabError("scoring fidelity", f"no scorer of {', '.join(missing)}", "Give a CLIP model with --clip")
+        self.scorers, self.references = tuple(scorers), references
+        self._load: dict[str, Score] = {scorer.name: scorer.load() for scorer in scorers}
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The scorers whose harmonic mean is taken: the first of identity, of style and of text."""
+        return tuple(next(one.name for one in self.scorers if one.kind == kind) for kind in KINDS)
+
+    def values(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+        """Return each scorer's score of each picture, and their harmonic mean."""
+        against: dict[str, Sequence[object]] = {
+            "identity": self.references.identity,
+            "style": self.references.style,
+            "text": prompts,
+        }
+        found = {one.name: tuple(self._load[one.name](images, against[one.kind])) for one in self.scorers}
+        triples = zip(*(found[name] for name in self.leading), strict=True)
+        return {**found, HARMONIC: tuple(harmonic_mean(triple) for triple in triples)}
+
+
+def score_condition(
+    pipe: Pipeline, identity: Adapter, style: Adapter, condition: Condition, sampling: Sampling, judge: Judge
+) -> ConditionScores:
+    """Return the scores of one composition; nothing of the base is changed."""
+    from bwlab.generation.sample import generate
+
+    prompts, seeds = sampling.rows()
+    uses = condition.uses(identity, style)
+    images = generate(pipe, prompts, seeds, uses, steps=sampling.steps, cfg=sampling.cfg)
+    return scored(condition.name, images, prompts, len(sampling.seeds), judge, condition)
+
+
+def scored(
+    name: str,
+    images: Sequence[Image],
+    prompts: Sequence[str],
+    seeds: int,
+    judge: Judge,
+    condition: Condition | None = None,
+) -> ConditionScores:
+    """Return the scores of pictures, ``seeds`` of each prompt one after another."""
+    values = judge.values(images, prompts)
+    scores = {key: bootstrap(np.reshape(numbers, (-1, seeds))) for key, numbers in values.items()}
+    return ConditionScores(condition, name, scores, values, tuple(images))
+
+
+def controls(judge: Judge, prompts: Sequence[str], seed: int = 0) -> list[ConditionScores]:
+    """Return what the scorers say of pictures that nobody generated.
+
+    The references themselves (each scored beside the others, itself among them: an upper bound), and uniform noise.
+    Their text score is against the prompts in turn.
+    """
+    from PIL import Image
+
+    references = judge.references
+    size = references.identity[0].size
+    rng = np.random.default_rng(seed)
+    noise = [Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)) for _ in range(8)]
+    named = {
+        "identity references": list(references.identity),
+        "style references": list(references.style),
+        "uniform noise": noise,
+    }
+    return [
+        scored(name, images, [prompts[index % len(prompts)] for index in range(len(images))], 1, judge)
+        for name, images in named.items()
+    ]
+
+
+def measure_fidelity(
+    pipe: Pipeline,
+    identity: Adapter,
+    style: Adapter,
+    conditions: Sequence[Condition],
+    sampling: Sampling,
+    judge: Judge,
+    on_condition: OnCondition | None = None,
+) -> list[ConditionScores]:
+    """Return the scores of each composition, all at the same prompts and seeds.
+
+    Args:
+        pipe: the base.
+        identity, style: the adapters.
+        conditions: the compositions.
+        sampling: prompts, seeds, steps.
+        judge: the scorers.
+        on_condition: called before each with (done, all, its name).
+    """
+    found = []
+    for index, condition in enumerate(conditions):
+        if on_condition is not None:
+            on_condition(index, len(conditions), condition.name)
+        found.append(score_condition(pipe, identity, style, condition, sampling, judge))
+    return found
+
+
+@dataclass(frozen=True)
+class BlockProfile:
+    """What one block of one adapter does, scorer by scorer.
+
+    Attributes:
+        adapter: ``"identity"`` or ``"style"``.
+        block: the block.
+        knocked_in: score with this block alone less the base's score.
+        knocked_out: score of both adapters less the score without this block: what it gives beside the other adapter.
+    """
+
+    adapter: str
+    block: str
+    knocked_in: Mapping[str, Interval]
+    knocked_out: Mapping[str, Interval]
+
+
+def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockProfile]:
+    """Return the profile of each block that was knocked in and out among ``scores``, differences paired by picture."""
+    named = {one.name: one for one in scores}
+    knocked = {
+        (*one.condition.block, one.condition.knocked): one
+        for one in scores
+        if one.condition is not None and one.condition.block is not None
+    }
+    return [
+        BlockProfile(
+            adapter,
+            block,
+            difference(alone, named[BASE], seeds),
+            difference(named[BOTH], knocked[adapter, block, "out"], seeds),
+        )
+        for (adapter, block, how), alone in knocked.items()
+        if how == "in"
+    ]
+
+
+def difference(one: ConditionScores, other: ConditionScores, seeds: int) -> dict[str, Interval]:
+    """Return the mean difference of each score, picture by picture, with its interval."""
+    return {
+        name: bootstrap(np.reshape(np.subtract(values, other.values[name]), (-1, seeds)))
+        for name, values in one.values.items()
+    }

@@ -1,0 +1,304 @@
+"""The reports as JSON documents: the tables' numbers, unrounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab_analysis.activations.losses import BlockBlame
+from bwlab_analysis.activations.pair import AtWork
+from bwlab_analysis.activations.session import Lab
+from bwlab_analysis.fidelity.scores import Judge, Sampling
+from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured
+from bwlab_analysis.report.advice import conflict_score, headline, notations_of, remarks, specs_of, steps_of
+from bwlab_analysis.report.fidelity_text import carriers, few_pictures, standing
+from bwlab_analysis.report.verdict import shares_initialisation, verdict
+from bwlab_analysis.weights.adapter_weights import LeftOut
+from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
+from bwlab_analysis.weights.norms import GroupNorms, NormsReport
+
+if TYPE_CHECKING:
+    from bwlab.blocks.scheme import BlockScheme
+    from bwlab_analysis.activations.changes import ActivationReport
+    from bwlab_analysis.activations.interaction import InteractionReport
+    from bwlab_analysis.activations.losses import Loss, LossReport
+    from bwlab_analysis.fidelity.bootstrap import Interval
+    from bwlab_analysis.fidelity.recommend import Trial
+    from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
+
+
+NORMS_VERSION = 2
+"""2: `base`, `modules`, and `base_norm` and `relative` in every group."""
+
+
+def norms_document(report: NormsReport) -> dict[str, Json]:
+    """The report of `bwlab analyze norms`; shares are 0..1, norms those of the delta with its scale."""
+    return {
+        "schema": "bwlab.analyze.norms",
+        "schema_version": NORMS_VERSION,
+        "file": str(report.file),
+        "base": report.base,
+        "scheme": report.scheme,
+        "metrics": _summaries(report.metrics),
+        "blocks": [_norms(group) for group in report.blocks],
+        "kinds": [_norms(group) for group in report.kinds],
+        "cells": [_norms(group) for group in report.cells],
+        "modules": [_norms(group) for group in report.modules],
+        "total": _norms(report.total),
+        "empty_blocks": list(report.empty_blocks),
+        "left_out": _left_out(report.left_out),
+    }
+
+
+def conflict_document(report: ConflictReport) -> dict[str, Json]:
+    """The report of `bwlab analyze conflict`; shares are 0..1, angles degrees, overlaps multiples of chance."""
+    return {
+        "schema": "bwlab.analyze.conflict",
+        "schema_version": SCHEMA_VERSION,
+        "a": str(report.file_a),
+        "b": str(report.file_b),
+        "scheme": report.scheme,
+        "measures": _summaries(report.measures),
+        "blocks": [_conflict(group) for group in report.blocks],
+        "cells": [_conflict(group) for group in report.cells],
+        "total": _conflict(report.total),
+        "shared_share_a": report.shared_share_a,
+        "shared_share_b": report.shared_share_b,
+        "shared_initialisation": shares_initialisation(report.total),
+        "verdict": list(verdict(report)),
+        "left_out_a": _left_out(report.left_out_a),
+        "left_out_b": _left_out(report.left_out_b),
+    }
+
+
+def _norms(group: GroupNorms) -> dict[str, Json]:
+    return {
+        "name": group.name,
+        "modules": group.modules,
+        "rank_min": group.ranks[0],
+        "rank_max": group.ranks[1],
+        "norm": group.norm,
+        "energy_share": group.share,
+        "base_norm": group.base_norm,
+        "relative": group.relative,
+        **measures_document(group.measures),
+    }
+
+
+def _conflict(group: GroupConflict) -> dict[str, Json]:
+    return {
+        "name": group.name,
+        "modules_a": group.modules_a,
+        "modules_b": group.modules_b,
+        "shared": group.shared,
+        "disjoint": group.disjoint,
+        "energy_share_a": group.share_a,
+        "energy_share_b": group.share_b,
+        "joint_energy_share": group.joint_share,
+        **measures_document(group.measures),
+    }
+
+
+def measures_document(measures: Mapping[str, Measured | None]) -> dict[str, Json]:
+    """Measures by name, each with its scale; null where there is no answer."""
+    return {name: None if measured is None else _measured(measured) for name, measured in measures.items()}
+
+
+def _measured(measured: Measured) -> dict[str, Json]:
+    scale = {"random": measured.random, "random_sd": measured.random_sd}
+    known = {name: value for name, value in scale.items() if value is not None}
+    return {"value": measured.value, **known, **measured.details}
+
+
+def _summaries(measures: Iterable[BlockMetric | ConflictMeasure]) -> dict[str, Json]:
+    return {measure.name: measure.summary for measure in measures}
+
+
+def _left_out(parts: Iterable[LeftOut]) -> list[Json]:
+    return [{"reason": part.reason, "keys": list(part.keys)} for part in parts]
+
+
+def base_conflict_document(found: AtWork) -> dict[str, Json]:
+    """Return what two adapters do in a base as JSON: `function`, `loss`, `advice`."""
+    return {
+        "function": interaction_document(found.interaction),
+        "loss": [loss_document(report) for report in found.losses],
+        "conflict_score": conflict_score(found.losses),
+        "headline": headline(found.losses),
+        "remarks": list(remarks(found.losses)),
+        "advice": advice_document(found.blame, found.scheme),
+    }
+
+
+def interaction_document(report: InteractionReport) -> dict[str, Json]:
+    """What two adapters do to activations: by block and timestep (``"all"`` first), and the blame of each block."""
+    return {
+        "inputs": report.inputs,
+        "latents": report.latents,
+        "random_adapters": report.draws,
+        "timesteps": list(report.timesteps),
+        "places": [
+            {"block": place.block, "timestep": place.timestep, **measures_document(place.measures)}
+            for place in report.places
+        ],
+        "blame": blame_document(report.blame),
+    }
+
+
+def loss_document(report: LossReport) -> dict[str, Json]:
+    """Losses on one adapter's own pictures, and by how much single blocks change them."""
+    return {
+        "adapter": report.adapter,
+        "inputs": report.inputs,
+        "base": _loss(report.base),
+        "own": _loss(report.own),
+        "both": _loss(report.both),
+        "gain": _loss(report.gain),
+        "harm": _loss(report.harm),
+        "random_harm": list(report.random_harm),
+        "gain_lost": report.gain_lost,
+        "blame": {one.block: _loss(one.change) for one in report.blame},
+        "need": {one.block: _loss(one.change) for one in report.need},
+    }
+
+
+def blame_document(blame: Sequence[BlockBlame]) -> list[Json]:
+    """Blocks whose removal gives the other adapter something back, in shares of the adapters' effects."""
+    return [{"adapter": one.adapter, "block": one.block, "gain": one.gain, "loss": one.loss} for one in blame]
+
+
+def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[str, Json]:
+    """What to turn down, in words and in every tool's notation."""
+    steps = steps_of(blame)
+    specs = specs_of(steps)
+    return {
+        "steps": [
+            {"adapter": step.adapter, "block": step.block, "scale": step.scale, "words": step.words} for step in steps
+        ],
+        "specs": dict(specs),
+        **_notations(specs, scheme),
+    }
+
+
+def activations_document(file: str, base: str, report: ActivationReport) -> dict[str, Json]:
+    """The report of ``bwlab analyze activations``."""
+    return {
+        "schema": "bwlab.analyze.activations",
+        "schema_version": SCHEMA_VERSION,
+        "file": file,
+        "base": base,
+        "inputs": report.inputs,
+        "latents": report.latents,
+        "random_adapters": report.draws,
+        "timesteps": list(report.timesteps),
+        "changed_blocks": list(report.changed_blocks),
+        "changes": [
+            {"block": one.block, "timestep": one.timestep, **measures_document(one.measures)} for one in report.changes
+        ],
+    }
+
+
+def fidelity_document(
+    head: Mapping[str, Json],
+    conditions: Sequence[ConditionScores],
+    controls: Sequence[ConditionScores],
+    profiles: Sequence[BlockProfile],
+    leading: Sequence[str],
+) -> dict[str, Json]:
+    """The report of ``bwlab analyze fidelity``; intervals are 95 % bootstrap intervals over prompts and seeds."""
+    return {
+        "schema": "bwlab.analyze.fidelity",
+        "schema_version": SCHEMA_VERSION,
+        **head,
+        "warning": few_pictures(conditions),
+        "carriers": list(carriers(conditions, profiles, leading)) if profiles else [],
+        "conditions": [_scores(one) for one in conditions],
+        "controls": [_scores(one) for one in controls],
+        "blocks": [
+            {
+                "adapter": one.adapter,
+                "block": one.block,
+                "knocked_in": _intervals(one.knocked_in),
+                "knocked_out": _intervals(one.knocked_out),
+            }
+            for one in profiles
+        ],
+    }
+
+
+def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme) -> dict[str, Json]:
+    """The report of ``bwlab analyze recommend``: what was tried, the best first."""
+    specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
+    return {
+        "schema": "bwlab.analyze.recommend",
+        "schema_version": SCHEMA_VERSION,
+        **head,
+        "specs": dict(specs),
+        **_notations(specs, scheme),
+        "standing": standing(trials),
+        "warning": few_pictures([trial.scores for trial in trials]),
+        "trials": [
+            {
+                "identity": trial.composition.spec("identity"),
+                "style": trial.composition.spec("style"),
+                "reason": trial.reason,
+                "kept": {
+                    "identity": trial.kept.identity,
+                    "style": trial.kept.style,
+                    "text": trial.kept.text,
+                    "together": trial.kept.together,
+                    "low": trial.together.low,
+                    "high": trial.together.high,
+                },
+                "behind": asdict(trial.behind),
+                "scores": _intervals(trial.scores.scores),
+            }
+            for trial in trials
+        ],
+    }
+
+
+def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]:
+    """Each adapter's spec as other tools write it, and what is to be known of it, by adapter and tool."""
+    found = {adapter: notations_of(spec, scheme) for adapter, spec in specs.items()}
+    return {
+        "notations": {adapter: {tool: one.text for tool, one in told.items()} for adapter, told in found.items()},
+        "notes": {
+            adapter: {tool: list(one.notes) for tool, one in told.items() if one.notes}
+            for adapter, told in found.items()
+        },
+    }
+
+
+def _scores(one: ConditionScores) -> dict[str, Json]:
+    """Of a composition or a control; ``block`` where a single one is in or out."""
+    condition = one.condition
+    knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
+    return {"name": one.name, "pictures": len(one.images), **knocked, "scores": _intervals(one.scores)}
+
+
+def _intervals(scores: Mapping[str, Interval]) -> dict[str, Json]:
+    return {name: {"mean": one.mean, "low": one.low, "high": one.high} for name, one in scores.items()}
+
+
+def _loss(loss: Loss) -> dict[str, Json]:
+    return {"value": loss.value, "error": None if math.isnan(loss.error) else loss.error}
+
+
+def heading(lab: Lab, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
+    """Return what JSON reports of fidelity begin with."""
+    return {
+        "base": lab.base,
+        "identity": str(files[0]),
+        "style": str(files[1]),
+        "prompts": list(sampling.prompts),
+        "seeds": list(sampling.seeds),
+        "steps": sampling.steps,
+        "cfg": sampling.cfg,
+        "scorers": {scorer.name: scorer.summary for scorer in judge.scorers},
+        "harmonic_of": list(judge.leading),
+        "references": {"identity": len(judge.references.identity), "style": len(judge.references.style)},
+    }

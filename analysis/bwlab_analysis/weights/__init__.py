@@ -1,0 +1,1 @@
+"""Analysis of adapter weights: norms, spectra and conflict, without a base model."""

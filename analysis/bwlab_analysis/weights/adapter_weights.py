@@ -1,0 +1,253 @@
+"""An adapter file of any dialect as low-rank matrices, one module read at a time, without torch.
+
+This is the one place of the analysis that knows of adapter files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError
+from bwlab.formats.architecture import READS_TEXT, scheme_of
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.types import Formats
+from bwlab.linalg.factored import FactoredMatrix
+
+if TYPE_CHECKING:
+    from bwlab.base.weights import ModelWeights
+
+
+LARGEST = 1e60
+NUMBERS_AT_ONCE = 1 << 20
+FITTING = "Give the base that the adapter was made for"
+
+KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "te", "other")
+
+Naming = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Parts of a file that the numbers do not cover.
+
+    Attributes:
+        reason: why, e.g. `"oft, which needs the base model"`.
+        keys: module paths, or the file's names of keys that nobody understands; at least one.
+    """
+
+    reason: str
+    keys: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """One line for tables: the reason, how many, and the first of them."""
+        more = f" and {len(self.keys) - 1} more" if len(self.keys) > 1 else ""
+        return f"{self.reason}: {self.keys[0]}{more}"
+
+
+@dataclass(frozen=True)
+class AdapterWeights:
+    """The matrices of an adapter file.
+
+    Attributes:
+        contents: of the file.
+        scheme: of the blocks of the UNet it was made for.
+        names: paths of the modules whose deltas are matrices that the file alone tells, in the order of the blocks.
+        blocks: module path -> block.
+        cells: module path -> cell, one resnet/attention pair.
+        shapes: module path -> (out, in) of its delta; `in` of a convolution is channels x k x k.
+        left_out: what the file holds beside these.
+        base: the model's weights, where they were given.
+    """
+
+    contents: AdapterContents
+    scheme: BlockScheme
+    names: tuple[str, ...]
+    blocks: Mapping[str, str]
+    cells: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, int]]
+    left_out: tuple[LeftOut, ...]
+    base: ModelWeights | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.contents.path
+
+    def delta(self, path: str) -> FactoredMatrix:
+        """The delta of a module, scale folded in; BwlabError if a number in it is NaN or infinite.
+
+        Where the algorithm gives no smaller factors, the dense delta stands beside an identity of its shorter side.
+        """
+        module = self.contents.modules[path]
+        found = module.factors() or self._undivided(path)
+        found.parts = module.parts()
+        return found
+
+    def _undivided(self, path: str) -> FactoredMatrix:
+        weight = self.base.weight(path) if self.base is not None else None
+        dense = np.asarray(self.contents.modules[path].delta(weight), np.float64).reshape(self.shapes[path])
+        out, inner = dense.shape
+        return FactoredMatrix(np.eye(out), dense) if out <= inner else FactoredMatrix(dense, np.eye(inner))
+
+    def energy(self, path: str, delta: FactoredMatrix) -> float:
+        """`|delta|_F^2` of a module's delta; BwlabError if that is far too large to be computed with."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                norm = delta.norm()
+            except (np.linalg.LinAlgError, OverflowError):
+                norm = math.inf
+        if not norm < LARGEST:
+            found = f"the delta of {path} is far too large (its norm is over {LARGEST:g})"
+            raise BwlabError(f"reading adapter {self.path}", found, "No model survives it: check how it was made")
+        return norm**2
+
+    def base_energy(self, path: str) -> float | None:
+        """`|W|_F^2` of the base's weight that a module changes; None without a base."""
+        if self.base is None:
+            return None
+        weight = self.base.weight(path).reshape(-1)
+        rows = (
+            weight[start : start + NUMBERS_AT_ONCE].astype(np.float64)
+            for start in range(0, len(weight), NUMBERS_AT_ONCE)
+        )
+        return math.fsum(float(row @ row) for row in rows)
+
+    def rank(self, path: str) -> int:
+        """The rank in the file's own sense; of a module without one, the shorter side of its delta."""
+        return self.contents.modules[path].rank() or min(self.shapes[path])
+
+
+def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights | None = None) -> AdapterWeights:
+    """The matrices of an adapter file.
+
+    Args:
+        path: of the file.
+        formats: knows the readers of formats, plugins' included; None: the built-in ones alone.
+        base: weights of the model that it was made for, which the deltas of OFT and some others need.
+
+    Raises:
+        BwlabError: the file is broken, of no known dialect, none of its modules is a matrix that is known, or they do
+            not fit the base.
+    """
+    contents = read_contents(path, formats)
+    scheme = scheme_of(contents.architecture)
+    blocks = {path: block for path in contents.modules if (block := scheme.block_of(path)) is not None}
+    reasons = {path: _reason(module, path in blocks, base) for path, module in contents.modules.items()}
+    known = {path: module for path, module in contents.modules.items() if reasons[path] is None}
+    if base is not None:
+        _require_layers(path, known, base)
+    shapes = {path: _shape(module, base) for path, module in known.items()}
+    left_out = _left_out(reasons, contents.unknown)
+    if not shapes:
+        tokens = [f"embeddings of {', '.join(contents.embeddings)}"] if contents.embeddings else []
+        found = "; ".join([*tokens, *(part.line for part in left_out)])
+        needs_base = any(module.needs_base for module in contents.modules.values()) and base is None
+        fix = "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
+        raise BwlabError(f"reading adapter {path}", found, "Give its base model with --base" if needs_base else fix)
+    place = {block: number for number, block in enumerate(scheme.blocks())}
+    ordered = sorted(shapes, key=lambda path: place[blocks[path]])
+    return AdapterWeights(
+        contents=contents,
+        scheme=scheme,
+        names=tuple(ordered),
+        blocks={path: blocks[path] for path in ordered},
+        cells={path: scheme.cell_of(path) or blocks[path] for path in ordered},
+        shapes={path: shapes[path] for path in ordered},
+        left_out=left_out,
+        base=base,
+    )
+
+
+def _require_layers(file: Path, paths: Iterable[str], base: ModelWeights) -> None:
+    wanted = list(paths)
+    missing = [path for path in wanted if f"{path}.weight" not in base.tensors]
+    if missing:
+        found = f"the base lacks {len(missing)} of its {len(wanted)} layers, first {missing[0]}"
+        raise BwlabError(f"adapter {file} on {base.name}", found, FITTING)
+
+
+def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -> str | None:
+    """Why a module's delta is no matrix that the file, or the base with it, tells, or None if it is."""
+    if not in_scheme:
+        return "no module of a known UNet or text encoder"
+    if module.needs_base:
+        if base is not None:
+            return None
+        return f"{module.algorithm}, whose deltas need the base model's weights"
+    if module.shape is None:
+        return f"type {module.algorithm}, which only its plugin understands"
+    return "changes of norms, which are no matrices" if len(module.shape) < 2 else None
+
+
+def _left_out(reasons: Mapping[str, str | None], unknown: Iterable[str]) -> tuple[LeftOut, ...]:
+    found: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        if reason is not None:
+            found.setdefault(reason, []).append(path)
+    keys = tuple(unknown)
+    parts = [LeftOut(reason, tuple(paths)) for reason, paths in found.items()]
+    return (*parts, *([LeftOut("keys that nobody understands", keys)] if keys else []))
+
+
+def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
+    """Of the delta as a matrix; BwlabError if the base's weight has another."""
+    own = module.shape
+    if base is None:
+        assert own is not None
+        return own[0], math.prod(own[1:])
+    weight = base.shape(module.path)
+    if own is not None and (own[0] != weight[0] or math.prod(own) != math.prod(weight)):
+        found = f"{module.path} is {own} in the adapter and {weight} in the base"
+        raise BwlabError(f"adapter {module.source} on {base.name}", found, FITTING)
+    return weight[0], math.prod(weight[1:])
+
+
+def kind_of(path: str) -> str:
+    """The kind of a module: self attention, cross attention, feed-forward, the transformers' projections, and so on.
+
+    >>> kind_of("mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), kind_of("up_blocks.0.upsamplers.0.conv")
+    ('attn2', 'conv')
+    """
+    names = path.split(".")
+    if names[0] in ("te", "te2"):
+        return "te"
+    for kind in ("attn1", "attn2", "ff"):
+        if kind in names:
+            return kind
+    if names[-1] in ("proj_in", "proj_out"):
+        return "proj"
+    if names[-1].startswith("conv"):
+        return "conv"
+    return "time" if names[-1] == "time_emb_proj" or "embedding" in names[0] else "other"
+
+
+def grouped(paths: Iterable[str], naming: Naming, order: Sequence[str]) -> dict[str, list[str]]:
+    """Group name -> its module paths, in `order`, empty groups left out."""
+    groups: dict[str, list[str]] = {name: [] for name in order}
+    for path in paths:
+        groups.setdefault(naming(path), []).append(path)
+    return {name: members for name, members in groups.items() if members}
+
+
+def text_widths(shapes: Mapping[str, tuple[int, int]]) -> frozenset[int]:
+    """Widths of the text features that cross attention reads: 768 for SD 1.x, 1024 for SD 2.x, 2048 for SDXL."""
+    return frozenset(shape[1] for module, shape in shapes.items() if READS_TEXT.match(module))
+
+
+def weights_of(base: str | None) -> ModelWeights | None:
+    """Return a base's weights, read as they are asked for; BwlabError if it is none."""
+    if base is None:
+        return None
+    from bwlab.base.weights import open_model
+
+    return open_model(base)

@@ -1,0 +1,194 @@
+"""Where two adapters meet in weight space, per block and in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bwlab.base.header import LABELS
+from bwlab.errors import BwlabError
+from bwlab.formats.types import Formats
+from bwlab_analysis.measures import ConflictMeasure, Measured, Parts
+from bwlab_analysis.weights.adapter_weights import AdapterWeights, LeftOut, Naming, grouped, open_weights, text_widths
+
+if TYPE_CHECKING:
+    from bwlab.base.weights import ModelWeights
+
+
+@dataclass(frozen=True)
+class PairParts:
+    """One module: `|delta|_F^2` in a and in b, None in the one that lacks it, and the parts of each measure."""
+
+    energy_a: float | None
+    energy_b: float | None
+    parts: Mapping[str, Parts | None]
+
+    @property
+    def shared(self) -> bool:
+        return self.energy_a is not None and self.energy_b is not None
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Energies (squared Frobenius norms) of the whole adapters."""
+
+    a: float
+    b: float
+
+
+@dataclass(frozen=True)
+class GroupConflict:
+    """A block or cell.
+
+    Attributes:
+        name: of the group.
+        modules_a, modules_b, shared: how many modules a has in it, b has, and both have.
+        share_a, share_b: of each adapter's energy, 0..1; None of an adapter that is zero.
+        joint_share: of the energy of both together, 0..1; None if both are zero.
+        measures: measure name -> value; None where there is no answer, as in a group without shared modules.
+    """
+
+    name: str
+    modules_a: int
+    modules_b: int
+    shared: int
+    share_a: float | None
+    share_b: float | None
+    joint_share: float | None
+    measures: dict[str, Measured | None]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no module here is changed by both: the inner product of the deltas is exactly 0."""
+        return self.shared == 0
+
+
+@dataclass(frozen=True)
+class ConflictReport:
+    """Everything that `bwlab analyze conflict` tells of two files.
+
+    Attributes:
+        shared_share_a, shared_share_b: each adapter's share of energy in modules that both change.
+    """
+
+    file_a: Path
+    file_b: Path
+    scheme: str
+    measures: tuple[ConflictMeasure, ...]
+    blocks: tuple[GroupConflict, ...]
+    cells: tuple[GroupConflict, ...]
+    total: GroupConflict
+    shared_share_a: float | None
+    shared_share_b: float | None
+    left_out_a: tuple[LeftOut, ...]
+    left_out_b: tuple[LeftOut, ...]
+
+
+def measure_conflict(
+    file_a: Path,
+    file_b: Path,
+    measures: Sequence[ConflictMeasure],
+    formats: Formats | None = None,
+    base: ModelWeights | None = None,
+) -> ConflictReport:
+    """Read two adapter files module by module and compare them.
+
+    Args:
+        file_a, file_b: the adapters.
+        measures: of pairs of deltas, plugins' included.
+        formats: knows the readers of formats; None: the built-in ones alone.
+        base: weights of the model they were made for, which the deltas of OFT and some others need.
+
+    Raises:
+        BwlabError: a file cannot be read, the two were made for different models, or they do not fit the base.
+    """
+    a, b = open_weights(file_a, formats, base), open_weights(file_b, formats, base)
+    _require_one_model(a, b)
+    pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
+    whole = Energies(_energy_a(pairs.values()), _energy_b(pairs.values()))
+
+    def groups(naming: Naming, order: Sequence[str]) -> tuple[GroupConflict, ...]:
+        members = grouped(pairs, naming, order)
+        return tuple(_group(name, [pairs[path] for path in paths], whole, measures) for name, paths in members.items())
+
+    shared = [pair for pair in pairs.values() if pair.shared]
+    return ConflictReport(
+        file_a=file_a,
+        file_b=file_b,
+        scheme=a.scheme.name,
+        measures=tuple(measures),
+        blocks=groups({**a.blocks, **b.blocks}.__getitem__, a.scheme.blocks()),
+        cells=groups({**a.cells, **b.cells}.__getitem__, a.scheme.cells()),
+        total=_group("all", list(pairs.values()), whole, measures),
+        shared_share_a=_share(_energy_a(shared), whole.a),
+        shared_share_b=_share(_energy_b(shared), whole.b),
+        left_out_a=a.left_out,
+        left_out_b=b.left_out,
+    )
+
+
+def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
+    asked, fix = f"comparing {a.path} and {b.path}", "Give two adapters of one base model"
+    if a.scheme.name != b.scheme.name:
+        raise BwlabError(asked, f"they are for UNets of different schemes, {a.scheme.name} and {b.scheme.name}", fix)
+    shared = [path for path in a.names if path in b.shapes]
+    differing = [path for path in shared if a.shapes[path] != b.shapes[path]]
+    if differing:
+        first = differing[0]
+        shapes = f"{first} is {a.shapes[first]} in one and {b.shapes[first]} in the other"
+        raise BwlabError(asked, f"{len(differing)} of {len(shared)} shared modules differ in shape ({shapes})", fix)
+    widths_a, widths_b = text_widths(a.shapes), text_widths(b.shapes)
+    if widths_a and widths_b and widths_a.isdisjoint(widths_b):
+        raise BwlabError(asked, f"they read text of {min(widths_a)} and of {min(widths_b)} numbers a word", fix)
+    made_for = [one.contents.architecture for one in (a, b)]
+    if "unknown" not in made_for and made_for[0] != made_for[1]:
+        raise BwlabError(asked, f"one is for {LABELS[made_for[0]]}, the other for {LABELS[made_for[1]]}", fix)
+
+
+def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[ConflictMeasure]) -> PairParts:
+    delta_a = a.delta(path) if path in a.shapes else None
+    delta_b = b.delta(path) if path in b.shapes else None
+    if delta_a is not None and delta_b is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta_a.crossed(delta_b)  # First, since the norms come out of the same products.
+    energy_a = None if delta_a is None else a.energy(path, delta_a)
+    energy_b = None if delta_b is None else b.energy(path, delta_b)
+    parts: dict[str, Parts | None] = {}
+    if delta_a is not None and delta_b is not None:
+        parts = {measure.name: measure.of_modules(delta_a, delta_b) for measure in measures}
+    return PairParts(energy_a, energy_b, parts)
+
+
+def _energy_a(pairs: Iterable[PairParts]) -> float:
+    return math.fsum(pair.energy_a or 0.0 for pair in pairs)
+
+
+def _energy_b(pairs: Iterable[PairParts]) -> float:
+    return math.fsum(pair.energy_b or 0.0 for pair in pairs)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _group(name: str, pairs: list[PairParts], whole: Energies, measures: Sequence[ConflictMeasure]) -> GroupConflict:
+    values = {}
+    for measure in measures:
+        parts = [found for pair in pairs if (found := pair.parts.get(measure.name)) is not None]
+        values[measure.name] = measure.value_of(parts)
+    energy_a, energy_b = _energy_a(pairs), _energy_b(pairs)
+    return GroupConflict(
+        name=name,
+        modules_a=sum(pair.energy_a is not None for pair in pairs),
+        modules_b=sum(pair.energy_b is not None for pair in pairs),
+        shared=sum(pair.shared for pair in pairs),
+        share_a=_share(energy_a, whole.a),
+        share_b=_share(energy_b, whole.b),
+        joint_share=_share(energy_a + energy_b, whole.a + whole.b),
+        measures=values,
+    )

@@ -1,0 +1,179 @@
+"""What one adapter's weights hold, per block, per module kind and in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.formats.types import Formats
+from bwlab.linalg.factored import FactoredMatrix
+from bwlab_analysis.measures import BlockMetric, Measured, Parts
+from bwlab_analysis.weights.adapter_weights import KINDS, AdapterWeights, LeftOut, grouped, kind_of, open_weights
+
+if TYPE_CHECKING:
+    from bwlab.base.weights import ModelWeights
+
+
+def _rank_of_block(modules: Sequence[Parts]) -> Measured:
+    effective = sum(parts["effective"] for parts in modules) / len(modules)
+    rank = sum(parts["rank"] for parts in modules) / len(modules)
+    return Measured(effective, details={"of_rank": rank})
+
+
+def _rank_parts(delta: FactoredMatrix) -> Parts | None:
+    effective = delta.effective_rank()
+    return None if effective is None else {"effective": effective, "rank": float(delta.inner_rank)}
+
+
+EFFECTIVE_RANK = BlockMetric(
+    "effective_rank",
+    "exp(entropy of s / sum(s)) of the singular values s, mean over modules: how many directions are used",
+    _rank_parts,
+    _rank_of_block,
+)
+
+
+def _top1_of_block(modules: Sequence[Parts]) -> Measured:
+    energy = sum(parts["energy"] for parts in modules)
+    return Measured(
+        sum(parts["top"] for parts in modules) / energy,
+        details={"flat": sum(parts["flat"] for parts in modules) / energy},
+    )
+
+
+def _top1_parts(delta: FactoredMatrix) -> Parts | None:
+    share = delta.top1_share()
+    if share is None:
+        return None
+    energy = delta.norm() ** 2
+    return {"top": share * energy, "flat": energy / min(*delta.shape, delta.inner_rank), "energy": energy}
+
+
+TOP1_SHARE = BlockMetric(
+    "top1_share",
+    "share of the energy in each module's first direction: near 1 is a spike, which adapters stack badly with",
+    _top1_parts,
+    _top1_of_block,
+)
+
+
+@dataclass(frozen=True)
+class ModuleNorms:
+    """One module: the rank in the file, `|delta|_F^2`, the parts of each metric by its name, and `|W|_F^2`.
+
+    The last is of the base's weight that it changes, None without a base.
+    """
+
+    rank: int
+    energy: float
+    parts: dict[str, Parts | None]
+    base_energy: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupNorms:
+    """A block, cell, module kind or single module.
+
+    Attributes:
+        name: of the group.
+        modules: how many are in it.
+        ranks: smallest and largest rank in the file.
+        norm: Frobenius norm of all its deltas together.
+        share: of the adapter's energy (squared norm), 0..1; None if the whole adapter is zero.
+        measures: metric name -> value, None where it has no answer.
+        base_norm: Frobenius norm of the base's weights that its modules change; None without a base.
+    """
+
+    name: str
+    modules: int
+    ranks: tuple[int, int]
+    norm: float
+    share: float | None
+    measures: dict[str, Measured | None]
+    base_norm: float | None = None
+
+    @property
+    def relative(self) -> float | None:
+        """`|delta|_F / |W|_F`, of the weights that the modules change; None without a base, or if they are all 0."""
+        return self.norm / self.base_norm if self.base_norm else None
+
+
+@dataclass(frozen=True)
+class NormsReport:
+    """Everything that `bwlab analyze norms` tells of a file; `base` is the name of the model it is compared with."""
+
+    file: Path
+    scheme: str
+    metrics: tuple[BlockMetric, ...]
+    blocks: tuple[GroupNorms, ...]
+    kinds: tuple[GroupNorms, ...]
+    cells: tuple[GroupNorms, ...]
+    modules: tuple[GroupNorms, ...]
+    total: GroupNorms
+    empty_blocks: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    base: str | None = None
+
+
+def measure_norms(
+    file: Path, metrics: Sequence[BlockMetric], formats: Formats | None = None, base: ModelWeights | None = None
+) -> NormsReport:
+    """Read an adapter file module by module and sum it up.
+
+    Args:
+        file: the adapter.
+        metrics: of spectra and the like, plugins' included.
+        formats: knows the readers of formats; None: the built-in ones alone.
+        base: weights of the model it was made for, to compare with.
+
+    Raises:
+        BwlabError: the file cannot be read, or does not fit the base.
+    """
+    weights = open_weights(file, formats, base)
+    modules = {path: _module(weights, path, metrics) for path in weights.names}
+    energy = math.fsum(module.energy for module in modules.values())
+    scheme = weights.scheme
+
+    def groups(members: dict[str, list[str]]) -> tuple[GroupNorms, ...]:
+        return tuple(
+            _group(name, [modules[path] for path in paths], energy, metrics) for name, paths in members.items()
+        )
+
+    blocks = grouped(modules, weights.blocks.__getitem__, scheme.blocks())
+    return NormsReport(
+        file=file,
+        scheme=scheme.name,
+        metrics=tuple(metrics),
+        blocks=groups(blocks),
+        kinds=groups(grouped(modules, kind_of, KINDS)),
+        cells=groups(grouped(modules, weights.cells.__getitem__, scheme.cells())),
+        modules=groups({path: [path] for path in modules}),
+        total=_group("all", modules.values(), energy, metrics),
+        empty_blocks=tuple(block for block in scheme.blocks() if block not in blocks),
+        left_out=weights.left_out,
+        base=None if base is None else base.name,
+    )
+
+
+def _module(weights: AdapterWeights, path: str, metrics: Sequence[BlockMetric]) -> ModuleNorms:
+    delta = weights.delta(path)
+    energy = weights.energy(path, delta)
+    parts = {metric.name: metric.of_module(delta) for metric in metrics}
+    return ModuleNorms(weights.rank(path), energy, parts, weights.base_energy(path))
+
+
+def _group(name: str, members: Iterable[ModuleNorms], energy: float, metrics: Sequence[BlockMetric]) -> GroupNorms:
+    modules = list(members)
+    ranks = [module.rank for module in modules]
+    own = math.fsum(module.energy for module in modules)
+    of_base = [module.base_energy for module in modules if module.base_energy is not None]
+    measures = {}
+    for metric in metrics:
+        parts = [found for module in modules if (found := module.parts[metric.name]) is not None]
+        measures[metric.name] = metric.value_of(parts)
+    share = own / energy if energy else None
+    base_norm = math.sqrt(math.fsum(of_base)) if of_base else None
+    return GroupNorms(name, len(modules), (min(ranks), max(ranks)), math.sqrt(own), share, measures, base_norm)

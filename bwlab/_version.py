@@ -1,0 +1,5 @@
+"""Block-wise adapters for diffusion UNets: train, look inside, score, generate."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,121 @@
+"""A frozen change of one layer, as a file of any algorithm holds it: a dense delta of the weight, and of the bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer
+from bwlab.errors import BwlabError
+
+if TYPE_CHECKING:
+    from bwlab.formats.modules import ModuleWeights
+
+# (input, weight, bias) -> output
+Operation: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+WEIGHT_LEAVES = {False: "diff", True: "w_norm"}
+BIAS_LEAVES = {False: "diff_b", True: "b_norm"}
+
+
+class FileLayer(AdapterLayer):
+    """What a file adds to a Linear, a Conv2d, a GroupNorm or a LayerNorm: it acts, and is not trained.
+
+    The delta is computed once, when the file is loaded, from the base weight where the algorithm needs that. Scaling
+    an adapter scales its delta, for every algorithm.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, base: AdaptedLayer, weight: Tensor, bias: Tensor | None = None, rank: int | None = None) -> None:
+        super().__init__()
+        _check_padding(base)
+        self.weight_shape = tuple(base.weight.shape)
+        self.rank = rank or min(self.weight_shape)
+        self.alpha = float(self.rank)
+        self.is_norm = not isinstance(base, nn.Linear | nn.Conv2d)
+        self.register_buffer("weight", weight.reshape(self.weight_shape).contiguous())
+        self.register_buffer("bias", bias)
+        self._operation = _operation(base)
+
+    @classmethod
+    def of(cls, base: AdaptedLayer, module: ModuleWeights) -> FileLayer:
+        """The layer for `base` that a module of a file stands for, in float32.
+
+        Raises:
+            BwlabError: the module is for a weight or bias of another shape, or holds NaN or infinity.
+        """
+        weight = base.weight.detach().to("cpu", torch.float32).numpy()
+        change, bias = module.delta(weight, np.float32), module.bias_delta(np.float32)
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise BwlabError(
+                f"the bias of {module.path}", f"{bias.shape}, here {weight.shape[:1]}", "Use the base it was trained on"
+            )
+        tensors = [None if one is None else torch.from_numpy(np.array(one, np.float32)) for one in (change, bias)]
+        assert tensors[0] is not None
+        return cls(base, tensors[0].to(base.weight.device), _on(tensors[1], base), module.rank())
+
+    @classmethod
+    def create(
+        cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
+    ) -> Self:
+        """Refuses: such a layer comes from a file."""
+        raise BwlabError("a new layer of a file's adapter", "it is only read from files", "Choose an adapter type")
+
+    @classmethod
+    def from_tensors(cls, layer: AdaptedLayer, tensors: Mapping[str, Tensor]) -> FileLayer:
+        """The layer held by `diff` and `diff_b`, or of a norm by `w_norm` and `b_norm`."""
+        norm = not isinstance(layer, nn.Linear | nn.Conv2d)
+        if WEIGHT_LEAVES[norm] not in tensors:
+            raise BwlabError(
+                "a layer of a file's adapter", ", ".join(sorted(tensors)), f"It needs {WEIGHT_LEAVES[norm]}"
+            )
+        return cls(layer, tensors[WEIGHT_LEAVES[norm]].detach().clone(), tensors.get(BIAS_LEAVES[norm]))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`diff` and `diff_b`, or of a norm `w_norm` and `b_norm`; there is no alpha, as a difference has no scale."""
+        found = {WEIGHT_LEAVES[self.is_norm]: self.weight}
+        return found if self.bias is None else found | {BIAS_LEAVES[self.is_norm]: self.bias}
+
+    def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
+        """The layer's operation with the delta as its weight; of a norm, the normalised input times the delta."""
+        return self._operation(x, self.weight, self.bias)
+
+    def delta(self, base_weight: Tensor | None = None) -> Tensor:
+        """The change of the weight, of shape `weight_shape`; that of the bias is in `bias`."""
+        return self.weight
+
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the delta."""
+        return self.weight.dtype
+
+
+def _operation(base: AdaptedLayer) -> Operation:
+    """What the layer does, without its numbers."""
+    if isinstance(base, nn.Linear):
+        return F.linear
+    if isinstance(base, nn.Conv2d):
+        stride, padding, dilation, groups = base.stride, base.padding, base.dilation, base.groups
+        return lambda x, weight, bias: F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    eps = base.eps
+    if isinstance(base, nn.GroupNorm):
+        num_groups = base.num_groups
+        return lambda x, weight, bias: F.group_norm(x, num_groups, weight, bias, eps)
+    shape = list(base.normalized_shape)
+    return lambda x, weight, bias: F.layer_norm(x, shape, weight, bias, eps)
+
+
+def _check_padding(base: AdaptedLayer) -> None:
+    if isinstance(base, nn.Conv2d) and base.padding_mode != "zeros":
+        found = f"it has padding_mode={base.padding_mode!r}"
+        raise BwlabError("an adapter on a convolution", found, "Only convolutions that pad with zeros can be adapted")
+
+
+def _on(tensor: Tensor | None, base: AdaptedLayer) -> Tensor | None:
+    return None if tensor is None else tensor.to(base.weight.device)

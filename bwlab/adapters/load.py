@@ -1,0 +1,186 @@
+"""Loads the adapter in a file of any dialect and algorithm for a model, ready to be attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.frozen import FileLayer
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, kind_of
+from bwlab.adapters.lowrank import LowRankLayer
+from bwlab.adapters.modules import TextEncoders, adapted_by_path, require_layers
+from bwlab.adapters.types import AdapterType
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS
+from bwlab.formats.contents import TYPE_KEY, AdapterContents
+from bwlab.formats.keys import ALPHA, DOWN, UP
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
+from bwlab.formats.torch_tensors import torch_tensor
+from bwlab.formats.types import FormatType
+
+Tensors: TypeAlias = dict[str, Tensor]
+
+
+class Plugins(Protocol):
+    """Whatever knows adapter types and formats: the plugin manager."""
+
+    def adapter_types(self) -> dict[str, AdapterType]:
+        """Name -> adapter type."""
+
+    def formats(self) -> tuple[FormatType, ...]:
+        """Readers and writers; the built-in readers are known without it."""
+
+
+def load_adapter(
+    path: str | Path,
+    unet: nn.Module,
+    manager: Plugins,
+    scheme: BlockScheme,
+    *,
+    text_encoder: TextEncoders = None,
+) -> Adapter:
+    """The adapter of a file, for this model, in evaluation mode (no gradients).
+
+    Modules whose leaves an adapter type has are of that type: of the one that the file's `bwlab.adapter_type` names,
+    else of the narrowest that adapts them all. The others become frozen layers: low-rank ones where the algorithm is a
+    low-rank product much smaller than the weight, else dense ones, computed from the base weight where need be.
+
+    Raises:
+        BwlabError: the file is broken, of no known dialect, holds keys that nobody understands or no module at all, was
+            made for another architecture, holds NaN, or is of a type that no plugin provides.
+    """
+    contents = read_contents(path, manager)
+    _require_modules(contents)
+    model_layers = adapted_by_path(unet, text_encoder)
+    require_layers(f"loading adapter {path}", contents.modules, model_layers, "load it with the text encoder")
+    adapter_type, typed = _typed(contents, model_layers, manager.adapter_types())
+    layers: dict[str, AdapterLayer] = {}
+    for layer_path, base in model_layers.items():
+        module = contents.modules.get(layer_path)
+        if module is None:
+            continue
+        try:
+            layers[layer_path] = _layer(base, module, adapter_type if layer_path in typed else None)
+        except BwlabError as error:
+            if error.asked.startswith("reading "):
+                raise
+            found = f"{layer_path}: {error.asked}: {error.found}"
+            raise BwlabError(f"loading adapter {path}", found, error.fix) from error
+    kinds = {adapter_type.name for _ in typed if adapter_type is not None}
+    kinds |= {module.algorithm for layer_path, module in contents.modules.items() if layer_path not in typed}
+    return Adapter(Path(path).stem, "+".join(sorted(kinds)), layers, scheme, dict(contents.metadata)).eval()
+
+
+def _require_modules(contents: AdapterContents) -> None:
+    asked = f"loading adapter {contents.path}"
+    if contents.unknown:
+        found = f"{len(contents.unknown)} of its keys mean nothing to bwlab, first {contents.unknown[0]}"
+        raise BwlabError(asked, found, "Drop them with: bwlab convert IN OUT --to kohya --drop-unknown")
+    if not contents.modules:
+        found = f"it holds embeddings alone ({', '.join(contents.embeddings)})"
+        raise BwlabError(asked, found, "Use it as an embedding")
+
+
+def _typed(
+    contents: AdapterContents, layers: Mapping[str, AdaptedLayer], types: Mapping[str, AdapterType]
+) -> tuple[AdapterType | None, set[str]]:
+    """The adapter type of the modules that one has, and their paths.
+
+    Raises:
+        BwlabError: there is a module that neither a type here nor bwlab itself can make a layer of.
+    """
+    named = types.get(contents.metadata.get(TYPE_KEY, ""))
+    candidates = {named.name: named} if named is not None else types
+    covered = {
+        path: {name for name, one in candidates.items() if _leaves(module) <= set(one.leaves)}
+        for path, module in contents.modules.items()
+        if isinstance(layers[path], nn.Linear | nn.Conv2d)
+    }
+    typed = {path for path, names in covered.items() if names}
+    _require_types(contents, typed, types)
+    fitting = [one for name, one in candidates.items() if typed and all(name in covered[path] for path in typed)]
+    if not fitting:
+        return None, set()
+    return min(fitting, key=lambda candidate: _distance(candidate, typed, layers)), typed
+
+
+def _require_types(contents: AdapterContents, typed: set[str], types: Mapping[str, AdapterType]) -> None:
+    lost = [
+        module
+        for path, module in contents.modules.items()
+        if path not in typed and (set(module.leaves) == {DOWN, UP} or module.algorithm not in ALGORITHMS)
+    ]
+    if lost:
+        leaves = ", ".join(sorted(set().union(*(_leaves(module) for module in lost))))
+        raise BwlabError(
+            f"loading adapter {contents.path}",
+            f"it is of type {contents.metadata.get(TYPE_KEY, 'unknown')}, its modules hold {leaves}",
+            f"Install a plugin for it; types here: {', '.join(sorted(types)) or 'none'}",
+        )
+
+
+def _leaves(module: ModuleWeights) -> set[str]:
+    return {*module.leaves, *([] if module.alpha is None else [ALPHA])}
+
+
+def _distance(candidate: AdapterType, paths: set[str], layers: Mapping[str, AdaptedLayer]) -> tuple[int, ...]:
+    """Sorts types by how many of these modules they would not adapt, then by how many others they would."""
+    adapted = {
+        path
+        for path, layer in layers.items()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and candidate.targets(path, kind_of(layer))
+    }
+    return len(paths - adapted), len(adapted - paths)
+
+
+def _layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: AdapterType | None) -> AdapterLayer:
+    if adapter_type is not None and isinstance(base, nn.Linear | nn.Conv2d):
+        return adapter_type.load().from_tensors(base, _typed_tensors(base, module))
+    if isinstance(base, nn.Linear | nn.Conv2d) and module.bias_delta() is None and _is_small(base, module):
+        return _low_rank(base, module)
+    return FileLayer.of(base, module)
+
+
+def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
+    """The leaves of a module in the file's dtype; BwlabError where one holds NaN or infinity."""
+    for tensor in module.leaves.values():
+        tensor.numbers()
+    tensors = {leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()}
+    if module.algorithm == "lora":
+        module.scale()
+        tensors = {leaf: _shaped(tensor, leaf, tuple(base.weight.shape)) for leaf, tensor in tensors.items()}
+    return tensors if module.alpha is None else tensors | {ALPHA: torch.tensor(module.alpha)}
+
+
+def _shaped(tensor: Tensor, leaf: str, weight: tuple[int, ...]) -> Tensor:
+    """A factor of a linear layer stored as that of a 1 x 1 convolution, or the other way round, as the layer has it."""
+    own = tensor.shape[0]
+    wanted = (own, *weight[1:]) if leaf == DOWN else (own, tensor.shape[1], *(1 for _ in weight[2:]))
+    fits = tensor.shape[1] == wanted[1] and tensor.numel() == torch.Size(wanted).numel()
+    return tensor.reshape(wanted) if leaf in (DOWN, UP) and fits else tensor
+
+
+def _is_small(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> bool:
+    """Whether two factors take half the numbers and the work of the dense delta at most."""
+    rank = module.factored_rank()
+    out = base.weight.shape[0]
+    return rank is not None and 2 * rank * (out + base.weight[0].numel()) <= base.weight.numel()
+
+
+def _low_rank(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> LowRankLayer:
+    factors = module.factors()
+    assert factors is not None
+    weight, ones = base.weight, (1 for _ in base.weight.shape[2:])
+    if factors.shape != (weight.shape[0], weight[0].numel()):
+        found = f"for a weight of {factors.shape}, here {tuple(weight.shape)}"
+        raise BwlabError(module.algorithm, found, "Use the base model it was trained on")
+    up, down = (torch.from_numpy(one).to(weight.device, torch.float32) for one in (factors.up, factors.down))
+    rank = factors.inner_rank
+    return LowRankLayer(base, down.reshape(rank, *weight.shape[1:]), up.reshape(len(up), rank, *ones), float(rank))

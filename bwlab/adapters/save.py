@@ -1,0 +1,106 @@
+"""Saves adapters as kohya files, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bwlab._version import __version__
+from bwlab.adapters.adapter import Adapter
+from bwlab.errors import BwlabError
+from bwlab.formats.contents import TYPE_KEY
+from bwlab.formats.keys import kohya_name_of
+from bwlab.formats.safetensors import write_tensors
+from bwlab.formats.torch_tensors import lazy_tensor
+
+# The width of the text features that cross attention reads tells Stable Diffusion's generations apart.
+_GENERATIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
+
+
+def save_adapter(
+    adapter: Adapter,
+    path: str | Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes an adapter to `path`, whole or not at all.
+
+    The file carries one alpha, the commonest among the layers; other layers' `alpha_i / alpha` is folded into up. Where
+    all layers share one alpha every tensor is written bit for bit.
+
+    Args:
+        metadata: further entries, such as `bwlab.config`; they win over those written by default.
+        dtype: what to store floats as; None keeps the adapter's own.
+
+    Raises:
+        BwlabError: a tensor holds NaN or infinity, the disk is full, or the folder is not writable.
+    """
+    alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
+    two_encoders = adapter.scheme.name == "sdxl"
+    tensors: dict[str, Tensor] = {}
+    for layer_path, layer in adapter.layers.items():
+        name = kohya_name_of(layer_path, two_encoders)
+        for leaf, tensor in layer.file_tensors(alpha).items():
+            tensors[f"{name}.{leaf}"] = _stored(tensor, leaf, dtype)
+    _require_finite(f"saving {path}", tensors)
+    entries = {**adapter.metadata, **file_metadata(adapter, alpha), **(metadata or {})}
+    write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
+
+
+def _stored(tensor: Tensor, leaf: str, dtype: torch.dtype | None) -> Tensor:
+    # alpha stays float32: as bfloat16 an alpha of 257 would come back as 256.
+    cast = tensor if dtype is None or leaf == "alpha" or not tensor.is_floating_point() else tensor.to(dtype)
+    return cast.detach().to("cpu").contiguous()
+
+
+def _require_finite(asked: str, tensors: Mapping[str, Tensor]) -> None:
+    bad = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        found = f"{len(bad)} of {len(tensors)} tensors hold NaN or infinity, first {bad[0]}"
+        raise BwlabError(asked, found, "The training diverged: use an earlier checkpoint or a lower learning rate")
+
+
+def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
+    """The entries written by default. `ss_network_dim` is `"Dynamic"` where ranks differ, as kohya's resizer has it."""
+    ranks = sorted({layer.rank for layer in adapter.layers.values()})
+    entries = {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks[0]) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": f"{alpha:g}",
+        "bwlab.version": __version__,
+        TYPE_KEY: adapter.type_name,
+        "bwlab.scheme": adapter.scheme.name,
+        "bwlab.alpha": f"{alpha:g}",
+        "bwlab.ranks": json.dumps(block_ranks(adapter)),
+    }
+    conv_ranks = sorted({layer.rank for layer in adapter.layers.values() if layer.weight_shape[2:] not in ((), (1, 1))})
+    if conv_ranks:
+        arguments = {"conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
+        entries["ss_network_args"] = json.dumps(arguments)
+    return entries | _base_model(adapter)
+
+
+def block_ranks(adapter: Adapter) -> dict[str, list[int]]:
+    """Block name -> the ranks that occur in it, ascending, in the scheme's order; empty blocks are left out."""
+    ranks: dict[str, set[int]] = {block: set() for block in adapter.blocks()}
+    for path, layer in adapter.layers.items():
+        ranks[adapter.scheme.block_of(path) or "rest"].add(layer.rank)
+    return {block: sorted(found) for block, found in ranks.items()}
+
+
+def _base_model(adapter: Adapter) -> dict[str, str]:
+    """`ss_base_model_version` and `ss_v2`, where the adapter's shapes tell; other tools filter their lists by them."""
+    if adapter.scheme.name == "sdxl":
+        return {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
+    widths = {layer.weight_shape[1] for path, layer in adapter.layers.items() if path.endswith("attn2.to_k")}
+    for width, (version, is_v2) in _GENERATIONS.items():
+        if widths == {width}:
+            return {"ss_base_model_version": version, "ss_v2": is_v2}
+    return {}

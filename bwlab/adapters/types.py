@@ -1,0 +1,44 @@
+"""What plugins register: adapter types, block schemes, readers and writers of adapter files, taggers of pictures.
+
+All are descriptions that cost nothing to import. The functions in them import what they need when they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from bwlab.adapters.layer import AdapterLayer, BaseLayer
+
+
+Options: TypeAlias = Mapping[str, object]
+# From the options that the user gave and the layers to be adapted, by path: the options of each layer, by path.
+PrepareOptions: TypeAlias = Callable[[Options, Mapping[str, "BaseLayer"]], Mapping[str, Options]]
+
+
+@dataclass(frozen=True)
+class AdapterType:
+    """A kind of adapter, as ``--adapter NAME`` names it.
+
+    Attributes:
+        name: e.g. ``"lora"``; unique among all installed plugins.
+        summary: one line for lists.
+        leaves: the endings of its keys in a file, e.g. ``("lora_down.weight", "lora_up.weight", "alpha")``.
+        needs_base_weight: whether ``delta()`` needs the weight of the layer it adapts.
+        load: returns the layer class; imports torch only when called.
+        targets: whether a layer is adapted, from its path in the model and its kind: ``"linear"``, ``"conv"`` or
+            ``"conv1x1"``.
+        options: names of the options that a user may give beyond rank and alpha.
+        prepare: turns them into those of each layer's ``create()``; None: every layer gets them as they are.
+    """
+
+    name: str
+    summary: str
+    leaves: tuple[str, ...]
+    needs_base_weight: bool
+    load: Callable[[], type[AdapterLayer]]
+    targets: Callable[[str, str], bool]
+    options: tuple[str, ...] = ()
+    prepare: PrepareOptions | None = None

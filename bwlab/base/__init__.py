@@ -1,0 +1,1 @@
+"""Base models: from folders, single files and the hub."""

@@ -1,0 +1,99 @@
+"""What a UNet is conditioned on: text embeddings of one or two encoders and, for SDXL, the sizes of pictures.
+
+SD 1.x and 2.x give the UNet the last hidden states of their text encoder. SDXL (Podell et al., arXiv 2307.01952,
+section 2) joins the last but one hidden states of two encoders, and adds the pooled text of the second and six numbers
+about a picture's size and crop to the time embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bwlab.base.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
+
+SECOND_ENCODER = "text_encoder_2"
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Captions as the UNet takes them.
+
+    Attributes:
+        context: `(batch, tokens, width)`, for cross-attention.
+        pooled: `(batch, pooled width)` of SDXL's second encoder; None for bases with one encoder.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SizeCondition:
+    """What SDXL is told of a picture, in pixels.
+
+    Attributes:
+        original: (height, width) of the picture as it was found.
+        crop: (top, left) of the part that is shown, counted after resizing.
+        target: (height, width) that is trained or painted.
+    """
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+
+
+def text_encoders(pipe: Pipeline) -> tuple[nn.Module, ...]:
+    """Return the text encoders: one (`te.<path>` in adapters), or SDXL's two (`te.<path>` and `te2.<path>`)."""
+    second = getattr(pipe, SECOND_ENCODER, None)
+    return (pipe.text_encoder,) if second is None else (pipe.text_encoder, second)
+
+
+def encode_texts(pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
+    """Return the captions' embeddings, computed as diffusers' pipelines do; gradients flow where the caller lets them.
+
+    Captions beyond the tokenizer's length are cut.
+    """
+    device = pipe.text_encoder.device
+    with quiet_libraries():  # diffusers would print the text that is cut off, at every step
+        if len(text_encoders(pipe)) == 1:
+            return TextBatch(pipe.encode_prompt(list(captions), device, 1, False)[0])
+        found = pipe.encode_prompt(list(captions), device=device, do_classifier_free_guidance=False)
+    return TextBatch(found[0], found[2])
+
+
+def size_conditions(sizes: Sequence[SizeCondition]) -> Tensor:
+    """Return SDXL's time ids `(batch, 6)`, float32: original (h, w), crop (top, left), target (h, w)."""
+    rows = [(*size.original, *size.crop, *size.target) for size in sizes]
+    return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
+
+
+def own_size(pipe: Pipeline) -> SizeCondition:
+    """Return the size that the base was made for, uncropped: what diffusers' pipelines paint unless told otherwise."""
+    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+    return SizeCondition((side, side), (0, 0), (side, side))
+
+
+def unet_arguments(pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, object]:
+    """Return the keyword arguments that condition `pipe.unet`: `encoder_hidden_states` and SDXL's `added_cond_kwargs`.
+
+    Args:
+        pipe: the base.
+        text: of each example.
+        sizes: time ids `(batch, 6)`, see `size_conditions`; None means the base's own size. Bases other than SDXL
+            ignore them.
+    """
+    arguments: dict[str, object] = {"encoder_hidden_states": text.context}
+    if text.pooled is None:
+        return arguments
+    if sizes is None:
+        sizes = size_conditions([own_size(pipe)] * len(text.context))
+    arguments["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.to(text.context)}
+    return arguments

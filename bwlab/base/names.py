@@ -1,0 +1,136 @@
+"""UNet configs by the name of a base model: known ones, the embedded one, a diffusers folder or a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from bwlab.base.header import family_of, open_checkpoint
+from bwlab.base.quiet import first_sentence, quiet_libraries
+from bwlab.blocks.block_map import Counts, count, known_counts
+from bwlab.blocks.configs import KNOWN, OF_FAMILY
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError, did_you_mean
+
+EMBEDDED = "emoji"
+EMBEDDED_FOLDER = "data/emoji_base"
+UNET_CONFIG = Path("unet") / "config.json"
+
+NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+WITHOUT = ("safety_checker", "feature_extractor", "image_encoder")
+FIX = "Give 'emoji', a diffusers folder or a .safetensors checkpoint; a name on the hub needs the network"
+
+
+@dataclass(frozen=True)
+class BaseUnet:
+    """The UNet of a base model, known by its config.
+
+    Attributes:
+        name: as it was asked for.
+        config: of the UNet.
+        known: the UNet of `KNOWN` that it is, if any.
+    """
+
+    name: str
+    config: Mapping[str, object]
+    known: str | None = None
+
+    def counts(self, scheme: BlockScheme) -> dict[str, Counts]:
+        """Return what each module holds; without torch where the numbers are known, else it takes seconds."""
+        return known_counts(self.known) if self.known else count(self.config, scheme)
+
+
+def base_unet(base: str) -> BaseUnet:
+    """Return the UNet of ``emoji``, ``sd14``, ``sd21``, ``sdxl``, of a diffusers folder or a single-file checkpoint.
+
+    Raises:
+        BwlabError: there is no such base, or its UNet's config cannot be read.
+    """
+    if base in KNOWN:
+        return BaseUnet(base, KNOWN[base], base)
+    if base == EMBEDDED:
+        return BaseUnet(base, _embedded_config())
+    path = Path(base)
+    if not path.exists():
+        names = (EMBEDDED, *KNOWN)
+        found = "there is no such folder or file"
+        raise BwlabError(
+            f"base {base!r}", found, f"{did_you_mean(base, names)}Give a folder, a checkpoint or {', '.join(names)}"
+        )
+    return _checkpoint_unet(path) if path.is_file() else _folder_unet(path)
+
+
+def _checkpoint_unet(path: Path) -> BaseUnet:
+    asked = f"base {str(path)!r}"
+    known = OF_FAMILY[family_of(open_checkpoint(path, asked), asked)]
+    return BaseUnet(str(path), KNOWN[known], known)
+
+
+def _folder_unet(folder: Path) -> BaseUnet:
+    file = folder / UNET_CONFIG
+    if not file.is_file():
+        fix = "Give the folder of a diffusers pipeline, such as save_pretrained writes"
+        found = f"it is no diffusers pipeline with a UNet: {UNET_CONFIG} is missing"
+        raise BwlabError(f"base {str(folder)!r}", found, fix)
+    return BaseUnet(str(folder), _read_config(file))
+
+
+def embedded_folder() -> Path:
+    """Return where the embedded base lies in this installation, whether it is there or not."""
+    return Path(str(files("bwlab").joinpath(EMBEDDED_FOLDER)))
+
+
+def _embedded_config() -> Mapping[str, object]:
+    file = embedded_folder() / UNET_CONFIG
+    if not file.is_file():
+        fix = "Install bwlab again, or make it with 'bwlab base build'; sd14, sd21 and sdxl need no files"
+        raise BwlabError(f"base {EMBEDDED!r}", "this installation lacks the embedded base model", fix)
+    return _read_config(file)
+
+
+def _read_config(file: Path) -> Mapping[str, object]:
+    fix = "Give the folder of a diffusers pipeline, such as save_pretrained writes"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BwlabError(f"the UNet config {file}", f"it cannot be read ({error})", fix) from None
+    if not isinstance(config, dict):
+        raise BwlabError(f"the UNet config {file}", "it is no JSON object", fix)
+    return config
+
+
+def is_hub_name(base: str) -> bool:
+    """Return whether a base looks like `owner/name`."""
+    return NAME.fullmatch(base) is not None
+
+
+def hub_folder(name: str, asked: str) -> Path:
+    """Return the folder of a pipeline from the hub: downloaded, or kept from an earlier time.
+
+    Raises:
+        BwlabError: there is no such path here, and the hub cannot be reached or has no such pipeline.
+    """
+    from diffusers import DiffusionPipeline
+
+    with quiet_libraries():
+        try:
+            return Path(DiffusionPipeline.download(name, use_safetensors=True, **dict.fromkeys(WITHOUT)))
+        # Offline, unknown, gated or without safetensors: OSError, HTTP errors, ValueError ... by library and version.
+        except Exception as error:
+            found = f"no such folder or file, and the hub does not give it: {first_sentence(error)}"
+            raise BwlabError(asked, found, FIX) from error
+
+
+def base_path(base: str | Path) -> Path:
+    """Return the path that `base` names; `BwlabError` if the embedded base is not part of this installation."""
+    if str(base) != EMBEDDED:
+        return Path(base).expanduser()
+    folder = embedded_folder()
+    if not (folder / "model_index.json").is_file():
+        found = "this installation lacks the embedded base"
+        raise BwlabError(f"--base {EMBEDDED}", found, "Build it with 'bwlab base build' or give a pipeline's folder")
+    return folder

@@ -1,0 +1,101 @@
+"""What a UNet predicts: the noise (epsilon) or the velocity (v), which no shape of its weights tells.
+
+In this order: what a `.yaml` beside the file says (the custom of SD 2.x: `parameterization: "v"`), what the file's
+metadata says, the marker tensors `v_pred` and `ztsnr` of SDXL checkpoints, and for SD 2.x, which was published with
+both, a measurement. At the last timestep the input is all but noise: a UNet that predicts noise returns its input, one
+that predicts v = alpha * noise - sigma * picture (Salimans and Ho, arXiv 2202.00512, appendix D) returns a picture that
+has nothing to do with it. The cosine between input and output tells them apart: 0.999 and 0.05 to 0.17 for the two
+forms of the embedded base.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.errors import BwlabError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from torch import Tensor
+
+    from bwlab.base.header import Checkpoint
+
+EPSILON, VELOCITY = "epsilon", "v_prediction"
+NAMES = {"epsilon": EPSILON, "eps": EPSILON, "v": VELOCITY, "v_prediction": VELOCITY, "vpred": VELOCITY}
+YAML_LINE = re.compile(r"^\s*parameterization\s*:\s*[\"']?([\w-]+)", re.MULTILINE)
+ARCHITECTURE_KEY, PREDICTION_KEY = "modelspec.architecture", "modelspec.prediction_type"
+KOHYA_KEY = "ss_v_parameterization"
+V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
+SAME = 0.5
+PROBE_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a UNet predicts.
+
+    Attributes:
+        kind: `"epsilon"` or `"v_prediction"`, as diffusers' schedulers name it.
+        zero_snr: whether it was trained on a schedule that ends in noise alone (Lin et al., arXiv 2305.08891).
+    """
+
+    kind: str
+    zero_snr: bool = False
+
+
+def declared_prediction(checkpoint: Checkpoint) -> Prediction | None:
+    """Return what the checkpoint, or the `.yaml` beside it, says of its prediction; None if they say nothing.
+
+    Raises:
+        BwlabError: the `.yaml` names a prediction that bwlab does not know.
+    """
+    kind = _from_yaml(checkpoint.path.with_suffix(".yaml")) or _from_metadata(checkpoint)
+    marked = V_MARK in checkpoint.shapes
+    if kind is None and not marked:
+        return None
+    return Prediction(kind or VELOCITY, zero_snr=ZERO_SNR_MARK in checkpoint.shapes)
+
+
+def _from_yaml(file: Path) -> str | None:
+    try:
+        found = YAML_LINE.search(file.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    if found is None:
+        return None
+    if found[1] not in NAMES:
+        raise BwlabError(f"the prediction in {file}", f"parameterization: {found[1]}", 'Write "eps" or "v"')
+    return NAMES[found[1]]
+
+
+def _from_metadata(checkpoint: Checkpoint) -> str | None:
+    kind = NAMES.get(checkpoint.metadata.get(PREDICTION_KEY, "").lower())
+    if kind is None and checkpoint.metadata.get(ARCHITECTURE_KEY, "").endswith("-768-v"):
+        return VELOCITY
+    if kind is None and checkpoint.metadata.get(KOHYA_KEY) == "True":
+        return VELOCITY
+    return kind
+
+
+def measured_prediction(unet: UNet2DConditionModel, context: Tensor) -> Prediction:
+    """Return what a trained UNet predicts, by the cosine of its output and its input at the last timestep.
+
+    Args:
+        unet: of a base with one text encoder.
+        context: `(1, tokens, width)`, the embedding of an empty caption.
+    """
+    return Prediction(EPSILON if last_step_cosine(unet, context) > SAME else VELOCITY)
+
+
+def last_step_cosine(unet: UNet2DConditionModel, context: Tensor, last: int = 999) -> float:
+    """Return the cosine between noise given to a UNet at the last timestep and what it returns, -1..1."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, unet.config.in_channels, PROBE_SIDE, PROBE_SIDE, generator=generator).to(context)
+    with torch.no_grad():
+        output = unet(noise, last, encoder_hidden_states=context).sample
+    return float(torch.cosine_similarity(noise.flatten().double(), output.flatten().double(), dim=0))

@@ -1,0 +1,238 @@
+"""Single-file checkpoints as pipelines, without a hub: weights from the file, configs from the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.base.architectures import NOISE, PUBLISHED, Architecture, Config
+from bwlab.base.header import FAMILIES, FIX, LABELS, Checkpoint, family_of, open_checkpoint
+from bwlab.base.prediction import (
+    ARCHITECTURE_KEY,
+    EPSILON,
+    PREDICTION_KEY,
+    V_MARK,
+    VELOCITY,
+    ZERO_SNR_MARK,
+    Prediction,
+    declared_prediction,
+    measured_prediction,
+)
+from bwlab.base.quiet import quiet_libraries
+from bwlab.base.tokenizer import clip_tokenizer
+from bwlab.errors import BwlabError
+from bwlab.formats.ldm import Place, component_places
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import SchedulerMixin, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from torch import Tensor, nn
+    from transformers import CLIPTokenizer
+
+
+SD2_BASE_SIDE = 64  # latents of the checkpoints of SD 2.x that predict noise; those that predict v have 96
+
+# As Stability AI's ModelSpec names them: (with epsilon, with v).
+SPEC_NAMES = {
+    "sd1": ("stable-diffusion-v1", "stable-diffusion-v1"),
+    "sd2": ("stable-diffusion-v2-512", "stable-diffusion-v2-768-v"),
+    "sdxl": ("stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-base"),
+}
+
+
+def load_single_file(
+    path: Path, asked: str, dtype: torch.dtype, published: Mapping[str, Architecture] = PUBLISHED
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """Return the pipeline of a single-file checkpoint on the CPU.
+
+    Args:
+        path: a safetensors file.
+        asked: what the user asked for, for messages.
+        dtype: of the weights in memory, whatever the file's.
+        published: the architectures by family.
+
+    Raises:
+        BwlabError: the file is no such checkpoint, saying what it is.
+    """
+    checkpoint = open_checkpoint(path, asked)
+    architecture = published[family_of(checkpoint, asked)]
+    declared = declared_prediction(checkpoint)
+    with quiet_libraries():
+        parts = load_components(checkpoint, architecture, asked, dtype)
+        tokenizers = [clip_tokenizer(pad) for pad in architecture.pads]
+        prediction = declared or _undeclared(architecture, parts, tokenizers)
+        pipe = new_pipeline(parts, tokenizers, new_noise_schedule(prediction))
+        if architecture.family == "sd2" and prediction.kind == EPSILON:
+            pipe.unet.register_to_config(sample_size=SD2_BASE_SIDE)
+        return pipe
+
+
+def load_components(
+    checkpoint: Checkpoint, architecture: Architecture, asked: str, dtype: torch.dtype
+) -> dict[str, nn.Module]:
+    """Return UNet, autoencoder and text encoders by name, with the file's weights.
+
+    Raises:
+        BwlabError: the file lacks tensors, or has them in other shapes.
+    """
+    empty = {name: empty_component(architecture, name) for name in architecture.components()}
+    places = {name: component_places(architecture.family, name, empty[name].state_dict()) for name in empty}
+    for name, model in empty.items():
+        _require_tensors(checkpoint, places[name], model, f"{LABELS[architecture.family]}'s {name}", asked)
+    return {name: _filled(model, checkpoint, places[name], dtype) for name, model in empty.items()}
+
+
+def empty_component(architecture: Architecture, name: str) -> nn.Module:
+    """Return a component without weights (meta tensors)."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        return new_component(architecture, name)
+
+
+def new_component(architecture: Architecture, name: str) -> nn.Module:
+    """Return an untrained component: `"unet"`, `"vae"`, `"text_encoder"` or `"text_encoder_2"`."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "unet": lambda: UNet2DConditionModel(**_settings(architecture.unet)),
+        "vae": lambda: AutoencoderKL(**_settings(architecture.vae)),
+        "text_encoder": lambda: CLIPTextModel(CLIPTextConfig(**architecture.text[0])),
+        "text_encoder_2": lambda: CLIPTextModelWithProjection(CLIPTextConfig(**architecture.text[1])),
+    }
+    return makers[name]()
+
+
+def _settings(config: Config) -> dict[str, object]:
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def _require_tensors(
+    checkpoint: Checkpoint, places: Mapping[str, Place], model: nn.Module, label: str, asked: str
+) -> None:
+    from bwlab.formats.ldm import fits, shape_in_file
+
+    wanted = {
+        checkpoint.actual_key(place.key): shape_in_file(place, tuple(tensor.shape))
+        for place, tensor in zip(places.values(), model.state_dict().values(), strict=True)
+    }
+    missing = [key for key in wanted if key not in checkpoint.shapes]
+    if missing:
+        raise BwlabError(asked, f"it lacks {len(missing)} of the {len(wanted)} tensors of {label}: {missing[0]}", FIX)
+    wrong = [key for key, shape in wanted.items() if not fits(checkpoint.shapes[key], shape)]
+    if wrong:
+        here, published = checkpoint.shapes[wrong[0]], wanted[wrong[0]]
+        found = f"{len(wrong)} of the {len(wanted)} tensors of {label} have another shape: {wrong[0]} {here}"
+        raise BwlabError(asked, f"{found}, not {published}", FIX)
+
+
+def _filled(model: nn.Module, checkpoint: Checkpoint, places: Mapping[str, Place], dtype: torch.dtype) -> nn.Module:
+    from safetensors import safe_open
+
+    from bwlab.formats.ldm import from_ldm
+
+    with safe_open(checkpoint.path, framework="pt") as file:
+
+        def read(key: str) -> Tensor:
+            tensor: Tensor = file.get_tensor(checkpoint.actual_key(key))
+            return tensor.to(dtype)
+
+        tensors = from_ldm(places, read)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor.reshape(shapes[name]) for name, tensor in tensors.items()}, assign=True)
+    return model.eval()
+
+
+def _undeclared(
+    architecture: Architecture, parts: Mapping[str, nn.Module], tokenizers: list[CLIPTokenizer]
+) -> Prediction:
+    """SD 2.x was published with both predictions and is measured; the others were with epsilon alone."""
+    if architecture.family != "sd2":
+        return Prediction(EPSILON)
+    import torch
+
+    tokens = tokenizers[0]("", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        return measured_prediction(parts["unet"], parts["text_encoder"](tokens)[0])
+
+
+def new_noise_schedule(prediction: Prediction) -> SchedulerMixin:
+    """Return Stable Diffusion's noise schedule, as a DDIM sampler."""
+    from diffusers import DDIMScheduler
+
+    # A schedule that ends in noise alone has to be sampled from its very end (Lin et al., section 3.3).
+    ends = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction.zero_snr else {}
+    return DDIMScheduler(**NOISE, prediction_type=prediction.kind, **ends)
+
+
+def new_pipeline(
+    parts: Mapping[str, nn.Module], tokenizers: list[CLIPTokenizer], scheduler: SchedulerMixin
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    if len(tokenizers) == 1:
+        return StableDiffusionPipeline(
+            **parts,
+            tokenizer=tokenizers[0],
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    return StableDiffusionXLPipeline(
+        **parts, tokenizer=tokenizers[0], tokenizer_2=tokenizers[1], scheduler=scheduler, add_watermarker=False
+    )
+
+
+def pipeline_family(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> str:
+    """Return `"sd1"`, `"sd2"` or `"sdxl"`; `BwlabError` for a pipeline of another size, which no other tool reads."""
+    width = pipe.unet.config.cross_attention_dim
+    if width not in FAMILIES:
+        found = f"a UNet whose text has width {width}"
+        raise BwlabError("a single-file checkpoint", found, "Save it as a diffusers folder")
+    return FAMILIES[width]
+
+
+def checkpoint_tensors(
+    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, family: str | None = None
+) -> dict[str, Tensor]:
+    """Return a pipeline's weights by the keys of a single-file checkpoint, in their own dtype.
+
+    SDXL's get the marker tensors `v_pred` and `ztsnr` that other tools look for. Of SD 2.x, the text encoder's last
+    layer, which nothing reads, is not there.
+
+    Args:
+        pipe: the base.
+        family: of its layout; None: found from the UNet.
+
+    Raises:
+        BwlabError: the pipeline is of no published size.
+    """
+    import torch
+
+    from bwlab.formats.ldm import to_ldm
+
+    family = family or pipeline_family(pipe)
+    tensors: dict[str, Tensor] = {}
+    for name in PUBLISHED[family].components():
+        state = getattr(pipe, name).state_dict()
+        tensors |= to_ldm(component_places(family, name, state), state)
+    config = pipe.scheduler.config
+    if family == "sdxl" and config.prediction_type == VELOCITY:
+        tensors[V_MARK] = torch.tensor([])
+        if config.get("rescale_betas_zero_snr"):
+            tensors[ZERO_SNR_MARK] = torch.tensor([])
+    return tensors
+
+
+def checkpoint_metadata(
+    pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, family: str | None = None
+) -> dict[str, str]:
+    """Return the metadata that tells a single-file checkpoint's architecture and prediction (ModelSpec)."""
+    velocity = pipe.scheduler.config.prediction_type == VELOCITY
+    return {
+        ARCHITECTURE_KEY: SPEC_NAMES[family or pipeline_family(pipe)][velocity],
+        PREDICTION_KEY: "v" if velocity else "epsilon",
+    }

@@ -1,1 +1,0 @@
-"""Base models from folders, from single files and from the hub."""

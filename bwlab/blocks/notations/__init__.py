@@ -1,0 +1,1 @@
+"""Block specs in the notations of other tools: number lists, dictionaries and prompt tags."""

@@ -1,0 +1,167 @@
+"""Block numbers in the notation of other tools, as plain lists: LBW strings and kohya's block lists.
+
+LBW (sd-webui-lora-block-weight) and kohya's sd-scripts count the blocks of the original Stable Diffusion code: input
+block 1 + 3 i + j and output block 3 i + j are pair j of level i, input block 3 + 3 i is a downsampler, and an
+upsampler belongs to the last output block of its level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from bwlab.blocks.scheme import BlockScheme, short_names
+from bwlab.blocks.spec import BlockSpec, Kind, number_text, parse_number, spec_from_values
+from bwlab.errors import BwlabError
+
+ListFormat: TypeAlias = Literal["lbw", "lbw-short", "kohya"]
+
+_LDM26 = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
+_LDM20 = ("BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9)))
+
+# The short forms keep the cells that have transformers, which is all that a LoRA without convolutions holds.
+_NO_TRANSFORMER_26 = {"IN00", "IN03", "IN06", "IN09", "IN10", "IN11", "OUT00", "OUT01", "OUT02"}
+_NO_TRANSFORMER_20 = {"IN00", "IN01", "IN02", "IN03", "IN06", "OUT06", "OUT07", "OUT08"}
+
+LBW_CELLS: Mapping[int, tuple[str, ...]] = {
+    26: _LDM26,
+    17: tuple(cell for cell in _LDM26 if cell not in _NO_TRANSFORMER_26),
+    20: _LDM20,
+    12: tuple(cell for cell in _LDM20 if cell not in _NO_TRANSFORMER_20),
+}
+
+# sd-scripts, networks/lora.py: get_block_index(), for SDXL "copied from sdxl_train".
+KOHYA_SDXL_FIRST = ("time_embedding", "add_embedding")
+KOHYA_SDXL_LAST = ("conv_norm_out", "conv_out")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A spec in another tool's notation.
+
+    Attributes:
+        text: what to paste there.
+        notes: one line each for what that notation cannot say, or that tool does not do.
+    """
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a list: its name for messages, and the modules that it governs."""
+
+    name: str
+    paths: tuple[str, ...]
+
+
+def list_slots(scheme: BlockScheme, form: ListFormat) -> tuple[Slot, ...]:
+    """Return the places of a list, in order; ``BwlabError`` if the tool has no list for such a model."""
+    full = next((cells for cells in (_LDM26, _LDM20) if set(cells) == set(scheme.ldm_cells())), None)
+    if full is None:
+        found = f"those lists fit UNets with two layers per block only, unlike this one of the scheme {scheme.name}"
+        raise BwlabError(f"a list of block numbers for {form}", found, "Use block specs, which name blocks")
+    if form == "lbw":
+        return tuple(_cell_slot(scheme, cell) for cell in full)
+    if form == "lbw-short":
+        short = LBW_CELLS[17 if full is _LDM26 else 12]
+        return tuple(_cell_slot(scheme, cell) for cell in short)
+    return _kohya_sd(scheme) if full is _LDM26 else _kohya_sdxl(scheme)
+
+
+def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
+    """Return the spec as a list of numbers with commas between, with notes on what the list cannot say.
+
+    Raises:
+        BwlabError: the modules of one place have different numbers, or there is no such list for this model.
+    """
+    numbers = [_slot_number(slot, spec, form) for slot in list_slots(spec.scheme, form)]
+    text = ",".join(number_text(number) for number in numbers)
+    again = from_numbers(numbers, spec.scheme, form, spec.kind)
+    lost = [m for m in spec.scheme.modules if again[m.path] != spec.values[m.path]]
+    names = ", ".join(short_names(spec.scheme, lost))
+    if not lost:
+        return Translation(text)
+    if form == "lbw-short":
+        return Translation(
+            text, (f"the short list turns off {names}: use it with LoRA files, which have nothing there",)
+        )
+    return Translation(text, (f"{form} lists have no place for {names}",))
+
+
+def from_list(text: str, scheme: BlockScheme, form: Literal["lbw", "kohya"], kind: Kind) -> BlockSpec:
+    """Return the spec that a list of numbers means: an LBW string of any of its lengths, or kohya's list.
+
+    What the list has no place for: a short LBW string turns the other cells off, as LBW does; ``te`` keeps scale 1
+    with kohya's list, which is about the UNet alone; the modules outside all blocks follow conv_in, or have rank 0.
+
+    Raises:
+        BwlabError: the list has another length than this model's, or an entry is no such number.
+    """
+    pieces = [piece.strip() for piece in text.split(",")]
+    forms: tuple[ListFormat, ...] = ("lbw", "lbw-short") if form == "lbw" else ("kohya",)
+    lengths = {len(list_slots(scheme, one)): one for one in forms}
+    if len(pieces) not in lengths:
+        wanted = " or ".join(map(str, lengths))
+        found = f"it has {len(pieces)} {'entry' if len(pieces) == 1 else 'entries'}, and this model's has {wanted}"
+        raise BwlabError(f"{form} list {text!r}", found, "Give a list for a model of this architecture")
+    exact = lengths[len(pieces)]
+    slots = list_slots(scheme, exact)
+    numbers = [parse_number(one, kind, f"{slot.name}={one}") for one, slot in zip(pieces, slots, strict=True)]
+    return spec_from_values(from_numbers(numbers, scheme, exact, kind), scheme, kind)
+
+
+def from_numbers(numbers: Sequence[float], scheme: BlockScheme, form: ListFormat, kind: Kind) -> dict[str, float]:
+    """Return the number of each module, by its path, that a list of this form gives it."""
+    given = {
+        path: number for slot, number in zip(list_slots(scheme, form), numbers, strict=True) for path in slot.paths
+    }
+    text_encoder = 0.0 if kind == "rank" else 1.0
+    outside = 0.0 if kind == "rank" else given.get("conv_in", 0.0)
+    fill = {"te": text_encoder, "rest": outside}
+    values = {module.path: given.get(module.path, fill.get(module.block, 0.0)) for module in scheme.modules}
+    if form == "kohya" and kind == "rank":
+        # sd-scripts makes no layers outside the blocks, whatever the list says there.
+        values |= {module.path: 0.0 for module in scheme.modules if module.block == "rest"}
+    return values
+
+
+def kohya_places(scheme: BlockScheme) -> dict[str, int]:
+    """Return the place in kohya's list, from 0, of each module's path; none where there is no list."""
+    if not scheme.ldm_cells():
+        return {}
+    return {path: place for place, slot in enumerate(list_slots(scheme, "kohya")) for path in slot.paths}
+
+
+def _cell_slot(scheme: BlockScheme, cell: str) -> Slot:
+    return Slot(cell, tuple(module.path for module in scheme.modules if module.ldm == cell))
+
+
+def _kohya_sd(scheme: BlockScheme) -> tuple[Slot, ...]:
+    return tuple(_cell_slot(scheme, cell) for cell in _LDM26 if cell != "BASE")
+
+
+def _kohya_sdxl(scheme: BlockScheme) -> tuple[Slot, ...]:
+    known = [module.path for module in scheme.modules]
+    middle = [Slot(path, (path,)) for path in ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")]
+    return (
+        Slot("embeddings", tuple(path for path in KOHYA_SDXL_FIRST if path in known)),
+        *(_cell_slot(scheme, cell) for cell in _LDM20 if cell.startswith("IN")),
+        *middle,
+        *(_cell_slot(scheme, cell) for cell in _LDM20 if cell.startswith("OUT")),
+        Slot("out", KOHYA_SDXL_LAST),
+    )
+
+
+def _slot_number(slot: Slot, spec: BlockSpec, form: ListFormat) -> float:
+    numbers = {path: spec.values[path] for path in slot.paths}
+    if len(set(numbers.values())) > 1:
+        told = ", ".join(f"{path}={number_text(number)}" for path, number in numbers.items())
+        raise BwlabError(
+            f"{spec.text!r} as {form} list",
+            f"{slot.name} takes one number, but there are {told}",
+            "Give them the same number",
+        )
+    return next(iter(numbers.values()))

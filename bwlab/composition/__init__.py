@@ -1,1 +1,0 @@
-"""Several adapters and words at work on one pipeline, each with its strength per block and per sampling step."""

@@ -1,0 +1,1 @@
+"""Settings: pydantic models from TOML files, command-line options and presets."""

@@ -1,0 +1,1 @@
+"""Training data: from image folders and captions to batches of latents."""

@@ -1,0 +1,83 @@
+"""Writes a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from bwlab.errors import BwlabError
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Puts `data` at `path`, through a temporary file in the same folder that is flushed to disk and then renamed.
+
+    Whatever goes wrong, a file that was at `path` before stays whole, and no temporary file is left.
+
+    Raises:
+        BwlabError: the disk is full, or the folder is missing or not writable.
+    """
+    write_pieces_atomically(path, (data,))
+
+
+def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
+    """Like `write_atomically`, for data that comes in pieces and is never in memory as a whole.
+
+    Raises:
+        BwlabError: as there; whatever making a piece raises comes through, and nothing is written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write_and_sync(temporary, pieces)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")
+        raise BwlabError(f"saving {path}", found, "Free some space or choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_and_sync(path: Path, pieces: Iterable[bytes]) -> None:
+    with path.open("xb") as file:
+        file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself last through a power cut, where the system lets one open a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path, asked: str | None = None) -> None:
+    """Make a folder and those above it.
+
+    Args:
+        path: may exist already.
+        asked: what the user asked for, for the message; the folder's name where there is nothing better to say.
+
+    Raises:
+        BwlabError: it cannot be made, or a file is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = "a file of that name is in the way" if path.is_file() else error.strerror or str(error)
+        raise BwlabError(asked or f"folder {path}", found, "Choose another folder") from error
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads and caches: the one that ``BWLAB_CACHE`` names, or ``~/.cache/bwlab``."""
+    chosen = os.environ.get("BWLAB_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "bwlab"

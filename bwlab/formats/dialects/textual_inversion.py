@@ -1,0 +1,151 @@
+"""Files of textual inversion: embeddings of new tokens and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
+from bwlab.formats.safetensors import AdapterFile, open_adapter_file, write_tensors
+from bwlab.formats.tensors import LazyTensor
+
+if TYPE_CHECKING:
+    from bwlab.formats.contents import AdapterContents
+
+
+# A1111, kohya, and for SDXL one embedding for each encoder; these do not say the token, which is the file's name.
+NAMELESS = {"string_to_param.*": "", "emb_params": "", "clip_l": "", "clip_g": "te2:"}
+# diffusers: the token is the key. Other dialects' keys have dots or colons, a list's are numbers.
+TOKEN = re.compile(r"<[^<>]+>|(?!\d+$)[^.:]+")
+
+SECOND = "te2:"
+UNFIT = re.compile(r"[^\w.-]+")  # for names of files
+
+ENCODERS = {"clip_l": "te", "clip_g": "te2"}
+NAMELESS_KEYS = ("emb_params", "string_to_param.*")
+COUNTER = "string_to_token.*"  # AUTOMATIC1111 keeps the place of "*" in its own vocabulary
+FIX = "Give a textual-inversion file of diffusers, AUTOMATIC1111 or kohya"
+
+
+def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    """Whether every key is that of an embedding."""
+    return bool(keys) and all(key in NAMELESS or TOKEN.fullmatch(key) for key in keys)
+
+
+def read(file: AdapterFile) -> AdapterContents:
+    """The embeddings of a file; a tensor of more than two dimensions is none."""
+    from bwlab.formats.contents import assemble
+
+    name = file.metadata.get("name", file.path.stem)
+    found, unknown = {}, []
+    for key, entry in file.entries.items():
+        if len(entry.shape) in (1, 2) and 0 not in entry.shape:
+            found[NAMELESS[key] + name if key in NAMELESS else key] = file.tensor(key)
+        else:
+            unknown.append(key)
+    return assemble(file, "embedding", (), embeddings=found, unknown=unknown)
+
+
+def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
+    """Writes each token's file, beside the adapter `out`, and returns their paths.
+
+    Of Stable Diffusion 1.x and 2.x the key is the token, as diffusers has it; of SDXL `clip_l` and `clip_g` hold the
+    embeddings for the two encoders, and the metadata the token.
+    """
+    for token, tensors in _by_token(embeddings).items():
+        metadata, named = {"format": "pt"}, {token: tensors.get(token)}
+        if SECOND + token in tensors:
+            metadata["name"] = token
+            named = {"clip_l": tensors.get(token), "clip_g": tensors[SECOND + token]}
+        there = {key: tensor for key, tensor in named.items() if tensor is not None}
+        write_tensors(_file(token, out), there, metadata)
+    return embedding_paths(embeddings, out)
+
+
+def embedding_paths(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
+    """The files, one for each token and named by adapter and token: `style.safetensors` -> `style-s1.safetensors`."""
+    return [_file(token, out) for token in _by_token(embeddings)]
+
+
+def _by_token(embeddings: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyTensor]]:
+    tokens: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in embeddings.items():
+        tokens.setdefault(name.removeprefix(SECOND), {})[name] = tensor
+    return tokens
+
+
+def _file(token: str, out: Path) -> Path:
+    return out.with_name(f"{out.stem}-{UNFIT.sub('', token) or 'token'}.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A word with vectors of its own.
+
+    Attributes:
+        word: as prompts write it.
+        vectors: `"te"`, and `"te2"` for SDXL -> float32 `(vectors, width)`.
+        source: the file, for messages.
+    """
+
+    word: str
+    vectors: Mapping[str, NDArray[np.float32]]
+    source: str = ""
+
+
+def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
+    """The embedding in a file, under the given word, else under that of the file, else under the file's name.
+
+    `.pt` and `.bin` files go through torch's weights-only loader; one that needs more is refused.
+
+    Raises:
+        BwlabError: the file is missing, broken, holds something else, or NaN.
+    """
+    path = Path(path)
+    file = open_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else open_adapter_file(path)
+    keys = [key for key in file.entries if key != COUNTER]
+    if set(keys) <= ENCODERS.keys() and keys:
+        parts = {ENCODERS[key]: _rows(file, key) for key in ENCODERS if key in keys}
+        counts = {len(rows) for rows in parts.values()}
+        if len(counts) > 1:
+            raise _bad(path, f"clip_l and clip_g hold {' and '.join(map(str, sorted(counts)))} vectors")
+        return Embedding(word or file.metadata.get("name") or path.stem, parts, str(path))
+    if len(keys) != 1:
+        raise _bad(path, f"it holds {len(keys)} tensors where an embedding has one, or clip_l and clip_g")
+    own = file.metadata.get("name") or path.stem if keys[0] in NAMELESS_KEYS else keys[0]
+    return Embedding(word or own, {"te": _rows(file, keys[0])}, str(path))
+
+
+def embeddings_of(tensors: Mapping[str, LazyTensor]) -> list[Embedding]:
+    """The words that an adapter file holds beside its modules: token -> tensor, of a second encoder under `te2:`."""
+    second = "te2:"
+    words = dict.fromkeys(name.removeprefix(second) for name in tensors)
+    found = []
+    for word in words:
+        named = {"te": tensors.get(word), "te2": tensors.get(second + word)}
+        vectors = {encoder: _matrix(one) for encoder, one in named.items() if one is not None}
+        found.append(Embedding(word, vectors, next(one.source for one in named.values() if one is not None)))
+    return found
+
+
+def _rows(file: AdapterFile, key: str) -> NDArray[np.float32]:
+    rows = _matrix(file.tensor(key))
+    if rows.ndim != 2 or not rows.size:
+        raise _bad(file.path, f"{key} has the shape {tuple(file.entries[key].shape)}, not (vectors, width)")
+    return rows
+
+
+def _matrix(tensor: LazyTensor) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = tensor.numbers(np.float32).astype(np.float32, copy=False)
+    return numbers[None] if numbers.ndim == 1 else numbers
+
+
+def _bad(path: Path, found: str) -> BwlabError:
+    return BwlabError(f"reading embedding {path}", found, FIX)

@@ -1,0 +1,268 @@
+"""Where single-file checkpoints of Stable Diffusion keep each tensor of a diffusers pipeline.
+
+Such files have the layout of the original training code (CompVis' latent-diffusion, Stability's generative-models): the
+UNet below `model.diffusion_model.`, numbered block by block through all levels; the autoencoder below
+`first_stage_model.`; the text encoders below `cond_stage_model.` (SD 1.x, 2.x) or `conditioner.embedders.0.` and `.1.`
+(SDXL). CLIP ViT-L is kept as transformers names it, the text encoders of SD 2.x and SDXL's second as open_clip does.
+
+Everything is told from the names of a model's tensors, so that models of any size map the same way, both ways: each
+tensor has one `Place`, and no two tensors share one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+CLIP_PREFIX = "cond_stage_model.transformer."
+XL_CLIP_PREFIX = "conditioner.embedders.0.transformer."
+OPEN_CLIP_PREFIX = "cond_stage_model.model."
+XL_OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
+TEXT_MODEL = "text_model."
+
+UNET_OUTER = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+UNET_MID = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
+_UNET_LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_VAE_LEVEL = re.compile(r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.(resnets|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_VAE_MID = re.compile(r"(encoder|decoder)\.mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
+_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+_OPEN_CLIP_OUTER = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+_OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_THIRDS = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
+_TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in a single-file checkpoint.
+
+    Attributes:
+        key: its name there.
+        third: 0, 1 or 2 where the file joins the rows of query, key and value in one tensor, else None.
+        transposed: whether the file keeps the matrix transposed.
+        pointwise: whether the file keeps the matrix `(out, in)` as a convolution `(out, in, 1, 1)`.
+    """
+
+    key: str
+    third: int | None = None
+    transposed: bool = False
+    pointwise: bool = False
+
+
+def component_places(family: str, component: str, names: Iterable[str]) -> dict[str, Place]:
+    """Return the place of each tensor of a pipeline's component.
+
+    Args:
+        family: `"sd1"`, `"sd2"` or `"sdxl"`.
+        component: `"unet"`, `"vae"`, `"text_encoder"` or `"text_encoder_2"`.
+        names: of the component's tensors, as its `state_dict` has them.
+
+    Raises:
+        KeyError: a name has no place, or the family has no such component.
+    """
+    if component == "unet":
+        return unet_places(names)
+    if component == "vae":
+        return vae_places(names)
+    if (family, component) == ("sd2", "text_encoder"):
+        return open_clip_places(names, OPEN_CLIP_PREFIX)
+    if (family, component) == ("sdxl", "text_encoder_2"):
+        return open_clip_places(names, XL_OPEN_CLIP_PREFIX)
+    prefix = {"sd1": CLIP_PREFIX, "sdxl": XL_CLIP_PREFIX}[family]
+    if component != "text_encoder":
+        raise KeyError(component)
+    return clip_places(names, prefix)
+
+
+def unet_places(names: Iterable[str]) -> dict[str, Place]:
+    """Return the places of a UNet2DConditionModel's tensors; `KeyError` for a name that the layout does not have."""
+    names = list(names)
+    levels = _matches(_UNET_LEVEL, names)
+    # Each level numbers its resnets, then its sampler, so a level takes one number more than it has down resnets.
+    step = 2 + max(int(found[4]) for found in levels if found[1] == "down" and found[3] == "resnets")
+    attended = {found[2] for found in levels if found[1] == "up" and found[3] == "attentions"}
+    return {name: Place(UNET_PREFIX + _unet_key(name, step, attended)) for name in names}
+
+
+def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[str]]:
+    return [found for found in map(pattern.fullmatch, names) if found]
+
+
+def _unet_key(name: str, step: int, attended: set[str]) -> str:
+    module, _, leaf = name.rpartition(".")
+    if module in UNET_OUTER:
+        return f"{UNET_OUTER[module]}.{leaf}"
+    if name.startswith("mid_block."):
+        _, kind, index, rest = name.split(".", 3)
+        return f"middle_block.{UNET_MID[f'{kind}.{index}']}.{_unet_inner(kind, rest)}"
+    found = _UNET_LEVEL.fullmatch(name)
+    if not found:
+        raise KeyError(name)
+    side, level, kind, index, rest = found.groups()
+    if kind == "downsamplers":
+        return f"input_blocks.{step * (int(level) + 1)}.0.op.{rest.removeprefix('conv.')}"
+    if kind == "upsamplers":
+        return f"output_blocks.{step * (int(level) + 1) - 1}.{2 if level in attended else 1}.{rest}"
+    number = step * int(level) + int(index) + (1 if side == "down" else 0)
+    root = f"{'input' if side == 'down' else 'output'}_blocks.{number}"
+    return f"{root}.{0 if kind == 'resnets' else 1}.{_unet_inner(kind, rest)}"
+
+
+def _unet_inner(kind: str, rest: str) -> str:
+    if kind == "attentions":
+        return rest
+    module, _, leaf = rest.rpartition(".")
+    return f"{UNET_RESNET[module]}.{leaf}"
+
+
+def vae_places(names: Iterable[str]) -> dict[str, Place]:
+    """Return the places of an AutoencoderKL's tensors; `KeyError` for a name that the layout does not have."""
+    names = list(names)
+    levels = 1 + max((int(found[3]) for found in _matches(_VAE_LEVEL, names)), default=0)
+    return {name: _vae_place(name, levels) for name in names}
+
+
+def _vae_place(name: str, levels: int) -> Place:
+    if found := _VAE_LEVEL.fullmatch(name):
+        coder, side, level, kind, index, rest = found.groups()
+        # The decoder's levels are numbered by resolution, so its first one has the highest number.
+        number = int(level) if side == "down" else levels - 1 - int(level)
+        root = f"{VAE_PREFIX}{coder}.{side}.{number}"
+        if kind != "resnets":
+            return Place(f"{root}.{kind.removesuffix('rs')}.{rest}")
+        return Place(f"{root}.block.{index}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
+    if found := _VAE_MID.fullmatch(name):
+        coder, kind, index, rest = found.groups()
+        root = f"{VAE_PREFIX}{coder}.mid"
+        if kind == "resnets":
+            return Place(f"{root}.block_{int(index) + 1}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
+        module, _, leaf = rest.rpartition(".")
+        matrix = module != "group_norm" and leaf == "weight"
+        return Place(f"{root}.attn_1.{_VAE_ATTENTION[module]}.{leaf}", pointwise=matrix)
+    if not re.fullmatch(r"((en|de)coder\.conv_(in|out|norm_out)|(post_)?quant_conv)\.(weight|bias)", name):
+        raise KeyError(name)
+    return Place(VAE_PREFIX + name.replace("conv_norm_out", "norm_out"))
+
+
+def clip_places(names: Iterable[str], prefix: str) -> dict[str, Place]:
+    """Return the places of a CLIPTextModel's tensors where the file names them as transformers 4 did."""
+    return {name: Place(f"{prefix}{TEXT_MODEL}{name.removeprefix(TEXT_MODEL)}") for name in names}
+
+
+def open_clip_places(names: Iterable[str], prefix: str) -> dict[str, Place]:
+    """Return the places of a CLIPTextModel's tensors, with its projection or without, in open_clip's layout."""
+    return {name: _open_clip_place(name.removeprefix(TEXT_MODEL), prefix) for name in names}
+
+
+def _open_clip_place(name: str, prefix: str) -> Place:
+    if name == "text_projection.weight":
+        return Place(prefix + "text_projection", transposed=True)
+    if name in _OPEN_CLIP_OUTER:
+        return Place(prefix + _OPEN_CLIP_OUTER[name])
+    found = _TEXT_LAYER.fullmatch(name)
+    if not found:
+        raise KeyError(name)
+    layer, module, leaf = found.groups()
+    root = f"{prefix}transformer.resblocks.{layer}"
+    projection = module.removeprefix("self_attn.")
+    if projection in _THIRDS:
+        return Place(f"{root}.attn.in_proj_{leaf}", third=_THIRDS[projection])
+    return Place(f"{root}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
+
+
+def by_key(places: Mapping[str, Place]) -> dict[str, list[str]]:
+    """Return the way back: each key of the file with the names of the tensors in it, in the order of their rows."""
+    names: dict[str, list[str]] = {}
+    for name, place in sorted(places.items(), key=lambda entry: entry[1].third or 0):
+        names.setdefault(place.key, []).append(name)
+    return names
+
+
+def from_ldm(places: Mapping[str, Place], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Return a component's tensors by name, each with memory of its own.
+
+    Args:
+        places: of the tensors.
+        read: a tensor of the file, by its key.
+    """
+    return {name: _taken(read(place.key), place) for name, place in places.items()}
+
+
+def _taken(tensor: Tensor, place: Place) -> Tensor:
+    if place.third is not None:
+        tensor = tensor.chunk(3)[place.third]
+    if place.transposed:
+        tensor = tensor.T
+    if place.pointwise:
+        tensor = tensor.flatten(1)
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def shape_in_file(place: Place, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the file's tensor at a place, for a model's tensor of this shape."""
+    if place.third is not None:
+        return (3 * shape[0], *shape[1:])
+    if place.transposed:
+        return shape[::-1]
+    return (*shape, 1, 1) if place.pointwise else shape
+
+
+def fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether a file's shape is the wanted one, but for 1 x 1 kernels that some tools drop or add."""
+    return _without_kernel(found) == _without_kernel(wanted)
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
+def to_ldm(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the file's tensors by key, the inverse of `from_ldm`.
+
+    Args:
+        places: of the tensors.
+        state: a component's tensors by name, every one that has a place.
+    """
+    return {key: _put([state[name] for name in names], places[names[0]]) for key, names in by_key(places).items()}
+
+
+def _put(tensors: list[Tensor], place: Place) -> Tensor:
+    tensor = torch.cat(tensors) if place.third is not None else tensors[0]
+    if place.transposed:
+        tensor = tensor.T
+    if place.pointwise:
+        tensor = tensor[..., None, None]
+    return tensor.detach().contiguous()

@@ -1,0 +1,182 @@
+"""Reads safetensors adapter files with numpy alone: no torch, bfloat16 included.
+
+Layout (safetensors specification): 8 bytes of header length, little endian; a JSON header; the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.files import write_pieces_atomically
+from bwlab.formats.tensors import (
+    SIZES,
+    LazyTensor,
+    cast,
+    encoded,
+    size_in_bytes,
+    widen_bfloat16,
+    widen_e4m3,
+    widen_e5m2,
+    written_dtype,
+)
+
+MAX_HEADER_BYTES = 100_000_000
+
+# numpy has no name for bfloat16 and the 8-bit floats: they are read as whole numbers and widened.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "F8_E4M3": "u1",
+    "F8_E5M2": "u1",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
+_WIDENED = {"BF16": widen_bfloat16, "F8_E4M3": widen_e4m3, "F8_E5M2": widen_e5m2}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies: its dtype as the file names it, its shape, and its bytes `start..end` in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A checked safetensors file: what it holds, without the tensors, which `read` fetches."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    entries: Mapping[str, TensorEntry]
+
+    def read(self, key: str) -> NDArray[np.generic]:
+        """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
+        entry = self.entries[key]
+        values = np.empty(math.prod(entry.shape), dtype=_DTYPES[entry.dtype])
+        # Not mapped: in module-sized pieces that are used once, faults of pages take longer than a copy.
+        with self.path.open("rb") as file:
+            file.seek(entry.start)
+            if file.readinto(values.data) != values.nbytes:
+                raise _bad(self.path, f"{key} is cut short since the file was opened")
+        values = values.reshape(entry.shape)
+        return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
+
+    def tensor(self, key: str) -> LazyTensor:
+        """One tensor, to be read when its numbers are asked for."""
+        entry = self.entries[key]
+        return LazyTensor(key, entry.dtype, entry.shape, lambda: self.read(key), str(self.path))
+
+
+def open_adapter_file(path: str | Path) -> AdapterFile:
+    """The header of a safetensors file, checked against the file's size.
+
+    Raises:
+        BwlabError: the file is missing, empty, cut short, or no safetensors file.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > MAX_HEADER_BYTES:
+                raise _bad(path, "it is empty" if size == 0 else "it is no safetensors file")
+            if 8 + length > size:
+                raise _bad(path, f"it is cut short or no safetensors file: {size} bytes, {8 + length} of them header")
+            header = file.read(length)
+    except OSError as error:
+        raise BwlabError(f"reading adapter {path}", error.strerror or str(error), "Give an adapter file") from error
+    metadata, entries = _parse_header(path, header, 8 + length)
+    end = max((entry.end for entry in entries.values()), default=8 + length)
+    if end > size:
+        raise _bad(path, f"it is cut short: {size} bytes where its header promises {end}")
+    return AdapterFile(path, metadata, entries)
+
+
+def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str, str], dict[str, TensorEntry]]:
+    try:
+        fields = json.loads(header, object_pairs_hook=_once)
+        metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
+        entries = {key: _entry(field, data_start) for key, field in fields.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise _bad(path, "its header is no safetensors header") from error
+    for key, entry in entries.items():
+        if entry.dtype not in _DTYPES:
+            raise _bad(path, f"{key} has dtype {entry.dtype}, which bwlab does not read")
+        if entry.end - entry.start != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
+            raise _bad(path, f"{key} has shape {entry.shape} but {entry.end - entry.start} bytes")
+    return metadata, entries
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError where it has a key twice, of which Python would drop one."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return fields
+
+
+def _entry(field: Mapping[str, object], data_start: int) -> TensorEntry:
+    shape, offsets = field["shape"], field["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(offsets, list):
+        raise TypeError("shape and data_offsets are lists")
+    start, end = (int(offset) for offset in offsets)
+    sizes = tuple(int(size) for size in shape)
+    if start < 0 or any(size < 0 for size in sizes):
+        raise ValueError("negative size")
+    return TensorEntry(str(field["dtype"]), sizes, data_start + start, data_start + end)
+
+
+def _bad(path: Path, found: str) -> BwlabError:
+    return BwlabError(f"reading adapter {path}", found, "Give a whole .safetensors adapter file")
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], dtype: str | None = None
+) -> None:
+    """Writes tensors by key, whole or not at all; the same tensors and metadata make the same bytes.
+
+    Args:
+        path: of the file.
+        tensors: each is read when its turn comes.
+        metadata: of the header.
+        dtype: of all floats that are not single numbers such as alpha; None: each tensor's own.
+
+    Raises:
+        BwlabError: a number is NaN, infinite or too large for its dtype, or the disk is full or not writable.
+    """
+    rounded = {key: cast(tensor, dtype) if tensor.shape else tensor for key, tensor in tensors.items()}
+    write_pieces_atomically(path, _pieces(rounded, metadata))
+
+
+def _pieces(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    # Wide dtypes first, so that every tensor starts at a multiple of its numbers' size; then by name.
+    keys = sorted(tensors, key=lambda key: (-SIZES[written_dtype(tensors[key].dtype)], key))
+    fields: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for key in keys:
+        start, end = end, end + size_in_bytes(tensors[key])
+        dtype, shape = written_dtype(tensors[key].dtype), list(tensors[key].shape)
+        fields[key] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for key in keys:
+        yield encoded(tensors[key])

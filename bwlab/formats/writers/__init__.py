@@ -1,1 +1,0 @@
-"""Writers of adapter files, one module for each dialect that bwlab writes."""

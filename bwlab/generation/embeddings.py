@@ -1,0 +1,136 @@
+"""Words with embeddings of their own, known to a pipeline for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bwlab.base.conditioning import text_encoders
+from bwlab.errors import BwlabError
+from bwlab.formats.dialects.textual_inversion import Embedding
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
+
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+ENCODERS = ("te", "te2")
+OLD_END = 2  # what old CLIP configs call the end of a text; transformers then takes the highest token for the end
+
+
+@contextmanager
+def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[None]:
+    """Prompts may use the words inside the `with` block; tokenizers and text encoders are after it what they were.
+
+    A word is found as written and in lower case. One with several vectors stands for as many tokens, `word`, `word_1`,
+    ..., which diffusers' pipelines put in its place (`maybe_convert_prompt`). Tokenizer and text encoder stay the same
+    objects, so all pipelines that share them know the words.
+
+    Raises:
+        BwlabError: an embedding is of another architecture, or a word cannot be told from others.
+    """
+    encoders: list[Any] = list(text_encoders(pipe))
+    tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]
+    check_words(pipe, embeddings)
+    tokens = [token for one in embeddings for token in tokens_of(one)]
+    with ExitStack() as stack:
+        for name, encoder, tokenizer in zip(ENCODERS, encoders, tokenizers, strict=False) if embeddings else ():
+            rows = [torch.from_numpy(one.vectors[name]).repeat(len(_spellings(one.word)), 1) for one in embeddings]
+            stack.enter_context(_known(tokenizer, tokens))
+            places = tokenizer.convert_tokens_to_ids(tokens)
+            stack.enter_context(_embedded(encoder, torch.cat(rows), places, tokenizer.eos_token_id))
+        yield
+
+
+def tokens_of(embedding: Embedding) -> list[str]:
+    """Return the tokens of a word as diffusers names them, for each way to write it."""
+    count = len(embedding.vectors["te"])
+    return [f"{one}_{part}" if part else one for one in _spellings(embedding.word) for part in range(count)]
+
+
+def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
+    """Raise `BwlabError` unless the embeddings fit a pipeline's text encoders and their words can be told apart."""
+    encoders: list[Any] = list(text_encoders(pipe))
+    wanted = {
+        name: int(encoder.get_input_embeddings().weight.shape[1])
+        for name, encoder in zip(ENCODERS, encoders, strict=False)
+    }
+    vocabulary = pipe.tokenizer.get_vocab()
+    for embedding in embeddings:
+        asked = f"embedding {embedding.source or embedding.word}"
+        found = {name: int(rows.shape[1]) for name, rows in embedding.vectors.items()}
+        if found != wanted:
+            widths = [" + ".join(map(str, sizes.values())) for sizes in (found, wanted)]
+            raise BwlabError(
+                asked,
+                f"its vectors are {widths[0]} wide, and this base's text embeddings {widths[1]}",
+                "Give one made for this base's architecture",
+            )
+        _check_word(embedding.word, asked, [one.word for one in embeddings], vocabulary, tokens_of(embedding))
+
+
+def _check_word(word: str, asked: str, words: Sequence[str], vocabulary: Any, tokens: Sequence[str]) -> None:
+    fix = "Give another with --embedding FILE=word ('bwlab convert' writes an adapter's words to files of their own)"
+    if not word or any(character.isspace() or character == "," for character in word):
+        raise BwlabError(f"{asked}, word {word!r}", "a word has no white space and no comma in it", fix)
+    known = [token for token in tokens if token in vocabulary or f"{token}</w>" in vocabulary]
+    if known:
+        raise BwlabError(f"{asked}, word {word!r}", "the base knows that word already", fix)
+    # diffusers writes out words with several vectors by replacing texts, which would change the longer word too.
+    near = [other for other in words if word.lower() in other.lower()]
+    if len(near) > 1:
+        other = next((one for one in near if one != word), word)
+        raise BwlabError(f"{asked}, word {word!r}", f"it is given twice, or part of {other!r}", fix)
+
+
+def _spellings(word: str) -> list[str]:
+    return list(dict.fromkeys((word, word.lower())))
+
+
+@contextmanager
+def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
+    """The tokenizer knows new tokens inside the block: the same object, with the state of a copy that learned them."""
+    from tokenizers import AddedToken
+
+    extended = copy.deepcopy(tokenizer)
+    # Unnormalised, or a word in capitals would come out of the tokenizer in lower case, where diffusers misses it.
+    extended.add_tokens([AddedToken(token, single_word=True, normalized=False) for token in tokens])
+    state = tokenizer.__dict__
+    tokenizer.__dict__ = extended.__dict__
+    try:
+        yield
+    finally:
+        tokenizer.__dict__ = state
+
+
+@contextmanager
+def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
+    """The text encoder takes token `end` for the end of a text inside the block, whatever its config is like."""
+    models = [module for module in encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
+    try:
+        for model in models:
+            model.eos_token_id = end
+        yield
+    finally:
+        for model in models:
+            model.eos_token_id = OLD_END
+
+
+@contextmanager
+def _embedded(encoder: Any, rows: Tensor, places: Sequence[int], end: int) -> Iterator[None]:
+    """The text encoder has these rows for new tokens inside the block; `end` is the token that ends a text."""
+    layer: nn.Embedding = encoder.get_input_embeddings()
+    own = layer.weight
+    size = max(len(own), max(places) + 1)  # some encoders have more rows than their tokenizer has tokens
+    longer = torch.cat([own.detach(), own.new_zeros(size - len(own), own.shape[1])])
+    longer[list(places)] = rows.to(own)
+    with text_ends_at(encoder, end):
+        try:
+            layer.weight = nn.Parameter(longer, requires_grad=False)
+            yield
+        finally:
+            layer.weight = own

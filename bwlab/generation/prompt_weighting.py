@@ -1,0 +1,108 @@
+"""Weights inside prompts, `"a (red)1.4 fox, hat--"`, by the library compel."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bwlab.base.conditioning import encode_texts, text_encoders
+from bwlab.errors import BwlabError
+from bwlab.generation.job import WEIGHTINGS
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
+
+COMPEL = "compel"
+
+
+def require_weighting(name: str | None) -> None:
+    """Raise `BwlabError` unless the library for prompt weights is None or known and installed."""
+    if name is None:
+        return
+    if name not in WEIGHTINGS:
+        raise BwlabError(f"--weighting {name}", "no such library", f"Choose from {', '.join(WEIGHTINGS)}")
+    if importlib.util.find_spec(COMPEL) is None:
+        raise BwlabError(f"--weighting {name}", "the package compel is not installed", "pip install 'bwlab[weighting]'")
+
+
+def check_prompts(prompts: Iterable[str]) -> None:
+    """Raise `BwlabError` for a prompt that compel reads but no context of one length can hold: `.and()`, `.swap()`."""
+    from compel import Compel
+
+    for prompt in prompts:
+        _require_plain(prompt, Compel.parse_prompt_string(prompt))
+
+
+def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Return `context` `(batch, tokens, width)` of prompts with weights, and SDXL's `pooled` `(batch, width)`.
+
+    Compel weighs the embeddings of words for cross-attention; the pooled text is that of the prompt without weights.
+    Prompts are cut at the tokenizer's length.
+
+    Raises:
+        BwlabError: a prompt uses `.and()` or `.swap()`.
+    """
+    from compel import Compel, ReturnedEmbeddingsType
+
+    check_prompts(prompts)
+    encoders = text_encoders(pipe)
+    kind = (
+        ReturnedEmbeddingsType.LAST_HIDDEN_STATES_NORMALIZED
+        if len(encoders) == 1
+        else ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED
+    )
+    tokenizers = (pipe.tokenizer, getattr(pipe, "tokenizer_2", None))
+    contexts = [
+        Compel(tokenizer=tokenizer, text_encoder=encoder, returned_embeddings_type=kind)(
+            [pipe.maybe_convert_prompt(prompt, tokenizer) for prompt in prompts]
+        )
+        for tokenizer, encoder in zip(tokenizers, encoders, strict=False)
+    ]
+    found = {"context": torch.cat(contexts, dim=-1)}
+    pooled = (
+        encode_texts(pipe, [" ".join(_texts(Compel.parse_prompt_string(prompt))) for prompt in prompts]).pooled
+        if len(encoders) == 2
+        else None
+    )
+    return found if pooled is None else {**found, "pooled": pooled}
+
+
+def weighted_embeddings(
+    pipe: Pipeline, prompts: Sequence[str], negative: str, guided: bool
+) -> dict[str, Tensor | None]:
+    """Return what a pipeline takes in place of prompts, by name; with guidance for the negative prompt too."""
+    positive = weighted_context(pipe, prompts)
+    embeddings: dict[str, Tensor | None] = {"prompt_embeds": positive["context"]}
+    other: dict[str, Tensor] = {}
+    if guided:
+        zeros = not negative and "pooled" in positive and pipe.config.force_zeros_for_empty_prompt
+        other = (
+            {name: torch.zeros_like(value) for name, value in positive.items()}
+            if zeros
+            else weighted_context(pipe, [negative] * len(prompts))
+        )
+    embeddings["negative_prompt_embeds"] = other.get("context")
+    if "pooled" in positive:
+        embeddings["pooled_prompt_embeds"] = positive["pooled"]
+        embeddings["negative_pooled_prompt_embeds"] = other.get("pooled")
+    return embeddings
+
+
+def _require_plain(prompt: str, conjunction: Any) -> None:
+    asked, fix = f"prompt {prompt!r} with --weighting {COMPEL}", "Use weights and .blend() only"
+    if len(conjunction.prompts) > 1:
+        raise BwlabError(asked, ".and() makes a text of another length", fix)
+    if any(getattr(one, "wants_cross_attention_control", False) for one in conjunction.prompts):
+        raise BwlabError(asked, ".swap() needs another sampling loop", fix)
+
+
+def _texts(part: Any) -> Iterator[str]:
+    """The words of a parsed prompt; of a blend those of all its prompts."""
+    if hasattr(part, "text"):
+        yield part.text
+    for inner in getattr(part, "prompts", None) or getattr(part, "children", None) or ():
+        yield from _texts(inner)

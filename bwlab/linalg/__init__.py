@@ -1,0 +1,1 @@
+"""Linear algebra on low-rank matrices that are kept as factors."""

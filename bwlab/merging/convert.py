@@ -1,0 +1,252 @@
+"""``bwlab convert``: one adapter file into another."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bwlab.base.weights import ModelWeights, open_model
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.spec import BlockSpec, parse_spec
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.lora_form import Weights, bias_leaves, lora_module, near_lora, weight_shape
+from bwlab.formats.metadata import derived_metadata
+from bwlab.formats.modules import ModuleWeights, scaled
+from bwlab.formats.read import read_contents
+from bwlab.formats.tensors import is_float, written_dtype
+from bwlab.linalg.factored import FactoredMatrix
+from bwlab.linalg.truncation import Truncation
+from bwlab.merging.output import (
+    LOW_RANK,
+    Fit,
+    Modules,
+    Outcome,
+    Target,
+    known_scheme,
+    require_rank,
+    write_adapter,
+    writer_for,
+)
+from bwlab.terminal import counted
+
+if TYPE_CHECKING:
+    from bwlab.plugins.manager import PluginManager
+
+
+Track = Callable[[Sequence[ModuleWeights]], Iterable[ModuleWeights]]
+
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is asked of a conversion.
+
+    Attributes:
+        source: the file to read, of any dialect; `.pt` and `.bin` too.
+        target: where and how to write.
+        rank: highest rank of a module; None: as they are.
+        blocks: a block spec of scales, those not named 1; None: all as they are.
+        base: model that the adapter was made for; needed for few algorithms.
+        drop_unknown: whether keys that nobody understands may be left out.
+    """
+
+    source: Path
+    target: Target
+    rank: int | None = None
+    blocks: str | None = None
+    base: str | None = None
+    drop_unknown: bool = False
+
+
+def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Outcome:
+    """Converts a file.
+
+    Raises:
+        BwlabError: the file is broken or has unknown keys, an option is wrong, the form cannot hold the adapter,
+            or the target is taken.
+    """
+    writer = writer_for(job.target, manager)
+    dtype = job.target.file_dtype
+    contents = read_contents(job.source, manager, pickles=True)
+    if not job.drop_unknown:
+        require_known(contents)
+    base = None if job.base is None else open_model(job.base)
+    scheme = known_scheme(contents.architecture, base.config if base else None, manager)
+    modules, fits = _changed(job, contents, base, scheme, dtype, track)
+    metadata = derived_metadata(contents.metadata, modules, scheme, _step(job, contents), same_type=not fits)
+    files = write_adapter(contents, modules, metadata, job.target, writer)
+    dropped = len(contents.modules) - len(modules) - sum(fit.after == 0 for fit in fits)
+    return Outcome(files, len(modules), scheme, tuple(fits), tuple(_notes(contents, dropped)))
+
+
+def _changed(
+    job: Conversion,
+    contents: AdapterContents,
+    base: ModelWeights | None,
+    scheme: BlockScheme,
+    dtype: str | None,
+    track: Track,
+) -> tuple[Modules, list[Fit]]:
+    modules: Modules = contents.modules
+    spec = None if job.blocks is None else parse_spec(job.blocks, scheme, kind="scale", default=1.0)
+    # What is dropped need not be approximated first; what can only be scaled as LoRA is scaled afterwards.
+    fits: list[Fit] = []
+    if spec is not None and job.rank is not None:
+        modules = {path: module for path, module in modules.items() if spec.value_of(path) != 0}
+    if job.rank is not None:
+        require_rank(job.rank)
+        if modules:
+            modules, fits = resized(
+                modules, job.rank, architecture=contents.architecture, base=base, dtype=dtype, track=track
+            )
+    return (modules if spec is None else scaled_blocks(modules, spec)), weighed(fits, spec)
+
+
+def _step(job: Conversion, contents: AdapterContents) -> dict[str, object]:
+    asked = {"rank": job.rank, "blocks": job.blocks, "base": job.base, "dtype": job.target.dtype}
+    given = {key: value for key, value in asked.items() if value is not None}
+    told = {"command": "convert", "from": contents.path.name, "dialect": contents.dialect, "to": job.target.form}
+    return {**told, **given}
+
+
+def _notes(contents: AdapterContents, dropped: int) -> list[str]:
+    notes = []
+    if dropped:
+        notes.append(f"left out: {counted(dropped, 'module')} of {len(contents.modules)} in blocks with the scale 0")
+    if contents.unknown:
+        unknown = counted(len(contents.unknown), "key")
+        notes.append(f"left out: {unknown} that nobody understands, first {contents.unknown[0]}")
+    return notes
+
+
+def require_known(contents: AdapterContents) -> None:
+    """Raises `BwlabError`, which lists them, if the file has keys that no reader understands."""
+    if not contents.unknown:
+        return
+    keys = _listed(contents.unknown)
+    count = "1 key is" if len(contents.unknown) == 1 else f"{len(contents.unknown)} keys are"
+    raise BwlabError(
+        f"converting {contents.path}", f"{count} not understood: {keys}", "Leave them out with --drop-unknown"
+    )
+
+
+def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]:
+    """The modules times the number of their block; those of blocks with 0 are left out.
+
+    Raises:
+        BwlabError: nothing is left, or a module cannot be written times a number other than 0 and 1.
+    """
+    kept = {path: scaled(module, spec.value_of(path)) for path, module in modules.items() if spec.value_of(path) != 0}
+    if not kept:
+        found = f"all {len(modules)} modules are in blocks with the scale 0"
+        raise BwlabError(f"blocks {spec.text!r}", found, "Keep a block that the adapter has modules in")
+    return kept
+
+
+def resized(
+    modules: Modules,
+    rank: int,
+    *,
+    architecture: str,
+    base: Weights | None = None,
+    dtype: str | None = None,
+    track: Track = iter,
+) -> tuple[dict[str, ModuleWeights], list[Fit]]:
+    """The modules as LoRA of at most this rank, nearest in the Frobenius norm; those that are already stay as they are.
+
+    Norms have no low-rank form and stay too, as do changes of biases. Modules whose delta is zero are left out.
+
+    Args:
+        modules: by path.
+        rank: at least 1.
+        architecture: `"sd1"`, ...: tells shapes that leaves do not.
+        base: weights of the base model, which some algorithms need.
+        dtype: of new factors; None: the commonest among the modules' leaves.
+        track: shows how far it is.
+
+    Raises:
+        BwlabError: a module needs the base's weight and there is none, or only a plugin knows its algorithm.
+    """
+    small = dtype or commonest_dtype(modules.values())
+    made: dict[str, ModuleWeights] = {}
+    fits: list[Fit] = []
+    for module in track(list(modules.values())):
+        require_readable(module)
+        if module.algorithm == "norm":
+            made[module.path] = module
+            continue
+        new, fit = resized_module(module, rank, weight_shape(module, architecture, base), small, base)
+        fits.append(fit)
+        if new is not None:
+            made[module.path] = new
+    if not made:
+        raise BwlabError("resizing an adapter", "every delta in it is zero", "Give an adapter that changes something")
+    return made, fits
+
+
+def resized_module(
+    module: ModuleWeights, rank: int, shape: tuple[int, ...], dtype: str, base: Weights | None
+) -> tuple[ModuleWeights | None, Fit]:
+    """The module as LoRA of at most this rank, None if its delta is zero, and what that costs."""
+    own = module.rank() if module.algorithm in LOW_RANK else None
+    if module.algorithm == "lora" and own is not None and own <= rank:
+        near, keeps = Truncation(_factors(module), _factors(module).norm() ** 2, 0.0), True
+    else:
+        near, keeps = near_lora(module, rank, base), False
+    matrix, biases = near.matrix, bias_leaves(module)
+    if near.energy == 0:
+        if not biases:
+            return None, Fit(module.path, own, 0, 0.0, 0.0)
+        matrix = FactoredMatrix(np.zeros((shape[0], 1)), np.zeros((1, math.prod(shape[1:]))))
+    fit = Fit(module.path, own, matrix.inner_rank, near.energy, near.lost)
+    if keeps:
+        return module, fit
+    # One alpha for all new modules: nothing has to be folded in once their numbers are rounded.
+    made = lora_module(module.path, matrix, shape, dtype, alpha=float(rank), source=module.source, biases=biases)
+    return made, fit
+
+
+def _factors(module: ModuleWeights) -> FactoredMatrix:
+    matrix = module.factors()
+    assert matrix is not None, "a LoRA has factors"
+    return matrix
+
+
+def weighed(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
+    """The approximations of modules that are then multiplied by the number of their block."""
+    if spec is None:
+        return list(fits)
+    squares = [(fit, spec.value_of(fit.path) ** 2) for fit in fits]
+    return [dataclasses.replace(fit, energy=fit.energy * by, lost=fit.lost * by) for fit, by in squares]
+
+
+def commonest_dtype(modules: Iterable[ModuleWeights]) -> str:
+    """The commonest dtype among float leaves, as it is written: `"F16"`."""
+    leaves = (leaf for module in modules for leaf in module.leaves.values())
+    dtypes = Counter(written_dtype(leaf.dtype) for leaf in leaves if is_float(leaf.dtype))
+    return dtypes.most_common(1)[0][0] if dtypes else "F32"
+
+
+def require_readable(module: ModuleWeights) -> None:
+    """Raises `BwlabError` if only a plugin knows what the module's leaves mean."""
+    if module.algorithm not in ALGORITHMS:
+        raise BwlabError(
+            f"the delta of {module.path} in {module.source}",
+            f"it is of the adapter type {module.algorithm}, whose leaves only its plugin knows",
+            "Convert it without --rank to kohya's form",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

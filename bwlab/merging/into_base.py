@@ -1,0 +1,175 @@
+"""``bwlab merge --into``: adapters folded into the weights of a base model."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bwlab.base.load import base_scheme, load_base
+from bwlab.errors import BwlabError
+from bwlab.files import make_folder
+from bwlab.formats.contents import AdapterContents
+from bwlab.linalg.factored import Array
+from bwlab.merging.merge import Recipe, TrackParts, every_part, ingredients, notes, read_all
+from bwlab.merging.methods import Method, Part, bias_delta, dense_delta
+from bwlab.merging.output import SUFFIX, Outcome, dtype_named, refuse_overwriting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bwlab.base.architectures import Pipeline
+    from bwlab.plugins.manager import PluginManager
+
+TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def merge_into(
+    recipe: Recipe,
+    base: str,
+    out: Path,
+    manager: PluginManager,
+    *,
+    dtype: str = "fp32",
+    overwrite: bool = False,
+    track: TrackParts = iter,
+) -> Outcome:
+    """Writes a base model with adapters folded in, as attaching them to it would change its layers.
+
+    The deltas are those of the base's own weights, whatever order the adapters have; they are exact, not low-rank.
+
+    Args:
+        recipe: what to merge.
+        base: the model, as `load_base` takes it.
+        out: a folder for a diffusers pipeline, or a `.safetensors` file for a single-file checkpoint.
+        manager: the plugins.
+        dtype: `"fp32"`, `"fp16"` or `"bf16"`.
+        overwrite: whether a file may be replaced; a folder never is.
+        track: shows how far it is.
+
+    Raises:
+        BwlabError: the adapters do not go together or do not fit the base, a number does not fit the dtype, or the path
+            is taken.
+    """
+    recipe.check()
+    name = dtype_named(dtype)
+    refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
+    adapters = read_all(recipe.adapters, manager, recipe.drop_unknown)
+    pipe = load_base(base)
+    scheme, layers = base_scheme(pipe, manager.block_schemes()), model_parts(pipe)
+    require_fit(adapters, layers, base)
+    mixed = ingredients(adapters, recipe.scales, recipe.choose, scheme)
+    every = list(every_part(mixed))
+    if not every:
+        found = "every adapter has the scale 0 everywhere"
+        raise BwlabError("merging adapters", found, "Give scales, or a choice of blocks, that leave something")
+    for parts in track(every):
+        add_to_layer(layers[parts[0].module.path], parts, recipe.method)
+    _save(pipe, out, name)
+    told = [f"left out: embeddings of {', '.join(mixed.embeddings())}"] if mixed.embeddings() else []
+    return Outcome((out,), len(every), scheme, (), (*notes(mixed), *told))
+
+
+def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
+    """Adapter path -> module of UNet and text encoders that has a weight."""
+    from bwlab.adapters.modules import TEXT_MODEL, text_prefix
+    from bwlab.base.conditioning import text_encoders
+
+    found = {path: module for path, module in pipe.unet.named_modules() if _has_weight(module)}
+    for index, encoder in enumerate(text_encoders(pipe)):
+        named = ((path.removeprefix(TEXT_MODEL), module) for path, module in encoder.named_modules())
+        found |= {text_prefix(index) + path: module for path, module in named if _has_weight(module)}
+    return found
+
+
+def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Module], base: str) -> None:
+    """Raises `BwlabError` unless the model has each layer that the adapters change."""
+    for adapter in adapters:
+        missing = [path for path in adapter.modules if path not in layers]
+        if missing:
+            lacks = f"lacks {len(missing)} of the {len(adapter.modules)} layers that {adapter.path.name} changes"
+            fix = "Use the base model that the adapters were made for"
+            raise BwlabError(f"--into {base}", f"the model {lacks}, first {missing[0]}", fix)
+
+
+def add_to_layer(layer: nn.Module, parts: list[Part], method: Method) -> None:
+    """Adds the merged deltas to the weight, and to the bias if there is one to add."""
+    weight, path = layer.get_parameter("weight"), parts[0].module.path
+    _add(weight, dense_delta(parts, method, weight.detach().double().numpy()), path)
+    bias = bias_delta(parts)
+    if bias is None:
+        return
+    own: Tensor | None = getattr(layer, "bias", None)
+    if own is None:
+        found = "the adapter changes its bias, and it has none"
+        raise BwlabError(f"merging into {path}", found, "Use the base model that the adapters were made for")
+    _add(own, bias, path)
+
+
+def _add(tensor: Tensor, delta: Array, path: str) -> None:
+    import torch
+
+    if tensor.numel() != delta.size:
+        found = f"its weight is {tuple(tensor.shape)}, the delta {delta.shape}"
+        raise BwlabError(f"merging into {path}", found, "Use the base model that the adapters were made for")
+    total = tensor.detach().double().numpy() + delta.reshape(tuple(tensor.shape))
+    with torch.no_grad():
+        tensor.copy_(torch.from_numpy(np.ascontiguousarray(total)))
+
+
+def _has_weight(module: nn.Module) -> bool:
+    from torch import Tensor
+
+    return isinstance(getattr(module, "weight", None), Tensor)
+
+
+def _save(pipe: Pipeline, out: Path, dtype: str) -> None:
+    if out.suffix == SUFFIX:
+        _save_file(pipe, out, dtype)
+    else:
+        _save_folder(pipe, out, dtype)
+
+
+def _save_file(pipe: Pipeline, out: Path, dtype: str) -> None:
+    from bwlab.base.single_file import checkpoint_metadata, checkpoint_tensors
+    from bwlab.formats.safetensors import write_tensors
+    from bwlab.formats.torch_tensors import lazy_tensor
+
+    tensors = {key: lazy_tensor(tensor, key) for key, tensor in checkpoint_tensors(pipe).items()}
+    write_tensors(out, tensors, {"format": "pt", **checkpoint_metadata(pipe)}, dtype)
+
+
+def _save_folder(pipe: Pipeline, out: Path, dtype: str) -> None:
+    """Writes the folder beside its place first, so that it is there as a whole or not at all."""
+    import shutil
+
+    import torch
+
+    from bwlab.base.quiet import quiet_libraries
+
+    _require_range(pipe, getattr(torch, TORCH_NAMES[dtype]))
+    make_folder(out.parent)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with quiet_libraries():
+            pipe.to(getattr(torch, TORCH_NAMES[dtype])).save_pretrained(temporary)
+        if out.is_dir():
+            out.rmdir()  # It is empty, or it would have been refused.
+        temporary.replace(out)
+    except OSError as error:
+        raise BwlabError(f"saving {out}", error.strerror or str(error), "Free some space or choose another") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_range(pipe: Pipeline, dtype: object) -> None:
+    import torch
+
+    if dtype != torch.float16:
+        return
+    for path, module in model_parts(pipe).items():
+        if float(module.get_parameter("weight").detach().abs().max()) > torch.finfo(torch.float16).max:
+            raise BwlabError(f"writing {path} as fp16", "a number is too large", "Write it as fp32 or bf16")

@@ -1,0 +1,288 @@
+"""How deltas of several adapters become one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bwlab.errors import BwlabError
+from bwlab.formats.lora_form import Weights, lora_module, weight_shape
+from bwlab.formats.modules import ModuleWeights, scaled
+from bwlab.formats.tensors import LazyTensor, in_dtype
+from bwlab.linalg.factored import Array, FactoredMatrix
+from bwlab.linalg.truncation import Truncation, concatenated, truncate, truncate_dense
+from bwlab.merging.convert import resized_module
+from bwlab.merging.output import Fit
+
+SUM, TIES, DARE, BLOCKS = "sum", "ties", "dare", "blocks"
+METHODS = (SUM, TIES, DARE, BLOCKS)
+
+TIES_DENSITY = 0.2  # the paper's default: keep the top 20 %
+DARE_DENSITY = 0.5
+
+Made = tuple[ModuleWeights | None, Fit | None]
+# Of each algorithm whose delta is a leaf as it stands, that leaf: sums of such leaves are exact.
+DIRECT = {"norm": "w_norm", "full": "diff"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to merge.
+
+    Attributes:
+        name: `"sum"`, `"ties"` or `"dare"`; `"blocks"` is a sum with scales of 0 and 1.
+        density: of TIES and DARE, above 0 to 1; None: the usual one.
+        seed: of DARE.
+    """
+
+    name: str = SUM
+    density: float | None = None
+    seed: int = 0
+
+    @property
+    def linear(self) -> bool:
+        """Whether it adds deltas, so that factors can be put side by side."""
+        return self.name in (SUM, BLOCKS)
+
+    def check(self) -> None:
+        """Raises `BwlabError` for a name or density that makes no sense."""
+        if self.name not in METHODS:
+            raise BwlabError(f"--method {self.name}", "no such method", f"Known: {', '.join(METHODS)}")
+        if self.density is not None and self.linear:
+            raise BwlabError(f"--density with --method {self.name}", "a sum keeps everything", "Use ties or dare")
+        if self.density is not None and not 0 < self.density <= 1:
+            raise BwlabError(f"--density {self.density:g}", "out of range", "Give a number above 0 up to 1")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter's module in a merge.
+
+    Attributes:
+        place: of the adapter, from 0.
+        module: what it does there.
+        scale: that its delta is multiplied by, not 0.
+    """
+
+    place: int
+    module: ModuleWeights
+    scale: float
+
+
+def dense_delta(parts: Sequence[Part], method: Method, weight: NDArray[np.floating] | None = None) -> Array:
+    """The merged delta of one weight in float64, of the weight's shape, else flattened `(out, in * k * k)`.
+
+    Raises:
+        BwlabError: a delta needs the weight and there is none, or holds NaN or infinity.
+    """
+    base = None if weight is None else weight.astype(np.float64)
+    deltas = [_delta(part, base) for part in parts]
+    return merged(deltas, [part.place for part in parts], parts[0].module.path, method)
+
+
+def merged(deltas: Sequence[Array], places: Sequence[int], path: str, method: Method) -> Array:
+    """The merge of dense deltas of one shape, scaled already."""
+    if method.name == TIES:
+        return ties(deltas, method.density or TIES_DENSITY)
+    if method.name == DARE:
+        density = method.density or DARE_DENSITY
+        deltas = [
+            dare(delta, density, module_generator(method.seed, place, path))
+            for delta, place in zip(deltas, places, strict=True)
+        ]
+    return _sum(deltas)
+
+
+def bias_delta(parts: Sequence[Part]) -> Array | None:
+    """The sum of the changes of a bias, whatever the method; None if no part changes it."""
+    changes = [part.module.bias_delta() for part in parts]
+    found: list[Array] = [
+        np.asarray(change * part.scale, np.float64)
+        for part, change in zip(parts, changes, strict=True)
+        if change is not None
+    ]
+    return _sum(found) if found else None
+
+
+def _sum(arrays: Sequence[Array]) -> Array:
+    return np.asarray(np.sum(arrays, axis=0), np.float64)
+
+
+def _delta(part: Part, base: Array | None) -> Array:
+    delta = np.asarray(part.module.delta(base), np.float64) * part.scale
+    if base is not None or delta.ndim == 1:
+        return delta
+    return delta.reshape(len(delta), -1)
+
+
+def ties(deltas: Sequence[Array], density: float) -> Array:
+    """The TIES merge of deltas of one shape: trimmed, one sign elected for each number, the mean of those that agree.
+
+    Source: TIES-Merging, Yadav et al. (arXiv 2306.01708), section 4, with numbers ranked within this layer rather than
+    over the whole model; its lambda is a scale of all deltas.
+
+    Args:
+        deltas: scaled already.
+        density: share of the largest numbers of each delta that is kept, above 0 to 1.
+    """
+    kept = np.stack([trimmed(delta, density) for delta in deltas])
+    elected = np.sign(kept.sum(axis=0))
+    agreeing = (np.sign(kept) == elected) & (kept != 0)
+    counts = np.maximum(agreeing.sum(axis=0), 1)
+    merged: Array = np.where(agreeing, kept, 0.0).sum(axis=0) / counts
+    return merged
+
+
+def trimmed(delta: Array, density: float) -> Array:
+    """The delta with all but its largest numbers by size set to 0; ties at the edge are all kept."""
+    count = max(1, round(density * delta.size))
+    if count >= delta.size:
+        return delta
+    sizes = np.abs(delta)
+    edge = np.partition(sizes, delta.size - count, axis=None)[delta.size - count]
+    return np.where(sizes >= edge, delta, 0.0)
+
+
+def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
+    """The delta with numbers dropped at random and the others divided by the share that is kept: the same on average.
+
+    Source: DARE, Yu et al. (arXiv 2311.03099), section 3.2, with drop rate `1 - density`.
+    """
+    return np.where(generator.random(delta.shape) < density, delta / density, 0.0)
+
+
+def module_generator(seed: int, place: int, path: str) -> np.random.Generator:
+    """Random numbers of one module of one adapter: the same whatever other modules there are.
+
+    Args:
+        seed: of the merge.
+        place: of the adapter among those merged.
+        path: of the module.
+    """
+    return np.random.default_rng([seed, place, zlib.crc32(path.encode())])
+
+
+def combined(
+    parts: Sequence[Part], method: Method, rank: int | None, architecture: str, base: Weights | None = None
+) -> Made:
+    """The merged module, None if its delta is zero, and what low rank cost, None where it is exact.
+
+    Args:
+        parts: at least one, all of one path.
+        method: how to merge.
+        rank: highest rank of the result; None: whatever is exact.
+        architecture: tells shapes that leaves do not.
+        base: weights of the base model.
+
+    Raises:
+        BwlabError: the modules are of different shapes, only an approximation could hold the result and no rank is
+            given, or a delta needs a base.
+    """
+    if _all_of(parts, "norm"):
+        return _direct(parts), None
+    if len(parts) == 1 and method.linear and rank is None:
+        return scaled(parts[0].module, parts[0].scale), None
+    shape = _common_shape(parts, architecture, base)
+    if len(parts) == 1 and method.linear and rank is not None:
+        return _single(parts[0], rank, shape, base)
+    if rank is None and method.linear and _all_of(parts, "full"):
+        return _direct(parts), None
+    near, before = _near(parts, method, rank, base)
+    path, source = parts[0].module.path, parts[0].module.source
+    biases = _bias_leaf(parts)
+    fit = None if rank is None else Fit(path, before, near.matrix.inner_rank, near.energy, near.lost)
+    matrix = near.matrix
+    if near.energy == 0:
+        if not biases:
+            return None, fit
+        matrix = FactoredMatrix(np.zeros((matrix.shape[0], 1)), np.zeros((1, matrix.shape[1])))
+    alpha = None if rank is None else float(rank)
+    return lora_module(path, matrix, shape, "F32", alpha=alpha, source=source, biases=biases), fit
+
+
+def _near(
+    parts: Sequence[Part], method: Method, rank: int | None, base: Weights | None
+) -> tuple[Truncation, int | None]:
+    """The merged delta as factors, and the rank that those of its parts have together; None if it was dense."""
+    found = [part.module.factors() for part in parts] if method.linear else []
+    factors = [one.scaled(part.scale) for one, part in zip(found, parts, strict=False) if one is not None]
+    if len(factors) == len(parts):
+        whole = concatenated(factors)
+        if rank is not None:
+            return truncate(whole, rank), whole.inner_rank
+        return Truncation(whole, whole.norm() ** 2, 0.0), whole.inner_rank
+    if rank is None:
+        raise _needs_rank(parts, method)
+    path = parts[0].module.path
+    weight = base.weight(path) if base is not None else None
+    dense = dense_delta(parts, method, weight)
+    return truncate_dense(dense.reshape(len(dense), -1), rank), None
+
+
+def _single(part: Part, rank: int, shape: tuple[int, ...], base: Weights | None) -> Made:
+    """One adapter's module, kept as it is written where it has no higher rank."""
+    new, fit = resized_module(part.module, rank, shape, "F32", base)
+    fit = Fit(fit.path, fit.before, fit.after, fit.energy * part.scale**2, fit.lost * part.scale**2)
+    return (None if new is None else scaled(new, part.scale)), fit
+
+
+def _direct(parts: Sequence[Part]) -> ModuleWeights:
+    """The sum of modules whose leaves are deltas as they stand."""
+    first = parts[0].module
+    leaf = DIRECT[first.algorithm]
+    if len({part.module.leaves[leaf].shape for part in parts}) > 1:
+        raise _different_shapes(parts, [part.module.leaves[leaf].shape for part in parts])
+    weight = np.sum([part.module.leaves[leaf].numbers() * part.scale for part in parts], axis=0)
+    bias = bias_delta(parts)
+    leaves = {leaf: in_dtype(weight, "F32", f"{first.path}.{leaf}")}
+    if bias is not None:
+        leaves["b_norm" if leaf == "w_norm" else "diff_b"] = in_dtype(bias, "F32", f"{first.path}.bias")
+    return ModuleWeights(first.path, first.algorithm, leaves, None, first.source)
+
+
+def _bias_leaf(parts: Sequence[Part]) -> dict[str, LazyTensor]:
+    bias = bias_delta(parts)
+    return {} if bias is None else {"diff_b": in_dtype(bias, "F32", f"{parts[0].module.path}.diff_b")}
+
+
+def _all_of(parts: Sequence[Part], algorithm: str) -> bool:
+    return all(part.module.algorithm == algorithm for part in parts)
+
+
+def _common_shape(parts: Sequence[Part], architecture: str, base: Weights | None) -> tuple[int, ...]:
+    shapes = [_shape(part.module, architecture, base) for part in parts]
+    known = {shape for shape in shapes if shape is not None}
+    if len({_flat(shape) for shape in known}) > 1:
+        raise _different_shapes(parts, shapes)
+    if not known:
+        return ()
+    return max(known, key=len)  # A LoRA of a 1 x 1 convolution may be written as that of a linear layer.
+
+
+def _shape(module: ModuleWeights, architecture: str, base: Weights | None) -> tuple[int, ...] | None:
+    if base is None and module.shape is None:
+        return None  # Nothing is made of it without a base but a copy.
+    return weight_shape(module, architecture, base)
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0], int(np.prod(shape[1:]))
+
+
+def _different_shapes(parts: Sequence[Part], shapes: Sequence[object]) -> BwlabError:
+    names = " and ".join(f"{shape} in {part.module.source}" for shape, part in zip(shapes, parts, strict=True))
+    return BwlabError(
+        "merging adapters", f"{parts[0].module.path} is {names}", "Merge adapters that were made for one base model"
+    )
+
+
+def _needs_rank(parts: Sequence[Part], method: Method) -> BwlabError:
+    algorithms = ", ".join(sorted({part.module.algorithm for part in parts}))
+    why = "is dense" if method.linear else f"by {method.name} is dense"
+    return BwlabError(
+        f"merging {parts[0].module.path}", f"the result ({algorithms}) {why}", "Give the rank to keep of it (--rank N)"
+    )

@@ -1,0 +1,231 @@
+"""Where an adapter is written, in what form, and that nothing is written over by accident."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.errors import BwlabError, did_you_mean
+from bwlab.formats.algorithms import ALGORITHMS
+from bwlab.formats.contents import AdapterContents
+from bwlab.formats.dialects.textual_inversion import embedding_paths, write_embeddings
+from bwlab.formats.lora_form import bias_leaves
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.tensors import DTYPE_OPTIONS
+from bwlab.formats.types import FormatWriter
+from bwlab.linalg.truncation import kept_share, relative_error
+
+if TYPE_CHECKING:
+    from bwlab.plugins.manager import PluginManager
+
+
+SUFFIX = ".safetensors"
+
+Modules = Mapping[str, ModuleWeights]
+LOW_RANK = ("lora", "tucker")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an adapter goes.
+
+    Attributes:
+        path: of the file, or of the folder where the form is one.
+        form: name of a `FormatWriter`.
+        dtype: `"fp32"`, `"fp16"`, `"bf16"`, or None: each tensor in its own.
+        overwrite: whether files that are there may be replaced.
+    """
+
+    path: Path
+    form: str = "kohya"
+    dtype: str | None = None
+    overwrite: bool = False
+
+    @property
+    def file_dtype(self) -> str | None:
+        """The dtype as safetensors names it; `BwlabError` for a name that is none."""
+        return None if self.dtype is None else dtype_named(self.dtype)
+
+
+def dtype_named(name: str) -> str:
+    """The dtype as safetensors names it: `"fp16"` -> `"F16"`; `BwlabError` for a name that is none."""
+    if name not in DTYPE_OPTIONS:
+        fix = f"{did_you_mean(name, DTYPE_OPTIONS)}Known: {', '.join(DTYPE_OPTIONS)}"
+        raise BwlabError(f"--dtype {name}", "no such dtype", fix)
+    return DTYPE_OPTIONS[name]
+
+
+def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
+    """The writer of a target's form.
+
+    Raises:
+        BwlabError: there is no such form, or the path does not suit it or is taken.
+    """
+    writers = {one.name: one for one in manager.formats() if isinstance(one, FormatWriter)}
+    if target.form not in writers:
+        fix = f"{did_you_mean(target.form, writers)}Known: {', '.join(writers)}"
+        raise BwlabError(f"--to {target.form}", "no such form", fix)
+    writer = writers[target.form]
+    if not writer.folder and target.path.suffix != SUFFIX:
+        fix = f"Give a path that ends in {SUFFIX}"
+        raise BwlabError(f"writing {target.path}", f"{writer.name} is a {SUFFIX} file", fix)
+    if writer.folder and target.path.suffix == SUFFIX:
+        raise BwlabError(f"writing {target.path}", f"{writer.name} is a folder", "Give a folder's path")
+    refuse_overwriting([target.path], target.overwrite)
+    return writer
+
+
+def refuse_overwriting(paths: Sequence[Path], overwrite: bool) -> None:
+    """Raises `BwlabError` if a path is taken and may not be; an empty folder is free."""
+    taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    if taken and not overwrite:
+        raise BwlabError(f"writing {taken[0]}", "it is there already", "Choose another path, or give --overwrite")
+    blocked = [path for path in taken if path.is_dir() and path.suffix == SUFFIX]
+    if blocked:
+        raise BwlabError(f"writing {blocked[0]}", "a folder of that name is in the way", "Choose another path")
+
+
+def write_adapter(
+    contents: AdapterContents,
+    modules: Mapping[str, ModuleWeights],
+    metadata: Mapping[str, str],
+    target: Target,
+    writer: FormatWriter,
+) -> tuple[Path, ...]:
+    """Writes modules, and the embeddings of `contents` beside them, and returns the paths of the files.
+
+    Raises:
+        BwlabError: the form cannot hold a module, a file may not be replaced, or writing fails.
+    """
+    require_expressible(modules, writer, contents.path)
+    refuse_overwriting(embedding_paths(contents.embeddings, target.path), target.overwrite)
+    written = dataclasses.replace(contents, modules=modules, embeddings={}, metadata=metadata)
+    if modules:
+        writer.write(written, target.path, target.file_dtype)
+    embeddings = write_embeddings(contents.embeddings, target.path)
+    return (*([target.path] if modules else []), *embeddings)
+
+
+def known_scheme(architecture: str, config: Mapping[str, object] | None, manager: PluginManager) -> BlockScheme:
+    """The block scheme of a base's UNet config, else of the published models of an architecture."""
+    from bwlab.blocks.families import scheme_for
+    from bwlab.formats.architecture import scheme_of
+
+    return scheme_of(architecture) if config is None else scheme_for(config, manager.block_schemes())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Files that were written, and how well what is in them stands for what was asked.
+
+    Attributes:
+        files: paths, the adapter's or model's first.
+        modules: adapted modules that were written.
+        scheme: names their blocks.
+        fits: of modules that were approximated by low rank; empty where everything is exact.
+        notes: further lines.
+    """
+
+    files: tuple[Path, ...]
+    modules: int
+    scheme: BlockScheme
+    fits: tuple[Fit, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one module's delta is approximated.
+
+    Attributes:
+        path: of the module.
+        before: rank that an exact low-rank form takes; None if it was taken from a dense delta.
+        after: rank of the approximation; 0 where the delta was zero and the module is left out.
+        energy: squared Frobenius norm of the delta.
+        lost: squared Frobenius norm of the error.
+    """
+
+    path: str
+    before: int | None
+    after: int
+    energy: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class FitRow:
+    """The approximations of a block, or of all.
+
+    Attributes:
+        name: of the block.
+        modules: how many.
+        before: lowest and highest rank before; None if all were dense.
+        after: lowest and highest rank after.
+        kept: share of the energy, 0..1.
+        error: relative error in the Frobenius norm, 0..1.
+    """
+
+    name: str
+    modules: int
+    before: tuple[int, int] | None
+    after: tuple[int, int]
+    kept: float
+    error: float
+
+
+def fit_rows(fits: Sequence[Fit], scheme: BlockScheme) -> list[FitRow]:
+    """A row for each block with approximations, in the scheme's order, and a last one, `all`, for the whole."""
+    rows = []
+    for block in scheme.blocks():
+        inside = [fit for fit in fits if scheme.block_of(fit.path) == block]
+        if inside:
+            rows.append(fit_row(block, inside))
+    return [*rows, fit_row("all", fits)]
+
+
+def fit_row(name: str, fits: Iterable[Fit]) -> FitRow:
+    """The row of at least one approximation."""
+    listed = list(fits)
+    before = [fit.before for fit in listed if fit.before is not None]
+    after = [fit.after for fit in listed]
+    energy, lost = sum(fit.energy for fit in listed), sum(fit.lost for fit in listed)
+    return FitRow(
+        name=name,
+        modules=len(listed),
+        before=(min(before), max(before)) if before else None,
+        after=(min(after), max(after)),
+        kept=kept_share(energy, lost),
+        error=relative_error(energy, lost),
+    )
+
+
+def require_expressible(modules: Modules, writer: FormatWriter, source: object) -> None:
+    """Raises `BwlabError`, which says what to do, if the writer's kind of file cannot hold every module exactly."""
+    unfit = [module for module in modules.values() if not writer.expresses(module)]
+    if not unfit:
+        return
+    algorithms = Counter("a changed bias" if one.algorithm in LOW_RANK else one.algorithm for one in unfit)
+    kinds = ", ".join(f"{count} x {name}" for name, count in algorithms.items())
+    raise BwlabError(
+        f"writing {source} as {writer.name}",
+        f"{len(unfit)} of its {len(modules)} modules cannot be said there ({kinds}), first {unfit[0].path}",
+        _way_out(unfit),
+    )
+
+
+def _way_out(unfit: Sequence[ModuleWeights]) -> str:
+    if any(module.algorithm == "norm" or bias_leaves(module) for module in unfit):
+        return "Write it as kohya or ldm, which hold norms and biases too"
+    needs = any(module.algorithm in ALGORITHMS and module.needs_base for module in unfit)
+    return f"Approximate it by LoRA with --rank N{' and --base BASE' if needs else ''}, or write it as kohya or ldm"
+
+
+def require_rank(rank: int) -> None:
+    """Raises `BwlabError` unless a rank is 1 to 4096."""
+    if not 1 <= rank <= 4096:
+        raise BwlabError(f"--rank {rank}", "out of range", "Give 1 to 4096")

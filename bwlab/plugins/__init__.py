@@ -1,0 +1,1 @@
+"""Plugins: the hooks they implement, and how they are found, loaded and checked."""

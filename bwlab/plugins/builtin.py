@@ -1,0 +1,53 @@
+"""Registers the block schemes of Stable Diffusion's UNets; light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bwlab.blocks.families import find_sd, find_sdxl
+from bwlab.blocks.scheme import SchemeFinder
+from bwlab.formats.dialects import READERS, WRITERS
+from bwlab.formats.types import FormatType
+from bwlab.plugins.hookspecs import hookimpl
+from bwlab.tagging.tagger import Describe, Tagger
+
+CLIP_OPTIONS = ("model", "pretrained", "vocabulary", "threshold", "template")
+WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
+
+
+@hookimpl
+def bwlab_register_block_schemes() -> list[SchemeFinder]:
+    """Return the schemes ``sd`` (1.x, 2.x, the embedded base) and ``sdxl``."""
+    return [
+        SchemeFinder("sd", "UNets of Stable Diffusion 1.x and 2.x: 4 levels down, mid, 4 up", find_sd),
+        SchemeFinder("sdxl", "UNets of SDXL: 3 levels down, mid, 3 up", find_sdxl),
+    ]
+
+
+@hookimpl
+def bwlab_register_formats() -> list[FormatType]:
+    """The built-in readers and writers."""
+    return [*READERS, *WRITERS]
+
+
+def load_clip(options: Mapping[str, str]) -> Describe:
+    """The open_clip tagger (imports torch and open_clip)."""
+    from bwlab.tagging.clip import load
+
+    return load(options)
+
+
+def load_wd14(options: Mapping[str, str]) -> Describe:
+    """The ONNX tagger (imports onnxruntime)."""
+    from bwlab.tagging.wd14 import load
+
+    return load(options)
+
+
+@hookimpl
+def bwlab_register_taggers() -> list[Tagger]:
+    """The taggers `clip` and `wd14`."""
+    return [
+        Tagger("clip", "open_clip, zero-shot over a vocabulary of your own", load_clip, CLIP_OPTIONS),
+        Tagger("wd14", "a WD14-type ONNX model with its selected_tags.csv", load_wd14, WD14_OPTIONS),
+    ]

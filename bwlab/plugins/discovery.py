@@ -1,0 +1,183 @@
+"""The steps that turn an entry point into a registered plugin, each of which may fail for one plugin alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import Distribution, entry_points
+from typing import Self, TypeAlias
+
+import pluggy
+
+from bwlab.adapters.types import AdapterType
+from bwlab.blocks.scheme import SchemeFinder
+from bwlab.errors import BwlabError, nearest
+from bwlab.formats.types import FormatReader, FormatWriter
+from bwlab.plugins import hookspecs
+from bwlab.tagging.tagger import Tagger
+
+GROUP = "bwlab"
+CALLER = "(given by the caller)"
+
+RETURNS: dict[str, tuple[type[Registration], ...]] = {
+    "bwlab_register_adapters": (AdapterType,),
+    "bwlab_register_block_schemes": (SchemeFinder,),
+    "bwlab_register_formats": (FormatReader, FormatWriter),
+    "bwlab_register_taggers": (Tagger,),
+}
+
+Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter | Tagger
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A plugin on its way in.
+
+    Attributes:
+        name: of its entry point.
+        distribution: the package it comes from.
+        version: of that package; empty where unknown.
+        load: imports it.
+        plugin: the imported module, once there is one.
+        registrations: what it gives, once it was asked.
+        error: why it was left out, one line; empty while all is well.
+        cause: the exception behind ``error``.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    load: Callable[[], object]
+    plugin: object = None
+    registrations: list[Registration] = field(default_factory=list)
+    error: str = ""
+    cause: BaseException | None = None
+
+    @classmethod
+    def given(cls, plugin: object) -> Self:
+        """Return the candidate for a module or object that is already at hand."""
+        name = pluggy.PluginManager(hookspecs.PROJECT).get_canonical_name(plugin)
+        return cls(name, CALLER, "", lambda: plugin)
+
+    @property
+    def source(self) -> str:
+        """The distribution with its version, ``"bwlab 0.1.0"``."""
+        return f"{self.distribution} {self.version}".rstrip()
+
+
+def installed_candidates() -> list[Candidate]:
+    """Return a candidate for each entry point of the group ``bwlab``, not yet imported."""
+    return [Candidate(point.name, *_origin(point.dist), point.load) for point in entry_points(group=GROUP)]
+
+
+def load_all(candidates: Sequence[Candidate]) -> pluggy.PluginManager:
+    """Return a manager with every candidate that passes all steps; the others get their ``error`` set.
+
+    Candidates are taken by name, so the order in which packages were installed changes nothing. Each step is done for
+    all of them before the next: hooks are declared before anything is checked against them.
+    """
+    manager = _core_manager()
+    candidates = sorted(candidates, key=lambda candidate: (candidate.name, candidate.source))
+    _refuse_shared_names(candidates)
+    for step in (_import, _declare_hooks, _register, _refuse_unknown_hooks, _ask):
+        for candidate in candidates:
+            if not candidate.error:
+                _attempt(step, manager, candidate)
+    return manager
+
+
+def _attempt(
+    step: Callable[[pluggy.PluginManager, Candidate], None], manager: pluggy.PluginManager, candidate: Candidate
+) -> None:
+    try:
+        step(manager, candidate)
+    except (Exception, SystemExit) as error:  # foreign code: whatever it raises must not reach the user's command
+        candidate.error, candidate.cause = reason(error), error
+        # pluggy <= 1.6 leaves a plugin with a wrong argument half registered
+        if manager.get_plugin(candidate.name) is not None:
+            manager.unregister(name=candidate.name)
+
+
+def reason(error: BaseException) -> str:
+    """Return one line that says what a plugin's exception was."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (BwlabError, pluggy.PluginValidationError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _origin(distribution: Distribution | None) -> tuple[str, str]:
+    if distribution is None:
+        return "unknown", ""
+    # A damaged dist-info folder without METADATA has neither, whatever the annotations of importlib.metadata say.
+    return distribution.name or "unknown", distribution.version or ""
+
+
+def _core_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _alone(candidate: Candidate) -> pluggy.PluginManager:
+    """A manager with this plugin and the core hooks only."""
+    manager = _core_manager()
+    manager.register(candidate.plugin, candidate.name)
+    return manager
+
+
+def _refuse_shared_names(candidates: Sequence[Candidate]) -> None:
+    """pluggy would load the first of two and drop the other without a word; here neither loads."""
+    by_name: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_name.setdefault(candidate.name, []).append(candidate)
+    for name, sharing in by_name.items():
+        if len(sharing) > 1:
+            sources = " and ".join(candidate.source for candidate in sharing)
+            for candidate in sharing:
+                candidate.error = f"the name {name!r} is taken by {sources}, so none of them is loaded; uninstall one"
+
+
+def _import(manager: pluggy.PluginManager, candidate: Candidate) -> None:
+    candidate.plugin = candidate.load()
+    if candidate.plugin is None:
+        raise TypeError("the entry point names None, not a module")
+    hash(candidate.plugin)  # pluggy keeps plugins in sets
+
+
+def _declare_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:
+    _alone(candidate).hook.bwlab_declare_hooks(manager=manager)
+
+
+def _register(manager: pluggy.PluginManager, candidate: Candidate) -> None:
+    manager.register(candidate.plugin, candidate.name)
+
+
+def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:
+    """Does what pluggy's ``check_pending`` does, but for one plugin, and names the nearest hook."""
+    callers = manager.get_hookcallers(candidate.plugin) or []
+    if not callers:
+        raise TypeError("it has no function marked @bwlab.hookimpl")
+    known = [name for name, caller in vars(manager.hook).items() if not name.startswith("_") and caller.has_spec()]
+    for caller in callers:
+        mine = [one for one in caller.get_hookimpls() if one.plugin is candidate.plugin and not one.optionalhook]
+        if mine and not caller.has_spec():
+            near = nearest(caller.name, known)
+            raise TypeError(f"unknown hook {caller.name}" + (f", did you mean {near}?" if near else ""))
+
+
+def _ask(manager: pluggy.PluginManager, candidate: Candidate) -> None:
+    alone = _alone(candidate)
+    for name, kinds in RETURNS.items():
+        for given in alone.subset_hook_caller(name, [])():
+            candidate.registrations += _checked(name, given, kinds)
+
+
+def _checked(hook: str, given: object, kinds: tuple[type[Registration], ...]) -> list[Registration]:
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"{hook} returned {type(given).__name__}, not a list of {wanted}")
+    for item in given:
+        if not isinstance(item, kinds):
+            raise TypeError(f"{hook} returned a list with {type(item).__name__}, not {wanted}")
+    return list(given)

@@ -1,0 +1,95 @@
+"""The hooks a plugin may implement.
+
+A plugin is a module, named by an entry point of the group ``bwlab``, with functions marked ``@bwlab.hookimpl``. A
+function may take fewer arguments than the hook offers, but none that it does not. The module is imported by every
+command, ``--help`` too: it should import torch and the like inside its functions only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import typer
+    from torch import Tensor
+
+    from bwlab.adapters.types import AdapterType
+    from bwlab.blocks.scheme import SchemeFinder
+    from bwlab.formats.types import FormatType
+    from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord, StepRecord
+    from bwlab.tagging.tagger import Tagger
+
+
+PROJECT = "bwlab"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
+    """Add hooks of your own with ``manager.add_hookspecs(module)``, for other plugins to implement.
+
+    Called for every plugin before any is registered, so the order of installation does not matter.
+    """
+
+
+@hookspec
+def bwlab_register_adapters() -> list[AdapterType]:  # type: ignore[empty-body]
+    """Return adapter types; each is then a value of ``bwlab train --adapter``."""
+
+
+@hookspec
+def bwlab_register_block_schemes() -> list[SchemeFinder]:  # type: ignore[empty-body]
+    """Return finders of block schemes for models that bwlab does not know."""
+
+
+@hookspec
+def bwlab_register_formats() -> list[FormatType]:  # type: ignore[empty-body]
+    """Return readers and writers of adapter files."""
+
+
+@hookspec
+def bwlab_register_taggers() -> list[Tagger]:  # type: ignore[empty-body]
+    """Return taggers, which describe pictures in words; each is then a value of ``bwlab tag --tagger``."""
+
+
+@hookspec
+def bwlab_register_commands(app: typer.Typer) -> None:
+    """Add commands or groups to the command line."""
+
+
+@hookspec
+def bwlab_run_started(run: RunRecord) -> None:
+    """Hear that a training run starts, or goes on after a stop."""
+
+
+@hookspec
+def bwlab_step_finished(record: StepRecord) -> None:
+    """Hear of every optimiser step; called often, so keep it cheap."""
+
+
+@hookspec
+def bwlab_checkpoint_saved(record: CheckpointRecord) -> None:
+    """Hear of every checkpoint, once it is completely on disk."""
+
+
+@hookspec
+def bwlab_run_finished(record: FinishRecord) -> None:
+    """Hear that a run has taken all its steps and written its adapter."""
+
+
+@hookspec
+def bwlab_extra_losses(  # type: ignore[empty-body]
+    run: RunRecord, batch: Mapping[str, Tensor], prediction: Tensor
+) -> dict[str, Tensor]:
+    """Return named scalars that are added to the loss of this step.
+
+    ``batch`` holds, with the batch as first dimension, ``latents``, ``noise``, ``timesteps``, ``text`` (embeddings),
+    ``noisy`` (what the UNet saw) and ``target`` (what it should have returned); ``prediction`` is what it did return,
+    ``(batch, channels, h, w)``.
+    """

@@ -1,0 +1,181 @@
+"""Finding, loading and asking plugins.
+
+The manager is built anew by each call, so that nothing leaks from one use, or one test, to the next. A plugin that
+fails at any step is left out completely and recorded with the reason; all others load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import pluggy
+
+from bwlab.adapters.types import AdapterType
+from bwlab.blocks.scheme import SchemeFinder
+from bwlab.errors import BwlabError
+from bwlab.formats.types import FormatReader, FormatType, FormatWriter
+from bwlab.plugins.discovery import Candidate, Registration, installed_candidates, load_all
+from bwlab.tagging.tagger import Tagger
+
+State = Literal["loaded", "failed", "disabled"]
+Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, Tagger)
+
+CALLED = {
+    AdapterType: "adapter type",
+    SchemeFinder: "block scheme",
+    FormatReader: "reader of the format",
+    FormatWriter: "writer of the format",
+    Tagger: "tagger",
+}
+
+
+@dataclass(frozen=True)
+class PluginRecord:
+    """What became of one plugin.
+
+    Attributes:
+        name: its entry point's name.
+        distribution: the installed package it comes from.
+        version: of that package; empty where unknown.
+        state: only a loaded plugin is ever called.
+        hooks: names of the hooks it implements.
+        registrations: the adapter types, block schemes, formats and taggers it gives.
+        error: why it failed, one line; empty otherwise.
+        cause: the exception behind ``error``, for its traceback.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    state: State
+    hooks: tuple[str, ...] = ()
+    registrations: tuple[Registration, ...] = ()
+    error: str = ""
+    cause: BaseException | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def source(self) -> str:
+        """The distribution with its version, ``"bwlab 0.1.0"``."""
+        return f"{self.distribution} {self.version}".rstrip()
+
+
+class PluginManager:
+    """The plugins of one call: what they give, and what became of each.
+
+    Attributes:
+        pluggy: the manager that holds the hooks; its ``register`` is for tests only, as nothing is checked there.
+        records: every plugin that was found, by name.
+    """
+
+    def __init__(self, manager: pluggy.PluginManager, records: Sequence[PluginRecord]) -> None:
+        self.pluggy = manager
+        self.records = list(records)
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """Calls hooks: ``manager.hook.bwlab_step_finished(record=record)``."""
+        return self.pluggy.hook
+
+    @property
+    def loaded(self) -> list[PluginRecord]:
+        """The plugins that work."""
+        return [record for record in self.records if record.state == "loaded"]
+
+    @property
+    def failed(self) -> list[PluginRecord]:
+        """The plugins that were left out because something is wrong with them."""
+        return [record for record in self.records if record.state == "failed"]
+
+    def adapter_types(self) -> dict[str, AdapterType]:
+        """Return the adapter types by name; raises ``BwlabError`` if two plugins register one name."""
+        return self._unique(AdapterType)
+
+    def block_schemes(self) -> tuple[SchemeFinder, ...]:
+        """Return the finders of block schemes; raises ``BwlabError`` if two plugins register one name."""
+        return tuple(self._unique(SchemeFinder).values())
+
+    def formats(self) -> tuple[FormatType, ...]:
+        """Return readers, then writers; raises ``BwlabError`` if two plugins register one name for one of them."""
+        return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
+
+    def adapter_type(self, name: str) -> AdapterType:
+        """Return the adapter type of this name; raises ``BwlabError``, which lists the known ones, if there is none."""
+        known = self.adapter_types()
+        if name not in known:
+            raise self._unknown(f"adapter type {name!r}", "types", known)
+        return known[name]
+
+    def tagger(self, name: str) -> Tagger:
+        """Return the tagger of this name; raises ``BwlabError``, which lists the known ones, if there is none."""
+        known = self._unique(Tagger)
+        if name not in known:
+            raise self._unknown(f"tagger {name!r}", "taggers", known)
+        return known[name]
+
+    def each(self, hook: str) -> Iterator[tuple[PluginRecord, pluggy.HookCaller]]:
+        """Yield each plugin that implements ``hook`` with a caller of it alone, so that one failing stops no other."""
+        for record in self.loaded:
+            if hook in record.hooks:
+                others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
+                yield record, self.pluggy.subset_hook_caller(hook, others)
+
+    def clashes(self) -> list[BwlabError]:
+        """Return one error for each name that two plugins register."""
+        return [error for kind in CALLED for error in self._clashes(kind)]
+
+    def _registered(self, kind: type[Registered]) -> Iterator[tuple[PluginRecord, Registered]]:
+        for record in self.loaded:
+            for given in record.registrations:
+                if isinstance(given, kind):
+                    yield record, given
+
+    def _clashes(self, kind: type[Registered]) -> Iterator[BwlabError]:
+        owners: dict[str, str] = {}
+        for record, given in self._registered(kind):
+            owner = f"{record.source} (plugin {record.name})"
+            if given.name in owners:
+                found = f"registered by both {owners[given.name]} and {owner}"
+                yield BwlabError(f"{CALLED[kind]} {given.name!r}", found, "Uninstall one of them")
+            owners.setdefault(given.name, owner)
+
+    def _unknown(self, asked: str, kind: str, known: Collection[str]) -> BwlabError:
+        failed = f" (not loaded: {', '.join(record.name for record in self.failed)})" if self.failed else ""
+        names = ", ".join(sorted(known)) or "none"
+        fix = f"Known {kind}: {names}; 'bwlab plugins' shows all plugins"
+        return BwlabError(asked, f"no plugin registers it{failed}", fix)
+
+    def _unique(self, kind: type[Registered]) -> dict[str, Registered]:
+        for error in self._clashes(kind):
+            raise error
+        return {given.name: given for _, given in self._registered(kind)}
+
+
+def build_manager(
+    plugins: Sequence[object] = (), installed: bool = True, disabled: Collection[str] = ()
+) -> PluginManager:
+    """Return a fresh manager of the installed plugins and of those given; plugins that fail are in its ``failed``.
+
+    Args:
+        plugins: modules or objects with functions marked ``@bwlab.hookimpl``, beside the installed ones.
+        installed: whether to load the entry points of the group ``bwlab``.
+        disabled: names of plugins that are found but not loaded.
+    """
+    candidates = [Candidate.given(plugin) for plugin in plugins]
+    if installed:
+        candidates += installed_candidates()
+    wanted = [candidate for candidate in candidates if candidate.name not in disabled]
+    manager = load_all(wanted)
+    records = [_record(candidate, manager, disabled) for candidate in candidates]
+    return PluginManager(manager, sorted(records, key=lambda record: (record.name, record.distribution)))
+
+
+def _record(candidate: Candidate, manager: pluggy.PluginManager, disabled: Collection[str]) -> PluginRecord:
+    names = (candidate.name, candidate.distribution, candidate.version)
+    if candidate.name in disabled:
+        return PluginRecord(*names, state="disabled")
+    if candidate.error:
+        return PluginRecord(*names, state="failed", error=candidate.error, cause=candidate.cause)
+    hooks = sorted(caller.name for caller in manager.get_hookcallers(candidate.plugin) or [])
+    return PluginRecord(*names, state="loaded", hooks=tuple(hooks), registrations=tuple(candidate.registrations))

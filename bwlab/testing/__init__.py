@@ -1,0 +1,111 @@
+"""The test kit for authors of adapter types.
+
+In a plugin's test suite:
+
+    from bwlab.testing import AdapterContract
+    from my_plugin.plugin import MY_TYPE
+
+    class TestMyType(AdapterContract):
+        adapter_type = MY_TYPE
+
+`bwlab plugins check NAME` runs the same clauses through `run_contract`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from bwlab.adapters.layer import kind_of
+from bwlab.adapters.types import AdapterType
+from bwlab.testing import clauses
+from bwlab.testing.bench import SHAPES, Bench, ContractBroken, bench_for
+
+__all__ = ["AdapterContract", "ContractBroken", "run_contract", "skipped_shapes"]
+
+
+class AdapterContract:
+    """One test for each clause of the adapter contract; a subclass gives `adapter_type`."""
+
+    adapter_type: ClassVar[AdapterType]
+
+    def bench(self) -> Bench:
+        """The toy model with the layers that this type adapts."""
+        return bench_for(self.adapter_type)
+
+    def test_fresh_adapter_is_a_no_op(self) -> None:
+        """A fresh adapter leaves every output as it was."""
+        clauses.fresh_adapter_is_a_no_op(self.bench())
+
+    def test_detaching_restores_everything(self) -> None:
+        """The same module objects, bits and outputs are there after `attach`."""
+        clauses.detaching_restores_everything(self.bench())
+
+    def test_base_layers_are_not_owned(self) -> None:
+        """The adapter holds no tensor of the base."""
+        clauses.base_layers_are_not_owned(self.bench())
+
+    def test_adapters_stack(self) -> None:
+        """Several adapters add up, each with its own scale."""
+        clauses.adapters_stack(self.bench())
+
+    def test_samples_are_scaled_apart(self) -> None:
+        """A scale per sample acts on that sample alone."""
+        clauses.samples_are_scaled_apart(self.bench())
+
+    def test_tensors_round_trip(self) -> None:
+        """Saving and loading keeps every bit."""
+        clauses.tensors_round_trip(self.bench())
+
+    def test_delta_is_the_weight_change(self) -> None:
+        """`delta()` equals the change of the effective weight."""
+        clauses.delta_is_the_weight_change(self.bench())
+
+    def test_alpha_is_honoured(self) -> None:
+        """Twice the alpha is twice the delta."""
+        clauses.alpha_is_honoured(self.bench())
+
+    def test_rank_0_creates_nothing(self) -> None:
+        """A block of rank 0 gets no layer."""
+        clauses.rank_0_creates_nothing(self.bench())
+
+    def test_unknown_options_are_refused(self) -> None:
+        """An unknown option raises `BwlabError`."""
+        clauses.unknown_options_are_refused(self.bench())
+
+    def test_gradients_reach_every_parameter(self) -> None:
+        """Every parameter is trained, and no base weight."""
+        clauses.gradients_reach_every_parameter(self.bench())
+
+    def test_half_precision_works(self) -> None:
+        """bfloat16, float16 and autocast give finite outputs, close to float32's."""
+        clauses.half_precision_works(self.bench())
+
+
+def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
+    """Every clause's name, and None where it holds or else one line that says what does not.
+
+    A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error. The
+    name of the clause on `delta()` says which of the contract's layers it left out because the type adapts none such.
+    """
+    return [(_label(clause, adapter_type), _broken(clause, adapter_type)) for clause in clauses.CLAUSES]
+
+
+def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
+    """The contract's layers, such as `"Conv2d(5, 13, 3)"`, left out because the type does not adapt them."""
+    return tuple(label for label, path, make in SHAPES if not adapter_type.targets(path, kind_of(make())))
+
+
+def _label(clause: clauses.Clause, adapter_type: AdapterType) -> str:
+    name = clause.__name__.replace("_", " ")
+    skipped = skipped_shapes(adapter_type) if clause is clauses.delta_is_the_weight_change else ()
+    return f"{name} ({', '.join(skipped)} left out: not adapted)" if skipped else name
+
+
+def _broken(clause: clauses.Clause, adapter_type: AdapterType) -> str | None:
+    try:
+        clause(bench_for(adapter_type))
+    # A foreign plugin may raise anything; a check that stops at the first surprise tells its author nothing.
+    except Exception as error:
+        message = " ".join(str(error).split())
+        return message if isinstance(error, ContractBroken) else f"{type(error).__name__}: {message}"
+    return None

@@ -1,0 +1,208 @@
+"""How much of the graph a training step makes and keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
+
+from bwlab.errors import BwlabError
+from bwlab.training.config import OptimizerConfig
+from bwlab.training.lean_graph import lean_graph
+
+LEAN_PARAMETERS = 50_000_000
+
+ASKED = 'training.gradient_path = "skip"'
+DOWN, MID, UP = "down_blocks", "mid_block", "up_blocks"
+
+
+def check_gradient_path(unet: nn.Module, layers: Collection[str], training: OptimizerConfig) -> None:
+    """Raise BwlabError if the settings' gradient path makes no sense for these trained layers (paths)."""
+    if training.gradient_path == "skip":
+        skip_path(unet, layers)
+
+
+@contextmanager
+def training_graph(unet: nn.Module, layers: Collection[str], training: OptimizerConfig) -> Iterator[None]:
+    """Inside the `with` block steps of these settings make no more graph than they need.
+
+    Forward and backward passes belong inside it. Compiled models plan their memory themselves, and in small ones
+    `lean_graph` costs more time (6 % of a step with the embedded base) than the few megabytes are worth.
+    """
+    with ExitStack() as held:
+        if training.gradient_path == "skip":
+            held.enter_context(without_inner_graph(unet, skip_path(unet, layers)))
+        if training.gradient_checkpointing:
+            held.enter_context(gradient_checkpointing(unet, layers))
+        if not training.compile and sum(weight.numel() for weight in unet.parameters()) >= LEAN_PARAMETERS:
+            held.enter_context(lean_graph(unet))
+        yield
+
+
+@contextmanager
+def gradient_checkpointing(unet: nn.Module, layers: Collection[str]) -> Iterator[None]:
+    """Inside the `with` block activations of a diffusers UNet are computed again in the backward pass, not kept.
+
+    What comes before the first trained layer has no backward pass: it is run once, without the bookkeeping. Gradients
+    are those of a run without checkpointing. Backward passes belong inside the block, because what hangs on the model
+    (adapters, `lean_graph`) must act alike when activations are computed again.
+
+    Args:
+        unet: a diffusers model that supports checkpointing.
+        layers: paths of the trained layers.
+    """
+    modules = dict(unet.named_modules())
+    names = {name for path in layers for name in _above(path)} & set(modules)
+    trained = {id(modules[name]) for name in names}
+
+    def run(module: nn.Module, *args: Any) -> Any:
+        if id(module) not in trained and not any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+            return module(*args)
+        return checkpoint(module.__call__, *args, use_reentrant=False)
+
+    able: list[Any] = [module for module in modules.values() if hasattr(module, "gradient_checkpointing")]
+    before = [module.gradient_checkpointing for module in able]
+    unet.enable_gradient_checkpointing(run)  # type: ignore[operator]  # of diffusers' models
+    try:
+        yield
+    finally:
+        for module, enabled in zip(able, before, strict=True):
+            module.gradient_checkpointing = enabled
+
+
+def _above(path: str) -> Iterator[str]:
+    """The paths of a layer and of all modules that it lies in."""
+    names = path.split(".")
+    return (".".join(names[:end]) for end in range(1, len(names) + 1))
+
+
+@dataclass(frozen=True)
+class SkipPath:
+    """What runs without a graph, and what learns nothing for it.
+
+    Attributes:
+        inner: paths of the blocks between the last trained down block and the first trained up block.
+        unreached: trained layers to which no gradient comes: they lie after the last skip connection that leads to a
+            block with a graph, as the downsampler of in0 does if only in0 and out3 are trained.
+    """
+
+    inner: tuple[str, ...]
+    unreached: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Skip:
+    """One skip connection: from after a module of a down block to an up block."""
+
+    source: str
+    level: int
+    reader: int
+
+
+def skip_path(unet: nn.Module, layers: Collection[str]) -> SkipPath:
+    """What `gradient_path = "skip"` means for a UNet2DConditionModel whose `layers` (paths) are trained.
+
+    The rule: at least one down block and one up block are trained, the mid block is not, and every trained down block
+    has a layer from which a skip connection leads, directly or by way of the down blocks up to the last trained one,
+    to the first trained up block or one after it. Layers of text encoders and outside the blocks do not count.
+
+    Raises:
+        BwlabError: the rule is not met, so that the setting would save nothing or a trained block would learn nothing.
+    """
+    downs = sorted({int(path.split(".")[1]) for path in layers if path.startswith(f"{DOWN}.")})
+    ups = sorted({int(path.split(".")[1]) for path in layers if path.startswith(f"{UP}.")})
+    _require(not any(path.startswith(f"{MID}.") for path in layers), "mid is trained, and no skip connection leaves it")
+    _require(bool(downs), "no down block is trained, so the exact gradient ends at the first trained block by itself")
+    _require(bool(ups), "no up block is trained, and skip connections lead to up blocks")
+    modules = [path for level in range(downs[-1] + 1) for path in _modules(unet, level)]
+    useful = [modules.index(skip.source) for skip in _skips(unet) if skip.level <= downs[-1] and skip.reader >= ups[0]]
+    last = max(useful, default=-1)
+    trained = [path for path in layers if path.startswith(f"{DOWN}.")]
+    unreached = tuple(path for path in trained if modules.index(_module_of(path)) > last)
+    for level in downs:
+        own = [path for path in trained if path.startswith(f"{DOWN}.{level}.")]
+        reached = any(path not in unreached for path in own)
+        _require(reached, f"in{level} is trained, and none of its skip connections leads to out{ups[0]} or after it")
+    inner = [f"{DOWN}.{level}" for level in range(downs[-1] + 1, len(unet.get_submodule(DOWN)._modules))]
+    return SkipPath((*inner, MID, *(f"{UP}.{level}" for level in range(ups[0]))), unreached)
+
+
+@contextmanager
+def without_inner_graph(unet: nn.Module, path: SkipPath) -> Iterator[None]:
+    """Inside the `with` block the inner blocks run without a graph; no module is changed."""
+    handles: list[RemovableHandle] = []
+    try:
+        for name in path.inner:
+            block, state = unet.get_submodule(name), _NoGraph()
+            handles.append(block.register_forward_pre_hook(state.before))
+            handles.append(block.register_forward_hook(state.after, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _NoGraph:
+    """Switches gradients off while a block runs, and back to what they were."""
+
+    def __init__(self) -> None:
+        self._enabled = True
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._enabled = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        torch.set_grad_enabled(self._enabled)
+
+
+def _skips(unet: nn.Module) -> Iterator[_Skip]:
+    """The skip connections that leave down blocks, in the order in which they are made.
+
+    Each resnet, with the transformer after it, gives one and so does a downsampler; each resnet of the up blocks takes
+    the last one that is left. The first connection, that of conv_in, belongs to no block.
+    """
+    sources = [("", -1)]
+    for level, _ in enumerate(unet.get_submodule(DOWN).children()):
+        modules = _modules(unet, level)
+        transformers = [path for path in modules if ".attentions." in path]
+        pairs = transformers or [path for path in modules if ".resnets." in path]
+        sources += [(path, level) for path in pairs + [path for path in modules if ".downsamplers." in path]]
+    readers = [
+        index
+        for index, block in enumerate(unet.get_submodule(UP).children())
+        for _ in block.get_submodule("resnets").children()
+    ]
+    for (source, level), reader in zip(sources, reversed(readers), strict=True):
+        if source:
+            yield _Skip(source, level, reader)
+
+
+def _modules(unet: nn.Module, level: int) -> list[str]:
+    """Paths of a down block's modules in the order in which data flows."""
+    block = unet.get_submodule(f"{DOWN}.{level}")
+    children = dict(block.named_children())
+    paths: list[str] = []
+    for index in range(len(children["resnets"]._modules)):
+        paths.append(f"{DOWN}.{level}.resnets.{index}")
+        if "attentions" in children:
+            paths.append(f"{DOWN}.{level}.attentions.{index}")
+    if "downsamplers" in children:
+        paths.append(f"{DOWN}.{level}.downsamplers.0")
+    return paths
+
+
+def _module_of(layer: str) -> str:
+    """The path of the resnet, transformer or resampler that a layer lies in."""
+    return ".".join(layer.split(".")[:4])
+
+
+def _require(holds: bool, found: str) -> None:
+    if not holds:
+        raise BwlabError(ASKED, found, 'Train outer blocks of both sides, such as "upper", or leave it at "exact"')

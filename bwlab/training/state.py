@@ -1,0 +1,130 @@
+"""Checkpoints: all that a run needs to go on bit for bit.
+
+One safetensors file each: what is trained (not folded as in ``adapter.safetensors``), its moving average, the
+optimiser's state, and in its header the step and the settings that must not change. Generators and schedules need no
+state: see `bwlab.dataset.order` and `bwlab.training.optimizers`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bwlab.errors import BwlabError, first_line
+from bwlab.files import make_folder, write_atomically
+
+HEADER = "bwlab.checkpoint"
+LEARNED, OPTIMIZER, AVERAGE = "learned/", "optimizer/", "average/"
+PARAMETERS = "params"  # of an optimiser's group: indices, not numbers of its state
+
+Group = Mapping[str, float | int | bool | None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one step.
+
+    Attributes:
+        step: optimiser steps taken.
+        tensors: of what is trained, of the optimiser and of the average, by key.
+        groups: the numbers of the optimiser's groups; Prodigy keeps the rate it found there.
+        settings: what must be the same to go on.
+        scaler: state of the gradient scaler (fp16 only).
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    groups: Sequence[Group]
+    settings: Mapping[str, str]
+    scaler: Mapping[str, float]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors of one part by their keys in it."""
+        return {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
+
+
+def require_finite(step: int, state: Mapping[str, Tensor]) -> None:
+    """Raise BwlabError if a trained number is NaN or infinite, so that nothing good could be saved."""
+    broken = next((key for key, tensor in state.items() if not bool(tensor.isfinite().all())), None)
+    if broken is not None:
+        raise BwlabError(f"checkpoint at step {step}", f"{broken} is not finite", "Lower training.lr")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state by ``index/name``."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}/{name}": torch.as_tensor(value)
+        for index, own in state.items()
+        for name, value in own.items()
+        if value is not None
+    }
+
+
+def optimizer_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
+    """Return the plain numbers of an optimiser's groups."""
+    kinds = (bool, int, float, type(None))
+    return [
+        {name: value for name, value in group.items() if isinstance(value, kinds)}
+        for group in optimizer.state_dict()["param_groups"]
+    ]
+
+
+def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's optimiser state into a fresh optimiser of the same parameters, in place."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, tensor in checkpoint.part(OPTIMIZER).items():
+        index, name = key.split("/")
+        # Counters were whole numbers in Python, not tensors.
+        whole = tensor.dim() == 0 and not tensor.is_floating_point()
+        state.setdefault(int(index), {})[name] = int(tensor) if whole else tensor
+    groups = optimizer.state_dict()["param_groups"]
+    for group, saved in zip(groups, checkpoint.groups, strict=True):
+        group.update(saved)
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of tensors on the CPU."""
+    return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint whole or not at all; BwlabError if it cannot be written."""
+    header = {
+        "step": checkpoint.step,
+        "groups": [dict(group) for group in checkpoint.groups],
+        "settings": dict(checkpoint.settings),
+        "scaler": dict(checkpoint.scaler),
+    }
+    make_folder(path.parent)
+    write_atomically(path, save(dict(checkpoint.tensors), {HEADER: json.dumps(header)}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in a file; BwlabError if it is damaged or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        return Checkpoint(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        reason = f"not a whole checkpoint ({first_line(error)})"
+        raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
+
+
+def check_settings(checkpoint: Checkpoint, settings: Mapping[str, str]) -> None:
+    """Raise BwlabError naming the first setting that differs from when the checkpoint was saved."""
+    for key in sorted(settings.keys() | checkpoint.settings.keys()):
+        before, now = checkpoint.settings.get(key), settings.get(key)
+        if before != now:
+            found = f"{key} is {now}, but was {before} when step {checkpoint.step} was saved"
+            raise BwlabError("--resume", found, "Set it back, or train in another folder")

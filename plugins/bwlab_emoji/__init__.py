@@ -1,0 +1,1 @@
+"""Builds and measures the embedded base model, its ControlNet and its scorer."""

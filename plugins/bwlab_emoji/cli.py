@@ -1,0 +1,142 @@
+"""``bwlab base``: build the embedded base model again, and measure it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bwlab.files import cache_folder
+
+app = typer.Typer(help="Build and measure the embedded base model.", no_args_is_help=True)
+
+
+class Stage(StrEnum):
+    """A stage of the build."""
+
+    vae = "vae"
+    text = "text"
+    unet = "unet"
+
+
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Downloads, caches and checkpoints [default: the cache folder's base-build].")
+]
+
+
+def _work_folder(work: Path | None) -> Path:
+    return work if work is not None else cache_folder() / "base-build"
+
+
+@app.command("build")
+def build_command(
+    out: Annotated[Path, typer.Option(help="The diffusers pipeline folder to write.")] = Path("emoji_base"),
+    work: WorkOption = None,
+    stage: Annotated[list[Stage] | None, typer.Option(help="Run only these stages (repeatable).")] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the autoencoder.")] = 6_500,
+    unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 6_500,
+    compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
+) -> None:
+    """Train the embedded base from the emoji packages of npm; continues from its last checkpoint."""
+    from rich.console import Console
+
+    from bwlab_emoji.build import STAGES, BuildConfig, build
+
+    console = Console(stderr=True)
+    config = BuildConfig(
+        out=out,
+        work=_work_folder(work),
+        seed=seed,
+        vae_steps=vae_steps,
+        unet_steps=unet_steps,
+        compile_unet=compile_unet,
+    )
+    stages = tuple(chosen.value for chosen in stage) if stage else STAGES
+    build(config, console, stages)
+    console.print(f"Done: {', '.join(stages)}. Checkpoints lie in {config.work}.")
+    if "unet" in stages:
+        console.print(f"The pipeline lies in {out}.")
+
+
+@app.command("measure")
+def measure_command(
+    base: Annotated[str, typer.Argument(help="'emoji' or a pipeline folder.")] = "emoji",
+    work: WorkOption = None,
+    cfg: Annotated[float, typer.Option(help="Guidance scale, at most 7 for the quality bar.")] = 4.0,
+    count: Annotated[int, typer.Option(min=1, help="Captions to paint.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures, true ones beside them.")] = None,
+) -> None:
+    """Measure the quality bar: nearest true pictures of painted training captions, with controls."""
+    from rich.console import Console
+
+    from bwlab_emoji.evaluate import measure, retrieval_table
+
+    report = measure(base, _work_folder(work), cfg=cfg, count=count, seed=seed, sheet=sheet)
+    Console().print(retrieval_table(report))
+
+
+@app.command("benchmark")
+def benchmark_command(
+    out: Annotated[Path, typer.Option(help="The folder to write pictures and manifest into.")],
+    work: WorkOption = None,
+) -> None:
+    """Draw the identity x style benchmark's pictures again from the emoji packages of npm."""
+    from bwlab_emoji.benchmark_art import write_benchmark
+
+    write_benchmark(_work_folder(work), out)
+    typer.echo(f"The benchmark lies in {out}.")
+
+
+@app.command("scorer")
+def scorer_command(
+    out: Annotated[Path, typer.Option(help="The open_clip folder to write.")] = Path("emoji_scorer"),
+    work: WorkOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3_300,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> None:
+    """Train the scorer of identities and styles, a small open_clip model; continues from its last checkpoint."""
+    from rich.console import Console
+
+    from bwlab_emoji.build import CompanionConfig, build_scorer
+
+    console = Console(stderr=True)
+    build_scorer(CompanionConfig(out, _work_folder(work), steps, seed), console)
+    console.print(f"The scorer lies in {out}; open_clip loads it as local-dir:{out}.", soft_wrap=True)
+
+
+@app.command("measure-scorer")
+def measure_scorer_command(
+    folder: Annotated[Path, typer.Argument(help="An open_clip folder, as 'bwlab base scorer' writes it.")],
+    work: WorkOption = None,
+) -> None:
+    """Measure how well the scorer knows unseen identities and styles, with controls."""
+    from rich.console import Console
+
+    from bwlab_emoji.evaluate import measure_scorer, scorer_table, text_table
+
+    pictures, texts = measure_scorer(folder, _work_folder(work))
+    console = Console()
+    console.print(scorer_table(pictures))
+    console.print(text_table(texts))
+
+
+@app.command("controlnet")
+def controlnet_command(
+    out: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = Path("emoji_controlnet"),
+    base: Annotated[str, typer.Option(help="'emoji' or a pipeline folder.")] = "emoji",
+    work: WorkOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2_500,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> None:
+    """Train the embedded base's ControlNet on edges of emoji art; continues from its last checkpoint."""
+    from rich.console import Console
+
+    from bwlab_emoji.build import CompanionConfig, build_controlnet
+
+    console = Console(stderr=True)
+    build_controlnet(CompanionConfig(out, _work_folder(work), steps, seed), base, console)
+    console.print(f"The ControlNet lies in {out}.", soft_wrap=True)

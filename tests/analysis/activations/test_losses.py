@@ -1,0 +1,93 @@
+"""Loss interference, against losses by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from bwlab.adapters.attach import Attached, attach
+from bwlab.training.objective import noise_schedule, training_target
+from bwlab_analysis.activations.inputs import Inputs, conditions
+from bwlab_analysis.activations.losses import Loss, loss_interference
+from bwlab_analysis.report.advice import remarks
+from tests.analysis.activations.conftest import World
+
+
+@torch.no_grad()
+def loss(world: World, *uses: Attached) -> float:
+    losses = []
+    for time in (700, 200):
+        times = torch.full((3,), time)
+        schedule = noise_schedule(world.pipe)
+        noisy = schedule.add_noise(world.inputs.latents, world.inputs.noise, times)
+        target = training_target(schedule, world.inputs.latents, world.inputs.noise, times)
+        with attach(world.pipe.unet, *uses):
+            output = world.pipe.unet(noisy, times, **conditions(world.pipe, world.inputs.captions)).sample
+        losses.append(float((output - target).square().mean()))
+    return sum(losses) / 2
+
+
+def test_losses_are_those_of_the_variants_alone(world: World) -> None:
+    report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700, 200), draws=2)
+    a, b = Attached(world.a), Attached(world.b)
+    assert report.base.value == pytest.approx(loss(world), rel=1e-5)
+    assert report.own.value == pytest.approx(loss(world, a), rel=1e-5)
+    assert report.both.value == pytest.approx(loss(world, a, b), rel=1e-5)
+    assert report.harm.value == pytest.approx(report.both.value - report.own.value)
+    off = Attached(world.b, {"*": 1.0, "in0": 0.0})
+    blamed = next(one for one in report.blame if one.block == "in0")
+    assert blamed.change.value == pytest.approx(report.both.value - loss(world, a, off), rel=1e-3, abs=1e-6)
+    changes = [one.change.value for one in report.blame]
+    assert changes == sorted(changes, reverse=True)
+    off = Attached(world.a, {"*": 1.0, "mid": 0.0})
+    needed = next(one for one in report.need if one.block == "mid")
+    assert needed.change.value == pytest.approx(loss(world, off, b) - report.both.value, rel=1e-3, abs=1e-6)
+    assert len(report.random_harm) == 2
+    assert report.own.error > 0
+
+
+def test_the_share_of_the_gain_that_is_lost(world: World) -> None:
+    report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
+    gain = report.base.value - report.own.value
+    assert report.gain.value == pytest.approx(gain)
+    assert report.random_harm == ()
+    one = replace(report, harm=Loss(0.1, 0.05))
+    assert replace(one, gain=Loss(0.4, 0.1)).gain_lost == pytest.approx(0.25)
+    assert replace(one, gain=Loss(0.4, 0.5)).gain_lost is None  # within its standard error
+    assert replace(one, gain=Loss(-0.4, 0.1)).gain_lost is None
+    assert replace(one, gain=Loss(0.4, math.nan)).gain_lost is None  # of a single picture
+
+
+@pytest.mark.parametrize(
+    ("gain", "doubtful"),
+    [(Loss(0.4, 0.1), False), (Loss(0.4, math.nan), False), (Loss(0.1, 0.4), True), (Loss(-0.4, math.nan), True)],
+)
+def test_pictures_whose_loss_is_not_lowered_are_doubted(world: World, gain: Loss, doubtful: bool) -> None:
+    report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
+    one = replace(report, gain=gain)
+    assert one.doubtful is doubtful
+    assert len(remarks([one])) == doubtful
+
+
+def test_latents_of_one_picture_are_no_independent_ones(world: World) -> None:
+    """Six latents of three pictures: the standard error is that of the three pictures' means."""
+    inputs = world.inputs
+    noise = torch.cat([inputs.noise, inputs.noise.flip(0)])
+    twice = Inputs(inputs.latents.repeat(2, 1, 1, 1), noise, inputs.captions * 2, "twice", 3)
+    one = partial(
+        loss_interference, world.pipe, world.scheme, world.a, world.b, timesteps=(700,), draws=0, knock_outs=False
+    )
+    pictures = [
+        replace(twice, latents=twice.latents[k::3], noise=noise[k::3], captions=twice.captions[k::3], distinct=1)
+        for k in range(3)
+    ]
+    means = [one(inputs=picture).own for picture in pictures]
+    assert all(math.isnan(mean.error) for mean in means)
+    own = one(inputs=twice).own
+    assert own.value == pytest.approx(statistics.fmean(mean.value for mean in means), rel=1e-5)
+    assert own.error == pytest.approx(statistics.stdev(mean.value for mean in means) / math.sqrt(3), rel=1e-4)

@@ -1,0 +1,278 @@
+"""``bwlab analyze`` with a base: what is printed, the JSON, and what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from bwlab.adapters.save import save_adapter
+from bwlab.base.load import load_base
+from tests.analysis.conftest import Outcome
+from tests.analysis.fidelity.test_scores import CONFIG
+from tests.analysis.random_adapters import random_adapter
+
+Run = Callable[..., Outcome]
+FAST = ("--latents", 2, "--random", 2, "--timesteps", "700,200")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A tiny base with adapters, one of its text encoder too, captioned pictures, prompts and a CLIP model."""
+
+    base: Path
+    a: Path
+    b: Path
+    with_text: Path
+    pictures: Path
+    prompts: Path
+    clip: Path
+
+
+@pytest.fixture(scope="module")
+def files(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("model_commands")
+    pipe = load_base(tiny_pipeline)
+    unet = pipe.unet
+    found = Files(
+        tiny_pipeline,
+        folder / "identity.safetensors",
+        folder / "style.safetensors",
+        folder / "with_text.safetensors",
+        folder / "pictures",
+        folder / "prompts.txt",
+        folder / "clip",
+    )
+    save_adapter(random_adapter(unet, "lora", "all=2", 1), found.a)
+    save_adapter(random_adapter(unet, "locon", "in0=3, out3=3", 2), found.b)
+    save_adapter(random_adapter(unet, "lora", "all=2, te=2", 3, text_encoder=pipe.text_encoder), found.with_text)
+    found.pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("one", "two"):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(found.pictures / f"{name}.png")
+        (found.pictures / f"{name}.txt").write_text(f"a fox, {name}")
+    found.prompts.write_text("a fox\n\nan owl\n")
+    found.clip.mkdir()
+    torch.manual_seed(0)
+    save_file(open_clip.model.CLIP(**CONFIG).state_dict(), found.clip / "open_clip_model.safetensors")
+    (found.clip / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
+    return found
+
+
+def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, "--prompts", files.prompts, *FAST)
+    assert outcome.code == 0, outcome.err
+    assert "effect of a" in outcome.out
+    assert "prediction" in outcome.out
+    assert "What to do" in outcome.out
+    assert "No conflict score" in outcome.out
+    assert "Blame, in shares of each adapter's effect" in outcome.out
+    assert "…" not in outcome.out
+
+
+def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert found["schema"] == "bwlab.analyze.conflict"
+    assert {place["block"] for place in found["function"]["places"]} >= {"in0", "mid", "out3", "prediction"}
+    assert [report["adapter"] for report in found["loss"]] == ["a", "b"]
+    assert set(found["loss"][0]["blame"]) == {"in0", "out3"}
+    assert set(found["advice"]["specs"]) == {"a", "b"}
+    harms = [report["harm"]["value"] for report in found["loss"]]
+    assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
+    assert found["headline"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
+    table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
+    assert "Denoising loss on each adapter's own pictures" in table.out
+    assert "…" not in table.out
+
+
+def test_pictures_that_are_not_the_adapters_are_remarked_on(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
+    of_none = [
+        report["adapter"]
+        for report in found["loss"]
+        if report["gain"]["value"] <= max(0.0, report["gain"]["error"] or 0.0)
+    ]
+    assert [line[0] for line in found["remarks"]] == of_none
+    assert all(f"(--data-{line[0]})? If not, the conflict score means nothing" in line for line in found["remarks"])
+    assert of_none, "random adapters on noise lower no loss"
+
+
+def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) -> None:
+    look = ("--base", files.base, "--data", files.pictures, "--latents", 1, "--random", 1, "--timesteps", 500)
+    table = bwlab("analyze", "activations", files.b, *look)
+    assert "In brackets, 1 random adapter of the same norms" in " ".join(table.out.split())
+    assert re.search(r"in0 +\d\.\d+ \(\d\.\d+\)", table.out)
+    found = json.loads(bwlab("analyze", "activations", files.b, *look, "--json").out)
+    assert found["changes"][0]["effect"]["random"] > 0
+    assert "random_sd" not in found["changes"][0]["effect"]
+
+
+def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    pair = (files.with_text, files.b)
+    both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *FAST, "--json").out)
+    in0 = next(place for place in both["function"]["places"] if place["block"] == "in0")
+    assert in0["effect_a"]["random"] > 0
+    turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *FAST)
+    assert "effect of b" in turned.out, turned.err
+    of_one = bwlab("analyze", "activations", files.with_text, "--base", files.base, "--data", files.pictures, *FAST)
+    assert "effect" in of_one.out, of_one.err
+
+
+def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
+    third = files.a.with_name("third.safetensors")
+    third.write_bytes(files.a.read_bytes())
+    three = (files.a, files.b, third)
+    outcome = bwlab("analyze", "conflict", *three, "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert found["schema"] == "bwlab.analyze.conflicts"
+    assert len(found["pairs"]) == 3
+    table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
+    assert table.code == 0, table.err
+    assert "a = " in table.out
+    assert "What the adapter of a row keeps beside that of a column" in table.out
+    rows = [line.split() for line in table.out.splitlines() if line.strip()]
+    matrix = rows[rows.index(["a", "b", "c"]) + 2 :][:3]
+    assert [row[0] for row in matrix] == ["a", "b", "c"]
+    assert [row.index("-") for row in matrix] == [1, 3, 5]  # its own column, each other one with a random pair
+
+
+def test_activations(bwlab: Run, files: Files) -> None:
+    outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST)
+    assert outcome.code == 0, outcome.err
+    for measure in ("effect", "style", "structure", "representation"):
+        assert measure in outcome.out
+    assert "layers in in0, out3" in outcome.out
+    found = json.loads(
+        bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST, "--json").out
+    )
+    assert found["schema"] == "bwlab.analyze.activations"
+    assert found["timesteps"] == [700, 200]
+    assert len(found["changes"]) == 20
+
+
+def fidelity_options(files: Files) -> tuple[object, ...]:
+    pictures = ("--id-images", files.pictures, "--style-images", files.pictures, "--prompts", files.prompts)
+    return (*pictures, "--base", files.base, "--clip", files.clip, "--seeds", 2, "--steps", 1, "--cfg", 1)
+
+
+def test_fidelity(bwlab: Run, files: Files) -> None:
+    adapters = ("--adapter", files.b, "--adapter", files.b)
+    outcome = bwlab("analyze", "fidelity", *adapters, *fidelity_options(files))
+    assert outcome.code == 0, outcome.err
+    assert "style alone" in outcome.out
+    assert "uniform noise" in outcome.out
+    assert "beside identity" in outcome.out
+    assert "Of 4 pictures each they are too narrow" in outcome.out
+    assert re.search(r"alone (raise|beyond)", outcome.out)
+    assert "…" not in outcome.out
+    found = json.loads(bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks", "--json").out)
+    assert [one["name"] for one in found["conditions"]] == ["base", "identity alone", "style alone", "both"]
+    scores = found["conditions"][3]["scores"]
+    assert set(scores) == {"identity", "style", "text", "gram_style", "colours_and_edges", "harmonic"}
+    assert all(one["low"] <= one["mean"] <= one["high"] for one in scores.values())
+    assert found["blocks"] == []
+
+
+def test_fidelity_of_layers_in_the_text_encoder(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    adapters = ("--adapter", files.with_text, "--adapter", files.b)
+    outcome = bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--json", "--report", tmp_path)
+    assert outcome.code == 0, outcome.err
+    blocks = json.loads(outcome.out)["blocks"]
+    assert {one["block"] for one in blocks if one["adapter"] == "identity"} > {"te", "in0", "out3"}
+    assert {one["block"] for one in blocks if one["adapter"] == "style"} == {"in0", "out3"}
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_recommend(bwlab: Run, files: Files) -> None:
+    outcome = bwlab("analyze", "recommend", files.a, files.b, *fidelity_options(files), "--budget", 3)
+    # Random adapters may well be no better than the base by a random CLIP: then it says so.
+    if outcome.code == 0:
+        assert "both whole" in outcome.out
+        assert "The best:" in outcome.out
+    else:
+        assert outcome.code == 2
+        assert "with it alone and" in outcome.err
+
+
+SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("conflict A --base BASE", "1 adapter file"),
+        ("conflict A B --data-a PICTURES", "Add --base"),
+        ("conflict A B --timesteps 500", "bwlab analyze conflict --timesteps: it looks at a base"),
+        ("conflict A B --base BASE", "no prompt and no pictures"),
+        ("conflict A B PROMPTS --base BASE --data-a PICTURES", "3 adapters and pictures"),
+        ("conflict A B A", "one file twice"),
+        ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
+        ("activations A --base BASE --prompts A", "not UTF-8 text"),
+        ("activations A --base BASE --data CLIP", "--data CLIP: no images in it"),
+        ("activations A --base BASE --data PICTURES --prompts PROMPTS", "Give one of them"),
+        ("activations A --base BASE --data BROKEN", "unreadable ("),
+        ("activations A --base BASE --data BROKEN", "Repair it or take it away\n"),
+        ("activations A --base BASE --data BARE", "is missing or empty. Write it\n"),
+        ("conflict A B --base BASE --data-a CLIP --data-b PICTURES", "--data-a CLIP: no images in it"),
+        ("conflict A B --base BASE --data-a nofolder", "--data-a nofolder: no such folder"),
+        ("norms A --report PROMPTS", "--report PROMPTS: a file of that name is in the way"),
+        ("activations A --base nowhere --data PICTURES --report PROMPTS/report", "--report PROMPTS/report: "),
+        ("norms A --report TAKEN", "report.html in it is a folder"),
+        ("activations nosuch --base nowhere --data PICTURES", "reading adapter nosuch"),
+        ("conflict A nosuch --base nowhere --prompts PROMPTS --timesteps x", "--timesteps x"),
+        (f"fidelity --adapter A --adapter B {SCORED} --base BASE --clip CLIP --cfg nan", "--cfg nan: no finite"),
+        ("activations A --base BASE --data PICTURES --device meta", "--device meta"),
+        (f"fidelity --adapter A {SCORED}", "1 --adapter"),
+        ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no pictures in it"),
+        (f"recommend A B {SCORED} --base BASE", "model to score with. Give --clip"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, tmp_path: Path, arguments: str, told: str) -> None:
+    named = {
+        "A": files.a,
+        "B": files.b,
+        "BASE": files.base,
+        "PICTURES": files.pictures,
+        "PROMPTS": files.prompts,
+        "CLIP": files.clip,
+    }
+    for name, content in {"BROKEN": b"no picture", "BARE": (files.pictures / "one.png").read_bytes()}.items():
+        named[name] = tmp_path / name.lower()
+        named[name].mkdir()
+        (named[name] / "one.png").write_bytes(content)
+    (named["BROKEN"] / "one.txt").write_text("a fox")
+    named["TAKEN"] = tmp_path / "taken"
+    (named["TAKEN"] / "report.html").mkdir(parents=True)
+
+    def filled(text: str) -> str:
+        return re.sub(r"\b[A-Z]+\b", lambda word: str(named.get(word[0], word[0])), text)
+
+    outcome = bwlab("analyze", *map(filled, arguments.split()))
+    assert outcome.code == 2
+    assert filled(told) in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_pictures_that_are_no_numbers_are_not_scored(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    strong = tmp_path / "strong.safetensors"
+    tensors = load_file(files.b)
+    save_file({key: values * 1e18 for key, values in tensors.items()}, strong)
+    adapters = ("--adapter", files.b, "--adapter", strong)
+    outcome = bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "NaN or infinity after step 1 of 1" in outcome.err

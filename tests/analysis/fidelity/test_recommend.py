@@ -1,0 +1,101 @@
+"""The search for a composition, on a made-up world where the best one is known."""
+
+from __future__ import annotations
+
+import pytest
+from diffusers import UNet2DConditionModel
+
+from bwlab.blocks.spec import parse_spec
+from bwlab.errors import BwlabError
+from bwlab_analysis.activations.probe import scheme_of
+from bwlab_analysis.fidelity.bootstrap import Interval
+from bwlab_analysis.fidelity.conditions import Condition
+from bwlab_analysis.fidelity.recommend import Blame, Composition, Kept, Search, recommend
+from bwlab_analysis.fidelity.scores import ConditionScores
+from tests.conftest import tiny_unet
+
+LEADING = ("who", "how", "what")
+BLOCKS = {"identity": ("in1", "mid", "out1"), "style": ("in0", "out1", "out3")}
+
+
+def scores(who: float, how: float, what: float = 1.0) -> ConditionScores:
+    values = dict(zip(LEADING, (who, how, what), strict=True))
+    return ConditionScores(
+        None, "made up", {k: Interval(v, v, v) for k, v in values.items()}, {k: (v,) for k, v in values.items()}, ()
+    )
+
+
+def painted(condition: Condition) -> ConditionScores:
+    """The style's out1 takes the identity away; everything else helps its own adapter."""
+    assert isinstance(condition.style, dict)
+    assert isinstance(condition.identity, dict)
+    harm = condition.style["out1"]
+    style = sum(condition.style[block] for block in ("in0", "out3")) / 2
+    identity = sum(condition.identity[block] for block in BLOCKS["identity"]) / 3
+    return scores(0.2 + 0.6 * identity * (1 - 0.9 * harm), 0.1 + 0.7 * style)
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DConditionModel:
+    return tiny_unet()
+
+
+def search() -> Search:
+    return Search(painted, scores(0.2, 0.1), scores(0.8, 0.1), scores(0.2, 0.8), LEADING, 1)
+
+
+def blame() -> list[Blame]:
+    return [Blame("style", "out3", 0.1), Blame("style", "out1", 0.4), Blame("identity", "mid", 0.2)]
+
+
+def test_it_finds_the_block_to_turn_down(unet: UNet2DConditionModel) -> None:
+    trials = recommend(search(), scheme_of(unet), BLOCKS, blame(), budget=10)
+    best = trials[0]
+    assert best.composition.gates("style") == {"in0": 1, "out1": 0, "out3": 1}
+    assert best.composition.gates("identity") == dict.fromkeys(BLOCKS["identity"], 1)
+    assert best.kept.together == pytest.approx(1)
+    assert [trial.kept.together for trial in trials] == sorted((t.kept.together for t in trials), reverse=True)
+    assert len({trial.composition for trial in trials}) == len(trials) <= 10
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_the_budget_is_kept_and_both_whole_are_always_tried(unet: UNet2DConditionModel, budget: int) -> None:
+    trials = recommend(search(), scheme_of(unet), BLOCKS, blame(), budget)
+    assert len(trials) == budget
+    assert "both whole" in {trial.reason for trial in trials}
+
+
+def test_a_spec_says_what_differs() -> None:
+    whole = Composition((("in1", 1.0), ("mid", 1.0)), (("in0", 1.0), ("out1", 0.0), ("out3", 1.0)))
+    assert whole.spec("identity") == "*=1"
+    assert whole.spec("style") == "out1=0, *=1"
+    assert whole.with_scale("identity", "mid", 0.5).spec("identity") in {"mid=0.5, *=1", "in1=1, *=0.5"}
+
+
+def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNet2DConditionModel) -> None:
+    blocks = {"identity": BLOCKS["identity"], "style": (*BLOCKS["style"], "in1", "te")}
+    trials = recommend(search(), scheme_of(unet), blocks, [], budget=4)
+    parts = [trial for trial in trials if trial.reason.startswith("style in ")]
+    assert parts
+    for trial in parts:
+        assert trial.composition.gates("style")["te"] == 1
+        spec = parse_spec(trial.composition.spec("style"), scheme_of(unet), kind="scale").by_block()
+        assert {block: spec[block] for block in blocks["style"]} == trial.composition.gates("style")
+
+
+def test_what_is_kept() -> None:
+    found = search().kept(scores(0.5, 0.8, 0.9))
+    assert (found.identity, found.style, found.text) == pytest.approx((0.5, 1, 0.9))
+    assert Kept(0.5, 2, 1).together == pytest.approx(0.75)
+    assert Kept(-0.1, 1, 1).together == 0
+
+
+def test_an_adapter_that_does_nothing_is_told() -> None:
+    useless = Search(painted, scores(0.2, 0.1), scores(0.2, 0.1), scores(0.2, 0.8), LEADING, 1)
+    with pytest.raises(BwlabError, match="kept of the identity adapter"):
+        useless.kept(scores(0.5, 0.5))
+
+
+def test_no_budget_is_an_error(unet: UNet2DConditionModel) -> None:
+    with pytest.raises(BwlabError, match="--budget 0"):
+        recommend(search(), scheme_of(unet), BLOCKS, blame(), 0)

@@ -1,0 +1,78 @@
+"""What to turn down, and how to say it to other tools."""
+
+from __future__ import annotations
+
+import pytest
+
+from bwlab.blocks.configs import SD14
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.notations.translate import translate_from
+from bwlab.blocks.spec import parse_spec
+from bwlab_analysis.activations.losses import BlockBlame, BlockLoss, Loss, LossReport, blame_of_losses, worst_first
+from bwlab_analysis.report.advice import notations_of, specs_of, steps_of
+
+BLAME = (
+    BlockBlame("b", "out3", 0.40, 0.05),
+    BlockBlame("a", "out2", 0.30, 0.67),
+    BlockBlame("b", "in1", 0.20, 0.15),
+    BlockBlame("a", "mid", 0.10, None),
+    BlockBlame("b", "mid", 0.01, 0.0),
+)
+
+
+def test_blocks_that_give_more_than_they_cost_are_turned_down() -> None:
+    steps = steps_of(BLAME)
+    assert [(step.adapter, step.block, step.scale) for step in steps] == [
+        ("b", "out3", 0.0),
+        ("a", "mid", 0.5),
+        ("b", "in1", 0.5),
+    ]
+    assert specs_of(steps) == {"a": "mid=0.5, *=1", "b": "out3=0, in1=0.5, *=1"}
+    assert specs_of(()) == {"a": "1", "b": "1"}
+
+
+def test_steps_are_told_in_words() -> None:
+    off, halved, _ = steps_of(BLAME)
+    assert off.words == "Turn b off in out3: switched off, a gets 40 % of its effect back and b loses 5 % of its own."
+    assert halved.words == "Turn a down to 0.5 in mid: switched off, b gets 10 % of its effect back."
+
+
+def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], need: dict[str, float]) -> LossReport:
+    def losses(values: dict[str, float]) -> tuple[BlockLoss, ...]:
+        return tuple(BlockLoss(block, Loss(value, 0.0)) for block, value in values.items())
+
+    harm = Loss(sum(blame.values()), 0.0)
+    without, alone, both, gain = (Loss(value, 0.0) for value in (base, own, own + harm.value, base - own))
+    return LossReport(adapter, "made up", without, alone, both, gain, harm, (), losses(blame), losses(need))
+
+
+def test_losses_become_shares_of_the_adapters_effects() -> None:
+    of_a = loss_report("a", 0.5, 0.1, {"out3": 0.2, "in0": 0.04}, {"mid": 0.08})
+    of_b = loss_report("b", 1.0, 0.2, {"mid": 0.4}, {"out3": 0.08, "in0": 0.4})
+    blame = blame_of_losses([of_a, of_b])
+    assert [(one.adapter, one.block) for one in blame] == [("b", "out3"), ("a", "mid"), ("b", "in0")]
+    assert [one.gain for one in blame] == pytest.approx([0.5, 0.5, 0.1])
+    assert [one.loss for one in blame] == pytest.approx([0.1, 0.2, 0.5])
+    assert [one.loss for one in blame_of_losses([of_a])] == [None, None]
+    assert blame_of_losses([loss_report("a", 0.1, 0.2, {"mid": 1.0}, {})]) == ()
+    assert worst_first(BLAME)[0].block == "out3"
+
+
+def test_a_spec_is_told_to_other_tools() -> None:
+    scheme = scheme_for(SD14)
+    found = notations_of("out3=0, in1=0.5, *=1", scheme)
+    assert found["LoRA Block Weight"].text == "1,1,1,1,1,0.5,0.5,0.5,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0,0,0"
+    kohya = translate_from("kohya", found["kohya's list of blocks"].text, scheme, "scale").text
+    numbers = parse_spec(kohya, scheme, kind="scale").by_block()
+    assert (numbers["out3"], numbers["in1"], numbers["mid"]) == (0, 0.5, 1)
+    assert "block_3" in found["diffusers' set_adapters"].text
+
+
+def test_what_another_tool_does_otherwise_is_told() -> None:
+    scheme = scheme_for(SD14)
+    convolutions = notations_of("out0=0, *=1", scheme)["diffusers' set_adapters"]
+    assert convolutions.notes == (
+        "diffusers gives the convolutions of out0 other scales: use it with LoRA files, which have none",
+    )
+    assert notations_of("*=1", scheme) == {}
+    assert notations_of("*=0.5", scheme)["LoRA Block Weight"].notes == ()

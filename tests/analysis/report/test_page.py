@@ -1,0 +1,199 @@
+"""The HTML report: one file, readable in a browser, made of the documents that the commands print."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.report.html import Cell, encode_all, fill_of, number, number_cell, table, unet_map
+from bwlab_analysis.report.page import write_report
+from tests.analysis.cli.test_base import FAST, Files, fidelity_options
+from tests.analysis.cli.test_base import files as files
+from tests.analysis.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+# Sorts every table by every column, chooses the last measure, and writes into the page's title what went wrong, how
+# wide the page is, and the least contrast of a text with what it stands on (WCAG 2.2, "relative luminance").
+CHECK = """
+<script>
+const wrong = [];
+window.addEventListener("error", (event) => wrong.push(event.message));
+const numbers = (colour) => [...colour.matchAll(/[\\d.]+/g)].map((found) => Number(found[0]));
+const over = (top, below) => {
+  const [r, g, b, a = 1] = top;
+  return [r, g, b].map((value, index) => value * a + below[index] * (1 - a));
+};
+const ground = (element) => {
+  if (!element) return matchMedia("(prefers-color-scheme: dark)").matches ? [0, 0, 0] : [255, 255, 255];
+  return over(numbers(getComputedStyle(element).backgroundColor), ground(element.parentElement));
+};
+const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+const luminance = (colour) => {
+  const [r, g, b] = colour.map((value) => linear(value / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const contrast = (element) => {
+  const below = ground(element);
+  const pair = [luminance(over(numbers(getComputedStyle(element).color), below)), luminance(below)];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+};
+window.addEventListener("load", () => {
+  for (const head of document.querySelectorAll("th[data-sort]")) {
+    head.click();
+    const cells = [...head.closest("table").tBodies[0].rows].map((row) => row.cells[head.cellIndex].dataset.value);
+    const values = cells.every((cell) => cell !== undefined) ? cells.map(Number) : [];
+    if (values.some((value, index) => index && value > values[index - 1])) wrong.push(`unsorted: ${head.textContent}`);
+  }
+  for (const choose of document.querySelectorAll("select")) {
+    choose.selectedIndex = choose.options.length - 1;
+    choose.dispatchEvent(new Event("change"));
+  }
+  const filled = [...document.querySelectorAll(".unet rect")].filter((rect) => rect.style.fill).length;
+  const texts = [...document.querySelectorAll("h1, h2, h3, p, li, td, td small, th, pre, figcaption")];
+  const faint = Math.min(...texts.filter((one) => one.textContent).map(contrast));
+  const dark = luminance(ground(document.body)) < 0.1;
+  document.title = JSON.stringify({ wrong, wide: document.documentElement.scrollWidth, filled, faint, dark });
+});
+</script>
+"""
+
+
+WIDTH = "document.title = this.contentDocument.documentElement.scrollWidth"
+
+
+@pytest.fixture(scope="module")
+def documents(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    """What every command prints with --json, on a tiny base."""
+    import contextlib
+    import io
+
+    from bwlab.cli.app import main
+
+    third = tmp_path_factory.mktemp("third") / "third.safetensors"
+    third.write_bytes(files.a.read_bytes())
+    base = ("--base", files.base)
+    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    fidelity = ("--adapter", files.b, "--adapter", files.b, *fidelity_options(files))
+    commands: dict[str, tuple[object, ...]] = {
+        "norms": ("norms", files.a),
+        "conflict": ("conflict", files.a, files.b, *base, *data, *FAST),
+        "conflicts": ("conflict", files.a, files.b, third),
+        "activations": ("activations", files.b, *base, "--data", files.pictures, *FAST),
+        "fidelity": ("fidelity", *fidelity),
+    }
+    found = {}
+    for name, arguments in commands.items():
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
+            main(["analyze", *map(str, arguments), "--json"])
+        assert not ended.value.code
+        found[name] = json.loads(out.getvalue())
+    return found
+
+
+def test_one_file_without_network(documents: dict[str, dict[str, object]], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = {f"picture {i}": Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for i in range(3)}
+    path = write_report(list(documents.values()), tmp_path / "report", pictures, "bwlab analyze conflict a b")
+    text = path.read_text()
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text)
+    assert "http" not in text
+    assert len(text) < 5_000_000
+    assert text.count("<figure>") == 3
+    assert "bwlab analyze conflict a b" in text
+    assert "What to do" in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_errors(
+    documents: dict[str, dict[str, object]], tmp_path: Path, width: int, dark: bool
+) -> None:
+    path = write_report(list(documents.values()), tmp_path)
+    path.write_text(path.read_text().replace("<style>", CHECK + "<style>", 1))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", "--virtual-time-budget=4000"]
+    flags.append(f"--blink-settings=preferredColorScheme={0 if dark else 1}")
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title is not None
+    seen = json.loads(title[1])
+    assert seen["wrong"] == []
+    assert seen["filled"] > 9
+    # Chromium's headless window is at least 500 pixels wide.
+    assert seen["wide"] <= max(width, 500)
+    assert seen["dark"] is dark
+    assert seen["faint"] >= 4.5
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
+def test_long_names_fit_a_phone(documents: dict[str, dict[str, object]], tmp_path: Path) -> None:
+    """In a frame, as a headless window is at least 500 pixels wide."""
+    path = write_report([{**document, "file": "x" * 99, "a": "y" * 99} for document in documents.values()], tmp_path)
+    frame = f'<iframe width=390 style="border:0" srcdoc="{html.escape(path.read_text())}" onload="{WIDTH}"></iframe>'
+    path.write_text(frame)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom"]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    title = re.search(r"<title>(\d+)</title>", done.stdout)
+    assert title is not None
+    assert int(title[1]) <= 390
+
+
+def test_every_command_writes_one(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    outcome = bwlab("analyze", "norms", files.a, "--report", tmp_path / "out")
+    assert outcome.code == 0
+    assert "The report is" in outcome.err
+    assert "Weights of" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pictures_are_made_to_fit() -> None:
+    rng = np.random.default_rng(0)
+    large = {str(i): Image.fromarray(rng.integers(0, 256, (700, 700, 3), np.uint8)) for i in range(6)}
+    encoded = encode_all(large)
+    assert sum(len(data) for _, data in encoded.values()) * 4 / 3 < 3_500_000
+    assert {kind for kind, _ in encoded.values()} == {"image/jpeg"}
+    small = encode_all({"one": Image.new("RGB", (8, 8))})
+    assert small["one"][0] == "image/png"
+
+
+def test_text_is_escaped() -> None:
+    assert "<b>" not in table(["<b>"], [[Cell("<b>", small="<b>")]])
+    assert "<script>alert" not in unet_map({"</script><script>alert(1)": {"in0": 1.0, "out0": 2.0}})
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.001, "0.00"), (0.5, "0.50"), (12345.6, "1.23e+04"), (-2, "-2.00")])
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_colours_grow_with_the_number_and_tell_signs_apart() -> None:
+    assert fill_of(None, 1) == ""
+    assert fill_of(0.5, 0) == ""
+    assert "--more" in fill_of(0.5, 1)
+    assert "--less" in fill_of(-0.5, 1)
+    assert number_cell(None).text == "-"
+
+
+def test_an_unknown_document_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BwlabError, match=r"bwlab\.analyze\.norms"):
+        write_report([{"schema": "something"}], tmp_path)

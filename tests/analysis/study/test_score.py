@@ -1,0 +1,117 @@
+"""Scores of pictures, and how far they are from the true one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bwlab.benchmark import load_benchmark
+from bwlab.errors import BwlabError
+from bwlab_analysis.fidelity.clip import ClipModel, load_clip
+from bwlab_analysis.study.plan import DISTANCES
+from bwlab_analysis.study.score import distances, feature_maps
+from tests.analysis.study.conftest import TINY_CLIP, Finished, save_clip
+
+TOWERS: dict[str, dict[str, Any]] = {
+    "timm": {
+        "timm_model_name": "ese_vovnet19b_slim_dw",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 64,
+    },
+    "ResNet": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 8, "patch_size": None, "image_size": 64},
+    "ViT": TINY_CLIP["vision_cfg"],
+}
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ClipModel:
+    """A scorer of random weights with each kind of image tower."""
+    folder = tmp_path_factory.mktemp("scorer") / request.param
+    return load_clip(str(save_clip(folder, {**TINY_CLIP, "vision_cfg": TOWERS[request.param]})))
+
+
+def noisy(picture: Image.Image, size: float) -> Image.Image:
+    rng = np.random.default_rng(0)
+    pixels = np.asarray(picture) + size * rng.normal(size=(*picture.size, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def test_distances_are_0_for_the_same_and_grow_with_noise(scorer: ClipModel) -> None:
+    true = load_benchmark().picture("fox", "ink")
+    found = distances(scorer, [true, *(noisy(true, size) for size in (10, 60, 250))], true)
+    assert tuple(found) == DISTANCES
+    for name, values in found.items():
+        assert values[0] == pytest.approx(0, abs=1e-6), name
+        assert values[0] < values[1] < values[2] < values[3], name
+
+
+def test_the_true_picture_is_brought_to_size(scorer: ClipModel) -> None:
+    true = load_benchmark().picture("fox", "ink")
+    large = true.resize((96, 96))
+    found = distances(scorer, [large], true)
+    assert list(found["structure_distance"]) == pytest.approx([0], abs=0.01)
+
+
+def test_feature_maps_have_channels_of_length_1(scorer: ClipModel) -> None:
+    pictures = [load_benchmark().picture("fox", style) for style in ("ink", "noto", "blob")]
+    maps = feature_maps(scorer, pictures)
+    assert 2 <= len(maps) <= 4
+    for one in maps:
+        assert one.shape[0] == 3
+        length = one.square().sum(1).sqrt().numpy()
+        assert np.all(np.isclose(length, 1) | (length == 0))
+
+
+def test_a_tower_without_feature_maps() -> None:
+    clip = ClipModel("mine", SimpleNamespace(visual=object()), None, None)
+    with pytest.raises(BwlabError, match="feature distance by mine: its image tower hands out no feature maps"):
+        feature_maps(clip, [Image.new("RGB", (8, 8))])
+
+
+def test_values_are_of_each_picture(finished: Finished) -> None:
+    result: Any = finished.job("score", "id + style, fox").result(finished.out)
+    assert result["pictures_a_prompt"] == 2
+    lengths = {name: len(found) for name, found in result["values"].items()}
+    assert {lengths.pop(name) for name in DISTANCES} == {2}, "the true picture is of the first prompt"
+    assert set(lengths.values()) == {4}
+    assert set(lengths) >= {"identity", "style", "text"}
+
+
+def test_controls(finished: Finished) -> None:
+    true: Any = finished.job("score", "true picture").result(finished.out)
+    assert true["pictures_a_prompt"] == 1
+    assert true["values"]["structure_distance"] == [pytest.approx(0, abs=1e-9)]
+    for name, count in (("identity's pictures", 5), ("style's pictures", 24)):
+        result: Any = finished.job("score", name).result(finished.out)
+        assert result["pictures_a_prompt"] == count
+        assert {len(found) for found in result["values"].values()} == {count}
+        assert min(result["values"]["embedding_distance"]) > 0
+
+
+def test_what_is_recommended(finished: Finished) -> None:
+    """Adapters of two steps may well be no better than the base by a random scorer: then it says so."""
+    result: Any = finished.job("recommend", "id + style").result(finished.out)
+    if result["values"] is None:
+        assert "with it alone and" in result["reason"]
+        assert (result["specs"], result["tried"]) == (["1", "1"], 0)
+    else:
+        assert 1 <= result["tried"] <= 2
+        assert {len(found) for found in result["values"].values()} == {2}
+
+
+def test_a_judge_is_of_one_pair(finished: Finished, clip: Path) -> None:
+    from bwlab_analysis.study.context import open_workshop
+
+    workshop = open_workshop(finished.study.place)
+    one, other = finished.job("score", "base"), finished.job("score", "joint")
+    assert workshop.judge(one) is workshop.judge(other)
+    assert len(workshop.judge(one).references.identity) == 5
+    assert len(workshop.judge(one).references.style) == 24
+    assert workshop.clip() is workshop.clip()

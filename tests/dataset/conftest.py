@@ -1,0 +1,22 @@
+"""The tiny bases, loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from bwlab.base.load import load_base
+
+
+@pytest.fixture(scope="session")
+def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
+    """Return the tiny base: 32 px pictures, latents of 1/4."""
+    return load_base(tiny_pipeline)
+
+
+@pytest.fixture(scope="session")
+def xl_pipe(tiny_xl_pipeline: Path) -> StableDiffusionXLPipeline:
+    """Return the tiny SDXL base."""
+    return load_base(tiny_xl_pipeline)

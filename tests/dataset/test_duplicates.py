@@ -1,0 +1,55 @@
+"""Pictures that are there twice."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bwlab.benchmark import load_benchmark
+from bwlab.dataset.survey import ALIKE, BITS, Alike, cosines, fingerprint, lookalikes, same
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    """Twenty different emoji."""
+    benchmark = load_benchmark()
+    return [benchmark.picture(identity, "noto") for identity in benchmark.identities[:20]]
+
+
+def smaller(image: Image.Image) -> Image.Image:
+    return image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+
+
+def compressed(image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return Image.open(buffer)
+
+
+def test_copies_look_alike_and_others_do_not(pictures: list[Image.Image]) -> None:
+    prints = [fingerprint(image) for image in pictures]
+    for change in (smaller, compressed):
+        bits = [int((fingerprint(change(image)) != own).sum()) for image, own in zip(pictures, prints, strict=True)]
+        assert np.median(bits) <= ALIKE
+    assert list(lookalikes(prints)) == []
+
+
+def test_pairs_are_told_once_with_their_bits() -> None:
+    generator = np.random.default_rng(0)
+    first, third = (generator.integers(0, 2, BITS).astype(bool) for _ in range(2))
+    second = first.copy()
+    second[:3] = ~second[:3]
+    assert list(lookalikes([first, third, second, first])) == [Alike(0, 2, 3), Alike(0, 3, 0), Alike(2, 3, 3)]
+    assert list(lookalikes([])) == []
+
+
+def test_the_transform_is_orthogonal() -> None:
+    waves = cosines(7)
+    np.testing.assert_allclose(waves @ waves.T, np.diag([7.0] + [3.5] * 6), atol=1e-12)
+
+
+def test_equal_digests_are_grouped() -> None:
+    assert same({"a": "1", "b": "2", "c": "1", "d": "1"}) == [("a", "c", "d")]

@@ -1,0 +1,97 @@
+"""Buckets, and which part of a picture is shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from bwlab.dataset.buckets import Frame, Sizing, bucket_sizes, frame
+from bwlab.images import Size
+
+sides = st.integers(1, 3000)
+
+
+def test_buckets_of_sd() -> None:
+    found = bucket_sizes(Size(512, 512), 64, 256, 1024)
+    assert Size(512, 512) in found
+    assert Size(1024, 256) in found
+    assert Size(576, 448) in found
+    assert Size(640, 384) in found
+    assert found == tuple(sorted(found))
+    assert all(Size(size.height, size.width) in found for size in found)
+
+
+@given(side=st.integers(8, 2000), step=st.sampled_from([8, 16, 64]))
+def test_buckets_are_multiples_within_bounds(side: int, step: int) -> None:
+    least, most = max(1, side // 2 // step) * step, max(1, side * 2 // step) * step
+    for size in bucket_sizes(Size(side, side), step, least, most):
+        assert size.width % step == size.height % step == 0
+        assert least <= min(size) <= max(size) <= most
+        assert size.width * size.height <= side * side or max(size) == least
+
+
+@given(
+    original=st.builds(Size, sides, sides),
+    factor=st.sampled_from([4, 8]),
+    random_crop=st.booleans(),
+    upscale=st.booleans(),
+    buckets=st.booleans(),
+)
+def test_what_is_shown_lies_in_what_is_encoded(
+    original: Size, factor: int, random_crop: bool, upscale: bool, buckets: bool
+) -> None:
+    assume(max(original) / min(original) < 50)
+    size = Size(512, 512)
+    sizes = bucket_sizes(size, 64, 256, 1024) if buckets else ()
+    found = frame(original, Sizing(size, factor, random_crop, sizes, 64, 1024, upscale or not buckets))
+    if found is None:
+        assert min(original) < 64
+        return
+    assert found.target.width <= found.encoded.width <= found.covering.width
+    assert found.target.height <= found.encoded.height <= found.covering.height
+    assert found.encoded.width % factor == found.encoded.height % factor == 0
+    assert found.covering.width == found.target.width or found.covering.height == found.target.height
+    assert 0 <= found.lost < 1
+    assert min(found.corner) >= 0
+    if buckets and not upscale:
+        assert not found.enlarged
+    if not random_crop:
+        assert found.encoded == found.target
+
+
+def test_the_nearest_shape_is_chosen_alike_for_wide_and_tall() -> None:
+    how = Sizing(Size(64, 64), 4, False, bucket_sizes(Size(64, 64), 16, 32, 128), 16, 128)
+    wide, tall = frame(Size(300, 200), how), frame(Size(200, 300), how)
+    assert wide is not None
+    assert tall is not None
+    assert wide.target == Size(80, 48)
+    assert tall.target == Size(48, 80)
+    assert wide == Frame(Size(300, 200), Size(80, 53), Size(80, 48), Size(80, 48))
+    assert wide.corner == (2, 0)
+    assert wide.lost == pytest.approx(5 / 53)
+
+
+@pytest.mark.parametrize(
+    ("original", "target"),
+    [
+        (Size(512, 512), Size(512, 512)),
+        (Size(500, 500), Size(448, 448)),
+        (Size(5000, 100), Size(1024, 64)),
+        (Size(130, 70), Size(128, 64)),
+    ],
+)
+def test_pictures_that_are_not_enlarged_get_a_smaller_size(original: Size, target: Size) -> None:
+    how = Sizing(Size(512, 512), 8, False, bucket_sizes(Size(512, 512), 64, 256, 1024), 64, 1024, upscale=False)
+    found = frame(original, how)
+    assert found is not None
+    assert found.target == target
+    assert frame(Size(130, 63), how) is None
+
+
+def test_random_crops_have_the_whole_picture_in_whole_latents() -> None:
+    found = frame(Size(300, 200), Sizing(Size(64, 64), 8, random_crop=True))
+    assert found == Frame(Size(300, 200), Size(96, 64), Size(96, 64), Size(64, 64))
+    found = frame(Size(310, 200), Sizing(Size(64, 64), 8, random_crop=True))
+    assert found == Frame(Size(310, 200), Size(99, 64), Size(96, 64), Size(64, 64))
+    assert found.corner == (0, 1)

@@ -1,0 +1,78 @@
+"""Regularisation pictures that the base draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bwlab.errors import BwlabError
+from bwlab.generation.recipe import read_recipe
+from bwlab.training import data as regularisation
+from bwlab.training.config import TrainConfig
+from tests.dataset.loaded import load, settings
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
+
+
+@pytest.fixture
+def config(two_pictures: Path, tmp_path: Path) -> TrainConfig:
+    """Return settings that have the base draw three pictures."""
+    return drawing(two_pictures, tmp_path / "class")
+
+
+def drawing(data: Path, folder: Path, *sets: str) -> TrainConfig:
+    own = f"regularisation.folder={folder}", "regularisation.generate=3", "regularisation.prompt=a fox"
+    return settings(data, *own, "regularisation.steps=2", "regularisation.seed=5", *sets)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_base_draws_what_is_missing_with_captions(pipe: Pipeline, config: TrainConfig, tmp_path: Path) -> None:
+    data, _ = load(config, pipe)
+    names = {f"base-0000{seed}{ending}" for seed in (5, 6, 7) for ending in (".png", ".txt")}
+    first = contents(tmp_path / "class")
+    assert set(first) == names
+    assert first["base-00005.txt"] == b"a fox\n"
+    assert len({first[name] for name in names if name.endswith("png")}) == 3
+    recipe = read_recipe(tmp_path / "class" / "base-00006.png")
+    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.width) == ("a fox", 6, 2, 32)
+    old = [example for example in data.examples if example.regularisation]
+    assert [example.caption for example in old] == ["a fox"] * 3
+
+
+def test_a_stopped_drawing_is_taken_up_again(
+    pipe: Pipeline, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(config, pipe)
+    first = contents(tmp_path / "class")
+    (tmp_path / "class" / "base-00006.png").unlink()
+    (tmp_path / "class" / "base-00006.txt").write_text("by hand")
+    kept = (tmp_path / "class" / "base-00005.png").stat().st_mtime_ns
+    load(config, pipe)
+    again = contents(tmp_path / "class")
+    assert again.pop("base-00006.txt") == b"by hand"
+    assert again == {name: content for name, content in first.items() if name != "base-00006.txt"}
+    assert (tmp_path / "class" / "base-00005.png").stat().st_mtime_ns == kept
+    monkeypatch.setattr(regularisation, "write_png", None)  # nothing is left to draw
+    load(config, pipe)
+
+
+def test_pictures_of_something_else_are_not_taken(
+    pipe: Pipeline, config: TrainConfig, two_pictures: Path, tmp_path: Path
+) -> None:
+    load(config, pipe)
+    other = drawing(two_pictures, tmp_path / "class", "regularisation.prompt=an owl")
+    with pytest.raises(BwlabError, match=r"base-00005\.png: its prompt is 'a fox', not 'an owl'. Choose another"):
+        load(other, pipe)
+
+
+@pytest.mark.parametrize("missing", ["folder", "prompt"])
+def test_what_to_draw_and_where_to_must_be_said(pipe: Pipeline, two_pictures: Path, missing: str) -> None:
+    other = {"folder": "regularisation.prompt=a", "prompt": "regularisation.folder=b"}[missing]
+    with pytest.raises(BwlabError, match=f"regularisation.generate = 3: no regularisation.{missing} is given"):
+        load(settings(two_pictures, "regularisation.generate=3", other), pipe)

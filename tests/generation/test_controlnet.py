@@ -1,0 +1,118 @@
+"""Painting by lines: ControlNets of the embedded base's kind, with adapters active."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from PIL import Image, ImageDraw
+
+from bwlab.base.load import load_base
+from bwlab.errors import BwlabError
+from bwlab.generation.controlnet import Control, load_controlnet, read_control
+from bwlab.generation.img2img import Start
+from bwlab.generation.sample import generate
+from tests.analysis.random_adapters import random_adapter
+
+
+def lively_controlnet(pipe: StableDiffusionPipeline) -> ControlNetModel:
+    """A ControlNet from a base's UNet whose zero convolutions are random numbers: it does something."""
+    net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 4, 8))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in (*net.controlnet_down_blocks.parameters(), *net.controlnet_mid_block.parameters()):
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
+    return load_base(tiny_pipeline)
+
+
+@pytest.fixture(scope="module")
+def folder(pipe: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made: Path = tmp_path_factory.mktemp("controlnet")
+    lively_controlnet(pipe).save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("control") / "disc.png"
+    image = Image.new("RGB", (47, 53), "white")
+    ImageDraw.Draw(image).ellipse((9, 11, 37, 43), fill="red")
+    image.save(path)
+    return path
+
+
+def painted(pipe: StableDiffusionPipeline, **options: object) -> np.ndarray:
+    images = generate(pipe, ["a fox", "an owl"], [1, 2], steps=2, cfg=2.0, **options)  # type: ignore[arg-type]
+    return np.stack([np.asarray(image, np.int16) for image in images])
+
+
+def test_lines_change_what_is_painted_and_a_scale_of_0_does_not(
+    pipe: StableDiffusionPipeline, folder: Path, picture: Path
+) -> None:
+    control = read_control(str(folder), picture, "canny", pipe)
+    assert control.image.size == (32, 32)
+    assert set(np.unique(np.asarray(control.image))) == {0, 255}
+    plain, led = painted(pipe), painted(pipe, control=control)
+    off = painted(pipe, control=Control(control.net, control.image, scale=0.0))
+    assert np.abs(plain - led).mean() > 1
+    assert np.abs(plain - off).max() <= 1
+
+
+def test_it_is_what_diffusers_own_pipeline_paints(pipe: StableDiffusionPipeline, folder: Path, picture: Path) -> None:
+    from bwlab.generation.diffusers_pipelines import painter_for
+
+    control = read_control(str(folder), picture, "lineart", pipe)
+    painter = painter_for(pipe, "euler", "text", control.net)
+    assert type(painter).__name__ == "StableDiffusionControlNetPipeline"
+    theirs = painter(
+        "a fox",
+        image=control.image,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(1),
+    ).images[0]
+    mine = generate(pipe, ["a fox"], [1], steps=2, cfg=2.0, sampler="euler", control=control)[0]
+    assert np.abs(np.asarray(theirs, np.int16) - np.asarray(mine, np.int16)).max() <= 1
+
+
+def test_adapters_act_beside_it(pipe: StableDiffusionPipeline, folder: Path, picture: Path) -> None:
+    from bwlab.adapters.attach import Attached
+
+    control = read_control(str(folder), picture, "canny", pipe)
+    adapter = random_adapter(pipe.unet, "locon", "upper=2", 1)
+    both = painted(pipe, control=control, adapters=[Attached(adapter)])
+    assert np.abs(both - painted(pipe, control=control)).mean() > 1
+    assert all(not module._forward_hooks for module in pipe.unet.modules())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_it_leads_from_a_picture_too(pipe: StableDiffusionPipeline, folder: Path, picture: Path, masked: bool) -> None:
+    control = read_control(str(folder), picture, "canny", pipe)
+    mask = Image.new("L", (32, 32), 255) if masked else None
+    start = Start(Image.new("RGB", (32, 32), "grey"), 0.9, mask)
+    led, free = painted(pipe, control=control, start=start), painted(pipe, start=start)
+    assert np.abs(led - free).mean() > 0.5
+
+
+def test_what_does_not_fit_is_told(pipe: StableDiffusionPipeline, folder: Path, picture: Path, tmp_path: Path) -> None:
+    with pytest.raises(BwlabError, match="Did you mean canny"):
+        read_control(str(folder), picture, "cany", pipe)
+    with pytest.raises(BwlabError, match="no such folder"):
+        load_controlnet(str(tmp_path / "none"), pipe)
+    with pytest.raises(BwlabError, match=r"config\.json is missing"):
+        load_controlnet(str(tmp_path), pipe)
+    with pytest.raises(BwlabError, match="a file, not a folder"):
+        load_controlnet(str(picture), pipe)
+    with pytest.raises(BwlabError, match="another base: in_channels"):
+        load_controlnet(str(folder), load_base("emoji"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BwlabError, match="does not load"):
+        load_controlnet(str(tmp_path), pipe)

@@ -1,0 +1,153 @@
+"""Runs of two processes, as a launcher starts them, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from bwlab.training.settings import read_config
+from tests.training.runs import files_in, run
+
+SECONDS = 240
+
+# A run with a plugin that, in one process after one step, does what is asked.
+ACTING = """
+import os, signal, sys
+import bwlab
+from bwlab.cli.app import exit_on_error
+from bwlab.errors import BwlabError
+from bwlab.plugins.manager import build_manager
+from bwlab.training import Existing, train
+from bwlab.training.settings import read_config
+from rich.console import Console
+
+class Acts:
+    calls = 0
+
+    @bwlab.hookimpl
+    def bwlab_extra_losses(self, prediction):
+        self.calls += 1
+        if self.calls == 2 and os.environ["RANK"] == sys.argv[1]:
+            if sys.argv[2] == "ctrl-c":
+                signal.raise_signal(signal.SIGINT)
+            else:
+                raise BwlabError("the plugin", "it is broken", "Mend it")
+        return {}
+
+exit_on_error(
+    lambda: train(read_config(sets=sys.argv[3:]), build_manager([Acts()]), Console(stderr=True), Existing.REFUSE),
+    lambda: False,
+)
+"""
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def pair(command: list[str]) -> list[tuple[int, str]]:
+    """Run a command in two processes of one run; return the exit code and the messages of each."""
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    return [(process.returncode, err) for process, (_, err) in [(p, p.communicate(timeout=SECONDS)) for p in processes]]
+
+
+def sets(base: Path, data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"base={base}",
+        f"data.folder={data}",
+        f"out={out}",
+        "adapter.blocks=mid=2, out3=1, te=2",
+        "training.steps=3",
+        "training.accumulation=2",
+        "training.min_snr_gamma=5",
+        "preview.steps=1",
+        "training.device=cpu",
+        *more,
+    ]
+
+
+def steps_of(out: Path) -> list[dict[str, float]]:
+    lines = (json.loads(line) for line in (out / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == "step"]
+
+
+def test_two_processes_learn_what_one_learns_with_twice_the_batch(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+) -> None:
+    two = sets(tiny_pipeline, two_pictures, tmp_path / "two", "training.batch_size=2")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    plain = [
+        "--mixed_precision=no",
+        "--dynamo_backend=no",
+        f"--main_process_port={free_port()}",
+        "-m",
+        "bwlab",
+        "train",
+    ]
+    said = subprocess.run(
+        [sys.executable, *launch, *plain, *(word for setting in two for word in ("--set", setting))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    assert said.stdout == f"{tmp_path / 'two' / 'adapter.safetensors'}\n", "one process tells of it"
+    run(read_config(sets=sets(tiny_pipeline, two_pictures, tmp_path / "one", "training.batch_size=4")))
+    assert files_in(tmp_path / "two") == files_in(tmp_path / "one")
+    tensors = [safetensors.torch.load_file(tmp_path / name / "adapter.safetensors") for name in ("two", "one")]
+    assert tensors[0].keys() == tensors[1].keys()
+    for key, tensor in tensors[0].items():
+        torch.testing.assert_close(tensor, tensors[1][key], rtol=0, atol=1e-5)
+    logs = steps_of(tmp_path / "two"), steps_of(tmp_path / "one")
+    assert [line["step"] for line in logs[0]] == [1, 2, 3]
+    for key in ("loss", "grad_norm", "lr"):
+        assert [line[key] for line in logs[0]] == pytest.approx([line[key] for line in logs[1]], rel=1e-4)
+
+
+@pytest.mark.parametrize("process", [pytest.param("0", marks=pytest.mark.slow), "1"])
+def test_an_error_in_one_process_ends_both(
+    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, process: str
+) -> None:
+    settings = sets(tiny_pipeline, two_pictures, tmp_path / "out", "training.batch_size=1")
+    ended = pair([sys.executable, "-c", ACTING, process, "error", *settings])
+    assert [code for code, _ in ended] == [2, 2]
+    assert "the plugin: it is broken" in ended[int(process)][1]
+    assert "another process of the run has failed" in ended[1 - int(process)][1]
+
+
+def test_ctrl_c_in_one_process_saves_and_ends_both(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+    settings = sets(tiny_pipeline, two_pictures, tmp_path / "out", "training.batch_size=1", "training.accumulation=1")
+    ended = pair([sys.executable, "-c", ACTING, "1", "ctrl-c", *settings])
+    assert [code for code, _ in ended] == [130, 130]
+    assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")
