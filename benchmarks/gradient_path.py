@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.conditioning import encode_texts, unet_arguments
 from bwlab.base.load import base_scheme, load_base
 from bwlab.benchmark import load_benchmark
@@ -136,7 +136,7 @@ def main(
     for heading in ("steps trained", "cosine to the exact", "least .. greatest", "length of the exact"):
         table.add_column(heading, justify="right")
     moments, done = sorted(int(number) for number in at.split(",")), 0
-    with attach(lesson.pipe.unet, Attached(lesson.adapter)), lean_graph(lesson.pipe.unet):
+    with attach(lesson.pipe.unet, ScaledAdapter(lesson.adapter)), lean_graph(lesson.pipe.unet):
         for moment in moments:
             for batch in range(done, moment):
                 optimizer.zero_grad()

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from benchmarks.models import MODELS, random_unet, unet_inputs
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.names import EMBEDDED
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.activations.batched_unet import GatedUNet, Variant
+from bwlab_analysis.activations.batched_unet import BatchedDenoiser, Variant
 from bwlab_analysis.activations.probe import scheme_of
 from bwlab_analysis.activations.variants import blocks_of
 
@@ -57,7 +57,7 @@ def separately(unet: nn.Module, adapter: Adapter, variants: list[Variant], input
     """One pass for each variant."""
     outputs = []
     for (gate,) in variants:
-        with attach(unet, Attached(adapter, gate)):
+        with attach(unet, ScaledAdapter(adapter, gate)):
             outputs.append(unet(**inputs)[0])
     return torch.stack(outputs)
 
@@ -82,7 +82,7 @@ def main(
     unet, inputs = model_and_inputs(model, latents, count)
     adapter = random_adapter(unet, kind, rank)
     variants: list[Variant] = [({"*": 1.0, block: 0.0},) for block in blocks_of(adapter)]
-    gated = GatedUNet(unet, adapter.scheme, [adapter], variants)
+    gated = BatchedDenoiser(unet, adapter.scheme, [adapter], variants)
     arguments = dict(inputs)
     sample, timestep = arguments.pop("sample"), arguments.pop("timestep")
     arguments.pop("return_dict")

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.setting import Setting
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.layer import BaseLayer
 from bwlab.errors import BwlabError
 from bwlab.training.config import OptimizerConfig
@@ -97,7 +97,7 @@ class Bwlab(Contestant):
     @contextmanager
     def attached(self) -> Iterator[None]:
         graph = training_graph(self.unet, self.adapter.layers, self.training)
-        with attach(self.unet, Attached(self.adapter)), graph:
+        with attach(self.unet, ScaledAdapter(self.adapter)), graph:
             yield
 
 

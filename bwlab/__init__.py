@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bwlab._version import __version__
-from bwlab.generation.attach import Use
 from bwlab.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -18,14 +17,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bwlab.adapters.adapter import Adapter
+    from bwlab.adapters.attach import ScaledAdapter
     from bwlab.base.architectures import Pipeline
     from bwlab.formats.dialects.textual_inversion import Embedding
-    from bwlab.generation.attach import Usable
+    from bwlab.generation.attach import AdapterSource
     from bwlab.plugins.manager import PluginManager
 
 
 __all__ = [
-    "Use",
+    "ScaledAdapter",
     "__version__",
     "attach",
     "blocks_of",
@@ -35,6 +35,15 @@ __all__ = [
     "load_base",
     "load_embedding",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `ScaledAdapter` when it is first asked for, as it brings torch."""
+    if name != "ScaledAdapter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bwlab.adapters.attach import ScaledAdapter
+
+    return ScaledAdapter
 
 
 def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
@@ -96,10 +105,10 @@ def load_adapter(path: str | Path, pipe: Pipeline, *, manager: PluginManager | N
         BwlabError: the file is missing, broken, or made for another architecture.
     """
     from bwlab.base.load import base_scheme
-    from bwlab.generation.attach import loaded
+    from bwlab.generation.attach import load_for_pipeline
 
     manager = _manager(manager)
-    return loaded(path, pipe, manager, base_scheme(pipe, manager.block_schemes()))
+    return load_for_pipeline(path, pipe, manager, base_scheme(pipe, manager.block_schemes()))
 
 
 def load_embedding(path: str | Path, word: str | None = None) -> Embedding:
@@ -115,7 +124,7 @@ def load_embedding(path: str | Path, word: str | None = None) -> Embedding:
 
 def attach(
     pipe: Pipeline,
-    adapters: Sequence[Usable] = (),
+    adapters: Sequence[AdapterSource] = (),
     *,
     embeddings: Sequence[Embedding] = (),
     manager: PluginManager | None = None,
@@ -127,23 +136,23 @@ def attach(
 
     Args:
         pipe: a StableDiffusionPipeline or StableDiffusionXLPipeline, image-to-image and inpainting ones too.
-        adapters: files, loaded adapters, or `Use(adapter, scale, schedule)`.
+        adapters: files, loaded adapters, or `ScaledAdapter(adapter, scale, schedule)`.
         embeddings: words that prompts may use.
         manager: of plugins; None: the installed ones.
 
     Raises:
         BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
     """
-    from bwlab.generation.attach import attach as attach_uses
+    from bwlab.generation.attach import attach as attach_to_pipeline
 
-    return attach_uses(pipe, adapters, _manager(manager), embeddings)
+    return attach_to_pipeline(pipe, adapters, _manager(manager), embeddings)
 
 
 def generate(
     pipe: Pipeline,
     prompts: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
-    adapters: Sequence[Usable] = (),
+    adapters: Sequence[AdapterSource] = (),
     *,
     steps: int = 25,
     cfg: float = 7.0,
@@ -177,24 +186,25 @@ def generate(
     [(64, 64), (64, 64)]
     """
     from bwlab.base.load import base_scheme
-    from bwlab.generation.attach import timed, words_of
-    from bwlab.generation.sample import generate as paint
+    from bwlab.generation.attach import embeddings_of_adapters, scaled_adapter
+    from bwlab.generation.sample import generate as generate_images
 
     manager = _manager(manager)
     scheme = base_scheme(pipe, manager.block_schemes())
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     numbers = [seeds] if isinstance(seeds, int) else list(seeds)
     most = max(len(texts), len(numbers))
-    return paint(
+    scaled = [scaled_adapter(source, pipe, manager, scheme) for source in adapters]
+    return generate_images(
         pipe,
         texts * most if isinstance(prompts, str) else texts,
         numbers * most if isinstance(seeds, int) else numbers,
-        [timed(use, pipe, manager, scheme) for use in adapters],
+        scaled,
         steps=steps,
         cfg=cfg,
         sampler=sampler,
         negative=negative,
-        embeddings=[*embeddings, *words_of(adapters, manager)],
+        embeddings=[*embeddings, *embeddings_of_adapters(scaled)],
         batch_size=batch_size,
     )
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab._version import __version__
-from bwlab.adapters.attach import Attached
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.dataset.config import DataConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
+from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import Label, contact_sheet
-from bwlab.generation.recipe import Recipe, adapter_use, write_png
-from bwlab.generation.run import load_attached
+from bwlab.generation.recipe import GenerationRecipe, recipe_adapter, write_png
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.terminal import sampling_bar
@@ -208,7 +208,7 @@ def paint_columns(
     """
     pipe = load_base(plan.base).to(chosen_device())
     scheme = base_scheme(pipe, manager.block_schemes())
-    adapters = {name: load_attached(path, "1", pipe, manager, scheme) for name, path in files.items()}
+    adapters = {name: ScaledAdapter(load_for_pipeline(path, pipe, manager, scheme)) for name, path in files.items()}
     make_folder(folder, f"--out {folder}")
     shown: Painted = []
     with sampling_bar(console, "pictures") as on_step:
@@ -236,7 +236,7 @@ def demo_sheet(plan: DemoPlan, prompt: str, painted: Painted, benchmark: Benchma
 
 
 def _paint(
-    plan: DemoPlan, prompt: str, pipe: StableDiffusionPipeline, adapters: Sequence[Attached]
+    plan: DemoPlan, prompt: str, pipe: StableDiffusionPipeline, adapters: Sequence[ScaledAdapter]
 ) -> list[Image.Image]:
     prompts, seeds = [prompt] * plan.seeds, range(plan.seeds)
     return generate(pipe, prompts, seeds, adapters, steps=plan.sampling_steps, cfg=plan.cfg)
@@ -244,8 +244,8 @@ def _paint(
 
 def _recipe(
     plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_hash: str, files: Sequence[Path]
-) -> Recipe:
-    return Recipe(
+) -> GenerationRecipe:
+    return GenerationRecipe(
         prompt=prompt,
         negative="",
         seed=seed,
@@ -257,7 +257,7 @@ def _recipe(
         width=image.width,
         height=image.height,
         version=__version__,
-        adapters=tuple(adapter_use(file, "1") for file in files),
+        adapters=tuple(recipe_adapter(file, "1") for file in files),
     )
 
 

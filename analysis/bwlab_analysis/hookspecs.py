@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 @hookspec
-def register_block_metrics() -> list[BlockMetric]:  # type: ignore[empty-body]
+def bwlab_register_block_metrics() -> list[BlockMetric]:  # type: ignore[empty-body]
     """Return numbers about one adapter's weights; each is a column of ``bwlab analyze norms``."""
 
 
 @hookspec
-def register_conflict_measures() -> list[ConflictMeasure]:  # type: ignore[empty-body]
+def bwlab_register_conflict_measures() -> list[ConflictMeasure]:  # type: ignore[empty-body]
     """Return numbers about two adapters' weights; each is a column of ``bwlab analyze conflict``."""
 
 
 @hookspec
-def register_fidelity_scorers() -> list[FidelityScorer]:  # type: ignore[empty-body]
+def bwlab_register_fidelity_scorers() -> list[FidelityScorer]:  # type: ignore[empty-body]
     """Return scorers of generated pictures against reference pictures."""

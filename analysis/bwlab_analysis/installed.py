@@ -18,17 +18,17 @@ OURS = "bwlab"
 
 def block_metrics(manager: PluginManager, warn: Warn) -> list[BlockMetric]:
     """The block metrics; a plugin that fails is left out with one warning. BwlabError if two plugins give one name."""
-    return _unique(_given(manager, "register_block_metrics", BlockMetric, warn))
+    return _unique(_given(manager, "bwlab_register_block_metrics", BlockMetric, warn))
 
 
 def conflict_measures(manager: PluginManager, warn: Warn) -> list[ConflictMeasure]:
     """The conflict measures; like `block_metrics`."""
-    return _unique(_given(manager, "register_conflict_measures", ConflictMeasure, warn))
+    return _unique(_given(manager, "bwlab_register_conflict_measures", ConflictMeasure, warn))
 
 
 def fidelity_scorers(manager: PluginManager, warn: Warn) -> list[FidelityScorer]:
     """The scorers of generated pictures that plugins add; like `block_metrics`."""
-    return _unique(_given(manager, "register_fidelity_scorers", FidelityScorer, warn))
+    return _unique(_given(manager, "bwlab_register_fidelity_scorers", FidelityScorer, warn))
 
 
 def _given(manager: PluginManager, hook: str, kind: type[Measure], warn: Warn) -> Iterator[tuple[str, Measure]]:

@@ -26,7 +26,7 @@ PREDICTION = "prediction"
 ALL_TIMES = "all"
 """Every timestep together."""
 
-Place: TypeAlias = tuple[str, int | str]
+BlockAtTimestep: TypeAlias = tuple[str, int | str]
 """A block (or `PREDICTION`) at a timestep (or over `ALL_TIMES`)."""
 
 SCHEMA_VERSION = 1

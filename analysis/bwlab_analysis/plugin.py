@@ -44,7 +44,7 @@ def bwlab_register_commands(app: typer.Typer) -> None:
 
 
 @hookimpl
-def register_block_metrics() -> list[BlockMetric]:
+def bwlab_register_block_metrics() -> list[BlockMetric]:
     """Return effective rank and top-1 share."""
     from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE
 
@@ -52,7 +52,7 @@ def register_block_metrics() -> list[BlockMetric]:
 
 
 @hookimpl
-def register_conflict_measures() -> list[ConflictMeasure]:
+def bwlab_register_conflict_measures() -> list[ConflictMeasure]:
     """Return cosine, out and in overlap, the smallest angle, and the sign conflict."""
     from bwlab_analysis.weights.pair_measures import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 

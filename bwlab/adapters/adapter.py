@@ -15,6 +15,7 @@ from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
 from bwlab.errors import BwlabError
+from bwlab.formats.dialects.textual_inversion import Embedding
 
 
 @dataclass(eq=False)
@@ -27,6 +28,7 @@ class Adapter:
         layers: path (UNet module path, or `te.<path>` / `te2.<path>`) -> layer.
         scheme: the block scheme of the UNet it was made for.
         metadata: what its file says, or will say, about it.
+        embeddings: of new words that its file holds beside the layers (lora_diffusion's `<s1>`).
     """
 
     name: str
@@ -34,6 +36,7 @@ class Adapter:
     layers: dict[str, AdapterLayer]
     scheme: BlockScheme
     metadata: dict[str, str] = field(default_factory=dict)
+    embeddings: tuple[Embedding, ...] = ()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Every trainable tensor, layer by layer."""

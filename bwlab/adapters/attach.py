@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, OnBase
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BoundLayer
 from bwlab.adapters.modules import TextEncoders, adapted_by_path, check_fits
+from bwlab.adapters.schedule import Schedule, parse_schedule
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import BlockSpec
+from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ LayerScale: TypeAlias = float | Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class LayerUse:
+class ScaledLayer:
     """One adapter layer at work, with its scale: a number or one per sample `(batch,)`."""
 
     layer: AdapterLayer
@@ -41,7 +42,7 @@ class AdapterHook:
     All of them see the same untouched input and base output, so that their order does not matter.
     """
 
-    def __init__(self, base: AdaptedLayer, uses: Sequence[LayerUse]) -> None:
+    def __init__(self, base: AdaptedLayer, uses: Sequence[ScaledLayer]) -> None:
         self.parts = [(use.layer.on(base), use.scale) for use in uses]
 
     def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ class AdapterHook:
         return adapted
 
 
-def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[LayerUse]]]) -> list[RemovableHandle]:
+def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) -> list[RemovableHandle]:
     """Sets one hook per base layer and returns the handles; if one cannot be set, none stays."""
     handles: list[RemovableHandle] = []
     try:
@@ -68,18 +69,20 @@ def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[LayerUse]]]) -> li
     return handles
 
 
-def _as_adapter(layer: AdapterLayer | OnBase, x: Tensor) -> Tensor:
+def _as_adapter(layer: AdapterLayer | BoundLayer, x: Tensor) -> Tensor:
     """The base layer's input in the dtype in which the adapter computes: outside autocast its own."""
     return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.compute_dtype())
 
 
-def _part(layer: AdapterLayer | OnBase, x: Tensor, output: Tensor) -> Tensor:
+def _part(layer: AdapterLayer | BoundLayer, x: Tensor, output: Tensor) -> Tensor:
     """What the adapter adds, in the output's dtype."""
     part: Tensor = layer(_as_adapter(layer, x), output)
     return part.to(output.dtype)
 
 
-def _add_per_sample(adapted: Tensor, layer: AdapterLayer | OnBase, scale: Tensor, x: Tensor, output: Tensor) -> Tensor:
+def _add_per_sample(
+    adapted: Tensor, layer: AdapterLayer | BoundLayer, scale: Tensor, x: Tensor, output: Tensor
+) -> Tensor:
     """`adapted` with `scale[i]` times the adapter's part added to sample i; samples of scale 0 keep their bits."""
     if output.shape[0] != scale.shape[0]:
         raise BwlabError(
@@ -176,21 +179,54 @@ def _checked(scale: float | Tensor, path: str) -> LayerScale:
     return float(scale)
 
 
-@dataclass(frozen=True, eq=False)
-class Attached:
-    """An adapter and how strongly it acts.
+@dataclass(frozen=True, eq=False, init=False)
+class ScaledAdapter:
+    """An adapter with its scale per block and its schedule over the sampling steps.
 
-    `scale` is a number, a `BlockSpec`, a tensor `(batch,)` with one number per sample, or a mapping from block or cell
-    to a number or such a tensor.
+    Attributes:
+        adapter: the loaded or new adapter.
+        scale: a finite number, a `BlockSpec`, a tensor `(batch,)` with one number per sample, or a mapping from block,
+            cell or module to a number or such a tensor.
+        schedule: factor of the scale at each fraction of the sampling.
     """
 
     adapter: Adapter
-    scale: Scale = 1.0
+    scale: Scale
+    schedule: Schedule
+
+    def __init__(
+        self, adapter: Adapter, scale: Scale | str = 1.0, schedule: Schedule | str | float | None = None
+    ) -> None:
+        """Parse scale and schedule where they are text.
+
+        Args:
+            adapter: the adapter.
+            scale: as the attribute, or a block spec as text, such as `"upper=1, *=0"`; blocks that it does not name
+                keep 1.
+            schedule: as the attribute, or text such as `"0-0.4:1, 0.4-1:0.3"`, or one factor for all steps; None: 1.
+
+        Raises:
+            BwlabError: the text names an unknown block, or a number is wrong.
+        """
+        parsed = parse_spec(scale, adapter.scheme, kind="scale", default=1.0) if isinstance(scale, str) else scale
+        object.__setattr__(self, "adapter", adapter)
+        object.__setattr__(self, "scale", parsed)
+        object.__setattr__(self, "schedule", parse_schedule(schedule))
+
+    def at(self, fraction: float) -> ScaledAdapter:
+        """Return the adapter with its scale at a fraction of the sampling, 0 <= fraction < 1.
+
+        The schedule multiplies the scale of the UNet's layers. Layers of text encoders keep theirs, because a prompt is
+        encoded once, before sampling begins.
+        """
+        factor = self.schedule.at(fraction)
+        scale = self.scale if factor == 1 else with_factor(self.scale, factor, self.adapter.scheme)
+        return ScaledAdapter(self.adapter, scale)
 
 
 @contextmanager
-def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = None) -> Iterator[None]:
-    """Adapters act on the model inside the `with` block, and are gone after it, however it ends.
+def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders = None) -> Iterator[None]:
+    """Let adapters act on a model inside the `with` block, and remove them however it ends; schedules are ignored.
 
     The model's modules, their identity and their bits are never touched: forward hooks add to the outputs. A layer
     whose scale is 0 gets no hook, so its output keeps its bits. Several adapters add up.
@@ -210,12 +246,12 @@ def attach(unet: nn.Module, *adapters: Attached, text_encoder: TextEncoders = No
             handle.remove()
 
 
-def _uses(adapters: Sequence[Attached]) -> dict[str, list[LayerUse]]:
+def _uses(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLayer]]:
     """Path -> the adapter layers that act there with their scales; scales of 0 are left out."""
-    uses: dict[str, list[LayerUse]] = {}
+    uses: dict[str, list[ScaledLayer]] = {}
     for attached in adapters:
         for path, layer in attached.adapter.layers.items():
             scale = layer_scale(attached.scale, path, attached.adapter.scheme)
             if not is_zero(scale):
-                uses.setdefault(path, []).append(LayerUse(layer, scale))
+                uses.setdefault(path, []).append(ScaledLayer(layer, scale))
     return uses

@@ -23,7 +23,7 @@ WEIGHT_LEAVES = {False: "diff", True: "w_norm"}
 BIAS_LEAVES = {False: "diff_b", True: "b_norm"}
 
 
-class FileLayer(AdapterLayer):
+class FrozenDeltaLayer(AdapterLayer):
     """What a file adds to a Linear, a Conv2d, a GroupNorm or a LayerNorm: it acts, and is not trained.
 
     The delta is computed once, when the file is loaded, from the base weight where the algorithm needs that. Scaling
@@ -45,7 +45,7 @@ class FileLayer(AdapterLayer):
         self._operation = _operation(base)
 
     @classmethod
-    def of(cls, base: AdaptedLayer, module: ModuleWeights) -> FileLayer:
+    def of(cls, base: AdaptedLayer, module: ModuleWeights) -> FrozenDeltaLayer:
         """The layer for `base` that a module of a file stands for, in float32.
 
         Raises:
@@ -69,7 +69,7 @@ class FileLayer(AdapterLayer):
         raise BwlabError("a new layer of a file's adapter", "it is only read from files", "Choose an adapter type")
 
     @classmethod
-    def from_tensors(cls, layer: AdaptedLayer, tensors: Mapping[str, Tensor]) -> FileLayer:
+    def from_tensors(cls, layer: AdaptedLayer, tensors: Mapping[str, Tensor]) -> FrozenDeltaLayer:
         """The layer held by `diff` and `diff_b`, or of a norm by `w_norm` and `b_norm`."""
         norm = not isinstance(layer, nn.Linear | nn.Conv2d)
         if WEIGHT_LEAVES[norm] not in tensors:

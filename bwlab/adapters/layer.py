@@ -64,7 +64,7 @@ class AdapterLayer(nn.Module, ABC):
         """
         return type(self).from_tensors(layer, tensors)
 
-    def on(self, base: AdaptedLayer) -> AdapterLayer | OnBase:
+    def on(self, base: AdaptedLayer) -> AdapterLayer | BoundLayer:
         """What acts on `base` while attached: this layer itself, unless its type needs the base weight."""
         return self
 
@@ -160,10 +160,10 @@ class BaseAwareLayer(AdapterLayer):
 
     needs_base_weight: ClassVar[bool] = True
 
-    def on(self, base: AdaptedLayer) -> OnBase:
+    def on(self, base: AdaptedLayer) -> BoundLayer:
         """This layer together with the base layer that it acts on, for as long as it is attached."""
         assert isinstance(base, nn.Linear | nn.Conv2d)
-        return OnBase(self, base)
+        return BoundLayer(self, base)
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]
         """What is added to `base_output`, at scale 1: by default the base layer's operation with `delta` as its weight.
@@ -180,9 +180,9 @@ class BaseAwareLayer(AdapterLayer):
 
     @abstractmethod
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """The change of `base_weight`, of its shape; `given(base_weight)` raises the error where there is none."""
+        """The change of `base_weight`, of its shape; see `require_base_weight`."""
 
-    def given(self, base_weight: Tensor | None) -> Tensor:
+    def require_base_weight(self, base_weight: Tensor | None) -> Tensor:
         """The base weight; raises `BwlabError` if there is none or it has another shape."""
         kind = type(self).__name__
         if base_weight is None:
@@ -208,7 +208,7 @@ class BaseAwareLayer(AdapterLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class OnBase:
+class BoundLayer:
     """A base-aware layer with its base layer: it is called, and added, as any adapter layer is."""
 
     layer: BaseAwareLayer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.frozen import FileLayer
+from bwlab.adapters.frozen import FrozenDeltaLayer
 from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, kind_of
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.adapters.modules import TextEncoders, adapted_by_path, require_layers
@@ -19,6 +19,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.contents import TYPE_KEY, AdapterContents
+from bwlab.formats.dialects.textual_inversion import embeddings_of
 from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
@@ -75,7 +76,8 @@ def load_adapter(
             raise BwlabError(f"loading adapter {path}", found, error.fix) from error
     kinds = {adapter_type.name for _ in typed if adapter_type is not None}
     kinds |= {module.algorithm for layer_path, module in contents.modules.items() if layer_path not in typed}
-    return Adapter(Path(path).stem, "+".join(sorted(kinds)), layers, scheme, dict(contents.metadata)).eval()
+    words = tuple(embeddings_of(contents.embeddings))
+    return Adapter(Path(path).stem, "+".join(sorted(kinds)), layers, scheme, dict(contents.metadata), words).eval()
 
 
 def _require_modules(contents: AdapterContents) -> None:
@@ -145,7 +147,7 @@ def _layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: AdapterType 
         return adapter_type.load().from_tensors(base, _typed_tensors(base, module))
     if isinstance(base, nn.Linear | nn.Conv2d) and module.bias_delta() is None and _is_small(base, module):
         return _low_rank(base, module)
-    return FileLayer.of(base, module)
+    return FrozenDeltaLayer.of(base, module)
 
 
 def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:

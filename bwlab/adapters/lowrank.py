@@ -89,7 +89,7 @@ class LowRankLayer(AdapterLayer):
 
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
         """`s * up(down(x))`, of `base_output`'s shape."""
-        return raised(lowered(x, self.down, self._geometry), self.up) * self.scale
+        return project_up(project_down(x, self.down, self._geometry), self.up) * self.scale
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
         """`total + scale * s * up(down(x))`, in one pass over `total`.
@@ -98,8 +98,8 @@ class LowRankLayer(AdapterLayer):
         """
         if type(self).forward is not LowRankLayer.forward:
             return super().add_to(total, x, base_output, scale)  # a type that computes something else
-        hidden = lowered_fast(x, self.down, self._geometry)
-        return plus_raised(total, hidden, self.up, scale * self.scale)
+        hidden = project_down_fast(x, self.down, self._geometry)
+        return add_projected_up(total, hidden, self.up, scale * self.scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
         """`s * up @ down` as a weight of shape `weight_shape`; the base weight is not needed."""
@@ -140,7 +140,7 @@ def geometry_of(layer: BaseLayer) -> Geometry:
     return (stride[0], stride[1]), plain_padding, (dilation[0], dilation[1])
 
 
-def lowered(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
+def project_down(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
     """`down(x)`: `(..., rank)`, or `(batch, rank, h', w')` with down `(rank, in, k, k)`."""
     if geometry is None:
         return F.linear(x, down)
@@ -148,35 +148,35 @@ def lowered(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
     return F.conv2d(x, down, None, stride, padding, dilation)
 
 
-def lowered_fast(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
+def project_down_fast(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
     """`down(x)` by matrix products where PyTorch's convolution is slow, above all backwards.
 
-    That is on CPUs, for 1 x 1 convolutions and in half precision; otherwise it is `lowered`.
+    That is on CPUs, for 1 x 1 convolutions and in half precision; otherwise it is `project_down`.
     """
     if geometry is None or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return lowered(x, down, geometry)
+        return project_down(x, down, geometry)
     (stride, padding, dilation), kernel = geometry, down.shape[2:]
     if stride != (1, 1) or dilation != (1, 1) or isinstance(padding, str) or max(padding) >= min(kernel):
-        return lowered(x, down, geometry)
+        return project_down(x, down, geometry)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if dtype.itemsize > 2 and kernel.numel() > 1:
-        return lowered(x, down, geometry)
+        return project_down(x, down, geometry)
     hidden: Tensor = NarrowConv.apply(x.to(dtype), down.to(dtype), padding)
     return hidden
 
 
-def raised(hidden: Tensor, up: Tensor) -> Tensor:
+def project_up(hidden: Tensor, up: Tensor) -> Tensor:
     """`up(hidden)`: `(..., out)`, or `(batch, out, h', w')` with up `(out, rank, 1, 1)`."""
     return F.linear(hidden, up) if up.dim() == 2 else F.conv2d(hidden, up)
 
 
-def plus_raised(total: Tensor, hidden: Tensor, up: Tensor, strength: float) -> Tensor:
+def add_projected_up(total: Tensor, hidden: Tensor, up: Tensor, strength: float) -> Tensor:
     """`total + strength * up(hidden)` in `total`'s dtype, with one pass over `total` in place of three.
 
     The strength is folded into the product and the product into the sum; for the backward pass only `hidden` is kept.
     """
     if hidden.dtype != total.dtype:
-        return total + (raised(hidden, up) * strength).to(total.dtype)
+        return total + (project_up(hidden, up) * strength).to(total.dtype)
     if up.dim() == 2:
         rows = torch.addmm(total.flatten(0, -2), hidden.flatten(0, -2), up.t(), alpha=strength)
         return rows.view(total.shape)

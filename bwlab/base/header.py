@@ -63,7 +63,7 @@ MARKS: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SingleFileHeader:
     """A safetensors file that may be a checkpoint.
 
     Attributes:
@@ -82,7 +82,7 @@ class Checkpoint:
         return old if key not in self.shapes and old in self.shapes else key
 
 
-def open_checkpoint(path: Path, asked: str) -> Checkpoint:
+def read_single_file_header(path: Path, asked: str) -> SingleFileHeader:
     """Return a safetensors file's header, read without torch.
 
     Raises:
@@ -97,7 +97,7 @@ def open_checkpoint(path: Path, asked: str) -> Checkpoint:
         with safe_open(path, framework="numpy") as tensors:
             names = tensors.keys()
             shapes = {key: tuple(tensors.get_slice(key).get_shape()) for key in names}
-            return Checkpoint(path, shapes, tensors.metadata() or {})
+            return SingleFileHeader(path, shapes, tensors.metadata() or {})
     except OSError as error:
         raise BwlabError(asked, error.strerror or str(error), FIX) from error
     except SafetensorError as error:
@@ -113,7 +113,7 @@ def _require_no_pickle(path: Path, start: bytes, asked: str) -> None:
         raise BwlabError(asked, "a pickle, which can run any code when it is read", CONVERT)
 
 
-def family_of(checkpoint: Checkpoint, asked: str) -> str:
+def family_of(checkpoint: SingleFileHeader, asked: str) -> str:
     """Return `"sd1"`, `"sd2"` or `"sdxl"`.
 
     Raises:
@@ -135,11 +135,11 @@ def family_of(checkpoint: Checkpoint, asked: str) -> str:
     return family
 
 
-def _has(checkpoint: Checkpoint, prefix: str) -> bool:
+def _has(checkpoint: SingleFileHeader, prefix: str) -> bool:
     return any(key.startswith(prefix) for key in checkpoint.shapes)
 
 
-def _not_a_unet(checkpoint: Checkpoint) -> str | None:
+def _not_a_unet(checkpoint: SingleFileHeader) -> str | None:
     """What the file is, unless it has a UNet for latents alone."""
     shape = checkpoint.shapes.get(CONV_IN)
     if shape is None or len(shape) != 4:
@@ -150,7 +150,7 @@ def _not_a_unet(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _other_kind(checkpoint: Checkpoint) -> str:
+def _other_kind(checkpoint: SingleFileHeader) -> str:
     if not checkpoint.shapes:
         return "it holds no tensors"
     for mark, kind in MARKS:
@@ -161,7 +161,7 @@ def _other_kind(checkpoint: Checkpoint) -> str:
     return f"no checkpoint of Stable Diffusion (first of {len(checkpoint.shapes)} keys: {min(checkpoint.shapes)})"
 
 
-def context_width(checkpoint: Checkpoint) -> int | None:
+def context_width(checkpoint: SingleFileHeader) -> int | None:
     """Return the width of the text that the checkpoint's UNet attends to; None if it does not attend to text."""
     widths = {
         shape[-1]
@@ -171,7 +171,7 @@ def context_width(checkpoint: Checkpoint) -> int | None:
     return widths.pop() if len(widths) == 1 else None
 
 
-def _unknown_unet(checkpoint: Checkpoint) -> str:
+def _unknown_unet(checkpoint: SingleFileHeader) -> str:
     width = context_width(checkpoint)
     if width == REFINER_WIDTH:
         return "SDXL's refiner, which bwlab does not train"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from bwlab.base.header import family_of, open_checkpoint
+from bwlab.base.header import family_of, read_single_file_header
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.blocks.block_map import Counts, count, known_counts
 from bwlab.blocks.configs import KNOWN, OF_FAMILY
@@ -66,7 +66,7 @@ def base_unet(base: str) -> BaseUnet:
 
 def _checkpoint_unet(path: Path) -> BaseUnet:
     asked = f"base {str(path)!r}"
-    known = OF_FAMILY[family_of(open_checkpoint(path, asked), asked)]
+    known = OF_FAMILY[family_of(read_single_file_header(path, asked), asked)]
     return BaseUnet(str(path), KNOWN[known], known)
 
 

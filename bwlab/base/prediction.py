@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from torch import Tensor
 
-    from bwlab.base.header import Checkpoint
+    from bwlab.base.header import SingleFileHeader
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 NAMES = {"epsilon": EPSILON, "eps": EPSILON, "v": VELOCITY, "v_prediction": VELOCITY, "vpred": VELOCITY}
@@ -46,7 +46,7 @@ class Prediction:
     zero_snr: bool = False
 
 
-def declared_prediction(checkpoint: Checkpoint) -> Prediction | None:
+def declared_prediction(checkpoint: SingleFileHeader) -> Prediction | None:
     """Return what the checkpoint, or the `.yaml` beside it, says of its prediction; None if they say nothing.
 
     Raises:
@@ -71,7 +71,7 @@ def _from_yaml(file: Path) -> str | None:
     return NAMES[found[1]]
 
 
-def _from_metadata(checkpoint: Checkpoint) -> str | None:
+def _from_metadata(checkpoint: SingleFileHeader) -> str | None:
     kind = NAMES.get(checkpoint.metadata.get(PREDICTION_KEY, "").lower())
     if kind is None and checkpoint.metadata.get(ARCHITECTURE_KEY, "").endswith("-768-v"):
         return VELOCITY

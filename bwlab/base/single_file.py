@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import NOISE, PUBLISHED, Architecture, Config
-from bwlab.base.header import FAMILIES, FIX, LABELS, Checkpoint, family_of, open_checkpoint
+from bwlab.base.header import FAMILIES, FIX, LABELS, SingleFileHeader, family_of, read_single_file_header
 from bwlab.base.prediction import (
     ARCHITECTURE_KEY,
     EPSILON,
@@ -22,7 +22,7 @@ from bwlab.base.prediction import (
 from bwlab.base.quiet import quiet_libraries
 from bwlab.base.tokenizer import clip_tokenizer
 from bwlab.errors import BwlabError
-from bwlab.formats.ldm import Place, component_places
+from bwlab.formats.ldm import TensorPlace, component_places
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def load_single_file(
     Raises:
         BwlabError: the file is no such checkpoint, saying what it is.
     """
-    checkpoint = open_checkpoint(path, asked)
+    checkpoint = read_single_file_header(path, asked)
     architecture = published[family_of(checkpoint, asked)]
     declared = declared_prediction(checkpoint)
     with quiet_libraries():
@@ -69,7 +69,7 @@ def load_single_file(
 
 
 def load_components(
-    checkpoint: Checkpoint, architecture: Architecture, asked: str, dtype: torch.dtype
+    checkpoint: SingleFileHeader, architecture: Architecture, asked: str, dtype: torch.dtype
 ) -> dict[str, nn.Module]:
     """Return UNet, autoencoder and text encoders by name, with the file's weights.
 
@@ -110,7 +110,7 @@ def _settings(config: Config) -> dict[str, object]:
 
 
 def _require_tensors(
-    checkpoint: Checkpoint, places: Mapping[str, Place], model: nn.Module, label: str, asked: str
+    checkpoint: SingleFileHeader, places: Mapping[str, TensorPlace], model: nn.Module, label: str, asked: str
 ) -> None:
     from bwlab.formats.ldm import fits, shape_in_file
 
@@ -128,7 +128,9 @@ def _require_tensors(
         raise BwlabError(asked, f"{found}, not {published}", FIX)
 
 
-def _filled(model: nn.Module, checkpoint: Checkpoint, places: Mapping[str, Place], dtype: torch.dtype) -> nn.Module:
+def _filled(
+    model: nn.Module, checkpoint: SingleFileHeader, places: Mapping[str, TensorPlace], dtype: torch.dtype
+) -> nn.Module:
     from safetensors import safe_open
 
     from bwlab.formats.ldm import from_ldm

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwlab.base.architectures import PUBLISHED, Config
-from bwlab.base.header import family_of, open_checkpoint
+from bwlab.base.header import family_of, read_single_file_header
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.blocks.configs import meta_unet
 from bwlab.blocks.paths import COMPONENTS
 from bwlab.errors import BwlabError
-from bwlab.formats.ldm import TEXT_MODEL, Place, component_places
+from bwlab.formats.ldm import TEXT_MODEL, TensorPlace, component_places
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
 from bwlab.formats.tensors import LazyTensor, Numbers
 
@@ -124,7 +124,7 @@ def _shards(index: Path, asked: str) -> list[str]:
 
 
 def _from_file(name: str, path: Path, asked: str) -> ModelWeights:
-    checkpoint = open_checkpoint(path, asked)
+    checkpoint = read_single_file_header(path, asked)
     family = family_of(checkpoint, asked)
     architecture = PUBLISHED[family]
     file = open_adapter_file(path)
@@ -148,7 +148,7 @@ def _text_names(most: int = 40) -> Iterator[str]:
             yield from (f"encoder.layers.{layer}.{module}.{leaf}" for leaf in ("weight", "bias"))
 
 
-def _taken(tensor: LazyTensor, place: Place) -> LazyTensor:
+def _taken(tensor: LazyTensor, place: TensorPlace) -> LazyTensor:
     """The model's tensor out of the file's, as `bwlab.formats.ldm.from_ldm` takes it."""
     rows, *others = tensor.shape
     shape: tuple[int, ...] = (rows // 3, *others) if place.third is not None else (rows, *others)

@@ -8,15 +8,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from bwlab.blocks.block_map import Counts, Level, MapRow
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bwlab.blocks.notations.lists import Translation
 
 
@@ -122,6 +121,10 @@ def _print_table(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dic
 
 def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level) -> Table:
     """Return the table: a row for each block or cell, and a last one for the whole UNet."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     coarse = level == "block"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(level, style="bold", no_wrap=True)

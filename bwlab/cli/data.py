@@ -10,16 +10,15 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from bwlab.cli.app import USER_ERROR
-from bwlab.dataset.survey import BucketCount, FolderCount, Survey
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
+    from bwlab.dataset.survey import BucketCount, FolderCount, Survey
     from bwlab.training.config import TrainConfig
 
 
@@ -142,6 +141,9 @@ def fields_of(record: object) -> dict[str, object]:
 
 def tables(found: Survey, tags: int) -> Group:
     """Return the tables of a survey, with so many tags."""
+    from rich.console import Group
+    from rich.text import Text
+
     parts: list[RenderableType] = []
     if found.folders:
         parts += [heading("Folders"), folder_table(found.folders), Text()]
@@ -157,11 +159,15 @@ def tables(found: Survey, tags: int) -> Group:
 
 def heading(text: str) -> Text:
     """Return what stands above a table; its own title would be wrapped to the table's width."""
+    from rich.text import Text
+
     return Text(text, style="bold")
 
 
 def new_table(*columns: str) -> Table:
     """Return an empty table whose first column is text and whose others are numbers."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
@@ -170,6 +176,8 @@ def new_table(*columns: str) -> Table:
 
 def folder_table(folders: Sequence[FolderCount]) -> Table:
     """Return the table of folders."""
+    from rich.text import Text
+
     table = new_table("folder", "images", "repeats", "an epoch", "without caption")
     for one in folders:
         name = f"{one.folder} (regularisation)" if one.regularisation else str(one.folder)
@@ -191,6 +199,8 @@ def bucket_table(buckets: Sequence[BucketCount]) -> Table:
 
 def tag_table(tags: Sequence[tuple[str, int]]) -> Table:
     """Return the table of tags."""
+    from rich.text import Text
+
     table = new_table("tag", "images")
     for tag, count in tags:
         table.add_row(Text(shorten(tag, CAPTION_WIDTH)), str(count))

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from bwlab.inspection.report import BlockSummary, Inspection
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from bwlab.inspection.health import Severity
+    from bwlab.inspection.report import BlockSummary, Inspection
 
 
 MOST = 4  # different ranks or alphas that are listed
@@ -57,6 +55,8 @@ def command(
 
 def print_inspection(console: Console, report: Inspection) -> None:
     """Print one report: the file, its blocks, its training, its health."""
+    from rich.text import Text
+
     console.print(Text(str(report.path), style="bold"), soft_wrap=True)
     console.print(_pairs(dict(_facts(report))))
     if report.blocks:
@@ -95,6 +95,8 @@ def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _pairs(facts: Mapping[str, str]) -> Table:
+    from rich.text import Text
+
     table = _grid("dim")
     for label, text in facts.items():
         table.add_row(Text(label), Text(text))
@@ -103,6 +105,8 @@ def _pairs(facts: Mapping[str, str]) -> Table:
 
 def _grid(style: str) -> Table:
     """Two columns without lines, indented."""
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
     table.add_column(no_wrap=True, style=style)
     table.add_column(overflow="fold")
@@ -110,6 +114,10 @@ def _grid(style: str) -> Table:
 
 
 def _block_table(report: Inspection) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     energies = report.total.energy_share is not None
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("block", style="bold", no_wrap=True)

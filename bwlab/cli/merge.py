@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab.merging.output import FitRow, fit_rows
-from bwlab.terminal import WIDTH, counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bwlab.merging.output import Outcome
+    from bwlab.merging.output import FitRow, Outcome
 
 
 SCALE_HELP = (
@@ -57,14 +55,14 @@ def command(
     from rich.console import Console
 
     from bwlab.merging.into_base import merge_into
-    from bwlab.merging.merge import Recipe, merge
+    from bwlab.merging.merge import MergeRecipe, merge
     from bwlab.merging.methods import BLOCKS, SUM, Method
     from bwlab.merging.output import Target
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import tracked
 
     name = BLOCKS if choose is not None and method == SUM else method
-    recipe = Recipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
+    recipe = MergeRecipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
     console, manager = Console(stderr=True), build_manager()
     if into is None:
         target = Target(out, to, dtype, overwrite)
@@ -91,6 +89,8 @@ def fit_table(outcome: Outcome) -> Table:
     from rich import box
     from rich.table import Table
 
+    from bwlab.merging.output import fit_rows
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("block", style="bold", no_wrap=True)
     for header in ("modules", "rank before", "rank", "energy kept", "relative error"):
@@ -105,6 +105,8 @@ def fit_table(outcome: Outcome) -> Table:
 
 def lines(outcome: Outcome) -> list[str]:
     """What was written, one line each, notes last."""
+    from bwlab.terminal import counted
+
     first, *others = outcome.files
     what = counted(outcome.modules, "module") if outcome.modules else "a token's embedding"
     zeros = sum(fit.after == 0 for fit in outcome.fits)
@@ -124,6 +126,8 @@ def _span(ranks: tuple[int, int]) -> str:
 def show(outcome: Outcome) -> None:
     """Print the table of approximations, if there are any, and the files."""
     from rich.console import Console
+
+    from bwlab.terminal import WIDTH
 
     if outcome.fits:
         console = Console()

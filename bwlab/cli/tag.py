@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab.terminal import warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +62,7 @@ def command(
 
     from bwlab.tagging.captions import tags_of
     from bwlab.tagging.folder import TagJob
+    from bwlab.terminal import warn
 
     flags = {"model": model, "pretrained": pretrained, "vocabulary": vocabulary, "threshold": threshold}
     typed = {name: text for name, text in flags.items() if text is not None}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab.training.run_folder import Existing
+
+if TYPE_CHECKING:
+    from bwlab.training.run_folder import Existing
+
 
 Text = str | None
 
@@ -119,6 +122,8 @@ def command(
 
 def existing_run(resume: bool, overwrite: bool) -> Existing:
     """Return what to do with a run that is already there; BwlabError if both flags are given."""
+    from bwlab.training.run_folder import Existing
+
     if resume and overwrite:
         raise BwlabError("bwlab train", "both --resume and --overwrite are given", "Give one of them")
     if resume:

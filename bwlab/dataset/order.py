@@ -21,7 +21,7 @@ import torch
 LONGEST_CYCLE = 2**16  # beyond it shares are rounded
 
 
-class Place(NamedTuple):
+class BatchSlot(NamedTuple):
     """One example of a batch.
 
     Attributes:
@@ -88,15 +88,15 @@ class Lane:
     repeats: tuple[int, ...]
     purpose: tuple[int, ...] = ()
 
-    def places(self, first: int, past: int, seed: int) -> list[Place]:
+    def places(self, first: int, past: int, seed: int) -> list[BatchSlot]:
         """Return what comes from position ``first`` to before ``past``."""
         pool = torch.repeat_interleave(torch.tensor(self.members), torch.tensor(self.repeats))
-        found: list[Place] = []
+        found: list[BatchSlot] = []
         for epoch in range(first // len(pool), -(-past // len(pool))):
             order = torch.randperm(len(pool), generator=generator_for(seed, "epoch", epoch, *self.purpose))
             start = epoch * len(pool)
             rows = pool[order[max(first - start, 0) : past - start]]
-            found += [Place(index, epoch) for index in rows.tolist()]
+            found += [BatchSlot(index, epoch) for index in rows.tolist()]
         return found
 
 
@@ -122,7 +122,7 @@ class Order:
         """For each bucket which lane gives each place of its batches."""
         return tuple(even_cycle(shares) for shares in self.shares)
 
-    def places(self, batch: int, size: int, seed: int) -> list[Place]:
+    def places(self, batch: int, size: int, seed: int) -> list[BatchSlot]:
         """Return the examples of batch number ``batch`` of ``size``."""
         bucket, number = self.bucket_cycle.at(batch)
         cycle = self.lane_cycles[bucket]
@@ -130,7 +130,7 @@ class Order:
         streams = {lane: iter(self._from_lane(bucket, lane, wanted, seed)) for lane in {lane for lane, _ in wanted}}
         return [next(streams[lane]) for lane, _ in wanted]
 
-    def _from_lane(self, bucket: int, lane: int, wanted: Iterable[tuple[int, int]], seed: int) -> list[Place]:
+    def _from_lane(self, bucket: int, lane: int, wanted: Iterable[tuple[int, int]], seed: int) -> list[BatchSlot]:
         ordinals = [ordinal for one, ordinal in wanted if one == lane]
         return self.buckets[bucket][lane].places(ordinals[0], ordinals[-1] + 1, seed)
 

@@ -33,7 +33,7 @@ Fingerprint = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Looked:
+class SurveyedImage:
     """One image that was looked at as a whole."""
 
     example: Example
@@ -57,12 +57,12 @@ def survey(
     """
     broken: list[Problem] = []
     unusable: list[Problem] = []
-    looked: list[Looked] = []
+    looked: list[SurveyedImage] = []
     for subset in found:
         how = subset_sizing(subset, base)
         for path in pictures_of(subset):
             try:
-                looked.append(look_at(path, subset, how))
+                looked.append(survey_image(path, subset, how))
             except UnreadablePicture as error:
                 broken.append(Problem(path, error.found))
             except BwlabError as error:
@@ -100,16 +100,16 @@ def subset_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:
     return None if base is None else sizing(subset, base)
 
 
-def look_at(path: Path, subset: Subset, how: Sizing | None) -> Looked:
+def survey_image(path: Path, subset: Subset, how: Sizing | None) -> SurveyedImage:
     """Return what is seen of an image; BwlabError if a run could not use it."""
     image = read_image(path)
     example = read_example(path, subset)
     if how is None:
-        return Looked(example, fingerprint(image), None)
+        return SurveyedImage(example, fingerprint(image), None)
     found = frame(picture_size(path), how)
     if found is None:
         raise BwlabError("its size", f"{Size(*image.size)} pixels, less than one step of {how.step}", "Enlarge it")
-    return Looked(example, fingerprint(image), found)
+    return SurveyedImage(example, fingerprint(image), found)
 
 
 def folder_counts(examples: Sequence[Example]) -> tuple[FolderCount, ...]:
@@ -135,7 +135,7 @@ def folder_counts(examples: Sequence[Example]) -> tuple[FolderCount, ...]:
     return tuple(counts)
 
 
-def bucket_counts(looked: Sequence[Looked]) -> tuple[BucketCount, ...] | None:
+def bucket_counts(looked: Sequence[SurveyedImage]) -> tuple[BucketCount, ...] | None:
     """Return the buckets that have pictures, sorted by size; None if no picture has one."""
     groups: dict[Size, list[tuple[Example, Frame]]] = {}
     for one in looked:
@@ -160,12 +160,13 @@ def tag_counts(examples: Sequence[Example]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def looking_alike(looked: Sequence[Looked]) -> list[Lookalike]:
+def looking_alike(looked: Sequence[SurveyedImage]) -> list[NearDuplicate]:
     """Return the pairs of pictures that look the same and are not the same file's copies."""
     different = list({one.example.digest: one for one in looked}.values())
     pairs = lookalikes([one.print for one in different])
     return [
-        Lookalike(different[pair.first].example.path, different[pair.second].example.path, pair.bits) for pair in pairs
+        NearDuplicate(different[pair.first].example.path, different[pair.second].example.path, pair.bits)
+        for pair in pairs
     ]
 
 
@@ -220,7 +221,7 @@ class BucketCount:
 
 
 @dataclass(frozen=True)
-class Lookalike:
+class NearDuplicate:
     """Two pictures that look the same; their fingerprints differ in so many bits of 63."""
 
     first: Path
@@ -256,7 +257,7 @@ class Survey:
     unusable: tuple[Problem, ...]
     enlarged: tuple[Path, ...]
     duplicates: tuple[tuple[Path, ...], ...]
-    lookalikes: tuple[Lookalike, ...]
+    lookalikes: tuple[NearDuplicate, ...]
     unread: tuple[Path, ...]
     notes: tuple[str, ...]
     long_captions: tuple[str, ...] | None = None
@@ -274,7 +275,7 @@ class Survey:
         return not self.trainable or bool(self.unusable) or (self.broken_stop and bool(self.broken))
 
 
-class Alike(NamedTuple):
+class SimilarPair(NamedTuple):
     """Two pictures that look the same.
 
     Attributes:
@@ -304,14 +305,14 @@ def cosines(side: int) -> NDArray[np.float64]:
     return found
 
 
-def lookalikes(fingerprints: Sequence[Fingerprint], most: int = ALIKE) -> Iterator[Alike]:
+def lookalikes(fingerprints: Sequence[Fingerprint], most: int = ALIKE) -> Iterator[SimilarPair]:
     """Yield all pairs whose fingerprints differ in at most ``most`` bits."""
     signs = np.stack(fingerprints).astype(np.float32) * 2 - 1 if fingerprints else np.zeros((0, BITS), np.float32)
     for start in range(0, len(signs), ROWS):
         distances = (BITS - signs[start : start + ROWS] @ signs.T) / 2
         for row, column in np.argwhere(distances <= most).tolist():
             if start + row < column:
-                yield Alike(start + row, column, round(float(distances[row, column])))
+                yield SimilarPair(start + row, column, round(float(distances[row, column])))
 
 
 def same(digests: Mapping[Thing, str]) -> list[tuple[Thing, ...]]:

@@ -11,12 +11,12 @@ from torch import Tensor
 from bwlab.base.conditioning import SizeCondition, size_conditions
 from bwlab.dataset.examples import Example, dataset_hash
 from bwlab.dataset.latents import Picture, Posterior
-from bwlab.dataset.order import Order, Place, generator_for, new_order
+from bwlab.dataset.order import BatchSlot, Order, generator_for, new_order
 from bwlab.images import Size
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledBatch:
     """One micro-batch, on the CPU.
 
     Attributes:
@@ -37,7 +37,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampledExample:
     """One example of a micro-batch: its part of a posterior, its caption and its size condition."""
 
     part: Posterior
@@ -70,14 +70,14 @@ class TrainingSet:
             [example.regularisation for example in self.examples],
         )
 
-    def draw(self, batch: int, size: int, seed: int) -> Drawn:
+    def draw(self, batch: int, size: int, seed: int) -> SampledBatch:
         """Return micro-batch number ``batch`` of ``size`` examples; a function of its arguments alone."""
         places = self.order.places(batch, size, seed)
         shown = [
             self._shown(place, generator_for(seed, "example", batch * size + row)) for row, place in enumerate(places)
         ]
         kinds = [self.examples[place.example].regularisation for place in places]
-        return Drawn(
+        return SampledBatch(
             tuple(place.example for place in places),
             torch.stack([one.part.mean for one in shown]),
             torch.stack([one.part.deviation for one in shown]),
@@ -86,7 +86,7 @@ class TrainingSet:
             size_conditions([one.size for one in shown]),
         )
 
-    def _shown(self, place: Place, generator: torch.Generator) -> Shown:
+    def _shown(self, place: BatchSlot, generator: torch.Generator) -> SampledExample:
         example, picture = self.examples[place.example], self.pictures[place.example]
         mirrored, row, column = torch.rand(3, generator=generator).tolist()
         posterior = picture.mirrored if picture.mirrored is not None and mirrored < 0.5 else picture.plain
@@ -98,7 +98,7 @@ class TrainingSet:
         part = Posterior(posterior.mean[:, rows, columns], posterior.deviation[:, rows, columns])
         corner = frame.corner[0] + top * factor, frame.corner[1] + left * factor
         size = SizeCondition(turned(frame.original), corner, turned(frame.target))
-        return Shown(part, example.subset.rule.shown(example.caption, place.epoch, generator), size)
+        return SampledExample(part, example.subset.rule.shown(example.caption, place.epoch, generator), size)
 
     def static_captions(self) -> frozenset[str] | None:
         """Return every caption that `draw` can return, None if there is no end to them."""
@@ -110,7 +110,7 @@ class TrainingSet:
             found |= captions
         return frozenset(found)
 
-    def lasting_settings(self) -> dict[str, str]:
+    def resume_invariants(self) -> dict[str, str]:
         """Return what must stay the same for a run to be resumed, by name."""
         frames = sorted({picture.frame.target for picture in self.pictures})
         return {

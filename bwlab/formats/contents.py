@@ -48,7 +48,7 @@ class AdapterContents:
 
 
 @dataclass(frozen=True)
-class Placed:
+class ParsedKey:
     """A key that a reader understands.
 
     Attributes:
@@ -67,7 +67,7 @@ class Placed:
 def assemble(
     file: AdapterFile,
     dialect: str,
-    placed: Iterable[Placed],
+    placed: Iterable[ParsedKey],
     *,
     alphas: Mapping[str, float] | None = None,
     embeddings: Mapping[str, LazyTensor] | None = None,
@@ -90,7 +90,7 @@ def assemble(
         BwlabError: nothing is left, leaves do not fit each other, or modules are of two architectures.
     """
     left_out = list(unknown)
-    groups: dict[str, dict[str, Placed]] = {}
+    groups: dict[str, dict[str, ParsedKey]] = {}
     for one in placed:
         if groups.setdefault(one.path, {}).setdefault(one.leaf, one) is not one:
             left_out.append(one.key)
@@ -115,7 +115,7 @@ def assemble(
 
 
 def _module(
-    file: AdapterFile, path: str, placed: Mapping[str, Placed], alpha: float | None
+    file: AdapterFile, path: str, placed: Mapping[str, ParsedKey], alpha: float | None
 ) -> tuple[ModuleWeights | None, list[str]]:
     """The module that these leaves make, and the keys that have no part in it."""
     tensors = {leaf: _tensor(file, one) for leaf, one in placed.items() if leaf != ALPHA}
@@ -147,12 +147,12 @@ def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | Non
     return None
 
 
-def _tensor(file: AdapterFile, placed: Placed) -> LazyTensor:
+def _tensor(file: AdapterFile, placed: ParsedKey) -> LazyTensor:
     tensor = file.tensor(placed.key)
     return tensor if placed.shape is None else tensor.reshaped(placed.shape)
 
 
-def _alpha(file: AdapterFile, placed: Placed) -> float:
+def _alpha(file: AdapterFile, placed: ParsedKey) -> float:
     tensor = file.tensor(placed.key)
     if tensor.size != 1:
         raise _unfit(file, placed.path, f"its alpha has the shape {tensor.shape}, where one number belongs")

@@ -6,7 +6,7 @@ UNet below `model.diffusion_model.`, numbered block by block through all levels;
 (SDXL). CLIP ViT-L is kept as transformers names it, the text encoders of SD 2.x and SDXL's second as open_clip does.
 
 Everything is told from the names of a model's tensors, so that models of any size map the same way, both ways: each
-tensor has one `Place`, and no two tensors share one.
+tensor has one `TensorPlace`, and no two tensors share one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -66,7 +68,7 @@ _TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorPlace:
     """Where a tensor lies in a single-file checkpoint.
 
     Attributes:
@@ -82,7 +84,7 @@ class Place:
     pointwise: bool = False
 
 
-def component_places(family: str, component: str, names: Iterable[str]) -> dict[str, Place]:
+def component_places(family: str, component: str, names: Iterable[str]) -> dict[str, TensorPlace]:
     """Return the place of each tensor of a pipeline's component.
 
     Args:
@@ -107,14 +109,14 @@ def component_places(family: str, component: str, names: Iterable[str]) -> dict[
     return clip_places(names, prefix)
 
 
-def unet_places(names: Iterable[str]) -> dict[str, Place]:
+def unet_places(names: Iterable[str]) -> dict[str, TensorPlace]:
     """Return the places of a UNet2DConditionModel's tensors; `KeyError` for a name that the layout does not have."""
     names = list(names)
     levels = _matches(_UNET_LEVEL, names)
     # Each level numbers its resnets, then its sampler, so a level takes one number more than it has down resnets.
     step = 2 + max(int(found[4]) for found in levels if found[1] == "down" and found[3] == "resnets")
     attended = {found[2] for found in levels if found[1] == "up" and found[3] == "attentions"}
-    return {name: Place(UNET_PREFIX + _unet_key(name, step, attended)) for name in names}
+    return {name: TensorPlace(UNET_PREFIX + _unet_key(name, step, attended)) for name in names}
 
 
 def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[str]]:
@@ -148,50 +150,50 @@ def _unet_inner(kind: str, rest: str) -> str:
     return f"{UNET_RESNET[module]}.{leaf}"
 
 
-def vae_places(names: Iterable[str]) -> dict[str, Place]:
+def vae_places(names: Iterable[str]) -> dict[str, TensorPlace]:
     """Return the places of an AutoencoderKL's tensors; `KeyError` for a name that the layout does not have."""
     names = list(names)
     levels = 1 + max((int(found[3]) for found in _matches(_VAE_LEVEL, names)), default=0)
     return {name: _vae_place(name, levels) for name in names}
 
 
-def _vae_place(name: str, levels: int) -> Place:
+def _vae_place(name: str, levels: int) -> TensorPlace:
     if found := _VAE_LEVEL.fullmatch(name):
         coder, side, level, kind, index, rest = found.groups()
         # The decoder's levels are numbered by resolution, so its first one has the highest number.
         number = int(level) if side == "down" else levels - 1 - int(level)
         root = f"{VAE_PREFIX}{coder}.{side}.{number}"
         if kind != "resnets":
-            return Place(f"{root}.{kind.removesuffix('rs')}.{rest}")
-        return Place(f"{root}.block.{index}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
+            return TensorPlace(f"{root}.{kind.removesuffix('rs')}.{rest}")
+        return TensorPlace(f"{root}.block.{index}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
     if found := _VAE_MID.fullmatch(name):
         coder, kind, index, rest = found.groups()
         root = f"{VAE_PREFIX}{coder}.mid"
         if kind == "resnets":
-            return Place(f"{root}.block_{int(index) + 1}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
+            return TensorPlace(f"{root}.block_{int(index) + 1}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
         module, _, leaf = rest.rpartition(".")
         matrix = module != "group_norm" and leaf == "weight"
-        return Place(f"{root}.attn_1.{_VAE_ATTENTION[module]}.{leaf}", pointwise=matrix)
+        return TensorPlace(f"{root}.attn_1.{_VAE_ATTENTION[module]}.{leaf}", pointwise=matrix)
     if not re.fullmatch(r"((en|de)coder\.conv_(in|out|norm_out)|(post_)?quant_conv)\.(weight|bias)", name):
         raise KeyError(name)
-    return Place(VAE_PREFIX + name.replace("conv_norm_out", "norm_out"))
+    return TensorPlace(VAE_PREFIX + name.replace("conv_norm_out", "norm_out"))
 
 
-def clip_places(names: Iterable[str], prefix: str) -> dict[str, Place]:
+def clip_places(names: Iterable[str], prefix: str) -> dict[str, TensorPlace]:
     """Return the places of a CLIPTextModel's tensors where the file names them as transformers 4 did."""
-    return {name: Place(f"{prefix}{TEXT_MODEL}{name.removeprefix(TEXT_MODEL)}") for name in names}
+    return {name: TensorPlace(f"{prefix}{TEXT_MODEL}{name.removeprefix(TEXT_MODEL)}") for name in names}
 
 
-def open_clip_places(names: Iterable[str], prefix: str) -> dict[str, Place]:
+def open_clip_places(names: Iterable[str], prefix: str) -> dict[str, TensorPlace]:
     """Return the places of a CLIPTextModel's tensors, with its projection or without, in open_clip's layout."""
     return {name: _open_clip_place(name.removeprefix(TEXT_MODEL), prefix) for name in names}
 
 
-def _open_clip_place(name: str, prefix: str) -> Place:
+def _open_clip_place(name: str, prefix: str) -> TensorPlace:
     if name == "text_projection.weight":
-        return Place(prefix + "text_projection", transposed=True)
+        return TensorPlace(prefix + "text_projection", transposed=True)
     if name in _OPEN_CLIP_OUTER:
-        return Place(prefix + _OPEN_CLIP_OUTER[name])
+        return TensorPlace(prefix + _OPEN_CLIP_OUTER[name])
     found = _TEXT_LAYER.fullmatch(name)
     if not found:
         raise KeyError(name)
@@ -199,11 +201,11 @@ def _open_clip_place(name: str, prefix: str) -> Place:
     root = f"{prefix}transformer.resblocks.{layer}"
     projection = module.removeprefix("self_attn.")
     if projection in _THIRDS:
-        return Place(f"{root}.attn.in_proj_{leaf}", third=_THIRDS[projection])
-    return Place(f"{root}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
+        return TensorPlace(f"{root}.attn.in_proj_{leaf}", third=_THIRDS[projection])
+    return TensorPlace(f"{root}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
 
 
-def by_key(places: Mapping[str, Place]) -> dict[str, list[str]]:
+def by_key(places: Mapping[str, TensorPlace]) -> dict[str, list[str]]:
     """Return the way back: each key of the file with the names of the tensors in it, in the order of their rows."""
     names: dict[str, list[str]] = {}
     for name, place in sorted(places.items(), key=lambda entry: entry[1].third or 0):
@@ -211,7 +213,7 @@ def by_key(places: Mapping[str, Place]) -> dict[str, list[str]]:
     return names
 
 
-def from_ldm(places: Mapping[str, Place], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+def from_ldm(places: Mapping[str, TensorPlace], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """Return a component's tensors by name, each with memory of its own.
 
     Args:
@@ -221,7 +223,9 @@ def from_ldm(places: Mapping[str, Place], read: Callable[[str], Tensor]) -> dict
     return {name: _taken(read(place.key), place) for name, place in places.items()}
 
 
-def _taken(tensor: Tensor, place: Place) -> Tensor:
+def _taken(tensor: Tensor, place: TensorPlace) -> Tensor:
+    import torch
+
     if place.third is not None:
         tensor = tensor.chunk(3)[place.third]
     if place.transposed:
@@ -231,7 +235,7 @@ def _taken(tensor: Tensor, place: Place) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def shape_in_file(place: Place, shape: tuple[int, ...]) -> tuple[int, ...]:
+def shape_in_file(place: TensorPlace, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the file's tensor at a place, for a model's tensor of this shape."""
     if place.third is not None:
         return (3 * shape[0], *shape[1:])
@@ -249,7 +253,7 @@ def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def to_ldm(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_ldm(places: Mapping[str, TensorPlace], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the file's tensors by key, the inverse of `from_ldm`.
 
     Args:
@@ -259,7 +263,9 @@ def to_ldm(places: Mapping[str, Place], state: Mapping[str, Tensor]) -> dict[str
     return {key: _put([state[name] for name in names], places[names[0]]) for key, names in by_key(places).items()}
 
 
-def _put(tensors: list[Tensor], place: Place) -> Tensor:
+def _put(tensors: list[Tensor], place: TensorPlace) -> Tensor:
+    import torch
+
     tensor = torch.cat(tensors) if place.third is not None else tensors[0]
     if place.transposed:
         tensor = tensor.T

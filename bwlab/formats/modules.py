@@ -101,7 +101,7 @@ class ModuleWeights:
         alpha = self._checked_alpha()
         if self._how.svd is not None:
             left, values, right = (np.asarray(one, np.float64) for one in self._how.svd(leaves, alpha))
-            return FactoredMatrix.of_svd(left, values, right)
+            return FactoredMatrix.from_svd(left, values, right)
         return FactoredMatrix(*self._how.factors(leaves, alpha))
 
     def parts(self) -> tuple[Part, ...]:

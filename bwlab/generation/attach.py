@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,17 +12,15 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, Scale, with_factor
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.adapters.attach import attach as attach_adapters
 from bwlab.adapters.load import load_adapter
+from bwlab.adapters.schedule import changes
 from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme
-from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.formats.dialects.textual_inversion import Embedding, embeddings_of
-from bwlab.formats.read import read_contents
+from bwlab.formats.dialects.textual_inversion import Embedding
 from bwlab.generation.embeddings import attach_words
-from bwlab.generation.schedule import ALWAYS, Schedule, changes, parse_schedule
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -31,71 +28,53 @@ if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
 
 
-Usable: TypeAlias = "Use | Attached | Adapter | str | Path"
+AdapterSource: TypeAlias = ScaledAdapter | Adapter | str | Path
 
 FIX = "Attach to the pipeline that paints, or leave schedules out"
 
 
-@dataclass(frozen=True, eq=False)
-class Timed:
-    """An attached adapter with its schedule."""
-
-    attached: Attached
-    schedule: Schedule = ALWAYS
-
-
 @contextmanager
 def attach(
-    pipe: Pipeline, uses: Sequence[Usable], manager: PluginManager, embeddings: Sequence[Embedding] = ()
+    pipe: Pipeline, adapters: Sequence[AdapterSource], manager: PluginManager, embeddings: Sequence[Embedding] = ()
 ) -> Iterator[None]:
-    """Adapters and words act on a pipeline inside the `with` block, and are gone after it, however it ends.
+    """Let adapters and embeddings act on a pipeline inside the `with` block, and remove them however it ends.
 
-    Words that adapter files bring along are among them. UNet and text encoders are adapted; modules, their identity and
+    Embeddings that adapter files hold are among them. UNet and text encoders are adapted; modules, their identity and
     their bits are afterwards what they were.
 
     Raises:
-        BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
+        BwlabError: a file or word is wrong, or an adapter does not fit; nothing is attached then.
     """
     scheme = base_scheme(pipe, manager.block_schemes())
-    with (
-        attach_words(pipe, [*embeddings, *words_of(uses, manager)]),
-        attach_timed(pipe, [timed(use, pipe, manager, scheme) for use in uses]),
-    ):
+    scaled = [scaled_adapter(source, pipe, manager, scheme) for source in adapters]
+    with attach_words(pipe, [*embeddings, *embeddings_of_adapters(scaled)]), attach_scaled(pipe, scaled):
         yield
 
 
-def words_of(uses: Sequence[Usable], manager: PluginManager) -> list[Embedding]:
-    """Return the words with embeddings of their own that adapter files bring along (lora_diffusion's `<s1>`)."""
-    given = [use.adapter if isinstance(use, Use) else use for use in uses]
-    files = [path for path in given if isinstance(path, str | Path)]
-    return [word for path in files for word in embeddings_of(read_contents(path, manager).embeddings)]
+def embeddings_of_adapters(adapters: Sequence[ScaledAdapter]) -> list[Embedding]:
+    """Return the embeddings of new words that the adapters' files hold (lora_diffusion's `<s1>`)."""
+    return [embedding for scaled in adapters for embedding in scaled.adapter.embeddings]
 
 
-def timed(use: Usable, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Timed:
-    """Return an adapter loaded, its scale and its schedule parsed."""
-    if isinstance(use, Attached):
-        return Timed(use)
-    if not isinstance(use, Use):
-        use = Use(use)
-    schedule = parse_schedule(use.schedule)
-    scale: Scale = parse_spec(use.scale, scheme, kind="scale", default=1.0) if isinstance(use.scale, str) else use.scale
-    return Timed(Attached(loaded(use.adapter, pipe, manager, scheme), scale), schedule)
+def scaled_adapter(source: AdapterSource, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> ScaledAdapter:
+    """Return a scaled adapter from a file, an adapter or a scaled adapter; the first two act at scale 1."""
+    if isinstance(source, ScaledAdapter):
+        return source
+    return ScaledAdapter(source if isinstance(source, Adapter) else load_for_pipeline(source, pipe, manager, scheme))
 
 
-def loaded(given: str | Path | Adapter, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
-    """Return an adapter as it is, or that of a file, on the pipeline's device."""
-    if isinstance(given, Adapter):
-        return given
-    return load_adapter(given, pipe.unet, manager, scheme, text_encoder=text_encoders(pipe)).to(pipe.device)
+def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
+    """Return the adapter in a file, on the pipeline's device."""
+    return load_adapter(path, pipe.unet, manager, scheme, text_encoder=text_encoders(pipe)).to(pipe.device)
 
 
 @contextmanager
-def attach_timed(pipe: Pipeline, uses: Sequence[Timed]) -> Iterator[None]:
+def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> Iterator[None]:
     """Like `attach`, with adapters that are loaded."""
-    phases = _Phases(pipe, uses)
+    phases = _Phases(pipe, adapters)
     with phases.stack:
         phases.enter(0)
-        if len(phases.edges) == 1 and all(use.schedule.is_always_one() for use in uses):
+        if len(phases.edges) == 1 and all(scaled.schedule.is_always_one() for scaled in adapters):
             yield
             return
         handle = pipe.unet.register_forward_pre_hook(phases.before_unet, with_kwargs=True)
@@ -111,9 +90,9 @@ class _Phases:
     A stretch in which an adapter is off costs nothing and keeps the base's bits.
     """
 
-    def __init__(self, pipe: Pipeline, uses: Sequence[Timed]) -> None:
-        self.pipe, self.uses = pipe, uses
-        self.edges = changes(*(use.schedule for use in uses))
+    def __init__(self, pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> None:
+        self.pipe, self.adapters = pipe, adapters
+        self.edges = changes(*(scaled.schedule for scaled in adapters))
         self.stack = ExitStack()
         self._now = -1
 
@@ -128,35 +107,9 @@ class _Phases:
             return
         self._now = -1  # should attaching fail, and somebody go on, nothing counts as attached
         self.stack.close()
-        now = [scheduled(use, self.edges[phase]) for use in self.uses]
+        now = [scaled.at(self.edges[phase]) for scaled in self.adapters]
         self.stack.enter_context(attach_adapters(self.pipe.unet, *now, text_encoder=text_encoders(self.pipe)))
         self._now = phase
-
-
-def scheduled(use: Timed, fraction: float) -> Attached:
-    """Return an adapter with its scale at a fraction of the sampling; layers of text encoders keep theirs."""
-    factor = use.schedule.at(fraction)
-    if factor == 1:
-        return use.attached
-    adapter = use.attached.adapter
-    return Attached(adapter, with_factor(use.attached.scale, factor, adapter.scheme))
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """One adapter of a composition.
-
-    Attributes:
-        adapter: a file, or an adapter that is loaded already.
-        scale: a number; a block spec as text (`"*=0, upper=1"`, blocks that it does not name keep 1) or parsed; a
-            tensor `(batch,)` with one number per sample; or a mapping from block to a number or such a tensor.
-        schedule: factors of the scale over the sampling, `"0-0.4:1, 0.4-1:0.3"`; None: always 1. Layers of text
-            encoders keep their scale throughout, for a prompt is read once, before sampling begins.
-    """
-
-    adapter: str | Path | Adapter
-    scale: str | Scale = 1.0
-    schedule: str | float | Schedule | None = None
 
 
 def fraction_of(pipe: Pipeline, timestep: float) -> float:

@@ -28,7 +28,7 @@ EDGE_MAPS = ("canny", "lineart", "none")
 
 
 @dataclass(frozen=True, eq=False)
-class Control:
+class ControlNetInput:
     """A ControlNet and what it is shown.
 
     Attributes:
@@ -58,9 +58,9 @@ class Control:
         }
 
 
-def read_control(
+def read_controlnet_input(
     controlnet: str, image: Path, kind: str, pipe: Pipeline, scale: float = 1.0, end: float = 1.0
-) -> Control:
+) -> ControlNetInput:
     """Return a control from files.
 
     Args:
@@ -76,7 +76,7 @@ def read_control(
     """
     check_kind(kind)
     picture = read_picture(image, "--control-image")
-    return Control(load_controlnet(controlnet, pipe), edge_map(fitted(picture, pipe), kind), scale, end)
+    return ControlNetInput(load_controlnet(controlnet, pipe), edge_map(fitted(picture, pipe), kind), scale, end)
 
 
 def check_kind(kind: str) -> None:

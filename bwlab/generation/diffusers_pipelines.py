@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
     from bwlab.base.architectures import Pipeline
-    from bwlab.generation.img2img import Start
+    from bwlab.generation.img2img import InitImage
 
 
 Task: TypeAlias = Literal["text", "image", "inpaint"]
@@ -37,7 +37,7 @@ CONTROLLED: Mapping[Task, tuple[str, str]] = {
 DIFFUSERS_CHANNELS = (4, 9)  # of UNets that its inpainting pipelines take
 
 
-def painter_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: ControlNetModel | None = None) -> Any:
+def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: ControlNetModel | None = None) -> Any:
     """Return a pipeline of the same models for a task, with another sampler; the given one keeps its own.
 
     Args:
@@ -77,7 +77,7 @@ class KeptOutside:
         seeds: of the batch's pictures; each one's noise comes from a generator of its own.
     """
 
-    def __init__(self, painter: Any, start: Start, seeds: Sequence[int]) -> None:
+    def __init__(self, painter: Any, start: InitImage, seeds: Sequence[int]) -> None:
         assert start.mask is not None
         self.scheduler = painter.scheduler
         with torch.no_grad():

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from bwlab.adapters.schedule import Schedule, parse_schedule
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec, number_text, parse_number, parse_spec, spec_from_values
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.generation.contact_sheet import Label
 from bwlab.generation.job import MAX_SEED, GenerateJob, adapter_name, check_range
 from bwlab.generation.samplers import sampler_named
-from bwlab.generation.schedule import Schedule, parse_schedule
 
 OF_ADAPTERS = ("blocks", "scale", "schedule")
 OF_PICTURES = ("prompt", "seed", "cfg", "steps", "sampler")
@@ -36,7 +36,7 @@ class Sheet:
 
     columns: tuple[Label, ...]
     rows: tuple[Label, ...]
-    cells: tuple[tuple[Variant, ...], ...]
+    cells: tuple[tuple[GridCell, ...], ...]
     title: str = ""
     footer: str = ""
 
@@ -60,9 +60,9 @@ def sheets_of(job: GenerateJob, scheme: BlockScheme) -> list[Sheet]:
     ]
 
 
-def first_variant(job: GenerateJob, scheme: BlockScheme, prompt: str, seed: int) -> Variant:
+def first_variant(job: GenerateJob, scheme: BlockScheme, prompt: str, seed: int) -> GridCell:
     """Return a picture of a job before axes change it."""
-    return Variant(
+    return GridCell(
         prompt=prompt,
         seed=seed,
         steps=job.steps,
@@ -73,7 +73,7 @@ def first_variant(job: GenerateJob, scheme: BlockScheme, prompt: str, seed: int)
     )
 
 
-def _crossed(job: GenerateJob, axes: Sequence[Axis], first: Variant, scheme: BlockScheme) -> Sheet:
+def _crossed(job: GenerateJob, axes: Sequence[Axis], first: GridCell, scheme: BlockScheme) -> Sheet:
     across, *down = axes
     rows: list[Mapping[Axis, str]] = [{axis: value} for axis in down for value in axis.values] or [{}]
     cells = tuple(tuple(changed(first, {across: value, **row}, scheme) for value in across.values) for row in rows)
@@ -155,7 +155,7 @@ def parse_axes(texts: Sequence[str], adapters: int) -> tuple[Axis, ...]:
     return axes
 
 
-def changed(variant: Variant, choices: Mapping[Axis, str], scheme: BlockScheme) -> Variant:
+def changed(variant: GridCell, choices: Mapping[Axis, str], scheme: BlockScheme) -> GridCell:
     """Return a picture with a value of each axis; a scale multiplies the blocks that another axis chooses.
 
     Raises:
@@ -166,7 +166,7 @@ def changed(variant: Variant, choices: Mapping[Axis, str], scheme: BlockScheme) 
     return variant
 
 
-def _with_value(variant: Variant, axis: Axis, value: str, scheme: BlockScheme) -> Variant:
+def _with_value(variant: GridCell, axis: Axis, value: str, scheme: BlockScheme) -> GridCell:
     place = axis.adapter
     if axis.kind == "blocks":
         # Unlike with --scale, what is not named is off: columns show blocks alone.
@@ -209,7 +209,7 @@ def _set(values: tuple[Value, ...], place: int, value: Value) -> tuple[Value, ..
 
 
 @dataclass(frozen=True)
-class Variant:
+class GridCell:
     """What makes a picture this one.
 
     Attributes:
@@ -230,7 +230,7 @@ class Variant:
         return self.steps, self.cfg, self.sampler, tuple(schedule.spans for schedule in self.schedules)
 
 
-def check_variant(variant: Variant, strength: float | None) -> None:
+def check_variant(variant: GridCell, strength: float | None) -> None:
     """Raise `BwlabError` for a picture that cannot be sampled so.
 
     Args:

@@ -18,7 +18,7 @@ DEFAULT_STRENGTH = 0.75
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class InitImage:
     """What painting starts from.
 
     Attributes:
@@ -42,7 +42,7 @@ class Start:
         return painted if self.mask is None else Image.composite(painted, self.image, self.mask)
 
 
-def read_start(image: Path, strength: float, mask: Path | None, pipe: Pipeline) -> Start:
+def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipeline) -> InitImage:
     """Return a start from files, fitted to the base's own size.
 
     Raises:
@@ -50,7 +50,7 @@ def read_start(image: Path, strength: float, mask: Path | None, pipe: Pipeline) 
     """
     picture = read_picture(image, "--image")
     if mask is None:
-        return Start(fitted(picture, pipe), strength)
+        return InitImage(fitted(picture, pipe), strength)
     where = read_picture(mask, "--mask").convert("L")
     if where.size != picture.size:
         sizes = [f"{one.width} x {one.height}" for one in (where, picture)]
@@ -58,7 +58,7 @@ def read_start(image: Path, strength: float, mask: Path | None, pipe: Pipeline) 
     halves = fitted(where, pipe).point([255 if level >= 128 else 0 for level in range(256)])
     if halves.getextrema() == (0, 0):
         raise BwlabError(f"--mask {mask}", "it is black all over", "Make it white where the picture is painted anew")
-    return Start(fitted(picture, pipe), strength, halves)
+    return InitImage(fitted(picture, pipe), strength, halves)
 
 
 def read_picture(path: Path, option: str) -> Image.Image:
@@ -83,7 +83,7 @@ def fitted(picture: Image.Image, pipe: Pipeline) -> Image.Image:
     return ImageOps.fit(picture, (side, side), method)
 
 
-def settings(start: Start | None, count: int, masked: bool = True) -> dict[str, object]:
+def settings(start: InitImage | None, count: int, masked: bool = True) -> dict[str, object]:
     """Return the arguments of diffusers' pipelines that say what so many pictures start from, the mask if `masked`."""
     if start is None:
         return {}

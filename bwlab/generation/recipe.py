@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdapterUse:
+class RecipeAdapter:
     """An adapter file in a recipe.
 
     Attributes:
@@ -38,7 +38,7 @@ class AdapterUse:
 
 
 @dataclass(frozen=True)
-class WordUse:
+class RecipeEmbedding:
     """A word with embeddings of its own in a recipe, and the SHA-256 of its file."""
 
     word: str
@@ -46,7 +46,7 @@ class WordUse:
 
 
 @dataclass(frozen=True)
-class StartUse:
+class RecipeInitImage:
     """The picture that painting started from.
 
     Attributes:
@@ -61,7 +61,7 @@ class StartUse:
 
 
 @dataclass(frozen=True)
-class ControlUse:
+class RecipeControlNet:
     """The ControlNet that led painting.
 
     Attributes:
@@ -80,7 +80,7 @@ class ControlUse:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GenerationRecipe:
     """Everything needed to make one picture again.
 
     Attributes:
@@ -104,10 +104,10 @@ class Recipe:
     width: int
     height: int
     version: str
-    adapters: tuple[AdapterUse, ...] = ()
-    words: tuple[WordUse, ...] = ()
-    start: StartUse | None = None
-    control: ControlUse | None = None
+    adapters: tuple[RecipeAdapter, ...] = ()
+    words: tuple[RecipeEmbedding, ...] = ()
+    start: RecipeInitImage | None = None
+    control: RecipeControlNet | None = None
     weighting: str = ""
 
     def to_json(self) -> str:
@@ -150,9 +150,9 @@ class Recipe:
         return {"TI hashes": json.dumps(hashes)} if hashes else {}
 
 
-def adapter_use(path: Path, scale: str, schedule: str = "1") -> AdapterUse:
+def recipe_adapter(path: Path, scale: str, schedule: str = "1") -> RecipeAdapter:
     """Return an adapter file as recipes name it."""
-    return AdapterUse(adapter_name(path), file_hash(path), scale, schedule)
+    return RecipeAdapter(adapter_name(path), file_hash(path), scale, schedule)
 
 
 def file_hash(path: Path) -> str:
@@ -161,24 +161,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def recipe_from_json(text: str) -> Recipe:
+def recipe_from_json(text: str) -> GenerationRecipe:
     """Return the recipe in a text chunk `bwlab`; `BwlabError` if it is none."""
     try:
         values: Mapping[str, Any] = json.loads(text)
-        uses = tuple(AdapterUse(**use) for use in values["adapters"])
-        words = tuple(WordUse(**use) for use in values.get("words", ()))
-        start = StartUse(**values["start"]) if values.get("start") else None
-        control = ControlUse(**values["control"]) if values.get("control") else None
-        return Recipe(**{**values, "adapters": uses, "words": words, "start": start, "control": control})
+        uses = tuple(RecipeAdapter(**use) for use in values["adapters"])
+        words = tuple(RecipeEmbedding(**use) for use in values.get("words", ()))
+        start = RecipeInitImage(**values["start"]) if values.get("start") else None
+        control = RecipeControlNet(**values["control"]) if values.get("control") else None
+        return GenerationRecipe(**{**values, "adapters": uses, "words": words, "start": start, "control": control})
     except (ValueError, KeyError, TypeError) as error:
         raise BwlabError("reading a recipe", "not one that bwlab wrote", "Give a PNG of 'bwlab generate'") from error
 
 
-def _lora_tag(use: AdapterUse) -> str:
+def _lora_tag(use: RecipeAdapter) -> str:
     return f"<lora:{use.name}:{use.scale}>"
 
 
-def _control_entry(use: ControlUse) -> str:
+def _control_entry(use: RecipeControlNet) -> str:
     return f"Module: {use.control}, Model: {use.controlnet}, Weight: {use.scale:g}, Guidance End: {use.end:g}"
 
 
@@ -190,7 +190,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def png_bytes(image: Image.Image, recipe: Recipe | None = None) -> bytes:
+def png_bytes(image: Image.Image, recipe: GenerationRecipe | None = None) -> bytes:
     """Return an image as a PNG file, with its recipe in the text chunks `bwlab` (JSON) and `parameters` (A1111)."""
     from PIL.PngImagePlugin import PngInfo
 
@@ -203,7 +203,7 @@ def png_bytes(image: Image.Image, recipe: Recipe | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> GenerationRecipe:
     """Return the recipe in a PNG file; `BwlabError` if the file is no picture or has none."""
     from PIL import Image, UnidentifiedImageError
 
@@ -224,7 +224,9 @@ def first_free_number(folder: Path, prefix: str = "") -> int:
     return max((int(name[1]) + 1 for name in names if name), default=0)
 
 
-def write_png(path: Path, image: Image.Image, recipe: Recipe | None = None, *, overwrite: bool = False) -> Path:
+def write_png(
+    path: Path, image: Image.Image, recipe: GenerationRecipe | None = None, *, overwrite: bool = False
+) -> Path:
     """Write a picture atomically and return its path; `BwlabError` if the file exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise BwlabError(f"writing {path}", "the file exists", "Choose another folder or add --overwrite")

@@ -11,34 +11,34 @@ import torch
 
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, Scale
+from bwlab.adapters.attach import Scale, ScaledAdapter
+from bwlab.adapters.schedule import parse_schedule
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import BlockSpec, parse_spec
+from bwlab.blocks.spec import BlockSpec
 from bwlab.files import make_folder
 from bwlab.formats.dialects.textual_inversion import read_embedding
-from bwlab.generation.attach import Timed, loaded, words_of
+from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import contact_sheet
-from bwlab.generation.controlnet import Control, read_control
+from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
 from bwlab.generation.embeddings import check_words
-from bwlab.generation.grid import Sheet, Variant, _check_axes, check_variant, sheets_of
-from bwlab.generation.img2img import Start, read_start
+from bwlab.generation.grid import GridCell, Sheet, _check_axes, check_variant, sheets_of
+from bwlab.generation.img2img import InitImage, read_init_image
 from bwlab.generation.job import MAX_SEED, GenerateJob, _check_control, _check_file, _check_start, check_range
 from bwlab.generation.prompt_weighting import check_prompts, require_weighting
 from bwlab.generation.recipe import (
-    ControlUse,
-    Recipe,
-    StartUse,
-    WordUse,
-    adapter_use,
+    GenerationRecipe,
+    RecipeControlNet,
+    RecipeEmbedding,
+    RecipeInitImage,
     file_hash,
     first_free_number,
+    recipe_adapter,
     write_png,
 )
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import sampler_named
-from bwlab.generation.schedule import parse_schedule
 from bwlab.terminal import OnStep, sampling_bar
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ XY_PREFIX = "xy-"
 
 
 @dataclass(frozen=True, eq=False)
-class Painted:
+class GeneratedImage:
     """A picture with how it was made."""
 
     image: Image.Image
-    recipe: Recipe
+    recipe: GenerationRecipe
 
 
 def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[Path]:
@@ -81,40 +81,36 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     check_words(pipe, setting.embeddings)
     make_folder(job.out, f"--out {job.out}")
     with sampling_bar(console, f"{len(variants)} pictures") as on_step:
-        images = paint(pipe, variants, setting, on_step)
+        images = generate_cells(pipe, variants, setting, on_step)
     template = _template(job, pipe, setting)
-    painted = [Painted(image, template.of(variant, image)) for variant, image in zip(variants, images, strict=True)]
+    painted = [
+        GeneratedImage(image, template.of(variant, image)) for variant, image in zip(variants, images, strict=True)
+    ]
     return _write(job, painted, sheets)
 
 
-def load_attached(path: Path, scale: str, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Attached:
-    """Return the adapter of a file at a scale: a number or block spec, where blocks not named keep 1.
-
-    Raises:
-        BwlabError: the file is missing, broken or of another architecture, or the scale is wrong.
-    """
-    spec = parse_spec(scale, scheme, kind="scale", default=1.0)
-    return Attached(loaded(path, pipe, manager, scheme), spec)
-
-
-def _setting(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Setting:
+def _setting(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> SharedInputs:
     strength = job.used_strength()
-    return Setting(
-        adapters=tuple(loaded(path, pipe, manager, scheme) for path in job.adapters),
+    adapters = tuple(load_for_pipeline(path, pipe, manager, scheme) for path in job.adapters)
+    return SharedInputs(
+        adapters=adapters,
         negative=job.negative,
-        start=None if job.image is None or strength is None else read_start(job.image, strength, job.mask, pipe),
+        start=None if job.image is None or strength is None else read_init_image(job.image, strength, job.mask, pipe),
+        control=_control(job, pipe),
         embeddings=(
             *(read_embedding(path, word) for path, word in job.embedding_files()),
-            *words_of(job.adapters, manager),
+            *(embedding for adapter in adapters for embedding in adapter.embeddings),
         ),
         weighting=job.weighting,
     )
 
 
-def _control(job: GenerateJob, pipe: Pipeline) -> Control | None:
+def _control(job: GenerateJob, pipe: Pipeline) -> ControlNetInput | None:
     if job.controlnet is None or job.control_image is None:
         return None
-    return read_control(job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end)
+    return read_controlnet_input(
+        job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +119,14 @@ class _Template:
 
     job: GenerateJob
     base_hash: str
-    words: tuple[WordUse, ...]
-    start: StartUse | None
-    control: ControlUse | None
+    words: tuple[RecipeEmbedding, ...]
+    start: RecipeInitImage | None
+    control: RecipeControlNet | None
 
-    def of(self, variant: Variant, image: Image.Image) -> Recipe:
+    def of(self, variant: GridCell, image: Image.Image) -> GenerationRecipe:
         """Return a picture's recipe."""
         uses = zip(self.job.adapters, variant.scales, variant.schedules, strict=True)
-        return Recipe(
+        return GenerationRecipe(
             prompt=variant.prompt,
             negative=self.job.negative,
             seed=variant.seed,
@@ -142,7 +138,7 @@ class _Template:
             width=image.width,
             height=image.height,
             version=__version__,
-            adapters=tuple(adapter_use(path, scale.text, schedule.text) for path, scale, schedule in uses),
+            adapters=tuple(recipe_adapter(path, scale.text, schedule.text) for path, scale, schedule in uses),
             words=self.words,
             start=self.start,
             control=self.control,
@@ -150,21 +146,21 @@ class _Template:
         )
 
 
-def _template(job: GenerateJob, pipe: Pipeline, setting: Setting) -> _Template:
-    words = tuple(WordUse(one.word, file_hash(Path(one.source))) for one in setting.embeddings)
+def _template(job: GenerateJob, pipe: Pipeline, setting: SharedInputs) -> _Template:
+    words = tuple(RecipeEmbedding(one.word, file_hash(Path(one.source))) for one in setting.embeddings)
     strength, mask = job.used_strength(), None if job.mask is None else file_hash(job.mask)
-    start = None if job.image is None or strength is None else StartUse(file_hash(job.image), strength, mask)
+    start = None if job.image is None or strength is None else RecipeInitImage(file_hash(job.image), strength, mask)
     return _Template(job, weights_hash(pipe), words, start, _control_use(job))
 
 
-def _control_use(job: GenerateJob) -> ControlUse | None:
+def _control_use(job: GenerateJob) -> RecipeControlNet | None:
     if job.controlnet is None or job.control_image is None:
         return None
     shown = file_hash(job.control_image)
-    return ControlUse(Path(job.controlnet).name, shown, job.control, job.control_scale, job.control_end)
+    return RecipeControlNet(Path(job.controlnet).name, shown, job.control, job.control_scale, job.control_end)
 
 
-def _write(job: GenerateJob, painted: Sequence[Painted], sheets: Sequence[Sheet]) -> list[Path]:
+def _write(job: GenerateJob, painted: Sequence[GeneratedImage], sheets: Sequence[Sheet]) -> list[Path]:
     first = 0 if job.overwrite else first_free_number(job.out)
     paths = [
         write_png(
@@ -185,7 +181,7 @@ def _write(job: GenerateJob, painted: Sequence[Painted], sheets: Sequence[Sheet]
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class SharedInputs:
     """What all pictures of a job share.
 
     Attributes:
@@ -198,14 +194,14 @@ class Setting:
 
     adapters: tuple[Adapter, ...] = ()
     negative: str = ""
-    start: Start | None = None
-    control: Control | None = None
+    start: InitImage | None = None
+    control: ControlNetInput | None = None
     embeddings: tuple[Embedding, ...] = ()
     weighting: str | None = None
 
 
-def paint(
-    pipe: Pipeline, variants: Sequence[Variant], setting: Setting, on_step: OnStep | None = None
+def generate_cells(
+    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnStep | None = None
 ) -> list[Image.Image]:
     """Return one picture for each variant.
 
@@ -237,11 +233,11 @@ def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
 
 
 def _one_pass(
-    pipe: Pipeline, variants: Sequence[Variant], setting: Setting, on_step: OnStep | None
+    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnStep | None
 ) -> list[Image.Image]:
     one = variants[0]
     acting = [
-        Timed(Attached(adapter, shared_scale([variant.scales[place] for variant in variants])), one.schedules[place])
+        ScaledAdapter(adapter, shared_scale([variant.scales[place] for variant in variants]), one.schedules[place])
         for place, adapter in enumerate(setting.adapters)
     ]
     return generate(

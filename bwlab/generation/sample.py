@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bwlab.adapters.attach import Attached
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.errors import BwlabError
-from bwlab.generation.attach import Timed, attach_timed
-from bwlab.generation.controlnet import Control
-from bwlab.generation.diffusers_pipelines import KeptOutside, Task, needs_own_mask, painter_for
+from bwlab.generation.attach import attach_scaled
+from bwlab.generation.controlnet import ControlNetInput
+from bwlab.generation.diffusers_pipelines import KeptOutside, Task, needs_own_mask, pipeline_for
 from bwlab.generation.embeddings import attach_words
-from bwlab.generation.img2img import Start, settings
+from bwlab.generation.img2img import InitImage, settings
 from bwlab.generation.prompt_weighting import require_weighting, weighted_embeddings
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 
@@ -28,21 +28,18 @@ if TYPE_CHECKING:
     from bwlab.terminal import OnStep
 
 
-Acting: TypeAlias = Attached | Timed
-
-
 def generate(
     pipe: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    adapters: Sequence[Acting] = (),
+    adapters: Sequence[ScaledAdapter] = (),
     steps: int = 25,
     cfg: float = 7.0,
     sampler: str = DEFAULT_SAMPLER,
     negative: str = "",
     *,
-    start: Start | None = None,
-    control: Control | None = None,
+    start: InitImage | None = None,
+    control: ControlNetInput | None = None,
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
     batch_size: int = 8,
@@ -73,8 +70,8 @@ def generate(
         raise BwlabError("generating pictures", found, "Give one seed for each prompt")
     require_weighting(weighting)
     task: Task = "text" if start is None else "image" if start.mask is None or needs_own_mask(pipe) else "inpaint"
-    painter = painter_for(pipe, sampler, task, None if control is None else control.net)
-    work = _Work(painter, [_timed(use) for use in adapters], steps, cfg, negative, start, control, weighting)
+    painter = pipeline_for(pipe, sampler, task, None if control is None else control.net)
+    work = _Work(painter, adapters, steps, cfg, negative, start, control, weighting)
     firsts = range(0, len(prompts), batch_size)
     done = steps if start is None else start.steps(steps)
     images: list[Image.Image] = []
@@ -91,12 +88,12 @@ class _Work:
     """What all batches of one call share."""
 
     painter: Any
-    adapters: Sequence[Timed]
+    adapters: Sequence[ScaledAdapter]
     steps: int
     cfg: float
     negative: str
-    start: Start | None
-    control: Control | None
+    start: InitImage | None
+    control: ControlNetInput | None
     weighting: str | None
 
     def pictures(self, count: int) -> dict[str, object]:
@@ -118,13 +115,11 @@ class _Work:
 
         return call
 
-    def acting(self, rows: slice, total: int, copies: int) -> list[Timed]:
+    def acting(self, rows: slice, total: int, copies: int) -> list[ScaledAdapter]:
         """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
         return [
-            Timed(
-                Attached(use.attached.adapter, _scale_for_rows(use.attached.scale, rows, total, copies)), use.schedule
-            )
-            for use in self.adapters
+            ScaledAdapter(scaled.adapter, _scale_for_rows(scaled.scale, rows, total, copies), scaled.schedule)
+            for scaled in self.adapters
         ]
 
 
@@ -141,10 +136,10 @@ CONTEXT_NAMES = (
 def _paint(
     work: _Work, prompts: Sequence[str], seeds: Sequence[int], rows: slice, total: int, report: Callable[[int], None]
 ) -> list[Image.Image]:
-    with attach_timed(work.painter, work.acting(rows, total, copies=1)):
+    with attach_scaled(work.painter, work.acting(rows, total, copies=1)):
         contexts = encode(work.painter, prompts, work.cfg, work.negative, work.weighting)
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
-    with attach_timed(work.painter, work.acting(rows, total, copies=2 if work.cfg > 1 else 1)):
+    with attach_scaled(work.painter, work.acting(rows, total, copies=2 if work.cfg > 1 else 1)):
         result = work.painter(
             **contexts,
             **work.pictures(len(seeds)),
@@ -172,10 +167,6 @@ def encode(pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighti
         negative_prompt=[negative] * len(prompts) if negative else None,
     )
     return dict(zip(CONTEXT_NAMES, found, strict=False))
-
-
-def _timed(use: Acting) -> Timed:
-    return use if isinstance(use, Timed) else Timed(use)
 
 
 def _scale_for_rows(scale: Scale, rows: slice, total: int, copies: int) -> Scale:

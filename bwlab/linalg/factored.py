@@ -108,7 +108,7 @@ class FactoredMatrix:
         return self._down.astype(np.float64, copy=False)
 
     @classmethod
-    def of_svd(cls, left: Array, values: Array, right: Array) -> FactoredMatrix:
+    def from_svd(cls, left: Array, values: Array, right: Array) -> FactoredMatrix:
         """The matrix `left diag(values) right^T`, which then knows its singular vectors without computing them.
 
         Args:
@@ -156,11 +156,11 @@ class FactoredMatrix:
         """`trace(self^T other) = sum((up_a^T up_b) * (down_a down_b^T))`; ValueError if the shapes differ."""
         if self.shape != other.shape:
             raise ValueError(f"no inner product between shapes {self.shape} and {other.shape}")
-        self.crossed(other)  # Before the Gram matrices of each alone, which come with it.
-        up, down = self._without_cancellation.crossed(other._without_cancellation)
+        self.cross_grams(other)  # Before the Gram matrices of each alone, which come with it.
+        up, down = self._without_cancellation.cross_grams(other._without_cancellation)
         return float(np.vdot(up, down))
 
-    def crossed(self, other: FactoredMatrix) -> tuple[Array, Array]:
+    def cross_grams(self, other: FactoredMatrix) -> tuple[Array, Array]:
         """`up_a^T up_b` and `down_a down_b^T`, `(r_a, r_b)` each: all that two matrices share is told by these.
 
         Those of the last partner are kept, as several measures of one pair need them. With them come the Gram matrices
@@ -285,13 +285,13 @@ class FactoredMatrix:
     def _found_between(self, other: FactoredMatrix) -> tuple[Array, Array] | None:
         if self.shape != other.shape or min(self.inner_rank, other.inner_rank) < SMALL_RANK:
             return None
-        crossed = self.crossed(other)  # First: the Gram matrices of each alone come with it.
+        cross_grams = self.cross_grams(other)  # First: the Gram matrices of each alone come with it.
         self._share_triangles(other)
         a, b = self._triangles, other._triangles
         if a is None or b is None:
             return None
         out, inner = (
-            left.T @ product @ right for left, product, right in zip(a.inverse, crossed, b.inverse, strict=True)
+            left.T @ product @ right for left, product, right in zip(a.inverse, cross_grams, b.inverse, strict=True)
         )
         return out, inner
 

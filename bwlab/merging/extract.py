@@ -64,7 +64,7 @@ class Extraction:
 
 
 @dataclass
-class Found:
+class LayerDifference:
     """What an extraction has come across.
 
     Attributes:
@@ -111,9 +111,9 @@ def extract(job: Extraction, target: Target, manager: PluginManager, track: Trac
     return Outcome(files, len(found.modules), scheme, tuple(found.fits), tuple(_notes(found)))
 
 
-def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track: TrackKeys = iter) -> Found:
+def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track: TrackKeys = iter) -> LayerDifference:
     """Every difference between two models of one architecture, as LoRA where the spec gives a rank."""
-    found = Found()
+    found = LayerDifference()
     layers = set(base.paths())
     # One alpha for all modules, whatever their ranks.
     alpha = max(spec.values.values())
@@ -149,7 +149,7 @@ def _kind(key: str, is_layer: bool) -> str:
     )
 
 
-def _notes(found: Found) -> list[str]:
+def _notes(found: LayerDifference) -> list[str]:
     notes = [
         f"not captured: {count} {kind}: {energy / found.energy:.2%} of the squared change"
         for kind, (count, energy) in found.missed.items()

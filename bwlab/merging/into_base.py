@@ -14,7 +14,7 @@ from bwlab.errors import BwlabError
 from bwlab.files import make_folder
 from bwlab.formats.contents import AdapterContents
 from bwlab.linalg.factored import Array
-from bwlab.merging.merge import Recipe, TrackParts, every_part, ingredients, notes, read_all
+from bwlab.merging.merge import MergeRecipe, TrackParts, every_part, ingredients, notes, read_all
 from bwlab.merging.methods import Method, Part, bias_delta, dense_delta
 from bwlab.merging.output import SUFFIX, Outcome, dtype_named, refuse_overwriting
 
@@ -28,7 +28,7 @@ TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def merge_into(
-    recipe: Recipe,
+    recipe: MergeRecipe,
     base: str,
     out: Path,
     manager: PluginManager,

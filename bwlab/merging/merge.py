@@ -34,7 +34,7 @@ FIX = 'Write block=letters with commas between, such as "upper=B, mid=A+B, *=A";
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MergeRecipe:
     """What is merged, and how.
 
     Attributes:
@@ -68,7 +68,7 @@ class Recipe:
 
 
 def merge(
-    recipe: Recipe,
+    recipe: MergeRecipe,
     target: Target,
     manager: PluginManager,
     *,
@@ -105,7 +105,7 @@ def merge(
     return Outcome(files, len(modules), scheme, tuple(fits), tuple(notes(mixed)))
 
 
-def mix(recipe: Recipe, manager: PluginManager, model: ModelWeights | None) -> tuple[Ingredients, BlockScheme]:
+def mix(recipe: MergeRecipe, manager: PluginManager, model: ModelWeights | None) -> tuple[Ingredients, BlockScheme]:
     """The ingredients of a recipe, and the scheme that names their blocks.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.layer import BaseLayer, kind_of
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.configs import SD14
@@ -92,7 +92,7 @@ class Bench:
         with torch.no_grad():
             return self.model.forward(self.inputs)
 
-    def adapted(self, *adapters: Attached) -> list[Tensor]:
+    def adapted(self, *adapters: ScaledAdapter) -> list[Tensor]:
         """The outputs with these adapters attached."""
         with torch.no_grad(), attach(self.model, *adapters):
             return self.model.forward(self.inputs)

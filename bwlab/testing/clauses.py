@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bwlab.adapters.adapter import create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
@@ -36,7 +36,7 @@ Clause: TypeAlias = Callable[[Bench], None]
 
 def fresh_adapter_is_a_no_op(bench: Bench) -> None:
     """A fresh adapter leaves every output as it was."""
-    require_close("output with a fresh adapter", bench.adapted(Attached(bench.create())), bench.base(), 1e-6)
+    require_close("output with a fresh adapter", bench.adapted(ScaledAdapter(bench.create())), bench.base(), 1e-6)
 
 
 def detaching_restores_everything(bench: Bench) -> None:
@@ -44,7 +44,7 @@ def detaching_restores_everything(bench: Bench) -> None:
     before = _fingerprint(bench.model)
     outputs = bench.base()
     try:
-        with attach(bench.model, Attached(bench.trained())):
+        with attach(bench.model, ScaledAdapter(bench.trained())):
             require(_fingerprint(bench.model) == before, "attaching changed the model's modules or bits")
             raise KeyError("a failing run")
     except KeyError:
@@ -57,7 +57,7 @@ def base_layers_are_not_owned(bench: Bench) -> None:
     """No tensor of the base is among the adapter's own, so that moving, training or saving it leaves the base alone."""
     own = {id(tensor) for tensor in (*bench.model.parameters(), *bench.model.buffers())}
     adapter = bench.trained()
-    with attach(bench.model, Attached(adapter)):
+    with attach(bench.model, ScaledAdapter(adapter)):
         for path, layer in adapter.layers.items():
             for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
                 require(id(tensor) not in own, f"{name} of the adapter's layer at {path} belongs to the base")
@@ -66,19 +66,19 @@ def base_layers_are_not_owned(bench: Bench) -> None:
 def adapters_stack(bench: Bench) -> None:
     """Two adapters on one layer add up, each with its own scale, and scale 0 keeps every bit."""
     first, second = bench.trained(1), bench.trained(2)
-    base, one, two = bench.base(), bench.adapted(Attached(first)), bench.adapted(Attached(second))
-    both = bench.adapted(Attached(first, 0.5), Attached(second, -2.0))
+    base, one, two = bench.base(), bench.adapted(ScaledAdapter(first)), bench.adapted(ScaledAdapter(second))
+    both = bench.adapted(ScaledAdapter(first, 0.5), ScaledAdapter(second, -2.0))
     expected = [b + 0.5 * (x - b) - 2.0 * (y - b) for b, x, y in zip(base, one, two, strict=True)]
     require_close("two stacked adapters", both, expected, 1e-4)
-    require_same("output at scale 0", bench.adapted(Attached(first, 0.0)), base)
+    require_same("output at scale 0", bench.adapted(ScaledAdapter(first, 0.0)), base)
 
 
 def samples_are_scaled_apart(bench: Bench) -> None:
     """A scale per sample acts on that sample alone; samples of scale 0 keep every bit."""
     adapter = bench.trained()
     scales = torch.tensor([0.0, 1.0, -0.5, 0.25])
-    mixed = bench.adapted(Attached(adapter, {"*": scales}))
-    base, full = bench.base(), bench.adapted(Attached(adapter))
+    mixed = bench.adapted(ScaledAdapter(adapter, {"*": scales}))
+    base, full = bench.base(), bench.adapted(ScaledAdapter(adapter))
     wide = [scales.view(-1, *(1 for _ in b.shape[1:])) for b in base]
     expected = [b + w * (f - b) for b, f, w in zip(base, full, wide, strict=True)]
     require_close("output with scales per sample", mixed, expected, 1e-4)
@@ -159,7 +159,7 @@ def unknown_options_are_refused(bench: Bench) -> None:
 def gradients_reach_every_parameter(bench: Bench) -> None:
     """After a backward pass through the attached model every parameter has a gradient that is not all zero."""
     adapter = bench.trained()
-    with attach(bench.model, Attached(adapter)):
+    with attach(bench.model, ScaledAdapter(adapter)):
         torch.stack([output.square().sum() for output in bench.model(bench.inputs)]).sum().backward()
     for name, parameter in adapter.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.any())
@@ -169,17 +169,17 @@ def gradients_reach_every_parameter(bench: Bench) -> None:
 
 def half_precision_works(bench: Bench) -> None:
     """In bfloat16 and float16, as float32 on such a base, and under autocast, outputs are finite and close."""
-    expected = bench.adapted(Attached(bench.trained()))
+    expected = bench.adapted(ScaledAdapter(bench.trained()))
     for dtype, tolerance in ((torch.bfloat16, 0.1), (torch.float16, 0.02)):
         for adapter in (bench.trained().to(dtype=dtype), bench.trained()):
             half = bench_for(bench.adapter_type)
             half.model.to(dtype)
-            with torch.no_grad(), attach(half.model, Attached(adapter)):
+            with torch.no_grad(), attach(half.model, ScaledAdapter(adapter)):
                 outputs = half.model([x.to(dtype) for x in half.inputs])
             require(all(x.dtype == dtype for x in outputs), f"a {dtype} model gives {[x.dtype for x in outputs]}")
             require_close(f"{dtype} outputs", [x.float() for x in outputs], expected, tolerance)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = bench.adapted(Attached(bench.trained()))
+        outputs = bench.adapted(ScaledAdapter(bench.trained()))
     require_close("outputs under autocast", [x.float() for x in outputs], expected, 0.1)
 
 

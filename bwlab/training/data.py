@@ -19,7 +19,7 @@ from bwlab.dataset.latents import Picture, PictureEncoder, TensorCache, encode_p
 from bwlab.dataset.training_set import TrainingSet
 from bwlab.errors import BwlabError
 from bwlab.files import cache_folder, make_folder, write_atomically
-from bwlab.generation.recipe import Recipe, read_recipe, write_png
+from bwlab.generation.recipe import GenerationRecipe, read_recipe, write_png
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.images import UnreadablePicture
 from bwlab.terminal import progress_bar
@@ -176,7 +176,7 @@ def draw_missing(
                 tick()
 
 
-def write_captioned(folder: Path, recipe: Recipe, image: Image.Image) -> None:
+def write_captioned(folder: Path, recipe: GenerationRecipe, image: Image.Image) -> None:
     """Write a picture and, before it, its caption, unless there is one: a picture that is there is complete."""
     path = folder / picture_name(recipe)
     caption = path.with_suffix(".txt")
@@ -185,19 +185,21 @@ def write_captioned(folder: Path, recipe: Recipe, image: Image.Image) -> None:
     write_png(path, image, replace(recipe, width=image.width, height=image.height), overwrite=True)
 
 
-def wanted_recipe(config: RegularisationConfig, seed: int, base: str, base_hash: str) -> Recipe:
+def wanted_recipe(config: RegularisationConfig, seed: int, base: str, base_hash: str) -> GenerationRecipe:
     """Return how one picture is made, but for its size."""
     name = Path(base).name
     sampler = DEFAULT_SAMPLER
-    return Recipe(config.prompt, "", seed, config.steps, config.cfg, sampler, name, base_hash, 0, 0, __version__)
+    return GenerationRecipe(
+        config.prompt, "", seed, config.steps, config.cfg, sampler, name, base_hash, 0, 0, __version__
+    )
 
 
-def picture_name(recipe: Recipe) -> str:
+def picture_name(recipe: GenerationRecipe) -> str:
     """Return the file name of a picture."""
     return f"base-{recipe.seed:05d}.png"
 
 
-def is_drawn(path: Path, wanted: Recipe) -> bool:
+def is_drawn(path: Path, wanted: GenerationRecipe) -> bool:
     """Return whether a picture is there already; BwlabError if one of its name was made in another way."""
     if not path.exists():
         return False

@@ -31,7 +31,7 @@ class StoppedElsewhere(BwlabError):
         super().__init__(f"process {process}", "another process of the run has failed", "Look at its message")
 
 
-class Team:
+class Processes:
     """The processes of a run; with one process everything here is done at once and alone.
 
     Args:

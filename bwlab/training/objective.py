@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.conditioning import TextBatch
-from bwlab.dataset.training_set import Drawn
+from bwlab.dataset.training_set import SampledBatch
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, tim
 
 
 def noised(
-    drawn: Drawn,
+    drawn: SampledBatch,
     schedule: DDPMScheduler,
     generator: torch.Generator,
     *,

@@ -36,7 +36,7 @@ POSITIVE = number(above=0.0)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OptimizerSpec:
     """How an optimiser is made.
 
     Attributes:
@@ -97,10 +97,10 @@ def pair(*each: Converter) -> Converter:
     return convert
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "adamw": Recipe(load_adamw, {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "amsgrad": flag}),
+RECIPES: Mapping[str, OptimizerSpec] = {
+    "adamw": OptimizerSpec(load_adamw, {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "amsgrad": flag}),
     # The rate is the user's, as every LoRA trainer has it: no relative steps, no scaling by the weight.
-    "adafactor": Recipe(
+    "adafactor": OptimizerSpec(
         load_adafactor,
         {
             "eps": pair(number(least=0.0), number(least=0.0)),
@@ -113,7 +113,7 @@ RECIPES: Mapping[str, Recipe] = {
         {"relative_step": False, "warmup_init": False},
     ),
     # Its authors recommend both of the defaults below for diffusion models, with a weight decay of 0.01.
-    "prodigy": Recipe(
+    "prodigy": OptimizerSpec(
         load_prodigy,
         {
             "betas": pair(FRACTION, FRACTION),

@@ -15,7 +15,7 @@ from bwlab.generation.recipe import write_png
 from bwlab.generation.sample import generate
 from bwlab.plugins.events import StepRecord
 from bwlab.training.config import PreviewConfig, TrainConfig
-from bwlab.training.prepare import Prepared
+from bwlab.training.prepare import TrainingSetup
 from bwlab.training.run_folder import RunFolder
 from bwlab.training.settings import flat_settings, toml_text
 from bwlab.training.state import save_checkpoint
@@ -46,7 +46,7 @@ class Outputs:
         trainer: knows the step, and the moving average if that is what is saved.
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, prepared: Prepared, trainer: Trainer) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, trainer: Trainer) -> None:
         self.config, self.folder, self.prepared, self.trainer = config, folder, prepared, trainer
         self.prompts = preview_prompts(config.preview, prepared.data.different_captions())
         self._trackers: Trackers | None = None
@@ -64,7 +64,7 @@ class Outputs:
 
     def write_final(self) -> Path:
         """Write what was trained and return the path that `final_path` gives."""
-        with self.trainer.to_be_used():
+        with self.trainer.averaged_weights():
             self._write(self.folder.adapter, "")
         return self.final_path()
 
@@ -74,7 +74,7 @@ class Outputs:
         checkpoint = self.trainer.checkpoint(settings)
         adapter, state = self.folder.checkpoint_adapter(step), self.folder.checkpoint(step)
         make_folder(state.parent)
-        with self.trainer.to_be_used():
+        with self.trainer.averaged_weights():
             written = self._write(adapter, f"{adapter.stem}-")
         save_checkpoint(checkpoint, state)
         self.folder.prune(self.config.checkpoint.keep)
@@ -98,7 +98,7 @@ class Outputs:
         if not self.prompts:
             return
         step = self.trainer.step
-        with self.trainer.to_be_used():
+        with self.trainer.averaged_weights():
             paths = paint_previews(
                 self.prepared.pipe, self.config.preview, self.prompts, lambda index: self.folder.preview(step, index)
             )

@@ -25,14 +25,14 @@ from bwlab.files import cache_folder
 from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.data import check_regularisation, load_training_set
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
-from bwlab.training.distributed import Team
+from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
 from bwlab.training.objective import noise_schedule
 from bwlab.training.optimizers import checked_options, rate_factor
-from bwlab.training.settings import lasting_settings
-from bwlab.training.textual_inversion import new_words, require_used
+from bwlab.training.settings import resume_invariants
+from bwlab.training.textual_inversion import new_token_embeddings, require_used
 from bwlab.training.tracking import check_trackers
-from bwlab.training.trainable import Learned, Texts
+from bwlab.training.trainable import CaptionEmbeddings, Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingSetup:
     """What a run works with.
 
     Attributes:
@@ -58,19 +58,19 @@ class Prepared:
     """
 
     accelerator: Accelerator
-    team: Team
+    team: Processes
     pipe: Pipeline
     schedule: DDPMScheduler
     base_hash: str
-    learned: Learned
+    learned: Trainable
     data: TrainingSet
-    texts: Texts
+    texts: CaptionEmbeddings
 
-    def lasting_settings(self, config: TrainConfig) -> dict[str, str]:
+    def resume_invariants(self, config: TrainConfig) -> dict[str, str]:
         """Return what must stay the same for a run to be resumed, by name."""
         return {
-            **lasting_settings(config),
-            **self.data.lasting_settings(),
+            **resume_invariants(config),
+            **self.data.resume_invariants(),
             "precision": self.accelerator.mixed_precision,
             "processes": str(self.team.size),
             "the base's weights": self.base_hash,
@@ -91,18 +91,18 @@ def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
     subsets(config.data)
 
 
-def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Prepared:
+def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> TrainingSetup:
     """Load and check everything; cheap checks come first. BwlabError for whatever is wrong."""
     check_settings_alone(config, manager)
     chosen = config.training
     # Which precision is the fast one depends on the base, and loading it in step with others takes an accelerator.
-    with Team(new_accelerator(chosen.precision, chosen.device)).together():
+    with Processes(new_accelerator(chosen.precision, chosen.device)).together():
         pipe = load_base(config.base)
     accelerator = new_accelerator(chosen.precision, chosen.device, pipe.unet.num_parameters())
-    team = Team(accelerator)
+    team = Processes(accelerator)
     with team.together():
         base_hash = weights_hash(pipe)
-        learned = new_learned(config, pipe, manager)
+        learned = new_trainable(config, pipe, manager)
         check_gradient_path(pipe.unet, learned.adapter.layers, config.training)
         schedule = noise_schedule(pipe)
         freeze(pipe, accelerator)
@@ -112,16 +112,16 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Pr
     if learned.words is not None:
         require_used(learned.words, [example.caption for example in data.examples])
     learned.to(accelerator.device)
-    return Prepared(accelerator, team, pipe, schedule, base_hash, learned, data, texts)
+    return TrainingSetup(accelerator, team, pipe, schedule, base_hash, learned, data, texts)
 
 
-def new_learned(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Learned:
+def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Trainable:
     """Return what the run trains, at its start, on the CPU."""
-    words = new_words(config.tokens, pipe)
+    words = new_token_embeddings(config.tokens, pipe)
     scheme = base_scheme(pipe, manager.block_schemes())
     if config.tokens.alone:
-        return Learned(Adapter(config.adapter.type, config.adapter.type, {}, scheme), words)
-    return Learned(new_adapter(config, pipe, manager, scheme), words)
+        return Trainable(Adapter(config.adapter.type, config.adapter.type, {}, scheme), words)
+    return Trainable(new_adapter(config, pipe, manager, scheme), words)
 
 
 def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
@@ -141,13 +141,13 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
     return adapter if chosen.initial is None else start_from(adapter, Path(chosen.initial), pipe, manager)
 
 
-def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Learned, data: TrainingSet) -> Texts:
+def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Trainable, data: TrainingSet) -> CaptionEmbeddings:
     """Return what embeds captions: from the cache, unless training changes their embeddings or they have no end."""
     captions = data.static_captions()
     if captions is None or learned.trains_text():
-        return Texts(pipe, None, learned.trains_text())
+        return CaptionEmbeddings(pipe, None, learned.trains_text())
     cache = TensorCache(Path(config.data.cache or cache_folder()))
-    return Texts(pipe, encode_captions(sorted(captions), pipe, cache), False)
+    return CaptionEmbeddings(pipe, encode_captions(sorted(captions), pipe, cache), False)
 
 
 def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:

@@ -20,7 +20,7 @@ from bwlab.errors import BwlabError
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
-from bwlab.training.prepare import Prepared, prepare
+from bwlab.training.prepare import TrainingSetup, prepare
 from bwlab.training.run_folder import Existing, RunFolder, RunLock
 from bwlab.training.settings import toml_text
 from bwlab.training.state import load_checkpoint
@@ -60,12 +60,12 @@ class Run:
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, prepared: Prepared, manager: PluginManager, console: Console
+        self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, manager: PluginManager, console: Console
     ) -> None:
         self.config, self.folder, self.team = config, folder, prepared.team
         self.manager, self.hook = manager, manager.hook
         self.console = console if prepared.team.is_main else Console(quiet=True)
-        self.settings = prepared.lasting_settings(config)
+        self.settings = prepared.resume_invariants(config)
         self.prepared = prepared
         self.trainer = Trainer(config, prepared, manager)
         self.outputs = Outputs(config, folder, prepared, self.trainer)

@@ -208,7 +208,7 @@ def is_free(key: str, config: TrainConfig) -> bool:
     return key in FREE or key.startswith(FREE_SECTIONS)
 
 
-def lasting_settings(config: TrainConfig) -> dict[str, str]:
+def resume_invariants(config: TrainConfig) -> dict[str, str]:
     """Return the settings that must stay the same for a run to be resumed, by key."""
     values = {**flat_settings(config), "training.lr": config.training.rate()}
     return {key: setting_text(value) for key, value in values.items() if not is_free(key, config)}

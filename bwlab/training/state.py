@@ -29,7 +29,7 @@ Group = Mapping[str, float | int | bool | None]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingState:
     """A run at one step.
 
     Attributes:
@@ -78,7 +78,7 @@ def optimizer_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
     ]
 
 
-def load_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(checkpoint: TrainingState, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's optimiser state into a fresh optimiser of the same parameters, in place."""
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in checkpoint.part(OPTIMIZER).items():
@@ -97,7 +97,7 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def save_checkpoint(checkpoint: TrainingState, path: Path) -> None:
     """Write a checkpoint whole or not at all; BwlabError if it cannot be written."""
     header = {
         "step": checkpoint.step,
@@ -109,19 +109,19 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, save(dict(checkpoint.tensors), {HEADER: json.dumps(header)}))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> TrainingState:
     """Return the checkpoint in a file; BwlabError if it is damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        return Checkpoint(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
+        return TrainingState(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = f"not a whole checkpoint ({first_line(error)})"
         raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
 
 
-def check_settings(checkpoint: Checkpoint, settings: Mapping[str, str]) -> None:
+def check_settings(checkpoint: TrainingState, settings: Mapping[str, str]) -> None:
     """Raise BwlabError naming the first setting that differs from when the checkpoint was saved."""
     for key in sorted(settings.keys() | checkpoint.settings.keys()):
         before, now = checkpoint.settings.get(key), settings.get(key)

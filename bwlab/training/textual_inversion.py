@@ -62,7 +62,7 @@ class WordEmbedding(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class TokenEmbeddings:
     """New words and their embeddings.
 
     Attributes:
@@ -133,7 +133,7 @@ def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
         encoder.set_input_embeddings(layer)
 
 
-def new_words(config: TokensConfig, pipe: Pipeline) -> Words | None:
+def new_token_embeddings(config: TokensConfig, pipe: Pipeline) -> TokenEmbeddings | None:
     """Return the words that ``config`` names, at their start, in float32 on the CPU; None if it names none.
 
     Raises:
@@ -151,7 +151,7 @@ def new_words(config: TokensConfig, pipe: Pipeline) -> Words | None:
         start_rows(config, tokenizer, encoder.get_input_embeddings().weight)
         for tokenizer, encoder in zip(tokenizers, encoders, strict=True)
     ]
-    return Words(config.words, config.vectors, tuple(nn.Parameter(start) for start in rows))
+    return TokenEmbeddings(config.words, config.vectors, tuple(nn.Parameter(start) for start in rows))
 
 
 def check_word(word: str, words: Sequence[str], vocabulary: object) -> None:
@@ -184,7 +184,7 @@ def start_rows(config: TokensConfig, tokenizer: object, weight: Tensor) -> Tenso
     return weight.detach()[own * len(config.words)].float().cpu().clone()
 
 
-def require_used(words: Words, captions: Sequence[str]) -> None:
+def require_used(words: TokenEmbeddings, captions: Sequence[str]) -> None:
     """Raise BwlabError if a word stands in no caption: nothing would be learned of it."""
     for name in words.names:
         alone = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.conditioning import TextBatch, encode_texts, text_encoders
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import EVERYTHING
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab.training.config import TrainConfig
-from bwlab.training.textual_inversion import Words
+from bwlab.training.textual_inversion import TokenEmbeddings
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -32,7 +32,7 @@ Kept = dict[str, TextBatch]
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class Trainable:
     """What a run trains.
 
     Attributes:
@@ -41,7 +41,7 @@ class Learned:
     """
 
     adapter: Adapter
-    words: Words | None = None
+    words: TokenEmbeddings | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """Return every parameter, those that are held at their start too."""
@@ -55,7 +55,7 @@ class Learned:
     def attached(self, pipe: Pipeline) -> Iterator[None]:
         """Act on the pipeline inside the ``with`` block; after it the pipeline is what it was."""
         encoders = text_encoders(pipe)
-        with attach(pipe.unet, Attached(self.adapter), text_encoder=encoders):
+        with attach(pipe.unet, ScaledAdapter(self.adapter), text_encoder=encoders):
             if self.words is None:
                 yield
             else:
@@ -93,7 +93,7 @@ class Learned:
             rows.data.copy_(saved[f"{WORDS}:{index}"])
 
 
-def parameter_groups(config: TrainConfig, learned: Learned) -> list[dict[str, Any]]:
+def parameter_groups(config: TrainConfig, learned: Trainable) -> list[dict[str, Any]]:
     """Return the groups of an optimiser, one for each rate, and one for the words, whose embeddings do not decay.
 
     Parameters with a rate of 0 are in no group and get no gradient: they stay at their start.
@@ -148,7 +148,7 @@ def layer_rates(config: TrainConfig, adapter: Adapter) -> Mapping[str, float]:
     return {path: spec.value_of(path) for path in adapter.layers}
 
 
-class Texts:
+class CaptionEmbeddings:
     """Gives a batch of captions as the UNet takes them.
 
     Args:

@@ -19,12 +19,12 @@ from bwlab.training.config import TrainConfig
 from bwlab.training.device import compiled_unet
 from bwlab.training.objective import Batch, noised, prediction_loss
 from bwlab.training.optimizers import checked_options, new_optimizer, rate_factor
-from bwlab.training.prepare import Prepared
+from bwlab.training.prepare import TrainingSetup
 from bwlab.training.state import (
     AVERAGE,
     LEARNED,
     OPTIMIZER,
-    Checkpoint,
+    TrainingState,
     check_settings,
     load_optimizer,
     on_cpu,
@@ -53,7 +53,7 @@ class Trainer:
         BwlabError: settings of the optimiser that do not fit.
     """
 
-    def __init__(self, config: TrainConfig, prepared: Prepared, manager: PluginManager) -> None:
+    def __init__(self, config: TrainConfig, prepared: TrainingSetup, manager: PluginManager) -> None:
         self.config, self.prepared, self._manager = config.training, prepared, manager
         self.step = 0
         self._factor = rate_factor(self.config)
@@ -75,7 +75,7 @@ class Trainer:
         return sum(parameter.numel() for parameter in self._parameters)
 
     @contextmanager
-    def to_be_used(self) -> Iterator[None]:
+    def averaged_weights(self) -> Iterator[None]:
         """What is trained is, inside the ``with`` block, what is saved and shown: the average if there is one."""
         self.prepared.learned.training(False)
         try:
@@ -87,7 +87,7 @@ class Trainer:
         finally:
             self.prepared.learned.training(True)
 
-    def checkpoint(self, settings: dict[str, str]) -> Checkpoint:
+    def checkpoint(self, settings: dict[str, str]) -> TrainingState:
         """Return the run as it stands; BwlabError if what is trained is no longer finite."""
         state = dict(self.prepared.learned.state())
         require_finite(self.step, state)
@@ -97,9 +97,9 @@ class Trainer:
             tensors |= {f"{AVERAGE}{index}": value for index, value in enumerate(self._average.values)}
         scaler = self.prepared.accelerator.scaler
         numbers = scaler.state_dict() if scaler is not None else {}
-        return Checkpoint(self.step, on_cpu(tensors), optimizer_groups(self._plain), settings, numbers)
+        return TrainingState(self.step, on_cpu(tensors), optimizer_groups(self._plain), settings, numbers)
 
-    def resume(self, checkpoint: Checkpoint, settings: dict[str, str]) -> None:
+    def resume(self, checkpoint: TrainingState, settings: dict[str, str]) -> None:
         """Go back to a checkpoint; BwlabError if it is of a run with other settings."""
         check_settings(checkpoint, settings)
         if checkpoint.step > self.config.steps:

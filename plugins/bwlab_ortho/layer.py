@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
-from bwlab.adapters.lowrank import LowRankLayer, geometry_of, lowered_fast, plus_raised, raised
+from bwlab.adapters.lowrank import LowRankLayer, add_projected_up, geometry_of, project_down_fast, project_up
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab_ortho.orthonormal import orthonormal
@@ -122,12 +122,12 @@ class OrthoLayer(AdapterLayer):
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
         """`alpha / rank * U diag(s) V^T x`, of `base_output`'s shape."""
         up, down = self._factors(self.alpha / self.rank)
-        return raised(lowered_fast(x, down, self._geometry), up)
+        return project_up(project_down_fast(x, down, self._geometry), up)
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
         """`total` with `scale` times what `forward` gives added, in one pass over `total`."""
         up, down = self._factors(self.alpha / self.rank)
-        return plus_raised(total, lowered_fast(x, down, self._geometry), up, scale)
+        return add_projected_up(total, project_down_fast(x, down, self._geometry), up, scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
         """`alpha / rank * U diag(s) V^T` as a weight of shape `weight_shape`; the base weight is not needed."""

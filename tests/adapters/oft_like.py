@@ -48,7 +48,7 @@ class OftLike(BaseAwareLayer):
         return torch.einsum("oi,bihw->bohw", change, turned)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        weight = self.given(base_weight)
+        weight = self.require_base_weight(base_weight)
         return (self.turn() @ weight.flatten(1) - weight.flatten(1)).reshape(weight.shape)
 
     def turn(self) -> Tensor:

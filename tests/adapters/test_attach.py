@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, Scale, attach
+from bwlab.adapters.attach import Scale, ScaledAdapter, attach
 from bwlab.adapters.modules import layers_by_path
 from bwlab.blocks.paths import in_text_encoder, in_unet
 from bwlab.blocks.scheme import BlockScheme
@@ -33,7 +33,7 @@ def trained(unet: nn.Module, scheme: BlockScheme, spec: str, seed: int = 0) -> A
 
 
 @torch.no_grad()
-def run(unet: UNet2DConditionModel, *adapters: Attached) -> Tensor:
+def run(unet: UNet2DConditionModel, *adapters: ScaledAdapter) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     latents = torch.randn(BATCH, 4, 16, 16, generator=generator)
     text = torch.randn(BATCH, 5, 24, generator=generator)
@@ -50,14 +50,14 @@ def test_an_attached_adapter_changes_the_output_and_detaching_restores_its_bits(
     unet: UNet2DConditionModel, scheme: BlockScheme
 ) -> None:
     before = run(unet)
-    assert (run(unet, Attached(trained(unet, scheme, "all=2"))) - before).abs().max() > 0.01
+    assert (run(unet, ScaledAdapter(trained(unet, scheme, "all=2"))) - before).abs().max() > 0.01
     assert torch.equal(run(unet), before)
     assert hooks_of(unet) == 0
 
 
 def test_hooks_go_when_the_block_raises(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     adapter = trained(unet, scheme, "mid=2")
-    with pytest.raises(RuntimeError, match="expected input"), attach(unet, Attached(adapter)):
+    with pytest.raises(RuntimeError, match="expected input"), attach(unet, ScaledAdapter(adapter)):
         unet(torch.randn(1, 5, 16, 16), 500, torch.randn(1, 5, 24))
     assert hooks_of(unet) == 0
 
@@ -66,7 +66,7 @@ def test_hooks_go_when_the_block_raises(unet: UNet2DConditionModel, scheme: Bloc
 def test_scale_0_sets_no_hook_and_keeps_every_bit(
     unet: UNet2DConditionModel, scheme: BlockScheme, scale: Scale
 ) -> None:
-    attached = Attached(trained(unet, scheme, "all=2"), scale)
+    attached = ScaledAdapter(trained(unet, scheme, "all=2"), scale)
     with attach(unet, attached):
         assert hooks_of(unet) == 0
     assert torch.equal(run(unet, attached), run(unet))
@@ -75,17 +75,17 @@ def test_scale_0_sets_no_hook_and_keeps_every_bit(
 def test_a_block_spec_scales_each_block(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     both = trained(unet, scheme, "in0=2, mid=3")
     only_mid = Adapter("mid", "locon", {p: x for p, x in both.layers.items() if p.startswith("mid_block")}, scheme)
-    by_spec = run(unet, Attached(both, parse_spec("in0=0, mid=0.5", scheme, kind="scale")))
-    assert torch.equal(by_spec, run(unet, Attached(only_mid, 0.5)))
+    by_spec = run(unet, ScaledAdapter(both, parse_spec("in0=0, mid=0.5", scheme, kind="scale")))
+    assert torch.equal(by_spec, run(unet, ScaledAdapter(only_mid, 0.5)))
 
 
 def test_scales_per_block_and_sample_equal_separate_runs(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     adapter = trained(unet, scheme, "all=2")
     per_sample = run(
-        unet, Attached(adapter, {"mid": torch.tensor([0.0, 1.0, 1.0]), "*": torch.tensor([1.0, 0.0, 0.5])})
+        unet, ScaledAdapter(adapter, {"mid": torch.tensor([0.0, 1.0, 1.0]), "*": torch.tensor([1.0, 0.0, 0.5])})
     )
     for sample, (mid, others) in enumerate([(0.0, 1.0), (1.0, 0.0), (1.0, 0.5)]):
-        alone = run(unet, Attached(adapter, parse_spec(f"*={others}, mid={mid}", scheme, kind="scale")))
+        alone = run(unet, ScaledAdapter(adapter, parse_spec(f"*={others}, mid={mid}", scheme, kind="scale")))
         torch.testing.assert_close(per_sample[sample], alone[sample], atol=1e-5, rtol=1e-5)
 
 
@@ -94,9 +94,9 @@ def test_scales_per_sample_beside_another_adapter_equal_separate_runs(
     unet: UNet2DConditionModel, scheme: BlockScheme, others: list[float]
 ) -> None:
     first, second = trained(unet, scheme, "all=2"), trained(unet, scheme, "upper=3", 1)
-    per_sample = run(unet, Attached(first, 0.7), Attached(second, {"*": torch.tensor(others)}))
+    per_sample = run(unet, ScaledAdapter(first, 0.7), ScaledAdapter(second, {"*": torch.tensor(others)}))
     for sample, other in enumerate(others):
-        alone = run(unet, Attached(first, 0.7), Attached(second, other))
+        alone = run(unet, ScaledAdapter(first, 0.7), ScaledAdapter(second, other))
         torch.testing.assert_close(per_sample[sample], alone[sample], atol=1e-5, rtol=1e-5)
 
 
@@ -104,25 +104,28 @@ def test_scales_too_small_for_the_models_numbers_change_nothing(
     unet: UNet2DConditionModel, scheme: BlockScheme
 ) -> None:
     tiny = torch.tensor([0.0, 1e-300, 0.0], dtype=torch.float64)
-    assert torch.equal(run(unet, Attached(trained(unet, scheme, "all=2"), {"*": tiny})), run(unet))
+    assert torch.equal(run(unet, ScaledAdapter(trained(unet, scheme, "all=2"), {"*": tiny})), run(unet))
 
 
 def test_gradients_reach_a_scale_of_zero(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     scale = torch.zeros(BATCH, requires_grad=True)
     adapter = trained(unet, scheme, "mid=2").eval()
-    with attach(unet, Attached(adapter, {"mid": scale})):
+    with attach(unet, ScaledAdapter(adapter, {"mid": scale})):
         unet(torch.randn(BATCH, 4, 16, 16), 3, torch.randn(BATCH, 5, 24)).sample.square().sum().backward()
     assert scale.grad is not None
     assert bool((scale.grad != 0).all())
 
 
 def test_stacked_adapters_do_not_depend_on_their_order(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
-    first, second = Attached(trained(unet, scheme, "all=2")), Attached(trained(unet, scheme, "upper=3", 1), -0.5)
+    first, second = (
+        ScaledAdapter(trained(unet, scheme, "all=2")),
+        ScaledAdapter(trained(unet, scheme, "upper=3", 1), -0.5),
+    )
     torch.testing.assert_close(run(unet, first, second), run(unet, second, first), atol=1e-5, rtol=1e-5)
 
 
 def test_two_with_blocks_stack_like_one(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
-    first, second = Attached(trained(unet, scheme, "all=2")), Attached(trained(unet, scheme, "upper=3", 1))
+    first, second = ScaledAdapter(trained(unet, scheme, "all=2")), ScaledAdapter(trained(unet, scheme, "upper=3", 1))
     with attach(unet, first):
         nested = run(unet, second)
     torch.testing.assert_close(nested, run(unet, first, second), atol=1e-5, rtol=1e-5)
@@ -134,14 +137,14 @@ def test_an_adapter_for_wider_layers_is_refused_before_any_hook(
     wide = UNet2DConditionModel.from_config({**unet.config, "block_out_channels": (8, 12, 16, 24)})
     foreign = trained(wide, scheme, "all=2")
     with pytest.raises(BwlabError, match=r"attaching adapter adapter: \d+ of its \d+ layers have another shape"):
-        run(unet, Attached(trained(unet, scheme, "all=2")), Attached(foreign))
+        run(unet, ScaledAdapter(trained(unet, scheme, "all=2")), ScaledAdapter(foreign))
     assert hooks_of(unet) == 0
 
 
 def test_an_adapter_with_layers_the_model_lacks_is_refused(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     shallow = UNet2DConditionModel.from_config({**unet.config, "layers_per_block": 1})
     with pytest.raises(BwlabError, match=r"the model lacks .* first down_blocks\.0\.attentions\.1"):
-        run(shallow, Attached(trained(unet, scheme, "in0=2")))
+        run(shallow, ScaledAdapter(trained(unet, scheme, "in0=2")))
     assert hooks_of(shallow) == 0
 
 
@@ -150,17 +153,17 @@ def test_an_adapter_with_layers_the_model_lacks_is_refused(unet: UNet2DCondition
 )
 def test_a_bad_scale_is_refused(unet: UNet2DConditionModel, scheme: BlockScheme, scale: Scale) -> None:
     with pytest.raises(BwlabError, match="finite"):
-        run(unet, Attached(trained(unet, scheme, "mid=1"), scale))
+        run(unet, ScaledAdapter(trained(unet, scheme, "mid=1"), scale))
 
 
 def test_a_block_without_a_scale_is_refused(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     with pytest.raises(BwlabError, match=r"none for down_blocks\.0.*in0"):
-        run(unet, Attached(trained(unet, scheme, "in0=1, mid=1"), {"mid": 1.0}))
+        run(unet, ScaledAdapter(trained(unet, scheme, "in0=1, mid=1"), {"mid": 1.0}))
 
 
 def test_scales_for_another_batch_size_are_refused(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     with pytest.raises(BwlabError, match="2 scales for a batch of 3"):
-        run(unet, Attached(trained(unet, scheme, "mid=1"), torch.ones(2)))
+        run(unet, ScaledAdapter(trained(unet, scheme, "mid=1"), torch.ones(2)))
     assert hooks_of(unet) == 0
 
 
@@ -200,7 +203,7 @@ def test_the_text_encoder_is_adapted_where_te_is_named(unet: UNet2DConditionMode
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.1)
-    with attach(unet, Attached(adapter), text_encoder=encoder):
+    with attach(unet, ScaledAdapter(adapter), text_encoder=encoder):
         assert (encoder(tokens).last_hidden_state - before).abs().max() > 0.01
     with pytest.raises(BwlabError, match="with the text encoder"):
-        run(unet, Attached(adapter))
+        run(unet, ScaledAdapter(adapter))

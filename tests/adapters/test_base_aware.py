@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bwlab_lora.plugin
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
@@ -48,7 +48,7 @@ def turned(unet: nn.Module, scheme: BlockScheme, adapter_type: AdapterType = OFT
 
 
 @torch.no_grad()
-def outputs(unet: UNet2DConditionModel, *adapters: Attached) -> Tensor:
+def outputs(unet: UNet2DConditionModel, *adapters: ScaledAdapter) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     with attach(unet, *adapters):
         sample: Tensor = unet(
@@ -88,7 +88,7 @@ def test_adding_the_deltas_to_the_weights_is_attaching(unet: UNet2DConditionMode
     with torch.no_grad():
         for path, delta in adapter.deltas(unet):
             changed.get_submodule(path).weight += delta
-    torch.testing.assert_close(outputs(unet, Attached(adapter)), outputs(changed), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs(unet, ScaledAdapter(adapter)), outputs(changed), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [OFT_LIKE, DENSE_OFT_LIKE])
@@ -97,10 +97,10 @@ def test_it_stacks_with_lora_on_one_layer(kind: AdapterType) -> None:
     lora_bench = replace(bench, adapter_type=replace(LORA, targets=lambda path, k: k != "conv"))
     oft, lora = bench.trained(1), lora_bench.trained(2)
     assert set(lora.layers) & set(oft.layers)
-    base, one, two = bench.base(), bench.adapted(Attached(oft)), bench.adapted(Attached(lora))
+    base, one, two = bench.base(), bench.adapted(ScaledAdapter(oft)), bench.adapted(ScaledAdapter(lora))
     scales = torch.tensor([0.0, 1.0, -0.5, 0.25])
-    both = bench.adapted(Attached(oft, {"*": scales}), Attached(lora, 0.5))
-    swapped = bench.adapted(Attached(lora, 0.5), Attached(oft, {"*": scales}))
+    both = bench.adapted(ScaledAdapter(oft, {"*": scales}), ScaledAdapter(lora, 0.5))
+    swapped = bench.adapted(ScaledAdapter(lora, 0.5), ScaledAdapter(oft, {"*": scales}))
     for b, x, y, z, s in zip(base, one, two, both, swapped, strict=True):
         wide = scales.view(-1, *(1 for _ in b.shape[1:]))
         torch.testing.assert_close(z, b + wide * (x - b) + 0.5 * (y - b), atol=1e-4, rtol=1e-4)
@@ -113,8 +113,8 @@ def test_one_adapter_acts_on_two_models_at_once() -> None:
         for parameter in other.model.parameters():
             parameter.mul_(3.0)
     adapter = bench.trained()
-    alone = bench.adapted(Attached(adapter)), other.adapted(Attached(adapter))
-    with torch.no_grad(), attach(bench.model, Attached(adapter)), attach(other.model, Attached(adapter)):
+    alone = bench.adapted(ScaledAdapter(adapter)), other.adapted(ScaledAdapter(adapter))
+    with torch.no_grad(), attach(bench.model, ScaledAdapter(adapter)), attach(other.model, ScaledAdapter(adapter)):
         together = bench.model.forward(bench.inputs), other.model.forward(other.inputs)
     for x, y in zip(alone, together, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(x, y, strict=True))
@@ -124,7 +124,7 @@ def test_the_base_is_no_part_of_the_adapter() -> None:
     bench = bench_for(OFT_LIKE)
     adapter = bench.trained()
     before = [value.clone() for value in bench.model.parameters()]
-    with attach(bench.model, Attached(adapter)):
+    with attach(bench.model, ScaledAdapter(adapter)):
         adapter.to(dtype=torch.float64)
         assert sum(1 for _ in adapter.parameters()) == len(bench.model.paths)
     assert all(torch.equal(x, y) for x, y in zip(bench.model.parameters(), before, strict=True))

@@ -11,7 +11,7 @@ from torch import nn
 import bwlab_locon.plugin
 import bwlab_lora.plugin
 from bwlab.adapters.adapter import create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
@@ -94,7 +94,7 @@ def test_only_trained_blocks_are_in_the_gradient_graph(unet: UNet2DConditionMode
     handles: list[torch.utils.hooks.RemovableHandle] = []
     for name in ("mid_block", "up_blocks.2", "up_blocks.3"):
         watch(name)
-    with attach(unet, Attached(adapter)):
+    with attach(unet, ScaledAdapter(adapter)):
         unet(torch.randn(1, 4, 16, 16), 3, torch.randn(1, 5, 24))
     for handle in handles:
         handle.remove()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
-from bwlab.adapters.frozen import FileLayer
+from bwlab.adapters.attach import ScaledAdapter, attach
+from bwlab.adapters.frozen import FrozenDeltaLayer
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.blocks.configs import SD14
@@ -65,7 +65,7 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 def test_the_output_is_that_of_lycoris(case: Case, tmp_path: Path, manager: PluginManager) -> None:
     model, inputs = Model(case), inputs_of(case)
     adapter = load(case, tmp_path, model, manager)
-    with attach(model, Attached(adapter)):
+    with attach(model, ScaledAdapter(adapter)):
         outputs = model(inputs)
     for name, (_, lycoris) in layers_of(case).items():
         assert_near(outputs[name], lycoris(inputs[name].to(case.dtype)).float())
@@ -77,10 +77,10 @@ def test_scales_are_linear_also_per_sample_and_nothing_stays(
 ) -> None:
     model, inputs = Model(case), inputs_of(case)
     adapter, base = load(case, tmp_path, model, manager), model(inputs)
-    with attach(model, Attached(adapter)):
+    with attach(model, ScaledAdapter(adapter)):
         full = model(inputs)
     scales = torch.tensor([0.0, 1.0, -0.5, 0.25])
-    with attach(model, Attached(adapter, {"*": scales})):
+    with attach(model, ScaledAdapter(adapter, {"*": scales})):
         mixed = model(inputs)
     after = model(inputs)
     for name in model.names:
@@ -94,7 +94,7 @@ def test_scales_are_linear_also_per_sample_and_nothing_stays(
 def test_the_delta_is_the_change_of_the_weight(case: Case, tmp_path: Path, manager: PluginManager) -> None:
     model, inputs = Model(case), inputs_of(case)
     adapter = load(case, tmp_path, model, manager)
-    with attach(model, Attached(adapter)):
+    with attach(model, ScaledAdapter(adapter)):
         expected = model(inputs)
     merged = copy.deepcopy(model)
     for path, delta in adapter.deltas():
@@ -113,7 +113,9 @@ def test_what_is_low_rank_stays_so_and_the_rest_is_dense(tmp_path: Path, manager
     for case in CASES:
         adapter = load(case, tmp_path, Model(case), manager)
         kinds[case.name] = {type(layer).__mro__[1].__name__ for layer in adapter.layers.values()}
-        assert all(not list(layer.parameters()) for layer in adapter.layers.values() if isinstance(layer, FileLayer))
+        assert all(
+            not list(layer.parameters()) for layer in adapter.layers.values() if isinstance(layer, FrozenDeltaLayer)
+        )
     assert kinds["lora"] == {"LowRankLayer"}
     assert kinds["diag-oft"] == kinds["norm"] == kinds["dora"] == {"AdapterLayer"}
     lokr = next(case.module for case in CASES if case.name == "lokr")
@@ -149,20 +151,20 @@ def test_a_bias_of_another_length_is_an_error(tmp_path: Path, manager: PluginMan
 
 def test_a_new_one_cannot_be_made() -> None:
     with pytest.raises(BwlabError, match="it is only read from files"):
-        FileLayer.create(nn.Linear(7, 11), 2, 1.0, None)
+        FrozenDeltaLayer.create(nn.Linear(7, 11), 2, 1.0, None)
 
 
 def test_its_tensors_make_it_again() -> None:
     for layer, leaves in ((nn.Linear(7, 11), {"diff", "diff_b"}), (nn.GroupNorm(3, 15), {"w_norm", "b_norm"})):
         weight, bias = torch.randn(layer.weight.shape), torch.randn(layer.weight.shape[:1])
-        made = FileLayer(layer, weight, bias)
+        made = FrozenDeltaLayer(layer, weight, bias)
         assert set(made.tensors()) == leaves
-        again = FileLayer.from_tensors(layer, made.tensors())
+        again = FrozenDeltaLayer.from_tensors(layer, made.tensors())
         assert torch.equal(again.weight, weight)
         assert again.bias is not None
         assert torch.equal(again.bias, bias)
     with pytest.raises(BwlabError, match="It needs diff"):
-        FileLayer.from_tensors(nn.Linear(7, 11), {"w_norm": torch.ones(7)})
+        FrozenDeltaLayer.from_tensors(nn.Linear(7, 11), {"w_norm": torch.ones(7)})
 
 
 def test_without_plugins_lora_cannot_be_loaded_and_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.attach import LayerUse, hook_layers
+from bwlab.adapters.attach import ScaledLayer, hook_layers
 from bwlab.adapters.layer import BaseLayer
 from bwlab.adapters.lowrank import LowRankLayer
 
@@ -100,7 +100,7 @@ def test_only_the_shared_input_and_small_tensors_are_kept() -> None:
             sizes.append(tensor.numel())
         return tensor
 
-    handles = hook_layers([(base, [LayerUse(layer, 0.7), LayerUse(layer, -1.0)])])
+    handles = hook_layers([(base, [ScaledLayer(layer, 0.7), ScaledLayer(layer, -1.0)])])
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = base(x)
     for handle in handles:

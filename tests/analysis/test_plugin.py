@@ -38,15 +38,15 @@ class Another:
     """A plugin with measures and a scorer."""
 
     @hookimpl
-    def register_block_metrics(self) -> list[BlockMetric]:
+    def bwlab_register_block_metrics(self) -> list[BlockMetric]:
         return [NUCLEAR]
 
     @hookimpl
-    def register_conflict_measures(self) -> list[ConflictMeasure]:
+    def bwlab_register_conflict_measures(self) -> list[ConflictMeasure]:
         return [PRODUCT]
 
     @hookimpl
-    def register_fidelity_scorers(self) -> list[FidelityScorer]:
+    def bwlab_register_fidelity_scorers(self) -> list[FidelityScorer]:
         return [FidelityScorer("same", "style", "always 1", lambda: lambda pictures, references: [1.0] * len(pictures))]
 
 
@@ -54,11 +54,11 @@ class Failing:
     """A plugin whose hooks raise, or give something else."""
 
     @hookimpl
-    def register_block_metrics(self) -> list[BlockMetric]:
+    def bwlab_register_block_metrics(self) -> list[BlockMetric]:
         raise ValueError("not today")
 
     @hookimpl
-    def register_conflict_measures(self) -> list[object]:
+    def bwlab_register_conflict_measures(self) -> list[object]:
         return ["cosine"]
 
 
@@ -81,7 +81,7 @@ def test_the_analysis_adds_its_hooks_and_registers_its_own_measures_through_them
 
 def test_scorers_are_collected() -> None:
     manager = manager_of(Another())
-    ((scorer,),) = manager.hook.register_fidelity_scorers()
+    ((scorer,),) = manager.hook.bwlab_register_fidelity_scorers()
     assert scorer.load()(["picture"], []) == [1.0]
 
 
@@ -115,7 +115,7 @@ def test_a_failing_plugin_costs_one_warning() -> None:
 def test_one_name_given_twice_is_refused() -> None:
     class Second:
         @hookimpl
-        def register_block_metrics(self) -> list[BlockMetric]:
+        def bwlab_register_block_metrics(self) -> list[BlockMetric]:
             return [BlockMetric("effective_rank", "mine", lambda delta: None, lambda modules: None)]
 
     with pytest.raises(BwlabError, match="'effective_rank': registered by both"):

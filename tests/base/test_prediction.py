@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.base.conditioning import encode_texts
-from bwlab.base.header import Checkpoint
+from bwlab.base.header import SingleFileHeader
 from bwlab.base.load import load_base
 from bwlab.base.prediction import (
     EPSILON,
@@ -32,7 +32,7 @@ def declared(
     if yaml is not None:
         (folder / "model.yaml").write_text(yaml)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(keys, (0,))
-    return declared_prediction(Checkpoint(folder / "model.safetensors", shapes, metadata))
+    return declared_prediction(SingleFileHeader(folder / "model.safetensors", shapes, metadata))
 
 
 V_YAML = 'model:\n  target: ldm.X\n  params:\n    parameterization: "v" # was eps\n    linear_start: 0.00085\n'

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bwlab.base.architectures import PUBLISHED
 from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
-from bwlab.base.header import family_of, open_checkpoint
+from bwlab.base.header import family_of, read_single_file_header
 from bwlab.base.load import base_scheme, load_base, module_hash, weights_hash
 from bwlab.base.prediction import EPSILON, VELOCITY, Prediction
 from bwlab.base.single_file import checkpoint_metadata, checkpoint_tensors, pipeline_family
@@ -145,7 +145,7 @@ def test_an_undeclared_sd2_is_measured_and_others_predict_noise(tmp_path: Path) 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_published_shapes_are_told_apart_by_the_header(family: str, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(published_file(tmp_path / "x.safetensors", family), "base")
+    checkpoint = read_single_file_header(published_file(tmp_path / "x.safetensors", family), "base")
     assert family_of(checkpoint, "base") == family
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bwlab.benchmark import load_benchmark
-from bwlab.dataset.survey import ALIKE, BITS, Alike, cosines, fingerprint, lookalikes, same
+from bwlab.dataset.survey import ALIKE, BITS, SimilarPair, cosines, fingerprint, lookalikes, same
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,11 @@ def test_pairs_are_told_once_with_their_bits() -> None:
     first, third = (generator.integers(0, 2, BITS).astype(bool) for _ in range(2))
     second = first.copy()
     second[:3] = ~second[:3]
-    assert list(lookalikes([first, third, second, first])) == [Alike(0, 2, 3), Alike(0, 3, 0), Alike(2, 3, 3)]
+    assert list(lookalikes([first, third, second, first])) == [
+        SimilarPair(0, 2, 3),
+        SimilarPair(0, 3, 0),
+        SimilarPair(2, 3, 3),
+    ]
     assert list(lookalikes([])) == []
 
 

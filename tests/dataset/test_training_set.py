@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bwlab.dataset.training_set import Drawn, TrainingSet
+from bwlab.dataset.training_set import SampledBatch, TrainingSet
 from bwlab.errors import BwlabError
 from bwlab.images import read_picture
 from tests.dataset.loaded import load, settings
@@ -38,7 +38,7 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def same_batch(one: Drawn, other: Drawn) -> bool:
+def same_batch(one: SampledBatch, other: SampledBatch) -> bool:
     plain = one.indices == other.indices and one.captions == other.captions
     tensors = ("means", "deviations", "weights", "sizes")
     return plain and all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors)
@@ -131,9 +131,9 @@ def test_regularisation_has_its_own_weight_and_comes_as_often(pipe: Pipeline, wr
     assert {caption for caption, kind in zip(drawn.captions, kinds, strict=True) if kind} == {"class"}
     assert data.different_captions() == ["a, b, c"]
     assert data.static_captions() == frozenset({"a, b, c", "class"})
-    lasting = data.lasting_settings()
+    lasting = data.resume_invariants()
     other, _ = load(settings(folder, *sets, "regularisation.weight=0.5"), pipe)
-    changed = {key for key, value in other.lasting_settings().items() if value != lasting[key]}
+    changed = {key for key, value in other.resume_invariants().items() if value != lasting[key]}
     assert changed == {"regularisation.weight"}
 
 
@@ -143,7 +143,7 @@ def test_regularisation_has_its_own_weight_and_comes_as_often(pipe: Pipeline, wr
 def test_what_changes_the_examples_must_last(pipe: Pipeline, write: Write, changed: str) -> None:
     folder = write(square=(40, 40))
     data, other = (load(settings(folder, *sets), pipe)[0] for sets in ((), (changed,)))
-    assert data.lasting_settings() != other.lasting_settings()
+    assert data.resume_invariants() != other.resume_invariants()
 
 
 def test_dropped_captions_have_an_end(pipe: Pipeline, write: Write) -> None:

@@ -18,7 +18,7 @@ HOOKS = [name for name, _, _ in hook_rows()]
 
 
 def test_hooks_of_core_and_analysis_are_found() -> None:
-    assert {"bwlab_register_adapters", "bwlab_declare_hooks", "register_block_metrics"} <= set(HOOKS)
+    assert {"bwlab_register_adapters", "bwlab_declare_hooks", "bwlab_register_block_metrics"} <= set(HOOKS)
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 
 TOLERANCE = 1e-5
 
@@ -47,7 +47,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 def attached_output(unet: UNet2DConditionModel, adapter: Adapter) -> Tensor:
     """What the UNet says with the adapter, checked to differ from what it says without."""
-    with attach(unet, Attached(adapter)):
+    with attach(unet, ScaledAdapter(adapter)):
         ours = predict(unet)
     assert relative_error(predict(unet), ours) > 100 * TOLERANCE
     return ours

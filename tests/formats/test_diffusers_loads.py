@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
 from bwlab.blocks.families import scheme_for
@@ -30,7 +30,7 @@ def test_the_unet_loader_agrees(
     file = tmp_path / "adapter.safetensors"
     save_adapter(adapter, file)
     ours = attached_output(unet, adapter)
-    with attach(unet, Attached(load_adapter(file, unet, manager, scheme))):
+    with attach(unet, ScaledAdapter(load_adapter(file, unet, manager, scheme))):
         assert relative_error(predict(unet), ours) < TOLERANCE
     assert relative_error(predict(loaded_by_diffusers(unet, file)), ours) < TOLERANCE
 
@@ -59,7 +59,7 @@ def test_the_pipeline_loader_agrees_on_the_text_encoder(tmp_path: Path, tiny_pip
     adapter = trained(pipe.unet, scheme, "lora", "mid=2, te=3", 1.5, encoder).eval()
     save_adapter(adapter, tmp_path / "adapter.safetensors")
     plain = hidden(encoder)
-    with attach(pipe.unet, Attached(adapter), text_encoder=encoder):
+    with attach(pipe.unet, ScaledAdapter(adapter), text_encoder=encoder):
         ours = hidden(encoder)
     pipe.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
     assert relative_error(hidden(encoder), ours) < TOLERANCE

@@ -12,7 +12,7 @@ from bwlab.base.single_file import empty_component, new_component
 from bwlab.formats.ldm import (
     OPEN_CLIP_PREFIX,
     XL_OPEN_CLIP_PREFIX,
-    Place,
+    TensorPlace,
     by_key,
     component_places,
     fits,
@@ -28,7 +28,7 @@ from tests.base.checkpoints import small
 COMPONENTS = [(family, name) for family in PUBLISHED for name in PUBLISHED[family].components()]
 
 
-def places_of(family: str, name: str, model: nn.Module) -> dict[str, Place]:
+def places_of(family: str, name: str, model: nn.Module) -> dict[str, TensorPlace]:
     return component_places(family, name, model.state_dict())
 
 
@@ -68,7 +68,7 @@ def test_files_have_as_many_keys_as_the_published_ones(family: str, name: str, k
 )
 def test_places_of_sd1(name: str, key: str) -> None:
     places = places_of("sd1", "unet", empty_component(PUBLISHED["sd1"], "unet"))
-    assert places[name] == Place(f"model.diffusion_model.{key}")
+    assert places[name] == TensorPlace(f"model.diffusion_model.{key}")
 
 
 @pytest.mark.parametrize("family", list(PUBLISHED))
@@ -142,7 +142,7 @@ def test_there_and_back_is_bit_for_bit(family: str, name: str) -> None:
 
 def test_what_is_read_has_memory_of_its_own() -> None:
     source = torch.zeros(6, 5)
-    places = {name: Place("x", third=third) for third, name in enumerate("qkv")}
+    places = {name: TensorPlace("x", third=third) for third, name in enumerate("qkv")}
     taken: dict[str, Tensor] = from_ldm(places, lambda _: source)
     taken["k"].add_(1)
     assert not source.any()

@@ -56,9 +56,9 @@ class Reversed:
         )
 
     def read(self, file: AdapterFile) -> AdapterContents:
-        from bwlab.formats.contents import Placed, assemble
+        from bwlab.formats.contents import ParsedKey, assemble
 
-        placed = [Placed(key, path, leaf) for key in file.entries for path, leaf in [key[::-1].split("|")]]
+        placed = [ParsedKey(key, path, leaf) for key in file.entries for path, leaf in [key[::-1].split("|")]]
         return assemble(file, "reversed", placed)
 
     @hookimpl

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.save import save_adapter
 from bwlab.blocks.families import scheme_for
 from bwlab.formats.keys import kohya_name_of
@@ -95,7 +95,7 @@ def test_a_pipeline_loads_unet_and_text_encoder(
         pipe.unet, scheme_for(dict(pipe.unet.config)), "lora", "mid=2, out3=3, te=5", None, encoder
     ).eval()
     file = converted(adapter, tmp_path, form, manager)
-    with attach(pipe.unet, Attached(adapter), text_encoder=encoder):
+    with attach(pipe.unet, ScaledAdapter(adapter), text_encoder=encoder):
         ours, words = predict(pipe.unet), hidden(encoder)
     plain = hidden(encoder)
     pipe.load_lora_weights(tmp_path, weight_name=file.name)
@@ -113,7 +113,7 @@ def test_a_pipeline_of_sdxl_loads_both_text_encoders(
     scheme = scheme_for(dict(pipe.unet.config))
     adapter = trained(pipe.unet, scheme, "lora", "mid=2, te=3, te2=4", None, encoders).eval()
     file = converted(adapter, tmp_path, form, manager)
-    with attach(pipe.unet, Attached(adapter), text_encoder=encoders):
+    with attach(pipe.unet, ScaledAdapter(adapter), text_encoder=encoders):
         ours = [hidden(encoder) for encoder in encoders]
     plain = [hidden(encoder) for encoder in encoders]
     if form == "peft":

@@ -12,10 +12,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, layer_scale
+from bwlab.adapters.attach import ScaledAdapter, layer_scale
 from bwlab.adapters.attach import attach as attach_adapters
 from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.save import save_adapter
@@ -23,7 +24,7 @@ from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.generation.attach import Usable, Use, attach, words_of
+from bwlab.generation.attach import AdapterSource, attach, embeddings_of_adapters, load_for_pipeline
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import PluginManager
 from tests.generation.conftest import strong_adapter
@@ -72,7 +73,11 @@ def test_the_pipeline_is_afterwards_what_it_was(
 ) -> None:
     before, plain = state(pipe), paint(pipe)
     save_adapter(everywhere, tmp_path / "file.safetensors")
-    uses: list[Usable] = [everywhere, Use(tmp_path / "file.safetensors", "upper=1, *=0", "0-0.5:1, 0.5-1:0.3")]
+    uses: list[AdapterSource] = [
+        everywhere,
+        tmp_path / "file.safetensors",
+        ScaledAdapter(everywhere, "upper=1, *=0", "0-0.5:1, 0.5-1:0.3"),
+    ]
     with attach(pipe, uses, manager):
         assert (paint(pipe) != plain).any()
         assert state(pipe) != before
@@ -80,13 +85,19 @@ def test_the_pipeline_is_afterwards_what_it_was(
     assert (paint(pipe) == plain).all()
 
 
-def test_words_that_adapter_files_bring_along(manager: PluginManager, everywhere: Adapter, tmp_path: Path) -> None:
-    save_adapter(everywhere, tmp_path / "none.safetensors")
-    real = Path(__file__).parents[3] / "shared" / "loras" / "cloneofsimo__lora_disney.safetensors"
-    if not real.is_file():
-        pytest.skip(f"{real} is not here")
-    found = words_of([everywhere, tmp_path / "none.safetensors", Use(real, 0.5)], manager)
-    assert [(one.word, one.vectors["te"].shape) for one in found] == [("<s1>", (1, 768)), ("<s2>", (1, 768))]
+def test_embeddings_in_an_adapter_file_come_with_the_adapter(
+    pipe: Pipeline, manager: PluginManager, everywhere: Adapter, tmp_path: Path
+) -> None:
+    file, width = tmp_path / "bundled.safetensors", pipe.text_encoder.config.hidden_size
+    save_adapter(everywhere, file)
+    save_file({**load_file(file), "bundle_emb.<s1>.string_to_param.*": torch.full((2, width), 0.5)}, file)
+    scheme = base_scheme(pipe, manager.block_schemes())
+    adapter = load_for_pipeline(file, pipe, manager, scheme)
+    assert [(one.word, one.vectors["te"].shape) for one in adapter.embeddings] == [("<s1>", (2, width))]
+    assert embeddings_of_adapters([ScaledAdapter(everywhere), ScaledAdapter(adapter, 0.5)]) == list(adapter.embeddings)
+    with attach(pipe, [adapter], manager):
+        assert "<s1>" in pipe.tokenizer.get_added_vocab()
+    assert "<s1>" not in pipe.tokenizer.get_added_vocab()
 
 
 def test_an_exception_in_the_middle_of_sampling_leaves_nothing(
@@ -101,27 +112,34 @@ def test_an_exception_in_the_middle_of_sampling_leaves_nothing(
 
     with (
         pytest.raises(KeyboardInterrupt),
-        attach(pipe, [Use(everywhere, schedule="0-0.5:1, 0.5-1:0.3"), everywhere], manager),
+        attach(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1, 0.5-1:0.3"), everywhere], manager),
     ):
         paint(pipe, callback_on_step_end=stop)
     assert state(pipe) == before
 
 
 @pytest.mark.parametrize(
-    ("use", "found"),
-    [
-        (Use("none.safetensors"), "none.safetensors"),
-        (Use("here", "uper=1"), "upper"),
-        (Use("here", schedule="0-2:1"), "leaves the sampling"),
-        (Use("here", scale=float("nan")), "not a finite number"),
-    ],
+    ("scale", "schedule", "found"),
+    [("uper=1", None, "upper"), (1.0, "0-2:1", "leaves the sampling"), (float("nan"), None, "not a finite number")],
 )
 def test_what_is_wrong_is_said_before_anything_is_attached(
-    pipe: Pipeline, manager: PluginManager, everywhere: Adapter, use: Use, found: str
+    pipe: Pipeline, manager: PluginManager, everywhere: Adapter, scale: str | float, schedule: str | None, found: str
 ) -> None:
     before = state(pipe)
-    use = Use(everywhere if use.adapter == "here" else use.adapter, use.scale, use.schedule)
-    with pytest.raises(BwlabError, match=found), attach(pipe, [everywhere, use], manager):
+    with (
+        pytest.raises(BwlabError, match=found),
+        attach(pipe, [everywhere, ScaledAdapter(everywhere, scale, schedule)], manager),
+    ):
+        raise AssertionError("unreachable")
+    assert state(pipe) == before
+
+
+def test_a_missing_file_attaches_nothing(pipe: Pipeline, manager: PluginManager, everywhere: Adapter) -> None:
+    before = state(pipe)
+    with (
+        pytest.raises(BwlabError, match=r"none\.safetensors"),
+        attach(pipe, [everywhere, "none.safetensors"], manager),
+    ):
         raise AssertionError("unreachable")
     assert state(pipe) == before
 
@@ -138,7 +156,7 @@ def test_every_layer_gets_the_scale_of_its_block(pipe: Pipeline, manager: Plugin
         everywhere.layers
     )
     with double(models(pipe)), double([*everywhere.layers.values()]):
-        with attach(pipe, [Use(everywhere, text)], manager):
+        with attach(pipe, [ScaledAdapter(everywhere, text)], manager):
             hooked = unet_and_text(pipe)
         own = {path: layers[path].weight.data for path in everywhere.layers}
         try:
@@ -189,7 +207,7 @@ def test_each_step_has_its_factor(pipe: Pipeline, manager: PluginManager, everyw
         "unet", "locon", {p: layer for p, layer in everywhere.layers.items() if p[:3] != "te."}, everywhere.scheme
     )
     keep, calls = calls_of_unet(pipe)
-    with attach(pipe, [Use(unet_only, scale, "0-0.5:1, 0.75-1:0.3")], manager):
+    with attach(pipe, [ScaledAdapter(unet_only, scale, "0-0.5:1, 0.75-1:0.3")], manager):
         handle = pipe.unet.register_forward_hook(keep, with_kwargs=True)
         try:
             paint(pipe)
@@ -204,7 +222,7 @@ def test_each_step_has_its_factor(pipe: Pipeline, manager: PluginManager, everyw
             for module in scheme.modules
             if module.block != "te"
         }
-        with torch.no_grad(), attach_adapters(pipe.unet, Attached(unet_only, scales)):
+        with torch.no_grad(), attach_adapters(pipe.unet, ScaledAdapter(unet_only, scales)):
             again = pipe.unet(*arguments, **named)[0]
         assert torch.allclose(again, output, rtol=1e-5, atol=1e-6)
         if factor == 0:
@@ -213,7 +231,7 @@ def test_each_step_has_its_factor(pipe: Pipeline, manager: PluginManager, everyw
 
 
 def test_a_second_call_begins_anew(pipe: Pipeline, manager: PluginManager, everywhere: Adapter) -> None:
-    with attach(pipe, [Use(everywhere, schedule="0-0.5:1")], manager):
+    with attach(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1")], manager):
         first, second = paint(pipe), paint(pipe)
     assert (first == second).all()
 
@@ -230,7 +248,7 @@ def test_image_to_image_begins_late_in_the_sampling(
     plain = paint(to_image, image=picture, strength=0.5)
     painted = {}
     for schedule in ("0-0.5:1", "0.5-1:1", "1"):
-        with attach(pipe, [Use(unet_only, schedule=schedule)], manager):  # the schedulers are one object
+        with attach(pipe, [ScaledAdapter(unet_only, schedule=schedule)], manager):  # the schedulers are one object
             painted[schedule] = paint(to_image, image=picture, strength=0.5)
     assert (painted["0-0.5:1"] == plain).all()
     assert (painted["0.5-1:1"] == painted["1"]).all()
@@ -242,7 +260,7 @@ def test_layers_of_text_encoders_keep_their_scale(pipe: Pipeline, manager: Plugi
     plain = paint(pipe)
     with attach(pipe, [adapter], manager):
         always = paint(pipe)
-    with attach(pipe, [Use(adapter, schedule="0.5-1:0")], manager):
+    with attach(pipe, [ScaledAdapter(adapter, schedule="0.5-1:0")], manager):
         scheduled = paint(pipe)
     assert (always == scheduled).all()
     assert (always != plain).any()
@@ -253,9 +271,9 @@ def test_sdxl_with_both_text_encoders(xl_pipe: Pipeline, manager: PluginManager)
     assert {path.split(".")[0] for path in adapter.layers} >= {"te", "te2", "down_blocks", "mid_block", "up_blocks"}
     plain = paint(xl_pipe)  # transformers sets hooks of its own that stay
     before = state(xl_pipe)
-    with attach(xl_pipe, [Use(adapter, "te1=0, all=0")], manager):
+    with attach(xl_pipe, [ScaledAdapter(adapter, "te1=0, all=0")], manager):
         second_only = paint(xl_pipe)
-    with attach(xl_pipe, [Use(adapter, "te=0", "0-0.5:1")], manager):
+    with attach(xl_pipe, [ScaledAdapter(adapter, "te=0", "0-0.5:1")], manager):
         early = paint(xl_pipe)
     assert state(xl_pipe) == before
     assert (second_only != plain).any()
@@ -267,10 +285,10 @@ def test_generate_paints_what_the_users_own_call_paints(
     pipe: Pipeline, manager: PluginManager, everywhere: Adapter
 ) -> None:
     scheduler = pipe.scheduler
-    ours = generate(pipe, ["fox"], [3], [Attached(everywhere, 0.5)], steps=STEPS, cfg=5.0, sampler="ddim")[0]
+    ours = generate(pipe, ["fox"], [3], [ScaledAdapter(everywhere, 0.5)], steps=STEPS, cfg=5.0, sampler="ddim")[0]
     pipe.scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False, steps_offset=1)
     try:
-        with attach(pipe, [Use(everywhere, 0.5)], manager):
+        with attach(pipe, [ScaledAdapter(everywhere, 0.5)], manager):
             theirs = paint(pipe)
     finally:
         pipe.scheduler = scheduler
@@ -283,7 +301,7 @@ def test_a_schedule_without_sampling_is_an_error(pipe: Pipeline, manager: Plugin
     noisy = torch.zeros(2, 4, 8, 8)
     pipe.scheduler = DDIMScheduler.from_config(scheduler.config)
     try:
-        with attach(pipe, [Use(everywhere, schedule="0-0.5:1")], manager):
+        with attach(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1")], manager):
             with pytest.raises(BwlabError, match="no sampling steps"):
                 pipe.unet(noisy, 500, text)
             pipe.scheduler.set_timesteps(STEPS)

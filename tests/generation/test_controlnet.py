@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
-from bwlab.generation.controlnet import Control, load_controlnet, read_control
-from bwlab.generation.img2img import Start
+from bwlab.generation.controlnet import ControlNetInput, load_controlnet, read_controlnet_input
+from bwlab.generation.img2img import InitImage
 from bwlab.generation.sample import generate
 from tests.analysis.random_adapters import random_adapter
 
@@ -57,20 +57,20 @@ def painted(pipe: StableDiffusionPipeline, **options: object) -> np.ndarray:
 def test_lines_change_what_is_painted_and_a_scale_of_0_does_not(
     pipe: StableDiffusionPipeline, folder: Path, picture: Path
 ) -> None:
-    control = read_control(str(folder), picture, "canny", pipe)
+    control = read_controlnet_input(str(folder), picture, "canny", pipe)
     assert control.image.size == (32, 32)
     assert set(np.unique(np.asarray(control.image))) == {0, 255}
     plain, led = painted(pipe), painted(pipe, control=control)
-    off = painted(pipe, control=Control(control.net, control.image, scale=0.0))
+    off = painted(pipe, control=ControlNetInput(control.net, control.image, scale=0.0))
     assert np.abs(plain - led).mean() > 1
     assert np.abs(plain - off).max() <= 1
 
 
 def test_it_is_what_diffusers_own_pipeline_paints(pipe: StableDiffusionPipeline, folder: Path, picture: Path) -> None:
-    from bwlab.generation.diffusers_pipelines import painter_for
+    from bwlab.generation.diffusers_pipelines import pipeline_for
 
-    control = read_control(str(folder), picture, "lineart", pipe)
-    painter = painter_for(pipe, "euler", "text", control.net)
+    control = read_controlnet_input(str(folder), picture, "lineart", pipe)
+    painter = pipeline_for(pipe, "euler", "text", control.net)
     assert type(painter).__name__ == "StableDiffusionControlNetPipeline"
     theirs = painter(
         "a fox",
@@ -84,27 +84,27 @@ def test_it_is_what_diffusers_own_pipeline_paints(pipe: StableDiffusionPipeline,
 
 
 def test_adapters_act_beside_it(pipe: StableDiffusionPipeline, folder: Path, picture: Path) -> None:
-    from bwlab.adapters.attach import Attached
+    from bwlab.adapters.attach import ScaledAdapter
 
-    control = read_control(str(folder), picture, "canny", pipe)
+    control = read_controlnet_input(str(folder), picture, "canny", pipe)
     adapter = random_adapter(pipe.unet, "locon", "upper=2", 1)
-    both = painted(pipe, control=control, adapters=[Attached(adapter)])
+    both = painted(pipe, control=control, adapters=[ScaledAdapter(adapter)])
     assert np.abs(both - painted(pipe, control=control)).mean() > 1
     assert all(not module._forward_hooks for module in pipe.unet.modules())
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_it_leads_from_a_picture_too(pipe: StableDiffusionPipeline, folder: Path, picture: Path, masked: bool) -> None:
-    control = read_control(str(folder), picture, "canny", pipe)
+    control = read_controlnet_input(str(folder), picture, "canny", pipe)
     mask = Image.new("L", (32, 32), 255) if masked else None
-    start = Start(Image.new("RGB", (32, 32), "grey"), 0.9, mask)
+    start = InitImage(Image.new("RGB", (32, 32), "grey"), 0.9, mask)
     led, free = painted(pipe, control=control, start=start), painted(pipe, start=start)
     assert np.abs(led - free).mean() > 0.5
 
 
 def test_what_does_not_fit_is_told(pipe: StableDiffusionPipeline, folder: Path, picture: Path, tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match="Did you mean canny"):
-        read_control(str(folder), picture, "cany", pipe)
+        read_controlnet_input(str(folder), picture, "cany", pipe)
     with pytest.raises(BwlabError, match="no such folder"):
         load_controlnet(str(tmp_path / "none"), pipe)
     with pytest.raises(BwlabError, match=r"config\.json is missing"):

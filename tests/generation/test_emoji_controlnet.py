@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from bwlab.base.load import load_base
 from bwlab.benchmark import load_benchmark
-from bwlab.generation.controlnet import edge_map, read_control
+from bwlab.generation.controlnet import edge_map, read_controlnet_input
 from bwlab.generation.sample import generate
 
 IDENTITIES = ("fox", "pear", "owl")
@@ -32,7 +32,7 @@ def test_pictures_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Pa
     for identity in IDENTITIES:
         shown = tmp_path / f"{identity}.png"
         benchmark.picture(identity, "noto").save(shown)
-        control = read_control("emoji", shown, "canny", pipe)
+        control = read_controlnet_input("emoji", shown, "canny", pipe)
         painted = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0, control=control)
         led += [lines_met(picture, control.image) for picture in painted]
         free += [lines_met(picture, control.image) for picture in unled]
@@ -46,4 +46,4 @@ def test_it_is_for_the_embedded_base_only(tiny_pipeline: Path, tmp_path: Path) -
     picture = tmp_path / "white.png"
     Image.new("RGB", (8, 8), "white").save(picture)
     with pytest.raises(BwlabError, match="another base"):
-        read_control("emoji", picture, "none", load_base(tiny_pipeline))
+        read_controlnet_input("emoji", picture, "none", load_base(tiny_pipeline))

@@ -16,12 +16,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from typer.main import get_command
 
-from bwlab.adapters.attach import Attached
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.adapters.load import load_adapter
 from bwlab.base.load import base_scheme, weights_hash
 from bwlab.cli.app import exit_on_error
 from bwlab.cli.generate import command
-from bwlab.generation.recipe import WordUse, read_recipe
+from bwlab.generation.recipe import RecipeEmbedding, read_recipe
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import SAMPLERS
 from bwlab.plugins.manager import PluginManager
@@ -83,7 +83,7 @@ def test_scales_are_paired_with_adapters_in_order(
     assert call(*common(tiny_pipeline, tmp_path), "--prompt", "fox", *adapters) == 0
     scheme = base_scheme(pipe, manager.block_schemes())
     loaded = [load_adapter(path, pipe.unet, manager, scheme) for path in adapter_files]
-    uses = [Attached(loaded[0], 0.5), Attached(loaded[1], -1.0)]
+    uses = [ScaledAdapter(loaded[0], 0.5), ScaledAdapter(loaded[1], -1.0)]
     expected = generate(pipe, ["fox"], [0], uses, steps=2)[0]
     assert (pixels(tmp_path / "0000-seed0.png") == np.asarray(expected)).all()
 
@@ -141,7 +141,7 @@ def test_words_starts_and_weights_are_in_the_recipe(tiny_pipeline: Path, tmp_pat
     first, second = (tmp_path / "out" / f"{n:04}-seed0.png" for n in range(2))
     assert (pixels(first) != pixels(second)).any()
     recipe = read_recipe(first)
-    assert recipe.words == (WordUse("<ink>", hashlib.sha256(word.read_bytes()).hexdigest()),)
+    assert recipe.words == (RecipeEmbedding("<ink>", hashlib.sha256(word.read_bytes()).hexdigest()),)
     assert recipe.start is not None
     assert (recipe.start.strength, recipe.weighting) == (0.5, "compel")
     assert recipe.start.mask_sha256 == hashlib.sha256((tmp_path / "mask.png").read_bytes()).hexdigest()

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bwlab.adapters.schedule import ALWAYS, parse_schedule
 from bwlab.blocks.configs import SD14
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.generation.grid import KINDS, Axis, Variant, changed, parse_axes, parse_axis, times
-from bwlab.generation.schedule import ALWAYS, parse_schedule
+from bwlab.generation.grid import KINDS, Axis, GridCell, changed, parse_axes, parse_axis, times
 
 SCHEME = scheme_for(SD14)
-FIRST = Variant(
+FIRST = GridCell(
     "fox", 7, 25, 7.0, "euler", (parse_spec("mid=0", SCHEME, kind="scale", default=1.0),) * 2, (ALWAYS, ALWAYS)
 )
 
@@ -73,7 +73,7 @@ def test_two_axes_must_differ() -> None:
         parse_axes(["scale: 0", "scale 1: 1"], 2)
 
 
-def with_values(*pairs: tuple[str, str]) -> Variant:
+def with_values(*pairs: tuple[str, str]) -> GridCell:
     return changed(FIRST, {parse_axis(text, 2): value for text, value in pairs}, SCHEME)
 
 

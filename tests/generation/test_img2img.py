@@ -12,8 +12,8 @@ from PIL import ExifTags, Image
 
 from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
-from bwlab.generation.diffusers_pipelines import KeptOutside, needs_own_mask, painter_for
-from bwlab.generation.img2img import Start, fitted, read_picture, read_start
+from bwlab.generation.diffusers_pipelines import KeptOutside, needs_own_mask, pipeline_for
+from bwlab.generation.img2img import InitImage, fitted, read_init_image, read_picture
 from bwlab.generation.sample import generate
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_pictures_depend_on_the_start_and_not_on_those_beside_them(
     pipe: Pipeline, request: pytest.FixtureRequest, family: str, masked: bool
 ) -> None:
     base = pipe if family == "sd" else request.getfixturevalue("xl")
-    start = Start(noise(), 0.5, left_half() if masked else None)
+    start = InitImage(noise(), 0.5, left_half() if masked else None)
     prompts, seeds, steps = ["fox", "owl", "fox"], [7, 7, 8], []
     together = generate(
         base, prompts, seeds, steps=STEPS, start=start, batch_size=2, on_step=lambda *step: steps.append(step)
@@ -60,7 +60,7 @@ def test_pictures_depend_on_the_start_and_not_on_those_beside_them(
     ]
     assert max(np.abs(pixels(a) - pixels(b)).max() for a, b in zip(together, alone, strict=True)) <= 1
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two batches of half of four steps
-    other = generate(base, ["fox"], [7], steps=STEPS, start=Start(noise(1), 0.5, start.mask))[0]
+    other = generate(base, ["fox"], [7], steps=STEPS, start=InitImage(noise(1), 0.5, start.mask))[0]
     assert np.abs(pixels(other) - pixels(alone[0])).max() > 1
     assert together[0].size == (SIDE, SIDE)
     if masked:
@@ -74,7 +74,7 @@ def test_masks_on_a_base_whose_latents_have_eight_channels(sampler: str) -> None
     assert needs_own_mask(base)
     whole = base.image_processor.vae_scale_factor * base.unet.config.sample_size
     mask = left_half().resize((whole, whole), Image.Resampling.NEAREST)
-    start = Start(noise(size=(whole, whole)), 0.7, mask)
+    start = InitImage(noise(size=(whole, whole)), 0.7, mask)
     together = generate(base, ["noto, fox"] * 3, [1, 2, 1], steps=STEPS, sampler=sampler, start=start, batch_size=2)
     assert np.abs(pixels(together[0]) - pixels(together[2])).max() <= 1
     assert np.abs(pixels(together[0]) - pixels(together[1])).max() > 1
@@ -83,10 +83,10 @@ def test_masks_on_a_base_whose_latents_have_eight_channels(sampler: str) -> None
 
 
 def test_latents_outside_the_mask_are_the_pictures_with_the_noise_of_the_step() -> None:
-    painter = painter_for(load_base("emoji"), "ddim", "image")
+    painter = pipeline_for(load_base("emoji"), "ddim", "image")
     side = painter.unet.config.sample_size
     whole = side * painter.image_processor.vae_scale_factor
-    keep = KeptOutside(painter, Start(noise(size=(whole, whole)), 1.0, left_half().resize((whole, whole))), [5, 6])
+    keep = KeptOutside(painter, InitImage(noise(size=(whole, whole)), 1.0, left_half().resize((whole, whole))), [5, 6])
     painter.scheduler.set_timesteps(STEPS)
     painted = torch.full((2, 8, side, side), 9.0)
     first, last = (keep(painted, painter.scheduler.timesteps[step]) for step in (0, -1))
@@ -101,7 +101,7 @@ def test_latents_outside_the_mask_are_the_pictures_with_the_noise_of_the_step() 
 def test_a_low_strength_stays_near_the_picture(pipe: Pipeline) -> None:
     """Measured against the picture as the autoencoder shows it, which the random one here does badly."""
     far, near = (
-        generate(pipe, ["fox"], [7], steps=20, cfg=1, start=Start(noise(), strength))[0] for strength in (1.0, 0.05)
+        generate(pipe, ["fox"], [7], steps=20, cfg=1, start=InitImage(noise(), strength))[0] for strength in (1.0, 0.05)
     )
     latents = pipe.vae.encode(pipe.image_processor.preprocess(noise())).latent_dist.mode()
     (shown,) = pipe.image_processor.postprocess(pipe.vae.decode(latents).sample.detach())
@@ -121,11 +121,11 @@ def test_starts_from_files(pipe: Pipeline, tmp_path: Path) -> None:
     see_through = Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 0))
     see_through.save(tmp_path / "a.png")
     Image.new("L", (SIDE, SIDE), 128).save(tmp_path / "grey.png")
-    start = read_start(tmp_path / "a.png", 0.3, tmp_path / "grey.png", pipe)
+    start = read_init_image(tmp_path / "a.png", 0.3, tmp_path / "grey.png", pipe)
     assert start.image.getcolors() == [(SIDE * SIDE, (255, 255, 255))]
     assert start.mask is not None
     assert start.mask.getcolors() == [(SIDE * SIDE, 255)]
-    assert (start.steps(25), Start(start.image, 1.0).steps(25)) == (7, 25)
+    assert (start.steps(25), InitImage(start.image, 1.0).steps(25)) == (7, 25)
 
 
 def test_a_picture_is_read_as_those_of_data_sets_are(tmp_path: Path) -> None:
@@ -151,4 +151,4 @@ def test_bad_pictures_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:
         ("a.png", "black.png", "black all over"),
     ):
         with pytest.raises(BwlabError, match=found):
-            read_start(tmp_path / image, 0.5, tmp_path / mask if mask else None, pipe)
+            read_init_image(tmp_path / image, 0.5, tmp_path / mask if mask else None, pipe)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from bwlab.errors import BwlabError
 from bwlab.generation.recipe import (
-    AdapterUse,
-    Recipe,
+    GenerationRecipe,
+    RecipeAdapter,
     first_free_number,
     png_bytes,
     read_recipe,
@@ -21,7 +21,7 @@ from bwlab.generation.recipe import (
     write_png,
 )
 
-RECIPE = Recipe(
+RECIPE = GenerationRecipe(
     prompt="ink, fox",
     negative="blurry",
     seed=7,
@@ -33,7 +33,7 @@ RECIPE = Recipe(
     width=64,
     height=48,
     version="0.1.0",
-    adapters=(AdapterUse("fox", "f" * 64, "0.8"), AdapterUse("ink", "e" * 64, "upper=1")),
+    adapters=(RecipeAdapter("fox", "f" * 64, "0.8"), RecipeAdapter("ink", "e" * 64, "upper=1")),
 )
 PICTURE = Image.new("RGB", (64, 48), (200, 100, 50))
 

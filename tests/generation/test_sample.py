@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from bwlab.adapters.attach import Attached
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.errors import BwlabError
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import PluginManager
@@ -55,8 +55,8 @@ def test_adapters_act_inside_the_call_only(pipe: StableDiffusionPipeline, manage
     before = bits(pipe)
     plain = generate(pipe, ["fox"], [3], steps=FEW)
     adapter = strong_adapter(pipe, manager, "all=2", seed=1)
-    adapted = generate(pipe, ["fox"], [3], [Attached(adapter)], steps=FEW)
-    off = generate(pipe, ["fox"], [3], [Attached(adapter, 0.0)], steps=FEW)
+    adapted = generate(pipe, ["fox"], [3], [ScaledAdapter(adapter)], steps=FEW)
+    off = generate(pipe, ["fox"], [3], [ScaledAdapter(adapter, 0.0)], steps=FEW)
     after = generate(pipe, ["fox"], [3], steps=FEW)
     assert differ(plain[0], adapted[0]) > 10
     assert differ(plain[0], off[0]) == differ(plain[0], after[0]) == 0
@@ -71,7 +71,7 @@ def test_an_error_leaves_nothing_attached(pipe: StableDiffusionPipeline, manager
 
     plain = generate(pipe, ["fox"], [3], steps=FEW)
     with pytest.raises(KeyboardInterrupt):
-        generate(pipe, ["fox"], [3], [Attached(adapter)], steps=FEW, on_step=stop)
+        generate(pipe, ["fox"], [3], [ScaledAdapter(adapter)], steps=FEW, on_step=stop)
     assert differ(plain[0], generate(pipe, ["fox"], [3], steps=FEW)[0]) == 0
 
 
@@ -79,7 +79,7 @@ def test_text_encoder_layers_act_too(pipe: StableDiffusionPipeline, manager: Plu
     adapter = strong_adapter(pipe, manager, "te=4", seed=1, text=True)
     assert adapter.layers
     assert all(path.startswith("te.") for path in adapter.layers)
-    plain, adapted = (generate(pipe, ["fox"], [3], use, steps=FEW, cfg=5) for use in ([], [Attached(adapter)]))
+    plain, adapted = (generate(pipe, ["fox"], [3], use, steps=FEW, cfg=5) for use in ([], [ScaledAdapter(adapter)]))
     assert differ(plain[0], adapted[0]) > 0
 
 
@@ -89,8 +89,8 @@ def test_scales_per_picture(pipe: StableDiffusionPipeline, manager: PluginManage
     adapter = strong_adapter(pipe, manager, "all=2, te=4" if text else "all=2", seed=1, text=text)
     scales = [0.0, 0.5, 1.0]
     seeds = [3, 3, 3]
-    uses = ([Attached(adapter, torch.tensor(scales))], [Attached(adapter, {"*": torch.tensor(scales)})])
-    single = [generate(pipe, ["fox"], [3], [Attached(adapter, scale)], steps=FEW, cfg=cfg)[0] for scale in scales]
+    uses = ([ScaledAdapter(adapter, torch.tensor(scales))], [ScaledAdapter(adapter, {"*": torch.tensor(scales)})])
+    single = [generate(pipe, ["fox"], [3], [ScaledAdapter(adapter, scale)], steps=FEW, cfg=cfg)[0] for scale in scales]
     for use in uses:
         together = generate(pipe, ["fox"] * 3, seeds, use, steps=FEW, cfg=cfg, batch_size=2)
         assert max(differ(a, b) for a, b in zip(together, single, strict=True)) <= 1

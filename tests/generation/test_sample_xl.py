@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.base.load import load_base
-from bwlab.generation.diffusers_pipelines import painter_for
+from bwlab.generation.diffusers_pipelines import pipeline_for
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import PluginManager
 from tests.generation.conftest import strong_adapter
@@ -38,7 +38,7 @@ def pixels(images: list[Image.Image]) -> list[list[int]]:
 )
 def test_pictures_are_those_of_diffusers_pipeline(cfg: float, negative: str, xl: Pipeline) -> None:
     ours = generate(xl, ["a cat", "an owl"], [3, 7], steps=2, cfg=cfg, sampler="euler", negative=negative)
-    theirs = painter_for(xl, "euler")(
+    theirs = pipeline_for(xl, "euler")(
         prompt=["a cat", "an owl"],
         negative_prompt=[negative] * 2 if negative else None,
         num_inference_steps=2,
@@ -50,7 +50,7 @@ def test_pictures_are_those_of_diffusers_pipeline(cfg: float, negative: str, xl:
 
 
 def test_adapters_act_on_both_text_encoders_inside_the_call_only(xl: Pipeline, manager: PluginManager) -> None:
-    def paint(*adapters: Attached) -> list[list[int]]:
+    def paint(*adapters: ScaledAdapter) -> list[list[int]]:
         return pixels(generate(xl, ["a cat"], [0], adapters, steps=2, cfg=3.0))
 
     before, adapter = paint(), strong_adapter(xl, manager, "te=2, *=0", seed=0, text=True)
@@ -58,5 +58,5 @@ def test_adapters_act_on_both_text_encoders_inside_the_call_only(xl: Pipeline, m
     second = Adapter(
         "second", "lora", {path: one for path, one in adapter.layers.items() if path[:3] == "te2"}, adapter.scheme
     )
-    assert len({str(paint(*use)) for use in ((), (Attached(adapter),), (Attached(second),))}) == 3
+    assert len({str(paint(*use)) for use in ((), (ScaledAdapter(adapter),), (ScaledAdapter(second),))}) == 3
     assert paint() == before

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler,
 
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
-from bwlab.generation.diffusers_pipelines import painter_for
+from bwlab.generation.diffusers_pipelines import pipeline_for
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS, new_scheduler, sampler_named
 
@@ -41,7 +41,7 @@ def test_every_sampler_paints_and_warns_nothing(
 
 
 def test_the_default_is_dpmpp_2m_with_karras_sigmas(pipe: StableDiffusionPipeline) -> None:
-    scheduler = painter_for(with_scheduler(pipe, DDIMScheduler(clip_sample=False)), DEFAULT_SAMPLER).scheduler
+    scheduler = pipeline_for(with_scheduler(pipe, DDIMScheduler(clip_sample=False)), DEFAULT_SAMPLER).scheduler
     assert isinstance(scheduler, DPMSolverMultistepScheduler)
     assert scheduler.config.algorithm_type == "dpmsolver++"
     assert scheduler.config.solver_order == 2

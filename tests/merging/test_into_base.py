@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
 from bwlab.base.architectures import PUBLISHED
@@ -25,7 +25,7 @@ from bwlab.formats.tensors import LazyTensor, in_dtype
 from bwlab.merging.convert import Conversion, convert
 from bwlab.merging.extract import Extraction, extract
 from bwlab.merging.into_base import merge_into
-from bwlab.merging.merge import Recipe, merge
+from bwlab.merging.merge import MergeRecipe, merge
 from bwlab.merging.methods import Method
 from bwlab.merging.output import Target
 from bwlab.plugins.manager import PluginManager
@@ -85,7 +85,7 @@ def attached(
     scheme, encoders = base_scheme(pipe, manager.block_schemes()), list(text_encoders(pipe))
     plain = outputs(pipe)
     uses = [
-        Attached(load_adapter(file, pipe.unet, manager, scheme, text_encoder=encoders), scale)
+        ScaledAdapter(load_adapter(file, pipe.unet, manager, scheme, text_encoder=encoders), scale)
         for file, scale in zip(files, scales, strict=True)
     ]
     with attach(pipe.unet, *uses, text_encoder=encoders):
@@ -102,7 +102,7 @@ def test_a_folder_says_what_the_attached_adapters_say(
     pipe = load_base(folder)
     files = two_adapters(pipe, tmp_path, manager)
     expected = attached(pipe, files, (0.5, -0.7), manager)
-    outcome = merge_into(Recipe(files, ("0.5", "-0.7")), str(folder), tmp_path / "out", manager)
+    outcome = merge_into(MergeRecipe(files, ("0.5", "-0.7")), str(folder), tmp_path / "out", manager)
     assert outcome.files == (tmp_path / "out",)
     assert error(outputs(load_base(tmp_path / "out")), expected) < TOLERANCE
     assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "b.safetensors", "out"}
@@ -118,7 +118,7 @@ def test_a_single_file_says_so_too(
     files = two_adapters(pipe, tmp_path, manager)
     expected = attached(pipe, files, (1.0, 1.0), manager)
     out = tmp_path / "out.safetensors"
-    merge_into(Recipe(files), base, out, manager)
+    merge_into(MergeRecipe(files), base, out, manager)
     assert error(outputs(load_base(out)), expected) < TOLERANCE
 
 
@@ -129,8 +129,8 @@ def test_a_single_file_in_half_precision(tmp_path: Path, manager: PluginManager,
     files = two_adapters(pipe, tmp_path, manager)
     out.write_bytes(b"mine")
     with pytest.raises(BwlabError, match="it is there already"):
-        merge_into(Recipe(files), base, out, manager)
-    merge_into(Recipe(files), base, out, manager, dtype="fp16", overwrite=True)
+        merge_into(MergeRecipe(files), base, out, manager)
+    merge_into(MergeRecipe(files), base, out, manager, dtype="fp16", overwrite=True)
     assert {entry.dtype for entry in open_adapter_file(out).entries.values()} == {"F16"}
     assert error(outputs(load_base(out)), attached(pipe, files, (1.0, 1.0), manager)) < 0.05
 
@@ -167,7 +167,7 @@ def test_norms_and_biases_are_merged(tmp_path: Path, manager: PluginManager, tin
         for (path, kind), leaves in changes.items()
     ]
     file = written(tmp_path / "a.safetensors", modules)
-    merge_into(Recipe((file,), ("2",)), str(tiny_pipeline), tmp_path / "out", manager)
+    merge_into(MergeRecipe((file,), ("2",)), str(tiny_pipeline), tmp_path / "out", manager)
     merged = load_base(tmp_path / "out").unet
     for (path, _), leaves in changes.items():
         for change, leaf in zip(leaves.values(), ("weight", "bias"), strict=True):
@@ -201,23 +201,23 @@ def test_algorithms_that_need_the_base(tmp_path: Path, manager: PluginManager, t
     pipe = load_base(tiny_pipeline)
     file, base = base_bound(pipe, tmp_path / "a.safetensors"), str(tiny_pipeline)
     expected = attached(pipe, (file,), (0.5,), manager)
-    merge_into(Recipe((file,), ("0.5",)), base, tmp_path / "out", manager)
+    merge_into(MergeRecipe((file,), ("0.5",)), base, tmp_path / "out", manager)
     assert error(outputs(load_base(tmp_path / "out")), expected) < TOLERANCE
     job = Conversion(file, Target(tmp_path / "b.safetensors", "diffusers"), 64, "mid=0.5", base)
     outcome = convert(job, manager)
     assert sum(fit.lost for fit in outcome.fits) < 1e-12
     assert error(attached(pipe, (tmp_path / "b.safetensors",), (1.0,), manager), expected) < TOLERANCE
-    merge(Recipe((file, file), ("0.25", "0.25")), Target(tmp_path / "c.safetensors"), manager, rank=64, base=base)
+    merge(MergeRecipe((file, file), ("0.25", "0.25")), Target(tmp_path / "c.safetensors"), manager, rank=64, base=base)
     assert error(attached(pipe, (tmp_path / "c.safetensors",), (1.0,), manager), expected) < TOLERANCE
 
 
 def test_ties_into_a_base_needs_no_rank(tmp_path: Path, manager: PluginManager, tiny_pipeline: Path) -> None:
     files = two_adapters(load_base(tiny_pipeline), tmp_path, manager)
-    merge_into(Recipe(files, (), Method("dare", 1.0)), str(tiny_pipeline), tmp_path / "dare", manager)
-    merge_into(Recipe(files), str(tiny_pipeline), tmp_path / "sum", manager)
+    merge_into(MergeRecipe(files, (), Method("dare", 1.0)), str(tiny_pipeline), tmp_path / "dare", manager)
+    merge_into(MergeRecipe(files), str(tiny_pipeline), tmp_path / "sum", manager)
     dropped, summed = (outputs(load_base(tmp_path / name)) for name in ("dare", "sum"))
     assert error(dropped, summed) < 1e-6
-    merge_into(Recipe(files, (), Method("ties")), str(tiny_pipeline), tmp_path / "ties", manager)
+    merge_into(MergeRecipe(files, (), Method("ties")), str(tiny_pipeline), tmp_path / "ties", manager)
     assert error(outputs(load_base(tmp_path / "ties")), summed) > 100 * TOLERANCE
 
 
@@ -228,15 +228,15 @@ def test_a_base_of_another_kind(
     with pytest.raises(
         BwlabError, match=r"--into .*: the model lacks \d+ of the \d+ layers that a\.safetensors changes"
     ):
-        merge_into(Recipe(files), str(tiny_xl_pipeline), tmp_path / "out", manager)
+        merge_into(MergeRecipe(files), str(tiny_xl_pipeline), tmp_path / "out", manager)
     with pytest.raises(BwlabError, match="no such folder or file"):
-        merge_into(Recipe(files), str(tmp_path / "none"), tmp_path / "out", manager)
+        merge_into(MergeRecipe(files), str(tmp_path / "none"), tmp_path / "out", manager)
     with pytest.raises(BwlabError, match="Save it as a diffusers folder"):
-        merge_into(Recipe(files), str(tiny_pipeline), tmp_path / "out.safetensors", manager)
+        merge_into(MergeRecipe(files), str(tiny_pipeline), tmp_path / "out.safetensors", manager)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(BwlabError, match="it is there already"):
-        merge_into(Recipe(files), str(tiny_pipeline), tmp_path / "full", manager, overwrite=True)
+        merge_into(MergeRecipe(files), str(tiny_pipeline), tmp_path / "full", manager, overwrite=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -245,7 +245,7 @@ def test_an_extraction_finds_what_was_merged(tmp_path: Path, manager: PluginMana
     files = two_adapters(pipe, tmp_path, manager)
     expected = attached(pipe, files, (1.0, 1.0), manager)
     tuned, out = tmp_path / "tuned", tmp_path / "x.safetensors"
-    merge_into(Recipe(files), str(tiny_pipeline), tuned, manager)
+    merge_into(MergeRecipe(files), str(tiny_pipeline), tuned, manager)
     outcome = extract(Extraction(str(tuned), str(tiny_pipeline), 6, None, True), Target(out), manager)
     assert outcome.notes == ("in all 100.00% of the squared change is captured",)
     assert error(attached(pipe, (out,), (1.0,), manager), expected) < TOLERANCE
@@ -258,7 +258,7 @@ def test_an_extraction_tells_what_it_leaves_out(tmp_path: Path, manager: PluginM
         pipe.unet.conv_norm_out.weight.add_(0.5)
         pipe.unet.mid_block.resnets[0].conv1.bias.add_(0.5)
     pipe.save_pretrained(tmp_path / "base")
-    merge_into(Recipe(files), str(tmp_path / "base"), tmp_path / "tuned", manager)
+    merge_into(MergeRecipe(files), str(tmp_path / "base"), tmp_path / "tuned", manager)
     job = Extraction(str(tmp_path / "tuned"), str(tiny_pipeline), 2, "in0=0, out3=1")
     outcome = extract(job, Target(tmp_path / "x.safetensors"), manager)
     missed = [re.sub(r"[\d.]+", "N", note) for note in outcome.notes]

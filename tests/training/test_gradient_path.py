@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.blocks.configs import SD14, SDXL, meta_unet
 from bwlab.errors import BwlabError
 from bwlab.training.graph import skip_path, without_inner_graph
@@ -131,7 +131,7 @@ def test_a_compiled_unet_has_the_same_gradients() -> None:
     unet = frozen_unet()
     adapter = trained(unet, "lora", "upper=3")
     _, expected = step(unet, adapter, skipping)
-    with attach(unet, Attached(adapter, 0.7)), skipping(unet, adapter):
+    with attach(unet, ScaledAdapter(adapter, 0.7)), skipping(unet, adapter):
         torch.compiler.reset()
         predict(unet, torch.compile(unet, backend="aot_eager")).square().mean().backward()
     for name, parameter in adapter.named_parameters():

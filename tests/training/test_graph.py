@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.blocks.configs import SD14
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.spec import parse_spec
@@ -78,7 +78,7 @@ def predict(unet: nn.Module, run: Callable[..., tuple[Tensor]] | None = None) ->
 
 def step(unet: nn.Module, adapter: Adapter, context: Context) -> tuple[Tensor, dict[str, Tensor | None]]:
     """The prediction and the gradients by name."""
-    with attach(unet, Attached(adapter, 0.7)), context(unet, adapter):
+    with attach(unet, ScaledAdapter(adapter, 0.7)), context(unet, adapter):
         prediction = predict(unet)
         prediction.square().mean().backward()
     gradients = {name: parameter.grad for name, parameter in adapter.named_parameters()}
@@ -146,7 +146,7 @@ def kept_bytes(unet: nn.Module, adapter: Adapter, context: Context) -> int:
         return kept
 
     weights = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
-    with attach(unet, Attached(adapter)), context(unet, adapter):
+    with attach(unet, ScaledAdapter(adapter)), context(unet, adapter):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
             prediction = predict(unet)
         gc.collect()

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from bwlab.dataset.order import generator_for
-from bwlab.dataset.training_set import Drawn
+from bwlab.dataset.training_set import SampledBatch
 from bwlab.training.objective import Batch, min_snr_weights, noised, prediction_loss, signal_to_noise, training_target
 
 TARGETS = ["epsilon", "v_prediction", "sample"]
@@ -23,11 +23,11 @@ def schedule(prediction: str = "epsilon", zero_snr: bool = False) -> DDPMSchedul
     )
 
 
-def drawn(*indices: int) -> Drawn:
+def drawn(*indices: int) -> SampledBatch:
     means = torch.randn(3, 2, 5, 7, generator=torch.Generator().manual_seed(0))[list(indices)]
     sizes = torch.arange(6.0).expand(len(indices), 6)
     captions = tuple("abc"[index] for index in indices)
-    return Drawn(
+    return SampledBatch(
         indices, means, torch.full_like(means, 0.5), captions, torch.tensor([1.0, 3.0, 0.5])[list(indices)], sizes
     )
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 import bwlab
-from bwlab.adapters.attach import LayerUse, hook_layers
+from bwlab.adapters.attach import ScaledLayer, hook_layers
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.base.conditioning import encode_texts, unet_arguments
 from bwlab.base.load import load_base
@@ -147,7 +147,7 @@ def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     picture = torch.randn(2, 5, 11, 13, generator=generator)
     plain = model(picture)
     outputs, gradients = [], []
-    handles = hook_layers([(convolution, [LayerUse(layer, 1.0)])])
+    handles = hook_layers([(convolution, [ScaledLayer(layer, 1.0)])])
     for run_model in (model, compiled.compiled_unet(model)):
         outputs.append(run_model(picture))
         outputs[-1].square().sum().backward()

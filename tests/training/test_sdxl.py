@@ -14,7 +14,7 @@ from bwlab.base.load import load_base
 from bwlab.plugins.events import RunRecord
 from bwlab.training.config import TokensConfig
 from bwlab.training.prepare import prepare
-from bwlab.training.textual_inversion import new_words
+from bwlab.training.textual_inversion import new_token_embeddings
 from bwlab.training.trainer import Trainer
 from tests.training.runs import files_in, plugins, run, short_config
 
@@ -58,7 +58,7 @@ def test_blocks_and_both_text_encoders_learn(tiny_xl_pipeline: Path, two_picture
 
 def test_words_of_two_encoders_load_in_diffusers(tiny_xl_pipeline: Path, tmp_path: Path) -> None:
     pipe = load_base(tiny_xl_pipeline)
-    words = new_words(TokensConfig(words=("<fox>",), initial="ab", vectors=2), pipe)
+    words = new_token_embeddings(TokensConfig(words=("<fox>",), initial="ab", vectors=2), pipe)
     assert words is not None
     with torch.no_grad():
         for rows in words.rows:
@@ -87,7 +87,7 @@ def test_words_learn_in_both_encoders(tiny_xl_pipeline: Path, two_words: Path, t
     sets = "tokens.words=<fox>", f"tokens.alone={alone}", "training.steps=2", "adapter.blocks=mid=1"
     run(short_config(tiny_xl_pipeline, two_words, tmp_path / "out", *sets))
     learned = safetensors.torch.load_file(tmp_path / "out" / "<fox>.safetensors")
-    start = new_words(TokensConfig(words=("<fox>",)), load_base(tiny_xl_pipeline))
+    start = new_token_embeddings(TokensConfig(words=("<fox>",)), load_base(tiny_xl_pipeline))
     assert start is not None
     for key, rows in zip(("clip_l", "clip_g"), start.rows, strict=True):
         assert not torch.equal(learned[key], rows.detach()), key

@@ -12,7 +12,7 @@ from bwlab.base.conditioning import encode_texts
 from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
 from bwlab.training.config import TokensConfig
-from bwlab.training.textual_inversion import new_words
+from bwlab.training.textual_inversion import new_token_embeddings
 from tests.training.runs import files_in, run, short_config
 
 CAPTION = "ink, <fox> on a log"
@@ -25,7 +25,7 @@ def config_of(*words: str, initial: str = "ab", vectors: int = 3) -> TokensConfi
 @pytest.mark.parametrize("vectors", [1, 3])
 def test_a_file_loads_in_diffusers_and_means_the_same(tiny_pipeline: Path, tmp_path: Path, vectors: int) -> None:
     pipe = load_base(tiny_pipeline)
-    words = new_words(config_of("<fox>", "<owl>", vectors=vectors), pipe)
+    words = new_token_embeddings(config_of("<fox>", "<owl>", vectors=vectors), pipe)
     assert words is not None
     with torch.no_grad():
         words.rows[0].normal_(generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def test_the_pipeline_is_afterwards_what_it_was(tiny_pipeline: Path) -> None:
     pipe = load_base(tiny_pipeline)
     tokenizer, layer, size = pipe.tokenizer, pipe.text_encoder.get_input_embeddings(), len(pipe.tokenizer)
     state = {name: tensor.clone() for name, tensor in pipe.text_encoder.state_dict().items()}
-    words = new_words(config_of("<fox>"), pipe)
+    words = new_token_embeddings(config_of("<fox>"), pipe)
     assert words is not None
     with words.attached(pipe):
         assert len(pipe.tokenizer) == size + 3
@@ -62,7 +62,7 @@ def test_the_pipeline_is_afterwards_what_it_was(tiny_pipeline: Path) -> None:
 
 def test_words_start_from_the_initial_text_and_alone_mean_the_same(tiny_pipeline: Path) -> None:
     pipe = load_base(tiny_pipeline)
-    words = new_words(config_of("<fox>", initial="q", vectors=1), pipe)
+    words = new_token_embeddings(config_of("<fox>", initial="q", vectors=1), pipe)
     assert words is not None
     with torch.no_grad(), words.attached(pipe):
         both = encode_texts(pipe, ["a <fox> b", "a q b"]).context
@@ -72,7 +72,7 @@ def test_words_start_from_the_initial_text_and_alone_mean_the_same(tiny_pipeline
 def test_gradients_reach_the_rows_of_the_words_and_nothing_else(tiny_pipeline: Path) -> None:
     pipe = load_base(tiny_pipeline)
     pipe.text_encoder.requires_grad_(False)
-    words = new_words(config_of("<fox>", "<owl>"), pipe)
+    words = new_token_embeddings(config_of("<fox>", "<owl>"), pipe)
     assert words is not None
     with words.attached(pipe):
         encode_texts(pipe, [CAPTION]).context.square().sum().backward()
@@ -100,7 +100,7 @@ def test_words_train_alone_or_with_an_adapter(tiny_pipeline: Path, two_words: Pa
         *previews,
     ]
     pipe = load_base(tiny_pipeline)
-    start = new_words(config_of("<fox>", initial="*", vectors=2), pipe)
+    start = new_token_embeddings(config_of("<fox>", initial="*", vectors=2), pipe)
     assert start is not None
     for out in ("alone", "both"):
         learned = safetensors.torch.load_file(tmp_path / out / "<fox>.safetensors")["<fox>"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, BlockScales, attach, layer_scale
+from bwlab.adapters.attach import BlockScales, ScaledAdapter, attach, layer_scale
 from bwlab.blocks.paths import in_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
@@ -56,7 +56,7 @@ FIRST, LAST = "before the blocks", "after the blocks"
 AFTER_BLOCKS = ("conv_norm_out", "conv_out")
 
 
-class GatedUNet:
+class BatchedDenoiser:
     """A UNet with adapters, in several variants at once.
 
     Args:
@@ -128,7 +128,7 @@ class GatedUNet:
     def _gated(self, count: int, on_block: OnBlock | None) -> Iterator[None]:
         by_name = {stage.name: stage for stage in self.stages}
         uses = [
-            Attached(
+            ScaledAdapter(
                 adapter, {path: _tensor(self.scheme, path, values, by_name, count) for path, values in gates.items()}
             )
             for adapter, gates in zip(self.adapters, self._gates, strict=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.dataset.folders import not_a_folder
@@ -148,9 +148,9 @@ def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str, dis
 
 
 @torch.no_grad()
-def conditions(pipe: Pipeline, captions: Sequence[str], uses: Sequence[Attached] = ()) -> Mapping[str, Any]:
+def conditions(pipe: Pipeline, captions: Sequence[str], uses: Sequence[ScaledAdapter] = ()) -> Mapping[str, Any]:
     """Return the UNet's keyword arguments for captions, read by text encoders with adapters."""
-    texts = [Attached(use.adapter.only(in_text_encoder), use.scale) for use in uses]
+    texts = [ScaledAdapter(use.adapter.only(in_text_encoder), use.scale) for use in uses]
     with attach(pipe.unet, *(use for use in texts if use.adapter.layers), text_encoder=text_encoders(pipe)):
         return unet_arguments(pipe, encode_texts(pipe, captions))
 
@@ -159,7 +159,7 @@ def variant_texts(
     pipe: Pipeline, pair: Sequence[Adapter], variants: Variants, captions: Sequence[str]
 ) -> tuple[list[Mapping[str, Any]], list[int]]:
     """Return the texts that variants read, and which of them each reads: by which of the pair are on in it."""
-    uses = [Attached(adapter) for adapter in pair]
+    uses = [ScaledAdapter(adapter) for adapter in pair]
     matters = [adapts_text(use) for use in uses]
     on = [tuple(bool(gate[place]) and matters[place] for place in range(len(pair))) for gate in variants.gates]
     kinds = list(dict.fromkeys(on))
@@ -169,7 +169,7 @@ def variant_texts(
     return texts, [kinds.index(kind) for kind in on]
 
 
-def adapts_text(use: Attached) -> bool:
+def adapts_text(use: ScaledAdapter) -> bool:
     """Whether an adapter has layers in a text encoder."""
     return any(map(in_text_encoder, use.adapter.layers))
 

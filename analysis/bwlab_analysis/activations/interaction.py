@@ -28,7 +28,7 @@ from bwlab_analysis.activations.variants import (
     random_name,
     without,
 )
-from bwlab_analysis.measures import ALL_TIMES, PREDICTION, Measured, Place
+from bwlab_analysis.measures import ALL_TIMES, PREDICTION, BlockAtTimestep, Measured
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -140,7 +140,7 @@ class _Sums:
         for draw in range(random_b):
             names = (BASE, A, random_name(B, draw, alone=True), random_name(B, draw, alone=False))
             self._pairs[names] = f"{B}{draw}"
-        self._found: dict[Place, dict[str, PairSums]] = {}
+        self._found: dict[BlockAtTimestep, dict[str, PairSums]] = {}
         knocked = zip((A, B), variants.adapters[:2], strict=True) if knock_outs else ()
         # One block of one adapter off, the other adapter off and on -> the adapter and the block.
         self._knocked = {

@@ -19,7 +19,7 @@ Files: TypeAlias = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
-class Look:
+class BaseSettings:
     """How to look at a base at work; the attributes are named as the command's options."""
 
     base: str
@@ -34,7 +34,7 @@ class Look:
 
 
 @dataclass(frozen=True, eq=False)
-class AtWork:
+class PairInBase:
     """Two adapters in a base.
 
     Attributes:
@@ -53,7 +53,7 @@ class AtWork:
         return self.interaction.blame
 
 
-def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dict[Files, AtWork]:
+def measure_in_base(pairs: Sequence[Files], look: BaseSettings, manager: PluginManager) -> dict[Files, PairInBase]:
     """Return what each pair of adapters does in a base; the base is loaded and looked at with the same inputs once.
 
     Raises:
@@ -61,9 +61,9 @@ def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dic
     """
     from bwlab_analysis.activations.interaction import interaction
     from bwlab_analysis.activations.losses import loss_interference
-    from bwlab_analysis.activations.session import gathered_inputs, open_lab
+    from bwlab_analysis.activations.session import gathered_inputs, open_base
 
-    lab = open_lab(look.base, manager, look.device)
+    lab = open_base(look.base, manager, look.device)
     adapters = {file: lab.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
     folders = {"a": look.data_a, "b": look.data_b}
     pictures = {
@@ -75,7 +75,7 @@ def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dic
         lab, [] if look.prompts else list(pictures.values()), look.prompts, look.latents, look.seed
     )
 
-    def at_work(a: Adapter, b: Adapter) -> AtWork:
+    def at_work(a: Adapter, b: Adapter) -> PairInBase:
         rest = look.timesteps, look.draws, look.seed
         losses = [
             loss_interference(
@@ -84,6 +84,6 @@ def looked_at(pairs: Sequence[Files], look: Look, manager: PluginManager) -> dic
             for name, own, other in (("a", a, b), ("b", b, a))
             if name in pictures
         ]
-        return AtWork(lab.scheme, interaction(lab.pipe, lab.scheme, a, b, inputs, *rest), tuple(losses))
+        return PairInBase(lab.scheme, interaction(lab.pipe, lab.scheme, a, b, inputs, *rest), tuple(losses))
 
     return {(a, b): at_work(adapters[a], adapters[b]) for a, b in pairs}

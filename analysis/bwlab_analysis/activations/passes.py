@@ -14,7 +14,7 @@ from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.training.objective import noise_schedule, training_target
-from bwlab_analysis.activations.batched_unet import GatedUNet, OnBlock
+from bwlab_analysis.activations.batched_unet import BatchedDenoiser, OnBlock
 from bwlab_analysis.activations.inputs import Inputs, variant_texts
 from bwlab_analysis.activations.variants import BASE, Group, Variants, portions
 
@@ -55,12 +55,12 @@ class Pass:
     target: Tensor
     times: Tensor
     texts: Sequence[Mapping[str, Any]]
-    gated: GatedUNet
+    gated: BatchedDenoiser
     names: tuple[str, ...]
     groups: Sequence[Group]
 
     def run(self, on_block: OnBlock | None = None) -> Tensor:
-        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `GatedUNet`.
+        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `BatchedDenoiser`.
 
         Raises:
             BwlabError: a variant's output is NaN or infinite.
@@ -101,7 +101,7 @@ def passes(
         size = max(1, most // len(shown.names))
         pieces = list(inputs.pieces(size))
         texts = [variant_texts(pipe, pair, shown, piece.captions) for piece in pieces]
-        gated = GatedUNet(pipe.unet, scheme, shown.adapters, shown.gates, texts[0][1])
+        gated = BatchedDenoiser(pipe.unet, scheme, shown.adapters, shown.gates, texts[0][1])
         for time, (place, piece) in product(timesteps, enumerate(pieces)):
             times = torch.full((len(piece),), time, device=piece.latents.device)
             noisy = schedule.add_noise(piece.latents, piece.noise, times)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Lab:
+class LoadedBase:
     """A base and what is known of it.
 
     Attributes:
@@ -53,7 +53,7 @@ def require_adapters(files: Iterable[Path], manager: PluginManager) -> None:
         read_contents(file, manager)
 
 
-def open_lab(base: str, manager: PluginManager, device: str = "auto") -> Lab:
+def open_base(base: str, manager: PluginManager, device: str = "auto") -> LoadedBase:
     """Return a base on a device, frozen; BwlabError if it cannot be loaded."""
     from bwlab.base.device import chosen_device
 
@@ -62,10 +62,12 @@ def open_lab(base: str, manager: PluginManager, device: str = "auto") -> Lab:
     pipe.set_progress_bar_config(disable=True)
     for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         model.requires_grad_(False)
-    return Lab(base, pipe, base_scheme(pipe, manager.block_schemes()), manager)
+    return LoadedBase(base, pipe, base_scheme(pipe, manager.block_schemes()), manager)
 
 
-def gathered_inputs(lab: Lab, folders: Sequence[Pictures], prompts: Sequence[str], count: int, seed: int) -> Inputs:
+def gathered_inputs(
+    lab: LoadedBase, folders: Sequence[Pictures], prompts: Sequence[str], count: int, seed: int
+) -> Inputs:
     """Return inputs from pictures where folders are given, in equal parts, else painted by the base for prompts.
 
     Raises:

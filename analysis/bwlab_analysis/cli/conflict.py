@@ -11,21 +11,17 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.pair import Files, looked_at
+from bwlab_analysis.cli.options import CellsOption, JsonOption, ReportOption, SeedOption
 from bwlab_analysis.measures import SCHEMA_VERSION, Json
-from bwlab_analysis.report.documents import base_conflict_document, conflict_document
-from bwlab_analysis.report.show import show
-from bwlab_analysis.report.verdict import FROM_WEIGHTS
-from bwlab_analysis.weights.conflict import ConflictReport, measure_conflict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bwlab_analysis.activations.pair import AtWork, Look
-    from bwlab_analysis.cli.options import CellsOption, JsonOption, ReportOption, SeedOption
+    from bwlab_analysis.activations.pair import BaseSettings, Files, PairInBase
+    from bwlab_analysis.weights.conflict import ConflictReport
 
 
-Pair: TypeAlias = tuple[ConflictReport, Files]
+Pair: TypeAlias = "tuple[ConflictReport, Files]"
 
 
 def require_pairs(files: Sequence[Path], pictures: bool) -> None:
@@ -40,19 +36,28 @@ def require_pairs(files: Sequence[Path], pictures: bool) -> None:
 
 
 def run_conflict(
-    files: Sequence[Path], look: Look | None, *, signs: bool, cells: bool, as_json: bool, report: Path | None = None
+    files: Sequence[Path],
+    look: BaseSettings | None,
+    *,
+    signs: bool,
+    cells: bool,
+    as_json: bool,
+    report: Path | None = None,
 ) -> None:
     """Compare two adapters or more and print what was found; BwlabError for what is wrong with them."""
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import warn
+    from bwlab_analysis.activations.pair import measure_in_base
     from bwlab_analysis.installed import conflict_measures
+    from bwlab_analysis.report.show import show
     from bwlab_analysis.weights.adapter_weights import weights_of
+    from bwlab_analysis.weights.conflict import measure_conflict
 
     manager = build_manager()
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
     weights = weights_of(look.base if look is not None else None)
     pairs = [(measure_conflict(a, b, measures, manager, weights), (a, b)) for a, b in combinations(files, 2)]
-    at_work = looked_at([files for _, files in pairs], look, manager) if look is not None else {}
+    at_work = measure_in_base([files for _, files in pairs], look, manager) if look is not None else {}
 
     def tables(console: Console) -> None:
         if len(pairs) == 1:
@@ -69,10 +74,11 @@ def _print_pair(
     console: Console,
     report: ConflictReport,
     files: Files,
-    at_work: dict[Files, AtWork],
+    at_work: dict[Files, PairInBase],
     cells: bool,
 ) -> None:
     from bwlab_analysis.report.tables_weights import print_conflict
+    from bwlab_analysis.report.verdict import FROM_WEIGHTS
 
     print_conflict(console, report, cells)
     found = at_work.get(files)
@@ -91,7 +97,9 @@ def _print_pair(
         print_advice(console, steps_of(found.blame), found.scheme)
 
 
-def _document(pairs: Sequence[Pair], at_work: dict[Files, AtWork]) -> dict[str, Json]:
+def _document(pairs: Sequence[Pair], at_work: dict[Files, PairInBase]) -> dict[str, Json]:
+    from bwlab_analysis.report.documents import base_conflict_document, conflict_document
+
     documents = [
         {**conflict_document(report), **(base_conflict_document(at_work[files]) if files in at_work else {})}
         for report, files in pairs
@@ -137,7 +145,7 @@ def conflict_command(
     own pictures in --data-a and --data-b, which blocks of one harm the other, and what to turn down. Of more than two
     adapters every pair is compared.
     """
-    from bwlab_analysis.activations.pair import Look
+    from bwlab_analysis.activations.pair import BaseSettings
 
     require_pairs(files, pictures=base is not None and bool(data_a or data_b))
     look = None
@@ -146,9 +154,9 @@ def conflict_command(
 
         times = checked_timesteps(timesteps)
         texts = prompts_beside(prompts, {"--data-a": data_a, "--data-b": data_b})
-        look = Look(base, data_a, data_b, texts, times, latents, draws, seed, device)
+        look = BaseSettings(base, data_a, data_b, texts, times, latents, draws, seed, device)
     else:
-        _require_no_base_needed(context, {field.name for field in fields(Look)})
+        _require_no_base_needed(context, {field.name for field in fields(BaseSettings)})
     run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json, report=report)
 
 

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab.images import read_pictures
-from bwlab_analysis.activations.inputs import read_prompts
 from bwlab_analysis.cli.options import MOST_SEED, JsonOption, ReportOption, SeedOption
-from bwlab_analysis.fidelity.clip import built_in_scorers, clip_of
-from bwlab_analysis.fidelity.scores import Judge, References, Sampling
-from bwlab_analysis.installed import fidelity_scorers
 
 if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
+    from bwlab_analysis.fidelity.scores import Judge, Sampling
 
 
 AdapterArgument = Annotated[Path, typer.Argument(help="An adapter file.", show_default=False)]
@@ -60,7 +56,7 @@ def activations_command(
     from bwlab.plugins.manager import build_manager
     from bwlab_analysis.activations.changes import activation_changes
     from bwlab_analysis.activations.inputs import checked_timesteps, prompts_beside
-    from bwlab_analysis.activations.session import gathered_inputs, open_lab, require_adapters
+    from bwlab_analysis.activations.session import gathered_inputs, open_base, require_adapters
     from bwlab_analysis.report.documents import activations_document
     from bwlab_analysis.report.show import show
     from bwlab_analysis.report.tables_base import print_activations
@@ -71,7 +67,7 @@ def activations_command(
         raise BwlabError(f"--data {data}", found, "Give one of them")
     manager = build_manager()
     require_adapters([file], manager)
-    lab = open_lab(base, manager, device)
+    lab = open_base(base, manager, device)
     adapter = lab.adapter(file)
     pictures = [] if data is None else [lab.pictures(data, latents)]
     inputs = gathered_inputs(lab, pictures, texts, latents, seed)
@@ -104,7 +100,7 @@ def fidelity_command(
     """Paint compositions of two adapters and score identity, style and text, whole and block by block."""
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import progress_of
-    from bwlab_analysis.activations.session import open_lab, require_adapters
+    from bwlab_analysis.activations.session import open_base, require_adapters
     from bwlab_analysis.fidelity.conditions import four_conditions, knock_ins, knock_outs
     from bwlab_analysis.fidelity.scores import block_profiles, controls, measure_fidelity
     from bwlab_analysis.report.documents import fidelity_document, heading
@@ -117,7 +113,7 @@ def fidelity_command(
     manager = build_manager()
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images)
-    lab = open_lab(base, manager, device)
+    lab = open_base(base, manager, device)
     identity, style = (lab.adapter(file) for file in files)
     conditions = [*four_conditions()]
     if blocks:
@@ -155,7 +151,7 @@ def recommend_command(
     """Search the best block scales for an identity and a style adapter; what was tried is told with its scores."""
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import progress_of
-    from bwlab_analysis.activations.session import open_lab, require_adapters
+    from bwlab_analysis.activations.session import open_base, require_adapters
     from bwlab_analysis.fidelity.recommend import recommended
     from bwlab_analysis.report.documents import heading, recommend_document
     from bwlab_analysis.report.html import strips
@@ -166,7 +162,7 @@ def recommend_command(
     manager = build_manager()
     require_adapters([identity, style], manager)
     judge = new_judge(manager, base, clip, id_images, style_images)
-    lab = open_lab(base, manager, device)
+    lab = open_base(base, manager, device)
     with progress_of("painting") as advance:
         trials = recommended(lab, (identity, style), judge, sampling, budget, seed, advance)
     head = heading(lab, (identity, style), judge, sampling)
@@ -181,6 +177,9 @@ def recommend_command(
 
 def new_sampling(prompts: Path | None, seeds: int, steps: int, cfg: float) -> Sampling:
     """Return how to paint; BwlabError without prompts, or for a guidance scale that is no number."""
+    from bwlab_analysis.activations.inputs import read_prompts
+    from bwlab_analysis.fidelity.scores import Sampling
+
     if not math.isfinite(cfg):
         raise BwlabError(f"--cfg {cfg}", "no finite number", "Give one such as 7")
     texts = read_prompts(prompts)
@@ -193,7 +192,11 @@ def new_judge(
     manager: PluginManager, base: str, clip: str | None, identity: Path, style: Path, most: int = 64
 ) -> Judge:
     """Return the scorers, the built-in ones first, with reference pictures (at most ``most`` of each folder)."""
+    from bwlab.images import read_pictures
     from bwlab.terminal import warn
+    from bwlab_analysis.fidelity.clip import built_in_scorers, clip_of
+    from bwlab_analysis.fidelity.scores import Judge, References
+    from bwlab_analysis.installed import fidelity_scorers
 
     references = References(tuple(read_pictures(identity)[:most]), tuple(read_pictures(style)[:most]))
     return Judge([*built_in_scorers(clip_of(base, clip)), *fidelity_scorers(manager, warn)], references)

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.weights.adapter_weights import weights_of
+from bwlab_analysis.cli.options import CellsOption, FileArgument, JsonOption, ModulesOption, ReportOption, WeightsOption
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from bwlab_analysis.cli.options import (
-        CellsOption,
-        FileArgument,
-        JsonOption,
-        ModulesOption,
-        ReportOption,
-        WeightsOption,
-    )
 
 
 def norms_command(
@@ -37,6 +28,7 @@ def norms_command(
     from bwlab_analysis.installed import block_metrics
     from bwlab_analysis.report.documents import norms_document
     from bwlab_analysis.report.show import show
+    from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.norms import measure_norms
 
     manager = build_manager()

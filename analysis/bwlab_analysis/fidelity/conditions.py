@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab_analysis.activations.batched_unet import Gate
 
 BASE, IDENTITY, STYLE, BOTH = "base", "identity alone", "style alone", "both"
@@ -30,9 +30,9 @@ class Condition:
     block: tuple[str, str] | None = None
     knocked: Literal["in", "out"] | None = None
 
-    def uses(self, identity: Adapter, style: Adapter) -> list[Attached]:
+    def uses(self, identity: Adapter, style: Adapter) -> list[ScaledAdapter]:
         """Return the adapters as `bwlab.generation.sample.generate` takes them."""
-        return [Attached(identity, self.identity), Attached(style, self.style)]
+        return [ScaledAdapter(identity, self.identity), ScaledAdapter(style, self.style)]
 
 
 def four_conditions() -> tuple[Condition, ...]:

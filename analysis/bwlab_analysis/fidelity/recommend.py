@@ -12,7 +12,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.batched_unet import TEXT
 from bwlab_analysis.activations.interaction import interaction
-from bwlab_analysis.activations.session import Lab, gathered_inputs
+from bwlab_analysis.activations.session import LoadedBase, gathered_inputs
 from bwlab_analysis.fidelity.bootstrap import Array, Interval, harmonic_mean, interval, resampled_means
 from bwlab_analysis.fidelity.conditions import Condition, four_conditions
 from bwlab_analysis.fidelity.scores import (
@@ -42,7 +42,7 @@ class NothingGained(BwlabError):
 
 
 @dataclass(frozen=True)
-class Composition:
+class PairScales:
     """A block scale for each block of both adapters, as pairs so that compositions can be compared."""
 
     identity: tuple[tuple[str, float], ...]
@@ -52,10 +52,10 @@ class Composition:
         """Return the scale of each block of an adapter: ``"identity"`` or ``"style"``."""
         return dict(self.identity if adapter == IDENTITY else self.style)
 
-    def with_scale(self, adapter: str, block: str, scale: float) -> Composition:
+    def with_scale(self, adapter: str, block: str, scale: float) -> PairScales:
         """Return the composition with another scale in one block of one adapter."""
         changed = tuple((name, scale if name == block else old) for name, old in self.gates(adapter).items())
-        return Composition(changed, self.style) if adapter == IDENTITY else Composition(self.identity, changed)
+        return PairScales(changed, self.style) if adapter == IDENTITY else PairScales(self.identity, changed)
 
     def spec(self, adapter: str) -> str:
         """Return an adapter's scales as a block spec, such as ``"in0=0, *=1"``."""
@@ -100,7 +100,7 @@ class Scored:
         scores: its scores and pictures.
     """
 
-    composition: Composition
+    composition: PairScales
     reason: str
     kept: Kept
     scores: ConditionScores
@@ -220,13 +220,13 @@ def recommend(
     """
     if budget < 1:
         raise BwlabError(f"--budget {budget}", "no composition may be tried", "Give 1 or more")
-    start = Composition(
+    start = PairScales(
         tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
     )
     worst = sorted(blame, key=lambda one: -one.weight)
-    trials: dict[Composition, Scored] = {}
+    trials: dict[PairScales, Scored] = {}
 
-    def attempt(composition: Composition, reason: str) -> None:
+    def attempt(composition: PairScales, reason: str) -> None:
         if composition not in trials and len(trials) < budget:
             scores = search.score(composition.condition())
             trials[composition] = Scored(composition, reason, search.kept(scores), scores)
@@ -264,13 +264,13 @@ def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
     ]
 
 
-def _proposals(start: Composition, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
+def _proposals(start: PairScales, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[PairScales, str]]:
     yield start, WHOLE
     for part, members in scheme.parts:
         covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
         style = tuple((block, float(block in covered)) for block, _ in start.style)
         if any(scale for block, scale in style if block != TEXT):
-            yield Composition(start.identity, style), f"style in {part} only"
+            yield PairScales(start.identity, style), f"style in {part} only"
     for one in worst:
         for scale in TURNED_DOWN:
             yield start.with_scale(one.adapter, one.block, scale), f"blamed: {one.adapter} {_how(scale)} in {one.block}"
@@ -280,7 +280,7 @@ def _how(scale: float) -> str:
     return "off" if scale == 0 else f"at {scale:g}"
 
 
-def _neighbours(best: Composition, worst: Sequence[Blame]) -> Iterator[tuple[Composition, str]]:
+def _neighbours(best: PairScales, worst: Sequence[Blame]) -> Iterator[tuple[PairScales, str]]:
     """Yield the best composition with one block changed: blamed blocks down first, then blocks up again."""
     for one in worst:
         for scale in TURNED_DOWN:
@@ -296,7 +296,7 @@ def _neighbours(best: Composition, worst: Sequence[Blame]) -> Iterator[tuple[Com
 
 
 def recommended(
-    lab: Lab,
+    lab: LoadedBase,
     files: tuple[Path, Path],
     judge: Judge,
     sampling: Sampling,

@@ -1,5 +1,1 @@
-"""Reports as one HTML file that needs no network: made of the JSON documents that the commands print."""
-
-from bwlab_analysis.report.page import write_report
-
-__all__ = ["write_report"]
+"""Reports: numbers as text, tables for the terminal, JSON documents, and one HTML file that needs no network."""

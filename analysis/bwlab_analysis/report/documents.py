@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab_analysis.activations.losses import BlockBlame
-from bwlab_analysis.activations.pair import AtWork
-from bwlab_analysis.activations.session import Lab
+from bwlab_analysis.activations.pair import PairInBase
+from bwlab_analysis.activations.session import LoadedBase
 from bwlab_analysis.fidelity.scores import Judge, Sampling
 from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured
 from bwlab_analysis.report.advice import conflict_score, headline, notations_of, remarks, specs_of, steps_of
@@ -121,7 +121,7 @@ def _left_out(parts: Iterable[LeftOut]) -> list[Json]:
     return [{"reason": part.reason, "keys": list(part.keys)} for part in parts]
 
 
-def base_conflict_document(found: AtWork) -> dict[str, Json]:
+def base_conflict_document(found: PairInBase) -> dict[str, Json]:
     """Return what two adapters do in a base as JSON: `function`, `loss`, `advice`."""
     return {
         "function": interaction_document(found.interaction),
@@ -288,7 +288,7 @@ def _loss(loss: Loss) -> dict[str, Json]:
     return {"value": loss.value, "error": None if math.isnan(loss.error) else loss.error}
 
 
-def heading(lab: Lab, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
+def heading(lab: LoadedBase, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
     """Return what JSON reports of fidelity begin with."""
     return {
         "base": lab.base,

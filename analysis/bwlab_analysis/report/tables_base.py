@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.losses import BlockBlame, Loss, LossReport
-    from bwlab_analysis.activations.pair import AtWork
+    from bwlab_analysis.activations.pair import PairInBase
     from bwlab_analysis.fidelity.bootstrap import Interval
     from bwlab_analysis.fidelity.recommend import Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
@@ -217,7 +217,7 @@ def _signed(one: Interval) -> str:
 
 
 def print_matrix(
-    console: Console, files: Sequence[Path], pairs: Sequence[tuple[ConflictReport, AtWork | None]]
+    console: Console, files: Sequence[Path], pairs: Sequence[tuple[ConflictReport, PairInBase | None]]
 ) -> None:
     """Print every pair's measures over the whole adapters, and with a base what each leaves of the other."""
     called = dict(zip(files, letters(len(files)), strict=True))
@@ -243,7 +243,7 @@ def print_matrix(
         console.print(FROM_WEIGHTS)
 
 
-def _interactions(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork]]) -> Table:
+def _interactions(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, PairInBase]]) -> Table:
     table = new_table(["pair", "alignment", "interaction"])
     for report, at_work in pairs:
         measures = at_work.interaction.place(PREDICTION).measures
@@ -252,7 +252,7 @@ def _interactions(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictRepo
     return table
 
 
-def _kept(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, AtWork]]) -> Iterator[Table]:
+def _kept(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, PairInBase]]) -> Iterator[Table]:
     """Matrices of so many columns as fit."""
     kept: dict[tuple[str, str], Measured | None] = {}
     for report, at_work in pairs:

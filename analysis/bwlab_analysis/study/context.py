@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.activations.session import Lab, open_lab
+from bwlab_analysis.activations.session import LoadedBase, open_base
 from bwlab_analysis.fidelity.scores import Judge, References
 from bwlab_analysis.study.jobs import Job, Json
 
@@ -24,7 +24,7 @@ INPUTS_KEPT = 64
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyLocation:
     """Where a study runs.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
+class JobContext:
     """A place, with what is opened there when it is first asked for.
 
     Attributes:
@@ -51,8 +51,8 @@ class Workshop:
         painted: what the base named so paints for prompts: so many noisy pictures, by a seed.
     """
 
-    place: Place
-    lab: Callable[[str], Lab]
+    place: StudyLocation
+    lab: Callable[[str], LoadedBase]
     adapter: Callable[[str, Path], Adapter]
     judge: Callable[[Job], Judge]
     clip: Callable[[], ClipModel]
@@ -63,14 +63,14 @@ class Workshop:
         return job.folder(self.place.out) / str(job.result(self.place.out)["file"])
 
 
-def open_workshop(place: Place) -> Workshop:
+def open_job_context(place: StudyLocation) -> JobContext:
     """Return a workshop in which nothing is open yet."""
     from bwlab.plugins.manager import build_manager
     from bwlab_analysis.activations.inputs import painted_inputs
     from bwlab_analysis.fidelity.clip import load_clip
 
     manager = build_manager()
-    lab = cache(lambda base: open_lab(base, manager, place.device))
+    lab = cache(lambda base: open_base(base, manager, place.device))
 
     @lru_cache(ADAPTERS_KEPT)
     def adapter(base: str, file: Path) -> Adapter:
@@ -89,10 +89,10 @@ def open_workshop(place: Place) -> Workshop:
     def painted(base: str, prompts: tuple[str, ...], count: int, seed: int) -> Inputs:
         return painted_inputs(lab(base).pipe, prompts, count, seed)
 
-    return Workshop(place, lab, adapter, judge, cache(lambda: load_clip(place.clip)), painted)
+    return JobContext(place, lab, adapter, judge, cache(lambda: load_clip(place.clip)), painted)
 
 
-def _scorers(place: Place, manager: PluginManager) -> list[FidelityScorer]:
+def _scorers(place: StudyLocation, manager: PluginManager) -> list[FidelityScorer]:
     from bwlab.terminal import warn
     from bwlab_analysis.fidelity.clip import built_in_scorers
     from bwlab_analysis.installed import fidelity_scorers

@@ -21,7 +21,7 @@ from bwlab_analysis.study.jobs import (
     Json,
     forget_files,
     seed_of,
-    told,
+    subject_fingerprint,
 )
 from bwlab_analysis.study.plan import (
     BOTH,
@@ -157,7 +157,7 @@ class _Expansion:
         return Job(SCORE, f"{name}, {identity.name} x {style.name}", settings)
 
     def _judged(self, identity: Subject, style: Subject) -> dict[str, Json]:
-        return {"scorer": self.scorer, "identity": told(identity), "style": told(style)}
+        return {"scorer": self.scorer, "identity": subject_fingerprint(identity), "style": subject_fingerprint(style)}
 
     def _prompts(self, identity: Subject, style: Subject, most: int | None) -> list[Json]:
         words = {"identity": identity.words, "style": style.words}
@@ -193,7 +193,9 @@ class _Expansion:
         if composition.merge == ZIP:  # its weights are learned on the pictures
             kinds = [self.plan.adapters[adapter].learns for adapter in composition.use]
             settings["weights"] = asdict(ZipSettings())
-            settings["learned"] = [{"kind": one, **told(identity if one == IDENTITY else style)} for one in kinds]
+            settings["learned"] = [
+                {"kind": one, **subject_fingerprint(identity if one == IDENTITY else style)} for one in kinds
+            ]
         roles = {str(place): job for place, job in enumerate(adapters)}
         return Job(MERGE, f"{name}, {identity.name} x {style.name}", settings, roles)
 
@@ -203,8 +205,8 @@ class _Expansion:
         settings: dict[str, Json] = {
             "base": self.plan.base,
             "scales": [scale for _, scale in used],
-            "identity": told(identity),
-            "style": told(style),
+            "identity": subject_fingerprint(identity),
+            "style": subject_fingerprint(style),
             "prompts": self._prompts(identity, style, None),
             "latents": measures.latents,
             "timesteps": measures.timesteps,
@@ -234,7 +236,9 @@ class _Expansion:
         other = plan.orthogonal_to
         needs = {} if other is None else {"orthogonal_to": self.training(other, identity, style)}
         subjects = {IDENTITY: (identity,), STYLE: (style,), BOTH: (identity, style)}[plan.learns]
-        learned: list[Json] = [{"kind": kind, **told(one)} for kind, one in _kinds(plan.learns, subjects)]
+        learned: list[Json] = [
+            {"kind": kind, **subject_fingerprint(one)} for kind, one in _kinds(plan.learns, subjects)
+        ]
         settings: dict[str, Json] = {
             "base": self.plan.base,
             "learns": learned,

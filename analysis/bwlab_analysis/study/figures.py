@@ -11,7 +11,7 @@ from bwlab_analysis.report.plots import panels
 from bwlab_analysis.study.plan import BASE, CONTROLS, IDENTITY, STYLE
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, interval
-from bwlab_analysis.study.tables import Shown, profiles, validation
+from bwlab_analysis.study.tables import StudyTable, profiles, validation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def identity_and_style(shares: Shares) -> Figure:
     return figure
 
 
-def carried_by_blocks(shown: Shown) -> Figure:
+def carried_by_blocks(shown: StudyTable) -> Figure:
     """Return bars of identity and style by block, a panel for each sweep."""
     sweeps = list(dict.fromkeys(row[:2] for row in shown.rows))
     figure, columns = panels(5 * len(sweeps), 3.5, len(sweeps))
@@ -72,7 +72,7 @@ def carried_by_blocks(shown: Shown) -> Figure:
     return figure
 
 
-def predictions(shown: Shown) -> Figure:
+def predictions(shown: StudyTable) -> Figure:
     """Return bars of held-out rank correlations, the strongest first."""
     rows = [row for row in shown.rows if row[1].value is not None][:MEASURES_SHOWN]
     figure, (axes,) = panels(8, 1 + 0.25 * len(rows))

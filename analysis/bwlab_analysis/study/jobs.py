@@ -84,7 +84,7 @@ def _and_needs(job: Job) -> Iterator[Job]:
     yield job
 
 
-def told(subject: Subject) -> dict[str, Json]:
+def subject_fingerprint(subject: Subject) -> dict[str, Json]:
     """Return a subject as JSON, with a hash of its folder's files, since these decide what is learned."""
     return {"name": subject.name, "words": subject.words, "folder": subject.folder, "files": _files(subject.folder)}
 

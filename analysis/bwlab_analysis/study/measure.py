@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bwlab_analysis.measures import ALL_TIMES, PREDICTION
-from bwlab_analysis.study.context import Workshop
+from bwlab_analysis.study.context import JobContext
 from bwlab_analysis.study.jobs import Job, Json
 from bwlab_analysis.study.subjects import data_folder
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.losses import BlockBlame, LossReport
-    from bwlab_analysis.activations.session import Lab
+    from bwlab_analysis.activations.session import LoadedBase
     from bwlab_analysis.measures import Measured
 
 KINDS = ("identity", "style")
 
 
-def measure(job: Job, workshop: Workshop, folder: Path) -> dict[str, Json]:
+def measure(job: Job, workshop: JobContext, folder: Path) -> dict[str, Json]:
     """Return all measures of the weights, of activations on the adapters' pictures and on prompts, and of losses."""
     settings: dict[str, Any] = dict(job.settings)
     lab = workshop.lab(settings["base"])
@@ -36,7 +36,7 @@ def measure(job: Job, workshop: Workshop, folder: Path) -> dict[str, Json]:
     return found
 
 
-def at_scale(file: Path, scale: str, target: Path, lab: Lab) -> Path:
+def at_scale(file: Path, scale: str, target: Path, lab: LoadedBase) -> Path:
     """Return an adapter file that acts at scale 1 as the given one does at a scale.
 
     Args:
@@ -45,16 +45,16 @@ def at_scale(file: Path, scale: str, target: Path, lab: Lab) -> Path:
         target: the file to write, else.
         lab: the base.
     """
-    from bwlab.merging.merge import Recipe, merge
+    from bwlab.merging.merge import MergeRecipe, merge
     from bwlab.merging.output import Target
 
     if scale == "1":
         return file
-    merge(Recipe((file,), (scale,)), Target(target, overwrite=True), lab.manager)
+    merge(MergeRecipe((file,), (scale,)), Target(target, overwrite=True), lab.manager)
     return target
 
 
-def _weights(files: list[Path], lab: Lab) -> Json:
+def _weights(files: list[Path], lab: LoadedBase) -> Json:
     from bwlab.terminal import warn
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.conflict import measure_conflict
@@ -63,7 +63,7 @@ def _weights(files: list[Path], lab: Lab) -> Json:
     return {name: _told(measured) for name, measured in report.total.measures.items()}
 
 
-def _at_work(files: list[Path], settings: Mapping[str, Any], workshop: Workshop, folder: Path) -> dict[str, Json]:
+def _at_work(files: list[Path], settings: Mapping[str, Any], workshop: JobContext, folder: Path) -> dict[str, Json]:
     from bwlab_analysis.activations.inputs import checked_timesteps
     from bwlab_analysis.activations.interaction import interaction
     from bwlab_analysis.activations.losses import blame_of_losses, loss_interference

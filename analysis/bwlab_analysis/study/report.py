@@ -11,7 +11,7 @@ from bwlab.files import make_folder, write_atomically
 from bwlab_analysis.report.html import gallery, heading, paragraph, table
 from bwlab_analysis.report.page import FILE, page
 from bwlab_analysis.study.results import Results, read_results, write_results
-from bwlab_analysis.study.tables import Shown, tables_of
+from bwlab_analysis.study.tables import StudyTable, tables_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,7 @@ def title_of(results: Results) -> str:
     return str(results.plan["title"])
 
 
-def markdown(results: Results, tables: list[Shown], pictures: Mapping[str, object]) -> str:
+def markdown(results: Results, tables: list[StudyTable], pictures: Mapping[str, object]) -> str:
     """Return the report as Markdown; its pictures lie beside it."""
     parts = [f"# {title_of(results)}", "", *(shown.markdown() for shown in tables)]
     parts += [f"![{name}]({FIGURES}/{file_of(name)})\n" for name in pictures]
@@ -69,7 +69,7 @@ def file_of(figure: str) -> str:
     return re.sub(r"[^\w.]+", "-", figure) + ".png"
 
 
-def html(tables: list[Shown], pictures: Mapping[str, Image]) -> str:
+def html(tables: list[StudyTable], pictures: Mapping[str, Image]) -> str:
     """Return the body of the report's page."""
     parts = []
     for shown in tables:

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.context import Place, Workshop, open_workshop
+from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
 from bwlab_analysis.study.jobs import Job
 from bwlab_analysis.study.work import perform
 
@@ -31,10 +31,10 @@ class Failure:
     reason: str
 
 
-Runner = Callable[[Sequence[Job], Place, OnJob], list[Failure]]
+Runner = Callable[[Sequence[Job], StudyLocation, OnJob], list[Failure]]
 
 
-def run_locally(jobs: Sequence[Job], place: Place, on_job: OnJob) -> list[Failure]:
+def run_locally(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> list[Failure]:
     """Run jobs in order, each after what it needs, and return those that failed; what needs them is not run.
 
     Args:
@@ -42,7 +42,7 @@ def run_locally(jobs: Sequence[Job], place: Place, on_job: OnJob) -> list[Failur
         place: where.
         on_job: called before each with (done, all, the job).
     """
-    workshop = open_workshop(place)
+    workshop = open_job_context(place)
     failures: dict[str, Failure] = {}
     for done, job in enumerate(jobs):
         on_job(done, len(jobs), job)
@@ -71,7 +71,9 @@ def ray_runner(workers: int | None = None) -> Runner:
     return partial(run_on_ray, _ray(), workers)
 
 
-def run_on_ray(ray: Any, workers: int | None, jobs: Sequence[Job], place: Place, on_job: OnJob) -> list[Failure]:
+def run_on_ray(
+    ray: Any, workers: int | None, jobs: Sequence[Job], place: StudyLocation, on_job: OnJob
+) -> list[Failure]:
     """Run jobs and return those that failed; see `bwlab_analysis.study.runners.run_locally`.
 
     A job whose worker dies is begun again, three times at most.
@@ -96,7 +98,7 @@ def run_on_ray(ray: Any, workers: int | None, jobs: Sequence[Job], place: Place,
 class _Schedule:
     """What waits, what runs, and what failed."""
 
-    def __init__(self, ray: Any, workers: int | None, jobs: Sequence[Job], place: Place) -> None:
+    def __init__(self, ray: Any, workers: int | None, jobs: Sequence[Job], place: StudyLocation) -> None:
         self.ray, self.jobs, self.place = ray, jobs, place
         gpus = ray.cluster_resources().get("GPU", 0) if place.device.startswith(("auto", "cuda")) else 0
         self.most = workers or int(gpus or ray.cluster_resources().get("CPU", 1))
@@ -143,7 +145,7 @@ class _Schedule:
             self.failures[job.key] = Failure(job, reason)
 
 
-def perform_apart(job: Job, place: Place) -> str | None:
+def perform_apart(job: Job, place: StudyLocation) -> str | None:
     """Run a job in a worker's process and return why it failed, None if it did not."""
     from bwlab_analysis.study.work import perform
 
@@ -155,9 +157,9 @@ def perform_apart(job: Job, place: Place) -> str | None:
 
 
 @cache
-def _workshop(place: Place) -> Workshop:
+def _workshop(place: StudyLocation) -> JobContext:
     """A process's own, open for all its jobs."""
-    return open_workshop(place)
+    return open_job_context(place)
 
 
 def _ray() -> Any:
@@ -184,6 +186,6 @@ def _start(ray: Any, workers: int | None) -> None:
         raise BwlabError(f"RAY_ADDRESS={address}", "no Ray cluster answers there", fix) from error
 
 
-def local(jobs: Sequence[Job], place: Place, on_job: OnJob) -> list[Failure]:
+def local(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> list[Failure]:
     """Run jobs in this process."""
     return run_locally(jobs, place, on_job)

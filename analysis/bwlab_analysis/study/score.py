@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.context import Workshop, names
+from bwlab_analysis.study.context import JobContext, names
 from bwlab_analysis.study.jobs import Job, Json
 from bwlab_analysis.study.paintings import painted
 from bwlab_analysis.study.plan import OWN, TRUE
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEPTHS = 4
 
 
-def score(job: Job, workshop: Workshop) -> dict[str, Json]:
+def score(job: Job, workshop: JobContext) -> dict[str, Json]:
     """Return each picture's scores by name, prompt by prompt; distances to the true picture of the first prompt's."""
     settings: dict[str, Any] = dict(job.settings)
     if "pictures" in job.needs:
@@ -39,7 +39,7 @@ def score(job: Job, workshop: Workshop) -> dict[str, Json]:
     return {"pictures_a_prompt": each, "values": {name: list[Json](found) for name, found in values.items()}}
 
 
-def recommend(job: Job, workshop: Workshop) -> dict[str, Json]:
+def recommend(job: Job, workshop: JobContext) -> dict[str, Json]:
     """Return what ``bwlab analyze recommend`` finds: the best composition's specs, and each picture's scores.
 
     Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.

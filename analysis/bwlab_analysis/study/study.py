@@ -13,7 +13,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.study.context import Place
+from bwlab_analysis.study.context import StudyLocation
 from bwlab_analysis.study.expand import Expanded, expanded
 from bwlab_analysis.study.jobs import Job, with_needs
 from bwlab_analysis.study.plan import StudyPlan
@@ -38,7 +38,7 @@ class Study:
     """
 
     plan: StudyPlan
-    place: Place
+    place: StudyLocation
     scheme: BlockScheme
     work: Expanded
 
@@ -65,7 +65,7 @@ def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
     unet = base_unet(plan.base)
     scheme = scheme_for(unet.config, build_manager().block_schemes())
     clip = clip_of(plan.base, plan.clip)
-    return Study(plan, Place(out, clip, device), scheme, expanded(plan, scheme, scorer_hash(clip)))
+    return Study(plan, StudyLocation(out, clip, device), scheme, expanded(plan, scheme, scorer_hash(clip)))
 
 
 def run_study(study: Study, runner: Runner, on_job: OnJob, kinds: Collection[str] = ()) -> list[Failure]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shown:
+class StudyTable:
     """A table: what it tells, how to read it, its heads and rows."""
 
     title: str
@@ -41,16 +41,16 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def tables_of(results: Results) -> list[Shown]:
+def tables_of(results: Results) -> list[StudyTable]:
     """Return every table for which there are results."""
     shares = Shares(results) if BASE in results.compositions else None
-    makers: list[Shown | None] = [_cost(results)]
+    makers: list[StudyTable | None] = [_cost(results)]
     if shares is not None:
         makers = [fidelity(shares), claims(shares), profiles(shares), validation(shares), agreement(shares), *makers]
     return [table for table in makers if table is not None and table.rows]
 
 
-def fidelity(shares: Shares) -> Shown:
+def fidelity(shares: Shares) -> StudyTable:
     """Return how well each composition shows identity and style, and how far it is from the true picture."""
     results = shares.results
     rows = [_fidelity_row(shares, name) for name in results.compositions if name not in results.swept]
@@ -60,7 +60,7 @@ def fidelity(shares: Shares) -> Shown:
         "brackets: 95 % intervals over identities and seeds."
     )
     heads = ("composition", "identity", "style", "balance", "text", "embedding", "features", "structure")
-    return Shown("Fidelity", note, heads, tuple(rows))
+    return StudyTable("Fidelity", note, heads, tuple(rows))
 
 
 def _fidelity_row(shares: Shares, name: str) -> tuple[Cell, ...]:
@@ -80,7 +80,7 @@ def _far(results: Results, name: str, measure: str) -> bool:
     return name not in CONTROLS and results.scored(name, measure)
 
 
-def claims(shares: Shares) -> Shown:
+def claims(shares: Shares) -> StudyTable:
     """Return each claim with the difference it is about."""
     claimed = shares.results.plan["claims"]
     rows = []
@@ -90,7 +90,7 @@ def claims(shares: Shares) -> Shown:
         difference = interval(better[:, :, :prompts] - worse[:, :, :prompts])
         rows.append((Cell(name), Cell(claim["by"]), interval_cell(difference, 3), Cell(verdict(difference))))
     note = "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds."
-    return Shown("Claims", note, ("claim", "by", "difference", "verdict"), tuple(rows))
+    return StudyTable("Claims", note, ("claim", "by", "difference", "verdict"), tuple(rows))
 
 
 def _by(shares: Shares, composition: str, by: str) -> Floats:
@@ -108,7 +108,7 @@ def verdict(difference: Interval) -> str:
     return "reversed" if difference.high < 0 else "open"
 
 
-def profiles(shares: Shares) -> Shown:
+def profiles(shares: Shares) -> StudyTable:
     """Return what each block carries alone, or costs when it is off."""
     rows = []
     for sweep, names in shares.results.sweeps:
@@ -117,10 +117,10 @@ def profiles(shares: Shares) -> Shown:
             what = f"{sweep.adapter} {'only' if sweep.mode == 'in' else 'without'}"
             rows.append((Cell(sweep.of), Cell(what), Cell(block), *kinds))
     note = "One block of an adapter on alone, or off: shares as above."
-    return Shown("What each block carries", note, ("composition", "adapter", "block", *KINDS), tuple(rows))
+    return StudyTable("What each block carries", note, ("composition", "adapter", "block", *KINDS), tuple(rows))
 
 
-def validation(shares: Shares) -> Shown:
+def validation(shares: Shares) -> StudyTable:
     """Return how each measure's ranks go with what is lost when two adapters act together."""
     results = shares.results
     outcome = losses(shares, results.alone)
@@ -148,10 +148,10 @@ def validation(shares: Shares) -> Shown:
         f"choosing, and all {len(results.measures)}. The interval is of the held-out rho, over identities."
     )
     heads = ("measure", "held-out rho", "rho for choosing", "rho of all", "95 % interval")
-    return Shown("What predicts the loss", note, heads, shown)
+    return StudyTable("What predicts the loss", note, heads, shown)
 
 
-def agreement(shares: Shares) -> Shown:
+def agreement(shares: Shares) -> StudyTable:
     """Return how good the blamed blocks are against an exhaustive search."""
     note = (
         "Each block of each adapter is switched off in turn: the gain is the change of balance. Top-1: how often the "
@@ -160,14 +160,14 @@ def agreement(shares: Shares) -> Shown:
         "can be below 0. In brackets: intervals over identities."
     )
     heads = ("blamed by", "top-1", "chance", "regret of 1", "of 2", "of 3", "of 5")
-    return Shown("Blame against exhaustive search", note, heads, tuple(agreement_rows(shares)))
+    return StudyTable("Blame against exhaustive search", note, heads, tuple(agreement_rows(shares)))
 
 
-def _cost(results: Results) -> Shown:
+def _cost(results: Results) -> StudyTable:
     minutes = {kind: results.cpu_seconds[kind] / 60 for kind in KINDS_OF_JOBS if kind in results.cpu_seconds}
     minutes["in all"] = sum(minutes.values())
     rows = [(Cell(kind), number_cell(one, None, 1)) for kind, one in minutes.items()]
-    return Shown("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
+    return StudyTable("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
 
 
 def interval_cell(found: Interval, digits: int = 2) -> Cell:

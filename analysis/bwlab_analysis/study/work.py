@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bwlab.files import make_folder, write_atomically
-from bwlab_analysis.study.context import Workshop
+from bwlab_analysis.study.context import JobContext
 from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, RESULT, SCORE, TRAIN, Job, Json
 from bwlab_analysis.study.paintings import PICTURES, in_rows
 from bwlab_analysis.study.plan import ZIP, ZipSettings
@@ -17,7 +17,7 @@ from bwlab_analysis.study.plan import ZIP, ZipSettings
 Found = dict[str, Json]
 
 
-def perform(job: Job, workshop: Workshop) -> Found:
+def perform(job: Job, workshop: JobContext) -> Found:
     """Run a job whose needs are done and return its result; one that is done already is not run again.
 
     Raises:
@@ -36,7 +36,7 @@ def perform(job: Job, workshop: Workshop) -> Found:
     return found
 
 
-def _train(job: Job, workshop: Workshop, folder: Path) -> Found:
+def _train(job: Job, workshop: JobContext, folder: Path) -> Found:
     from rich.console import Console
 
     from bwlab.training import train
@@ -65,8 +65,8 @@ def _train(job: Job, workshop: Workshop, folder: Path) -> Found:
     return {"file": str(file.relative_to(folder))}
 
 
-def _merge(job: Job, workshop: Workshop, folder: Path) -> Found:
-    from bwlab.merging.merge import Recipe, merge
+def _merge(job: Job, workshop: JobContext, folder: Path) -> Found:
+    from bwlab.merging.merge import MergeRecipe, merge
     from bwlab.merging.methods import Method
     from bwlab.merging.output import Target
 
@@ -76,12 +76,12 @@ def _merge(job: Job, workshop: Workshop, folder: Path) -> Found:
         return _zip(settings, files, workshop, folder)
     method = Method(settings["method"], density=settings["density"])
     target = Target(folder / "adapter.safetensors", overwrite=True)
-    recipe = Recipe(files, tuple(settings["scales"]), method)
+    recipe = MergeRecipe(files, tuple(settings["scales"]), method)
     merge(recipe, target, workshop.lab(settings["base"]).manager, rank=settings["rank"])
     return {"file": target.path.name}
 
 
-def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: Workshop, folder: Path) -> Found:
+def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: JobContext, folder: Path) -> Found:
     from bwlab_analysis.study.subjects import data_folder
     from bwlab_analysis.study.ziplora import zip_merge
 
@@ -91,17 +91,17 @@ def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: Workshop,
     return {"file": target.name}
 
 
-def _paint(job: Job, workshop: Workshop, folder: Path) -> Found:
+def _paint(job: Job, workshop: JobContext, folder: Path) -> Found:
     import io
 
-    from bwlab.adapters.attach import Attached
+    from bwlab.adapters.attach import ScaledAdapter
     from bwlab.blocks.spec import parse_spec
     from bwlab.generation.sample import generate
 
     settings: dict[str, Any] = dict(job.settings)
     lab = workshop.lab(settings["base"])
     uses = [
-        Attached(
+        ScaledAdapter(
             workshop.adapter(settings["base"], workshop.file_of(need)),
             parse_spec(scale, lab.scheme, kind="scale", default=1.0),
         )
@@ -118,25 +118,25 @@ def _paint(job: Job, workshop: Workshop, folder: Path) -> Found:
     return {"file": PICTURES, "side": images[0].width}
 
 
-def _score(job: Job, workshop: Workshop, folder: Path) -> Found:
+def _score(job: Job, workshop: JobContext, folder: Path) -> Found:
     from bwlab_analysis.study.score import score
 
     return score(job, workshop)
 
 
-def _measure(job: Job, workshop: Workshop, folder: Path) -> Found:
+def _measure(job: Job, workshop: JobContext, folder: Path) -> Found:
     from bwlab_analysis.study.measure import measure
 
     return measure(job, workshop, folder)
 
 
-def _recommend(job: Job, workshop: Workshop, folder: Path) -> Found:
+def _recommend(job: Job, workshop: JobContext, folder: Path) -> Found:
     from bwlab_analysis.study.score import recommend
 
     return recommend(job, workshop)
 
 
-WORK: Mapping[str, Callable[[Job, Workshop, Path], Found]] = {
+WORK: Mapping[str, Callable[[Job, JobContext, Path], Found]] = {
     TRAIN: _train,
     MERGE: _merge,
     PAINT: _paint,

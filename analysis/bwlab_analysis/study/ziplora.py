@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.adapters.modules import layers_by_path
 from bwlab.blocks.paths import in_unet
@@ -23,14 +23,16 @@ from bwlab_analysis.study.plan import ZipSettings
 
 if TYPE_CHECKING:
     from bwlab.adapters.layer import BaseLayer
-    from bwlab_analysis.activations.session import Lab
+    from bwlab_analysis.activations.session import LoadedBase
 
 Weights = Mapping[str, Tensor]
 PICTURES = 24
 """Of each adapter, at most."""
 
 
-def zip_merge(lab: Lab, files: Sequence[Path], pictures: Sequence[Path], target: Path, settings: ZipSettings) -> None:
+def zip_merge(
+    lab: LoadedBase, files: Sequence[Path], pictures: Sequence[Path], target: Path, settings: ZipSettings
+) -> None:
     """Write two adapters as one: ``dW_a diag(m_a) + dW_b diag(m_b)``, of rank ``r_a + r_b``.
 
     The weights m, one for each input channel of each layer, start at 1 and lower the mean squared difference between
@@ -60,7 +62,7 @@ def zip_merge(lab: Lab, files: Sequence[Path], pictures: Sequence[Path], target:
 
 
 def learned_weights(
-    lab: Lab, pair: Sequence[Adapter], inputs: Sequence[Inputs], settings: ZipSettings
+    lab: LoadedBase, pair: Sequence[Adapter], inputs: Sequence[Inputs], settings: ZipSettings
 ) -> list[dict[str, Tensor]]:
     """Return each adapter's weights, path -> ``(input channels,)``."""
     unet = lab.pipe.unet
@@ -74,7 +76,7 @@ def learned_weights(
     for _ in range(settings.steps):
         loss = settings.apart * overlap(*weights)
         for adapter, one in zip(pair, draw.batches(), strict=True):
-            with torch.no_grad(), attach(unet, Attached(adapter)):
+            with torch.no_grad(), attach(unet, ScaledAdapter(adapter)):
                 alone = unet(**one).sample
             with _zipped_live(bases, pair, weights):
                 loss = loss + functional.mse_loss(unet(**one).sample, alone)
@@ -92,7 +94,7 @@ def overlap(a: Weights, b: Weights) -> Tensor:
     return torch.stack([(a[path] * b[path]).mean().abs() for path in shared]).mean()
 
 
-def zipped(lab: Lab, pair: Sequence[Adapter], weights: Sequence[Mapping[str, Tensor]]) -> Adapter:
+def zipped(lab: LoadedBase, pair: Sequence[Adapter], weights: Sequence[Mapping[str, Tensor]]) -> Adapter:
     """Return the merged adapter: weights folded into down, factors side by side."""
     bases = layers_by_path(lab.pipe.unet)
     layers = {}
@@ -111,7 +113,7 @@ def zipped(lab: Lab, pair: Sequence[Adapter], weights: Sequence[Mapping[str, Ten
 class _Draw:
     """Noisy pictures of each adapter with what the UNet reads, drawn anew in each step."""
 
-    def __init__(self, lab: Lab, inputs: Sequence[Inputs], settings: ZipSettings) -> None:
+    def __init__(self, lab: LoadedBase, inputs: Sequence[Inputs], settings: ZipSettings) -> None:
         self.inputs, self.settings = inputs, settings
         self.schedule = noise_schedule(lab.pipe)
         self.generator = torch.Generator().manual_seed(settings.seed)

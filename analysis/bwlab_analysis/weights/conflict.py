@@ -155,7 +155,7 @@ def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[Co
     delta_b = b.delta(path) if path in b.shapes else None
     if delta_a is not None and delta_b is not None:
         with np.errstate(over="ignore", invalid="ignore"):
-            delta_a.crossed(delta_b)  # First, since the norms come out of the same products.
+            delta_a.cross_grams(delta_b)  # First, since the norms come out of the same products.
     energy_a = None if delta_a is None else a.energy(path, delta_a)
     energy_b = None if delta_b is None else b.energy(path, delta_b)
     parts: dict[str, Parts | None] = {}

@@ -33,7 +33,7 @@ def inner_variance_given_inputs(a: FactoredMatrix, b: FactoredMatrix) -> float:
     This is the scale of two adapters that share their initialisation. By the argument of `cosine_variance` with the
     v_i . q_j kept it is `sum_ij s_i^2 t_j^2 (v_i . q_j)^2 / m = |a b^T|_F^2 / m`, by traces of r x r products.
     """
-    rows = a.crossed(b)[1]
+    rows = a.cross_grams(b)[1]
     square = float(np.vdot(a.up_gram @ rows, rows @ b.up_gram))
     return max(square, 0.0) / a.shape[0]
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from bwlab.blocks.paths import COMPONENTS, UNET, component_of
-from bwlab.formats.contents import Placed
 from bwlab.formats.dialects.peft import LEAF, alphas_from, canonical_leaf
 from bwlab.formats.keys import ALPHA, DOWN, UP, is_path
 
 if TYPE_CHECKING:
-    from bwlab.formats.contents import AdapterContents
+    from bwlab.formats.contents import AdapterContents, ParsedKey
     from bwlab.formats.safetensors import AdapterFile
 
 # Not the keys of other tools, which have such leaves too.
@@ -26,7 +25,7 @@ ALPHA_KEY = re.compile(rf"{_PART}(.+)\.alpha")
 
 CONFIG = "lora_adapter_metadata"
 
-Place: TypeAlias = "Callable[[AdapterFile, str], Placed | None]"
+KeyParser: TypeAlias = "Callable[[AdapterFile, str], ParsedKey | None]"
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -70,7 +69,7 @@ def adapter_path(part: str | None, path: str) -> str | None:
     return whole if is_path(whole) else None
 
 
-def _read(file: AdapterFile, dialect: str, places: Iterable[Place]) -> AdapterContents:
+def _read(file: AdapterFile, dialect: str, places: Iterable[KeyParser]) -> AdapterContents:
     from bwlab.formats.contents import assemble
 
     placed, unknown = [], []
@@ -84,35 +83,41 @@ def _read(file: AdapterFile, dialect: str, places: Iterable[Place]) -> AdapterCo
     return assemble(file, dialect, placed, alphas=alphas, unknown=unknown)
 
 
-def _place_peft(file: AdapterFile, key: str) -> Placed | None:
+def _place_peft(file: AdapterFile, key: str) -> ParsedKey | None:
     match = PEFT_STYLE.fullmatch(key)
     path = adapter_path(match[1], match[2]) if match else None
     return None if match is None or path is None else canonical_leaf(file, key, path, match[3])
 
 
-def _place_old(file: AdapterFile, key: str) -> Placed | None:
+def _place_old(file: AdapterFile, key: str) -> ParsedKey | None:
+    from bwlab.formats.contents import ParsedKey
+
     match = OLD.fullmatch(key)
     path = adapter_path(match[1], match[2]) if match else None
-    return None if match is None or path is None else Placed(key, path, DOWN if match[3] == "down" else UP)
+    return None if match is None or path is None else ParsedKey(key, path, DOWN if match[3] == "down" else UP)
 
 
-def _place_oldest(file: AdapterFile, key: str) -> Placed | None:
+def _place_oldest(file: AdapterFile, key: str) -> ParsedKey | None:
+    from bwlab.formats.contents import ParsedKey
+
     match = OLDEST.fullmatch(key)
     if match is None:
         return None
     in_text = match[1] is not None and match[1].startswith("text_encoder")
     layer = f"{match[3]}_proj" if in_text else "to_out.0" if match[3] == "out" else f"to_{match[3]}"
     path = adapter_path(match[1], f"{match[2]}.{layer}")
-    return None if path is None else Placed(key, path, DOWN if match[4] == "down" else UP)
+    return None if path is None else ParsedKey(key, path, DOWN if match[4] == "down" else UP)
 
 
-def _place_alpha(file: AdapterFile, key: str) -> Placed | None:
+def _place_alpha(file: AdapterFile, key: str) -> ParsedKey | None:
+    from bwlab.formats.contents import ParsedKey
+
     match = ALPHA_KEY.fullmatch(key)
     path = adapter_path(match[1], match[2]) if match else None
-    return None if path is None else Placed(key, path, ALPHA)
+    return None if path is None else ParsedKey(key, path, ALPHA)
 
 
-def _alphas(metadata: Mapping[str, str], placed: Iterable[Placed], file: AdapterFile) -> dict[str, float]:
+def _alphas(metadata: Mapping[str, str], placed: Iterable[ParsedKey], file: AdapterFile) -> dict[str, float]:
     """Path -> alpha, as the configs of PEFT say that diffusers keeps in the metadata, `unet.lora_alpha` and so on."""
     try:
         entries = json.loads(metadata.get(CONFIG, "{}"))

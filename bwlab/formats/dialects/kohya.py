@@ -7,14 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import Placed
 from bwlab.formats.keys import ALPHA, kohya_name_of, ldm_name_of, path_of
-from bwlab.formats.modules import with_one_alpha
-from bwlab.formats.safetensors import write_tensors
-from bwlab.formats.tensors import in_dtype
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
@@ -87,7 +81,7 @@ def bundled_embeddings(file: AdapterFile) -> dict[str, LazyTensor]:
 
 
 def _read(file: AdapterFile, dialect: str) -> AdapterContents:
-    from bwlab.formats.contents import assemble
+    from bwlab.formats.contents import ParsedKey, assemble
 
     embeddings = bundled_embeddings(file)
     placed, unknown = [], []
@@ -98,7 +92,7 @@ def _read(file: AdapterFile, dialect: str) -> AdapterContents:
             paths[name] = _path(name)
         path = paths[name]
         if path is not None:
-            placed.append(Placed(key, path, leaf))
+            placed.append(ParsedKey(key, path, leaf))
         elif not BUNDLED.fullmatch(key):
             unknown.append(key)
     return assemble(file, dialect, placed, embeddings=embeddings, unknown=unknown)
@@ -145,6 +139,10 @@ def has_two_encoders(contents: AdapterContents) -> bool:
 
 def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str]) -> dict[str, LazyTensor]:
     """The tensors of a file by key, alphas in float32 among them; `BwlabError` if two modules share a name."""
+    import numpy as np
+
+    from bwlab.formats.tensors import in_dtype
+
     tensors: dict[str, LazyTensor] = {}
     for module in modules:
         name = name_of(module.path)
@@ -161,6 +159,9 @@ def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str
 
 
 def _write(contents: AdapterContents, path: Path, dtype: str | None, name_of: Callable[[str], str]) -> None:
+    from bwlab.formats.modules import with_one_alpha
+    from bwlab.formats.safetensors import write_tensors
+
     modules = with_one_alpha(contents.modules.values())
     write_tensors(path, kohya_tensors(modules, name_of), contents.metadata, dtype)
 

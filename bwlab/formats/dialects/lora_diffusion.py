@@ -13,11 +13,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import Placed
 from bwlab.formats.keys import DOWN, UP
 
 if TYPE_CHECKING:
-    from bwlab.formats.contents import AdapterContents
+    from bwlab.formats.contents import AdapterContents, ParsedKey
     from bwlab.formats.safetensors import AdapterFile
 
 NUMBERED = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
@@ -89,9 +88,11 @@ def unet_layers(feed_forward: bool) -> Iterator[tuple[str, int, int | None]]:
         yield f"{block}.attn2.to_out.0", width, width
 
 
-def _placed(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[Placed]:
+def _placed(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[ParsedKey]:
+    from bwlab.formats.contents import ParsedKey
+
     layers = zip(names, pairs, strict=True)
-    return [one for name, (up, down) in layers for one in (Placed(down, name, DOWN), Placed(up, name, UP))]
+    return [one for name, (up, down) in layers for one in (ParsedKey(down, name, DOWN), ParsedKey(up, name, UP))]
 
 
 def _numbered(file: AdapterFile, part: str) -> list[tuple[str, str]]:

@@ -12,14 +12,10 @@ from typing import TYPE_CHECKING
 from bwlab.blocks.paths import COMPONENTS, component_of
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.formats.contents import Placed
 from bwlab.formats.keys import DOWN, UP, is_path
-from bwlab.formats.lora_form import bias_leaves, untuckered
-from bwlab.formats.modules import with_unit_scale
-from bwlab.formats.safetensors import write_tensors
 
 if TYPE_CHECKING:
-    from bwlab.formats.contents import AdapterContents
+    from bwlab.formats.contents import AdapterContents, ParsedKey
     from bwlab.formats.modules import ModuleWeights
     from bwlab.formats.safetensors import AdapterFile
     from bwlab.formats.tensors import LazyTensor
@@ -62,13 +58,15 @@ def read(file: AdapterFile) -> AdapterContents:
     return assemble(file, "peft", placed, alphas=alphas_from(_config(file), ranks), unknown=unknown)
 
 
-def canonical_leaf(file: AdapterFile, key: str, path: str, leaf: str) -> Placed:
+def canonical_leaf(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:
     """A key of PEFT's as LyCORIS' leaf; the vector of DoRA's lengths comes as a column."""
+    from bwlab.formats.contents import ParsedKey
+
     shape = file.entries[key].shape
     if leaf != "lora_magnitude_vector":
-        return Placed(key, path, _READ_LEAVES.get(leaf, leaf))
+        return ParsedKey(key, path, _READ_LEAVES.get(leaf, leaf))
     column = (math.prod(shape), *(1 for _ in shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
-    return Placed(key, path, _READ_LEAVES[leaf], column)
+    return ParsedKey(key, path, _READ_LEAVES[leaf], column)
 
 
 def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[str, float]:
@@ -112,11 +110,15 @@ def _config(file: AdapterFile) -> dict[str, object]:
 
 def expresses(module: ModuleWeights) -> bool:
     """Whether the module can be written exactly: a LoRA, with a Tucker core or without, that leaves the bias alone."""
+    from bwlab.formats.lora_form import bias_leaves
+
     return module.algorithm in ("lora", "tucker") and not bias_leaves(module)
 
 
 def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
     """Writes modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
+    from bwlab.formats.safetensors import write_tensors
+
     tensors: dict[str, LazyTensor] = {}
     configs: dict[str, object] = {}
     for component, modules in _by_component(contents).items():
@@ -135,6 +137,8 @@ def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) 
     They are named as in diffusers pipelines: `unet`, `text_encoder`, `text_encoder_2`. Modules are named as in
     transformers since 5.6: without `text_model.` in the first text encoder, with it in the second.
     """
+    from bwlab.formats.safetensors import write_tensors
+
     for component, modules in _by_component(contents).items():
         level = TEXT_MODEL if component == "text_encoder_2" else ""
         named = {_with_level(name, level): module for name, module in modules.items()}
@@ -165,6 +169,9 @@ def lora_config(modules: Mapping[str, ModuleWeights]) -> dict[str, object]:
 
 def _by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeights]]:
     """Component -> module name in it -> module, ready to be written; components without modules are left out."""
+    from bwlab.formats.lora_form import untuckered
+    from bwlab.formats.modules import with_unit_scale
+
     found: dict[str, dict[str, ModuleWeights]] = {}
     for path, module in contents.modules.items():
         component = component_of(path)

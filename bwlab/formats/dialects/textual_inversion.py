@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bwlab.errors import BwlabError
-from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
-from bwlab.formats.safetensors import AdapterFile, open_adapter_file, write_tensors
-from bwlab.formats.tensors import LazyTensor
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bwlab.formats.contents import AdapterContents
+    from bwlab.formats.safetensors import AdapterFile
+    from bwlab.formats.tensors import LazyTensor
 
 
 # A1111, kohya, and for SDXL one embedding for each encoder; these do not say the token, which is the file's name.
@@ -59,6 +58,8 @@ def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Pa
     Of Stable Diffusion 1.x and 2.x the key is the token, as diffusers has it; of SDXL `clip_l` and `clip_g` hold the
     embeddings for the two encoders, and the metadata the token.
     """
+    from bwlab.formats.safetensors import write_tensors
+
     for token, tensors in _by_token(embeddings).items():
         metadata, named = {"format": "pt"}, {token: tensors.get(token)}
         if SECOND + token in tensors:
@@ -108,6 +109,9 @@ def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
     Raises:
         BwlabError: the file is missing, broken, holds something else, or NaN.
     """
+    from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
+    from bwlab.formats.safetensors import open_adapter_file
+
     path = Path(path)
     file = open_pickle(path) if path.suffix.lower() in PICKLE_SUFFIXES else open_adapter_file(path)
     keys = [key for key in file.entries if key != COUNTER]
@@ -143,6 +147,8 @@ def _rows(file: AdapterFile, key: str) -> NDArray[np.float32]:
 
 
 def _matrix(tensor: LazyTensor) -> NDArray[np.float32]:
+    import numpy as np
+
     numbers: NDArray[np.float32] = tensor.numbers(np.float32).astype(np.float32, copy=False)
     return numbers[None] if numbers.ndim == 1 else numbers
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.training.objective import noise_schedule
 from bwlab_analysis.activations.inputs import conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
@@ -28,7 +28,7 @@ def predictions(world: World, *adapters: Adapter, scale: object = 1.0) -> list[T
     for time in (700, 200):
         times = torch.full((3,), time)
         noisy = noise_schedule(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
-        with attach(world.pipe.unet, *(Attached(one, scale) for one in adapters)):  # type: ignore[arg-type]
+        with attach(world.pipe.unet, *(ScaledAdapter(one, scale) for one in adapters)):  # type: ignore[arg-type]
             outputs.append(world.pipe.unet(noisy, times, **conditions(world.pipe, world.inputs.captions)).sample)
     return outputs
 
@@ -57,7 +57,7 @@ def test_switching_a_block_off_is_measured_as_by_hand(world: World, report: Inte
     for time in (700, 200):
         times = torch.full((3,), time)
         noisy = noise_schedule(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
-        with torch.no_grad(), attach(world.pipe.unet, Attached(world.a), Attached(world.b, off)):
+        with torch.no_grad(), attach(world.pipe.unet, ScaledAdapter(world.a), ScaledAdapter(world.b, off)):
             text = conditions(world.pipe, world.inputs.captions)
             both.append(world.pipe.unet(noisy, times, **text).sample)
     gained = ((torch.stack(both).double() - without_b) - (hab - hb)) * (ha - h0)

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.training.objective import noise_schedule, training_target
 from bwlab_analysis.activations.inputs import Inputs, conditions
 from bwlab_analysis.activations.losses import Loss, loss_interference
@@ -19,7 +19,7 @@ from tests.analysis.activations.conftest import World
 
 
 @torch.no_grad()
-def loss(world: World, *uses: Attached) -> float:
+def loss(world: World, *uses: ScaledAdapter) -> float:
     losses = []
     for time in (700, 200):
         times = torch.full((3,), time)
@@ -34,17 +34,17 @@ def loss(world: World, *uses: Attached) -> float:
 
 def test_losses_are_those_of_the_variants_alone(world: World) -> None:
     report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700, 200), draws=2)
-    a, b = Attached(world.a), Attached(world.b)
+    a, b = ScaledAdapter(world.a), ScaledAdapter(world.b)
     assert report.base.value == pytest.approx(loss(world), rel=1e-5)
     assert report.own.value == pytest.approx(loss(world, a), rel=1e-5)
     assert report.both.value == pytest.approx(loss(world, a, b), rel=1e-5)
     assert report.harm.value == pytest.approx(report.both.value - report.own.value)
-    off = Attached(world.b, {"*": 1.0, "in0": 0.0})
+    off = ScaledAdapter(world.b, {"*": 1.0, "in0": 0.0})
     blamed = next(one for one in report.blame if one.block == "in0")
     assert blamed.change.value == pytest.approx(report.both.value - loss(world, a, off), rel=1e-3, abs=1e-6)
     changes = [one.change.value for one in report.blame]
     assert changes == sorted(changes, reverse=True)
-    off = Attached(world.a, {"*": 1.0, "mid": 0.0})
+    off = ScaledAdapter(world.a, {"*": 1.0, "mid": 0.0})
     needed = next(one for one in report.need if one.block == "mid")
     assert needed.change.value == pytest.approx(loss(world, off, b) - report.both.value, rel=1e-3, abs=1e-6)
     assert len(report.random_harm) == 2

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.weights import open_model
 from bwlab.plugins.manager import build_manager
 from bwlab.training.objective import noise_schedule
 from bwlab_analysis.activations.batched_unet import unet_blocks
 from bwlab_analysis.activations.inputs import Inputs, conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
-from bwlab_analysis.activations.session import Lab, open_lab
+from bwlab_analysis.activations.session import LoadedBase, open_base
 from bwlab_analysis.activations.variants import random_like
 from bwlab_analysis.measures import PREDICTION, Measured
 from bwlab_analysis.weights.conflict import measure_conflict
@@ -43,7 +43,7 @@ MID = ("mid_block.attentions.0.transformer_blocks.0.attn1.", "mid_block.resnets.
 class Bench:
     """A base in float64, and inputs to look at it with."""
 
-    lab: Lab
+    lab: LoadedBase
     inputs: Inputs
 
     def adapter(
@@ -59,14 +59,14 @@ class Bench:
     def predictions(self, adapter: Adapter, scale: float) -> Tensor:
         pipe, times = self.lab.pipe, torch.full((len(self.inputs),), 500)
         noisy = noise_schedule(pipe).add_noise(self.inputs.latents, self.inputs.noise, times)
-        with attach(pipe.unet, Attached(adapter, scale)):
+        with attach(pipe.unet, ScaledAdapter(adapter, scale)):
             output: Tensor = pipe.unet(noisy, times, **conditions(pipe, self.inputs.captions)).sample
         return output
 
 
 @pytest.fixture(scope="module")
 def bench(small_base: Path) -> Bench:
-    lab = open_lab(str(small_base), build_manager(), "cpu")
+    lab = open_base(str(small_base), build_manager(), "cpu")
     lab.pipe.to(torch.float64)
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     return Bench(lab, Inputs(latents, noise, ("a fox", "ink"), "random numbers", 2))

@@ -10,7 +10,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.activations.probe import scheme_of
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.conditions import Condition
-from bwlab_analysis.fidelity.recommend import Blame, Composition, Kept, Search, recommend
+from bwlab_analysis.fidelity.recommend import Blame, Kept, PairScales, Search, recommend
 from bwlab_analysis.fidelity.scores import ConditionScores
 from tests.conftest import tiny_unet
 
@@ -66,7 +66,7 @@ def test_the_budget_is_kept_and_both_whole_are_always_tried(unet: UNet2DConditio
 
 
 def test_a_spec_says_what_differs() -> None:
-    whole = Composition((("in1", 1.0), ("mid", 1.0)), (("in0", 1.0), ("out1", 0.0), ("out3", 1.0)))
+    whole = PairScales((("in1", 1.0), ("mid", 1.0)), (("in0", 1.0), ("out1", 0.0), ("out3", 1.0)))
     assert whole.spec("identity") == "*=1"
     assert whole.spec("style") == "out1=0, *=1"
     assert whole.with_scale("identity", "mid", 0.5).spec("identity") in {"mid=0.5, *=1", "in1=1, *=0.5"}

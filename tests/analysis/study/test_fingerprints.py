@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bwlab_analysis.study.jobs import forget_files, seed_of, told
+from bwlab_analysis.study.jobs import forget_files, seed_of, subject_fingerprint
 from bwlab_analysis.study.plan import Subject
 
 
 def test_the_benchmarks_subjects_have_no_files() -> None:
-    assert told(Subject("cow-face", "cow face")) == {
+    assert subject_fingerprint(Subject("cow-face", "cow face")) == {
         "name": "cow-face",
         "words": "cow face",
         "folder": None,
@@ -21,11 +21,11 @@ def test_files_below_a_folder_are_hashed(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "one.txt").write_text("a")
     subject = Subject("us", "us", str(tmp_path))
-    before = told(subject)
+    before = subject_fingerprint(subject)
     (tmp_path / "below" / "one.txt").write_text("b")
-    assert told(subject) == before, "read once for a study"
+    assert subject_fingerprint(subject) == before, "read once for a study"
     forget_files()
-    assert told(subject) != before
+    assert subject_fingerprint(subject) != before
 
 
 def test_seeds_are_of_names_alone() -> None:

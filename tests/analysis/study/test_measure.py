@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.save import save_adapter
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.activations.session import Lab, open_lab
+from bwlab_analysis.activations.session import LoadedBase, open_base
 from bwlab_analysis.study.measure import at_scale
 from tests.analysis.random_adapters import random_adapter
 from tests.analysis.study.conftest import Finished
 
 
 @pytest.fixture(scope="module")
-def lab(tiny_pipeline: Path) -> Lab:
-    return open_lab(str(tiny_pipeline), build_manager(), "cpu")
+def lab(tiny_pipeline: Path) -> LoadedBase:
+    return open_base(str(tiny_pipeline), build_manager(), "cpu")
 
 
 @torch.no_grad()
-def predicted(lab: Lab, *uses: Attached) -> torch.Tensor:
+def predicted(lab: LoadedBase, *uses: ScaledAdapter) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     latents, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 5, 32, generator=generator)
     with attach(lab.pipe.unet, *uses):
@@ -33,19 +33,19 @@ def predicted(lab: Lab, *uses: Attached) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scale", ["0.5", "-1.5", "mid=0.25, *=1", "in0=0, out3=2"])
-def test_a_scale_baked_in_is_the_live_scale(lab: Lab, scale: str, tmp_path: Path) -> None:
+def test_a_scale_baked_in_is_the_live_scale(lab: LoadedBase, scale: str, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
     save_adapter(random_adapter(lab.pipe.unet, "locon", "all=2", 1), file)
     baked = at_scale(file, scale, tmp_path / "baked.safetensors", lab)
     spec = parse_spec(scale, lab.scheme, kind="scale", default=1.0)
-    live = predicted(lab, Attached(lab.adapter(file), spec))
-    found = predicted(lab, Attached(lab.adapter(baked)))
-    plain, base = predicted(lab, Attached(lab.adapter(file))), predicted(lab)
+    live = predicted(lab, ScaledAdapter(lab.adapter(file), spec))
+    found = predicted(lab, ScaledAdapter(lab.adapter(baked)))
+    plain, base = predicted(lab, ScaledAdapter(lab.adapter(file))), predicted(lab)
     assert torch.allclose(found, live, atol=1e-4 * float((live - base).abs().max()))
     assert not torch.allclose(found, plain, atol=1e-2 * float((live - base).abs().max()))
 
 
-def test_at_scale_1_it_is_the_file_itself(lab: Lab, tmp_path: Path) -> None:
+def test_at_scale_1_it_is_the_file_itself(lab: LoadedBase, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
     assert at_scale(file, "1", tmp_path / "baked.safetensors", lab) is file
 

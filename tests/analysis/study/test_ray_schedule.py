@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.context import Place
+from bwlab_analysis.study.context import StudyLocation
 from bwlab_analysis.study.jobs import PAINT, SCORE, TRAIN, Job
 from bwlab_analysis.study.runners import Failure, ray_runner, run_on_ray
 
@@ -43,7 +43,7 @@ class StandIn:
     def __init__(self, endings: dict[str, list[Any]] | None = None, resources: dict[str, float] | None = None) -> None:
         self.endings, self.resources = endings or {}, resources or {"CPU": 2.0}
         self.submitted: list[str] = []
-        self.places: set[Place] = set()
+        self.places: set[StudyLocation] = set()
         self.options: dict[str, Any] = {}
         self.inits: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.running = self.ended = self.most = 0
@@ -66,7 +66,7 @@ class StandIn:
         self.options = options
         return lambda function: SimpleNamespace(remote=self.submit)
 
-    def submit(self, job: Job, place: Place) -> tuple[int, Job]:
+    def submit(self, job: Job, place: StudyLocation) -> tuple[int, Job]:
         self.places.add(place)
         self.submitted.append(job.name)
         self.running += 1
@@ -86,8 +86,8 @@ class StandIn:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path, "clip", "cpu")
+def place(tmp_path: Path) -> StudyLocation:
+    return StudyLocation(tmp_path, "clip", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def failures_of(ray: StandIn, place: Place, told: list[tuple[int, int, str]] | None = None) -> dict[str, str]:
+def failures_of(ray: StandIn, place: StudyLocation, told: list[tuple[int, int, str]] | None = None) -> dict[str, str]:
     told = [] if told is None else told
     found: list[Failure] = run_on_ray(
         ray, None, JOBS, place, lambda done, total, job: told.append((done, total, job.name))
@@ -104,7 +104,7 @@ def failures_of(ray: StandIn, place: Place, told: list[tuple[int, int, str]] | N
 
 
 @pytest.mark.parametrize("death", [Crashed(), NodeDied(), OutOfMemory()])
-def test_a_job_is_begun_again_three_times_however_its_worker_dies(death: Exception, place: Place) -> None:
+def test_a_job_is_begun_again_three_times_however_its_worker_dies(death: Exception, place: StudyLocation) -> None:
     ray = StandIn({"first": [death] * 3})
     told: list[tuple[int, int, str]] = []
     assert failures_of(ray, place, told) == {}
@@ -115,7 +115,7 @@ def test_a_job_is_begun_again_three_times_however_its_worker_dies(death: Excepti
     assert ray.options["max_retries"] == 0  # Ray would begin again without end where memory runs out
 
 
-def test_a_job_whose_worker_dies_four_times_has_failed(place: Place) -> None:
+def test_a_job_whose_worker_dies_four_times_has_failed(place: StudyLocation) -> None:
     ray = StandIn({"first": [OutOfMemory()] * 9})
     reasons = failures_of(ray, place)
     assert list(reasons) == ["first", "painted", "scored"]
@@ -125,27 +125,27 @@ def test_a_job_whose_worker_dies_four_times_has_failed(place: Place) -> None:
     assert sorted(ray.submitted) == ["first"] * 4 + ["other", "second"]
 
 
-def test_a_mistake_is_not_tried_again(place: Place) -> None:
+def test_a_mistake_is_not_tried_again(place: StudyLocation) -> None:
     ray = StandIn({"second": ["the loss: not a number. Lower the rate"]})
     assert list(failures_of(ray, place)) == ["second", "other", "painted", "scored"]
     assert ray.submitted == ["first", "second"]
 
 
-def test_another_exception_is_raised_and_ray_ended(place: Place) -> None:
+def test_another_exception_is_raised_and_ray_ended(place: StudyLocation) -> None:
     ray = StandIn({"first": [ZeroDivisionError()]})
     with pytest.raises(ZeroDivisionError):
         failures_of(ray, place)
     assert ray.ended == 1
 
 
-def test_a_job_waits_for_its_needs_alone(place: Place) -> None:
+def test_a_job_waits_for_its_needs_alone(place: StudyLocation) -> None:
     ray = StandIn({"first": [Crashed()] * 3})
     assert failures_of(ray, place) == {}
     assert ray.submitted.index("other") < len(ray.submitted) - 1 - ray.submitted[::-1].index("first")
     assert ray.most == 2
 
 
-def test_a_cluster_of_its_own_is_begun_and_ended(place: Place) -> None:
+def test_a_cluster_of_its_own_is_begun_and_ended(place: StudyLocation) -> None:
     ray = StandIn()
     assert run_on_ray(ray, 3, [FIRST], place, lambda done, total, job: None) == []
     ((arguments, options),) = ray.inits
@@ -155,7 +155,7 @@ def test_a_cluster_of_its_own_is_begun_and_ended(place: Place) -> None:
     assert ray.ended == 1
 
 
-def test_the_cluster_of_an_address_is_used(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_of_an_address_is_used(place: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
     ray = StandIn()
     assert failures_of(ray, place) == {}
@@ -165,7 +165,9 @@ def test_the_cluster_of_an_address_is_used(place: Place, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("error", [ConnectionError(), RuntimeError(), ValueError(), RayError()])
-def test_a_cluster_that_does_not_answer(error: Exception, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer(
+    error: Exception, place: StudyLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def init(**options: Any) -> None:
         raise error
 
@@ -180,7 +182,7 @@ def test_a_cluster_that_does_not_answer(error: Exception, place: Place, monkeypa
     )
 
 
-def test_a_cluster_that_was_there_is_left(place: Place) -> None:
+def test_a_cluster_that_was_there_is_left(place: StudyLocation) -> None:
     ray = StandIn()
     ray.open = True
     assert failures_of(ray, place) == {}
@@ -191,20 +193,20 @@ def test_a_cluster_that_was_there_is_left(place: Place) -> None:
 def test_workers_are_told_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ray = StandIn()
-    assert failures_of(ray, Place(Path("study"), "clip", "cpu")) == {}
+    assert failures_of(ray, StudyLocation(Path("study"), "clip", "cpu")) == {}
     assert [place.out for place in ray.places] == [tmp_path / "study"]
 
 
 def test_a_gpu_for_each_job(tmp_path: Path) -> None:
     ray = StandIn(resources={"CPU": 16.0, "GPU": 1.0})
-    assert failures_of(ray, Place(tmp_path, "clip")) == {}
+    assert failures_of(ray, StudyLocation(tmp_path, "clip")) == {}
     assert ray.options["num_gpus"] == ray.most == 1
 
 
 def test_no_one_gpu_can_be_asked_for(tmp_path: Path) -> None:
     ray = StandIn()
     with pytest.raises(BwlabError, match="--runner ray --device cuda:1: Ray gives each job a GPU of its own"):
-        failures_of(ray, Place(tmp_path, "clip", "cuda:1"))
+        failures_of(ray, StudyLocation(tmp_path, "clip", "cuda:1"))
     assert ray.inits == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.study import runners as runner
-from bwlab_analysis.study.context import Place, Workshop
+from bwlab_analysis.study.context import JobContext, StudyLocation
 from bwlab_analysis.study.jobs import PAINT, SCORE, TRAIN, Job
 from bwlab_analysis.study.runners import run_locally
 from bwlab_analysis.study.work import Found
@@ -20,7 +20,7 @@ def test_what_needs_a_failed_job_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp
     scored, other = Job(SCORE, "scored", {}, {"pictures": painted}), Job(PAINT, "other", {}, {"0": good})
     ran = []
 
-    def perform(job: Job, workshop: Workshop) -> Found:
+    def perform(job: Job, workshop: JobContext) -> Found:
         ran.append(job.name)
         if job is bad:
             raise BwlabError("the loss", "not a number", "Lower the rate")
@@ -30,7 +30,7 @@ def test_what_needs_a_failed_job_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp
     told: list[tuple[int, int, str]] = []
     failures = run_locally(
         [bad, good, painted, other, scored],
-        Place(tmp_path, "clip"),
+        StudyLocation(tmp_path, "clip"),
         lambda done, total, job: told.append((done, total, job.name)),
     )
     assert ran == ["bad", "good", "other"]
@@ -43,4 +43,4 @@ def test_what_needs_a_failed_job_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_nothing_to_run(tmp_path: Path) -> None:
-    assert run_locally([], Place(tmp_path, "clip"), lambda done, total, job: None) == []
+    assert run_locally([], StudyLocation(tmp_path, "clip"), lambda done, total, job: None) == []

@@ -107,9 +107,9 @@ def test_what_is_recommended(finished: Finished) -> None:
 
 
 def test_a_judge_is_of_one_pair(finished: Finished, clip: Path) -> None:
-    from bwlab_analysis.study.context import open_workshop
+    from bwlab_analysis.study.context import open_job_context
 
-    workshop = open_workshop(finished.study.place)
+    workshop = open_job_context(finished.study.place)
     one, other = finished.job("score", "base"), finished.job("score", "joint")
     assert workshop.judge(one) is workshop.judge(other)
     assert len(workshop.judge(one).references.identity) == 5

@@ -11,7 +11,16 @@ from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.report.html import Cell
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, losses
-from bwlab_analysis.study.tables import Shown, claims, fidelity, interval_cell, profiles, tables_of, validation, verdict
+from bwlab_analysis.study.tables import (
+    StudyTable,
+    claims,
+    fidelity,
+    interval_cell,
+    profiles,
+    tables_of,
+    validation,
+    verdict,
+)
 from tests.analysis.study.synthetic import IDENTITIES, PAIRS, SEEDS, STYLES, Kept, Told, made
 
 PLAN: dict[str, Any] = {
@@ -57,7 +66,7 @@ def results(true: bool = True) -> Results:
     return made(kept, Told(PLAN, alone, measures), true)
 
 
-def column(shown: Shown, place: int) -> dict[str, Cell]:
+def column(shown: StudyTable, place: int) -> dict[str, Cell]:
     return {row[0].text: row[place] for row in shown.rows}
 
 
@@ -126,14 +135,16 @@ def test_all_tables_and_those_without_the_base() -> None:
     titles = [shown.title for shown in tables_of(whole)]
     assert titles == ["Fidelity", "Claims", "What each block carries", "What predicts the loss", "CPU time"]
     costs = [[cell.text for cell in row] for row in tables_of(whole)[-1].rows]
-    assert costs == [["train", "1.5"], ["paint", "0.5"], ["in all", "2.0"]]
+    assert costs == [["train", "1.5"], ["generate_cells", "0.5"], ["in all", "2.0"]]
     without = {where: found for where, found in whole.scores.items() if where[0] != "base"}
     bare = Results(whole.about, {}, without, {}, {}, {}, whole.cpu_seconds)
     assert [shown.title for shown in tables_of(bare)] == ["CPU time"]
 
 
 def test_markdown() -> None:
-    shown = Shown("A title", "A note.", ("a|b", "c"), ((Cell("x | y"), interval_cell(Interval(-0.001, -0.2, 0.3))),))
+    shown = StudyTable(
+        "A title", "A note.", ("a|b", "c"), ((Cell("x | y"), interval_cell(Interval(-0.001, -0.2, 0.3))),)
+    )
     assert shown.markdown() == (
         "### A title\n\nA note.\n\n| a\\|b | c |\n|---|---|\n| x \\| y | 0.00 (-0.20 .. 0.30) |\n"
     )

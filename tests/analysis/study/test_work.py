@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from bwlab_analysis.study.context import Place, Workshop, open_workshop
+from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
 from bwlab_analysis.study.jobs import KINDS, PAINT, TRAIN, Job
 from bwlab_analysis.study.paintings import in_rows, painted
 from bwlab_analysis.study.work import perform
@@ -20,10 +20,10 @@ from tests.analysis.study.conftest import Finished
 
 
 @pytest.fixture
-def copied(finished: Finished, tmp_path: Path) -> Workshop:
+def copied(finished: Finished, tmp_path: Path) -> JobContext:
     """The finished study in a folder that may be written to."""
     shutil.copytree(finished.out, tmp_path / "out")
-    return open_workshop(Place(tmp_path / "out", finished.study.place.clip))
+    return open_job_context(StudyLocation(tmp_path / "out", finished.study.place.clip))
 
 
 def test_every_kind_of_job_is_done(finished: Finished) -> None:
@@ -38,7 +38,7 @@ def test_every_kind_of_job_is_done(finished: Finished) -> None:
 
 def test_a_job_that_is_done_is_not_run_again(finished: Finished) -> None:
     files = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
-    workshop = open_workshop(finished.study.place)
+    workshop = open_job_context(finished.study.place)
     for job in finished.order:
         assert perform(job, workshop) == job.result(finished.out)
     assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == files
@@ -64,7 +64,9 @@ def interrupted(job: Job, out: Path, left: str) -> Path:
 
 
 @pytest.mark.parametrize("left", ["nothing", "a run", "a run without its settings"])
-def test_an_interrupted_training_is_done_as_if_it_had_not_been(finished: Finished, copied: Workshop, left: str) -> None:
+def test_an_interrupted_training_is_done_as_if_it_had_not_been(
+    finished: Finished, copied: JobContext, left: str
+) -> None:
     job, out = finished.job(TRAIN, "style, ink"), copied.place.out
     folder = interrupted(job, out, left)
     assert not job.done(out)
@@ -74,7 +76,7 @@ def test_an_interrupted_training_is_done_as_if_it_had_not_been(finished: Finishe
     assert all(np.array_equal(again[name], once[name]) for name in again)
 
 
-def test_a_painting_is_painted_alike_again(finished: Finished, copied: Workshop) -> None:
+def test_a_painting_is_painted_alike_again(finished: Finished, copied: JobContext) -> None:
     job, out = finished.job(PAINT, "id + half style"), copied.place.out
     (job.folder(out) / "result.json").unlink()
     (job.folder(out) / "pictures.png").write_bytes(b"half")

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from bwlab.adapters.adapter import Adapter, create_adapter
-from bwlab.adapters.attach import Attached, attach
+from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.save import save_adapter
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.inputs import conditions
-from bwlab_analysis.activations.session import Lab, open_lab
+from bwlab_analysis.activations.session import LoadedBase, open_base
 from bwlab_analysis.study import ziplora as zip_merge
 from bwlab_analysis.study.plan import ZipSettings
 from bwlab_analysis.study.subjects import data_folder
@@ -26,11 +26,11 @@ INK = {**OWL, "name": "ink", "words": "ink"}
 
 
 @pytest.fixture(scope="module")
-def lab() -> Lab:
-    return open_lab("emoji", build_manager(), "cpu")
+def lab() -> LoadedBase:
+    return open_base("emoji", build_manager(), "cpu")
 
 
-def random_adapter(lab: Lab, blocks: str, seed: int, kind: str = "locon") -> Adapter:
+def random_adapter(lab: LoadedBase, blocks: str, seed: int, kind: str = "locon") -> Adapter:
     ranks = parse_spec(blocks, lab.scheme, kind="rank")
     generator = torch.Generator().manual_seed(seed)
     adapter = create_adapter(
@@ -43,25 +43,25 @@ def random_adapter(lab: Lab, blocks: str, seed: int, kind: str = "locon") -> Ada
 
 
 @pytest.fixture(scope="module")
-def pair(lab: Lab) -> list[Adapter]:
+def pair(lab: LoadedBase) -> list[Adapter]:
     return [random_adapter(lab, "out3=3", 1), random_adapter(lab, "out3=2, in3=2", 2, "lora")]
 
 
-def prediction(lab: Lab, *adapters: Adapter) -> torch.Tensor:
+def prediction(lab: LoadedBase, *adapters: Adapter) -> torch.Tensor:
     channels, side = lab.pipe.unet.config["in_channels"], lab.pipe.unet.config["sample_size"]
     noisy = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(7))
-    with torch.no_grad(), attach(lab.pipe.unet, *map(Attached, adapters)):
+    with torch.no_grad(), attach(lab.pipe.unet, *map(ScaledAdapter, adapters)):
         sample: torch.Tensor = lab.pipe.unet(noisy, 401, **conditions(lab.pipe, ["ink, owl"])).sample
     return sample
 
 
-def test_weights_of_1_are_the_plain_sum(lab: Lab, pair: list[Adapter]) -> None:
+def test_weights_of_1_are_the_plain_sum(lab: LoadedBase, pair: list[Adapter]) -> None:
     ones = [{path: torch.ones(layer.weight_shape[1]) for path, layer in one.layers.items()} for one in pair]
     merged = zip_merge.zipped(lab, pair, ones)
     torch.testing.assert_close(prediction(lab, merged), prediction(lab, *pair), rtol=1e-5, atol=1e-5)
 
 
-def test_folded_weights_act_as_the_learned_ones_did(lab: Lab, pair: list[Adapter], tmp_path: Path) -> None:
+def test_folded_weights_act_as_the_learned_ones_did(lab: LoadedBase, pair: list[Adapter], tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     weights = [
         {path: torch.rand(layer.weight_shape[1], generator=generator) for path, layer in one.layers.items()}
@@ -76,7 +76,7 @@ def test_folded_weights_act_as_the_learned_ones_did(lab: Lab, pair: list[Adapter
 
 
 def test_learning_lowers_the_objective(
-    lab: Lab, pair: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: LoadedBase, pair: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[float] = []
     mse = torch.nn.functional.mse_loss
@@ -106,7 +106,7 @@ def test_overlap_is_of_shared_layers_alone() -> None:
     assert float(zip_merge.overlap({"y": torch.ones(3)}, b)) == 0
 
 
-def test_other_kinds_of_layers_are_refused(lab: Lab, tmp_path: Path) -> None:
+def test_other_kinds_of_layers_are_refused(lab: LoadedBase, tmp_path: Path) -> None:
     file = tmp_path / "ortho.safetensors"
     save_adapter(random_adapter(lab, "out3=2", 4), file)
     adapter = lab.adapter(file)

@@ -16,7 +16,7 @@ from bwlab.adapters.save import save_adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.read import read_contents
-from bwlab_analysis.study.context import Place, Workshop, open_workshop
+from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
 from bwlab_analysis.study.expand import expanded
 from bwlab_analysis.study.jobs import MERGE, Job, with_needs
 from bwlab_analysis.study.plan import AdapterPlan, CompositionPlan, MeasurePlan, SamplingPlan, StudyPlan, Subject
@@ -60,12 +60,12 @@ def test_pictures_and_learning_decide_the_result_of_zip_alone(scheme: BlockSchem
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Workshop:
-    return open_workshop(Place(tmp_path / "out", "clip", "cpu"))
+def workshop(tmp_path: Path) -> JobContext:
+    return open_job_context(StudyLocation(tmp_path / "out", "clip", "cpu"))
 
 
 @pytest.fixture
-def job(scheme: BlockScheme, workshop: Workshop) -> Job:
+def job(scheme: BlockScheme, workshop: JobContext) -> Job:
     """A merge of two adapters that are there, of one step."""
     (whole,) = merges(scheme, "zip", Subject("ink", "ink"))
     quick = replace(whole, settings={**whole.settings, "weights": dict(QUICK)})
@@ -79,7 +79,7 @@ def job(scheme: BlockScheme, workshop: Workshop) -> Job:
     return quick
 
 
-def test_the_job_writes_one_plain_file_of_both_ranks(job: Job, workshop: Workshop) -> None:
+def test_the_job_writes_one_plain_file_of_both_ranks(job: Job, workshop: JobContext) -> None:
     perform(job, workshop)
     contents = read_contents(workshop.file_of(job))
     assert contents.dialect == "kohya"
@@ -89,7 +89,7 @@ def test_the_job_writes_one_plain_file_of_both_ranks(job: Job, workshop: Worksho
     assert data == {"style-ink", "identity-owl"}
 
 
-def test_without_a_step_the_file_is_the_exact_sum(job: Job, workshop: Workshop) -> None:
+def test_without_a_step_the_file_is_the_exact_sum(job: Job, workshop: JobContext) -> None:
     still = replace(job, settings={**job.settings, "weights": {**QUICK, "steps": 0}})
     perform(still, workshop)
     parts = [read_contents(workshop.file_of(need)).modules for need in still.needs.values()]
@@ -101,7 +101,7 @@ def test_without_a_step_the_file_is_the_exact_sum(job: Job, workshop: Workshop) 
         np.testing.assert_allclose(module.delta(), total, rtol=1e-6, atol=1e-9)
 
 
-def test_an_interrupted_merge_is_begun_anew_and_ends_alike(job: Job, workshop: Workshop) -> None:
+def test_an_interrupted_merge_is_begun_anew_and_ends_alike(job: Job, workshop: JobContext) -> None:
     folder = job.folder(workshop.place.out)
     perform(job, workshop)
     first = load_file(folder / "adapter.safetensors")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bwlab.adapters.schedule import ALWAYS, Schedule, changes, parse_schedule
 from bwlab.errors import BwlabError
-from bwlab.generation.schedule import ALWAYS, Schedule, changes, parse_schedule
 
 
 def steps(text: str | float | None, count: int) -> list[float]:
