@@ -44,6 +44,7 @@ class Nearness:
     Attributes:
         cosine: of all its numbers, -1..1, 1 for the same direction.
         length: its norm over that of the exact one.
+
     """
 
     cosine: float

@@ -30,6 +30,7 @@ class Contestant(ABC):
     Attributes:
         name: as the table shows it.
         graph_from_input: whether the noisy latents ask for a gradient, so that autograd walks the whole UNet.
+
     """
 
     name: str

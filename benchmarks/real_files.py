@@ -1,7 +1,7 @@
-"""What weights say of adapters that people trained: ``python -m benchmarks.real_files FOLDER``.
+"""What weights say of adapters that people trained: `python -m benchmarks.real_files FOLDER`.
 
 Every pair of files that change at least one module in common is compared, as `bwlab analyze conflict --signs` does. The
-tables of ``docs/real-adapters.md`` are what this prints of the folder ``shared/loras``.
+tables of `docs/real-adapters.md` are what this prints of the folder `shared/loras`.
 """
 
 from __future__ import annotations

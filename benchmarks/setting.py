@@ -33,6 +33,7 @@ class Setting:
         latents: height and width of the latents.
         precision: `fp32`, or `bf16`: a bfloat16 base under autocast, with adapters in float32.
         batch: samples a step.
+
     """
 
     model: str = "sd14"
@@ -77,7 +78,7 @@ class Setting:
         return torch.randn(self.batch, 4, self.latents, self.latents, generator=torch.Generator().manual_seed(2))
 
     def new_adapter(self, unet: nn.Module) -> Adapter:
-        """bwlab's adapter for the setting, fresh, in float32."""
+        """Bwlab's adapter for the setting, fresh, in float32."""
         return create_adapter(
             unet,
             build_manager().adapter_type(self.adapter),

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.tuning_style --out DIR``: a style for choosing the study's settings, drawn by a filter.
+"""`python -m benchmarks.tuning_style --out DIR`: a style for choosing the study's settings, drawn by a filter.
 
 The study's own styles must not choose its settings. This one is drawings of held-out identities that neither the plan
 "tune" nor the plan "paper" asks for, with Pillow's contours in dark blue on what a palette of five colours keeps.

@@ -1,4 +1,4 @@
-"""CPU seconds and memory of the weight-space analysis on two large files: ``python -m benchmarks.weights``.
+"""CPU seconds and memory of the weight-space analysis on two large files: `python -m benchmarks.weights`.
 
 Two LoCon files of SDXL and its text encoders, rank 64, half precision, are made of random numbers once. Each case runs
 in a process of its own, on one thread.

@@ -62,6 +62,7 @@ def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtyp
     >>> pipe = bwlab.load_base()
     >>> type(pipe).__name__, pipe.unet.config.cross_attention_dim
     ('StableDiffusionPipeline', 128)
+
     """
     from bwlab.base.device import chosen_device
     from bwlab.base.load import load_base as load
@@ -81,6 +82,7 @@ def blocks_of(unet: nn.Module) -> dict[str, tuple[str, ...]]:
     ['te', 'in0', 'in1', 'in2', 'in3', 'mid', 'out0', 'out1', 'out2', 'out3', 'rest']
     >>> blocks["mid"]
     ('mid_block.resnets.0', 'mid_block.attentions.0', 'mid_block.resnets.1')
+
     """
     from bwlab.blocks.families import scheme_for
 
@@ -103,6 +105,7 @@ def load_adapter(path: str | Path, pipe: Pipeline, *, manager: PluginManager | N
 
     Raises:
         BwlabError: the file is missing, broken, or made for another architecture.
+
     """
     from bwlab.base.load import base_scheme
     from bwlab.generation.attach import load_for_pipeline
@@ -116,6 +119,7 @@ def load_embedding(path: str | Path, word: str | None = None) -> Embedding:
 
     Raises:
         BwlabError: the file is missing, broken or holds something else; a pickle that could run code is refused.
+
     """
     from bwlab.formats.dialects.textual_inversion import read_embedding
 
@@ -142,6 +146,7 @@ def attach(
 
     Raises:
         BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
+
     """
     from bwlab.generation.attach import attach as attach_to_pipeline
 
@@ -184,6 +189,7 @@ def generate(
     >>> pictures = bwlab.generate(bwlab.load_base(), "noto, fox, white background", seeds=[0, 1], steps=2)
     >>> [picture.size for picture in pictures]
     [(64, 64), (64, 64)]
+
     """
     from bwlab.base.load import base_scheme
     from bwlab.generation.attach import embeddings_of_adapters, scaled_adapter

@@ -1,4 +1,4 @@
-"""``python -m bwlab``: the command line."""
+"""`python -m bwlab`: the command line."""
 
 from bwlab.cli.app import main
 

@@ -32,6 +32,7 @@ class BenchmarkStyle:
         role: `train` (the embedded base knows it) or `held-out`.
         package: of npm, with its version the source of the pictures.
         licence: SPDX identifier.
+
     """
 
     style: str
@@ -61,6 +62,7 @@ class Benchmark:
         style_identities: known to the base; drawn in the held-out styles, to train those styles on.
         styles: all of them, known ones first.
         pictures: what is known of each (identity, style).
+
     """
 
     folder: Path
@@ -108,6 +110,7 @@ class Benchmark:
 
         Raises:
             BwlabError: the folder holds other files, which would be trained on too, or cannot be written.
+
         """
         files: dict[str, bytes] = {}
         for identity, style in pairs:

@@ -18,6 +18,7 @@ class BwlabError(Exception):
         asked: what the user asked for.
         found: what was found instead.
         fix: what to do about it.
+
     """
 
     def __init__(self, asked: str, found: str, fix: str) -> None:
@@ -38,7 +39,7 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | None:
-    """Return the known name that is most like ``name``, whatever its case, or None if none is near.
+    """Return the known name that is most like `name`, whatever its case, or None if none is near.
 
     Args:
         name: the name that is not known.
@@ -47,6 +48,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | No
 
     >>> nearest("Uper", ["upper", "lower"])
     'upper'
+
     """
     folded: dict[str, str] = {}
     for one in known:

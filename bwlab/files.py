@@ -18,6 +18,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
     Raises:
         BwlabError: the disk is full, or the folder is missing or not writable.
+
     """
     write_pieces_atomically(path, (data,))
 
@@ -27,6 +28,7 @@ def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
 
     Raises:
         BwlabError: as there; whatever making a piece raises comes through, and nothing is written.
+
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -69,6 +71,7 @@ def make_folder(path: Path, asked: str | None = None) -> None:
 
     Raises:
         BwlabError: it cannot be made, or a file is in the way.
+
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -78,6 +81,6 @@ def make_folder(path: Path, asked: str | None = None) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads and caches: the one that ``BWLAB_CACHE`` names, or ``~/.cache/bwlab``."""
+    """Return the folder for downloads and caches: the one that `BWLAB_CACHE` names, or `~/.cache/bwlab`."""
     chosen = os.environ.get("BWLAB_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "bwlab"

@@ -32,6 +32,7 @@ def read_rgb(path: Path) -> Image.Image:
 
     Raises:
         Exception: nearly any kind, as decoders do for damaged bytes; OSError where there is no such file.
+
     """
     with Image.open(path) as file:
         return over_white(ImageOps.exif_transpose(file))
@@ -45,6 +46,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
     Raises:
         ValueError: numbers that are no colours (floats, 32-bit integers).
+
     """
     plain = in_eight_bits(image)
     profile = image.info.get("icc_profile")
@@ -70,7 +72,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an image without transparency as RGB in sRGB, from the colours of ``profile`` if it has one."""
+    """Return an image without transparency as RGB in sRGB, from the colours of `profile` if it has one."""
     own = image if image.mode in OWN_PROFILES else image.convert("RGB")
     if not profile:
         return own.convert("RGB")
@@ -89,6 +91,7 @@ class UnreadablePicture(BwlabError):
     Args:
         path: of the file.
         reason: what the decoder says.
+
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -99,7 +102,7 @@ class UnreadablePicture(BwlabError):
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Inside the ``with`` block every error is an `UnreadablePicture`, and the decoder's warnings are silent."""
+    """Inside the `with` block every error is an `UnreadablePicture`, and the decoder's warnings are silent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -113,6 +116,7 @@ def read_image(path: Path) -> Image.Image:
 
     Raises:
         UnreadablePicture: the file is no image or is damaged; it is named.
+
     """
     with decoding(path):
         return read_rgb(path)
@@ -123,6 +127,7 @@ def picture_size(path: Path) -> Size:
 
     Raises:
         UnreadablePicture: the head is no image's; the rest is not looked at.
+
     """
     with decoding(path), Image.open(path) as file:
         width, height = file.size
@@ -131,7 +136,7 @@ def picture_size(path: Path) -> Size:
 
 
 def read_picture(path: Path, width: int, height: int | None = None, *, mirrored: bool = False) -> Tensor:
-    """Return an image as ``(3, height, width)`` float32 in -1..1: resized to cover that size, its middle cropped.
+    """Return an image as `(3, height, width)` float32 in -1..1: resized to cover that size, its middle cropped.
 
     Args:
         path: of the file.
@@ -141,6 +146,7 @@ def read_picture(path: Path, width: int, height: int | None = None, *, mirrored:
 
     Raises:
         UnreadablePicture: the file is no image or is damaged; it is named.
+
     """
     import torch
 
@@ -150,7 +156,7 @@ def read_picture(path: Path, width: int, height: int | None = None, *, mirrored:
 
 
 def image_paths(folder: Path, *, deep: bool = True) -> Iterator[Path]:
-    """Yield the image files in ``folder``, of subfolders too if ``deep``, sorted, without hidden ones."""
+    """Yield the image files in `folder`, of subfolders too if `deep`, sorted, without hidden ones."""
     yield from paths_with(IMAGE_SUFFIXES, folder, deep)
 
 
@@ -167,6 +173,7 @@ def read_pictures(folder: Path) -> list[Image.Image]:
 
     Raises:
         BwlabError: no such folder, none in it, or one that cannot be read.
+
     """
     if not folder.is_dir():
         raise BwlabError(f"reference pictures {folder}", "no such folder", "Give a folder of pictures")

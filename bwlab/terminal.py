@@ -62,7 +62,7 @@ def tracked(items: Sequence[Item], console: Console, text: str) -> Iterable[Item
 
 @contextmanager
 def progress_bar(console: Console, text: str) -> Iterator[Callable[[int], Callable[[], None]]]:
-    """Inside the ``with`` block: give a total to start the bar, and get what advances it by one."""
+    """Inside the `with` block: give a total to start the bar, and get what advances it by one."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     # Off a terminal a transient bar would leave an empty line before the error.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -114,7 +114,7 @@ def warn(message: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """Return ``message`` with each run of white space made one blank.
+    """Return `message` with each run of white space made one blank.
 
     >>> one_line("first\\n  second")
     'first second'
@@ -123,7 +123,7 @@ def one_line(message: str) -> str:
 
 
 def show_traceback(error: BaseException) -> None:
-    """Print the traceback of ``error`` on standard error."""
+    """Print the traceback of `error` on standard error."""
     typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
 
 

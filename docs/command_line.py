@@ -38,6 +38,7 @@ class Parameter:
         default: as text; empty where there is none to tell.
         required: whether it must be given.
         says: its help.
+
     """
 
     names: tuple[str, ...]

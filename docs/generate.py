@@ -1,4 +1,4 @@
-"""Writes the parts of the documentation that are made from the code; ``make docs`` runs it, tests compare."""
+"""Writes the parts of the documentation that are made from the code; `make docs` runs it, tests compare."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hook_rows() -> Iterator[tuple[str, str, str]]:
         if name.startswith("_") or caller.spec is None:
             continue
         says = inspect.cleandoc(caller.spec.function.__doc__ or "").split("\n\n")[0]
-        yield name, ", ".join(caller.spec.argnames), " ".join(says.split()).replace("``", "`")
+        yield name, ", ".join(caller.spec.argnames), " ".join(says.split()).replace("`", "`")
 
 
 def hook_table() -> str:

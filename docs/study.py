@@ -1,4 +1,4 @@
-"""``python -m docs.study``: writes docs/study/tables.md from the results of studies that lie beside it."""
+"""`python -m docs.study`: writes docs/study/tables.md from the results of studies that lie beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEAD = "# Tables of the study\n\nWritten by `python -m docs.study` from the resu
 
 
 def stored(folder: Path = FOLDER) -> list[Path]:
-    """Return the committed results, ``*.sqlite``, by name."""
+    """Return the committed results, `*.sqlite`, by name."""
     return sorted(folder.glob("*.sqlite"))
 
 
@@ -25,7 +25,7 @@ def tables_page(files: Sequence[Path]) -> str:
 
 
 def section(file: Path) -> str:
-    """Return all tables of one file of results, as ``bwlab study`` reports them."""
+    """Return all tables of one file of results, as `bwlab study` reports them."""
     results = read_results(file)
     tables = (shown.markdown() for shown in tables_of(results))
     return "\n".join([f"## {title_of(results)}\n\nFrom [{file.name}]({file.name}).\n", *tables])

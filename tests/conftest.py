@@ -39,7 +39,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
 def tiny_text_config(
     tokenizer: CLIPTokenizer, width: int, projected: int, heads: int, hidden_act: str = "quick_gelu"
 ) -> CLIPTextConfig:
-    """Return the configuration of two layers of CLIP for ``tokenizer``."""
+    """Return the configuration of two layers of CLIP for `tokenizer`."""
     from transformers import CLIPTextConfig
 
     return CLIPTextConfig(
@@ -58,7 +58,7 @@ def tiny_text_config(
 
 
 def tiny_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return an untrained two-layer CLIPTextModel of width 32 for ``tokenizer``."""
+    """Return an untrained two-layer CLIPTextModel of width 32 for `tokenizer`."""
     from transformers import CLIPTextModel
 
     return CLIPTextModel(tiny_text_config(tokenizer, TINY_WIDTH, TINY_WIDTH, heads=4))

@@ -1,4 +1,4 @@
-"""``bwlab --help`` is light: it imports nothing heavy."""
+"""`bwlab --help` is light: it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ print("MODULES", *sorted(name.split(".")[0] for name in sys.modules))
 
 
 def modules_after(*arguments: str) -> set[str]:
-    """Top-level names in ``sys.modules`` after ``bwlab`` ran with these arguments."""
+    """Top-level names in `sys.modules` after `bwlab` ran with these arguments."""
     code = REPORT.format(arguments=list(arguments))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("MODULES")[2].split())

@@ -86,6 +86,7 @@ def imported(code: str, modules: Iterable[str], *, types: bool) -> frozenset[str
         code: Python source.
         modules: dotted names.
         types: whether imports under `if TYPE_CHECKING:` count.
+
     """
     tree, known = ast.parse(code), set(modules)
     skipped = set() if types else set(_for_type_checkers(tree))

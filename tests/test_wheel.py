@@ -33,7 +33,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_outside(site: Path, *arguments: str) -> str:
-    """Standard output of ``python -m bwlab`` run in another folder with the unpacked wheel first on the path."""
+    """Standard output of `python -m bwlab` run in another folder with the unpacked wheel first on the path."""
     code = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('bwlab', run_name='__main__')"
     command = [sys.executable, "-c", code, str(site), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=site.parent)

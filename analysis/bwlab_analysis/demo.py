@@ -1,4 +1,4 @@
-"""``bwlab demo``: the whole idea on one sheet."""
+"""`bwlab demo`: the whole idea on one sheet."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ class DemoPlan:
         seeds: pictures in each column of the sheet: seeds 0, 1, ...
         seed: of the first training; the others count up, since adapters that start from one seed share directions
             that have nothing to do with what they learned.
+
     """
 
     base: str = "emoji"
@@ -104,6 +105,7 @@ class DemoResult:
         conflicts: JSON files of the pairs; empty where the analysis is not installed.
         pictures: folder of the single pictures with their recipes.
         seconds: wall time.
+
     """
 
     sheet: Path
@@ -120,6 +122,7 @@ def run_demo(
 
     Raises:
         BwlabError: `out` holds something else, or a step failed.
+
     """
     began = time.perf_counter()
     prepare_folder(out, overwrite)
@@ -205,6 +208,7 @@ def paint_columns(
     Args:
         prompt: of all pictures.
         files: name of a training -> its adapter file.
+
     """
     pipe = load_base(plan.base).to(chosen_device())
     scheme = base_scheme(pipe, manager.block_schemes())
@@ -271,6 +275,7 @@ class Training:
         steps: optimiser steps.
         data: name of the data folder.
         seed: of its start, batches and noise.
+
     """
 
     name: str

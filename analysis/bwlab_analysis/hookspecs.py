@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @hookspec
 def bwlab_register_block_metrics() -> list[BlockMetric]:  # type: ignore[empty-body]
-    """Return numbers about one adapter's weights; each is a column of ``bwlab analyze norms``."""
+    """Return numbers about one adapter's weights; each is a column of `bwlab analyze norms`."""
 
 
 @hookspec
 def bwlab_register_conflict_measures() -> list[ConflictMeasure]:  # type: ignore[empty-body]
-    """Return numbers about two adapters' weights; each is a column of ``bwlab analyze conflict``."""
+    """Return numbers about two adapters' weights; each is a column of `bwlab analyze conflict`."""
 
 
 @hookspec

@@ -43,6 +43,7 @@ class Measured:
         random: what random adapters of the same shapes and norms give; None where that makes no sense.
         random_sd: the standard deviation of what they give; None where it is not known.
         details: more numbers for `--json`, by name.
+
     """
 
     value: float
@@ -67,6 +68,7 @@ class BlockMetric:
         summary: one line that says how to read it.
         of_module: reduces a module's delta; None where it has no answer (a zero delta).
         of_block: one value from the numbers of at least one module.
+
     """
 
     name: str
@@ -89,6 +91,7 @@ class ConflictMeasure:
         of_modules: reduces the two deltas of one module, which have one shape; None where it has no answer.
         of_block: one value from the numbers of at least one module that both adapters change.
         slow: asked for by its own option only (`--signs`), as it multiplies the deltas out.
+
     """
 
     name: str
@@ -112,6 +115,7 @@ class FidelityScorer:
         summary: one line that says how to read it.
         load: returns the scorer, importing its models only then; it gives one score per generated picture from
             (generated, references), or from (generated, prompts), one for each: higher is more alike.
+
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The entry point of the analysis: its hooks, its own measures, and the commands under ``bwlab analyze``."""
+"""The entry point of the analysis: its hooks, its own measures, and the commands under `bwlab analyze`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
 
 @hookimpl
 def bwlab_register_commands(app: typer.Typer) -> None:
-    """Add ``bwlab analyze`` and ``bwlab study``."""
+    """Add `bwlab analyze` and `bwlab study`."""
     import typer
 
     from bwlab_analysis.cli.conflict import conflict_command

@@ -29,6 +29,7 @@ class Adapter:
         scheme: the block scheme of the UNet it was made for.
         metadata: what its file says, or will say, about it.
         embeddings: of new words that its file holds beside the layers (lora_diffusion's `<s1>`).
+
     """
 
     name: str
@@ -74,6 +75,7 @@ class Adapter:
 
         Raises:
             BwlabError: a layer needs the base weight and no model, or one that it does not fit, was given.
+
         """
         bases = {} if unet is None else layers_by_path(unet, text_encoder)
         wanting = {path: layer for path, layer in self.layers.items() if layer.needs_base_weight}
@@ -118,6 +120,7 @@ def create_adapter(
 
     Raises:
         BwlabError: no layer is left to adapt, or an option, a rank or alpha is wrong.
+
     """
     refuse_unknown_options(adapter_type.name, options or {}, adapter_type.options)
     bases = {

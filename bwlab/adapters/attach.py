@@ -151,6 +151,7 @@ def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:
         scale: of an adapter.
         factor: a finite number.
         scheme: of the adapter's model.
+
     """
     text = {name for module in scheme.modules if module.block == "te" for name in ("te", module.cell, module.path)}
     if isinstance(scale, BlockSpec):
@@ -188,6 +189,7 @@ class ScaledAdapter:
         scale: a finite number, a `BlockSpec`, a tensor `(batch,)` with one number per sample, or a mapping from block,
             cell or module to a number or such a tensor.
         schedule: factor of the scale at each fraction of the sampling.
+
     """
 
     adapter: Adapter
@@ -207,6 +209,7 @@ class ScaledAdapter:
 
         Raises:
             BwlabError: the text names an unknown block, or a number is wrong.
+
         """
         parsed = parse_spec(scale, adapter.scheme, kind="scale", default=1.0) if isinstance(scale, str) else scale
         object.__setattr__(self, "adapter", adapter)
@@ -233,6 +236,7 @@ def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders
 
     Raises:
         BwlabError: an adapter does not fit this model, before any hook is set.
+
     """
     model_layers = adapted_by_path(unet, text_encoder)
     for attached in adapters:

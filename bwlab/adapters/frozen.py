@@ -50,6 +50,7 @@ class FrozenDeltaLayer(AdapterLayer):
 
         Raises:
             BwlabError: the module is for a weight or bias of another shape, or holds NaN or infinity.
+
         """
         weight = base.weight.detach().to("cpu", torch.float32).numpy()
         change, bias = module.delta(weight, np.float32), module.bias_delta(np.float32)

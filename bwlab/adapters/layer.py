@@ -35,6 +35,7 @@ class AdapterLayer(nn.Module, ABC):
         weight_shape: shape of the base layer's weight, checked before an adapter is attached.
         needs_base_weight: whether `delta` needs the base weight; such types derive from
             `bwlab.adapters.layer.BaseAwareLayer`.
+
     """
 
     rank: int
@@ -90,6 +91,7 @@ class AdapterLayer(nn.Module, ABC):
 
         Returns:
             A tensor of `base_output`'s shape.
+
         """
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
@@ -102,6 +104,7 @@ class AdapterLayer(nn.Module, ABC):
             x: as for `forward`.
             base_output: as for `forward`.
             scale: how strongly the adapter acts.
+
         """
         part: Tensor = self(x, base_output).to(total.dtype)
         return total + (part if scale == 1 else part * scale)
@@ -112,6 +115,7 @@ class AdapterLayer(nn.Module, ABC):
 
         Raises:
             BwlabError: the type needs the base weight and none was given.
+
         """
 
     def factors(self) -> FactoredMatrix | None:
@@ -172,6 +176,7 @@ class BaseAwareLayer(AdapterLayer):
             x: as in `AdapterLayer.forward`.
             base_output: as in `AdapterLayer.forward`; the bias is in it, and is no part of what the delta changes.
             base: the frozen layer, for its weight, bias and geometry; not to be changed or kept.
+
         """
         delta = self.delta(base.weight.to(self.compute_dtype()))
         if isinstance(base, nn.Linear):

@@ -56,6 +56,7 @@ def load_adapter(
     Raises:
         BwlabError: the file is broken, of no known dialect, holds keys that nobody understands or no module at all, was
             made for another architecture, holds NaN, or is of a type that no plugin provides.
+
     """
     contents = read_contents(path, manager)
     _require_modules(contents)
@@ -97,6 +98,7 @@ def _typed(
 
     Raises:
         BwlabError: there is a module that neither a type here nor bwlab itself can make a layer of.
+
     """
     named = types.get(contents.metadata.get(TYPE_KEY, ""))
     candidates = {named.name: named} if named is not None else types

@@ -59,6 +59,7 @@ def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, Adap
         paths: of its layers.
         layers: of the model, by path.
         with_text: what to do where only layers of the text encoder are missing.
+
     """
     missing = [path for path in paths if path not in layers]
     if missing:

@@ -28,6 +28,7 @@ class NarrowConv(torch.autograd.Function):
             x: `(batch, in, h, w)`.
             weight: `(out, in, k, k')`, of x's dtype.
             padding: rows and columns of zeros on each side, less than the kernel's size.
+
         """
         ctx.save_for_backward(x, weight)
         ctx.padding = padding

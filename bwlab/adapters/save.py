@@ -40,6 +40,7 @@ def save_adapter(
 
     Raises:
         BwlabError: a tensor holds NaN or infinity, the disk is full, or the folder is not writable.
+
     """
     alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
     two_encoders = adapter.scheme.name == "sdxl"

@@ -1,4 +1,4 @@
-"""When an adapter acts during sampling: ``"0-0.4:1, 0.4-1:0.3"``.
+"""When an adapter acts during sampling: `"0-0.4:1, 0.4-1:0.3"`.
 
 The numbers before the colon are fractions of the sampling, 0 at its first step and 1 after its last; step i of n stands
 at i / n. The number behind it multiplies the adapter's scale. Where no entry reaches, the adapter is off.
@@ -20,7 +20,7 @@ ENTRY = re.compile(r"\s*(?P<begin>[^-:]*?)\s*-\s*(?P<end>[^:]*?)\s*:\s*(?P<facto
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the sampling, ``begin <= fraction < end`` with 0 <= begin < end <= 1, and its factor."""
+    """A stretch of the sampling, `begin <= fraction < end` with 0 <= begin < end <= 1, and its factor."""
 
     begin: float
     end: float
@@ -34,6 +34,7 @@ class Schedule:
     Attributes:
         text: as it was written.
         spans: in order, without overlaps; between them the factor is 0.
+
     """
 
     text: str
@@ -62,6 +63,7 @@ def parse_schedule(text: str | float | Schedule | None) -> Schedule:
     Raises:
         BwlabError: an entry is malformed, leaves 0..1, ends before it begins, overlaps or stands before another one,
             or a number is not finite.
+
     """
     if text is None:
         return ALWAYS

@@ -20,18 +20,19 @@ PrepareOptions: TypeAlias = Callable[[Options, Mapping[str, "BaseLayer"]], Mappi
 
 @dataclass(frozen=True)
 class AdapterType:
-    """A kind of adapter, as ``--adapter NAME`` names it.
+    """A kind of adapter, as `--adapter NAME` names it.
 
     Attributes:
-        name: e.g. ``"lora"``; unique among all installed plugins.
+        name: e.g. `"lora"`; unique among all installed plugins.
         summary: one line for lists.
-        leaves: the endings of its keys in a file, e.g. ``("lora_down.weight", "lora_up.weight", "alpha")``.
-        needs_base_weight: whether ``delta()`` needs the weight of the layer it adapts.
+        leaves: the endings of its keys in a file, e.g. `("lora_down.weight", "lora_up.weight", "alpha")`.
+        needs_base_weight: whether `delta()` needs the weight of the layer it adapts.
         load: returns the layer class; imports torch only when called.
-        targets: whether a layer is adapted, from its path in the model and its kind: ``"linear"``, ``"conv"`` or
-            ``"conv1x1"``.
+        targets: whether a layer is adapted, from its path in the model and its kind: `"linear"`, `"conv"` or
+            `"conv1x1"`.
         options: names of the options that a user may give beyond rank and alpha.
-        prepare: turns them into those of each layer's ``create()``; None: every layer gets them as they are.
+        prepare: turns them into those of each layer's `create()`; None: every layer gets them as they are.
+
     """
 
     name: str

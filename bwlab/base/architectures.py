@@ -82,6 +82,7 @@ class Architecture:
         vae: config of the AutoencoderKL.
         text: config of each text encoder.
         pads: the token that each tokenizer fills captions up with.
+
     """
 
     family: str

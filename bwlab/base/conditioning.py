@@ -29,6 +29,7 @@ class TextBatch:
     Attributes:
         context: `(batch, tokens, width)`, for cross-attention.
         pooled: `(batch, pooled width)` of SDXL's second encoder; None for bases with one encoder.
+
     """
 
     context: Tensor
@@ -43,6 +44,7 @@ class SizeCondition:
         original: (height, width) of the picture as it was found.
         crop: (top, left) of the part that is shown, counted after resizing.
         target: (height, width) that is trained or painted.
+
     """
 
     original: tuple[int, int]
@@ -89,6 +91,7 @@ def unet_arguments(pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None)
         text: of each example.
         sizes: time ids `(batch, 6)`, see `size_conditions`; None means the base's own size. Bases other than SDXL
             ignore them.
+
     """
     arguments: dict[str, object] = {"encoder_hidden_states": text.context}
     if text.pooled is None:

@@ -19,6 +19,7 @@ def chosen_device(name: str = AUTO) -> str:
 
     Raises:
         BwlabError: PyTorch does not know the device, or it is not on this machine.
+
     """
     import torch
 

@@ -70,6 +70,7 @@ class SingleFileHeader:
         path: of the file.
         shapes: of its tensors, by key.
         metadata: of its header.
+
     """
 
     path: Path
@@ -87,6 +88,7 @@ def read_single_file_header(path: Path, asked: str) -> SingleFileHeader:
 
     Raises:
         BwlabError: the file is a pickle, no safetensors file, or cut short; `asked` is what the user wanted of it.
+
     """
     from safetensors import SafetensorError, safe_open
 
@@ -118,6 +120,7 @@ def family_of(checkpoint: SingleFileHeader, asked: str) -> str:
 
     Raises:
         BwlabError: the file is no whole checkpoint of one of them, saying what it is; `asked` is what it was to be.
+
     """
     found = _not_a_unet(checkpoint)
     if found:

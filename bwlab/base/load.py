@@ -43,6 +43,7 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None) -> Pipeline:
 
     Raises:
         BwlabError: it is none of these, saying what was found.
+
     """
     import torch
 
@@ -104,6 +105,7 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype) -> StableDiffusion
 
     Raises:
         BwlabError: the folder is no pipeline of SD 1.x, 2.x or XL, saying what was found there.
+
     """
     import diffusers
 

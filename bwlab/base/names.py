@@ -33,6 +33,7 @@ class BaseUnet:
         name: as it was asked for.
         config: of the UNet.
         known: the UNet of `KNOWN` that it is, if any.
+
     """
 
     name: str
@@ -45,10 +46,11 @@ class BaseUnet:
 
 
 def base_unet(base: str) -> BaseUnet:
-    """Return the UNet of ``emoji``, ``sd14``, ``sd21``, ``sdxl``, of a diffusers folder or a single-file checkpoint.
+    """Return the UNet of `emoji`, `sd14`, `sd21`, `sdxl`, of a diffusers folder or a single-file checkpoint.
 
     Raises:
         BwlabError: there is no such base, or its UNet's config cannot be read.
+
     """
     if base in KNOWN:
         return BaseUnet(base, KNOWN[base], base)
@@ -113,6 +115,7 @@ def hub_folder(name: str, asked: str) -> Path:
 
     Raises:
         BwlabError: there is no such path here, and the hub cannot be reached or has no such pipeline.
+
     """
     from diffusers import DiffusionPipeline
 

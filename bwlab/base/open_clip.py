@@ -18,11 +18,12 @@ def load_open_clip(name: str, weights: str | None = None) -> tuple[Any, Callable
     """Return a model with weights, in evaluation mode, what makes a picture its input, and its tokenizer.
 
     Args:
-        name: one of open_clip's, or ``local-dir:`` or ``hf-hub:`` and where it lies.
+        name: one of open_clip's, or `local-dir:` or `hf-hub:` and where it lies.
         weights: a file, or a name of open_clip's; None where the name says where they are.
 
     Raises:
         Exception: nearly any kind, for a wrong name, file or connection, and where there are no weights.
+
     """
     import open_clip
 

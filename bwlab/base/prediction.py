@@ -40,6 +40,7 @@ class Prediction:
     Attributes:
         kind: `"epsilon"` or `"v_prediction"`, as diffusers' schedulers name it.
         zero_snr: whether it was trained on a schedule that ends in noise alone (Lin et al., arXiv 2305.08891).
+
     """
 
     kind: str
@@ -51,6 +52,7 @@ def declared_prediction(checkpoint: SingleFileHeader) -> Prediction | None:
 
     Raises:
         BwlabError: the `.yaml` names a prediction that bwlab does not know.
+
     """
     kind = _from_yaml(checkpoint.path.with_suffix(".yaml")) or _from_metadata(checkpoint)
     marked = V_MARK in checkpoint.shapes
@@ -86,6 +88,7 @@ def measured_prediction(unet: UNet2DConditionModel, context: Tensor) -> Predicti
     Args:
         unet: of a base with one text encoder.
         context: `(1, tokens, width)`, the embedding of an empty caption.
+
     """
     return Prediction(EPSILON if last_step_cosine(unet, context) > SAME else VELOCITY)
 

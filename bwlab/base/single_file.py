@@ -54,6 +54,7 @@ def load_single_file(
 
     Raises:
         BwlabError: the file is no such checkpoint, saying what it is.
+
     """
     checkpoint = read_single_file_header(path, asked)
     architecture = published[family_of(checkpoint, asked)]
@@ -75,6 +76,7 @@ def load_components(
 
     Raises:
         BwlabError: the file lacks tensors, or has them in other shapes.
+
     """
     empty = {name: empty_component(architecture, name) for name in architecture.components()}
     places = {name: component_places(architecture.family, name, empty[name].state_dict()) for name in empty}
@@ -211,6 +213,7 @@ def checkpoint_tensors(
 
     Raises:
         BwlabError: the pipeline is of no published size.
+
     """
     import torch
 

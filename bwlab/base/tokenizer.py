@@ -28,6 +28,7 @@ def clip_tokenizer(pad: str = END, length: int = 77) -> CLIPTokenizer:
 
     Raises:
         BwlabError: open_clip lacks its vocabulary.
+
     """
     from transformers import CLIPTokenizer
 

@@ -43,6 +43,7 @@ class ModelWeights:
         name: as the user gave it.
         config: of its UNet.
         tensors: adapter path and leaf, `"te.encoder.layers.0.mlp.fc1.weight"` -> tensor.
+
     """
 
     name: str
@@ -85,6 +86,7 @@ def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
 
     Raises:
         BwlabError: it is none of these, or its weights are no safetensors.
+
     """
     asked = f"{option} {base}"
     path = base_path(base)

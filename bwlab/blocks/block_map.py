@@ -35,8 +35,9 @@ class MapRow:
         aliases: other names for the same.
         lbw: LBW cells that it holds, wholly or in part, in order.
         kohya: places in kohya's list, from 0.
-        parts: that hold all of it, beside ``all``.
+        parts: that hold all of it, beside `all`.
         counts: what it holds; None if that is not known, as for text encoders.
+
     """
 
     name: str
@@ -55,7 +56,7 @@ class MapRow:
 
 
 def block_map(scheme: BlockScheme, counts: Mapping[str, Counts], level: Level) -> list[MapRow]:
-    """Return a row for each block or cell of the scheme, in its order; ``counts`` go by the module's path."""
+    """Return a row for each block or cell of the scheme, in its order; `counts` go by the module's path."""
     places = kohya_places(scheme)
     names = scheme.blocks() if level == "block" else scheme.cells()
     return [_row(name, scheme, counts, places, level) for name in names]
@@ -97,6 +98,7 @@ class Counts:
         lora: layers that LoRA adapts.
         locon: layers that LoCon adapts, LoRA's among them.
         parameters: all numbers in it, biases and norms too.
+
     """
 
     lora: int = 0
@@ -128,7 +130,7 @@ def count(config: UnetConfig, scheme: BlockScheme) -> dict[str, Counts]:
 
 
 def known_counts(name: str) -> dict[str, Counts]:
-    """Return the counts of a known UNet (a key of ``configs.KNOWN``), without torch."""
+    """Return the counts of a known UNet (a key of `configs.KNOWN`), without torch."""
     table = json.loads(files("bwlab.blocks").joinpath(FILE).read_text(encoding="utf-8"))
     return {path: Counts(*numbers) for path, numbers in table[name].items()}
 

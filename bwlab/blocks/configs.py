@@ -1,6 +1,6 @@
 """The UNets that bwlab knows without a download, as diffusers configs, and what modules they have.
 
-Each config is what the model's ``unet/config.json`` says, as far as it says anything beyond diffusers' defaults. The
+Each config is what the model's `unet/config.json` says, as far as it says anything beyond diffusers' defaults. The
 numbers of parameters are the published ones: 859,520,964 (SD 1.4), 865,910,724 (SD 2.1) and 2,567,463,684 (SDXL).
 """
 
@@ -80,7 +80,7 @@ def meta_unet(config: UnetConfig) -> UNet2DConditionModel:
 
 
 def module_shapes(config: UnetConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return kind (``"linear"``, ``"conv1x1"``, ``"conv"``) and weight shape of every Linear and Conv2d, by path."""
+    """Return kind (`"linear"`, `"conv1x1"`, `"conv"`) and weight shape of every Linear and Conv2d, by path."""
     return layer_shapes(meta_unet(config))
 
 

@@ -90,7 +90,8 @@ def unet_scheme(
         layers: resnets in each down block; each up block has one more.
         encoders: path and cell of each text encoder.
         outer: modules outside all blocks.
-        parts: beside ``all``.
+        parts: beside `all`.
+
     """
     down, _, up = types
     ldm = layers == LDM_LAYERS
@@ -149,11 +150,12 @@ def scheme_for(config: Mapping[str, object], finders: Iterable[Finder] = ()) -> 
     """Return the block scheme of the UNet with this config.
 
     Args:
-        config: as diffusers writes it to ``unet/config.json``.
-        finders: those of plugins, ``manager.block_schemes()``; asked before the built-in ones.
+        config: as diffusers writes it to `unet/config.json`.
+        finders: those of plugins, `manager.block_schemes()`; asked before the built-in ones.
 
     Raises:
         BwlabError: no finder knows such a UNet.
+
     """
     for find in (*finders, find_sd, find_sdxl):
         scheme = find(config)

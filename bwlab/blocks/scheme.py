@@ -19,10 +19,11 @@ class Module:
     """The smallest thing that a name can mean: a resnet, a transformer, a resampler, an outer layer, a text encoder.
 
     Attributes:
-        path: where it lies in the UNet, ``"up_blocks.0.attentions.1"``; ``"te"`` and ``"te2"`` for text encoders.
-        cell: the finer of its two names, ``"out0.1"``.
-        block: the coarser, ``"out0"``.
-        ldm: the cell it is in for LBW, ``"OUT01"``; None where LBW has none.
+        path: where it lies in the UNet, `"up_blocks.0.attentions.1"`; `"te"` and `"te2"` for text encoders.
+        cell: the finer of its two names, `"out0.1"`.
+        block: the coarser, `"out0"`.
+        ldm: the cell it is in for LBW, `"OUT01"`; None where LBW has none.
+
     """
 
     path: str
@@ -36,10 +37,11 @@ class BlockScheme:
     """Names for all modules of one architecture.
 
     Attributes:
-        name: ``"sd"`` or ``"sdxl"``, or what a plugin calls its own.
+        name: `"sd"` or `"sdxl"`, or what a plugin calls its own.
         modules: all of them, in the order in which data flows.
-        parts: name -> names of blocks or modules; ``"all"`` must be there and hold what ``*`` means for ranks.
+        parts: name -> names of blocks or modules; `"all"` must be there and hold what `*` means for ranks.
         aliases: another name -> a block.
+
     """
 
     name: str
@@ -64,29 +66,29 @@ class BlockScheme:
         return tuple(self._by_name)
 
     def module_of(self, path: str) -> Module | None:
-        """Return what holds the layer at ``path`` (``te.<path>``, ``te2.<path>`` for text encoders), or None."""
+        """Return what holds the layer at `path` (`te.<path>`, `te2.<path>` for text encoders), or None."""
         names = path.split(".")
         prefixes = (".".join(names[:end]) for end in range(len(names), 0, -1))
         return next((self._by_path[prefix] for prefix in prefixes if prefix in self._by_path), None)
 
     def block_of(self, path: str) -> str | None:
-        """Return the block that the layer at ``path`` lies in, ``"in0"``, or None if the scheme does not know it."""
+        """Return the block that the layer at `path` lies in, `"in0"`, or None if the scheme does not know it."""
         module = self.module_of(path)
         return None if module is None else module.block
 
     def cell_of(self, path: str) -> str | None:
-        """Return the cell that the layer at ``path`` lies in, ``"in0.1"``, or None if the scheme does not know it."""
+        """Return the cell that the layer at `path` lies in, `"in0.1"`, or None if the scheme does not know it."""
         module = self.module_of(path)
         return None if module is None else module.cell
 
     def modules_of(self, name: str) -> frozenset[str]:
-        """Return the paths of the modules that ``name`` means; ``BwlabError``, which lists the names, if none."""
+        """Return the paths of the modules that `name` means; `BwlabError`, which lists the names, if none."""
         if name not in self._by_name:
             raise self._unknown(name)
         return self._by_name[name]
 
     def expand(self, name: str) -> frozenset[str]:
-        """Return the cells that ``name`` reaches into, wholly or in part; ``BwlabError`` if it is unknown."""
+        """Return the cells that `name` reaches into, wholly or in part; `BwlabError` if it is unknown."""
         paths = self.modules_of(name)
         return frozenset(module.cell for module in self.modules if module.path in paths)
 
@@ -142,9 +144,10 @@ class SchemeFinder:
     """Knows the blocks of one family of models.
 
     Attributes:
-        name: e.g. ``"sd"``; unique among all installed plugins.
+        name: e.g. `"sd"`; unique among all installed plugins.
         summary: one line for lists.
         find: the block scheme of a model with this config, or None if the model is of another family.
+
     """
 
     name: str
@@ -152,5 +155,5 @@ class SchemeFinder:
     find: Callable[[Mapping[str, object]], BlockScheme | None]
 
     def __call__(self, config: Mapping[str, object]) -> BlockScheme | None:
-        """Return the block scheme of a model with ``config``, or None if it is of another family."""
+        """Return the block scheme of a model with `config`, or None if it is of another family."""
         return self.find(config)

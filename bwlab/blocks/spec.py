@@ -1,7 +1,7 @@
-"""Block specs: one number for each part of a model, ``"upper=16, mid=4, *=0"``.
+"""Block specs: one number for each part of a model, `"upper=16, mid=4, *=0"`.
 
-The same grammar serves ranks, scales and learning rates: entries ``name=number`` with commas between, of which later
-ones win, or one bare number. ``*`` is whatever no other entry names, wherever it stands. See docs/blocks.md.
+The same grammar serves ranks, scales and learning rates: entries `name=number` with commas between, of which later
+ones win, or one bare number. `*` is whatever no other entry names, wherever it stands. See docs/blocks.md.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class BlockSpec:
         scheme: the names that it uses.
         kind: what the numbers are.
         values: path of a module of the scheme -> its number.
+
     """
 
     text: str
@@ -47,7 +48,7 @@ class BlockSpec:
     values: Mapping[str, float] = field(repr=False)
 
     def value_of(self, path: str) -> float:
-        """Return the number for the layer at ``path``; ``BwlabError`` if it lies in no block of the scheme."""
+        """Return the number for the layer at `path`; `BwlabError` if it lies in no block of the scheme."""
         module = self.scheme.module_of(path)
         if module is None:
             found = f"it lies in no block of the scheme {self.scheme.name}"
@@ -95,17 +96,18 @@ class BlockSpec:
 def parse_spec(text: str | float, scheme: BlockScheme, *, kind: Kind, default: float = 0.0) -> BlockSpec:
     """Return the numbers that a spec gives to the blocks of a model.
 
-    Of two entries for one module the later wins, except that ``*`` gives way to every name. For ranks ``*`` covers the
-    UNet's blocks only: ``te`` and ``rest`` get a rank where they are named.
+    Of two entries for one module the later wins, except that `*` gives way to every name. For ranks `*` covers the
+    UNet's blocks only: `te` and `rest` get a rank where they are named.
 
     Args:
-        text: the spec; a bare number ``16`` means ``*=16``.
+        text: the spec; a bare number `16` means `*=16`.
         scheme: of the model.
         kind: ranks are whole numbers 0..4096, scales finite numbers, rates finite numbers >= 0.
         default: what is never named gets, for scales and rates; for ranks that is 0.
 
     Raises:
         BwlabError: an unknown name, a bad number, an empty or incomplete entry, or ranks that are 0 everywhere.
+
     """
     values = dict.fromkeys((module.path for module in scheme.modules), 0.0 if kind == "rank" else default)
     # The sort is stable: it brings "*" to the front and leaves the order of the names.
@@ -118,10 +120,11 @@ def parse_spec(text: str | float, scheme: BlockScheme, *, kind: Kind, default: f
 def spec_from_values(
     values: Mapping[str, float], scheme: BlockScheme, kind: Kind, text: str | None = None
 ) -> BlockSpec:
-    """Return the spec with these numbers, one for each module's path; without ``text`` it gets its canonical one.
+    """Return the spec with these numbers, one for each module's path; without `text` it gets its canonical one.
 
     Raises:
         BwlabError: ranks that are 0 everywhere.
+
     """
     if kind == "rank" and not any(values.values()):
         known = f"Known: {scheme.summary()}"
@@ -131,7 +134,7 @@ def spec_from_values(
 
 
 def parse_number(text: str, kind: Kind, where: str) -> float:
-    """Return the number; ``BwlabError``, which says ``where`` it stands, if it is none or not one of this kind.
+    """Return the number; `BwlabError`, which says `where` it stands, if it is none or not one of this kind.
 
     >>> parse_number("16", "rank", "upper=16")
     16.0
@@ -154,7 +157,7 @@ def parse_number(text: str, kind: Kind, where: str) -> float:
 
 
 def number_text(number: float) -> str:
-    """Return the shortest text that reads back as ``number``.
+    """Return the shortest text that reads back as `number`.
 
     >>> number_text(4.0), number_text(0.25)
     ('4', '0.25')
@@ -179,7 +182,7 @@ def _entries(text: str | float, kind: Kind) -> Iterator[tuple[str, float]]:
 
 
 def number_word(number: float) -> str:
-    """Return ``number`` as text, also when it is not finite."""
+    """Return `number` as text, also when it is not finite."""
     return number_text(float(number)) if math.isfinite(number) else str(number)
 
 

@@ -1,7 +1,7 @@
 """Which layers the classic adapters adapt, by path and kind: the same ones as kohya's sd-scripts and LyCORIS.
 
 On SD 1.x these are 192 layers of the UNet for LoRA, and 86 more, 278 in all, for LoCon; conv_in, conv_out and the two
-layers of time_embedding make the 282 that it has. In a text encoder (``te.``, ``te2.``) both adapt the same layers:
+layers of time_embedding make the 282 that it has. In a text encoder (`te.`, `te2.`) both adapt the same layers:
 the projections of its attention and of its MLPs.
 """
 
@@ -28,8 +28,9 @@ def is_attention_target(path: str, kind: str) -> bool:
     """Return whether LoRA adapts the layer: in a transformer of the UNet or in a text encoder, linear or a 1x1 conv.
 
     Args:
-        path: in the UNet, or after ``te.`` or ``te2.`` in a text encoder.
-        kind: ``"linear"``, ``"conv1x1"`` or ``"conv"``.
+        path: in the UNet, or after `te.` or `te2.` in a text encoder.
+        kind: `"linear"`, `"conv1x1"` or `"conv"`.
+
     """
     inside = _TEXT if in_text_encoder(path) else _TRANSFORMER
     return kind in LINEAR_KINDS and inside.fullmatch(path) is not None

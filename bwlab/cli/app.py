@@ -39,6 +39,7 @@ class Frame:
     Attributes:
         failures: plugins that are left out, each with its exception where there is one.
         debug: whether tracebacks are shown.
+
     """
 
     failures: Sequence[tuple[PluginRecord, BaseException | None]] = ()
@@ -46,7 +47,7 @@ class Frame:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line on ``arguments`` (by default those of the process); always ends in ``SystemExit``."""
+    """Run the command line on `arguments` (by default those of the process); always ends in `SystemExit`."""
     frame = Frame()
     exit_on_error(lambda: _run(frame, arguments), lambda: frame.debug)
 
@@ -59,6 +60,7 @@ def build_app(
     Args:
         manager: of the plugins.
         asked: a command. Where there is such a one, the built-in ones beside it are left out, whose import takes time.
+
     """
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
@@ -135,13 +137,14 @@ def _global_options(
 
 
 def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
-    """Run ``call``; a ``BwlabError`` and what the file system refuses become one line and exit code 2, Ctrl-C 130.
+    """Run `call`; a `BwlabError` and what the file system refuses become one line and exit code 2, Ctrl-C 130.
 
     Any other exception is a defect of ours or of a plugin and keeps its traceback.
 
     Args:
         call: what is run.
         debug: asked once an error is there, whether its traceback is wanted.
+
     """
     try:
         call()
@@ -158,11 +161,12 @@ def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
 
 
 def exit_as_asked(call: Callable[[], object]) -> NoReturn:
-    """Run typer's ``main`` with ``standalone_mode=False`` and exit as it would; an error in what was typed is one line.
+    """Run typer's `main` with `standalone_mode=False` and exit as it would; an error in what was typed is one line.
 
     Raises:
         BwlabError: typer could not read the arguments.
         SystemExit: always else.
+
     """
     try:
         code = call()

@@ -1,4 +1,4 @@
-"""``bwlab config``: the settings of a run, written out."""
+"""`bwlab config`: the settings of a run, written out."""
 
 from __future__ import annotations
 

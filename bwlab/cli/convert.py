@@ -1,4 +1,4 @@
-"""``bwlab convert``: an adapter file in another tool's form, resized, or with blocks scaled."""
+"""`bwlab convert`: an adapter file in another tool's form, resized, or with blocks scaled."""
 
 from __future__ import annotations
 

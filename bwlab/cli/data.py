@@ -1,4 +1,4 @@
-"""``bwlab data``: look at what an adapter is to be trained on."""
+"""`bwlab data`: look at what an adapter is to be trained on."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check_command(
 
 
 def run_settings(source: Path, base: str | None, resolution: int | None, sets: list[str]) -> tuple[TrainConfig, bool]:
-    """Return the settings of a run on ``source``, and whether ``source`` itself holds such settings."""
+    """Return the settings of a run on `source`, and whether `source` itself holds such settings."""
     from bwlab.dataset.kohya_toml import is_dataset_toml
     from bwlab.training.settings import read_config
 
@@ -93,7 +93,7 @@ def run_settings(source: Path, base: str | None, resolution: int | None, sets: l
 
 
 def look(config: TrainConfig, with_base: bool, console: Console) -> Survey:
-    """Return what a run with these settings would learn from, as its base sees it if ``with_base``."""
+    """Return what a run with these settings would learn from, as its base sees it if `with_base`."""
     from functools import partial
 
     from bwlab.base.load import load_base

@@ -1,4 +1,4 @@
-"""``bwlab extract``: an adapter from a fine-tuned model and its base."""
+"""`bwlab extract`: an adapter from a fine-tuned model and its base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab generate``: pictures from prompts, a base model and adapters."""
+"""`bwlab generate`: pictures from prompts, a base model and adapters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab inspect``: what an adapter file is, and what is wrong with it."""
+"""`bwlab inspect`: what an adapter file is, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab merge``: several adapters as one, or folded into a base model."""
+"""`bwlab merge`: several adapters as one, or folded into a base model."""
 
 from __future__ import annotations
 

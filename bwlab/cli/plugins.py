@@ -1,4 +1,4 @@
-"""``bwlab plugins``: what is loaded, whether an adapter type keeps its contract, and a start for one's own."""
+"""`bwlab plugins`: what is loaded, whether an adapter type keeps its contract, and a start for one's own."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def gives(record: PluginRecord) -> list[str]:
 
 
 def as_dict(record: PluginRecord) -> dict[str, object]:
-    """Return a plugin's row of ``bwlab plugins --json``."""
+    """Return a plugin's row of `bwlab plugins --json`."""
     return {
         "name": record.name,
         "kind": kinds(record),

@@ -1,4 +1,4 @@
-"""``bwlab tag``: captions of comma-separated tags for a folder of pictures."""
+"""`bwlab tag`: captions of comma-separated tags for a folder of pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab train``: an adapter into chosen blocks."""
+"""`bwlab train`: an adapter into chosen blocks."""
 
 from __future__ import annotations
 

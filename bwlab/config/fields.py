@@ -33,6 +33,7 @@ class SettingError(BwlabError):
         value: what it was set to.
         found: what is wrong with that.
         fix: what to give instead.
+
     """
 
     def __init__(self, key: str, value: object, found: str, fix: str) -> None:
@@ -58,7 +59,7 @@ def choice(default: str, *choices: str) -> str:
 
 
 def check_number(key: str, value: float, bounds: Mapping[str, float | None]) -> None:
-    """Raise SettingError unless ``value`` is finite and within ``bounds`` (``least``, ``above``, ``most``)."""
+    """Raise SettingError unless `value` is finite and within `bounds` (`least`, `above`, `most`)."""
     least, above, most = (bounds.get(name) for name in ("least", "above", "most"))
     wanted = [f"at least {least:g}"] if least is not None else []
     wanted += [f"above {above:g}"] if above is not None else []
@@ -75,7 +76,7 @@ def check_number(key: str, value: float, bounds: Mapping[str, float | None]) -> 
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    """Raise SettingError, with the nearest choice, unless ``value`` is one of ``choices``."""
+    """Raise SettingError, with the nearest choice, unless `value` is one of `choices`."""
     if value not in choices:
         raise SettingError(key, value, "unknown", f"{did_you_mean(value, choices)}Choose from {', '.join(choices)}")
 
@@ -101,12 +102,13 @@ class Typed:
 
 
 def converted(key: str, value: object, kind: object, origin: str) -> object:
-    """Return ``value`` as ``kind``: int, float, bool, str, a tuple of texts, one of these or None, or anything.
+    """Return `value` as `kind`: int, float, bool, str, a tuple of texts, one of these or None, or anything.
 
     A whole number serves as a float and a number as a text; nothing else changes its kind.
 
     Raises:
-        BwlabError: it is of another kind; the message names ``key`` and ``origin``.
+        BwlabError: it is of another kind; the message names `key` and `origin`.
+
     """
     plain = without_none(kind)
     found = typed_value(value.text, plain) if isinstance(value, Typed) else value
@@ -118,7 +120,7 @@ def converted(key: str, value: object, kind: object, origin: str) -> object:
 
 
 def without_none(kind: object) -> object:
-    """Return ``X`` for the type ``X | None``, and any other type as it is."""
+    """Return `X` for the type `X | None`, and any other type as it is."""
     if isinstance(kind, types.UnionType):
         return next(part for part in typing.get_args(kind) if part is not types.NoneType)
     return kind
@@ -134,7 +136,7 @@ def typed_value(text: str, kind: object) -> object:
 
 
 def number_or_text(text: str, kind: object) -> object:
-    """Return a number written as TOML does not (``.5``, ``NaN``) for a number setting, else the text."""
+    """Return a number written as TOML does not (`.5`, `NaN`) for a number setting, else the text."""
     try:
         return float(text) if kind is float else text
     except ValueError:
@@ -142,7 +144,7 @@ def number_or_text(text: str, kind: object) -> object:
 
 
 def as_kind(value: object, kind: object) -> object | None:
-    """Return ``value`` as ``kind``, None if it is something else."""
+    """Return `value` as `kind`, None if it is something else."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float:
         return float(typing.cast(float, value)) if number else None

@@ -29,10 +29,11 @@ class Sizing:
         size: of every picture, or with buckets the size whose area none exceeds.
         factor: pixels a latent, in each direction.
         random_crop: whether more than the shown part is encoded, to crop at other places each time.
-        buckets: the sizes to choose from; empty: only ``size``.
+        buckets: the sizes to choose from; empty: only `size`.
         step: sides of buckets are multiples of this.
         most: greatest side of a bucket.
         upscale: whether pictures smaller than their bucket are enlarged, instead of getting a bucket of their own.
+
     """
 
     size: Size
@@ -53,6 +54,7 @@ class Frame:
         covering: size it is brought to, which covers the two below.
         encoded: size of its middle that is encoded.
         target: size that is shown of that.
+
     """
 
     original: Size
@@ -82,8 +84,9 @@ def bucket_sizes(size: Size, step: int, least: int, most: int) -> tuple[Size, ..
     Args:
         size: its area is the greatest.
         step: sides are multiples of it.
-        least: the shortest side, a multiple of ``step``.
+        least: the shortest side, a multiple of `step`.
         most: the longest side, likewise.
+
     """
     area = size.width * size.height
     middle = math.isqrt(area) // step * step
@@ -123,7 +126,7 @@ def nearest_shape(size: Size, among: Sequence[Size]) -> Size:
 
 
 def covered(original: Size, target: Size) -> Size:
-    """Return the size of a picture resized until it just covers ``target``."""
+    """Return the size of a picture resized until it just covers `target`."""
     scale = max(target.width / original.width, target.height / original.height)
     return Size(
         max(target.width, round(original.width * scale)),
@@ -138,6 +141,7 @@ class BaseSize:
     Attributes:
         side: of the squares it was made for, in pixels.
         factor: pixels a latent, in each direction.
+
     """
 
     side: int
@@ -155,6 +159,7 @@ def sizing(subset: Subset, base: BaseSize) -> Sizing:
 
     Raises:
         BwlabError: sizes that do not divide into whole latents or steps.
+
     """
     own, factor = subset.settings, base.factor
     side = own.resolution or base.side
@@ -185,7 +190,7 @@ def bucket_bounds(own: DataConfig, size: Size, factor: int) -> tuple[int, int]:
 
 
 def require_multiple(name: str, value: int, of: int, found: str) -> None:
-    """Raise BwlabError, with the nearest multiple, unless ``value`` is one."""
+    """Raise BwlabError, with the nearest multiple, unless `value` is one."""
     if value % of:
         fix = f"Give a multiple of {of}, such as {max(1, round(value / of)) * of}"
         raise BwlabError(f"{name} = {value}", found, fix)
@@ -197,6 +202,7 @@ def example_frame(example: Example, how: Sizing) -> Frame:
     Raises:
         UnreadablePicture: the head of the file is no image's.
         BwlabError: it is smaller than one step of buckets and may not be enlarged.
+
     """
     original = picture_size(example.path)
     found = frame(original, how)

@@ -14,10 +14,10 @@ class DataConfig(Section):
     Attributes:
         folder: images with a caption file beside each.
         dataset: a dataset TOML as kohya's trainer reads it, instead of a folder.
-        caption: the caption of images that have none; without it that is the name of a ``25_name`` folder, and
+        caption: the caption of images that have none; without it that is the name of a `25_name` folder, and
             elsewhere an error.
         caption_extension: of the caption files.
-        repeats: times each image counts in an epoch, unless its folder is named ``25_name`` and so says it.
+        repeats: times each image counts in an epoch, unless its folder is named `25_name` and so says it.
         resolution: side of the square pictures in pixels, or of the square with the area of all buckets; none means
             the base's own.
         skip_broken: leave unreadable images out with a warning instead of stopping.
@@ -28,11 +28,12 @@ class DataConfig(Section):
         tag_dropout: probability 0..1 that a tag is left out.
         flip: show an example mirrored at every other step, at random.
         random_crop: crop pictures at random places instead of at the centre.
-        buckets: train on pictures of several aspect ratios, each of about the area of ``resolution`` squared.
+        buckets: train on pictures of several aspect ratios, each of about the area of `resolution` squared.
         bucket_step: sides of buckets are multiples of this many pixels.
-        bucket_min: least side of a bucket in pixels; none means half of ``resolution``.
-        bucket_max: greatest side of a bucket in pixels; none means twice ``resolution``.
+        bucket_min: least side of a bucket in pixels; none means half of `resolution`.
+        bucket_max: greatest side of a bucket in pixels; none means twice `resolution`.
         upscale: enlarge pictures that are smaller than their bucket; false puts them into a smaller one.
+
     """
 
     folder: str = ""
@@ -62,13 +63,14 @@ class RegularisationConfig(Section):
 
     Attributes:
         folder: class images with captions, shown in total as often as all others; none trains without them. Subsets
-            of ``data.dataset`` may be marked ``is_reg`` instead.
+            of `data.dataset` may be marked `is_reg` instead.
         weight: of their loss beside that of the other pictures.
-        generate: have the base draw this many into ``folder``, as far as they are not there; 0 draws none.
-        prompt: what it draws, and the caption of images in ``folder`` that have none.
+        generate: have the base draw this many into `folder`, as far as they are not there; 0 draws none.
+        prompt: what it draws, and the caption of images in `folder` that have none.
         steps: sampling steps.
         cfg: classifier-free guidance.
         seed: of the first picture; the next ones count up.
+
     """
 
     folder: str | None = None

@@ -21,15 +21,16 @@ class Subset:
     """One folder of pictures and what is done with them.
 
     Attributes:
-        settings: of this folder, which is ``settings.folder``.
+        settings: of this folder, which is `settings.folder`.
         asked: how the user named it, for messages.
         regularisation: whether it preserves what the base knows, instead of teaching something new.
-        deep: whether its subfolders belong to it, and ``25_name`` folders say their repeats and captions.
-        shape: of pictures, where that is not a square of ``settings.resolution``.
+        deep: whether its subfolders belong to it, and `25_name` folders say their repeats and captions.
+        shape: of pictures, where that is not a square of `settings.resolution`.
         dropout_epochs: see `CaptionRule`.
         prefix: goes before every caption, with a blank.
         suffix: goes after every caption, with a blank.
         notes: what the user should know of how the settings were read.
+
     """
 
     settings: DataConfig
@@ -62,6 +63,7 @@ class Example:
         digest: SHA-256 of the file.
         subset: the folder it comes from.
         captioned: whether the caption is its own, and not that of its folder or of the settings.
+
     """
 
     path: Path
@@ -100,6 +102,7 @@ class CaptionRule:
         dropout: probability 0..1 that there is no caption.
         tag_dropout: probability 0..1 that a tag is left out.
         dropout_epochs: in every epoch whose number, from 1, is a multiple of this there is no caption; 0 in none.
+
     """
 
     shuffle: bool = False
@@ -149,7 +152,7 @@ def tags_of(caption: str) -> list[str]:
 
 
 def joined_tags(text: str) -> str:
-    """Return comma- or line-separated tags joined by ``", "``, without empty ones.
+    """Return comma- or line-separated tags joined by `", "`, without empty ones.
 
     >>> joined_tags("a fox ,, ink\\n")
     'a fox, ink'

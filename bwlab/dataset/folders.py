@@ -23,6 +23,7 @@ class MissingCaption(BwlabError):
     Args:
         image: its file.
         path: where the caption should be.
+
     """
 
     def __init__(self, image: Path, path: Path) -> None:
@@ -35,6 +36,7 @@ def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_R
     Raises:
         BwlabError: no such folder, no images in it, a caption that is missing or unreadable, repeats of 0, or a
             dataset TOML with a mistake in it.
+
     """
     found = subsets(config, regularisation)
     return tuple(read_example(path, subset) for subset in found for path in pictures_of(subset))
@@ -119,10 +121,11 @@ def read_example(path: Path, subset: Subset) -> Example:
 
 
 def folder_repeats(folder: Path, subset: Subset) -> tuple[int, str | None]:
-    """Return the repeats and the caption that a folder's name (``25_name``) states, else those of the settings.
+    """Return the repeats and the caption that a folder's name (`25_name`) states, else those of the settings.
 
     Raises:
         BwlabError: it states 0 repeats.
+
     """
     named = REPEATS_FOLDER.fullmatch(folder.resolve().name) if subset.deep else None
     if named is None:
@@ -138,12 +141,13 @@ def caption_path(image: Path, extension: str) -> Path:
 
 
 def read_caption(image: Path, subset: Subset, folder_name: str | None = None) -> tuple[str, bool]:
-    """Return the tags of an image, joined by ``", "``, and whether they are its own.
+    """Return the tags of an image, joined by `", "`, and whether they are its own.
 
     They come from the file beside it; where that is empty or missing from the settings, else from the folder's name.
 
     Raises:
         BwlabError: there are none, or the file is not UTF-8 text.
+
     """
     path = caption_path(image, subset.settings.caption_extension)
     try:

@@ -1,7 +1,7 @@
 """Dataset files as kohya's trainer reads them (sd-scripts, docs/config_README-en.md), in TOML.
 
-Options stand in ``[general]``, ``[[datasets]]`` and ``[[datasets.subsets]]``; the innermost wins, and what none of them
-says comes from ``data.*``. An option that bwlab lacks is an error unless it is switched off.
+Options stand in `[general]`, `[[datasets]]` and `[[datasets.subsets]]`; the innermost wins, and what none of them
+says comes from `data.*`. An option that bwlab lacks is an error unless it is switched off.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Off:
     Attributes:
         values: with which it is switched off.
         fix: what to do instead.
+
     """
 
     values: tuple[object, ...]
@@ -113,6 +114,7 @@ class Option:
     Attributes:
         kind: the type of its value; None: looked at later.
         levels: the tables it may stand in.
+
     """
 
     kind: object
@@ -155,6 +157,7 @@ def read_dataset_toml(path: Path, config: DataConfig) -> tuple[Subset, ...]:
 
     Raises:
         BwlabError: the file cannot be read or has a mistake in it; an unknown key is named, with the nearest known.
+
     """
     tables = read_tables(path)
     check_keys(tables, {"general", "datasets"}, str(path))
@@ -256,7 +259,7 @@ def new_subset(options: Options, origin: str, config: DataConfig) -> Subset:
 
 
 def chosen(options: Options, key: str, default: Any) -> Any:  # as its kind in OPTIONS says
-    """Return the value of an option, or ``default``."""
+    """Return the value of an option, or `default`."""
     return options[key].value if key in options else default
 
 
@@ -287,7 +290,7 @@ def shape_of(options: Options) -> Size | None:
 
 
 def resolution_size(value: object) -> Size | None:
-    """Return a resolution, a whole number or ``[width, height]``; None if it is none, or not 8 to 8192 pixels."""
+    """Return a resolution, a whole number or `[width, height]`; None if it is none, or not 8 to 8192 pixels."""
     sides = value if isinstance(value, list) else [value, value]
     whole = [side for side in sides if type(side) is int and 8 <= side <= 8192]
     return Size(*whole) if len(sides) == len(whole) == 2 else None

@@ -43,8 +43,9 @@ class Posterior:
     """What an autoencoder says of one picture, scaled as the UNet expects latents.
 
     Attributes:
-        mean: ``(channels, h, w)`` float32.
+        mean: `(channels, h, w)` float32.
         deviation: standard deviation, the same shape.
+
     """
 
     mean: Tensor
@@ -59,6 +60,7 @@ class Picture:
         frame: what was done with it.
         plain: as it is.
         mirrored: with left and right exchanged, if it is to be shown so.
+
     """
 
     frame: Frame
@@ -72,6 +74,7 @@ class PictureEncoder:
     Args:
         vae: in float32.
         cache: where posteriors are kept.
+
     """
 
     def __init__(self, vae: AutoencoderKL, cache: TensorCache) -> None:
@@ -90,6 +93,7 @@ class PictureEncoder:
         Raises:
             UnreadablePicture: the file is damaged.
             BwlabError: its latents are not finite, or the cache cannot be written.
+
         """
         mirrored = self._posterior(example, frame, True) if example.subset.settings.flip else None
         return Picture(frame, self._posterior(example, frame, False), mirrored)
@@ -123,6 +127,7 @@ def encode_pictures(
         framed: the examples, with what is to be done to them.
         encoder: encodes or remembers them.
         tick: called after each picture.
+
     """
     found: list[Picture | UnreadablePicture] = []
     for example, frame in framed:
@@ -166,16 +171,18 @@ class TensorCache:
 
     Args:
         folder: made when the first entry is kept.
+
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, kind: str, parts: tuple[str, ...], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the tensors for the content ``parts``, made and kept if they are not there or damaged.
+        """Return the tensors for the content `parts`, made and kept if they are not there or damaged.
 
         Raises:
             BwlabError: the cache cannot be written.
+
         """
         key = hashlib.sha256("\n".join((LAYOUT, *parts)).encode()).hexdigest()
         path = self.folder / kind / key[:2] / f"{key}.safetensors"

@@ -27,6 +27,7 @@ class BatchSlot(NamedTuple):
     Attributes:
         example: its index.
         epoch: of its lane, 0 for the first.
+
     """
 
     example: int
@@ -41,6 +42,7 @@ class Cycle:
         members: one round, numbers from 0.
         ordinals: how often each of them came before in the round.
         counts: how often each number comes in a round.
+
     """
 
     members: tuple[int, ...]
@@ -55,7 +57,7 @@ class Cycle:
 
 
 def even_cycle(shares: Sequence[int]) -> Cycle:
-    """Return the cycle in which number i comes ``shares[i]`` times (at least 1), as evenly spread as can be."""
+    """Return the cycle in which number i comes `shares[i]` times (at least 1), as evenly spread as can be."""
     counts = whole_shares(shares)
     numbers = np.repeat(np.arange(len(counts)), counts)
     ordinals = np.concatenate([np.arange(count) for count in counts])
@@ -82,6 +84,7 @@ class Lane:
         members: their indices.
         repeats: how often each comes in an epoch.
         purpose: what tells its random order from those of other lanes.
+
     """
 
     members: tuple[int, ...]
@@ -89,7 +92,7 @@ class Lane:
     purpose: tuple[int, ...] = ()
 
     def places(self, first: int, past: int, seed: int) -> list[BatchSlot]:
-        """Return what comes from position ``first`` to before ``past``."""
+        """Return what comes from position `first` to before `past`."""
         pool = torch.repeat_interleave(torch.tensor(self.members), torch.tensor(self.repeats))
         found: list[BatchSlot] = []
         for epoch in range(first // len(pool), -(-past // len(pool))):
@@ -107,6 +110,7 @@ class Order:
     Attributes:
         buckets: the lanes of each.
         shares: how often an example of each of those lanes is shown, for each other.
+
     """
 
     buckets: tuple[tuple[Lane, ...], ...]
@@ -123,7 +127,7 @@ class Order:
         return tuple(even_cycle(shares) for shares in self.shares)
 
     def places(self, batch: int, size: int, seed: int) -> list[BatchSlot]:
-        """Return the examples of batch number ``batch`` of ``size``."""
+        """Return the examples of batch number `batch` of `size`."""
         bucket, number = self.bucket_cycle.at(batch)
         cycle = self.lane_cycles[bucket]
         wanted = [cycle.at(position) for position in range(number * size, (number + 1) * size)]
@@ -142,6 +146,7 @@ def new_order(repeats: Sequence[int], shapes: Sequence[tuple[int, int]], regular
         repeats: how often each comes in an epoch.
         shapes: what must be alike in a batch.
         regularisation: which of them preserve what the base knows; those are shown as often as all others together.
+
     """
     groups: dict[tuple[int, int], dict[bool, list[int]]] = {}
     for index, (shape, kind) in enumerate(zip(shapes, regularisation, strict=True)):
@@ -167,11 +172,11 @@ def lane(members: Sequence[int], repeats: Sequence[int], purpose: tuple[int, ...
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
-    """Return a seed in 0..2^63 - 1 for one purpose, such as ``("step", 17)``, of a run seeded with ``seed``."""
+    """Return a seed in 0..2^63 - 1 for one purpose, such as `("step", 17)`, of a run seeded with `seed`."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator_for(seed: int, *purpose: str | int) -> torch.Generator:
-    """Return a CPU generator for one purpose of a run seeded with ``seed``."""
+    """Return a CPU generator for one purpose of a run seeded with `seed`."""
     return torch.Generator().manual_seed(seed_for(seed, *purpose))

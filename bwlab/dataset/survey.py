@@ -54,6 +54,7 @@ def survey(
 
     Raises:
         BwlabError: a folder that is not there or empty, or sizes that cannot be.
+
     """
     broken: list[Problem] = []
     unusable: list[Problem] = []
@@ -189,6 +190,7 @@ class FolderCount:
         repeats: how often each counts in an epoch.
         shown: pictures of it in an epoch.
         uncaptioned: images that get a caption from the settings or their folder's name.
+
     """
 
     folder: Path
@@ -210,6 +212,7 @@ class BucketCount:
         lost: mean part of a picture that is cropped, 0..1.
         worst: the greatest such part.
         enlarged: images smaller than this.
+
     """
 
     size: Size
@@ -248,6 +251,7 @@ class Survey:
         long_captions: captions that the text encoder does not read to their end; None if no base was given.
         token_limit: how far it reads.
         broken_stop: whether broken images stop a run.
+
     """
 
     folders: tuple[FolderCount, ...]
@@ -282,6 +286,7 @@ class SimilarPair(NamedTuple):
         first: number of one.
         second: number of the other, which is greater.
         bits: of `BITS` in which their fingerprints differ.
+
     """
 
     first: int
@@ -290,7 +295,7 @@ class SimilarPair(NamedTuple):
 
 
 def fingerprint(image: Image.Image) -> Fingerprint:
-    """Return which low frequencies of an image are above their median, ``(63,)``; all false for one flat colour."""
+    """Return which low frequencies of an image are above their median, `(63,)`; all false for one flat colour."""
     grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
     waves = cosines(SIDE)[:FREQUENCIES]
     low = (waves @ grey @ waves.T).ravel()[1:]  # without the mean
@@ -299,14 +304,14 @@ def fingerprint(image: Image.Image) -> Fingerprint:
 
 
 def cosines(side: int) -> NDArray[np.float64]:
-    """Return the matrix of the discrete cosine transform (DCT-II, not normalised), ``(side, side)``."""
+    """Return the matrix of the discrete cosine transform (DCT-II, not normalised), `(side, side)`."""
     places = np.arange(side)
     found: NDArray[np.float64] = np.cos(np.pi / side * (places + 0.5) * places[:, None])
     return found
 
 
 def lookalikes(fingerprints: Sequence[Fingerprint], most: int = ALIKE) -> Iterator[SimilarPair]:
-    """Yield all pairs whose fingerprints differ in at most ``most`` bits."""
+    """Yield all pairs whose fingerprints differ in at most `most` bits."""
     signs = np.stack(fingerprints).astype(np.float32) * 2 - 1 if fingerprints else np.zeros((0, BITS), np.float32)
     for start in range(0, len(signs), ROWS):
         distances = (BITS - signs[start : start + ROWS] @ signs.T) / 2

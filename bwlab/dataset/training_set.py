@@ -21,11 +21,12 @@ class SampledBatch:
 
     Attributes:
         indices: of its examples.
-        means: ``(batch, channels, h, w)`` posterior means, scaled as the UNet expects them.
+        means: `(batch, channels, h, w)` posterior means, scaled as the UNet expects them.
         deviations: standard deviations, the same shape and scale.
         captions: of its examples, as they are shown.
-        weights: ``(batch,)`` of their losses.
-        sizes: ``(batch, 6)`` time ids, for SDXL only.
+        weights: `(batch,)` of their losses.
+        sizes: `(batch, 6)` time ids, for SDXL only.
+
     """
 
     indices: tuple[int, ...]
@@ -54,6 +55,7 @@ class TrainingSet:
         pictures: of each example.
         factor: pixels a latent, in each direction.
         prior_weight: of the loss of regularisation examples.
+
     """
 
     examples: tuple[Example, ...]
@@ -71,7 +73,7 @@ class TrainingSet:
         )
 
     def draw(self, batch: int, size: int, seed: int) -> SampledBatch:
-        """Return micro-batch number ``batch`` of ``size`` examples; a function of its arguments alone."""
+        """Return micro-batch number `batch` of `size` examples; a function of its arguments alone."""
         places = self.order.places(batch, size, seed)
         shown = [
             self._shown(place, generator_for(seed, "example", batch * size + row)) for row, place in enumerate(places)

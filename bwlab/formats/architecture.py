@@ -38,6 +38,7 @@ def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> 
 
     Raises:
         BwlabError: modules of both families.
+
     """
     if _is_sdxl(file, shapes):
         return "sdxl"

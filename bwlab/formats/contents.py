@@ -36,6 +36,7 @@ class AdapterContents:
             starts with `te2:`.
         metadata: the file's own.
         unknown: keys that nobody understands, in the file's order.
+
     """
 
     path: Path
@@ -56,6 +57,7 @@ class ParsedKey:
         path: of the module: a diffusers path, `te.<path>` or `te2.<path>`.
         leaf: canonical name, `"lora_down.weight"`, `"alpha"`, ...
         shape: for a leaf that other tools store in another shape than kohya and LyCORIS; None: as it is.
+
     """
 
     key: str
@@ -88,6 +90,7 @@ def assemble(
 
     Raises:
         BwlabError: nothing is left, leaves do not fit each other, or modules are of two architectures.
+
     """
     left_out = list(unknown)
     groups: dict[str, dict[str, ParsedKey]] = {}

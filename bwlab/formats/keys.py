@@ -88,6 +88,7 @@ def path_of(name: str) -> str:
 
     Raises:
         BwlabError: it is no name of a layer of a Stable Diffusion UNet or CLIP text encoder.
+
     """
     for prefix, mark in TEXT_PREFIXES.items():
         if name.startswith(prefix):
@@ -104,6 +105,7 @@ def unet_path_of(name: str) -> str:
 
     Raises:
         BwlabError: it is no name of a layer of a Stable Diffusion UNet.
+
     """
     flat = name.removeprefix(UNET_PREFIX)
     if flat in LDM_SINGLE:
@@ -203,6 +205,7 @@ def ldm_name_of(path: str, architecture: str) -> str:
 
     Raises:
         BwlabError: the original code has no such module.
+
     """
     if in_text_encoder(path):
         return kohya_name_of(path, two_text_encoders=architecture == "sdxl")

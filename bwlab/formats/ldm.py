@@ -76,6 +76,7 @@ class TensorPlace:
         third: 0, 1 or 2 where the file joins the rows of query, key and value in one tensor, else None.
         transposed: whether the file keeps the matrix transposed.
         pointwise: whether the file keeps the matrix `(out, in)` as a convolution `(out, in, 1, 1)`.
+
     """
 
     key: str
@@ -94,6 +95,7 @@ def component_places(family: str, component: str, names: Iterable[str]) -> dict[
 
     Raises:
         KeyError: a name has no place, or the family has no such component.
+
     """
     if component == "unet":
         return unet_places(names)
@@ -219,6 +221,7 @@ def from_ldm(places: Mapping[str, TensorPlace], read: Callable[[str], Tensor]) -
     Args:
         places: of the tensors.
         read: a tensor of the file, by its key.
+
     """
     return {name: _taken(read(place.key), place) for name, place in places.items()}
 
@@ -259,6 +262,7 @@ def to_ldm(places: Mapping[str, TensorPlace], state: Mapping[str, Tensor]) -> di
     Args:
         places: of the tensors.
         state: a component's tensors by name, every one that has a place.
+
     """
     return {key: _put([state[name] for name in names], places[names[0]]) for key, names in by_key(places).items()}
 

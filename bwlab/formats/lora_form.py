@@ -43,6 +43,7 @@ def weight_shape(module: ModuleWeights, architecture: str, base: Weights | None 
 
     Raises:
         BwlabError: only a base model could tell, or the given one has no such layer.
+
     """
     if base is not None:
         return base.shape(module.path)
@@ -57,6 +58,7 @@ def near_lora(module: ModuleWeights, rank: int, base: Weights | None = None) -> 
 
     Raises:
         BwlabError: the delta needs the base weight and there is no base, or a number is NaN or infinite.
+
     """
     matrix = module.factors()
     if matrix is not None:
@@ -86,6 +88,7 @@ def lora_module(
         alpha: to tell it with; None: the rank, a scale of 1.
         source: the file it comes from, for messages.
         biases: leaves that change the bias.
+
     """
     rank, ones = matrix.inner_rank, (1,) * (len(shape) - 2)
     alpha = float(rank) if alpha is None else alpha

@@ -34,6 +34,7 @@ def derived_metadata(
         scheme: names the blocks.
         step: what was done, to be put behind what was done before, as JSON under `bwlab.history`.
         same_type: whether the modules are still written by the algorithms that they were.
+
     """
     kept = {key: value for key, value in earlier.items() if not _STALE.fullmatch(key)}
     if not same_type:

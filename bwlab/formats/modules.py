@@ -51,6 +51,7 @@ class ModuleWeights:
         leaves: canonical leaf name (kohya's and LyCORIS': `"lora_down.weight"`, `"hada_w1_a"`) -> tensor; alpha aside.
         alpha: as the file has it, None where it has none; of `oft` and `boft` the constraint, which is no scale.
         source: the file, for messages.
+
     """
 
     path: str
@@ -82,6 +83,7 @@ class ModuleWeights:
 
         Raises:
             BwlabError: alpha is NaN, infinite or 0, which tools read as different scales.
+
         """
         self._checked_alpha()
         rank = self.rank()
@@ -141,6 +143,7 @@ class ModuleWeights:
 
         Raises:
             BwlabError: the base weight is needed and was not given or does not fit, or a number is NaN or infinite.
+
         """
         if base_weight is None and self.needs_base:
             raise BwlabError(
@@ -215,6 +218,7 @@ def scaled(module: ModuleWeights, factor: float) -> ModuleWeights:
 
     Raises:
         BwlabError: the delta is not linear in any leaf (OFT, DoRA), or a number is NaN or infinite.
+
     """
     if factor == 1.0:
         return module
@@ -233,6 +237,7 @@ def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
 
     Raises:
         BwlabError: its alpha is NaN, infinite or 0.
+
     """
     own = own_alpha(module)
     if own is None or own == alpha == module.alpha:

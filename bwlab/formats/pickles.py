@@ -45,6 +45,7 @@ def open_pickle(path: Path) -> PickleFile:
 
     Raises:
         BwlabError: the file is missing or broken, or a pickle that needs more than tensors and plain containers.
+
     """
     import torch
 

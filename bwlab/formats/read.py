@@ -37,6 +37,7 @@ def choose(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:
 
     Raises:
         BwlabError: none, or several, recognise it.
+
     """
     found = [one for one in readers if one.recognises(file.entries.keys(), file.metadata)]
     found = [one for one in found if not one.fallback] or found
@@ -87,6 +88,7 @@ def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: 
     Raises:
         BwlabError: the file is missing, broken, a pickle that is not wanted or wants to run code, of no or of several
             known dialects, or its tensors do not make modules.
+
     """
     # Readers make contents, so they import this module.
 

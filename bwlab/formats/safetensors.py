@@ -89,6 +89,7 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
 
     Raises:
         BwlabError: the file is missing, empty, cut short, or no safetensors file.
+
     """
     path = Path(path)
     try:
@@ -161,6 +162,7 @@ def write_tensors(
 
     Raises:
         BwlabError: a number is NaN, infinite or too large for its dtype, or the disk is full or not writable.
+
     """
     rounded = {key: cast(tensor, dtype) if tensor.shape else tensor for key, tensor in tensors.items()}
     write_pieces_atomically(path, _pieces(rounded, metadata))

@@ -50,6 +50,7 @@ class LazyTensor:
         shape: of the numbers; `()` of a single one.
         fetch: reads the numbers in their own dtype; those that numpy lacks (bfloat16, float8) as float32, exactly.
         source: the file, for messages.
+
     """
 
     key: str
@@ -77,6 +78,7 @@ class LazyTensor:
 
         Raises:
             BwlabError: one is NaN or infinite.
+
         """
         found = self.read()
         if dtype is None:
@@ -121,6 +123,7 @@ def encoded(tensor: LazyTensor) -> bytes:
 
     Raises:
         BwlabError: a number is NaN or infinite, or too large for the dtype.
+
     """
     dtype = written_dtype(tensor.dtype)
     if not is_float(dtype):
@@ -143,7 +146,6 @@ def narrowed(values: NDArray[np.floating], dtype: str, key: str = "") -> NDArray
 
 def widened(bits: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
     """What `narrowed` made, as numbers again."""
-
     wide: NDArray[np.floating] = widen_bfloat16(bits) if dtype == "BF16" else bits.astype(bits.dtype, copy=False)
     return wide
 

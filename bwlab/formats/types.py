@@ -22,11 +22,12 @@ class FormatReader:
     """Reads one dialect of adapter files.
 
     Attributes:
-        name: e.g. ``"kohya"``; unique among the readers of all installed plugins.
+        name: e.g. `"kohya"`; unique among the readers of all installed plugins.
         summary: one line for lists.
         recognises: whether a file with these keys and this metadata is of the dialect.
-        read: what is in the file, ``bwlab.formats.contents.assemble`` helps; raises ``BwlabError`` if it is broken.
+        read: what is in the file, `bwlab.formats.contents.assemble` helps; raises `BwlabError` if it is broken.
         fallback: asked only where no reader without this mark recognises the file, as the built-in ones are.
+
     """
 
     name: str
@@ -38,15 +39,16 @@ class FormatReader:
 
 @dataclass(frozen=True)
 class FormatWriter:
-    """Writes one kind of adapter file; its name is a value of ``bwlab convert --to``.
+    """Writes one kind of adapter file; its name is a value of `bwlab convert --to`.
 
     Attributes:
-        name: e.g. ``"kohya"``; unique among the writers of all installed plugins.
+        name: e.g. `"kohya"`; unique among the writers of all installed plugins.
         summary: one line for lists.
         expresses: whether the kind of file can hold a module exactly.
         write: writes modules and metadata, no embeddings, to a path, completely or not at all, with floats in a dtype
             as safetensors names it; None: each in its own.
-        folder: whether the path is a folder's rather than a ``.safetensors`` file's.
+        folder: whether the path is a folder's rather than a `.safetensors` file's.
+
     """
 
     name: str

@@ -44,6 +44,7 @@ def attach(
 
     Raises:
         BwlabError: a file or word is wrong, or an adapter does not fit; nothing is attached then.
+
     """
     scheme = base_scheme(pipe, manager.block_schemes())
     scaled = [scaled_adapter(source, pipe, manager, scheme) for source in adapters]
@@ -120,6 +121,7 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
 
     Raises:
         BwlabError: the scheduler samples nothing, or not at this timestep: another pipeline is at work.
+
     """
     scheduler = pipe.scheduler
     if getattr(scheduler, "num_inference_steps", None) is None:

@@ -29,6 +29,7 @@ class SheetStyle:
         margin: around all.
         text: height of labels.
         title: height of the title.
+
     """
 
     tile: int = 192

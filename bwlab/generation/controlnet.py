@@ -36,6 +36,7 @@ class ControlNetInput:
         image: the control image, RGB, of the base's own size.
         scale: how strongly it acts, 0 or more; 1 as trained.
         end: the fraction of the sampling after which it is off, 0..1.
+
     """
 
     net: ControlNetModel
@@ -48,7 +49,8 @@ class ControlNetInput:
 
         Args:
             count: pictures.
-            beside_start: whether painting starts from a picture, which then takes the name ``image``.
+            beside_start: whether painting starts from a picture, which then takes the name `image`.
+
         """
         name = "control_image" if beside_start else "image"
         return {
@@ -64,7 +66,7 @@ def read_controlnet_input(
     """Return a control from files.
 
     Args:
-        controlnet: ``"emoji"`` or a folder.
+        controlnet: `"emoji"` or a folder.
         image: the picture.
         kind: how its lines are found, see `bwlab.generation.controlnet.edge_map`; found at the picture's own size.
         pipe: the base.
@@ -73,6 +75,7 @@ def read_controlnet_input(
 
     Raises:
         BwlabError: the ControlNet cannot be loaded or is for another base, or the picture cannot be read.
+
     """
     check_kind(kind)
     picture = read_picture(image, "--control-image")
@@ -80,7 +83,7 @@ def read_controlnet_input(
 
 
 def check_kind(kind: str) -> None:
-    """Raise `BwlabError`, with the nearest name, unless ``kind`` is a way to find lines."""
+    """Raise `BwlabError`, with the nearest name, unless `kind` is a way to find lines."""
     if kind not in EDGE_MAPS:
         fix = f"{did_you_mean(kind, EDGE_MAPS)}Choose from {', '.join(EDGE_MAPS)}"
         raise BwlabError(f"--control {kind}", "unknown", fix)
@@ -91,6 +94,7 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
 
     Raises:
         BwlabError: no such folder, not a ControlNet, broken, or for another base.
+
     """
     from diffusers import ControlNetModel
 
@@ -138,10 +142,11 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
 
     Args:
         image: any picture; transparent parts count as white.
-        kind: ``canny``: lines one pixel wide (Canny 1986, scikit-image's hysteresis thresholds at 10 % and 20 % of the
-            range); ``lineart``: the strength of the gradient (Scharr), 0..1 by its maximum; ``none``: the picture
+        kind: `canny`: lines one pixel wide (Canny 1986, scikit-image's hysteresis thresholds at 10 % and 20 % of the
+            range); `lineart`: the strength of the gradient (Scharr), 0..1 by its maximum; `none`: the picture
             itself, which is an edge map already.
         sigma: of the Gaussian that canny smooths with, in pixels.
+
     """
     import numpy as np
     from PIL import Image
@@ -157,7 +162,7 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
 
 
 def canny_lines(grey: npt.NDArray[np.float64], sigma: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return 1.0 on the Canny edges of a grey picture ``(h, w)`` in 0..1 and 0.0 elsewhere."""
+    """Return 1.0 on the Canny edges of a grey picture `(h, w)` in 0..1 and 0.0 elsewhere."""
     import numpy as np
     from skimage.feature import canny
 
@@ -166,7 +171,7 @@ def canny_lines(grey: npt.NDArray[np.float64], sigma: float = 1.0) -> npt.NDArra
 
 
 def gradient_strength(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the gradient's magnitude at each pixel of a grey picture ``(h, w)``, divided by its maximum: 0..1."""
+    """Return the gradient's magnitude at each pixel of a grey picture `(h, w)`, divided by its maximum: 0..1."""
     import numpy as np
     from skimage.filters import scharr
 

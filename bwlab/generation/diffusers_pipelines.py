@@ -45,6 +45,7 @@ def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: 
         sampler: its name.
         task: `"text"`: from noise; `"image"`: from a picture; `"inpaint"`: from a picture with a mask.
         controlnet: what else tells the UNet where things go; None: nothing.
+
     """
     double = len(text_encoders(pipe)) == 2
     components = {**pipe.components, "scheduler": new_scheduler(sampler, pipe)}
@@ -75,6 +76,7 @@ class KeptOutside:
         painter: an image-to-image pipeline.
         start: with a mask.
         seeds: of the batch's pictures; each one's noise comes from a generator of its own.
+
     """
 
     def __init__(self, painter: Any, start: InitImage, seeds: Sequence[int]) -> None:

@@ -32,6 +32,7 @@ def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[No
 
     Raises:
         BwlabError: an embedding is of another architecture, or a word cannot be told from others.
+
     """
     encoders: list[Any] = list(text_encoders(pipe))
     tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]

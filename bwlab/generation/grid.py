@@ -32,6 +32,7 @@ class Sheet:
     Attributes:
         cells: `cells[row][column]`.
         footer: what all of them share.
+
     """
 
     columns: tuple[Label, ...]
@@ -46,6 +47,7 @@ def sheets_of(job: GenerateJob, scheme: BlockScheme) -> list[Sheet]:
 
     Raises:
         BwlabError: a scale, schedule or axis is wrong.
+
     """
     if not job.xy:
         columns = tuple(Label(f"seed {seed}") for seed in job.seeds())
@@ -116,6 +118,7 @@ class Axis:
         kind: what changes, one of `KINDS`.
         adapter: which adapter's, from 0; 0 where it does not matter.
         values: at least one.
+
     """
 
     text: str
@@ -160,6 +163,7 @@ def changed(variant: GridCell, choices: Mapping[Axis, str], scheme: BlockScheme)
 
     Raises:
         BwlabError: a value is not one of its axis' kind.
+
     """
     for axis in sorted(choices, key=lambda one: KINDS.index(one.kind)):
         variant = _with_value(variant, axis, choices[axis], scheme)
@@ -215,6 +219,7 @@ class GridCell:
     Attributes:
         scales: of each adapter of the job.
         schedules: of each adapter of the job.
+
     """
 
     prompt: str
@@ -236,6 +241,7 @@ def check_variant(variant: GridCell, strength: float | None) -> None:
     Args:
         variant: the picture.
         strength: of the start; None: from noise.
+
     """
     check_range("seed", variant.seed, 0, MAX_SEED - 1)
     check_range("cfg", variant.cfg, 0, 1000)

@@ -25,6 +25,7 @@ class InitImage:
         image: RGB.
         strength: the part of the sampling that is done, 0 < strength <= 1; 1 keeps nothing of the picture.
         mask: of the picture's size, `"L"`, white where it is painted anew; None: everywhere.
+
     """
 
     image: Image.Image
@@ -47,6 +48,7 @@ def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipel
 
     Raises:
         BwlabError: a file is no picture, or mask and picture differ in size.
+
     """
     picture = read_picture(image, "--image")
     if mask is None:

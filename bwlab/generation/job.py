@@ -37,6 +37,7 @@ class GenerateJob:
         count: pictures a prompt, with seeds `seed`, `seed + 1`, ...
         grid: also write a sheet of all pictures.
         overwrite: number from 0 and replace files, instead of counting on.
+
     """
 
     prompts: tuple[str, ...]

@@ -45,6 +45,7 @@ def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor
 
     Raises:
         BwlabError: a prompt uses `.and()` or `.swap()`.
+
     """
     from compel import Compel, ReturnedEmbeddingsType
 

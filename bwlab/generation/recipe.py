@@ -29,6 +29,7 @@ class RecipeAdapter:
         sha256: of the whole file.
         scale: a number or block spec, as given.
         schedule: of its scale over the sampling.
+
     """
 
     name: str
@@ -53,6 +54,7 @@ class RecipeInitImage:
         image_sha256: of its file.
         strength: 0..1.
         mask_sha256: of the mask's file; None without one.
+
     """
 
     image_sha256: str
@@ -70,6 +72,7 @@ class RecipeControlNet:
         control: how the picture's lines were found.
         scale: how strongly it acted.
         end: the fraction of the sampling after which it was off, 0..1.
+
     """
 
     controlnet: str
@@ -91,6 +94,7 @@ class GenerationRecipe:
         start: None if painted from noise.
         control: None if no ControlNet led.
         weighting: the library that read weights in the prompt; empty if none did.
+
     """
 
     prompt: str

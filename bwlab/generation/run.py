@@ -67,6 +67,7 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
 
     Raises:
         BwlabError: base, adapter, scale, schedule, word, start, axis, sampler or folder is wrong.
+
     """
     check_job(job)
     pipe = load_base(job.base).to(chosen_device(job.device))
@@ -190,6 +191,7 @@ class SharedInputs:
         control: lines that say where things go; None: nothing does.
         embeddings: words that prompts may use.
         weighting: the library that reads weights in prompts; None: none.
+
     """
 
     adapters: tuple[Adapter, ...] = ()
@@ -210,6 +212,7 @@ def generate_cells(
         variants: those that differ in prompt, seed and scales only are painted side by side.
         setting: what they share.
         on_step: called with (sampling steps done, sampling steps in all, estimated by variants).
+
     """
     passes: dict[tuple[object, ...], list[int]] = {}
     for place, variant in enumerate(variants):

@@ -64,6 +64,7 @@ def generate(
 
     Raises:
         BwlabError: prompts and seeds differ in number, an adapter, word or start does not fit, or a name is unknown.
+
     """
     if len(prompts) != len(seeds):
         found = f"{len(prompts)} prompts and {len(seeds)} seeds"

@@ -28,6 +28,7 @@ class Sampler:
         scheduler: diffusers' class.
         settings: what is set on it beside the base's noise schedule.
         most_steps: that it can take.
+
     """
 
     name: str

@@ -32,6 +32,7 @@ class Finding:
         code: for programs, e.g. `"not-finite"`.
         text: one line for people.
         paths: modules or keys that it is about.
+
     """
 
     severity: Severity
@@ -49,6 +50,7 @@ class Pulse:
         zero: whether the module changes nothing.
         energy: squared norm of the delta; None where that is not cheap.
         top: share of the energy in the first direction, 0..1; None likewise, and where there is no energy.
+
     """
 
     finite: bool
@@ -83,6 +85,7 @@ def findings_of(contents: AdapterContents, pulses: Mapping[str, Pulse]) -> list[
     Args:
         contents: of the file.
         pulses: module path -> what its numbers say.
+
     """
     found = [
         *_numbers(pulses),

@@ -73,6 +73,7 @@ class BlockSummary:
         ranks: rank -> modules; modules without a rank are not counted.
         alphas: alpha -> modules; None where the file has none, which means the rank.
         energy_share: of the adapter's energy, 0..1; None where that is not cheap for all modules.
+
     """
 
     name: str
@@ -104,6 +105,7 @@ class Inspection:
         unknown: keys that nobody understands.
         prompt_tag: a tag for the prompt of A1111 that turns on the cells with modules; None where there is none.
         metadata: all of it.
+
     """
 
     path: Path

@@ -48,6 +48,7 @@ class Overlap:
         dimension: of the space around them.
         parts_a, parts_b: `(dimension, rank)` of the two subspaces whose Kronecker product each is; empty where it is
             none.
+
     """
 
     shared: float
@@ -89,6 +90,7 @@ class FactoredMatrix:
 
         Raises:
             ValueError: the factors are not two matrices that can be multiplied.
+
         """
         self._up, self._down, self._scale = _floats(up), _floats(down), scale
         self.parts: tuple[Part, ...] = ()
@@ -115,6 +117,7 @@ class FactoredMatrix:
             left: orthonormal columns, `(out, r)`.
             values: singular values, largest first, `(r,)`.
             right: orthonormal columns, `(in, r)`.
+
         """
         matrix = cls(left * values, right.T)
         kept = int(np.count_nonzero(matrix._zero_below_rounding(values)))

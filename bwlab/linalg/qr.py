@@ -29,6 +29,7 @@ def gram(*matrices: Floats) -> Array:
 
     Args:
         matrices: `(rows, width)` each, of any floats; the product is that of the same numbers in float64.
+
     """
     first = matrices[0]
     if len(matrices) == 1 and first.dtype == np.float64:

@@ -30,6 +30,7 @@ class Truncation:
         matrix: the approximation.
         energy: squared Frobenius norm of what it stands for.
         lost: squared Frobenius norm of the difference, at least 0.
+
     """
 
     matrix: FactoredMatrix
@@ -62,6 +63,7 @@ def concatenated(matrices: Sequence[FactoredMatrix]) -> FactoredMatrix:
 
     Raises:
         ValueError: there are none, or their shapes differ.
+
     """
     if len({matrix.shape for matrix in matrices}) != 1:
         raise ValueError(f"no sum of matrices of the shapes {[matrix.shape for matrix in matrices]}")

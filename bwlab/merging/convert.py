@@ -1,4 +1,4 @@
-"""``bwlab convert``: one adapter file into another."""
+"""`bwlab convert`: one adapter file into another."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Conversion:
         blocks: a block spec of scales, those not named 1; None: all as they are.
         base: model that the adapter was made for; needed for few algorithms.
         drop_unknown: whether keys that nobody understands may be left out.
+
     """
 
     source: Path
@@ -74,6 +75,7 @@ def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Out
     Raises:
         BwlabError: the file is broken or has unknown keys, an option is wrong, the form cannot hold the adapter,
             or the target is taken.
+
     """
     writer = writer_for(job.target, manager)
     dtype = job.target.file_dtype
@@ -145,6 +147,7 @@ def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]
 
     Raises:
         BwlabError: nothing is left, or a module cannot be written times a number other than 0 and 1.
+
     """
     kept = {path: scaled(module, spec.value_of(path)) for path, module in modules.items() if spec.value_of(path) != 0}
     if not kept:
@@ -176,6 +179,7 @@ def resized(
 
     Raises:
         BwlabError: a module needs the base's weight and there is none, or only a plugin knows its algorithm.
+
     """
     small = dtype or commonest_dtype(modules.values())
     made: dict[str, ModuleWeights] = {}

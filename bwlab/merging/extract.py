@@ -1,4 +1,4 @@
-"""``bwlab extract``: an adapter from the difference of two models."""
+"""`bwlab extract`: an adapter from the difference of two models."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Extraction:
         rank: of the blocks of the UNet, and of the text encoders if they are asked for; None: `blocks` says all.
         blocks: a block spec of ranks, which wins over `rank`.
         text_encoder: whether the text encoders are extracted too.
+
     """
 
     tuned: str
@@ -72,6 +73,7 @@ class LayerDifference:
         fits: how well.
         energy: squared Frobenius norm of all differences.
         missed: kind of tensor that differs and is not extracted -> how many, and the squared norm of their differences.
+
     """
 
     modules: dict[str, ModuleWeights] = field(default_factory=dict)
@@ -91,6 +93,7 @@ def extract(job: Extraction, target: Target, manager: PluginManager, track: Trac
     Raises:
         BwlabError: a model cannot be read, they are of different architectures or do not differ, an option is wrong, or
             the target is taken.
+
     """
     writer = writer_for(target, manager)
     text = job.spec_text()

@@ -1,4 +1,4 @@
-"""``bwlab merge --into``: adapters folded into the weights of a base model."""
+"""`bwlab merge --into`: adapters folded into the weights of a base model."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def merge_into(
     Raises:
         BwlabError: the adapters do not go together or do not fit the base, a number does not fit the dtype, or the path
             is taken.
+
     """
     recipe.check()
     name = dtype_named(dtype)

@@ -1,4 +1,4 @@
-"""``bwlab merge``: several adapters as one."""
+"""`bwlab merge`: several adapters as one."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class MergeRecipe:
         method: how deltas become one.
         choose: which adapters make which block, of the method `blocks`.
         drop_unknown: whether keys that nobody understands may be left out.
+
     """
 
     adapters: tuple[Path, ...]
@@ -89,6 +90,7 @@ def merge(
     Raises:
         BwlabError: the adapters do not go together, an option is wrong, a dense result has no rank to keep, or the
             target is taken.
+
     """
     recipe.check()
     if rank is not None:
@@ -110,6 +112,7 @@ def mix(recipe: MergeRecipe, manager: PluginManager, model: ModelWeights | None)
 
     Raises:
         BwlabError: as `merge` says.
+
     """
     adapters = read_all(recipe.adapters, manager, recipe.drop_unknown)
     architecture = next((one.architecture for one in adapters if one.architecture != "unknown"), "unknown")
@@ -157,6 +160,7 @@ class Ingredients:
         adapters: in the order given.
         scales: of each.
         makers: module of the scheme -> letters of the adapters that make it; empty: all make everything.
+
     """
 
     adapters: tuple[AdapterContents, ...]
@@ -213,6 +217,7 @@ def read_all(paths: Sequence[Path], manager: PluginManager, drop_unknown: bool) 
 
     Raises:
         BwlabError: a file is broken or has unknown keys, or they were made for different architectures.
+
     """
     adapters = tuple(read_contents(path, manager) for path in paths)
     for adapter in adapters:
@@ -245,6 +250,7 @@ def ingredients(
 
     Raises:
         BwlabError: there are more scales than adapters, or a spec or choice is wrong.
+
     """
     if len(scales) > len(adapters):
         found = f"{len(scales)} scales for {len(adapters)} adapters"
@@ -273,6 +279,7 @@ def chosen(text: str, scheme: BlockScheme, count: int) -> Mapping[str, frozenset
 
     Raises:
         BwlabError: an unknown block or letter, or another mistake in the text.
+
     """
     known = capital_letters(count)
     everything = scheme.modules_of(EVERYTHING)

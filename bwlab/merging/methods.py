@@ -37,6 +37,7 @@ class Method:
         name: `"sum"`, `"ties"` or `"dare"`; `"blocks"` is a sum with scales of 0 and 1.
         density: of TIES and DARE, above 0 to 1; None: the usual one.
         seed: of DARE.
+
     """
 
     name: str = SUM
@@ -66,6 +67,7 @@ class Part:
         place: of the adapter, from 0.
         module: what it does there.
         scale: that its delta is multiplied by, not 0.
+
     """
 
     place: int
@@ -78,6 +80,7 @@ def dense_delta(parts: Sequence[Part], method: Method, weight: NDArray[np.floati
 
     Raises:
         BwlabError: a delta needs the weight and there is none, or holds NaN or infinity.
+
     """
     base = None if weight is None else weight.astype(np.float64)
     deltas = [_delta(part, base) for part in parts]
@@ -128,6 +131,7 @@ def ties(deltas: Sequence[Array], density: float) -> Array:
     Args:
         deltas: scaled already.
         density: share of the largest numbers of each delta that is kept, above 0 to 1.
+
     """
     kept = np.stack([trimmed(delta, density) for delta in deltas])
     elected = np.sign(kept.sum(axis=0))
@@ -162,6 +166,7 @@ def module_generator(seed: int, place: int, path: str) -> np.random.Generator:
         seed: of the merge.
         place: of the adapter among those merged.
         path: of the module.
+
     """
     return np.random.default_rng([seed, place, zlib.crc32(path.encode())])
 
@@ -181,6 +186,7 @@ def combined(
     Raises:
         BwlabError: the modules are of different shapes, only an approximation could hold the result and no rank is
             given, or a delta needs a base.
+
     """
     if _all_of(parts, "norm"):
         return _direct(parts), None

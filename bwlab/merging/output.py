@@ -39,6 +39,7 @@ class Target:
         form: name of a `FormatWriter`.
         dtype: `"fp32"`, `"fp16"`, `"bf16"`, or None: each tensor in its own.
         overwrite: whether files that are there may be replaced.
+
     """
 
     path: Path
@@ -65,6 +66,7 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
 
     Raises:
         BwlabError: there is no such form, or the path does not suit it or is taken.
+
     """
     writers = {one.name: one for one in manager.formats() if isinstance(one, FormatWriter)}
     if target.form not in writers:
@@ -101,6 +103,7 @@ def write_adapter(
 
     Raises:
         BwlabError: the form cannot hold a module, a file may not be replaced, or writing fails.
+
     """
     require_expressible(modules, writer, contents.path)
     refuse_overwriting(embedding_paths(contents.embeddings, target.path), target.overwrite)
@@ -129,6 +132,7 @@ class Outcome:
         scheme: names their blocks.
         fits: of modules that were approximated by low rank; empty where everything is exact.
         notes: further lines.
+
     """
 
     files: tuple[Path, ...]
@@ -148,6 +152,7 @@ class Fit:
         after: rank of the approximation; 0 where the delta was zero and the module is left out.
         energy: squared Frobenius norm of the delta.
         lost: squared Frobenius norm of the error.
+
     """
 
     path: str
@@ -168,6 +173,7 @@ class FitRow:
         after: lowest and highest rank after.
         kept: share of the energy, 0..1.
         error: relative error in the Frobenius norm, 0..1.
+
     """
 
     name: str

@@ -17,7 +17,7 @@ WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
 
 @hookimpl
 def bwlab_register_block_schemes() -> list[SchemeFinder]:
-    """Return the schemes ``sd`` (1.x, 2.x, the embedded base) and ``sdxl``."""
+    """Return the schemes `sd` (1.x, 2.x, the embedded base) and `sdxl`."""
     return [
         SchemeFinder("sd", "UNets of Stable Diffusion 1.x and 2.x: 4 levels down, mid, 4 up", find_sd),
         SchemeFinder("sdxl", "UNets of SDXL: 3 levels down, mid, 3 up", find_sdxl),

@@ -41,7 +41,8 @@ class Candidate:
         plugin: the imported module, once there is one.
         registrations: what it gives, once it was asked.
         error: why it was left out, one line; empty while all is well.
-        cause: the exception behind ``error``.
+        cause: the exception behind `error`.
+
     """
 
     name: str
@@ -61,17 +62,17 @@ class Candidate:
 
     @property
     def source(self) -> str:
-        """The distribution with its version, ``"bwlab 0.1.0"``."""
+        """The distribution with its version, `"bwlab 0.1.0"`."""
         return f"{self.distribution} {self.version}".rstrip()
 
 
 def installed_candidates() -> list[Candidate]:
-    """Return a candidate for each entry point of the group ``bwlab``, not yet imported."""
+    """Return a candidate for each entry point of the group `bwlab`, not yet imported."""
     return [Candidate(point.name, *_origin(point.dist), point.load) for point in entry_points(group=GROUP)]
 
 
 def load_all(candidates: Sequence[Candidate]) -> pluggy.PluginManager:
-    """Return a manager with every candidate that passes all steps; the others get their ``error`` set.
+    """Return a manager with every candidate that passes all steps; the others get their `error` set.
 
     Candidates are taken by name, so the order in which packages were installed changes nothing. Each step is done for
     all of them before the next: hooks are declared before anything is checked against them.
@@ -127,7 +128,7 @@ def _alone(candidate: Candidate) -> pluggy.PluginManager:
 
 
 def _refuse_shared_names(candidates: Sequence[Candidate]) -> None:
-    """pluggy would load the first of two and drop the other without a word; here neither loads."""
+    """Pluggy would load the first of two and drop the other without a word; here neither loads."""
     by_name: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_name.setdefault(candidate.name, []).append(candidate)
@@ -154,7 +155,7 @@ def _register(manager: pluggy.PluginManager, candidate: Candidate) -> None:
 
 
 def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:
-    """Does what pluggy's ``check_pending`` does, but for one plugin, and names the nearest hook."""
+    """Does what pluggy's `check_pending` does, but for one plugin, and names the nearest hook."""
     callers = manager.get_hookcallers(candidate.plugin) or []
     if not callers:
         raise TypeError("it has no function marked @bwlab.hookimpl")

@@ -12,10 +12,10 @@ class RunRecord:
 
     Attributes:
         out: the run's folder.
-        base: the base model as the user named it, ``"emoji"`` or a folder.
+        base: the base model as the user named it, `"emoji"` or a folder.
         base_hash: hash of the base's weights.
         adapter: name of the adapter type.
-        blocks: the rank spec as given, ``"upper=16, mid=4"``.
+        blocks: the rank spec as given, `"upper=16, mid=4"`.
         block_ranks: highest rank in each trained block, by block name.
         steps: optimiser steps of the whole run.
         first_step: steps that an earlier sitting already took; 0 unless resumed.
@@ -23,6 +23,7 @@ class RunRecord:
         parameters: numbers that are trained.
         seed: of every random choice.
         config: the whole configuration as TOML text.
+
     """
 
     out: str
@@ -51,6 +52,7 @@ class StepRecord:
         grad_norm: L2 norm of all gradients before clipping.
         seconds: wall time of this step.
         extra: the losses of plugins by name, before they were added.
+
     """
 
     step: int
@@ -70,6 +72,7 @@ class CheckpointRecord:
         step: optimiser steps done.
         path: the checkpoint's folder or file.
         adapter: the adapter file in it.
+
     """
 
     step: int
@@ -86,6 +89,7 @@ class FinishRecord:
         loss: mean loss of the last steps.
         seconds: wall time of this sitting.
         adapter: the final adapter file.
+
     """
 
     step: int

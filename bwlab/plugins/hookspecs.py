@@ -1,8 +1,8 @@
 """The hooks a plugin may implement.
 
-A plugin is a module, named by an entry point of the group ``bwlab``, with functions marked ``@bwlab.hookimpl``. A
+A plugin is a module, named by an entry point of the group `bwlab`, with functions marked `@bwlab.hookimpl`. A
 function may take fewer arguments than the hook offers, but none that it does not. The module is imported by every
-command, ``--help`` too: it should import torch and the like inside its functions only.
+command, `--help` too: it should import torch and the like inside its functions only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
-    """Add hooks of your own with ``manager.add_hookspecs(module)``, for other plugins to implement.
+    """Add hooks of your own with `manager.add_hookspecs(module)`, for other plugins to implement.
 
     Called for every plugin before any is registered, so the order of installation does not matter.
     """
@@ -40,7 +40,7 @@ def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
 
 @hookspec
 def bwlab_register_adapters() -> list[AdapterType]:  # type: ignore[empty-body]
-    """Return adapter types; each is then a value of ``bwlab train --adapter``."""
+    """Return adapter types; each is then a value of `bwlab train --adapter`."""
 
 
 @hookspec
@@ -55,7 +55,7 @@ def bwlab_register_formats() -> list[FormatType]:  # type: ignore[empty-body]
 
 @hookspec
 def bwlab_register_taggers() -> list[Tagger]:  # type: ignore[empty-body]
-    """Return taggers, which describe pictures in words; each is then a value of ``bwlab tag --tagger``."""
+    """Return taggers, which describe pictures in words; each is then a value of `bwlab tag --tagger`."""
 
 
 @hookspec
@@ -89,7 +89,7 @@ def bwlab_extra_losses(  # type: ignore[empty-body]
 ) -> dict[str, Tensor]:
     """Return named scalars that are added to the loss of this step.
 
-    ``batch`` holds, with the batch as first dimension, ``latents``, ``noise``, ``timesteps``, ``text`` (embeddings),
-    ``noisy`` (what the UNet saw) and ``target`` (what it should have returned); ``prediction`` is what it did return,
-    ``(batch, channels, h, w)``.
+    `batch` holds, with the batch as first dimension, `latents`, `noise`, `timesteps`, `text` (embeddings),
+    `noisy` (what the UNet saw) and `target` (what it should have returned); `prediction` is what it did return,
+    `(batch, channels, h, w)`.
     """

@@ -43,7 +43,8 @@ class PluginRecord:
         hooks: names of the hooks it implements.
         registrations: the adapter types, block schemes, formats and taggers it gives.
         error: why it failed, one line; empty otherwise.
-        cause: the exception behind ``error``, for its traceback.
+        cause: the exception behind `error`, for its traceback.
+
     """
 
     name: str
@@ -57,7 +58,7 @@ class PluginRecord:
 
     @property
     def source(self) -> str:
-        """The distribution with its version, ``"bwlab 0.1.0"``."""
+        """The distribution with its version, `"bwlab 0.1.0"`."""
         return f"{self.distribution} {self.version}".rstrip()
 
 
@@ -65,8 +66,9 @@ class PluginManager:
     """The plugins of one call: what they give, and what became of each.
 
     Attributes:
-        pluggy: the manager that holds the hooks; its ``register`` is for tests only, as nothing is checked there.
+        pluggy: the manager that holds the hooks; its `register` is for tests only, as nothing is checked there.
         records: every plugin that was found, by name.
+
     """
 
     def __init__(self, manager: pluggy.PluginManager, records: Sequence[PluginRecord]) -> None:
@@ -75,7 +77,7 @@ class PluginManager:
 
     @property
     def hook(self) -> pluggy.HookRelay:
-        """Calls hooks: ``manager.hook.bwlab_step_finished(record=record)``."""
+        """Calls hooks: `manager.hook.bwlab_step_finished(record=record)`."""
         return self.pluggy.hook
 
     @property
@@ -89,33 +91,33 @@ class PluginManager:
         return [record for record in self.records if record.state == "failed"]
 
     def adapter_types(self) -> dict[str, AdapterType]:
-        """Return the adapter types by name; raises ``BwlabError`` if two plugins register one name."""
+        """Return the adapter types by name; raises `BwlabError` if two plugins register one name."""
         return self._unique(AdapterType)
 
     def block_schemes(self) -> tuple[SchemeFinder, ...]:
-        """Return the finders of block schemes; raises ``BwlabError`` if two plugins register one name."""
+        """Return the finders of block schemes; raises `BwlabError` if two plugins register one name."""
         return tuple(self._unique(SchemeFinder).values())
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Return readers, then writers; raises ``BwlabError`` if two plugins register one name for one of them."""
+        """Return readers, then writers; raises `BwlabError` if two plugins register one name for one of them."""
         return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
 
     def adapter_type(self, name: str) -> AdapterType:
-        """Return the adapter type of this name; raises ``BwlabError``, which lists the known ones, if there is none."""
+        """Return the adapter type of this name; raises `BwlabError`, which lists the known ones, if there is none."""
         known = self.adapter_types()
         if name not in known:
             raise self._unknown(f"adapter type {name!r}", "types", known)
         return known[name]
 
     def tagger(self, name: str) -> Tagger:
-        """Return the tagger of this name; raises ``BwlabError``, which lists the known ones, if there is none."""
+        """Return the tagger of this name; raises `BwlabError`, which lists the known ones, if there is none."""
         known = self._unique(Tagger)
         if name not in known:
             raise self._unknown(f"tagger {name!r}", "taggers", known)
         return known[name]
 
     def each(self, hook: str) -> Iterator[tuple[PluginRecord, pluggy.HookCaller]]:
-        """Yield each plugin that implements ``hook`` with a caller of it alone, so that one failing stops no other."""
+        """Yield each plugin that implements `hook` with a caller of it alone, so that one failing stops no other."""
         for record in self.loaded:
             if hook in record.hooks:
                 others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
@@ -155,12 +157,13 @@ class PluginManager:
 def build_manager(
     plugins: Sequence[object] = (), installed: bool = True, disabled: Collection[str] = ()
 ) -> PluginManager:
-    """Return a fresh manager of the installed plugins and of those given; plugins that fail are in its ``failed``.
+    """Return a fresh manager of the installed plugins and of those given; plugins that fail are in its `failed`.
 
     Args:
-        plugins: modules or objects with functions marked ``@bwlab.hookimpl``, beside the installed ones.
-        installed: whether to load the entry points of the group ``bwlab``.
+        plugins: modules or objects with functions marked `@bwlab.hookimpl`, beside the installed ones.
+        installed: whether to load the entry points of the group `bwlab`.
         disabled: names of plugins that are found but not loaded.
+
     """
     candidates = [Candidate.given(plugin) for plugin in plugins]
     if installed:

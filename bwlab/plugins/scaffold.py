@@ -22,15 +22,16 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def write_project(name: str, folder: Path, taken: Collection[str] = ()) -> list[Path]:
-    """Write a plugin project for the adapter type ``name`` and return the files written.
+    """Write a plugin project for the adapter type `name` and return the files written.
 
     Args:
-        name: words of lower-case letters and digits joined by hyphens, ``"my-lora"``.
+        name: words of lower-case letters and digits joined by hyphens, `"my-lora"`.
         folder: is made; must not exist or be empty.
         taken: names of plugins that exist.
 
     Raises:
         BwlabError: the name is not of that form or taken, or the folder holds something.
+
     """
     _check(name, folder, taken)
     words = {

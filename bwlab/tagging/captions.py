@@ -35,6 +35,7 @@ class Change:
         text: of the file from now on.
         action: what it was that happened.
         own: whether all of the text is the tagger's.
+
     """
 
     text: str
@@ -51,6 +52,7 @@ def changed(before: str | None, is_own: bool, prefix: Sequence[str], tags: Seque
         prefix: tags that come first.
         tags: what the tagger says now.
         mode: for captions that are a person's.
+
     """
     fresh = joined([*prefix, *tags])
     if before is None or (not before.strip() and not is_own):

@@ -39,6 +39,7 @@ def load(options: Mapping[str, str]) -> Describe:
 
     Raises:
         BwlabError: there are no weights, or an option is wrong.
+
     """
     vocabulary = read_vocabulary(Path(options["vocabulary"]) if "vocabulary" in options else None)
     threshold = share(options, "threshold", DEFAULT_THRESHOLD)
@@ -68,6 +69,7 @@ def chosen(logits: Tensor, vocabulary: Vocabulary, threshold: float, bias: float
     Args:
         logits: `(tags,)`, those without a group first, then group by group.
         bias: of the sigmoid; None means that tags compete (softmax).
+
     """
     best: list[Tag] = []
     start = len(vocabulary.tags)
@@ -120,6 +122,7 @@ class Vocabulary:
     Attributes:
         tags: those that are written if a picture shows them.
         groups: name -> alternatives, of which the best is always written.
+
     """
 
     tags: tuple[str, ...]
@@ -151,6 +154,7 @@ def parse_vocabulary(text: str, source: str) -> Vocabulary:
 
     Raises:
         BwlabError: a tag with a comma, one given twice, a group without alternatives, or no tags at all.
+
     """
     tags: list[str] = []
     groups: dict[str, tuple[str, ...]] = {}

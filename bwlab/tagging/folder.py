@@ -31,6 +31,7 @@ class TagJob:
         top: how many of a picture's tags are written, the surest; None means all.
         batch: pictures at once.
         dry_run: whether nothing is written.
+
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Outcome:
         action: that of a `Change`; `"broken"`; or `"shared"`, where another picture has the same caption.
         text: of the caption; empty where there is none.
         note: why it is broken, or with which picture it shares its caption.
+
     """
 
     picture: Path
@@ -69,6 +71,7 @@ def tag_folder(job: TagJob, describe: Describe, pictures: Sequence[Path]) -> Ite
     Raises:
         BwlabError: a caption or a record cannot be written, a record cannot be read, or the tagger gives something else
             than tags.
+
     """
     desk = _Desk(job, describe)
     for start in range(0, len(pictures), job.batch):

@@ -19,6 +19,7 @@ class Tag:
     Attributes:
         text: as it stands in the caption, without commas.
         score: how sure the tagger is, 0..1.
+
     """
 
     text: str
@@ -73,15 +74,16 @@ def require_known(tagger: str, options: Collection[str], known: Collection[str])
 
 @dataclass(frozen=True)
 class Tagger:
-    """Describes pictures in tags, as ``bwlab tag --tagger NAME`` asks it to.
+    """Describes pictures in tags, as `bwlab tag --tagger NAME` asks it to.
 
     Attributes:
-        name: e.g. ``"wd14"``; unique among all installed plugins.
+        name: e.g. `"wd14"`; unique among all installed plugins.
         summary: one line for lists.
         load: from the options given, by name, as they were typed: what gives the tags of pictures in RGB, one list for
-            each, in the order in which they are to be written. Imports its models only then; raises ``BwlabError`` for
+            each, in the order in which they are to be written. Imports its models only then; raises `BwlabError` for
             a wrong option.
         options: the names that it knows.
+
     """
 
     name: str

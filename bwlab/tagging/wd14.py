@@ -45,6 +45,7 @@ def load(options: Mapping[str, str]) -> Describe:
 
     Raises:
         BwlabError: onnxruntime is not installed, a file is missing or broken, they do not fit, or an option is wrong.
+
     """
     threshold = share(options, "threshold", DEFAULT_THRESHOLD)
     character = share(options, "character_threshold", DEFAULT_CHARACTER_THRESHOLD)
@@ -118,6 +119,7 @@ def chosen(scores: NDArray[np.float32], rows: Sequence[Row], limits: Mapping[str
         rows: what they are of.
         limits: category -> least score that is written.
         rating: whether the best rating comes first.
+
     """
     tags = [(row.category, Tag(row.text, float(score))) for row, score in zip(rows, scores, strict=True)]
     ratings = [tag for category, tag in tags if category == RATING]

@@ -17,18 +17,19 @@ __all__ = ["Existing", "TrainConfig", "train"]
 
 
 def train(config: TrainConfig, manager: PluginManager, console: Console, existing: Existing = Existing.REFUSE) -> Path:
-    """Train the adapter that ``config`` describes and return the path of ``OUT/adapter.safetensors``.
+    """Train the adapter that `config` describes and return the path of `OUT/adapter.safetensors`.
 
     Args:
         config: what to train, on what, where to.
         manager: the plugins that give adapter types and block schemes and hear of the run.
         console: where progress and warnings are drawn.
-        existing: what to do with a run that is already in ``OUT``.
+        existing: what to do with a run that is already in `OUT`.
 
     Raises:
         BwlabError: bad settings, base, data or folder (nothing was written yet), or a run that could not go on
             (its last checkpoint is named).
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
+
     """
     from bwlab.training.run import run
 

@@ -14,11 +14,12 @@ class AdapterConfig(Section):
     """What is trained.
 
     Attributes:
-        type: an adapter type that a plugin registered (``bwlab plugins`` lists them).
+        type: an adapter type that a plugin registered (`bwlab plugins` lists them).
         blocks: the rank of each block, in the grammar of block specs.
-        alpha: the delta is scaled by ``alpha / rank``; none means each module's own rank, a scale of 1 everywhere.
+        alpha: the delta is scaled by `alpha / rank`; none means each module's own rank, a scale of 1 everywhere.
         options: further options of the adapter type.
         initial: an adapter file to go on from, with the same blocks and ranks.
+
     """
 
     type: str = "locon"
@@ -36,10 +37,10 @@ class OptimizerConfig(Section):
         steps: optimiser steps.
         batch_size: pictures a step, for each process.
         accumulation: batches whose gradients make one step.
-        optimizer: ``adamw``, ``adafactor`` or ``prodigy``, which finds its own rate.
+        optimizer: `adamw`, `adafactor` or `prodigy`, which finds its own rate.
         optimizer_options: further arguments of the optimiser.
-        lr: learning rate; none means 5e-4, or for ``prodigy``, where it is a factor of the rate it finds, 1.
-        block_lr: rates of single blocks, in the grammar of block specs; the others have ``lr``.
+        lr: learning rate; none means 5e-4, or for `prodigy`, where it is a factor of the rate it finds, 1.
+        block_lr: rates of single blocks, in the grammar of block specs; the others have `lr`.
         schedule: how the rate changes over the run.
         warmup: steps over which the rate rises from 0.
         cycles: of the cosine with restarts.
@@ -47,13 +48,14 @@ class OptimizerConfig(Section):
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
         min_snr_gamma: cap of the loss weight by signal to noise (arXiv 2303.09556, 3.4); none weighs all steps alike.
         noise_offset: added noise that is the same over each channel; 0 adds none.
-        precision: ``fp32``, ``bf16``, ``fp16`` (autocast) or ``auto``: whichever is fast on the device.
+        precision: `fp32`, `bf16`, `fp16` (autocast) or `auto`: whichever is fast on the device.
         gradient_checkpointing: recompute activations in the backward pass, only where a gradient flows.
-        gradient_path: ``exact``, or ``skip``: the inner blocks run without a graph (an approximation; see the docs).
+        gradient_path: `exact`, or `skip`: the inner blocks run without a graph (an approximation; see the docs).
         compile: compile the UNet with torch.compile.
         ema: decay of the moving average of what is trained, which is saved instead; 0 saves the last weights.
-        device: ``auto`` or a device as PyTorch names it.
+        device: `auto` or a device as PyTorch names it.
         seed: of the adapter's start, the order of pictures, noise and timesteps.
+
     """
 
     steps: int = bounded(1000, least=1)
@@ -79,7 +81,7 @@ class OptimizerConfig(Section):
     seed: int = bounded(0, least=0, most=2**63 - 1)
 
     def rate(self) -> float:
-        """Return the learning rate: ``lr``, or the optimiser's usual one."""
+        """Return the learning rate: `lr`, or the optimiser's usual one."""
         usual = 1.0 if self.optimizer == "prodigy" else 5e-4
         return usual if self.lr is None else self.lr
 
@@ -90,10 +92,11 @@ class TokensConfig(Section):
 
     Attributes:
         words: the new words, as captions write them; none trains no embeddings.
-        initial: the text whose embeddings they start from; none means that of ``*``.
+        initial: the text whose embeddings they start from; none means that of `*`.
         vectors: embeddings a word.
-        lr: learning rate of the embeddings; none means 5e-3, or for ``prodigy`` that of the adapter.
+        lr: learning rate of the embeddings; none means 5e-3, or for `prodigy` that of the adapter.
         alone: train the embeddings only, without an adapter.
+
     """
 
     words: tuple[str, ...] = ()
@@ -105,12 +108,13 @@ class TokensConfig(Section):
 
 @dataclass(frozen=True)
 class TrackingConfig(Section):
-    """Where accelerate's trackers report to, beside ``log.jsonl``.
+    """Where accelerate's trackers report to, beside `log.jsonl`.
 
     Attributes:
-        trackers: ``tensorboard``, ``wandb``.
+        trackers: `tensorboard`, `wandb`.
         project: name of the project there.
         run: name of the run there; none means the name of the run's folder.
+
     """
 
     trackers: tuple[str, ...] = ()
@@ -130,6 +134,7 @@ class PreviewConfig(Section):
         cfg: classifier-free guidance.
         seed: of the first picture; the next ones count up.
         enabled: false makes none at all.
+
     """
 
     every: int = bounded(500, least=0)
@@ -148,6 +153,7 @@ class CheckpointConfig(Section):
     Attributes:
         every: steps between checkpoints; 0 saves only at the end (and on Ctrl-C).
         keep: newest checkpoints that are kept.
+
     """
 
     every: int = bounded(500, least=0)
@@ -159,8 +165,9 @@ class TrainConfig:
     """All settings of a training run.
 
     Attributes:
-        base: ``emoji`` (the embedded model), the folder of a diffusers pipeline, a single-file checkpoint or a hub id.
+        base: `emoji` (the embedded model), the folder of a diffusers pipeline, a single-file checkpoint or a hub id.
         out: folder of the run.
+
     """
 
     base: str = "emoji"

@@ -48,7 +48,8 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
         base_hash: of its UNet's weights.
 
     Raises:
-        BwlabError: a setting, a folder, a caption or (without ``data.skip_broken``) an image is bad.
+        BwlabError: a setting, a folder, a caption or (without `data.skip_broken`) an image is bad.
+
     """
     base = base_size(pipe)
     for subset in subsets(config.data):
@@ -83,7 +84,7 @@ def frames(examples: Sequence[Example], sizings: dict[Subset, Sizing]) -> list[F
 def without_broken(
     examples: Sequence[Example], pictures: Sequence[Picture | UnreadablePicture], skip: bool, console: Console
 ) -> list[tuple[Example, Picture]]:
-    """Return the examples whose picture could be read; the others are an error, or with ``skip`` a warning."""
+    """Return the examples whose picture could be read; the others are an error, or with `skip` a warning."""
     whole: list[tuple[Example, Picture]] = []
     for example, picture in zip(examples, pictures, strict=True):
         if isinstance(picture, Picture):
@@ -140,7 +141,7 @@ def draw_missing(
 ) -> None:
     """Have the base draw the pictures that are asked for and not there, each with its caption beside it.
 
-    Picture ``i`` is named by its seed, ``config.seed + i``, which alone decides what it shows; so this can be stopped
+    Picture `i` is named by its seed, `config.seed + i`, which alone decides what it shows; so this can be stopped
     and taken up again, and two runs may do it at once.
 
     Args:
@@ -152,6 +153,7 @@ def draw_missing(
 
     Raises:
         BwlabError: the folder cannot be written, or has pictures of these names with another recipe.
+
     """
     from bwlab.generation.sample import generate
 

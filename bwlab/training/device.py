@@ -28,16 +28,17 @@ BACKEND = "inductor"
 
 
 def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
-    """Return accelerate's name (``no``, ``bf16``, ``fp16``) of a precision setting on a kind of device.
+    """Return accelerate's name (`no`, `bf16`, `fp16`) of a precision setting on a kind of device.
 
     Args:
-        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``. ``auto`` is half precision on a GPU, and on a CPU bfloat16
+        precision: `auto`, `fp32`, `bf16` or `fp16`. `auto` is half precision on a GPU, and on a CPU bfloat16
             where that is faster: with AMX, from `BF16_PARAMETERS` on.
-        device: ``cpu``, ``cuda``, ...
+        device: `cpu`, `cuda`, ...
         parameters: of the UNet.
 
     Raises:
         BwlabError: fp16 on a CPU, which has no gradient scaler for it.
+
     """
     if precision == "auto":
         if device == "cpu":
@@ -61,11 +62,12 @@ def new_accelerator(precision: str, device: str = AUTO, parameters: int = 0) -> 
 
     Args:
         precision: as for `mixed_precision`.
-        device: ``auto`` or a device as PyTorch names it.
+        device: `auto` or a device as PyTorch names it.
         parameters: of the UNet.
 
     Raises:
-        BwlabError: there is no such device here, or it cannot compute in ``precision``.
+        BwlabError: there is no such device here, or it cannot compute in `precision`.
+
     """
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
@@ -134,6 +136,7 @@ def compiled_unet(unet: nn.Module) -> Callable[..., Any]:
 
     Raises:
         BwlabError: (the function) it cannot be compiled here.
+
     """
     run = torch.compile(unet, backend=BACKEND)
 

@@ -25,6 +25,7 @@ class StoppedElsewhere(BwlabError):
 
     Args:
         process: the number of this one.
+
     """
 
     def __init__(self, process: int) -> None:
@@ -36,6 +37,7 @@ class Processes:
 
     Args:
         accelerator: knows them.
+
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -48,17 +50,18 @@ class Processes:
         return self.number == 0
 
     def rows(self, batch_size: int) -> slice:
-        """Return this process's part of a batch of ``batch_size`` examples for each process."""
+        """Return this process's part of a batch of `batch_size` examples for each process."""
         return slice(self.number * batch_size, (self.number + 1) * batch_size)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """In a ``with`` block that all processes run: an error in one of them ends it in all, so that none waits.
+        """In a `with` block that all processes run: an error in one of them ends it in all, so that none waits.
 
         Inside the block no process may wait for another.
 
         Raises:
             StoppedElsewhere: here all went well, but not in another process.
+
         """
         try:
             yield
@@ -71,10 +74,11 @@ class Processes:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """In a ``with`` block: the main process goes first, the others after it; an error in one ends it in all.
+        """In a `with` block: the main process goes first, the others after it; an error in one ends it in all.
 
         Raises:
             StoppedElsewhere: here all went well, or was not begun, but another process has failed.
+
         """
         if not self.is_main:
             if self.any(False):
@@ -92,7 +96,7 @@ class Processes:
             raise StoppedElsewhere(self.number)
 
     def any(self, here: bool) -> bool:
-        """Return whether ``here`` is true in any process."""
+        """Return whether `here` is true in any process."""
         return here if self.size == 1 else float(self._sum(torch.tensor([float(here)]))[0]) > 0
 
     def mean(self, values: Sequence[Tensor]) -> list[float]:

@@ -56,6 +56,7 @@ def gradient_checkpointing(unet: nn.Module, layers: Collection[str]) -> Iterator
     Args:
         unet: a diffusers model that supports checkpointing.
         layers: paths of the trained layers.
+
     """
     modules = dict(unet.named_modules())
     names = {name for path in layers for name in _above(path)} & set(modules)
@@ -90,6 +91,7 @@ class SkipPath:
         inner: paths of the blocks between the last trained down block and the first trained up block.
         unreached: trained layers to which no gradient comes: they lie after the last skip connection that leads to a
             block with a graph, as the downsampler of in0 does if only in0 and out3 are trained.
+
     """
 
     inner: tuple[str, ...]
@@ -114,6 +116,7 @@ def skip_path(unet: nn.Module, layers: Collection[str]) -> SkipPath:
 
     Raises:
         BwlabError: the rule is not met, so that the setting would save nothing or a trained block would learn nothing.
+
     """
     downs = sorted({int(path.split(".")[1]) for path in layers if path.startswith(f"{DOWN}.")})
     ups = sorted({int(path.split(".")[1]) for path in layers if path.startswith(f"{UP}.")})

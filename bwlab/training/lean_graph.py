@@ -132,6 +132,7 @@ class FrozenConv(torch.autograd.Function):
 
         Args:
             geometry: stride, padding, dilation and groups.
+
         """
         ctx.save_for_backward(weight)
         ctx.geometry, ctx.x_shape, ctx.x_dtype = geometry, x.shape, x.dtype
@@ -154,6 +155,7 @@ def conv_input_gradient(gradient: Tensor, weight: Tensor, shape: torch.Size, geo
         weight: `(out, in / groups, k, k)`.
         shape: of the input, `(batch, in, h, w)`.
         geometry: stride, padding, dilation and groups.
+
     """
     stride, padding, dilation, groups = geometry
     if groups == 1 and _is_weight_bound(gradient, weight):
@@ -192,6 +194,7 @@ class SiluOfNorm(torch.autograd.Function):
         Args:
             x: the norm's input `(batch, channels, h, w)`.
             settings: the norm's number of groups and epsilon.
+
         """
         ctx.save_for_backward(x.detach(), weight, bias)
         ctx.settings, ctx.dtype = settings, normed.dtype

@@ -31,13 +31,14 @@ class Batch:
     Attributes:
         examples: indices into the training set.
         captions: of the examples.
-        latents: ``(batch, channels, h, w)`` clean.
+        latents: `(batch, channels, h, w)` clean.
         noise: what was added, the same shape.
-        timesteps: ``(batch,)`` int64.
+        timesteps: `(batch,)` int64.
         noisy: latents at those timesteps.
-        target: what the prediction is compared with, shaped as ``latents``.
-        weights: ``(batch,)`` of the losses.
-        sizes: ``(batch, 6)`` time ids, which SDXL is conditioned on.
+        target: what the prediction is compared with, shaped as `latents`.
+        weights: `(batch,)` of the losses.
+        sizes: `(batch, 6)` time ids, which SDXL is conditioned on.
+
     """
 
     examples: tuple[int, ...]
@@ -51,7 +52,7 @@ class Batch:
     sizes: Tensor
 
     def tensors(self, text: TextBatch) -> dict[str, Tensor]:
-        """Return what plugins see, by the names of the hook ``bwlab_extra_losses``."""
+        """Return what plugins see, by the names of the hook `bwlab_extra_losses`."""
         return {
             "latents": self.latents,
             "noise": self.noise,
@@ -109,6 +110,7 @@ def noised(
         generator: on the CPU.
         offset: strength of added noise that is the same over each channel.
         gamma: cap of the loss weights by signal to noise; None leaves the weights of the examples.
+
     """
     shape = drawn.means.shape
     latents = drawn.means + drawn.deviations * torch.randn(shape, generator=generator)
@@ -140,21 +142,22 @@ def prediction_loss(prediction: Tensor, batch: Batch) -> Tensor:
 
 
 def signal_to_noise(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the signal-to-noise ratio ``alpha^2 / sigma^2`` at timesteps, ``(batch,)`` float64, 0 for pure noise."""
+    """Return the signal-to-noise ratio `alpha^2 / sigma^2` at timesteps, `(batch,)` float64, 0 for pure noise."""
     kept = alphas_cumprod.double().cpu()[timesteps.cpu()]
     return kept / (1 - kept)
 
 
 def min_snr_weights(snr: Tensor, gamma: float, target: str) -> Tensor:
-    """Return the weight of each example's loss, ``(batch,)``.
+    """Return the weight of each example's loss, `(batch,)`.
 
-    The weight of the loss on clean latents is ``min(snr, gamma)``; on the noise that is divided by ``snr``, on the
-    velocity by ``snr + 1``, as their errors are that much greater (Hang et al., arXiv 2303.09556, section 3.4).
+    The weight of the loss on clean latents is `min(snr, gamma)`; on the noise that is divided by `snr`, on the
+    velocity by `snr + 1`, as their errors are that much greater (Hang et al., arXiv 2303.09556, section 3.4).
 
     Args:
         snr: signal-to-noise ratios, 0 or more.
         gamma: the cap.
-        target: ``epsilon``, ``v_prediction`` or ``sample``.
+        target: `epsilon`, `v_prediction` or `sample`.
+
     """
     capped = snr.clamp(max=gamma)
     if target == "sample":

@@ -18,7 +18,7 @@ Converter = Callable[[object], object]  # raises ValueError, which says what is 
 
 
 def number(least: float = -math.inf, below: float = math.inf, above: float = -math.inf) -> Converter:
-    """Return a converter that takes finite numbers with ``above < x``, ``least <= x < below``."""
+    """Return a converter that takes finite numbers with `above < x`, `least <= x < below`."""
 
     def convert(value: object) -> object:
         if not (is_number(value) and least <= value < below and value > above):  # type: ignore[operator]
@@ -44,6 +44,7 @@ class OptimizerSpec:
         options: its further options, each with its converter.
         defaults: options that differ from the class's own defaults.
         constants: arguments that users do not choose.
+
     """
 
     load: Callable[[], type[torch.optim.Optimizer]]
@@ -152,6 +153,7 @@ def checked_options(name: str, options: Mapping[str, object]) -> dict[str, objec
 
     Raises:
         BwlabError: an option it does not have, with the nearest one that it has, or a value it cannot take.
+
     """
     known = RECIPES[name].options
     converted: dict[str, object] = {}
@@ -170,13 +172,14 @@ def checked_options(name: str, options: Mapping[str, object]) -> dict[str, objec
 def new_optimizer(
     name: str, groups: Sequence[Mapping[str, Any]], options: Mapping[str, object], fused: bool
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of parameter groups, each with its ``params``, ``lr`` and ``weight_decay``.
+    """Return the optimiser of parameter groups, each with its `params`, `lr` and `weight_decay`.
 
     Args:
-        name: ``adamw``, ``adafactor`` or ``prodigy``.
+        name: `adamw`, `adafactor` or `prodigy`.
         groups: as PyTorch's optimisers take them.
         options: as `checked_options` returns them.
         fused: whether to use AdamW's fused form, the fast one where a device has it.
+
     """
     recipe = RECIPES[name]
     arguments: dict[str, Any] = {**recipe.defaults, **options, **recipe.constants}
@@ -193,6 +196,7 @@ def rate_factor(config: OptimizerConfig) -> Factor:
 
     Raises:
         BwlabError: the warm-up takes the whole run.
+
     """
     from diffusers.optimization import get_scheduler
 

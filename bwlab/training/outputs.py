@@ -44,6 +44,7 @@ class Outputs:
         folder: where they go.
         prepared: the base, what is trained and the data.
         trainer: knows the step, and the moving average if that is what is saved.
+
     """
 
     def __init__(self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, trainer: Trainer) -> None:
@@ -105,7 +106,7 @@ class Outputs:
         self.folder.write_log("preview", step, paths=", ".join(path.name for path in paths))
 
     def _write(self, path: Path, prefix: str) -> Path:
-        """Write the adapter to ``path`` and the words beside it; return the first file written."""
+        """Write the adapter to `path` and the words beside it; return the first file written."""
         learned, step = self.prepared.learned, self.trainer.step
         written: list[Path] = []
         if learned.adapter.layers:
@@ -127,7 +128,7 @@ def preview_prompts(config: PreviewConfig, captions: list[str]) -> tuple[str, ..
 def paint_previews(
     pipe: StableDiffusionPipeline, config: PreviewConfig, prompts: tuple[str, ...], place: Callable[[int], Path]
 ) -> list[Path]:
-    """Paint each prompt with what is attached to the pipeline, write PNGs where ``place`` says, return their paths."""
+    """Paint each prompt with what is attached to the pipeline, write PNGs where `place` says, return their paths."""
     images = generate(
         pipe,
         list(prompts),
@@ -145,19 +146,20 @@ def paint_previews(
 
 
 def option_text(options: Mapping[str, object]) -> str:
-    """Return options as they stand after an optimiser's name, ``(d_coef=2,eps=1e-08)``; nothing without any."""
+    """Return options as they stand after an optimiser's name, `(d_coef=2,eps=1e-08)`; nothing without any."""
     listed = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
     return f"({listed})" if listed else ""
 
 
 def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_hash: str, steps: int) -> dict[str, str]:
-    """Return the entries of an adapter file: ``bwlab.*`` to run it again, ``ss_*`` as other tools read them.
+    """Return the entries of an adapter file: `bwlab.*` to run it again, `ss_*` as other tools read them.
 
     Args:
         config: of the run.
         examples: what it learned from.
         base_hash: of the base's weights.
         steps: optimiser steps taken.
+
     """
     training = config.training
     new = [example for example in examples if not example.regularisation]

@@ -55,6 +55,7 @@ class TrainingSetup:
         learned: what is trained, on the device, in float32.
         data: the encoded examples.
         texts: the embeddings of captions.
+
     """
 
     accelerator: Accelerator
@@ -125,7 +126,7 @@ def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -
 
 
 def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
-    """Return the adapter at its start: one that changes nothing, or that of ``adapter.initial``."""
+    """Return the adapter at its start: one that changes nothing, or that of `adapter.initial`."""
     chosen = config.adapter
     adapter = create_adapter(
         pipe.unet,
@@ -169,6 +170,7 @@ def start_from(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginMana
 
     Raises:
         BwlabError: the file cannot be loaded, or adapts other layers, with other ranks or with another type.
+
     """
     asked = f"adapter.initial = {path}"
     if not path.is_file():

@@ -57,6 +57,7 @@ class Run:
         prepared: the base, what is trained and the data.
         manager: plugins that hear of it.
         console: where the bar is drawn.
+
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class Run:
 
     @contextmanager
     def _main_alone(self) -> Iterator[bool]:
-        """In a ``with`` block that all processes run: true in the one that acts; an error there ends all."""
+        """In a `with` block that all processes run: true in the one that acts; an error there ends all."""
         with self.team.together():
             yield self.team.is_main
 
@@ -195,13 +196,14 @@ def from_system(error: OSError, folder: RunFolder) -> BwlabError:
 
 
 class StopRequest:
-    """In a ``with`` block: the first Ctrl-C sets `asked`, the second one interrupts at once.
+    """In a `with` block: the first Ctrl-C sets `asked`, the second one interrupts at once.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
     Args:
         launched: by a launcher of several processes, which passes on a Ctrl-C that the terminal has sent us already:
             then a second one counts only after a second.
+
     """
 
     def __init__(self, launched: bool = False) -> None:

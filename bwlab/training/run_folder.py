@@ -35,10 +35,11 @@ class Existing(enum.Enum):
 
 
 class RunFolder:
-    """``OUT``: ``adapter.safetensors``, ``config.toml``, ``log.jsonl``, ``previews/``, ``checkpoints/``.
+    """`OUT`: `adapter.safetensors`, `config.toml`, `log.jsonl`, `previews/`, `checkpoints/`.
 
     Args:
         path: the folder; nothing is written until `open`.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,11 +48,11 @@ class RunFolder:
         self.previews, self._checkpoints = path / "previews", path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
-        """Return the path of the training state after ``step`` steps; it is written last, so it makes a checkpoint."""
+        """Return the path of the training state after `step` steps; it is written last, so it makes a checkpoint."""
         return self._checkpoints / f"step-{step:06}.state.safetensors"
 
     def checkpoint_adapter(self, step: int) -> Path:
-        """Return the path of the adapter file after ``step`` steps."""
+        """Return the path of the adapter file after `step` steps."""
         return self._checkpoints / f"step-{step:06}.safetensors"
 
     def preview(self, step: int, index: int) -> Path:
@@ -64,7 +65,7 @@ class RunFolder:
         return sorted(int(name[1]) for name in names if name)
 
     def prune(self, keep: int) -> None:
-        """Delete all but the newest ``keep`` checkpoints."""
+        """Delete all but the newest `keep` checkpoints."""
         for step in self.checkpoint_steps()[:-keep]:
             self.checkpoint(step).unlink(missing_ok=True)
             for path in self._checkpoint_files():
@@ -84,9 +85,9 @@ class RunFolder:
             raise BwlabError(asked, "no config.toml of a run to resume", "Choose a run's folder or leave out --resume")
 
     def open(self, config: TrainConfig, existing: Existing, step: int) -> None:
-        """Make the folder ready for a run that starts after ``step`` steps.
+        """Make the folder ready for a run that starts after `step` steps.
 
-        Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to ``step``. Files that a kill
+        Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to `step`. Files that a kill
         left unfinished are removed.
         """
         make_folder(self.path)
@@ -135,12 +136,13 @@ def logged_step(line: str) -> float:
 
 
 class RunLock:
-    """A lock on a run's folder, held in a ``with`` block and gone with the process, however it ends.
+    """A lock on a run's folder, held in a `with` block and gone with the process, however it ends.
 
     The operating system holds it, not the file: what a killed run leaves behind locks nothing.
 
     Args:
         folder: of the run; made if it is not there.
+
     """
 
     def __init__(self, folder: Path) -> None:

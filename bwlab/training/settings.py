@@ -1,4 +1,4 @@
-"""A training configuration put together from a preset, a TOML file, flags and ``--set``."""
+"""A training configuration put together from a preset, a TOML file, flags and `--set`."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ class Setting:
     """One setting and where it came from.
 
     Attributes:
-        key: dotted, such as ``training.lr``.
+        key: dotted, such as `training.lr`.
         value: as TOML gives it, or `Typed`.
         origin: for messages: a file, or a flag.
+
     """
 
     key: str
@@ -66,16 +67,17 @@ def read_config(
     flags: Mapping[str, tuple[str, str]] | None = None,
     sets: Sequence[str] = (),
 ) -> TrainConfig:
-    """Return the configuration; later sources win: defaults, preset, file, flags, ``--set``.
+    """Return the configuration; later sources win: defaults, preset, file, flags, `--set`.
 
     Args:
         path: a TOML file.
         preset_name: one of `bwlab.training.settings.PRESETS`.
         flags: dotted key to (flag, text as typed).
-        sets: ``key=value`` texts.
+        sets: `key=value` texts.
 
     Raises:
         BwlabError: an unreadable file, an unknown key (with the nearest known one) or a value it cannot have.
+
     """
     return build(collect(path, preset_name, flags or {}, sets))
 
@@ -114,7 +116,7 @@ def flattened(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[s
 
 
 def parse_set(text: str) -> Setting:
-    """Return the setting of a ``key=value`` text; the value may itself hold ``=``."""
+    """Return the setting of a `key=value` text; the value may itself hold `=`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BwlabError(f"--set {text}", "not of the form key=value", "Write, for example, --set training.lr=1e-4")
@@ -147,7 +149,7 @@ def flat_settings(config: TrainConfig) -> dict[str, object]:
 
 
 def free_tables() -> tuple[str, ...]:
-    """Return the dotted keys of the tables that take any key, such as ``adapter.options``."""
+    """Return the dotted keys of the tables that take any key, such as `adapter.options`."""
     return tuple(key for key, kind in known_keys().items() if typing.get_origin(kind) is Mapping)
 
 
@@ -163,7 +165,7 @@ def unknown_key(setting: Setting, keys: Collection[str]) -> BwlabError:
 
 
 def build(settings: Iterable[Setting]) -> TrainConfig:
-    """Return the configuration that ``settings`` make, the later of two for one key."""
+    """Return the configuration that `settings` make, the later of two for one key."""
     free = free_tables()
     keys = {key: kind for key, kind in known_keys().items() if key not in free}
     chosen = {setting.key: setting for setting in settings}

@@ -1,6 +1,6 @@
 """Checkpoints: all that a run needs to go on bit for bit.
 
-One safetensors file each: what is trained (not folded as in ``adapter.safetensors``), its moving average, the
+One safetensors file each: what is trained (not folded as in `adapter.safetensors`), its moving average, the
 optimiser's state, and in its header the step and the settings that must not change. Generators and schedules need no
 state: see `bwlab.dataset.order` and `bwlab.training.optimizers`.
 """
@@ -38,6 +38,7 @@ class TrainingState:
         groups: the numbers of the optimiser's groups; Prodigy keeps the rate it found there.
         settings: what must be the same to go on.
         scaler: state of the gradient scaler (fp16 only).
+
     """
 
     step: int
@@ -59,7 +60,7 @@ def require_finite(step: int, state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state by ``index/name``."""
+    """Return an optimiser's state by `index/name`."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": torch.as_tensor(value)

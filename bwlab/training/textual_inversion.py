@@ -1,7 +1,7 @@
 """Textual inversion (Gal et al., arXiv 2208.01618): new words whose embeddings are trained.
 
 The words are put into a copy of each tokenizer, and the embedding layer of each text encoder is replaced by one that
-knows their rows too, only inside a ``with`` block: the pipeline's own tokenizers and layers are never touched.
+knows their rows too, only inside a `with` block: the pipeline's own tokenizers and layers are never touched.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class WordEmbedding(nn.Module):
     """The embedding layer of a text encoder with rows for new words, of which only those are trained.
 
     Args:
-        base: the frozen layer, ``(tokens, width)``.
-        rows: of the new words, ``(words * vectors, width)``.
-        first: token of the first row; the others follow. Rows that ``base`` may have from there on mean nothing.
+        base: the frozen layer, `(tokens, width)`.
+        rows: of the new words, `(words * vectors, width)`.
+        first: token of the first row; the others follow. Rows that `base` may have from there on mean nothing.
+
     """
 
     def __init__(self, base: nn.Embedding, rows: nn.Parameter, first: int) -> None:
@@ -55,7 +56,7 @@ class WordEmbedding(nn.Module):
         return self._base[0].weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the embeddings ``(..., width)`` of tokens ``(...)``."""
+        """Return the embeddings `(..., width)` of tokens `(...)`."""
         known = functional.embedding(tokens.clamp(max=self._first - 1), self.weight)
         new = functional.embedding((tokens - self._first).clamp(min=0), self.rows)
         return torch.where((tokens >= self._first)[..., None], new.to(known.dtype), known)
@@ -68,7 +69,8 @@ class TokenEmbeddings:
     Attributes:
         names: as captions write them.
         vectors: embeddings a word.
-        rows: for each text encoder ``(words * vectors, width)``.
+        rows: for each text encoder `(words * vectors, width)`.
+
     """
 
     names: tuple[str, ...]
@@ -76,12 +78,12 @@ class TokenEmbeddings:
     rows: tuple[nn.Parameter, ...]
 
     def tokens(self) -> list[str]:
-        """Return the tokens, ``vectors`` for each word, named as diffusers names those of a word with several."""
+        """Return the tokens, `vectors` for each word, named as diffusers names those of a word with several."""
         return [f"{name}_{part}" if part else name for name in self.names for part in range(self.vectors)]
 
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:
-        """The pipeline knows the words inside the ``with`` block, and is after it what it was."""
+        """The pipeline knows the words inside the `with` block, and is after it what it was."""
         with ExitStack() as held:
             for name, encoder, rows in zip(TOKENIZERS, text_encoders(pipe), self.rows, strict=False):
                 held.enter_context(self._known(pipe, name))
@@ -92,10 +94,10 @@ class TokenEmbeddings:
             yield
 
     def save(self, place: Path, prefix: str = "") -> list[Path]:
-        """Write one file for each word into the folder ``place``, named by the word, and return their paths.
+        """Write one file for each word into the folder `place`, named by the word, and return their paths.
 
-        One tensor under the word for bases with one text encoder, ``clip_l`` and ``clip_g`` for SDXL: A1111, ComfyUI
-        and diffusers' ``load_textual_inversion`` read both.
+        One tensor under the word for bases with one text encoder, `clip_l` and `clip_g` for SDXL: A1111, ComfyUI
+        and diffusers' `load_textual_inversion` read both.
         """
         paths = []
         for index, name in enumerate(self.names):
@@ -109,7 +111,7 @@ class TokenEmbeddings:
 
     @contextmanager
     def _known(self, pipe: Pipeline, name: str) -> Iterator[None]:
-        """The pipeline has, inside the block, a copy of its tokenizer ``name`` that knows the words."""
+        """The pipeline has, inside the block, a copy of its tokenizer `name` that knows the words."""
         from tokenizers import AddedToken
 
         own = getattr(pipe, name)
@@ -124,7 +126,7 @@ class TokenEmbeddings:
 
 @contextmanager
 def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
-    """The text encoder has rows for the tokens from ``first`` on inside the ``with`` block."""
+    """The text encoder has rows for the tokens from `first` on inside the `with` block."""
     layer = encoder.get_input_embeddings()
     encoder.set_input_embeddings(WordEmbedding(layer, rows, first))
     try:
@@ -134,10 +136,11 @@ def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
 
 
 def new_token_embeddings(config: TokensConfig, pipe: Pipeline) -> TokenEmbeddings | None:
-    """Return the words that ``config`` names, at their start, in float32 on the CPU; None if it names none.
+    """Return the words that `config` names, at their start, in float32 on the CPU; None if it names none.
 
     Raises:
-        BwlabError: a word that cannot be one, or an ``initial`` text without tokens.
+        BwlabError: a word that cannot be one, or an `initial` text without tokens.
+
     """
     if not config.words:
         if config.alone:
@@ -172,7 +175,7 @@ def check_word(word: str, words: Sequence[str], vocabulary: object) -> None:
 
 
 def start_rows(config: TokensConfig, tokenizer: object, weight: Tensor) -> Tensor:
-    """Return the rows ``(words * vectors, width)`` that all words start from.
+    """Return the rows `(words * vectors, width)` that all words start from.
 
     A word's embeddings are those of the initial text's tokens, from the first on and around again.
     """

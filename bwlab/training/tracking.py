@@ -36,9 +36,10 @@ class Trackers:
 
     Args:
         config: which ones, and under which names.
-        folder: of the run; TensorBoard's files go to ``tensorboard/`` in it, those of W&B to ``wandb/``.
+        folder: of the run; TensorBoard's files go to `tensorboard/` in it, those of W&B to `wandb/`.
         settings: the run's, for W&B's overview.
         step: steps already taken; what TensorBoard holds of later ones, from before a stop, is no longer shown.
+
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, settings: Mapping[str, object], step: int) -> None:
@@ -75,6 +76,7 @@ class TrainingBar:
         console: where it is drawn.
         step: steps already taken.
         steps: of the whole run.
+
     """
 
     def __init__(self, console: Console, step: int, steps: int) -> None:

@@ -38,6 +38,7 @@ class Trainable:
     Attributes:
         adapter: without layers if only words are trained.
         words: None if only an adapter is trained.
+
     """
 
     adapter: Adapter
@@ -53,7 +54,7 @@ class Trainable:
 
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:
-        """Act on the pipeline inside the ``with`` block; after it the pipeline is what it was."""
+        """Act on the pipeline inside the `with` block; after it the pipeline is what it was."""
         encoders = text_encoders(pipe)
         with attach(pipe.unet, ScaledAdapter(self.adapter), text_encoder=encoders):
             if self.words is None:
@@ -74,7 +75,7 @@ class Trainable:
             layer.train(mode)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (``path:name``, tensor) of every parameter and buffer."""
+        """Yield (`path:name`, tensor) of every parameter and buffer."""
         for path, layer in self.adapter.layers.items():
             for name, tensor in layer.state_dict().items():
                 yield f"{path}:{name}", tensor
@@ -99,7 +100,8 @@ def parameter_groups(config: TrainConfig, learned: Trainable) -> list[dict[str, 
     Parameters with a rate of 0 are in no group and get no gradient: they stay at their start.
 
     Raises:
-        BwlabError: a bad ``training.block_lr``, nothing left to learn, or several rates with Prodigy.
+        BwlabError: a bad `training.block_lr`, nothing left to learn, or several rates with Prodigy.
+
     """
     by_rate: dict[float, list[nn.Parameter]] = {}
     rates = layer_rates(config, learned.adapter)
@@ -155,6 +157,7 @@ class CaptionEmbeddings:
         pipe: its text encoders compute what is not kept.
         kept: embeddings by caption, one row each; None computes each batch anew.
         learning: whether gradients flow into the text encoders.
+
     """
 
     def __init__(self, pipe: Pipeline, kept: Kept | None, learning: bool) -> None:

@@ -51,6 +51,7 @@ class Trainer:
 
     Raises:
         BwlabError: settings of the optimiser that do not fit.
+
     """
 
     def __init__(self, config: TrainConfig, prepared: TrainingSetup, manager: PluginManager) -> None:
@@ -76,7 +77,7 @@ class Trainer:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """What is trained is, inside the ``with`` block, what is saved and shown: the average if there is one."""
+        """What is trained is, inside the `with` block, what is saved and shown: the average if there is one."""
         self.prepared.learned.training(False)
         try:
             if self._average is None:
@@ -119,6 +120,7 @@ class Trainer:
 
         Raises:
             BwlabError: a loss or a gradient is NaN or infinite; the weights are as they were before the step.
+
         """
         began = time.perf_counter()
         factor = self._set_rates()
@@ -218,12 +220,13 @@ class Trainer:
 class MovingAverage:
     """An exponential moving average of tensors, beside them.
 
-    Early on it forgets faster: the decay after n steps is at most ``(1 + n) / (10 + n)``, so that where it started
+    Early on it forgets faster: the decay after n steps is at most `(1 + n) / (10 + n)`, so that where it started
     does not weigh on it.
 
     Args:
         tensors: what is averaged; it starts at their values.
         decay: 0..1.
+
     """
 
     def __init__(self, tensors: Sequence[Tensor], decay: float) -> None:
@@ -232,14 +235,14 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the tensors as they are after ``step`` steps."""
+        """Take in the tensors as they are after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for value, tensor in zip(self.values, self._tensors, strict=True):
             value.lerp_(tensor, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the averages into the tensors inside a ``with`` block; after it they are bit for bit what they were."""
+        """Put the averages into the tensors inside a `with` block; after it they are bit for bit what they were."""
         before = [tensor.detach().clone() for tensor in self._tensors]
         try:
             self._fill(self.values)

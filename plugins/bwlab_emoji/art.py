@@ -31,11 +31,12 @@ class IconSet:
     """One vendor's drawings: one set is one style.
 
     Attributes:
-        name: package name below ``@iconify-json/``.
+        name: package name below `@iconify-json/`.
         version: the version whose pictures the shipped base was trained on.
         style: the style word used in captions.
         licence: SPDX identifier; share-alike sets are never trained on nor shipped.
-        role: ``train``, ``held-out`` or ``benchmark-only``.
+        role: `train`, `held-out` or `benchmark-only`.
+
     """
 
     name: str
@@ -64,7 +65,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def icon_set(style: str) -> IconSet:
-    """Return the icon set whose caption word is ``style``."""
+    """Return the icon set whose caption word is `style`."""
     for candidate in ICON_SETS:
         if candidate.style == style:
             return candidate
@@ -73,7 +74,7 @@ def icon_set(style: str) -> IconSet:
 
 
 def fetch_icon_sets(folder: Path, sets: Sequence[IconSet] = ICON_SETS) -> None:
-    """Install the icon packages below ``folder`` with npm, unless they are there already."""
+    """Install the icon packages below `folder` with npm, unless they are there already."""
     missing = [s for s in sets if not _icons_file(folder, s).is_file()]
     if not missing:
         return
@@ -105,7 +106,7 @@ class Drawings:
         return set(self._data["icons"]) | set(self._data.get("aliases", {}))
 
     def svg(self, name: str) -> str:
-        """Return the SVG document of ``name``; aliases are followed."""
+        """Return the SVG document of `name`; aliases are followed."""
         icons, aliases = self._data["icons"], self._data.get("aliases", {})
         while name not in icons:
             name = aliases[name]["parent"]
@@ -120,7 +121,7 @@ class Drawings:
         )
 
     def draw(self, name: str, size: int = SIZE, margin: int = MARGIN) -> Rgba:
-        """Return ``name`` as ``(size, size, 4)`` uint8, with a transparent margin in pixels."""
+        """Return `name` as `(size, size, 4)` uint8, with a transparent margin in pixels."""
         import resvg_py
         from PIL import Image
 
@@ -133,7 +134,7 @@ class Drawings:
 
 
 def on_background(rgba: Rgba, colour: tuple[int, int, int] = (255, 255, 255)) -> Rgb:
-    """Composite ``(..., h, w, 4)`` over a colour and return ``(..., h, w, 3)`` uint8."""
+    """Composite `(..., h, w, 4)` over a colour and return `(..., h, w, 3)` uint8."""
     alpha = rgba[..., 3:].astype(np.float32) / 255.0
     mixed = rgba[..., :3].astype(np.float32) * alpha + np.asarray(colour, dtype=np.float32) * (1.0 - alpha)
     pictures: Rgb = np.rint(mixed).astype(np.uint8)
@@ -146,8 +147,9 @@ class MoreArt:
 
     Attributes:
         names: as in captions, but with hyphens.
-        pixels: ``(names, styles, 64, 64, 4)`` uint8, of the shippable styles in `ICON_SETS`' order.
-        drawn: ``(names, styles)`` bool: which there are.
+        pixels: `(names, styles, 64, 64, 4)` uint8, of the shippable styles in `ICON_SETS`' order.
+        drawn: `(names, styles)` bool: which there are.
+
     """
 
     names: tuple[str, ...]
@@ -156,9 +158,9 @@ class MoreArt:
 
 
 def load_more_art(work: Path, art: Art) -> MoreArt:
-    """Return what at least 4 shippable sets draw and is not in ``art``, rendered once and kept below ``work``.
+    """Return what at least 4 shippable sets draw and is not in `art`, rendered once and kept below `work`.
 
-    A name that holds all words of a held-out identity's is left out, and so is a name for a drawing that ``art`` or
+    A name that holds all words of a held-out identity's is left out, and so is a name for a drawing that `art` or
     another name has already.
     """
     stored = work / "more-art.npz"
@@ -178,6 +180,7 @@ def wanted(available: Iterable[str], known: Iterable[str]) -> list[str]:
     Args:
         available: names, each as often as sets draw it.
         known: names that are drawn already.
+
     """
     held_out = [set(name.split("-")) for name in HELD_OUT]
     sets = Counter(available)
@@ -210,20 +213,20 @@ def _draw(sets: list[Drawings], art: Art) -> MoreArt:
 
 @dataclass(frozen=True)
 class Art:
-    """Every drawing common to the icon sets: ``pixels`` is ``(names, sets, 64, 64, 4)`` uint8."""
+    """Every drawing common to the icon sets: `pixels` is `(names, sets, 64, 64, 4)` uint8."""
 
     names: tuple[str, ...]
     pixels: Pixels
 
     def of(self, names: Sequence[str], styles: Sequence[str]) -> Pixels:
-        """Return the drawings of ``names`` x ``styles`` as ``(names, styles, 64, 64, 4)``."""
+        """Return the drawings of `names` x `styles` as `(names, styles, 64, 64, 4)`."""
         rows = [self.names.index(name) for name in names]
         columns = [[s.style for s in ICON_SETS].index(style) for style in styles]
         return self.pixels[rows][:, columns]
 
 
 def load_art(work: Path) -> Art:
-    """Return all common drawings, fetched and rendered once and kept below ``work``."""
+    """Return all common drawings, fetched and rendered once and kept below `work`."""
     stored = work / "art.npz"
     if stored.is_file():
         with np.load(stored) as file:
@@ -239,7 +242,7 @@ def load_art(work: Path) -> Art:
 
 
 def styles_with_role(*roles: str) -> tuple[str, ...]:
-    """Return the style words whose icon sets play one of ``roles``."""
+    """Return the style words whose icon sets play one of `roles`."""
     return tuple(s.style for s in ICON_SETS if s.role in roles)
 
 

@@ -35,6 +35,7 @@ def write_benchmark(art_folder: Path, out: Path) -> Path:
 
     Raises:
         BwlabError: the packages cannot be fetched, or a file cannot be written.
+
     """
     sets = shippable_sets()
     fetch_icon_sets(art_folder, sets)

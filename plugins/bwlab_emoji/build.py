@@ -54,7 +54,8 @@ class BuildConfig:
         vae_steps: optimiser steps of the autoencoder.
         unet_steps: optimiser steps of UNet and text encoder.
         coloured_from: step of the UNet's training from which coloured backgrounds are mixed in.
-        compile_unet: use ``torch.compile`` for the UNet.
+        compile_unet: use `torch.compile` for the UNet.
+
     """
 
     out: Path
@@ -161,7 +162,7 @@ def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTrain
 def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
     """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
 
-    A stage whose result lies in ``config.work`` is not run again: remove that folder to change its settings.
+    A stage whose result lies in `config.work` is not run again: remove that folder to change its settings.
     """
     config.work.mkdir(parents=True, exist_ok=True)
     art = load_art(config.work)
@@ -189,14 +190,14 @@ def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
 
 
 def sample_training_captions(art: Art, count: int = 64, seed: int = 0) -> list[tuple[str, str]]:
-    """Return ``count`` distinct training (identity, style) pairs."""
+    """Return `count` distinct training (identity, style) pairs."""
     pairs = [(name, style) for name in training_names(art.names) for style in styles_with_role("train")]
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
     return [pairs[int(index)] for index in chosen]
 
 
 def paint(pipeline: StableDiffusionPipeline, prompts: Sequence[str], cfg: float, seed: int = 0) -> Pixels:
-    """Return one 64 x 64 picture a prompt, 25 steps of DPM++ 2M Karras, as ``(n, 64, 64, 3)`` uint8."""
+    """Return one 64 x 64 picture a prompt, 25 steps of DPM++ 2M Karras, as `(n, 64, 64, 3)` uint8."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
     images = pipeline(
@@ -215,6 +216,7 @@ class CompanionConfig:
         work: downloads, caches and checkpoints; keep it to continue a training.
         steps: optimiser steps.
         seed: of every random choice.
+
     """
 
     out: Path

@@ -1,4 +1,4 @@
-"""``bwlab base``: build the embedded base model again, and measure it."""
+"""`bwlab base`: build the embedded base model again, and measure it."""
 
 from __future__ import annotations
 

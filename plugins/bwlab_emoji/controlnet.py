@@ -1,4 +1,4 @@
-"""Stage ``controlnet``: a ControlNet (arXiv 2302.05543) for the embedded base, trained on Canny edges of emoji art.
+"""Stage `controlnet`: a ControlNet (arXiv 2302.05543) for the embedded base, trained on Canny edges of emoji art.
 
 The base's UNet stays as it is. Half of the views are mirrored, moved and scaled, and three captions in ten are left
 out, so that the place of a line is told by the edges alone.
@@ -43,10 +43,11 @@ class EdgePool:
     """What the ControlNet learns from.
 
     Attributes:
-        latents: ``(pictures, 8, 16, 16)``.
-        edges: ``(pictures, 64, 64)`` bool.
-        tokens: ``(pictures, 32)`` caption token ids.
-        empty: ``(32,)`` token ids of the empty caption.
+        latents: `(pictures, 8, 16, 16)`.
+        edges: `(pictures, 64, 64)` bool.
+        tokens: `(pictures, 32)` caption token ids.
+        empty: `(32,)` token ids of the empty caption.
+
     """
 
     latents: Tensor
@@ -63,9 +64,10 @@ def edge_pool(
 
     Args:
         pipe: the embedded base.
-        art: ``(drawings, 64, 64, 4)``.
+        art: `(drawings, 64, 64, 4)`.
         captions: one for each.
         generator: of the moves.
+
     """
     from bwlab.generation.controlnet import canny_lines
 
@@ -80,7 +82,7 @@ def edge_pool(
 
 
 def moved(art: Tensor, generator: torch.Generator) -> Tensor:
-    """Return RGBA ``(batch, 4, h, w)`` in 0..1 at 0.87..1.18 of its size, moved by up to 4 px, half of it mirrored."""
+    """Return RGBA `(batch, 4, h, w)` in 0..1 at 0.87..1.18 of its size, moved by up to 4 px, half of it mirrored."""
     count = len(art)
     scale = 0.85 + 0.3 * torch.rand(count, generator=generator)
     mirror = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
@@ -100,6 +102,7 @@ class ControlTraining:
         steps: optimiser steps in all.
         batch: pictures a step.
         seed: of sampling.
+
     """
 
     def __init__(
@@ -159,7 +162,7 @@ class ControlTraining:
         return float(loss.detach())
 
     def run(self, log: StageLog, save_every: int = 250) -> ControlNetModel:
-        """Train to the last step, with a checkpoint every ``save_every`` steps, and return the model."""
+        """Train to the last step, with a checkpoint every `save_every` steps, and return the model."""
         while self.step < self.steps:
             log.step(self.step + 1, self.steps, self._learn())
             if self.step % save_every == 0 or self.step == self.steps:

@@ -55,9 +55,10 @@ class Candidates:
     """True pictures to be nearest to.
 
     Attributes:
-        pictures: ``(identities, styles, 64, 64, 3)`` uint8, over white.
+        pictures: `(identities, styles, 64, 64, 3)` uint8, over white.
         identities: names along the first axis.
         styles: style words along the second axis.
+
     """
 
     pictures: Pictures
@@ -66,7 +67,7 @@ class Candidates:
 
 
 def features(pictures: Pictures) -> Floats:
-    """Return ``(n, 9216)``: colours in 0..1 at 32 x 32 and twice their differences to the right and below.
+    """Return `(n, 9216)`: colours in 0..1 at 32 x 32 and twice their differences to the right and below.
 
     Euclidean distance of these is the quality bar's feature distance: colours tell style and identity, the
     differences give outlines their weight.
@@ -79,7 +80,7 @@ def features(pictures: Pictures) -> Floats:
 
 
 def distances(pictures: Pictures, candidates: Candidates) -> Floats:
-    """Return ``(n, identities, styles)``: feature distance to each true picture, least over shifts of up to 2 px."""
+    """Return `(n, identities, styles)`: feature distance to each true picture, least over shifts of up to 2 px."""
     queries = features(pictures)
     flat = candidates.pictures.reshape(-1, *candidates.pictures.shape[2:])
     best = np.full((len(queries), len(flat)), np.inf, dtype=np.float32)
@@ -94,9 +95,9 @@ def distances(pictures: Pictures, candidates: Candidates) -> Floats:
 
 
 def retrieval(distance: Floats, candidates: Candidates, truths: Sequence[tuple[str, str]], top: int = 5) -> Retrieval:
-    """Return how often distances ``(n, identities, styles)`` point at the true ``(identity, style)``.
+    """Return how often distances `(n, identities, styles)` point at the true `(identity, style)`.
 
-    Style is right when the nearest picture has it; identity when one of the ``top`` identities whose nearest
+    Style is right when the nearest picture has it; identity when one of the `top` identities whose nearest
     picture is closest is the true one.
     """
     nearest_style = distance.min(axis=1).argmin(axis=1)
@@ -202,6 +203,7 @@ class ScorerReport:
             300 identities; the mean over all pairs of styles that do not share outlines.
         any_pair: the same, the mean over all pairs of styles.
         style: a held-out identity's drawing is nearest to the mean of 30 other drawings in its style, among 9 styles.
+
     """
 
     identity: float
@@ -218,6 +220,7 @@ class TextReport:
         unknown_name: of a held-out identity: its name, which the scorer was not taught, among the 300 names.
         known_name: of a seen identity: its name, among the 300 names.
         caption: of a held-out identity: the whole caption, among its captions in 8 styles.
+
     """
 
     style: float
@@ -238,11 +241,12 @@ def gallery_names(art: Art) -> list[str]:
 
 
 def identity_share(features: Tensor, shared: Sequence[set[str]] = SHARED_OUTLINES) -> float:
-    """Return `ScorerReport.identity` of features ``(names, styles, width)``, the first 42 of held-out identities.
+    """Return `ScorerReport.identity` of features `(names, styles, width)`, the first 42 of held-out identities.
 
     Args:
         features: of `gallery_names`.
         shared: styles between which nothing is looked up; without any, the share is `ScorerReport.any_pair`.
+
     """
     count, styles = len(HELD_OUT), style_names()
     unit = functional.normalize(features, dim=-1)
@@ -256,7 +260,7 @@ def identity_share(features: Tensor, shared: Sequence[set[str]] = SHARED_OUTLINE
 
 
 def style_share(features: Tensor) -> float:
-    """Return `ScorerReport.style` of features ``(names, styles, width)``, the first 42 of held-out identities."""
+    """Return `ScorerReport.style` of features `(names, styles, width)`, the first 42 of held-out identities."""
     count = len(HELD_OUT)
     unit = functional.normalize(features, dim=-1)
     means = functional.normalize(unit[count : count + STYLE_REFERENCES].mean(0), dim=-1)
@@ -265,14 +269,14 @@ def style_share(features: Tensor) -> float:
 
 
 def small_pictures(pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """Return the control's features: 16 x 16 pixels of ``(names, styles, 64, 64, 3)`` as ``(names, styles, 768)``."""
+    """Return the control's features: 16 x 16 pixels of `(names, styles, 64, 64, 3)` as `(names, styles, 768)`."""
     names, styles = pictures.shape[:2]
     return torch.from_numpy(pictures.reshape(names, styles, 16, 4, 16, 4, 3).mean((3, 5)).reshape(names, styles, -1))
 
 
 @torch.no_grad()
 def embedded(model: Any, pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """Return embeddings ``(names, styles, width)`` of pictures ``(names, styles, 64, 64, 3)``."""
+    """Return embeddings `(names, styles, width)` of pictures `(names, styles, 64, 64, 3)`."""
     flat = torch.from_numpy(pictures.reshape(-1, *pictures.shape[2:])).permute(0, 3, 1, 2).float() / 127.5 - 1
     return torch.cat([model.encode_image(chunk) for chunk in flat.split(256)]).view(*pictures.shape[:2], -1)
 
@@ -295,13 +299,13 @@ def measure_scorer(folder: Path, work: Path) -> tuple[dict[str, ScorerReport], T
 
 
 def picture_report(identity: Tensor, style: Tensor) -> ScorerReport:
-    """Return the report of features ``(names, styles, width)`` of `gallery_names`, those of identity and of style."""
+    """Return the report of features `(names, styles, width)` of `gallery_names`, those of identity and of style."""
     return ScorerReport(identity_share(identity), identity_share(identity, ()), style_share(style))
 
 
 @torch.no_grad()
 def text_report(model: Any, tokenizer: Any, found: Tensor, names: Sequence[str]) -> TextReport:
-    """Return how well texts find pictures, by embeddings ``(names, styles, width)`` of `gallery_names`."""
+    """Return how well texts find pictures, by embeddings `(names, styles, width)` of `gallery_names`."""
     count, styles = len(HELD_OUT), styles_with_role("train", "held-out")
     pictures = found[:, : len(styles)]
     words = model.encode_text(tokenizer([name.replace("-", " ") for name in names]))

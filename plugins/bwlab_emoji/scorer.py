@@ -1,4 +1,4 @@
-"""Stage ``scorer``: a small open_clip model that tells the emoji world's identities and styles."""
+"""Stage `scorer`: a small open_clip model that tells the emoji world's identities and styles."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNKNOWN = 0.15  # share of captions whose identity is a made-up word
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
-    """Return open_clip's ``model_cfg``: a VoVNet of timm for 64 x 64 pictures, a text transformer of two layers.
+    """Return open_clip's `model_cfg`: a VoVNet of timm for 64 x 64 pictures, a text transformer of two layers.
 
     The VoVNet's first layers are wide, which keeps lines and textures; its blocks hand on what each layer found.
     """
@@ -104,6 +104,7 @@ class ScorerTraining:
         folder: where the checkpoint lies.
         steps: optimiser steps in all.
         seed: of initial weights and sampling.
+
     """
 
     def __init__(self, data: ScorerData, folder: Path, steps: int, seed: int = 0) -> None:
@@ -147,7 +148,7 @@ class ScorerTraining:
         return float(loss.detach())
 
     def run(self, log: StageLog, save_every: int = 250) -> nn.Module:
-        """Train to the last step, with a checkpoint every ``save_every`` steps, and return the model."""
+        """Train to the last step, with a checkpoint every `save_every` steps, and return the model."""
         while self.step < self.steps:
             log.step(self.step + 1, self.steps, self._learn())
             if self.step % save_every == 0 or self.step == self.steps:
@@ -161,7 +162,7 @@ def scorer_tokenizer(names: Sequence[str], styles: Sequence[str]) -> CLIPTokeniz
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Return token ids ``(texts, 20)``."""
+    """Return token ids `(texts, 20)`."""
     ids: Tensor = tokenizer(
         texts, padding="max_length", truncation=True, max_length=CONTEXT, return_tensors="pt"
     ).input_ids
@@ -169,9 +170,9 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def save_scorer(model: nn.Module, tokenizer: CLIPTokenizer, out: Path) -> None:
-    """Write the model in half precision as a folder that open_clip loads as ``local-dir:OUT``.
+    """Write the model in half precision as a folder that open_clip loads as `local-dir:OUT`.
 
-    Beside open_clip's own keys, ``open_clip_config.json`` says by ``bwlab.parts`` which coordinates carry what.
+    Beside open_clip's own keys, `open_clip_config.json` says by `bwlab.parts` which coordinates carry what.
     """
     from safetensors.torch import save_file
 
@@ -192,7 +193,7 @@ def save_scorer(model: nn.Module, tokenizer: CLIPTokenizer, out: Path) -> None:
 
 
 def part(embeddings: Tensor, name: str) -> Tensor:
-    """Return the coordinates that carry ``name``, of length 1."""
+    """Return the coordinates that carry `name`, of length 1."""
     return functional.normalize(embeddings[..., PARTS[name]], dim=-1)
 
 
@@ -200,8 +201,9 @@ def same_identity(embeddings: Tensor, identities: Tensor) -> Tensor:
     """Return the supervised contrast of pictures (Khosla et al. 2020, equation 2): of one identity, in any style.
 
     Args:
-        embeddings: ``(batch, width)``, of length 1.
-        identities: ``(batch,)`` which identity each shows.
+        embeddings: `(batch, width)`, of length 1.
+        identities: `(batch,)` which identity each shows.
+
     """
     itself = torch.eye(len(embeddings), dtype=torch.bool)
     likeness = (embeddings @ embeddings.T / PICTURES_AT).masked_fill(itself, -1e4)
@@ -214,9 +216,10 @@ def own_text(pictures: Tensor, texts: Tensor, own: Tensor) -> Tensor:
     """Return the cross-entropy of each picture's text among all of them; 0 without pictures.
 
     Args:
-        pictures: ``(batch, width)``, of length 1.
-        texts: ``(texts, width)``, of length 1.
-        own: ``(batch,)`` index of each picture's text.
+        pictures: `(batch, width)`, of length 1.
+        texts: `(texts, width)`, of length 1.
+        own: `(batch,)` index of each picture's text.
+
     """
     if not len(pictures):
         return pictures.sum()
@@ -229,8 +232,9 @@ class Texts:
 
     Attributes:
         names: the step's identities.
-        captions: of the pictures ``captioned``.
-        captioned: ``(captions,)`` index of each caption's picture.
+        captions: of the pictures `captioned`.
+        captioned: `(captions,)` index of each caption's picture.
+
     """
 
     names: list[str]
@@ -273,8 +277,9 @@ def scorer_loss(
         model: an `open_clip.CLIP`.
         data: pictures and words.
         views, texts: of the step.
-        tokens: of ``texts.names``, the styles, the backgrounds and ``texts.captions``, in this order.
+        tokens: of `texts.names`, the styles, the backgrounds and `texts.captions`, in this order.
         style_weight: of the style's loss.
+
     """
     pictures = model.encode_image(views.pictures.contiguous(memory_format=torch.channels_last)).float()
     sizes = [len(texts.names), len(data.styles), len(BACKGROUNDS), len(texts.captions)]
@@ -289,7 +294,7 @@ def scorer_loss(
 
 
 def whole_captions(pictures: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """Return CLIP's loss of pictures and their captions, both ``(captions, width)``, both ways; 0 without any."""
+    """Return CLIP's loss of pictures and their captions, both `(captions, width)`, both ways; 0 without any."""
     if not len(pictures):
         return pictures.sum()
     likeness = scale * functional.normalize(pictures, dim=-1) @ functional.normalize(captions, dim=-1).T

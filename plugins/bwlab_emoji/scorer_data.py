@@ -28,11 +28,12 @@ class ScorerData:
     """What the scorer learns from.
 
     Attributes:
-        art: ``(names, styles, 4, 64, 64)`` uint8 RGBA.
-        drawn: ``(names, styles)`` bool: which of them there are.
+        art: `(names, styles, 4, 64, 64)` uint8 RGBA.
+        drawn: `(names, styles)` bool: which of them there are.
         names: identities as words of captions.
         styles: style words.
         tokenizer: of captions.
+
     """
 
     art: Tensor
@@ -47,11 +48,12 @@ class Views:
     """One step's pictures.
 
     Attributes:
-        pictures: ``(batch, 3, 64, 64)`` in -1..1.
-        identities: ``(batch,)`` which of the step's identities each shows.
-        names, styles, colours: ``(batch,)`` index of each.
-        named: ``(batch,)`` bool: its name says what it shows (it is neither turned nor joined with another).
-        kept: ``(batch,)`` bool: style and background are still to be seen.
+        pictures: `(batch, 3, 64, 64)` in -1..1.
+        identities: `(batch,)` which of the step's identities each shows.
+        names, styles, colours: `(batch,)` index of each.
+        named: `(batch,)` bool: its name says what it shows (it is neither turned nor joined with another).
+        kept: `(batch,)` bool: style and background are still to be seen.
+
     """
 
     pictures: Tensor
@@ -70,15 +72,15 @@ class Chance:
         self.generator = generator
 
     def between(self, low: float, high: float, *shape: int) -> Tensor:
-        """Return uniform numbers in ``low..high``."""
+        """Return uniform numbers in `low..high`."""
         return low + (high - low) * torch.rand(shape, generator=self.generator)
 
     def whether(self, share: float | Tensor, *shape: int) -> Tensor:
-        """Return True with probability ``share``."""
+        """Return True with probability `share`."""
         return torch.rand(shape, generator=self.generator) < share
 
     def whole(self, low: int, high: int, *shape: int) -> Tensor:
-        """Return whole numbers in ``low..high - 1``."""
+        """Return whole numbers in `low..high - 1`."""
         return torch.randint(low, high, shape, generator=self.generator)
 
 
@@ -109,13 +111,14 @@ def draw_views(data: ScorerData, generator: torch.Generator) -> Views:
 
 
 def joined(data: ScorerData, names: Tensor, styles: Tensor, joins: Tensor, chance: Chance) -> Tensor:
-    """Return RGBA ``(batch, 4, 64, 64)`` in 0..1, of some identities with another drawing of the same style before it.
+    """Return RGBA `(batch, 4, 64, 64)` in 0..1, of some identities with another drawing of the same style before it.
 
     Args:
         data: the drawings.
-        names, styles: ``(batch,)`` which drawings.
-        joins: ``(identities,)`` which identities are joined: all views of one with the same other, at the same places.
+        names, styles: `(batch,)` which drawings.
+        joins: `(identities,)` which identities are joined: all views of one with the same other, at the same places.
         chance: random numbers.
+
     """
     art = data.art[names, styles].float() / 255
     chosen = joins.repeat_interleave(STYLES_A_STEP).nonzero()[:, 0]
@@ -135,7 +138,7 @@ def joined(data: ScorerData, names: Tensor, styles: Tensor, joins: Tensor, chanc
 
 
 def placed(scale: Tensor, centre: Tensor) -> Tensor:
-    """Return affine maps ``(count * STYLES_A_STEP, 2, 3)`` that draw at ``scale`` round ``centre`` (in -1..1)."""
+    """Return affine maps `(count * STYLES_A_STEP, 2, 3)` that draw at `scale` round `centre` (in -1..1)."""
     matrix = torch.zeros(len(scale), 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / scale
     matrix[:, :, 2] = -centre / scale[:, None]
@@ -143,14 +146,14 @@ def placed(scale: Tensor, centre: Tensor) -> Tensor:
 
 
 def resampled(art: Tensor, matrix: Tensor) -> Tensor:
-    """Return RGBA ``(batch, 4, h, w)`` through affine maps, colours multiplied by alpha."""
+    """Return RGBA `(batch, 4, h, w)` through affine maps, colours multiplied by alpha."""
     colour = torch.cat([art[:, :3] * art[:, 3:], art[:, 3:]], 1)
     grid = functional.affine_grid(matrix, list(colour.shape), align_corners=False)
     return functional.grid_sample(colour, grid, align_corners=False)
 
 
 def unmultiplied(art: Tensor) -> Tensor:
-    """Return RGBA ``(batch, 4, h, w)`` whose colours were multiplied by alpha with plain colours."""
+    """Return RGBA `(batch, 4, h, w)` whose colours were multiplied by alpha with plain colours."""
     return torch.cat([art[:, :3] / art[:, 3:].clamp(min=1e-3), art[:, 3:]], 1)
 
 
@@ -219,7 +222,7 @@ def recoloured(colour: Tensor, alpha: Tensor, chance: Chance) -> Tensor:
 
 
 def hues(count: int, chance: Chance) -> Tensor:
-    """Return ``(count, 3, 3)`` turns of colours round the grey axis by any angle (Rodrigues' formula)."""
+    """Return `(count, 3, 3)` turns of colours round the grey axis by any angle (Rodrigues' formula)."""
     axis = 1 / math.sqrt(3)
     cross = torch.tensor([[0, -axis, axis], [axis, 0, -axis], [-axis, axis, 0]])
     angle = chance.between(-math.pi, math.pi, count, 1, 1)

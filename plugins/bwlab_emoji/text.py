@@ -1,4 +1,4 @@
-"""Stage ``text``: the embedded base's CLIP tokenizer and text encoder.
+"""Stage `text`: the embedded base's CLIP tokenizer and text encoder.
 
 The vocabulary is learned from the words of the emoji world, so each of them is one token; other words fall
 back to pieces. The encoder starts from large token embeddings (so that different words are far apart from the first
@@ -21,7 +21,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def new_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
-    """Return a CLIPTokenizer that knows each of ``words`` as one token; at most 32 tokens a caption."""
+    """Return a CLIPTokenizer that knows each of `words` as one token; at most 32 tokens a caption."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -48,7 +48,7 @@ def new_tokenizer(words: Iterable[str]) -> CLIPTokenizer:
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPTextModel:
-    """Return an untrained two-layer CLIPTextModel of width 128 for ``tokenizer``."""
+    """Return an untrained two-layer CLIPTextModel of width 128 for `tokenizer`."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)

@@ -27,6 +27,7 @@ class TrainingFile:
         path: of the file.
         parts: key in the file -> what is trained, and its optimiser.
         generator: of the training's randomness.
+
     """
 
     path: Path
@@ -59,6 +60,7 @@ class StageLog:
         path: the log file; lines are appended.
         console: where the bar is drawn.
         every: steps between two loss records (the mean loss of those steps).
+
     """
 
     def __init__(self, name: str, path: Path, console: Console, every: int = 100) -> None:
@@ -108,7 +110,7 @@ class StageLog:
 
 @torch.no_grad()
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return ``(rows, columns)`` with its singular vectors and singular values near 1, by Newton and Schulz."""
+    """Return `(rows, columns)` with its singular vectors and singular values near 1, by Newton and Schulz."""
     wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().mT
     wide = wide / (wide.norm() + 1e-7)
     first, third, fifth = ITERATION
@@ -123,10 +125,11 @@ class Muon(torch.optim.Optimizer):
     """Muon for convolution kernels, each taken as a matrix of output channels x all else.
 
     Args:
-        params: kernels ``(out, in, h, w)``.
+        params: kernels `(out, in, h, w)`.
         lr: the rate; an update's singular values are near it (more for tall matrices).
         momentum: of gradients, Nesterov's.
         weight_decay: share of a kernel that is lost per step at rate 1.
+
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Stage ``unet``: the embedded base's UNet and text encoder, trained on cached latents."""
+"""Stage `unet`: the embedded base's UNet and text encoder, trained on cached latents."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ class LatentPool:
     """Cached training latents and their captions.
 
     Attributes:
-        latents: ``(pictures, backgrounds, 8, 16, 16)``; background 0 is white.
-        tokens: ``(pictures, backgrounds, 32)`` caption token ids.
-        empty: ``(32,)`` token ids of the empty caption.
+        latents: `(pictures, backgrounds, 8, 16, 16)`; background 0 is white.
+        tokens: `(pictures, backgrounds, 32)` caption token ids.
+        empty: `(32,)` token ids of the empty caption.
+
     """
 
     latents: Tensor
@@ -82,12 +83,13 @@ def trapezoid(step: int, steps: int, warm_up: int = 200, decay: float = 0.2) -> 
 
 
 def noised(latents: Tensor, signal: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Return noisy latents, timesteps ``(batch,)`` and the v that is to be predicted (arXiv 2202.00512, section 4).
+    """Return noisy latents, timesteps `(batch,)` and the v that is to be predicted (arXiv 2202.00512, section 4).
 
     Args:
-        latents: ``(batch, channels, h, w)``, clean.
-        signal: ``(timesteps,)``, the share of the latents' variance that is left at each.
+        latents: `(batch, channels, h, w)`, clean.
+        signal: `(timesteps,)`, the share of the latents' variance that is left at each.
         generator: of noise and timesteps.
+
     """
     noise = torch.randn(latents.shape, generator=generator)
     times = torch.randint(len(signal), (len(latents),), generator=generator)
@@ -107,7 +109,8 @@ class DenoiserTraining:
         coloured_from: step from which half of the pictures stand on a coloured background.
         batch: pictures a step.
         seed: of initial weights and sampling.
-        compile_unet: use ``torch.compile`` (needs a C++ compiler; pays after some 2,000 steps).
+        compile_unet: use `torch.compile` (needs a C++ compiler; pays after some 2,000 steps).
+
     """
 
     def __init__(
@@ -192,14 +195,14 @@ class DenoiserTraining:
                 self.average[key].lerp_(value, 1 - keep)
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state dicts of averaged ``unet`` and ``text_encoder`` weights."""
+        """Return the state dicts of averaged `unet` and `text_encoder` weights."""
         return {
             name: {key.removeprefix(f"{name}."): v for key, v in self.average.items() if key.startswith(f"{name}.")}
             for name in ("unet", "text_encoder")
         }
 
     def run(self, log: StageLog, save_every: int = 500) -> None:
-        """Train to the last step, with a checkpoint every ``save_every`` steps."""
+        """Train to the last step, with a checkpoint every `save_every` steps."""
         while self.step < self.steps:
             loss = self._learn()
             log.step(self.step, self.steps, loss)

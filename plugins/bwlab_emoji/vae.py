@@ -1,4 +1,4 @@
-"""Stage ``vae``: the embedded base's AutoencoderKL, trained on emoji art."""
+"""Stage `vae`: the embedded base's AutoencoderKL, trained on emoji art."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def learning_rate(step: int, steps: int, peak: float = PEAK_RATE, warm_up: int = 200) -> float:
-    """Return the rate at ``step``: linear warm-up, then a cosine down to 1 % of ``peak``."""
+    """Return the rate at `step`: linear warm-up, then a cosine down to 1 % of `peak`."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     along = (step - warm_up) / max(1, steps - warm_up)
@@ -56,7 +56,7 @@ def learning_rate(step: int, steps: int, peak: float = PEAK_RATE, warm_up: int =
 
 
 def random_backgrounds(art: Tensor, generator: torch.Generator) -> Tensor:
-    """Composite ``(batch, 4, h, w)`` art in 0..1 over white (half of them) or random colours; to -1..1."""
+    """Composite `(batch, 4, h, w)` art in 0..1 over white (half of them) or random colours; to -1..1."""
     count = art.shape[0]
     colours = torch.rand(count, 3, 1, 1, generator=generator)
     white = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
@@ -73,14 +73,14 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def peak_signal_to_noise(output: Tensor, target: Tensor) -> float:
-    """Return the mean PSNR over pictures in dB, both ``(batch, 3, h, w)`` in -1..1; higher is better."""
+    """Return the mean PSNR over pictures in dB, both `(batch, 3, h, w)` in -1..1; higher is better."""
     mse = ((output - target).clamp(-2, 2) / 2).square().flatten(1).mean(1)
     return float((-10 * torch.log10(mse + 1e-10)).mean())
 
 
 @contextmanager
 def mixed_precision(enabled: bool) -> Iterator[None]:
-    """Run the block in bfloat16 autocast on the CPU where ``enabled``."""
+    """Run the block in bfloat16 autocast on the CPU where `enabled`."""
     with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
         yield
 
@@ -89,12 +89,13 @@ class AutoencoderTraining:
     """A restartable training of the autoencoder.
 
     Args:
-        art: ``(pictures, 4, 64, 64)`` uint8 RGBA to learn from.
+        art: `(pictures, 4, 64, 64)` uint8 RGBA to learn from.
         unseen: the same, of identities that are only measured.
         folder: where the checkpoint and the log lie.
         steps: optimiser steps in all; the last tenth runs in float32.
         batch: pictures a step.
         seed: of initial weights, sampling, backgrounds and posterior noise.
+
     """
 
     def __init__(self, art: Tensor, unseen: Tensor, folder: Path, steps: int, batch: int = 8, seed: int = 0) -> None:

@@ -55,7 +55,7 @@ FOOD_AND_DRINK: tuple[str, ...] = (
 
 
 def world_names(available: Iterable[str]) -> tuple[str, ...]:
-    """Return the world's identities among ``available`` names, sorted."""
+    """Return the world's identities among `available` names, sorted."""
     return tuple(sorted(set(available) & {*ANIMALS_AND_PLANTS, *FOOD_AND_DRINK}))
 
 

@@ -32,6 +32,7 @@ class Spaces:
         left: orthonormal columns `(out, k)` that span its column space.
         right: orthonormal columns `(in * k * k, k)` that span its row space.
         source: where it comes from, for messages.
+
     """
 
     left: Tensor
@@ -77,6 +78,7 @@ class OrthoLayer(AdapterLayer):
 
         Raises:
             BwlabError: another option, or a rank for which the layer, or what `avoid` leaves of it, has no room.
+
         """
         refuse_unknown_options(cls.type_name, options, ("avoid",))
         check_rank_and_alpha(rank, alpha)
@@ -147,7 +149,7 @@ class OrthoLayer(AdapterLayer):
         return orthonormal(self.left, self.avoid_left), orthonormal(self.right, self.avoid_right)
 
     def singular_values(self) -> Tensor:
-        """s `(rank,)`, of either sign, before `alpha / rank`."""
+        """S `(rank,)`, of either sign, before `alpha / rank`."""
         return self.values * (START * math.sqrt(self.weight_shape[0]))
 
     def _factors(self, scale: float) -> tuple[Tensor, Tensor]:

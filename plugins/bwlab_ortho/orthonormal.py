@@ -26,6 +26,7 @@ def orthonormal(matrix: Tensor, avoid: Tensor | None = None) -> Tensor:
 
     Returns:
         A tensor of the matrix's shape, dtype and device.
+
     """
     # Apple's GPUs have no float64; the factor is small enough to go around by the CPU.
     near = matrix.cpu() if matrix.device.type == "mps" else matrix

@@ -32,6 +32,7 @@ def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces
     Raises:
         BwlabError: the file is missing, broken or not an adapter, was made for another architecture, or changes none of
             these layers.
+
     """
     asked = f"adapter.options.{OPTION} = {file}"
     if not isinstance(file, str | Path) or not str(file):

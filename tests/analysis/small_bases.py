@@ -50,7 +50,7 @@ _NARROW: Mapping[str, Mapping[str, object]] = {
 
 
 def small_unet(scheme: str) -> UNet2DConditionModel:
-    """Return an untrained UNet with the very modules of ``"sd14"``, ``"sd21"`` or ``"sdxl"``, for 8 x 8 latents."""
+    """Return an untrained UNet with the very modules of `"sd14"`, `"sd21"` or `"sdxl"`, for 8 x 8 latents."""
     config = {**KNOWN[scheme], **_NARROW[scheme], "sample_size": 8, "norm_num_groups": 4}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -98,11 +98,12 @@ def adapter_file(
     Args:
         path: of the file.
         unet: whose layers it changes.
-        algorithm: of `ALGORITHMS`; all but ``"lora"`` and ``"ortho"`` change convolutions too.
-        blocks: beginnings of module paths: ``["up_blocks.1."]``.
+        algorithm: of `ALGORITHMS`; all but `"lora"` and `"ortho"` change convolutions too.
+        blocks: beginnings of module paths: `["up_blocks.1."]`.
         seed: of the numbers.
         size: standard deviation of the numbers.
-        alpha: None: the file has none; of ``"oft"`` it has 0 in any case.
+        alpha: None: the file has none; of `"oft"` it has 0 in any case.
+
     """
     draw = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""``bwlab blocks``: whole tables at 100 columns, JSON, translations, and one clear line for each bad base."""
+"""`bwlab blocks`: whole tables at 100 columns, JSON, translations, and one clear line for each bad base."""
 
 from __future__ import annotations
 

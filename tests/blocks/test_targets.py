@@ -96,7 +96,7 @@ def test_the_known_unets_have_the_published_sizes(name: str, lora: int, locon: i
 
 
 def test_the_committed_counts_are_what_diffusers_builds() -> None:
-    """Builds each UNet on the meta device; ``python -m bwlab.blocks.block_map`` writes the file again."""
+    """Builds each UNet on the meta device; `python -m bwlab.blocks.block_map` writes the file again."""
     import bwlab.blocks
 
     committed = Path(bwlab.blocks.__path__[0]) / FILE

@@ -29,7 +29,7 @@ COMMAND = """
 
 
 def exit_code(*arguments: str) -> int:
-    """The exit code of ``bwlab`` with these arguments."""
+    """The exit code of `bwlab` with these arguments."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     return int(end.value.code or 0)
@@ -87,7 +87,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def raising(error: BaseException) -> Callable[[], None]:
-    """A function that raises ``error``."""
+    """A function that raises `error`."""
 
     def call() -> None:
         raise error
@@ -175,7 +175,7 @@ def test_broken_commands_are_left_out(
 
 def test_two_plugins_with_one_command_are_told_apart() -> None:
     class First:
-        """Adds ``glow``."""
+        """Adds `glow`."""
 
         @hookimpl
         def bwlab_register_commands(self, app: typer.Typer) -> None:
@@ -183,7 +183,7 @@ def test_two_plugins_with_one_command_are_told_apart() -> None:
             app.command("glow")(lambda: None)
 
     class Second(First):
-        """Adds ``glow`` too."""
+        """Adds `glow` too."""
 
     _, failures = build_app(build_manager([First(), Second()], installed=False))
     assert len(failures) == 1
@@ -193,7 +193,7 @@ def test_two_plugins_with_one_command_are_told_apart() -> None:
 @pytest.mark.parametrize("asked", ["train", "data", "shine", "shien", None])
 def test_the_command_that_is_asked_for_is_there_and_so_are_all_where_it_is_unknown(asked: str | None) -> None:
     class Shining:
-        """Adds ``shine``."""
+        """Adds `shine`."""
 
         @hookimpl
         def bwlab_register_commands(self, app: typer.Typer) -> None:
@@ -208,7 +208,7 @@ def test_the_command_that_is_asked_for_is_there_and_so_are_all_where_it_is_unkno
 
 def test_a_plugin_cannot_take_the_name_of_a_command_that_is_not_asked_for() -> None:
     class Greedy:
-        """Adds ``train``."""
+        """Adds `train`."""
 
         @hookimpl
         def bwlab_register_commands(self, app: typer.Typer) -> None:

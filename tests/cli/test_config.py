@@ -1,4 +1,4 @@
-"""``bwlab config``: every setting written out, and where each value comes from."""
+"""`bwlab config`: every setting written out, and where each value comes from."""
 
 from __future__ import annotations
 

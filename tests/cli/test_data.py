@@ -1,4 +1,4 @@
-"""``bwlab data check``: all that is printed, at the width of a file."""
+"""`bwlab data check`: all that is printed, at the width of a file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def write(path: Path, width: int, height: int, seed: int, caption: str | None = 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder, which is the current one, with ``data`` and ``class`` and something of everything in them."""
+    """Return a folder, which is the current one, with `data` and `class` and something of everything in them."""
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "data" / "25_sks fox"
     write(own / "a.png", 40, 40, 1, "ink, fox, a tag that is long")

@@ -1,4 +1,4 @@
-"""``bwlab plugins``: the list, the contract check, and the project it writes."""
+"""`bwlab plugins`: the list, the contract check, and the project it writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDTH = 100
 
 
 def run(*arguments: str) -> int:
-    """The exit code of ``bwlab`` with these arguments."""
+    """The exit code of `bwlab` with these arguments."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     return int(end.value.code or 0)

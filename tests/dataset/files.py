@@ -13,7 +13,7 @@ COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by channels
 
 
 def write_png16(path: Path, pixels: NDArray[np.uint16]) -> None:
-    """Write ``(h, w, channels)`` as a PNG of 16 bits a channel."""
+    """Write `(h, w, channels)` as a PNG of 16 bits a channel."""
     height, width, channels = pixels.shape
     head = struct.pack(">IIBBBBB", width, height, 16, COLOUR_TYPES[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)

@@ -115,7 +115,7 @@ def test_the_report_tells_perfect_from_useless_features() -> None:
 
 
 def found_in_another_style(features: Tensor, styles: tuple[str, ...]) -> float:
-    """Share of pictures of ``(identities, styles, width)`` whose identity is nearest in each other style."""
+    """Share of pictures of `(identities, styles, width)` whose identity is nearest in each other style."""
     unit, own = normalize(features, dim=-1), torch.arange(len(features))
     pairs = [(a, b) for a in styles for b in styles if a != b and not any({a, b} <= set(s) for s in SHARED_OUTLINES)]
     right = [(unit[:, styles.index(a)] @ unit[:, styles.index(b)].T).argmax(1) == own for a, b in pairs]

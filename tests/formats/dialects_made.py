@@ -45,7 +45,7 @@ def assert_holds(contents: AdapterContents, dialect: str, scale: float = 1.0) ->
 
 
 def part_of(path: str) -> str:
-    """diffusers' name of a module."""
+    """Diffusers' name of a module."""
     text = path.removeprefix("te.")
     return f"text_encoder.text_model.{text}" if text != path else f"unet.{path}"
 

@@ -1,4 +1,4 @@
-"""``bwlab generate`` as typed: what it writes, and every bad input with its one line and exit code 2."""
+"""`bwlab generate` as typed: what it writes, and every bad input with its one line and exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab inspect``: whole reports at 100 columns, JSON, health, and one clear line for each bad file."""
+"""`bwlab inspect`: whole reports at 100 columns, JSON, health, and one clear line for each bad file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab convert``, ``merge`` and ``extract`` as users see them."""
+"""`bwlab convert`, `merge` and `extract` as users see them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 
 
 class FakePackages:
-    """A folder on ``sys.path`` with modules and ``dist-info`` folders, as pip would have left them."""
+    """A folder on `sys.path` with modules and `dist-info` folders, as pip would have left them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -34,7 +34,7 @@ IMPLEMENTS = """
 
 
 def declares(*hooks: str) -> str:
-    """The source of a plugin that declares ``hooks``, each with the argument ``place``."""
+    """The source of a plugin that declares `hooks`, each with the argument `place`."""
     specs = "".join(f"    @hookspec\n    def {hook}(self, place):\n        pass\n" for hook in hooks)
     return (
         "from bwlab import hookimpl\nfrom bwlab.plugins.hookspecs import hookspec\n"
@@ -44,7 +44,7 @@ def declares(*hooks: str) -> str:
 
 
 def implements(**hooks: str) -> str:
-    """The source of a plugin with one function for each ``hook=argument``."""
+    """The source of a plugin with one function for each `hook=argument`."""
     functions = "".join(f"@hookimpl\ndef {hook}({argument}):\n    return []\n" for hook, argument in hooks.items())
     return f"from bwlab import hookimpl\n{functions}"
 
@@ -219,7 +219,7 @@ def test_a_plugin_that_fails_to_declare_costs_only_itself(packages: FakePackages
 
 
 def candidate(name: str, source: str) -> Candidate:
-    """A candidate whose module is made of ``source`` when it is imported."""
+    """A candidate whose module is made of `source` when it is imported."""
 
     def load() -> ModuleType:
         module = ModuleType(name)

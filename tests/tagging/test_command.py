@@ -1,4 +1,4 @@
-"""``bwlab tag`` as it is typed."""
+"""`bwlab tag` as it is typed."""
 
 from __future__ import annotations
 

@@ -42,5 +42,5 @@ def two_pictures(write_data: WriteData) -> Path:
 
 @pytest.fixture
 def two_words(write_data: WriteData) -> Path:
-    """Return a folder of two captioned pictures, one of which shows the new word ``<fox>``."""
+    """Return a folder of two captioned pictures, one of which shows the new word `<fox>`."""
     return write_data({"fox.png": "ink, <fox>", "owl.png": "ink, owl"})

@@ -33,7 +33,7 @@ def plugins(*further: object) -> PluginManager:
 
 
 def short_config(base: Path, data: Path, out: Path, *sets: str) -> TrainConfig:
-    """Return a run without previews and checkpoints in between, but for what ``sets`` say."""
+    """Return a run without previews and checkpoints in between, but for what `sets` say."""
     return read_config(sets=[*SHORT, f"base={base}", f"data.folder={data}", f"out={out}", *sets])
 
 

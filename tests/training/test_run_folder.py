@@ -27,7 +27,7 @@ with RunLock(pathlib.Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> subprocess.Popen[str]:
-    """Return another process that holds the lock of ``out``."""
+    """Return another process that holds the lock of `out`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

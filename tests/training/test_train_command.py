@@ -1,4 +1,4 @@
-"""``bwlab train`` as typed: what works, and every bad input with its one line and exit code 2."""
+"""`bwlab train` as typed: what works, and every bad input with its one line and exit code 2."""
 
 from __future__ import annotations
 

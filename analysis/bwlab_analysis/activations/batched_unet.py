@@ -25,7 +25,7 @@ from bwlab.blocks.spec import BlockSpec
 from bwlab.errors import BwlabError
 
 Gate: TypeAlias = float | BlockSpec | BlockScales
-"""How strongly one adapter acts in one variant: a number, or a number per block (``"*"`` for the others)."""
+"""How strongly one adapter acts in one variant: a number, or a number per block (`"*"` for the others)."""
 Variant: TypeAlias = Sequence[Gate]
 """One gate for each adapter."""
 
@@ -36,8 +36,9 @@ class BlockOutput:
 
     Attributes:
         block: its name.
-        hidden: ``(groups, latents, channels, h, w)``.
-        group_of: for each variant, its place in ``hidden``.
+        hidden: `(groups, latents, channels, h, w)`.
+        group_of: for each variant, its place in `hidden`.
+
     """
 
     block: str
@@ -45,7 +46,7 @@ class BlockOutput:
     group_of: tuple[int, ...]
 
     def variant(self, index: int) -> Tensor:
-        """Return one variant's hidden states, ``(latents, channels, h, w)``."""
+        """Return one variant's hidden states, `(latents, channels, h, w)`."""
         return self.hidden[self.group_of[index]]
 
 
@@ -60,7 +61,7 @@ class BatchedDenoiser:
     """A UNet with adapters, in several variants at once.
 
     Args:
-        unet: a diffusers ``UNet2DConditionModel``; nothing of it is changed.
+        unet: a diffusers `UNet2DConditionModel`; nothing of it is changed.
         scheme: its blocks.
         adapters: their layers in text encoders are left out: give each variant its own text where they differ.
         variants: each with one gate for each adapter.
@@ -68,6 +69,7 @@ class BatchedDenoiser:
 
     Raises:
         BwlabError: no variant, or one with another number of gates than there are adapters.
+
     """
 
     def __init__(
@@ -102,13 +104,14 @@ class BatchedDenoiser:
         texts: Sequence[Mapping[str, Any]],
         on_block: OnBlock | None = None,
     ) -> Tensor:
-        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``.
+        """Return the UNet's output for each variant, `(variants, latents, channels, h, w)`.
 
         Args:
-            latents: ``(latents, channels, h, w)``, noisy; every variant sees the same.
-            timesteps: ``(latents,)``.
-            texts: keyword arguments of the UNet as `unet_arguments` gives them, for ``latents``.
+            latents: `(latents, channels, h, w)`, noisy; every variant sees the same.
+            timesteps: `(latents,)`.
+            texts: keyword arguments of the UNet as `unet_arguments` gives them, for `latents`.
             on_block: called with each block's output as it is computed.
+
         """
         count, first = len(latents), self.stages[0]
         rows = [texts[self.text_of[leader]] for leader in first.leaders]
@@ -150,7 +153,7 @@ class BatchedDenoiser:
                 handle.remove()
 
     def _entries(self, stage: Stage) -> list[nn.Module]:
-        """Return the modules whose inputs are widened where ``stage`` begins."""
+        """Return the modules whose inputs are widened where `stage` begins."""
         if stage.name == LAST:
             return []
         return [self.unet.get_submodule(block_path(self.scheme, stage.name))]
@@ -235,6 +238,7 @@ class Stage:
         name: a block, or what comes before or after all blocks.
         group_of: for each variant, the group of variants that are still the same computation here.
         leaders: for each group, its first variant.
+
     """
 
     name: str
@@ -248,7 +252,7 @@ class Stage:
 
 
 def block_path(scheme: BlockScheme, block: str) -> str:
-    """Return the module path of a block, such as ``up_blocks.0`` of ``out0``: what its modules' paths begin with."""
+    """Return the module path of a block, such as `up_blocks.0` of `out0`: what its modules' paths begin with."""
     path = next(module.path for module in scheme.modules if module.block == block)
     parts = path.split(".")
     return parts[0] if parts[0] == "mid_block" else ".".join(parts[:2])
@@ -268,6 +272,7 @@ def stages_of(
         scheme: the UNet's blocks.
         gates: for each adapter, module path -> the scale of each variant.
         text_of: for each variant, the number of the text that it reads.
+
     """
     members: dict[str, list[tuple[float, ...]]] = {FIRST: [tuple(map(float, text_of))]}
     members |= {block: [] for block in unet_blocks(scheme)} | {LAST: []}

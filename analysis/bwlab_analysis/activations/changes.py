@@ -48,6 +48,7 @@ class ActivationReport:
         timesteps: from noise to picture.
         changed_blocks: where the adapter has layers.
         changes: every block, and the UNet's prediction, at every timestep.
+
     """
 
     inputs: str
@@ -58,7 +59,7 @@ class ActivationReport:
     changes: tuple[BlockChange, ...]
 
     def at(self, block: str, timestep: int) -> BlockChange:
-        """Return what was found in a block (or ``"prediction"``) at a timestep."""
+        """Return what was found in a block (or `"prediction"`) at a timestep."""
         return next(one for one in self.changes if (one.block, one.timestep) == (block, timestep))
 
 
@@ -81,6 +82,7 @@ def activation_changes(
         timesteps: 0..999, at which the latents are noised.
         draws: random adapters of the same norms.
         seed: of those.
+
     """
     drawn = [random_like(adapter, pipe.unet, seed + 1 + draw) for draw in range(draws if blocks_of(adapter) else 0)]
     adapters = (adapter, *drawn)
@@ -129,13 +131,13 @@ def _measures(variants: Sequence[Sequence[Piece]]) -> dict[str, Measured]:
 
 
 def changes(base: Tensor, adapted: Tensor) -> dict[str, float]:
-    """Return what an adapter changed in activations ``(latents, channels, h, w)``, each 0 for no change:
+    """Return what an adapter changed in activations `(latents, channels, h, w)`, each 0 for no change:
 
-    - ``effect``: ``|ha - h0| / |h0|``
-    - ``style``: relative change of the channels' Gram matrices (Gatys et al. 2016, equation 3), mean over latents
-    - ``structure``: root mean square change of the cosines between positions (self-similarity, Shechtman and Irani
+    - `effect`: `|ha - h0| / |h0|`
+    - `style`: relative change of the channels' Gram matrices (Gatys et al. 2016, equation 3), mean over latents
+    - `structure`: root mean square change of the cosines between positions (self-similarity, Shechtman and Irani
       2007; Tumanyan et al. 2022, arXiv 2201.00424), 0..2, on at most 16 x 16 positions
-    - ``representation``: 1 - linear CKA (Kornblith et al. 2019), 0..1
+    - `representation`: 1 - linear CKA (Kornblith et al. 2019), 0..1
     """
     h0, ha = base.double(), adapted.double()
     one, other = (as_rows(tensor)[0] for tensor in (h0, ha))
@@ -148,13 +150,13 @@ def changes(base: Tensor, adapted: Tensor) -> dict[str, float]:
 
 
 def grams(activations: Tensor) -> Tensor:
-    """Return each latent's Gram matrix of channels, ``(latents, channels, channels)``, divided by the positions."""
+    """Return each latent's Gram matrix of channels, `(latents, channels, channels)`, divided by the positions."""
     features = activations.flatten(2)
     return features @ features.mT / features.shape[-1]
 
 
 def self_similarity(activations: Tensor) -> Tensor:
-    """Return the cosines between positions, ``(latents, positions, positions)``, on at most 16 x 16 pooled positions.
+    """Return the cosines between positions, `(latents, positions, positions)`, on at most 16 x 16 pooled positions.
 
     The mean over positions is taken off first: else one large channel makes all positions alike.
     """

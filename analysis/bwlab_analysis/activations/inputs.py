@@ -32,11 +32,12 @@ class Inputs:
     """Latents, the noise that is added to them, and captions.
 
     Attributes:
-        latents: ``(latents, channels, h, w)`` clean, scaled as the UNet expects them.
+        latents: `(latents, channels, h, w)` clean, scaled as the UNet expects them.
         noise: the same shape.
         captions: one for each.
         source: where they come from, in words.
         distinct: so many different latents come first, and then again with other noise.
+
     """
 
     latents: Tensor
@@ -49,7 +50,7 @@ class Inputs:
         return len(self.latents)
 
     def pieces(self, size: int) -> Iterator[Inputs]:
-        """Yield the inputs in pieces of at most ``size`` latents."""
+        """Yield the inputs in pieces of at most `size` latents."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             yield replace(self, latents=self.latents[rows], noise=self.noise[rows], captions=self.captions[rows])
@@ -61,8 +62,9 @@ class Pictures:
 
     Attributes:
         folder: where they are.
-        latents: ``(pictures, channels, h, w)``, scaled as the UNet expects them.
+        latents: `(pictures, channels, h, w)`, scaled as the UNet expects them.
         captions: one for each.
+
     """
 
     folder: Path
@@ -70,7 +72,7 @@ class Pictures:
     captions: tuple[str, ...]
 
     def inputs(self, count: int, seed: int) -> Inputs:
-        """Return ``count`` inputs: of the first pictures, or of all, each used equally often."""
+        """Return `count` inputs: of the first pictures, or of all, each used equally often."""
         used = min(count, len(self.latents))
         repeats = -(-count // used)
         latents = self.latents[:used].repeat(repeats, 1, 1, 1)[:count]
@@ -89,6 +91,7 @@ def encoded_pictures(pipe: Pipeline, folder: Path, most: int, option: str = "--d
 
     Raises:
         BwlabError: no such folder, no picture in it, a broken picture or a missing caption.
+
     """
     from bwlab.dataset.config import DataConfig
     from bwlab.dataset.examples import Subset
@@ -113,6 +116,7 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
 
     Raises:
         BwlabError: no prompt.
+
     """
     from bwlab.generation.sample import generate
 
@@ -135,7 +139,7 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
 
 @torch.no_grad()
 def encoded(pipe: Pipeline, pictures: Tensor) -> Tensor:
-    """Return the latents ``(n, channels, h, w)`` of pictures ``(n, 3, H, W)`` in -1..1, as the UNet expects them."""
+    """Return the latents `(n, channels, h, w)` of pictures `(n, 3, H, W)` in -1..1, as the UNet expects them."""
     config = pipe.vae.config
     means = [pipe.vae.encode(chunk).latent_dist.mean for chunk in pictures.to(pipe.vae.device).split(8)]
     latents: Tensor = (torch.cat(means) - (config.get("shift_factor") or 0.0)) * config.scaling_factor
@@ -179,6 +183,7 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
 
     Raises:
         BwlabError: the file cannot be read or holds no prompt.
+
     """
     if path is None:
         return ()
@@ -202,6 +207,7 @@ def prompts_beside(path: Path | None, folders: Mapping[str, Path | None]) -> tup
 
     Raises:
         BwlabError: the file cannot be read or holds no prompt, a folder is none, or there is neither file nor folder.
+
     """
     for option, folder in folders.items():
         if folder is not None and not folder.is_dir():
@@ -213,13 +219,14 @@ def prompts_beside(path: Path | None, folders: Mapping[str, Path | None]) -> tup
 
 
 def checked_timesteps(text: str) -> tuple[int, ...]:
-    """Return timesteps typed as ``801,601,401,201``, from noise to picture.
+    """Return timesteps typed as `801,601,401,201`, from noise to picture.
 
     >>> checked_timesteps("201, 801")
     (801, 201)
 
     Raises:
         BwlabError: one is not a whole number of 0..999, or there is none.
+
     """
     try:
         times = {int(part) for part in text.split(",") if part.strip()}

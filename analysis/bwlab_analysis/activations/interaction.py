@@ -45,10 +45,11 @@ class PlaceEffects:
     """One block at one timestep.
 
     Attributes:
-        block: or ``"prediction"``, the UNet's output.
-        timestep: or ``"all"``.
+        block: or `"prediction"`, the UNet's output.
+        timestep: or `"all"`.
         measures: those of `this module` by name, each beside random adapters; None where there is
             no answer.
+
     """
 
     block: str
@@ -67,6 +68,7 @@ class InteractionReport:
         timesteps: that were looked at.
         places: every block and the prediction, over all timesteps and at each.
         blame: each block of each adapter, worst first.
+
     """
 
     inputs: str
@@ -77,7 +79,7 @@ class InteractionReport:
     blame: tuple[BlockBlame, ...]
 
     def place(self, block: str, timestep: int | str = ALL_TIMES) -> PlaceEffects:
-        """Return what was found at a block (or ``"prediction"``) and timestep (or ``"all"``)."""
+        """Return what was found at a block (or `"prediction"`) and timestep (or `"all"`)."""
         return next(one for one in self.places if (one.block, one.timestep) == (block, timestep))
 
 
@@ -106,6 +108,7 @@ def interaction(
         draws: random adapters for each null; 0 gives none.
         seed: of the random adapters.
         knock_outs: whether each block is switched off too, for the blame; it is empty otherwise.
+
     """
     random_a = [random_like(a, pipe.unet, seed + 1 + draw) for draw in range(draws)] if blocks_of(a) else []
     random_b = [random_like(b, pipe.unet, seed + 101 + draw) for draw in range(draws)] if blocks_of(b) else []
@@ -166,7 +169,7 @@ class _Sums:
                     kept[name] = kept.get(name, PairSums()) + new
 
     def add_predictions(self, one: Pass, output: Tensor) -> None:
-        """Take in the UNet's output ``(variants, latents, ...)``, and what it loses with single blocks off."""
+        """Take in the UNet's output `(variants, latents, ...)`, and what it loses with single blocks off."""
         self.add(one, PREDICTION, lambda index: output[index])
         values = dict(zip(one.names, output.double(), strict=True))
         if PAIR in one.groups:
@@ -235,17 +238,17 @@ class PairSums:
 
     @property
     def effect_a(self) -> float | None:
-        """``|ha - h0| / |h0|``; None where the base is 0."""
+        """`|ha - h0| / |h0|`; None where the base is 0."""
         return _root_ratio(self.a, self.base)
 
     @property
     def effect_b(self) -> float | None:
-        """``|hb - h0| / |h0|``; None where the base is 0."""
+        """`|hb - h0| / |h0|`; None where the base is 0."""
         return _root_ratio(self.b, self.base)
 
     @property
     def alignment(self) -> float | None:
-        """``cos(ha - h0, hb - h0)``, -1..1; None where either has no effect."""
+        """`cos(ha - h0, hb - h0)`, -1..1; None where either has no effect."""
         return self.across / (self.a * self.b) ** 0.5 if self.a > 0 and self.b > 0 else None
 
     @property
@@ -260,7 +263,7 @@ class PairSums:
 
     @property
     def interaction(self) -> float | None:
-        """``|hab - ha - hb + h0| / (|ha - h0| + |hb - h0|)``; None where neither has an effect."""
+        """`|hab - ha - hb + h0| / (|ha - h0| + |hb - h0|)`; None where neither has an effect."""
         both = self.a**0.5 + self.b**0.5
         return self.beyond**0.5 / both if both > 0 else None
 

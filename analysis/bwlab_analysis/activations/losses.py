@@ -55,16 +55,17 @@ class LossReport:
     """Losses on one adapter's own pictures (mean squared error of the UNet's prediction).
 
     Attributes:
-        adapter: whose pictures they are, ``"a"`` or ``"b"``.
+        adapter: whose pictures they are, `"a"` or `"b"`.
         inputs: the pictures, in words.
         base: of the base alone.
         own: with the adapter.
         both: with both adapters.
-        gain: of the adapter itself, ``base - own``.
-        harm: of the other adapter, ``both - own``.
+        gain: of the adapter itself, `base - own`.
+        harm: of the other adapter, `both - own`.
         random_harm: of random adapters of the other's norms in its place, each.
         blame: of each block of the other adapter, by how much the loss falls without it; the most blamed first.
         need: of each block of the adapter itself, by how much the loss rises without it; the most needed first.
+
     """
 
     adapter: str
@@ -102,19 +103,20 @@ def loss_interference(
     seed: int = 0,
     knock_outs: bool = True,
 ) -> LossReport:
-    """Return what ``other`` does to the losses of ``own`` on its own pictures.
+    """Return what `other` does to the losses of `own` on its own pictures.
 
     Args:
         pipe: the base; nothing of it is changed.
         scheme: its blocks.
         own: whose pictures the inputs are.
         other: what is added.
-        inputs: latents, noise and captions of ``own``'s pictures.
-        name: what ``own`` is called in the report.
+        inputs: latents, noise and captions of `own`'s pictures.
+        name: what `own` is called in the report.
         timesteps: 0..999, at which the latents are noised.
-        draws: random adapters in ``other``'s place.
+        draws: random adapters in `other`'s place.
         seed: of those.
         knock_outs: whether each block is switched off too, for blame and need; they are empty otherwise.
+
     """
     has_blocks = bool(blocks_of(other))
     drawn = [random_like(other, pipe.unet, seed + 1 + draw) for draw in range(draws if has_blocks else 0)]
@@ -154,7 +156,7 @@ def loss_interference(
 
 @torch.no_grad()
 def _losses(one: Pass) -> Tensor:
-    """Return ``(variants, latents)`` mean squared errors."""
+    """Return `(variants, latents)` mean squared errors."""
     return (one.run().double() - one.target.double()).square().flatten(2).mean(2).cpu()
 
 
@@ -167,10 +169,11 @@ class BlockBlame:
     """What switching one block of one adapter off does, both adapters being on.
 
     Attributes:
-        adapter: ``"a"`` or ``"b"``: whose block it is.
+        adapter: `"a"` or `"b"`: whose block it is.
         block: the block.
         gain: what the other adapter gets back, as a share of its effect alone; below 0 if it loses.
         loss: what its own adapter loses, likewise; None where that was not measured.
+
     """
 
     adapter: str
@@ -191,6 +194,7 @@ def blame_of_losses(reports: Sequence[LossReport]) -> tuple[BlockBlame, ...]:
 
     Args:
         reports: of a's pictures, of b's, or of both.
+
     """
     effects = {report.adapter: report.base.value - report.own.value for report in reports}
     needs = {

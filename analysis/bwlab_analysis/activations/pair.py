@@ -1,4 +1,4 @@
-"""What ``bwlab analyze conflict`` does: weights first, without torch; then, with a base, the adapters at work."""
+"""What `bwlab analyze conflict` does: weights first, without torch; then, with a base, the adapters at work."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class PairInBase:
         scheme: blocks of the base.
         interaction: what they do to its activations.
         losses: on the pictures that were given.
+
     """
 
     scheme: BlockScheme
@@ -58,6 +59,7 @@ def measure_in_base(pairs: Sequence[Files], look: BaseSettings, manager: PluginM
 
     Raises:
         BwlabError: a bad base, adapter or folder.
+
     """
     from bwlab_analysis.activations.interaction import interaction
     from bwlab_analysis.activations.losses import loss_interference

@@ -40,13 +40,14 @@ class Pass:
     Attributes:
         time: 0..999.
         rows: which of the latents.
-        noisy: ``(latents, channels, h, w)``, what every variant sees.
+        noisy: `(latents, channels, h, w)`, what every variant sees.
         target: the same shape; what the UNet was trained to predict of it.
-        times: ``(latents,)``, all the same.
+        times: `(latents,)`, all the same.
         texts: what the variants read, of these latents.
         gated: the UNet in all variants.
         names: of the variants.
         groups: of variants that are compared here; others may be here too, and are compared in other passes.
+
     """
 
     time: int
@@ -60,10 +61,11 @@ class Pass:
     groups: Sequence[Group]
 
     def run(self, on_block: OnBlock | None = None) -> Tensor:
-        """Return the UNet's output for each variant, ``(variants, latents, channels, h, w)``; see `BatchedDenoiser`.
+        """Return the UNet's output for each variant, `(variants, latents, channels, h, w)`; see `BatchedDenoiser`.
 
         Raises:
             BwlabError: a variant's output is NaN or infinite.
+
         """
         output = self.gated.forward(self.noisy, self.times, self.texts, on_block)
         broken = [name for name, values in zip(self.names, output, strict=True) if not values.isfinite().all()]
@@ -89,11 +91,12 @@ def passes(
     Args:
         pipe: the base.
         scheme: its blocks.
-        pair: the adapters whose layers in text encoders count; they stand first in ``variants.adapters``.
+        pair: the adapters whose layers in text encoders count; they stand first in `variants.adapters`.
         variants: what is compared.
         inputs: latents, noise and captions.
         timesteps: 0..999.
         groups: names of the variants; those of a group are in one pass.
+
     """
     schedule, most = noise_schedule(pipe), rows_at_once(pipe, inputs.latents)
     for portion in portions(groups, most):

@@ -25,7 +25,7 @@ SKETCH_ROWS = 256
 
 
 class BlockProbe:
-    """Statistics of a UNet's activations while a ``with`` block runs, through a pipeline or called directly.
+    """Statistics of a UNet's activations while a `with` block runs, through a pipeline or called directly.
 
     >>> from bwlab.base.load import load_base
     >>> pipe = load_base("emoji")
@@ -35,18 +35,19 @@ class BlockProbe:
     4
 
     Nothing of the UNet is changed, and the hooks are gone after the block however it ends. Memory does not grow with
-    the number of steps: timesteps are gathered in ``bins`` equal ranges.
+    the number of steps: timesteps are gathered in `bins` equal ranges.
 
     Args:
-        unet: any diffusers UNet whose blocks have names; a ``UNet2DConditionModel`` of SD or SDXL without more ado.
+        unet: any diffusers UNet whose blocks have names; a `UNet2DConditionModel` of SD or SDXL without more ado.
         blocks: names from the block scheme: blocks, parts, cells or module paths; None: every block.
-        at: where in them: ``"block"`` (what a whole block hands on), ``"cell"`` (each resnet, transformer and
-            resampler), ``"module"`` (each Linear and Conv2d).
+        at: where in them: `"block"` (what a whole block hands on), `"cell"` (each resnet, transformer and
+            resampler), `"module"` (each Linear and Conv2d).
         scheme: None: found from the UNet's config.
         bins: ranges that the 1000 timesteps are gathered in.
 
     Raises:
         BwlabError: an unknown name or place, before anything is attached.
+
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class BlockProbe:
 
         Raises:
             BwlabError: nothing of that name is looked at.
+
         """
         if name not in self._moments:
             raise BwlabError(f"statistics of {name}", "it is not looked at", f"Choose from {', '.join(self._modules)}")
@@ -111,7 +113,7 @@ class BlockProbe:
         self._times = torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu()
 
     def _hear(self, name: str, output: Tensor) -> None:
-        """Take in the output ``(batch, ...)`` of a place."""
+        """Take in the output `(batch, ...)` of a place."""
         channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
         found = self._moments[name]
         found.setdefault(ALL_TIMES, Moments(channels)).add(output)
@@ -175,11 +177,12 @@ class Statistics:
 
     Attributes:
         samples: how many were seen (a batch of 4 over 3 steps: 12).
-        mean: ``(channels,)`` over samples and positions.
-        variance: ``(channels,)``, likewise; of the population.
+        mean: `(channels,)` over samples and positions.
+        variance: `(channels,)`, likewise; of the population.
         norm: the mean over samples of the Euclidean norm of a sample's activations.
         norm_sd: its standard deviation over samples.
-        sketch: ``(256, channels)`` random projection of the rows (samples x positions) less their mean, see `cka`.
+        sketch: `(256, channels)` random projection of the rows (samples x positions) less their mean, see `cka`.
+
     """
 
     samples: int
@@ -190,7 +193,7 @@ class Statistics:
     sketch: Tensor
 
     def gram(self) -> Tensor:
-        """Return an estimate of the channels' covariance ``(channels, channels)``, unbiased over the sketch.
+        """Return an estimate of the channels' covariance `(channels, channels)`, unbiased over the sketch.
 
         Its off-diagonal structure is what style losses compare (Gatys et al. 2016, equation 3).
         """
@@ -204,6 +207,7 @@ class Moments:
     Args:
         channels: of the activations.
         seed: of the sketch; two places can be compared by `cka` if theirs are the same.
+
     """
 
     def __init__(self, channels: int, seed: int = 0) -> None:
@@ -216,10 +220,11 @@ class Moments:
         self._sketched_ones = torch.zeros(SKETCH_ROWS, dtype=torch.float64)
 
     def add(self, activations: Tensor) -> None:
-        """Take in ``(batch, channels, h, w)``, ``(batch, tokens, channels)`` or ``(batch, channels)``.
+        """Take in `(batch, channels, h, w)`, `(batch, tokens, channels)` or `(batch, channels)`.
 
         Raises:
             BwlabError: they have another number of channels, or are not finite.
+
         """
         rows, samples = as_rows(activations)
         if rows.shape[-1] != self.channels:
@@ -270,7 +275,7 @@ class Moments:
 
 
 def as_rows(activations: Tensor) -> tuple[Tensor, int]:
-    """Return activations as rows ``(samples x positions, channels)`` in float64, and the number of samples."""
+    """Return activations as rows `(samples x positions, channels)` in float64, and the number of samples."""
     values = activations.detach().to("cpu", torch.float64)
     if values.dim() == 4:
         values = values.movedim(1, -1)
@@ -284,6 +289,7 @@ def cka(one: Statistics, other: Statistics) -> float:
 
     Raises:
         BwlabError: they saw different numbers of samples.
+
     """
     if one.samples != other.samples:
         found = f"{one.samples} and {other.samples} samples"
@@ -292,7 +298,7 @@ def cka(one: Statistics, other: Statistics) -> float:
 
 
 def cka_of_rows(one: Tensor, other: Tensor) -> float:
-    """Return the linear CKA of two sets of centred rows, ``(rows, channels)`` each, of the same inputs; 0 of zeros."""
+    """Return the linear CKA of two sets of centred rows, `(rows, channels)` each, of the same inputs; 0 of zeros."""
     across = (one.T @ other).square().sum()
     within = (one.T @ one).norm() * (other.T @ other).norm()
     return float(across / within) if float(within) > 0 else 0.0

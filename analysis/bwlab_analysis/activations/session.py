@@ -30,6 +30,7 @@ class LoadedBase:
         pipe: the base, on its device.
         scheme: its blocks.
         manager: the plugins.
+
     """
 
     base: str
@@ -72,6 +73,7 @@ def gathered_inputs(
 
     Raises:
         BwlabError: there are neither folders nor prompts.
+
     """
     if not folders:
         return painted_inputs(lab.pipe, prompts, count, seed)

@@ -34,6 +34,7 @@ class Variants:
         adapters: a, b, then random ones.
         names: of the variants.
         gates: one variant each.
+
     """
 
     adapters: tuple[Adapter, ...]
@@ -50,7 +51,7 @@ class Variants:
 
 
 def portions(groups: Iterable[Group], most: int) -> list[list[Group]]:
-    """Return groups of variants in portions of at most ``most`` variants, or one group, in the groups' order.
+    """Return groups of variants in portions of at most `most` variants, or one group, in the groups' order.
 
     >>> portions([("base", "a"), ("base", "b"), ("c",)], 3)
     [[('base', 'a'), ('base', 'b')], [('c',)]]
@@ -65,7 +66,7 @@ def portions(groups: Iterable[Group], most: int) -> list[list[Group]]:
 
 
 def random_name(replaced: str, draw: int, *, alone: bool) -> str:
-    """Return the name of the variant in which ``replaced`` (a or b) is a random adapter, alone or with the other."""
+    """Return the name of the variant in which `replaced` (a or b) is a random adapter, alone or with the other."""
     return f"random {replaced} {draw}{'' if alone else ' with the other'}"
 
 
@@ -84,6 +85,7 @@ def pair_variants(
         random_a: what a is replaced by, for b's null.
         random_b: what b is replaced by, for a's null.
         knocked_out: whether each block of each adapter is also switched off, alone and beside the other.
+
     """
     adapters = (a, b, *random_a, *random_b)
     chosen: dict[str, dict[int, object]] = {BASE: {}, A: {0: 1.0}, B: {1: 1.0}, BOTH: {0: 1.0, 1: 1.0}}

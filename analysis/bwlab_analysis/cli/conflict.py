@@ -1,4 +1,4 @@
-"""What ``bwlab analyze conflict`` does: weights first, without torch; then, with a base, the adapters at work."""
+"""What `bwlab analyze conflict` does: weights first, without torch; then, with a base, the adapters at work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab demo``: the whole idea on one sheet."""
+"""`bwlab demo`: the whole idea on one sheet."""
 
 from __future__ import annotations
 

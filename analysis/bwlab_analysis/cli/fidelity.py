@@ -1,4 +1,4 @@
-"""``bwlab analyze`` with a base: activations, fidelity and recommendations."""
+"""`bwlab analyze` with a base: activations, fidelity and recommendations."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def new_sampling(prompts: Path | None, seeds: int, steps: int, cfg: float) -> Sa
 def new_judge(
     manager: PluginManager, base: str, clip: str | None, identity: Path, style: Path, most: int = 64
 ) -> Judge:
-    """Return the scorers, the built-in ones first, with reference pictures (at most ``most`` of each folder)."""
+    """Return the scorers, the built-in ones first, with reference pictures (at most `most` of each folder)."""
     from bwlab.images import read_pictures
     from bwlab.terminal import warn
     from bwlab_analysis.fidelity.clip import built_in_scorers, clip_of

@@ -1,4 +1,4 @@
-"""``bwlab analyze``: what one adapter's weights hold, and where two meet."""
+"""`bwlab analyze`: what one adapter's weights hold, and where two meet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bwlab study``."""
+"""`bwlab study`."""
 
 from __future__ import annotations
 
@@ -133,7 +133,6 @@ def chosen_runner(name: str, workers: int | None) -> Runner:
 
 def checked_kinds(only: list[str] | None) -> list[str]:
     """Return the kinds of jobs asked for; BwlabError for an unknown one."""
-
     for kind in only or []:
         if kind not in KINDS:
             raise BwlabError(f"--only {kind}", "no such kind of job", f"Choose from {', '.join(KINDS)}")

@@ -23,10 +23,11 @@ class Interval:
 
 
 def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
-    """Return the mean of ``(prompts, seeds)`` values with its interval (percentile bootstrap, Efron 1979).
+    """Return the mean of `(prompts, seeds)` values with its interval (percentile bootstrap, Efron 1979).
 
     Raises:
         ValueError: no values, or not two dimensions.
+
     """
     return interval(float(np.mean(np.asarray(values, np.float64))), resampled_means(values, seed))
 
@@ -38,13 +39,14 @@ def interval(mean: float, resampled: npt.ArrayLike) -> Interval:
 
 
 def resampled_means(values: npt.ArrayLike, seed: int = 0) -> Array:
-    """Return the means ``(RESAMPLES,)`` of ``(prompts, seeds)`` values, resampled over both.
+    """Return the means `(RESAMPLES,)` of `(prompts, seeds)` values, resampled over both.
 
     Prompts and seeds are drawn apart, as values of one prompt, or of one seed, are alike; of tables of one shape the
     same ones are drawn.
 
     Raises:
         ValueError: no values, or not two dimensions.
+
     """
     table = np.asarray(values, np.float64)
     if table.ndim != 2 or table.size == 0:

@@ -35,9 +35,10 @@ class ClipModel:
     Attributes:
         name: as it was asked for.
         model: in evaluation mode.
-        preprocess: one RGB picture to a tensor ``(3, h, w)``.
+        preprocess: one RGB picture to a tensor `(3, h, w)`.
         tokenizer: texts to token ids.
-        parts: what some coordinates carry alone -> which; the scorer of the emoji world has ``identity`` and ``style``.
+        parts: what some coordinates carry alone -> which; the scorer of the emoji world has `identity` and `style`.
+
     """
 
     name: str
@@ -48,14 +49,14 @@ class ClipModel:
 
     @torch.no_grad()
     def pictures(self, images: Sequence[Image], part: str = "") -> Tensor:
-        """Return ``(images, width)`` float64 embeddings of length 1, of the coordinates of ``part`` if there are."""
+        """Return `(images, width)` float64 embeddings of length 1, of the coordinates of `part` if there are."""
         batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
         embeddings = torch.cat([self.model.encode_image(piece) for piece in batch.split(32)])
         return functional.normalize(embeddings[:, self.parts.get(part, slice(None))].double(), dim=-1)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return ``(texts, width)`` float64 embeddings of length 1."""
+        """Return `(texts, width)` float64 embeddings of length 1."""
         return functional.normalize(self.model.encode_text(self.tokenizer(list(texts))).double(), dim=-1)
 
 
@@ -63,11 +64,12 @@ def load_clip(model: str) -> ClipModel:
     """Return an open_clip model; nothing is downloaded.
 
     Args:
-        model: a folder as open_clip's ``local-dir:`` takes it, or ``NAME=WEIGHTS`` with one of open_clip's names and a
-            file of weights. A folder's config may say by ``bwlab.parts`` which coordinates carry what.
+        model: a folder as open_clip's `local-dir:` takes it, or `NAME=WEIGHTS` with one of open_clip's names and a
+            file of weights. A folder's config may say by `bwlab.parts` which coordinates carry what.
 
     Raises:
         BwlabError: no such folder, name or file, or weights that do not fit.
+
     """
     name, equals, weights = model.partition("=")
     _require(model, name, weights, bool(equals))
@@ -121,6 +123,7 @@ def likeness_to_pictures(
         clip: the model.
         generated, references: pictures.
         part: what to compare, if the model has coordinates for it alone; else the whole embedding is.
+
     """
     return _cosines(clip.pictures(generated, part), clip.pictures(references, part))
 
@@ -151,7 +154,7 @@ def _cosines(generated: Tensor, references: Tensor) -> list[float]:
 
 @torch.no_grad()
 def _grams(clip: ClipModel, images: Sequence[Image]) -> Tensor:
-    """Return ``(images, channels * channels)`` Gram matrices of the first convolution's output, less their mean."""
+    """Return `(images, channels * channels)` Gram matrices of the first convolution's output, less their mean."""
     first = next(module for module in clip.model.visual.modules() if isinstance(module, torch.nn.Conv2d))
     batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
     features = first(batch).double().flatten(2)
@@ -165,6 +168,7 @@ def clip_of(base: str, clip: str | None) -> str:
 
     Raises:
         BwlabError: none was asked for, with another base.
+
     """
     if clip is not None:
         return clip

@@ -20,8 +20,9 @@ class Condition:
     Attributes:
         name: what tables call it.
         identity, style: gates of the identity and of the style adapter.
-        block: adapter (``"identity"`` or ``"style"``) and block that are knocked in or out; None in other compositions.
-        knocked: ``"in"``, ``"out"`` or None.
+        block: adapter (`"identity"` or `"style"`) and block that are knocked in or out; None in other compositions.
+        knocked: `"in"`, `"out"` or None.
+
     """
 
     name: str

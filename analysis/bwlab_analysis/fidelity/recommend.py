@@ -49,7 +49,7 @@ class PairScales:
     style: tuple[tuple[str, float], ...]
 
     def gates(self, adapter: str) -> dict[str, float]:
-        """Return the scale of each block of an adapter: ``"identity"`` or ``"style"``."""
+        """Return the scale of each block of an adapter: `"identity"` or `"style"`."""
         return dict(self.identity if adapter == IDENTITY else self.style)
 
     def with_scale(self, adapter: str, block: str, scale: float) -> PairScales:
@@ -58,7 +58,7 @@ class PairScales:
         return PairScales(changed, self.style) if adapter == IDENTITY else PairScales(self.identity, changed)
 
     def spec(self, adapter: str) -> str:
-        """Return an adapter's scales as a block spec, such as ``"in0=0, *=1"``."""
+        """Return an adapter's scales as a block spec, such as `"in0=0, *=1"`."""
         gates = self.gates(adapter)
         common = max(set(gates.values()), key=list(gates.values()).count)
         named = [f"{block}={scale:g}" for block, scale in gates.items() if scale != common]
@@ -75,8 +75,9 @@ class Kept:
     """What is left of each adapter's own gain over the base, and of the text.
 
     Attributes:
-        identity, style: ``(score - base) / (alone - base)``; 1: as with that adapter alone, 0: as without it.
+        identity, style: `(score - base) / (alone - base)`; 1: as with that adapter alone, 0: as without it.
         text: the text score as a share of the base's.
+
     """
 
     identity: float
@@ -98,6 +99,7 @@ class Scored:
         reason: why it was proposed.
         kept: how it did.
         scores: its scores and pictures.
+
     """
 
     composition: PairScales
@@ -113,6 +115,7 @@ class Trial(Scored):
     Attributes:
         together: what is kept together, with its interval over prompts and seeds.
         behind: how far that is behind the best trial's, at the same prompts and seeds; 0 of the best itself.
+
     """
 
     together: Interval
@@ -142,6 +145,7 @@ class Search:
         base, identity, style: scores of the base and of each adapter alone.
         leading: names of the scorers of identity, style and text.
         seeds: pictures of each prompt, one after another.
+
     """
 
     score: Callable[[Condition], ConditionScores]
@@ -172,7 +176,7 @@ class Search:
         return (scores.scores[name].mean - base) / gain
 
     def resampled(self, scores: ConditionScores) -> Array:
-        """Return what is kept together ``(RESAMPLES,)`` with prompts and seeds resampled, all scores alike.
+        """Return what is kept together `(RESAMPLES,)` with prompts and seeds resampled, all scores alike.
 
         Where an adapter gains nothing in a resample, it is kept by what scores no worse than it does alone.
         """
@@ -214,9 +218,10 @@ def recommend(
     Args:
         search: paints and scores.
         scheme: of the base, for its parts.
-        blocks: the blocks that the adapters ``"identity"`` and ``"style"`` change.
+        blocks: the blocks that the adapters `"identity"` and `"style"` change.
         blame: blocks to turn down, from conflict measures or knock-outs.
         budget: compositions to try, at least 1.
+
     """
     if budget < 1:
         raise BwlabError(f"--budget {budget}", "no composition may be tried", "Give 1 or more")
@@ -316,6 +321,7 @@ def recommended(
         budget: compositions to try beside the base and each adapter alone.
         seed: of the latents.
         on_condition: called before each composition is painted.
+
     """
     identity, style = (lab.adapter(file) for file in files)
     inputs = gathered_inputs(lab, [], sampling.prompts, LATENTS, seed)

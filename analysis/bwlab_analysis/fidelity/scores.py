@@ -35,6 +35,7 @@ class References:
     Attributes:
         identity: pictures of the identity.
         style: pictures in the style.
+
     """
 
     identity: tuple[Image, ...]
@@ -54,6 +55,7 @@ class Sampling:
         prompts: each painted with each seed.
         seeds: of the noise.
         steps, cfg: as in `bwlab.generation.sample.generate`.
+
     """
 
     prompts: tuple[str, ...]
@@ -76,9 +78,10 @@ class ConditionScores:
     Attributes:
         condition: the composition; None of controls.
         name: what tables call it.
-        scores: scorer (and ``"harmonic"``) -> mean with its interval over prompts and seeds.
+        scores: scorer (and `"harmonic"`) -> mean with its interval over prompts and seeds.
         values: scorer -> each picture's score, prompt by prompt.
         images: the pictures.
+
     """
 
     condition: Condition | None
@@ -94,6 +97,7 @@ class Judge:
     Args:
         scorers: of all kinds; the first of each kind makes up the harmonic mean.
         references: to compare with.
+
     """
 
     def __init__(self, scorers: Sequence[FidelityScorer], references: References) -> None:
@@ -140,7 +144,7 @@ def scored(
     judge: Judge,
     condition: Condition | None = None,
 ) -> ConditionScores:
-    """Return the scores of pictures, ``seeds`` of each prompt one after another."""
+    """Return the scores of pictures, `seeds` of each prompt one after another."""
     values = judge.values(images, prompts)
     scores = {key: bootstrap(np.reshape(numbers, (-1, seeds))) for key, numbers in values.items()}
     return ConditionScores(condition, name, scores, values, tuple(images))
@@ -187,6 +191,7 @@ def measure_fidelity(
         sampling: prompts, seeds, steps.
         judge: the scorers.
         on_condition: called before each with (done, all, its name).
+
     """
     found = []
     for index, condition in enumerate(conditions):
@@ -201,10 +206,11 @@ class BlockProfile:
     """What one block of one adapter does, scorer by scorer.
 
     Attributes:
-        adapter: ``"identity"`` or ``"style"``.
+        adapter: `"identity"` or `"style"`.
         block: the block.
         knocked_in: score with this block alone less the base's score.
         knocked_out: score of both adapters less the score without this block: what it gives beside the other adapter.
+
     """
 
     adapter: str
@@ -214,7 +220,7 @@ class BlockProfile:
 
 
 def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockProfile]:
-    """Return the profile of each block that was knocked in and out among ``scores``, differences paired by picture."""
+    """Return the profile of each block that was knocked in and out among `scores`, differences paired by picture."""
     named = {one.name: one for one in scores}
     knocked = {
         (*one.condition.block, one.condition.knocked): one

@@ -34,11 +34,12 @@ class Step:
     """One block to turn down.
 
     Attributes:
-        adapter: ``"a"`` or ``"b"``.
+        adapter: `"a"` or `"b"`.
         block: the block.
         scale: to set it to: 0, or 0.5 where its own adapter needs it too.
         gain: what the other adapter gets back, as a share of its own effect.
         loss: what its own adapter loses with the block off, likewise; None where that was not measured.
+
     """
 
     adapter: str
@@ -83,7 +84,7 @@ def _scale(one: BlockBlame) -> float:
 
 
 def specs_of(steps: Sequence[Step]) -> dict[str, str]:
-    """Return each adapter's block spec by ``"a"`` and ``"b"``: ``"out2=0, *=1"``, or ``"1"`` to leave it as it is."""
+    """Return each adapter's block spec by `"a"` and `"b"`: `"out2=0, *=1"`, or `"1"` to leave it as it is."""
     specs = {}
     for adapter in ADAPTERS:
         named = [f"{step.block}={step.scale:g}" for step in steps if step.adapter == adapter]

@@ -134,7 +134,7 @@ def base_conflict_document(found: PairInBase) -> dict[str, Json]:
 
 
 def interaction_document(report: InteractionReport) -> dict[str, Json]:
-    """What two adapters do to activations: by block and timestep (``"all"`` first), and the blame of each block."""
+    """What two adapters do to activations: by block and timestep (`"all"` first), and the blame of each block."""
     return {
         "inputs": report.inputs,
         "latents": report.latents,
@@ -184,7 +184,7 @@ def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[st
 
 
 def activations_document(file: str, base: str, report: ActivationReport) -> dict[str, Json]:
-    """The report of ``bwlab analyze activations``."""
+    """The report of `bwlab analyze activations`."""
     return {
         "schema": "bwlab.analyze.activations",
         "schema_version": SCHEMA_VERSION,
@@ -208,7 +208,7 @@ def fidelity_document(
     profiles: Sequence[BlockProfile],
     leading: Sequence[str],
 ) -> dict[str, Json]:
-    """The report of ``bwlab analyze fidelity``; intervals are 95 % bootstrap intervals over prompts and seeds."""
+    """The report of `bwlab analyze fidelity`; intervals are 95 % bootstrap intervals over prompts and seeds."""
     return {
         "schema": "bwlab.analyze.fidelity",
         "schema_version": SCHEMA_VERSION,
@@ -230,7 +230,7 @@ def fidelity_document(
 
 
 def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme) -> dict[str, Json]:
-    """The report of ``bwlab analyze recommend``: what was tried, the best first."""
+    """The report of `bwlab analyze recommend`: what was tried, the best first."""
     specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
     return {
         "schema": "bwlab.analyze.recommend",
@@ -274,7 +274,7 @@ def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]
 
 
 def _scores(one: ConditionScores) -> dict[str, Json]:
-    """Of a composition or a control; ``block`` where a single one is in or out."""
+    """Of a composition or a control; `block` where a single one is in or out."""
     condition = one.condition
     knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
     return {"name": one.name, "pictures": len(one.images), **knocked, "scores": _intervals(one.scores)}

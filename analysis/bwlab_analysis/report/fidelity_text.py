@@ -37,6 +37,7 @@ def carriers(
         conditions: that were painted, for the number of pictures.
         profiles: of all blocks.
         leading: names of the scorers of identity and of style, in this order.
+
     """
     lines = []
     few = len(conditions[0].images) < ENOUGH

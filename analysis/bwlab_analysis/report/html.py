@@ -43,6 +43,7 @@ class Cell:
         value: what it is sorted by; None: the text.
         small: shown smaller beside it, such as what random adapters give.
         fill: background colour in CSS; none without.
+
     """
 
     text: str
@@ -51,7 +52,7 @@ class Cell:
     fill: str = ""
 
     def html(self) -> str:
-        """Return the ``td`` element."""
+        """Return the `td` element."""
         value = "" if self.value is None else f' data-value="{self.value:.9g}"'
         style = f' style="background:{self.fill}"' if self.fill else ""
         small = f" <small>{escape(self.small)}</small>" if self.small else ""
@@ -84,7 +85,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def fill_of(value: float | None, most: float) -> str:
-    """Return a colour for a number, stronger the nearer it is to ``most``; negative numbers have another hue."""
+    """Return a colour for a number, stronger the nearer it is to `most`; negative numbers have another hue."""
     if value is None or most <= 0:
         return ""
     strength = min(1.0, abs(value) / most) * FULL
@@ -124,6 +125,7 @@ def heatmap(
         rows: from top to bottom.
         columns: heads, from left to right.
         corner: head of the rows.
+
     """
     known = [one["value"] for one in values.values() if one is not None]
     most, digits = max(map(abs, known), default=0.0), decimals_of_column(known)

@@ -29,13 +29,14 @@ def write_report(
     """Write one self-contained HTML file and return its path.
 
     Args:
-        documents: as the commands print them with ``--json``.
-        folder: made if it is not there; ``report.html`` in it is replaced.
+        documents: as the commands print them with `--json`.
+        folder: made if it is not there; `report.html` in it is replaced.
         pictures: shown at the end, by name.
         command: what makes the report again.
 
     Raises:
         BwlabError: a document of an unknown kind, or a folder that cannot be written.
+
     """
     body = [section(document) for document in documents]
     if pictures:

@@ -1,4 +1,4 @@
-"""Matplotlib figures of the reports, for notebooks and papers (``pip install bwlab[plots]``)."""
+"""Matplotlib figures of the reports, for notebooks and papers (`pip install bwlab[plots]`)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def plot_conflict(report: ConflictReport, measure: str = "out_overlap") -> Figur
 
     Raises:
         BwlabError: the report has no such measure.
+
     """
     known = [one.name for one in report.measures]
     if measure not in known:
@@ -41,6 +42,7 @@ def plot_activations(report: ActivationReport, measure: str = "effect") -> Figur
 
     Raises:
         BwlabError: the report has no such measure.
+
     """
     known = list(report.changes[0].measures)
     if measure not in known:
@@ -58,10 +60,11 @@ def plot_activations(report: ActivationReport, measure: str = "effect") -> Figur
 
 
 def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -> Figure:
-    """Return what each block of ``"identity"`` or ``"style"`` carries by one scorer, with 95 % intervals.
+    """Return what each block of `"identity"` or `"style"` carries by one scorer, with 95 % intervals.
 
     Raises:
         BwlabError: there is no profile of that adapter.
+
     """
     own = [one for one in profiles if one.adapter == adapter]
     if not own:
@@ -106,6 +109,7 @@ def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[
 
     Raises:
         BwlabError: matplotlib is not installed.
+
     """
     try:
         from matplotlib.figure import Figure

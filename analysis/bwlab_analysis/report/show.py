@@ -30,6 +30,7 @@ def show(
         as_json: whether JSON is printed instead of tables.
         report: folder of the report, or None.
         pictures: returns pictures for the report, by name.
+
     """
     document = cache(document)
     if as_json:

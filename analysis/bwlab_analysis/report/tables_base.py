@@ -83,7 +83,7 @@ def print_losses(console: Console, reports: Sequence[LossReport]) -> None:
 
 
 def print_blame(console: Console, blame: Sequence[BlockBlame], most: int = 8) -> None:
-    """Print the blocks whose removal gives the other adapter most, the first ``most`` of them."""
+    """Print the blocks whose removal gives the other adapter most, the first `most` of them."""
     if not blame:
         console.print("One adapter has no effect here: there is no block to blame.")
         return
@@ -145,10 +145,11 @@ def print_fidelity(
 
     Args:
         console: to print on.
-        conditions: whole compositions, and those with single blocks in and out, which are told by ``profiles``.
+        conditions: whole compositions, and those with single blocks in and out, which are told by `profiles`.
         controls: beside them.
         profiles: of single blocks; none if they were not knocked in and out.
         leading: names of the scorers of identity, style and text.
+
     """
     scorers = list(conditions[0].scores)
     whole = [one for one in conditions if one.condition is None or one.condition.block is None]

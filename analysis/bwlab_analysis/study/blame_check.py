@@ -12,7 +12,7 @@ from bwlab_analysis.study.results import Blamed, Where
 from bwlab_analysis.study.statistics import Shares
 
 Block = tuple[str, str]
-"""Adapter ``"a"`` (the identity's) or ``"b"`` (the style's), and block."""
+"""Adapter `"a"` (the identity's) or `"b"` (the style's), and block."""
 TRIED = (1, 2, 3, 5)
 
 
@@ -25,6 +25,7 @@ class Searched:
         gains: block -> change of balance when it is off.
         ways: way of blaming -> blocks, the most blamed first; without a way that says nothing of this pair.
         recommended: change of balance by what `fidelity.recommend.recommended` found; None: not searched.
+
     """
 
     identity: str
@@ -38,7 +39,7 @@ class Searched:
         return max([0.0, *self.gains.values()])
 
     def regret(self, way: str, tried: int) -> float:
-        """Return the best gain less that of the best among the first ``tried`` blamed; nothing switched off gains 0."""
+        """Return the best gain less that of the best among the first `tried` blamed; nothing switched off gains 0."""
         gains = (self.gains[block] for block in self.ways.get(way, ())[:tried])
         return self.best - max([0.0, *gains])
 
@@ -97,7 +98,7 @@ def _order(blamed: Sequence[Block], gains: Mapping[Block, float]) -> tuple[Block
 
 
 def _gains(shares: Shares, sweeps: Sequence[tuple[SweepPlan, Mapping[str, str]]], of: str) -> dict[Block, Any]:
-    """Block -> ``(identities, styles)`` changes of balance."""
+    """Block -> `(identities, styles)` changes of balance."""
     adapters = shares.results.plan["adapters"]
     gains = {}
     for sweep, names in sweeps:

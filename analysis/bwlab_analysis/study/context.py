@@ -29,8 +29,9 @@ class StudyLocation:
 
     Attributes:
         out: the study's folder.
-        clip: the open_clip model that scores, as for ``bwlab analyze fidelity``.
-        device: as ``bwlab train`` takes it.
+        clip: the open_clip model that scores, as for `bwlab analyze fidelity`.
+        device: as `bwlab train` takes it.
+
     """
 
     out: Path
@@ -49,6 +50,7 @@ class JobContext:
         judge: the scorers, with the references of an identity and a style.
         clip: the open_clip model that scores.
         painted: what the base named so paints for prompts: so many noisy pictures, by a seed.
+
     """
 
     place: StudyLocation

@@ -51,6 +51,7 @@ class Pair:
         composition: its name in the plan, or made from it.
         identity, style: names.
         job: that scores or measures it.
+
     """
 
     composition: str
@@ -66,6 +67,7 @@ class Expanded:
     Attributes:
         scores, measures, recommended: what is reported; all other jobs are needed by these.
         alone: measured composition -> (composition of the identity's adapter alone, of the style's).
+
     """
 
     scores: tuple[Pair, ...]
@@ -89,6 +91,7 @@ def expanded(plan: StudyPlan, scheme: BlockScheme, scorer: str) -> Expanded:
     Raises:
         BwlabError: a measured composition is not of one identity's and one style's adapter side by side, none is called
             what is to be measured, or a block spec does not fit the base.
+
     """
     check_specs(plan, scheme)
     forget_files()
@@ -269,6 +272,7 @@ def alone_of(plan: StudyPlan, name: str, composition: CompositionPlan) -> tuple[
 
     Raises:
         BwlabError: it is not of one identity's and one style's adapter side by side.
+
     """
     used = in_order(plan, composition)
     if [plan.adapters[adapter].learns for adapter, _ in used] != [IDENTITY, STYLE] or composition.merge:
@@ -285,6 +289,7 @@ def with_alone(
 
     Raises:
         BwlabError: a composition has the name of an adapter alone, and is something else.
+
     """
     found = dict(compositions)
     for composition in measured.values():
@@ -321,6 +326,7 @@ def check_measures(measures: MeasurePlan, names: Mapping[str, CompositionPlan]) 
     Args:
         measures: what is to be measured.
         names: the compositions, those of sweeps among them.
+
     """
     measured = [name for name in names if any(fnmatchcase(name, pattern) for pattern in measures.of)]
     for key, known in (("of", list(names)), ("blame", measured), ("recommend", measured)):
@@ -341,6 +347,7 @@ def check_specs(plan: StudyPlan, scheme: BlockScheme) -> None:
     Args:
         plan: the plan.
         scheme: blocks of its base.
+
     """
     from bwlab.blocks.spec import parse_spec
     from bwlab.training.config import AdapterConfig

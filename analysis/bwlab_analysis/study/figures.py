@@ -1,4 +1,4 @@
-"""Figures of a study, drawn by matplotlib (``pip install bwlab[plots]``)."""
+"""Figures of a study, drawn by matplotlib (`pip install bwlab[plots]`)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def figures_of(results: Results) -> dict[str, Image]:
 
     Raises:
         BwlabError: matplotlib is not installed.
+
     """
     if BASE not in results.compositions:
         return {}

@@ -28,10 +28,11 @@ class Job:
     Two jobs with equal settings and needs are one: they have one key, one folder and one result.
 
     Attributes:
-        kind: one of ``KINDS``.
+        kind: one of `KINDS`.
         name: what people call it; decides nothing.
         settings: all that decides the result beside the needs.
         needs: jobs whose results it works with, by the part they play.
+
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""The measures of ``bwlab analyze conflict`` of one pair of adapters, each at its scale."""
+"""The measures of `bwlab analyze conflict` of one pair of adapters, each at its scale."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def at_scale(file: Path, scale: str, target: Path, lab: LoadedBase) -> Path:
 
     Args:
         file: the adapter.
-        scale: a number or a block spec; at ``1`` it is the file itself.
+        scale: a number or a block spec; at `1` it is the file itself.
         target: the file to write, else.
         lab: the base.
+
     """
     from bwlab.merging.merge import MergeRecipe, merge
     from bwlab.merging.output import Target

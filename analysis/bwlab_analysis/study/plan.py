@@ -28,6 +28,7 @@ class Subject:
         name: what tables call it, and for the benchmark its name there.
         words: what prompts call it.
         folder: of captioned pictures; None: the benchmark's.
+
     """
 
     name: str
@@ -40,9 +41,10 @@ class AdapterPlan:
     """A training, repeated for each identity, each style, or each pair of them.
 
     Attributes:
-        learns: ``identity``, ``style`` or ``both`` (one adapter for a pair, from the pictures of the two).
-        orthogonal_to: the adapter that it keeps clear of, for the type ``ortho``; makes it one for each pair.
-        settings: of the training, by dotted key, as ``bwlab train --set`` takes them.
+        learns: `identity`, `style` or `both` (one adapter for a pair, from the pictures of the two).
+        orthogonal_to: the adapter that it keeps clear of, for the type `ortho`; makes it one for each pair.
+        settings: of the training, by dotted key, as `bwlab train --set` takes them.
+
     """
 
     learns: str
@@ -56,10 +58,11 @@ class CompositionPlan(Section):
 
     Attributes:
         use: adapter -> its scale: a number or a block spec.
-        merge: ``ties``, ``dare`` or ``zip``: the adapters are first made one file; None: they act side by side.
-        density: of ``ties`` and ``dare``.
+        merge: `ties`, `dare` or `zip`: the adapters are first made one file; None: they act side by side.
+        density: of `ties` and `dare`.
         rank: of the merged file.
         prompts: of the study's prompts, how many of the first are painted; None: all.
+
     """
 
     use: Mapping[str, str] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class ZipSettings:
         batch: pictures of each adapter in a step.
         apart: weight of the penalty that keeps the two adapters' columns apart.
         seed: of pictures, noise and timesteps.
+
     """
 
     steps: int = 40
@@ -94,8 +98,9 @@ class SweepPlan(Section):
     Attributes:
         of: the composition.
         adapter: whose blocks.
-        mode: ``out``: one block of the adapter is off; ``in``: all but one are.
+        mode: `out`: one block of the adapter is off; `in`: all but one are.
         prompts: of the study's prompts, how many of the first are painted.
+
     """
 
     of: str = ""
@@ -110,7 +115,8 @@ class ClaimPlan(Section):
 
     Attributes:
         better, worse: compositions.
-        by: ``identity``, ``style`` or ``balance`` (their harmonic mean).
+        by: `identity`, `style` or `balance` (their harmonic mean).
+
     """
 
     better: str = ""
@@ -120,15 +126,16 @@ class ClaimPlan(Section):
 
 @dataclass(frozen=True)
 class MeasurePlan(Section):
-    """What is measured of pairs of adapters, by ``bwlab analyze conflict``'s measures.
+    """What is measured of pairs of adapters, by `bwlab analyze conflict`'s measures.
 
     Attributes:
-        of: compositions of one identity's and one style's adapter side by side; ``*`` stands for any text.
+        of: compositions of one identity's and one style's adapter side by side; `*` stands for any text.
         blame: those of them whose blocks are blamed, too.
-        recommend: those for which ``bwlab analyze recommend`` searches block scales, with the first prompt.
+        recommend: those for which `bwlab analyze recommend` searches block scales, with the first prompt.
         budget: of that search.
-        latents, timesteps, draws: as ``bwlab analyze conflict`` takes them.
+        latents, timesteps, draws: as `bwlab analyze conflict` takes them.
         seed: of noise and random adapters.
+
     """
 
     of: tuple[str, ...] = ()
@@ -146,10 +153,11 @@ class SamplingPlan(Section):
     """How pictures are made.
 
     Attributes:
-        prompts: with ``{identity}`` and ``{style}`` for their words; the first one's true picture is known where the
+        prompts: with `{identity}` and `{style}` for their words; the first one's true picture is known where the
             benchmark has it.
         seeds: pictures a prompt, from seed 0 on.
         steps, cfg: of DPM++ 2M Karras.
+
     """
 
     prompts: tuple[str, ...] = ("{style}, {identity}, white background",)
@@ -165,12 +173,13 @@ class StudyPlan:
     Attributes:
         name: of the folder that its report is written into.
         title: of its report.
-        base: as for ``bwlab train``.
-        clip: the open_clip model that scores, as for ``bwlab analyze fidelity``; None: the embedded base's own.
+        base: as for `bwlab train`.
+        clip: the open_clip model that scores, as for `bwlab analyze fidelity`; None: the embedded base's own.
         identities, styles: every one of the first is paired with every one of the second.
         adapters, compositions, sweeps, claims: by name.
         measures: of pairs.
         sampling: of pictures.
+
     """
 
     name: str

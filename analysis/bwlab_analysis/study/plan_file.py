@@ -53,10 +53,11 @@ def read_plan(
     Args:
         name: of a shipped plan, or a path.
         base, clip, identities, styles: in place of the plan's own.
-        sets: by dotted key: settings of all trainings, of ``sampling`` and of ``measures``.
+        sets: by dotted key: settings of all trainings, of `sampling` and of `measures`.
 
     Raises:
         BwlabError: no such plan, a mistake in it, or identities and styles that the base's data lacks.
+
     """
     if base is not None and base != EMBEDDED and f"{name}-sd" in shipped_plans():
         name = f"{name}-sd"
@@ -215,7 +216,7 @@ def shipped_plans() -> tuple[str, ...]:
 
 
 def read_table(name: str, beside: Path = Path(), above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a plan's TOML, laid over the plan that it ``extends``.
+    """Return a plan's TOML, laid over the plan that it `extends`.
 
     Args:
         name: of a shipped plan, or a path.
@@ -224,6 +225,7 @@ def read_table(name: str, beside: Path = Path(), above: tuple[str, ...] = ()) ->
 
     Raises:
         BwlabError: it cannot be read, or extends itself.
+
     """
     path = None if name in shipped_plans() else beside / name
     place = name if path is None else str(path.resolve())
@@ -258,7 +260,7 @@ def _located(entry: object, beside: Path) -> object:
 
 
 def overlaid(below: Table, above: Table) -> dict[str, Any]:
-    """Return nested tables in which ``above`` wins; a table whose only key is ``none = true`` takes one away.
+    """Return nested tables in which `above` wins; a table whose only key is `none = true` takes one away.
 
     >>> overlaid({"a": {"x": 1, "y": 2}, "b": {"z": 3}}, {"a": {"y": 5}, "b": {"none": True}})
     {'a': {'x': 1, 'y': 5}}
@@ -281,6 +283,7 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
     Args:
         plan: the plan.
         asked: how the user called it.
+
     """
     from bwlab.benchmark import load_benchmark
     from bwlab_analysis.activations.inputs import checked_timesteps

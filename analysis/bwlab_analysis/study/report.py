@@ -25,12 +25,13 @@ PAIRS_SHOWN = 3
 
 
 def write_report(study: Study) -> list[Path]:
-    """Write ``results.sqlite``, ``report.md``, ``report.html`` and ``figures/``, and return the first three's paths.
+    """Write `results.sqlite`, `report.md`, `report.html` and `figures/`, and return the first three's paths.
 
-    They are in ``reports/<plan>`` of the study's folder, as several plans may share their jobs there.
+    They are in `reports/<plan>` of the study's folder, as several plans may share their jobs there.
 
     Raises:
         BwlabError: matplotlib, which draws the figures, is not installed.
+
     """
     from bwlab_analysis.study.figures import figures_of, png
 
@@ -83,6 +84,7 @@ def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
     Args:
         study: whose paintings are done.
         swept: compositions to leave out.
+
     """
     from bwlab_analysis.study.figures import labelled
     from bwlab_analysis.study.paintings import painted

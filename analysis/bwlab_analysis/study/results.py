@@ -59,12 +59,13 @@ class Results:
     Attributes:
         about: the plan as JSON, and what ran it.
         alone: measured composition -> (composition of its identity's adapter alone, of its style's).
-        scores: (composition, identity, style) -> measure -> ``(prompts, seeds)`` values.
+        scores: (composition, identity, style) -> measure -> `(prompts, seeds)` values.
         measures: (composition, identity, style) -> measure -> value.
         blame: (composition, identity, style) -> way of blaming -> blocks.
-        recommended: (composition, identity, style) -> measure -> ``(1, seeds)`` scores of what was recommended; empty
+        recommended: (composition, identity, style) -> measure -> `(1, seeds)` scores of what was recommended; empty
             where nothing could be.
         cpu_seconds: kind of job -> CPU seconds in all.
+
     """
 
     about: Mapping[str, Json]
@@ -111,12 +112,13 @@ class Results:
         return frozenset(name for _, names in self.sweeps for name in names.values())
 
     def values(self, composition: str, measure: str, prompts: int | None = None) -> Floats:
-        """Return ``(identities, styles, prompts, seeds)`` scores; KeyError if they were not taken.
+        """Return `(identities, styles, prompts, seeds)` scores; KeyError if they were not taken.
 
         Args:
-            composition: or a control, whose pictures count as one, ``(identities, styles, 1, 1)``.
+            composition: or a control, whose pictures count as one, `(identities, styles, 1, 1)`.
             measure: a score's name.
             prompts: only so many, the first; None: all.
+
         """
         found = [
             [self.scores[composition, identity, style][measure][:prompts] for style in self.styles]
@@ -134,7 +136,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Return what ``results.sqlite`` holds; FileNotFoundError if there is none."""
+    """Return what `results.sqlite` holds; FileNotFoundError if there is none."""
     if not path.is_file():
         raise FileNotFoundError(path)
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
@@ -173,7 +175,7 @@ def _where(columns: list[str]) -> Where:
 
 
 def write_results(study: Study, folder: Path) -> Path:
-    """Gather the results of all finished jobs in ``results.sqlite``, replacing the last one, and return its path."""
+    """Gather the results of all finished jobs in `results.sqlite`, replacing the last one, and return its path."""
     path = folder / FILE
     new = path.with_suffix(".partial")
     new.unlink(missing_ok=True)

@@ -41,6 +41,7 @@ def run_locally(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> lis
         jobs: needs before what needs them.
         place: where.
         on_job: called before each with (done, all, the job).
+
     """
     workshop = open_job_context(place)
     failures: dict[str, Failure] = {}
@@ -58,7 +59,7 @@ def run_locally(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> lis
 
 
 def ray_runner(workers: int | None = None) -> Runner:
-    """Return a runner on a Ray cluster: that of ``RAY_ADDRESS``, or one of this machine's cores for as long as it runs.
+    """Return a runner on a Ray cluster: that of `RAY_ADDRESS`, or one of this machine's cores for as long as it runs.
 
     All machines have to see the study's folder, the base and the pictures under the same paths.
 
@@ -67,6 +68,7 @@ def ray_runner(workers: int | None = None) -> Runner:
 
     Raises:
         BwlabError: Ray is not installed.
+
     """
     return partial(run_on_ray, _ray(), workers)
 
@@ -80,6 +82,7 @@ def run_on_ray(
 
     Raises:
         BwlabError: the cluster cannot be reached, or one GPU is asked for.
+
     """
     if place.device.startswith("cuda:"):
         fix = "Give --device cuda, and CUDA_VISIBLE_DEVICES to leave some out"

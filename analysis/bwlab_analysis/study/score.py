@@ -40,7 +40,7 @@ def score(job: Job, workshop: JobContext) -> dict[str, Json]:
 
 
 def recommend(job: Job, workshop: JobContext) -> dict[str, Json]:
-    """Return what ``bwlab analyze recommend`` finds: the best composition's specs, and each picture's scores.
+    """Return what `bwlab analyze recommend` finds: the best composition's specs, and each picture's scores.
 
     Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.
     """
@@ -78,6 +78,7 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
 
     Raises:
         BwlabError: the model's image tower hands out no feature maps.
+
     """
     true = true if true.size == images[0].size else true.resize(images[0].size)
     embeddings = clip.pictures([true, *images])
@@ -94,10 +95,11 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
 
 
 def feature_maps(clip: ClipModel, images: Sequence[Image]) -> list[Tensor]:
-    """Return the image tower's first feature maps, up to four, each ``(images, channels, h, w)``, channels of length 1.
+    """Return the image tower's first feature maps, up to four, each `(images, channels, h, w)`, channels of length 1.
 
     Raises:
         BwlabError: the tower hands out no feature maps, as those of open_clip and of timm do.
+
     """
     import torch
     from torch.nn.functional import normalize

@@ -38,19 +38,19 @@ class Shares:
         return {kind: float((self._top(kind) - self._zero[kind][:, :, :1].mean((2, 3))).mean()) for kind in KINDS}
 
     def _top(self, kind: str) -> Floats:
-        """The best score, ``(identities, styles)``."""
+        """The best score, `(identities, styles)`."""
         control = TRUE if self.results.scored(TRUE, kind) else f"{kind}'s pictures"
         return np.asarray(self.results.values(control, kind).mean((2, 3)), np.float64)
 
     def of(self, composition: str, kind: str, prompts: int | None = None) -> Floats:
-        """Return ``(identities, styles, prompts, seeds)`` shares of identity or style."""
+        """Return `(identities, styles, prompts, seeds)` shares of identity or style."""
         values = self.results.values(composition, kind, prompts)
         # A sweep or a control has fewer prompts than the base: each is compared with the base's own of that prompt.
         zero = self._zero[kind][:, :, : values.shape[2]].mean(3, keepdims=True)
         return np.asarray((values - zero) / self._unit[kind], np.float64)
 
     def of_recommended(self, where: Where) -> Floats | None:
-        """Return ``(seeds,)`` balances of what was recommended for a pair; None where nothing could be."""
+        """Return `(seeds,)` balances of what was recommended for a pair; None where nothing could be."""
         found = self.results.recommended[where]
         if not found:
             return None
@@ -60,7 +60,7 @@ class Shares:
         return balance
 
     def balance(self, composition: str, prompts: int | None = None) -> Floats:
-        """Return ``(identities, styles, prompts, seeds)`` harmonic means of both shares, each at least 0."""
+        """Return `(identities, styles, prompts, seeds)` harmonic means of both shares, each at least 0."""
         return harmonic(*(self.of(composition, kind, prompts) for kind in KINDS))
 
 
@@ -71,7 +71,7 @@ def harmonic(one: Floats, other: Floats) -> Floats:
 
 
 def interval(values: Floats) -> Interval:
-    """Return the mean of ``(identities, styles, prompts, seeds)`` values, resampled over identities and seeds.
+    """Return the mean of `(identities, styles, prompts, seeds)` values, resampled over identities and seeds.
 
     Styles and prompts are the study's own choice: they are averaged.
     """
@@ -79,7 +79,7 @@ def interval(values: Floats) -> Interval:
 
 
 def lost(shares: Shares, composition: str) -> Floats:
-    """Return ``(identities, styles)``: what a pair loses against each of its adapters alone, in shares.
+    """Return `(identities, styles)`: what a pair loses against each of its adapters alone, in shares.
 
     The mean of the identity's share lost (against the identity's adapter alone) and the style's; below 0 for a gain.
     """
@@ -99,6 +99,7 @@ class Split:
 
     Attributes:
         chosen_on, told_on: (composition, identity, style) each.
+
     """
 
     chosen_on: tuple[Where, ...]
@@ -123,6 +124,7 @@ class Correlation:
         rho: -1..1; nan if there are fewer than three pairs or either side is constant.
         low, high: its interval; nan without one.
         pairs: how many.
+
     """
 
     rho: float
@@ -146,6 +148,7 @@ def correlation(
         name: the measure.
         outcome: of pairs.
         resamples: of identities, for the interval; 0: none is asked for, it is nan.
+
     """
     known = [(one, measures[one][name]) for one in where if name in measures[one] and one in outcome]
     values = np.array([value for _, value in known])

@@ -35,6 +35,7 @@ class Study:
         place: where.
         scheme: blocks of the base.
         work: the plan's jobs.
+
     """
 
     plan: StudyPlan
@@ -43,7 +44,7 @@ class Study:
     work: Expanded
 
     def jobs(self, kinds: Collection[str] = ()) -> list[Job]:
-        """Return all jobs, needs first; with ``kinds`` those of these kinds and what they need."""
+        """Return all jobs, needs first; with `kinds` those of these kinds and what they need."""
         reported = with_needs(self.work.jobs())
         return with_needs([job for job in reported if job.kind in kinds]) if kinds else reported
 
@@ -57,6 +58,7 @@ def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
 
     Raises:
         BwlabError: no such base or scorer, or the folder holds something else.
+
     """
     from bwlab.blocks.families import scheme_for
     from bwlab_analysis.fidelity.clip import clip_of

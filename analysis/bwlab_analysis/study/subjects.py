@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def write_data(learns: Sequence[Any], folder: Path) -> dict[str, object]:
-    """Write the benchmark's pictures where a training needs them, and return its ``data`` settings by dotted key.
+    """Write the benchmark's pictures where a training needs them, and return its `data` settings by dotted key.
 
     Args:
         learns: what the training learns, as a job's settings tell it: kind, name, folder.
         folder: for pictures and the dataset TOML; a user's own pictures stay where they are.
+
     """
     folders = [_folder(one, folder) for one in learns]
     if len(folders) == 1:
@@ -55,7 +56,7 @@ def true_picture(identity: Any, style: Any) -> Image | None:
 
 
 def data_folder(kind: str, subject: Any, folder: Path) -> Path:
-    """Return a folder with the captioned pictures of an identity or style, written below ``folder`` if need be."""
+    """Return a folder with the captioned pictures of an identity or style, written below `folder` if need be."""
     return _folder({"kind": kind, **subject}, folder)
 
 

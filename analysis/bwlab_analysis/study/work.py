@@ -22,6 +22,7 @@ def perform(job: Job, workshop: JobContext) -> Found:
 
     Raises:
         BwlabError: as the training, painting, ... says.
+
     """
     out = workshop.place.out
     if job.done(out):

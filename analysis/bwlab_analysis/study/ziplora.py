@@ -33,11 +33,11 @@ PICTURES = 24
 def zip_merge(
     lab: LoadedBase, files: Sequence[Path], pictures: Sequence[Path], target: Path, settings: ZipSettings
 ) -> None:
-    """Write two adapters as one: ``dW_a diag(m_a) + dW_b diag(m_b)``, of rank ``r_a + r_b``.
+    """Write two adapters as one: `dW_a diag(m_a) + dW_b diag(m_b)`, of rank `r_a + r_b`.
 
     The weights m, one for each input channel of each layer, start at 1 and lower the mean squared difference between
-    the UNet's prediction with the merged adapter and with each adapter alone on its own pictures, plus ``apart`` times
-    the mean of ``|m_a . m_b|`` per input channel over the layers that both change. The paper takes sums for
+    the UNet's prediction with the merged adapter and with each adapter alone on its own pictures, plus `apart` times
+    the mean of `|m_a . m_b|` per input channel over the layers that both change. The paper takes sums for
     means, which grow with the layers' widths, and 100 steps at 0.01. The 40 steps at 0.03 of the default settings cost
     20 to 29 CPU seconds on the embedded base, for two LoCons of all blocks.
 
@@ -50,6 +50,7 @@ def zip_merge(
 
     Raises:
         BwlabError: an adapter has layers of another kind, or in a text encoder.
+
     """
     from bwlab.adapters.save import save_adapter
 
@@ -64,7 +65,7 @@ def zip_merge(
 def learned_weights(
     lab: LoadedBase, pair: Sequence[Adapter], inputs: Sequence[Inputs], settings: ZipSettings
 ) -> list[dict[str, Tensor]]:
-    """Return each adapter's weights, path -> ``(input channels,)``."""
+    """Return each adapter's weights, path -> `(input channels,)`."""
     unet = lab.pipe.unet
     bases = layers_by_path(unet)
     weights: list[dict[str, Tensor]] = [
@@ -87,7 +88,7 @@ def learned_weights(
 
 
 def overlap(a: Weights, b: Weights) -> Tensor:
-    """Return the mean, over layers that both change, of ``|m_a . m_b|`` per input channel."""
+    """Return the mean, over layers that both change, of `|m_a . m_b|` per input channel."""
     shared = [path for path in a if path in b]
     if not shared:
         return torch.zeros(())

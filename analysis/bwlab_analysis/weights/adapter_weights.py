@@ -42,6 +42,7 @@ class LeftOut:
     Attributes:
         reason: why, e.g. `"oft, which needs the base model"`.
         keys: module paths, or the file's names of keys that nobody understands; at least one.
+
     """
 
     reason: str
@@ -67,6 +68,7 @@ class AdapterWeights:
         shapes: module path -> (out, in) of its delta; `in` of a convolution is channels x k x k.
         left_out: what the file holds beside these.
         base: the model's weights, where they were given.
+
     """
 
     contents: AdapterContents
@@ -138,6 +140,7 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
     Raises:
         BwlabError: the file is broken, of no known dialect, none of its modules is a matrix that is known, or they do
             not fit the base.
+
     """
     contents = read_contents(path, formats)
     scheme = scheme_of(contents.architecture)

@@ -51,6 +51,7 @@ class GroupConflict:
         share_a, share_b: of each adapter's energy, 0..1; None of an adapter that is zero.
         joint_share: of the energy of both together, 0..1; None if both are zero.
         measures: measure name -> value; None where there is no answer, as in a group without shared modules.
+
     """
 
     name: str
@@ -74,6 +75,7 @@ class ConflictReport:
 
     Attributes:
         shared_share_a, shared_share_b: each adapter's share of energy in modules that both change.
+
     """
 
     file_a: Path
@@ -106,6 +108,7 @@ def measure_conflict(
 
     Raises:
         BwlabError: a file cannot be read, the two were made for different models, or they do not fit the base.
+
     """
     a, b = open_weights(file_a, formats, base), open_weights(file_b, formats, base)
     _require_one_model(a, b)

@@ -85,6 +85,7 @@ class GroupNorms:
         share: of the adapter's energy (squared norm), 0..1; None if the whole adapter is zero.
         measures: metric name -> value, None where it has no answer.
         base_norm: Frobenius norm of the base's weights that its modules change; None without a base.
+
     """
 
     name: str
@@ -131,6 +132,7 @@ def measure_norms(
 
     Raises:
         BwlabError: the file cannot be read, or does not fit the base.
+
     """
     weights = open_weights(file, formats, base)
     modules = {path: _module(weights, path, metrics) for path in weights.names}

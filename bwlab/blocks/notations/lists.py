@@ -43,6 +43,7 @@ class Translation:
     Attributes:
         text: what to paste there.
         notes: one line each for what that notation cannot say, or that tool does not do.
+
     """
 
     text: str
@@ -58,7 +59,7 @@ class Slot:
 
 
 def list_slots(scheme: BlockScheme, form: ListFormat) -> tuple[Slot, ...]:
-    """Return the places of a list, in order; ``BwlabError`` if the tool has no list for such a model."""
+    """Return the places of a list, in order; `BwlabError` if the tool has no list for such a model."""
     full = next((cells for cells in (_LDM26, _LDM20) if set(cells) == set(scheme.ldm_cells())), None)
     if full is None:
         found = f"those lists fit UNets with two layers per block only, unlike this one of the scheme {scheme.name}"
@@ -76,6 +77,7 @@ def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
 
     Raises:
         BwlabError: the modules of one place have different numbers, or there is no such list for this model.
+
     """
     numbers = [_slot_number(slot, spec, form) for slot in list_slots(spec.scheme, form)]
     text = ",".join(number_text(number) for number in numbers)
@@ -94,11 +96,12 @@ def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
 def from_list(text: str, scheme: BlockScheme, form: Literal["lbw", "kohya"], kind: Kind) -> BlockSpec:
     """Return the spec that a list of numbers means: an LBW string of any of its lengths, or kohya's list.
 
-    What the list has no place for: a short LBW string turns the other cells off, as LBW does; ``te`` keeps scale 1
+    What the list has no place for: a short LBW string turns the other cells off, as LBW does; `te` keeps scale 1
     with kohya's list, which is about the UNet alone; the modules outside all blocks follow conv_in, or have rank 0.
 
     Raises:
         BwlabError: the list has another length than this model's, or an entry is no such number.
+
     """
     pieces = [piece.strip() for piece in text.split(",")]
     forms: tuple[ListFormat, ...] = ("lbw", "lbw-short") if form == "lbw" else ("kohya",)

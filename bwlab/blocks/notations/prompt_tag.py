@@ -1,6 +1,6 @@
-"""Block scales as a tag in prompts of the AUTOMATIC1111 and Forge web UIs: ``<lora:fox:1:lbw=0,1,1,...>``.
+"""Block scales as a tag in prompts of the AUTOMATIC1111 and Forge web UIs: `<lora:fox:1:lbw=0,1,1,...>`.
 
-A tag without ``lbw=`` is the web UI's own: one number, or one for the text encoder and one for the UNet. ``lbw=`` is
+A tag without `lbw=` is the web UI's own: one number, or one for the text encoder and one for the UNet. `lbw=` is
 read by the extension LoRA Block Weight (sd-webui-lora-block-weight), which multiplies the numbers of its list, BASE for
 the text encoder, with these.
 """
@@ -26,6 +26,7 @@ def a1111_tag(spec: BlockSpec, name: str = DEFAULT_NAME) -> Translation:
 
     Raises:
         BwlabError: a cell of LBW would need two numbers, the model has none, or the name cannot stand in a tag.
+
     """
     if not name.strip() or UNFIT.search(name):
         raise BwlabError(f"--name {name!r}", "a tag's name has no colon, no < and no > in it", "Give the file's name")
@@ -42,6 +43,7 @@ def from_a1111_tag(text: str, scheme: BlockScheme) -> BlockSpec:
 
     Raises:
         BwlabError: it is no such tag, its list does not fit the model, or it says what a spec cannot.
+
     """
     match = TAG.fullmatch(text)
     if match is None:

@@ -1,7 +1,7 @@
-"""Block scales as the dict that diffusers' ``pipe.set_adapters(name, dict)`` takes.
+"""Block scales as the dict that diffusers' `pipe.set_adapters(name, dict)` takes.
 
 diffusers reads such a dict for transformers only. Everything else gets a scale by rules that its users rarely expect
-(measured with 0.42.1; ``set_weights_and_activate_adapters`` in utils/peft_utils.py): a resnet follows the transformer
+(measured with 0.42.1; `set_weights_and_activate_adapters` in utils/peft_utils.py): a resnet follows the transformer
 beside it, a resampler follows the first transformer of its block, and convolutions of blocks without transformers, and
 of the mid block, stay at 1. So a LoRA is scaled as asked and a LoCon is not; what differs is named.
 """
@@ -30,6 +30,7 @@ def to_set_adapters(spec: BlockSpec) -> Translation:
 
     Raises:
         BwlabError: the model has no transformers that bwlab knows.
+
     """
     scales = as_dict(spec)
     again = from_dict(scales, spec.scheme)
@@ -40,7 +41,7 @@ def to_set_adapters(spec: BlockSpec) -> Translation:
 
 
 def as_dict(spec: BlockSpec) -> dict[str, object]:
-    """Return the dict: ``{"text_encoder": 1.0, "unet": {"down": {"block_0": [1.0, 0.5]}, "mid": 1.0, "up": {}}}``."""
+    """Return the dict: `{"text_encoder": 1.0, "unet": {"down": {"block_0": [1.0, 0.5]}, "mid": 1.0, "up": {}}}`."""
     found = _transformers(spec.scheme)
     unet: dict[str, object] = {}
     for side in ("down", "up"):
@@ -57,6 +58,7 @@ def from_set_adapters(text: str, scheme: BlockScheme) -> BlockSpec:
 
     Raises:
         BwlabError: it is no such dict, or has a key that diffusers ignores or refuses.
+
     """
     try:
         scales = json.loads(text)
@@ -66,7 +68,7 @@ def from_set_adapters(text: str, scheme: BlockScheme) -> BlockSpec:
 
 
 def from_dict(scales: object, scheme: BlockScheme) -> dict[str, float]:
-    """Return the scale that diffusers gives each module, by path; ``BwlabError`` if the dict is none of its kind."""
+    """Return the scale that diffusers gives each module, by path; `BwlabError` if the dict is none of its kind."""
     if not isinstance(scales, Mapping):
         raise _bad(scales, "it is no dict")
     encoders = {path: key for path, key in ENCODERS.items() if any(m.path == path for m in scheme.modules)}

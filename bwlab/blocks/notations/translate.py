@@ -23,10 +23,11 @@ SCALES_ONLY = {DICT: "set_adapters takes scales only", TAG: "prompt tags hold sc
 def translate_to(
     form: str, spec: str, scheme: BlockScheme, kind: str | None = None, name: str = DEFAULT_NAME
 ) -> Translation:
-    """Return a spec in the notation ``form``, one of ``TO_FORMS``; ``name`` is the adapter's in a prompt tag.
+    """Return a spec in the notation `form`, one of `TO_FORMS`; `name` is the adapter's in a prompt tag.
 
     Raises:
         BwlabError: a bad spec, one that the notation cannot say, or an unknown form or kind.
+
     """
     checked = _kind(form, kind, TO_FORMS)
     parsed = parse_spec(spec, scheme, kind=checked)
@@ -37,10 +38,11 @@ def translate_to(
 
 
 def translate_from(form: str, text: str, scheme: BlockScheme, kind: str | None = None) -> Translation:
-    """Return the spec that ``text`` means in the notation ``form``, one of ``FROM_FORMS``.
+    """Return the spec that `text` means in the notation `form`, one of `FROM_FORMS`.
 
     Raises:
         BwlabError: the text does not fit the notation or this model, or an unknown form or kind.
+
     """
     checked = _kind(form, kind, FROM_FORMS)
     if form == DICT:
@@ -51,7 +53,7 @@ def translate_from(form: str, text: str, scheme: BlockScheme, kind: str | None =
 
 
 def _kind(form: str, kind: str | None, forms: Collection[str]) -> Kind:
-    """What the numbers are: as asked, else ranks with kohya (its ``block_dims``) and scales elsewhere."""
+    """What the numbers are: as asked, else ranks with kohya (its `block_dims`) and scales elsewhere."""
     _known("the notation", form, forms)
     if kind is None:
         return "rank" if form == "kohya" else "scale"

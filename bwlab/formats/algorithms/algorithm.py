@@ -44,6 +44,7 @@ class Algorithm:
             no such form.
         parts: of a Kronecker product, its two matrices; None of other algorithms.
         factors_are_leaves: whether these two are leaves as they are, of whatever floats: nothing is computed.
+
     """
 
     name: str

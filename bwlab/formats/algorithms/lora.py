@@ -37,7 +37,7 @@ def shape(shapes: Shapes) -> Shape:
 
 
 def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, float]:
-    """up `(out, r)`, down `(r, in * k * k)` and s; a Tucker core is multiplied into down."""
+    """Up `(out, r)`, down `(r, in * k * k)` and s; a Tucker core is multiplied into down."""
     down = flat(leaves[DOWN])
     core = leaves.get(MID)
     if core is not None:

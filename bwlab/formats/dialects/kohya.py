@@ -99,7 +99,7 @@ def _read(file: AdapterFile, dialect: str) -> AdapterContents:
 
 
 def _split(key: str, dialect: str) -> tuple[str, str]:
-    """kohya's module name and the leaf; empty where the key is of another form."""
+    """Kohya's module name and the leaf; empty where the key is of another form."""
     if dialect == "kohya-doubled":
         match = DOUBLED.fullmatch(key)
         if match:

@@ -94,6 +94,7 @@ class Embedding:
         word: as prompts write it.
         vectors: `"te"`, and `"te2"` for SDXL -> float32 `(vectors, width)`.
         source: the file, for messages.
+
     """
 
     word: str
@@ -108,6 +109,7 @@ def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
 
     Raises:
         BwlabError: the file is missing, broken, holds something else, or NaN.
+
     """
     from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
     from bwlab.formats.safetensors import open_adapter_file

@@ -1,13 +1,13 @@
 """What function-space measures must give by theory, on bases with the very modules of SD 1.4, SD 2.1 and SDXL.
 
-Write ``f(s)`` for what a place puts out with ``W + s dW`` in the place of each weight, so that two identical adapters
-together are ``f(2)``. Their retention is ``<f(2) - f(1), f(1) - f(0)> / |f(1) - f(0)|^2`` and their interaction
-``|f(2) - 2 f(1) + f(0)| / (2 |f(1) - f(0)|)``.
+Write `f(s)` for what a place puts out with `W + s dW` in the place of each weight, so that two identical adapters
+together are `f(2)`. Their retention is `<f(2) - f(1), f(1) - f(0)> / |f(1) - f(0)|^2` and their interaction
+`|f(2) - 2 f(1) + f(0)| / (2 |f(1) - f(0)|)`.
 
-- If f is affine in s (one linear layer is changed, and only additions come after it), ``f(2) - f(1) = f(1) - f(0)``:
+- If f is affine in s (one linear layer is changed, and only additions come after it), `f(2) - f(1) = f(1) - f(0)`:
   retention is 1 and interaction is 0. The same holds of two different adapters of that layer.
-- Else ``f(s) = f(0) + s J + s^2 H / 2 + ...`` with ``H`` of second order in dW: retention is
-  ``1 + <J, H> / |J|^2 + ...`` and interaction ``|H| / (2 |J|) + ...``. Both deviations are of first order in dW: an
+- Else `f(s) = f(0) + s J + s^2 H / 2 + ...` with `H` of second order in dW: retention is
+  `1 + <J, H> / |J|^2 + ...` and interaction `|H| / (2 |J|) + ...`. Both deviations are of first order in dW: an
   adapter half as strong has half of them. Their signs and sizes are the network's; alignment is 1 in any case.
 """
 
@@ -172,9 +172,9 @@ def test_an_adapter_of_scale_0_takes_nothing_away(bench: Bench, tmp_path: Path) 
 
 
 def test_random_pairs_are_within_their_null(bench: Bench, tmp_path: Path) -> None:
-    """b is one more random adapter, drawn as those of the null are: the six are exchangeable.
+    """B is one more random adapter, drawn as those of the null are: the six are exchangeable.
 
-    With n = 5 draws ``z = (x - mean) / sd`` is ``sqrt(1 + 1 / n)`` times Student's t with 4 degrees of freedom, if what
+    With n = 5 draws `z = (x - mean) / sd` is `sqrt(1 + 1 / n)` times Student's t with 4 degrees of freedom, if what
     they give is normal: |z| <= 3 for 95 %.
     """
     a = bench.adapter(tmp_path, MID)

@@ -1,4 +1,4 @@
-"""``bwlab analyze`` with a base: what is printed, the JSON, and what is wrong."""
+"""`bwlab analyze` with a base: what is printed, the JSON, and what is wrong."""
 
 from __future__ import annotations
 

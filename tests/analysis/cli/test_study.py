@@ -1,4 +1,4 @@
-"""``bwlab study`` on the command line."""
+"""`bwlab study` on the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ A tiny study
 
 @pytest.fixture
 def study(bwlab: Run, clip: Path, tmp_path: Path) -> Run:
-    """Runs ``bwlab study`` with the tiny plan and scorer in a new folder."""
+    """Runs `bwlab study` with the tiny plan and scorer in a new folder."""
 
     def run(*arguments: object, plan: Path = TINY) -> Outcome:
         return bwlab("study", "--plan", plan, "--clip", clip, "--out", tmp_path / "out", *arguments)

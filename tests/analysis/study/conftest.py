@@ -62,6 +62,7 @@ class Finished:
         study: the plan at its place.
         order: its jobs as they were run.
         reports: what was written at its end.
+
     """
 
     study: Study

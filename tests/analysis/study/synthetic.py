@@ -28,8 +28,9 @@ class Kept:
     """A composition's shares.
 
     Attributes:
-        identity, style: a number, or an array that fits ``(identities, styles, prompts, seeds)``.
+        identity, style: a number, or an array that fits `(identities, styles, prompts, seeds)`.
         prompts: that it was painted for.
+
     """
 
     identity: float | Floats
@@ -49,7 +50,7 @@ class Told:
 
 
 def zero() -> Floats:
-    """Return ``(identities, styles, prompts, seeds)`` scores of the base, all different, as its seeds differ."""
+    """Return `(identities, styles, prompts, seeds)` scores of the base, all different, as its seeds differ."""
     spread = np.random.default_rng(1).uniform(0.1, 0.4, (len(IDENTITIES), len(STYLES), PROMPTS, 1))
     seeds = np.random.default_rng(2).normal(0, 0.02, (*spread.shape[:3], SEEDS))
     return np.asarray(spread + seeds - seeds.mean(3, keepdims=True), np.float64)
@@ -62,6 +63,7 @@ def made(compositions: Mapping[str, Kept], told: Told = Told(), true: bool = Tru
         compositions: their shares.
         told: what else there is.
         true: whether the true pictures are known; else the learned pictures are one, of 4 and 7 for each.
+
     """
     base = zero()
     scores: dict[Where, dict[str, Floats]] = {}

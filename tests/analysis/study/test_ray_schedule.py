@@ -34,7 +34,7 @@ class RayError(Exception): ...
 
 
 class StandIn:
-    """Runs one job at a time, in the order of submission; jobs end as ``endings`` tells by name, and else well."""
+    """Runs one job at a time, in the order of submission; jobs end as `endings` tells by name, and else well."""
 
     exceptions = SimpleNamespace(
         WorkerCrashedError=Crashed, NodeDiedError=NodeDied, OutOfMemoryError=OutOfMemory, RayError=RayError
