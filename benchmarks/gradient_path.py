@@ -71,7 +71,7 @@ class Lesson:
         self._schedule = noise_schedule(self.pipe)
 
     def loss(self, batch: int, size: int) -> Tensor:
-        """The loss of one batch, a pure function of its number."""
+        """Return the loss of one batch, a pure function of its number."""
         draw = torch.Generator().manual_seed(batch)
         chosen = torch.randint(len(self._captions), (size,), generator=draw)
         latents = self._latents[chosen]
@@ -85,7 +85,7 @@ class Lesson:
         return functional.mse_loss(prediction, training_target(self._schedule, latents, noise, timesteps))
 
     def gradient(self, batch: int, size: int) -> Tensor:
-        """The gradient of the adapter's layers in the down blocks, as one row."""
+        """Return the gradient of the adapter's layers in the down blocks, as one row."""
         names, parameters = zip(*self.adapter.named_parameters(), strict=True)
         found = torch.autograd.grad(self.loss(batch, size), parameters, allow_unused=True)
         pairs = [

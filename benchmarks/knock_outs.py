@@ -29,7 +29,7 @@ from bwlab_analysis.activations.variants import blocks_of
 
 
 def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
-    """An adapter on all blocks, all its numbers random and small."""
+    """Return an adapter on all blocks, all its numbers random and small."""
     scheme = scheme_of(unet)
     ranks = parse_spec(f"all={rank}", scheme, kind="rank")
     adapter = create_adapter(unet, build_manager().adapter_type(kind), ranks, None, scheme=scheme)
@@ -41,7 +41,7 @@ def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
 
 
 def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The UNet of a name, and the arguments of a pass over so many latents."""
+    """Return the UNet of a name, and the arguments of a pass over so many latents."""
     if model == EMBEDDED:
         from bwlab.base.load import load_base
 

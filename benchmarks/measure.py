@@ -91,7 +91,7 @@ def peak_memory(make: Callable[[], Contestant], steps: int = 2) -> float:
 
 
 def resident(field: str) -> float:
-    """A field of /proc/self/status (`VmRSS`, `VmHWM`) in megabytes (10^6 bytes)."""
+    """Return a field of /proc/self/status (`VmRSS`, `VmHWM`) in megabytes (10^6 bytes)."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) * 1024 / 1e6

@@ -27,7 +27,7 @@ TOKENS = 77
 
 
 def random_unet(config: UnetConfig, seed: int = 0) -> UNet2DConditionModel:
-    """A frozen UNet of this config in evaluation mode, float32, on the CPU.
+    """Return a frozen UNet of this config in evaluation mode, float32, on the CPU.
 
     Weights are normal with deviation 1 / sqrt(inputs), biases 0 and norms 1: activations keep a natural size, and
     drawing them takes seconds, where the layers' own initialisation takes a minute.
@@ -48,7 +48,7 @@ def random_unet(config: UnetConfig, seed: int = 0) -> UNet2DConditionModel:
 
 
 def unet_inputs(config: UnetConfig, latents: int, batch: int, dtype: torch.dtype, seed: int = 1) -> dict[str, object]:
-    """The arguments of one forward pass: noisy latents `(batch, channels, latents, latents)`, timesteps and text."""
+    """Return the arguments of one forward pass: noisy latents `(batch, channels, latents, latents)`, timesteps and text."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:

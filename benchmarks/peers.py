@@ -47,7 +47,7 @@ class Contestant(ABC):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """The adapters act on the UNet inside the `with` block."""
+        """Return the adapters act on the UNet inside the `with` block."""
         yield
 
     def adapted_layers(self) -> dict[str, BaseLayer]:
@@ -78,7 +78,7 @@ class Floor(Contestant):
 
 
 def _start_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The block's hidden states, asking for a gradient."""
+    """Return the block's hidden states, asking for a gradient."""
     if args:
         return (args[0].detach().requires_grad_(), *args[1:]), kwargs
     return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
@@ -295,7 +295,7 @@ CONTESTANTS: Sequence[type[Contestant]] = (
 
 
 def by_name(name: str) -> type[Contestant]:
-    """The contestant of that name; BwlabError, which lists them, if there is none."""
+    """Return the contestant of that name; BwlabError, which lists them, if there is none."""
     found = {kind.name: kind for kind in CONTESTANTS}
     if name not in found:
         raise BwlabError(f"--who {name!r}", "nobody has that name", f"Choose from {', '.join(map(repr, found))}")

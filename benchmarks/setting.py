@@ -61,20 +61,20 @@ class Setting:
         return DTYPES[self.precision]
 
     def scheme(self) -> BlockScheme:
-        """The block scheme of the model."""
+        """Return the block scheme of the model."""
         return scheme_for(MODELS[self.model])
 
     def new_unet(self) -> nn.Module:
-        """The frozen UNet, in the setting's precision."""
+        """Return the frozen UNet, in the setting's precision."""
         unet: nn.Module = random_unet(MODELS[self.model]).to(self.dtype)
         return unet
 
     def inputs(self) -> dict[str, object]:
-        """The UNet's arguments, which ask for no gradient."""
+        """Return the UNet's arguments, which ask for no gradient."""
         return unet_inputs(MODELS[self.model], self.latents, self.batch, self.dtype)
 
     def target(self) -> Tensor:
-        """What the prediction is compared with."""
+        """Return what the prediction is compared with."""
         return torch.randn(self.batch, 4, self.latents, self.latents, generator=torch.Generator().manual_seed(2))
 
     def new_adapter(self, unet: nn.Module) -> Adapter:
@@ -89,7 +89,7 @@ class Setting:
         ).to(dtype=torch.float32)
 
     def meta_unet(self) -> nn.Module:
-        """The UNet without weights, to look at its modules."""
+        """Return the UNet without weights, to look at its modules."""
         unet: nn.Module = meta_unet(MODELS[self.model])
         return unet
 

@@ -57,7 +57,7 @@ def main(
 
 
 def chosen(who: str, setting: Setting, sd_scripts: Path | None) -> list[type[Contestant]]:
-    """The contestants by name, without those that make no sense for the setting; BwlabError for an unknown name."""
+    """Return the contestants by name, without those that make no sense for the setting; BwlabError for an unknown name."""
     if sd_scripts is not None:
         KohyaClone.folder = sd_scripts
     if who:
@@ -92,7 +92,7 @@ def alone(kind: type[Contestant], setting: Setting, folder: Path | None) -> floa
 def table(
     names: Sequence[str], setting: Setting, taken: Mapping[str, Sequence[float]], peaks: Mapping[str, float]
 ) -> Table:
-    """The numbers, with the ratio of each contestant's seconds to PEFT's, or else to the first one's."""
+    """Return the numbers, with the ratio of each contestant's seconds to PEFT's, or else to the first one's."""
     shown = Table(title=setting.title, caption=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     shown.add_column("", no_wrap=True)
     first = next(iter(taken), "")

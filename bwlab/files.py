@@ -12,7 +12,7 @@ from bwlab.errors import BwlabError
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Puts `data` at `path`, through a temporary file in the same folder that is flushed to disk and then renamed.
+    """Put `data` at `path`, through a temporary file in the same folder that is flushed to disk and then renamed.
 
     Whatever goes wrong, a file that was at `path` before stays whole, and no temporary file is left.
 
@@ -52,7 +52,7 @@ def _write_and_sync(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself last through a power cut, where the system lets one open a folder."""
+    """Make the rename itself last through a power cut, where the system lets one open a folder."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

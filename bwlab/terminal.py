@@ -43,7 +43,7 @@ def progress_of(what: str) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun.
+    """Return a number with its noun.
 
     >>> counted(1, "module"), counted(3, "module")
     ('1 module', '3 modules')
@@ -52,7 +52,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def tracked(items: Sequence[Item], console: Console, text: str) -> Iterable[Item]:
-    """The items, with a progress bar on the console while they are taken; none where it is no terminal."""
+    """Return the items, with a progress bar on the console while they are taken; none where it is no terminal."""
     from rich.progress import track
 
     if not console.is_terminal:
@@ -81,7 +81,7 @@ def open_console() -> Console:
 
 
 def new_table(heads: Sequence[str]) -> Table:
-    """An empty table in the style of all reports, with these column heads."""
+    """Return an empty table in the style of all reports, with these column heads."""
     from rich import box
     from rich.table import Table
 
@@ -92,7 +92,7 @@ def new_table(heads: Sequence[str]) -> Table:
 
 
 def capital_letters(count: int) -> str:
-    """What the adapters are called, in order: `"AB"` for two; `BwlabError` for more than 26."""
+    """Return what the adapters are called, in order: `"AB"` for two; `BwlabError` for more than 26."""
     if count > len(ascii_uppercase):
         raise BwlabError(f"a choice among {count} adapters", "letters end at Z", "Merge some of them first")
     return ascii_uppercase[:count]

@@ -104,7 +104,7 @@ def _parameter(given: inspect.Parameter, hint: object) -> Parameter:
 
 
 def _value(kind: object) -> str:
-    """What an option of this type takes: for `X | None` and `list[X]` what one of type `X` does."""
+    """Return what an option of this type takes: for `X | None` and `list[X]` what one of type `X` does."""
     inner = [part for part in typing.get_args(kind) if part is not type(None)]
     if inner:
         return _value(inner[0])
@@ -126,7 +126,7 @@ def _section(command: Command) -> str:
 
 
 def _usage(one: Parameter) -> str:
-    """What the line of usage shows: arguments, and the options that must be given."""
+    """Return what the line of usage shows: arguments, and the options that must be given."""
     if one.is_option:
         return f"{one.names[0]} {one.value}" if one.required else ""
     return one.names[0] if one.required else f"[{one.names[0]}]"

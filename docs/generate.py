@@ -29,7 +29,7 @@ def hook_rows() -> Iterator[tuple[str, str, str]]:
         if name.startswith("_") or caller.spec is None:
             continue
         says = inspect.cleandoc(caller.spec.function.__doc__ or "").split("\n\n")[0]
-        yield name, ", ".join(caller.spec.argnames), " ".join(says.split()).replace("`", "`")
+        yield name, ", ".join(caller.spec.argnames), " ".join(says.split())
 
 
 def hook_table() -> str:

@@ -42,7 +42,7 @@ def test_the_autoencoder_keeps_unseen_identities_in_every_style(base: StableDiff
 
 
 def mean_paint(base: StableDiffusionPipeline, prompt: str) -> list[float]:
-    """The mean colour, 0..255, of what is not background in a painted picture."""
+    """Return the mean colour, 0..255, of what is not background in a painted picture."""
     [picture] = generate(base, [prompt], [0], [], steps=12, cfg=4.0)
     pixels = np.asarray(picture, dtype=float).reshape(-1, 3)
     painted = pixels[(pixels < 225).any(axis=1)]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel built from this tree."""
+    """Return the wheel built from this tree."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel unpacked into a folder, as an installer does."""
+    """Return the wheel unpacked into a folder, as an installer does."""
     folder = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -62,7 +62,7 @@ def test_every_module_and_data_file_is_in_it(wheel: Path) -> None:
 
 
 def source_name(path: Path) -> str:
-    """The name in the wheel of a file of a source root."""
+    """Return the name in the wheel of a file of a source root."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[1:] if parts[0] in {"analysis", "plugins"} else parts)
 

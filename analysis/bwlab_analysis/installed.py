@@ -17,17 +17,17 @@ OURS = "bwlab"
 
 
 def block_metrics(manager: PluginManager, warn: Warn) -> list[BlockMetric]:
-    """The block metrics; a plugin that fails is left out with one warning. BwlabError if two plugins give one name."""
+    """Return the block metrics; a plugin that fails is left out with one warning. BwlabError if two plugins give one name."""
     return _unique(_given(manager, "bwlab_register_block_metrics", BlockMetric, warn))
 
 
 def conflict_measures(manager: PluginManager, warn: Warn) -> list[ConflictMeasure]:
-    """The conflict measures; like `block_metrics`."""
+    """Return the conflict measures; like `block_metrics`."""
     return _unique(_given(manager, "bwlab_register_conflict_measures", ConflictMeasure, warn))
 
 
 def fidelity_scorers(manager: PluginManager, warn: Warn) -> list[FidelityScorer]:
-    """The scorers of generated pictures that plugins add; like `block_metrics`."""
+    """Return the scorers of generated pictures that plugins add; like `block_metrics`."""
     return _unique(_given(manager, "bwlab_register_fidelity_scorers", FidelityScorer, warn))
 
 

@@ -77,7 +77,7 @@ class BlockMetric:
     of_block: Callable[[Sequence[Parts]], Measured | None]
 
     def value_of(self, modules: Sequence[Parts]) -> Measured | None:
-        """The value of these modules together; None of no modules, and where the value is not finite."""
+        """Return the value of these modules together; None of no modules, and where the value is not finite."""
         return _finite(self.of_block(modules)) if modules else None
 
 
@@ -101,7 +101,7 @@ class ConflictMeasure:
     slow: bool = False
 
     def value_of(self, modules: Sequence[Parts]) -> Measured | None:
-        """The value of these modules together; None of no modules, and where the value is not finite."""
+        """Return the value of these modules together; None of no modules, and where the value is not finite."""
         return _finite(self.of_block(modules)) if modules else None
 
 

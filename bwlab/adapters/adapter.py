@@ -51,7 +51,7 @@ class Adapter:
                 yield f"{path}.{name}", parameter
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves and casts every layer in place, and returns itself."""
+        """Move and casts every layer in place, and returns itself."""
         for layer in self.layers.values():
             layer.to(device=device, dtype=dtype)
         return self
@@ -86,7 +86,7 @@ class Adapter:
             yield path, layer.delta(None if base is None else base.weight.detach().to(layer.compute_dtype()))
 
     def only(self, keep: Callable[[str], bool]) -> Adapter:
-        """The adapter with only the layers at paths that `keep` says yes to; it shares them."""
+        """Return the adapter with only the layers at paths that `keep` says yes to; it shares them."""
         return replace(self, layers={path: layer for path, layer in self.layers.items() if keep(path)})
 
     def blocks(self) -> dict[str, int]:
@@ -110,7 +110,7 @@ def create_adapter(
     text_encoder: TextEncoders = None,
     options: Mapping[str, object] | None = None,
 ) -> Adapter:
-    """A new adapter that changes nothing yet, with a layer wherever the type adapts one and the rank is above 0.
+    """Return a new adapter that changes nothing yet, with a layer wherever the type adapts one and the rank is above 0.
 
     Args:
         alpha: numerator of every layer's scale; None takes each layer's rank, a scale of 1.
@@ -146,7 +146,7 @@ def create_adapter(
 def _options_by_path(
     adapter_type: AdapterType, options: Mapping[str, object], bases: Mapping[str, BaseLayer]
 ) -> Mapping[str, Mapping[str, object]]:
-    """The options of each layer's `create`, by path."""
+    """Return the options of each layer's `create`, by path."""
     if adapter_type.prepare is None:
         return dict.fromkeys(bases, options)
     return adapter_type.prepare(options, bases)

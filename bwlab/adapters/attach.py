@@ -46,7 +46,7 @@ class AdapterHook:
         self.parts = [(use.layer.on(base), use.scale) for use in uses]
 
     def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """The layer's output with every adapter's part added, in the output's dtype."""
+        """Return the layer's output with every adapter's part added, in the output's dtype."""
         adapted = output
         for layer, scale in self.parts:
             if isinstance(scale, Tensor):
@@ -57,7 +57,7 @@ class AdapterHook:
 
 
 def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) -> list[RemovableHandle]:
-    """Sets one hook per base layer and returns the handles; if one cannot be set, none stays."""
+    """Set one hook per base layer and returns the handles; if one cannot be set, none stays."""
     handles: list[RemovableHandle] = []
     try:
         for layer, uses in layers:
@@ -70,12 +70,12 @@ def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) ->
 
 
 def _as_adapter(layer: AdapterLayer | BoundLayer, x: Tensor) -> Tensor:
-    """The base layer's input in the dtype in which the adapter computes: outside autocast its own."""
+    """Return the base layer's input in the dtype in which the adapter computes: outside autocast its own."""
     return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.compute_dtype())
 
 
 def _part(layer: AdapterLayer | BoundLayer, x: Tensor, output: Tensor) -> Tensor:
-    """What the adapter adds, in the output's dtype."""
+    """Return what the adapter adds, in the output's dtype."""
     part: Tensor = layer(_as_adapter(layer, x), output)
     return part.to(output.dtype)
 
@@ -113,7 +113,7 @@ def _wide(scale: Tensor, output: Tensor) -> Tensor:
 
 
 def _rows(scale: Tensor) -> slice | Tensor | None:
-    """The samples whose scale is not 0: a slice, which copies nothing, where they stand side by side; None of none."""
+    """Return the samples whose scale is not 0: a slice, which copies nothing, where they stand side by side; None of none."""
     active = scale.nonzero().flatten()
     if not len(active):
         return None  # so small that the output's dtype takes it for 0
@@ -122,7 +122,7 @@ def _rows(scale: Tensor) -> slice | Tensor | None:
 
 
 def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
-    """The scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
+    """Return the scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
 
     A mapping goes from block (`"in0"`), cell (`"in0.1"`) or module (`"down_blocks.0.resnets.1"`) to a number or a
     tensor; the finest wins and `"*"` stands for all others. A layer that it does not cover is an error, because a

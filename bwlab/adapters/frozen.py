@@ -46,7 +46,7 @@ class FrozenDeltaLayer(AdapterLayer):
 
     @classmethod
     def of(cls, base: AdaptedLayer, module: ModuleWeights) -> FrozenDeltaLayer:
-        """The layer for `base` that a module of a file stands for, in float32.
+        """Return the layer for `base` that a module of a file stands for, in float32.
 
         Raises:
             BwlabError: the module is for a weight or bias of another shape, or holds NaN or infinity.
@@ -71,7 +71,7 @@ class FrozenDeltaLayer(AdapterLayer):
 
     @classmethod
     def from_tensors(cls, layer: AdaptedLayer, tensors: Mapping[str, Tensor]) -> FrozenDeltaLayer:
-        """The layer held by `diff` and `diff_b`, or of a norm by `w_norm` and `b_norm`."""
+        """Return the layer held by `diff` and `diff_b`, or of a norm by `w_norm` and `b_norm`."""
         norm = not isinstance(layer, nn.Linear | nn.Conv2d)
         if WEIGHT_LEAVES[norm] not in tensors:
             raise BwlabError(
@@ -85,20 +85,20 @@ class FrozenDeltaLayer(AdapterLayer):
         return found if self.bias is None else found | {BIAS_LEAVES[self.is_norm]: self.bias}
 
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """The layer's operation with the delta as its weight; of a norm, the normalised input times the delta."""
+        """Return the layer's operation with the delta as its weight; of a norm, the normalised input times the delta."""
         return self._operation(x, self.weight, self.bias)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """The change of the weight, of shape `weight_shape`; that of the bias is in `bias`."""
+        """Return the change of the weight, of shape `weight_shape`; that of the bias is in `bias`."""
         return self.weight
 
     def compute_dtype(self) -> torch.dtype:
-        """The dtype of the delta."""
+        """Return the dtype of the delta."""
         return self.weight.dtype
 
 
 def _operation(base: AdaptedLayer) -> Operation:
-    """What the layer does, without its numbers."""
+    """Return what the layer does, without its numbers."""
     if isinstance(base, nn.Linear):
         return F.linear
     if isinstance(base, nn.Conv2d):

@@ -48,25 +48,25 @@ class AdapterLayer(nn.Module, ABC):
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """A new adapter for `layer` that changes nothing yet; an option it does not know raises `BwlabError`."""
+        """Return a new adapter for `layer` that changes nothing yet; an option it does not know raises `BwlabError`."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
-        """The adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit.
+        """Return the adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit.
 
         It may be of a simpler class, where a file holds no more than that.
         """
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
-        """An adapter for `layer` that goes on training from `tensors`, with the options that this one has.
+        """Return an adapter for `layer` that goes on training from `tensors`, with the options that this one has.
 
         This default is right for types without options whose `from_tensors` gives something that trains.
         """
         return type(self).from_tensors(layer, tensors)
 
     def on(self, base: AdaptedLayer) -> AdapterLayer | BoundLayer:
-        """What acts on `base` while attached: this layer itself, unless its type needs the base weight."""
+        """Return what acts on `base` while attached: this layer itself, unless its type needs the base weight."""
         return self
 
     @abstractmethod
@@ -83,7 +83,7 @@ class AdapterLayer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """What is added to `base_output`, at scale 1.
+        """Return what is added to `base_output`, at scale 1.
 
         Args:
             x: the base layer's input, `(batch, ..., in)` or `(batch, in, h, w)`.
@@ -111,7 +111,7 @@ class AdapterLayer(nn.Module, ABC):
 
     @abstractmethod
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """The change of the layer's effective weight, of shape `weight_shape`, scale folded in.
+        """Return the change of the layer's effective weight, of shape `weight_shape`, scale folded in.
 
         Raises:
             BwlabError: the type needs the base weight and none was given.
@@ -119,11 +119,11 @@ class AdapterLayer(nn.Module, ABC):
         """
 
     def factors(self) -> FactoredMatrix | None:
-        """The delta as a low-rank product with the scale folded in, or None if the type has no such form."""
+        """Return the delta as a low-rank product with the scale folded in, or None if the type has no such form."""
         return None
 
     def compute_dtype(self) -> torch.dtype:
-        """The dtype of the adapter's own numbers, in which it computes outside autocast."""
+        """Return the dtype of the adapter's own numbers, in which it computes outside autocast."""
         return next(self.parameters()).dtype
 
 
@@ -135,7 +135,7 @@ def kind_of(layer: BaseLayer) -> str:
 
 
 def refuse_unknown_options(type_name: str, options: Mapping[str, object], known: Collection[str] = ()) -> None:
-    """Raises `BwlabError` if `options` names something that `known` does not."""
+    """Raise `BwlabError` if `options` names something that `known` does not."""
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise BwlabError(
@@ -146,7 +146,7 @@ def refuse_unknown_options(type_name: str, options: Mapping[str, object], known:
 
 
 def check_rank_and_alpha(rank: int, alpha: float) -> None:
-    """Raises `BwlabError` unless rank is a whole number >= 1 and alpha is finite and above 0."""
+    """Raise `BwlabError` unless rank is a whole number >= 1 and alpha is finite and above 0."""
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise BwlabError(f"an adapter layer of rank {rank}", "that is not a whole number >= 1", "Give a rank >= 1")
     if not math.isfinite(alpha) or alpha <= 0:
@@ -170,7 +170,7 @@ class BaseAwareLayer(AdapterLayer):
         return BoundLayer(self, base)
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]
-        """What is added to `base_output`, at scale 1: by default the base layer's operation with `delta` as its weight.
+        """Return what is added to `base_output`, at scale 1: by default the base layer's operation with `delta` as its weight.
 
         Args:
             x: as in `AdapterLayer.forward`.
@@ -185,10 +185,10 @@ class BaseAwareLayer(AdapterLayer):
 
     @abstractmethod
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """The change of `base_weight`, of its shape; see `require_base_weight`."""
+        """Return the change of `base_weight`, of its shape; see `require_base_weight`."""
 
     def require_base_weight(self, base_weight: Tensor | None) -> Tensor:
-        """The base weight; raises `BwlabError` if there is none or it has another shape."""
+        """Return the base weight; raises `BwlabError` if there is none or it has another shape."""
         kind = type(self).__name__
         if base_weight is None:
             raise BwlabError(
@@ -220,7 +220,7 @@ class BoundLayer:
     base: BaseLayer
 
     def __call__(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """What is added to `base_output`, at scale 1."""
+        """Return what is added to `base_output`, at scale 1."""
         part: Tensor = self.layer(x, base_output, self.base)
         return part
 
@@ -230,5 +230,5 @@ class BoundLayer:
         return total + (part if scale == 1 else part * scale)
 
     def compute_dtype(self) -> torch.dtype:
-        """The dtype of the adapter's own numbers."""
+        """Return the dtype of the adapter's own numbers."""
         return self.layer.compute_dtype()

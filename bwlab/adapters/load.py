@@ -47,7 +47,7 @@ def load_adapter(
     *,
     text_encoder: TextEncoders = None,
 ) -> Adapter:
-    """The adapter of a file, for this model, in evaluation mode (no gradients).
+    """Return the adapter of a file, for this model, in evaluation mode (no gradients).
 
     Modules whose leaves an adapter type has are of that type: of the one that the file's `bwlab.adapter_type` names,
     else of the narrowest that adapts them all. The others become frozen layers: low-rank ones where the algorithm is a
@@ -94,7 +94,7 @@ def _require_modules(contents: AdapterContents) -> None:
 def _typed(
     contents: AdapterContents, layers: Mapping[str, AdaptedLayer], types: Mapping[str, AdapterType]
 ) -> tuple[AdapterType | None, set[str]]:
-    """The adapter type of the modules that one has, and their paths.
+    """Return the adapter type of the modules that one has, and their paths.
 
     Raises:
         BwlabError: there is a module that neither a type here nor bwlab itself can make a layer of.
@@ -153,7 +153,7 @@ def _layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: AdapterType 
 
 
 def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
-    """The leaves of a module in the file's dtype; BwlabError where one holds NaN or infinity."""
+    """Return the leaves of a module in the file's dtype; BwlabError where one holds NaN or infinity."""
     for tensor in module.leaves.values():
         tensor.numbers()
     tensors = {leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()}
@@ -164,7 +164,7 @@ def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
 
 
 def _shaped(tensor: Tensor, leaf: str, weight: tuple[int, ...]) -> Tensor:
-    """A factor of a linear layer stored as that of a 1 x 1 convolution, or the other way round, as the layer has it."""
+    """Return a factor of a linear layer stored as that of a 1 x 1 convolution, or the other way round, as the layer has it."""
     own = tensor.shape[0]
     wanted = (own, *weight[1:]) if leaf == DOWN else (own, tensor.shape[1], *(1 for _ in weight[2:]))
     fits = tensor.shape[1] == wanted[1] and tensor.numel() == torch.Size(wanted).numel()

@@ -53,7 +53,7 @@ class LowRankLayer(AdapterLayer):
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """A no-op adapter of this rank, float32, on the layer's device; raises `BwlabError` for any option."""
+        """Return a no-op adapter of this rank, float32, on the layer's device; raises `BwlabError` for any option."""
         refuse_unknown_options(cls.type_name, options)
         check_rank_and_alpha(rank, alpha)
         out, *inner = layer.weight.shape
@@ -66,7 +66,7 @@ class LowRankLayer(AdapterLayer):
 
     @classmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> Self:
-        """The layer held by `lora_down.weight`, `lora_up.weight` and `alpha` (absent: alpha = rank)."""
+        """Return the layer held by `lora_down.weight`, `lora_up.weight` and `alpha` (absent: alpha = rank)."""
         unknown = sorted(set(tensors) - {DOWN, UP, ALPHA})
         missing = sorted({DOWN, UP} - set(tensors))
         if unknown or missing:

@@ -22,7 +22,7 @@ OTHER_ARCHITECTURE = "It was made for another architecture: use the base model i
 
 
 def text_encoder_list(text_encoder: TextEncoders) -> list[nn.Module]:
-    """The text encoders as a list: none, one (SD) or two (SDXL)."""
+    """Return the text encoders as a list: none, one (SD) or two (SDXL)."""
     if text_encoder is None:
         return []
     return [text_encoder] if isinstance(text_encoder, nn.Module) else list(text_encoder)
@@ -52,7 +52,7 @@ def adapted_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[
 
 
 def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, AdaptedLayer], with_text: str) -> None:
-    """Raises `BwlabError` unless a model has a layer at every path of an adapter.
+    """Raise `BwlabError` unless a model has a layer at every path of an adapter.
 
     Args:
         asked: what was to be done with the adapter.
@@ -84,7 +84,7 @@ def _layers(root: nn.Module) -> dict[str, BaseLayer]:
 
 
 def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, AdaptedLayer]) -> None:
-    """Raises `BwlabError` unless the model has every adapted layer, in the right shape."""
+    """Raise `BwlabError` unless the model has every adapted layer, in the right shape."""
     require_layers(f"attaching adapter {name}", layers, model_layers, "attach it with the text encoder")
     wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]
     if wrong:

@@ -22,7 +22,7 @@ class NarrowConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, padding: Padding) -> Tensor:
-        """The convolution, `(batch, out, h', w')`.
+        """Return the convolution, `(batch, out, h', w')`.
 
         Args:
             x: `(batch, in, h, w)`.
@@ -42,7 +42,7 @@ class NarrowConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """The gradients of x and of the weight, as far as they are asked for."""
+        """Return the gradients of x and of the weight, as far as they are asked for."""
         x, weight = ctx.saved_tensors
         taps = F.unfold(gradient, weight.shape[2:], padding=_turned(ctx.padding, weight))
         of_x = of_weight = None
@@ -59,10 +59,10 @@ def _as_matrix(weight: Tensor) -> Tensor:
 
 
 def _from_matrix(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `_as_matrix`."""
+    """Return the inverse of `_as_matrix`."""
     return matrix.view(shape[0], -1, shape[1]).flip(1).transpose(1, 2).reshape(shape)
 
 
 def _turned(padding: Padding, weight: Tensor) -> Padding:
-    """The padding of the transposed operation."""
+    """Return the padding of the transposed operation."""
     return weight.shape[2] - 1 - padding[0], weight.shape[3] - 1 - padding[1]

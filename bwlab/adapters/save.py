@@ -29,7 +29,7 @@ def save_adapter(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes an adapter to `path`, whole or not at all.
+    """Write an adapter to `path`, whole or not at all.
 
     The file carries one alpha, the commonest among the layers; other layers' `alpha_i / alpha` is folded into up. Where
     all layers share one alpha every tensor is written bit for bit.
@@ -68,7 +68,7 @@ def _require_finite(asked: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
-    """The entries written by default. `ss_network_dim` is `"Dynamic"` where ranks differ, as kohya's resizer has it."""
+    """Return the entries written by default. `ss_network_dim` is `"Dynamic"` where ranks differ, as kohya's resizer has it."""
     ranks = sorted({layer.rank for layer in adapter.layers.values()})
     entries = {
         "format": "pt",

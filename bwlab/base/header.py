@@ -143,7 +143,7 @@ def _has(checkpoint: SingleFileHeader, prefix: str) -> bool:
 
 
 def _not_a_unet(checkpoint: SingleFileHeader) -> str | None:
-    """What the file is, unless it has a UNet for latents alone."""
+    """Return what the file is, unless it has a UNet for latents alone."""
     shape = checkpoint.shapes.get(CONV_IN)
     if shape is None or len(shape) != 4:
         return _other_kind(checkpoint)

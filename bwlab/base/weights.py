@@ -51,7 +51,7 @@ class ModelWeights:
     tensors: Mapping[str, LazyTensor]
 
     def paths(self) -> Iterator[str]:
-        """The paths of linear layers and convolutions, in the model's order."""
+        """Return the paths of linear layers and convolutions, in the model's order."""
         for key, tensor in self.tensors.items():
             if key.endswith(".weight") and len(tensor.shape) in (2, 4) and not EMBEDDINGS.match(key):
                 yield key.removesuffix(".weight")
@@ -61,7 +61,7 @@ class ModelWeights:
         return self._weight(path).shape
 
     def weight(self, path: str) -> NDArray[np.floating]:
-        """The weight of a layer in float32 or wider; `BwlabError` if there is none, or a number is NaN or infinite."""
+        """Return the weight of a layer in float32 or wider; `BwlabError` if there is none, or a number is NaN or infinite."""
         tensor = self._weight(path)
         numbers: Numbers = tensor.numbers(np.float64 if tensor.dtype == "F64" else np.float32)
         return numbers
@@ -78,7 +78,7 @@ class ModelWeights:
 
 
 def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
-    """The weights of a base as `load_base` knows them: `emoji`, a folder, a single file or a name on the hub.
+    """Return the weights of a base as `load_base` knows them: `emoji`, a folder, a single file or a name on the hub.
 
     Args:
         base: the model.
@@ -105,7 +105,7 @@ def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
 
 
 def _component_files(folder: Path, asked: str) -> Iterable[AdapterFile]:
-    """The safetensors files of a component; those of half precision only where there are no others."""
+    """Return the safetensors files of a component; those of half precision only where there are no others."""
     if not folder.is_dir():
         return []
     index = folder / "diffusion_pytorch_model.safetensors.index.json"
@@ -151,7 +151,7 @@ def _text_names(most: int = 40) -> Iterator[str]:
 
 
 def _taken(tensor: LazyTensor, place: TensorPlace) -> LazyTensor:
-    """The model's tensor out of the file's, as `bwlab.formats.ldm.from_ldm` takes it."""
+    """Return the model's tensor out of the file's, as `bwlab.formats.ldm.from_ldm` takes it."""
     rows, *others = tensor.shape
     shape: tuple[int, ...] = (rows // 3, *others) if place.third is not None else (rows, *others)
     shape = shape[::-1] if place.transposed else shape[:2] if place.pointwise else shape

@@ -164,7 +164,7 @@ def footer(scheme: BlockScheme, level: Level) -> list[str]:
 
 
 def _paths(paths: Sequence[str]) -> str:
-    """The first path, then what differs: `down_blocks.0.resnets.0, .attentions.0`."""
+    """Return the first path, then what differs: `down_blocks.0.resnets.0, .attentions.0`."""
     first, *others = paths
     tree = ".".join(first.split(".")[:-2])
     return ", ".join([first, *(path.removeprefix(tree) if tree else path for path in others)])

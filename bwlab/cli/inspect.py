@@ -150,7 +150,7 @@ def _row(block: BlockSummary, energies: bool) -> list[str]:
 
 
 def _counts(counts: Mapping[str, int] | Mapping[int, int]) -> str:
-    """What there is and how often; how often alone is left out where there is but one thing."""
+    """Return what there is and how often; how often alone is left out where there is but one thing."""
     names = [str(name) for name in counts]
     if len(names) == 1:
         return names[0]

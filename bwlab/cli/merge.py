@@ -85,7 +85,7 @@ def command(
 
 
 def fit_table(outcome: Outcome) -> Table:
-    """What low rank kept, block by block and in all."""
+    """Return what low rank kept, block by block and in all."""
     from rich import box
     from rich.table import Table
 
@@ -104,7 +104,7 @@ def fit_table(outcome: Outcome) -> Table:
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """What was written, one line each, notes last."""
+    """Return what was written, one line each, notes last."""
     from bwlab.terminal import counted
 
     first, *others = outcome.files

@@ -53,7 +53,7 @@ def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> 
 
 
 def scheme_of(architecture: str) -> BlockScheme:
-    """The block scheme of these UNets; of an unknown one that of SD 1.x, whose names the embedded base shares too."""
+    """Return the block scheme of these UNets; of an unknown one that of SD 1.x, whose names the embedded base shares too."""
     return scheme_for(SDXL if architecture == "sdxl" else SD14)
 
 

@@ -75,7 +75,7 @@ def assemble(
     embeddings: Mapping[str, LazyTensor] | None = None,
     unknown: Iterable[str] = (),
 ) -> AdapterContents:
-    """The contents of a file.
+    """Return the contents of a file.
 
     Keys that name a leaf which another key has named already, and leaves of which no algorithm makes a module, join the
     unknown ones: nothing is lost silently.
@@ -120,7 +120,7 @@ def assemble(
 def _module(
     file: AdapterFile, path: str, placed: Mapping[str, ParsedKey], alpha: float | None
 ) -> tuple[ModuleWeights | None, list[str]]:
-    """The module that these leaves make, and the keys that have no part in it."""
+    """Return the module that these leaves make, and the keys that have no part in it."""
     tensors = {leaf: _tensor(file, one) for leaf, one in placed.items() if leaf != ALPHA}
     algorithm = algorithm_of({leaf: tensor.shape for leaf, tensor in tensors.items()})
     known = frozenset() if algorithm is None else algorithm.leaves | BIAS_LEAVES
@@ -140,7 +140,7 @@ def _module(
 
 
 def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
-    """What keeps these leaves from making one delta, or None."""
+    """Return what keeps these leaves from making one delta, or None."""
     try:
         algorithm.shape({leaf: tensor.shape for leaf, tensor in leaves.items()})
     except UnfitLeaves as error:

@@ -73,13 +73,13 @@ PAIRS = 3  # Blocks per level: two resnets and a downsampler on the way in, thre
 
 
 def split_key(key: str) -> tuple[str, str]:
-    """A kohya file key as (module name, leaf): `lora_unet_conv_in.lora_up.weight` -> (`lora_unet_conv_in`, ...)."""
+    """Return a kohya file key as (module name, leaf): `lora_unet_conv_in.lora_up.weight` -> (`lora_unet_conv_in`, ...)."""
     module, _, leaf = key.partition(".")
     return module, leaf
 
 
 def path_of(name: str) -> str:
-    """The adapter path of a kohya module name: a UNet path, or `te.<path>` / `te2.<path>`.
+    """Return the adapter path of a kohya module name: a UNet path, or `te.<path>` / `te2.<path>`.
 
     >>> path_of("lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn1_to_out_0")
     'up_blocks.3.attentions.0.transformer_blocks.0.attn1.to_out.0'
@@ -98,7 +98,7 @@ def path_of(name: str) -> str:
 
 
 def unet_path_of(name: str) -> str:
-    """The diffusers module path of a kohya UNet module name, with or without its `lora_unet_` prefix.
+    """Return the diffusers module path of a kohya UNet module name, with or without its `lora_unet_` prefix.
 
     >>> unet_path_of("lora_unet_input_blocks_4_1_proj_in")
     'down_blocks.1.attentions.0.proj_in'
@@ -133,7 +133,7 @@ def is_path(path: str) -> bool:
 
 
 def kohya_name_of(path: str, two_text_encoders: bool = False) -> str:
-    """The kohya module name of an adapter path; the inverse of `path_of`.
+    """Return the kohya module name of an adapter path; the inverse of `path_of`.
 
     >>> kohya_name_of("down_blocks.0.attentions.1.proj_in")
     'lora_unet_down_blocks_0_attentions_1_proj_in'
@@ -192,7 +192,7 @@ def _unknown(name: str, rest: str) -> BwlabError:
 
 
 def ldm_name_of(path: str, architecture: str) -> str:
-    """The module name of an adapter path in LDM style; text encoders keep their kohya names.
+    """Return the module name of an adapter path in LDM style; text encoders keep their kohya names.
 
     >>> ldm_name_of("down_blocks.1.attentions.0.proj_in", "sd1")
     'lora_unet_input_blocks_4_1_proj_in'

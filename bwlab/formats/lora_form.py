@@ -32,11 +32,11 @@ class Weights(Protocol):
         """Of the weight of the layer at an adapter path; `BwlabError` if the model has no such layer."""
 
     def weight(self, path: str) -> NDArray[np.floating]:
-        """The weight of the layer at an adapter path, read when it is asked for."""
+        """Return the weight of the layer at an adapter path, read when it is asked for."""
 
 
 def weight_shape(module: ModuleWeights, architecture: str, base: Weights | None = None) -> Shape:
-    """The shape of the weight that a module changes: `(out, in)` or `(out, in, k, k)`.
+    """Return the shape of the weight that a module changes: `(out, in)` or `(out, in, k, k)`.
 
     Told by the base model; without one by the module's own leaves, and where these are those of a flattened convolution
     (LoHa, LoKr) by the names of UNet layers.
@@ -54,7 +54,7 @@ def weight_shape(module: ModuleWeights, architecture: str, base: Weights | None 
 
 
 def near_lora(module: ModuleWeights, rank: int, base: Weights | None = None) -> Truncation:
-    """The module's delta as a product of at most this rank, which may be inexact; see `Truncation`.
+    """Return the module's delta as a product of at most this rank, which may be inexact; see `Truncation`.
 
     Raises:
         BwlabError: the delta needs the base weight and there is no base, or a number is NaN or infinite.
@@ -78,7 +78,7 @@ def lora_module(
     source: str = "",
     biases: Mapping[str, LazyTensor] | None = None,
 ) -> ModuleWeights:
-    """A LoRA module with these factors.
+    """Return a LoRA module with these factors.
 
     Args:
         path: adapter path.
@@ -98,13 +98,13 @@ def lora_module(
 
 
 def bias_leaves(module: ModuleWeights) -> dict[str, LazyTensor]:
-    """The leaf that changes the layer's bias, as `diff_b`; empty if there is none."""
+    """Return the leaf that changes the layer's bias, as `diff_b`; empty if there is none."""
     found = next((module.leaves[leaf] for leaf in BIAS_LEAVES if leaf in module.leaves), None)
     return {} if found is None else {"diff_b": found}
 
 
 def untuckered(module: ModuleWeights) -> ModuleWeights:
-    """A Tucker module as a plain LoRA of a convolution, of the same rank and exact; others as they are.
+    """Return a Tucker module as a plain LoRA of a convolution, of the same rank and exact; others as they are.
 
     The core goes into down, in float32.
     """

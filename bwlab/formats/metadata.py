@@ -26,7 +26,7 @@ def derived_metadata(
     *,
     same_type: bool = True,
 ) -> dict[str, str]:
-    """The metadata of a file with these modules.
+    """Return the metadata of a file with these modules.
 
     Args:
         earlier: of the file that it was made from.

@@ -75,7 +75,7 @@ class ModuleWeights:
         return self._how.shape(self._shapes)
 
     def rank(self) -> int | None:
-        """The rank in the file's own sense (alpha is divided by it); None of algorithms and modules without one."""
+        """Return the rank in the file's own sense (alpha is divided by it); None of algorithms and modules without one."""
         return self._how.rank(self._shapes)
 
     def scale(self) -> float:
@@ -90,7 +90,7 @@ class ModuleWeights:
         return 1.0 if self.alpha is None or rank is None else self.alpha / rank
 
     def factors(self) -> FactoredMatrix | None:
-        """The delta as a low-rank product, scale folded in, of `(out, in)` or `(out, in * k * k)`.
+        """Return the delta as a low-rank product, scale folded in, of `(out, in)` or `(out, in * k * k)`.
 
         Exact for `lora`, `tucker`, `loha` (rank r^2) and `lokr`; None for the others, and where the product would be
         no smaller than the dense delta. Raises `BwlabError` where a number is NaN or infinite.
@@ -107,7 +107,7 @@ class ModuleWeights:
         return FactoredMatrix(*self._how.factors(leaves, alpha))
 
     def parts(self) -> tuple[Part, ...]:
-        """The two matrices of a Kronecker product; none of other algorithms."""
+        """Return the two matrices of a Kronecker product; none of other algorithms."""
         return () if self._how.parts is None else self._how.parts(self._numbers(np.float64))
 
     def singular_values(self) -> NDArray[np.float64] | None:
@@ -121,7 +121,7 @@ class ModuleWeights:
         return None if factors is None else factors.singular_values()
 
     def factored_rank(self) -> int | None:
-        """The inner rank of `factors`, from the leaves' shapes alone; None where there are no factors."""
+        """Return the inner rank of `factors`, from the leaves' shapes alone; None where there are no factors."""
         rank, shape = self.rank(), self.shape
         if self._how.factors is None or shape is None:
             return None
@@ -132,7 +132,7 @@ class ModuleWeights:
         return inner if inner * (out + columns) <= out * columns else None
 
     def delta(self, base_weight: NDArray[np.generic] | None = None, dtype: DTypeLike = np.float64) -> Numbers:
-        """The change of the weight, scale folded in.
+        """Return the change of the weight, scale folded in.
 
         Args:
             base_weight: the weight that it changes; only some algorithms need it, all take their shape from it.
@@ -158,7 +158,7 @@ class ModuleWeights:
         return change if base is None else change.reshape(base.shape)
 
     def bias_delta(self, dtype: DTypeLike = np.float64) -> Numbers | None:
-        """The change of the layer's bias `(out,)`, or None if the file has none."""
+        """Return the change of the layer's bias `(out,)`, or None if the file has none."""
         found = next((self.leaves[leaf] for leaf in BIAS_LEAVES if leaf in self.leaves), None)
         return None if found is None else found.numbers(dtype)
 
@@ -214,7 +214,7 @@ def can_scale(module: ModuleWeights) -> bool:
 
 
 def scaled(module: ModuleWeights, factor: float) -> ModuleWeights:
-    """The module whose deltas, of weight and bias, are `factor` times these.
+    """Return the module whose deltas, of weight and bias, are `factor` times these.
 
     Raises:
         BwlabError: the delta is not linear in any leaf (OFT, DoRA), or a number is NaN or infinite.
@@ -233,7 +233,7 @@ def scaled(module: ModuleWeights, factor: float) -> ModuleWeights:
 
 
 def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
-    """The module with the same deltas, told with another alpha; itself where its alpha is no scale.
+    """Return the module with the same deltas, told with another alpha; itself where its alpha is no scale.
 
     Raises:
         BwlabError: its alpha is NaN, infinite or 0.
@@ -247,13 +247,13 @@ def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
 
 
 def own_alpha(module: ModuleWeights) -> float | None:
-    """The alpha by which `alpha / rank` is its scale; None where alpha is no scale, or only a plugin knows."""
+    """Return the alpha by which `alpha / rank` is its scale; None where alpha is no scale, or only a plugin knows."""
     rank = module.rank() if module.algorithm in ALGORITHMS else None
     return None if rank is None else module.scale() * rank
 
 
 def with_one_alpha(modules: Iterable[ModuleWeights]) -> list[ModuleWeights]:
-    """The modules with one alpha for all whose alpha is a scale: the commonest one.
+    """Return the modules with one alpha for all whose alpha is a scale: the commonest one.
 
     diffusers 0.42 mis-scales files in which modules differ in alpha.
     """
@@ -263,13 +263,13 @@ def with_one_alpha(modules: Iterable[ModuleWeights]) -> list[ModuleWeights]:
 
 
 def common_alpha(modules: Iterable[ModuleWeights]) -> float | None:
-    """The commonest alpha among modules whose alpha is a scale; None if there are none."""
+    """Return the commonest alpha among modules whose alpha is a scale; None if there are none."""
     alphas = Counter(alpha for module in modules if (alpha := own_alpha(module)) is not None)
     return alphas.most_common(1)[0][0] if alphas else None
 
 
 def with_unit_scale(module: ModuleWeights) -> ModuleWeights:
-    """The module with alpha equal to its rank, as tools read files that carry no alpha."""
+    """Return the module with alpha equal to its rank, as tools read files that carry no alpha."""
     rank = module.rank()
     return module if rank is None else with_alpha(module, float(rank))
 

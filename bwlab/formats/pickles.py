@@ -41,7 +41,7 @@ class PickleFile(AdapterFile):
 
 
 def open_pickle(path: Path) -> PickleFile:
-    """The tensors of a pickle.
+    """Return the tensors of a pickle.
 
     Raises:
         BwlabError: the file is missing or broken, or a pickle that needs more than tensors and plain containers.

@@ -16,7 +16,7 @@ WHOLE_MODEL = ("model.diffusion_model.", "cond_stage_model.", "first_stage_model
 
 
 def read_file(path: Path, manager: Formats | None, pickles: bool) -> AdapterContents:
-    """What `read_contents` returns, and raises."""
+    """Return what `read_contents` returns, and raises."""
     file = _open(path, pickles)
     if not file.entries:
         raise BwlabError(f"reading adapter {path}", "it holds no tensors", "Give an adapter file")
@@ -24,13 +24,13 @@ def read_file(path: Path, manager: Formats | None, pickles: bool) -> AdapterCont
 
 
 def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:
-    """The readers that a manager knows; if it knows none, or there is no manager, the built-in ones."""
+    """Return the readers that a manager knows; if it knows none, or there is no manager, the built-in ones."""
     forms = () if manager is None else manager.formats()
     return tuple(one for one in forms if isinstance(one, FormatReader)) or READERS
 
 
 def choose(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:
-    """The one reader that recognises a file.
+    """Return the one reader that recognises a file.
 
     Readers with `fallback` (the built-in ones) are asked only where no other recognises the file, so that a plugin can
     read a special kind of a known dialect.
@@ -78,7 +78,7 @@ def _no_dialect(file: AdapterFile, readers: Sequence[FormatReader]) -> BwlabErro
 
 
 def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
-    """What is in an adapter file: the header and the alphas; other numbers are read when they are asked for.
+    """Return what is in an adapter file: the header and the alphas; other numbers are read when they are asked for.
 
     Args:
         path: a safetensors file; its dialect is found from its keys.

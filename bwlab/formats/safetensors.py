@@ -85,7 +85,7 @@ class AdapterFile:
 
 
 def open_adapter_file(path: str | Path) -> AdapterFile:
-    """The header of a safetensors file, checked against the file's size.
+    """Return the header of a safetensors file, checked against the file's size.
 
     Raises:
         BwlabError: the file is missing, empty, cut short, or no safetensors file.
@@ -127,7 +127,7 @@ def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str,
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; ValueError where it has a key twice, of which Python would drop one."""
+    """Return a JSON object; ValueError where it has a key twice, of which Python would drop one."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise ValueError("a key occurs twice")
@@ -152,7 +152,7 @@ def _bad(path: Path, found: str) -> BwlabError:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], dtype: str | None = None
 ) -> None:
-    """Writes tensors by key, whole or not at all; the same tensors and metadata make the same bytes.
+    """Write tensors by key, whole or not at all; the same tensors and metadata make the same bytes.
 
     Args:
         path: of the file.

@@ -70,11 +70,11 @@ class LazyTensor:
         return math.prod(self.shape)
 
     def read(self) -> NDArray[np.generic]:
-        """The numbers in their own dtype; bfloat16 and float8 as the same numbers in float32."""
+        """Return the numbers in their own dtype; bfloat16 and float8 as the same numbers in float32."""
         return self.fetch().reshape(self.shape)
 
     def numbers(self, dtype: DTypeLike | None = np.float64) -> Numbers:
-        """The numbers as floats of this dtype; None: of their own, or float64 where they are whole numbers.
+        """Return the numbers as floats of this dtype; None: of their own, or float64 where they are whole numbers.
 
         Raises:
             BwlabError: one is NaN or infinite.
@@ -92,7 +92,7 @@ class LazyTensor:
         return values
 
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
-        """The same numbers in another shape of as many."""
+        """Return the same numbers in another shape of as many."""
         return LazyTensor(self.key, self.dtype, shape, self.fetch, self.source)
 
 
@@ -110,7 +110,7 @@ def is_float(dtype: str) -> bool:
 
 
 def written_dtype(dtype: str) -> str:
-    """The dtype that a tensor of this one is written in: itself, or one that holds all its numbers.
+    """Return the dtype that a tensor of this one is written in: itself, or one that holds all its numbers.
 
     >>> written_dtype("F8_E4M3"), written_dtype("BF16")
     ('F16', 'BF16')
@@ -119,7 +119,7 @@ def written_dtype(dtype: str) -> str:
 
 
 def encoded(tensor: LazyTensor) -> bytes:
-    """The bytes of a tensor in its `written_dtype`, rounded to the nearest where it holds more digits.
+    """Return the bytes of a tensor in its `written_dtype`, rounded to the nearest where it holds more digits.
 
     Raises:
         BwlabError: a number is NaN or infinite, or too large for the dtype.
@@ -145,13 +145,13 @@ def narrowed(values: NDArray[np.floating], dtype: str, key: str = "") -> NDArray
 
 
 def widened(bits: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
-    """What `narrowed` made, as numbers again."""
+    """Return what `narrowed` made, as numbers again."""
     wide: NDArray[np.floating] = widen_bfloat16(bits) if dtype == "BF16" else bits.astype(bits.dtype, copy=False)
     return wide
 
 
 def round_bfloat16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
-    """The nearest bfloat16 to each finite number, ties to even, as its 16 bits."""
+    """Return the nearest bfloat16 to each finite number, ties to even, as its 16 bits."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounding = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return ((bits + rounding) >> np.uint32(16)).astype(np.uint16)
@@ -178,19 +178,19 @@ def exactly(values: NDArray[np.floating], dtype: str, key: str = "") -> LazyTens
 
 
 def cast(tensor: LazyTensor, dtype: str | None) -> LazyTensor:
-    """The tensor, to be written in another dtype if its numbers are floats; None: in its own."""
+    """Return the tensor, to be written in another dtype if its numbers are floats; None: in its own."""
     if dtype is None or not is_float(tensor.dtype) or tensor.dtype == dtype:
         return tensor
     return LazyTensor(tensor.key, dtype, tensor.shape, tensor.fetch, tensor.source)
 
 
 def widen_bfloat16(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The float32 numbers whose upper 16 bits are `bits` (uint16): exact, NaN and infinity included."""
+    """Return the float32 numbers whose upper 16 bits are `bits` (uint16): exact, NaN and infinity included."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def widen_e4m3(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The float32 numbers of float8 E4M3 `bits` (uint8): 4 bits of exponent (bias 7), 3 of mantissa, no infinities.
+    """Return the float32 numbers of float8 E4M3 `bits` (uint8): 4 bits of exponent (bias 7), 3 of mantissa, no infinities.
 
     Source: Micikevicius et al., FP8 Formats for Deep Learning (arXiv 2209.05433), table 1.
     """
@@ -198,7 +198,7 @@ def widen_e4m3(bits: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def widen_e5m2(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The float32 numbers of float8 E5M2 `bits` (uint8), the upper half of a float16; infinity and NaN included.
+    """Return the float32 numbers of float8 E5M2 `bits` (uint8), the upper half of a float16; infinity and NaN included.
 
     Source: Micikevicius et al., FP8 Formats for Deep Learning (arXiv 2209.05433), table 1.
     """

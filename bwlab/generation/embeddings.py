@@ -94,7 +94,7 @@ def _spellings(word: str) -> list[str]:
 
 @contextmanager
 def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
-    """The tokenizer knows new tokens inside the block: the same object, with the state of a copy that learned them."""
+    """Return the tokenizer knows new tokens inside the block: the same object, with the state of a copy that learned them."""
     from tokenizers import AddedToken
 
     extended = copy.deepcopy(tokenizer)
@@ -110,7 +110,7 @@ def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
-    """The text encoder takes token `end` for the end of a text inside the block, whatever its config is like."""
+    """Return the text encoder takes token `end` for the end of a text inside the block, whatever its config is like."""
     models = [module for module in encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
     try:
         for model in models:
@@ -123,7 +123,7 @@ def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
 
 @contextmanager
 def _embedded(encoder: Any, rows: Tensor, places: Sequence[int], end: int) -> Iterator[None]:
-    """The text encoder has these rows for new tokens inside the block; `end` is the token that ends a text."""
+    """Return the text encoder has these rows for new tokens inside the block; `end` is the token that ends a text."""
     layer: nn.Embedding = encoder.get_input_embeddings()
     own = layer.weight
     size = max(len(own), max(places) + 1)  # some encoders have more rows than their tokenizer has tokens

@@ -89,7 +89,7 @@ def _crossed(job: GenerateJob, axes: Sequence[Axis], first: GridCell, scheme: Bl
 
 
 def _called(axis: Axis, job: GenerateJob) -> str:
-    """What stands under a value: which thing it is, and whose."""
+    """Return what stands under a value: which thing it is, and whose."""
     return f"{axis.kind} of {adapter_name(job.adapters[axis.adapter])}" if axis.kind in OF_ADAPTERS else axis.kind
 
 

@@ -102,7 +102,7 @@ def _require_plain(prompt: str, conjunction: Any) -> None:
 
 
 def _texts(part: Any) -> Iterator[str]:
-    """The words of a parsed prompt; of a blend those of all its prompts."""
+    """Return the words of a parsed prompt; of a blend those of all its prompts."""
     if hasattr(part, "text"):
         yield part.text
     for inner in getattr(part, "prompts", None) or getattr(part, "children", None) or ():

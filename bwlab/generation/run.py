@@ -261,7 +261,7 @@ def _one_pass(
 
 
 def _share(on_step: OnStep | None, before: int, count: int, whole: int) -> OnStep | None:
-    """What a pass of `count` of all pictures calls, so that the whole counts from 0 to 1000 a picture."""
+    """Return what a pass of `count` of all pictures calls, so that the whole counts from 0 to 1000 a picture."""
     if on_step is None or count == whole:
         return on_step
     return lambda done, total: on_step(1000 * before + round(1000 * count * done / total), 1000 * whole)

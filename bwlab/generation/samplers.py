@@ -80,5 +80,5 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
 
 
 def _noise(config: Mapping[str, object]) -> dict[str, object]:
-    """The noise schedule in a scheduler's config; what it left at its class' default, `from_config` would take anew."""
+    """Return the noise schedule in a scheduler's config; what it left at its class' default, `from_config` would take anew."""
     return {name: config[name] for name in NOISE if name in config}

@@ -154,7 +154,7 @@ def _keys(contents: AdapterContents) -> list[Finding]:
 
 
 def _diffusers(contents: AdapterContents) -> list[Finding]:
-    """What diffusers 0.42 makes of the file, where that is not what it says."""
+    """Return what diffusers 0.42 makes of the file, where that is not what it says."""
     algorithms = {module.algorithm for module in contents.modules.values()}
     refused = sorted(algorithms - {"lora", "dora"})
     if contents.dialect in ("lycoris", "peft") and contents.modules:

@@ -111,7 +111,7 @@ class FactoredMatrix:
 
     @classmethod
     def from_svd(cls, left: Array, values: Array, right: Array) -> FactoredMatrix:
-        """The matrix `left diag(values) right^T`, which then knows its singular vectors without computing them.
+        """Return the matrix `left diag(values) right^T`, which then knows its singular vectors without computing them.
 
         Args:
             left: orthonormal columns, `(out, r)`.
@@ -141,7 +141,7 @@ class FactoredMatrix:
         return FactoredMatrix(self._down.T, self._up.T, self._scale)
 
     def dense(self) -> Array:
-        """The product, `(out, in)`: for tests and small matrices."""
+        """Return the product, `(out, in)`: for tests and small matrices."""
         return self.up @ self.down
 
     def scaled(self, factor: float) -> FactoredMatrix:
@@ -149,7 +149,7 @@ class FactoredMatrix:
         return FactoredMatrix(self._up, self._down, self._scale * factor)
 
     def norm(self) -> float:
-        """The Frobenius norm, `sqrt(sum((up^T up) * (down down^T)))`; exactly 0 where rounding alone is left."""
+        """Return the Frobenius norm, `sqrt(sum((up^T up) * (down down^T)))`; exactly 0 where rounding alone is left."""
         square = self._square
         if square < CANCELLED * self._size**2:
             return float(np.linalg.norm(self.singular_values()))
@@ -191,7 +191,7 @@ class FactoredMatrix:
         return out_basis @ left[:, :kept], values[:kept], in_basis @ right[:kept].T
 
     def rank(self) -> int:
-        """The numerical rank: how many singular values are more than rounding."""
+        """Return the numerical rank: how many singular values are more than rounding."""
         return int(np.count_nonzero(self.singular_values()))
 
     def effective_rank(self) -> float | None:
@@ -223,21 +223,21 @@ class FactoredMatrix:
         return right
 
     def out_overlap(self, other: FactoredMatrix) -> Overlap | None:
-        """The overlap of the column spaces (what is written); None where either matrix is zero."""
+        """Return the overlap of the column spaces (what is written); None where either matrix is zero."""
         between, parts = self._between(other), (self._out_parts, other._out_parts)
         if between is not None:
             return _overlap_of(between[0], self.shape[0], parts)
         return _overlap(self.out_basis(), other.out_basis(), parts)
 
     def in_overlap(self, other: FactoredMatrix) -> Overlap | None:
-        """The overlap of the row spaces (what is listened to); None where either matrix is zero."""
+        """Return the overlap of the row spaces (what is listened to); None where either matrix is zero."""
         between, parts = self._between(other), (self._in_parts, other._in_parts)
         if between is not None:
             return _overlap_of(between[1], self.shape[1], parts)
         return _overlap(self.in_basis(), other.in_basis(), parts)
 
     def smallest_angle(self, other: FactoredMatrix) -> float | None:
-        """The smallest of the `principal_angles`, found faster where it is no small one; None if a matrix is zero."""
+        """Return the smallest of the `principal_angles`, found faster where it is no small one; None if a matrix is zero."""
         between = self._between(other)
         if between is not None:
             cosine = float(np.linalg.svd(between[0], compute_uv=False)[0])
@@ -278,7 +278,7 @@ class FactoredMatrix:
         return ups[:rank, rank:] * (self._scale * other._scale), downs[:rank, rank:]
 
     def _kept_with(self, other: FactoredMatrix, name: str, find: Callable[[FactoredMatrix], Found]) -> Found:
-        """What `find` gives for `other`, kept under a name until another partner is asked about."""
+        """Return what `find` gives for `other`, kept under a name until another partner is asked about."""
         kept: tuple[FactoredMatrix, Found] | None = self.__dict__.get(name)
         if kept is None or kept[0] is not other:
             kept = (other, find(other))
@@ -382,7 +382,7 @@ def _floats(values: npt.ArrayLike) -> Floats:
 
 
 def _overlap(a: Array, b: Array, parts: tuple[Parts, Parts]) -> Overlap | None:
-    """The overlap of the spans of two orthonormal bases `(d, r_a)`, `(d, r_b)`; ValueError if their spaces differ."""
+    """Return the overlap of the spans of two orthonormal bases `(d, r_a)`, `(d, r_b)`; ValueError if their spaces differ."""
     if a.shape[0] != b.shape[0]:
         raise ValueError(f"no overlap between subspaces of R^{a.shape[0]} and R^{b.shape[0]}")
     if a.shape[1] == 0 or b.shape[1] == 0:
@@ -391,6 +391,6 @@ def _overlap(a: Array, b: Array, parts: tuple[Parts, Parts]) -> Overlap | None:
 
 
 def _overlap_of(product: Array, dimension: int, parts: tuple[Parts, Parts]) -> Overlap:
-    """The overlap of two subspaces of R^dimension whose orthonormal bases have this product, `(r_a, r_b)`."""
+    """Return the overlap of two subspaces of R^dimension whose orthonormal bases have this product, `(r_a, r_b)`."""
     rank_a, rank_b = product.shape
     return Overlap(float(np.vdot(product, product)), rank_a, rank_b, dimension, *parts)

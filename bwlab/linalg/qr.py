@@ -92,7 +92,7 @@ def _cholesky_pass(matrix: Array) -> tuple[Array, Array]:
 
 
 def cholesky(gram: Array) -> Triangle:
-    """The upper triangles R with `R^T R = gram`, `(..., r, r)`; LinAlgError if any condition number is too large."""
+    """Return the upper triangles R with `R^T R = gram`, `(..., r, r)`; LinAlgError if any condition number is too large."""
     triangle = np.asarray(np.linalg.cholesky(gram).swapaxes(-1, -2), dtype=np.float64)
     inverse = _inverse(triangle)
     squares = np.sum(triangle**2, axis=(-2, -1)) * np.sum(inverse**2, axis=(-2, -1))
@@ -102,7 +102,7 @@ def cholesky(gram: Array) -> Triangle:
 
 
 def _inverse(upper: Array) -> Array:
-    """The inverse of upper triangles `(..., r, r)`, by halves: numpy's own takes no notice of the zeros."""
+    """Return the inverse of upper triangles `(..., r, r)`, by halves: numpy's own takes no notice of the zeros."""
     size = upper.shape[-1]
     if size <= UNDIVIDED:
         return np.asarray(np.linalg.inv(upper), dtype=np.float64)

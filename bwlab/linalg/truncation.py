@@ -59,7 +59,7 @@ def relative_error(energy: float, lost: float) -> float:
 
 
 def concatenated(matrices: Sequence[FactoredMatrix]) -> FactoredMatrix:
-    """The exact sum of matrices of one shape: their ups side by side, their downs on top of each other.
+    """Return the exact sum of matrices of one shape: their ups side by side, their downs on top of each other.
 
     Raises:
         ValueError: there are none, or their shapes differ.
@@ -72,7 +72,7 @@ def concatenated(matrices: Sequence[FactoredMatrix]) -> FactoredMatrix:
 
 
 def truncate(matrix: FactoredMatrix, rank: int) -> Truncation:
-    """The nearest matrix of at most this rank (>= 1), never multiplied out: two thin QRs and a small SVD.
+    """Return the nearest matrix of at most this rank (>= 1), never multiplied out: two thin QRs and a small SVD.
 
     Source: Eckart and Young, The approximation of one matrix by another of lower rank (1936).
     """
@@ -83,7 +83,7 @@ def truncate(matrix: FactoredMatrix, rank: int) -> Truncation:
 
 
 def truncate_dense(matrix: Array, rank: int) -> Truncation:
-    """The nearest matrix of at most this rank (>= 1) to a dense one `(out, in)`, with its measured error.
+    """Return the nearest matrix of at most this rank (>= 1) to a dense one `(out, in)`, with its measured error.
 
     Small matrices, and ranks above a quarter of the shorter side, go through the eigenvectors of its Gram matrix: as
     exact as float64 allows for singular values above 1e-8 of the largest. Others go through iterated subspaces until

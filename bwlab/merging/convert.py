@@ -70,7 +70,7 @@ class Conversion:
 
 
 def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Outcome:
-    """Converts a file.
+    """Convert a file.
 
     Raises:
         BwlabError: the file is broken or has unknown keys, an option is wrong, the form cannot hold the adapter,
@@ -132,7 +132,7 @@ def _notes(contents: AdapterContents, dropped: int) -> list[str]:
 
 
 def require_known(contents: AdapterContents) -> None:
-    """Raises `BwlabError`, which lists them, if the file has keys that no reader understands."""
+    """Raise `BwlabError`, which lists them, if the file has keys that no reader understands."""
     if not contents.unknown:
         return
     keys = _listed(contents.unknown)
@@ -143,7 +143,7 @@ def require_known(contents: AdapterContents) -> None:
 
 
 def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]:
-    """The modules times the number of their block; those of blocks with 0 are left out.
+    """Return the modules times the number of their block; those of blocks with 0 are left out.
 
     Raises:
         BwlabError: nothing is left, or a module cannot be written times a number other than 0 and 1.
@@ -165,7 +165,7 @@ def resized(
     dtype: str | None = None,
     track: Track = iter,
 ) -> tuple[dict[str, ModuleWeights], list[Fit]]:
-    """The modules as LoRA of at most this rank, nearest in the Frobenius norm; those that are already stay as they are.
+    """Return the modules as LoRA of at most this rank, nearest in the Frobenius norm; those that are already stay as they are.
 
     Norms have no low-rank form and stay too, as do changes of biases. Modules whose delta is zero are left out.
 
@@ -201,7 +201,7 @@ def resized(
 def resized_module(
     module: ModuleWeights, rank: int, shape: tuple[int, ...], dtype: str, base: Weights | None
 ) -> tuple[ModuleWeights | None, Fit]:
-    """The module as LoRA of at most this rank, None if its delta is zero, and what that costs."""
+    """Return the module as LoRA of at most this rank, None if its delta is zero, and what that costs."""
     own = module.rank() if module.algorithm in LOW_RANK else None
     if module.algorithm == "lora" and own is not None and own <= rank:
         near, keeps = Truncation(_factors(module), _factors(module).norm() ** 2, 0.0), True
@@ -227,7 +227,7 @@ def _factors(module: ModuleWeights) -> FactoredMatrix:
 
 
 def weighed(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
-    """The approximations of modules that are then multiplied by the number of their block."""
+    """Return the approximations of modules that are then multiplied by the number of their block."""
     if spec is None:
         return list(fits)
     squares = [(fit, spec.value_of(fit.path) ** 2) for fit in fits]
@@ -235,14 +235,14 @@ def weighed(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
 
 
 def commonest_dtype(modules: Iterable[ModuleWeights]) -> str:
-    """The commonest dtype among float leaves, as it is written: `"F16"`."""
+    """Return the commonest dtype among float leaves, as it is written: `"F16"`."""
     leaves = (leaf for module in modules for leaf in module.leaves.values())
     dtypes = Counter(written_dtype(leaf.dtype) for leaf in leaves if is_float(leaf.dtype))
     return dtypes.most_common(1)[0][0] if dtypes else "F32"
 
 
 def require_readable(module: ModuleWeights) -> None:
-    """Raises `BwlabError` if only a plugin knows what the module's leaves mean."""
+    """Raise `BwlabError` if only a plugin knows what the module's leaves mean."""
     if module.algorithm not in ALGORITHMS:
         raise BwlabError(
             f"the delta of {module.path} in {module.source}",

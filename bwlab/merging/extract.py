@@ -51,7 +51,7 @@ class Extraction:
     text_encoder: bool = False
 
     def spec_text(self) -> str:
-        """The ranks as one block spec; `BwlabError` if there are none."""
+        """Return the ranks as one block spec; `BwlabError` if there are none."""
         if self.rank is not None:
             require_rank(self.rank)
         elif self.blocks is None:
@@ -88,7 +88,7 @@ class LayerDifference:
 
 
 def extract(job: Extraction, target: Target, manager: PluginManager, track: TrackKeys = iter) -> Outcome:
-    """Writes the adapter that takes the base nearest to the tuned model, tensor by tensor: no model is in memory.
+    """Write the adapter that takes the base nearest to the tuned model, tensor by tensor: no model is in memory.
 
     Raises:
         BwlabError: a model cannot be read, they are of different architectures or do not differ, an option is wrong, or
@@ -169,7 +169,7 @@ def _versions(architecture: str) -> dict[str, str]:
 
 
 def _require_same_layers(tuned: ModelWeights, base: ModelWeights) -> None:
-    """Raises `BwlabError` unless both models have the same tensors in the same shapes."""
+    """Raise `BwlabError` unless both models have the same tensors in the same shapes."""
     asked = f"extracting {tuned.name}"
     fix = "Give the model that it was trained from"
     for key, tensor in base.tensors.items():

@@ -37,7 +37,7 @@ def merge_into(
     overwrite: bool = False,
     track: TrackParts = iter,
 ) -> Outcome:
-    """Writes a base model with adapters folded in, as attaching them to it would change its layers.
+    """Write a base model with adapters folded in, as attaching them to it would change its layers.
 
     The deltas are those of the base's own weights, whatever order the adapters have; they are exact, not low-rank.
 
@@ -87,7 +87,7 @@ def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
 
 
 def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Module], base: str) -> None:
-    """Raises `BwlabError` unless the model has each layer that the adapters change."""
+    """Raise `BwlabError` unless the model has each layer that the adapters change."""
     for adapter in adapters:
         missing = [path for path in adapter.modules if path not in layers]
         if missing:
@@ -97,7 +97,7 @@ def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Mod
 
 
 def add_to_layer(layer: nn.Module, parts: list[Part], method: Method) -> None:
-    """Adds the merged deltas to the weight, and to the bias if there is one to add."""
+    """Add the merged deltas to the weight, and to the bias if there is one to add."""
     weight, path = layer.get_parameter("weight"), parts[0].module.path
     _add(weight, dense_delta(parts, method, weight.detach().double().numpy()), path)
     bias = bias_delta(parts)
@@ -144,7 +144,7 @@ def _save_file(pipe: Pipeline, out: Path, dtype: str) -> None:
 
 
 def _save_folder(pipe: Pipeline, out: Path, dtype: str) -> None:
-    """Writes the folder beside its place first, so that it is there as a whole or not at all."""
+    """Write the folder beside its place first, so that it is there as a whole or not at all."""
     import shutil
 
     import torch

@@ -53,7 +53,7 @@ class MergeRecipe:
     drop_unknown: bool = False
 
     def check(self) -> None:
-        """Raises `BwlabError` for options that make no sense together."""
+        """Raise `BwlabError` for options that make no sense together."""
         self.method.check()
         if self.choose is not None and not self.method.linear:
             found = f"--method {self.method.name} looks at every block"
@@ -62,7 +62,7 @@ class MergeRecipe:
             raise BwlabError("--method blocks", "no choice of blocks", 'Give --choose, such as "upper=B, *=A"')
 
     def told(self) -> dict[str, object]:
-        """The recipe for the metadata of what it makes."""
+        """Return the recipe for the metadata of what it makes."""
         asked = {"scales": list(self.scales), "choose": self.choose, "density": self.method.density}
         given = {key: value for key, value in asked.items() if value}
         return {"adapters": [path.name for path in self.adapters], "method": self.method.name, **given}
@@ -77,7 +77,7 @@ def merge(
     base: str | None = None,
     track: TrackParts = iter,
 ) -> Outcome:
-    """Merges adapters into one adapter file.
+    """Merge adapters into one adapter file.
 
     Args:
         recipe: what to merge.
@@ -108,7 +108,7 @@ def merge(
 
 
 def mix(recipe: MergeRecipe, manager: PluginManager, model: ModelWeights | None) -> tuple[Ingredients, BlockScheme]:
-    """The ingredients of a recipe, and the scheme that names their blocks.
+    """Return the ingredients of a recipe, and the scheme that names their blocks.
 
     Raises:
         BwlabError: as `merge` says.
@@ -173,11 +173,11 @@ class Ingredients:
         return common_architecture(self.adapters)
 
     def paths(self) -> list[str]:
-        """The paths of modules of any adapter, in the order of the first that has each."""
+        """Return the paths of modules of any adapter, in the order of the first that has each."""
         return list(dict.fromkeys(path for adapter in self.adapters for path in adapter.modules))
 
     def parts(self, path: str) -> list[Part]:
-        """What each adapter does at a path; those with the scale 0 and those not chosen are left out."""
+        """Return what each adapter does at a path; those with the scale 0 and those not chosen are left out."""
         found = []
         for place, (adapter, spec) in enumerate(zip(self.adapters, self.scales, strict=True)):
             module = adapter.modules.get(path)
@@ -203,7 +203,7 @@ class Ingredients:
         return found
 
     def metadata(self) -> dict[str, str]:
-        """The entries that all files agree on."""
+        """Return the entries that all files agree on."""
         first, *others = (adapter.metadata for adapter in self.adapters)
         return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
@@ -213,7 +213,7 @@ class Ingredients:
 
 
 def read_all(paths: Sequence[Path], manager: PluginManager, drop_unknown: bool) -> tuple[AdapterContents, ...]:
-    """The contents of adapter files.
+    """Return the contents of adapter files.
 
     Raises:
         BwlabError: a file is broken or has unknown keys, or they were made for different architectures.
@@ -231,7 +231,7 @@ def read_all(paths: Sequence[Path], manager: PluginManager, drop_unknown: bool) 
 
 
 def common_architecture(adapters: Sequence[AdapterContents]) -> str:
-    """The architecture of all adapters that tell theirs; `BwlabError`, which names two files, if they differ."""
+    """Return the architecture of all adapters that tell theirs; `BwlabError`, which names two files, if they differ."""
     known = [adapter for adapter in adapters if adapter.architecture != "unknown"]
     for other in known[1:]:
         if other.architecture != known[0].architecture:
@@ -246,7 +246,7 @@ def common_architecture(adapters: Sequence[AdapterContents]) -> str:
 def ingredients(
     adapters: tuple[AdapterContents, ...], scales: Sequence[str], choose: str | None, scheme: BlockScheme
 ) -> Ingredients:
-    """The adapters with their scales, paired in order; missing scales are 1.
+    """Return the adapters with their scales, paired in order; missing scales are 1.
 
     Raises:
         BwlabError: there are more scales than adapters, or a spec or choice is wrong.
@@ -262,7 +262,7 @@ def ingredients(
 
 
 def every_part(mixed: Ingredients) -> Iterator[list[Part]]:
-    """The parts at each path that any adapter still has a part in."""
+    """Return the parts at each path that any adapter still has a part in."""
     return (parts for path in mixed.paths() if (parts := mixed.parts(path)))
 
 

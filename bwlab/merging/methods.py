@@ -50,7 +50,7 @@ class Method:
         return self.name in (SUM, BLOCKS)
 
     def check(self) -> None:
-        """Raises `BwlabError` for a name or density that makes no sense."""
+        """Raise `BwlabError` for a name or density that makes no sense."""
         if self.name not in METHODS:
             raise BwlabError(f"--method {self.name}", "no such method", f"Known: {', '.join(METHODS)}")
         if self.density is not None and self.linear:
@@ -76,7 +76,7 @@ class Part:
 
 
 def dense_delta(parts: Sequence[Part], method: Method, weight: NDArray[np.floating] | None = None) -> Array:
-    """The merged delta of one weight in float64, of the weight's shape, else flattened `(out, in * k * k)`.
+    """Return the merged delta of one weight in float64, of the weight's shape, else flattened `(out, in * k * k)`.
 
     Raises:
         BwlabError: a delta needs the weight and there is none, or holds NaN or infinity.
@@ -88,7 +88,7 @@ def dense_delta(parts: Sequence[Part], method: Method, weight: NDArray[np.floati
 
 
 def merged(deltas: Sequence[Array], places: Sequence[int], path: str, method: Method) -> Array:
-    """The merge of dense deltas of one shape, scaled already."""
+    """Return the merge of dense deltas of one shape, scaled already."""
     if method.name == TIES:
         return ties(deltas, method.density or TIES_DENSITY)
     if method.name == DARE:
@@ -101,7 +101,7 @@ def merged(deltas: Sequence[Array], places: Sequence[int], path: str, method: Me
 
 
 def bias_delta(parts: Sequence[Part]) -> Array | None:
-    """The sum of the changes of a bias, whatever the method; None if no part changes it."""
+    """Return the sum of the changes of a bias, whatever the method; None if no part changes it."""
     changes = [part.module.bias_delta() for part in parts]
     found: list[Array] = [
         np.asarray(change * part.scale, np.float64)
@@ -123,7 +123,7 @@ def _delta(part: Part, base: Array | None) -> Array:
 
 
 def ties(deltas: Sequence[Array], density: float) -> Array:
-    """The TIES merge of deltas of one shape: trimmed, one sign elected for each number, the mean of those that agree.
+    """Return the TIES merge of deltas of one shape: trimmed, one sign elected for each number, the mean of those that agree.
 
     Source: TIES-Merging, Yadav et al. (arXiv 2306.01708), section 4, with numbers ranked within this layer rather than
     over the whole model; its lambda is a scale of all deltas.
@@ -142,7 +142,7 @@ def ties(deltas: Sequence[Array], density: float) -> Array:
 
 
 def trimmed(delta: Array, density: float) -> Array:
-    """The delta with all but its largest numbers by size set to 0; ties at the edge are all kept."""
+    """Return the delta with all but its largest numbers by size set to 0; ties at the edge are all kept."""
     count = max(1, round(density * delta.size))
     if count >= delta.size:
         return delta
@@ -152,7 +152,7 @@ def trimmed(delta: Array, density: float) -> Array:
 
 
 def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
-    """The delta with numbers dropped at random and the others divided by the share that is kept: the same on average.
+    """Return the delta with numbers dropped at random and the others divided by the share that is kept: the same on average.
 
     Source: DARE, Yu et al. (arXiv 2311.03099), section 3.2, with drop rate `1 - density`.
     """
@@ -174,7 +174,7 @@ def module_generator(seed: int, place: int, path: str) -> np.random.Generator:
 def combined(
     parts: Sequence[Part], method: Method, rank: int | None, architecture: str, base: Weights | None = None
 ) -> Made:
-    """The merged module, None if its delta is zero, and what low rank cost, None where it is exact.
+    """Return the merged module, None if its delta is zero, and what low rank cost, None where it is exact.
 
     Args:
         parts: at least one, all of one path.
@@ -213,7 +213,7 @@ def combined(
 def _near(
     parts: Sequence[Part], method: Method, rank: int | None, base: Weights | None
 ) -> tuple[Truncation, int | None]:
-    """The merged delta as factors, and the rank that those of its parts have together; None if it was dense."""
+    """Return the merged delta as factors, and the rank that those of its parts have together; None if it was dense."""
     found = [part.module.factors() for part in parts] if method.linear else []
     factors = [one.scaled(part.scale) for one, part in zip(found, parts, strict=False) if one is not None]
     if len(factors) == len(parts):
@@ -237,7 +237,7 @@ def _single(part: Part, rank: int, shape: tuple[int, ...], base: Weights | None)
 
 
 def _direct(parts: Sequence[Part]) -> ModuleWeights:
-    """The sum of modules whose leaves are deltas as they stand."""
+    """Return the sum of modules whose leaves are deltas as they stand."""
     first = parts[0].module
     leaf = DIRECT[first.algorithm]
     if len({part.module.leaves[leaf].shape for part in parts}) > 1:

@@ -54,7 +54,7 @@ class Target:
 
 
 def dtype_named(name: str) -> str:
-    """The dtype as safetensors names it: `"fp16"` -> `"F16"`; `BwlabError` for a name that is none."""
+    """Return the dtype as safetensors names it: `"fp16"` -> `"F16"`; `BwlabError` for a name that is none."""
     if name not in DTYPE_OPTIONS:
         fix = f"{did_you_mean(name, DTYPE_OPTIONS)}Known: {', '.join(DTYPE_OPTIONS)}"
         raise BwlabError(f"--dtype {name}", "no such dtype", fix)
@@ -62,7 +62,7 @@ def dtype_named(name: str) -> str:
 
 
 def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
-    """The writer of a target's form.
+    """Return the writer of a target's form.
 
     Raises:
         BwlabError: there is no such form, or the path does not suit it or is taken.
@@ -83,7 +83,7 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
 
 
 def refuse_overwriting(paths: Sequence[Path], overwrite: bool) -> None:
-    """Raises `BwlabError` if a path is taken and may not be; an empty folder is free."""
+    """Raise `BwlabError` if a path is taken and may not be; an empty folder is free."""
     taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if taken and not overwrite:
         raise BwlabError(f"writing {taken[0]}", "it is there already", "Choose another path, or give --overwrite")
@@ -99,7 +99,7 @@ def write_adapter(
     target: Target,
     writer: FormatWriter,
 ) -> tuple[Path, ...]:
-    """Writes modules, and the embeddings of `contents` beside them, and returns the paths of the files.
+    """Write modules, and the embeddings of `contents` beside them, and returns the paths of the files.
 
     Raises:
         BwlabError: the form cannot hold a module, a file may not be replaced, or writing fails.
@@ -115,7 +115,7 @@ def write_adapter(
 
 
 def known_scheme(architecture: str, config: Mapping[str, object] | None, manager: PluginManager) -> BlockScheme:
-    """The block scheme of a base's UNet config, else of the published models of an architecture."""
+    """Return the block scheme of a base's UNet config, else of the published models of an architecture."""
     from bwlab.blocks.families import scheme_for
     from bwlab.formats.architecture import scheme_of
 
@@ -185,7 +185,7 @@ class FitRow:
 
 
 def fit_rows(fits: Sequence[Fit], scheme: BlockScheme) -> list[FitRow]:
-    """A row for each block with approximations, in the scheme's order, and a last one, `all`, for the whole."""
+    """Return a row for each block with approximations, in the scheme's order, and a last one, `all`, for the whole."""
     rows = []
     for block in scheme.blocks():
         inside = [fit for fit in fits if scheme.block_of(fit.path) == block]
@@ -195,7 +195,7 @@ def fit_rows(fits: Sequence[Fit], scheme: BlockScheme) -> list[FitRow]:
 
 
 def fit_row(name: str, fits: Iterable[Fit]) -> FitRow:
-    """The row of at least one approximation."""
+    """Return the row of at least one approximation."""
     listed = list(fits)
     before = [fit.before for fit in listed if fit.before is not None]
     after = [fit.after for fit in listed]
@@ -211,7 +211,7 @@ def fit_row(name: str, fits: Iterable[Fit]) -> FitRow:
 
 
 def require_expressible(modules: Modules, writer: FormatWriter, source: object) -> None:
-    """Raises `BwlabError`, which says what to do, if the writer's kind of file cannot hold every module exactly."""
+    """Raise `BwlabError`, which says what to do, if the writer's kind of file cannot hold every module exactly."""
     unfit = [module for module in modules.values() if not writer.expresses(module)]
     if not unfit:
         return
@@ -232,6 +232,6 @@ def _way_out(unfit: Sequence[ModuleWeights]) -> str:
 
 
 def require_rank(rank: int) -> None:
-    """Raises `BwlabError` unless a rank is 1 to 4096."""
+    """Raise `BwlabError` unless a rank is 1 to 4096."""
     if not 1 <= rank <= 4096:
         raise BwlabError(f"--rank {rank}", "out of range", "Give 1 to 4096")

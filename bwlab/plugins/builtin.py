@@ -26,19 +26,19 @@ def bwlab_register_block_schemes() -> list[SchemeFinder]:
 
 @hookimpl
 def bwlab_register_formats() -> list[FormatType]:
-    """The built-in readers and writers."""
+    """Return the built-in readers and writers."""
     return [*READERS, *WRITERS]
 
 
 def load_clip(options: Mapping[str, str]) -> Describe:
-    """The open_clip tagger (imports torch and open_clip)."""
+    """Return the open_clip tagger (imports torch and open_clip)."""
     from bwlab.tagging.clip import load
 
     return load(options)
 
 
 def load_wd14(options: Mapping[str, str]) -> Describe:
-    """The ONNX tagger (imports onnxruntime)."""
+    """Return the ONNX tagger (imports onnxruntime)."""
     from bwlab.tagging.wd14 import load
 
     return load(options)
@@ -46,7 +46,7 @@ def load_wd14(options: Mapping[str, str]) -> Describe:
 
 @hookimpl
 def bwlab_register_taggers() -> list[Tagger]:
-    """The taggers `clip` and `wd14`."""
+    """Return the taggers `clip` and `wd14`."""
     return [
         Tagger("clip", "open_clip, zero-shot over a vocabulary of your own", load_clip, CLIP_OPTIONS),
         Tagger("wd14", "a WD14-type ONNX model with its selected_tags.csv", load_wd14, WD14_OPTIONS),

@@ -121,7 +121,7 @@ def _core_manager() -> pluggy.PluginManager:
 
 
 def _alone(candidate: Candidate) -> pluggy.PluginManager:
-    """A manager with this plugin and the core hooks only."""
+    """Return a manager with this plugin and the core hooks only."""
     manager = _core_manager()
     manager.register(candidate.plugin, candidate.name)
     return manager
@@ -155,7 +155,7 @@ def _register(manager: pluggy.PluginManager, candidate: Candidate) -> None:
 
 
 def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:
-    """Does what pluggy's `check_pending` does, but for one plugin, and names the nearest hook."""
+    """Do what pluggy's `check_pending` does, but for one plugin, and names the nearest hook."""
     callers = manager.get_hookcallers(candidate.plugin) or []
     if not callers:
         raise TypeError("it has no function marked @bwlab.hookimpl")

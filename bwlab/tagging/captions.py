@@ -44,7 +44,7 @@ class Change:
 
 
 def changed(before: str | None, is_own: bool, prefix: Sequence[str], tags: Sequence[str], mode: Mode) -> Change:
-    """What a caption becomes.
+    """Return what a caption becomes.
 
     Args:
         before: the file's text; None if there is none.
@@ -68,7 +68,7 @@ def changed(before: str | None, is_own: bool, prefix: Sequence[str], tags: Seque
 
 
 def with_more(before: str, prefix: Sequence[str], tags: Sequence[str]) -> str:
-    """A caption with what it lacks of the prefix in front and of the tags behind; as it was if it lacks nothing."""
+    """Return a caption with what it lacks of the prefix in front and of the tags behind; as it was if it lacks nothing."""
     there = tags_of(before)
     known = {tag.lower() for tag in there}
     front = [tag for tag in prefix if tag.lower() not in known]
@@ -77,7 +77,7 @@ def with_more(before: str, prefix: Sequence[str], tags: Sequence[str]) -> str:
 
 
 def tags_of(caption: str) -> list[str]:
-    """The tags of a caption, without blanks around them and empty ones.
+    """Return the tags of a caption, without blanks around them and empty ones.
 
     >>> tags_of("ink,  a fox ,,\\n")
     ['ink', 'a fox']
@@ -86,7 +86,7 @@ def tags_of(caption: str) -> list[str]:
 
 
 def joined(tags: Iterable[str]) -> str:
-    """The caption of these tags, each once.
+    """Return the caption of these tags, each once.
 
     >>> joined(["ink", "fox", "Ink"])
     'ink, fox'
@@ -95,7 +95,7 @@ def joined(tags: Iterable[str]) -> str:
 
 
 def unique(tags: Iterable[str]) -> list[str]:
-    """The tags without those that came before, upper and lower case being one."""
+    """Return the tags without those that came before, upper and lower case being one."""
     found: dict[str, str] = {}
     for tag in tags:
         found.setdefault(tag.lower(), tag)

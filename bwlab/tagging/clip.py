@@ -26,7 +26,7 @@ TEXTS_AT_ONCE = 64
 
 
 def load(options: Mapping[str, str]) -> Describe:
-    """A tagger over a vocabulary.
+    """Return a tagger over a vocabulary.
 
     Groups give their best tag, the others those whose score is at least `threshold`, surest first. The score is a
     probability: for CLIP among all ungrouped tags (softmax; Radford et al. 2021, arXiv 2103.00020, section 3.1), for
@@ -64,7 +64,7 @@ def load(options: Mapping[str, str]) -> Describe:
 
 
 def chosen(logits: Tensor, vocabulary: Vocabulary, threshold: float, bias: float | None) -> list[Tag]:
-    """The tags of one picture: the best of each group, then the others from the surest.
+    """Return the tags of one picture: the best of each group, then the others from the surest.
 
     Args:
         logits: `(tags,)`, those without a group first, then group by group.
@@ -84,7 +84,7 @@ def chosen(logits: Tensor, vocabulary: Vocabulary, threshold: float, bias: float
 
 
 def _load_model(name: str, pretrained: str | None) -> tuple[Any, Callable[[Image], Tensor], Any]:
-    """The model, what makes a picture its input, and its tokenizer."""
+    """Return the model, what makes a picture its input, and its tokenizer."""
     asked = f"tagger clip with --model {name}" + (f" --pretrained {pretrained}" if pretrained else "")
     if Path(name).is_dir():
         name = LOCAL + name
@@ -130,7 +130,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path | None) -> Vocabulary:
-    """The vocabulary in a file, or the one that comes with bwlab; raises `BwlabError` as `parse_vocabulary` does."""
+    """Return the vocabulary in a file, or the one that comes with bwlab; raises `BwlabError` as `parse_vocabulary` does."""
     if path is None:
         text = files("bwlab").joinpath("data", "tagging", "vocabulary.txt").read_text(encoding="utf-8")
         return parse_vocabulary(text, "the default vocabulary")
@@ -143,7 +143,7 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
 
 
 def parse_vocabulary(text: str, source: str) -> Vocabulary:
-    """The vocabulary in a text.
+    """Return the vocabulary in a text.
 
     One tag a line. A line `style: ink | flat | photo` is a group of alternatives. Empty lines and what follows `#` are
     left out.
@@ -179,7 +179,7 @@ def parse_vocabulary(text: str, source: str) -> Vocabulary:
 
 
 def _check(where: str, found: tuple[str, ...], seen: set[str]) -> None:
-    """Raises `BwlabError` for tags that cannot be, and notes the others as seen."""
+    """Raise `BwlabError` for tags that cannot be, and notes the others as seen."""
     for tag in found:
         if not tag or "," in tag or "|" in tag:
             raise BwlabError(where, f"{tag!r} is no tag", "A tag is not empty and has no comma or |, which part tags")

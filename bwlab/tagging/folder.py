@@ -64,7 +64,7 @@ class Outcome:
 
 
 def tag_folder(job: TagJob, describe: Describe, pictures: Sequence[Path]) -> Iterator[Outcome]:
-    """Yields what became of each picture's caption, in order.
+    """Yield what became of each picture's caption, in order.
 
     Captions are written one by one, whole or not at all, and taken down after each batch, also when it is interrupted.
 
@@ -117,7 +117,7 @@ class _Desk:
                 record.save()
 
     def _left_alone(self, picture: Path) -> Outcome | None:
-        """The outcome of a picture that need not be looked at, or None."""
+        """Return the outcome of a picture that need not be looked at, or None."""
         caption = self._caption(picture)
         owner = self._owners.setdefault(caption, picture)
         if owner != picture:
@@ -130,7 +130,7 @@ class _Desk:
         return Outcome(picture, caption, "kept", before or "") if kept and self.job.mode is Mode.KEEP else None
 
     def _described(self, images: Mapping[Path, Image]) -> dict[Path, list[str]]:
-        """The tags of each picture; a tagger is foreign code, so what it gives is looked at."""
+        """Return the tags of each picture; a tagger is foreign code, so what it gives is looked at."""
         described = self.describe(list(images.values())) if images else []
         if len(described) != len(images):
             found = f"{len(described)} lists of tags for {len(images)} pictures"
@@ -138,7 +138,7 @@ class _Desk:
         return {picture: self._texts(tags) for picture, tags in zip(images, described, strict=True)}
 
     def _texts(self, tags: Sequence[Tag]) -> list[str]:
-        """The texts of the surest `top` tags, in the tagger's order, none of which parts in two."""
+        """Return the texts of the surest `top` tags, in the tagger's order, none of which parts in two."""
         top = self.job.top
         least = sorted((tag.score for tag in tags), reverse=True)[:top][-1] if tags and top else 0.0
         texts = [" ".join(tag.text.replace(",", " ").split()) for tag in tags if tag.score >= least]
@@ -168,7 +168,7 @@ class _Desk:
 
 
 def read_caption(path: Path) -> str | None:
-    """The text of a caption, None if there is none; raises `BwlabError` if it is not readable."""
+    """Return the text of a caption, None if there is none; raises `BwlabError` if it is not readable."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:

@@ -30,7 +30,7 @@ Describe: TypeAlias = Callable[[Sequence["Image"]], list[list[Tag]]]
 
 
 def share(options: Mapping[str, str], name: str, default: float) -> float:
-    """The option `name` as a number 0..1; raises `BwlabError` for anything else."""
+    """Return the option `name` as a number 0..1; raises `BwlabError` for anything else."""
     text = options.get(name)
     if text is None:
         return default
@@ -44,7 +44,7 @@ def share(options: Mapping[str, str], name: str, default: float) -> float:
 
 
 def switch(options: Mapping[str, str], name: str) -> bool:
-    """The option `name` as true or false, by default false; raises `BwlabError` for anything else."""
+    """Return the option `name` as true or false, by default false; raises `BwlabError` for anything else."""
     text = options.get(name, "false").lower()
     if text not in ("true", "false"):
         raise BwlabError(f"tagger option {name} = {text}", "neither true nor false", "The default is false")
@@ -65,7 +65,7 @@ def read_settings(settings: Collection[str]) -> dict[str, str]:
 
 
 def require_known(tagger: str, options: Collection[str], known: Collection[str]) -> None:
-    """Raises `BwlabError`, which names the nearest option, if the tagger lacks one of those given."""
+    """Raise `BwlabError`, which names the nearest option, if the tagger lacks one of those given."""
     for name in options:
         if name not in known:
             fix = f"{did_you_mean(name, known)}It knows {', '.join(known) or 'no options'}"

@@ -37,7 +37,7 @@ class Row:
 
 
 def load(options: Mapping[str, str]) -> Describe:
-    """A tagger that gives the best rating (if asked), then characters, then general tags, each from the surest.
+    """Return a tagger that gives the best rating (if asked), then characters, then general tags, each from the surest.
 
     Args:
         options: `model` (the ONNX file), `tags` (the CSV; by default beside it), `threshold` and `character_threshold`
@@ -78,7 +78,7 @@ def load(options: Mapping[str, str]) -> Describe:
 
 
 def read_tags(path: Path) -> list[Row]:
-    """The rows of a `selected_tags.csv`, in the model's order; raises `BwlabError` if it is missing or no such file."""
+    """Return the rows of a `selected_tags.csv`, in the model's order; raises `BwlabError` if it is missing or no such file."""
     asked, fix = f"tagger wd14 with {path}", f"Put the model's own {TAGS_FILE} beside it, or give --set tags=FILE"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -94,14 +94,14 @@ def read_tags(path: Path) -> list[Row]:
 
 
 def written(name: str) -> str:
-    """A tag as captions have it: blanks for underscores, but not in faces such as `^_^`, and no commas."""
+    """Return a tag as captions have it: blanks for underscores, but not in faces such as `^_^`, and no commas."""
     plain = name.replace(",", " ").strip()
     words = any(sum(letter.isalnum() for letter in part) > 1 for part in plain.split("_"))
     return plain.replace("_", " ") if words else plain
 
 
 def model_input(picture: Image, size: int) -> NDArray[np.float32]:
-    """A picture in RGB as the model wants it: `(size, size, 3)`, BGR, 0..255, in the middle of a white square."""
+    """Return a picture in RGB as the model wants it: `(size, size, 3)`, BGR, 0..255, in the middle of a white square."""
     from PIL import Image as Images
 
     edge = max(picture.size)
@@ -112,7 +112,7 @@ def model_input(picture: Image, size: int) -> NDArray[np.float32]:
 
 
 def chosen(scores: NDArray[np.float32], rows: Sequence[Row], limits: Mapping[str, float], rating: bool) -> list[Tag]:
-    """The tags of one picture.
+    """Return the tags of one picture.
 
     Args:
         scores: `(rows,)`, probabilities.
@@ -148,7 +148,7 @@ def _open_session(path: Path) -> Any:
 
 
 def _run(session: Any, name: str, batch: NDArray[np.float32], at_once: int, path: Path) -> NDArray[np.float32]:
-    """The probabilities `(pictures, tags)`; a model of a fixed batch size gets blanks up to it."""
+    """Return the probabilities `(pictures, tags)`; a model of a fixed batch size gets blanks up to it."""
     missing = max(at_once - len(batch), 0)
     full = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
     try:

@@ -29,7 +29,7 @@ class AdapterContract:
     adapter_type: ClassVar[AdapterType]
 
     def bench(self) -> Bench:
-        """The toy model with the layers that this type adapts."""
+        """Return the toy model with the layers that this type adapts."""
         return bench_for(self.adapter_type)
 
     def test_fresh_adapter_is_a_no_op(self) -> None:
@@ -91,7 +91,7 @@ def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
 
 
 def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
-    """The contract's layers, such as `"Conv2d(5, 13, 3)"`, left out because the type does not adapt them."""
+    """Return the contract's layers, such as `"Conv2d(5, 13, 3)"`, left out because the type does not adapt them."""
     return tuple(label for label, path, make in SHAPES if not adapter_type.targets(path, kind_of(make())))
 
 

@@ -68,7 +68,7 @@ class Bench:
     inputs: list[Tensor]
 
     def create(self, seed: int = 0, rank: int = 3, alpha: float = 1.25) -> Adapter:
-        """A fresh adapter on the whole toy model."""
+        """Return a fresh adapter on the whole toy model."""
         return create_adapter(
             self.model,
             self.adapter_type,
@@ -79,7 +79,7 @@ class Bench:
         )
 
     def trained(self, seed: int = 0, alpha: float = 1.25) -> Adapter:
-        """An adapter whose every parameter was moved, as by training."""
+        """Return an adapter whose every parameter was moved, as by training."""
         adapter = self.create(seed, alpha=alpha)
         generator = torch.Generator().manual_seed(100 + seed)
         with torch.no_grad():
@@ -88,17 +88,17 @@ class Bench:
         return adapter
 
     def base(self) -> list[Tensor]:
-        """The frozen model's outputs."""
+        """Return the frozen model's outputs."""
         with torch.no_grad():
             return self.model.forward(self.inputs)
 
     def adapted(self, *adapters: ScaledAdapter) -> list[Tensor]:
-        """The outputs with these adapters attached."""
+        """Return the outputs with these adapters attached."""
         with torch.no_grad(), attach(self.model, *adapters):
             return self.model.forward(self.inputs)
 
     def layer(self, path: str) -> BaseLayer:
-        """The base layer at `path`."""
+        """Return the base layer at `path`."""
         layer = self.model.get_submodule(path)
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             raise TypeError(f"{path} is no Linear or Conv2d")
@@ -109,7 +109,7 @@ SCHEME = scheme_for(SD14)
 
 
 def bench_for(adapter_type: AdapterType) -> Bench:
-    """The toy model's part that this type adapts; raises `ContractBroken` if that is nothing."""
+    """Return the toy model's part that this type adapts; raises `ContractBroken` if that is nothing."""
     layers: dict[str, BaseLayer] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

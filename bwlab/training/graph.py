@@ -78,7 +78,7 @@ def gradient_checkpointing(unet: nn.Module, layers: Collection[str]) -> Iterator
 
 
 def _above(path: str) -> Iterator[str]:
-    """The paths of a layer and of all modules that it lies in."""
+    """Return the paths of a layer and of all modules that it lies in."""
     names = path.split(".")
     return (".".join(names[:end]) for end in range(1, len(names) + 1))
 
@@ -108,7 +108,7 @@ class _Skip:
 
 
 def skip_path(unet: nn.Module, layers: Collection[str]) -> SkipPath:
-    """What `gradient_path = "skip"` means for a UNet2DConditionModel whose `layers` (paths) are trained.
+    """Return what `gradient_path = "skip"` means for a UNet2DConditionModel whose `layers` (paths) are trained.
 
     The rule: at least one down block and one up block are trained, the mid block is not, and every trained down block
     has a layer from which a skip connection leads, directly or by way of the down blocks up to the last trained one,
@@ -166,7 +166,7 @@ class _NoGraph:
 
 
 def _skips(unet: nn.Module) -> Iterator[_Skip]:
-    """The skip connections that leave down blocks, in the order in which they are made.
+    """Return the skip connections that leave down blocks, in the order in which they are made.
 
     Each resnet, with the transformer after it, gives one and so does a downsampler; each resnet of the up blocks takes
     the last one that is left. The first connection, that of conv_in, belongs to no block.
@@ -202,7 +202,7 @@ def _modules(unet: nn.Module, level: int) -> list[str]:
 
 
 def _module_of(layer: str) -> str:
-    """The path of the resnet, transformer or resampler that a layer lies in."""
+    """Return the path of the resnet, transformer or resampler that a layer lies in."""
     return ".".join(layer.split(".")[:4])
 
 

@@ -57,7 +57,7 @@ def lean_graph(model: nn.Module) -> Iterator[None]:
 
 
 def _lean_conv(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
-    """The output of a frozen convolution on a graph that does not hold its input."""
+    """Return the output of a frozen convolution on a graph that does not hold its input."""
     if not isinstance(module, nn.Conv2d) or not _made_by(output, "ConvolutionBackward0"):
         return None
     if module.weight.requires_grad or isinstance(module.padding, str) or module.padding_mode != "zeros":
@@ -141,14 +141,14 @@ class FrozenConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """The gradient of `x`."""
+        """Return the gradient of `x`."""
         (weight,) = ctx.saved_tensors
         back = conv_input_gradient(gradient, weight.to(gradient.dtype), ctx.x_shape, ctx.geometry)
         return back.to(ctx.x_dtype), None, None, None
 
 
 def conv_input_gradient(gradient: Tensor, weight: Tensor, shape: torch.Size, geometry: ConvGeometry) -> Tensor:
-    """The gradient of a convolution's input.
+    """Return the gradient of a convolution's input.
 
     Args:
         gradient: of its output, `(batch, out, h', w')`.
@@ -203,7 +203,7 @@ class SiluOfNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        """The gradient of `normed`."""
+        """Return the gradient of `normed`."""
         x, weight, bias = ctx.saved_tensors
         groups, epsilon = ctx.settings
         normed = F.group_norm(x.to(ctx.dtype), groups, weight.to(ctx.dtype), bias.to(ctx.dtype), epsilon)
@@ -222,7 +222,7 @@ class Geglu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient of `projected`, written half by half without a copy."""
+        """Return the gradient of `projected`, written half by half without a copy."""
         (projected,) = ctx.saved_tensors
         value, gate = projected.chunk(2, dim=-1)
         back = torch.empty_like(projected)

@@ -20,12 +20,12 @@ ATTRIBUTE = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 def attribute_docs(kind: type) -> dict[str, str]:
     """Return what the `Attributes` of a class's docstring say of each, as one line."""
     _, _, listed = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
-    return {name: " ".join(says.split()).replace("`", "`") for name, says in ATTRIBUTE.findall(listed)}
+    return {name: " ".join(says.split()) for name, says in ATTRIBUTE.findall(listed)}
 
 
 def summary(kind: type) -> str:
     """Return the first sentence of a class's docstring."""
-    return inspect.cleandoc(kind.__doc__ or "").split("\n")[0].replace("`", "`")
+    return inspect.cleandoc(kind.__doc__ or "").split("\n")[0]
 
 
 def commented(text: str) -> Iterator[str]:

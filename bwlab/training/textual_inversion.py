@@ -83,7 +83,7 @@ class TokenEmbeddings:
 
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:
-        """The pipeline knows the words inside the `with` block, and is after it what it was."""
+        """Return the pipeline knows the words inside the `with` block, and is after it what it was."""
         with ExitStack() as held:
             for name, encoder, rows in zip(TOKENIZERS, text_encoders(pipe), self.rows, strict=False):
                 held.enter_context(self._known(pipe, name))
@@ -111,7 +111,7 @@ class TokenEmbeddings:
 
     @contextmanager
     def _known(self, pipe: Pipeline, name: str) -> Iterator[None]:
-        """The pipeline has, inside the block, a copy of its tokenizer `name` that knows the words."""
+        """Return the pipeline has, inside the block, a copy of its tokenizer `name` that knows the words."""
         from tokenizers import AddedToken
 
         own = getattr(pipe, name)
@@ -126,7 +126,7 @@ class TokenEmbeddings:
 
 @contextmanager
 def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
-    """The text encoder has rows for the tokens from `first` on inside the `with` block."""
+    """Return the text encoder has rows for the tokens from `first` on inside the `with` block."""
     layer = encoder.get_input_embeddings()
     encoder.set_input_embeddings(WordEmbedding(layer, rows, first))
     try:

@@ -77,7 +77,7 @@ class Trainer:
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """What is trained is, inside the `with` block, what is saved and shown: the average if there is one."""
+        """Return what is trained is, inside the `with` block, what is saved and shown: the average if there is one."""
         self.prepared.learned.training(False)
         try:
             if self._average is None:

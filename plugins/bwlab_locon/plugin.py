@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load() -> type[AdapterLayer]:
-    """The layer class (imports torch)."""
+    """Return the layer class (imports torch)."""
     from bwlab_locon.layer import LoconLayer
 
     return LoconLayer
@@ -22,7 +22,7 @@ def load() -> type[AdapterLayer]:
 
 @hookimpl
 def bwlab_register_adapters() -> list[AdapterType]:
-    """The type `locon`."""
+    """Return the type `locon`."""
     return [
         AdapterType(
             name="locon",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load() -> type[AdapterLayer]:
-    """The layer class (imports torch)."""
+    """Return the layer class (imports torch)."""
     from bwlab_lora.layer import LoraLayer
 
     return LoraLayer
@@ -22,7 +22,7 @@ def load() -> type[AdapterLayer]:
 
 @hookimpl
 def bwlab_register_adapters() -> list[AdapterType]:
-    """The type `lora`."""
+    """Return the type `lora`."""
     return [
         AdapterType(
             name="lora",

@@ -71,7 +71,7 @@ class OrthoLayer(AdapterLayer):
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """A no-op adapter of this rank, float32, on the layer's device.
+        """Return a no-op adapter of this rank, float32, on the layer's device.
 
         Args:
             options: `avoid`, the `Spaces` to keep out of, or None.
@@ -97,11 +97,11 @@ class OrthoLayer(AdapterLayer):
 
     @classmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> LowRankLayer:
-        """The plain low-rank layer of a file: its bits stay. `started_at` gives one that trains as ortho."""
+        """Return the plain low-rank layer of a file: its bits stay. `started_at` gives one that trains as ortho."""
         return LowRankLayer.from_tensors(layer, tensors)
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> OrthoLayer:
-        """An ortho layer with the delta of these tensors, less what lies in the spaces that this one keeps out of."""
+        """Return an ortho layer with the delta of these tensors, less what lies in the spaces that this one keeps out of."""
         found = LowRankLayer.from_tensors(layer, tensors)
         left, values, right = _decomposed(found)
         unit = found.scale * START * math.sqrt(len(left))
@@ -112,7 +112,7 @@ class OrthoLayer(AdapterLayer):
         return type(self)(layer, left * START, values / unit, right * START, found.alpha, avoid)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The plain low-rank leaves: up = U diag(s), down = V^T, and alpha."""
+        """Return the plain low-rank leaves: up = U diag(s), down = V^T, and alpha."""
         return self.file_tensors(self.alpha)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ WELL_ENOUGH = 0.05
 
 
 def orthonormal(matrix: Tensor, avoid: Tensor | None = None) -> Tensor:
-    """The Q factor `(d, r)` of `matrix`, or of its part outside the span of `avoid`: Q^T Q = I, avoid^T Q = 0.
+    """Return the Q factor `(d, r)` of `matrix`, or of its part outside the span of `avoid`: Q^T Q = I, avoid^T Q = 0.
 
     Computed in float64 and rounded once, so in float32 both hold to 1e-6, for condition numbers up to 1e7. It is
     CholeskyQR2 (Yamamoto et al., Roundoff error analysis of the CholeskyQR2 algorithm, ETNA 44, 2015), whose work is

@@ -23,7 +23,7 @@ OPTION = "orthogonal_to"
 
 
 def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces]:
-    """The spaces of every module of an adapter file that is among `layers`; those that it does not change have none.
+    """Return the spaces of every module of an adapter file that is among `layers`; those that it does not change have none.
 
     Args:
         file: path of an adapter file of any dialect and algorithm.
@@ -61,7 +61,7 @@ def _spaces(asked: str, module: ModuleWeights, layer: BaseLayer, name: str) -> S
 
 
 def _dense(asked: str, module: ModuleWeights, layer: BaseLayer) -> NDArray[np.float64]:
-    """The dense delta `(out, in * k * k)`."""
+    """Return the dense delta `(out, in * k * k)`."""
     weight = layer.weight.detach().cpu().double().numpy()
     try:
         delta = np.asarray(module.delta(weight), np.float64)
@@ -71,7 +71,7 @@ def _dense(asked: str, module: ModuleWeights, layer: BaseLayer) -> NDArray[np.fl
 
 
 def _factored(delta: NDArray[np.float64]) -> FactoredMatrix:
-    """The delta as a product of its singular vectors; those of singular values that are only rounding are left out."""
+    """Return the delta as a product of its singular vectors; those of singular values that are only rounding are left out."""
     left, values, right = np.linalg.svd(delta, full_matrices=False)
     kept = int(np.count_nonzero(values > np.finfo(np.float64).eps * max(delta.shape) * values[:1].sum()))
     return FactoredMatrix(left[:, :kept] * values[:kept], right[:kept])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load() -> type[AdapterLayer]:
-    """The layer class (imports torch)."""
+    """Return the layer class (imports torch)."""
     from bwlab_ortho.layer import OrthoLayer
 
     return OrthoLayer
@@ -32,7 +32,7 @@ def prepare(options: Mapping[str, object], layers: Mapping[str, BaseLayer]) -> M
 
 @hookimpl
 def bwlab_register_adapters() -> list[AdapterType]:
-    """The type `ortho`."""
+    """Return the type `ortho`."""
     return [
         AdapterType(
             name="ortho",

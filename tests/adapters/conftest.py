@@ -28,5 +28,5 @@ def unet() -> UNet2DConditionModel:
 
 @pytest.fixture(scope="session")
 def scheme(unet: UNet2DConditionModel) -> BlockScheme:
-    """The block scheme of `unet`."""
+    """Return the block scheme of `unet`."""
     return scheme_for(dict(unet.config))

@@ -22,7 +22,7 @@ BATCH = 3
 
 
 def trained(unet: nn.Module, scheme: BlockScheme, spec: str, seed: int = 0) -> Adapter:
-    """A LoCon with every number moved from its start."""
+    """Return a LoCon with every number moved from its start."""
     generator = torch.Generator().manual_seed(seed)
     ranks = parse_spec(spec, scheme, kind="rank")
     adapter = create_adapter(unet, LOCON, ranks, 2.0, scheme=scheme, generator=generator)

@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[Callable[[], BaseLayer], tuple[int, ...]]] = {
 
 
 def made(kind: str, *, small: bool = False) -> tuple[BaseLayer, LowRankLayer, Tensor]:
-    """A frozen base layer, an adapter with random factors at scale 1.5 / 3, and an input, in float64."""
+    """Return a frozen base layer, an adapter with random factors at scale 1.5 / 3, and an input, in float64."""
     make, shape = LAYERS[kind]
     shape = (2, *shape[1:2], 3, 5) if small else shape
     generator = torch.Generator().manual_seed(0)

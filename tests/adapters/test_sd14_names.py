@@ -28,7 +28,7 @@ CONV_CLASSES = ATTENTION_CLASSES | {"ResnetBlock2D", "Downsample2D", "Upsample2D
 
 
 def kohya_names(unet: nn.Module, classes: set[str]) -> set[str]:
-    """The names that kohya's `create_modules` makes: every Linear and Conv2d inside modules of these classes."""
+    """Return the names that kohya's `create_modules` makes: every Linear and Conv2d inside modules of these classes."""
     return {
         f"lora_unet.{name}.{child}".replace(".", "_")
         for name, module in unet.named_modules()

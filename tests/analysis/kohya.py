@@ -23,7 +23,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def kohya(path: str) -> str:
-    """The file's name of a UNet module."""
+    """Return the file's name of a UNet module."""
     return "lora_unet_" + path.replace(".", "_")
 
 
@@ -48,7 +48,7 @@ def adapter_tensors(
     alpha: float | None = 2.0,
     shapes: Mapping[str, tuple[int, ...]] = SHAPES,
 ) -> dict[str, np.ndarray]:
-    """The tensors of an adapter on `paths`."""
+    """Return the tensors of an adapter on `paths`."""
     draw = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
     for path in paths:
@@ -57,7 +57,7 @@ def adapter_tensors(
 
 
 def of_zeros(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same modules with an up of zeros, as before any training."""
+    """Return the same modules with an up of zeros, as before any training."""
     return {key: 0 * values if key.endswith("lora_up.weight") else values for key, values in tensors.items()}
 
 
@@ -68,7 +68,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 
 
 def dense(tensors: Mapping[str, np.ndarray], path: str) -> Array:
-    """A module's delta, multiplied out, `(out, in)`."""
+    """Return a module's delta, multiplied out, `(out, in)`."""
     down = tensors[f"{kohya(path)}.lora_down.weight"].astype(np.float64)
     up = tensors[f"{kohya(path)}.lora_up.weight"].astype(np.float64)
     alpha = tensors.get(f"{kohya(path)}.alpha")

@@ -18,7 +18,7 @@ from bwlab.errors import BwlabError
 
 
 def run(main: object, arguments: str) -> str:
-    """What a command prints; it must succeed."""
+    """Return what a command prints; it must succeed."""
     app = typer.Typer()
     app.command()(main)  # type: ignore[type-var]
     result = CliRunner().invoke(app, shlex.split(arguments), env={"COLUMNS": "120"})

@@ -29,7 +29,7 @@ COMMAND = """
 
 
 def exit_code(*arguments: str) -> int:
-    """The exit code of `bwlab` with these arguments."""
+    """Return the exit code of `bwlab` with these arguments."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     return int(end.value.code or 0)
@@ -87,7 +87,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def raising(error: BaseException) -> Callable[[], None]:
-    """A function that raises `error`."""
+    """Return a function that raises `error`."""
 
     def call() -> None:
         raise error

@@ -19,7 +19,7 @@ WIDTH = 100
 
 
 def run(*arguments: str) -> int:
-    """The exit code of `bwlab` with these arguments."""
+    """Return the exit code of `bwlab` with these arguments."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     return int(end.value.code or 0)
@@ -27,7 +27,7 @@ def run(*arguments: str) -> int:
 
 @pytest.fixture
 def bad_plugin(packages: FakePackages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plugin that fails, and a terminal of 100 columns."""
+    """Return a plugin that fails, and a terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     packages.install("bwlab-bad", "0.3", {"bad": "raise RuntimeError('it is ' + 'very ' * 30 + 'broken')"})
 

@@ -14,7 +14,7 @@ SQUARE, WIDE, TALL = (64, 64), (96, 48), (48, 96)
 
 
 def batch_indices(repeats: tuple[int, ...], seed: int, step: int, size: int) -> list[int]:
-    """A batch of examples that are all alike."""
+    """Return a batch of examples that are all alike."""
     order = new_order(repeats, [SQUARE] * len(repeats), [False] * len(repeats))
     return [place.example for place in order.places(step, size, seed)]
 

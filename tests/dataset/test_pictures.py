@@ -21,7 +21,7 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
 def half_clear(width: int = 13, height: int = 11) -> Image.Image:
-    """An RGBA image: red on the left, on the right a black that is not seen."""
+    """Return an RGBA image: red on the left, on the right a black that is not seen."""
     pixels = np.zeros((height, width, 4), np.uint8)
     pixels[:, :6] = (255, 0, 0, 255)
     return Image.fromarray(pixels)
@@ -119,7 +119,7 @@ def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path, orientation: int
 
 
 def swapped_profile() -> bytes:
-    """An RGB profile in which red and blue have changed places."""
+    """Return an RGB profile in which red and blue have changed places."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     count = struct.unpack(">I", profile[128:132])[0]
     entries = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
@@ -187,7 +187,7 @@ def test_a_jpeg_that_ends_early_is_broken(tmp_path: Path) -> None:
 
 
 def whole_file(kind: str) -> bytes:
-    """A small file of a kind."""
+    """Return a small file of a kind."""
     buffer = io.BytesIO()
     half_clear().convert("RGB").save(buffer, kind, **({"icc_profile": swapped_profile()} if kind != "BMP" else {}))
     return buffer.getvalue()

@@ -204,7 +204,7 @@ tables = st.dictionaries(st.sampled_from(sorted(OPTIONS)) | st.text("abc_", min_
 
 
 def inline(value: object) -> str:
-    """A value as TOML writes it."""
+    """Return a value as TOML writes it."""
     if isinstance(value, list):
         return f"[{', '.join(map(inline, value))}]"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)

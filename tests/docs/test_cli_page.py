@@ -38,7 +38,7 @@ PARSED = dict(parsed())
 
 
 def section(name: str) -> str:
-    """The page's section on one command."""
+    """Return the page's section on one command."""
     return re.split(r"^## ", TEXT.split(f"\n## {name}\n")[1], flags=re.MULTILINE)[0]
 
 

@@ -13,7 +13,7 @@ from bwlab_emoji.world import HELD_OUT
 
 @pytest.fixture(scope="session")
 def small_art() -> Art:
-    """The held-out identities and three others, each a rectangle of its own place and colour in every set."""
+    """Return the held-out identities and three others, each a rectangle of its own place and colour in every set."""
     names = tuple(sorted((*HELD_OUT, "tomato", "rat", "tiger")))
     rng = np.random.default_rng(3)
     pixels = np.zeros((len(names), len(ICON_SETS), 64, 64, 4), dtype=np.uint8)
@@ -35,7 +35,7 @@ def more_art(small_art: Art) -> MoreArt:
 
 @pytest.fixture
 def work(small_art: Art, more_art: MoreArt, tmp_path: Path) -> Path:
-    """A work folder whose art is rendered already."""
+    """Return a work folder whose art is rendered already."""
     folder = tmp_path / "work"
     folder.mkdir()
     np.savez_compressed(folder / "art.npz", names=np.array(small_art.names), pixels=small_art.pixels)

@@ -26,7 +26,7 @@ def trained(
     alpha: float | None,
     text_encoder: TextEncoders = None,
 ) -> Adapter:
-    """An adapter with every number moved from its start."""
+    """Return an adapter with every number moved from its start."""
     generator = torch.Generator().manual_seed(0)
     adapter = create_adapter(
         unet,

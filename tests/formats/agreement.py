@@ -36,7 +36,7 @@ def predict(unet: UNet2DConditionModel) -> Tensor:
 
 @torch.no_grad()
 def hidden(encoder: nn.Module) -> Tensor:
-    """What a text encoder makes of five tokens."""
+    """Return what a text encoder makes of five tokens."""
     states: Tensor = encoder(torch.tensor([[512, 5, 7, 9, 513]])).last_hidden_state
     return states
 
@@ -46,7 +46,7 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
 
 
 def attached_output(unet: UNet2DConditionModel, adapter: Adapter) -> Tensor:
-    """What the UNet says with the adapter, checked to differ from what it says without."""
+    """Return what the UNet says with the adapter, checked to differ from what it says without."""
     with attach(unet, ScaledAdapter(adapter)):
         ours = predict(unet)
     assert relative_error(predict(unet), ours) > 100 * TOLERANCE
@@ -54,7 +54,7 @@ def attached_output(unet: UNet2DConditionModel, adapter: Adapter) -> Tensor:
 
 
 def loaded_by_diffusers(unet: UNet2DConditionModel, file: Path) -> UNet2DConditionModel:
-    """A copy of the UNet with the file as diffusers loads it."""
+    """Return a copy of the UNet with the file as diffusers loads it."""
     is_xl = unet.config["up_block_types"][0] == "CrossAttnUpBlock2D"
     pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
     theirs = copy.deepcopy(unet)

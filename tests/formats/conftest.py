@@ -47,5 +47,5 @@ def sdxl_unet() -> UNet2DConditionModel:
 
 @pytest.fixture(scope="session")
 def manager() -> PluginManager:
-    """A manager that knows LoRA and LoCon alone."""
+    """Return a manager that knows LoRA and LoCon alone."""
     return build_manager([bwlab_lora.plugin, bwlab_locon.plugin, bwlab.plugins.builtin], installed=False)

@@ -32,12 +32,12 @@ def read(folder: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, st
 
 
 def keyed(name: Callable[[str, bool], str]) -> dict[str, np.ndarray]:
-    """The factors under the keys that `name(path, is_down)` gives."""
+    """Return the factors under the keys that `name(path, is_down)` gives."""
     return {name(path, down): pair[0 if down else 1] for path, pair in factors().items() for down in (True, False)}
 
 
 def assert_holds(contents: AdapterContents, dialect: str, scale: float = 1.0) -> None:
-    """The contents hold all factors, with this scale, and nothing else."""
+    """Return the contents hold all factors, with this scale, and nothing else."""
     assert (contents.dialect, contents.unknown) == (dialect, ())
     assert set(contents.modules) == set(PATHS)
     for path, (down, up) in factors().items():

@@ -113,7 +113,7 @@ CASES = (
 
 @cache
 def made(case: Case, layer: str) -> tuple[nn.Module, LycorisBaseModule]:
-    """A base layer, and a LyCORIS module on one like it, every parameter of both random and not small."""
+    """Return a base layer, and a LyCORIS module on one like it, every parameter of both random and not small."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         base = case.shapes[layer]().to(case.dtype).requires_grad_(False)
@@ -136,7 +136,7 @@ def layers_of(case: Case) -> dict[str, tuple[nn.Module, LycorisBaseModule]]:
 
 
 def write_case(case: Case, folder: Path, metadata: Mapping[str, str] | None = None) -> Path:
-    """The file of kohya keys that LyCORIS would save these modules as."""
+    """Return the file of kohya keys that LyCORIS would save these modules as."""
     tensors = {
         f"lora_unet_{PATHS[layer].replace('.', '_')}.{leaf}": tensor.detach().clone().contiguous()
         for layer, (_, module) in layers_of(case).items()

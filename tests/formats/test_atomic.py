@@ -16,7 +16,7 @@ from bwlab.files import write_atomically
 
 
 def full_disk(path: Path, pieces: Iterable[bytes]) -> None:
-    """Writes half, then finds the disk full."""
+    """Write half, then finds the disk full."""
     data = b"".join(pieces)
     path.write_bytes(data[: len(data) // 2])
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

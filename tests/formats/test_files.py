@@ -23,7 +23,7 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int
 
 
 def written(path: Path, header: object, data: bytes = b"") -> Path:
-    """A file with this JSON header."""
+    """Return a file with this JSON header."""
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path

@@ -21,7 +21,7 @@ LDM_LEAVES = {
 
 
 def ldm_name(path: str, attention_levels: tuple[int, ...]) -> str:
-    """The original (LDM) name of a diffusers layer, by the table of CompVis' UNet.
+    """Return the original (LDM) name of a diffusers layer, by the table of CompVis' UNet.
 
     `attention_levels` are the up blocks that have attentions: there the upsampler is the third part, else the second.
     """

@@ -33,7 +33,7 @@ Change = Callable[[dict[str, Tensor]], object]
 
 
 def changed(source: Path, change: Change, metadata: dict[str, str] | None = None) -> Path:
-    """A copy of a file with its tensors changed and its metadata replaced."""
+    """Return a copy of a file with its tensors changed and its metadata replaced."""
     tensors = load_file(source)
     change(tensors)
     target = source.with_name("changed.safetensors")

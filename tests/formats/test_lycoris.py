@@ -25,7 +25,7 @@ def weight_of(base: nn.Module) -> np.ndarray:
 
 
 def output(base: nn.Module, module: ModuleWeights, x: torch.Tensor) -> torch.Tensor:
-    """What the layer gives with its weight and bias changed."""
+    """Return what the layer gives with its weight and bias changed."""
     weight = base.get_parameter("weight") + torch.from_numpy(module.delta(weight_of(base)))
     added = module.bias_delta()
     bias = base.get_parameter("bias") + (0 if added is None else torch.from_numpy(added))

@@ -28,7 +28,7 @@ XL_SPEC = "style=4, content=2, in1=3, mid=2, out2=5"
 
 
 def converted(adapter: Adapter, folder: Path, form: str, manager: PluginManager) -> Path:
-    """The adapter, saved and converted."""
+    """Return the adapter, saved and converted."""
     save_adapter(adapter, folder / "saved.safetensors")
     out = folder / ("peft" if form == "peft" else f"{form}.safetensors")
     convert(Conversion(folder / "saved.safetensors", Target(out, form)), manager)
@@ -64,7 +64,7 @@ def test_lycoris_reconstructs_every_module(
 
 
 def apply_lycoris(unet: nn.Module, file: Path, adapter: Adapter) -> None:
-    """Puts LyCORIS' own modules, made from the file, in the places of a model's layers."""
+    """Put LyCORIS' own modules, made from the file, in the places of a model's layers."""
     tensors = safetensors.torch.load_file(file)
     for path in adapter.layers:
         name = kohya_name_of(path)

@@ -19,7 +19,7 @@ from tests.analysis.random_adapters import random_adapter
 
 
 def lively_controlnet(pipe: StableDiffusionPipeline) -> ControlNetModel:
-    """A ControlNet from a base's UNet whose zero convolutions are random numbers: it does something."""
+    """Return a ControlNet from a base's UNet whose zero convolutions are random numbers: it does something."""
     net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 4, 8))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -19,7 +19,7 @@ PROMPTS = ("flat, tomato, white background", "noto, tomato, white background")
 
 
 def lines_met(picture: Image.Image, lines: Image.Image) -> float:
-    """The share of the control's lines with an edge of the picture within 2 pixels."""
+    """Return the share of the control's lines with an edge of the picture within 2 pixels."""
     wanted = np.asarray(lines.convert("L")) > 0
     drawn = np.asarray(edge_map(picture, "canny").convert("L")) > 0
     return float((distance_transform_edt(~drawn)[wanted] <= 2).mean())

@@ -24,7 +24,7 @@ def best_loss(matrix: Array, rank: int) -> float:
 
 
 def assert_near_best(found: Truncation, dense: Array, rank: int, tolerance: float) -> None:
-    """The approximation is of this rank at most, near the best, and tells its own error."""
+    """Return the approximation is of this rank at most, near the best, and tells its own error."""
     energy = float(np.sum(dense**2))
     assert found.matrix.inner_rank <= rank
     assert found.energy == pytest.approx(energy)

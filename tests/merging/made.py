@@ -29,7 +29,7 @@ IN0, OUT3, MID, IN1, TE = PATHS
 
 
 def lora(path: str, rank: int, alpha: float | None, seed: int, shape: Sequence[int] | None = None) -> ModuleWeights:
-    """A random LoRA module in float32."""
+    """Return a random LoRA module in float32."""
     generator = np.random.default_rng([seed, PATHS.index(path)])
     out, *inner = shape or SHAPES[path]
     ones = (1,) * (len(inner) - 1)
@@ -41,12 +41,12 @@ def lora(path: str, rank: int, alpha: float | None, seed: int, shape: Sequence[i
 
 
 def adapter(folder: Path, name: str, ranks: Mapping[str, int], seed: int = 0, alpha: float | None = 2.0) -> Path:
-    """A kohya file of random LoRA modules, by path and rank."""
+    """Return a kohya file of random LoRA modules, by path and rank."""
     return written(folder / f"{name}.safetensors", [lora(path, rank, alpha, seed) for path, rank in ranks.items()])
 
 
 def written(path: Path, modules: Sequence[ModuleWeights], metadata: Mapping[str, str] | None = None) -> Path:
-    """A kohya file of these modules, each with its own alpha."""
+    """Return a kohya file of these modules, each with its own alpha."""
     write_tensors(path, kohya_tensors(modules, kohya_name_of), dict(metadata or {}))
     return path
 
@@ -59,5 +59,5 @@ def deltas(contents: AdapterContents | Path) -> dict[str, Array]:
 
 
 def relative(a: Array, b: Array) -> float:
-    """The norm of the difference over that of `b`."""
+    """Return the norm of the difference over that of `b`."""
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))

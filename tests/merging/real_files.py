@@ -16,7 +16,7 @@ FILES = sorted(path.name for path in FOLDER.iterdir() if path.suffix != ".md") i
 
 
 def real_file(name: str) -> Path:
-    """The file; skips the test where the folder is absent."""
+    """Return the file; skips the test where the folder is absent."""
     if not FOLDER.is_dir():
         pytest.skip(f"no folder {FOLDER}")
     return FOLDER / name
@@ -30,7 +30,7 @@ def assert_same_deltas(a: AdapterContents, b: AdapterContents, tolerance: float 
 
 
 def difference(a: ModuleWeights, b: ModuleWeights) -> float:
-    """The norm of the difference of two deltas over that of the first; 0 without a look at it if all leaves agree."""
+    """Return the norm of the difference of two deltas over that of the first; 0 without a look at it if all leaves agree."""
     if _same_leaves(a, b):
         return 0.0
     here, there = a.factors(), b.factors()

@@ -44,14 +44,14 @@ TOLERANCE = 1e-5
 
 @torch.no_grad()
 def hidden(encoder: nn.Module) -> Tensor:
-    """What a text encoder makes of five tokens."""
+    """Return what a text encoder makes of five tokens."""
     states: Tensor = encoder(torch.tensor([[3, 5, 7, 9, 2]]))[0]
     return states
 
 
 @torch.no_grad()
 def outputs(pipe: Pipeline) -> list[Tensor]:
-    """What UNet and text encoders say."""
+    """Return what UNet and text encoders say."""
     generator, config = torch.Generator().manual_seed(1), pipe.unet.config
     size, width = config.sample_size, config.cross_attention_dim
     latents = torch.randn(2, config.in_channels, size, size, generator=generator)
@@ -81,7 +81,7 @@ def two_adapters(pipe: Pipeline, folder: Path, manager: PluginManager) -> tuple[
 def attached(
     pipe: Pipeline, files: tuple[Path, ...], scales: tuple[float, ...], manager: PluginManager
 ) -> list[Tensor]:
-    """What the pipeline says with adapters attached, checked to differ from what it says without."""
+    """Return what the pipeline says with adapters attached, checked to differ from what it says without."""
     scheme, encoders = base_scheme(pipe, manager.block_schemes()), list(text_encoders(pipe))
     plain = outputs(pipe)
     uses = [
@@ -176,7 +176,7 @@ def test_norms_and_biases_are_merged(tmp_path: Path, manager: PluginManager, tin
 
 
 def base_bound(pipe: Pipeline, path: Path) -> Path:
-    """A file of modules whose deltas depend on the base's weights: OFT, DoRA and IA3."""
+    """Return a file of modules whose deltas depend on the base's weights: OFT, DoRA and IA3."""
     generator = np.random.default_rng(0)
     attention = "mid_block.attentions.0.transformer_blocks.0.attn1"
     out = pipe.unet.get_submodule(f"{attention}.to_q").weight.shape[0]

@@ -32,14 +32,14 @@ EXACT = 1e-6
 
 
 def merged(folder: Path, recipe: MergeRecipe, manager: PluginManager, rank: int | None = None) -> dict[str, Array]:
-    """The deltas of a merge."""
+    """Return the deltas of a merge."""
     out = folder / "merged.safetensors"
     merge(recipe, Target(out, overwrite=True), manager, rank=rank)
     return deltas(out)
 
 
 def added(*terms: tuple[float, dict[str, Array]]) -> dict[str, Array]:
-    """The dense sum of scaled deltas."""
+    """Return the dense sum of scaled deltas."""
     total: dict[str, Array] = {}
     for scale, found in terms:
         for path, delta in found.items():

@@ -44,7 +44,7 @@ def test_it_adapts_all_that_locon_does() -> None:
 
 
 def layer_of(kind: str, rank: int = 5, alpha: float = 2.5, seed: int = 0) -> tuple[BaseLayer, OrthoLayer]:
-    """A frozen base layer and a fresh ortho layer on it."""
+    """Return a frozen base layer and a fresh ortho layer on it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         base = MAKE[kind]().requires_grad_(False)

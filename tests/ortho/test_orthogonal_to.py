@@ -20,7 +20,7 @@ RANK, OTHER_RANK = 3, 2
 
 
 def train_one(base: Path | str, data: Path, out: Path, *sets: str, resume: bool = False) -> Path:
-    """A short run at a high rate; bfloat16, where it would be the default, could hide nothing but costs exactness."""
+    """Return a short run at a high rate; bfloat16, where it would be the default, could hide nothing but costs exactness."""
     sets = ("training.lr=0.01", "training.steps=4", "adapter.blocks=all=3", *sets)
     config = short_config(Path(base), data, out, *sets)
     return run(config, bwlab_ortho.plugin, existing=Existing.RESUME if resume else Existing.REFUSE)
@@ -38,7 +38,7 @@ def cosines(one: AdapterContents, other: AdapterContents) -> dict[str, float]:
 
 
 def orthonormality(contents: AdapterContents) -> float:
-    """The largest |V^T V - I| and |u_i . u_j| / |u_i||u_j| of a file."""
+    """Return the largest |V^T V - I| and |u_i . u_j| / |u_i||u_j| of a file."""
     worst = 0.0
     for module in contents.modules.values():
         for leaf, flat in (("lora_down.weight", False), ("lora_up.weight", True)):
@@ -52,7 +52,7 @@ def orthonormality(contents: AdapterContents) -> float:
 
 @pytest.fixture(scope="module")
 def identity(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoCon of rank 2 on the upper blocks of the tiny pipeline, every number random."""
+    """Return a LoCon of rank 2 on the upper blocks of the tiny pipeline, every number random."""
     return random_locon(tiny_pipeline, tmp_path_factory.mktemp("identity"), f"upper={OTHER_RANK}")
 
 

@@ -34,7 +34,7 @@ class FakePackages:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePackages]:
-    """A place to install made-up packages; all is gone after the test."""
+    """Return a place to install made-up packages; all is gone after the test."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)

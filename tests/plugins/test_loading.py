@@ -34,7 +34,7 @@ IMPLEMENTS = """
 
 
 def declares(*hooks: str) -> str:
-    """The source of a plugin that declares `hooks`, each with the argument `place`."""
+    """Return the source of a plugin that declares `hooks`, each with the argument `place`."""
     specs = "".join(f"    @hookspec\n    def {hook}(self, place):\n        pass\n" for hook in hooks)
     return (
         "from bwlab import hookimpl\nfrom bwlab.plugins.hookspecs import hookspec\n"
@@ -44,19 +44,19 @@ def declares(*hooks: str) -> str:
 
 
 def implements(**hooks: str) -> str:
-    """The source of a plugin with one function for each `hook=argument`."""
+    """Return the source of a plugin with one function for each `hook=argument`."""
     functions = "".join(f"@hookimpl\ndef {hook}({argument}):\n    return []\n" for hook, argument in hooks.items())
     return f"from bwlab import hookimpl\n{functions}"
 
 
 def record_of(manager: PluginManager, name: str, distribution: str | None = None) -> PluginRecord:
-    """The one record of that name (and distribution)."""
+    """Return the one record of that name (and distribution)."""
     (record,) = [one for one in manager.records if one.name == name and distribution in (None, one.distribution)]
     return record
 
 
 def implemented_by(manager: PluginManager, name: str) -> list[str]:
-    """The hooks that a plugin of this name has an implementation in, whatever the records say."""
+    """Return the hooks that a plugin of this name has an implementation in, whatever the records say."""
     callers = [caller for hook, caller in vars(manager.hook).items() if not hook.startswith("_")]
     return [caller.name for caller in callers for one in caller.get_hookimpls() if one.plugin_name == name]
 
@@ -219,7 +219,7 @@ def test_a_plugin_that_fails_to_declare_costs_only_itself(packages: FakePackages
 
 
 def candidate(name: str, source: str) -> Candidate:
-    """A candidate whose module is made of `source` when it is imported."""
+    """Return a candidate whose module is made of `source` when it is imported."""
 
     def load() -> ModuleType:
         module = ModuleType(name)

@@ -25,7 +25,7 @@ TINY_CLIP = {
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder with a red, a green and a blue picture, the last in a folder below."""
+    """Return a folder with a red, a green and a blue picture, the last in a folder below."""
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)
     for name, colour in (("a.png", RED), ("b.jpg", GREEN), ("below/c.png", BLUE)):
@@ -35,7 +35,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny open_clip model with random weights, as open_clip's own files in a folder."""
+    """Return a tiny open_clip model with random weights, as open_clip's own files in a folder."""
     import open_clip
     from safetensors.torch import save_file
 
@@ -62,7 +62,7 @@ ROWS = [
 
 @pytest.fixture
 def wd14(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a real ONNX model whose tags are the mean of each channel of the middle, and its selected_tags.csv."""
+    """Write a real ONNX model whose tags are the mean of each channel of the middle, and its selected_tags.csv."""
 
     def write(size: int | str = 6, batch: int | str = "batch", rows: list[tuple[int, str, int]] = ROWS) -> Path:
         folder = tmp_path / "wd14"

@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def bwlab(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command line; exit code, standard output and standard error."""
+    """Run the command line; exit code, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: object) -> tuple[int, str, str]:

@@ -20,7 +20,7 @@ COLOURS = ("red", "green", "blue")
 
 
 def colours(pictures: Sequence[Image], more: Sequence[str] = ()) -> list[list[Tag]]:
-    """The strongest channel of the middle, and further tags."""
+    """Return the strongest channel of the middle, and further tags."""
     described = []
     for picture in pictures:
         pixel = picture.getpixel((picture.width // 2, picture.height // 2))

@@ -65,7 +65,7 @@ def test_any_table_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, 
 
 
 def toml_inline(value: object) -> str:
-    """A value as TOML writes it."""
+    """Return a value as TOML writes it."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)} = {toml_inline(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list):

@@ -30,7 +30,7 @@ def sdxl() -> nn.Module:
 
 
 def layers(*blocks: str) -> list[str]:
-    """A layer in each of these blocks, as `in0` or `out3`."""
+    """Return a layer in each of these blocks, as `in0` or `out3`."""
     sides = {"in": "down_blocks", "ou": "up_blocks"}
     return [f"{sides[b[:2]]}.{b[-1]}.{RESNET}" if b != "mid" else f"mid_block.{RESNET}" for b in blocks]
 

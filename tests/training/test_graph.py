@@ -56,7 +56,7 @@ def frozen_unet(dtype: torch.dtype = torch.float64) -> nn.Module:
 
 
 def trained(unet: nn.Module, kind: str, blocks: str) -> Adapter:
-    """An adapter whose factors are all other than zero."""
+    """Return an adapter whose factors are all other than zero."""
     generator = torch.Generator().manual_seed(0)
     ranks = parse_spec(blocks, SCHEME, kind="rank")
     adapter_type = build_manager().adapter_type(kind)
@@ -68,7 +68,7 @@ def trained(unet: nn.Module, kind: str, blocks: str) -> Adapter:
 
 
 def predict(unet: nn.Module, run: Callable[..., tuple[Tensor]] | None = None) -> Tensor:
-    """What the UNet, or `run` in its place, predicts for the same noisy latents each time."""
+    """Return what the UNet, or `run` in its place, predicts for the same noisy latents each time."""
     generator, dtype = torch.Generator().manual_seed(1), next(unet.parameters()).dtype
     noisy = torch.randn(2, 4, 8, 8, generator=generator).to(dtype)
     context = torch.randn(2, 5, TINY_WIDTH, generator=generator).to(dtype)
@@ -77,7 +77,7 @@ def predict(unet: nn.Module, run: Callable[..., tuple[Tensor]] | None = None) ->
 
 
 def step(unet: nn.Module, adapter: Adapter, context: Context) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """The prediction and the gradients by name."""
+    """Return the prediction and the gradients by name."""
     with attach(unet, ScaledAdapter(adapter, 0.7)), context(unet, adapter):
         prediction = predict(unet)
         prediction.square().mean().backward()

@@ -115,7 +115,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
 
 
 def rates_of(base: Path, data: Path, out: Path, *sets: str) -> dict[str, float]:
-    """The rate of each block, by the groups that its layers' parameters are in."""
+    """Return the rate of each block, by the groups that its layers' parameters are in."""
     config = short_config(base, data, out, "adapter.blocks=all=2, te=1", *sets)
     learned = prepare(config, plugins(), Console(quiet=True)).learned
     groups = parameter_groups(config, learned)

@@ -207,7 +207,7 @@ class _Sums:
         return {name: self._measured(name, found) for name in MEASURES}
 
     def _measured(self, name: str, found: Mapping[str, PairSums]) -> Measured | None:
-        """A measure beside its null: for what a keeps, b is replaced; for what b keeps, a is; else both in turn."""
+        """Return a measure beside its null: for what a keeps, b is replaced; for what b keeps, a is; else both in turn."""
         value = getattr(found[BOTH], name)
         if value is None:
             return None

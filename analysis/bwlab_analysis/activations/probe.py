@@ -266,7 +266,7 @@ class Moments:
             self._norm_squares += (norm - before) * (norm - self._norm_mean)
 
     def _add_to_sketch(self, rows: Tensor) -> None:
-        """A count sketch of the rows (Charikar et al. 2002): each is added to a random place with a random sign."""
+        """Return a count sketch of the rows (Charikar et al. 2002): each is added to a random place with a random sign."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._rows)
         places = torch.randint(SKETCH_ROWS, (len(rows),), generator=generator)
         signs = torch.randint(2, (len(rows),), generator=generator).double() * 2 - 1

@@ -93,7 +93,7 @@ def asked_plan(
 
 
 def _set(text: str) -> tuple[str, object]:
-    """A setting as TOML reads it; what is not TOML is text."""
+    """Return a setting as TOML reads it; what is not TOML is text."""
     import tomllib
 
     key, equals, value = text.partition("=")

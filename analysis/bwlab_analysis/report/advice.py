@@ -93,7 +93,7 @@ def specs_of(steps: Sequence[Step]) -> dict[str, str]:
 
 
 def nothing_to_do() -> str:
-    """What to say where no step is left."""
+    """Return what to say where no step is left."""
     return (
         f"Nothing here is worth turning down: no block gives the other adapter over {100 * WORTH:.0f} % of its effect "
         "more than it costs its own. 'bwlab analyze recommend' tries parts of adapters by painting."

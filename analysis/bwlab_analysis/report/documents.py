@@ -35,7 +35,7 @@ NORMS_VERSION = 2
 
 
 def norms_document(report: NormsReport) -> dict[str, Json]:
-    """The report of `bwlab analyze norms`; shares are 0..1, norms those of the delta with its scale."""
+    """Return the report of `bwlab analyze norms`; shares are 0..1, norms those of the delta with its scale."""
     return {
         "schema": "bwlab.analyze.norms",
         "schema_version": NORMS_VERSION,
@@ -54,7 +54,7 @@ def norms_document(report: NormsReport) -> dict[str, Json]:
 
 
 def conflict_document(report: ConflictReport) -> dict[str, Json]:
-    """The report of `bwlab analyze conflict`; shares are 0..1, angles degrees, overlaps multiples of chance."""
+    """Return the report of `bwlab analyze conflict`; shares are 0..1, angles degrees, overlaps multiples of chance."""
     return {
         "schema": "bwlab.analyze.conflict",
         "schema_version": SCHEMA_VERSION,
@@ -134,7 +134,7 @@ def base_conflict_document(found: PairInBase) -> dict[str, Json]:
 
 
 def interaction_document(report: InteractionReport) -> dict[str, Json]:
-    """What two adapters do to activations: by block and timestep (`"all"` first), and the blame of each block."""
+    """Return what two adapters do to activations: by block and timestep (`"all"` first), and the blame of each block."""
     return {
         "inputs": report.inputs,
         "latents": report.latents,
@@ -171,7 +171,7 @@ def blame_document(blame: Sequence[BlockBlame]) -> list[Json]:
 
 
 def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[str, Json]:
-    """What to turn down, in words and in every tool's notation."""
+    """Return what to turn down, in words and in every tool's notation."""
     steps = steps_of(blame)
     specs = specs_of(steps)
     return {
@@ -184,7 +184,7 @@ def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[st
 
 
 def activations_document(file: str, base: str, report: ActivationReport) -> dict[str, Json]:
-    """The report of `bwlab analyze activations`."""
+    """Return the report of `bwlab analyze activations`."""
     return {
         "schema": "bwlab.analyze.activations",
         "schema_version": SCHEMA_VERSION,
@@ -208,7 +208,7 @@ def fidelity_document(
     profiles: Sequence[BlockProfile],
     leading: Sequence[str],
 ) -> dict[str, Json]:
-    """The report of `bwlab analyze fidelity`; intervals are 95 % bootstrap intervals over prompts and seeds."""
+    """Return the report of `bwlab analyze fidelity`; intervals are 95 % bootstrap intervals over prompts and seeds."""
     return {
         "schema": "bwlab.analyze.fidelity",
         "schema_version": SCHEMA_VERSION,
@@ -230,7 +230,7 @@ def fidelity_document(
 
 
 def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme) -> dict[str, Json]:
-    """The report of `bwlab analyze recommend`: what was tried, the best first."""
+    """Return the report of `bwlab analyze recommend`: what was tried, the best first."""
     specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
     return {
         "schema": "bwlab.analyze.recommend",

@@ -114,7 +114,7 @@ def number_text(value: float, digits: int = 2) -> str:
 
 
 def signed_text(value: float) -> str:
-    """A difference with its sign; what rounds to nothing is `+0.00`.
+    """Return a difference with its sign; what rounds to nothing is `+0.00`.
 
     >>> signed_text(0.123), signed_text(-0.001)
     ('+0.12', '+0.00')

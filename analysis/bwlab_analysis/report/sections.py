@@ -37,7 +37,7 @@ KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
 
 def activations_section(document: Document) -> str:
-    """What one adapter changes by block and timestep."""
+    """Return what one adapter changes by block and timestep."""
     changes = document["changes"]
     blocks, times = list(dict.fromkeys(one["block"] for one in changes)), document["timesteps"]
     parts = [
@@ -182,7 +182,7 @@ def norms_section(document: Document) -> str:
 
 
 def recommend_section(document: Document) -> str:
-    """The compositions that were tried."""
+    """Return the compositions that were tried."""
     rows = [
         [
             _interval({"mean": trial["kept"]["together"], **trial["kept"]}),
@@ -246,7 +246,7 @@ def _matrices(pairs: Sequence[Document], called: Mapping[str, str]) -> dict[str,
 
 
 def _of_whole(pair: Document, name: str) -> Document | None:
-    """A measure of two whole adapters; of no shared module the cosine is exactly 0."""
+    """Return a measure of two whole adapters; of no shared module the cosine is exactly 0."""
     measured: Document | None = pair["total"].get(name)
     return {"value": 0.0} if name == "cosine" and pair["total"]["disjoint"] else measured
 
@@ -275,7 +275,7 @@ def _places(document: Document) -> Sequence[Document]:
 
 
 def _weights(group: Document, name: str) -> Cell:
-    """A measure of two adapters' weights; of no shared module the cosine is exactly 0."""
+    """Return a measure of two adapters' weights; of no shared module the cosine is exactly 0."""
     return Cell("exactly 0", 0.0) if name == "cosine" and group["disjoint"] else measure_cell(group.get(name), name)
 
 
@@ -285,7 +285,7 @@ def _interval(interval: Document, text: Callable[[float], str] = number) -> Cell
 
 
 def _head(name: str) -> str:
-    """A measure's name as tables show it."""
+    """Return a measure's name as tables show it."""
     return name.replace("_", " ")
 
 
@@ -323,7 +323,7 @@ def _short_names(files: Sequence[str]) -> dict[str, str]:
 
 
 def measure_cell(measured: Document | None, name: str = "") -> Cell:
-    """A measure of weights beside a random pair's, and how much that varies; `-` of none."""
+    """Return a measure of weights beside a random pair's, and how much that varies; `-` of none."""
     if measured is None:
         return number_cell(None)
     spread = measured.get("random_sd")
@@ -332,7 +332,7 @@ def measure_cell(measured: Document | None, name: str = "") -> Cell:
 
 
 def advice(advice: Document) -> list[str]:
-    """What to turn down, in words and in the notations of tools."""
+    """Return what to turn down, in words and in the notations of tools."""
     words = [step["words"] for step in advice["steps"]]
     if not words:
         return [heading("What to do", 3), paragraph(nothing_to_do())]
@@ -354,7 +354,7 @@ def specs(found: Mapping[str, str], notations: Document, notes: Document) -> str
 
 
 def losses(reports: Sequence[Document]) -> list[str]:
-    """What each adapter does to the loss on the other's pictures."""
+    """Return what each adapter does to the loss on the other's pictures."""
     rows = [
         [
             Cell(report["adapter"]),
@@ -380,7 +380,7 @@ def _error(error: float | None) -> str:
 
 
 def in_the_base(function: Document) -> list[str]:
-    """What both do to the base's activations, blame, and heatmaps over timesteps."""
+    """Return what both do to the base's activations, blame, and heatmaps over timesteps."""
     places = function["places"]
     blocks = list(dict.fromkeys(place["block"] for place in places))
     rows = [
@@ -411,10 +411,10 @@ def in_the_base(function: Document) -> list[str]:
 
 
 def brackets(draws: int) -> str:
-    """What stands in brackets beside numbers, where random adapters were drawn."""
+    """Return what stands in brackets beside numbers, where random adapters were drawn."""
     return f" In brackets: {counted(draws, 'random adapter')} of the same norms." if draws else ""
 
 
 def effect_cell(measured: Document | None) -> Cell:
-    """A measure of activations beside that of random adapters; `-` of none."""
+    """Return a measure of activations beside that of random adapters; `-` of none."""
     return number_cell(None) if measured is None else number_cell(measured["value"], measured.get("random"), 3)

@@ -40,7 +40,7 @@ class Reading:
 
 
 def verdict(report: ConflictReport) -> list[str]:
-    """The lines below the table: of all blocks together, then of each."""
+    """Return the lines below the table: of all blocks together, then of each."""
     if report.total.disjoint:
         return [
             "No module is changed by both: the conflict of their weights is exactly 0. They can still act on each "
@@ -104,7 +104,7 @@ def _cosine(group: GroupConflict) -> Iterator[str]:
 
 
 def _cosine_scale(group: GroupConflict, cosine: Measured) -> float:
-    """The standard deviation of a random pair's, with the shared initialisation where there is one."""
+    """Return the standard deviation of a random pair's, with the shared initialisation where there is one."""
     given_inputs = shares_initialisation(group)
     return cosine.details["random_sd_given_inputs"] if given_inputs else cosine.random_sd or 0.0
 

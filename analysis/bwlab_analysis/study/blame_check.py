@@ -71,7 +71,7 @@ def searched(shares: Shares) -> list[Searched]:
 
 
 def _gain(shares: Shares, where: Where) -> float | None:
-    """The change of balance by what was recommended; 0 if nothing could be."""
+    """Return the change of balance by what was recommended; 0 if nothing could be."""
     results = shares.results
     if where not in results.recommended:
         return None

@@ -308,7 +308,7 @@ def _called(adapter: str, scale: str) -> str:
 
 
 def _more(one: int | None, other: int | None) -> int | None:
-    """The larger number of prompts; None is all of them."""
+    """Return the larger number of prompts; None is all of them."""
     return None if one is None or other is None else max(one, other)
 
 

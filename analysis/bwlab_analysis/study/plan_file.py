@@ -116,7 +116,7 @@ def _table(asked: str, value: object) -> Table:
 
 
 def _each(asked: str, table: Table, kind: str) -> Iterator[tuple[str, str, Table]]:
-    """What errors call it, its name, and the table of each entry of a kind."""
+    """Return what errors call it, its name, and the table of each entry of a kind."""
     for key, value in _table(f"{asked}: {kind}", table.get(kind, {})).items():
         yield f"{asked}: {kind}.{key}", key, _table(f"{asked}: {kind}.{key}", value)
 
@@ -253,7 +253,7 @@ def _parsed(name: str, path: Path | None) -> dict[str, Any]:
 
 
 def _located(entry: object, beside: Path) -> object:
-    """An identity or style whose folder is found from wherever bwlab is started."""
+    """Return an identity or style whose folder is found from wherever bwlab is started."""
     if isinstance(entry, Mapping) and "folder" in entry:
         return {**entry, "folder": str((beside / str(entry["folder"])).resolve())}
     return entry

@@ -253,7 +253,7 @@ def measures_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float | Non
 
 
 def _of_losses(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What the other adapter does to the loss on each one's pictures, and as a share of what it gained."""
+    """Return what the other adapter does to the loss on each one's pictures, and as a share of what it gained."""
     found = {}
     for kind, one in losses.items():
         harm, gain = one["both"] - one["own"], one["base"] - one["own"]

@@ -161,7 +161,7 @@ def perform_apart(job: Job, place: StudyLocation) -> str | None:
 
 @cache
 def _workshop(place: StudyLocation) -> JobContext:
-    """A process's own, open for all its jobs."""
+    """Return a process's own, open for all its jobs."""
     return open_job_context(place)
 
 

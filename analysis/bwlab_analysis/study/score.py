@@ -128,7 +128,7 @@ def _likeness(one: Any, other: Any) -> float:
 
 
 def _control(settings: Mapping[str, Any]) -> list[Image]:
-    """The pictures that a control stands for."""
+    """Return the pictures that a control stands for."""
     if settings["pictures"] == TRUE:
         true = true_picture(settings["identity"], settings["style"])
         assert true is not None  # expansion asks for this control only where it is known

@@ -38,7 +38,7 @@ class Shares:
         return {kind: float((self._top(kind) - self._zero[kind][:, :, :1].mean((2, 3))).mean()) for kind in KINDS}
 
     def _top(self, kind: str) -> Floats:
-        """The best score, `(identities, styles)`."""
+        """Return the best score, `(identities, styles)`."""
         control = TRUE if self.results.scored(TRUE, kind) else f"{kind}'s pictures"
         return np.asarray(self.results.values(control, kind).mean((2, 3)), np.float64)
 

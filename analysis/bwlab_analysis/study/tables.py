@@ -199,7 +199,7 @@ def _regret_cell(pairs: Sequence[Searched], way: str, tried: int) -> Cell:
 
 
 def _mean_cell(values: Sequence[tuple[str, float]]) -> Cell:
-    """The mean of (identity, value), resampled over identities."""
+    """Return the mean of (identity, value), resampled over identities."""
     people = dict.fromkeys(name for name, _ in values)
     means = [np.mean([value for who, value in values if who == name]) for name in people]
     return interval_cell(bootstrap(np.reshape(means, (-1, 1))), 3)

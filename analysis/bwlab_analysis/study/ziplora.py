@@ -160,7 +160,7 @@ class _Weighted:
 
 
 def _by_column(weight: Tensor, of: Tensor) -> Tensor:
-    """A weight per input channel, shaped to multiply a tensor whose second dimension these are."""
+    """Return a weight per input channel, shaped to multiply a tensor whose second dimension these are."""
     return weight.view(1, -1, *(1 for _ in of.shape[2:]))
 
 

@@ -86,7 +86,7 @@ class AdapterWeights:
         return self.contents.path
 
     def delta(self, path: str) -> FactoredMatrix:
-        """The delta of a module, scale folded in; BwlabError if a number in it is NaN or infinite.
+        """Return the delta of a module, scale folded in; BwlabError if a number in it is NaN or infinite.
 
         Where the algorithm gives no smaller factors, the dense delta stands beside an identity of its shorter side.
         """
@@ -125,12 +125,12 @@ class AdapterWeights:
         return math.fsum(float(row @ row) for row in rows)
 
     def rank(self, path: str) -> int:
-        """The rank in the file's own sense; of a module without one, the shorter side of its delta."""
+        """Return the rank in the file's own sense; of a module without one, the shorter side of its delta."""
         return self.contents.modules[path].rank() or min(self.shapes[path])
 
 
 def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights | None = None) -> AdapterWeights:
-    """The matrices of an adapter file.
+    """Return the matrices of an adapter file.
 
     Args:
         path: of the file.
@@ -216,7 +216,7 @@ def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
 
 
 def kind_of(path: str) -> str:
-    """The kind of a module: self attention, cross attention, feed-forward, the transformers' projections, and so on.
+    """Return the kind of a module: self attention, cross attention, feed-forward, the transformers' projections, and so on.
 
     >>> kind_of("mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), kind_of("up_blocks.0.upsamplers.0.conv")
     ('attn2', 'conv')

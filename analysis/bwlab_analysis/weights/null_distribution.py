@@ -18,7 +18,7 @@ PAIRINGS = (((0, 2), (1, 3)), ((0, 3), (1, 2)), ((0, 1), (2, 3)))
 
 
 def cosine_variance(shape: tuple[int, int]) -> float:
-    """The variance of the cosine of two independent random matrices of `shape = (m, n)`: `1 / (m n)`; the mean is 0.
+    """Return the variance of the cosine of two independent random matrices of `shape = (m, n)`: `1 / (m n)`; the mean is 0.
 
     With a = sum_i s_i u_i v_i^T and b = sum_j t_j p_j q_j^T, <a, b> = sum_ij s_i t_j (u_i . p_j)(v_i . q_j). Products
     of different terms have mean 0, as flipping the sign of one u_i changes nothing in law; E (u_i . p_j)^2 = 1/m and
@@ -28,7 +28,7 @@ def cosine_variance(shape: tuple[int, int]) -> float:
 
 
 def inner_variance_given_inputs(a: FactoredMatrix, b: FactoredMatrix) -> float:
-    """The variance of `<a, b>` if the row spaces are as they are and only the column sides are random.
+    """Return the variance of `<a, b>` if the row spaces are as they are and only the column sides are random.
 
     This is the scale of two adapters that share their initialisation. By the argument of `cosine_variance` with the
     v_i . q_j kept it is `sum_ij s_i^2 t_j^2 (v_i . q_j)^2 / m = |a b^T|_F^2 / m`, by traces of r x r products.
@@ -39,7 +39,7 @@ def inner_variance_given_inputs(a: FactoredMatrix, b: FactoredMatrix) -> float:
 
 
 def overlap_variance(overlap: Overlap) -> float:
-    """The variance of `|U_a^T U_b|_F^2` of two random subspaces of R^d with ranks p, q; the mean is `p q / d`.
+    """Return the variance of `|U_a^T U_b|_F^2` of two random subspaces of R^d with ranks p, q; the mean is `p q / d`.
 
     `2 p q (d - p)(d - q) / (d^2 (d - 1)(d + 2))`: the variance of trace(P Q) for a fixed projection P and a uniformly
     random one Q, from the second moments of Haar-orthogonal matrices (Collins and Sniady 2006, arXiv math-ph/0402073).
@@ -59,7 +59,7 @@ def _rank(parts: Parts) -> int:
 
 
 def _kronecker_moment(a: Parts, b: Parts) -> float:
-    """The mean of `trace(P Q)^2` of random projections P = P_1 x P_2, Q = Q_1 x Q_2, on parts of whatever sizes.
+    """Return the mean of `trace(P Q)^2` of random projections P = P_1 x P_2, Q = Q_1 x Q_2, on parts of whatever sizes.
 
     The mean of P_1 x P_1 is a sum of three maps of R^d x R^d, the Brauer algebra's: of the four indices i, j (rows) and
     k, l (columns) each has two pairs equal (`PAIRINGS`). `trace(P Q)^2 = trace((P x P)(Q x Q))` then asks how many
@@ -121,7 +121,7 @@ def least_angle(overlap: Overlap) -> float:
 
 
 def sign_conflict_sd(entries: float) -> float:
-    """The standard deviation of the sign conflict of two random matrices of so many entries; the mean is 0.5.
+    """Return the standard deviation of the sign conflict of two random matrices of so many entries; the mean is 0.5.
 
     `0.5 / sqrt(entries)` for every rank: flipping a row or a column of one matrix changes nothing in law, so the signs'
     products at different entries are uncorrelated.

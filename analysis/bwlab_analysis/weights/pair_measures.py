@@ -30,7 +30,7 @@ def _cosine_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts:
 
 
 def _cosine_of_block(modules: Sequence[Parts]) -> Measured | None:
-    """The cosine of the blocks' deltas as one long vector each; its random variance adds up over modules."""
+    """Return the cosine of the blocks' deltas as one long vector each; its random variance adds up over modules."""
     norms = math.sqrt(_total(modules, "energy_a")) * math.sqrt(_total(modules, "energy_b"))
     if norms == 0.0:
         return None

@@ -53,7 +53,7 @@ def translate_from(form: str, text: str, scheme: BlockScheme, kind: str | None =
 
 
 def _kind(form: str, kind: str | None, forms: Collection[str]) -> Kind:
-    """What the numbers are: as asked, else ranks with kohya (its `block_dims`) and scales elsewhere."""
+    """Return what the numbers are: as asked, else ranks with kohya (its `block_dims`) and scales elsewhere."""
     _known("the notation", form, forms)
     if kind is None:
         return "rank" if form == "kohya" else "scale"

@@ -43,7 +43,7 @@ LEAVES = frozenset().union(*(algorithm.leaves for algorithm in ALGORITHMS.values
 
 
 def of_a_plugin(name: str) -> Algorithm:
-    """The algorithm of an adapter type whose leaves nobody but its plugin understands: no shape, no rank, no delta."""
+    """Return the algorithm of an adapter type whose leaves nobody but its plugin understands: no shape, no rank, no delta."""
 
     def delta(leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
         found = "only the plugin of that adapter type computes it"
@@ -53,7 +53,7 @@ def of_a_plugin(name: str) -> Algorithm:
 
 
 def algorithm_of(shapes: Mapping[str, Shape]) -> Algorithm | None:
-    """The algorithm of a module with leaves of these names and shapes, `alpha` aside; None if it is of none."""
+    """Return the algorithm of a module with leaves of these names and shapes, `alpha` aside; None if it is of none."""
     leaves: Collection[str] = frozenset(shapes)
     if BLOCKS in leaves:
         return BOFT if len(shapes[BLOCKS]) == 4 else OFT

@@ -62,7 +62,7 @@ class Algorithm:
 
 
 def flat(values: Numbers) -> Numbers:
-    """A weight or factor as a matrix: all dimensions but the first as one."""
+    """Return a weight or factor as a matrix: all dimensions but the first as one."""
     return values.reshape(values.shape[0], -1)
 
 

@@ -19,7 +19,7 @@ EPSILON = float(np.finfo(np.float32).eps)
 
 
 def with_magnitude(inner: Algorithm, name: str) -> Algorithm:
-    """The algorithm whose change is that of `inner`, followed by the rescaling with `dora_scale`."""
+    """Return the algorithm whose change is that of `inner`, followed by the rescaling with `dora_scale`."""
 
     def delta(leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
         assert base is not None

@@ -21,12 +21,12 @@ def ia3_delta(leaves: Leaves, _alpha: float | None, base: Numbers | None) -> Num
 
 
 def full_delta(leaves: Leaves, _alpha: float | None, _base: Numbers | None = None) -> Numbers:
-    """The difference itself."""
+    """Return the difference itself."""
     return leaves[DIFF]
 
 
 def norm_delta(leaves: Leaves, _alpha: float | None, _base: Numbers | None = None) -> Numbers:
-    """The difference of a norm's weight, `(channels,)`."""
+    """Return the difference of a norm's weight, `(channels,)`."""
     return leaves[NORM_WEIGHT]
 
 

@@ -17,7 +17,7 @@ NAMES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
 
 def rank(shapes: Shapes) -> int:
-    """The inner dimension of its four matrices."""
+    """Return the inner dimension of its four matrices."""
     return shapes["a2.weight"][0] if _is_new(shapes) else shapes["a1.weight"][0]
 
 

@@ -14,7 +14,7 @@ PARTS = ("1", "2")
 
 
 def rank(shapes: Shapes) -> int:
-    """The rows of `hada_w1_b`; the rank of the delta may be its square."""
+    """Return the rows of `hada_w1_b`; the rank of the delta may be its square."""
     return shapes["hada_w1_b"][0]
 
 
@@ -41,7 +41,7 @@ def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, floa
 
 
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:
-    """The product in the shape of the weight, or `(out, in * k * k)` where the leaves do not tell the kernel."""
+    """Return the product in the shape of the weight, or `(out, in * k * k)` where the leaves do not tell the kernel."""
     (up1, down1), (up2, down2) = (part(leaves, number) for number in PARTS)
     product = (up1 @ down1) * (up2 @ down2) * scale_of(alpha, leaves["hada_w1_b"].shape[0])
     return product.reshape(shape({leaf: values.shape for leaf, values in leaves.items()}))

@@ -16,7 +16,7 @@ from bwlab.linalg.factored import Part
 
 
 def rank(shapes: Shapes) -> int | None:
-    """The inner dimension of a low-rank part (both have the same); None where both parts are whole."""
+    """Return the inner dimension of a low-rank part (both have the same); None where both parts are whole."""
     for leaf in ("lokr_w2_b", "lokr_w1_b"):
         if leaf in shapes:
             return shapes[leaf][0]
@@ -30,7 +30,7 @@ def shape(shapes: Shapes) -> Shape:
 
 
 def parts(leaves: Leaves) -> tuple[Part, Part]:
-    """The two matrices, kernels flattened, with their numerical ranks."""
+    """Return the two matrices, kernels flattened, with their numerical ranks."""
     first, second = (_measured(part(leaves, number)) for number in ("1", "2"))
     return first, second
 
@@ -52,7 +52,7 @@ def factors(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, floa
 
 
 def svd(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, Numbers]:
-    """The singular vectors and values of a Kronecker product are the Kronecker products of those of its parts."""
+    """Return the singular vectors and values of a Kronecker product are the Kronecker products of those of its parts."""
     (left1, values1, right1), (left2, values2, right2) = (_part_svd(part(leaves, number)) for number in ("1", "2"))
     scale = scale_of(alpha, rank({leaf: values.shape for leaf, values in leaves.items()}))
     values = np.kron(values1, values2) * abs(scale)
@@ -62,13 +62,13 @@ def svd(leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, Numbers]
 
 
 def values(leaves: Leaves, alpha: float | None) -> Numbers:
-    """The singular values of the product, in no order: those of the parts, each times each."""
+    """Return the singular values of the product, in no order: those of the parts, each times each."""
     first, second = (_part_svd(part(leaves, number))[1] for number in ("1", "2"))
     return np.kron(first, second) * abs(scale_of(alpha, rank({leaf: one.shape for leaf, one in leaves.items()})))
 
 
 def delta(leaves: Leaves, alpha: float | None, _base: Numbers | None = None) -> Numbers:
-    """The product in the shape of the weight, or `(out, in * k * k)` where the leaves do not tell the kernel."""
+    """Return the product in the shape of the weight, or `(out, in * k * k)` where the leaves do not tell the kernel."""
     shapes = {leaf: values.shape for leaf, values in leaves.items()}
     first, second = (_whole(part(leaves, number)) for number in ("1", "2"))
     return (np.kron(first, second) * scale_of(alpha, rank(shapes))).reshape(shape(shapes))

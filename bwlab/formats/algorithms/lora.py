@@ -16,7 +16,7 @@ DOWN, UP, MID = "lora_down.weight", "lora_up.weight", "lora_mid.weight"
 
 
 def rank(shapes: Shapes) -> int:
-    """The rows of down."""
+    """Return the rows of down."""
     return shapes[DOWN][0]
 
 

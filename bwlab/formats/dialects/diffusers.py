@@ -44,22 +44,22 @@ def recognises_oldest(keys: Collection[str], metadata: Mapping[str, str]) -> boo
 
 
 def read(file: AdapterFile) -> AdapterContents:
-    """The contents of a file of PEFT's leaves below `unet.`; alphas from the metadata's `lora_adapter_metadata`."""
+    """Return the contents of a file of PEFT's leaves below `unet.`; alphas from the metadata's `lora_adapter_metadata`."""
     return _read(file, "diffusers", [_place_peft, _place_alpha])
 
 
 def read_old(file: AdapterFile) -> AdapterContents:
-    """The contents of a file of `lora.down.weight` leaves; alpha is the rank unless a key says otherwise."""
+    """Return the contents of a file of `lora.down.weight` leaves; alpha is the rank unless a key says otherwise."""
     return _read(file, "diffusers-old", [_place_oldest, _place_old, _place_alpha])
 
 
 def read_oldest(file: AdapterFile) -> AdapterContents:
-    """The contents of a file of attention processors; alpha is the rank."""
+    """Return the contents of a file of attention processors; alpha is the rank."""
     return _read(file, "diffusers-oldest", [_place_oldest, _place_old])
 
 
 def adapter_path(part: str | None, path: str) -> str | None:
-    """The adapter path of a module of a part (`"unet"`, `"text_encoder"`, None: the UNet), or None if there is none.
+    """Return the adapter path of a module of a part (`"unet"`, `"text_encoder"`, None: the UNet), or None if there is none.
 
     >>> adapter_path("text_encoder", "text_model.encoder.layers.0.mlp.fc1")
     'te.encoder.layers.0.mlp.fc1'

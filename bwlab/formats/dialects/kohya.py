@@ -51,22 +51,22 @@ def recognises_lycoris(keys: Collection[str], metadata: Mapping[str, str]) -> bo
 
 
 def read_kohya(file: AdapterFile) -> AdapterContents:
-    """The contents of a file of kohya's keys with diffusers names."""
+    """Return the contents of a file of kohya's keys with diffusers names."""
     return _read(file, "kohya")
 
 
 def read_ldm(file: AdapterFile) -> AdapterContents:
-    """The contents of a file of kohya's keys with LDM names; text encoders are named as ever."""
+    """Return the contents of a file of kohya's keys with LDM names; text encoders are named as ever."""
     return _read(file, "ldm")
 
 
 def read_doubled(file: AdapterFile) -> AdapterContents:
-    """The contents of a file with keys such as `lora_unet_unet_conv_in_lora_down.weight`."""
+    """Return the contents of a file with keys such as `lora_unet_unet_conv_in_lora_down.weight`."""
     return _read(file, "kohya-doubled")
 
 
 def read_lycoris(file: AdapterFile) -> AdapterContents:
-    """The contents of a file with keys such as `lycoris_conv_in.lokr_w1`."""
+    """Return the contents of a file with keys such as `lycoris_conv_in.lokr_w1`."""
     return _read(file, "lycoris")
 
 
@@ -121,13 +121,13 @@ def _path(name: str) -> str | None:
 
 
 def write_kohya(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Writes modules and metadata to a `.safetensors` file whose modules have their diffusers names."""
+    """Write modules and metadata to a `.safetensors` file whose modules have their diffusers names."""
     two = has_two_encoders(contents)
     _write(contents, path, dtype, lambda module: kohya_name_of(module, two))
 
 
 def write_ldm(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Writes modules and metadata to a `.safetensors` file whose modules have the original code's names."""
+    """Write modules and metadata to a `.safetensors` file whose modules have the original code's names."""
     architecture = "sdxl" if has_two_encoders(contents) else contents.architecture
     _write(contents, path, dtype, lambda module: _ldm_name(module, architecture))
 
@@ -138,7 +138,7 @@ def has_two_encoders(contents: AdapterContents) -> bool:
 
 
 def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str]) -> dict[str, LazyTensor]:
-    """The tensors of a file by key, alphas in float32 among them; `BwlabError` if two modules share a name."""
+    """Return the tensors of a file by key, alphas in float32 among them; `BwlabError` if two modules share a name."""
     import numpy as np
 
     from bwlab.formats.tensors import in_dtype

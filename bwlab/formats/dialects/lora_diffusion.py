@@ -44,7 +44,7 @@ def recognises_list(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(file: AdapterFile) -> AdapterContents:
-    """The contents of a safetensors file of numbered layers: scale 1, embeddings of tokens such as `<s1>`."""
+    """Return the contents of a safetensors file of numbered layers: scale 1, embeddings of tokens such as `<s1>`."""
     from bwlab.formats.contents import assemble
 
     embeddings = {key: file.tensor(key) for key in file.entries if TOKEN.fullmatch(key)}
@@ -60,7 +60,7 @@ def read(file: AdapterFile) -> AdapterContents:
 
 
 def read_list(file: AdapterFile) -> AdapterContents:
-    """The contents of a list `[up, down, up, down, ...]`: a UNet's attention layers, or a text encoder's; scale 1."""
+    """Return the contents of a list `[up, down, up, down, ...]`: a UNet's attention layers, or a text encoder's; scale 1."""
     from bwlab.formats.contents import assemble
 
     keys = sorted(file.entries, key=int)
@@ -128,7 +128,7 @@ def _names(file: AdapterFile, part: str, shapes: Sequence[tuple[int, int]]) -> l
 
 
 def _targets(file: AdapterFile, part: str) -> set[str]:
-    """The classes whose layers were trained, as the metadata names them; attention where it does not."""
+    """Return the classes whose layers were trained, as the metadata names them; attention where it does not."""
     try:
         return set(json.loads(file.metadata[part]))
     except (KeyError, ValueError, TypeError):

@@ -43,7 +43,7 @@ def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(file: AdapterFile) -> AdapterContents:
-    """The contents of a file of PEFT's keys: of a UNet, or of a text encoder if its paths are those of one."""
+    """Return the contents of a file of PEFT's keys: of a UNet, or of a text encoder if its paths are those of one."""
     from bwlab.formats.contents import assemble
 
     placed, unknown = [], []
@@ -59,7 +59,7 @@ def read(file: AdapterFile) -> AdapterContents:
 
 
 def canonical_leaf(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:
-    """A key of PEFT's as LyCORIS' leaf; the vector of DoRA's lengths comes as a column."""
+    """Return a key of PEFT's as LyCORIS' leaf; the vector of DoRA's lengths comes as a column."""
     from bwlab.formats.contents import ParsedKey
 
     shape = file.entries[key].shape
@@ -96,7 +96,7 @@ def _path(name: str) -> str | None:
 
 
 def _config(file: AdapterFile) -> dict[str, object]:
-    """The config beside the file; empty if there is none."""
+    """Return the config beside the file; empty if there is none."""
     path = file.path.parent / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -116,7 +116,7 @@ def expresses(module: ModuleWeights) -> bool:
 
 
 def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Writes modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
+    """Write modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
     from bwlab.formats.safetensors import write_tensors
 
     tensors: dict[str, LazyTensor] = {}
@@ -132,7 +132,7 @@ def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = N
 
 
 def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Writes a folder with a folder for each adapted model, which `PeftModel.from_pretrained(subfolder=...)` reads.
+    """Write a folder with a folder for each adapted model, which `PeftModel.from_pretrained(subfolder=...)` reads.
 
     They are named as in diffusers pipelines: `unet`, `text_encoder`, `text_encoder_2`. Modules are named as in
     transformers since 5.6: without `text_model.` in the first text encoder, with it in the second.
@@ -150,7 +150,7 @@ def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) 
 
 
 def lora_config(modules: Mapping[str, ModuleWeights]) -> dict[str, object]:
-    """The settings of PEFT's `LoraConfig` for modules whose alpha is their rank, by their names in the model."""
+    """Return the settings of PEFT's `LoraConfig` for modules whose alpha is their rank, by their names in the model."""
     ranks = {name: module.rank() or 0 for name, module in modules.items()}
     listed = sorted(ranks.values())
     common = max(listed, key=listed.count)

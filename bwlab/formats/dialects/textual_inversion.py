@@ -39,7 +39,7 @@ def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def read(file: AdapterFile) -> AdapterContents:
-    """The embeddings of a file; a tensor of more than two dimensions is none."""
+    """Return the embeddings of a file; a tensor of more than two dimensions is none."""
     from bwlab.formats.contents import assemble
 
     name = file.metadata.get("name", file.path.stem)
@@ -53,7 +53,7 @@ def read(file: AdapterFile) -> AdapterContents:
 
 
 def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
-    """Writes each token's file, beside the adapter `out`, and returns their paths.
+    """Write each token's file, beside the adapter `out`, and returns their paths.
 
     Of Stable Diffusion 1.x and 2.x the key is the token, as diffusers has it; of SDXL `clip_l` and `clip_g` hold the
     embeddings for the two encoders, and the metadata the token.
@@ -71,7 +71,7 @@ def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Pa
 
 
 def embedding_paths(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
-    """The files, one for each token and named by adapter and token: `style.safetensors` -> `style-s1.safetensors`."""
+    """Return the files, one for each token and named by adapter and token: `style.safetensors` -> `style-s1.safetensors`."""
     return [_file(token, out) for token in _by_token(embeddings)]
 
 
@@ -103,7 +103,7 @@ class Embedding:
 
 
 def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
-    """The embedding in a file, under the given word, else under that of the file, else under the file's name.
+    """Return the embedding in a file, under the given word, else under that of the file, else under the file's name.
 
     `.pt` and `.bin` files go through torch's weights-only loader; one that needs more is refused.
 
@@ -130,7 +130,7 @@ def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
 
 
 def embeddings_of(tensors: Mapping[str, LazyTensor]) -> list[Embedding]:
-    """The words that an adapter file holds beside its modules: token -> tensor, of a second encoder under `te2:`."""
+    """Return the words that an adapter file holds beside its modules: token -> tensor, of a second encoder under `te2:`."""
     second = "te2:"
     words = dict.fromkeys(name.removeprefix(second) for name in tensors)
     found = []

@@ -32,7 +32,7 @@ A tiny study
 
 @pytest.fixture
 def study(bwlab: Run, clip: Path, tmp_path: Path) -> Run:
-    """Runs `bwlab study` with the tiny plan and scorer in a new folder."""
+    """Run `bwlab study` with the tiny plan and scorer in a new folder."""
 
     def run(*arguments: object, plan: Path = TINY) -> Outcome:
         return bwlab("study", "--plan", plan, "--clip", clip, "--out", tmp_path / "out", *arguments)
@@ -42,7 +42,7 @@ def study(bwlab: Run, clip: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> Path:
-    """The finished study's jobs in the folder of `study`."""
+    """Return the finished study's jobs in the folder of `study`."""
     shutil.copytree(finished.out / "jobs", tmp_path / "out" / "jobs")
     return tmp_path / "out"
 

@@ -26,7 +26,7 @@ def scores(who: float, how: float, what: float = 1.0) -> ConditionScores:
 
 
 def painted(condition: Condition) -> ConditionScores:
-    """The style's out1 takes the identity away; everything else helps its own adapter."""
+    """Return the style's out1 takes the identity away; everything else helps its own adapter."""
     assert isinstance(condition.style, dict)
     assert isinstance(condition.identity, dict)
     harm = condition.style["out1"]

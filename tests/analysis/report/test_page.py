@@ -78,7 +78,7 @@ WIDTH = "document.title = this.contentDocument.documentElement.scrollWidth"
 
 @pytest.fixture(scope="module")
 def documents(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """What every command prints with --json, on a tiny base."""
+    """Return what every command prints with --json, on a tiny base."""
     import contextlib
     import io
 

@@ -44,13 +44,13 @@ def save_clip(folder: Path, config: dict[str, Any]) -> Path:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny scorer of random weights."""
+    """Return the folder of a tiny scorer of random weights."""
     return save_clip(tmp_path_factory.mktemp("clip") / "model", TINY_CLIP)
 
 
 @pytest.fixture(scope="session")
 def scheme() -> BlockScheme:
-    """The blocks of the embedded base."""
+    """Return the blocks of the embedded base."""
     return scheme_for(base_unet("emoji").config, build_manager().block_schemes())
 
 
@@ -75,14 +75,14 @@ class Finished:
         return self.study.place.out
 
     def job(self, kind: str, start: str) -> Job:
-        """The only job of a kind whose name starts so."""
+        """Return the only job of a kind whose name starts so."""
         (job,) = (one for one in self.order if one.kind == kind and one.name.startswith(start))
         return job
 
 
 @pytest.fixture(scope="session")
 def finished(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The tiny study, run whole. Nothing may be written into its folder."""
+    """Return the tiny study, run whole. Nothing may be written into its folder."""
     study = new_study(read_plan(str(TINY), clip=str(clip)), tmp_path_factory.mktemp("study") / "out")
     order: list[Job] = []
     failures = run_locally(study.lacking(), study.place, lambda done, total, job: order.append(job))

@@ -32,7 +32,7 @@ BAD = (Blamed("a", "in0", 0.9, None), Blamed("b", "mid", 0.5, None), Blamed("a",
 
 
 def results(blame: dict[Where, dict[str, tuple[Blamed, ...]]], recommended: dict[Where, float | None]) -> Results:
-    """A study in which gains are `GAINS` for every pair; prompts of sweeps are fewer than those of the whole."""
+    """Return a study in which gains are `GAINS` for every pair; prompts of sweeps are fewer than those of the whole."""
     kept = {name: Kept(value, value, prompts=2 if name == "both" else 1) for name, value in BALANCE.items()}
     best: dict[Where, dict[str, np.ndarray]] = {}
     for where, balance in recommended.items():

@@ -19,7 +19,7 @@ from tests.analysis.study.conftest import TINY
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A style of one's own."""
+    """Return a style of one's own."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "one.txt").write_text("a line")
     return Subject("contour", "contour", str(folder))

@@ -30,7 +30,7 @@ def study(clip: Path, tmp_path: Path) -> Study:
 
 @pytest.fixture
 def cluster() -> Iterator[None]:
-    """A cluster that the runner finds; it is not the runner's to end."""
+    """Return a cluster that the runner finds; it is not the runner's to end."""
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)
     yield
     ray.shutdown()

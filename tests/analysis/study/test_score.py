@@ -32,7 +32,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=TOWERS)
 def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ClipModel:
-    """A scorer of random weights with each kind of image tower."""
+    """Return a scorer of random weights with each kind of image tower."""
     folder = tmp_path_factory.mktemp("scorer") / request.param
     return load_clip(str(save_clip(folder, {**TINY_CLIP, "vision_cfg": TOWERS[request.param]})))
 

@@ -22,7 +22,7 @@ def learned(kind: str, subject: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def own(tmp_path: Path) -> dict[str, Any]:
-    """A style of one's own, of three pictures."""
+    """Return a style of one's own, of three pictures."""
     folder = tmp_path / "own"
     folder.mkdir()
     for number in range(3):

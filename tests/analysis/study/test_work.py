@@ -21,7 +21,7 @@ from tests.analysis.study.conftest import Finished
 
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> JobContext:
-    """The finished study in a folder that may be written to."""
+    """Return the finished study in a folder that may be written to."""
     shutil.copytree(finished.out, tmp_path / "out")
     return open_job_context(StudyLocation(tmp_path / "out", finished.study.place.clip))
 

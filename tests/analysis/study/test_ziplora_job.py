@@ -29,7 +29,7 @@ IDENTITY_RANK, STYLE_RANK = 3, 2
 
 
 def merges(scheme: BlockScheme, method: str, style: Subject) -> list[Job]:
-    """The merges of one identity and one style by a method."""
+    """Return the merges of one identity and one style by a method."""
     plan = StudyPlan(
         name="study",
         title="a study",
@@ -66,7 +66,7 @@ def workshop(tmp_path: Path) -> JobContext:
 
 @pytest.fixture
 def job(scheme: BlockScheme, workshop: JobContext) -> Job:
-    """A merge of two adapters that are there, of one step."""
+    """Return a merge of two adapters that are there, of one step."""
     (whole,) = merges(scheme, "zip", Subject("ink", "ink"))
     quick = replace(whole, settings={**whole.settings, "weights": dict(QUICK)})
     lab, out = workshop.lab("emoji"), workshop.place.out

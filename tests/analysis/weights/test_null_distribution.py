@@ -22,7 +22,7 @@ def frame(draw: np.random.Generator, size: int, rank: int) -> Array:
 
 
 def haar(draw: np.random.Generator, values: list[float]) -> FactoredMatrix:
-    """A matrix of these singular values, its singular vectors uniformly random."""
+    """Return a matrix of these singular values, its singular vectors uniformly random."""
     return FactoredMatrix(frame(draw, OUT, len(values)) * values, frame(draw, IN, len(values)).T)
 
 
