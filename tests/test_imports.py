@@ -30,7 +30,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
             frozenset,
             (
                 ("errors", "_version", "linalg"),
-                ("files", "images", "terminal", "config", "blocks"),
+                ("files", "images", "terminal", "tables", "config", "blocks"),
                 ("formats", "benchmark"),
                 ("adapters", "base", "inspection"),
                 ("dataset", "testing"),
