@@ -19,10 +19,42 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A base that is neither file nor folder would be asked of the hub; no test may use the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Skips by what their reason says, and how to have those tests run.
+REMEDIES = {
+    "Chromium": "apt-get install chromium (any Chromium or Chrome on PATH will do)",
+    "shared/loras": "put real adapter files into ../shared/loras, beside the clone",
+    "GPU": "run on a machine with a GPU",
+}
+
 TINY_TOKENS = 16
 TINY_WIDTH = 32
 XL_SECOND_WIDTH = 24
 XL_POOLED_WIDTH = 20
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests marked `large` apart, as the environment variable LARGE_TESTS says: `alone`, or `without` them."""
+    wanted = os.environ.get("LARGE_TESTS")
+    if wanted not in ("alone", "without"):
+        return
+    kept = [item for item in items if (item.get_closest_marker("large") is not None) == (wanted == "alone")]
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests were left out, why, and how to have them run."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        counts[reason] = counts.get(reason, 0) + 1
+    if counts:
+        terminalreporter.section("left out")
+    for reason, count in sorted(counts.items()):
+        remedy = next((text for word, text in REMEDIES.items() if word in reason), "")
+        terminalreporter.write_line(f"{count} tests: {reason}" + (f". To run them: {remedy}" if remedy else ""))
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,11 +50,19 @@ def small(family: str) -> Architecture:
     )
 
 
-def random_pipeline(architecture: Architecture, prediction: Prediction | None = None) -> Pipeline:
-    """Return an untrained pipeline of an architecture, always with the same weights, all of them random."""
+def random_pipeline(
+    architecture: Architecture, prediction: Prediction | None = None, dtype: torch.dtype | None = None
+) -> Pipeline:
+    """Return an untrained pipeline of an architecture, always with the same weights, all of them random.
+
+    Args:
+        architecture: of the models.
+        prediction: of the noise schedule; None: the noise.
+        dtype: in which the weights are made; None: float32.
+    """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), default_dtype(dtype or torch.float32):
         torch.manual_seed(0)
         parts = {name: new_component(architecture, name).eval() for name in architecture.components()}
         for part in parts.values():
@@ -62,6 +71,19 @@ def random_pipeline(architecture: Architecture, prediction: Prediction | None = 
                     torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.1)
     tokenizers = [clip_tokenizer(pad) for pad in architecture.pads]
     return new_pipeline(parts, tokenizers, new_noise_schedule(prediction or Prediction(EPSILON)))
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Let new tensors of floats have a dtype inside the `with` block."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def write_checkpoint(
@@ -74,13 +96,15 @@ def write_checkpoint(
 ) -> Path:
     """Write a pipeline as a single file, with a tensor that such files have beside the weights, and return its path."""
     import torch
-    from safetensors.torch import save_file
+
+    from bwlab.formats.safetensors import write_tensors
+    from bwlab.formats.torch_tensors import lazy_tensor
 
     tensors = checkpoint_tensors(pipe, family)
     if dtype is not None:
         tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
     tensors["alphas_cumprod"] = torch.linspace(1, 0, 1000)
-    save_file(tensors, path, metadata=dict(metadata or {}))
+    write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, metadata or {})
     return path
 
 
