@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bwlab.base.conditioning import TextBatch, encode_texts, text_encoders
+from bwlab.base.latents import Posterior, encode_images, latent_scale, latent_shift
 from bwlab.base.load import module_hash
 from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
@@ -34,22 +35,8 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-LAYOUT = "2"  # raised when what an entry holds changes, or how pictures are read
+LAYOUT = "3"  # raised when what an entry holds changes, or how images are read
 CHECKSUM = "sha256"
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """What an autoencoder says of one picture, scaled as the UNet expects latents.
-
-    Attributes:
-        mean: `(channels, h, w)` float32.
-        deviation: standard deviation, the same shape.
-
-    """
-
-    mean: Tensor
-    deviation: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,10 +65,9 @@ class PictureEncoder:
     """
 
     def __init__(self, vae: AutoencoderKL, cache: TensorCache) -> None:
-        self._vae, self._cache, self._weights = vae, cache, module_hash(vae)
-        self._scale = float(vae.config.scaling_factor)
-        self._shift = float(vae.config.get("shift_factor") or 0.0)
-        self._found: dict[tuple[str, Frame, bool], Posterior] = {}
+        self._vae, self._cache = vae, cache
+        self._autoencoder = f"{module_hash(vae)} shift={latent_shift(vae)} scale={latent_scale(vae)}"
+        self._posteriors: dict[tuple[str, Frame, bool], Posterior] = {}
 
     def picture(self, example: Example, frame: Frame) -> Picture:
         """Return an example's picture.
@@ -100,22 +86,20 @@ class PictureEncoder:
 
     def _posterior(self, example: Example, frame: Frame, mirrored: bool) -> Posterior:
         """Return one posterior; the same picture of several examples is in memory once."""
-        own = example.digest, frame, mirrored
-        if own not in self._found:
-            parts = example.digest, str(frame.encoded), f"mirrored={mirrored}", self._weights
-            kept = self._cache.get("latents", parts, partial(self._encode, example, frame, mirrored))
-            mean, deviation = (kept["mean"] - self._shift) * self._scale, kept["deviation"] * self._scale
-            self._found[own] = Posterior(mean, deviation)
-        return self._found[own]
+        key = example.digest, frame, mirrored
+        if key not in self._posteriors:
+            content = example.digest, str(frame.encoded), f"mirrored={mirrored}", self._autoencoder
+            entry = self._cache.get("latents", content, partial(self._encode, example, frame, mirrored))
+            self._posteriors[key] = Posterior(entry["mean"], entry["deviation"])
+        return self._posteriors[key]
 
-    @torch.no_grad()
     def _encode(self, example: Example, frame: Frame, mirrored: bool) -> dict[str, Tensor]:
-        picture = read_picture(example.path, *frame.encoded, mirrored=mirrored).to(self._vae.device)
-        posterior = self._vae.encode(picture[None]).latent_dist
+        image = read_picture(example.path, *frame.encoded, mirrored=mirrored)
+        posterior = encode_images(self._vae, image[None])
         if not bool(posterior.mean.isfinite().all()):
-            fix = "Take it away or repair the base's autoencoder"
+            fix = "Take the image away or repair the base's autoencoder"
             raise BwlabError(f"image {example.path}", "the autoencoder's latents of it are not finite", fix)
-        return {"mean": posterior.mean[0], "deviation": posterior.std[0]}
+        return {"mean": posterior.mean[0], "deviation": posterior.deviation[0]}
 
 
 def encode_pictures(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bwlab.base.conditioning import SizeCondition, size_conditions
+from bwlab.base.latents import Posterior
 from bwlab.dataset.examples import Example, dataset_hash
-from bwlab.dataset.latents import Picture, Posterior
+from bwlab.dataset.latents import Picture
 from bwlab.dataset.order import BatchSlot, Order, generator_for, new_order
 from bwlab.images import Size
 

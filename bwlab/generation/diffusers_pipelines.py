@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.conditioning import text_encoders
+from bwlab.base.latents import encode_images
 from bwlab.base.quiet import quiet_libraries
 from bwlab.generation.samplers import new_scheduler
 
@@ -82,13 +83,11 @@ class KeptOutside:
     def __init__(self, painter: Any, start: InitImage, seeds: Sequence[int]) -> None:
         assert start.mask is not None
         self.scheduler = painter.scheduler
-        with torch.no_grad():
-            picture = painter.image_processor.preprocess(start.image).to(painter.device, painter.vae.dtype)
-            latents = painter.vae.encode(picture).latent_dist.mode() * painter.vae.config.scaling_factor
+        latents = encode_images(painter.vae, painter.image_processor.preprocess(start.image)).mean
         self.latents: Tensor = latents.expand(len(seeds), *latents.shape[1:])
         draws = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         self.noise = torch.stack(draws).to(latents)
-        mask = painter.image_processor.pil_to_numpy(start.mask.resize(latents.shape[:1:-1]))
+        mask = painter.image_processor.pil_to_numpy(start.mask.resize((latents.shape[3], latents.shape[2])))
         self.mask = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ def edge_pool(
         generator: of the moves.
 
     """
+    from bwlab.base.latents import encode_images
     from bwlab.generation.controlnet import canny_lines
 
     plain = torch.from_numpy(np.ascontiguousarray(art.transpose(0, 3, 1, 2))).float() / 255
@@ -76,9 +77,9 @@ def edge_pool(
     pictures = both[:, :3] * both[:, 3:] + 1 - both[:, 3:]
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     edges = [torch.from_numpy(canny_lines(grey.double().numpy())) > 0 for grey in (pictures * luma).sum(1)]
-    latents = [pipe.vae.encode(chunk * 2 - 1).latent_dist.mean for chunk in pictures.split(64)]
+    latents = encode_images(pipe.vae, pictures * 2 - 1, at_once=64).mean
     tokens = pipe.tokenizer([*captions, ""], padding="max_length", return_tensors="pt").input_ids
-    return EdgePool(torch.cat(latents), torch.stack(edges), tokens[:-1].repeat(2, 1), tokens[-1])
+    return EdgePool(latents, torch.stack(edges), tokens[:-1].repeat(2, 1), tokens[-1])
 
 
 def moved(art: Tensor, generator: torch.Generator) -> Tensor:

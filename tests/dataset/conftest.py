@@ -1,4 +1,4 @@
-"""The tiny bases, loaded."""
+"""The tiny bases, loaded, and small data folders."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from bwlab.base.load import load_base
+from tests.dataset.small_data import own_cache, two_pictures, write_data
+
+__all__ = ["own_cache", "two_pictures", "write_data"]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from bwlab.errors import BwlabError
 from bwlab.images import read_picture
 from tests.conftest import tiny_tokenizer
 from tests.dataset.loaded import entries, load, settings
-from tests.training.small_data import WriteData
+from tests.dataset.small_data import WriteData
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline

@@ -12,7 +12,7 @@ from bwlab.dataset.config import DataConfig, RegularisationConfig
 from bwlab.dataset.examples import dataset_hash
 from bwlab.dataset.folders import read_dataset
 from bwlab.errors import BwlabError
-from tests.training.small_data import WriteData
+from tests.dataset.small_data import WriteData
 
 
 def test_pictures_are_found_at_any_depth_with_their_captions(write_data: WriteData) -> None:

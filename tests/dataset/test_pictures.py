@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from bwlab.images import Size, UnreadablePicture, picture_size, read_image, read_picture
 from tests.dataset.files import write_png16
-from tests.training.small_data import WriteData
+from tests.dataset.small_data import WriteData
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

@@ -15,7 +15,7 @@ from bwlab.dataset.folders import read_dataset
 from bwlab.dataset.kohya_toml import OFF, OPTIONS, is_dataset_toml, read_dataset_toml
 from bwlab.errors import BwlabError
 from bwlab.images import Size
-from tests.training.small_data import WriteData
+from tests.dataset.small_data import WriteData
 
 # After the example of kohya's own documentation, with all that bwlab knows.
 WHOLE = """

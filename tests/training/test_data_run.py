@@ -12,8 +12,8 @@ from PIL import Image
 
 from bwlab.errors import BwlabError
 from bwlab.training.run_folder import Existing
+from tests.dataset.small_data import WriteData
 from tests.training.runs import run, same_tensors, short_config
-from tests.training.small_data import WriteData
 
 
 @pytest.fixture

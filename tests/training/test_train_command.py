@@ -18,8 +18,8 @@ from bwlab.cli.train import command
 from bwlab.plugins.events import StepRecord
 from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab.training.settings import read_config
+from tests.dataset.small_data import WriteData
 from tests.training.runs import files_in
-from tests.training.small_data import WriteData
 
 FEW = ("--steps", "2", "--batch-size", "2", "--blocks", "all=2", "--set", "preview.enabled=false")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.base.latents import encode_images
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.dataset.folders import not_a_folder
 from bwlab.errors import BwlabError
@@ -108,7 +109,7 @@ def encoded_pictures(pipe: Pipeline, folder: Path, most: int, option: str = "--d
         raise BwlabError(error.asked, error.found, "Write it") from error
     except UnreadablePicture as error:
         raise BwlabError(error.asked, error.found, "Repair it or take it away") from error
-    return Pictures(folder, encoded(pipe, pictures), tuple(example.caption for example in examples))
+    return Pictures(folder, encode_images(pipe.vae, pictures).mean, tuple(example.caption for example in examples))
 
 
 def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int, steps: int = 15) -> Inputs:
@@ -127,7 +128,7 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
     import numpy as np
 
     pictures = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]) / 127.5 - 1)
-    latents = encoded(pipe, pictures.movedim(-1, 1))
+    latents = encode_images(pipe.vae, pictures.movedim(-1, 1)).mean
     return _noisy(
         latents,
         captions,
@@ -135,15 +136,6 @@ def painted_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int
         f"{counted(count, 'picture')} that the base paints for {counted(len(prompts), 'prompt')}",
         count,
     )
-
-
-@torch.no_grad()
-def encoded(pipe: Pipeline, pictures: Tensor) -> Tensor:
-    """Return the latents `(n, channels, h, w)` of pictures `(n, 3, H, W)` in -1..1, as the UNet expects them."""
-    config = pipe.vae.config
-    means = [pipe.vae.encode(chunk).latent_dist.mean for chunk in pictures.to(pipe.vae.device).split(8)]
-    latents: Tensor = (torch.cat(means) - (config.get("shift_factor") or 0.0)) * config.scaling_factor
-    return latents
 
 
 def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str, distinct: int) -> Inputs:

@@ -1,0 +1,65 @@
+"""Captioned images as latents, encoded at once and kept in memory: for what learns from few images or measures on them.
+
+A training, which sees every image many times and in several frames, encodes with `bwlab.dataset.latents` instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bwlab.base.latents import encode_images
+from bwlab.dataset.config import DataConfig
+from bwlab.dataset.examples import Subset
+from bwlab.dataset.folders import MissingCaption, pictures_of, read_example
+from bwlab.errors import BwlabError
+from bwlab.images import UnreadablePicture, read_picture
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedFolder:
+    """A folder of captioned images.
+
+    Attributes:
+        folder: the folder.
+        latents: `(images, channels, h, w)`, scaled as the UNet expects them.
+        captions: the caption of each image.
+
+    """
+
+    folder: Path
+    latents: Tensor
+    captions: tuple[str, ...]
+
+
+def encode_folder(pipe: Pipeline, folder: Path, most: int, option: str = "--data") -> EncodedFolder:
+    """Return the first images of a folder as latents of the base's own size.
+
+    Args:
+        pipe: the base, whose autoencoder encodes them.
+        folder: a folder of images with captions, as for `bwlab train --data`.
+        most: number of images that are read at most.
+        option: the option that the folder was given to, for messages.
+
+    Raises:
+        BwlabError: there is no such folder or no image in it, or an image is damaged or has no caption.
+
+    """
+    subset = Subset(DataConfig(folder=str(folder)), f"{option} {folder}")
+    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+    try:
+        examples = [read_example(path, subset) for path in pictures_of(subset)[:most]]
+        images = torch.stack([read_picture(example.path, side) for example in examples])
+    # The advice of these errors names settings of a training, which do not exist here.
+    except MissingCaption as error:
+        raise BwlabError(error.asked, error.found, "Write it") from error
+    except UnreadablePicture as error:
+        raise BwlabError(error.asked, error.found, "Repair the image or take it away") from error
+    return EncodedFolder(folder, encode_images(pipe.vae, images).mean, tuple(example.caption for example in examples))
