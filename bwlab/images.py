@@ -85,7 +85,7 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return found
 
 
-class UnreadablePicture(BwlabError):
+class UnreadableImage(BwlabError):
     """An image file that is no image or is damaged.
 
     Args:
@@ -102,13 +102,13 @@ class UnreadablePicture(BwlabError):
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Inside the `with` block every error is an `UnreadablePicture`, and the decoder's warnings are silent."""
+    """Inside the `with` block every error is an `UnreadableImage`, and the decoder's warnings are silent."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise UnreadablePicture(path, first_line(error).replace(f" {str(path)!r}", "")) from error
+            raise UnreadableImage(path, first_line(error).replace(f" {str(path)!r}", "")) from error
 
 
 def read_image(path: Path) -> Image.Image:
@@ -122,7 +122,7 @@ def read_image(path: Path) -> Image.Image:
         return read_rgb(path)
 
 
-def picture_size(path: Path) -> Size:
+def image_size(path: Path) -> Size:
     """Return the size of an image, turned as the camera says, from the head of its file.
 
     Raises:
@@ -135,7 +135,7 @@ def picture_size(path: Path) -> Size:
         return Size(height, width) if turned else Size(width, height)
 
 
-def read_picture(path: Path, width: int, height: int | None = None, *, mirrored: bool = False) -> Tensor:
+def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirrored: bool = False) -> Tensor:
     """Return an image as `(3, height, width)` float32 in -1..1: resized to cover that size, its middle cropped.
 
     Args:
@@ -168,7 +168,7 @@ def paths_with(suffixes: frozenset[str], folder: Path, deep: bool) -> Iterator[P
             yield path
 
 
-def read_pictures(folder: Path) -> list[Image.Image]:
+def read_images(folder: Path) -> list[Image.Image]:
     """Return the pictures of a folder and its subfolders, by path; transparent parts are white.
 
     Raises:

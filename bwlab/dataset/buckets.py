@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Example, Subset
 from bwlab.errors import BwlabError
-from bwlab.images import Size, picture_size
+from bwlab.images import Size, image_size
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -204,7 +204,7 @@ def example_frame(example: Example, how: Sizing) -> Frame:
         BwlabError: it is smaller than one step of buckets and may not be enlarged.
 
     """
-    original = picture_size(example.path)
+    original = image_size(example.path)
     found = frame(original, how)
     if found is None:
         fix = "Take it away, lower data.bucket_step or set data.upscale = true"

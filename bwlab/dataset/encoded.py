@@ -15,9 +15,9 @@ from torch import Tensor
 from bwlab.base.latents import encode_images
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
-from bwlab.dataset.folders import MissingCaption, pictures_of, read_example
+from bwlab.dataset.folders import MissingCaption, images_of, read_example
 from bwlab.errors import BwlabError
-from bwlab.images import UnreadablePicture, read_picture
+from bwlab.images import UnreadableImage, read_image_tensor
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -55,11 +55,11 @@ def encode_folder(pipe: Pipeline, folder: Path, most: int, option: str = "--data
     subset = Subset(DataConfig(folder=str(folder)), f"{option} {folder}")
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
     try:
-        examples = [read_example(path, subset) for path in pictures_of(subset)[:most]]
-        images = torch.stack([read_picture(example.path, side) for example in examples])
+        examples = [read_example(path, subset) for path in images_of(subset)[:most]]
+        images = torch.stack([read_image_tensor(example.path, side) for example in examples])
     # The advice of these errors names settings of a training, which do not exist here.
     except MissingCaption as error:
         raise BwlabError(error.asked, error.found, "Write it") from error
-    except UnreadablePicture as error:
+    except UnreadableImage as error:
         raise BwlabError(error.asked, error.found, "Repair the image or take it away") from error
     return EncodedFolder(folder, encode_images(pipe.vae, images).mean, tuple(example.caption for example in examples))

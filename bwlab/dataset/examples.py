@@ -81,11 +81,11 @@ class Example:
 
 def dataset_hash(examples: Sequence[Example]) -> str:
     """Return a SHA-256 of what is learned from: images, captions and how they are shown, but not where they lie."""
-    lines = sorted(identity(example) for example in examples)
+    lines = sorted(example_content(example) for example in examples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def identity(example: Example) -> str:
+def example_content(example: Example) -> str:
     """Return one line that says what is learned from an example."""
     own = example.subset
     shown = f"flip={own.settings.flip} random_crop={own.settings.random_crop} regularisation={own.regularisation}"
@@ -125,7 +125,7 @@ class CaptionRule:
             rest = [tag for tag in rest if chance(generator) >= self.tag_dropout]
         return JOINT.join(kept + rest)
 
-    def all_shown(self, caption: str) -> frozenset[str] | None:
+    def all_samples(self, caption: str) -> frozenset[str] | None:
         """Return all that `shown` can make of a caption, None if that may be very many."""
         _, rest = self._parts(caption)
         if (self.tag_dropout and rest) or (self.shuffle and len(set(rest)) > 1):
@@ -133,7 +133,7 @@ class CaptionRule:
         return frozenset({caption, ""} if self.dropout or self.dropout_epochs else {caption})
 
     def _parts(self, caption: str) -> tuple[list[str], list[str]]:
-        tags = tags_of(caption)
+        tags = split_tags(caption)
         return tags[: self.keep], tags[self.keep :]
 
 
@@ -142,8 +142,8 @@ def chance(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def tags_of(caption: str) -> list[str]:
-    """Return the tags of a caption that `joined_tags` made.
+def split_tags(caption: str) -> list[str]:
+    """Return the tags of a caption that `normalized_tags` made.
 
     >>> tags_of("a fox, ink")
     ['a fox', 'ink']
@@ -151,7 +151,7 @@ def tags_of(caption: str) -> list[str]:
     return caption.split(JOINT) if caption else []
 
 
-def joined_tags(text: str) -> str:
+def normalized_tags(text: str) -> str:
     """Return comma- or line-separated tags joined by `", "`, without empty ones.
 
     >>> joined_tags("a fox ,, ink\\n")

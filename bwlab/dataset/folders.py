@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bwlab.dataset.config import DataConfig, RegularisationConfig
-from bwlab.dataset.examples import Example, Subset, joined_tags
+from bwlab.dataset.examples import Example, Subset, normalized_tags
 from bwlab.dataset.kohya_toml import read_dataset_toml
 from bwlab.errors import BwlabError
 from bwlab.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_paths, paths_with
@@ -39,7 +39,7 @@ def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_R
 
     """
     found = subsets(config, regularisation)
-    return tuple(read_example(path, subset) for subset in found for path in pictures_of(subset))
+    return tuple(read_example(path, subset) for subset in found for path in images_of(subset))
 
 
 def subsets(config: DataConfig, regularisation: RegularisationConfig = NO_REGULARISATION) -> tuple[Subset, ...]:
@@ -84,7 +84,7 @@ def check_subset(subset: Subset) -> None:
         raise BwlabError(f"data.upscale = false, {subset.asked}", found, "Add data.buckets = true")
 
 
-def pictures_of(subset: Subset) -> list[Path]:
+def images_of(subset: Subset) -> list[Path]:
     """Return the image files of a folder, sorted; BwlabError if there is no such folder or none in it."""
     folder = Path(subset.settings.folder)
     if not subset.settings.folder or not folder.is_dir():
@@ -151,7 +151,7 @@ def read_caption(image: Path, subset: Subset, folder_name: str | None = None) ->
     """
     path = caption_path(image, subset.settings.caption_extension)
     try:
-        caption = joined_tags(path.read_text(encoding="utf-8-sig"))
+        caption = normalized_tags(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         caption = ""
     except (OSError, UnicodeDecodeError) as error:
@@ -162,4 +162,4 @@ def read_caption(image: Path, subset: Subset, folder_name: str | None = None) ->
         if default is None:
             raise MissingCaption(image, path)
         caption = default
-    return joined_tags(" ".join(part for part in (subset.prefix, caption, subset.suffix) if part)), own
+    return normalized_tags(" ".join(part for part in (subset.prefix, caption, subset.suffix) if part)), own

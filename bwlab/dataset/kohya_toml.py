@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bwlab.config.fields import SettingError, converted
+from bwlab.config.model import SettingError, checked
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
 from bwlab.errors import BwlabError, did_you_mean, first_line
@@ -271,7 +271,7 @@ def folder_settings(options: Options, config: DataConfig) -> DataConfig:
     if "resolution" in options and shape_of(options) is None:
         values["resolution"] = resolution_size(options["resolution"].value).width  # type: ignore[union-attr]
     try:
-        return replace(config, **{"dataset": None, **values})
+        return config.replace(**{"dataset": None, **values})
     except SettingError as error:
         key = next((key for key, field in SETTINGS.items() if field == error.key and key in options), "resolution")
         raise BwlabError(f"{options[key].origin}: {key} = {options[key].value}", error.found, error.fix) from error

@@ -27,7 +27,7 @@ from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.images import UnreadablePicture, read_picture
+from bwlab.images import UnreadableImage, read_image_tensor
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -40,7 +40,7 @@ CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
-class Picture:
+class EncodedImage:
     """An encoded picture.
 
     Attributes:
@@ -55,7 +55,7 @@ class Picture:
     mirrored: Posterior | None = None
 
 
-class PictureEncoder:
+class ImageEncoder:
     """Encodes pictures with the autoencoder of a base.
 
     Args:
@@ -69,7 +69,7 @@ class PictureEncoder:
         self._autoencoder = f"{module_hash(vae)} shift={latent_shift(vae)} scale={latent_scale(vae)}"
         self._posteriors: dict[tuple[str, Frame, bool], Posterior] = {}
 
-    def picture(self, example: Example, frame: Frame) -> Picture:
+    def picture(self, example: Example, frame: Frame) -> EncodedImage:
         """Return an example's picture.
 
         A mirrored picture is encoded on its own, as an autoencoder does not turn it into mirrored latents: on the
@@ -82,7 +82,7 @@ class PictureEncoder:
 
         """
         mirrored = self._posterior(example, frame, True) if example.subset.settings.flip else None
-        return Picture(frame, self._posterior(example, frame, False), mirrored)
+        return EncodedImage(frame, self._posterior(example, frame, False), mirrored)
 
     def _posterior(self, example: Example, frame: Frame, mirrored: bool) -> Posterior:
         """Return one posterior; the same picture of several examples is in memory once."""
@@ -94,7 +94,7 @@ class PictureEncoder:
         return self._posteriors[key]
 
     def _encode(self, example: Example, frame: Frame, mirrored: bool) -> dict[str, Tensor]:
-        image = read_picture(example.path, *frame.encoded, mirrored=mirrored)
+        image = read_image_tensor(example.path, *frame.encoded, mirrored=mirrored)
         posterior = encode_images(self._vae, image[None])
         if not bool(posterior.mean.isfinite().all()):
             fix = "Take the image away or repair the base's autoencoder"
@@ -102,9 +102,9 @@ class PictureEncoder:
         return {"mean": posterior.mean[0], "deviation": posterior.deviation[0]}
 
 
-def encode_pictures(
-    framed: Sequence[tuple[Example, Frame | UnreadablePicture]], encoder: PictureEncoder, tick: Callable[[], None]
-) -> list[Picture | UnreadablePicture]:
+def encode_examples(
+    framed: Sequence[tuple[Example, Frame | UnreadableImage]], encoder: ImageEncoder, tick: Callable[[], None]
+) -> list[EncodedImage | UnreadableImage]:
     """Return the picture of each example, or the error of one that cannot be read.
 
     Args:
@@ -113,11 +113,11 @@ def encode_pictures(
         tick: called after each picture.
 
     """
-    found: list[Picture | UnreadablePicture] = []
+    found: list[EncodedImage | UnreadableImage] = []
     for example, frame in framed:
         try:
-            found.append(frame if isinstance(frame, UnreadablePicture) else encoder.picture(example, frame))
-        except UnreadablePicture as error:
+            found.append(frame if isinstance(frame, UnreadableImage) else encoder.picture(example, frame))
+        except UnreadableImage as error:
             found.append(error)
         tick()
     return found

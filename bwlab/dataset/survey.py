@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bwlab.dataset.buckets import BaseSize, Frame, Sizing, frame, sizing
-from bwlab.dataset.examples import Example, Subset, tags_of
-from bwlab.dataset.folders import pictures_of, read_example, unread_paths
+from bwlab.dataset.examples import Example, Subset, split_tags
+from bwlab.dataset.folders import images_of, read_example, unread_paths
 from bwlab.errors import BwlabError
-from bwlab.images import Size, UnreadablePicture, picture_size, read_image
+from bwlab.images import Size, UnreadableImage, image_size, read_image
 
 # From captions: how many tokens are read, and which captions have more.
 FindLong = Callable[[Collection[str]], tuple[int, tuple[str, ...]]]
@@ -61,10 +61,10 @@ def survey(
     looked: list[SurveyedImage] = []
     for subset in found:
         how = subset_sizing(subset, base)
-        for path in pictures_of(subset):
+        for path in images_of(subset):
             try:
                 looked.append(survey_image(path, subset, how))
-            except UnreadablePicture as error:
+            except UnreadableImage as error:
                 broken.append(Problem(path, error.found))
             except BwlabError as error:
                 unusable.append(Problem(path, f"{error.asked}: {error.found}"))
@@ -90,7 +90,7 @@ def survey(
 
 def picture_count(found: Sequence[Subset]) -> int:
     """Return how many images the folders hold; BwlabError for one that is not there or empty."""
-    return sum(len(pictures_of(subset)) for subset in found)
+    return sum(len(images_of(subset)) for subset in found)
 
 
 def subset_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:
@@ -107,7 +107,7 @@ def survey_image(path: Path, subset: Subset, how: Sizing | None) -> SurveyedImag
     example = read_example(path, subset)
     if how is None:
         return SurveyedImage(example, fingerprint(image), None)
-    found = frame(picture_size(path), how)
+    found = frame(image_size(path), how)
     if found is None:
         raise BwlabError("its size", f"{Size(*image.size)} pixels, less than one step of {how.step}", "Enlarge it")
     return SurveyedImage(example, fingerprint(image), found)
@@ -157,7 +157,7 @@ def bucket_count(size: Size, own: Sequence[tuple[Example, Frame]]) -> BucketCoun
 
 def tag_counts(examples: Sequence[Example]) -> tuple[tuple[str, int], ...]:
     """Return the tags of new pictures with the number of pictures each is on, the commonest first."""
-    counts = Counter(tag for one in examples if not one.regularisation for tag in dict.fromkeys(tags_of(one.caption)))
+    counts = Counter(tag for one in examples if not one.regularisation for tag in dict.fromkeys(split_tags(one.caption)))
     return tuple(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from bwlab.base.conditioning import SizeCondition, size_conditions
 from bwlab.base.latents import Posterior
 from bwlab.dataset.examples import Example, dataset_hash
-from bwlab.dataset.latents import Picture
+from bwlab.dataset.latents import EncodedImage
 from bwlab.dataset.order import BatchSlot, Order, generator_for, new_order
 from bwlab.images import Size
 
@@ -60,7 +60,7 @@ class TrainingSet:
     """
 
     examples: tuple[Example, ...]
-    pictures: tuple[Picture, ...]
+    pictures: tuple[EncodedImage, ...]
     factor: int
     prior_weight: float = 1.0
 
@@ -107,7 +107,7 @@ class TrainingSet:
         """Return every caption that `draw` can return, None if there is no end to them."""
         found: set[str] = set()
         for example in self.examples:
-            captions = example.subset.rule.all_shown(example.caption)
+            captions = example.subset.rule.all_samples(example.caption)
             if captions is None:
                 return None
             found |= captions
@@ -122,7 +122,7 @@ class TrainingSet:
             "regularisation.weight": str(self.prior_weight),
         }
 
-    def different_captions(self) -> list[str]:
+    def distinct_captions(self) -> list[str]:
         """Return the captions of what is to be learned without doubles, in the order of the examples."""
         return list(dict.fromkeys(example.caption for example in self.examples if not example.regularisation))
 

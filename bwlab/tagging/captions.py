@@ -28,7 +28,7 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True)
-class Change:
+class CaptionUpdate:
     """What becomes of one caption.
 
     Attributes:
@@ -43,7 +43,7 @@ class Change:
     own: bool
 
 
-def changed(before: str | None, is_own: bool, prefix: Sequence[str], tags: Sequence[str], mode: Mode) -> Change:
+def updated_caption(before: str | None, is_own: bool, prefix: Sequence[str], tags: Sequence[str], mode: Mode) -> CaptionUpdate:
     """Return what a caption becomes.
 
     Args:
@@ -54,29 +54,29 @@ def changed(before: str | None, is_own: bool, prefix: Sequence[str], tags: Seque
         mode: for captions that are a person's.
 
     """
-    fresh = joined([*prefix, *tags])
+    fresh = joined_tags([*prefix, *tags])
     if before is None or (not before.strip() and not is_own):
-        return Change(fresh, "new", True)
+        return CaptionUpdate(fresh, "new", True)
     if mode is Mode.APPEND:
-        text = with_more(before, prefix, tags)
-        return Change(text, "unchanged" if text == before else "appended", is_own)
+        text = with_missing_tags(before, prefix, tags)
+        return CaptionUpdate(text, "unchanged" if text == before else "appended", is_own)
     if not is_own and mode is Mode.KEEP:
-        return Change(before, "kept", False)
+        return CaptionUpdate(before, "kept", False)
     if before == fresh:
-        return Change(before, "unchanged", True)
-    return Change(fresh, "refreshed" if is_own else "overwritten", True)
+        return CaptionUpdate(before, "unchanged", True)
+    return CaptionUpdate(fresh, "refreshed" if is_own else "overwritten", True)
 
 
-def with_more(before: str, prefix: Sequence[str], tags: Sequence[str]) -> str:
+def with_missing_tags(before: str, prefix: Sequence[str], tags: Sequence[str]) -> str:
     """Return a caption with what it lacks of the prefix in front and of the tags behind; as it was if it lacks nothing."""
-    there = tags_of(before)
+    there = parse_tags(before)
     known = {tag.lower() for tag in there}
     front = [tag for tag in prefix if tag.lower() not in known]
     behind = [tag for tag in tags if tag.lower() not in known]
     return ", ".join([*unique(front), *there, *unique(behind)]) if front or behind else before
 
 
-def tags_of(caption: str) -> list[str]:
+def parse_tags(caption: str) -> list[str]:
     """Return the tags of a caption, without blanks around them and empty ones.
 
     >>> tags_of("ink,  a fox ,,\\n")
@@ -85,7 +85,7 @@ def tags_of(caption: str) -> list[str]:
     return [tag for part in caption.split(",") if (tag := " ".join(part.split()))]
 
 
-def joined(tags: Iterable[str]) -> str:
+def joined_tags(tags: Iterable[str]) -> str:
     """Return the caption of these tags, each once.
 
     >>> joined(["ink", "fox", "Ink"])
@@ -102,7 +102,7 @@ def unique(tags: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-class WrittenCaptions:
+class CaptionRecord:
     """The record of one folder: `.bwlab-tags.json`, beside the captions, with a hash of each as it was written.
 
     A caption whose hash is another, or that is not in it, is a person's. So whatever goes wrong with the record, at

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bwlab.base.open_clip import LOCAL, load_open_clip
 from bwlab.errors import BwlabError, first_line
-from bwlab.tagging.tagger import Describe, Tag, share
+from bwlab.tagging.tagger import TagImages, Tag, fraction_option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,7 @@ DEFAULT_THRESHOLD = 0.05
 TEXTS_AT_ONCE = 64
 
 
-def load(options: Mapping[str, str]) -> Describe:
+def load(options: Mapping[str, str]) -> TagImages:
     """Return a tagger over a vocabulary.
 
     Groups give their best tag, the others those whose score is at least `threshold`, surest first. The score is a
@@ -42,7 +42,7 @@ def load(options: Mapping[str, str]) -> Describe:
 
     """
     vocabulary = read_vocabulary(Path(options["vocabulary"]) if "vocabulary" in options else None)
-    threshold = share(options, "threshold", DEFAULT_THRESHOLD)
+    threshold = fraction_option(options, "threshold", DEFAULT_THRESHOLD)
     template = options.get("template", DEFAULT_TEMPLATE)
     if template.count("{}") != 1:
         raise BwlabError(f"tagger option template = {template}", "it has no single {}", "Write {} for the tag")

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from bwlab.dataset.folders import caption_path
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
-from bwlab.images import UnreadablePicture, read_image
-from bwlab.tagging.captions import Mode, WrittenCaptions, changed, tags_of
-from bwlab.tagging.tagger import Describe, Tag
+from bwlab.images import UnreadableImage, read_image
+from bwlab.tagging.captions import Mode, CaptionRecord, updated_caption, parse_tags
+from bwlab.tagging.tagger import TagImages, Tag
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 @dataclass(frozen=True)
-class TagJob:
+class TagSettings:
     """How a folder is tagged.
 
     Attributes:
@@ -44,7 +44,7 @@ class TagJob:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TagOutcome:
     """What became of one picture's caption.
 
     Attributes:
@@ -63,7 +63,7 @@ class Outcome:
     note: str = ""
 
 
-def tag_folder(job: TagJob, describe: Describe, pictures: Sequence[Path]) -> Iterator[Outcome]:
+def tag_folder(job: TagSettings, describe: TagImages, pictures: Sequence[Path]) -> Iterator[TagOutcome]:
     """Yield what became of each picture's caption, in order.
 
     Captions are written one by one, whole or not at all, and taken down after each batch, also when it is interrupted.
@@ -81,30 +81,30 @@ def tag_folder(job: TagJob, describe: Describe, pictures: Sequence[Path]) -> Ite
             desk.save()
 
 
-def tag_counts(outcomes: Iterable[Outcome]) -> Counter[str]:
+def tag_counts(outcomes: Iterable[TagOutcome]) -> Counter[str]:
     """How many captions hold each tag."""
-    return Counter(tag for outcome in outcomes for tag in dict.fromkeys(tags_of(outcome.text)))
+    return Counter(tag for outcome in outcomes for tag in dict.fromkeys(parse_tags(outcome.text)))
 
 
 class _Desk:
     """Tags batch after batch, and remembers whose each caption is."""
 
-    def __init__(self, job: TagJob, describe: Describe) -> None:
+    def __init__(self, job: TagSettings, describe: TagImages) -> None:
         self.job, self.describe = job, describe
-        self._records: dict[Path, WrittenCaptions] = {}
+        self._records: dict[Path, CaptionRecord] = {}
         self._owners: dict[Path, Path] = {}
 
-    def outcomes(self, pictures: Sequence[Path]) -> list[Outcome]:
+    def outcomes(self, pictures: Sequence[Path]) -> list[TagOutcome]:
         """Tag one batch and return what became of each picture's caption."""
-        found: dict[Path, Outcome] = {}
+        found: dict[Path, TagOutcome] = {}
         images: dict[Path, Image] = {}
         for picture in pictures:
             try:
                 left = self._left_alone(picture)
                 if left is None:
                     images[picture] = read_image(picture)
-            except UnreadablePicture as error:
-                left = Outcome(picture, self._caption(picture), "broken", note=error.found)
+            except UnreadableImage as error:
+                left = TagOutcome(picture, self._caption(picture), "broken", note=error.found)
             if left is not None:
                 found[picture] = left
         found |= {picture: self._write(picture, tags) for picture, tags in self._described(images).items()}
@@ -116,18 +116,18 @@ class _Desk:
             for record in self._records.values():
                 record.save()
 
-    def _left_alone(self, picture: Path) -> Outcome | None:
+    def _left_alone(self, picture: Path) -> TagOutcome | None:
         """Return the outcome of a picture that need not be looked at, or None."""
         caption = self._caption(picture)
         owner = self._owners.setdefault(caption, picture)
         if owner != picture:
-            return Outcome(picture, caption, "shared", note=f"its caption is that of {owner.name}")
+            return TagOutcome(picture, caption, "shared", note=f"its caption is that of {owner.name}")
         try:
             before = read_caption(caption)
         except UnicodeDecodeError:
-            return Outcome(picture, caption, "broken", note=f"{caption.name} is not UTF-8 text")
+            return TagOutcome(picture, caption, "broken", note=f"{caption.name} is not UTF-8 text")
         kept = before is not None and before.strip() and not self._record(caption).is_own(caption, before)
-        return Outcome(picture, caption, "kept", before or "") if kept and self.job.mode is Mode.KEEP else None
+        return TagOutcome(picture, caption, "kept", before or "") if kept and self.job.mode is Mode.KEEP else None
 
     def _described(self, images: Mapping[Path, Image]) -> dict[Path, list[str]]:
         """Return the tags of each picture; a tagger is foreign code, so what it gives is looked at."""
@@ -144,11 +144,11 @@ class _Desk:
         texts = [" ".join(tag.text.replace(",", " ").split()) for tag in tags if tag.score >= least]
         return [text for text in texts if text][:top]
 
-    def _write(self, picture: Path, tags: Sequence[str]) -> Outcome:
+    def _write(self, picture: Path, tags: Sequence[str]) -> TagOutcome:
         caption, job = self._caption(picture), self.job
         before, record = read_caption(caption), self._record(caption)
         own = before is not None and record.is_own(caption, before)
-        change = changed(before, own, job.prefix, tags, job.mode)
+        change = updated_caption(before, own, job.prefix, tags, job.mode)
         if not job.dry_run:
             if change.text != before:
                 write_atomically(caption, change.text.encode())
@@ -156,11 +156,11 @@ class _Desk:
                 record.note(caption, change.text)
             else:
                 record.forget(caption)
-        return Outcome(picture, caption, change.action, change.text)
+        return TagOutcome(picture, caption, change.action, change.text)
 
-    def _record(self, caption: Path) -> WrittenCaptions:
+    def _record(self, caption: Path) -> CaptionRecord:
         if caption.parent not in self._records:
-            self._records[caption.parent] = WrittenCaptions(caption.parent)
+            self._records[caption.parent] = CaptionRecord(caption.parent)
         return self._records[caption.parent]
 
     def _caption(self, picture: Path) -> Path:

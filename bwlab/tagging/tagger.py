@@ -26,10 +26,10 @@ class Tag:
     score: float
 
 
-Describe: TypeAlias = Callable[[Sequence["Image"]], list[list[Tag]]]
+TagImages: TypeAlias = Callable[[Sequence["Image"]], list[list[Tag]]]
 
 
-def share(options: Mapping[str, str], name: str, default: float) -> float:
+def fraction_option(options: Mapping[str, str], name: str, default: float) -> float:
     """Return the option `name` as a number 0..1; raises `BwlabError` for anything else."""
     text = options.get(name)
     if text is None:
@@ -43,7 +43,7 @@ def share(options: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def switch(options: Mapping[str, str], name: str) -> bool:
+def boolean_option(options: Mapping[str, str], name: str) -> bool:
     """Return the option `name` as true or false, by default false; raises `BwlabError` for anything else."""
     text = options.get(name, "false").lower()
     if text not in ("true", "false"):
@@ -64,7 +64,7 @@ def read_settings(settings: Collection[str]) -> dict[str, str]:
     return found
 
 
-def require_known(tagger: str, options: Collection[str], known: Collection[str]) -> None:
+def require_known_options(tagger: str, options: Collection[str], known: Collection[str]) -> None:
     """Raise `BwlabError`, which names the nearest option, if the tagger lacks one of those given."""
     for name in options:
         if name not in known:
@@ -88,5 +88,5 @@ class Tagger:
 
     name: str
     summary: str
-    load: Callable[[Mapping[str, str]], Describe]
+    load: Callable[[Mapping[str, str]], TagImages]
     options: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bwlab.errors import BwlabError
-from bwlab.tagging.tagger import Describe, Tag, share, switch
+from bwlab.tagging.tagger import TagImages, Tag, fraction_option, boolean_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,14 +29,14 @@ WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelTag:
     """One output of the model: the tag as it is written, and its category."""
 
     text: str
     category: str
 
 
-def load(options: Mapping[str, str]) -> Describe:
+def load(options: Mapping[str, str]) -> TagImages:
     """Return a tagger that gives the best rating (if asked), then characters, then general tags, each from the surest.
 
     Args:
@@ -47,10 +47,10 @@ def load(options: Mapping[str, str]) -> Describe:
         BwlabError: onnxruntime is not installed, a file is missing or broken, they do not fit, or an option is wrong.
 
     """
-    threshold = share(options, "threshold", DEFAULT_THRESHOLD)
-    character = share(options, "character_threshold", DEFAULT_CHARACTER_THRESHOLD)
+    threshold = fraction_option(options, "threshold", DEFAULT_THRESHOLD)
+    character = fraction_option(options, "character_threshold", DEFAULT_CHARACTER_THRESHOLD)
     limits = {GENERAL: threshold, CHARACTER: character}
-    rating = switch(options, "rating")
+    rating = boolean_option(options, "rating")
     if "model" not in options:
         raise BwlabError("tagger wd14", "no model is given", f"Add --model FILE.onnx, with its {TAGS_FILE} beside it")
     path = Path(options["model"])
@@ -77,12 +77,12 @@ def load(options: Mapping[str, str]) -> Describe:
     return describe
 
 
-def read_tags(path: Path) -> list[Row]:
+def read_tags(path: Path) -> list[ModelTag]:
     """Return the rows of a `selected_tags.csv`, in the model's order; raises `BwlabError` if it is missing or no such file."""
     asked, fix = f"tagger wd14 with {path}", f"Put the model's own {TAGS_FILE} beside it, or give --set tags=FILE"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [Row(written(row["name"]), row["category"].strip()) for row in csv.DictReader(file)]
+            rows = [ModelTag(tag_text(row["name"]), row["category"].strip()) for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BwlabError(asked, reason or "not readable", fix) from error
@@ -93,7 +93,7 @@ def read_tags(path: Path) -> list[Row]:
     return rows
 
 
-def written(name: str) -> str:
+def tag_text(name: str) -> str:
     """Return a tag as captions have it: blanks for underscores, but not in faces such as `^_^`, and no commas."""
     plain = name.replace(",", " ").strip()
     words = any(sum(letter.isalnum() for letter in part) > 1 for part in plain.split("_"))
@@ -111,7 +111,7 @@ def model_input(picture: Image, size: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.asarray(resized, np.float32)[:, :, ::-1])
 
 
-def chosen(scores: NDArray[np.float32], rows: Sequence[Row], limits: Mapping[str, float], rating: bool) -> list[Tag]:
+def chosen(scores: NDArray[np.float32], rows: Sequence[ModelTag], limits: Mapping[str, float], rating: bool) -> list[Tag]:
     """Return the tags of one picture.
 
     Args:
@@ -162,7 +162,7 @@ def _run(session: Any, name: str, batch: NDArray[np.float32], at_once: int, path
     return probabilities
 
 
-def _check_outputs(scores: NDArray[np.float32], rows: Sequence[Row], path: Path) -> None:
+def _check_outputs(scores: NDArray[np.float32], rows: Sequence[ModelTag], path: Path) -> None:
     if scores.ndim != 2 or scores.shape[1] != len(rows):
         found = f"the model gives {scores.shape[1:]} numbers a picture, for {len(rows)} tags"
         raise BwlabError(f"tagger wd14 with {path}", found, f"Give the {TAGS_FILE} of this very model")

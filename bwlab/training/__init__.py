@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.training.config import TrainConfig
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bwlab.plugins.manager import PluginManager
 
-__all__ = ["Existing", "TrainConfig", "train"]
+__all__ = ["ExistingRun", "TrainConfig", "train"]
 
 
-def train(config: TrainConfig, manager: PluginManager, console: Console, existing: Existing = Existing.REFUSE) -> Path:
+def train(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun = ExistingRun.REFUSE) -> Path:
     """Train the adapter that `config` describes and return the path of `OUT/adapter.safetensors`.
 
     Args:

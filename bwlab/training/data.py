@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +15,14 @@ from bwlab.dataset.buckets import Frame, Sizing, base_size, example_frame, sizin
 from bwlab.dataset.config import RegularisationConfig
 from bwlab.dataset.examples import Example, Subset
 from bwlab.dataset.folders import read_dataset, subsets, unread_paths
-from bwlab.dataset.latents import Picture, PictureEncoder, TensorCache, encode_pictures
+from bwlab.dataset.latents import EncodedImage, ImageEncoder, TensorCache, encode_examples
 from bwlab.dataset.training_set import TrainingSet
 from bwlab.errors import BwlabError
 from bwlab.files import cache_folder, make_folder, write_atomically
 from bwlab.generation.recipe import GenerationRecipe, read_recipe, write_png
 from bwlab.generation.samplers import DEFAULT_SAMPLER
-from bwlab.images import UnreadablePicture
-from bwlab.terminal import progress_bar
+from bwlab.images import UnreadableImage
+from bwlab.terminal import OnProgress, ProgressBar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bwlab.training.config import TrainConfig
 
 
-Framed = tuple[Example, "Frame | UnreadablePicture"]
+Framed = tuple[Example, "Frame | UnreadableImage"]
 
 AT_ONCE = 8  # pictures that are drawn and then written
 
@@ -54,15 +54,14 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
     base = base_size(pipe)
     for subset in subsets(config.data):
         sizing(subset, base)  # sizes that cannot be are told before anything is drawn
-    with progress_bar(console, "drawing regularisation pictures") as bar:
-        draw_missing(config.regularisation, config.base, base_hash, pipe, bar)
+    with ProgressBar("generating regularisation images", console=console) as bar:
+        draw_missing(config.regularisation, config.base, base_hash, pipe, bar.update)
     found = subsets(config.data, config.regularisation)
     examples = read_dataset(config.data, config.regularisation)
     framed = frames(examples, {subset: sizing(subset, base) for subset in found})
-    encoder = PictureEncoder(pipe.vae, TensorCache(Path(config.data.cache or cache_folder())))
-    with progress_bar(console, "encoding pictures") as bar:
-        tick = bar(len(framed))
-        pictures = encode_pictures(framed, encoder, tick)
+    encoder = ImageEncoder(pipe.vae, TensorCache(Path(config.data.cache or cache_folder())))
+    with ProgressBar("encoding images", len(framed), console=console) as bar:
+        pictures = encode_examples(framed, encoder, bar.advance)
     whole = without_broken(examples, pictures, config.data.skip_broken, console)
     for note in notes(found, [example for example, _ in whole], pipe):
         console.print(note, style="yellow", soft_wrap=True, markup=False)
@@ -76,18 +75,18 @@ def frames(examples: Sequence[Example], sizings: dict[Subset, Sizing]) -> list[F
     for example in examples:
         try:
             found.append((example, example_frame(example, sizings[example.subset])))
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             found.append((example, error))
     return found
 
 
 def without_broken(
-    examples: Sequence[Example], pictures: Sequence[Picture | UnreadablePicture], skip: bool, console: Console
-) -> list[tuple[Example, Picture]]:
+    examples: Sequence[Example], pictures: Sequence[EncodedImage | UnreadableImage], skip: bool, console: Console
+) -> list[tuple[Example, EncodedImage]]:
     """Return the examples whose picture could be read; the others are an error, or with `skip` a warning."""
-    whole: list[tuple[Example, Picture]] = []
+    whole: list[tuple[Example, EncodedImage]] = []
     for example, picture in zip(examples, pictures, strict=True):
-        if isinstance(picture, Picture):
+        if isinstance(picture, EncodedImage):
             whole.append((example, picture))
         elif not skip:
             raise picture
@@ -137,7 +136,7 @@ def draw_missing(
     base: str,
     base_hash: str,
     pipe: Pipeline,
-    bar: Callable[[int], Callable[[], None]],
+    on_image: OnProgress,
 ) -> None:
     """Have the base draw the pictures that are asked for and not there, each with its caption beside it.
 
@@ -149,7 +148,7 @@ def draw_missing(
         base: its name, for the recipes in the files.
         base_hash: of its UNet's weights.
         pipe: the base.
-        bar: given a total it returns what is called after each picture.
+        on_image: called after each image with how many are generated, of how many.
 
     Raises:
         BwlabError: the folder cannot be written, or has pictures of these names with another recipe.
@@ -164,7 +163,7 @@ def draw_missing(
     make_folder(folder, f"regularisation.folder = {folder}")
     recipes = [wanted_recipe(config, config.seed + index, base, base_hash) for index in range(config.generate)]
     missing = {recipe.seed for recipe in recipes if not is_drawn(folder / picture_name(recipe), recipe)}
-    tick = bar(len(missing))
+    done = 0
     for start in range(0, len(recipes), AT_ONCE):
         now = recipes[start : start + AT_ONCE]  # always these together: their number shows in the last bits
         if missing.isdisjoint(recipe.seed for recipe in now):
@@ -175,7 +174,8 @@ def draw_missing(
         for recipe, image in zip(now, images, strict=True):
             if recipe.seed in missing:
                 write_captioned(folder, recipe, image)
-                tick()
+                done += 1
+                on_image(done, len(missing))
 
 
 def write_captioned(folder: Path, recipe: GenerationRecipe, image: Image.Image) -> None:

@@ -13,19 +13,13 @@ from torch import Tensor
 
 from bwlab.base.conditioning import TextBatch
 from bwlab.dataset.training_set import SampledBatch
-from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
 
-    from bwlab.base.architectures import Pipeline
-
-
-TARGETS = ("epsilon", "v_prediction", "sample")
-
 
 @dataclass(frozen=True)
-class Batch:
+class NoisyBatch:
     """What one process learns from at once.
 
     Attributes:
@@ -62,27 +56,17 @@ class Batch:
             "target": self.target,
         }
 
-    def rows(self, rows: slice) -> Batch:
+    def rows(self, rows: slice) -> NoisyBatch:
         """Return a part of the batch."""
         parts: dict[str, Any] = {name: value[rows] for name, value in vars(self).items()}
         return replace(self, **parts)
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> NoisyBatch:
         """Return the batch with its tensors on a device."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
-
-
-def noise_schedule(pipe: Pipeline) -> DDPMScheduler:
-    """Return the schedule the base was trained with; BwlabError if its prediction type is not known."""
-    from diffusers import DDPMScheduler
-
-    kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    if kind not in TARGETS:
-        raise BwlabError("the base's scheduler", f"prediction_type {kind!r}", f"Use a base with {', '.join(TARGETS)}")
-    return DDPMScheduler.from_config(pipe.scheduler.config)
 
 
 def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -94,14 +78,14 @@ def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, tim
     return noise if kind == "epsilon" else latents
 
 
-def noised(
+def noisy_batch(
     drawn: SampledBatch,
     schedule: DDPMScheduler,
     generator: torch.Generator,
     *,
     offset: float = 0.0,
     gamma: float | None = None,
-) -> Batch:
+) -> NoisyBatch:
     """Return drawn examples with noise; everything random is drawn on the CPU, so that every device sees the same.
 
     Args:
@@ -122,7 +106,7 @@ def noised(
     if gamma is not None:
         snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
         weights = weights * min_snr_weights(snr, gamma, schedule.config.prediction_type).float()
-    return Batch(
+    return NoisyBatch(
         drawn.indices,
         drawn.captions,
         latents,
@@ -135,7 +119,7 @@ def noised(
     )
 
 
-def prediction_loss(prediction: Tensor, batch: Batch) -> Tensor:
+def prediction_loss(prediction: Tensor, batch: NoisyBatch) -> Tensor:
     """Return the mean squared error of a prediction, a scalar in float32; each example counts by its weight."""
     errors = (prediction.float() - batch.target.float()).square().mean(dim=(1, 2, 3))
     return (errors * batch.weights).mean()

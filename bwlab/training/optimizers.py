@@ -98,7 +98,7 @@ def pair(*each: Converter) -> Converter:
     return convert
 
 
-RECIPES: Mapping[str, OptimizerSpec] = {
+OPTIMIZERS: Mapping[str, OptimizerSpec] = {
     "adamw": OptimizerSpec(load_adamw, {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "amsgrad": flag}),
     # The rate is the user's, as every LoRA trainer has it: no relative steps, no scaling by the weight.
     "adafactor": OptimizerSpec(
@@ -134,7 +134,7 @@ RECIPES: Mapping[str, OptimizerSpec] = {
 Factor = Callable[[int], float]
 
 # The names that diffusers has for them.
-NAMES = {
+SCHEDULES = {
     "constant": "constant_with_warmup",
     "linear": "linear",
     "cosine": "cosine",
@@ -155,7 +155,7 @@ def checked_options(name: str, options: Mapping[str, object]) -> dict[str, objec
         BwlabError: an option it does not have, with the nearest one that it has, or a value it cannot take.
 
     """
-    known = RECIPES[name].options
+    known = OPTIMIZERS[name].options
     converted: dict[str, object] = {}
     for option, value in options.items():
         asked = f"training.optimizer_options.{option} = {value}"
@@ -181,7 +181,7 @@ def new_optimizer(
         fused: whether to use AdamW's fused form, the fast one where a device has it.
 
     """
-    recipe = RECIPES[name]
+    recipe = OPTIMIZERS[name]
     arguments: dict[str, Any] = {**recipe.defaults, **options, **recipe.constants}
     if name == "adamw":
         arguments["fused"] = fused
@@ -205,6 +205,6 @@ def rate_factor(config: OptimizerConfig) -> Factor:
         raise BwlabError(f"training.warmup = {config.warmup}", found, "Give fewer steps of warm-up, or more in all")
     # diffusers' schedules want an optimiser, of which they read the rate only: 1 makes rates factors.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule = get_scheduler(NAMES[config.schedule], optimizer, None, config.warmup, config.steps, config.cycles)
+    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, config.steps, config.cycles)
     factor: Factor = schedule.lr_lambdas[0]
     return factor

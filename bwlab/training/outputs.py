@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.save import save_adapter
-from bwlab.dataset.examples import Example, dataset_hash, tags_of
+from bwlab.config.sources import setting_values
+from bwlab.config.toml import toml_text
+from bwlab.dataset.examples import Example, dataset_hash, split_tags
 from bwlab.files import make_folder
 from bwlab.generation.recipe import write_png
 from bwlab.generation.sample import generate
@@ -17,7 +19,6 @@ from bwlab.plugins.events import StepRecord
 from bwlab.training.config import PreviewConfig, TrainConfig
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.run_folder import RunFolder
-from bwlab.training.settings import flat_settings, toml_text
 from bwlab.training.state import save_checkpoint
 from bwlab.training.tracking import Trackers
 from bwlab.training.trainer import Trainer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_PROMPTS = 2
 
 # As kohya's trainer writes them.
-OPTIMIZERS = {
+KOHYA_OPTIMIZERS = {
     "adamw": "torch.optim.adamw.AdamW",
     "adafactor": "transformers.optimization.Adafactor",
     "prodigy": "prodigyopt.prodigy.Prodigy",
@@ -49,12 +50,12 @@ class Outputs:
 
     def __init__(self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, trainer: Trainer) -> None:
         self.config, self.folder, self.prepared, self.trainer = config, folder, prepared, trainer
-        self.prompts = preview_prompts(config.preview, prepared.data.different_captions())
+        self.prompts = preview_prompts(config.preview, prepared.data.distinct_captions())
         self._trackers: Trackers | None = None
 
     def start(self) -> Callable[[], None]:
         """Start the trackers and return what ends them."""
-        self._trackers = Trackers(self.config.tracking, self.folder.path, flat_settings(self.config), self.trainer.step)
+        self._trackers = Trackers(self.config.tracking, self.folder.path, setting_values(self.config), self.trainer.step)
         return self._trackers.finish
 
     def final_path(self) -> Path:
@@ -100,7 +101,7 @@ class Outputs:
             return
         step = self.trainer.step
         with self.trainer.averaged_weights():
-            paths = paint_previews(
+            paths = generate_previews(
                 self.prepared.pipe, self.config.preview, self.prompts, lambda index: self.folder.preview(step, index)
             )
         self.folder.write_log("preview", step, paths=", ".join(path.name for path in paths))
@@ -125,7 +126,7 @@ def preview_prompts(config: PreviewConfig, captions: list[str]) -> tuple[str, ..
     return config.prompts or tuple(captions[:DEFAULT_PROMPTS])
 
 
-def paint_previews(
+def generate_previews(
     pipe: StableDiffusionPipeline, config: PreviewConfig, prompts: tuple[str, ...], place: Callable[[int], Path]
 ) -> list[Path]:
     """Paint each prompt with what is attached to the pipeline, write PNGs where `place` says, return their paths."""
@@ -180,7 +181,7 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
         "ss_gradient_accumulation_steps": str(training.accumulation),
         "ss_learning_rate": repr(training.rate()),
         "ss_unet_lr": training.block_lr or repr(training.rate()),
-        "ss_optimizer": f"{OPTIMIZERS[training.optimizer]}{option_text(training.optimizer_options)}",
+        "ss_optimizer": f"{KOHYA_OPTIMIZERS[training.optimizer]}{option_text(training.optimizer_options)}",
         "ss_lr_scheduler": training.schedule,
         "ss_lr_warmup_steps": str(training.warmup),
         "ss_max_grad_norm": repr(training.max_grad_norm),
@@ -197,5 +198,5 @@ def tag_frequency(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
     """Return how often each tag occurs, by the name of the images' folder, as kohya's trainer notes it."""
     counts: dict[str, Counter[str]] = {}
     for example in examples:
-        counts.setdefault(example.path.parent.resolve().name, Counter()).update(tags_of(example.caption))
+        counts.setdefault(example.path.parent.resolve().name, Counter()).update(split_tags(example.caption))
     return {folder: dict(counter) for folder, counter in counts.items()}

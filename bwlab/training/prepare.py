@@ -14,6 +14,7 @@ from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
 from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
+from bwlab.base.prediction import noise_schedule
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.dataset.folders import subsets
@@ -27,7 +28,6 @@ from bwlab.training.data import check_regularisation, load_training_set
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
-from bwlab.training.objective import noise_schedule
 from bwlab.training.optimizers import checked_options, rate_factor
 from bwlab.training.settings import resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
@@ -48,7 +48,7 @@ class TrainingSetup:
 
     Attributes:
         accelerator: device and precision.
-        team: the run's processes.
+        processes: the run's processes.
         pipe: the frozen base, on the device.
         schedule: the noise the base was trained with.
         base_hash: of the base's weights.
@@ -59,7 +59,7 @@ class TrainingSetup:
     """
 
     accelerator: Accelerator
-    team: Processes
+    processes: Processes
     pipe: Pipeline
     schedule: DDPMScheduler
     base_hash: str
@@ -73,7 +73,7 @@ class TrainingSetup:
             **resume_invariants(config),
             **self.data.resume_invariants(),
             "precision": self.accelerator.mixed_precision,
-            "processes": str(self.team.size),
+            "processes": str(self.processes.size),
             "the base's weights": self.base_hash,
         }
 
@@ -100,20 +100,20 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
     with Processes(new_accelerator(chosen.precision, chosen.device)).together():
         pipe = load_base(config.base)
     accelerator = new_accelerator(chosen.precision, chosen.device, pipe.unet.num_parameters())
-    team = Processes(accelerator)
-    with team.together():
+    processes = Processes(accelerator)
+    with processes.together():
         base_hash = weights_hash(pipe)
         learned = new_trainable(config, pipe, manager)
         check_gradient_path(pipe.unet, learned.adapter.layers, config.training)
         schedule = noise_schedule(pipe)
         freeze(pipe, accelerator)
-    with team.main_first():  # what it keeps on disk, the others find there
-        data = load_training_set(config, pipe, console if team.is_main else Console(quiet=True), base_hash)
+    with processes.main_first():  # what it keeps on disk, the others find there
+        data = load_training_set(config, pipe, console if processes.is_main else Console(quiet=True), base_hash)
         texts = caption_texts(config, pipe, learned, data)
     if learned.words is not None:
         require_used(learned.words, [example.caption for example in data.examples])
     learned.to(accelerator.device)
-    return TrainingSetup(accelerator, team, pipe, schedule, base_hash, learned, data, texts)
+    return TrainingSetup(accelerator, processes, pipe, schedule, base_hash, learned, data, texts)
 
 
 def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Trainable:

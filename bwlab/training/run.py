@@ -21,8 +21,7 @@ from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
 from bwlab.training.prepare import TrainingSetup, prepare
-from bwlab.training.run_folder import Existing, RunFolder, RunLock
-from bwlab.training.settings import toml_text
+from bwlab.training.run_folder import ExistingRun, RunFolder, RunLock
 from bwlab.training.state import load_checkpoint
 from bwlab.training.tracking import TrainingBar
 from bwlab.training.trainer import Trainer
@@ -36,7 +35,7 @@ LAST_LOSSES = 100
 SAME_PRESS = 1.0  # seconds
 
 
-def run(config: TrainConfig, manager: PluginManager, console: Console, existing: Existing) -> Path:
+def run(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun) -> Path:
     """Train and return the path of the adapter file; see `bwlab.training.train`."""
     if not config.out:
         raise BwlabError("bwlab train", "no folder for the run given", "Give one with --out DIR")
@@ -63,16 +62,16 @@ class Run:
     def __init__(
         self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, manager: PluginManager, console: Console
     ) -> None:
-        self.config, self.folder, self.team = config, folder, prepared.team
+        self.config, self.folder, self.processes = config, folder, prepared.processes
         self.manager, self.hook = manager, manager.hook
-        self.console = console if prepared.team.is_main else Console(quiet=True)
+        self.console = console if prepared.processes.is_main else Console(quiet=True)
         self.settings = prepared.resume_invariants(config)
         self.prepared = prepared
         self.trainer = Trainer(config, prepared, manager)
         self.outputs = Outputs(config, folder, prepared, self.trainer)
         self._recent: deque[float] = deque(maxlen=LAST_LOSSES)
 
-    def finish(self, existing: Existing) -> Path:
+    def finish(self, existing: ExistingRun) -> Path:
         """Train to the last step, write what was trained and the last previews, and return the adapter's path."""
         began = time.perf_counter()
         with ExitStack() as held:
@@ -89,7 +88,7 @@ class Run:
             held.enter_context(torch.random.fork_rng())
             held.enter_context(self.prepared.learned.attached(self.prepared.pipe))
             held.enter_context(self.prepared.graph(self.config.training))
-            stop = held.enter_context(StopRequest(self.team.size > 1))
+            stop = held.enter_context(StopRequest(self.processes.size > 1))
             self._learn_all(record, stop)
             with self._main_alone() as alone:
                 if alone:
@@ -98,18 +97,18 @@ class Run:
                     self._told_finished(path, time.perf_counter() - began)
         return self.outputs.final_path()
 
-    def _go_back(self, existing: Existing) -> None:
+    def _go_back(self, existing: ExistingRun) -> None:
         """Take up the last checkpoint if the run is resumed and has one."""
-        with self.team.together():
-            saved = self.folder.checkpoint_steps() if existing is Existing.RESUME else []
+        with self.processes.together():
+            saved = self.folder.checkpoint_steps() if existing is ExistingRun.RESUME else []
             if saved:
                 self.trainer.resume(load_checkpoint(self.folder.checkpoint(saved[-1])), self.settings)
         step = torch.tensor(float(self.trainer.step))
-        if self.team.any(self.team.mean([step]) != [float(step)]):
+        if self.processes.any(self.processes.mean([step]) != [float(step)]):
             found = "its processes do not see the same checkpoints"
             raise BwlabError("--resume", found, "Give a folder on a disk that all hosts share")
 
-    def _open(self, existing: Existing, record: RunRecord) -> Callable[[], None]:
+    def _open(self, existing: ExistingRun, record: RunRecord) -> Callable[[], None]:
         """Make the folder ready, tell that the run starts, and return what ends the trackers."""
         self.folder.open(self.config, existing, self.trainer.step)
         self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
@@ -134,8 +133,8 @@ class Run:
             block_ranks={block: max(found) for block, found in ranks.items()},
             steps=training.steps,
             first_step=self.trainer.step,
-            batch_size=training.batch_size * training.accumulation * self.team.size,
-            parameters=self.trainer.trained_numbers(),
+            batch_size=training.batch_size * training.accumulation * self.processes.size,
+            parameters=self.trainer.parameter_count(),
             seed=training.seed,
             config=toml_text(config),
         )
@@ -147,7 +146,7 @@ class Run:
             while self.trainer.step < steps:
                 self._learn(record, bar)
                 step, last = self.trainer.step, self.trainer.step == steps
-                stopping = self.team.any(stop.asked)
+                stopping = self.processes.any(stop.asked)
                 with self._main_alone() as alone:
                     if alone and (last or stopping or (saving and step % saving == 0)):
                         self._save_checkpoint()
@@ -174,8 +173,8 @@ class Run:
     @contextmanager
     def _main_alone(self) -> Iterator[bool]:
         """In a `with` block that all processes run: true in the one that acts; an error there ends all."""
-        with self.team.together():
-            yield self.team.is_main
+        with self.processes.together():
+            yield self.processes.is_main
 
     @contextmanager
     def _naming_last_checkpoint(self) -> Iterator[None]:

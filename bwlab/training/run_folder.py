@@ -11,10 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.training.config import TrainConfig
-from bwlab.training.settings import read_config, toml_text
+from bwlab.training.settings import read_config
 from bwlab.training.tracking import TENSORBOARD
 
 OWN_FILES = ("adapter.safetensors", "config.toml", "log.jsonl")
@@ -26,7 +27,7 @@ UNFINISHED_NAME = re.compile(r"\.(adapter|config|log|step-\d{6,}).*\.[0-9a-f]{32
 NAME = ".lock"
 
 
-class Existing(enum.Enum):
+class ExistingRun(enum.Enum):
     """What to do with a run that is already in the folder."""
 
     REFUSE = "refuse"
@@ -72,19 +73,19 @@ class RunFolder:
                 if path.name.startswith((f"step-{step:06}.", f"step-{step:06}-")):
                     path.unlink()
 
-    def check(self, existing: Existing) -> None:
+    def check(self, existing: ExistingRun) -> None:
         """Raise BwlabError if a run with this choice may not write here; write nothing."""
         asked = f"--out {self.path}"
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
         if not self.path.exists() or all(path.name == NAME for path in self.path.iterdir()):
             return
-        if existing is Existing.REFUSE:
+        if existing is ExistingRun.REFUSE:
             raise BwlabError(asked, "the folder is not empty", "Add --resume or --overwrite, or choose another folder")
-        if existing is Existing.RESUME and not self.config.is_file():
+        if existing is ExistingRun.RESUME and not self.config.is_file():
             raise BwlabError(asked, "no config.toml of a run to resume", "Choose a run's folder or leave out --resume")
 
-    def open(self, config: TrainConfig, existing: Existing, step: int) -> None:
+    def open(self, config: TrainConfig, existing: ExistingRun, step: int) -> None:
         """Make the folder ready for a run that starts after `step` steps.
 
         Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to `step`. Files that a kill
@@ -95,7 +96,7 @@ class RunFolder:
             for path in folder.glob(".*.tmp"):
                 if UNFINISHED_NAME.fullmatch(path.name):
                     path.unlink()
-        if existing is Existing.OVERWRITE:
+        if existing is ExistingRun.OVERWRITE:
             for path in list(self._outputs()):
                 path.unlink()
         elif self.log.exists():

@@ -35,7 +35,7 @@ RESERVED = ("adapter",)  # names of files in a run's folder
 FORBIDDEN = frozenset("/\\,()[]:|\0")
 
 
-class WordEmbedding(nn.Module):
+class ExtendedEmbedding(nn.Module):
     """The embedding layer of a text encoder with rows for new words, of which only those are trained.
 
     Args:
@@ -128,7 +128,7 @@ class TokenEmbeddings:
 def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
     """Return the text encoder has rows for the tokens from `first` on inside the `with` block."""
     layer = encoder.get_input_embeddings()
-    encoder.set_input_embeddings(WordEmbedding(layer, rows, first))
+    encoder.set_input_embeddings(ExtendedEmbedding(layer, rows, first))
     try:
         yield
     finally:

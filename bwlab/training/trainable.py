@@ -112,7 +112,7 @@ def parameter_groups(config: TrainConfig, learned: Trainable) -> list[dict[str, 
     decay = config.training.weight_decay
     groups = [{"params": by_rate[rate], "lr": rate, "weight_decay": decay} for rate in sorted(by_rate)]
     if learned.words is not None:
-        groups.append({"params": list(learned.words.rows), "lr": words_rate(config), "weight_decay": 0.0})
+        groups.append({"params": list(learned.words.rows), "lr": token_rate(config), "weight_decay": 0.0})
     if not groups:
         found = "every block that has a rank has a rate of 0"
         raise BwlabError(f"training.block_lr = {config.training.block_lr}", found, "Give one of them a rate above 0")
@@ -123,7 +123,7 @@ def parameter_groups(config: TrainConfig, learned: Trainable) -> list[dict[str, 
     return groups
 
 
-def words_rate(config: TrainConfig) -> float:
+def token_rate(config: TrainConfig) -> float:
     """Return the learning rate of the words' embeddings."""
     if config.tokens.lr is not None:
         return config.tokens.lr

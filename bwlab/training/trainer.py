@@ -17,7 +17,7 @@ from bwlab.errors import BwlabError
 from bwlab.plugins.events import RunRecord, StepRecord
 from bwlab.training.config import TrainConfig
 from bwlab.training.device import compiled_unet
-from bwlab.training.objective import Batch, noised, prediction_loss
+from bwlab.training.objective import NoisyBatch, noisy_batch, prediction_loss
 from bwlab.training.optimizers import checked_options, new_optimizer, rate_factor
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.state import (
@@ -71,7 +71,7 @@ class Trainer:
         learned = prepared.learned.parameters()
         self._average = MovingAverage(learned, self.config.ema) if self.config.ema else None
 
-    def trained_numbers(self) -> int:
+    def parameter_count(self) -> int:
         """Return how many numbers are trained."""
         return sum(parameter.numel() for parameter in self._parameters)
 
@@ -124,11 +124,11 @@ class Trainer:
         """
         began = time.perf_counter()
         factor = self._set_rates()
-        with self.prepared.team.together():
+        with self.prepared.processes.together():
             here = self._backward(run)
-        losses = dict(zip(here, self.prepared.team.mean(list(here.values())), strict=True))
+        losses = dict(zip(here, self.prepared.processes.mean(list(here.values())), strict=True))
         self._require_finite(losses)
-        self.prepared.team.average_gradients(self._parameters)
+        self.prepared.processes.average_gradients(self._parameters)
         grad_norm = self._clip()
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -171,18 +171,18 @@ class Trainer:
 
     def _own_number(self) -> tuple[int, ...]:
         """Return what tells this process's dropout from that of the others; nothing for the first."""
-        return () if self.prepared.team.is_main else (self.prepared.team.number,)
+        return () if self.prepared.processes.is_main else (self.prepared.processes.number,)
 
-    def _batch(self, micro: int) -> Batch:
+    def _batch(self, micro: int) -> NoisyBatch:
         """Return this process's part of a micro-batch; all draw the same whole, so their number changes nothing."""
         prepared, config, size = self.prepared, self.config, self.config.batch_size
-        drawn = prepared.data.draw(micro, size * prepared.team.size, config.seed)
+        drawn = prepared.data.draw(micro, size * prepared.processes.size, config.seed)
         generator = generator_for(config.seed, "step", micro)
         offset, gamma = config.noise_offset, config.min_snr_gamma
-        batch = noised(drawn, prepared.schedule, generator, offset=offset, gamma=gamma)
-        return batch.rows(prepared.team.rows(size)).to(prepared.accelerator.device)
+        batch = noisy_batch(drawn, prepared.schedule, generator, offset=offset, gamma=gamma)
+        return batch.rows(prepared.processes.rows(size)).to(prepared.accelerator.device)
 
-    def _losses(self, run: RunRecord, batch: Batch) -> Losses:
+    def _losses(self, run: RunRecord, batch: NoisyBatch) -> Losses:
         with self.prepared.accelerator.autocast():
             text = self.prepared.texts.batch(batch.captions, self.prepared.accelerator.device)
             prediction = self._predict(batch, text)
@@ -195,7 +195,7 @@ class Trainer:
                 losses[name] = loss.float()
         return losses
 
-    def _predict(self, batch: Batch, text: TextBatch) -> Tensor:
+    def _predict(self, batch: NoisyBatch, text: TextBatch) -> Tensor:
         conditions = unet_arguments(self.prepared.pipe, text, batch.sizes)
         prediction: Tensor = self._unet(batch.noisy, batch.timesteps, return_dict=False, **conditions)[0]
         return prediction

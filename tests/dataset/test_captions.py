@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwlab.dataset.examples import CaptionRule, joined_tags, tags_of
+from bwlab.dataset.examples import CaptionRule, normalized_tags, split_tags
 
 CAPTION = "a, b, c, d"
 
@@ -24,14 +24,14 @@ def test_without_a_rule_captions_stay() -> None:
 def test_shuffling_keeps_the_first_tags_and_all_others() -> None:
     found = Counter(shown(CaptionRule(shuffle=True, keep=1), 600))
     assert len(found) == 6
-    assert all(caption.startswith("a, ") and sorted(tags_of(caption)) == list("abcd") for caption in found)
+    assert all(caption.startswith("a, ") and sorted(split_tags(caption)) == list("abcd") for caption in found)
     assert min(found.values()) > 60
 
 
 def test_tags_are_dropped_as_often_as_asked() -> None:
     found = shown(CaptionRule(keep=1, tag_dropout=0.25), 800)
     assert all(caption.startswith("a") for caption in found)
-    share = sum(len(tags_of(caption)) - 1 for caption in found) / (3 * 800)
+    share = sum(len(split_tags(caption)) - 1 for caption in found) / (3 * 800)
     assert abs(share - 0.75) < 0.04
 
 
@@ -60,13 +60,13 @@ def test_whole_epochs_may_go_without_captions() -> None:
     epoch=st.integers(0, 5),
 )
 def test_all_that_is_shown_is_told_before(caption: str, rule: CaptionRule, seed: int, epoch: int) -> None:
-    told = rule.all_shown(caption)
+    told = rule.all_samples(caption)
     found = rule.shown(caption, epoch, torch.Generator().manual_seed(seed))
     assert told is None or found in told
-    assert joined_tags(found) == found
+    assert normalized_tags(found) == found
 
 
 def test_captions_without_end_are_told_so() -> None:
-    assert CaptionRule(shuffle=True).all_shown(CAPTION) is None
-    assert CaptionRule(tag_dropout=0.1).all_shown(CAPTION) is None
-    assert CaptionRule(shuffle=True, keep=3, dropout=0.1).all_shown(CAPTION) == frozenset({CAPTION, ""})
+    assert CaptionRule(shuffle=True).all_samples(CAPTION) is None
+    assert CaptionRule(tag_dropout=0.1).all_samples(CAPTION) is None
+    assert CaptionRule(shuffle=True, keep=3, dropout=0.1).all_samples(CAPTION) == frozenset({CAPTION, ""})

@@ -15,7 +15,7 @@ from bwlab.base.conditioning import encode_texts
 from bwlab.base.load import load_base
 from bwlab.dataset.latents import TensorCache, encode_captions, read_tensors, tokenizer_hash
 from bwlab.errors import BwlabError
-from bwlab.images import read_picture
+from bwlab.images import read_image_tensor
 from tests.conftest import tiny_tokenizer
 from tests.dataset.loaded import entries, load, settings
 from tests.dataset.small_data import WriteData
@@ -29,7 +29,7 @@ def test_entries_are_what_the_models_say(pipe: Pipeline, two_pictures: Path, tmp
     scale = pipe.vae.config.scaling_factor
     for index, name in enumerate(["fox", "owl"]):
         with torch.no_grad():
-            posterior = pipe.vae.encode(read_picture(two_pictures / f"{name}.png", 32)[None]).latent_dist
+            posterior = pipe.vae.encode(read_image_tensor(two_pictures / f"{name}.png", 32)[None]).latent_dist
         torch.testing.assert_close(data.pictures[index].plain.mean, posterior.mean[0] * scale)
         torch.testing.assert_close(data.pictures[index].plain.deviation, posterior.std[0] * scale)
         assert data.pictures[index].mirrored is None

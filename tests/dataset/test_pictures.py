@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from bwlab.images import Size, UnreadablePicture, picture_size, read_image, read_picture
+from bwlab.images import Size, UnreadableImage, image_size, read_image, read_image_tensor
 from tests.dataset.files import write_png16
 from tests.dataset.small_data import WriteData
 
@@ -29,7 +29,7 @@ def half_clear(width: int = 13, height: int = 11) -> Image.Image:
 
 def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     half_clear().save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", 13, 11)
+    picture = read_image_tensor(tmp_path / "a.png", 13, 11)
     assert picture.shape == (3, 11, 13)
     assert picture.dtype is torch.float32
     assert picture[:, 5, 2].tolist() == [1.0, -1.0, -1.0]
@@ -65,7 +65,7 @@ def test_every_mode_reads_as_colour(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(np.full((11, 11), 128 << 8, np.uint16)) if mode == "I;16" else grey.convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    picture = read_picture(path, 11)
+    picture = read_image_tensor(path, 11)
     assert picture.shape == (3, 11, 11)
     if mode != "1":
         assert picture.mean() == pytest.approx(0.0, abs=0.02)
@@ -83,7 +83,7 @@ def test_sixteen_bits_a_channel_keep_their_brightness(tmp_path: Path, channels: 
 def test_numbers_that_are_no_colours_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((5, 7), 0.5, np.float32)).save(tmp_path / "a.tiff")
     (tmp_path / "a.tiff").rename(tmp_path / "a.png")
-    with pytest.raises(UnreadablePicture, match="pixels of mode F, which are no colours"):
+    with pytest.raises(UnreadableImage, match="pixels of mode F, which are no colours"):
         read_image(tmp_path / "a.png")
 
 
@@ -113,7 +113,7 @@ def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path, orientation: int
     exif[0x0112] = orientation
     for name in ("a.jpg", "a.png", "a.webp"):
         stored.save(tmp_path / name, exif=exif, quality=100)
-        assert picture_size(tmp_path / name) == Size(16, 8)
+        assert image_size(tmp_path / name) == Size(16, 8)
         found = np.asarray(read_image(tmp_path / name).convert("L"), int)
         assert np.abs(found - np.asarray(upright.convert("L"), int)).max() <= 40, name
 
@@ -161,29 +161,29 @@ def test_the_centre_of_a_wide_picture_is_kept(tmp_path: Path) -> None:
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png", 10).min() == 1.0
+    assert read_image_tensor(tmp_path / "a.png", 10).min() == 1.0
 
 
 def test_a_picture_may_be_mirrored(tmp_path: Path) -> None:
     half_clear().save(tmp_path / "a.png")
-    mirrored = read_picture(tmp_path / "a.png", 13, 11, mirrored=True)
-    assert torch.equal(mirrored, read_picture(tmp_path / "a.png", 13, 11).flip(2))
+    mirrored = read_image_tensor(tmp_path / "a.png", 13, 11, mirrored=True)
+    assert torch.equal(mirrored, read_image_tensor(tmp_path / "a.png", 13, 11).flip(2))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
 def test_a_broken_image_is_named(write_data: WriteData, content: bytes | str) -> None:
     path = write_data({"a.png": "fox"}) / "a.png"
     path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:60])
-    with pytest.raises(UnreadablePicture, match=r"image .*a\.png: unreadable"):
-        read_picture(path, 16)
+    with pytest.raises(UnreadableImage, match=r"image .*a\.png: unreadable"):
+        read_image_tensor(path, 16)
 
 
 def test_a_jpeg_that_ends_early_is_broken(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 50).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])
-    with pytest.raises(UnreadablePicture, match="truncated"):
+    with pytest.raises(UnreadableImage, match="truncated"):
         read_image(tmp_path / "a.jpg")
-    assert picture_size(tmp_path / "a.jpg") == Size(64, 64)
+    assert image_size(tmp_path / "a.jpg") == Size(64, 64)
 
 
 def whole_file(kind: str) -> bytes:
@@ -208,8 +208,8 @@ def test_damaged_bytes_are_a_picture_or_told(
     path.write_bytes(content if end is None else content[: end % len(content)])
     told = ""
     try:
-        picture_size(path)
-        assert read_picture(path, 8, 4).isfinite().all()
-    except UnreadablePicture as error:
+        image_size(path)
+        assert read_image_tensor(path, 8, 4).isfinite().all()
+    except UnreadableImage as error:
         told = str(error)
     assert "\n" not in told

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bwlab.dataset.training_set import SampledBatch, TrainingSet
 from bwlab.errors import BwlabError
-from bwlab.images import read_picture
+from bwlab.images import read_image_tensor
 from tests.dataset.loaded import load, settings
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_batches_have_the_latents_of_their_bucket(pipe: Pipeline, write: Write) 
         (name,) = {data.examples[index].path.stem for index in drawn.indices}
         target = data.pictures[drawn.indices[0]].frame.target
         assert drawn.means.shape == drawn.deviations.shape == (2, 4, target.height // 4, target.width // 4)
-        picture = read_picture(folder / f"{name}.png", *target)
+        picture = read_image_tensor(folder / f"{name}.png", *target)
         with torch.no_grad():
             mean = pipe.vae.encode(picture[None]).latent_dist.mean * pipe.vae.config.scaling_factor
         torch.testing.assert_close(drawn.means[:1], mean)
@@ -88,7 +88,7 @@ def test_half_of_the_examples_are_mirrored_and_encoded_so(pipe: Pipeline, write:
     scale = pipe.vae.config.scaling_factor
     with torch.no_grad():
         plain, mirrored = (
-            pipe.vae.encode(read_picture(folder / "square.png", 32, mirrored=flip)[None]).latent_dist.mean[0] * scale
+            pipe.vae.encode(read_image_tensor(folder / "square.png", 32, mirrored=flip)[None]).latent_dist.mean[0] * scale
             for flip in (False, True)
         )
     drawn = data.draw(0, 200, 0)
@@ -129,7 +129,7 @@ def test_regularisation_has_its_own_weight_and_comes_as_often(pipe: Pipeline, wr
     assert sum(kinds) == 30
     assert drawn.weights.tolist() == [0.25 if kind else 1.0 for kind in kinds]
     assert {caption for caption, kind in zip(drawn.captions, kinds, strict=True) if kind} == {"class"}
-    assert data.different_captions() == ["a, b, c"]
+    assert data.distinct_captions() == ["a, b, c"]
     assert data.static_captions() == frozenset({"a, b, c", "class"})
     lasting = data.resume_invariants()
     other, _ = load(settings(folder, *sets, "regularisation.weight=0.5"), pipe)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwlab.tagging.captions import Mode, changed, joined, tags_of
+from bwlab.tagging.captions import Mode, updated_caption, joined_tags, parse_tags
 
 PREFIX, TAGS = ["ohwx"], ["fox", "ink"]
 
@@ -14,7 +14,7 @@ PREFIX, TAGS = ["ohwx"], ["fox", "ink"]
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("before", [None, "", " \n"])
 def test_a_missing_or_empty_caption_is_written(before: str | None, mode: Mode) -> None:
-    change = changed(before, False, PREFIX, TAGS, mode)
+    change = updated_caption(before, False, PREFIX, TAGS, mode)
     assert (change.text, change.action, change.own) == ("ohwx, fox, ink", "new", True)
 
 
@@ -36,7 +36,7 @@ def test_a_missing_or_empty_caption_is_written(before: str | None, mode: Mode) -
 def test_whose_it_is_and_the_mode_decide(
     before: str, is_own: bool, mode: Mode, text: str, action: str, own: bool
 ) -> None:
-    change = changed(before, is_own, PREFIX, TAGS, mode)
+    change = updated_caption(before, is_own, PREFIX, TAGS, mode)
     assert (change.text, change.action, change.own) == (text, action, own)
 
 
@@ -46,14 +46,14 @@ some_tags = st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=4
 
 @given(captions, some_tags, some_tags)
 def test_a_person_s_words_are_never_lost_unless_told(before: str, prefix: list[str], tags: list[str]) -> None:
-    kept = changed(before, False, prefix, tags, Mode.KEEP)
+    kept = updated_caption(before, False, prefix, tags, Mode.KEEP)
     assert not before.strip() or kept.text == before
-    added = changed(before, False, prefix, tags, Mode.APPEND)
-    assert set(tags_of(before)) <= set(tags_of(added.text))
+    added = updated_caption(before, False, prefix, tags, Mode.APPEND)
+    assert set(parse_tags(before)) <= set(parse_tags(added.text))
     if before.strip():
-        assert changed(added.text, False, prefix, tags, Mode.APPEND).text == added.text
+        assert updated_caption(added.text, False, prefix, tags, Mode.APPEND).text == added.text
 
 
 @given(some_tags)
 def test_a_caption_holds_each_tag_once(tags: list[str]) -> None:
-    assert sorted(tags_of(joined(tags))) == sorted(set(tags))
+    assert sorted(parse_tags(joined_tags(tags))) == sorted(set(tags))

@@ -13,8 +13,8 @@ from PIL.Image import Image
 from bwlab.errors import BwlabError
 from bwlab.images import image_paths
 from bwlab.tagging.captions import NAME, Mode
-from bwlab.tagging.folder import Outcome, TagJob, tag_counts, tag_folder
-from bwlab.tagging.tagger import Describe, Tag
+from bwlab.tagging.folder import TagOutcome, TagSettings, tag_counts, tag_folder
+from bwlab.tagging.tagger import TagImages, Tag
 
 COLOURS = ("red", "green", "blue")
 
@@ -30,12 +30,12 @@ def colours(pictures: Sequence[Image], more: Sequence[str] = ()) -> list[list[Ta
     return described
 
 
-def also(*more: str) -> Describe:
+def also(*more: str) -> TagImages:
     return lambda pictures: colours(pictures, more)
 
 
-def tag(folder: Path, describe: Describe = colours, job: TagJob | None = None) -> dict[str, Outcome]:
-    job = replace(job or TagJob(folder), folder=folder)
+def tag(folder: Path, describe: TagImages = colours, job: TagSettings | None = None) -> dict[str, TagOutcome]:
+    job = replace(job or TagSettings(folder), folder=folder)
     outcomes = list(tag_folder(job, describe, list(image_paths(folder))))
     return {str(outcome.picture.relative_to(folder)): outcome for outcome in outcomes}
 
@@ -44,12 +44,12 @@ def captions(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.txt"))}
 
 
-def actions(outcomes: dict[str, Outcome]) -> list[str]:
+def actions(outcomes: dict[str, TagOutcome]) -> list[str]:
     return [outcome.action for outcome in outcomes.values()]
 
 
 def test_every_picture_gets_its_caption_and_the_record_lies_beside_it(pictures: Path) -> None:
-    outcomes = tag(pictures, also("flat"), TagJob(pictures, prefix=("ohwx",), batch=2))
+    outcomes = tag(pictures, also("flat"), TagSettings(pictures, prefix=("ohwx",), batch=2))
     assert captions(pictures) == {
         "a.txt": "ohwx, red, flat",
         "b.txt": "ohwx, green, flat",
@@ -96,13 +96,13 @@ def test_an_emptied_caption_stays_empty_only_until_it_is_somebody_s(pictures: Pa
 
 def test_overwritten_captions_are_its_own_from_then_on(pictures: Path) -> None:
     (pictures / "a.txt").write_text("mine")
-    assert actions(tag(pictures, job=TagJob(pictures, mode=Mode.OVERWRITE)))[0] == "overwritten"
+    assert actions(tag(pictures, job=TagSettings(pictures, mode=Mode.OVERWRITE)))[0] == "overwritten"
     assert actions(tag(pictures, also("flat")))[0] == "refreshed"
 
 
 def test_captions_added_to_stay_a_person_s(pictures: Path) -> None:
     (pictures / "a.txt").write_text("mine, Red")
-    appending = TagJob(pictures, mode=Mode.APPEND, prefix=("ohwx",))
+    appending = TagSettings(pictures, mode=Mode.APPEND, prefix=("ohwx",))
     assert actions(tag(pictures, also("flat"), appending)) == ["appended", "new", "new"]
     assert (pictures / "a.txt").read_text() == "ohwx, mine, Red, flat"
     assert actions(tag(pictures, also("round"))) == ["kept", "refreshed", "refreshed"]
@@ -110,13 +110,13 @@ def test_captions_added_to_stay_a_person_s(pictures: Path) -> None:
 
 def test_adding_to_its_own_keeps_it_its_own(pictures: Path) -> None:
     tag(pictures)
-    assert actions(tag(pictures, also("flat"), TagJob(pictures, mode=Mode.APPEND)))[0] == "appended"
+    assert actions(tag(pictures, also("flat"), TagSettings(pictures, mode=Mode.APPEND)))[0] == "appended"
     assert actions(tag(pictures))[0] == "refreshed"
 
 
 def test_a_dry_run_writes_nothing(pictures: Path) -> None:
     before = sorted(pictures.rglob("*"))
-    outcomes = tag(pictures, job=TagJob(pictures, dry_run=True))
+    outcomes = tag(pictures, job=TagSettings(pictures, dry_run=True))
     assert [outcome.text for outcome in outcomes.values()] == ["red", "green", "blue"]
     assert sorted(pictures.rglob("*")) == before
 
@@ -125,7 +125,7 @@ def test_the_surest_are_written_in_the_tagger_s_order(pictures: Path) -> None:
     def describe(images: Sequence[Image]) -> list[list[Tag]]:
         return [[Tag("ink", 0.4), Tag("x, y\n", 0.9), Tag("dim", 0.1), Tag("fox", 0.8)] for _ in images]
 
-    tag(pictures, describe, TagJob(pictures, top=3))
+    tag(pictures, describe, TagSettings(pictures, top=3))
     assert (pictures / "a.txt").read_text() == "ink, x y, fox"
 
 
@@ -158,7 +158,7 @@ def test_what_was_written_before_an_interruption_is_remembered(pictures: Path) -
         return colours(images)
 
     with pytest.raises(KeyboardInterrupt):
-        tag(pictures, interrupted, TagJob(pictures, batch=1))
+        tag(pictures, interrupted, TagSettings(pictures, batch=1))
     assert list(captions(pictures)) == ["a.txt"]
     assert actions(tag(pictures, also("flat"))) == ["refreshed", "new", "new"]
 
@@ -178,6 +178,6 @@ def test_a_broken_record_stops_it_before_anything_is_written(pictures: Path, tex
 
 def test_other_endings_of_captions(pictures: Path) -> None:
     (pictures / "a.txt").write_text("mine")
-    tag(pictures, job=TagJob(pictures, extension=".caption"))
+    tag(pictures, job=TagSettings(pictures, extension=".caption"))
     assert (pictures / "a.caption").read_text() == "red"
     assert (pictures / "a.txt").read_text() == "mine"

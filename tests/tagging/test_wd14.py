@@ -12,7 +12,7 @@ from PIL import Image
 
 from bwlab.errors import BwlabError
 from bwlab.tagging.tagger import Tag
-from bwlab.tagging.wd14 import load, model_input, read_tags, written
+from bwlab.tagging.wd14 import load, model_input, read_tags, tag_text
 from tests.tagging.conftest import BLUE, RED, ROWS
 
 WriteModel = Callable[..., Path]
@@ -65,7 +65,7 @@ def test_the_input_is_bgr_on_a_white_square() -> None:
     [("long_hair", "long hair"), ("^_^", "^_^"), ("o_o", "o_o"), ("1girl", "1girl"), ("a,_b_cd", "a  b cd")],
 )
 def test_names_become_words(name: str, text: str) -> None:
-    assert written(name) == text
+    assert tag_text(name) == text
 
 
 def test_tags_beside_the_model_or_elsewhere(wd14: WriteModel, tmp_path: Path) -> None:
