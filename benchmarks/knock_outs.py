@@ -23,9 +23,8 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.names import EMBEDDED
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.activations.batched_unet import BatchedDenoiser, Variant
+from bwlab_analysis.activations.batched_denoiser import BatchedDenoiser, Variant, adapted_blocks
 from bwlab_analysis.activations.probe import scheme_of
-from bwlab_analysis.activations.variants import blocks_of
 
 
 def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
@@ -81,14 +80,14 @@ def main(
     """Compare the batched pass with separate ones."""
     unet, inputs = model_and_inputs(model, latents, count)
     adapter = random_adapter(unet, kind, rank)
-    variants: list[Variant] = [({"*": 1.0, block: 0.0},) for block in blocks_of(adapter)]
-    gated = BatchedDenoiser(unet, adapter.scheme, [adapter], variants)
+    variants: list[Variant] = [({"*": 1.0, block: 0.0},) for block in adapted_blocks(adapter)]
+    denoiser = BatchedDenoiser(unet, adapter.scheme, [adapter], variants)
     arguments = dict(inputs)
     sample, timestep = arguments.pop("sample"), arguments.pop("timestep")
     arguments.pop("return_dict")
     ways = {
         "separately": lambda: separately(unet, adapter, variants, inputs),
-        "batched": lambda: gated.forward(sample, timestep, [arguments]),
+        "batched": lambda: denoiser.forward(sample, timestep, [arguments]),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     outputs: dict[str, Tensor] = {}
@@ -108,7 +107,7 @@ def main(
         title=f"{model}, {len(variants)} knock-outs of {kind} rank {rank}, {count} latents of {latents} x {latents}",
     )
     table.add_row(
-        f"{apart:.2f}", f"{together:.2f}", f"{together / apart:.2f}", f"{gated.cost():.2f}", f"{difference:.1e}"
+        f"{apart:.2f}", f"{together:.2f}", f"{together / apart:.2f}", f"{denoiser.cost():.2f}", f"{difference:.1e}"
     )
     Console().print(table)
 

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
-from bwlab_analysis.activations.batched_unet import BlockOutput
+from bwlab_analysis.activations.batched_denoiser import BlockOutput, adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
-from bwlab_analysis.activations.passes import Pass, passes
+from bwlab_analysis.activations.passes import BASE, Pass, Variants, passes
 from bwlab_analysis.activations.probe import as_rows, cka_of_rows
-from bwlab_analysis.activations.variants import BASE, Variants, beside_random, blocks_of, random_like
+from bwlab_analysis.activations.random_adapters import beside_random, random_adapters
 from bwlab_analysis.measures import PREDICTION, Measured
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ POSITIONS_A_SIDE = 16
 
 @dataclass(frozen=True)
 class BlockChange:
-    """One block at one timestep; measures as in `bwlab_analysis.activations.changes`, each beside random adapters."""
+    """One block at one timestep: each measure of `changes` beside that of random adapters."""
 
     block: str
     timestep: int
@@ -39,7 +39,7 @@ class BlockChange:
 
 @dataclass(frozen=True)
 class ActivationReport:
-    """What `activation_changes` found.
+    """What an adapter changes in every block at every timestep.
 
     Attributes:
         inputs: where the latents come from, in words.
@@ -59,8 +59,8 @@ class ActivationReport:
     changes: tuple[BlockChange, ...]
 
     def at(self, block: str, timestep: int) -> BlockChange:
-        """Return what was found in a block (or `"prediction"`) at a timestep."""
-        return next(one for one in self.changes if (one.block, one.timestep) == (block, timestep))
+        """Return the measures of a block (or `"prediction"`) at a timestep."""
+        return next(change for change in self.changes if (change.block, change.timestep) == (block, timestep))
 
 
 def activation_changes(
@@ -77,61 +77,63 @@ def activation_changes(
     Args:
         pipe: the base; nothing of it is changed.
         scheme: its blocks.
-        adapter: what is looked at.
+        adapter: the adapter.
         inputs: latents, noise and captions.
         timesteps: 0..999, at which the latents are noised.
         draws: random adapters of the same norms.
-        seed: of those.
+        seed: of the random adapters.
 
     """
-    drawn = [random_like(adapter, pipe.unet, seed + 1 + draw) for draw in range(draws if blocks_of(adapter) else 0)]
+    drawn = random_adapters(adapter, pipe.unet, draws, seed + 1)
     adapters = (adapter, *drawn)
-    gates = [(0.0,) * len(adapters)]
-    gates += [tuple(float(place == on) for place in range(len(adapters))) for on in range(len(adapters))]
+    scales = [(0.0,) * len(adapters)]
+    scales += [tuple(float(index == on) for index in range(len(adapters))) for on in range(len(adapters))]
     names = (BASE, "adapter", *(f"random {draw}" for draw in range(len(drawn))))
-    variants = Variants(adapters, names, tuple(gates))
-    found: dict[tuple[str, int], dict[str, list[Piece]]] = {}
-    for one in passes(pipe, scheme, (adapter,), variants, inputs, timesteps, [(BASE, name) for name in names[1:]]):
-        _look(one, found)
-    measured = tuple(BlockChange(*place, _measures(list(of_place.values()))) for place, of_place in found.items())
-    return ActivationReport(inputs.source, len(inputs), len(drawn), tuple(timesteps), blocks_of(adapter), measured)
+    variants = Variants(adapters, names, tuple(scales))
+    gathered: dict[tuple[str, int], dict[str, list[LatentChanges]]] = {}
+    for batch in passes(pipe, scheme, (adapter,), variants, inputs, timesteps, [(BASE, name) for name in names[1:]]):
+        _add_pass(batch, gathered)
+    measured = tuple(
+        BlockChange(*block_at_time, _measures(list(variant.values()))) for block_at_time, variant in gathered.items()
+    )
+    return ActivationReport(inputs.source, len(inputs), len(drawn), tuple(timesteps), adapted_blocks(adapter), measured)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some latents at one place: their number, and what a variant changes of them."""
+class LatentChanges:
+    """What a variant changes in some latents at one block and timestep, and the number of these latents."""
 
     latents: int
     changes: Mapping[str, float]
 
 
 @torch.no_grad()
-def _look(one: Pass, found: dict[tuple[str, int], dict[str, list[Piece]]]) -> None:
-    def hear(told: BlockOutput) -> None:
-        at_place = found.setdefault((told.block, one.time), {})
-        base = told.variant(one.names.index(BASE))
-        for _, name in one.groups:
-            changed = changes(base, told.variant(one.names.index(name)))
-            at_place.setdefault(name, []).append(Piece(len(one.noisy), changed))
+def _add_pass(batch: Pass, gathered: dict[tuple[str, int], dict[str, list[LatentChanges]]]) -> None:
+    def add(output: BlockOutput) -> None:
+        by_variant = gathered.setdefault((output.block, batch.time), {})
+        base = output.variant(batch.names.index(BASE))
+        for _, name in batch.groups:
+            changed = changes(base, output.variant(batch.names.index(name)))
+            by_variant.setdefault(name, []).append(LatentChanges(len(batch.noisy), changed))
 
-    output = one.run(hear)
-    hear(BlockOutput(PREDICTION, output, tuple(range(len(output)))))
+    prediction = batch.run(add)
+    add(BlockOutput(PREDICTION, prediction, tuple(range(len(prediction)))))
 
 
-def _measures(variants: Sequence[Sequence[Piece]]) -> dict[str, Measured]:
+def _measures(variants: Sequence[Sequence[LatentChanges]]) -> dict[str, Measured]:
     """Return each measure's mean over the adapter's latents, which come first, beside the random adapters'."""
     measured = {}
     for name in CHANGES:
         adapter, *null = (
-            statistics.fmean((one.changes[name] for one in pieces), [one.latents for one in pieces])
-            for pieces in variants
+            statistics.fmean((some.changes[name] for some in batches), [some.latents for some in batches])
+            for batches in variants
         )
         measured[name] = beside_random(adapter, null)
     return measured
 
 
 def changes(base: Tensor, adapted: Tensor) -> dict[str, float]:
-    """Return what an adapter changed in activations `(latents, channels, h, w)`, each 0 for no change:
+    """Return what an adapter changed in activations `(latents, channels, h, w)`; each measure is 0 for no change.
 
     - `effect`: `|ha - h0| / |h0|`
     - `style`: relative change of the channels' Gram matrices (Gatys et al. 2016, equation 3), mean over latents

@@ -11,23 +11,23 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
+from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.activations.losses import BlockBlame, worst_first
-from bwlab_analysis.activations.passes import Pass, passes
-from bwlab_analysis.activations.variants import (
+from bwlab_analysis.activations.passes import (
     BASE,
     BOTH,
     A,
     B,
     Group,
+    Pass,
     Variants,
-    beside_random,
-    blocks_of,
     pair_variants,
-    random_like,
+    passes,
     random_name,
     without,
 )
+from bwlab_analysis.activations.random_adapters import beside_random, random_adapters
 from bwlab_analysis.measures import ALL_TIMES, PREDICTION, BlockAtTimestep, Measured
 
 if TYPE_CHECKING:
@@ -41,14 +41,13 @@ MEASURES = ("effect_a", "effect_b", "alignment", "retention_a", "retention_b", "
 
 
 @dataclass(frozen=True)
-class PlaceEffects:
-    """One block at one timestep.
+class BlockEffects:
+    """What two adapters do in one block at one timestep.
 
     Attributes:
         block: or `"prediction"`, the UNet's output.
         timestep: or `"all"`.
-        measures: those of `this module` by name, each beside random adapters; None where there is
-            no answer.
+        measures: those of `MEASURES` by name, each beside random adapters; None where there is no answer.
 
     """
 
@@ -59,14 +58,14 @@ class PlaceEffects:
 
 @dataclass(frozen=True)
 class InteractionReport:
-    """What `interaction` found.
+    """What two adapters do to a base's activations.
 
     Attributes:
         inputs: where the latents come from, in words.
         latents: their number.
         draws: random adapters for each null.
-        timesteps: that were looked at.
-        places: every block and the prediction, over all timesteps and at each.
+        timesteps: from noise to image.
+        effects: every block and the prediction, over all timesteps and at each.
         blame: each block of each adapter, worst first.
 
     """
@@ -75,12 +74,12 @@ class InteractionReport:
     latents: int
     draws: int
     timesteps: tuple[int, ...]
-    places: tuple[PlaceEffects, ...]
+    effects: tuple[BlockEffects, ...]
     blame: tuple[BlockBlame, ...]
 
-    def place(self, block: str, timestep: int | str = ALL_TIMES) -> PlaceEffects:
-        """Return what was found at a block (or `"prediction"`) and timestep (or `"all"`)."""
-        return next(one for one in self.places if (one.block, one.timestep) == (block, timestep))
+    def at(self, block: str, timestep: int | str = ALL_TIMES) -> BlockEffects:
+        """Return the measures of a block (or `"prediction"`) at a timestep (or `"all"`)."""
+        return next(effect for effect in self.effects if (effect.block, effect.timestep) == (block, timestep))
 
 
 def interaction(
@@ -110,32 +109,25 @@ def interaction(
         knock_outs: whether each block is switched off too, for the blame; it is empty otherwise.
 
     """
-    random_a = [random_like(a, pipe.unet, seed + 1 + draw) for draw in range(draws)] if blocks_of(a) else []
-    random_b = [random_like(b, pipe.unet, seed + 101 + draw) for draw in range(draws)] if blocks_of(b) else []
+    random_a = random_adapters(a, pipe.unet, draws, seed + 1)
+    random_b = random_adapters(b, pipe.unet, draws, seed + 101)
     variants = pair_variants(a, b, random_a, random_b, knock_outs)
-    sums = _Sums(variants, len(random_a), len(random_b), knock_outs)
-    for one in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups()):
-        _look(one, sums)
-    return InteractionReport(
-        inputs.source,
-        len(inputs),
-        draws,
-        tuple(timesteps),
-        sums.places(),
-        sums.blame(),
-    )
+    sums = _EffectSums(variants, len(random_a), len(random_b), knock_outs)
+    for batch in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups()):
+        _add_pass(batch, sums)
+    return InteractionReport(inputs.source, len(inputs), draws, tuple(timesteps), sums.effects(), sums.blame())
 
 
 @torch.no_grad()
-def _look(one: Pass, sums: _Sums) -> None:
-    sums.add_predictions(one, one.run(lambda told: sums.add(one, told.block, told.variant)))
+def _add_pass(batch: Pass, sums: _EffectSums) -> None:
+    sums.add_predictions(batch, batch.run(lambda output: sums.add(batch, output.block, output.variant)))
 
 
-class _Sums:
-    """Gathers the inner products of all variants."""
+class _EffectSums:
+    """The inner products of all variants, gathered over passes."""
 
     def __init__(self, variants: Variants, random_a: int, random_b: int, knock_outs: bool) -> None:
-        # The base, one in a's place, one in b's place, and both of these -> what its sums are called.
+        # The variants (base, one in a's place, one in b's place, both of these) -> the key of their sums.
         self._pairs = {PAIR: BOTH}
         for draw in range(random_a):
             names = (BASE, random_name(A, draw, alone=True), B, random_name(A, draw, alone=False))
@@ -143,13 +135,13 @@ class _Sums:
         for draw in range(random_b):
             names = (BASE, A, random_name(B, draw, alone=True), random_name(B, draw, alone=False))
             self._pairs[names] = f"{B}{draw}"
-        self._found: dict[BlockAtTimestep, dict[str, PairSums]] = {}
+        self._sums: dict[BlockAtTimestep, dict[str, PairSums]] = {}
         knocked = zip((A, B), variants.adapters[:2], strict=True) if knock_outs else ()
         # One block of one adapter off, the other adapter off and on -> the adapter and the block.
         self._knocked = {
             (without(name, block, alone=True), without(name, block, alone=False)): (name, block)
-            for name, one in knocked
-            for block in blocks_of(one)
+            for name, adapter in knocked
+            for block in adapted_blocks(adapter)
         }
         self._changed = dict.fromkeys(self._knocked.values(), (0.0, 0.0))
         self._predictions: dict[int, list[Tensor]] = {}
@@ -158,25 +150,25 @@ class _Sums:
         """Return the variants that are compared, the pair itself first."""
         return [*self._pairs, *self._knocked]
 
-    def add(self, one: Pass, block: str, variant: Callable[[int], Tensor]) -> None:
-        """Take in one place of a pass, given a function from a variant's index to its activations."""
-        for group in one.groups:
+    def add(self, batch: Pass, block: str, variant: Callable[[int], Tensor]) -> None:
+        """Add a block of a pass, given a function from a variant's index to its activations."""
+        for group in batch.groups:
             if group in self._pairs:
-                new = pair_sums(*(variant(one.names.index(name)) for name in group))
-                for place in ((block, one.time), (block, ALL_TIMES)):
-                    kept = self._found.setdefault(place, {})
+                new = pair_sums(*(variant(batch.names.index(name)) for name in group))
+                for time in (batch.time, ALL_TIMES):
+                    sums = self._sums.setdefault((block, time), {})
                     name = self._pairs[group]
-                    kept[name] = kept.get(name, PairSums()) + new
+                    sums[name] = sums.get(name, PairSums()) + new
 
-    def add_predictions(self, one: Pass, output: Tensor) -> None:
-        """Take in the UNet's output `(variants, latents, ...)`, and what it loses with single blocks off."""
-        self.add(one, PREDICTION, lambda index: output[index])
-        values = dict(zip(one.names, output.double(), strict=True))
-        if PAIR in one.groups:
-            self._predictions.setdefault(one.time, []).append(torch.stack([values[name] for name in PAIR]))
-        # Of the same latents, from an earlier pass where that held more of them, or fewer.
-        base, a, b, both = torch.cat(self._predictions[one.time], dim=1)[:, one.rows]
-        for group in one.groups:
+    def add_predictions(self, batch: Pass, output: Tensor) -> None:
+        """Add the predictions `(variants, latents, ...)`, and what they lose with single blocks off."""
+        self.add(batch, PREDICTION, lambda index: output[index])
+        values = dict(zip(batch.names, output.double(), strict=True))
+        if PAIR in batch.groups:
+            self._predictions.setdefault(batch.time, []).append(torch.stack([values[name] for name in PAIR]))
+        # Knock-outs may be in later passes with other numbers of latents: take the pair's predictions of these latents.
+        base, a, b, both = torch.cat(self._predictions[batch.time], dim=1)[:, batch.rows]
+        for group in batch.groups:
             if group in self._knocked:
                 name, block = self._knocked[group]
                 alone, other = (a, b) if name == A else (b, a)
@@ -186,14 +178,14 @@ class _Sums:
                 gain, loss = self._changed[name, block]
                 self._changed[name, block] = (gain + float(gained.sum()), loss + float(lost.sum()))
 
-    def places(self) -> tuple[PlaceEffects, ...]:
-        """Return every place, over all timesteps first."""
-        order = sorted(self._found, key=lambda place: place[1] != ALL_TIMES)
-        return tuple(PlaceEffects(*place, self._measures(self._found[place])) for place in order)
+    def effects(self) -> tuple[BlockEffects, ...]:
+        """Return the effects at every block and timestep, over all timesteps first."""
+        order = sorted(self._sums, key=lambda block_at_time: block_at_time[1] != ALL_TIMES)
+        return tuple(BlockEffects(*block_at_time, self._measures(self._sums[block_at_time])) for block_at_time in order)
 
     def blame(self) -> tuple[BlockBlame, ...]:
         """Return each block of each adapter, the one whose removal gives the other most first."""
-        whole = self._found[PREDICTION, ALL_TIMES][BOTH]
+        whole = self._sums[PREDICTION, ALL_TIMES][BOTH]
         sizes, others = {A: whole.a, B: whole.b}, {A: whole.b, B: whole.a}
         if not whole.a > 0 or not whole.b > 0:
             return ()
@@ -203,19 +195,19 @@ class _Sums:
         ]
         return worst_first(blamed)
 
-    def _measures(self, found: Mapping[str, PairSums]) -> dict[str, Measured | None]:
-        return {name: self._measured(name, found) for name in MEASURES}
+    def _measures(self, sums: Mapping[str, PairSums]) -> dict[str, Measured | None]:
+        return {name: self._measured(name, sums) for name in MEASURES}
 
-    def _measured(self, name: str, found: Mapping[str, PairSums]) -> Measured | None:
-        """Return a measure beside its null: for what a keeps, b is replaced; for what b keeps, a is; else both in turn."""
-        value = getattr(found[BOTH], name)
+    def _measured(self, name: str, sums: Mapping[str, PairSums]) -> Measured | None:
+        """Return a measure beside its null: b is replaced for a's retention, a for b's, each in turn for the others."""
+        value = getattr(sums[BOTH], name)
         if value is None:
             return None
         replaced = {"retention_a": (B,), "retention_b": (A,), "effect_a": (A,), "effect_b": (B,)}.get(name, (A, B))
         null = [
-            drawn
-            for key, sums in found.items()
-            if key != BOTH and key[0] in replaced and (drawn := getattr(sums, name)) is not None
+            random_value
+            for key, random_sums in sums.items()
+            if key != BOTH and key[0] in replaced and (random_value := getattr(random_sums, name)) is not None
         ]
         return beside_random(value, null)
 

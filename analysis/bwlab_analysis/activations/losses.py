@@ -1,7 +1,7 @@
-"""What one adapter does to another's denoising of its own pictures, and which of its blocks does it.
+"""What one adapter does to the denoising loss of another on its training images, and which of its blocks do it.
 
-The denoising loss on a's pictures is what a was trained to lower. How far b beside it raises the loss again is the harm
-that b does to a; what switching one block of b off takes away of the harm is that block's blame.
+Adapter a was trained to lower the denoising loss on its images. The harm that b does to a is how far b, added to a,
+raises that loss again; the blame of a block of b is how much of the harm goes away when the block is switched off.
 """
 
 from __future__ import annotations
@@ -16,19 +16,10 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
+from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
-from bwlab_analysis.activations.passes import Pass, passes
-from bwlab_analysis.activations.variants import (
-    BASE,
-    BOTH,
-    A,
-    B,
-    blocks_of,
-    pair_variants,
-    random_like,
-    random_name,
-    without,
-)
+from bwlab_analysis.activations.passes import BASE, BOTH, A, B, Pass, pair_variants, passes, random_name, without
+from bwlab_analysis.activations.random_adapters import random_adapters
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -36,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss:
-    """A mean over latents and timesteps, with its standard error over pictures; NaN of a single one."""
+    """A mean over latents and timesteps, with its standard error over images; NaN for a single image."""
 
     value: float
     error: float
@@ -52,11 +43,11 @@ class BlockLoss:
 
 @dataclass(frozen=True)
 class LossReport:
-    """Losses on one adapter's own pictures (mean squared error of the UNet's prediction).
+    """Losses on one adapter's training images (mean squared error of the UNet's prediction).
 
     Attributes:
-        adapter: whose pictures they are, `"a"` or `"b"`.
-        inputs: the pictures, in words.
+        adapter: the adapter that was trained on them, `"a"` or `"b"`.
+        inputs: where the images come from, in words.
         base: of the base alone.
         own: with the adapter.
         both: with both adapters.
@@ -87,7 +78,7 @@ class LossReport:
 
     @property
     def doubtful(self) -> bool:
-        """Whether these may not be the adapter's pictures: it lowers their loss by no more than the standard error."""
+        """Whether these may be other images: the adapter lowers their loss by no more than the standard error."""
         return self.gain.value <= 0 or self.gain.value <= self.gain.error
 
 
@@ -103,39 +94,38 @@ def loss_interference(
     seed: int = 0,
     knock_outs: bool = True,
 ) -> LossReport:
-    """Return what `other` does to the losses of `own` on its own pictures.
+    """Return what `other` does to the losses of `own` on the images that `own` was trained on.
 
     Args:
         pipe: the base; nothing of it is changed.
         scheme: its blocks.
-        own: whose pictures the inputs are.
-        other: what is added.
-        inputs: latents, noise and captions of `own`'s pictures.
-        name: what `own` is called in the report.
+        own: the adapter that was trained on the inputs.
+        other: the adapter that is added.
+        inputs: latents, noise and captions of `own`'s training images.
+        name: name of `own` in the report.
         timesteps: 0..999, at which the latents are noised.
         draws: random adapters in `other`'s place.
-        seed: of those.
+        seed: of the random adapters.
         knock_outs: whether each block is switched off too, for blame and need; they are empty otherwise.
 
     """
-    has_blocks = bool(blocks_of(other))
-    drawn = [random_like(other, pipe.unet, seed + 1 + draw) for draw in range(draws if has_blocks else 0)]
+    drawn = random_adapters(other, pipe.unet, draws, seed + 1)
     settings = [BASE, A, BOTH, *(random_name(B, draw, alone=False) for draw in range(len(drawn)))]
-    blamed, needed = (blocks_of(one) if knock_outs else () for one in (other, own))
+    blamed, needed = (adapted_blocks(adapter) if knock_outs else () for adapter in (other, own))
     settings += [without(B, block, alone=False) for block in blamed]
     settings += [without(A, block, alone=False) for block in needed]
     variants = pair_variants(own, other, (), drawn, knock_outs).only(settings)
     row = {name: torch.zeros(len(inputs), dtype=torch.float64) for name in settings}
-    for one in passes(pipe, scheme, (own, other), variants, inputs, timesteps, [(name,) for name in settings]):
-        for variant, losses in zip(one.names, _losses(one), strict=True):
-            row[variant][one.rows] += losses / len(timesteps)
+    for batch in passes(pipe, scheme, (own, other), variants, inputs, timesteps, [(name,) for name in settings]):
+        for variant, losses in zip(batch.names, _losses(batch), strict=True):
+            row[variant][batch.rows] += losses / len(timesteps)
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
     both = row[BOTH]
 
     def mean(values: Tensor) -> Loss:
-        # Latents of one picture, with noise of their own, are no independent ones.
-        pictures = torch.stack([values[first :: inputs.distinct].mean() for first in range(inputs.distinct)])
-        error = float(pictures.std()) / math.sqrt(len(pictures)) if len(pictures) > 1 else math.nan
+        # The latents of one image with different noise are not independent: average them first.
+        images = torch.stack([values[first :: inputs.distinct].mean() for first in range(inputs.distinct)])
+        error = float(images.std()) / math.sqrt(len(images)) if len(images) > 1 else math.nan
         return Loss(float(values.mean()), error)
 
     blame = [BlockLoss(block, mean(both - row[without(B, block, alone=False)])) for block in blamed]
@@ -155,13 +145,13 @@ def loss_interference(
 
 
 @torch.no_grad()
-def _losses(one: Pass) -> Tensor:
+def _losses(batch: Pass) -> Tensor:
     """Return `(variants, latents)` mean squared errors."""
-    return (one.run().double() - one.target.double()).square().flatten(2).mean(2).cpu()
+    return (batch.run().double() - batch.target.double()).square().flatten(2).mean(2).cpu()
 
 
 def _sorted(blocks: Sequence[BlockLoss]) -> tuple[BlockLoss, ...]:
-    return tuple(sorted(blocks, key=lambda one: -one.change.value))
+    return tuple(sorted(blocks, key=lambda block: -block.change.value))
 
 
 @dataclass(frozen=True)
@@ -183,17 +173,17 @@ class BlockBlame:
 
 
 def worst_first(blame: Sequence[BlockBlame]) -> tuple[BlockBlame, ...]:
-    """Return blame by what the other adapter gets back, the most first."""
-    return tuple(sorted(blame, key=lambda one: -one.gain))
+    """Return blame sorted by what the other adapter gets back, the most first."""
+    return tuple(sorted(blame, key=lambda block: -block.gain))
 
 
 def blame_of_losses(reports: Sequence[LossReport]) -> tuple[BlockBlame, ...]:
-    """Return the blame of each block from losses on the adapters' own pictures, worst first.
+    """Return the blame of each block from the losses on the adapters' training images, worst first.
 
-    An adapter's effect is by how much it lowers the loss on its own pictures; one that does not lower it says nothing.
+    An adapter's effect is how far it lowers the loss on its images; an adapter that does not lower it blames nothing.
 
     Args:
-        reports: of a's pictures, of b's, or of both.
+        reports: on a's images, on b's, or on both.
 
     """
     effects = {report.adapter: report.base.value - report.own.value for report in reports}

@@ -1,8 +1,8 @@
-"""What `bwlab analyze conflict` does: weights first, without torch; then, with a base, the adapters at work."""
+"""Two adapters in a base model: what each pair does to activations and to the losses on training images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
     from bwlab.blocks.scheme import BlockScheme
     from bwlab.plugins.manager import PluginManager
+    from bwlab_analysis.activations.inputs import EncodedImages, Inputs
     from bwlab_analysis.activations.interaction import InteractionReport
+    from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.losses import BlockBlame, LossReport
 
 
-Files: TypeAlias = tuple[Path, Path]
+FilePair: TypeAlias = tuple[Path, Path]
 
 
 @dataclass(frozen=True)
 class BaseSettings:
-    """How to look at a base at work; the attributes are named as the command's options."""
+    """How to measure adapters in a base; the attributes have the names of the command's options."""
 
     base: str
     data_a: Path | None
@@ -35,12 +37,12 @@ class BaseSettings:
 
 @dataclass(frozen=True, eq=False)
 class PairInBase:
-    """Two adapters in a base.
+    """What two adapters do in a base.
 
     Attributes:
         scheme: blocks of the base.
         interaction: what they do to its activations.
-        losses: on the pictures that were given.
+        losses: on the training images that were given.
 
     """
 
@@ -50,42 +52,51 @@ class PairInBase:
 
     @property
     def blame(self) -> tuple[BlockBlame, ...]:
-        """Blame by activations: by losses the best block to switch off was found no better than by chance."""
+        """Blame by activations: by losses, the best block to switch off was found no better than by chance."""
         return self.interaction.blame
 
 
-def measure_in_base(pairs: Sequence[Files], look: BaseSettings, manager: PluginManager) -> dict[Files, PairInBase]:
-    """Return what each pair of adapters does in a base; the base is loaded and looked at with the same inputs once.
+def measure_in_base(
+    pairs: Sequence[FilePair], settings: BaseSettings, manager: PluginManager
+) -> dict[FilePair, PairInBase]:
+    """Return what each pair of adapters does in a base, which is loaded once; all pairs see the same inputs.
 
     Raises:
         BwlabError: a bad base, adapter or folder.
 
     """
-    from bwlab_analysis.activations.interaction import interaction
-    from bwlab_analysis.activations.losses import loss_interference
-    from bwlab_analysis.activations.session import gathered_inputs, open_base
+    from bwlab_analysis.activations.loaded_base import choose_inputs, open_base
 
-    lab = open_base(look.base, manager, look.device)
-    adapters = {file: lab.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
-    folders = {"a": look.data_a, "b": look.data_b}
-    pictures = {
-        name: lab.pictures(folder, look.latents, f"--data-{name}")
+    base = open_base(settings.base, manager, settings.device)
+    adapters = {file: base.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
+    folders = {"a": settings.data_a, "b": settings.data_b}
+    images = {
+        name: base.images(folder, settings.latents, f"--data-{name}")
         for name, folder in folders.items()
         if folder is not None
     }
-    inputs = gathered_inputs(
-        lab, [] if look.prompts else list(pictures.values()), look.prompts, look.latents, look.seed
+    chosen = [] if settings.prompts else list(images.values())
+    inputs = choose_inputs(base, chosen, settings.prompts, settings.latents, settings.seed)
+    return {(a, b): _measure_pair(base, adapters[a], adapters[b], inputs, images, settings) for a, b in pairs}
+
+
+def _measure_pair(
+    base: LoadedBase,
+    a: Adapter,
+    b: Adapter,
+    inputs: Inputs,
+    images: Mapping[str, EncodedImages],
+    settings: BaseSettings,
+) -> PairInBase:
+    from bwlab_analysis.activations.interaction import interaction
+    from bwlab_analysis.activations.losses import loss_interference
+
+    chosen = settings.timesteps, settings.draws, settings.seed
+    losses = tuple(
+        loss_interference(
+            base.pipe, base.scheme, own, other, images[name].inputs(settings.latents, settings.seed), name, *chosen
+        )
+        for name, own, other in (("a", a, b), ("b", b, a))
+        if name in images
     )
-
-    def at_work(a: Adapter, b: Adapter) -> PairInBase:
-        rest = look.timesteps, look.draws, look.seed
-        losses = [
-            loss_interference(
-                lab.pipe, lab.scheme, own, other, pictures[name].inputs(look.latents, look.seed), name, *rest
-            )
-            for name, own, other in (("a", a, b), ("b", b, a))
-            if name in pictures
-        ]
-        return PairInBase(lab.scheme, interaction(lab.pipe, lab.scheme, a, b, inputs, *rest), tuple(losses))
-
-    return {(a, b): at_work(adapters[a], adapters[b]) for a, b in pairs}
+    return PairInBase(base.scheme, interaction(base.pipe, base.scheme, a, b, inputs, *chosen), losses)

@@ -1,4 +1,4 @@
-"""Looking at a UNet at work: streaming statistics of what its blocks and modules put out, per timestep."""
+"""Streaming statistics of the outputs of a UNet's blocks and modules, by timestep."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.batched_unet import REST, TEXT, block_path, unet_blocks
+from bwlab_analysis.activations.batched_denoiser import REST, TEXT, block_path, unet_blocks
 from bwlab_analysis.measures import ALL_TIMES
 
-PLACES = ("block", "cell", "module")
+LEVELS = ("block", "cell", "module")
 TIMESTEPS = 1000
 
 SKETCH_ROWS = 256
@@ -38,15 +38,15 @@ class BlockProbe:
     the number of steps: timesteps are gathered in `bins` equal ranges.
 
     Args:
-        unet: any diffusers UNet whose blocks have names; a `UNet2DConditionModel` of SD or SDXL without more ado.
+        unet: any diffusers UNet whose blocks have names; the scheme of a `UNet2DConditionModel` of SD or SDXL is known.
         blocks: names from the block scheme: blocks, parts, cells or module paths; None: every block.
-        at: where in them: `"block"` (what a whole block hands on), `"cell"` (each resnet, transformer and
+        at: levels: `"block"` (the output of a whole block), `"cell"` (each resnet, transformer and
             resampler), `"module"` (each Linear and Conv2d).
         scheme: None: found from the UNet's config.
         bins: ranges that the 1000 timesteps are gathered in.
 
     Raises:
-        BwlabError: an unknown name or place, before anything is attached.
+        BwlabError: an unknown name or level, before anything is attached.
 
     """
 
@@ -63,20 +63,20 @@ class BlockProbe:
             raise BwlabError(f"a probe with {bins} bins", "no range of timesteps", "Give 1 or more")
         self.unet, self.bins = unet, bins
         self.scheme = scheme if scheme is not None else scheme_of(unet)
-        self._modules = dict(_places(unet, self.scheme, blocks, at))
+        self._modules = dict(_probed(unet, self.scheme, blocks, at))
         self._moments: dict[str, dict[int | str, Moments]] = {name: {} for name in self._modules}
         self._handles: list[RemovableHandle] = []
         self._times: Tensor = torch.zeros(1)
 
     def names(self) -> tuple[str, ...]:
-        """Return what is looked at: block names and module paths, in the order in which data flows."""
+        """Return the names of what is probed: blocks and module paths, in the order in which data flows."""
         return tuple(self._modules)
 
     def __enter__(self) -> Self:
         try:
             self._handles.append(self.unet.register_forward_pre_hook(self._note_time, with_kwargs=True))
             for name, module in self._modules.items():
-                self._handles.append(module.register_forward_hook(_Listener(self, name)))
+                self._handles.append(module.register_forward_hook(_StatisticsHook(self, name)))
         except BaseException:
             self._detach()
             raise
@@ -88,18 +88,18 @@ class BlockProbe:
         self._detach()
 
     def statistics(self) -> dict[str, Statistics]:
-        """Return the statistics of each place over all timesteps; places that never ran are left out."""
+        """Return the statistics of each block or module over all timesteps; those that never ran are left out."""
         return {name: found[ALL_TIMES].statistics() for name, found in self._moments.items() if ALL_TIMES in found}
 
     def by_timestep(self, name: str) -> dict[int, Statistics]:
-        """Return a place's statistics by the least timestep of each range that was seen, from noise to picture.
+        """Return the statistics of one block or module by the least timestep of each range, from noise to image.
 
         Raises:
-            BwlabError: nothing of that name is looked at.
+            BwlabError: nothing of that name is probed.
 
         """
         if name not in self._moments:
-            raise BwlabError(f"statistics of {name}", "it is not looked at", f"Choose from {', '.join(self._modules)}")
+            raise BwlabError(f"statistics of {name}", "it is not probed", f"Choose from {', '.join(self._modules)}")
         width = TIMESTEPS / self.bins
         bins = sorted((key for key in self._moments[name] if isinstance(key, int)), reverse=True)
         return {round(key * width): self._moments[name][key].statistics() for key in bins}
@@ -112,17 +112,17 @@ class BlockProbe:
         given = kwargs.get("timestep", args[1] if len(args) > 1 else 0)
         self._times = torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu()
 
-    def _hear(self, name: str, output: Tensor) -> None:
-        """Take in the output `(batch, ...)` of a place."""
+    def _add(self, name: str, output: Tensor) -> None:
+        """Add the output `(batch, ...)` of a block or module."""
         channels = output.shape[1] if output.dim() == 4 else output.shape[-1]
-        found = self._moments[name]
-        found.setdefault(ALL_TIMES, Moments(channels)).add(output)
+        moments = self._moments[name]
+        moments.setdefault(ALL_TIMES, Moments(channels)).add(output)
         times = self._times.expand(len(output)) if len(self._times) == 1 else self._times
         bins = (times * self.bins / TIMESTEPS).long().clamp(0, self.bins - 1)
-        if len(bins) != len(output):  # a place that works on another batch than the UNet's has no time of its own
+        if len(bins) != len(output):  # a module with another batch size than the UNet's: its samples have no timestep
             return
         for chosen in bins.unique().tolist():
-            found.setdefault(chosen, Moments(channels)).add(output[bins == chosen])
+            moments.setdefault(chosen, Moments(channels)).add(output[bins == chosen])
 
 
 def scheme_of(unet: Any) -> BlockScheme:
@@ -130,25 +130,25 @@ def scheme_of(unet: Any) -> BlockScheme:
     return scheme_for(dict(unet.config))
 
 
-class _Listener:
-    """The hook of one place."""
+class _StatisticsHook:
+    """The hook of one block or module."""
 
     def __init__(self, probe: BlockProbe, name: str) -> None:
         self.probe, self.name = probe, name
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-        self.probe._hear(self.name, first)
+        self.probe._add(self.name, first)
 
 
-def _places(
+def _probed(
     unet: nn.Module, scheme: BlockScheme, blocks: Iterable[str] | None, at: Sequence[str]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of everything to be looked at, in the order of the scheme."""
-    unknown = [place for place in at if place not in PLACES]
+    """Yield (name, module) of everything to be probed, in the order of the scheme."""
+    unknown = [level for level in at if level not in LEVELS]
     if unknown or not at:
         asked = f"a probe at {', '.join(unknown) or 'nothing'}"
-        raise BwlabError(asked, "no such place", f"Choose from {', '.join(PLACES)}")
+        raise BwlabError(asked, "no such level", f"Choose from {', '.join(LEVELS)}")
     names = unet_blocks(scheme) if blocks is None else blocks
     wanted = set[str]().union(*(scheme.modules_of(name) for name in names))
     chosen = [module for module in scheme.modules if module.path in wanted and module.block != TEXT]
@@ -206,7 +206,7 @@ class Moments:
 
     Args:
         channels: of the activations.
-        seed: of the sketch; two places can be compared by `cka` if theirs are the same.
+        seed: of the sketch; two blocks or modules can be compared by `cka` if their seeds are the same.
 
     """
 
@@ -220,7 +220,7 @@ class Moments:
         self._sketched_ones = torch.zeros(SKETCH_ROWS, dtype=torch.float64)
 
     def add(self, activations: Tensor) -> None:
-        """Take in `(batch, channels, h, w)`, `(batch, tokens, channels)` or `(batch, channels)`.
+        """Add `(batch, channels, h, w)`, `(batch, tokens, channels)` or `(batch, channels)`.
 
         Raises:
             BwlabError: they have another number of channels, or are not finite.
@@ -229,18 +229,20 @@ class Moments:
         rows, samples = as_rows(activations)
         if rows.shape[-1] != self.channels:
             found = f"{rows.shape[-1]} channels after {self.channels}"
-            raise BwlabError("statistics of activations", found, "Take one place at a time")
+            raise BwlabError("statistics of activations", found, "Add the outputs of one block or module only")
         if not bool(torch.isfinite(rows).all()):
-            raise BwlabError("statistics of activations", "NaN or infinity", "Look for the adapter that diverged")
+            raise BwlabError(
+                "statistics of activations", "NaN or infinity", "Check the adapters: one of them may have diverged"
+            )
         self._add_norms(rows.reshape(samples, -1).norm(dim=1))
         self._add_to_sketch(rows)
         self._add_moments(rows)
         self._samples += samples
 
     def statistics(self) -> Statistics:
-        """Return what is known so far; BwlabError if nothing was seen."""
+        """Return the statistics so far; BwlabError if there are none."""
         if self._samples == 0:
-            raise BwlabError("statistics of activations", "none were seen", "Run the UNet inside the probe's scope")
+            raise BwlabError("statistics of activations", "nothing ran", "Run the UNet inside the probe's `with` block")
         return Statistics(
             self._samples,
             self._mean.clone(),
@@ -266,7 +268,7 @@ class Moments:
             self._norm_squares += (norm - before) * (norm - self._norm_mean)
 
     def _add_to_sketch(self, rows: Tensor) -> None:
-        """Return a count sketch of the rows (Charikar et al. 2002): each is added to a random place with a random sign."""
+        """Add each row to a random row of the count sketch with a random sign (Charikar et al. 2002)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._rows)
         places = torch.randint(SKETCH_ROWS, (len(rows),), generator=generator)
         signs = torch.randint(2, (len(rows),), generator=generator).double() * 2 - 1
@@ -283,7 +285,7 @@ def as_rows(activations: Tensor) -> tuple[Tensor, int]:
 
 
 def cka(one: Statistics, other: Statistics) -> float:
-    """Return the linear CKA of two places on the same inputs: 0..1, 1 is the same up to rotation and scale.
+    """Return the linear CKA of two blocks or modules on the same inputs: 0..1, 1 is the same up to rotation and scale.
 
     Kornblith et al. 2019 (arXiv 1905.00414), equation 3 with linear kernels, from the sketches: off by about 1/16.
 
@@ -293,7 +295,7 @@ def cka(one: Statistics, other: Statistics) -> float:
     """
     if one.samples != other.samples:
         found = f"{one.samples} and {other.samples} samples"
-        raise BwlabError("CKA of two places", found, "Show both the same inputs in the same order")
+        raise BwlabError("CKA of two blocks", found, "Give both the same inputs in the same order")
     return cka_of_rows(one.sketch, other.sketch)
 
 

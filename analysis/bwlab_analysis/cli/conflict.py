@@ -17,11 +17,11 @@ from bwlab_analysis.measures import SCHEMA_VERSION, Json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bwlab_analysis.activations.pair import BaseSettings, Files, PairInBase
+    from bwlab_analysis.activations.pair import BaseSettings, FilePair, PairInBase
     from bwlab_analysis.weights.conflict import ConflictReport
 
 
-Pair: TypeAlias = "tuple[ConflictReport, Files]"
+Pair: TypeAlias = "tuple[ConflictReport, FilePair]"
 
 
 def require_pairs(files: Sequence[Path], pictures: bool) -> None:
@@ -37,7 +37,7 @@ def require_pairs(files: Sequence[Path], pictures: bool) -> None:
 
 def run_conflict(
     files: Sequence[Path],
-    look: BaseSettings | None,
+    settings: BaseSettings | None,
     *,
     signs: bool,
     cells: bool,
@@ -55,9 +55,9 @@ def run_conflict(
 
     manager = build_manager()
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
-    weights = weights_of(look.base if look is not None else None)
+    weights = weights_of(settings.base if settings is not None else None)
     pairs = [(measure_conflict(a, b, measures, manager, weights), (a, b)) for a, b in combinations(files, 2)]
-    at_work = measure_in_base([files for _, files in pairs], look, manager) if look is not None else {}
+    at_work = measure_in_base([files for _, files in pairs], settings, manager) if settings is not None else {}
 
     def tables(console: Console) -> None:
         if len(pairs) == 1:
@@ -73,8 +73,8 @@ def run_conflict(
 def _print_pair(
     console: Console,
     report: ConflictReport,
-    files: Files,
-    at_work: dict[Files, PairInBase],
+    files: FilePair,
+    at_work: dict[FilePair, PairInBase],
     cells: bool,
 ) -> None:
     from bwlab_analysis.report.tables_weights import print_conflict
@@ -97,7 +97,7 @@ def _print_pair(
         print_advice(console, steps_of(found.blame), found.scheme)
 
 
-def _document(pairs: Sequence[Pair], at_work: dict[Files, PairInBase]) -> dict[str, Json]:
+def _document(pairs: Sequence[Pair], at_work: dict[FilePair, PairInBase]) -> dict[str, Json]:
     from bwlab_analysis.report.documents import base_conflict_document, conflict_document
 
     documents = [
@@ -141,23 +141,23 @@ def conflict_command(
 ) -> None:
     """Show where adapters meet: in their weights, each number beside that of a random pair, and in a base at work.
 
-    Files alone tell about weights. With --base, what the adapters do to its activations, alone and together; with their
+    FilePair alone tell about weights. With --base, what the adapters do to its activations, alone and together; with their
     own pictures in --data-a and --data-b, which blocks of one harm the other, and what to turn down. Of more than two
     adapters every pair is compared.
     """
     from bwlab_analysis.activations.pair import BaseSettings
 
     require_pairs(files, pictures=base is not None and bool(data_a or data_b))
-    look = None
+    settings = None
     if base is not None:
-        from bwlab_analysis.activations.inputs import checked_timesteps, prompts_beside
+        from bwlab_analysis.activations.inputs import parse_timesteps, require_inputs
 
-        times = checked_timesteps(timesteps)
-        texts = prompts_beside(prompts, {"--data-a": data_a, "--data-b": data_b})
-        look = BaseSettings(base, data_a, data_b, texts, times, latents, draws, seed, device)
+        times = parse_timesteps(timesteps)
+        texts = require_inputs(prompts, {"--data-a": data_a, "--data-b": data_b})
+        settings = BaseSettings(base, data_a, data_b, texts, times, latents, draws, seed, device)
     else:
         _require_no_base_needed(context, {field.name for field in fields(BaseSettings)})
-    run_conflict(tuple(files), look, signs=signs, cells=cells, as_json=as_json, report=report)
+    run_conflict(tuple(files), settings, signs=signs, cells=cells, as_json=as_json, report=report)
 
 
 def _require_no_base_needed(context: typer.Context, of_a_base: Container[str]) -> None:

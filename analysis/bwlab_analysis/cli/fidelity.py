@@ -55,23 +55,23 @@ def activations_command(
     """
     from bwlab.plugins.manager import build_manager
     from bwlab_analysis.activations.changes import activation_changes
-    from bwlab_analysis.activations.inputs import checked_timesteps, prompts_beside
-    from bwlab_analysis.activations.session import gathered_inputs, open_base, require_adapters
+    from bwlab_analysis.activations.inputs import parse_timesteps, require_inputs
+    from bwlab_analysis.activations.loaded_base import choose_inputs, open_base, require_adapters
     from bwlab_analysis.report.documents import activations_document
     from bwlab_analysis.report.show import show
     from bwlab_analysis.report.tables_base import print_activations
 
-    times, texts = checked_timesteps(timesteps), prompts_beside(prompts, {"--data": data})
+    times, texts = parse_timesteps(timesteps), require_inputs(prompts, {"--data": data})
     if data is not None and texts:
         found = f"--prompts {prompts}, too; a latent is of a picture or painted for a prompt"
         raise BwlabError(f"--data {data}", found, "Give one of them")
     manager = build_manager()
     require_adapters([file], manager)
-    lab = open_base(base, manager, device)
-    adapter = lab.adapter(file)
-    pictures = [] if data is None else [lab.pictures(data, latents)]
-    inputs = gathered_inputs(lab, pictures, texts, latents, seed)
-    changed = activation_changes(lab.pipe, lab.scheme, adapter, inputs, times, draws, seed)
+    loaded_base = open_base(base, manager, device)
+    adapter = loaded_base.adapter(file)
+    pictures = [] if data is None else [loaded_base.images(data, latents)]
+    inputs = choose_inputs(loaded_base, pictures, texts, latents, seed)
+    changed = activation_changes(loaded_base.pipe, loaded_base.scheme, adapter, inputs, times, draws, seed)
     show(
         lambda: activations_document(str(file), base, changed),
         lambda console: print_activations(console, str(file), changed),
@@ -99,8 +99,8 @@ def fidelity_command(
 ) -> None:
     """Paint compositions of two adapters and score identity, style and text, whole and block by block."""
     from bwlab.plugins.manager import build_manager
-    from bwlab.terminal import progress_of
-    from bwlab_analysis.activations.session import open_base, require_adapters
+    from bwlab.terminal import ProgressBar
+    from bwlab_analysis.activations.loaded_base import open_base, require_adapters
     from bwlab_analysis.fidelity.conditions import four_conditions, knock_ins, knock_outs
     from bwlab_analysis.fidelity.scores import block_profiles, controls, measure_fidelity
     from bwlab_analysis.report.documents import fidelity_document, heading
@@ -113,15 +113,15 @@ def fidelity_command(
     manager = build_manager()
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images)
-    lab = open_base(base, manager, device)
-    identity, style = (lab.adapter(file) for file in files)
+    loaded_base = open_base(base, manager, device)
+    identity, style = (loaded_base.adapter(file) for file in files)
     conditions = [*four_conditions()]
     if blocks:
         conditions += [*knock_ins(identity, style), *knock_outs(identity, style)]
-    with progress_of("painting") as advance:
-        scores = measure_fidelity(lab.pipe, identity, style, conditions, sampling, judge, advance)
+    with ProgressBar("sampling and scoring") as bar:
+        scores = measure_fidelity(loaded_base.pipe, identity, style, conditions, sampling, judge, bar.update)
     checked, profiles = controls(judge, sampling.prompts), block_profiles(scores, seeds)
-    head = heading(lab, files, judge, sampling)
+    head = heading(loaded_base, files, judge, sampling)
     show(
         lambda: fidelity_document(head, scores, checked, profiles, judge.leading),
         lambda console: print_fidelity(console, scores, checked, profiles, judge.leading),
@@ -150,8 +150,8 @@ def recommend_command(
 ) -> None:
     """Search the best block scales for an identity and a style adapter; what was tried is told with its scores."""
     from bwlab.plugins.manager import build_manager
-    from bwlab.terminal import progress_of
-    from bwlab_analysis.activations.session import open_base, require_adapters
+    from bwlab.terminal import ProgressBar
+    from bwlab_analysis.activations.loaded_base import open_base, require_adapters
     from bwlab_analysis.fidelity.recommend import recommended
     from bwlab_analysis.report.documents import heading, recommend_document
     from bwlab_analysis.report.html import strips
@@ -162,13 +162,13 @@ def recommend_command(
     manager = build_manager()
     require_adapters([identity, style], manager)
     judge = new_judge(manager, base, clip, id_images, style_images)
-    lab = open_base(base, manager, device)
-    with progress_of("painting") as advance:
-        trials = recommended(lab, (identity, style), judge, sampling, budget, seed, advance)
-    head = heading(lab, (identity, style), judge, sampling)
+    loaded_base = open_base(base, manager, device)
+    with ProgressBar("sampling and scoring") as bar:
+        trials = recommended(loaded_base, (identity, style), judge, sampling, budget, seed, bar.update)
+    head = heading(loaded_base, (identity, style), judge, sampling)
     show(
-        lambda: recommend_document(head, trials, lab.scheme),
-        lambda console: print_trials(console, trials, lab.scheme),
+        lambda: recommend_document(head, trials, loaded_base.scheme),
+        lambda console: print_trials(console, trials, loaded_base.scheme),
         as_json=as_json,
         report=report,
         pictures=lambda: strips([trial.scores for trial in trials]),
@@ -192,13 +192,13 @@ def new_judge(
     manager: PluginManager, base: str, clip: str | None, identity: Path, style: Path, most: int = 64
 ) -> Judge:
     """Return the scorers, the built-in ones first, with reference pictures (at most `most` of each folder)."""
-    from bwlab.images import read_pictures
+    from bwlab.images import read_images
     from bwlab.terminal import warn
     from bwlab_analysis.fidelity.clip import built_in_scorers, clip_of
     from bwlab_analysis.fidelity.scores import Judge, References
     from bwlab_analysis.installed import fidelity_scorers
 
-    references = References(tuple(read_pictures(identity)[:most]), tuple(read_pictures(style)[:most]))
+    references = References(tuple(read_images(identity)[:most]), tuple(read_images(style)[:most]))
     return Judge([*built_in_scorers(clip_of(base, clip)), *fidelity_scorers(manager, warn)], references)
 
 

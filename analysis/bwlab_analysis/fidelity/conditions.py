@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import ScaledAdapter
-from bwlab_analysis.activations.batched_unet import Gate
+from bwlab.adapters.attach import Scale, ScaledAdapter
 
 BASE, IDENTITY, STYLE, BOTH = "base", "identity alone", "style alone", "both"
 
@@ -26,8 +25,8 @@ class Condition:
     """
 
     name: str
-    identity: Gate
-    style: Gate
+    identity: Scale
+    style: Scale
     block: tuple[str, str] | None = None
     knocked: Literal["in", "out"] | None = None
 

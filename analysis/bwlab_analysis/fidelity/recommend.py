@@ -10,9 +10,9 @@ import numpy as np
 
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.batched_unet import TEXT
+from bwlab_analysis.activations.batched_denoiser import TEXT
 from bwlab_analysis.activations.interaction import interaction
-from bwlab_analysis.activations.session import LoadedBase, gathered_inputs
+from bwlab_analysis.activations.loaded_base import LoadedBase, choose_inputs
 from bwlab_analysis.fidelity.bootstrap import Array, Interval, harmonic_mean, interval, resampled_means
 from bwlab_analysis.fidelity.conditions import Condition, four_conditions
 from bwlab_analysis.fidelity.scores import (
@@ -27,7 +27,7 @@ from bwlab_analysis.fidelity.scores import (
 IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)
 
-Gates = Mapping[str, float]
+BlockScaleMap = Mapping[str, float]
 """Block -> scale, for every block that an adapter changes."""
 
 LATENTS = 8
@@ -48,30 +48,30 @@ class PairScales:
     identity: tuple[tuple[str, float], ...]
     style: tuple[tuple[str, float], ...]
 
-    def gates(self, adapter: str) -> dict[str, float]:
+    def scales(self, adapter: str) -> dict[str, float]:
         """Return the scale of each block of an adapter: `"identity"` or `"style"`."""
         return dict(self.identity if adapter == IDENTITY else self.style)
 
     def with_scale(self, adapter: str, block: str, scale: float) -> PairScales:
         """Return the composition with another scale in one block of one adapter."""
-        changed = tuple((name, scale if name == block else old) for name, old in self.gates(adapter).items())
+        changed = tuple((name, scale if name == block else old) for name, old in self.scales(adapter).items())
         return PairScales(changed, self.style) if adapter == IDENTITY else PairScales(self.identity, changed)
 
     def spec(self, adapter: str) -> str:
         """Return an adapter's scales as a block spec, such as `"in0=0, *=1"`."""
-        gates = self.gates(adapter)
-        common = max(set(gates.values()), key=list(gates.values()).count)
-        named = [f"{block}={scale:g}" for block, scale in gates.items() if scale != common]
+        scales = self.scales(adapter)
+        common = max(set(scales.values()), key=list(scales.values()).count)
+        named = [f"{block}={scale:g}" for block, scale in scales.items() if scale != common]
         return ", ".join([*named, f"*={common:g}"])
 
     def condition(self) -> Condition:
         """Return it as a composition to be painted."""
         name = f"identity {self.spec(IDENTITY)} + style {self.spec(STYLE)}"
-        return Condition(name, {**self.gates(IDENTITY), "*": 1.0}, {**self.gates(STYLE), "*": 1.0})
+        return Condition(name, {**self.scales(IDENTITY), "*": 1.0}, {**self.scales(STYLE), "*": 1.0})
 
 
 @dataclass(frozen=True)
-class Kept:
+class Retention:
     """What is left of each adapter's own gain over the base, and of the text.
 
     Attributes:
@@ -104,7 +104,7 @@ class Scored:
 
     composition: PairScales
     reason: str
-    kept: Kept
+    kept: Retention
     scores: ConditionScores
 
 
@@ -128,7 +128,7 @@ class Trial(Scored):
 
 
 @dataclass(frozen=True)
-class Blame:
+class WeightedBlock:
     """How a block of an adapter is thought to stand in the other's way: the greater, the sooner it is turned down."""
 
     adapter: str
@@ -155,11 +155,11 @@ class Search:
     leading: tuple[str, ...]
     seeds: int
 
-    def kept(self, scores: ConditionScores) -> Kept:
+    def kept(self, scores: ConditionScores) -> Retention:
         """Return what a composition keeps; NothingGained if an adapter alone scores no better than the base."""
         identity, style, text = self.leading
         whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
-        return Kept(
+        return Retention(
             self._share(scores, self.identity, identity, IDENTITY), self._share(scores, self.style, style, STYLE), whole
         )
 
@@ -206,7 +206,7 @@ def recommend(
     search: Search,
     scheme: BlockScheme,
     blocks: Mapping[str, Sequence[str]],
-    blame: Sequence[Blame],
+    blame: Sequence[WeightedBlock],
     budget: int,
 ) -> list[Trial]:
     """Return the compositions that were tried, the best first.
@@ -269,7 +269,7 @@ def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
     ]
 
 
-def _proposals(start: PairScales, scheme: BlockScheme, worst: Sequence[Blame]) -> Iterator[tuple[PairScales, str]]:
+def _proposals(start: PairScales, scheme: BlockScheme, worst: Sequence[WeightedBlock]) -> Iterator[tuple[PairScales, str]]:
     yield start, WHOLE
     for part, members in scheme.parts:
         covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
@@ -285,15 +285,15 @@ def _how(scale: float) -> str:
     return "off" if scale == 0 else f"at {scale:g}"
 
 
-def _neighbours(best: PairScales, worst: Sequence[Blame]) -> Iterator[tuple[PairScales, str]]:
+def _neighbours(best: PairScales, worst: Sequence[WeightedBlock]) -> Iterator[tuple[PairScales, str]]:
     """Yield the best composition with one block changed: blamed blocks down first, then blocks up again."""
     for one in worst:
         for scale in TURNED_DOWN:
-            if best.gates(one.adapter)[one.block] > scale:
+            if best.scales(one.adapter)[one.block] > scale:
                 reason = f"best so far, {one.adapter} {_how(scale)} in {one.block}"
                 yield best.with_scale(one.adapter, one.block, scale), reason
     for one in reversed(worst):
-        now = best.gates(one.adapter)[one.block]
+        now = best.scales(one.adapter)[one.block]
         for scale in (0.5, 1.0):
             if now < scale:
                 reason = f"best so far, {one.adapter} up to {scale:g} in {one.block}"
@@ -301,7 +301,7 @@ def _neighbours(best: PairScales, worst: Sequence[Blame]) -> Iterator[tuple[Pair
 
 
 def recommended(
-    lab: LoadedBase,
+    loaded_base: LoadedBase,
     files: tuple[Path, Path],
     judge: Judge,
     sampling: Sampling,
@@ -314,7 +314,7 @@ def recommended(
     Proposals come from the blame of each block in the base's activations, for the sampling's prompts.
 
     Args:
-        lab: the base.
+        loaded_base: the base.
         files: of the identity's and the style's adapter.
         judge: the scorers.
         sampling: prompts, seeds, steps.
@@ -323,12 +323,12 @@ def recommended(
         on_condition: called before each composition is painted.
 
     """
-    identity, style = (lab.adapter(file) for file in files)
-    inputs = gathered_inputs(lab, [], sampling.prompts, LATENTS, seed)
-    found = interaction(lab.pipe, lab.scheme, identity, style, inputs, draws=0, seed=seed)
-    blame = [Blame(NAMES[one.adapter], one.block, one.gain - max(one.loss or 0.0, 0.0)) for one in found.blame]
+    identity, style = (loaded_base.adapter(file) for file in files)
+    inputs = choose_inputs(loaded_base, [], sampling.prompts, LATENTS, seed)
+    found = interaction(loaded_base.pipe, loaded_base.scheme, identity, style, inputs, draws=0, seed=seed)
+    blame = [WeightedBlock(NAMES[one.adapter], one.block, one.gain - max(one.loss or 0.0, 0.0)) for one in found.blame]
     base, alone, other, _ = four_conditions()
-    known = measure_fidelity(lab.pipe, identity, style, [base, alone, other], sampling, judge, on_condition)
+    known = measure_fidelity(loaded_base.pipe, identity, style, [base, alone, other], sampling, judge, on_condition)
     without, with_identity, with_style = known
     done = 0
 
@@ -337,8 +337,8 @@ def recommended(
         if on_condition is not None:
             on_condition(done, budget, condition.name)
         done += 1
-        return score_condition(lab.pipe, identity, style, condition, sampling, judge)
+        return score_condition(loaded_base.pipe, identity, style, condition, sampling, judge)
 
     search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
     blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
-    return recommend(search, lab.scheme, blocks, blame, budget)
+    return recommend(search, loaded_base.scheme, blocks, blame, budget)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bwlab_analysis.activations.losses import BlockBlame
 from bwlab_analysis.activations.pair import PairInBase
-from bwlab_analysis.activations.session import LoadedBase
+from bwlab_analysis.activations.loaded_base import LoadedBase
 from bwlab_analysis.fidelity.scores import Judge, Sampling
 from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured
 from bwlab_analysis.report.advice import conflict_score, headline, notations_of, remarks, specs_of, steps_of
@@ -142,7 +142,7 @@ def interaction_document(report: InteractionReport) -> dict[str, Json]:
         "timesteps": list(report.timesteps),
         "places": [
             {"block": place.block, "timestep": place.timestep, **measures_document(place.measures)}
-            for place in report.places
+            for place in report.effects
         ],
         "blame": blame_document(report.blame),
     }
@@ -288,10 +288,10 @@ def _loss(loss: Loss) -> dict[str, Json]:
     return {"value": loss.value, "error": None if math.isnan(loss.error) else loss.error}
 
 
-def heading(lab: LoadedBase, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
+def heading(loaded_base: LoadedBase, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
     """Return what JSON reports of fidelity begin with."""
     return {
-        "base": lab.base,
+        "base": loaded_base.base,
         "identity": str(files[0]),
         "style": str(files[1]),
         "prompts": list(sampling.prompts),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:
     """Return bars of a pair's measures by block, over all timesteps, each with its random adapters' range as a line."""
-    places = [place for place in report.places if place.timestep == ALL_TIMES]
+    places = [place for place in report.effects if place.timestep == ALL_TIMES]
     values = {name: {place.block: place.measures[name] for place in places} for name in measures}
     return _bars(values, "share kept" if all("retention" in name for name in measures) else "")
 

@@ -36,9 +36,9 @@ def show(
     if as_json:
         print_json(document())
     else:
-        from bwlab.terminal import open_console
+        from bwlab.terminal import stdout_console
 
-        print_tables(open_console())
+        print_tables(stdout_console())
     if report is not None:
         from rich.console import Console
 

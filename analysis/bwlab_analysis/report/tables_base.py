@@ -51,7 +51,7 @@ def print_interaction(console: Console, report: InteractionReport) -> None:
     null = "; in brackets, with a random adapter of the same norms in one's place" if report.draws else ""
     console.print(f"In the base, over {looked_at(report)}{null}:")
     table = new_table(["block", *AT_WORK.values()])
-    whole = [place for place in report.places if place.timestep == ALL_TIMES]
+    whole = [place for place in report.effects if place.timestep == ALL_TIMES]
     effects = [place.measures[name] for place in whole for name in EFFECTS]
     digits = dict.fromkeys(AT_WORK, 2) | dict.fromkeys(EFFECTS, _digits(effects))
     for place in whole:
@@ -247,7 +247,7 @@ def print_matrix(
 def _interactions(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, PairInBase]]) -> Table:
     table = new_table(["pair", "alignment", "interaction"])
     for report, at_work in pairs:
-        measures = at_work.interaction.place(PREDICTION).measures
+        measures = at_work.interaction.at(PREDICTION).measures
         values = [beside(measures[name], 2) for name in ("alignment", "interaction")]
         table.add_row(f"{called[report.file_a]}, {called[report.file_b]}", *values)
     return table
@@ -257,7 +257,7 @@ def _kept(called: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, Pair
     """Matrices of so many columns as fit."""
     kept: dict[tuple[str, str], Measured | None] = {}
     for report, at_work in pairs:
-        a, b, measures = called[report.file_a], called[report.file_b], at_work.interaction.place(PREDICTION).measures
+        a, b, measures = called[report.file_a], called[report.file_b], at_work.interaction.at(PREDICTION).measures
         kept |= {(a, b): measures["retention_a"], (b, a): measures["retention_b"]}
     names = list(called.values())
     for start in range(0, len(names), COLUMNS):

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.training.objective import noise_schedule
-from bwlab_analysis.activations.inputs import conditions
+from bwlab.base.prediction import noise_schedule
+from bwlab_analysis.activations.inputs import text_conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
-from bwlab_analysis.activations.variants import delta_norm, random_like
+from bwlab_analysis.activations.random_adapters import delta_norm, random_adapter_like
 from bwlab_analysis.measures import PREDICTION
 from tests.analysis.activations.conftest import World
 from tests.analysis.random_adapters import random_adapter
@@ -29,7 +29,7 @@ def predictions(world: World, *adapters: Adapter, scale: object = 1.0) -> list[T
         times = torch.full((3,), time)
         noisy = noise_schedule(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
         with attach(world.pipe.unet, *(ScaledAdapter(one, scale) for one in adapters)):  # type: ignore[arg-type]
-            outputs.append(world.pipe.unet(noisy, times, **conditions(world.pipe, world.inputs.captions)).sample)
+            outputs.append(world.pipe.unet(noisy, times, **text_conditions(world.pipe, world.inputs.captions)).sample)
     return outputs
 
 
@@ -38,7 +38,7 @@ def test_the_prediction_is_measured_as_by_hand(world: World, report: Interaction
         torch.stack(predictions(world, *adapters)).double()
         for adapters in ((), (world.a,), (world.b,), (world.a, world.b))
     )
-    found = report.place(PREDICTION).measures
+    found = report.at(PREDICTION).measures
     assert found["effect_a"] is not None
     assert found["effect_a"].value == pytest.approx(float((ha - h0).norm() / h0.norm()), rel=1e-5)
     kept = ((hab - hb) * (ha - h0)).sum() / (ha - h0).square().sum()
@@ -58,7 +58,7 @@ def test_switching_a_block_off_is_measured_as_by_hand(world: World, report: Inte
         times = torch.full((3,), time)
         noisy = noise_schedule(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
         with torch.no_grad(), attach(world.pipe.unet, ScaledAdapter(world.a), ScaledAdapter(world.b, off)):
-            text = conditions(world.pipe, world.inputs.captions)
+            text = text_conditions(world.pipe, world.inputs.captions)
             both.append(world.pipe.unet(noisy, times, **text).sample)
     gained = ((torch.stack(both).double() - without_b) - (hab - hb)) * (ha - h0)
     lost = (hb - without_b) * (hb - h0)
@@ -68,39 +68,39 @@ def test_switching_a_block_off_is_measured_as_by_hand(world: World, report: Inte
 
 
 def test_every_block_is_told_with_its_null(report: InteractionReport) -> None:
-    assert {place.block for place in report.places} == {
+    assert {place.block for place in report.effects} == {
         *("in0", "in1", "in2", "in3", "mid", "out0", "out1", "out2", "out3", PREDICTION)
     }
-    for place in report.places:
+    for place in report.effects:
         measured = place.measures["effect_a"]
         assert measured is not None
         assert measured.random is not None
         assert measured.random > 0
     assert {one.block for one in report.blame if one.adapter == "b"} == {"in0", "out3"}
-    assert report.place("in0", 200).timestep == 200
+    assert report.at("in0", 200).timestep == 200
 
 
 def test_blocks_before_the_first_difference_are_untouched(world: World) -> None:
     late = random_adapter(world.pipe.unet, "lora", "out2=2", 5)
     report = interaction(world.pipe, world.scheme, late, world.b, world.inputs, (500,), draws=2)
-    effect = report.place("out1").measures["effect_a"]
+    effect = report.at("out1").measures["effect_a"]
     assert effect is not None
     assert effect.value == 0
-    assert report.place("out1").measures["retention_a"] is None
-    after = report.place("out2").measures["interaction"]
+    assert report.at("out1").measures["retention_a"] is None
+    after = report.at("out2").measures["interaction"]
     assert after is not None
     assert after.value > 0  # disjoint blocks do interact, in what the UNet computes
 
 
 def test_random_adapters_have_the_norms_of_what_they_stand_for(world: World) -> None:
     unet = world.pipe.unet
-    drawn = random_like(world.b, unet, 7)
+    drawn = random_adapter_like(world.b, unet, 7)
     assert set(drawn.layers) == set(world.b.layers)
     for path, layer in drawn.layers.items():
         base = unet.get_submodule(path)
         assert delta_norm(layer, base) == pytest.approx(delta_norm(world.b.layers[path], base), rel=1e-5)
         assert layer.rank == world.b.layers[path].rank
-    again, other = random_like(world.b, unet, 7), random_like(world.b, unet, 8)
+    again, other = random_adapter_like(world.b, unet, 7), random_adapter_like(world.b, unet, 8)
     path = next(iter(drawn.layers))
     assert torch.equal(drawn.layers[path].delta(), again.layers[path].delta())
     assert not torch.allclose(drawn.layers[path].delta(), other.layers[path].delta())

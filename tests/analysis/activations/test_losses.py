@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.training.objective import noise_schedule, training_target
-from bwlab_analysis.activations.inputs import Inputs, conditions
+from bwlab.base.prediction import noise_schedule
+from bwlab.training.objective import training_target
+from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.losses import Loss, loss_interference
 from bwlab_analysis.report.advice import remarks
 from tests.analysis.activations.conftest import World
@@ -27,7 +28,7 @@ def loss(world: World, *uses: ScaledAdapter) -> float:
         noisy = schedule.add_noise(world.inputs.latents, world.inputs.noise, times)
         target = training_target(schedule, world.inputs.latents, world.inputs.noise, times)
         with attach(world.pipe.unet, *uses):
-            output = world.pipe.unet(noisy, times, **conditions(world.pipe, world.inputs.captions)).sample
+            output = world.pipe.unet(noisy, times, **text_conditions(world.pipe, world.inputs.captions)).sample
         losses.append(float((output - target).square().mean()))
     return sum(losses) / 2
 

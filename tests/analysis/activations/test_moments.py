@@ -72,7 +72,7 @@ def test_rows_of_pictures_tokens_and_vectors(shape: tuple[int, ...]) -> None:
 
 def test_what_cannot_be_counted_is_refused() -> None:
     moments = Moments(5)
-    with pytest.raises(BwlabError, match="none were seen"):
+    with pytest.raises(BwlabError, match="nothing ran"):
         moments.statistics()
     with pytest.raises(BwlabError, match="7 channels after 5"):
         moments.add(torch.zeros(2, 7))

@@ -12,7 +12,7 @@ from bwlab_analysis.activations import passes
 from bwlab_analysis.activations.changes import activation_changes
 from bwlab_analysis.activations.interaction import interaction
 from bwlab_analysis.activations.losses import loss_interference
-from bwlab_analysis.activations.variants import portions
+from bwlab_analysis.activations.passes import split_groups
 from tests.analysis.activations.conftest import World
 
 TIMES = (700, 200)
@@ -69,4 +69,4 @@ def test_rows_are_bounded_by_what_activations_take(
 
 
 def test_a_group_larger_than_a_portion_is_one() -> None:
-    assert portions([("a", "b", "c"), ("d",)], 2) == [[("a", "b", "c")], [("d",)]]
+    assert split_groups([("a", "b", "c"), ("d",)], 2) == [[("a", "b", "c")], [("d",)]]

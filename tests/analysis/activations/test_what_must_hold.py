@@ -23,14 +23,14 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
+from bwlab.base.prediction import noise_schedule
 from bwlab.base.weights import open_model
 from bwlab.plugins.manager import build_manager
-from bwlab.training.objective import noise_schedule
-from bwlab_analysis.activations.batched_unet import unet_blocks
-from bwlab_analysis.activations.inputs import Inputs, conditions
+from bwlab_analysis.activations.batched_denoiser import unet_blocks
+from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
-from bwlab_analysis.activations.session import LoadedBase, open_base
-from bwlab_analysis.activations.variants import random_like
+from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
+from bwlab_analysis.activations.random_adapters import random_adapter_like
 from bwlab_analysis.measures import PREDICTION, Measured
 from bwlab_analysis.weights.conflict import measure_conflict
 from bwlab_analysis.weights.pair_measures import COSINE
@@ -43,33 +43,35 @@ MID = ("mid_block.attentions.0.transformer_blocks.0.attn1.", "mid_block.resnets.
 class Bench:
     """A base in float64, and inputs to look at it with."""
 
-    lab: LoadedBase
+    loaded_base: LoadedBase
     inputs: Inputs
 
     def adapter(
         self, folder: Path, paths: Iterable[str], seed: int = 0, algorithm: str = "locon", **more: float
     ) -> Adapter:
         name = f"{algorithm}-{seed}-{sorted(more.items())}.safetensors"
-        return self.lab.adapter(adapter_file(folder / name, self.lab.pipe.unet, algorithm, paths, seed, **more))
+        return self.loaded_base.adapter(
+            adapter_file(folder / name, self.loaded_base.pipe.unet, algorithm, paths, seed, **more)
+        )
 
     def look(self, a: Adapter, b: Adapter, draws: int = 0, seed: int = 0) -> InteractionReport:
-        return interaction(self.lab.pipe, self.lab.scheme, a, b, self.inputs, (500,), draws, seed)
+        return interaction(self.loaded_base.pipe, self.loaded_base.scheme, a, b, self.inputs, (500,), draws, seed)
 
     @torch.no_grad()
     def predictions(self, adapter: Adapter, scale: float) -> Tensor:
-        pipe, times = self.lab.pipe, torch.full((len(self.inputs),), 500)
+        pipe, times = self.loaded_base.pipe, torch.full((len(self.inputs),), 500)
         noisy = noise_schedule(pipe).add_noise(self.inputs.latents, self.inputs.noise, times)
         with attach(pipe.unet, ScaledAdapter(adapter, scale)):
-            output: Tensor = pipe.unet(noisy, times, **conditions(pipe, self.inputs.captions)).sample
+            output: Tensor = pipe.unet(noisy, times, **text_conditions(pipe, self.inputs.captions)).sample
         return output
 
 
 @pytest.fixture(scope="module")
 def bench(small_base: Path) -> Bench:
-    lab = open_base(str(small_base), build_manager(), "cpu")
-    lab.pipe.to(torch.float64)
+    loaded_base = open_base(str(small_base), build_manager(), "cpu")
+    loaded_base.pipe.to(torch.float64)
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return Bench(lab, Inputs(latents, noise, ("a fox", "ink"), "random numbers", 2))
+    return Bench(loaded_base, Inputs(latents, noise, ("a fox", "ink"), "random numbers", 2))
 
 
 def value(report: InteractionReport, place: str, measure: str) -> float:
@@ -77,23 +79,23 @@ def value(report: InteractionReport, place: str, measure: str) -> float:
 
 
 def measured(report: InteractionReport, place: str, measure: str) -> Measured:
-    found = report.place(place).measures[measure]
+    found = report.at(place).measures[measure]
     assert found is not None
     return found
 
 
 def last_linear(bench: Bench) -> str:
     """Return the layer of the last block after which only a residual is added: a transformer's or a resnet's last one."""
-    block = bench.lab.pipe.unet.up_blocks[-1]
+    block = bench.loaded_base.pipe.unet.up_blocks[-1]
     held = "attentions" if hasattr(block, "attentions") else "resnets"
     layer = "proj_out" if held == "attentions" else "conv2"
-    return f"up_blocks.{len(bench.lab.pipe.unet.up_blocks) - 1}.{held}.{len(getattr(block, held)) - 1}.{layer}"
+    return f"up_blocks.{len(bench.loaded_base.pipe.unet.up_blocks) - 1}.{held}.{len(getattr(block, held)) - 1}.{layer}"
 
 
 @pytest.mark.parametrize("other", [0, 1])
 def test_behind_one_linear_layer_effects_add_up(bench: Bench, tmp_path: Path, other: int) -> None:
     """Two identical adapters (0) and two different ones (1) of a layer after which there are only additions."""
-    last = unet_blocks(bench.lab.scheme)[-1]
+    last = unet_blocks(bench.loaded_base.scheme)[-1]
     for path, place in ((last_linear(bench), last), ("conv_out", PREDICTION)):
         report = bench.look(bench.adapter(tmp_path, [path]), bench.adapter(tmp_path, [path], other))
         assert value(report, place, "effect_a") > 0
@@ -118,11 +120,13 @@ def test_non_linearity_takes_retention_off_1_in_proportion_to_the_adapter(bench:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_two_identical_adapters_are_one_twice_as_strong(bench: Bench, tmp_path: Path, algorithm: str) -> None:
     files = [
-        adapter_file(tmp_path / f"{name}.safetensors", bench.lab.pipe.unet, algorithm, MID, 0, size=0.1)
+        adapter_file(tmp_path / f"{name}.safetensors", bench.loaded_base.pipe.unet, algorithm, MID, 0, size=0.1)
         for name in "ab"
     ]
-    a, b = (bench.lab.adapter(file) for file in files)
-    weights = measure_conflict(files[0], files[1], [COSINE], None, open_model(bench.lab.base)).total.measures["cosine"]
+    a, b = (bench.loaded_base.adapter(file) for file in files)
+    weights = measure_conflict(files[0], files[1], [COSINE], None, open_model(bench.loaded_base.base)).total.measures[
+        "cosine"
+    ]
     assert weights is not None
     assert weights.value == pytest.approx(1, abs=1e-7)
     report = bench.look(a, b)
@@ -140,20 +144,20 @@ def test_two_identical_adapters_are_one_twice_as_strong(bench: Bench, tmp_path: 
 
 
 def test_disjoint_blocks_interact_only_from_the_later_one_on(bench: Bench, tmp_path: Path) -> None:
-    early = adapter_file(tmp_path / "a.safetensors", bench.lab.pipe.unet, "lora", ["down_blocks.1."], 0)
-    late = adapter_file(tmp_path / "b.safetensors", bench.lab.pipe.unet, "lora", ["up_blocks.1."], 1)
+    early = adapter_file(tmp_path / "a.safetensors", bench.loaded_base.pipe.unet, "lora", ["down_blocks.1."], 0)
+    late = adapter_file(tmp_path / "b.safetensors", bench.loaded_base.pipe.unet, "lora", ["up_blocks.1."], 1)
     weights = measure_conflict(early, late, [COSINE])
     assert weights.total.disjoint
     assert weights.total.measures["cosine"] is None
     assert (weights.shared_share_a, weights.shared_share_b) == (0, 0)
-    report = bench.look(bench.lab.adapter(early), bench.lab.adapter(late))
-    places = [place.block for place in report.places if place.timestep == "all"]
+    report = bench.look(bench.loaded_base.adapter(early), bench.loaded_base.adapter(late))
+    places = [place.block for place in report.effects if place.timestep == "all"]
     at, until = places.index("in1"), places.index("out1")
     for place in places[at:until]:
         assert value(report, place, "effect_b") == 0
         assert value(report, place, "retention_a") == 1
         assert value(report, place, "interaction") == 0
-        assert report.place(place).measures["retention_b"] is None
+        assert report.at(place).measures["retention_b"] is None
     for place in places[until:]:
         assert value(report, place, "interaction") > 0
 
@@ -164,8 +168,8 @@ def test_an_adapter_of_scale_0_takes_nothing_away(bench: Bench, tmp_path: Path) 
     for place in ("mid", PREDICTION):
         assert value(report, place, "effect_a") > 0
         assert value(report, place, "effect_b") == 0
-        assert report.place(place).measures["retention_b"] is None
-        assert report.place(place).measures["alignment"] is None
+        assert report.at(place).measures["retention_b"] is None
+        assert report.at(place).measures["alignment"] is None
         assert value(report, place, "retention_a") == pytest.approx(1, abs=1e-9)
         assert value(report, place, "interaction") == pytest.approx(0, abs=1e-9)
     assert report.blame == ()
@@ -180,7 +184,7 @@ def test_random_pairs_are_within_their_null(bench: Bench, tmp_path: Path) -> Non
     a = bench.adapter(tmp_path, MID)
     scores = []
     for seed in range(8):
-        b = random_like(a, bench.lab.pipe.unet, 1000 + seed)
+        b = random_adapter_like(a, bench.loaded_base.pipe.unet, 1000 + seed)
         report = bench.look(a, b, draws=5, seed=20 * seed)
         for place in ("mid", PREDICTION):
             for measure in ("retention_a", "effect_b"):

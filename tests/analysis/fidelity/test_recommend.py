@@ -10,7 +10,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.activations.probe import scheme_of
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.conditions import Condition
-from bwlab_analysis.fidelity.recommend import Blame, Kept, PairScales, Search, recommend
+from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, WeightedBlock, recommend
 from bwlab_analysis.fidelity.scores import ConditionScores
 from tests.conftest import tiny_unet
 
@@ -44,15 +44,15 @@ def search() -> Search:
     return Search(painted, scores(0.2, 0.1), scores(0.8, 0.1), scores(0.2, 0.8), LEADING, 1)
 
 
-def blame() -> list[Blame]:
-    return [Blame("style", "out3", 0.1), Blame("style", "out1", 0.4), Blame("identity", "mid", 0.2)]
+def blame() -> list[WeightedBlock]:
+    return [WeightedBlock("style", "out3", 0.1), WeightedBlock("style", "out1", 0.4), WeightedBlock("identity", "mid", 0.2)]
 
 
 def test_it_finds_the_block_to_turn_down(unet: UNet2DConditionModel) -> None:
     trials = recommend(search(), scheme_of(unet), BLOCKS, blame(), budget=10)
     best = trials[0]
-    assert best.composition.gates("style") == {"in0": 1, "out1": 0, "out3": 1}
-    assert best.composition.gates("identity") == dict.fromkeys(BLOCKS["identity"], 1)
+    assert best.composition.scales("style") == {"in0": 1, "out1": 0, "out3": 1}
+    assert best.composition.scales("identity") == dict.fromkeys(BLOCKS["identity"], 1)
     assert best.kept.together == pytest.approx(1)
     assert [trial.kept.together for trial in trials] == sorted((t.kept.together for t in trials), reverse=True)
     assert len({trial.composition for trial in trials}) == len(trials) <= 10
@@ -78,16 +78,16 @@ def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNe
     parts = [trial for trial in trials if trial.reason.startswith("style in ")]
     assert parts
     for trial in parts:
-        assert trial.composition.gates("style")["te"] == 1
+        assert trial.composition.scales("style")["te"] == 1
         spec = parse_spec(trial.composition.spec("style"), scheme_of(unet), kind="scale").by_block()
-        assert {block: spec[block] for block in blocks["style"]} == trial.composition.gates("style")
+        assert {block: spec[block] for block in blocks["style"]} == trial.composition.scales("style")
 
 
 def test_what_is_kept() -> None:
     found = search().kept(scores(0.5, 0.8, 0.9))
     assert (found.identity, found.style, found.text) == pytest.approx((0.5, 1, 0.9))
-    assert Kept(0.5, 2, 1).together == pytest.approx(0.75)
-    assert Kept(-0.1, 1, 1).together == 0
+    assert Retention(0.5, 2, 1).together == pytest.approx(0.75)
+    assert Retention(-0.1, 1, 1).together == 0
 
 
 def test_an_adapter_that_does_nothing_is_told() -> None:

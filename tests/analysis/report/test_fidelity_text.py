@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
-from bwlab_analysis.fidelity.recommend import Kept, PairScales, Search, Trial
+from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, Trial
 from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
 from bwlab_analysis.report.fidelity_text import carriers, few_pictures, standing
 
@@ -60,7 +60,7 @@ def trial(reason: str, behind: float, noise: float = 0.02) -> Trial:
     whole = PairScales((("in0", 1.0),), (("in0", 1.0),))
     kept = Interval(0.8 - behind, 0.7 - behind, 0.9 - behind)
     return Trial(
-        whole, reason, Kept(1, 1, 1), painted([0.5] * 6), kept, Interval(behind, behind - noise, behind + noise)
+        whole, reason, Retention(1, 1, 1), painted([0.5] * 6), kept, Interval(behind, behind - noise, behind + noise)
     )
 
 

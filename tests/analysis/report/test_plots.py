@@ -8,7 +8,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.changes import ActivationReport, BlockChange
-from bwlab_analysis.activations.interaction import InteractionReport, PlaceEffects
+from bwlab_analysis.activations.interaction import BlockEffects, InteractionReport
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.scores import BlockProfile
 from bwlab_analysis.measures import Measured
@@ -22,10 +22,10 @@ def heights(figure: object) -> list[float]:
 def test_bars_are_the_measures(tmp_path: Path) -> None:
     kept = {"in0": 0.9, "out3": 0.2}
     places = tuple(
-        PlaceEffects(block, "all", {"retention_a": Measured(value, 0.97, 0.01), "retention_b": None})
+        BlockEffects(block, "all", {"retention_a": Measured(value, 0.97, 0.01), "retention_b": None})
         for block, value in kept.items()
     )
-    report = InteractionReport("made up", 1, 2, (500,), (*places, PlaceEffects("in0", 500, {})), ())
+    report = InteractionReport("made up", 1, 2, (500,), (*places, BlockEffects("in0", 500, {})), ())
     figure = plot_interaction(report)
     assert heights(figure) == [0.9, 0.2, 0.0, 0.0]
     figure.savefig(tmp_path / "bars.png")

@@ -11,7 +11,7 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter, attach
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.batched_unet import BatchedDenoiser, BlockOutput, Variant, unet_blocks
+from bwlab_analysis.activations.batched_denoiser import BatchedDenoiser, BlockOutput, Variant, unet_blocks
 from tests.analysis.random_adapters import random_adapter
 from tests.conftest import TINY_WIDTH, XL_POOLED_WIDTH, XL_SECOND_WIDTH, tiny_unet, tiny_xl_unet
 
@@ -33,12 +33,12 @@ def xl_text(count: int, seed: int) -> dict[str, object]:
 def alone(
     unet: torch.nn.Module,
     adapters: Sequence[Adapter],
-    gates: Sequence[Scale],
+    scales: Sequence[Scale],
     latents: Tensor,
     times: Tensor,
     condition: Mapping[str, object],
 ) -> Tensor:
-    uses = [ScaledAdapter(adapter, gate) for adapter, gate in zip(adapters, gates, strict=True)]
+    uses = [ScaledAdapter(adapter, scale) for adapter, scale in zip(adapters, scales, strict=True)]
     with attach(unet, *uses):
         output: Tensor = unet(latents, times, **condition).sample
     return output
@@ -61,10 +61,10 @@ def test_every_variant_is_what_it_is_alone(kind: str) -> None:
     times = torch.tensor([11, 503, 871])
     conditions = [text(TINY_WIDTH, 3, 4)] if kind == "sd" else [xl_text(3, 4)]
     variants = variants_of(unet_blocks(scheme))
-    gated = BatchedDenoiser(unet, scheme, adapters, variants)
-    outputs = gated.forward(latents, times, conditions)
+    denoiser = BatchedDenoiser(unet, scheme, adapters, variants)
+    outputs = denoiser.forward(latents, times, conditions)
     assert outputs.shape == (len(variants), 3, 4, 8, 8)
-    assert gated.cost() < 0.8
+    assert denoiser.cost() < 0.8
     for variant, output in zip(variants, outputs, strict=True):
         expected = alone(unet, adapters, variant, latents, times, conditions[0])
         assert torch.allclose(output, expected, atol=1e-5, rtol=1e-5)
@@ -80,10 +80,10 @@ def test_variants_may_read_different_texts() -> None:
     adapter = random_adapter(unet, "lora", "out3=3", 2)
     latents, times = torch.randn(2, 4, 8, 8), torch.tensor([5, 900])
     texts = [text(TINY_WIDTH, 2, 1), text(TINY_WIDTH, 2, 2)]
-    gated = BatchedDenoiser(unet, adapter.scheme, [adapter], [(0.0,), (1.0,), (1.0,)], text_of=(0, 1, 0))
-    outputs = gated.forward(latents, times, texts)
-    for output, gate, chosen in zip(outputs, (0.0, 1.0, 1.0), (0, 1, 0), strict=True):
-        assert torch.allclose(output, alone(unet, [adapter], [gate], latents, times, texts[chosen]), atol=1e-5)
+    denoiser = BatchedDenoiser(unet, adapter.scheme, [adapter], [(0.0,), (1.0,), (1.0,)], text_of=(0, 1, 0))
+    outputs = denoiser.forward(latents, times, texts)
+    for output, scale, chosen in zip(outputs, (0.0, 1.0, 1.0), (0, 1, 0), strict=True):
+        assert torch.allclose(output, alone(unet, [adapter], [scale], latents, times, texts[chosen]), atol=1e-5)
 
 
 @torch.no_grad()
@@ -97,10 +97,10 @@ def test_blocks_before_the_first_difference_are_computed_once() -> None:
         seen[output.block] = output.hidden.shape[0]
         assert output.hidden.shape[1] == 2
 
-    gated = BatchedDenoiser(unet, adapter.scheme, [adapter], [({"in0": 0.0, "out3": g},) for g in (0.0, 0.5, 1.0)])
-    gated.forward(torch.randn(2, 4, 8, 8), torch.tensor([5, 900]), [text(TINY_WIDTH, 2, 1)], on_block)
+    denoiser = BatchedDenoiser(unet, adapter.scheme, [adapter], [({"in0": 0.0, "out3": g},) for g in (0.0, 0.5, 1.0)])
+    denoiser.forward(torch.randn(2, 4, 8, 8), torch.tensor([5, 900]), [text(TINY_WIDTH, 2, 1)], on_block)
     assert seen == {"in0": 1, "in1": 1, "in2": 1, "in3": 1, "mid": 1, "out0": 1, "out1": 1, "out2": 1, "out3": 3}
-    assert gated.cost() == pytest.approx((9 + 2 * 3) / 33)
+    assert denoiser.cost() == pytest.approx((9 + 2 * 3) / 33)
 
 
 @torch.no_grad()
@@ -110,8 +110,8 @@ def test_a_block_tells_what_each_variant_has_there() -> None:
     adapter = random_adapter(unet, "lora", "in1=2", 3)
     latents, times, condition = torch.randn(2, 4, 8, 8), torch.tensor([5, 900]), text(TINY_WIDTH, 2, 1)
     told: dict[str, BlockOutput] = {}
-    gated = BatchedDenoiser(unet, adapter.scheme, [adapter], [(0.0,), (1.0,)])
-    gated.forward(latents, times, [condition], lambda output: told.update({output.block: output}))
+    denoiser = BatchedDenoiser(unet, adapter.scheme, [adapter], [(0.0,), (1.0,)])
+    denoiser.forward(latents, times, [condition], lambda output: told.update({output.block: output}))
     kept: list[Tensor] = []
     handle = unet.down_blocks[1].register_forward_hook(lambda module, args, output: kept.append(output[0]))
     alone(unet, [adapter], [1.0], latents, times, condition)
@@ -123,15 +123,15 @@ def test_a_block_tells_what_each_variant_has_there() -> None:
 def test_nothing_stays_behind_after_an_error() -> None:
     unet = tiny_unet().eval()
     adapter = random_adapter(unet, "lora", "in1=2", 3)
-    gated = BatchedDenoiser(unet, adapter.scheme, [adapter], [(0.0,), (1.0,)])
+    denoiser = BatchedDenoiser(unet, adapter.scheme, [adapter], [(0.0,), (1.0,)])
     with pytest.raises(RuntimeError):
-        gated.forward(torch.randn(2, 3, 8, 8), torch.tensor([5, 900]), [text(TINY_WIDTH, 2, 1)])
+        denoiser.forward(torch.randn(2, 3, 8, 8), torch.tensor([5, 900]), [text(TINY_WIDTH, 2, 1)])
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in unet.modules())
 
 
 @pytest.mark.parametrize("variants", [[], [(1.0, 1.0)]])
-def test_gates_that_do_not_fit_the_adapters_are_refused(variants: list[Variant]) -> None:
+def test_scales_that_do_not_fit_the_adapters_are_refused(variants: list[Variant]) -> None:
     unet = tiny_unet()
     adapter = random_adapter(unet, "lora", "in1=2", 3)
-    with pytest.raises(BwlabError, match="one gate for each adapter"):
+    with pytest.raises(BwlabError, match="one scale for each adapter"):
         BatchedDenoiser(unet, adapter.scheme, [adapter], variants)

@@ -1,9 +1,9 @@
-"""Many settings of the same adapters in one forward pass of the UNet, what they have in common computed once.
+"""Many variants of the same adapters in one forward pass of the denoiser, with what they share computed once.
 
-A variant is a setting: one scale for each adapter. Up to the first block in which two variants differ they are the same
-computation. The batch therefore starts with one copy of the latents and grows where variants part: a hook before each
-block repeats what has been computed so far (hidden states, skip connections, time embedding, text) for the variants
-that part there, and each block's adapter layers get one scale per sample.
+A variant gives each adapter a scale. Two variants are the same computation up to the first block in which their scales
+differ. The batch therefore starts with one copy of the latents and grows where variants diverge: a hook before each
+block repeats everything computed so far (hidden states, skip connections, time embedding, text) for the variants that
+diverge there, and each block's adapter layers get one scale per sample.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.attach import BlockScales, ScaledAdapter, attach, layer_scale
+from bwlab.adapters.attach import Scale, ScaledAdapter, attach, layer_scale
 from bwlab.blocks.paths import in_unet
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import BlockSpec
 from bwlab.errors import BwlabError
 
-Gate: TypeAlias = float | BlockSpec | BlockScales
-"""How strongly one adapter acts in one variant: a number, or a number per block (`"*"` for the others)."""
-Variant: TypeAlias = Sequence[Gate]
-"""One gate for each adapter."""
+Variant: TypeAlias = Sequence[Scale]
+"""One scale for each adapter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +34,7 @@ class BlockOutput:
     Attributes:
         block: its name.
         hidden: `(groups, latents, channels, h, w)`.
-        group_of: for each variant, its place in `hidden`.
+        group_of: for each variant, its position in `hidden`.
 
     """
 
@@ -58,17 +55,17 @@ AFTER_BLOCKS = ("conv_norm_out", "conv_out")
 
 
 class BatchedDenoiser:
-    """A UNet with adapters, in several variants at once.
+    """A denoiser with adapters, in several variants at once.
 
     Args:
         unet: a diffusers `UNet2DConditionModel`; nothing of it is changed.
         scheme: its blocks.
-        adapters: their layers in text encoders are left out: give each variant its own text where they differ.
-        variants: each with one gate for each adapter.
+        adapters: layers in text encoders are left out; give each variant its own text where they matter.
+        variants: each with one scale for each adapter.
         text_of: for each variant, which of the texts given to `forward` it reads; None: all read the first.
 
     Raises:
-        BwlabError: no variant, or one with another number of gates than there are adapters.
+        BwlabError: no variant, or a variant whose number of scales is not that of the adapters.
 
     """
 
@@ -82,16 +79,16 @@ class BatchedDenoiser:
     ) -> None:
         wrong = [len(variant) for variant in variants if len(variant) != len(adapters)]
         if not variants or wrong:
-            found = f"a variant with {wrong[0]} gates for {len(adapters)} adapters" if wrong else "no variant"
-            raise BwlabError("gated variants of adapters", found, "Give one gate for each adapter in each variant")
+            found = f"a variant with {wrong[0]} scales for {len(adapters)} adapters" if wrong else "no variant"
+            raise BwlabError("variants of adapters", found, "Give one scale for each adapter in each variant")
         self.unet, self.scheme, self.variants = unet, scheme, tuple(variants)
         self.adapters = tuple(adapter.only(in_unet) for adapter in adapters)
         self.text_of = tuple(text_of) if text_of is not None else (0,) * len(variants)
-        self._gates = [
-            _module_gates(adapter, column)
+        self._scales = [
+            _module_scales(adapter, column)
             for adapter, column in zip(self.adapters, zip(*variants, strict=True), strict=True)
         ]
-        self.stages = stages_of(scheme, self._gates, self.text_of)
+        self.stages = stages_of(scheme, self._scales, self.text_of)
 
     def cost(self) -> float:
         """Return the share of block computations that is left of running every variant by itself: 0..1."""
@@ -115,8 +112,8 @@ class BatchedDenoiser:
         """
         count, first = len(latents), self.stages[0]
         rows = [texts[self.text_of[leader]] for leader in first.leaders]
-        arguments: Mapping[str, Any] = joined(rows)
-        with self._gated(count, on_block):
+        arguments: Mapping[str, Any] = concatenate_arguments(rows)
+        with self._attached(count, on_block):
             output: Tensor = self.unet(
                 latents.repeat(first.groups, *(1,) * (latents.dim() - 1)),
                 timesteps.repeat(first.groups),
@@ -128,25 +125,25 @@ class BatchedDenoiser:
         return apart[list(last.group_of)]
 
     @contextmanager
-    def _gated(self, count: int, on_block: OnBlock | None) -> Iterator[None]:
+    def _attached(self, count: int, on_block: OnBlock | None) -> Iterator[None]:
         by_name = {stage.name: stage for stage in self.stages}
-        uses = [
+        scaled = [
             ScaledAdapter(
-                adapter, {path: _tensor(self.scheme, path, values, by_name, count) for path, values in gates.items()}
+                adapter, {path: _tensor(self.scheme, path, values, by_name, count) for path, values in scales.items()}
             )
-            for adapter, gates in zip(self.adapters, self._gates, strict=True)
-            if gates
+            for adapter, scales in zip(self.adapters, self._scales, strict=True)
+            if scales
         ]
         handles: list[RemovableHandle] = []
         try:
             for stage in self.stages[1:]:
                 for module in self._entries(stage):
-                    hook = _Widening(self.stages[: self.stages.index(stage) + 1], count)
+                    hook = _BatchWidening(self.stages[: self.stages.index(stage) + 1], count)
                     handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 if on_block is not None and stage.name != LAST:
                     block = self.unet.get_submodule(block_path(self.scheme, stage.name))
-                    handles.append(block.register_forward_hook(_Telling(stage, count, on_block)))
-            with attach(self.unet, *uses):
+                    handles.append(block.register_forward_hook(_BlockOutputHook(stage, count, on_block)))
+            with attach(self.unet, *scaled):
                 yield
         finally:
             for handle in handles:
@@ -159,25 +156,25 @@ class BatchedDenoiser:
         return [self.unet.get_submodule(block_path(self.scheme, stage.name))]
 
 
-def joined(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def concatenate_arguments(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return keyword arguments whose tensors are those of all rows, one after another along the first dimension."""
     first = rows[0]
     return {
         name: torch.cat([row[name] for row in rows])
         if isinstance(value, Tensor)
-        else joined([row[name] for row in rows])
+        else concatenate_arguments([row[name] for row in rows])
         if isinstance(value, Mapping)
         else value
         for name, value in first.items()
     }
 
 
-class _Widening:
-    """Repeats a block's inputs for the variants that part there."""
+class _BatchWidening:
+    """The hook that repeats a block's inputs for the variants that diverge there."""
 
     def __init__(self, stages: Sequence[Stage], count: int) -> None:
         self.target, self.count = stages[-1], count
-        # Two stages with the same number of groups have the same groups, as variants only ever part.
+        # Two stages with the same number of groups have the same groups, as variants only ever diverge.
         self._earlier = {stage.groups * count: stage for stage in stages[:-1] if stage.groups < self.target.groups}
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
@@ -195,8 +192,8 @@ class _Widening:
         return value.unflatten(0, (stage.groups, self.count))[source].flatten(0, 1)
 
 
-class _Telling:
-    """Passes a block's hidden states on."""
+class _BlockOutputHook:
+    """The hook that passes a block's hidden states to `on_block`."""
 
     def __init__(self, stage: Stage, count: int, on_block: OnBlock) -> None:
         self.stage, self.count, self.on_block = stage, count, on_block
@@ -207,16 +204,15 @@ class _Telling:
         self.on_block(BlockOutput(self.stage.name, hidden, self.stage.group_of))
 
 
-def _module_gates(adapter: Adapter, column: Sequence[Gate]) -> dict[str, tuple[float, ...]]:
-    """Module path -> each variant's scale, for the modules that the adapter has layers in."""
-    gates: dict[str, tuple[float, ...]] = {}
+def _module_scales(adapter: Adapter, variant_scales: Sequence[Scale]) -> dict[str, tuple[float, ...]]:
+    """Return the scale in each variant for each module (by path) that the adapter has layers in."""
+    by_module: dict[str, tuple[float, ...]] = {}
     for path in adapter.layers:
         module = adapter.scheme.module_of(path)
         name = module.path if module is not None else path
-        if name not in gates:
-            scales = [layer_scale(gate, path, adapter.scheme) for gate in column]
-            gates[name] = tuple(float(scale) for scale in scales)
-    return gates
+        if name not in by_module:
+            by_module[name] = tuple(float(layer_scale(scale, path, adapter.scheme)) for scale in variant_scales)
+    return by_module
 
 
 def _tensor(
@@ -232,11 +228,11 @@ def _tensor(
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the UNet during which the batch has one size.
+    """A part of the denoiser during which the batch has one size.
 
     Attributes:
-        name: a block, or what comes before or after all blocks.
-        group_of: for each variant, the group of variants that are still the same computation here.
+        name: a block, or the layers before or after all blocks.
+        group_of: for each variant, the group of variants that are the same computation up to here.
         leaders: for each group, its first variant.
 
     """
@@ -247,7 +243,7 @@ class Stage:
 
     @property
     def groups(self) -> int:
-        """How many different computations there are here."""
+        """The number of different computations here."""
         return len(self.leaders)
 
 
@@ -264,19 +260,19 @@ def unet_blocks(scheme: BlockScheme) -> tuple[str, ...]:
 
 
 def stages_of(
-    scheme: BlockScheme, gates: Sequence[Mapping[str, tuple[float, ...]]], text_of: Sequence[int]
+    scheme: BlockScheme, scales: Sequence[Mapping[str, tuple[float, ...]]], text_of: Sequence[int]
 ) -> tuple[Stage, ...]:
-    """Return the stages in the order of the computation, each with the variants that have parted up to there.
+    """Return the stages in the order of the computation, each with the variants that have diverged up to there.
 
     Args:
         scheme: the UNet's blocks.
-        gates: for each adapter, module path -> the scale of each variant.
-        text_of: for each variant, the number of the text that it reads.
+        scales: for each adapter, module path -> the scale of each variant.
+        text_of: for each variant, the index of the text that it reads.
 
     """
     members: dict[str, list[tuple[float, ...]]] = {FIRST: [tuple(map(float, text_of))]}
     members |= {block: [] for block in unet_blocks(scheme)} | {LAST: []}
-    for adapter in gates:
+    for adapter in scales:
         for path, values in adapter.items():
             members[stage_of(scheme, path)].append(values)
     keys: list[tuple[float, ...]] = [()] * len(text_of)
@@ -290,7 +286,7 @@ def stages_of(
 
 
 def _with_last(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Variants that differ after the blocks only are told apart from the last block on, where the batch can widen."""
+    """Let variants that differ only after the blocks diverge in the last block, where the batch can widen."""
     *inner, before, last = stages
     if last.groups > before.groups:
         before = Stage(before.name, last.group_of, last.leaders)
@@ -298,8 +294,13 @@ def _with_last(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
 
 
 def stage_of(scheme: BlockScheme, path: str) -> str:
-    """Return the name of the stage in which a module works."""
+    """Return the name of the stage that a module belongs to."""
     block = scheme.block_of(path)
     if block is None or block == REST:
         return LAST if path.startswith(AFTER_BLOCKS) else FIRST
     return block
+
+
+def adapted_blocks(adapter: Adapter) -> tuple[str, ...]:
+    """Return the blocks of the denoiser that an adapter changes, in the order of its scheme."""
+    return tuple(block for block in adapter.blocks() if block != TEXT)

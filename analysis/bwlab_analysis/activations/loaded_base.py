@@ -1,4 +1,4 @@
-"""A base model with adapters and inputs, loaded for a command of the analysis."""
+"""A base model loaded for the analysis, with its adapters and inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.formats.read import read_contents
-from bwlab_analysis.activations.inputs import Inputs, Pictures, encoded_pictures, painted_inputs
+from bwlab_analysis.activations.inputs import EncodedImages, Inputs, encode_folder, generated_inputs
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoadedBase:
-    """A base and what is known of it.
+    """A base model, ready to be measured.
 
     Attributes:
-        base: as it was named.
-        pipe: the base, on its device.
+        base: name or path that it was loaded by.
+        pipe: its pipeline, on its device.
         scheme: its blocks.
-        manager: the plugins.
+        manager: the plugins, which read adapter files.
 
     """
 
@@ -40,16 +40,16 @@ class LoadedBase:
 
     def adapter(self, path: Path) -> Adapter:
         """Return an adapter for this base; BwlabError if the file is broken or does not fit."""
-        found = load_adapter(path, self.pipe.unet, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
-        return found.to(self.pipe.unet.device, self.pipe.unet.dtype)
+        adapter = load_adapter(path, self.pipe.unet, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
+        return adapter.to(self.pipe.unet.device, self.pipe.unet.dtype)
 
-    def pictures(self, folder: Path, most: int, option: str = "--data") -> Pictures:
-        """Return a folder's first pictures as latents; BwlabError for a bad folder, picture or caption."""
-        return encoded_pictures(self.pipe, folder, most, option)
+    def images(self, folder: Path, most: int, option: str = "--data") -> EncodedImages:
+        """Return a folder's first images as latents; BwlabError for a bad folder, image or caption."""
+        return encode_folder(self.pipe, folder, most, option)
 
 
 def require_adapters(files: Iterable[Path], manager: PluginManager) -> None:
-    """Raise BwlabError for a file that is no adapter, before a base is loaded; its numbers are not read."""
+    """Raise BwlabError for a file that is no adapter; only headers are read."""
     for file in files:
         read_contents(file, manager)
 
@@ -66,23 +66,23 @@ def open_base(base: str, manager: PluginManager, device: str = "auto") -> Loaded
     return LoadedBase(base, pipe, base_scheme(pipe, manager.block_schemes()), manager)
 
 
-def gathered_inputs(
-    lab: LoadedBase, folders: Sequence[Pictures], prompts: Sequence[str], count: int, seed: int
+def choose_inputs(
+    base: LoadedBase, folders: Sequence[EncodedImages], prompts: Sequence[str], count: int, seed: int
 ) -> Inputs:
-    """Return inputs from pictures where folders are given, in equal parts, else painted by the base for prompts.
+    """Return inputs from image folders, in equal parts; without folders, from images that the base generates.
 
     Raises:
         BwlabError: there are neither folders nor prompts.
 
     """
     if not folders:
-        return painted_inputs(lab.pipe, prompts, count, seed)
+        return generated_inputs(base.pipe, prompts, count, seed)
     each = math.ceil(count / len(folders))
-    return joined_inputs([pictures.inputs(each, seed + index) for index, pictures in enumerate(folders)])
+    return concatenate_inputs([images.inputs(each, seed + index) for index, images in enumerate(folders)])
 
 
-def joined_inputs(parts: Sequence[Inputs]) -> Inputs:
-    """Return inputs one after another."""
+def concatenate_inputs(parts: Sequence[Inputs]) -> Inputs:
+    """Return all inputs one after another."""
     import torch
 
     return Inputs(
