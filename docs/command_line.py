@@ -92,7 +92,7 @@ def _parameter(given: inspect.Parameter, hint: object) -> Parameter:
     stated = STATED_DEFAULT.search(info.help)
     says = STATED_DEFAULT.sub("", info.help)
     required = given.default is inspect.Parameter.empty
-    default = stated[1] if stated else _default(given.default)
+    default = stated[1] if stated else _default(given.default, info.show_default)
     if isinstance(info, ArgumentInfo):
         return Parameter((info.metavar or given.name.upper(),), "", default, required, says)
     if not isinstance(info, OptionInfo):
@@ -113,7 +113,9 @@ def _value(kind: object) -> str:
     return VALUES[typing.cast(type, kind)]
 
 
-def _default(value: object) -> str:
+def _default(value: object, shown: bool | str | None) -> str:
+    if isinstance(shown, str):
+        return shown
     if value is None or value is False or value in ("", inspect.Parameter.empty):
         return ""
     return value.as_posix() if isinstance(value, Path) else str(value)

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from bwlab.errors import BwlabError
+from bwlab.training.settings import PresetName
 
 app = typer.Typer(help="Write out the settings of a training run.", no_args_is_help=True)
 
-PresetOption = Annotated[str | None, typer.Option(help="Named settings: paper.")]
+PresetOption = Annotated[PresetName | None, typer.Option(help="Preset that the other settings override.")]
 
 
 @app.command("init")
@@ -19,10 +20,10 @@ def init_command(
     file: Annotated[Path | None, typer.Argument(help="TOML file to write. [default: standard output]")] = None,
     preset: PresetOption = None,
 ) -> None:
-    """Write every setting with its default and what it is for, as a file to start from."""
+    """Write every setting with its default and its description, as a file to start from."""
+    from bwlab.config.toml import commented_toml
     from bwlab.files import write_atomically
     from bwlab.training.settings import read_config
-    from bwlab.training.settings_text import commented_toml
 
     text = commented_toml(read_config(preset_name=preset))
     if file is None:
@@ -42,9 +43,9 @@ def show_command(
         list[str] | None, typer.Option("--set", help="A setting, such as training.lr=1e-4.", metavar="KEY=VALUE")
     ] = None,
 ) -> None:
-    """Print the settings that a run would have, each with where it comes from."""
-    from bwlab.training.settings import build, collect
-    from bwlab.training.settings_text import toml_with_origins
+    """Print the settings that a run would have, each with the source of its value."""
+    from bwlab.config.toml import toml_with_origins
+    from bwlab.training.settings import build_config, collect
 
-    found = collect(config, preset, {}, settings or ())
-    typer.echo(toml_with_origins(build(found), found), nl=False)
+    sources = collect(config, preset, {}, settings or ())
+    typer.echo(toml_with_origins(build_config(sources), sources), nl=False)

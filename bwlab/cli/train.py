@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bwlab.config.model import bound, bounds, choices, plain_type
+from bwlab.config.sources import setting_fields
 from bwlab.errors import BwlabError
+from bwlab.training.config import OptimizerConfig, TrainConfig
+from bwlab.training.settings import PresetName
 
 if TYPE_CHECKING:
-    from bwlab.training.run_folder import Existing
+    from bwlab.training.run_folder import ExistingRun
 
-
-Text = str | None
-
-# What each flag sets; all else is said with --set.
-KEYS = {
+# The setting that each option gives; all other settings are given with --set.
+KEYS: Mapping[str, str] = {
     "base": "base",
     "data": "data.folder",
     "dataset": "data.dataset",
@@ -37,6 +41,19 @@ KEYS = {
     "device": "training.device",
     "seed": "training.seed",
 }
+METAVARS: Mapping[str, str] = {
+    "data": "DIR",
+    "dataset": "FILE",
+    "out": "DIR",
+    "blocks": "SPEC",
+    "initial": "FILE",
+    "block_lr": "SPEC",
+}
+# What a setting comes to that is none by default.
+DERIVED_DEFAULTS: Mapping[str, str] = {
+    "adapter.alpha": "the rank",
+    "training.lr": f"{OptimizerConfig().rate():g}",
+}
 
 
 def flag_name(parameter: str) -> str:
@@ -48,84 +65,89 @@ def flag_name(parameter: str) -> str:
     return "--" + parameter.replace("_", "-")
 
 
+def setting_option(name: str, key: str) -> inspect.Parameter:
+    """Return the option `--name` with the type, range, default and description of a setting of `TrainConfig`."""
+    field = setting_fields(TrainConfig)[key]
+    words = choices(field)
+    kind: Any = StrEnum(name, {word: word for word in words}) if words else plain_type(field.annotation)
+    default = kind(field.default) if words else field.default if field.default != "" else None
+    limits = ", ".join(bounds(field)) if bound(field, "gt") is not None else ""  # typer's ranges include their ends
+    option = typer.Option(
+        help=" ".join((field.description or "").split()) + (f" ({limits})" if limits else ""),
+        metavar=METAVARS.get(name),
+        min=bound(field, "ge"),
+        max=bound(field, "le"),
+        show_default=DERIVED_DEFAULTS.get(key, default is not None),
+    )
+    given: Any = kind if default is not None else kind | None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[given, option])
+
+
+def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose `**options` are an option for each entry of `KEYS`, as typer reads them."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
+    positional = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    parameters = [*positional, *(setting_option(name, key) for name, key in KEYS.items()), *own[len(positional) :]]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+@with_setting_options
 def command(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="TOML file with settings.", show_default=False)] = None,
-    base: Annotated[
-        Text, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id. [default: emoji]")
-    ] = None,
-    data: Annotated[Text, typer.Option(help="Folder of images with .txt captions.", metavar="DIR")] = None,
-    dataset: Annotated[
-        Text, typer.Option(help="Dataset TOML of kohya's trainer, instead of a folder.", metavar="FILE")
-    ] = None,
-    out: Annotated[Text, typer.Option(help="Folder of the run.", metavar="DIR")] = None,
-    adapter: Annotated[Text, typer.Option(help="Adapter type: lora, locon, ... [default: locon]")] = None,
-    blocks: Annotated[
-        Text, typer.Option(help='Rank of each block, such as "upper=16, mid=4". [default: all=16]', metavar="SPEC")
-    ] = None,
-    alpha: Annotated[Text, typer.Option(help="Scale is alpha / rank. [default: the rank]", metavar="A")] = None,
-    initial: Annotated[Text, typer.Option(help="Adapter file to go on from.", metavar="FILE")] = None,
-    steps: Annotated[Text, typer.Option(help="Optimiser steps. [default: 1000]", metavar="N")] = None,
-    batch_size: Annotated[
-        Text, typer.Option(help="Pictures a step, for each process. [default: 4]", metavar="N")
-    ] = None,
-    accumulation: Annotated[Text, typer.Option(help="Batches that make one step. [default: 1]", metavar="N")] = None,
-    optimizer: Annotated[Text, typer.Option(help="adamw, adafactor or prodigy. [default: adamw]")] = None,
-    lr: Annotated[Text, typer.Option(help="Learning rate. [default: 5e-4] (prodigy: 1)", metavar="F")] = None,
-    block_lr: Annotated[
-        Text, typer.Option(help='Rates of single blocks, such as "upper=1e-3, te=5e-5".', metavar="SPEC")
-    ] = None,
-    schedule: Annotated[
-        Text,
-        typer.Option(help="constant, linear, cosine, cosine_restarts or polynomial. [default: constant]"),
-    ] = None,
-    warmup: Annotated[Text, typer.Option(help="Steps of warm-up. [default: 0]", metavar="N")] = None,
-    precision: Annotated[Text, typer.Option(help="auto, fp32, bf16 or fp16. [default: auto]")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]")] = None,
-    seed: Annotated[Text, typer.Option(help="Seed of everything random. [default: 0]", metavar="N")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in OUT.")] = False,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
-    preset: Annotated[Text, typer.Option(help="Named settings: paper.")] = None,
+    preset: Annotated[PresetName | None, typer.Option(help="Preset that the other settings override.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, such as preview.every=100.", metavar="KEY=VALUE"),
     ] = None,
+    **options: Any,
 ) -> None:
     """Train an adapter into chosen blocks of a base model.
 
-    Settings come from a preset, the TOML file, flags and --set; later ones win ('bwlab config init' writes all of
+    Settings come from a preset, the TOML file, options and --set; later ones win ('bwlab config init' writes all of
     them). The run's folder receives adapter.safetensors, config.toml, log.jsonl, previews/ and checkpoints/.
     """
-    from rich.console import Console
-
     from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import stderr_console
     from bwlab.training import train
     from bwlab.training.distributed import is_main_process, leave_processes
     from bwlab.training.settings import read_config
 
     existing = existing_run(resume, overwrite)
-    if resume and config is None and out is not None and (Path(out) / "config.toml").is_file():
-        config = Path(out) / "config.toml"
-    given = {
-        KEYS[name]: (flag_name(name), text)
-        for name, text in context.params.items()
-        if name in KEYS and text is not None
-    }
-    chosen = read_config(config, preset, given, settings or ())
+    given = given_options(context, options)
+    if resume and config is None and "out" in given and (Path(options["out"]) / "config.toml").is_file():
+        config = Path(options["out"]) / "config.toml"
+    flags = {KEYS[name]: (flag_name(name), value) for name, value in given.items()}
+    chosen = read_config(config, preset, flags, settings or ())
     try:
-        path = train(chosen, build_manager(), Console(stderr=True), existing)
+        path = train(chosen, build_manager(), stderr_console(), existing)
         if is_main_process():
             typer.echo(path)
     finally:
         leave_processes()
 
 
-def existing_run(resume: bool, overwrite: bool) -> Existing:
+def given_options(context: typer.Context, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options that were typed, without those that have their default."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    typed = {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+    return {
+        name: str(value) if isinstance(value, StrEnum) else value for name, value in options.items() if name in typed
+    }
+
+
+def existing_run(resume: bool, overwrite: bool) -> ExistingRun:
     """Return what to do with a run that is already there; BwlabError if both flags are given."""
-    from bwlab.training.run_folder import Existing
+    from bwlab.training.run_folder import ExistingRun
 
     if resume and overwrite:
         raise BwlabError("bwlab train", "both --resume and --overwrite are given", "Give one of them")
     if resume:
-        return Existing.RESUME
-    return Existing.OVERWRITE if overwrite else Existing.REFUSE
+        return ExistingRun.RESUME
+    return ExistingRun.OVERWRITE if overwrite else ExistingRun.REFUSE

@@ -1,32 +1,103 @@
-"""A configuration as TOML text that reads back the same."""
+"""Settings as TOML text: plain, with what each setting is for, or with where each value comes from."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+import tomlkit
+
+from bwlab.config.model import Settings, bounds
+from bwlab.config.sources import Setting, sections
+
+WIDTH = 100
 
 
-def table_text(name: str, table: Mapping[str, object]) -> str:
-    """Return one TOML table with its header."""
-    header = f"[{name}]\n" if name else ""
-    return header + "".join(f"{toml_key(k)} = {toml_value(v)}\n" for k, v in table.items() if v is not None)
+def toml_text(settings: Settings) -> str:
+    """Return settings as TOML that reads back the same; those that are none are left out."""
+    values = dict(settings)
+    tables: dict[str, Mapping[str, object]] = {"": {}}
+    for name in sections(type(settings)):
+        section = dict(values.pop(name))
+        tables[name] = {key: value for key, value in section.items() if not isinstance(value, Mapping)}
+        tables |= {f"{name}.{key}": value for key, value in section.items() if isinstance(value, Mapping) and value}
+    tables[""] = values
+    return "\n".join(
+        (f"[{name}]\n" if name else "") + "".join(f"{line}\n" for line in _lines(table))
+        for name, table in tables.items()
+    )
 
 
-def toml_key(key: str) -> str:
-    """Return a key, quoted where TOML needs it."""
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_string(key)
+def commented_toml(settings: Settings) -> str:
+    """Return all settings as TOML, each below a comment that says what it is for.
+
+    Settings that are none, for which TOML has no word, and empty tables are commented out.
+    """
+    lines = [*_comment(f"{_summary(type(settings))} Settings that are commented out are not set."), ""]
+    lines += _commented(settings, "")
+    for name in sections(type(settings)):
+        section = getattr(settings, name)
+        lines += ["", "", f"[{name}]", *_comment(_summary(type(section))), "", *_commented(section, name)]
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def toml_string(text: str) -> str:
-    """Return a TOML basic string; JSON's escapes are TOML's, but for DEL, which JSON leaves raw."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def toml_with_origins(settings: Settings, sources: Sequence[Setting]) -> str:
+    """Return all settings as TOML, each with a comment that says where its value comes from."""
+    origins = {setting.key: setting.origin for setting in sources}
+    lines = list(_with_origins(settings, "", origins))
+    for name in sections(type(settings)):
+        lines += ["", f"[{name}]", *_with_origins(getattr(settings, name), f"{name}.", origins)]
+    return "\n".join(lines) + "\n"
 
 
-def toml_value(value: object) -> str:
-    """Return a text, number, truth value or list of these as TOML."""
-    if isinstance(value, str):
-        return toml_string(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(toml_value(entry) for entry in value)}]"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+def _lines(table: Mapping[str, object]) -> list[str]:
+    return [f"{_key(key)} = {_value(value)}" for key, value in table.items() if value is not None]
+
+
+def _key(key: str) -> str:
+    return tomlkit.key(key).as_string()
+
+
+def _value(value: object) -> str:
+    return tomlkit.item(value).as_string()
+
+
+def _summary(model: type[Settings]) -> str:
+    return inspect.cleandoc(model.__doc__ or "").split("\n")[0]
+
+
+def _comment(text: str) -> Iterator[str]:
+    yield from (f"# {line}" for line in textwrap.wrap(text, WIDTH))
+
+
+def _own(settings: Settings) -> dict[str, object]:
+    """Return the values of a model that are no sections."""
+    inner = sections(type(settings))
+    return {name: value for name, value in settings if name not in inner}
+
+
+def _commented(settings: Settings, section: str) -> list[str]:
+    """Return the lines of one section; settings that are tables come last, as TOML wants them."""
+    fields = type(settings).model_fields
+    lines: list[str] = []
+    for key, value in sorted(_own(settings).items(), key=lambda item: isinstance(item[1], Mapping)):
+        limits = ", ".join(bounds(fields[key]))
+        lines += _comment((fields[key].description or "") + (f" ({limits})" if limits else ""))
+        if isinstance(value, Mapping):
+            lines += [f"[{section}.{key}]", *_lines(value), ""] if value else [f"# [{section}.{key}]", ""]
+        else:
+            lines += [f"# {key} =" if value is None else f"{key} = {_value(value)}", ""]
+    return lines[:-1]
+
+
+def _with_origins(settings: Settings, prefix: str, origins: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line for each setting of a section; entries of a table as dotted keys."""
+    for key, value in _own(settings).items():
+        if isinstance(value, Mapping):
+            for option, entry in value.items():
+                origin = origins.get(f"{prefix}{key}.{option}", "default")
+                yield f"{key}.{_key(option)} = {_value(entry)}  # {origin}"
+        else:
+            line = f"# {key} is not set" if value is None else f"{key} = {_value(value)}"
+            yield f"{line}  # {origins.get(prefix + key, 'default')}"

@@ -1,84 +1,100 @@
-"""The settings of a training run."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Literal
 
-from bwlab.config.fields import Section, bounded, choice, maybe
+from pydantic import Field
+
+from bwlab.config.model import Options, Settings, Text, Texts
 from bwlab.dataset.config import DataConfig, RegularisationConfig
 
 
-@dataclass(frozen=True)
-class AdapterConfig(Section):
-    """What is trained.
+class AdapterConfig(Settings):
+    """The adapter to train."""
 
-    Attributes:
-        type: an adapter type that a plugin registered (`bwlab plugins` lists them).
-        blocks: the rank of each block, in the grammar of block specs.
-        alpha: the delta is scaled by `alpha / rank`; none means each module's own rank, a scale of 1 everywhere.
-        options: further options of the adapter type.
-        initial: an adapter file to go on from, with the same blocks and ranks.
+    type: Text = "locon"
+    """Adapter type that a plugin registered (`bwlab plugins` lists them)."""
 
-    """
+    blocks: Text = "all=16"
+    """Rank of each block as a block spec, such as "upper=16, mid=4"."""
 
-    type: str = "locon"
-    blocks: str = "all=16"
-    alpha: float | None = maybe(above=0.0)
-    options: Mapping[str, object] = field(default_factory=dict)
-    initial: str | None = None
+    alpha: float | None = Field(default=None, gt=0)
+    """The delta is scaled by `alpha / rank`; if it is not set, alpha is the rank of each module."""
+
+    options: Options = Field(default_factory=dict)
+    """Further options of the adapter type."""
+
+    initial: Text | None = None
+    """Adapter file to start from, with the same blocks and ranks."""
 
 
-@dataclass(frozen=True)
-class OptimizerConfig(Section):
-    """How long, how fast and in which way it learns.
+class OptimizerConfig(Settings):
+    """The optimiser: number of steps, batch size, learning rate and precision."""
 
-    Attributes:
-        steps: optimiser steps.
-        batch_size: pictures a step, for each process.
-        accumulation: batches whose gradients make one step.
-        optimizer: `adamw`, `adafactor` or `prodigy`, which finds its own rate.
-        optimizer_options: further arguments of the optimiser.
-        lr: learning rate; none means 5e-4, or for `prodigy`, where it is a factor of the rate it finds, 1.
-        block_lr: rates of single blocks, in the grammar of block specs; the others have `lr`.
-        schedule: how the rate changes over the run.
-        warmup: steps over which the rate rises from 0.
-        cycles: of the cosine with restarts.
-        weight_decay: of the optimiser.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
-        min_snr_gamma: cap of the loss weight by signal to noise (arXiv 2303.09556, 3.4); none weighs all steps alike.
-        noise_offset: added noise that is the same over each channel; 0 adds none.
-        precision: `fp32`, `bf16`, `fp16` (autocast) or `auto`: whichever is fast on the device.
-        gradient_checkpointing: recompute activations in the backward pass, only where a gradient flows.
-        gradient_path: `exact`, or `skip`: the inner blocks run without a graph (an approximation; see the docs).
-        compile: compile the UNet with torch.compile.
-        ema: decay of the moving average of what is trained, which is saved instead; 0 saves the last weights.
-        device: `auto` or a device as PyTorch names it.
-        seed: of the adapter's start, the order of pictures, noise and timesteps.
+    steps: int = Field(default=1000, ge=1)
+    """Number of optimiser steps."""
 
-    """
+    batch_size: int = Field(default=4, ge=1, le=65_536)
+    """Images per batch, for each process."""
 
-    steps: int = bounded(1000, least=1)
-    batch_size: int = bounded(4, least=1, most=65_536)
-    accumulation: int = bounded(1, least=1, most=65_536)
-    optimizer: str = choice("adamw", "adamw", "adafactor", "prodigy")
-    optimizer_options: Mapping[str, object] = field(default_factory=dict)
-    lr: float | None = maybe(above=0.0)
-    block_lr: str | None = None
-    schedule: str = choice("constant", "constant", "linear", "cosine", "cosine_restarts", "polynomial")
-    warmup: int = bounded(0, least=0)
-    cycles: int = bounded(1, least=1, most=1000)
-    weight_decay: float = bounded(0.01, least=0.0)
-    max_grad_norm: float = bounded(1.0, least=0.0)
-    min_snr_gamma: float | None = maybe(above=0.0)
-    noise_offset: float = bounded(0.0, least=0.0, most=1.0)
-    precision: str = choice("auto", "auto", "fp32", "bf16", "fp16")
+    accumulation: int = Field(default=1, ge=1, le=65_536)
+    """Batches whose gradients make one step."""
+
+    optimizer: Literal["adamw", "adafactor", "prodigy"] = "adamw"
+    """Optimiser; `prodigy` estimates the learning rate itself."""
+
+    optimizer_options: Options = Field(default_factory=dict)
+    """Further arguments of the optimiser."""
+
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate; for `prodigy` a factor of its own estimate, 1 if it is not set."""
+
+    block_lr: Text | None = None
+    """Learning rates of single blocks as a block spec, such as "upper=1e-3, te=5e-5"; other blocks have `lr`."""
+
+    schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "polynomial"] = "constant"
+    """Learning rate schedule."""
+
+    warmup: int = Field(default=0, ge=0)
+    """Steps over which the learning rate rises from 0."""
+
+    cycles: int = Field(default=1, ge=1, le=1000)
+    """Number of cycles of the schedule `cosine_restarts`."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Weight decay of the optimiser."""
+
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Norm that gradients are clipped to; 0 clips none."""
+
+    min_snr_gamma: float | None = Field(default=None, gt=0)
+    """Cap of the loss weight by signal-to-noise ratio (arXiv 2303.09556, section 3.4); if it is not set, all timesteps
+    weigh the same."""
+
+    noise_offset: float = Field(default=0.0, ge=0, le=1)
+    """Strength of the added noise that is constant over each channel; 0 adds none."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the forward and backward pass (autocast); `auto` takes the fastest of the device."""
+
     gradient_checkpointing: bool = False
-    gradient_path: str = choice("exact", "exact", "skip")
+    """Recompute activations in the backward pass, only where a gradient flows."""
+
+    gradient_path: Literal["exact", "skip"] = "exact"
+    """Path of the gradient: `exact`, or `skip`, which runs the inner blocks without a graph (an approximation)."""
+
     compile: bool = False
-    ema: float = bounded(0.0, least=0.0, most=0.999999)
-    device: str = "auto"
-    seed: int = bounded(0, least=0, most=2**63 - 1)
+    """Compile the UNet with torch.compile."""
+
+    ema: float = Field(default=0.0, ge=0, le=0.999999)
+    """Decay of the moving average of the trained weights, which is saved in their place; 0 saves the last weights."""
+
+    device: Text = "auto"
+    """Device: `auto` or a name of PyTorch such as cpu, cuda, cuda:1 or mps."""
+
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of the adapter's initial weights, the order of images, the noise and the timesteps."""
 
     def rate(self) -> float:
         """Return the learning rate: `lr`, or the optimiser's usual one."""
@@ -86,95 +102,85 @@ class OptimizerConfig(Section):
         return usual if self.lr is None else self.lr
 
 
-@dataclass(frozen=True)
-class TokensConfig(Section):
-    """Textual inversion (arXiv 2208.01618): new words whose embeddings are trained, with the adapter or alone.
+class TokensConfig(Settings):
+    """Textual inversion (arXiv 2208.01618): new words whose embeddings are trained, with the adapter or alone."""
 
-    Attributes:
-        words: the new words, as captions write them; none trains no embeddings.
-        initial: the text whose embeddings they start from; none means that of `*`.
-        vectors: embeddings a word.
-        lr: learning rate of the embeddings; none means 5e-3, or for `prodigy` that of the adapter.
-        alone: train the embeddings only, without an adapter.
+    words: Texts = ()
+    """New words, as captions write them; an empty list trains no embeddings."""
 
-    """
+    initial: Text = ""
+    """Text whose embeddings the new words start from; an empty text means `*`."""
 
-    words: tuple[str, ...] = ()
-    initial: str = ""
-    vectors: int = bounded(1, least=1, most=64)
-    lr: float | None = maybe(above=0.0)
+    vectors: int = Field(default=1, ge=1, le=64)
+    """Embeddings per word."""
+
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the embeddings; if it is not set, 5e-3, or for `prodigy` that of the adapter."""
+
     alone: bool = False
+    """Train the embeddings only, without an adapter."""
 
 
-@dataclass(frozen=True)
-class TrackingConfig(Section):
-    """Where accelerate's trackers report to, beside `log.jsonl`.
+class TrackingConfig(Settings):
+    """Trackers of accelerate that the run reports to, beside `log.jsonl`."""
 
-    Attributes:
-        trackers: `tensorboard`, `wandb`.
-        project: name of the project there.
-        run: name of the run there; none means the name of the run's folder.
+    trackers: Texts = ()
+    """Names of the trackers: `tensorboard`, `wandb`."""
 
-    """
+    project: Text = "bwlab"
+    """Name of the project at the tracker."""
 
-    trackers: tuple[str, ...] = ()
-    project: str = "bwlab"
-    run: str | None = None
+    run: Text | None = None
+    """Name of the run at the tracker; if it is not set, the name of the run's folder."""
 
 
-@dataclass(frozen=True)
-class PreviewConfig(Section):
-    """Pictures made while it learns.
+class PreviewConfig(Settings):
+    """Images that are sampled during the training."""
 
-    Attributes:
-        every: steps between previews; 0 makes them only at the end.
-        prompts: what they show; none given means the first two different captions of the data.
-        negative: the negative prompt.
-        steps: sampling steps.
-        cfg: classifier-free guidance.
-        seed: of the first picture; the next ones count up.
-        enabled: false makes none at all.
+    every: int = Field(default=500, ge=0)
+    """Steps between previews; 0 samples them only at the end."""
 
-    """
+    prompts: Texts = ()
+    """Prompts of the previews; an empty list means the first two different captions of the data."""
 
-    every: int = bounded(500, least=0)
-    prompts: tuple[str, ...] = ()
-    negative: str = ""
-    steps: int = bounded(25, least=1, most=1000)
-    cfg: float = bounded(7.0, least=0.0, most=1000.0)
-    seed: int = bounded(0, least=0, most=2**63 - 1)
+    negative: Text = ""
+    """Negative prompt."""
+
+    steps: int = Field(default=25, ge=1, le=1000)
+    """Sampling steps of a preview."""
+
+    cfg: float = Field(default=7.0, ge=0, le=1000)
+    """Classifier-free guidance scale."""
+
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    """Seed of the first preview; the next previews count up from it."""
+
     enabled: bool = True
+    """Sample previews at all."""
 
 
-@dataclass(frozen=True)
-class CheckpointConfig(Section):
-    """How often the run can be taken up again.
+class CheckpointConfig(Settings):
+    """Checkpoints, from which a run can be resumed."""
 
-    Attributes:
-        every: steps between checkpoints; 0 saves only at the end (and on Ctrl-C).
-        keep: newest checkpoints that are kept.
+    every: int = Field(default=500, ge=0)
+    """Steps between checkpoints; 0 saves one only at the end (and on Ctrl-C)."""
 
-    """
-
-    every: int = bounded(500, least=0)
-    keep: int = bounded(2, least=1)
+    keep: int = Field(default=2, ge=1)
+    """Number of newest checkpoints that are kept."""
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """All settings of a training run.
+class TrainConfig(Settings):
+    """All settings of a training run."""
 
-    Attributes:
-        base: `emoji` (the embedded model), the folder of a diffusers pipeline, a single-file checkpoint or a hub id.
-        out: folder of the run.
+    base: Text = "emoji"
+    """Base model: `emoji` (embedded), the folder of a diffusers pipeline, a single-file checkpoint or a hub id."""
 
-    """
+    out: Text = ""
+    """Folder of the run."""
 
-    base: str = "emoji"
-    out: str = ""
     adapter: AdapterConfig = AdapterConfig()
-    data: DataConfig = field(default_factory=DataConfig)
-    regularisation: RegularisationConfig = field(default_factory=RegularisationConfig)
+    data: DataConfig = DataConfig()
+    regularisation: RegularisationConfig = RegularisationConfig()
     training: OptimizerConfig = OptimizerConfig()
     tokens: TokensConfig = TokensConfig()
     preview: PreviewConfig = PreviewConfig()

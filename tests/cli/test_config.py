@@ -12,8 +12,9 @@ from typer.main import get_command
 
 from bwlab.cli.app import main
 from bwlab.cli.train import KEYS, command, flag_name
+from bwlab.config.sources import setting_fields
 from bwlab.training.config import TrainConfig
-from bwlab.training.settings import flat_settings, known_keys, read_config
+from bwlab.training.settings import read_config
 
 
 def exit_code(*arguments: str) -> int:
@@ -33,7 +34,9 @@ def test_init_writes_every_setting_and_reads_back(
     text = path.read_text()
     assert read_config(path) == read_config(preset_name=preset)
     named = set(re.findall(r"^(?:# )?(\w+) =|^# \[(\S+)\]", text, re.MULTILINE))
-    assert {one or other.rpartition(".")[2] for one, other in named} == {key.rpartition(".")[2] for key in known_keys()}
+    assert {one or other.rpartition(".")[2] for one, other in named} == {
+        key.rpartition(".")[2] for key in setting_fields(TrainConfig)
+    }
     assert exit_code("config", "init", str(path)) == 2
     assert "the file exists" in capsys.readouterr().err
 
@@ -42,13 +45,13 @@ def test_every_setting_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -
     assert exit_code("config", "init") == 0
     text = capsys.readouterr().out
     assert tomllib.loads(text)["training"]["batch_size"] == TrainConfig().training.batch_size
-    assert "# pictures a step, for each process. (at least 1, at most 65536)\nbatch_size = 4\n" in text
+    assert "# Images per batch, for each process. (at least 1, at most 65536)\nbatch_size = 4\n" in text
     settings = re.findall(r"(.*)\n(?:# )?\w+ =", text)
     assert len(settings) >= 60
     assert all(comment.startswith("# ") for comment in settings)
 
 
-def test_show_tells_where_each_value_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_names_the_source_of_each_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.toml"
     path.write_text("[training]\nsteps = 7\nlr = 1e-3\n")
     sets = ("--set", "training.lr=2e-3", "--set", "adapter.options.mode=fast", "--preset", "paper")
@@ -77,4 +80,4 @@ def test_every_flag_of_train_sets_one_key() -> None:
     flags -= {"--help", "--install-completion", "--show-completion"}
     assert flags == {flag_name(name) for name in KEYS} | {"--resume", "--overwrite", "--preset", "--set"}
     assert len(set(KEYS.values())) == len(KEYS)
-    assert set(KEYS.values()) <= set(flat_settings(TrainConfig()))
+    assert set(KEYS.values()) <= set(setting_fields(TrainConfig))

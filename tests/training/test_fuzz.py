@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tomllib
 from collections.abc import Callable
@@ -16,9 +15,11 @@ from bwlab.base.names import base_unet
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import Kind, parse_spec
+from bwlab.config.sources import setting_fields
+from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
 from bwlab.training.config import TrainConfig
-from bwlab.training.settings import known_keys, read_config, toml_text
+from bwlab.training.settings import read_config
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 numbers = st.integers() | st.floats()
@@ -28,7 +29,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(words, inner, max_size=2),
     max_leaves=3,
 )
-keys = st.sampled_from(sorted(known_keys())) | words
+keys = st.sampled_from(sorted(setting_fields(TrainConfig))) | words
 
 
 def assert_whole_or_refused(read: Callable[[], TrainConfig]) -> None:
@@ -39,7 +40,7 @@ def assert_whole_or_refused(read: Callable[[], TrainConfig]) -> None:
     except BwlabError as refused:
         error = refused
     else:
-        assert set(tomllib.loads(toml_text(config))) == {field.name for field in dataclasses.fields(TrainConfig)}
+        assert set(tomllib.loads(toml_text(config))) == set(TrainConfig.model_fields)
     assert error is None or (error.asked and error.found and error.fix)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from bwlab.config.toml import toml_text
 from bwlab.dataset.config import DataConfig
 from bwlab.errors import BwlabError
 from bwlab.training.config import AdapterConfig, CheckpointConfig, OptimizerConfig, PreviewConfig, TrainConfig
-from bwlab.training.settings import read_config, toml_text
+from bwlab.training.settings import read_config
 
 
 def write(path: Path, text: str) -> Path:
@@ -27,7 +29,7 @@ def test_no_source_gives_the_defaults() -> None:
 def test_later_sources_win(tmp_path: Path) -> None:
     path = write(tmp_path / "run.toml", "[training]\nbatch_size = 3\nlr = 1e-3\nseed = 5\n")
     config = read_config(
-        path, "paper", {"training.lr": ("--lr", "2e-3"), "training.seed": ("--seed", "6")}, ["training.seed=7"]
+        path, "paper", {"training.lr": ("--lr", 2e-3), "training.seed": ("--seed", 6)}, ["training.seed=7"]
     )
     assert config.training.steps == 11_000  # preset
     assert config.training.batch_size == 3  # file over preset
@@ -100,8 +102,45 @@ def test_an_unknown_key_names_the_nearest_known_one(key: str, nearest: str) -> N
 )
 def test_a_bad_value_names_key_and_origin(key: str, value: str) -> None:
     with pytest.raises(BwlabError) as caught:
-        read_config(flags={key: ("--flag", value)})
-    assert caught.value.asked.startswith(f"--flag: {key} = ")
+        read_config(sets=[f"{key}={value}"])
+    assert caught.value.asked == f"--set: {key} = {value}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.steps = 0", "training.steps = 0: out of range. Give a finite number and at least 1"),
+        (
+            "data.resolution = 9000",
+            "data.resolution = 9000: out of range. Give a finite number and at least 8 and at most 8192",
+        ),
+        ("training.lr = nan", "training.lr = nan: out of range. Give a finite number and above 0"),
+        ("training.steps = 1.5", "training.steps = 1.5: not a whole number. Give a whole number"),
+        ("training.steps = true", "training.steps = True: not a whole number. Give a whole number"),
+        ("training.lr = '1e-4'", "training.lr = '1e-4': not a number. Give a number"),
+        ("preview.prompts = [1]", "preview.prompts = [1]: not a list of texts. Give a list of texts"),
+        (
+            "training.schedule = 'cosin'",
+            "training.schedule = cosin: unknown. Did you mean cosine? "
+            "Choose from constant, linear, cosine, cosine_restarts, polynomial",
+        ),
+        (
+            "adapter.options.a = 1979-05-27",
+            "adapter.options.a = datetime.date(1979, 5, 27): not a text, a number, true, false or a list of these. "
+            "Give a text, a number, true, false or a list of these",
+        ),
+    ],
+)
+def test_a_bad_value_in_a_file_names_file_key_value_and_what_to_give(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "run.toml", text)
+    with pytest.raises(BwlabError) as caught:
+        read_config(path)
+    assert str(caught.value) == f"{path}: {message}"
+
+
+def test_the_value_of_a_flag_is_checked() -> None:
+    with pytest.raises(BwlabError, match=r"--alpha: adapter\.alpha = -1\.0: out of range"):
+        read_config(flags={"adapter.alpha": ("--alpha", -1.0)})
 
 
 def test_a_number_where_a_text_is_wanted_is_that_text() -> None:
@@ -151,6 +190,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_programs_get_the_same_checks() -> None:
     with pytest.raises(BwlabError, match="out of range"):
         OptimizerConfig(lr=float("nan"))
+    with pytest.raises(BwlabError, match=r"step = 3: unknown key\. Did you mean steps\?"):
+        OptimizerConfig(step=3)  # type: ignore[call-arg]
+    with pytest.raises(BwlabError, match="out of range"):
+        OptimizerConfig().replace(steps=0)
+    assert OptimizerConfig().replace(steps=3) == OptimizerConfig(steps=3)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        OptimizerConfig().steps = 3  # type: ignore[misc]
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
