@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bwlab.tables import markdown_table
 from bwlab_analysis.study.report import title_of
 from bwlab_analysis.study.results import read_results
 from bwlab_analysis.study.tables import tables_of
@@ -27,7 +28,7 @@ def tables_page(files: Sequence[Path]) -> str:
 def section(file: Path) -> str:
     """Return all tables of one file of results, as `bwlab study` reports them."""
     results = read_results(file)
-    tables = (shown.markdown() for shown in tables_of(results))
+    tables = map(markdown_table, tables_of(results))
     return "\n".join([f"## {title_of(results)}\n\nFrom [{file.name}]({file.name}).\n", *tables])
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bwlab.errors import BwlabError
+from bwlab.terminal import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bwlab.merging.output import FitRow, Outcome
+    from bwlab.merging.output import FitRow, Outcome, Target
+    from bwlab.merging.ziplora import ZipLoraSettings
 
 
 SCALE_HELP = (
     'Strength of the adapter in the same place: a number or a block spec such as "upper=1, *=0.5"; '
     "blocks not named keep 1. [default: 1]"
 )
-METHOD_HELP = "sum; blocks: a sum of what --choose says; ties and dare: see docs/merging.md."
+METHOD_HELP = (
+    "How the adapters become one: sum, blocks (a sum of what --choose says), ties, dare, ziplora; see docs/merging.md."
+)
 CHOOSE_HELP = 'Which adapters make which block, A the first: "upper=B, mid=A+B, *=A".'
+ZIPLORA_PANEL = "Options of --method ziplora"
 INTO_HELP = "Fold the adapters into this base model; OUT is a folder, or a single .safetensors file."
 
 
@@ -43,6 +50,21 @@ def command(
         str | None, typer.Option(help="Base model of the adapters, if OFT, DoRA or the like need it.")
     ] = None,
     into: Annotated[str | None, typer.Option(help=INTO_HELP, metavar="BASE")] = None,
+    data_a: Annotated[
+        Path | None,
+        typer.Option(help="Folder of captioned images of adapter A.", metavar="DIR", rich_help_panel=ZIPLORA_PANEL),
+    ] = None,
+    data_b: Annotated[
+        Path | None,
+        typer.Option(help="Folder of captioned images of adapter B.", metavar="DIR", rich_help_panel=ZIPLORA_PANEL),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of learning. [default: 40]", min=0, rich_help_panel=ZIPLORA_PANEL),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate. [default: 0.03]", rich_help_panel=ZIPLORA_PANEL)
+    ] = None,
     drop_unknown: Annotated[
         bool, typer.Option("--drop-unknown", help="Leave out keys that nobody understands, instead of failing.")
     ] = False,
@@ -52,21 +74,26 @@ def command(
 
     Scales are paired with adapters in order. A sum is exact: its rank is the sum of the ranks, unless --rank lowers it.
     """
-    from rich.console import Console
-
     from bwlab.merging.into_base import merge_into
     from bwlab.merging.merge import MergeRecipe, merge
-    from bwlab.merging.methods import BLOCKS, SUM, Method
+    from bwlab.merging.methods import BLOCKS, SUM, ZIPLORA, Method
     from bwlab.merging.output import Target
     from bwlab.plugins.manager import build_manager
-    from bwlab.terminal import tracked
+    from bwlab.terminal import track
 
+    data = (data_a, data_b)
+    if method == ZIPLORA:
+        refuse_options(method, {"--scale": scale, "--choose": choose, "--density": density, "--into": into})
+        target = Target(out, to, dtype, overwrite)
+        show(merge_by_ziplora(adapters, data, base, target, ziplora_values(seed, steps, lr), rank))
+        return
+    refuse_options(method, {"--data-a": data_a, "--data-b": data_b, "--steps": steps, "--lr": lr})
     name = BLOCKS if choose is not None and method == SUM else method
     recipe = MergeRecipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
-    console, manager = Console(stderr=True), build_manager()
+    manager = build_manager()
     if into is None:
         target = Target(out, to, dtype, overwrite)
-        show(merge(recipe, target, manager, rank=rank, base=base, track=lambda all_: tracked(all_, console, "merging")))
+        show(merge(recipe, target, manager, rank=rank, base=base, track=lambda every: track(every, "merging modules")))
         return
     if rank is not None or base is not None:
         option = "--rank" if rank is not None else "--base"
@@ -79,9 +106,55 @@ def command(
             manager,
             dtype=dtype,
             overwrite=overwrite,
-            track=lambda every: tracked(every, console, "merging"),
+            track=lambda every: track(every, "merging modules"),
         )
     )
+
+
+def refuse_options(method: str, options: Mapping[str, object]) -> None:
+    """Raise BwlabError for an option that is given and has no meaning with a method."""
+    for option, value in options.items():
+        if value is not None:
+            if method == "ziplora":
+                found = "it weights the adapters itself, one beside the other"
+                raise BwlabError(f"{option} with --method {method}", found, f"Leave out {option}")
+            found = "only ziplora learns from images"
+            raise BwlabError(f"{option} with --method {method}", found, f"Give --method ziplora, or leave out {option}")
+
+
+def ziplora_values(seed: int, steps: int | None, lr: float | None) -> ZipLoraSettings:
+    """Return the settings of ZipLoRA that the options give."""
+    from bwlab.merging.ziplora import ZipLoraSettings
+
+    plain = ZipLoraSettings(seed=seed)
+    return replace(plain, steps=plain.steps if steps is None else steps, lr=plain.lr if lr is None else lr)
+
+
+def merge_by_ziplora(
+    adapters: Sequence[Path],
+    data: tuple[Path | None, Path | None],
+    base: str | None,
+    target: Target,
+    settings: ZipLoraSettings,
+    rank: int | None,
+) -> Outcome:
+    """Merge two adapters by ZipLoRA; BwlabError if an adapter, a folder or the base is missing."""
+    from bwlab.merging.ziplora import ZipLoraRecipe, load_frozen_base, merge_ziplora
+    from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import ProgressBar
+
+    data_a, data_b = data
+    if len(adapters) != 2:
+        raise BwlabError("--method ziplora", counted(len(adapters), "adapter"), "Give two adapters")
+    if data_a is None or data_b is None:
+        fix = "Give the images that each adapter was trained on"
+        raise BwlabError("--method ziplora", "no --data-a and --data-b", fix)
+    if base is None:
+        raise BwlabError("--method ziplora", "no --base", "Give the base model that the adapters were trained on")
+    recipe = ZipLoraRecipe((adapters[0], adapters[1]), (data_a, data_b), settings)
+    manager = build_manager()
+    with ProgressBar("learning column weights") as bar:
+        return merge_ziplora(recipe, load_frozen_base(base), target, manager, rank=rank, on_step=bar.update)
 
 
 def fit_table(outcome: Outcome) -> Table:
@@ -105,8 +178,6 @@ def fit_table(outcome: Outcome) -> Table:
 
 def lines(outcome: Outcome) -> list[str]:
     """Return what was written, one line each, notes last."""
-    from bwlab.terminal import counted
-
     first, *others = outcome.files
     what = counted(outcome.modules, "module") if outcome.modules else "a token's embedding"
     zeros = sum(fit.after == 0 for fit in outcome.fits)
@@ -125,14 +196,9 @@ def _span(ranks: tuple[int, int]) -> str:
 
 def show(outcome: Outcome) -> None:
     """Print the table of approximations, if there are any, and the files."""
-    from rich.console import Console
-
-    from bwlab.terminal import WIDTH
+    from bwlab.terminal import stdout_console
 
     if outcome.fits:
-        console = Console()
-        if not console.is_terminal:
-            console.width = WIDTH
-        console.print(fit_table(outcome))
+        stdout_console().print(fit_table(outcome))
     for line in lines(outcome):
         typer.echo(line)

@@ -18,6 +18,7 @@ from bwlab.formats.metadata import derived_metadata
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.types import FormatWriter
 from bwlab.merging.convert import require_known, require_readable
 from bwlab.merging.methods import BLOCKS, SUM, Method, Part, combined
 from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
@@ -99,8 +100,40 @@ def merge(
     writer = writer_for(target, manager)
     model = None if base is None else open_model(base)
     mixed, scheme = mix(recipe, manager, model)
-    modules, fits = _merged(mixed, recipe.method, rank, model, track)
     step = {"command": "merge", **recipe.told(), **({} if rank is None else {"rank": rank})}
+    return write_merged(mixed, recipe.method, step, scheme, target, writer, rank=rank, model=model, track=track)
+
+
+def write_merged(
+    mixed: Ingredients,
+    method: Method,
+    step: Mapping[str, object],
+    scheme: BlockScheme,
+    target: Target,
+    writer: FormatWriter,
+    *,
+    rank: int | None = None,
+    model: ModelWeights | None = None,
+    track: TrackParts = iter,
+) -> Outcome:
+    """Merge the modules of adapters and write the result.
+
+    Args:
+        mixed: the adapters.
+        method: how deltas become one.
+        step: the record of the merge for the metadata.
+        scheme: names the blocks.
+        target: where to write the result.
+        writer: the writer of the target's form.
+        rank: highest rank of a merged module; None: exact, or an error where that cannot be.
+        model: weights of the base, which some algorithms need.
+        track: shows how far it is.
+
+    Raises:
+        BwlabError: as `merge` says.
+
+    """
+    modules, fits = _merged(mixed, method, rank, model, track)
     metadata = derived_metadata(mixed.metadata(), modules, scheme, step, same_type=False)
     first = dataclasses.replace(mixed.adapters[0], architecture=mixed.architecture, embeddings=mixed.embeddings())
     files = write_adapter(first, modules, metadata, target, writer)

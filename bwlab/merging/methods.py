@@ -10,16 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
-from bwlab.formats.lora_form import Weights, lora_module, weight_shape
+from bwlab.formats.lora_form import Weights, lora_module, nearest, weight_shape
 from bwlab.formats.modules import ModuleWeights, scaled
 from bwlab.formats.tensors import LazyTensor, in_dtype
 from bwlab.linalg.factored import Array, FactoredMatrix
-from bwlab.linalg.truncation import Truncation, concatenated, truncate, truncate_dense
+from bwlab.linalg.truncation import Truncation, concatenated
 from bwlab.merging.convert import resized_module
 from bwlab.merging.output import Fit
 
 SUM, TIES, DARE, BLOCKS = "sum", "ties", "dare", "blocks"
 METHODS = (SUM, TIES, DARE, BLOCKS)
+ZIPLORA = "ziplora"
+"""The method of `bwlab.merging.ziplora`, which needs a base and images."""
 
 TIES_DENSITY = 0.2  # the paper's default: keep the top 20 %
 DARE_DENSITY = 0.5
@@ -52,7 +54,7 @@ class Method:
     def check(self) -> None:
         """Raise `BwlabError` for a name or density that makes no sense."""
         if self.name not in METHODS:
-            raise BwlabError(f"--method {self.name}", "no such method", f"Known: {', '.join(METHODS)}")
+            raise BwlabError(f"--method {self.name}", "no such method", f"Known: {', '.join((*METHODS, ZIPLORA))}")
         if self.density is not None and self.linear:
             raise BwlabError(f"--density with --method {self.name}", "a sum keeps everything", "Use ties or dare")
         if self.density is not None and not 0 < self.density <= 1:
@@ -219,14 +221,14 @@ def _near(
     if len(factors) == len(parts):
         whole = concatenated(factors)
         if rank is not None:
-            return truncate(whole, rank), whole.inner_rank
+            return nearest(whole, rank), whole.inner_rank
         return Truncation(whole, whole.norm() ** 2, 0.0), whole.inner_rank
     if rank is None:
         raise _needs_rank(parts, method)
     path = parts[0].module.path
     weight = base.weight(path) if base is not None else None
     dense = dense_delta(parts, method, weight)
-    return truncate_dense(dense.reshape(len(dense), -1), rank), None
+    return nearest(dense.reshape(len(dense), -1), rank), None
 
 
 def _single(part: Part, rank: int, shape: tuple[int, ...], base: Weights | None) -> Made:

@@ -8,72 +8,93 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.jobs import KINDS
+from bwlab_analysis.study.jobs import JOB_KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from bwlab_analysis.study.jobs import Job
     from bwlab_analysis.study.plan import StudyPlan, Subject
     from bwlab_analysis.study.runners import Runner
     from bwlab_analysis.study.study import Study
-
 
 LOCAL, RAY = "local", "ray"
 
 
 def study_command(
-    out: Annotated[Path, typer.Option(help="The study's folder; give it again to go on.", show_default=False)],
-    plan: Annotated[str, typer.Option(help="Name of a shipped plan, or a TOML file.", metavar="NAME|FILE")] = "paper",
+    out: Annotated[
+        Path, typer.Option(help="Folder of the study; give it again to continue the study.", show_default=False)
+    ],
+    plan: Annotated[
+        str, typer.Option(help="Name of a plan that ships with bwlab, or a TOML file.", metavar="NAME|FILE")
+    ] = "paper",
     base: Annotated[
-        str | None, typer.Option(help="Base model in place of the plan's.", metavar="BASE", show_default=False)
+        str | None,
+        typer.Option(help="Base model, in place of the plan's: emoji, a folder, a file or a hub id.", metavar="BASE"),
     ] = None,
     clip: Annotated[
-        str | None, typer.Option(help="open_clip model that scores: a folder, or NAME=WEIGHTS.", metavar="MODEL")
+        str | None,
+        typer.Option(help="open_clip model that scores images: a folder, or NAME=WEIGHTS.", metavar="MODEL"),
     ] = None,
     identity: Annotated[
-        list[str] | None, typer.Option(help="Identity with captioned pictures; repeat.", metavar="NAME=DIR")
+        list[str] | None,
+        typer.Option(
+            help="Identity of your own, with a folder of captioned images. Can be repeated.", metavar="NAME=DIR"
+        ),
     ] = None,
     style: Annotated[
-        list[str] | None, typer.Option(help="Style with captioned pictures; repeat.", metavar="NAME=DIR")
+        list[str] | None,
+        typer.Option(help="Style of your own, with a folder of captioned images. Can be repeated.", metavar="NAME=DIR"),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Setting of all trainings, of sampling or of measures.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set",
+            help="Setting of all trainings, of sampling.* or of measures.*. Can be repeated.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help=f"Only these jobs and their needs: {', '.join(KINDS)}.", metavar="KIND")
+        list[str] | None,
+        typer.Option(help=f"Run only jobs of this kind and what they need: {', '.join(JOB_KINDS)}.", metavar="KIND"),
     ] = None,
-    runner: Annotated[str, typer.Option(help="local, or ray.")] = LOCAL,
-    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once, of ray; all cores by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be run.")] = False,
+    runner: Annotated[
+        str, typer.Option(help="Where jobs run: local (one after another) or ray (a Ray cluster).")
+    ] = LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of jobs that ray runs at once. [default: one for each core]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device of the models: auto, cpu, cuda, cuda:1, mps ...")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the jobs without running them.")] = False,
 ) -> None:
-    """Train, compose, score and measure by a plan; ends in tables, figures and a report. Resumable."""
-    from rich.console import Console
-
-    from bwlab.terminal import progress_of
+    """Train, compose, score and measure by a plan, and write a report with tables and figures. Resumable."""
+    from bwlab.terminal import ProgressBar, stdout_console, warn
     from bwlab_analysis.study.study import new_study, run_study
 
     kinds = checked_kinds(only)
     asked = asked_plan(plan, base, clip, identity or [], style or [], set_ or [])
-    run, console = chosen_runner(runner, workers), Console()
+    run, console = chosen_runner(runner, workers), stdout_console()
     study = new_study(asked, out, device)
     if dry_run:
-        console.print(asked.title, work_table(study), sep="\n")
+        console.print(asked.title, job_table(study), sep="\n")
         return
-    with progress_of("") as advance:
-        failures = run_study(study, run, lambda done, total, job: advance(done, total, f"{job.kind} {job.name}"), kinds)
+    with ProgressBar("jobs") as bar:
+
+        def on_job(done: int, total: int, job: Job) -> None:
+            bar.update(done, total, f"{job.kind} {job.name}")
+
+        failures = run_study(study, run, on_job, kinds, warn)
     if failures:
-        raise BwlabError(f"study {plan}: {failures[0].job.name}", failures[0].reason, more(len(failures)))
+        raise BwlabError(f"study {plan}: {failures[0].job.name}", failures[0].reason, advice(len(failures)))
     if only:
-        console.print(work_table(study))
+        console.print(job_table(study))
     else:
         report(study, console)
 
 
 def report(study: Study, console: Console) -> None:
-    """Write a study's report and tell where."""
+    """Write a study's report and print the paths of its files."""
     from bwlab_analysis.study.report import write_report
 
     for path in write_report(study):
@@ -83,17 +104,16 @@ def report(study: Study, console: Console) -> None:
 def asked_plan(
     plan: str, base: str | None, clip: str | None, identities: list[str], styles: list[str], sets: list[str]
 ) -> StudyPlan:
-    """Return the plan that the options ask for; BwlabError for what is wrong with them."""
+    """Return the plan that the options ask for; BwlabError for a mistake in them."""
     from bwlab_analysis.study.plan_file import read_plan
 
-    given = dict(map(_set, sets))
-    people = [_subject("--identity", text) for text in identities]
-    looks = [_subject("--style", text) for text in styles]
-    return read_plan(plan, base, clip, people, looks, given)
+    own_identities = [_subject("--identity", text) for text in identities]
+    own_styles = [_subject("--style", text) for text in styles]
+    return read_plan(plan, base, clip, own_identities, own_styles, dict(map(_set, sets)))
 
 
 def _set(text: str) -> tuple[str, object]:
-    """Return a setting as TOML reads it; what is not TOML is text."""
+    """Return the key and the value of a setting; a value that is not TOML is a text."""
     import tomllib
 
     key, equals, value = text.partition("=")
@@ -112,41 +132,41 @@ def _subject(flag: str, text: str) -> Subject:
     if not name or not equals or not Path(folder).is_dir():
         found = f"no folder {folder}" if equals else "no ="
         raise BwlabError(f"{flag} {text}", found, f"Give {flag} NAME=FOLDER, or NAME:WORDS=FOLDER for other words")
-    called, _, words = name.partition(":")
-    return Subject(called, words or called, str(Path(folder).resolve()))
+    own_name, _, words = name.partition(":")
+    return Subject(own_name, words or own_name, str(Path(folder).resolve()))
 
 
 def chosen_runner(name: str, workers: int | None) -> Runner:
-    """Return what runs jobs; BwlabError if it is unknown or not installed."""
+    """Return the runner of a name; BwlabError if it is unknown or not installed."""
     if name == LOCAL and workers is None:
-        from bwlab_analysis.study.runners import local
+        from bwlab_analysis.study.runners import run_locally
 
-        return local
+        return run_locally
     if name == RAY:
         from bwlab_analysis.study.runners import ray_runner
 
         return ray_runner(workers)
     if name == LOCAL:
-        raise BwlabError(f"--runner {LOCAL} --workers {workers}", "it runs one job at a time", f"Use --runner {RAY}")
+        raise BwlabError(f"--runner {LOCAL} --workers {workers}", "it runs one job at a time", f"Give --runner {RAY}")
     raise BwlabError(f"--runner {name}", "no such runner", f"Choose from {LOCAL}, {RAY}")
 
 
 def checked_kinds(only: list[str] | None) -> list[str]:
     """Return the kinds of jobs asked for; BwlabError for an unknown one."""
     for kind in only or []:
-        if kind not in KINDS:
-            raise BwlabError(f"--only {kind}", "no such kind of job", f"Choose from {', '.join(KINDS)}")
+        if kind not in JOB_KINDS:
+            raise BwlabError(f"--only {kind}", "no such kind of job", f"Choose from {', '.join(JOB_KINDS)}")
     return only or []
 
 
-def more(failures: int) -> str:
-    """Return what to do about failures."""
+def advice(failures: int) -> str:
+    """Return what to do about failed jobs."""
     others = f"{failures - 1} more failed or could not be run. " if failures > 1 else ""
-    return f"{others}Mend it and give the same command again: what is done is kept"
+    return f"{others}Correct the cause and run the command again: finished jobs are kept"
 
 
-def work_table(study: Study) -> Table:
-    """Return a table of the study's jobs by kind, and how many are done."""
+def job_table(study: Study) -> Table:
+    """Return a table with the number of jobs of each kind, and of those that are done."""
     from rich.table import Table
 
     table = Table()
@@ -154,7 +174,7 @@ def work_table(study: Study) -> Table:
     for column in ("jobs", "done"):
         table.add_column(column, justify="right")
     jobs = study.jobs()
-    for kind in KINDS:
+    for kind in JOB_KINDS:
         of_kind = [job for job in jobs if job.kind == kind]
-        table.add_row(kind, str(len(of_kind)), str(sum(job.done(study.place.out) for job in of_kind)))
+        table.add_row(kind, str(len(of_kind)), str(sum(job.done(study.location.out) for job in of_kind)))
     return table

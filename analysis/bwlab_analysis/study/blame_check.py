@@ -1,4 +1,4 @@
-"""Is the block that is blamed the one to switch off? Against switching off every block in turn."""
+"""Whether the block that is blamed is the one to switch off, against switching off every block in turn."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from itertools import product
 from typing import Any
 
 from bwlab_analysis.study.plan import IDENTITY, OUT, SweepPlan
-from bwlab_analysis.study.results import Blamed, Where
+from bwlab_analysis.study.results import Blamed, PairKey
 from bwlab_analysis.study.statistics import Shares
 
 Block = tuple[str, str]
 """Adapter `"a"` (the identity's) or `"b"` (the style's), and block."""
 TRIED = (1, 2, 3, 5)
+"""Numbers of most blamed blocks of which the best is switched off."""
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
-    """One pair of adapters, every block of each switched off in turn.
+class SearchedPair:
+    """A pair of adapters, every block of each switched off in turn.
 
     Attributes:
-        identity: whose pair it is.
+        identity: name of the identity.
         gains: block -> change of balance when it is off.
-        ways: way of blaming -> blocks, the most blamed first; without a way that says nothing of this pair.
-        recommended: change of balance by what `fidelity.recommend.recommended` found; None: not searched.
+        ways: way of blaming -> blocks, the most blamed first; a way without an answer for this pair is left out.
+        recommended: change of balance by the scales that `bwlab analyze recommend` recommends; None: not searched.
 
     """
 
@@ -39,66 +40,34 @@ class Searched:
         return max([0.0, *self.gains.values()])
 
     def regret(self, way: str, tried: int) -> float:
-        """Return the best gain less that of the best among the first `tried` blamed; nothing switched off gains 0."""
+        """Return the best gain less the best among the `tried` most blamed blocks; nothing switched off gains 0."""
         gains = (self.gains[block] for block in self.ways.get(way, ())[:tried])
         return self.best - max([0.0, *gains])
 
     def agrees(self, way: str) -> bool:
-        """Return whether the most blamed block is the one of most gain; not if no block is blamed."""
+        """Return whether the most blamed block is the one of most gain; false if no block is blamed."""
         return self.ways.get(way, ())[:1] == (max(self.gains, key=lambda block: self.gains[block]),)
 
 
-def searched(shares: Shares) -> list[Searched]:
+def searched(shares: Shares) -> list[SearchedPair]:
     """Return every pair that was both searched exhaustively and blamed."""
     results = shares.results
-    sweeps = [one for one in results.sweeps if one[0].mode == OUT]
-    found = []
+    sweeps = [(sweep, names) for sweep, names in results.sweeps if sweep.mode == OUT]
+    pairs = []
     for of in dict.fromkeys(sweep.of for sweep, _ in sweeps):
-        gains = _gains(shares, [one for one in sweeps if one[0].of == of], of)
+        tables = _gain_tables(shares, [(sweep, names) for sweep, names in sweeps if sweep.of == of], of)
         for (i, identity), (s, style) in product(enumerate(results.identities), enumerate(results.styles)):
-            ways = results.blame.get((of, identity, style))
-            if ways:
-                here = {block: float(table[i, s]) for block, table in gains.items()}
-                found.append(
-                    Searched(
-                        identity,
-                        here,
-                        {way: _order(blamed, here) for way, blamed in _ways(ways)},
-                        _gain(shares, (of, identity, style)),
-                    )
-                )
-    return found
+            blame = results.blame.get((of, identity, style))
+            if blame:
+                gains = {block: float(table[i, s]) for block, table in tables.items()}
+                ways = {way: tuple(block for block in blocks if block in gains) for way, blocks in _ways(blame)}
+                recommended = _recommended_gain(shares, (of, identity, style))
+                pairs.append(SearchedPair(identity, gains, ways, recommended))
+    return pairs
 
 
-def _gain(shares: Shares, where: Where) -> float | None:
-    """Return the change of balance by what was recommended; 0 if nothing could be."""
-    results = shares.results
-    if where not in results.recommended:
-        return None
-    found = shares.of_recommended(where)
-    i, s = results.identities.index(where[1]), results.styles.index(where[2])
-    return 0.0 if found is None else float(found.mean() - shares.balance(where[0], 1)[i, s].mean())
-
-
-def _ways(ways: Mapping[str, Sequence[Blamed]]) -> Iterator[tuple[str, list[Block]]]:
-    """Each way of blaming as an order of blocks: by what the other gets back, and by that less what it costs."""
-    for way, blamed in ways.items():
-        yield f"{way}, gain", _ranked(blamed, 0.0)
-        if all(one.loss is not None for one in blamed):
-            yield f"{way}, gain - cost", _ranked(blamed, 1.0)
-
-
-def _ranked(blamed: Sequence[Blamed], cost: float) -> list[Block]:
-    ordered = sorted(blamed, key=lambda one: cost * max(one.loss or 0.0, 0.0) - one.gain)
-    return [(one.adapter, one.block) for one in ordered]
-
-
-def _order(blamed: Sequence[Block], gains: Mapping[Block, float]) -> tuple[Block, ...]:
-    return tuple(block for block in blamed if block in gains)
-
-
-def _gains(shares: Shares, sweeps: Sequence[tuple[SweepPlan, Mapping[str, str]]], of: str) -> dict[Block, Any]:
-    """Block -> `(identities, styles)` changes of balance."""
+def _gain_tables(shares: Shares, sweeps: Sequence[tuple[SweepPlan, Mapping[str, str]]], of: str) -> dict[Block, Any]:
+    """Return the changes of balance by block, `(identities, styles)` each."""
     adapters = shares.results.plan["adapters"]
     gains = {}
     for sweep, names in sweeps:
@@ -108,3 +77,26 @@ def _gains(shares: Shares, sweeps: Sequence[tuple[SweepPlan, Mapping[str, str]]]
             whole = shares.balance(of, without.shape[2])
             gains[adapter, block] = (without - whole).mean((2, 3))
     return gains
+
+
+def _recommended_gain(shares: Shares, pair: PairKey) -> float | None:
+    """Return the change of balance by the recommended scales; 0 if none could be recommended."""
+    results = shares.results
+    if pair not in results.recommended:
+        return None
+    balances = shares.of_recommended(pair)
+    i, s = results.identities.index(pair[1]), results.styles.index(pair[2])
+    return 0.0 if balances is None else float(balances.mean() - shares.balance(pair[0], 1)[i, s].mean())
+
+
+def _ways(blame: Mapping[str, Sequence[Blamed]]) -> Iterator[tuple[str, list[Block]]]:
+    """Yield each way of blaming with its order of blocks: by the other's gain, and by that less the own loss."""
+    for way, blocks in blame.items():
+        yield f"{way}, gain", _ranked(blocks, 0.0)
+        if all(block.loss is not None for block in blocks):
+            yield f"{way}, gain - cost", _ranked(blocks, 1.0)
+
+
+def _ranked(blocks: Sequence[Blamed], cost: float) -> list[Block]:
+    ordered = sorted(blocks, key=lambda block: cost * max(block.loss or 0.0, 0.0) - block.gain)
+    return [(block.adapter, block.block) for block in ordered]

@@ -2,55 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from bwlab.errors import BwlabError, did_you_mean
+from bwlab.merging.methods import ZIPLORA
+from bwlab.merging.ziplora import ZipLoraSettings
+from bwlab_analysis.study.compositions import (
+    adapters_alone,
+    all_compositions,
+    check_measures,
+    check_specs,
+    in_order,
+    matches,
+    matching,
+    with_adapters_alone,
+)
 from bwlab_analysis.study.jobs import (
-    MEASURE,
-    MERGE,
-    PAINT,
-    RECOMMEND,
-    SCORE,
-    TRAIN,
+    GenerateSettings,
     Job,
     Json,
-    forget_files,
+    JudgeSettings,
+    MeasureSettings,
+    MergeSettings,
+    RecommendSettings,
+    ScoreSettings,
+    TrainSettings,
+    ZipMergeSettings,
     seed_of,
-    subject_fingerprint,
 )
 from bwlab_analysis.study.plan import (
     BOTH,
     CONTROLS,
     IDENTITY,
-    OUT,
     STYLE,
-    ZIP,
     CompositionPlan,
-    MeasurePlan,
     StudyPlan,
     Subject,
-    SweepPlan,
-    ZipSettings,
-    swept_name,
 )
+from bwlab_analysis.study.subjects import fingerprint
 
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
+    from bwlab_analysis.study.jobs import SubjectFingerprint
+
+
+MakeJob: TypeAlias = Callable[[str, CompositionPlan, Subject, Subject], Job]
+"""Makes a job of a composition's name, the composition, an identity and a style."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """A composition (or control, or measured pair) of one identity and one style.
+class PairJob:
+    """The job that scores, measures or searches a composition of one identity and one style.
 
     Attributes:
-        composition: its name in the plan, or made from it.
+        composition: name of the composition or control.
         identity, style: names.
-        job: that scores or measures it.
+        job: the job.
 
     """
 
@@ -61,18 +71,18 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Expanded:
-    """A plan's work.
+class ExpandedPlan:
+    """The jobs of a plan.
 
     Attributes:
-        scores, measures, recommended: what is reported; all other jobs are needed by these.
+        scores, measures, recommended: jobs that are reported; all other jobs are needed by these.
         alone: measured composition -> (composition of the identity's adapter alone, of the style's).
 
     """
 
-    scores: tuple[Pair, ...]
-    measures: tuple[Pair, ...]
-    recommended: tuple[Pair, ...]
+    scores: tuple[PairJob, ...]
+    measures: tuple[PairJob, ...]
+    recommended: tuple[PairJob, ...]
     alone: Mapping[str, tuple[str, str]]
 
     def jobs(self) -> list[Job]:
@@ -80,288 +90,172 @@ class Expanded:
         return [pair.job for pair in (*self.scores, *self.measures, *self.recommended)]
 
 
-def expanded(plan: StudyPlan, scheme: BlockScheme, scorer: str) -> Expanded:
-    """Return a plan's work.
+def expand(plan: StudyPlan, scheme: BlockScheme, scorer: str) -> ExpandedPlan:
+    """Return the jobs of a plan.
 
     Args:
         plan: the study.
         scheme: blocks of its base.
-        scorer: what is known of the scorers' weights: scores by other weights are other jobs.
+        scorer: hash of the scorers' weights; scores by other weights are other jobs.
 
     Raises:
-        BwlabError: a measured composition is not of one identity's and one style's adapter side by side, none is called
-            what is to be measured, or a block spec does not fit the base.
+        BwlabError: a measured composition is not of one identity's and one style's adapter side by side, no composition
+            has the name of one to be measured, or a block spec does not fit the base.
 
     """
     check_specs(plan, scheme)
-    forget_files()
-    return _Expansion(plan, scheme, scorer).all()
+    compositions = all_compositions(plan, scheme)
+    check_measures(plan.measures, compositions)
+    measured = matching(plan.measures.of, compositions)
+    searched = matching(plan.measures.recommend, measured)
+    alone = {name: adapters_alone(plan, name, composition) for name, composition in measured.items()}
+    compositions = with_adapters_alone(plan, compositions, measured)
+    jobs = _PlanJobs(plan, scorer)
+    return ExpandedPlan(
+        (*jobs.of_pairs(compositions, jobs.score), *jobs.of_controls()),
+        tuple(jobs.of_pairs(measured, jobs.measure)),
+        tuple(jobs.of_pairs(searched, jobs.recommend)),
+        alone,
+    )
 
 
-class _Expansion:
-    def __init__(self, plan: StudyPlan, scheme: BlockScheme, scorer: str) -> None:
-        self.plan, self.scheme, self.scorer = plan, scheme, scorer
+class _PlanJobs:
+    """Makes the jobs of a plan.
+
+    Args:
+        plan: the study.
+        scorer: hash of the scorers' weights.
+
+    """
+
+    def __init__(self, plan: StudyPlan, scorer: str) -> None:
+        self.plan, self.scorer = plan, scorer
+        self.pairs = list(product(plan.identities, plan.styles))
         self.training = cache(self._training)
+        self.fingerprint = cache(fingerprint)  # the files of a folder are read once
 
-    def all(self) -> Expanded:
-        compositions = {**self.plan.compositions, **self._swept()}
-        check_measures(self.plan.measures, compositions)
-        measured = {name: plan for name, plan in compositions.items() if _matches(name, self.plan.measures.of)}
-        alone = {name: alone_of(self.plan, name, one) for name, one in measured.items()}
-        compositions = with_alone(self.plan, compositions, measured)
-        pairs = list(product(self.plan.identities, self.plan.styles))
-        scores = [
-            Pair(name, identity.name, style.name, self._score(name, composition, identity, style))
+    def of_pairs(self, compositions: Mapping[str, CompositionPlan], make: MakeJob) -> list[PairJob]:
+        """Return the jobs of compositions for every identity and style."""
+        return [
+            PairJob(name, identity.name, style.name, make(name, composition, identity, style))
             for name, composition in compositions.items()
-            for identity, style in pairs
+            for identity, style in self.pairs
         ]
-        scores += [
-            Pair(name, identity.name, style.name, self._control(name, identity, style))
-            for name in self._controls()
-            for identity, style in pairs
-        ]
-        measures, searched = (
-            tuple(
-                Pair(name, identity.name, style.name, job(name, composition, identity, style))
-                for name, composition in measured.items()
-                if _matches(name, chosen)
-                for identity, style in pairs
-            )
-            for job, chosen in ((self._measure, ("*",)), (self._recommend, self.plan.measures.recommend))
-        )
-        return Expanded(tuple(scores), measures, searched, alone)
 
-    def _controls(self) -> tuple[str, ...]:
+    def of_controls(self) -> list[PairJob]:
+        """Return the jobs that score the controls; only the benchmark has true images."""
         subjects = (*self.plan.identities, *self.plan.styles)
-        return CONTROLS if all(one.folder is None for one in subjects) else CONTROLS[1:]
+        controls = CONTROLS if all(subject.folder is None for subject in subjects) else CONTROLS[1:]
+        return [
+            PairJob(name, identity.name, style.name, self._control(name, identity, style))
+            for name in controls
+            for identity, style in self.pairs
+        ]
 
-    def _swept(self) -> dict[str, CompositionPlan]:
-        return {
-            name: composition
-            for sweep in self.plan.sweeps.values()
-            for name, composition in swept(sweep, self.plan.compositions[sweep.of], self._blocks(sweep.adapter))
-        }
+    def score(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
+        """Return the job that scores a composition's images."""
+        generation = self._generation(name, composition, identity, style)
+        settings = ScoreSettings(self._judge(identity, style), self._prompts(identity, style, composition.prompts))
+        return Job(generation.name, settings, {"images": generation})
 
-    def _blocks(self, adapter: str) -> list[str]:
-        from bwlab.blocks.spec import parse_spec
-        from bwlab.training.config import AdapterConfig
+    def measure(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
+        """Return the job that measures a composition's two adapters."""
+        plan = self.plan.measures
+        (first, scale_a), (second, scale_b) = in_order(self.plan, composition)
+        settings = MeasureSettings(
+            base=self.plan.base,
+            scales=(scale_a, scale_b),
+            identity=self.fingerprint(IDENTITY, identity),
+            style=self.fingerprint(STYLE, style),
+            prompts=self._prompts(identity, style, None),
+            latents=plan.latents,
+            timesteps=plan.timesteps,
+            draws=plan.draws,
+            seed=plan.seed,
+            blame=matches(name, plan.blame),
+        )
+        needs = {"a": self.training(first, identity, style), "b": self.training(second, identity, style)}
+        return Job(_pair_name(name, identity, style), settings, needs)
 
-        spec = str(self.plan.adapters[adapter].settings.get("adapter.blocks", AdapterConfig().blocks))
-        ranks = parse_spec(spec, self.scheme, kind="rank").by_block()
-        # A block's modules may have ranks of their own.
-        return [block for block, rank in ranks.items() if rank and block != "te"]
-
-    def _score(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
-        painted = self._paint(name, composition, identity, style)
-        return Job(SCORE, painted.name, self._judged(identity, style), {"pictures": painted})
+    def recommend(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
+        """Return the job that searches block scales for a composition's two adapters."""
+        sampling = self.plan.sampling
+        (first, _), (second, _) = in_order(self.plan, composition)
+        settings = RecommendSettings(
+            base=self.plan.base,
+            judge=self._judge(identity, style),
+            prompts=self._prompts(identity, style, 1),
+            seeds=sampling.seeds,
+            steps=sampling.steps,
+            cfg=sampling.cfg,
+            budget=self.plan.measures.budget,
+        )
+        needs = {"a": self.training(first, identity, style), "b": self.training(second, identity, style)}
+        return Job(_pair_name(name, identity, style), settings, needs)
 
     def _control(self, name: str, identity: Subject, style: Subject) -> Job:
-        settings = {**self._judged(identity, style), "pictures": name, "prompts": self._prompts(identity, style, 1)}
-        return Job(SCORE, f"{name}, {identity.name} x {style.name}", settings)
+        settings = ScoreSettings(self._judge(identity, style), self._prompts(identity, style, 1), name)
+        return Job(_pair_name(name, identity, style), settings)
 
-    def _judged(self, identity: Subject, style: Subject) -> dict[str, Json]:
-        return {"scorer": self.scorer, "identity": subject_fingerprint(identity), "style": subject_fingerprint(style)}
+    def _judge(self, identity: Subject, style: Subject) -> JudgeSettings:
+        return JudgeSettings(self.scorer, self.fingerprint(IDENTITY, identity), self.fingerprint(STYLE, style))
 
-    def _prompts(self, identity: Subject, style: Subject, most: int | None) -> list[Json]:
+    def _prompts(self, identity: Subject, style: Subject, most: int | None) -> tuple[str, ...]:
         words = {"identity": identity.words, "style": style.words}
-        return [prompt.format(**words) for prompt in self.plan.sampling.prompts[:most]]
+        return tuple(prompt.format(**words) for prompt in self.plan.sampling.prompts[:most])
 
-    def _paint(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
+    def _generation(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
         sampling = self.plan.sampling
         adapters = [self.training(adapter, identity, style) for adapter in composition.use]
-        scales = list(composition.use.values())
+        scales = tuple(composition.use.values())
         if composition.merge is not None:
-            adapters, scales = [self._merged(name, composition, adapters, identity, style)], ["1"]
-        roles = {str(place): job for place, job in enumerate(adapters)}
-        settings: dict[str, Json] = {
-            "base": self.plan.base,
-            "scales": list[Json](scales),
-            "prompts": self._prompts(identity, style, composition.prompts),
-            "seeds": sampling.seeds,
-            "steps": sampling.steps,
-            "cfg": sampling.cfg,
-        }
-        return Job(PAINT, f"{name}, {identity.name} x {style.name}", settings, roles)
+            adapters, scales = [self._merge(name, composition, adapters, identity, style)], ("1",)
+        settings = GenerateSettings(
+            base=self.plan.base,
+            scales=scales,
+            prompts=self._prompts(identity, style, composition.prompts),
+            seeds=sampling.seeds,
+            steps=sampling.steps,
+            cfg=sampling.cfg,
+        )
+        return Job(_pair_name(name, identity, style), settings, _numbered(adapters))
 
-    def _merged(
-        self, name: str, composition: CompositionPlan, adapters: list[Job], identity: Subject, style: Subject
+    def _merge(
+        self, name: str, composition: CompositionPlan, adapters: Iterable[Job], identity: Subject, style: Subject
     ) -> Job:
-        settings: dict[str, Json] = {
-            "base": self.plan.base,
-            "method": composition.merge,
-            "scales": list[Json](composition.use.values()),
-            "density": composition.density,
-            "rank": composition.rank,
-        }
-        if composition.merge == ZIP:  # its weights are learned on the pictures
-            kinds = [self.plan.adapters[adapter].learns for adapter in composition.use]
-            settings["weights"] = asdict(ZipSettings())
-            settings["learned"] = [
-                {"kind": one, **subject_fingerprint(identity if one == IDENTITY else style)} for one in kinds
-            ]
-        roles = {str(place): job for place, job in enumerate(adapters)}
-        return Job(MERGE, f"{name}, {identity.name} x {style.name}", settings, roles)
-
-    def _measure(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
-        measures = self.plan.measures
-        used = in_order(self.plan, composition)
-        settings: dict[str, Json] = {
-            "base": self.plan.base,
-            "scales": [scale for _, scale in used],
-            "identity": subject_fingerprint(identity),
-            "style": subject_fingerprint(style),
-            "prompts": self._prompts(identity, style, None),
-            "latents": measures.latents,
-            "timesteps": measures.timesteps,
-            "draws": measures.draws,
-            "seed": measures.seed,
-            "blame": _matches(name, measures.blame),
-        }
-        needs = {role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", used, strict=True)}
-        return Job(MEASURE, f"{name}, {identity.name} x {style.name}", settings, needs)
-
-    def _recommend(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
-        sampling, used = self.plan.sampling, in_order(self.plan, composition)
-        settings: dict[str, Json] = {
-            **self._judged(identity, style),
-            "base": self.plan.base,
-            "prompts": self._prompts(identity, style, 1),
-            "seeds": sampling.seeds,
-            "steps": sampling.steps,
-            "cfg": sampling.cfg,
-            "budget": self.plan.measures.budget,
-        }
-        needs = {role: self.training(adapter, identity, style) for role, (adapter, _) in zip("ab", used, strict=True)}
-        return Job(RECOMMEND, f"{name}, {identity.name} x {style.name}", settings, needs)
+        assert composition.merge is not None
+        settings: MergeSettings | ZipMergeSettings
+        if composition.merge == ZIPLORA:
+            learned = (self._learned(adapter, identity, style) for adapter in composition.use)
+            subjects = tuple(subject for group in learned for subject in group)
+            settings = ZipMergeSettings(self.plan.base, subjects, ZipLoraSettings())
+        else:
+            scales = tuple(composition.use.values())
+            settings = MergeSettings(self.plan.base, composition.merge, scales, composition.density, composition.rank)
+        return Job(_pair_name(name, identity, style), settings, _numbered(adapters))
 
     def _training(self, adapter: str, identity: Subject, style: Subject) -> Job:
         plan = self.plan.adapters[adapter]
-        other = plan.orthogonal_to
-        needs = {} if other is None else {"orthogonal_to": self.training(other, identity, style)}
-        subjects = {IDENTITY: (identity,), STYLE: (style,), BOTH: (identity, style)}[plan.learns]
-        learned: list[Json] = [
-            {"kind": kind, **subject_fingerprint(one)} for kind, one in _kinds(plan.learns, subjects)
-        ]
-        settings: dict[str, Json] = {
-            "base": self.plan.base,
-            "learns": learned,
-            "training": {key: cast(Json, plan.settings[key]) for key in sorted(plan.settings)},
-            # Adapters that start from one seed share directions that have nothing to do with what they learned.
-            "seed": seed_of(f"{adapter} {' '.join(one.name for one in subjects)}"),
-        }
-        of = " x ".join(one.name for one in ((identity, style) if needs else subjects))
-        return Job(TRAIN, f"{adapter}, {of}", settings, needs)
+        learned = self._learned(adapter, identity, style)
+        # Adapters that start from one seed share directions that have nothing to do with what they learned.
+        seed = seed_of(f"{adapter} {' '.join(subject.name for subject in learned)}")
+        training = {key: cast(Json, plan.settings[key]) for key in sorted(plan.settings)}
+        settings = TrainSettings(self.plan.base, learned, training, seed)
+        if plan.orthogonal_to is None:
+            return Job(f"{adapter}, {' x '.join(subject.name for subject in learned)}", settings)
+        other = self.training(plan.orthogonal_to, identity, style)
+        return Job(_pair_name(adapter, identity, style), settings, {"orthogonal_to": other})
+
+    def _learned(self, adapter: str, identity: Subject, style: Subject) -> tuple[SubjectFingerprint, ...]:
+        subjects = {IDENTITY: identity, STYLE: style}
+        learns = self.plan.adapters[adapter].learns
+        kinds = (IDENTITY, STYLE) if learns == BOTH else (learns,)
+        return tuple(self.fingerprint(kind, subjects[kind]) for kind in kinds)
 
 
-def _kinds(learns: str, subjects: tuple[Subject, ...]) -> list[tuple[str, Subject]]:
-    kinds = (IDENTITY, STYLE) if learns == BOTH else (learns,)
-    return list(zip(kinds, subjects, strict=True))
+def _pair_name(name: str, identity: Subject, style: Subject) -> str:
+    return f"{name}, {identity.name} x {style.name}"
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def in_order(plan: StudyPlan, composition: CompositionPlan) -> list[tuple[str, str]]:
-    """Return the adapters that a composition uses, with their scales, the identity's before the style's."""
-    return sorted(composition.use.items(), key=lambda item: plan.adapters[item[0]].learns)
-
-
-def alone_of(plan: StudyPlan, name: str, composition: CompositionPlan) -> tuple[str, str]:
-    """Return what the compositions of each of a measured composition's two adapters alone are called.
-
-    Raises:
-        BwlabError: it is not of one identity's and one style's adapter side by side.
-
-    """
-    used = in_order(plan, composition)
-    if [plan.adapters[adapter].learns for adapter, _ in used] != [IDENTITY, STYLE] or composition.merge:
-        fix = "Measure compositions that use one of each, unmerged"
-        raise BwlabError(f"measures of {name}", "not one identity's and one style's adapter side by side", fix)
-    first, second = (_called(adapter, scale) for adapter, scale in used)
-    return first, second
-
-
-def with_alone(
-    plan: StudyPlan, compositions: Mapping[str, CompositionPlan], measured: Mapping[str, CompositionPlan]
-) -> dict[str, CompositionPlan]:
-    """Return compositions and, of those measured, each adapter alone, for at least as many prompts.
-
-    Raises:
-        BwlabError: a composition has the name of an adapter alone, and is something else.
-
-    """
-    found = dict(compositions)
-    for composition in measured.values():
-        for adapter, scale in in_order(plan, composition):
-            name = _called(adapter, scale)
-            alone = found.get(name, CompositionPlan({adapter: scale}, prompts=composition.prompts))
-            if dict(alone.use) != {adapter: scale} or alone.merge:
-                fix = "Give it another name"
-                raise BwlabError(f"compositions.{name}", f"not adapter {adapter} alone at scale {scale}", fix)
-            found[name] = replace(alone, prompts=_more(alone.prompts, composition.prompts))
-    return found
-
-
-def _called(adapter: str, scale: str) -> str:
-    return adapter if scale == "1" else f"{adapter} at {scale}"
-
-
-def _more(one: int | None, other: int | None) -> int | None:
-    """Return the larger number of prompts; None is all of them."""
-    return None if one is None or other is None else max(one, other)
-
-
-def swept(sweep: SweepPlan, of: CompositionPlan, blocks: list[str]) -> Iterator[tuple[str, CompositionPlan]]:
-    """Yield (name, composition) with one block of an adapter off, or on alone, for each of its blocks."""
-    for block in blocks:
-        spec = f"{block}=0, *=1" if sweep.mode == OUT else f"{block}=1, *=0"
-        use = {name: (spec if name == sweep.adapter else scale) for name, scale in of.use.items()}
-        yield swept_name(sweep, block), CompositionPlan(use, of.merge, of.density, of.rank, sweep.prompts)
-
-
-def check_measures(measures: MeasurePlan, names: Mapping[str, CompositionPlan]) -> None:
-    """Raise BwlabError for a text that stands for no composition, or a search where adapters are not whole.
-
-    Args:
-        measures: what is to be measured.
-        names: the compositions, those of sweeps among them.
-
-    """
-    measured = [name for name in names if any(fnmatchcase(name, pattern) for pattern in measures.of)]
-    for key, known in (("of", list(names)), ("blame", measured), ("recommend", measured)):
-        for pattern in getattr(measures, key):
-            if not any(fnmatchcase(name, pattern) for name in known):
-                found = "no such composition" if key == "of" else "no composition of measures.of"
-                fix = f"{did_you_mean(pattern, known)}Name compositions; * stands for any text"
-                raise BwlabError(f"measures.{key}: {pattern}", found, fix)
-    for name in measured:
-        whole = all(scale == "1" for scale in names[name].use.values())
-        if not whole and any(fnmatchcase(name, pattern) for pattern in measures.recommend):
-            raise BwlabError(f"measures.recommend: {name}", "its scales are not 1", "Search where both are whole")
-
-
-def check_specs(plan: StudyPlan, scheme: BlockScheme) -> None:
-    """Raise BwlabError for an adapter's ranks or a composition's scales that make no sense in the base's blocks.
-
-    Args:
-        plan: the plan.
-        scheme: blocks of its base.
-
-    """
-    from bwlab.blocks.spec import parse_spec
-    from bwlab.training.config import AdapterConfig
-
-    for name, adapter in plan.adapters.items():
-        spec = str(adapter.settings.get("adapter.blocks", AdapterConfig().blocks))
-        try:
-            parse_spec(spec, scheme, kind="rank")
-        except BwlabError as error:
-            raise BwlabError(f"adapters.{name}.adapter.blocks: {error.asked}", error.found, error.fix) from error
-    for name, composition in plan.compositions.items():
-        for adapter_name, scale in composition.use.items():
-            try:
-                parse_spec(scale, scheme, kind="scale", default=1.0)
-            except BwlabError as error:
-                asked = f"compositions.{name}.use.{adapter_name}: {error.asked}"
-                raise BwlabError(asked, error.found, error.fix) from error
+def _numbered(jobs: Iterable[Job]) -> dict[str, Job]:
+    return {str(index): job for index, job in enumerate(jobs)}

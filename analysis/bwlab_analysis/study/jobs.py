@@ -1,4 +1,4 @@
-"""One piece of a study's work, known by all that decides its result."""
+"""The jobs of a study: the settings of each kind, a key that settings and needs decide, and the stored result."""
 
 from __future__ import annotations
 
@@ -7,48 +7,250 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from bwlab_analysis.study.plan import Subject
+if TYPE_CHECKING:
+    from bwlab.merging.ziplora import ZipLoraSettings
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
 RESULT = "result.json"
-TRAIN, MERGE, PAINT, SCORE, MEASURE, RECOMMEND = "train", "merge", "paint", "score", "measure", "recommend"
-KINDS = (TRAIN, MERGE, PAINT, MEASURE, SCORE, RECOMMEND)
+TRAIN, MERGE, GENERATE, MEASURE = "train", "merge", "generate", "measure"
+SCORE, RECOMMEND = "score", "recommend"
+JOB_KINDS = (TRAIN, MERGE, GENERATE, MEASURE, SCORE, RECOMMEND)
 """In the order in which a runner takes them."""
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A training, merge, painting, score, measurement or recommendation.
-
-    Two jobs with equal settings and needs are one: they have one key, one folder and one result.
+@dataclass(frozen=True)
+class SubjectFingerprint:
+    """An identity or a style as jobs know it.
 
     Attributes:
-        kind: one of `KINDS`.
-        name: what people call it; decides nothing.
-        settings: all that decides the result beside the needs.
-        needs: jobs whose results it works with, by the part they play.
+        kind: `"identity"` or `"style"`.
+        name: its name in the plan, and in the benchmark.
+        words: what prompts call it.
+        folder: the folder of its captioned images; None if they are the benchmark's.
+        files: a hash of the folder's files; None without a folder.
 
     """
 
     kind: str
     name: str
-    settings: Mapping[str, Json]
+    words: str
+    folder: str | None = None
+    files: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training learns, and how.
+
+    Attributes:
+        base: the base model, as `bwlab train` takes it.
+        learns: the subjects whose images it is trained on.
+        training: settings by dotted key, as `bwlab train --set` takes them.
+        seed: seed of the training.
+
+    """
+
+    kind: ClassVar[str] = TRAIN
+    base: str
+    learns: tuple[SubjectFingerprint, ...]
+    training: Mapping[str, Json]
+    seed: int
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """How adapters become one file by TIES or DARE.
+
+    Attributes:
+        base: the base model.
+        method: name of the method, as `bwlab merge --method` takes it.
+        scales: a scale for each adapter: a number or a block spec.
+        density: share of the numbers that the method keeps; None for its default.
+        rank: rank of the merged file.
+
+    """
+
+    kind: ClassVar[str] = MERGE
+    base: str
+    method: str
+    scales: tuple[str, ...]
+    density: float | None
+    rank: int | None
+
+
+@dataclass(frozen=True)
+class ZipMergeSettings:
+    """How two adapters become one file by ZipLoRA.
+
+    Attributes:
+        base: the base model.
+        learned: the subject that each adapter was trained on.
+        optimisation: how the column weights are learned.
+
+    """
+
+    kind: ClassVar[str] = MERGE
+    base: str
+    learned: tuple[SubjectFingerprint, ...]
+    optimisation: ZipLoraSettings
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """Images of a composition.
+
+    Attributes:
+        base: the base model.
+        scales: a scale for each adapter: a number or a block spec.
+        prompts: each is sampled with each seed.
+        seeds: number of images of a prompt, from seed 0 on.
+        steps, cfg: steps and guidance of DPM++ 2M Karras.
+
+    """
+
+    kind: ClassVar[str] = GENERATE
+    base: str
+    scales: tuple[str, ...]
+    prompts: tuple[str, ...]
+    seeds: int
+    steps: int
+    cfg: float
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Whose images score a composition's, and by which weights.
+
+    Attributes:
+        scorer: a hash of the scorer's weights; scores by other weights are other jobs.
+        identity, style: the subjects whose images are the references.
+
+    """
+
+    scorer: str
+    identity: SubjectFingerprint
+    style: SubjectFingerprint
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Scores of images.
+
+    Attributes:
+        judge: what scores them.
+        prompts: the prompts of the images, each of equally many.
+        control: name of the control that is scored; None for the images of the job that it needs.
+
+    """
+
+    kind: ClassVar[str] = SCORE
+    judge: JudgeSettings
+    prompts: tuple[str, ...]
+    control: str | None = None
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """Measures of a pair of adapters, as `bwlab analyze conflict` takes them.
+
+    Attributes:
+        base: the base model.
+        scales: scale of the identity's adapter and of the style's: a number or a block spec.
+        identity, style: the subjects that the adapters were trained on.
+        prompts: prompts whose images the adapters are measured on, too.
+        latents: number of latents of each source.
+        timesteps: timesteps with commas between.
+        draws: number of pairs of random adapters.
+        seed: seed for noise and for the random adapters.
+        blame: whether blocks are blamed.
+
+    """
+
+    kind: ClassVar[str] = MEASURE
+    base: str
+    scales: tuple[str, str]
+    identity: SubjectFingerprint
+    style: SubjectFingerprint
+    prompts: tuple[str, ...]
+    latents: int
+    timesteps: str
+    draws: int
+    seed: int
+    blame: bool
+
+
+@dataclass(frozen=True)
+class RecommendSettings:
+    """A search for block scales, as `bwlab analyze recommend` does it.
+
+    Attributes:
+        base: the base model.
+        judge: what scores the compositions that are tried.
+        prompts: each is sampled with each seed.
+        seeds: number of images of a prompt, from seed 0 on.
+        steps, cfg: steps and guidance of DPM++ 2M Karras.
+        budget: number of compositions that are tried.
+
+    """
+
+    kind: ClassVar[str] = RECOMMEND
+    base: str
+    judge: JudgeSettings
+    prompts: tuple[str, ...]
+    seeds: int
+    steps: int
+    cfg: float
+    budget: int
+
+
+JobSettings: TypeAlias = (
+    TrainSettings
+    | MergeSettings
+    | ZipMergeSettings
+    | GenerateSettings
+    | ScoreSettings
+    | MeasureSettings
+    | RecommendSettings
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A training, merge, generation, measurement, score or recommendation.
+
+    Two jobs with equal settings and needs are one: they have one key, one folder and one result.
+
+    Attributes:
+        name: what people call it; decides nothing.
+        settings: all that decides the result beside the needs.
+        needs: jobs whose results it uses, by the part they play.
+
+    """
+
+    name: str
+    settings: JobSettings
     needs: Mapping[str, Job] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """One of `JOB_KINDS`."""
+        return self.settings.kind
 
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits of a hash of kind, settings and needs."""
         needs = {role: job.key for role, job in self.needs.items()}
-        text = json.dumps([self.kind, self.settings, needs], sort_keys=True, ensure_ascii=False)
+        text = json.dumps([self.kind, asdict(self.settings), needs], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folder(self, out: Path) -> Path:
-        """Return where the job keeps its files in a study's folder."""
+        """Return the folder of the job's files within a study's folder."""
         return out / "jobs" / self.kind / f"{slug(self.name)}-{self.key}"
 
     def done(self, out: Path) -> bool:
@@ -56,9 +258,9 @@ class Job:
         return (self.folder(out) / RESULT).is_file()
 
     def result(self, out: Path) -> dict[str, Json]:
-        """Return what the job found; FileNotFoundError if it is not done."""
-        found: dict[str, Json] = json.loads((self.folder(out) / RESULT).read_text(encoding="utf-8"))
-        return found
+        """Return the stored result; FileNotFoundError if the job is not done."""
+        result: dict[str, Json] = json.loads((self.folder(out) / RESULT).read_text(encoding="utf-8"))
+        return result
 
 
 def slug(name: str) -> str:
@@ -72,38 +274,19 @@ def slug(name: str) -> str:
 
 def with_needs(jobs: Iterable[Job]) -> list[Job]:
     """Return jobs and all that they need, each key once, needs before what needs them, kinds in order."""
-    found: dict[str, Job] = {}
-    for job in jobs:
-        for one in _and_needs(job):
-            found.setdefault(one.key, one)
-    return sorted(found.values(), key=lambda job: KINDS.index(job.kind))
+    by_key: dict[str, Job] = {}
+    for asked in jobs:
+        for job in _needs_and_itself(asked):
+            by_key.setdefault(job.key, job)
+    return sorted(by_key.values(), key=lambda job: JOB_KINDS.index(job.kind))
 
 
-def _and_needs(job: Job) -> Iterator[Job]:
+def _needs_and_itself(job: Job) -> Iterator[Job]:
     for need in job.needs.values():
-        yield from _and_needs(need)
+        yield from _needs_and_itself(need)
     yield job
 
 
-def subject_fingerprint(subject: Subject) -> dict[str, Json]:
-    """Return a subject as JSON, with a hash of its folder's files, since these decide what is learned."""
-    return {"name": subject.name, "words": subject.words, "folder": subject.folder, "files": _files(subject.folder)}
-
-
-def forget_files() -> None:
-    """Read folders anew from now on: the next study's may have changed."""
-    _files.cache_clear()
-
-
-@cache
-def _files(folder: str | None) -> str | None:
-    if folder is None:
-        return None
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
-
-
 def seed_of(text: str) -> int:
-    """Return a seed of a training, 0..2^32 - 1, that its name decides on every machine alike."""
+    """Return the seed of a training, 0..2^32 - 1, that its name decides on every machine alike."""
     return zlib.crc32(text.encode())

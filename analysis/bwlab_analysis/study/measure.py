@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bwlab_analysis.measures import ALL_TIMES, PREDICTION
 from bwlab_analysis.study.context import JobContext
-from bwlab_analysis.study.jobs import Job, Json
+from bwlab_analysis.study.jobs import Job, Json, MeasureSettings
 from bwlab_analysis.study.subjects import data_folder
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.interaction import InteractionReport
+    from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.losses import BlockBlame, LossReport
-    from bwlab_analysis.activations.session import LoadedBase
     from bwlab_analysis.measures import Measured
 
-KINDS = ("identity", "style")
 
-
-def measure(job: Job, workshop: JobContext, folder: Path) -> dict[str, Json]:
-    """Return all measures of the weights, of activations on the adapters' pictures and on prompts, and of losses."""
-    settings: dict[str, Any] = dict(job.settings)
-    lab = workshop.lab(settings["base"])
+def measure(settings: MeasureSettings, job: Job, context: JobContext, folder: Path) -> dict[str, Json]:
+    """Return all measures of the weights, of activations on the adapters' images and on prompts, and of losses."""
+    base = context.base(settings.base)
     files = [
-        at_scale(workshop.file_of(job.needs[role]), scale, folder / f"{role}.safetensors", lab)
-        for role, scale in zip("ab", settings["scales"], strict=True)
+        at_scale(context.file_of(job.needs[role]), scale, folder / f"{role}.safetensors", base)
+        for role, scale in zip("ab", settings.scales, strict=True)
     ]
-    found = {"weights": _weights(files, lab), **_at_work(files, settings, workshop, folder)}
+    measures = {"weights": _weights(files, context, base), **_activations(files, settings, context, folder)}
     for role in "ab":
         (folder / f"{role}.safetensors").unlink(missing_ok=True)
-    return found
+    return measures
 
 
-def at_scale(file: Path, scale: str, target: Path, lab: LoadedBase) -> Path:
+def at_scale(file: Path, scale: str, target: Path, base: LoadedBase) -> Path:
     """Return an adapter file that acts at scale 1 as the given one does at a scale.
 
     Args:
         file: the adapter.
         scale: a number or a block spec; at `1` it is the file itself.
-        target: the file to write, else.
-        lab: the base.
+        target: the file to write at another scale.
+        base: the base.
 
     """
     from bwlab.merging.merge import MergeRecipe, merge
@@ -51,57 +47,58 @@ def at_scale(file: Path, scale: str, target: Path, lab: LoadedBase) -> Path:
 
     if scale == "1":
         return file
-    merge(MergeRecipe((file,), (scale,)), Target(target, overwrite=True), lab.manager)
+    merge(MergeRecipe((file,), (scale,)), Target(target, overwrite=True), base.manager)
     return target
 
 
-def _weights(files: list[Path], lab: LoadedBase) -> Json:
-    from bwlab.terminal import warn
+def _weights(files: list[Path], context: JobContext, base: LoadedBase) -> Json:
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.conflict import measure_conflict
 
-    report = measure_conflict(files[0], files[1], conflict_measures(lab.manager, warn), lab.manager)
-    return {name: _told(measured) for name, measured in report.total.measures.items()}
+    measures = conflict_measures(base.manager, context.warn)
+    report = measure_conflict(files[0], files[1], measures, base.manager)
+    return {name: _value(measured) for name, measured in report.total.measures.items()}
 
 
-def _at_work(files: list[Path], settings: Mapping[str, Any], workshop: JobContext, folder: Path) -> dict[str, Json]:
-    from bwlab_analysis.activations.inputs import checked_timesteps
+def _activations(files: list[Path], settings: MeasureSettings, context: JobContext, folder: Path) -> dict[str, Json]:
+    from bwlab_analysis.activations.inputs import parse_timesteps
     from bwlab_analysis.activations.interaction import interaction
+    from bwlab_analysis.activations.loaded_base import choose_inputs
     from bwlab_analysis.activations.losses import blame_of_losses, loss_interference
-    from bwlab_analysis.activations.session import gathered_inputs
 
-    lab = workshop.lab(settings["base"])
-    count, seed, draws, blame = (settings[key] for key in ("latents", "seed", "draws", "blame"))
-    times = checked_timesteps(settings["timesteps"])
-    a, b = (lab.adapter(file) for file in files)
-    pictures = [lab.pictures(data_folder(kind, settings[kind], folder / "data"), count) for kind in KINDS]
-    on_pictures = gathered_inputs(lab, pictures, (), count, seed)
-    on_prompts = workshop.painted(settings["base"], tuple(settings["prompts"]), count, seed)
-    data = interaction(lab.pipe, lab.scheme, a, b, on_pictures, times, draws, seed, blame)
-    prompts = interaction(lab.pipe, lab.scheme, a, b, on_prompts, times, 0, seed, False)
+    base = context.base(settings.base)
+    pipe, scheme, count, seed = base.pipe, base.scheme, settings.latents, settings.seed
+    draws, blame, times = settings.draws, settings.blame, parse_timesteps(settings.timesteps)
+    a, b = (base.adapter(file) for file in files)
+    subjects = (settings.identity, settings.style)
+    folders = [base.images(data_folder(subject, folder / "data"), count) for subject in subjects]
+    own = choose_inputs(base, folders, (), count, seed)
+    generated = context.generated(settings.base, settings.prompts, count, seed)
+    on_images = interaction(pipe, scheme, a, b, own, times, draws, seed, blame)
+    on_prompts = interaction(pipe, scheme, a, b, generated, times, 0, seed, False)
     losses = [
-        loss_interference(lab.pipe, lab.scheme, own, other, looked.inputs(count, seed), role, times, draws, seed, blame)
-        for role, own, other, looked in (("a", a, b, pictures[0]), ("b", b, a, pictures[1]))
+        loss_interference(pipe, scheme, own, other, images.inputs(count, seed), role, times, draws, seed, blame)
+        for role, own, other, images in (("a", a, b, folders[0]), ("b", b, a, folders[1]))
     ]
-    found: dict[str, Json] = {
-        "pictures": _places(data),
-        "prompts": _places(prompts),
-        "losses": {kind: _loss(report) for kind, report in zip(KINDS, losses, strict=True)},
+    measures: dict[str, Json] = {
+        "images": _interaction(on_images),
+        "prompts": _interaction(on_prompts),
+        "losses": {subject.kind: _loss(report) for subject, report in zip(subjects, losses, strict=True)},
     }
     if blame:
-        found["blame"] = {"activations": _blame(data.blame), "losses": _blame(blame_of_losses(losses))}
-    return found
+        measures["blame"] = {"activations": _blame(on_images.blame), "losses": _blame(blame_of_losses(losses))}
+    return measures
 
 
-def _places(report: InteractionReport) -> dict[str, Json]:
-    """Each measure of the prediction and its mean over blocks, over all timesteps."""
-    everywhere = [place for place in report.places if place.timestep == ALL_TIMES]
-    prediction = report.place(PREDICTION).measures
+def _interaction(report: InteractionReport) -> dict[str, Json]:
+    """Return each measure of the prediction and its mean over blocks, over all timesteps."""
+    blocks = [effect for effect in report.effects if effect.timestep == ALL_TIMES and effect.block != PREDICTION]
+    prediction = report.at(PREDICTION).measures
     means: dict[str, Json] = {}
     for name in prediction:
-        values = [one.value for place in everywhere if place.block != PREDICTION and (one := place.measures[name])]
+        values = [measured.value for place in blocks if (measured := place.measures[name])]
         means[name] = statistics.fmean(values) if values else None
-    return {"prediction": {name: _told(measured) for name, measured in prediction.items()}, "blocks": means}
+    return {"prediction": {name: _value(measured) for name, measured in prediction.items()}, "blocks": means}
 
 
 def _loss(report: LossReport) -> Json:
@@ -114,10 +111,10 @@ def _loss(report: LossReport) -> Json:
 
 
 def _blame(blame: tuple[BlockBlame, ...]) -> list[Json]:
-    return [asdict(one) for one in blame]
+    return [asdict(block) for block in blame]
 
 
-def _told(measured: Measured | None) -> Json:
+def _value(measured: Measured | None) -> Json:
     if measured is None:
         return None
     return {"value": measured.value, "random": measured.random, "random_sd": measured.random_sd}

@@ -1,21 +1,25 @@
-"""What a study does: whom and what it learns, how the adapters are put together, and what is measured."""
+"""The plan of a study: its identities and styles, adapters, compositions, and what is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
-from bwlab.config.fields import Section, bounded, choice, maybe
+from pydantic import Field
+
+from bwlab.config.model import Settings, Text, Texts
 
 IDENTITY, STYLE, BOTH = "identity", "style", "both"
-OUT, IN = "out", "in"
-ZIP = "zip"
+OUT: Final = "out"
+IN: Final = "in"
 
 BASE = "base"
-"""The composition that all others are compared with: the base alone."""
+"""The base alone: the composition that all others are compared with."""
 
-TRUE, OWN, STYLES = "true picture", "identity's pictures", "style's pictures"
+TRUE, OWN, STYLES = "true image", "identity's images", "style's images"
 CONTROLS = (TRUE, OWN, STYLES)
+"""Images that are scored beside those of compositions."""
 
 DISTANCES = ("embedding_distance", "feature_distance", "structure_distance")
 
@@ -25,9 +29,9 @@ class Subject:
     """An identity or a style.
 
     Attributes:
-        name: what tables call it, and for the benchmark its name there.
-        words: what prompts call it.
-        folder: of captioned pictures; None: the benchmark's.
+        name: name in tables, and in the benchmark where its images come from there.
+        words: words that stand for it in prompts.
+        folder: folder of its captioned images; None for the benchmark's images.
 
     """
 
@@ -41,9 +45,10 @@ class AdapterPlan:
     """A training, repeated for each identity, each style, or each pair of them.
 
     Attributes:
-        learns: `identity`, `style` or `both` (one adapter for a pair, from the pictures of the two).
-        orthogonal_to: the adapter that it keeps clear of, for the type `ortho`; makes it one for each pair.
-        settings: of the training, by dotted key, as `bwlab train --set` takes them.
+        learns: `identity`, `style` or `both` (one adapter for a pair, from the images of the two).
+        orthogonal_to: the adapter whose directions it keeps out of, for the type `ortho`; it is then trained for each
+            pair.
+        settings: settings of the training by dotted key, as `bwlab train --set` takes them.
 
     """
 
@@ -52,133 +57,111 @@ class AdapterPlan:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class CompositionPlan(Section):
-    """Adapters at work together, painted for each pair.
+class CompositionPlan(Settings):
+    """Adapters that act together; images are generated for each pair."""
 
-    Attributes:
-        use: adapter -> its scale: a number or a block spec.
-        merge: `ties`, `dare` or `zip`: the adapters are first made one file; None: they act side by side.
-        density: of `ties` and `dare`.
-        rank: of the merged file.
-        prompts: of the study's prompts, how many of the first are painted; None: all.
+    use: Mapping[str, Text] = Field(default_factory=dict)
+    """Adapter -> its scale, a number or a block spec."""
 
-    """
-
-    use: Mapping[str, str] = field(default_factory=dict)
     merge: str | None = None
-    density: float | None = maybe(above=0, most=1)
-    rank: int | None = maybe(least=1)
-    prompts: int | None = maybe(least=1)
+    """Method by which the adapters become one file, `ties`, `dare` or `ziplora`; None: they act side by side."""
+
+    density: float | None = Field(default=None, gt=0, le=1)
+    """Share of the numbers that `ties` and `dare` keep."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """Rank of the file merged by `ties` or `dare`."""
+
+    prompts: int | None = Field(default=None, ge=1)
+    """Number of the study's first prompts that are sampled; None: all."""
 
 
-@dataclass(frozen=True)
-class ZipSettings:
-    """How columns' weights are learned (Shah et al. 2023, arXiv 2311.13600, section 4; the paper: 100 steps, 0.01).
-
-    Attributes:
-        steps, rate: of Adam.
-        batch: pictures of each adapter in a step.
-        apart: weight of the penalty that keeps the two adapters' columns apart.
-        seed: of pictures, noise and timesteps.
-
-    """
-
-    steps: int = 40
-    rate: float = 0.03
-    batch: int = 2
-    apart: float = 0.01
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class SweepPlan(Section):
-    """One adapter's blocks in turn, in a composition.
-
-    Attributes:
-        of: the composition.
-        adapter: whose blocks.
-        mode: `out`: one block of the adapter is off; `in`: all but one are.
-        prompts: of the study's prompts, how many of the first are painted.
-
-    """
+class SweepPlan(Settings):
+    """Variants of a composition in which the blocks of one adapter are switched in turn."""
 
     of: str = ""
+    """The composition."""
+
     adapter: str = ""
-    mode: str = choice(OUT, OUT, IN)
-    prompts: int | None = maybe(least=1)
+    """The adapter whose blocks are switched."""
+
+    mode: Literal["out", "in"] = OUT
+    """`out`: one block of the adapter is off; `in`: all but one are off."""
+
+    prompts: int | None = Field(default=None, ge=1)
+    """Number of the study's first prompts that are sampled; None: all."""
 
 
-@dataclass(frozen=True)
-class ClaimPlan(Section):
-    """A claim to be put to the test: one composition scores higher than another.
-
-    Attributes:
-        better, worse: compositions.
-        by: `identity`, `style` or `balance` (their harmonic mean).
-
-    """
+class ClaimPlan(Settings):
+    """A claim that the study tests: one composition scores higher than another."""
 
     better: str = ""
+    """The composition that is claimed to score higher."""
+
     worse: str = ""
-    by: str = choice("balance", IDENTITY, STYLE, "balance")
+    """The composition that it is compared with."""
+
+    by: Literal["identity", "style", "balance"] = "balance"
+    """The score; `balance` is the harmonic mean of the other two."""
 
 
-@dataclass(frozen=True)
-class MeasurePlan(Section):
-    """What is measured of pairs of adapters, by `bwlab analyze conflict`'s measures.
+class MeasurePlan(Settings):
+    """Which pairs of adapters are measured, as `bwlab analyze conflict` measures them."""
 
-    Attributes:
-        of: compositions of one identity's and one style's adapter side by side; `*` stands for any text.
-        blame: those of them whose blocks are blamed, too.
-        recommend: those for which `bwlab analyze recommend` searches block scales, with the first prompt.
-        budget: of that search.
-        latents, timesteps, draws: as `bwlab analyze conflict` takes them.
-        seed: of noise and random adapters.
+    of: Texts = ()
+    """Compositions of one identity's and one style's adapter side by side; `*` stands for any text."""
 
-    """
+    blame: Texts = ()
+    """Those of them whose blocks are blamed, too."""
 
-    of: tuple[str, ...] = ()
-    blame: tuple[str, ...] = ()
-    recommend: tuple[str, ...] = ()
-    budget: int = bounded(12, least=1)
-    latents: int = bounded(10, least=1)
-    timesteps: str = "801,601,401,201"
-    draws: int = bounded(3, least=0)
-    seed: int = bounded(0, least=0)
+    recommend: Texts = ()
+    """Those for which `bwlab analyze recommend` searches block scales, with the first prompt."""
+
+    budget: int = Field(default=12, ge=1)
+    """Number of compositions that the search tries."""
+
+    latents: int = Field(default=10, ge=1)
+    """Number of latents, as `bwlab analyze conflict` takes it."""
+
+    timesteps: Text = "801,601,401,201"
+    """Timesteps with commas between."""
+
+    draws: int = Field(default=3, ge=0)
+    """Number of pairs of random adapters."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed for noise and for the random adapters."""
 
 
-@dataclass(frozen=True)
-class SamplingPlan(Section):
-    """How pictures are made.
+class SamplingPlan(Settings):
+    """How images are generated, by DPM++ 2M Karras."""
 
-    Attributes:
-        prompts: with `{identity}` and `{style}` for their words; the first one's true picture is known where the
-            benchmark has it.
-        seeds: pictures a prompt, from seed 0 on.
-        steps, cfg: of DPM++ 2M Karras.
+    prompts: Texts = ("{style}, {identity}, white background",)
+    """Prompts with `{identity}` and `{style}` for their words; the benchmark has the true image of the first one."""
 
-    """
+    seeds: int = Field(default=4, ge=1)
+    """Number of images of a prompt, from seed 0 on."""
 
-    prompts: tuple[str, ...] = ("{style}, {identity}, white background",)
-    seeds: int = bounded(4, least=1)
-    steps: int = bounded(25, least=1, most=1000)
-    cfg: float = bounded(3.0, least=0.0)
+    steps: int = Field(default=25, ge=1, le=1000)
+    """Sampling steps."""
+
+    cfg: float = Field(default=3.0, ge=0)
+    """Guidance scale."""
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study.
+    """The plan of a study.
 
     Attributes:
-        name: of the folder that its report is written into.
-        title: of its report.
-        base: as for `bwlab train`.
+        name: name of the folder that the report is written into.
+        title: title of the report.
+        base: base model, as `bwlab train` takes it.
         clip: the open_clip model that scores, as for `bwlab analyze fidelity`; None: the embedded base's own.
-        identities, styles: every one of the first is paired with every one of the second.
-        adapters, compositions, sweeps, claims: by name.
-        measures: of pairs.
-        sampling: of pictures.
+        identities, styles: every identity is paired with every style.
+        adapters, compositions, sweeps, claims: the parts of the study by name.
+        measures: what is measured of pairs of adapters.
+        sampling: how images are generated.
 
     """
 
@@ -197,5 +180,5 @@ class StudyPlan:
 
 
 def swept_name(sweep: SweepPlan, block: str) -> str:
-    """Return what a sweep's composition is called."""
+    """Return the name of the composition of a sweep for one block."""
     return f"{sweep.of}: {sweep.adapter} {'without' if sweep.mode == OUT else 'only'} {block}"

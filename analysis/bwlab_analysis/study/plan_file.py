@@ -1,4 +1,4 @@
-"""From a plan's TOML to a plan, every name in it checked."""
+"""Reads the plan of a study from TOML and checks every name in it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from bwlab.base.names import EMBEDDED
-from bwlab.config.fields import Section, SettingError, converted
+from bwlab.config.model import SettingError, Settings, Text, checked
+from bwlab.config.sources import Setting, flattened
 from bwlab.errors import BwlabError, did_you_mean, first_line
-from bwlab.training.settings import Setting, build, flattened
+from bwlab.merging.methods import DARE, TIES, ZIPLORA
+from bwlab.training.settings import build_config
 from bwlab_analysis.study.plan import (
     BASE,
     BOTH,
     IDENTITY,
     STYLE,
-    ZIP,
     AdapterPlan,
     ClaimPlan,
     CompositionPlan,
@@ -33,9 +34,9 @@ from bwlab_analysis.study.plan import (
 TABLES = ("data", "defaults", "adapters", "compositions", "sweeps", "claims", "measures", "sampling")
 PLAIN = ("title", "base", "clip", "extends")
 ORTHOGONAL = "orthogonal_to"
-MERGES = ("ties", "dare", ZIP)
+MERGES = (TIES, DARE, ZIPLORA)
 
-SectionKind = typing.TypeVar("SectionKind", bound=Section)
+Model = typing.TypeVar("Model", bound=Settings)
 
 Table = Mapping[str, Any]
 
@@ -48,15 +49,15 @@ def read_plan(
     styles: Iterable[Subject] = (),
     sets: Mapping[str, object] | None = None,
 ) -> StudyPlan:
-    """Return a plan: one that ships with bwlab, or a TOML file.
+    """Return a plan that ships with bwlab, or that of a TOML file.
 
     Args:
-        name: of a shipped plan, or a path.
-        base, clip, identities, styles: in place of the plan's own.
-        sets: by dotted key: settings of all trainings, of `sampling` and of `measures`.
+        name: name of a shipped plan, or the path of a TOML file.
+        base, clip, identities, styles: these replace the plan's own.
+        sets: settings of all trainings, of `sampling` and of `measures`, by dotted key.
 
     Raises:
-        BwlabError: no such plan, a mistake in it, or identities and styles that the base's data lacks.
+        BwlabError: there is no such plan, it has a mistake, or the benchmark lacks its identities or styles.
 
     """
     if base is not None and base != EMBEDDED and f"{name}-sd" in shipped_plans():
@@ -77,8 +78,76 @@ def read_plan(
     return plan
 
 
+def shipped_plans() -> tuple[str, ...]:
+    """Return the names of the plans that ship with bwlab."""
+    folder = importlib.resources.files("bwlab_analysis.study") / "plans"
+    return tuple(sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml")))
+
+
+def read_table(name: str, beside: Path = Path(), above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the TOML tables of a plan, laid over those of the plan that it `extends`.
+
+    Args:
+        name: name of a shipped plan, or the path of a TOML file.
+        beside: the folder that the path is relative to.
+        above: the plans that extend this one.
+
+    Raises:
+        BwlabError: the file cannot be read, or the plan extends itself.
+
+    """
+    path = None if name in shipped_plans() else beside / name
+    own_name = name if path is None else str(path.resolve())
+    if own_name in above:
+        raise BwlabError(f"--plan {name}", "it extends itself", "Name another plan in extends, or leave it out")
+    table = _parsed(name, path)
+    folder = Path() if path is None else path.parent
+    for kind in ("identities", "styles") if isinstance(table.get("data"), Mapping) else ():
+        entries = table["data"].get(kind)
+        if isinstance(entries, list):
+            table["data"][kind] = [_located(entry, folder) for entry in entries]
+    below = table.get("extends")
+    return overlaid({} if below is None else read_table(str(below), folder, (*above, own_name)), table)
+
+
+def _parsed(name: str, path: Path | None) -> dict[str, Any]:
+    shipped = importlib.resources.files("bwlab_analysis.study") / "plans" / f"{name}.toml"
+    try:
+        return tomllib.loads(shipped.read_text(encoding="utf-8") if path is None else path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        fix = f"{did_you_mean(name, shipped_plans())}Choose from {', '.join(shipped_plans())}, or a TOML file"
+        raise BwlabError(f"--plan {name}", "no such plan or file", fix) from None
+    except (OSError, ValueError) as error:
+        raise BwlabError(f"--plan {name}", first_line(error), "Correct the TOML file") from error
+
+
+def _located(entry: object, beside: Path) -> object:
+    """Return an identity or style with the whole path of its folder, which the plan gives relative to its own."""
+    if isinstance(entry, Mapping) and "folder" in entry:
+        return {**entry, "folder": str((beside / str(entry["folder"])).resolve())}
+    return entry
+
+
+def overlaid(below: Table, above: Table) -> dict[str, Any]:
+    """Return nested tables in which `above` wins; a table whose only key is `none = true` removes one.
+
+    >>> overlaid({"a": {"x": 1, "y": 2}, "b": {"z": 3}}, {"a": {"y": 5}, "b": {"none": True}})
+    {'a': {'x': 1, 'y': 5}}
+    """
+    result = dict(below)
+    for key, value in above.items():
+        if value == {"none": True}:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            known = result.get(key)
+            result[key] = overlaid(known if isinstance(known, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
 def plan_of(table: Table, name: str, sets: Mapping[str, object]) -> StudyPlan:
-    """Return the plan that a TOML table says; BwlabError for a mistake in it."""
+    """Return the plan in a TOML table; BwlabError for a mistake in it."""
     asked = f"study {name}"
     _known(asked, table, (*TABLES, *PLAIN))
     data = _table(f"{asked}: data", table.get("data", {}))
@@ -109,69 +178,29 @@ def plan_of(table: Table, name: str, sets: Mapping[str, object]) -> StudyPlan:
     )
 
 
-def _table(asked: str, value: object) -> Table:
-    if not isinstance(value, Mapping):
-        raise BwlabError(asked, f"{value!r}, not a table", f"Write it as a table, [{asked.rpartition(': ')[2]}]")
-    return value
-
-
-def _each(asked: str, table: Table, kind: str) -> Iterator[tuple[str, str, Table]]:
-    """Return what errors call it, its name, and the table of each entry of a kind."""
-    for key, value in _table(f"{asked}: {kind}", table.get(kind, {})).items():
-        yield f"{asked}: {kind}.{key}", key, _table(f"{asked}: {kind}.{key}", value)
-
-
-def _text(asked: str, table: Table, key: str) -> str | None:
-    value = table.get(key)
-    return None if value is None else str(converted(key, value, str, asked))
-
-
-def _own(asked: str, table: Table, section: str, sets: Mapping[str, Table]) -> Table:
-    return {**_table(f"{asked}: {section}", table.get(section, {})), **sets[section]}
-
-
-def _below(section: str, sets: Mapping[str, object]) -> dict[str, object]:
-    return {key.removeprefix(f"{section}."): value for key, value in sets.items() if key.startswith(f"{section}.")}
-
-
-def subjects(asked: str, entries: object) -> tuple[Subject, ...]:
-    """Return identities or styles: names of the benchmark's, or tables with name, words and folder."""
-    if not isinstance(entries, list):
-        raise BwlabError(asked, "not a list", 'Write, for example, ["fox", "owl"]')
-    return tuple(_subject(asked, entry) for entry in entries)
-
-
-def _subject(asked: str, entry: object) -> Subject:
-    if isinstance(entry, str):
-        return Subject(entry, entry.replace("-", " "))
-    if isinstance(entry, Mapping) and {"name", "folder"} <= set(entry) <= {"name", "folder", "words"}:
-        return Subject(str(entry["name"]), str(entry.get("words", entry["name"])), str(entry["folder"]))
-    raise BwlabError(asked, f"{entry!r}", "Give a name of the benchmark, or a table with name, folder and words")
-
-
 def _adapter(asked: str, table: Table, defaults: Mapping[str, object], sets: Mapping[str, object]) -> AdapterPlan:
     learns = table.get("learns")
     if learns not in (IDENTITY, STYLE, BOTH):
         raise BwlabError(f"{asked}.learns", f"{learns!r}", f"Choose from {IDENTITY}, {STYLE}, {BOTH}")
     own = {key: value for key, value in table.items() if key not in ("learns", ORTHOGONAL)}
     settings = {**defaults, **dict(flattened(own)), **sets}
-    build([Setting(key, value, asked) for key, value in settings.items()])  # tells what is wrong with them
+    build_config([Setting(key, value, asked) for key, value in settings.items()])  # raises for a mistake
     return AdapterPlan(learns, _text(asked, table, ORTHOGONAL), settings)
 
 
 def _composition(asked: str, table: Table, adapters: Mapping[str, AdapterPlan]) -> CompositionPlan:
     use = _table(f"{asked}.use", table.get("use", {}))
-    scales = {str(key): str(converted(f"use.{key}", value, str, asked)) for key, value in use.items()}
-    _known(f"{asked}.use", scales, tuple(adapters))
-    composition = _section(asked, CompositionPlan, {**table, "use": scales})
-    if composition.merge is not None and (composition.merge not in MERGES or len(use) < 2):
-        found, fix = f"{len(use)} adapters", f"Two or more by {', '.join(MERGES)}"
-        raise BwlabError(f"{asked}.merge = {composition.merge}", found, fix)
-    if composition.merge == ZIP:
+    _known(f"{asked}.use", use, tuple(adapters))
+    composition = _section(asked, CompositionPlan, table)
+    if composition.merge is not None and (composition.merge not in MERGES or len(composition.use) < 2):
+        fix = f"Merge two or more adapters by {', '.join(MERGES)}"
+        raise BwlabError(f"{asked}.merge = {composition.merge}", f"{len(composition.use)} adapters", fix)
+    if composition.merge == ZIPLORA:
         learned = sorted(adapters[name].learns for name in composition.use)
         if learned != [IDENTITY, STYLE] or set(composition.use.values()) != {"1"}:
             found = f"adapters of {', '.join(learned)} at {', '.join(composition.use.values())}"
-            raise BwlabError(f"{asked}.merge = {ZIP}", found, "Use one identity's and one style's adapter, each at 1")
+            fix = "Use one identity's and one style's adapter, each at scale 1"
+            raise BwlabError(f"{asked}.merge = {ZIPLORA}", found, fix)
     return composition
 
 
@@ -189,15 +218,10 @@ def _claim(asked: str, table: Table, compositions: Mapping[str, CompositionPlan]
     return claim
 
 
-def _section(asked: str, kind: type[SectionKind], table: Table) -> SectionKind:
-    hints = typing.get_type_hints(kind)
-    _known(asked, table, tuple(hints))
-    values: dict[str, Any] = {
-        key: value if isinstance(value, Mapping) else converted(key, value, hints[key], asked)
-        for key, value in table.items()
-    }
+def _section(asked: str, model: type[Model], table: Table) -> Model:
+    _known(asked, table, tuple(model.model_fields))
     try:
-        return kind(**values)
+        return model(**table)
     except SettingError as error:
         raise BwlabError(f"{asked}.{error.asked}", error.found, error.fix) from error
 
@@ -209,72 +233,48 @@ def _known(asked: str, table: Table, names: tuple[str, ...]) -> None:
             raise BwlabError(f"{asked}: {key}", "unknown", f"{hint}Known: {', '.join(names)}")
 
 
-def shipped_plans() -> tuple[str, ...]:
-    """Return the names of the plans that ship with bwlab."""
-    folder = importlib.resources.files("bwlab_analysis.study") / "plans"
-    return tuple(sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml")))
+def _table(asked: str, value: object) -> Table:
+    if not isinstance(value, Mapping):
+        raise BwlabError(asked, f"{value!r}, not a table", f"Write it as a table, [{asked.rpartition(': ')[2]}]")
+    return value
 
 
-def read_table(name: str, beside: Path = Path(), above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a plan's TOML, laid over the plan that it `extends`.
-
-    Args:
-        name: of a shipped plan, or a path.
-        beside: what the path is relative to.
-        above: the plans that extend this one.
-
-    Raises:
-        BwlabError: it cannot be read, or extends itself.
-
-    """
-    path = None if name in shipped_plans() else beside / name
-    place = name if path is None else str(path.resolve())
-    if place in above:
-        raise BwlabError(f"--plan {name}", "it extends itself", "Name another plan in extends, or leave it out")
-    table = _parsed(name, path)
-    folder = Path() if path is None else path.parent
-    for kind in ("identities", "styles") if isinstance(table.get("data"), Mapping) else ():
-        entries = table["data"].get(kind)
-        if isinstance(entries, list):
-            table["data"][kind] = [_located(entry, folder) for entry in entries]
-    below = table.get("extends")
-    return overlaid({} if below is None else read_table(str(below), folder, (*above, place)), table)
+def _each(asked: str, table: Table, kind: str) -> Iterator[tuple[str, str, Table]]:
+    """Yield (where it is, for errors; name; table) of each entry of a kind."""
+    for key, value in _table(f"{asked}: {kind}", table.get(kind, {})).items():
+        yield f"{asked}: {kind}.{key}", key, _table(f"{asked}: {kind}.{key}", value)
 
 
-def _parsed(name: str, path: Path | None) -> dict[str, Any]:
-    shipped = importlib.resources.files("bwlab_analysis.study") / "plans" / f"{name}.toml"
+def _text(asked: str, table: Table, key: str) -> str | None:
+    if key not in table:
+        return None
     try:
-        return tomllib.loads(shipped.read_text(encoding="utf-8") if path is None else path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        fix = f"{did_you_mean(name, shipped_plans())}Choose from {', '.join(shipped_plans())}, or a TOML file"
-        raise BwlabError(f"--plan {name}", "no such plan or file", fix) from None
-    except (OSError, ValueError) as error:
-        raise BwlabError(f"--plan {name}", first_line(error), "Correct the TOML file") from error
+        return checked(key, table[key], Text)
+    except SettingError as error:
+        raise BwlabError(f"{asked}: {error.asked}", error.found, error.fix) from error
 
 
-def _located(entry: object, beside: Path) -> object:
-    """Return an identity or style whose folder is found from wherever bwlab is started."""
-    if isinstance(entry, Mapping) and "folder" in entry:
-        return {**entry, "folder": str((beside / str(entry["folder"])).resolve())}
-    return entry
+def _own(asked: str, table: Table, section: str, sets: Mapping[str, Table]) -> Table:
+    return {**_table(f"{asked}: {section}", table.get(section, {})), **sets[section]}
 
 
-def overlaid(below: Table, above: Table) -> dict[str, Any]:
-    """Return nested tables in which `above` wins; a table whose only key is `none = true` takes one away.
+def _below(section: str, sets: Mapping[str, object]) -> dict[str, object]:
+    return {key.removeprefix(f"{section}."): value for key, value in sets.items() if key.startswith(f"{section}.")}
 
-    >>> overlaid({"a": {"x": 1, "y": 2}, "b": {"z": 3}}, {"a": {"y": 5}, "b": {"none": True}})
-    {'a': {'x': 1, 'y': 5}}
-    """
-    result = dict(below)
-    for key, value in above.items():
-        if value == {"none": True}:
-            result.pop(key, None)
-        elif isinstance(value, Mapping):
-            known = result.get(key)
-            result[key] = overlaid(known if isinstance(known, Mapping) else {}, value)
-        else:
-            result[key] = value
-    return result
+
+def subjects(asked: str, entries: object) -> tuple[Subject, ...]:
+    """Return the identities or styles of a list: names of the benchmark, or tables with name, words and folder."""
+    if not isinstance(entries, list):
+        raise BwlabError(asked, "not a list", 'Write, for example, ["fox", "owl"]')
+    return tuple(_subject(asked, entry) for entry in entries)
+
+
+def _subject(asked: str, entry: object) -> Subject:
+    if isinstance(entry, str):
+        return Subject(entry, entry.replace("-", " "))
+    if isinstance(entry, Mapping) and {"name", "folder"} <= set(entry) <= {"name", "folder", "words"}:
+        return Subject(str(entry["name"]), str(entry.get("words", entry["name"])), str(entry["folder"]))
+    raise BwlabError(asked, f"{entry!r}", "Give a name of the benchmark, or a table with name, folder and words")
 
 
 def check_plan(plan: StudyPlan, asked: str) -> None:
@@ -282,22 +282,23 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
 
     Args:
         plan: the plan.
-        asked: how the user called it.
+        asked: name of the plan in errors.
 
     """
     from bwlab.benchmark import load_benchmark
-    from bwlab_analysis.activations.inputs import checked_timesteps
+    from bwlab_analysis.activations.inputs import parse_timesteps
 
     benchmark = load_benchmark()
     _check_subjects(f"{asked}: data.identities", plan.identities, benchmark.identities)
     _check_subjects(f"{asked}: data.styles", plan.styles, benchmark.style_names("held-out"))
     _check_prompts(f"{asked}: sampling.prompts", plan.sampling.prompts)
     try:
-        checked_timesteps(plan.measures.timesteps)
+        parse_timesteps(plan.measures.timesteps)
     except BwlabError as error:
         raise BwlabError(f"{asked}: measures.timesteps = {plan.measures.timesteps}", error.found, error.fix) from error
     if not plan.compositions:
-        raise BwlabError(f"{asked}: compositions", "there are none", "Name some, [compositions.base] among them")
+        fix = "Name compositions, [compositions.base] among them"
+        raise BwlabError(f"{asked}: compositions", "there are none", fix)
     base = plan.compositions.get(BASE, CompositionPlan())
     if base.use or base.prompts:
         fix = f"Write [compositions.{BASE}] with use = {{}} and without prompts"
@@ -305,29 +306,30 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
     for name, adapter in plan.adapters.items():
         other = plan.adapters.get(adapter.orthogonal_to or "")
         if other is not None and other.orthogonal_to is not None:
-            found = f"{adapter.orthogonal_to} itself keeps clear of {other.orthogonal_to}"
-            raise BwlabError(f"{asked}: adapters.{name}.orthogonal_to", found, "Name an adapter that does not")
+            found = f"{adapter.orthogonal_to} has an orthogonal_to itself, {other.orthogonal_to}"
+            fix = "Name an adapter without orthogonal_to"
+            raise BwlabError(f"{asked}: adapters.{name}.orthogonal_to", found, fix)
 
 
 def _check_subjects(asked: str, subjects: Iterable[Subject], known: Collection[str]) -> None:
-    met: set[str] = set()
+    seen: set[str] = set()
     for subject in subjects:
-        if subject.name in met:
-            raise BwlabError(f"{asked}: {subject.name}", "named twice", "Give each a name of its own")
+        if subject.name in seen:
+            raise BwlabError(f"{asked}: {subject.name}", "named twice", "Give each subject a name of its own")
         if subject.folder is None and subject.name not in known:
-            fix = f"{did_you_mean(subject.name, known)}Choose from {', '.join(known)}, or give a folder of pictures"
+            fix = f"{did_you_mean(subject.name, known)}Choose from {', '.join(known)}, or give a folder of images"
             raise BwlabError(f"{asked}: {subject.name}", "the benchmark has none that is held out", fix)
         if subject.folder is not None and not Path(subject.folder).is_dir():
-            raise BwlabError(f"{asked}: {subject.name}", f"no folder {subject.folder}", "Give a folder of pictures")
-        met.add(subject.name)
+            raise BwlabError(f"{asked}: {subject.name}", f"no folder {subject.folder}", "Give a folder of images")
+        seen.add(subject.name)
 
 
 def _check_prompts(asked: str, prompts: Collection[str]) -> None:
     if not prompts:
-        raise BwlabError(asked, "there are none", 'Write, for example, ["{style}, {identity}"]')
+        raise BwlabError(asked, "there are no prompts", 'Write, for example, ["{style}, {identity}"]')
     for prompt in prompts:
         try:
             prompt.format(identity="", style="")
         except (LookupError, ValueError, AttributeError) as error:
-            fix = "Write {identity} and {style} where their words go, and {{ for a brace"
+            fix = "Write {identity} and {style} for their words, and {{ for a brace"
             raise BwlabError(f"{asked}: {prompt}", f"no other braces are understood ({error})", fix) from error

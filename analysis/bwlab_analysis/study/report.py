@@ -1,4 +1,4 @@
-"""A study's report: one HTML page, the same as Markdown, and figures."""
+"""The report of a study: an HTML page, the same as Markdown, and figures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.files import make_folder, write_atomically
+from bwlab.tables import Table, markdown_table
+from bwlab_analysis.report.html import Cell as HtmlCell
 from bwlab_analysis.report.html import gallery, heading, paragraph, table
 from bwlab_analysis.report.page import FILE, page
 from bwlab_analysis.study.results import Results, read_results, write_results
-from bwlab_analysis.study.tables import StudyTable, tables_of
+from bwlab_analysis.study.tables import tables_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
 MARKDOWN = "report.md"
 FIGURES = "figures"
 REPORTS = "reports"
-PAIRS_SHOWN = 3
+PAIRS_IN_GRIDS = 3
 
 
 def write_report(study: Study) -> list[Path]:
     """Write `results.sqlite`, `report.md`, `report.html` and `figures/`, and return the first three's paths.
 
-    They are in `reports/<plan>` of the study's folder, as several plans may share their jobs there.
+    They lie in `reports/<plan>` of the study's folder, since several plans may share their jobs there.
 
     Raises:
         BwlabError: matplotlib, which draws the figures, is not installed.
@@ -35,17 +37,17 @@ def write_report(study: Study) -> list[Path]:
     """
     from bwlab_analysis.study.figures import figures_of, png
 
-    out = study.place.out / REPORTS / study.plan.name
+    out = study.location.out / REPORTS / study.plan.name
     make_folder(out)
     stored = write_results(study, out)
     results = read_results(stored)
     tables = tables_of(results)
-    pictures: dict[str, Image] = {**figures_of(results), **grids(study, results.swept)}
+    images: dict[str, Image] = {**figures_of(results), **grids(study, results.swept)}
     (out / FIGURES).mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        write_atomically(out / FIGURES / file_of(name), png(picture))
-    write_atomically(out / MARKDOWN, markdown(results, tables, pictures).encode())
-    write_atomically(out / FILE, page(title_of(results), html(tables, pictures)).encode())
+    for name, image in images.items():
+        write_atomically(out / FIGURES / file_of(name), png(image))
+    write_atomically(out / MARKDOWN, markdown(results, tables, images).encode())
+    write_atomically(out / FILE, page(title_of(results), html(tables, images)).encode())
     return [stored, out / MARKDOWN, out / FILE]
 
 
@@ -54,10 +56,10 @@ def title_of(results: Results) -> str:
     return str(results.plan["title"])
 
 
-def markdown(results: Results, tables: list[StudyTable], pictures: Mapping[str, object]) -> str:
-    """Return the report as Markdown; its pictures lie beside it."""
-    parts = [f"# {title_of(results)}", "", *(shown.markdown() for shown in tables)]
-    parts += [f"![{name}]({FIGURES}/{file_of(name)})\n" for name in pictures]
+def markdown(results: Results, tables: list[Table], images: Mapping[str, object]) -> str:
+    """Return the report as Markdown; its images lie beside it."""
+    parts = [f"# {title_of(results)}", "", *map(markdown_table, tables)]
+    parts += [f"![{name}]({FIGURES}/{file_of(name)})\n" for name in images]
     return "\n".join(parts)
 
 
@@ -70,34 +72,37 @@ def file_of(figure: str) -> str:
     return re.sub(r"[^\w.]+", "-", figure) + ".png"
 
 
-def html(tables: list[StudyTable], pictures: Mapping[str, Image]) -> str:
+def html(tables: list[Table], images: Mapping[str, Image]) -> str:
     """Return the body of the report's page."""
     parts = []
     for shown in tables:
-        parts += [heading(shown.title), paragraph(shown.note, note=True), table(shown.heads, shown.rows)]
-    return "".join([*parts, heading("Figures and pictures"), f'<div class="large">{gallery(pictures)}</div>'])
+        heads = [column.head for column in shown.columns]
+        rows = [[HtmlCell(cell.text, cell.value, cell.note) for cell in row] for row in shown.rows]
+        parts += [heading(shown.title), paragraph(shown.note, note=True), table(heads, rows)]
+    return "".join([*parts, heading("Figures and images"), f'<div class="large">{gallery(images)}</div>'])
 
 
 def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
-    """Return sheets of pictures: for a few pairs every composition's first prompt, a row each.
+    """Return grids of images by name: for a few pairs, a row with every composition's first prompt.
 
     Args:
-        study: whose paintings are done.
+        study: a study whose images are generated.
         swept: compositions to leave out.
 
     """
     from bwlab_analysis.study.figures import labelled
-    from bwlab_analysis.study.paintings import painted
+    from bwlab_analysis.study.sheet import generated_images
 
-    found: dict[str, Image] = {}
-    for place, style in enumerate(study.plan.styles[:PAIRS_SHOWN]):
-        identity = study.plan.identities[place % len(study.plan.identities)]
+    plan, out = study.plan, study.location.out
+    sheets: dict[str, Image] = {}
+    for index, style in enumerate(plan.styles[:PAIRS_IN_GRIDS]):
+        identity = plan.identities[index % len(plan.identities)]
         rows: dict[str, list[Image]] = {}
-        for pair in study.work.scores:
-            painting = pair.job.needs.get("pictures")
-            here = (pair.identity, pair.style) == (identity.name, style.name)
-            if here and painting is not None and pair.composition not in swept:
-                rows[pair.composition] = painted(painting, study.place.out)[: study.plan.sampling.seeds]
+        for pair in study.expanded.scores:
+            generation = pair.job.needs.get("images")
+            is_shown = (pair.identity, pair.style) == (identity.name, style.name) and pair.composition not in swept
+            if is_shown and generation is not None:
+                rows[pair.composition] = generated_images(generation, out)[: plan.sampling.seeds]
         if rows:
-            found[f"{identity.name} {style.name}"] = labelled(rows)
-    return found
+            sheets[f"{identity.name} {style.name}"] = labelled(rows)
+    return sheets

@@ -1,10 +1,10 @@
-"""A study's results, read from one SQLite file."""
+"""The results of a study, stored in one SQLite file."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,18 +14,25 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bwlab_analysis.study.expand import Pair
-from bwlab_analysis.study.jobs import Json
+from bwlab_analysis.study.expand import PairJob
+from bwlab_analysis.study.jobs import GENERATE, Json
 from bwlab_analysis.study.plan import CONTROLS, SweepPlan, swept_name
 from bwlab_analysis.study.study import Study
 
-FILE = "results.sqlite"
-Floats: TypeAlias = npt.NDArray[np.float64]
-Where: TypeAlias = tuple[str, str, str]
-"""Composition, identity, style."""
-
+RESULTS = "results.sqlite"
 DIGITS = 6
-BLOCKS = ", mean of blocks"
+"""Decimals of stored scores."""
+BLOCK_MEAN = ", mean of blocks"
+SOURCES = ("images", "prompts")
+"""What a pair's activations are measured on."""
+
+VERSION = 2
+OLD_WORDS = {"paint": GENERATE, "picture": "image"}
+"""Words in names that files of version 1 have, which had no version yet, and the words of today."""
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+PairKey: TypeAlias = tuple[str, str, str]
+"""Composition, identity, style."""
 
 TABLES = """
 create table about (key text primary key, value text not null);
@@ -44,7 +51,7 @@ create table jobs (kind text, name text, key text primary key, cpu_seconds real)
 
 @dataclass(frozen=True)
 class Blamed:
-    """What one way of blaming says of one block: see `bwlab_analysis.activations.losses.BlockBlame`."""
+    """The blame of one block by one way of blaming: see `bwlab_analysis.activations.losses.BlockBlame`."""
 
     adapter: str
     block: str
@@ -54,26 +61,26 @@ class Blamed:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """All that a study found.
+    """The results of a study.
 
     Attributes:
-        about: the plan as JSON, and what ran it.
+        about: the plan as JSON, the version of bwlab that ran it, and the version of the file.
         alone: measured composition -> (composition of its identity's adapter alone, of its style's).
         scores: (composition, identity, style) -> measure -> `(prompts, seeds)` values.
         measures: (composition, identity, style) -> measure -> value.
         blame: (composition, identity, style) -> way of blaming -> blocks.
-        recommended: (composition, identity, style) -> measure -> `(1, seeds)` scores of what was recommended; empty
-            where nothing could be.
-        cpu_seconds: kind of job -> CPU seconds in all.
+        recommended: (composition, identity, style) -> measure -> `(1, seeds)` scores of the recommended scales; empty
+            where nothing could be recommended.
+        cpu_seconds: kind of job -> CPU seconds of all its jobs.
 
     """
 
     about: Mapping[str, Json]
     alone: Mapping[str, tuple[str, str]]
-    scores: Mapping[Where, Mapping[str, Floats]]
-    measures: Mapping[Where, Mapping[str, float]]
-    blame: Mapping[Where, Mapping[str, tuple[Blamed, ...]]]
-    recommended: Mapping[Where, Mapping[str, Floats]]
+    scores: Mapping[PairKey, Mapping[str, Floats]]
+    measures: Mapping[PairKey, Mapping[str, float]]
+    blame: Mapping[PairKey, Mapping[str, tuple[Blamed, ...]]]
+    recommended: Mapping[PairKey, Mapping[str, Floats]]
     cpu_seconds: Mapping[str, float]
 
     @cached_property
@@ -88,7 +95,7 @@ class Results:
 
     @cached_property
     def compositions(self) -> tuple[str, ...]:
-        """What was scored, in the plan's order."""
+        """The compositions and controls that were scored, in the plan's order."""
         return tuple(dict.fromkeys(composition for composition, _, _ in self.scores))
 
     @cached_property
@@ -100,7 +107,7 @@ class Results:
     @cached_property
     def sweeps(self) -> tuple[tuple[SweepPlan, Mapping[str, str]], ...]:
         """Each sweep with its compositions by block."""
-        sweeps = [SweepPlan(**told) for told in self.plan["sweeps"].values()]
+        sweeps = [SweepPlan(**sweep) for sweep in self.plan["sweeps"].values()]
         return tuple((sweep, self._of_sweep(swept_name(sweep, ""))) for sweep in sweeps)
 
     def _of_sweep(self, start: str) -> dict[str, str]:
@@ -108,26 +115,27 @@ class Results:
 
     @cached_property
     def swept(self) -> frozenset[str]:
-        """The compositions that a sweep stands for."""
+        """The compositions of sweeps."""
         return frozenset(name for _, names in self.sweeps for name in names.values())
 
     def values(self, composition: str, measure: str, prompts: int | None = None) -> Floats:
         """Return `(identities, styles, prompts, seeds)` scores; KeyError if they were not taken.
 
         Args:
-            composition: or a control, whose pictures count as one, `(identities, styles, 1, 1)`.
-            measure: a score's name.
-            prompts: only so many, the first; None: all.
+            composition: name of a composition or control. The images of a control count as one, which gives
+                `(identities, styles, 1, 1)`.
+            measure: name of a score.
+            prompts: number of the first prompts to return; None: all.
 
         """
-        found = [
+        tables = [
             [self.scores[composition, identity, style][measure][:prompts] for style in self.styles]
             for identity in self.identities
         ]
         if composition in CONTROLS:
-            # Their pictures are not of seeds, and one subject may have more than another.
-            found = [[np.mean(one, keepdims=True) for one in row] for row in found]
-        return np.asarray(found, np.float64)
+            # Their images are not of seeds, and one subject may have more than another.
+            tables = [[np.mean(table, keepdims=True) for table in row] for row in tables]
+        return np.asarray(tables, np.float64)
 
     def scored(self, composition: str, measure: str) -> bool:
         """Return whether a composition has a score for every pair."""
@@ -136,53 +144,90 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Return what `results.sqlite` holds; FileNotFoundError if there is none."""
+    """Return the results in a SQLite file; FileNotFoundError if there is none."""
     if not path.is_file():
         raise FileNotFoundError(path)
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        scores: dict[Where, dict[str, Floats]] = {}
-        for *where, measure, prompts, values in database.execute("select * from scores order by rowid"):
-            scores.setdefault(_where(where), {})[measure] = np.reshape(json.loads(values), (prompts, -1))
-        measures: dict[Where, dict[str, float]] = {}
-        for *where, measure, value, _, _ in database.execute("select * from measures order by rowid"):
-            found = measures.setdefault(_where(where), {})
-            if value is not None:  # a number that is none is NULL to SQLite
-                found[measure] = value
-        blame: dict[Where, dict[str, tuple[Blamed, ...]]] = {}
-        for *where, way, adapter, block, gain, loss in database.execute("select * from blame order by rowid"):
-            ways = blame.setdefault(_where(where), {})
-            ways[way] = (*ways.get(way, ()), Blamed(adapter, block, gain, loss))
-        recommended: dict[Where, dict[str, Floats]] = {}
-        query = 'select composition, identity, style, measure, "values" from recommended order by rowid'
-        for *where, measure, values in database.execute(query):
-            best = recommended.setdefault(_where(where), {})
-            if measure:
-                best[measure] = np.reshape(json.loads(values), (1, -1))
+        about = {key: json.loads(value) for key, value in database.execute("select key, value from about")}
+        stored = _Stored(database, OLD_WORDS if about.get("version", 1) < VERSION else {})
         return Results(
-            {key: json.loads(value) for key, value in database.execute("select key, value from about")},
+            about,
             {name: (a, b) for name, a, b in database.execute("select * from alone")},
-            scores,
-            measures,
-            blame,
-            recommended,
-            dict(database.execute("select kind, sum(cpu_seconds) from jobs group by kind")),
+            stored.scores(),
+            stored.measures(),
+            stored.blame(),
+            stored.recommended(),
+            stored.cpu_seconds(),
         )
 
 
-def _where(columns: list[str]) -> Where:
-    composition, identity, style = columns
-    return composition, identity, style
+class _Stored:
+    """The tables of a database.
+
+    Args:
+        database: the open database.
+        words: words in names that are read as others.
+
+    """
+
+    def __init__(self, database: sqlite3.Connection, words: Mapping[str, str]) -> None:
+        self.database, self.words = database, words
+
+    def scores(self) -> dict[PairKey, dict[str, Floats]]:
+        scores: dict[PairKey, dict[str, Floats]] = {}
+        for pair, (measure, prompts, values) in self._rows("scores", 'measure, prompts, "values"'):
+            scores.setdefault(pair, {})[measure] = np.reshape(json.loads(values), (prompts, -1))
+        return scores
+
+    def measures(self) -> dict[PairKey, dict[str, float]]:
+        measures: dict[PairKey, dict[str, float]] = {}
+        for pair, (measure, value) in self._rows("measures", "measure, value"):
+            of_pair = measures.setdefault(pair, {})
+            if value is not None:  # SQLite stores NaN as NULL
+                of_pair[self._name(measure)] = value
+        return measures
+
+    def blame(self) -> dict[PairKey, dict[str, tuple[Blamed, ...]]]:
+        blame: dict[PairKey, dict[str, tuple[Blamed, ...]]] = {}
+        for pair, (way, *block) in self._rows("blame", '"by", adapter, block, gain, loss'):
+            ways = blame.setdefault(pair, {})
+            ways[way] = (*ways.get(way, ()), Blamed(*block))
+        return blame
+
+    def recommended(self) -> dict[PairKey, dict[str, Floats]]:
+        recommended: dict[PairKey, dict[str, Floats]] = {}
+        for pair, (measure, values) in self._rows("recommended", 'measure, "values"'):
+            scores = recommended.setdefault(pair, {})
+            if measure:
+                scores[measure] = np.reshape(json.loads(values), (1, -1))
+        return recommended
+
+    def cpu_seconds(self) -> dict[str, float]:
+        rows = self.database.execute("select kind, sum(cpu_seconds) from jobs group by kind")
+        return {self._name(kind): seconds for kind, seconds in rows}
+
+    def _rows(self, table: str, columns: str) -> Iterator[tuple[PairKey, list[Any]]]:
+        query = f"select composition, identity, style, {columns} from {table} order by rowid"
+        for composition, identity, style, *values in self.database.execute(query):
+            # A plan's own compositions keep their names.
+            is_old_control = composition not in CONTROLS and self._name(composition) in CONTROLS
+            yield (self._name(composition) if is_old_control else composition, identity, style), values
+
+    def _name(self, name: str) -> str:
+        for old, new in self.words.items():
+            name = name.replace(old, new)
+        return name
 
 
 def write_results(study: Study, folder: Path) -> Path:
     """Gather the results of all finished jobs in `results.sqlite`, replacing the last one, and return its path."""
-    path = folder / FILE
+    path = folder / RESULTS
     new = path.with_suffix(".partial")
     new.unlink(missing_ok=True)
+    alone = ((name, *both) for name, both in study.expanded.alone.items())
     with closing(sqlite3.connect(new)) as database, database:
         database.executescript(TABLES)
         database.executemany("insert into about values (?, ?)", _about(study))
-        alone = ((name, *both) for name, both in study.work.alone.items())
         database.executemany("insert into alone values (?, ?, ?)", alone)
         database.executemany("insert into scores values (?, ?, ?, ?, ?, ?)", _score_rows(study))
         database.executemany("insert into measures values (?, ?, ?, ?, ?, ?, ?)", _measure_rows(study))
@@ -196,80 +241,84 @@ def write_results(study: Study, folder: Path) -> Path:
 def _about(study: Study) -> Iterable[tuple[str, str]]:
     from bwlab._version import __version__
 
-    yield "plan", json.dumps(asdict(study.plan), default=str)
+    yield "plan", json.dumps(asdict(study.plan), default=dict)
     yield "bwlab", json.dumps(__version__)
+    yield "version", json.dumps(VERSION)
 
 
-def _finished(study: Study, pairs: Iterable[Pair]) -> Iterable[tuple[Where, dict[str, Any]]]:
+def _finished(study: Study, pairs: Iterable[PairJob]) -> Iterable[tuple[PairKey, dict[str, Any]]]:
     for pair in pairs:
-        if pair.job.done(study.place.out):
-            yield (pair.composition, pair.identity, pair.style), pair.job.result(study.place.out)
+        if pair.job.done(study.location.out):
+            yield (pair.composition, pair.identity, pair.style), pair.job.result(study.location.out)
 
 
 def _score_rows(study: Study) -> Iterable[tuple[object, ...]]:
-    for where, result in _finished(study, study.work.scores):
+    for pair, result in _finished(study, study.expanded.scores):
         for measure, values in result["values"].items():
-            prompts = max(1, len(values) // result["pictures_a_prompt"])
-            yield (*where, measure, prompts, json.dumps([round(value, DIGITS) for value in values]))
+            prompts = max(1, len(values) // result["images_per_prompt"])
+            yield (*pair, measure, prompts, json.dumps([round(value, DIGITS) for value in values]))
 
 
 def _measure_rows(study: Study) -> Iterable[tuple[object, ...]]:
-    for where, result in _finished(study, study.work.measures):
+    for pair, result in _finished(study, study.expanded.measures):
         for name, measured in measures_of(result).items():
-            yield (*where, name, *measured)
+            yield (*pair, name, *measured)
 
 
 def _blame_rows(study: Study) -> Iterable[tuple[object, ...]]:
-    for where, result in _finished(study, study.work.measures):
+    for pair, result in _finished(study, study.expanded.measures):
         for way, blocks in result.get("blame", {}).items():
-            for one in blocks:
-                yield (*where, way, one["adapter"], one["block"], one["gain"], one["loss"])
+            for block in blocks:
+                yield (*pair, way, block["adapter"], block["block"], block["gain"], block["loss"])
 
 
 def _recommended_rows(study: Study) -> Iterable[tuple[object, ...]]:
-    for where, result in _finished(study, study.work.recommended):
-        head = (*where, *result["specs"], result["tried"])
+    for pair, result in _finished(study, study.expanded.recommended):
+        head = (*pair, *result["specs"], result["tried"])
         for measure, values in (result["values"] or {"": []}).items():
             yield (*head, measure, json.dumps([round(value, DIGITS) for value in values]))
 
 
 def _job_rows(study: Study) -> Iterable[tuple[object, ...]]:
     for job in study.jobs():
-        if job.done(study.place.out):
-            yield job.kind, job.name, job.key, job.result(study.place.out)["cpu_seconds"]
+        if job.done(study.location.out):
+            yield job.kind, job.name, job.key, job.result(study.location.out)["cpu_seconds"]
 
 
 def measures_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float | None, float | None]]:
-    """Return a measurement's numbers by name: (value, of random adapters, their standard deviation)."""
-    told = {f"weights {name}": one for name, one in result["weights"].items()}
-    for inputs in ("pictures", "prompts"):
-        told |= {f"{inputs} {name}": one for name, one in result[inputs]["prediction"].items()}
-    found = {name: (one["value"], one.get("random"), one.get("random_sd")) for name, one in told.items() if one}
-    for inputs in ("pictures", "prompts"):
-        means = {f"{inputs} {name}{BLOCKS}": value for name, value in result[inputs]["blocks"].items()}
-        found |= {name: (value, None, None) for name, value in means.items() if value is not None}
-    plain = {name: value for name, (value, _, _) in found.items()} | _of_losses(result["losses"])
-    return {name: (value, None, None) for name, value in {**plain, **_of_both(plain)}.items()} | found
+    """Return a measurement's numbers by name: (value, mean of random adapters, their standard deviation)."""
+    measured = {f"weights {name}": entry for name, entry in result["weights"].items()}
+    for source in SOURCES:
+        measured |= {f"{source} {name}": entry for name, entry in result[source]["prediction"].items()}
+    whole = {
+        name: (entry["value"], entry.get("random"), entry.get("random_sd")) for name, entry in measured.items() if entry
+    }
+    for source in SOURCES:
+        means = {f"{source} {name}{BLOCK_MEAN}": value for name, value in result[source]["blocks"].items()}
+        whole |= {name: (value, None, None) for name, value in means.items() if value is not None}
+    values = {name: value for name, (value, _, _) in whole.items()} | _loss_values(result["losses"])
+    return {name: (value, None, None) for name, value in {**values, **_pair_means(values)}.items()} | whole
 
 
-def _of_losses(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return what the other adapter does to the loss on each one's pictures, and as a share of what it gained."""
-    found = {}
-    for kind, one in losses.items():
-        harm, gain = one["both"] - one["own"], one["base"] - one["own"]
-        found[f"loss harm, {kind}"] = harm
+def _loss_values(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return what the other adapter adds to the loss on each one's images, and its share of what that one gained."""
+    values = {}
+    for kind, loss in losses.items():
+        harm, gain = loss["both"] - loss["own"], loss["base"] - loss["own"]
+        values[f"loss harm, {kind}"] = harm
         if gain > 0:
-            found[f"loss gain lost, {kind}"] = harm / gain
-    return found
+            values[f"loss gain lost, {kind}"] = harm / gain
+    return values
 
 
-def _of_both(found: Mapping[str, float]) -> dict[str, float]:
-    """Means of the measures that each of the two adapters has."""
+def _pair_means(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the means of the measures that each of the two adapters has."""
     pairs = {
         "loss harm": ("loss harm, identity", "loss harm, style"),
         "loss gain lost": ("loss gain lost, identity", "loss gain lost, style"),
     }
-    for start, end in (("pictures", ""), ("prompts", ""), ("pictures", BLOCKS), ("prompts", BLOCKS)):
-        for name in ("retention", "effect"):
-            pairs[f"{start} {name}{end}"] = (f"{start} {name}_a{end}", f"{start} {name}_b{end}")
-    return {name: (found[a] + found[b]) / 2 for name, (a, b) in pairs.items() if a in found and b in found}
+    for end in ("", BLOCK_MEAN):
+        for source in SOURCES:
+            for name in ("retention", "effect"):
+                pairs[f"{source} {name}{end}"] = (f"{source} {name}_a{end}", f"{source} {name}_b{end}")
+    return {name: (values[a] + values[b]) / 2 for name, (a, b) in pairs.items() if a in values and b in values}

@@ -1,26 +1,27 @@
-"""Runs jobs one after another in this process."""
+"""Run a study's jobs: one after another in this process, or on a Ray cluster."""
 
 from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
+from bwlab_analysis.study.context import JobContext, StudyLocation, Warn, open_job_context
 from bwlab_analysis.study.jobs import Job
 from bwlab_analysis.study.work import perform
 
 OnJob = Callable[[int, int, Job], None]
 
 TRIES = 4
-"""Of a job whose worker dies."""
-STORE = 100 * 1024**2
-"""Bytes of shared memory: jobs hand on files, not objects."""
+"""How often a job is begun whose worker dies."""
+OBJECT_STORE_BYTES = 100 * 1024**2
+"""Shared memory of a cluster; it can be small, since jobs hand on files, not objects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,28 +32,37 @@ class Failure:
     reason: str
 
 
-Runner = Callable[[Sequence[Job], StudyLocation, OnJob], list[Failure]]
+class Runner(Protocol):
+    """Runs jobs."""
+
+    def __call__(
+        self, jobs: Sequence[Job], location: StudyLocation, on_job: OnJob, warn: Warn = warnings.warn
+    ) -> list[Failure]:
+        """Run jobs, each after those that it needs, and return those that failed; what needs them is not run.
+
+        Args:
+            jobs: jobs, needs before what needs them.
+            location: where the study runs.
+            on_job: called before each with (done, all, the job).
+            warn: takes warnings.
+
+        """
 
 
-def run_locally(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> list[Failure]:
-    """Run jobs in order, each after what it needs, and return those that failed; what needs them is not run.
-
-    Args:
-        jobs: needs before what needs them.
-        place: where.
-        on_job: called before each with (done, all, the job).
-
-    """
-    workshop = open_job_context(place)
+def run_locally(
+    jobs: Sequence[Job], location: StudyLocation, on_job: OnJob, warn: Warn = warnings.warn
+) -> list[Failure]:
+    """Run jobs in order in this process; see `Runner`."""
+    context = open_job_context(location, warn)
     failures: dict[str, Failure] = {}
     for done, job in enumerate(jobs):
         on_job(done, len(jobs), job)
-        lacking = [need for need in job.needs.values() if need.key in failures]
+        failed_needs = [need for need in job.needs.values() if need.key in failures]
         try:
-            if lacking:
-                failures[job.key] = Failure(job, f"it needs {lacking[0].name}, which failed")
+            if failed_needs:
+                failures[job.key] = Failure(job, f"it needs {failed_needs[0].name}, which failed")
             else:
-                perform(job, workshop)
+                perform(job, context)
         except BwlabError as error:
             failures[job.key] = Failure(job, str(error))
     return list(failures.values())
@@ -61,7 +71,7 @@ def run_locally(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> lis
 def ray_runner(workers: int | None = None) -> Runner:
     """Return a runner on a Ray cluster: that of `RAY_ADDRESS`, or one of this machine's cores for as long as it runs.
 
-    All machines have to see the study's folder, the base and the pictures under the same paths.
+    All machines have to see the study's folder, the base and the images under the same paths.
 
     Args:
         workers: jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
@@ -74,9 +84,14 @@ def ray_runner(workers: int | None = None) -> Runner:
 
 
 def run_on_ray(
-    ray: Any, workers: int | None, jobs: Sequence[Job], place: StudyLocation, on_job: OnJob
+    ray: Any,
+    workers: int | None,
+    jobs: Sequence[Job],
+    location: StudyLocation,
+    on_job: OnJob,
+    warn: Warn = warnings.warn,
 ) -> list[Failure]:
-    """Run jobs and return those that failed; see `bwlab_analysis.study.runners.run_locally`.
+    """Run jobs on a Ray cluster; see `Runner`.
 
     A job whose worker dies is begun again, three times at most.
 
@@ -84,85 +99,119 @@ def run_on_ray(
         BwlabError: the cluster cannot be reached, or one GPU is asked for.
 
     """
-    if place.device.startswith("cuda:"):
+    if location.device.startswith("cuda:"):
         fix = "Give --device cuda, and CUDA_VISIBLE_DEVICES to leave some out"
-        raise BwlabError(f"--runner ray --device {place.device}", "Ray gives each job a GPU of its own", fix)
-    place = replace(place, out=place.out.resolve())  # a worker may be at work in another folder
+        raise BwlabError(f"--runner ray --device {location.device}", "Ray gives each job a GPU of its own", fix)
+    location = replace(location, out=location.out.resolve())  # a worker may run in another folder
     started = not ray.is_initialized()
     if started:
         _start(ray, workers)
     try:
-        return _Schedule(ray, workers, jobs, place).run(on_job)
+        return _Schedule(ray, workers, jobs, location, warn).run(on_job)
     finally:
         if started:
             ray.shutdown()
 
 
 class _Schedule:
-    """What waits, what runs, and what failed."""
+    """The jobs of a study on a cluster: those that wait, those that run, and those that failed.
 
-    def __init__(self, ray: Any, workers: int | None, jobs: Sequence[Job], place: StudyLocation) -> None:
-        self.ray, self.jobs, self.place = ray, jobs, place
-        gpus = ray.cluster_resources().get("GPU", 0) if place.device.startswith(("auto", "cuda")) else 0
+    Args:
+        ray: the module `ray`, connected to a cluster.
+        workers: jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
+        jobs: the jobs.
+        location: where the study runs.
+        warn: takes warnings, each text once.
+
+    """
+
+    def __init__(self, ray: Any, workers: int | None, jobs: Sequence[Job], location: StudyLocation, warn: Warn) -> None:
+        self.ray, self.jobs, self.warn = ray, jobs, warn
+        gpus = ray.cluster_resources().get("GPU", 0) if location.device.startswith(("auto", "cuda")) else 0
         self.most = workers or int(gpus or ray.cluster_resources().get("CPU", 1))
         # Ray's own retries have no end where memory runs out, so they are counted here.
-        self.remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=1 if gpus else 0)(perform_apart)
+        self.remote = ray.remote(max_retries=0, num_cpus=1, num_gpus=1 if gpus else 0)(remote_job(location))
         self.waiting = {job.key: job for job in jobs}
         self.running: dict[Any, Job] = {}
         self.failures: dict[str, Failure] = {}
         self.deaths: Counter[str] = Counter()
+        self.warned: set[str] = set()
 
     def run(self, on_job: OnJob) -> list[Failure]:
-        """Run all jobs."""
+        """Run all jobs and return those that failed."""
         while self.waiting or self.running:
             self._submit(on_job)
             if self.running:
                 finished, _ = self.ray.wait(list(self.running), num_returns=1)
-                for one in finished:
-                    self._take(self.running.pop(one), one)
+                for reference in finished:
+                    self._finish(self.running.pop(reference), reference)
         return [self.failures[job.key] for job in self.jobs if job.key in self.failures]
 
     def _submit(self, on_job: OnJob) -> None:
         unfinished = {*self.waiting, *(job.key for job in self.running.values())}
         for key, job in list(self.waiting.items()):
-            lacking = [need for need in job.needs.values() if need.key in self.failures]
-            if lacking:
-                self.failures[key] = Failure(job, f"it needs {lacking[0].name}, which failed")
+            failed_needs = [need for need in job.needs.values() if need.key in self.failures]
+            if failed_needs:
+                self.failures[key] = Failure(job, f"it needs {failed_needs[0].name}, which failed")
                 del self.waiting[key]
             elif len(self.running) < self.most and not any(need.key in unfinished for need in job.needs.values()):
                 if not self.deaths[key]:
                     on_job(len(self.jobs) - len(self.waiting) - len(self.running), len(self.jobs), job)
-                self.running[self.remote.remote(job, self.place)] = self.waiting.pop(key)
+                self.running[self.remote.remote(job)] = self.waiting.pop(key)
 
-    def _take(self, job: Job, result: Any) -> None:
+    def _finish(self, job: Job, reference: Any) -> None:
         errors = self.ray.exceptions
         try:
-            reason = self.ray.get(result)
+            ending: RemoteEnding = self.ray.get(reference)
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
             self.deaths[job.key] += 1
             if self.deaths[job.key] < TRIES:
                 self.waiting[job.key] = job
                 return
             reason = f"the process that ran it died {TRIES} times; there may be too little memory for --workers at once"
-        if reason is not None:
-            self.failures[job.key] = Failure(job, reason)
+            ending = RemoteEnding(reason)
+        for message in ending.warnings:
+            if message not in self.warned:
+                self.warned.add(message)
+                self.warn(message)
+        if ending.reason is not None:
+            self.failures[job.key] = Failure(job, ending.reason)
 
 
-def perform_apart(job: Job, place: StudyLocation) -> str | None:
-    """Run a job in a worker's process and return why it failed, None if it did not."""
-    from bwlab_analysis.study.work import perform
+@dataclass(frozen=True)
+class RemoteEnding:
+    """How a job ended in a worker's process.
 
-    try:
-        perform(job, _workshop(place))
-    except BwlabError as error:
-        return str(error)
-    return None
+    Attributes:
+        reason: why it failed; None if it did not.
+        warnings: its warnings.
+
+    """
+
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
-@cache
-def _workshop(place: StudyLocation) -> JobContext:
-    """Return a process's own, open for all its jobs."""
-    return open_job_context(place)
+def remote_job(location: StudyLocation) -> Callable[[Job], RemoteEnding]:
+    """Return a function that runs a job in a worker's process.
+
+    Ray hands the function to a worker once, whatever the number of its jobs, so the context that the first job opens
+    serves all of them.
+    """
+    opened: list[JobContext] = []
+    messages: list[str] = []
+
+    def run_job(job: Job) -> RemoteEnding:
+        if not opened:
+            opened.append(open_job_context(location, messages.append))
+        messages.clear()
+        try:
+            perform(job, opened[0])
+        except BwlabError as error:
+            return RemoteEnding(str(error), tuple(messages))
+        return RemoteEnding(None, tuple(messages))
+
+    return run_job
 
 
 def _ray() -> Any:
@@ -180,15 +229,10 @@ def _start(ray: Any, workers: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         # Without "local" Ray joins any cluster that it finds on this machine, and then takes no num_cpus.
-        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=STORE, **quiet)
+        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
         return
     try:
         ray.init(**quiet)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
         fix = "Start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
         raise BwlabError(f"RAY_ADDRESS={address}", "no Ray cluster answers there", fix) from error
-
-
-def local(jobs: Sequence[Job], place: StudyLocation, on_job: OnJob) -> list[Failure]:
-    """Run jobs in this process."""
-    return run_locally(jobs, place, on_job)

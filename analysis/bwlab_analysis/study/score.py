@@ -1,4 +1,4 @@
-"""Scores of pictures: how well they show the identity and the style, and how far they are from the true picture."""
+"""Scores of images: how well they show the identity and the style, and how far they are from the true image."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.context import JobContext, names
-from bwlab_analysis.study.jobs import Job, Json
-from bwlab_analysis.study.paintings import painted
+from bwlab_analysis.study.context import JobContext
+from bwlab_analysis.study.jobs import Job, Json, JudgeSettings, RecommendSettings, ScoreSettings
 from bwlab_analysis.study.plan import OWN, TRUE
-from bwlab_analysis.study.subjects import learned_pictures, true_picture
+from bwlab_analysis.study.sheet import generated_images
+from bwlab_analysis.study.subjects import learned_images, true_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,45 +22,54 @@ if TYPE_CHECKING:
 DEPTHS = 4
 
 
-def score(job: Job, workshop: JobContext) -> dict[str, Json]:
-    """Return each picture's scores by name, prompt by prompt; distances to the true picture of the first prompt's."""
-    settings: dict[str, Any] = dict(job.settings)
-    if "pictures" in job.needs:
-        source = job.needs["pictures"]
-        images, asked = painted(source, workshop.place.out), names(source.settings["prompts"])
-    else:
-        images, asked = _control(settings), names(settings["prompts"])
-    each = len(images) // len(asked)
-    prompts = [prompt for prompt in asked for _ in range(each)]
-    values = workshop.judge(job).values(images, prompts)
-    true = true_picture(settings["identity"], settings["style"])
+def score(settings: ScoreSettings, job: Job, context: JobContext) -> dict[str, Json]:
+    """Return each image's scores by name, prompt by prompt; distances to the true image of the first prompt's."""
+    judge = settings.judge
+    images = (
+        _control(settings.control, judge)
+        if settings.control
+        else generated_images(job.needs["images"], context.location.out)
+    )
+    each = len(images) // len(settings.prompts)
+    prompts = [prompt for prompt in settings.prompts for _ in range(each)]
+    values = context.judge(judge).values(images, prompts)
+    true = true_image(judge.identity, judge.style)
     if true is not None:
-        values |= distances(workshop.clip(), images[:each], true)
-    return {"pictures_a_prompt": each, "values": {name: list[Json](found) for name, found in values.items()}}
+        values |= distances(context.clip(), images[:each], true)
+    return {"images_per_prompt": each, "values": _as_json(values)}
 
 
-def recommend(job: Job, workshop: JobContext) -> dict[str, Json]:
-    """Return what `bwlab analyze recommend` finds: the best composition's specs, and each picture's scores.
+def _control(name: str, judge: JudgeSettings) -> list[Image]:
+    """Return the images that a control stands for."""
+    if name == TRUE:
+        true = true_image(judge.identity, judge.style)
+        assert true is not None  # expansion asks for this control only where it is known
+        return [true]
+    return learned_images(judge.identity if name == OWN else judge.style)
+
+
+def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dict[str, Json]:
+    """Return what `bwlab analyze recommend` recommends: the best composition's specs, and each image's scores.
 
     Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.
     """
     from bwlab_analysis.fidelity.recommend import NothingGained, recommended
     from bwlab_analysis.fidelity.scores import Sampling
 
-    settings: dict[str, Any] = dict(job.settings)
-    files = (workshop.file_of(job.needs["a"]), workshop.file_of(job.needs["b"]))
-    seeds = tuple(range(settings["seeds"]))
-    sampling = Sampling(tuple(settings["prompts"]), seeds, settings["steps"], settings["cfg"])
+    files = (context.file_of(job.needs["a"]), context.file_of(job.needs["b"]))
+    sampling = Sampling(settings.prompts, tuple(range(settings.seeds)), settings.steps, settings.cfg)
+    base, judge = context.base(settings.base), context.judge(settings.judge)
     try:
-        trials = recommended(workshop.lab(settings["base"]), files, workshop.judge(job), sampling, settings["budget"])
+        trials = recommended(base, files, judge, sampling, settings.budget)
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     best = trials[0]
-    return {
-        "specs": [best.composition.spec("identity"), best.composition.spec("style")],
-        "tried": len(trials),
-        "values": {name: list[Json](found) for name, found in best.scores.values.items()},
-    }
+    specs = [best.composition.spec("identity"), best.composition.spec("style")]
+    return {"specs": list[Json](specs), "tried": len(trials), "values": _as_json(best.scores.values)}
+
+
+def _as_json(values: Mapping[str, Sequence[float]]) -> dict[str, Json]:
+    return {name: list[Json](scores) for name, scores in values.items()}
 
 
 def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str, tuple[float, ...]]:
@@ -125,14 +134,3 @@ def _likeness(one: Any, other: Any) -> float:
     from skimage.metrics import structural_similarity
 
     return float(structural_similarity(one, other, data_range=255, gaussian_weights=True, use_sample_covariance=False))
-
-
-def _control(settings: Mapping[str, Any]) -> list[Image]:
-    """Return the pictures that a control stands for."""
-    if settings["pictures"] == TRUE:
-        true = true_picture(settings["identity"], settings["style"])
-        assert true is not None  # expansion asks for this control only where it is known
-        return [true]
-    if settings["pictures"] == OWN:
-        return learned_pictures("identity", settings["identity"])
-    return learned_pictures("style", settings["style"])

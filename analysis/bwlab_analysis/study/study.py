@@ -1,56 +1,52 @@
-"""A study from plan to results: its jobs are worked out, those not done yet are run, and all is gathered."""
+"""A study: a plan with the jobs that follow from it, and a run of those that are not done yet."""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bwlab.base.names import base_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.study.context import StudyLocation
-from bwlab_analysis.study.expand import Expanded, expanded
+from bwlab_analysis.study.context import StudyLocation, Warn
+from bwlab_analysis.study.expand import ExpandedPlan, expand
 from bwlab_analysis.study.jobs import Job, with_needs
 from bwlab_analysis.study.plan import StudyPlan
-from bwlab_analysis.study.runners import Failure, OnJob
-
-if TYPE_CHECKING:
-    from bwlab_analysis.study.runners import Runner
-
+from bwlab_analysis.study.runners import Failure, OnJob, Runner
 
 JOBS = "jobs"
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A plan at a place.
+    """A plan and the jobs that follow from it.
 
     Attributes:
-        plan: what is done.
-        place: where.
+        plan: the plan.
+        location: where the study runs.
         scheme: blocks of the base.
-        work: the plan's jobs.
+        expanded: the jobs of the plan.
 
     """
 
     plan: StudyPlan
-    place: StudyLocation
+    location: StudyLocation
     scheme: BlockScheme
-    work: Expanded
+    expanded: ExpandedPlan
 
     def jobs(self, kinds: Collection[str] = ()) -> list[Job]:
         """Return all jobs, needs first; with `kinds` those of these kinds and what they need."""
-        reported = with_needs(self.work.jobs())
+        reported = with_needs(self.expanded.jobs())
         return with_needs([job for job in reported if job.kind in kinds]) if kinds else reported
 
-    def lacking(self, kinds: Collection[str] = ()) -> list[Job]:
+    def unfinished(self, kinds: Collection[str] = ()) -> list[Job]:
         """Return the jobs that are not done yet."""
-        return [job for job in self.jobs(kinds) if not job.done(self.place.out)]
+        return [job for job in self.jobs(kinds) if not job.done(self.location.out)]
 
 
 def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
@@ -67,17 +63,28 @@ def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
     unet = base_unet(plan.base)
     scheme = scheme_for(unet.config, build_manager().block_schemes())
     clip = clip_of(plan.base, plan.clip)
-    return Study(plan, StudyLocation(out, clip, device), scheme, expanded(plan, scheme, scorer_hash(clip)))
+    return Study(plan, StudyLocation(out, clip, device), scheme, expand(plan, scheme, scorer_hash(clip)))
 
 
-def run_study(study: Study, runner: Runner, on_job: OnJob, kinds: Collection[str] = ()) -> list[Failure]:
-    """Run what is not done yet and return the jobs that failed."""
-    make_folder(study.place.out / JOBS)
-    return runner(study.lacking(kinds), study.place, on_job)
+def run_study(
+    study: Study, runner: Runner, on_job: OnJob, kinds: Collection[str] = (), warn: Warn = warnings.warn
+) -> list[Failure]:
+    """Run the jobs that are not done yet and return those that failed.
+
+    Args:
+        study: the study.
+        runner: runs the jobs.
+        on_job: called before each job with (done, all, the job).
+        kinds: run only jobs of these kinds and what they need; empty: all.
+        warn: takes warnings.
+
+    """
+    make_folder(study.location.out / JOBS)
+    return runner(study.unfinished(kinds), study.location, on_job, warn)
 
 
 def scorer_hash(clip: str) -> str:
-    """Return what is known of a scorer's weights: a hash of its files; its name if it is none of this machine's."""
+    """Return a hash of a scorer's files; the name of one whose files are not on this machine."""
     path = Path(clip.partition("=")[2] or clip.removeprefix("local-dir:"))
     files = [path] if path.is_file() else sorted(path.glob("open_clip*"))
     digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
@@ -86,4 +93,6 @@ def scorer_hash(clip: str) -> str:
 
 def _require_own(out: Path) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / JOBS).is_dir():
-        raise BwlabError(f"--out {out}", "a folder with other things in it", "Give a new folder, or a study's own")
+        raise BwlabError(
+            f"--out {out}", "a folder with other things in it", "Give a new folder, or that of an earlier study"
+        )

@@ -1,96 +1,77 @@
-"""A study's tables, made of its results alone."""
+"""The tables of a study, made from its results alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bwlab.tables import NO_VALUE, Cell, Row, Table, columns_of
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
-from bwlab_analysis.report.html import Cell, number, number_cell
-from bwlab_analysis.study.blame_check import TRIED, searched
-from bwlab_analysis.study.jobs import KINDS as KINDS_OF_JOBS
-from bwlab_analysis.study.plan import BASE, CONTROLS, DISTANCES
+from bwlab_analysis.report.numbers import number_text
+from bwlab_analysis.study.blame_check import TRIED, SearchedPair, searched
+from bwlab_analysis.study.jobs import JOB_KINDS
+from bwlab_analysis.study.plan import BASE, CONTROLS, DISTANCES, IN
 from bwlab_analysis.study.results import Floats, Results
-from bwlab_analysis.study.statistics import KINDS, RESAMPLES, Shares, correlation, interval, losses, split
-
-if TYPE_CHECKING:
-    from bwlab_analysis.study.blame_check import Searched
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """A table: what it tells, how to read it, its heads and rows."""
-
-    title: str
-    note: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-    def markdown(self) -> str:
-        """Return the table as Markdown, with its title and note."""
-        lines = [f"### {self.title}", "", self.note, ""]
-        lines += [_line(self.heads), "|" + "---|" * len(self.heads)]
-        lines += [_line([f"{cell.text} {cell.small}".strip() for cell in row]) for row in self.rows]
-        return "\n".join([*lines, ""])
+from bwlab_analysis.study.statistics import (
+    RESAMPLES,
+    SUBJECT_KINDS,
+    Correlation,
+    Shares,
+    correlation,
+    interval,
+    losses,
+    split,
+)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def tables_of(results: Results) -> list[StudyTable]:
+def tables_of(results: Results) -> list[Table]:
     """Return every table for which there are results."""
     shares = Shares(results) if BASE in results.compositions else None
-    makers: list[StudyTable | None] = [_cost(results)]
+    tables = [cost(results)]
     if shares is not None:
-        makers = [fidelity(shares), claims(shares), profiles(shares), validation(shares), agreement(shares), *makers]
-    return [table for table in makers if table is not None and table.rows]
+        tables = [fidelity(shares), claims(shares), profiles(shares), validation(shares), agreement(shares), *tables]
+    return [table for table in tables if table.rows]
 
 
-def fidelity(shares: Shares) -> StudyTable:
-    """Return how well each composition shows identity and style, and how far it is from the true picture."""
+def fidelity(shares: Shares) -> Table:
+    """Return the table of how well each composition shows identity and style, and how far it is from the true image."""
     results = shares.results
     rows = [_fidelity_row(shares, name) for name in results.compositions if name not in results.swept]
     note = (
-        "Identity and style: 0 is what the base paints for the words, 1 the true picture; balance: their harmonic "
-        "mean, picture by picture. Text: the score itself. Distances to the true picture, lower is nearer. In "
-        "brackets: 95 % intervals over identities and seeds."
+        "Identity and style: 0 for images of the base for the same words, 1 for the true image; balance: their "
+        "harmonic mean, image by image. Text: the score itself. Embedding, features and structure: distances to the "
+        "true image, lower is nearer. In brackets: 95 % intervals over identities and seeds."
     )
     heads = ("composition", "identity", "style", "balance", "text", "embedding", "features", "structure")
-    return StudyTable("Fidelity", note, heads, tuple(rows))
+    return Table(columns_of(*heads), tuple(rows), title="Fidelity", note=note)
 
 
-def _fidelity_row(shares: Shares, name: str) -> tuple[Cell, ...]:
+def _fidelity_row(shares: Shares, name: str) -> Row:
     results = shares.results
     control = name in CONTROLS
-    whole = [interval_cell(interval(shares.of(name, kind))) for kind in KINDS]
-    balance = Cell("-") if control else interval_cell(interval(shares.balance(name)))
+    subjects = [interval_cell(interval(shares.of(name, kind))) for kind in SUBJECT_KINDS]
+    balance = NO_VALUE if control else interval_cell(interval(shares.balance(name)))
     text = interval_cell(interval(results.values(name, "text")))
-    away = [
-        interval_cell(interval(results.values(name, measure)), 3) if _far(results, name, measure) else Cell("-")
+    distances = [
+        NO_VALUE
+        if control or not results.scored(name, measure)
+        else interval_cell(interval(results.values(name, measure)), 3)
         for measure in DISTANCES
     ]
-    return (Cell(name), *whole, balance, text, *away)
+    return (Cell(name), *subjects, balance, text, *distances)
 
 
-def _far(results: Results, name: str, measure: str) -> bool:
-    return name not in CONTROLS and results.scored(name, measure)
-
-
-def claims(shares: Shares) -> StudyTable:
-    """Return each claim with the difference it is about."""
-    claimed = shares.results.plan["claims"]
+def claims(shares: Shares) -> Table:
+    """Return the table of claims, each with the difference it is about."""
     rows = []
-    for name, claim in claimed.items():
+    for name, claim in shares.results.plan["claims"].items():
         better, worse = (_by(shares, claim[side], claim["by"]) for side in ("better", "worse"))
         prompts = min(better.shape[2], worse.shape[2])
         difference = interval(better[:, :, :prompts] - worse[:, :, :prompts])
         rows.append((Cell(name), Cell(claim["by"]), interval_cell(difference, 3), Cell(verdict(difference))))
     note = "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds."
-    return StudyTable("Claims", note, ("claim", "by", "difference", "verdict"), tuple(rows))
+    return Table(columns_of("claim", "by", "difference", "verdict"), tuple(rows), title="Claims", note=note)
 
 
 def _by(shares: Shares, composition: str, by: str) -> Floats:
@@ -108,98 +89,106 @@ def verdict(difference: Interval) -> str:
     return "reversed" if difference.high < 0 else "open"
 
 
-def profiles(shares: Shares) -> StudyTable:
-    """Return what each block carries alone, or costs when it is off."""
+def profiles(shares: Shares) -> Table:
+    """Return the table of what each block carries alone, or costs when it is off."""
     rows = []
     for sweep, names in shares.results.sweeps:
         for block, name in names.items():
-            kinds = [interval_cell(interval(shares.of(name, kind))) for kind in KINDS]
-            what = f"{sweep.adapter} {'only' if sweep.mode == 'in' else 'without'}"
-            rows.append((Cell(sweep.of), Cell(what), Cell(block), *kinds))
-    note = "One block of an adapter on alone, or off: shares as above."
-    return StudyTable("What each block carries", note, ("composition", "adapter", "block", *KINDS), tuple(rows))
-
-
-def validation(shares: Shares) -> StudyTable:
-    """Return how each measure's ranks go with what is lost when two adapters act together."""
-    results = shares.results
-    outcome = losses(shares, results.alone)
-    parts = split(results)
-    names = dict.fromkeys(name for found in results.measures.values() for name in found)
-    rows = []
-    for name in names:
-        cells = [
-            correlation(where, results.measures, name, outcome, resamples)
-            for where, resamples in ((parts.told_on, RESAMPLES), (parts.chosen_on, 0), (tuple(results.measures), 0))
-        ]
-        rows.append((cells, name))
-    rows.sort(key=lambda row: -abs(row[0][0].rho) if np.isfinite(row[0][0].rho) else 1)
-    shown = tuple(
-        (
-            Cell(name),
-            *(number_cell(one.rho) if np.isfinite(one.rho) else Cell("-") for one in cells),
-            Cell(f"{number(cells[0].low)} .. {number(cells[0].high)}" if np.isfinite(cells[0].rho) else "-"),
-        )
-        for cells, name in rows
+            cells = [interval_cell(interval(shares.of(name, kind))) for kind in SUBJECT_KINDS]
+            adapter = f"{sweep.adapter} {'only' if sweep.mode == IN else 'without'}"
+            rows.append((Cell(sweep.of), Cell(adapter), Cell(block), *cells))
+    note = "One block of an adapter is on alone, or off. Identity and style as in the table of fidelity."
+    return Table(
+        columns_of("composition", "adapter", "block", *SUBJECT_KINDS),
+        tuple(rows),
+        title="What each block carries",
+        note=note,
     )
+
+
+def validation(shares: Shares) -> Table:
+    """Return the table of how each measure's ranks agree with what is lost when two adapters act together."""
+    results = shares.results
+    outcome, parts = losses(shares, results.alone), split(results)
+    names = dict.fromkeys(name for measures in results.measures.values() for name in measures)
+    columns = ((parts.held_out, RESAMPLES), (parts.chosen_on, 0), (tuple(results.measures), 0))
+    correlations = [
+        (name, [correlation(pairs, results.measures, name, outcome, resamples) for pairs, resamples in columns])
+        for name in names
+    ]
+    correlations.sort(key=lambda entry: -abs(entry[1][0].rho) if np.isfinite(entry[1][0].rho) else 1)
     note = (
-        f"Spearman's rho of each measure with the fidelity lost against each adapter alone, over {len(parts.told_on)} "
+        f"Spearman's rho of each measure with the fidelity lost against each adapter alone, over {len(parts.held_out)} "
         f"held-out pairs (identities and styles on which nothing was chosen), {len(parts.chosen_on)} pairs for "
         f"choosing, and all {len(results.measures)}. The interval is of the held-out rho, over identities."
     )
     heads = ("measure", "held-out rho", "rho for choosing", "rho of all", "95 % interval")
-    return StudyTable("What predicts the loss", note, heads, shown)
+    rows = tuple(_validation_row(name, rhos) for name, rhos in correlations)
+    return Table(columns_of(*heads), rows, title="What predicts the loss", note=note)
 
 
-def agreement(shares: Shares) -> StudyTable:
-    """Return how good the blamed blocks are against an exhaustive search."""
+def _validation_row(name: str, rhos: Sequence[Correlation]) -> Row:
+    cells = [_number_cell(measured.rho) if np.isfinite(measured.rho) else NO_VALUE for measured in rhos]
+    held_out = rhos[0]
+    interval_text = f"{number_text(held_out.low)} .. {number_text(held_out.high)}" if np.isfinite(held_out.rho) else "-"
+    return (Cell(name), *cells, Cell(interval_text))
+
+
+def agreement(shares: Shares) -> Table:
+    """Return the table of how good the blamed blocks are against an exhaustive search."""
     note = (
         "Each block of each adapter is switched off in turn: the gain is the change of balance. Top-1: how often the "
-        "most blamed block is the one of most gain. Regret: the best gain less that of the best among the first so "
-        "many blamed and of switching nothing off. bwlab analyze recommend may turn several blocks down: its regret "
-        "can be below 0. In brackets: intervals over identities."
+        "most blamed block is the one of most gain. Regret of n: the best gain less the best among the n most blamed "
+        "blocks and no block switched off. bwlab analyze recommend may turn several blocks down, so its regret can be "
+        "below 0. In brackets: intervals over identities."
     )
     heads = ("blamed by", "top-1", "chance", "regret of 1", "of 2", "of 3", "of 5")
-    return StudyTable("Blame against exhaustive search", note, heads, tuple(agreement_rows(shares)))
+    return Table(columns_of(*heads), tuple(agreement_rows(shares)), title="Blame against exhaustive search", note=note)
 
 
-def _cost(results: Results) -> StudyTable:
-    minutes = {kind: results.cpu_seconds[kind] / 60 for kind in KINDS_OF_JOBS if kind in results.cpu_seconds}
+def cost(results: Results) -> Table:
+    """Return the table of the CPU time of each kind of job."""
+    minutes = {kind: results.cpu_seconds[kind] / 60 for kind in JOB_KINDS if kind in results.cpu_seconds}
     minutes["in all"] = sum(minutes.values())
-    rows = [(Cell(kind), number_cell(one, None, 1)) for kind, one in minutes.items()]
-    return StudyTable("CPU time", "Of all jobs, in minutes of one core.", ("kind", "minutes"), tuple(rows))
+    rows = [(Cell(kind), _number_cell(time, 1)) for kind, time in minutes.items()]
+    note = "CPU time of all jobs of each kind, in minutes of one core."
+    return Table(columns_of("kind", "minutes"), tuple(rows), title="CPU time", note=note)
 
 
-def interval_cell(found: Interval, digits: int = 2) -> Cell:
-    """Return a mean with its interval, to so many decimals.
+def _number_cell(value: float, digits: int = 2) -> Cell:
+    return Cell(number_text(value, digits), value)
 
-    >>> interval_cell(Interval(0.5, -0.001, 0.75)).small
+
+def interval_cell(shown: Interval, digits: int = 2) -> Cell:
+    """Return a mean with its interval, to a number of decimals.
+
+    >>> interval_cell(Interval(0.5, -0.001, 0.75)).note
     '(0.00 .. 0.75)'
     """
-    mean, low, high = (number(one, digits) for one in (found.mean, found.low, found.high))
-    return Cell(mean, found.mean, f"({low} .. {high})")
+    mean, low, high = (number_text(value, digits) for value in (shown.mean, shown.low, shown.high))
+    return Cell(mean, shown.mean, f"({low} .. {high})")
 
 
-def agreement_rows(shares: Shares) -> Iterator[tuple[Cell, ...]]:
+def agreement_rows(shares: Shares) -> Iterator[Row]:
     """Yield a row for each way of blaming: its agreement, chance, and regrets."""
     pairs = searched(shares)
     for way in dict.fromkeys(way for pair in pairs for way in pair.ways):
         agrees = np.mean([pair.agrees(way) for pair in pairs])
         chance = np.mean([1 / len(pair.gains) for pair in pairs])
         regrets = [_regret_cell(pairs, way, tried) for tried in TRIED]
-        yield Cell(way), number_cell(float(agrees)), number_cell(float(chance)), *regrets
+        yield Cell(way), _number_cell(float(agrees)), _number_cell(float(chance)), *regrets
     tried = [(pair.identity, pair.best - pair.recommended) for pair in pairs if pair.recommended is not None]
     if tried:
-        blank = Cell("-")
+        blank = NO_VALUE
         yield Cell("bwlab analyze recommend"), blank, blank, _mean_cell(tried), *([blank] * (len(TRIED) - 1))
 
 
-def _regret_cell(pairs: Sequence[Searched], way: str, tried: int) -> Cell:
+def _regret_cell(pairs: Sequence[SearchedPair], way: str, tried: int) -> Cell:
     return _mean_cell([(pair.identity, pair.regret(way, tried)) for pair in pairs])
 
 
 def _mean_cell(values: Sequence[tuple[str, float]]) -> Cell:
     """Return the mean of (identity, value), resampled over identities."""
-    people = dict.fromkeys(name for name, _ in values)
-    means = [np.mean([value for who, value in values if who == name]) for name in people]
+    identities = dict.fromkeys(identity for identity, _ in values)
+    means = [np.mean([value for name, value in values if name == identity]) for identity in identities]
     return interval_cell(bootstrap(np.reshape(means, (-1, 1))), 3)

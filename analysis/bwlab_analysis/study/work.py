@@ -2,146 +2,148 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, assert_never
 
 from bwlab.files import make_folder, write_atomically
 from bwlab_analysis.study.context import JobContext
-from bwlab_analysis.study.jobs import MEASURE, MERGE, PAINT, RECOMMEND, RESULT, SCORE, TRAIN, Job, Json
-from bwlab_analysis.study.paintings import PICTURES, in_rows
-from bwlab_analysis.study.plan import ZIP, ZipSettings
+from bwlab_analysis.study.jobs import (
+    RESULT,
+    GenerateSettings,
+    Job,
+    Json,
+    MeasureSettings,
+    MergeSettings,
+    RecommendSettings,
+    ScoreSettings,
+    TrainSettings,
+    ZipMergeSettings,
+)
+from bwlab_analysis.study.sheet import SHEET, in_rows
 
-Found = dict[str, Json]
+JobResult: TypeAlias = dict[str, Json]
+
+MERGED = "adapter.safetensors"
 
 
-def perform(job: Job, workshop: JobContext) -> Found:
+def perform(job: Job, context: JobContext) -> JobResult:
     """Run a job whose needs are done and return its result; one that is done already is not run again.
 
     Raises:
-        BwlabError: as the training, painting, ... says.
+        BwlabError: as the training, merge, generation, ... says.
 
     """
-    out = workshop.place.out
+    out = context.location.out
     if job.done(out):
         return job.result(out)
     folder = job.folder(out)
     make_folder(folder)
     cpu, wall = time.process_time(), time.perf_counter()
-    found = WORK[job.kind](job, workshop, folder)
-    found["cpu_seconds"] = round(time.process_time() - cpu, 3)
-    found["seconds"] = round(time.perf_counter() - wall, 3)
-    write_atomically(folder / RESULT, (json.dumps(found, indent=1) + "\n").encode())
-    return found
+    result = _run(job, context, folder)
+    result["cpu_seconds"] = round(time.process_time() - cpu, 3)
+    result["seconds"] = round(time.perf_counter() - wall, 3)
+    write_atomically(folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    return result
 
 
-def _train(job: Job, workshop: JobContext, folder: Path) -> Found:
+def _run(job: Job, context: JobContext, folder: Path) -> JobResult:
+    from bwlab_analysis.study.measure import measure
+    from bwlab_analysis.study.score import recommend, score
+
+    match job.settings:
+        case TrainSettings() as settings:
+            return _train(settings, job, context, folder)
+        case MergeSettings() as settings:
+            return _merge(settings, job, context, folder)
+        case ZipMergeSettings() as settings:
+            return _zip(settings, job, context, folder)
+        case GenerateSettings() as settings:
+            return _generate(settings, job, context, folder)
+        case MeasureSettings() as settings:
+            return measure(settings, job, context, folder)
+        case ScoreSettings() as settings:
+            return score(settings, job, context)
+        case RecommendSettings() as settings:
+            return recommend(settings, job, context)
+        case never:
+            assert_never(never)
+
+
+def _train(settings: TrainSettings, job: Job, context: JobContext, folder: Path) -> JobResult:
     from rich.console import Console
 
+    from bwlab.config.sources import Setting
     from bwlab.training import train
-    from bwlab.training.run_folder import Existing
-    from bwlab.training.settings import Setting, build
+    from bwlab.training.run_folder import ExistingRun
+    from bwlab.training.settings import build_config
     from bwlab_analysis.study.subjects import write_data
 
-    settings: dict[str, Any] = dict(job.settings)
     run = folder / "run"
-    chosen = {
+    values: dict[str, object] = {
         "checkpoint.every": 0,
         "preview.enabled": False,
-        **settings["training"],
-        **write_data(settings["learns"], folder / "data"),
-        "base": settings["base"],
+        **settings.training,
+        **write_data(settings.learns, folder / "data"),
+        "base": settings.base,
         "out": str(run),
-        "training.seed": settings["seed"],
-        "training.device": workshop.place.device,
+        "training.seed": settings.seed,
+        "training.device": context.location.device,
     }
     if "orthogonal_to" in job.needs:
-        chosen["adapter.options.orthogonal_to"] = str(workshop.file_of(job.needs["orthogonal_to"]))
-    config = build([Setting(key, value, f"study: {job.name}") for key, value in chosen.items()])
+        values["adapter.options.orthogonal_to"] = str(context.file_of(job.needs["orthogonal_to"]))
+    config = build_config([Setting(key, value, f"study: {job.name}") for key, value in values.items()])
     # A run that was ended before its settings were written begins anew.
-    existing = Existing.RESUME if (run / "config.toml").is_file() else Existing.OVERWRITE
-    file = train(config, workshop.lab(settings["base"]).manager, Console(quiet=True), existing)
+    existing = ExistingRun.RESUME if (run / "config.toml").is_file() else ExistingRun.OVERWRITE
+    file = train(config, context.base(settings.base).manager, Console(quiet=True), existing)
     return {"file": str(file.relative_to(folder))}
 
 
-def _merge(job: Job, workshop: JobContext, folder: Path) -> Found:
+def _merge(settings: MergeSettings, job: Job, context: JobContext, folder: Path) -> JobResult:
     from bwlab.merging.merge import MergeRecipe, merge
     from bwlab.merging.methods import Method
     from bwlab.merging.output import Target
 
-    settings: dict[str, Any] = dict(job.settings)
-    files = tuple(workshop.file_of(need) for need in job.needs.values())
-    if settings["method"] == ZIP:
-        return _zip(settings, files, workshop, folder)
-    method = Method(settings["method"], density=settings["density"])
-    target = Target(folder / "adapter.safetensors", overwrite=True)
-    recipe = MergeRecipe(files, tuple(settings["scales"]), method)
-    merge(recipe, target, workshop.lab(settings["base"]).manager, rank=settings["rank"])
-    return {"file": target.path.name}
+    files = tuple(context.file_of(need) for need in job.needs.values())
+    method = Method(settings.method, density=settings.density)
+    target = Target(folder / MERGED, overwrite=True)
+    recipe = MergeRecipe(files, settings.scales, method)
+    merge(recipe, target, context.base(settings.base).manager, rank=settings.rank)
+    return {"file": MERGED}
 
 
-def _zip(settings: Mapping[str, Any], files: Sequence[Path], workshop: JobContext, folder: Path) -> Found:
+def _zip(settings: ZipMergeSettings, job: Job, context: JobContext, folder: Path) -> JobResult:
+    from bwlab.merging.output import Target
+    from bwlab.merging.ziplora import ZipLoraRecipe, merge_ziplora
     from bwlab_analysis.study.subjects import data_folder
-    from bwlab_analysis.study.ziplora import zip_merge
 
-    pictures = [data_folder(one["kind"], one, folder / "data") for one in settings["learned"]]
-    target = folder / "adapter.safetensors"
-    zip_merge(workshop.lab(settings["base"]), files, pictures, target, ZipSettings(**settings["weights"]))
-    return {"file": target.name}
+    first, second = (context.file_of(need) for need in job.needs.values())
+    data_a, data_b = (data_folder(subject, folder / "data") for subject in settings.learned)
+    recipe = ZipLoraRecipe((first, second), (data_a, data_b), settings.optimisation)
+    base = context.base(settings.base)
+    merge_ziplora(recipe, base.pipe, Target(folder / MERGED, overwrite=True), base.manager)
+    return {"file": MERGED}
 
 
-def _paint(job: Job, workshop: JobContext, folder: Path) -> Found:
-    import io
-
+def _generate(settings: GenerateSettings, job: Job, context: JobContext, folder: Path) -> JobResult:
     from bwlab.adapters.attach import ScaledAdapter
     from bwlab.blocks.spec import parse_spec
     from bwlab.generation.sample import generate
 
-    settings: dict[str, Any] = dict(job.settings)
-    lab = workshop.lab(settings["base"])
-    uses = [
+    base = context.base(settings.base)
+    adapters = [
         ScaledAdapter(
-            workshop.adapter(settings["base"], workshop.file_of(need)),
-            parse_spec(scale, lab.scheme, kind="scale", default=1.0),
+            context.adapter(settings.base, context.file_of(need)),
+            parse_spec(scale, base.scheme, kind="scale", default=1.0),
         )
-        for need, scale in zip(job.needs.values(), settings["scales"], strict=True)
+        for need, scale in zip(job.needs.values(), settings.scales, strict=True)
     ]
-    seeds = range(settings["seeds"])
-    prompts = [prompt for prompt in settings["prompts"] for _ in seeds]
-    images = generate(
-        lab.pipe, prompts, [*seeds] * len(settings["prompts"]), uses, steps=settings["steps"], cfg=settings["cfg"]
-    )
+    prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
+    seeds = [*range(settings.seeds)] * len(settings.prompts)
+    images = generate(base.pipe, prompts, seeds, adapters, steps=settings.steps, cfg=settings.cfg)
     buffer = io.BytesIO()
-    in_rows(images, len(seeds)).save(buffer, "PNG")
-    write_atomically(folder / PICTURES, buffer.getvalue())
-    return {"file": PICTURES, "side": images[0].width}
-
-
-def _score(job: Job, workshop: JobContext, folder: Path) -> Found:
-    from bwlab_analysis.study.score import score
-
-    return score(job, workshop)
-
-
-def _measure(job: Job, workshop: JobContext, folder: Path) -> Found:
-    from bwlab_analysis.study.measure import measure
-
-    return measure(job, workshop, folder)
-
-
-def _recommend(job: Job, workshop: JobContext, folder: Path) -> Found:
-    from bwlab_analysis.study.score import recommend
-
-    return recommend(job, workshop)
-
-
-WORK: Mapping[str, Callable[[Job, JobContext, Path], Found]] = {
-    TRAIN: _train,
-    MERGE: _merge,
-    PAINT: _paint,
-    SCORE: _score,
-    MEASURE: _measure,
-    RECOMMEND: _recommend,
-}
+    in_rows(images, settings.seeds).save(buffer, "PNG")
+    write_atomically(folder / SHEET, buffer.getvalue())
+    return {"file": SHEET, "side": images[0].width}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bwlab_analysis.cli.study import asked_plan, more
+from bwlab_analysis.cli.study import advice, asked_plan
 from bwlab_analysis.study.plan import Subject
 from tests.analysis.conftest import Outcome
 from tests.analysis.study.conftest import TINY, Finished
@@ -22,7 +22,7 @@ A tiny study
 ┡━━━━━━━━━━━╇━━━━━━╇━━━━━━┩
 │ train     │    4 │    0 │
 │ merge     │    1 │    0 │
-│ paint     │   13 │    0 │
+│ generate  │   13 │    0 │
 │ measure   │    2 │    0 │
 │ score     │   16 │    0 │
 │ recommend │    1 │    0 │
@@ -53,9 +53,9 @@ def test_dry_run(study: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_done_is_told_and_not_done_again(study: Run, copied: Path) -> None:
+def test_finished_jobs_are_listed_and_not_run_again(study: Run, copied: Path) -> None:
     outcome = study("--dry-run", "--set", "sampling.seeds=2")
-    assert "│ paint     │   13 │   13 │" in outcome.out
+    assert "│ generate  │   13 │   13 │" in outcome.out
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     outcome = study()
     assert outcome.code == 0, outcome.err
@@ -81,7 +81,7 @@ def test_another_plan_has_a_report_of_its_own(study: Run, copied: Path, tmp_path
 def test_settings_make_other_jobs(study: Run, copied: Path) -> None:
     outcome = study("--dry-run", "--set", "sampling.steps=3", "--set", "measures.draws=2")
     assert "│ train     │    4 │    4 │" in outcome.out
-    assert "│ paint     │   13 │    0 │" in outcome.out
+    assert "│ generate  │   13 │    0 │" in outcome.out
     assert "│ measure   │    2 │    0 │" in outcome.out
     outcome = study("--dry-run", "--set", "training.lr=1e-4", "--set", 'sampling.prompts=["a {identity}"]')
     assert "│ train     │    4 │    0 │" in outcome.out
@@ -107,17 +107,17 @@ def test_a_training_that_fails_costs_what_needs_it_alone(study: Run, copied: Pat
     (line,) = outcome.err.splitlines()
     assert line.startswith(f"bwlab: error: study {plan}: joint, fox x ink: ")
     assert line.endswith(
-        "2 more failed or could not be run. Mend it and give the same command again: what is done is kept"
+        "2 more failed or could not be run. Correct the cause and run the command again: finished jobs are kept"
     )
     outcome = study("--dry-run", plan=plan)
     assert "│ train     │    4 │    3 │" in outcome.out
-    assert "│ paint     │   13 │   12 │" in outcome.out
+    assert "│ generate  │   13 │   12 │" in outcome.out
     assert "│ score     │   16 │   15 │" in outcome.out
 
 
-def test_more() -> None:
-    assert more(1) == "Mend it and give the same command again: what is done is kept"
-    assert more(3).startswith("2 more failed")
+def test_advice() -> None:
+    assert advice(1) == "Correct the cause and run the command again: finished jobs are kept"
+    assert advice(3).startswith("2 more failed")
 
 
 def test_identities_and_styles_of_ones_own(tmp_path: Path) -> None:
@@ -139,10 +139,10 @@ def test_identities_and_styles_of_ones_own(tmp_path: Path) -> None:
         (("--set", "training.stepps=3"), "training.stepps: unknown key. Did you mean training.steps?"),
         (("--set", "sampling.step=3"), "sampling: step: unknown. Did you mean steps?"),
         (("--set", "measures.draws=-1"), "measures.draws = -1: out of range"),
-        (("--only", "paintings"), "--only paintings: no such kind of job. Choose from train, merge, paint"),
+        (("--only", "paintings"), "--only paintings: no such kind of job. Choose from train, merge, generate"),
         (("--only", "paintings", "--dry-run"), "--only paintings: no such kind of job"),
         (("--runner", "rya"), "--runner rya: no such runner. Choose from local, ray"),
-        (("--workers", "2"), "--workers 2: it runs one job at a time. Use --runner ray"),
+        (("--workers", "2"), "--workers 2: it runs one job at a time. Give --runner ray"),
         (("--base", "nowhere"), "there is no such folder or file"),
     ],
 )
@@ -160,4 +160,4 @@ def test_a_folder_with_other_things_is_refused(study: Run, tmp_path: Path) -> No
     (tmp_path / "out" / "notes.txt").write_text("mine")
     outcome = study("--dry-run")
     assert outcome.code == 2
-    assert "a folder with other things in it. Give a new folder, or a study's own" in outcome.err
+    assert "a folder with other things in it. Give a new folder, or that of an earlier study" in outcome.err

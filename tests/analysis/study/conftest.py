@@ -72,7 +72,7 @@ class Finished:
     @property
     def out(self) -> Path:
         """The study's folder."""
-        return self.study.place.out
+        return self.study.location.out
 
     def job(self, kind: str, start: str) -> Job:
         """Return the only job of a kind whose name starts so."""
@@ -85,6 +85,6 @@ def finished(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Return the tiny study, run whole. Nothing may be written into its folder."""
     study = new_study(read_plan(str(TINY), clip=str(clip)), tmp_path_factory.mktemp("study") / "out")
     order: list[Job] = []
-    failures = run_locally(study.lacking(), study.place, lambda done, total, job: order.append(job))
+    failures = run_locally(study.unfinished(), study.location, lambda done, total, job: order.append(job))
     assert [failure.reason for failure in failures] == []
     return Finished(study, tuple(order), tuple(write_report(study)))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bwlab_analysis.study.plan import TRUE
-from bwlab_analysis.study.results import TABLES, Blamed, Floats, Results, Where
+from bwlab_analysis.study.results import TABLES, Blamed, Floats, PairKey, Results
 
 IDENTITIES = ("owl", "crab", "bear", "duck", "frog")
 STYLES = ("ink", "monotone", "emojione")
@@ -44,9 +44,9 @@ class Told:
 
     plan: Mapping[str, Any] = field(default_factory=dict)
     alone: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    measures: Mapping[Where, Mapping[str, float]] = field(default_factory=dict)
-    blame: Mapping[Where, Mapping[str, tuple[Blamed, ...]]] = field(default_factory=dict)
-    recommended: Mapping[Where, Mapping[str, Floats]] = field(default_factory=dict)
+    measures: Mapping[PairKey, Mapping[str, float]] = field(default_factory=dict)
+    blame: Mapping[PairKey, Mapping[str, tuple[Blamed, ...]]] = field(default_factory=dict)
+    recommended: Mapping[PairKey, Mapping[str, Floats]] = field(default_factory=dict)
 
 
 def zero() -> Floats:
@@ -57,16 +57,16 @@ def zero() -> Floats:
 
 
 def made(compositions: Mapping[str, Kept], told: Told = Told(), true: bool = True) -> Results:
-    """Return results in which each composition has the given shares, beside the base and the true pictures.
+    """Return results in which each composition has the given shares, beside the base and the true images.
 
     Args:
         compositions: their shares.
         told: what else there is.
-        true: whether the true pictures are known; else the learned pictures are one, of 4 and 7 for each.
+        true: whether the true images are known; else the learned pictures are one, of 4 and 7 for each.
 
     """
     base = zero()
-    scores: dict[Where, dict[str, Floats]] = {}
+    scores: dict[PairKey, dict[str, Floats]] = {}
     kept = {"base": Kept((base - base.mean(3, keepdims=True)) / UNIT, (base - base.mean(3, keepdims=True)) / UNIT)}
     for name, one in {**kept, **compositions}.items():
         shares = {kind: np.broadcast_to(getattr(one, kind), base.shape) for kind in ("identity", "style")}
@@ -78,13 +78,13 @@ def made(compositions: Mapping[str, Kept], told: Told = Told(), true: bool = Tru
                 scores[name, identity, style]["embedding_distance"] = np.full((1, SEEDS), 0.125)
     for (i, identity), (s, style) in product(enumerate(IDENTITIES), enumerate(STYLES)):
         top = base[i, s, :1].mean(1, keepdims=True) + UNIT
-        controls = {TRUE: 1} if true else {"identity's pictures": 4 + i, "style's pictures": 7}
+        controls = {TRUE: 1} if true else {"identity's images": 4 + i, "style's images": 7}
         for name, count in controls.items():
             scores[name, identity, style] = {kind: np.tile(top, (1, count)) for kind in ("identity", "style", "text")}
     plan = {"title": "A study of nothing", "claims": {}, "sweeps": {}, "adapters": {}, **told.plan}
     about: dict[str, Any] = {"plan": plan, "bwlab": "0"}
     return Results(
-        about, told.alone, scores, told.measures, told.blame, told.recommended, {"train": 90.0, "paint": 30.0}
+        about, told.alone, scores, told.measures, told.blame, told.recommended, {"train": 90.0, "generate": 30.0}
     )
 
 

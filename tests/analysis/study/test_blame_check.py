@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bwlab_analysis.study.blame_check import Searched, searched
-from bwlab_analysis.study.results import Blamed, Results, Where
+from bwlab_analysis.study.blame_check import SearchedPair, searched
+from bwlab_analysis.study.results import Blamed, PairKey, Results
 from bwlab_analysis.study.statistics import Shares
 from bwlab_analysis.study.tables import agreement_rows
 from tests.analysis.study.synthetic import PAIRS, SEEDS, UNIT, Kept, Told, made, zero
@@ -31,10 +31,10 @@ GOOD = (Blamed("a", "in0", 0.1, 0.9), Blamed("b", "mid", 0.2, 0.5), Blamed("a", 
 BAD = (Blamed("a", "in0", 0.9, None), Blamed("b", "mid", 0.5, None), Blamed("a", "te", 0.95, None))
 
 
-def results(blame: dict[Where, dict[str, tuple[Blamed, ...]]], recommended: dict[Where, float | None]) -> Results:
+def results(blame: dict[PairKey, dict[str, tuple[Blamed, ...]]], recommended: dict[PairKey, float | None]) -> Results:
     """Return a study in which gains are `GAINS` for every pair; prompts of sweeps are fewer than those of the whole."""
     kept = {name: Kept(value, value, prompts=2 if name == "both" else 1) for name, value in BALANCE.items()}
-    best: dict[Where, dict[str, np.ndarray]] = {}
+    best: dict[PairKey, dict[str, np.ndarray]] = {}
     for where, balance in recommended.items():
         i, s = divmod(PAIRS.index(where[1:]), 3)
         score = np.full((1, SEEDS), zero()[i, s, :1].mean() + UNIT * (balance or 0))
@@ -42,7 +42,7 @@ def results(blame: dict[Where, dict[str, tuple[Blamed, ...]]], recommended: dict
     return made(kept, Told(plan=PLAN, blame=blame, recommended=best))
 
 
-def everywhere(ways: dict[str, tuple[Blamed, ...]]) -> dict[Where, dict[str, tuple[Blamed, ...]]]:
+def everywhere(ways: dict[str, tuple[Blamed, ...]]) -> dict[PairKey, dict[str, tuple[Blamed, ...]]]:
     return {("both", *pair): ways for pair in PAIRS}
 
 
@@ -67,13 +67,13 @@ def test_costs_can_turn_the_order() -> None:
 
 
 def test_regret_and_agreement() -> None:
-    pair = Searched("owl", GAINS, {"good": (("a", "mid"),), "bad": (("a", "in0"), ("b", "mid"))}, None)
+    pair = SearchedPair("owl", GAINS, {"good": (("a", "mid"),), "bad": (("a", "in0"), ("b", "mid"))}, None)
     assert [pair.regret("good", tried) for tried in (1, 2)] == [0, 0]
     assert pair.regret("bad", 1) == pytest.approx(0.2), "nothing switched off gains 0"
     assert pair.regret("bad", 2) == pytest.approx(0.1)
     assert pair.regret("silent", 3) == pytest.approx(0.2)
     assert [pair.agrees(way) for way in ("good", "bad", "silent")] == [True, False, False]
-    assert Searched("owl", {("a", "mid"): -0.5}, {}, None).best == 0
+    assert SearchedPair("owl", {("a", "mid"): -0.5}, {}, None).best == 0
 
 
 def test_rows() -> None:

@@ -1,31 +1,48 @@
-"""Identities and styles as jobs tell them."""
+"""Identities and styles as jobs know them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bwlab_analysis.study.jobs import forget_files, seed_of, subject_fingerprint
+import pytest
+
+from bwlab.blocks.scheme import BlockScheme
+from bwlab_analysis.study import subjects
+from bwlab_analysis.study.expand import expand
+from bwlab_analysis.study.jobs import SubjectFingerprint, seed_of
 from bwlab_analysis.study.plan import Subject
+from bwlab_analysis.study.subjects import fingerprint
+from tests.analysis.study.test_expand import BOTH, plan
 
 
 def test_the_benchmarks_subjects_have_no_files() -> None:
-    assert subject_fingerprint(Subject("cow-face", "cow face")) == {
-        "name": "cow-face",
-        "words": "cow face",
-        "folder": None,
-        "files": None,
-    }
+    found = fingerprint("identity", Subject("cow-face", "cow face"))
+    assert found == SubjectFingerprint("identity", "cow-face", "cow face", None, None)
 
 
 def test_files_below_a_folder_are_hashed(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "one.txt").write_text("a")
     subject = Subject("us", "us", str(tmp_path))
-    before = subject_fingerprint(subject)
+    before = fingerprint("style", subject)
+    assert fingerprint("style", subject) == before
     (tmp_path / "below" / "one.txt").write_text("b")
-    assert subject_fingerprint(subject) == before, "read once for a study"
-    forget_files()
-    assert subject_fingerprint(subject) != before
+    assert fingerprint("style", subject) != before, "nothing is kept from one study to the next"
+
+
+def test_a_study_reads_the_files_of_a_folder_once(
+    scheme: BlockScheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.txt").write_text("a")
+    read: list[str | None] = []
+
+    def watched(folder: str | None) -> str | None:
+        read.append(folder)
+        return "hash" if folder else None
+
+    monkeypatch.setattr(subjects, "_files_hash", watched)
+    expand(plan({"both": BOTH}, styles=(Subject("us", "us", str(tmp_path)),)), scheme, "scorer")
+    assert read.count(str(tmp_path)) == 1
 
 
 def test_seeds_are_of_names_alone() -> None:

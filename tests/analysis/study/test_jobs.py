@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bwlab_analysis.study.jobs import KINDS, PAINT, RESULT, SCORE, TRAIN, Job, Json, slug, with_needs
+from bwlab_analysis.study.jobs import JOB_KINDS, RESULT, Job, Json, MergeSettings, slug, with_needs
+from tests.analysis.study.small_jobs import generation, scoring, settings_of, training
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
 SETTINGS = st.dictionaries(st.text(max_size=5), LEAVES | st.lists(LEAVES, max_size=3), max_size=5)
@@ -22,34 +23,47 @@ SETTINGS = st.dictionaries(st.text(max_size=5), LEAVES | st.lists(LEAVES, max_si
 def test_the_order_of_settings_decides_nothing(made: dict[str, Json], order: random.Random) -> None:
     shuffled = list(made.items())
     order.shuffle(shuffled)
-    assert Job(TRAIN, "one", made).key == Job(TRAIN, "other", dict(shuffled)).key
+    assert training("one", made).key == training("other", dict(shuffled)).key
 
 
 @settings(max_examples=60, deadline=None)
 @given(SETTINGS, SETTINGS)
 def test_settings_decide_the_key(one: dict[str, Json], other: dict[str, Json]) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (Job(TRAIN, "", one).key == Job(TRAIN, "", other).key) == same
+    assert (training("", one).key == training("", other).key) == same
+
+
+def test_every_field_of_the_settings_decides_the_key() -> None:
+    merge = MergeSettings("emoji", "ties", ("1", "1"), 0.5, 3)
+    changed = [
+        MergeSettings("other", "ties", ("1", "1"), 0.5, 3),
+        MergeSettings("emoji", "dare", ("1", "1"), 0.5, 3),
+        MergeSettings("emoji", "ties", ("1", "0.5"), 0.5, 3),
+        MergeSettings("emoji", "ties", ("1", "1"), None, 3),
+        MergeSettings("emoji", "ties", ("1", "1"), 0.5, None),
+    ]
+    assert len({Job("", one).key for one in (merge, *changed)}) == len(changed) + 1
 
 
 def test_kind_and_needs_decide_the_key_and_names_do_not() -> None:
-    first, second = Job(TRAIN, "a", {"steps": 2}), Job(TRAIN, "b", {"steps": 3})
+    first, second = training("a", {"training.steps": 2}), training("b", {"training.steps": 3})
+    plain = generation("x").settings
     jobs = [
-        Job(PAINT, "x", {}),
-        Job(SCORE, "x", {}),
-        Job(PAINT, "x", {}, {"0": first}),
-        Job(PAINT, "x", {}, {"1": first}),
-        Job(PAINT, "x", {}, {"0": second}),
-        Job(PAINT, "x", {}, {"0": first, "1": second}),
-        Job(PAINT, "x", {}, {"0": second, "1": first}),
+        Job("x", plain),
+        scoring("x"),
+        Job("x", plain, {"0": first}),
+        Job("x", plain, {"1": first}),
+        Job("x", plain, {"0": second}),
+        Job("x", plain, {"0": first, "1": second}),
+        Job("x", plain, {"0": second, "1": first}),
     ]
     assert len({job.key for job in jobs}) == len(jobs)
-    assert Job(PAINT, "y", {}, {"0": Job(TRAIN, "renamed", {"steps": 2})}).key == jobs[2].key
+    assert Job("y", plain, {"0": training("renamed", {"training.steps": 2})}).key == jobs[2].key
 
 
 def test_keys_stay_as_they_are() -> None:
-    """Studies that were begun with an earlier version go on: a change of this key would do all their work again."""
-    assert Job(PAINT, "x", {"cfg": 3.0}, {"0": Job(TRAIN, "a", {"words": "é"})}).key == "2108d8f635fba6ef"
+    """Studies that were begun with an earlier version continue: a change of this key would do all their work again."""
+    assert generation("x", {"0": training("a", {"words": "é"})}).key == "3232db412de75e42"
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,7 +74,7 @@ def test_slugs_are_names_of_files(name: str) -> None:
 
 
 def test_a_result_is_kept_in_the_jobs_folder(tmp_path: Path) -> None:
-    job = Job(TRAIN, "id, fox", {})
+    job = training("id, fox")
     assert not job.done(tmp_path)
     with pytest.raises(FileNotFoundError):
         job.result(tmp_path)
@@ -77,11 +91,11 @@ def job_lists(draw: st.DrawFn) -> list[Job]:
     """Jobs that need earlier ones of their own or an earlier kind, some of them the same twice."""
     made: list[Job] = []
     for _ in range(draw(st.integers(1, 12))):
-        kind = draw(st.integers(0, len(KINDS) - 1))
-        able = [job for job in made if KINDS.index(job.kind) <= kind]
-        chosen = draw(st.lists(st.sampled_from(able), max_size=3)) if able else []
-        needs = {str(place): job for place, job in enumerate(chosen)}
-        made.append(Job(KINDS[kind], "", {"number": draw(st.integers(0, 3))}, needs))
+        kind = draw(st.sampled_from(JOB_KINDS))
+        able = [job for job in made if JOB_KINDS.index(job.kind) <= JOB_KINDS.index(kind)]
+        needs = draw(st.lists(st.sampled_from(able), max_size=3)) if able else []
+        settings = settings_of(kind, draw(st.integers(0, 3)))
+        made.append(Job("", settings, {str(index): job for index, job in enumerate(needs)}))
     return made
 
 
@@ -94,5 +108,5 @@ def test_needs_come_first_and_each_job_once(jobs: list[Job]) -> None:
     assert {job.key for job in jobs[-3:]} <= set(keys)
     for place, job in enumerate(ordered):
         assert {need.key for need in job.needs.values()} <= set(keys[:place])
-    kinds = [KINDS.index(job.kind) for job in ordered]
+    kinds = [JOB_KINDS.index(job.kind) for job in ordered]
     assert kinds == sorted(kinds)

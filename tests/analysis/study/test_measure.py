@@ -12,7 +12,7 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.save import save_adapter
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.activations.session import LoadedBase, open_base
+from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
 from bwlab_analysis.study.measure import at_scale
 from tests.analysis.random_adapters import random_adapter
 from tests.analysis.study.conftest import Finished
@@ -59,10 +59,10 @@ def test_what_is_measured(finished: Finished) -> None:
     for found in (whole, half):
         assert set(found["weights"]["cosine"]) == {"value", "random", "random_sd"}
         assert set(found["losses"]) == {"identity", "style"}
-        for inputs in ("pictures", "prompts"):
+        for inputs in ("images", "prompts"):
             assert {"effect_a", "effect_b", "retention_a", "interaction"} <= set(found[inputs]["prediction"])
-        assert found["pictures"]["prediction"]["interaction"]["random"] is not None
-        assert found["prompts"]["prediction"]["interaction"]["random"] is None, "random adapters act on pictures alone"
+        assert found["images"]["prediction"]["interaction"]["random"] is not None
+        assert found["prompts"]["prediction"]["interaction"]["random"] is None, "random adapters act on images alone"
     assert {one["adapter"] for one in whole["blame"]["activations"]} == {"a", "b"}
     assert "blame" not in half
 

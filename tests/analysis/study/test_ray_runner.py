@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bwlab_analysis.study.jobs import PAINT, TRAIN, Job, Json
+from bwlab_analysis.study.jobs import GENERATE, TRAIN, Job, TrainSettings
 from bwlab_analysis.study.plan_file import read_plan
 from bwlab_analysis.study.study import Study, new_study, run_study
 from tests.analysis.study.conftest import TINY
@@ -36,12 +36,12 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def workers_at_work() -> list[int]:
+def busy_workers() -> list[int]:
     """Process ids of this process's own Ray workers that run a job now; other studies may run on this machine."""
     found = []
     for process in Path("/proc").iterdir():
         try:
-            if b"ray::perform_apart" in (process / "cmdline").read_bytes() and is_ours(int(process.name)):
+            if b"ray::run_job" in (process / "cmdline").read_bytes() and is_ours(int(process.name)):
                 found.append(int(process.name))
         except (OSError, ValueError):
             continue
@@ -60,9 +60,9 @@ def kill_one(out: Path, killed: list[int]) -> None:
     """Kill the first worker that is seen in the midst of a training."""
     for _ in range(3000):
         begun = [folder for folder in out.glob("jobs/train/*") if not (folder / "result.json").exists()]
-        if begun and (at_work := workers_at_work()):
-            os.kill(at_work[0], signal.SIGKILL)
-            killed.append(at_work[0])
+        if begun and (busy := busy_workers()):
+            os.kill(busy[0], signal.SIGKILL)
+            killed.append(busy[0])
             return
         time.sleep(0.02)
 
@@ -72,36 +72,36 @@ def test_a_study_ends_complete_though_a_worker_is_killed(study: Study, cluster: 
     from bwlab_analysis.study.runners import ray_runner
 
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one, args=(study.place.out, killed))
+    killer = threading.Thread(target=kill_one, args=(study.location.out, killed))
     killer.start()
     told: list[tuple[int, int]] = []
-    failures = run_study(study, ray_runner(2), lambda done, total, job: told.append((done, total)), [TRAIN, PAINT])
+    failures = run_study(study, ray_runner(2), lambda done, total, job: told.append((done, total)), [TRAIN, GENERATE])
     killer.join()
     assert killed
     assert failures == []
-    assert study.lacking([TRAIN, PAINT]) == []
-    assert len(told) == told[0][1] == len(study.jobs([TRAIN, PAINT]))
+    assert study.unfinished([TRAIN, GENERATE]) == []
+    assert len(told) == told[0][1] == len(study.jobs([TRAIN, GENERATE]))
     assert ray.is_initialized()
 
 
 def test_a_failure_costs_what_needs_it_alone(study: Study, cluster: None) -> None:
     from bwlab_analysis.study.runners import ray_runner
 
-    jobs = [job for job in study.jobs([PAINT]) if job.name.startswith(("base,", "id + ortho,"))]
+    jobs = [job for job in study.jobs([GENERATE]) if job.name.startswith(("base,", "id + ortho,"))]
     broken = {job.key: broken_training(job) for job in study.jobs([TRAIN]) if job.name.startswith("ortho")}
     jobs = [with_broken(job, broken) for job in jobs]
     order = [need for job in jobs for need in job.needs.values()] + jobs
-    (study.place.out / "jobs").mkdir(parents=True)
-    failures = ray_runner(2)(order, study.place, lambda done, total, job: None)
+    (study.location.out / "jobs").mkdir(parents=True)
+    failures = ray_runner(2)(order, study.location, lambda done, total, job: None)
     reasons = {failure.job.name: failure.reason for failure in failures}
     assert set(reasons) == {"ortho, fox x ink", "id + ortho, fox x ink"}
     assert reasons["id + ortho, fox x ink"] == "it needs ortho, fox x ink, which failed"
-    assert [job.name for job in order if job.done(study.place.out)] == ["id, fox", "base, fox x ink"]
+    assert [job.name for job in order if job.done(study.location.out)] == ["id, fox", "base, fox x ink"]
 
 
 def broken_training(job: Job) -> Job:
-    settings: dict[str, Json] = {**job.settings, "training": {"adapter.type": "unheard-of"}}
-    return replace(job, settings=settings, needs={})
+    assert isinstance(job.settings, TrainSettings)
+    return replace(job, settings=replace(job.settings, training={"adapter.type": "unheard-of"}), needs={})
 
 
 def with_broken(job: Job, broken: dict[str, Job]) -> Job:

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from bwlab.errors import BwlabError
+from bwlab_analysis.study import runners
 from bwlab_analysis.study.context import StudyLocation
-from bwlab_analysis.study.jobs import PAINT, SCORE, TRAIN, Job
-from bwlab_analysis.study.runners import Failure, ray_runner, run_on_ray
+from bwlab_analysis.study.jobs import Job
+from bwlab_analysis.study.runners import Failure, RemoteEnding, ray_runner, run_on_ray
+from tests.analysis.study.small_jobs import generation, scoring, training
 
-FIRST, SECOND = Job(TRAIN, "first", {"a": 1}), Job(TRAIN, "second", {"a": 2})
-PAINTED, OTHER = Job(PAINT, "painted", {}, {"0": FIRST, "1": SECOND}), Job(PAINT, "other", {}, {"0": SECOND})
-SCORED = Job(SCORE, "scored", {}, {"pictures": PAINTED})
-JOBS = [FIRST, SECOND, OTHER, PAINTED, SCORED]
+FIRST, SECOND = training("first", {"training.steps": 1}), training("second", {"training.steps": 2})
+IMAGES, OTHER = generation("images", {"0": FIRST, "1": SECOND}), generation("other", {"0": SECOND})
+SCORED = scoring("scored", IMAGES)
+JOBS = [FIRST, SECOND, OTHER, IMAGES, SCORED]
 
 
 class Crashed(Exception): ...
@@ -43,7 +45,7 @@ class StandIn:
     def __init__(self, endings: dict[str, list[Any]] | None = None, resources: dict[str, float] | None = None) -> None:
         self.endings, self.resources = endings or {}, resources or {"CPU": 2.0}
         self.submitted: list[str] = []
-        self.places: set[StudyLocation] = set()
+        self.functions: list[Callable[[Job], RemoteEnding]] = []
         self.options: dict[str, Any] = {}
         self.inits: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.running = self.ended = self.most = 0
@@ -64,10 +66,14 @@ class StandIn:
 
     def remote(self, **options: Any) -> Callable[[Any], Any]:
         self.options = options
-        return lambda function: SimpleNamespace(remote=self.submit)
 
-    def submit(self, job: Job, place: StudyLocation) -> tuple[int, Job]:
-        self.places.add(place)
+        def remote_function(function: Callable[[Job], RemoteEnding]) -> SimpleNamespace:
+            self.functions.append(function)
+            return SimpleNamespace(remote=self.submit)
+
+        return remote_function
+
+    def submit(self, job: Job) -> tuple[int, Job]:
         self.submitted.append(job.name)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -82,11 +88,11 @@ class StandIn:
         ending = endings.pop(0) if endings else None
         if isinstance(ending, Exception):
             raise ending
-        return ending
+        return ending if isinstance(ending, RemoteEnding) else RemoteEnding(ending)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> StudyLocation:
+def location(tmp_path: Path) -> StudyLocation:
     return StudyLocation(tmp_path, "clip", "cpu")
 
 
@@ -95,19 +101,21 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def failures_of(ray: StandIn, place: StudyLocation, told: list[tuple[int, int, str]] | None = None) -> dict[str, str]:
+def failures_of(
+    ray: StandIn, location: StudyLocation, told: list[tuple[int, int, str]] | None = None
+) -> dict[str, str]:
     told = [] if told is None else told
     found: list[Failure] = run_on_ray(
-        ray, None, JOBS, place, lambda done, total, job: told.append((done, total, job.name))
+        ray, None, JOBS, location, lambda done, total, job: told.append((done, total, job.name))
     )
     return {failure.job.name: failure.reason for failure in found}
 
 
 @pytest.mark.parametrize("death", [Crashed(), NodeDied(), OutOfMemory()])
-def test_a_job_is_begun_again_three_times_however_its_worker_dies(death: Exception, place: StudyLocation) -> None:
+def test_a_job_is_begun_again_three_times_however_its_worker_dies(death: Exception, location: StudyLocation) -> None:
     ray = StandIn({"first": [death] * 3})
     told: list[tuple[int, int, str]] = []
-    assert failures_of(ray, place, told) == {}
+    assert failures_of(ray, location, told) == {}
     assert ray.submitted.count("first") == 4
     assert [name for _, _, name in told].count("first") == 1  # begun again, not told again
     assert {total for _, total, _ in told} == {5}
@@ -115,39 +123,39 @@ def test_a_job_is_begun_again_three_times_however_its_worker_dies(death: Excepti
     assert ray.options["max_retries"] == 0  # Ray would begin again without end where memory runs out
 
 
-def test_a_job_whose_worker_dies_four_times_has_failed(place: StudyLocation) -> None:
+def test_a_job_whose_worker_dies_four_times_has_failed(location: StudyLocation) -> None:
     ray = StandIn({"first": [OutOfMemory()] * 9})
-    reasons = failures_of(ray, place)
-    assert list(reasons) == ["first", "painted", "scored"]
+    reasons = failures_of(ray, location)
+    assert list(reasons) == ["first", "images", "scored"]
     assert reasons["first"].startswith("the process that ran it died 4 times")
-    assert reasons["painted"] == "it needs first, which failed"
+    assert reasons["images"] == "it needs first, which failed"
     assert reasons["scored"] == "it needs painted, which failed"
     assert sorted(ray.submitted) == ["first"] * 4 + ["other", "second"]
 
 
-def test_a_mistake_is_not_tried_again(place: StudyLocation) -> None:
+def test_a_mistake_is_not_tried_again(location: StudyLocation) -> None:
     ray = StandIn({"second": ["the loss: not a number. Lower the rate"]})
-    assert list(failures_of(ray, place)) == ["second", "other", "painted", "scored"]
+    assert list(failures_of(ray, location)) == ["second", "other", "images", "scored"]
     assert ray.submitted == ["first", "second"]
 
 
-def test_another_exception_is_raised_and_ray_ended(place: StudyLocation) -> None:
+def test_another_exception_is_raised_and_ray_ended(location: StudyLocation) -> None:
     ray = StandIn({"first": [ZeroDivisionError()]})
     with pytest.raises(ZeroDivisionError):
-        failures_of(ray, place)
+        failures_of(ray, location)
     assert ray.ended == 1
 
 
-def test_a_job_waits_for_its_needs_alone(place: StudyLocation) -> None:
+def test_a_job_waits_for_its_needs_alone(location: StudyLocation) -> None:
     ray = StandIn({"first": [Crashed()] * 3})
-    assert failures_of(ray, place) == {}
+    assert failures_of(ray, location) == {}
     assert ray.submitted.index("other") < len(ray.submitted) - 1 - ray.submitted[::-1].index("first")
     assert ray.most == 2
 
 
-def test_a_cluster_of_its_own_is_begun_and_ended(place: StudyLocation) -> None:
+def test_a_cluster_of_its_own_is_begun_and_ended(location: StudyLocation) -> None:
     ray = StandIn()
-    assert run_on_ray(ray, 3, [FIRST], place, lambda done, total, job: None) == []
+    assert run_on_ray(ray, 3, [FIRST], location, lambda done, total, job: None) == []
     ((arguments, options),) = ray.inits
     assert arguments == ("local",)  # or Ray joins any cluster of this machine
     assert options["num_cpus"] == 3
@@ -155,10 +163,10 @@ def test_a_cluster_of_its_own_is_begun_and_ended(place: StudyLocation) -> None:
     assert ray.ended == 1
 
 
-def test_the_cluster_of_an_address_is_used(place: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cluster_of_an_address_is_used(location: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
     ray = StandIn()
-    assert failures_of(ray, place) == {}
+    assert failures_of(ray, location) == {}
     ((arguments, options),) = ray.inits
     assert arguments == ()
     assert not {"num_cpus", "object_store_memory"} & set(options)  # Ray refuses them of a cluster that is there
@@ -166,7 +174,7 @@ def test_the_cluster_of_an_address_is_used(place: StudyLocation, monkeypatch: py
 
 @pytest.mark.parametrize("error", [ConnectionError(), RuntimeError(), ValueError(), RayError()])
 def test_a_cluster_that_does_not_answer(
-    error: Exception, place: StudyLocation, monkeypatch: pytest.MonkeyPatch
+    error: Exception, location: StudyLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def init(**options: Any) -> None:
         raise error
@@ -175,26 +183,45 @@ def test_a_cluster_that_does_not_answer(
     ray = StandIn()
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(BwlabError) as told:
-        failures_of(ray, place)
+        failures_of(ray, location)
     assert str(told.value) == (
         "RAY_ADDRESS=10.0.0.7:6379: no Ray cluster answers there. "
         "Start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
     )
 
 
-def test_a_cluster_that_was_there_is_left(place: StudyLocation) -> None:
+def test_a_cluster_that_was_there_is_left(location: StudyLocation) -> None:
     ray = StandIn()
     ray.open = True
-    assert failures_of(ray, place) == {}
+    assert failures_of(ray, location) == {}
     assert ray.inits == []
     assert ray.open
 
 
-def test_workers_are_told_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_the_whole_path_and_open_one_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+
+    def open_context(location: StudyLocation, warn: object) -> str:
+        opened.append(location.out)
+        return "context"
+
+    ray, performed = StandIn(), []
     monkeypatch.chdir(tmp_path)
-    ray = StandIn()
+    monkeypatch.setattr(runners, "open_job_context", open_context)
+    monkeypatch.setattr(runners, "perform", lambda job, context: performed.append((job.name, context)))
     assert failures_of(ray, StudyLocation(Path("study"), "clip", "cpu")) == {}
-    assert [place.out for place in ray.places] == [tmp_path / "study"]
+    (function,) = ray.functions
+    assert [function(job) for job in (FIRST, SECOND)] == [RemoteEnding()] * 2
+    assert opened == [tmp_path / "study"]
+    assert performed == [("first", "context"), ("second", "context")]
+
+
+def test_warnings_of_workers_come_once(location: StudyLocation) -> None:
+    broken = RemoteEnding(None, ("plugin x is broken",))
+    ray = StandIn({"first": [broken], "second": [broken]})
+    messages: list[str] = []
+    assert run_on_ray(ray, None, JOBS, location, lambda done, total, job: None, messages.append) == []
+    assert messages == ["plugin x is broken"]
 
 
 def test_a_gpu_for_each_job(tmp_path: Path) -> None:

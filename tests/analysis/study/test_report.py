@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from bwlab.tables import markdown_table
 from bwlab_analysis.report.page import page
 from bwlab_analysis.study.figures import figures_of
 from bwlab_analysis.study.report import file_of, grids, html, markdown, title_of
@@ -48,7 +49,7 @@ def test_the_report_of_a_study(finished: Finished) -> None:
     found = text.read_text(encoding="utf-8")
     assert found.startswith("# A tiny study\n")
     tables = tables_of(read_results(stored))
-    assert all(shown.markdown() in found for shown in tables)
+    assert all(markdown_table(shown) in found for shown in tables)
     linked = re.findall(r"!\[([^]]+)\]\((.+)\)", found)
     assert [name for name, _ in linked][-1] == "fox ink"
     assert {path for _, path in linked} == {f"figures/{path.name}" for path in (text.parent / "figures").iterdir()}
@@ -72,7 +73,7 @@ def test_grids_leave_sweeps_out(finished: Finished) -> None:
     name, larger = whole
     assert name == "fox ink"
     assert larger.height - picture.height == 2 * 64
-    assert larger.height == 64 * len({pair.composition for pair in finished.study.work.scores if pair.job.needs})
+    assert larger.height == 64 * len({pair.composition for pair in finished.study.expanded.scores if pair.job.needs})
 
 
 def test_markdown_without_pictures() -> None:
@@ -95,7 +96,7 @@ def test_a_page_of_committed_results(tmp_path: Path) -> None:
         "# Tables of the study",
         *["## A study of nothing", *(f"### {shown.title}" for shown in tables_of(results()))] * 2,
     ]
-    assert all(shown.markdown() in found for shown in tables_of(results()))
+    assert all(markdown_table(shown) in found for shown in tables_of(results()))
     assert "[two.sqlite](two.sqlite)" in found
 
 
@@ -127,5 +128,5 @@ window.addEventListener("load", () => {
     assert seen["wide"] <= 1280
     before, after = json.loads(names[1].replace("&quot;", '"'))
     assert sorted(before) == sorted(after)
-    order = {"true picture": 1.0, "id": 0.8, "base": 0.0}
+    order = {"true image": 1.0, "id": 0.8, "base": 0.0}
     assert [name for name in after if name in order] in (list(order), list(reversed(order)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bwlab_analysis.study.jobs import KINDS
+from bwlab_analysis.study.jobs import JOB_KINDS
 from bwlab_analysis.study.plan import TRUE
 from bwlab_analysis.study.results import DIGITS, Blamed, Results, measures_of, read_results
 from tests.analysis.study.conftest import Finished
@@ -51,7 +51,7 @@ def test_values() -> None:
     assert results.values("both", "identity").shape == (5, 3, 2, SEEDS)
     assert results.values("both", "identity", 1).shape == (5, 3, 1, SEEDS)
     assert results.values("one", "style").shape == (5, 3, 1, SEEDS)
-    assert results.values("identity's pictures", "style").shape == (5, 3, 1, 1), "however many each has"
+    assert results.values("identity's images", "style").shape == (5, 3, 1, 1), "however many each has"
     assert results.scored("both", "text")
     assert not results.scored("both", "embedding_distance")
     assert not results.scored("neither", "text")
@@ -76,7 +76,7 @@ def test_a_studys_results(finished: Finished) -> None:
     assert list(results.plan["sweeps"]) == ["without", "style-without", "only"], "in the plan's order"
     assert results.identities == ("fox",)
     assert results.alone == {"id + style": ("id", "style"), "id + half style": ("id", "style at mid=0.5, *=1")}
-    assert set(results.cpu_seconds) == set(KINDS)
+    assert set(results.cpu_seconds) == set(JOB_KINDS)
     assert all(seconds > 0 for seconds in results.cpu_seconds.values())
     job = finished.job("score", "id + half style")
     told = job.result(finished.out)["values"]
@@ -94,10 +94,10 @@ def test_a_studys_results(finished: Finished) -> None:
 def test_measures_by_name(finished: Finished) -> None:
     result = finished.job("measure", "id + style").result(finished.out)
     measures = measures_of(json.loads(json.dumps(result)))
-    for name in ("weights cosine", "pictures retention_a", "prompts effect", "pictures interaction, mean of blocks"):
+    for name in ("weights cosine", "images retention_a", "prompts effect", "images interaction, mean of blocks"):
         assert np.isfinite(measures[name][0]), name
-    assert measures["pictures effect"][0] == pytest.approx(
-        (measures["pictures effect_a"][0] + measures["pictures effect_b"][0]) / 2
+    assert measures["images effect"][0] == pytest.approx(
+        (measures["images effect_a"][0] + measures["images effect_b"][0]) / 2
     )
     _, random, spread = measures["weights cosine"]
     assert random is not None
@@ -112,7 +112,7 @@ def test_a_loss_that_was_not_lowered_has_no_share() -> None:
     losses = {"base": 1.0, "own": 1.5, "both": 2.0, "random_harm": []}
     other = {"base": 2.0, "own": 1.0, "both": 1.25, "random_harm": []}
     nothing: dict[str, dict[str, float]] = {"prediction": {}, "blocks": {}}
-    result = {"weights": {}, "pictures": nothing, "prompts": nothing, "losses": {"identity": losses, "style": other}}
+    result = {"weights": {}, "images": nothing, "prompts": nothing, "losses": {"identity": losses, "style": other}}
     found = {name: value for name, (value, _, _) in measures_of(result).items()}
     assert found == {
         "loss harm, identity": 0.5,

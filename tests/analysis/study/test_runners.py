@@ -9,18 +9,19 @@ import pytest
 from bwlab.errors import BwlabError
 from bwlab_analysis.study import runners as runner
 from bwlab_analysis.study.context import JobContext, StudyLocation
-from bwlab_analysis.study.jobs import PAINT, SCORE, TRAIN, Job
+from bwlab_analysis.study.jobs import Job
 from bwlab_analysis.study.runners import run_locally
-from bwlab_analysis.study.work import Found
+from bwlab_analysis.study.work import JobResult
+from tests.analysis.study.small_jobs import generation, scoring, training
 
 
 def test_what_needs_a_failed_job_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bad, good = Job(TRAIN, "bad", {"a": 1}), Job(TRAIN, "good", {"a": 2})
-    painted = Job(PAINT, "painted", {}, {"0": good, "1": bad})
-    scored, other = Job(SCORE, "scored", {}, {"pictures": painted}), Job(PAINT, "other", {}, {"0": good})
+    bad, good = training("bad", {"training.steps": 1}), training("good", {"training.steps": 2})
+    images = generation("images", {"0": good, "1": bad})
+    scored, other = scoring("scored", images), generation("other", {"0": good})
     ran = []
 
-    def perform(job: Job, workshop: JobContext) -> Found:
+    def perform(job: Job, context: JobContext) -> JobResult:
         ran.append(job.name)
         if job is bad:
             raise BwlabError("the loss", "not a number", "Lower the rate")
@@ -29,17 +30,17 @@ def test_what_needs_a_failed_job_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(runner, "perform", perform)
     told: list[tuple[int, int, str]] = []
     failures = run_locally(
-        [bad, good, painted, other, scored],
+        [bad, good, images, other, scored],
         StudyLocation(tmp_path, "clip"),
         lambda done, total, job: told.append((done, total, job.name)),
     )
     assert ran == ["bad", "good", "other"]
     assert [(failure.job.name, failure.reason) for failure in failures] == [
         ("bad", "the loss: not a number. Lower the rate"),
-        ("painted", "it needs bad, which failed"),
-        ("scored", "it needs painted, which failed"),
+        ("images", "it needs bad, which failed"),
+        ("scored", "it needs images, which failed"),
     ]
-    assert told == [(0, 5, "bad"), (1, 5, "good"), (2, 5, "painted"), (3, 5, "other"), (4, 5, "scored")]
+    assert told == [(0, 5, "bad"), (1, 5, "good"), (2, 5, "images"), (3, 5, "other"), (4, 5, "scored")]
 
 
 def test_nothing_to_run(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Scores of pictures, and how far they are from the true one."""
+"""Scores of images, and how far they are from the true one."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from bwlab.benchmark import load_benchmark
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.clip import ClipModel, load_clip
+from bwlab_analysis.study.jobs import Job, JudgeSettings, ScoreSettings
 from bwlab_analysis.study.plan import DISTANCES
 from bwlab_analysis.study.score import distances, feature_maps
 from tests.analysis.study.conftest import TINY_CLIP, Finished, save_clip
@@ -37,9 +39,9 @@ def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load_clip(str(save_clip(folder, {**TINY_CLIP, "vision_cfg": TOWERS[request.param]})))
 
 
-def noisy(picture: Image.Image, size: float) -> Image.Image:
+def noisy(image: Image.Image, size: float) -> Image.Image:
     rng = np.random.default_rng(0)
-    pixels = np.asarray(picture) + size * rng.normal(size=(*picture.size, 3))
+    pixels = np.asarray(image) + size * rng.normal(size=(*image.size, 3))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
@@ -52,7 +54,7 @@ def test_distances_are_0_for_the_same_and_grow_with_noise(scorer: ClipModel) -> 
         assert values[0] < values[1] < values[2] < values[3], name
 
 
-def test_the_true_picture_is_brought_to_size(scorer: ClipModel) -> None:
+def test_the_true_image_is_brought_to_size(scorer: ClipModel) -> None:
     true = load_benchmark().picture("fox", "ink")
     large = true.resize((96, 96))
     found = distances(scorer, [large], true)
@@ -60,8 +62,8 @@ def test_the_true_picture_is_brought_to_size(scorer: ClipModel) -> None:
 
 
 def test_feature_maps_have_channels_of_length_1(scorer: ClipModel) -> None:
-    pictures = [load_benchmark().picture("fox", style) for style in ("ink", "noto", "blob")]
-    maps = feature_maps(scorer, pictures)
+    images = [load_benchmark().picture("fox", style) for style in ("ink", "noto", "blob")]
+    maps = feature_maps(scorer, images)
     assert 2 <= len(maps) <= 4
     for one in maps:
         assert one.shape[0] == 3
@@ -75,22 +77,22 @@ def test_a_tower_without_feature_maps() -> None:
         feature_maps(clip, [Image.new("RGB", (8, 8))])
 
 
-def test_values_are_of_each_picture(finished: Finished) -> None:
+def test_values_are_of_each_image(finished: Finished) -> None:
     result: Any = finished.job("score", "id + style, fox").result(finished.out)
-    assert result["pictures_a_prompt"] == 2
+    assert result["images_per_prompt"] == 2
     lengths = {name: len(found) for name, found in result["values"].items()}
-    assert {lengths.pop(name) for name in DISTANCES} == {2}, "the true picture is of the first prompt"
+    assert {lengths.pop(name) for name in DISTANCES} == {2}, "the true image is of the first prompt"
     assert set(lengths.values()) == {4}
     assert set(lengths) >= {"identity", "style", "text"}
 
 
 def test_controls(finished: Finished) -> None:
-    true: Any = finished.job("score", "true picture").result(finished.out)
-    assert true["pictures_a_prompt"] == 1
+    true: Any = finished.job("score", "true image").result(finished.out)
+    assert true["images_per_prompt"] == 1
     assert true["values"]["structure_distance"] == [pytest.approx(0, abs=1e-9)]
-    for name, count in (("identity's pictures", 5), ("style's pictures", 24)):
+    for name, count in (("identity's images", 5), ("style's images", 24)):
         result: Any = finished.job("score", name).result(finished.out)
-        assert result["pictures_a_prompt"] == count
+        assert result["images_per_prompt"] == count
         assert {len(found) for found in result["values"].values()} == {count}
         assert min(result["values"]["embedding_distance"]) > 0
 
@@ -106,12 +108,17 @@ def test_what_is_recommended(finished: Finished) -> None:
         assert {len(found) for found in result["values"].values()} == {2}
 
 
+def settings(job: Job) -> JudgeSettings:
+    assert isinstance(job.settings, ScoreSettings)
+    return job.settings.judge
+
+
 def test_a_judge_is_of_one_pair(finished: Finished, clip: Path) -> None:
     from bwlab_analysis.study.context import open_job_context
 
-    workshop = open_job_context(finished.study.place)
+    context = open_job_context(finished.study.location, warnings.warn)
     one, other = finished.job("score", "base"), finished.job("score", "joint")
-    assert workshop.judge(one) is workshop.judge(other)
-    assert len(workshop.judge(one).references.identity) == 5
-    assert len(workshop.judge(one).references.style) == 24
-    assert workshop.clip() is workshop.clip()
+    assert context.judge(settings(one)) is context.judge(settings(other))
+    assert len(context.judge(settings(one)).references.identity) == 5
+    assert len(context.judge(settings(one)).references.style) == 24
+    assert context.clip() is context.clip()

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import spearmanr
 
 from bwlab_analysis.study.plan import TRUE
-from bwlab_analysis.study.results import Floats, Where
+from bwlab_analysis.study.results import Floats, PairKey
 from bwlab_analysis.study.statistics import Shares, correlation, harmonic, interval, losses, lost, spearman, split
 from tests.analysis.study.synthetic import IDENTITIES, PAIRS, PROMPTS, SEEDS, STYLES, UNIT, Kept, Told, made, zero
 
@@ -26,7 +26,7 @@ def test_the_base_is_0_and_the_best_is_1(true: bool) -> None:
     shares = Shares(made({"half": Kept(0.5, 0.25)}, true=true))
     for kind, half in (("identity", 0.5), ("style", 0.25)):
         assert shares.of("base", kind).mean((2, 3)) == pytest.approx(np.zeros(SHAPE[:2]), abs=1e-12)
-        top = TRUE if true else f"{kind}'s pictures"
+        top = TRUE if true else f"{kind}'s images"
         assert shares.of(top, kind) == pytest.approx(np.ones((*SHAPE[:2], 1, 1)))
         assert shares.of("half", kind) == pytest.approx(np.full(SHAPE, half))
 
@@ -111,10 +111,10 @@ def test_the_split_shares_neither_identities_nor_styles() -> None:
     )
     parts = split(made({}, told))
     for column in (1, 2):
-        assert not {where[column] for where in parts.chosen_on} & {where[column] for where in parts.told_on}
+        assert not {where[column] for where in parts.chosen_on} & {where[column] for where in parts.held_out}
     assert len(parts.chosen_on) == 2 * 1
-    assert len(parts.told_on) == 3 * 2
-    assert {where[0] for where in (*parts.chosen_on, *parts.told_on)} == {"x"}
+    assert len(parts.held_out) == 3 * 2
+    assert {where[0] for where in (*parts.chosen_on, *parts.held_out)} == {"x"}
 
 
 @settings(max_examples=60, deadline=None)
@@ -131,7 +131,9 @@ def test_spearman_of_fewer_than_three() -> None:
     assert np.isnan(spearman(np.array([1.0, 2.0]), np.array([1.0, 2.0])))
 
 
-def correlated(people: int, each: int, strength: float, seed: int) -> tuple[list[Where], dict[Where, float], Floats]:
+def correlated(
+    people: int, each: int, strength: float, seed: int
+) -> tuple[list[PairKey], dict[PairKey, float], Floats]:
     rng = np.random.default_rng(seed)
     where = [("x", f"id{person}", f"style{one}") for person in range(people) for one in range(each)]
     shared = rng.normal(size=people).repeat(each)

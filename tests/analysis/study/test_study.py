@@ -14,7 +14,7 @@ from tests.analysis.study.conftest import TINY, Finished
 
 
 def test_a_finished_study_lacks_nothing(finished: Finished) -> None:
-    assert finished.study.lacking() == []
+    assert finished.study.unfinished() == []
     assert [job.key for job in finished.study.jobs()] == [job.key for job in finished.order]
 
 
@@ -26,12 +26,12 @@ def test_jobs_of_a_kind_come_with_what_they_need(finished: Finished) -> None:
 
 def test_a_folder_with_other_things_is_refused(clip: Path, tmp_path: Path) -> None:
     plan = read_plan(str(TINY), clip=str(clip))
-    assert new_study(plan, tmp_path).lacking()
+    assert new_study(plan, tmp_path).unfinished()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BwlabError, match="a folder with other things in it"):
         new_study(plan, tmp_path)
     (tmp_path / "jobs").mkdir()
-    assert new_study(plan, tmp_path).lacking()
+    assert new_study(plan, tmp_path).unfinished()
 
 
 def test_what_a_base_lacks(clip: Path, tmp_path: Path) -> None:

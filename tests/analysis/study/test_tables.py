@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bwlab.tables import Cell, Table, columns_of, markdown_table
 from bwlab_analysis.fidelity.bootstrap import Interval
-from bwlab_analysis.report.html import Cell
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, losses
 from bwlab_analysis.study.tables import (
-    StudyTable,
     claims,
     fidelity,
     interval_cell,
@@ -66,26 +65,26 @@ def results(true: bool = True) -> Results:
     return made(kept, Told(PLAN, alone, measures), true)
 
 
-def column(shown: StudyTable, place: int) -> dict[str, Cell]:
+def column(shown: Table, place: int) -> dict[str, Cell]:
     return {row[0].text: row[place] for row in shown.rows}
 
 
 def test_fidelity() -> None:
     shown = fidelity(Shares(results()))
-    assert list(column(shown, 0)) == ["base", "both", "id", "style", "half", "noisy", "true picture"]
+    assert list(column(shown, 0)) == ["base", "both", "id", "style", "half", "noisy", "true image"]
     assert [cell.text for cell in next(row for row in shown.rows if row[0].text == "half")] == [
         *("half", "0.40", "0.25", "0.31", "0.25", "0.125", "-", "-"),
     ]
-    top = next(row for row in shown.rows if row[0].text == "true picture")
+    top = next(row for row in shown.rows if row[0].text == "true image")
     assert [cell.text for cell in top][1:4] == ["1.00", "1.00", "-"]
     assert column(shown, 1)["base"].value == pytest.approx(0, abs=1e-12)
-    assert all(cell.small.startswith("(") for cell in column(shown, 1).values())
+    assert all(cell.note.startswith("(") for cell in column(shown, 1).values())
 
 
 def test_without_true_pictures_the_learned_ones_are_1() -> None:
     shown = fidelity(Shares(results(true=False)))
-    assert column(shown, 1)["identity's pictures"].text == "1.00"
-    assert column(shown, 2)["style's pictures"].text == "1.00"
+    assert column(shown, 1)["identity's images"].text == "1.00"
+    assert column(shown, 2)["style's images"].text == "1.00"
     assert column(shown, 5)["half"].text == "-"
 
 
@@ -135,16 +134,14 @@ def test_all_tables_and_those_without_the_base() -> None:
     titles = [shown.title for shown in tables_of(whole)]
     assert titles == ["Fidelity", "Claims", "What each block carries", "What predicts the loss", "CPU time"]
     costs = [[cell.text for cell in row] for row in tables_of(whole)[-1].rows]
-    assert costs == [["train", "1.5"], ["generate_cells", "0.5"], ["in all", "2.0"]]
+    assert costs == [["train", "1.5"], ["generate", "0.5"], ["in all", "2.0"]]
     without = {where: found for where, found in whole.scores.items() if where[0] != "base"}
     bare = Results(whole.about, {}, without, {}, {}, {}, whole.cpu_seconds)
     assert [shown.title for shown in tables_of(bare)] == ["CPU time"]
 
 
 def test_markdown() -> None:
-    shown = StudyTable(
-        "A title", "A note.", ("a|b", "c"), ((Cell("x | y"), interval_cell(Interval(-0.001, -0.2, 0.3))),)
-    )
-    assert shown.markdown() == (
+    row = (Cell("x | y"), interval_cell(Interval(-0.001, -0.2, 0.3)))
+    assert markdown_table(Table(columns_of("a|b", "c"), (row,), title="A title", note="A note.")) == (
         "### A title\n\nA note.\n\n| a\\|b | c |\n|---|---|\n| x \\| y | 0.00 (-0.20 .. 0.30) |\n"
     )

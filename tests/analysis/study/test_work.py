@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,22 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
-from bwlab_analysis.study.jobs import KINDS, PAINT, TRAIN, Job
-from bwlab_analysis.study.paintings import in_rows, painted
+from bwlab_analysis.study.jobs import GENERATE, JOB_KINDS, TRAIN, Job
+from bwlab_analysis.study.sheet import generated_images, in_rows
 from bwlab_analysis.study.work import perform
 from tests.analysis.study.conftest import Finished
+from tests.analysis.study.small_jobs import generation
 
 
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> JobContext:
     """Return the finished study in a folder that may be written to."""
     shutil.copytree(finished.out, tmp_path / "out")
-    return open_job_context(StudyLocation(tmp_path / "out", finished.study.place.clip))
+    return open_job_context(StudyLocation(tmp_path / "out", finished.study.location.clip), warnings.warn)
 
 
 def test_every_kind_of_job_is_done(finished: Finished) -> None:
-    assert {job.kind for job in finished.order} == set(KINDS)
+    assert {job.kind for job in finished.order} == set(JOB_KINDS)
     for job in finished.order:
         result: Any = job.result(finished.out)
         assert result["cpu_seconds"] > 0
@@ -38,9 +40,9 @@ def test_every_kind_of_job_is_done(finished: Finished) -> None:
 
 def test_a_job_that_is_done_is_not_run_again(finished: Finished) -> None:
     files = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")}
-    workshop = open_job_context(finished.study.place)
+    context = open_job_context(finished.study.location, warnings.warn)
     for job in finished.order:
-        assert perform(job, workshop) == job.result(finished.out)
+        assert perform(job, context) == job.result(finished.out)
     assert {path: path.stat().st_mtime_ns for path in finished.out.rglob("*")} == files
 
 
@@ -67,7 +69,7 @@ def interrupted(job: Job, out: Path, left: str) -> Path:
 def test_an_interrupted_training_is_done_as_if_it_had_not_been(
     finished: Finished, copied: JobContext, left: str
 ) -> None:
-    job, out = finished.job(TRAIN, "style, ink"), copied.place.out
+    job, out = finished.job(TRAIN, "style, ink"), copied.location.out
     folder = interrupted(job, out, left)
     assert not job.done(out)
     perform(job, copied)
@@ -76,21 +78,23 @@ def test_an_interrupted_training_is_done_as_if_it_had_not_been(
     assert all(np.array_equal(again[name], once[name]) for name in again)
 
 
-def test_a_painting_is_painted_alike_again(finished: Finished, copied: JobContext) -> None:
-    job, out = finished.job(PAINT, "id + half style"), copied.place.out
+def test_images_are_generated_alike_again(finished: Finished, copied: JobContext) -> None:
+    job, out = finished.job(GENERATE, "id + half style"), copied.location.out
     (job.folder(out) / "result.json").unlink()
-    (job.folder(out) / "pictures.png").write_bytes(b"half")
+    (job.folder(out) / "images.png").write_bytes(b"half")
     perform(job, copied)
-    pictures = painted(job, out)
-    assert [picture.size for picture in pictures] == [(64, 64)] * 4
-    before = painted(job, finished.out)
-    assert all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(pictures, before, strict=True))
+    images = generated_images(job, out)
+    assert [image.size for image in images] == [(64, 64)] * 4
+    before = generated_images(job, finished.out)
+    assert all(np.array_equal(np.asarray(one), np.asarray(other)) for one, other in zip(images, before, strict=True))
 
 
-def test_pictures_in_rows_are_found_again(tmp_path: Path) -> None:
-    pictures = [Image.new("RGB", (7, 7), (number, 0, 0)) for number in range(6)]
-    job = Job(PAINT, "", {})
+def test_images_in_rows_are_read_again(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (7, 7), (number, 0, 0)) for number in range(6)]
+    job = generation("")
     job.folder(tmp_path).mkdir(parents=True)
-    in_rows(pictures, 3).save(job.folder(tmp_path) / "pictures.png")
-    (job.folder(tmp_path) / "result.json").write_text('{"file": "pictures.png", "side": 7}')
-    assert [picture.getpixel((3, 3)) for picture in painted(job, tmp_path)] == [(number, 0, 0) for number in range(6)]
+    in_rows(images, 3).save(job.folder(tmp_path) / "images.png")
+    (job.folder(tmp_path) / "result.json").write_text('{"file": "images.png", "side": 7}')
+    assert [image.getpixel((3, 3)) for image in generated_images(job, tmp_path)] == [
+        (number, 0, 0) for number in range(6)
+    ]

@@ -1,4 +1,4 @@
-"""Runs one job and writes its result, whole or not at all."""
+"""The images of a generate job, kept side by side in one PNG file."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from bwlab_analysis.study.jobs import Job
 if TYPE_CHECKING:
     from PIL import Image
 
-
-PICTURES = "pictures.png"
+SHEET = "images.png"
 
 
 def in_rows(images: list[Image.Image], columns: int) -> Image.Image:
-    """Return equally large pictures side by side, row by row."""
+    """Return images of one size side by side, row by row."""
     from PIL import Image
 
     width, height = images[0].size
     sheet = Image.new("RGB", (width * columns, height * (len(images) // columns)))
-    for place, image in enumerate(images):
-        sheet.paste(image, (place % columns * width, place // columns * height))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
 
 
-def painted(job: Job, out: Path) -> list[Image.Image]:
-    """Return the pictures of a painting, prompt by prompt, seed by seed."""
+def generated_images(job: Job, out: Path) -> list[Image.Image]:
+    """Return the images of a generate job, prompt by prompt, seed by seed."""
     from PIL import Image
 
     result = job.result(out)
     with Image.open(job.folder(out) / str(result["file"])) as file:
         sheet = file.convert("RGB")
     side = int(str(result["side"]))
-    boxes = [(x, y) for y in range(0, sheet.height, side) for x in range(0, sheet.width, side)]
-    return [sheet.crop((x, y, x + side, y + side)) for x, y in boxes]
+    corners = [(x, y) for y in range(0, sheet.height, side) for x in range(0, sheet.width, side)]
+    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners]
