@@ -1,4 +1,4 @@
-"""Image files and images of every mode as RGB."""
+"""Image files: found in folders, read in any mode as RGB in sRGB, and as tensors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-WHITE = (255, 255, 255)
-OWN_PROFILES = ("RGB", "CMYK", "L")  # modes that profiles describe
-
-TURNED = range(5, 9)  # orientations of EXIF in which width and height change places
-
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif"})
 UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".svg", ".ico", ".tga"})
 
+WHITE = (255, 255, 255)
+PROFILE_MODES = ("RGB", "CMYK", "L")  # modes that colour profiles describe
+SWAPPED_SIDES = range(5, 9)  # EXIF orientations that exchange width and height
+
+
+class Size(NamedTuple):
+    """The size of an image, in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}"
+
+
+class UnreadableImage(BwlabError):
+    """An image file that is damaged or no image.
+
+    Args:
+        path: the file.
+        reason: the decoder's message.
+
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        fix = "Repair it, take it away or --set data.skip_broken=true"
+        super().__init__(f"image {path}", f"unreadable ({reason})", fix)
+        self.path = path
+
 
 def read_rgb(path: Path) -> Image.Image:
-    """Return the image in a file, of an animation the first, as RGB in sRGB: turned as the camera says, over white.
+    """Return the image in a file as RGB in sRGB: upright, over white, and of an animation the first image.
 
     Raises:
-        Exception: nearly any kind, as decoders do for damaged bytes; OSError where there is no such file.
+        Exception: nearly any kind, as decoders raise for damaged bytes; OSError if there is no such file.
 
     """
     with Image.open(path) as file:
@@ -41,11 +65,11 @@ def read_rgb(path: Path) -> Image.Image:
 def over_white(image: Image.Image) -> Image.Image:
     """Return an image as RGB in sRGB, its transparent parts white.
 
-    Colours of a profile that the file carries are brought to sRGB; a profile that is broken or of other colours than
-    the image counts as none.
+    Colours are converted from the file's colour profile; a profile that is broken or of another mode than the image
+    is ignored.
 
     Raises:
-        ValueError: numbers that are no colours (floats, 32-bit integers).
+        ValueError: the pixels are floats or 32-bit integers, which are no colours.
 
     """
     plain = in_eight_bits(image)
@@ -61,10 +85,10 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image with 8 bits a channel; Pillow itself would clip 16 bits of grey to white."""
+    """Return an image with 8 bits per channel; Pillow itself would clip 16 bits of grey to white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "I" and image.format == "PNG":  # 16 bits of grey, in older versions of Pillow
+    if image.mode == "I" and image.format == "PNG":  # how older versions of Pillow read 16 bits of grey
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}, which are no colours")
@@ -72,37 +96,22 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an image without transparency as RGB in sRGB, from the colours of `profile` if it has one."""
-    own = image if image.mode in OWN_PROFILES else image.convert("RGB")
+    """Return an image without transparency as RGB in sRGB, converted from the colours of its profile if it has one."""
+    plain = image if image.mode in PROFILE_MODES else image.convert("RGB")
     if not profile:
-        return own.convert("RGB")
+        return plain.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        found = ImageCms.profileToProfile(own, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return own.convert("RGB")
-    assert found is not None  # only where it works in place
-    return found
-
-
-class UnreadableImage(BwlabError):
-    """An image file that is no image or is damaged.
-
-    Args:
-        path: of the file.
-        reason: what the decoder says.
-
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        fix = "Repair it, take it away or --set data.skip_broken=true"
-        super().__init__(f"image {path}", f"unreadable ({reason})", fix)
-        self.path = path
+        return plain.convert("RGB")
+    assert converted is not None  # None is for conversions in place
+    return converted
 
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Inside the `with` block every error is an `UnreadableImage`, and the decoder's warnings are silent."""
+    """Raise every error of a `with` block as `UnreadableImage`, and silence the decoder's warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -112,10 +121,10 @@ def decoding(path: Path) -> Iterator[None]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return an image, of an animation the first, as RGB in sRGB: turned as the camera says, over white.
+    """Return the image in a file as RGB in sRGB: upright, over white, and of an animation the first image.
 
     Raises:
-        UnreadablePicture: the file is no image or is damaged; it is named.
+        UnreadableImage: the file is damaged or no image.
 
     """
     with decoding(path):
@@ -123,79 +132,67 @@ def read_image(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> Size:
-    """Return the size of an image, turned as the camera says, from the head of its file.
+    """Return the size of an image, upright, from the first bytes of its file.
 
     Raises:
-        UnreadablePicture: the head is no image's; the rest is not looked at.
+        UnreadableImage: the file does not begin like an image; the rest is not read.
 
     """
     with decoding(path), Image.open(path) as file:
         width, height = file.size
-        turned = file.getexif().get(ExifTags.Base.Orientation) in TURNED
-        return Size(height, width) if turned else Size(width, height)
+        swapped = file.getexif().get(ExifTags.Base.Orientation) in SWAPPED_SIDES
+        return Size(height, width) if swapped else Size(width, height)
 
 
 def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirrored: bool = False) -> Tensor:
-    """Return an image as `(3, height, width)` float32 in -1..1: resized to cover that size, its middle cropped.
+    """Return an image as `(3, height, width)` float32 in -1..1: resized to cover that size, then cropped to it.
 
     Args:
-        path: of the file.
-        width: in pixels.
-        height: in pixels; None: as the width.
-        mirrored: left and right change places.
+        path: the image file.
+        width: width in pixels.
+        height: height in pixels; None means the same as the width.
+        mirrored: whether left and right are exchanged.
 
     Raises:
-        UnreadablePicture: the file is no image or is damaged; it is named.
+        UnreadableImage: the file is damaged or no image.
 
     """
     import torch
 
     image = ImageOps.fit(read_image(path), (width, height or width), Image.Resampling.LANCZOS)
-    shown = ImageOps.mirror(image) if mirrored else image
-    return torch.from_numpy(np.asarray(shown, np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+    image = ImageOps.mirror(image) if mirrored else image
+    return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def image_paths(folder: Path, *, deep: bool = True) -> Iterator[Path]:
-    """Yield the image files in `folder`, of subfolders too if `deep`, sorted, without hidden ones."""
-    yield from paths_with(IMAGE_SUFFIXES, folder, deep)
+def image_paths(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
+    """Yield the image files in a folder, and in its subfolders if `recursive`, sorted, without hidden ones."""
+    yield from paths_with(IMAGE_SUFFIXES, folder, recursive)
 
 
-def paths_with(suffixes: frozenset[str], folder: Path, deep: bool) -> Iterator[Path]:
-    """Yield the files with one of these suffixes, sorted, without hidden ones and those in hidden folders."""
-    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
+def paths_with(suffixes: frozenset[str], folder: Path, recursive: bool) -> Iterator[Path]:
+    """Yield the files with one of these suffixes, sorted, without hidden files and folders."""
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in suffixes and path.is_file() and not hidden:
             yield path
 
 
 def read_images(folder: Path) -> list[Image.Image]:
-    """Return the pictures of a folder and its subfolders, by path; transparent parts are white.
+    """Return the images of a folder and its subfolders, sorted by path, as RGB over white.
 
     Raises:
-        BwlabError: no such folder, none in it, or one that cannot be read.
+        BwlabError: there is no such folder or no image in it, or an image cannot be read.
 
     """
     if not folder.is_dir():
-        raise BwlabError(f"reference pictures {folder}", "no such folder", "Give a folder of pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        raise BwlabError(
-            f"reference pictures {folder}", "no pictures in it", f"Put {', '.join(IMAGE_SUFFIXES)} files there"
-        )
-    pictures = []
-    for path in paths:
+        raise BwlabError(f"reference images {folder}", "no such folder", "Give a folder of images")
+    images = []
+    for path in image_paths(folder):
         try:
-            pictures.append(read_rgb(path))
+            images.append(read_rgb(path))
         except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise BwlabError(f"reference picture {path}", "unreadable", "Repair it or take it away") from error
-    return pictures
-
-
-class Size(NamedTuple):
-    """Of a picture, in pixels."""
-
-    width: int
-    height: int
-
-    def __str__(self) -> str:
-        return f"{self.width} x {self.height}"
+            raise BwlabError(f"reference image {path}", "unreadable", "Repair it or take it away") from error
+    if not images:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise BwlabError(f"reference images {folder}", "no images in it", f"Put images ({suffixes}) there")
+    return images

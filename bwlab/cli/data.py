@@ -1,4 +1,4 @@
-"""`bwlab data`: look at what an adapter is to be trained on."""
+"""`bwlab data check`: what a training would learn from, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bwlab.cli.app import USER_ERROR
+from bwlab.tables import EMPTY, Cell, Column, Row, Table, columns_of, print_table
+from bwlab.terminal import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group, RenderableType
-    from rich.table import Table
-    from rich.text import Text
-
     from bwlab.dataset.survey import BucketCount, FolderCount, Survey
     from bwlab.training.config import TrainConfig
 
-
-WIDTH = 100  # of tables where there is no terminal to ask
-
-app = typer.Typer(help="Look at what an adapter is to be trained on.", no_args_is_help=True)
-
 SCHEMA = "bwlab.data.check"
-VERSION = 1
+VERSION = 2
 CAPTION_WIDTH = 80
-SHOWN = 10  # files of a list; --json has all
+LISTED_ENTRIES = 10
+FOLDER_HEADS = ("images", "repeats", "per epoch", "without caption")
+BUCKET_HEADS = ("images", "regularisation", "cropped", "at most", "enlarged")
+
+app = typer.Typer(help="Check the images and captions that an adapter is to be trained on.", no_args_is_help=True)
 
 
 @app.callback()
@@ -40,91 +37,91 @@ def group() -> None:
 @app.command("check")
 def check_command(
     source: Annotated[
-        Path, typer.Argument(help="Folder of images, dataset TOML of kohya's trainer, or settings of a run.")
+        Path, typer.Argument(help="Folder of images, dataset TOML of kohya's trainer, or settings TOML of a run.")
     ],
     base: Annotated[
-        str | None, typer.Option(help="Base model; shows buckets at its resolution, and captions that are too long.")
+        str | None, typer.Option(help="Base model, for its resolution and the greatest length of captions.")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Shows buckets at this resolution, without a base.", min=8, max=8192)
+        int | None, typer.Option(help="Resolution of the buckets in pixels, without a base.", min=8, max=8192)
     ] = None,
-    tags: Annotated[int, typer.Option(help="Tags to show.", min=0)] = 20,
+    tags: Annotated[int, typer.Option(help="Number of tags to show.", min=0)] = 20,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting, such as data.buckets=true.", metavar="KEY=VALUE")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
     """Show what would be trained: folders, buckets, tags, duplicates and broken images.
 
-    Exits with 2 if 'bwlab train' would stop: no image can be trained, an image is broken (unless data.skip_broken is
-    set), has no caption or is too small.
+    The exit code is 2 if 'bwlab train' would stop: no image can be trained, or an image is broken (unless
+    data.skip_broken is set), has no caption or is too small.
     """
-    from rich.console import Console
+    from bwlab.terminal import stdout_console
 
     config, of_run = run_settings(source, base, resolution, settings or [])
-    with_base = base is not None or (of_run and resolution is None)
-    found = look(config, with_base, Console(stderr=True))
+    survey = survey_settings(config, with_base=base is not None or (of_run and resolution is None))
     if as_json:
-        typer.echo(json.dumps(document(found), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(document(survey), indent=2, ensure_ascii=False))
     else:
-        console = Console()
-        if not console.is_terminal:
-            console.width = WIDTH
-        console.print(tables(found, tags))
-        for line in lines(found):
+        console = stdout_console()
+        for table in tables(survey, tags):
+            print_table(console, table)
+        for line in lines(survey):
             typer.echo(line)
-    if found.stops:
+    if survey.stops:
         raise typer.Exit(USER_ERROR)
 
 
 def run_settings(source: Path, base: str | None, resolution: int | None, sets: list[str]) -> tuple[TrainConfig, bool]:
-    """Return the settings of a run on `source`, and whether `source` itself holds such settings."""
+    """Return the settings of a run on `source`, and whether `source` itself is a file of such settings."""
     from bwlab.dataset.kohya_toml import is_dataset_toml
     from bwlab.training.settings import read_config
 
     is_file = source.suffix == ".toml"
     of_run = is_file and not is_dataset_toml(source)
-    flags = {} if of_run else {"data.dataset" if is_file else "data.folder": ("SOURCE", str(source))}
+    flags: dict[str, tuple[str, object]] = {}
+    if not of_run:
+        flags["data.dataset" if is_file else "data.folder"] = ("SOURCE", str(source))
     if resolution is not None:
-        flags["data.resolution"] = ("--resolution", str(resolution))
+        flags["data.resolution"] = ("--resolution", resolution)
     if base is not None:
         flags["base"] = ("--base", base)
     return read_config(source if of_run else None, None, flags, sets), of_run
 
 
-def look(config: TrainConfig, with_base: bool, console: Console) -> Survey:
-    """Return what a run with these settings would learn from, as its base sees it if `with_base`."""
+def survey_settings(config: TrainConfig, with_base: bool) -> Survey:
+    """Return a survey of all that a run with these settings would learn from; with its base if `with_base`."""
     from functools import partial
 
     from bwlab.base.load import load_base
     from bwlab.dataset.buckets import base_size
     from bwlab.dataset.folders import present_subsets
-    from bwlab.dataset.survey import picture_count, survey
-    from bwlab.terminal import progress_bar
-    from bwlab.training.data import too_long
+    from bwlab.dataset.survey import image_count, survey
+    from bwlab.terminal import ProgressBar
+    from bwlab.training.data import long_captions
 
-    found = present_subsets(config.data, config.regularisation)
-    count = picture_count(found)
+    subsets = present_subsets(config.data, config.regularisation)
+    count = image_count(subsets)
     pipe = load_base(config.base) if with_base else None
-    with progress_bar(console, "looking at pictures") as bar:
+    with ProgressBar("reading images", count) as bar:
         if pipe is None:
-            return survey(found, None, bar(count))
-        return survey(found, base_size(pipe), bar(count), partial(too_long, pipe))
+            return survey(subsets, None, bar.advance)
+        return survey(subsets, base_size(pipe), bar.advance, partial(long_captions, pipe))
 
 
-def document(found: Survey) -> dict[str, Any]:
+def document(survey: Survey) -> dict[str, Any]:
     """Return a survey as plain JSON values."""
     return {
         "schema": SCHEMA,
         "schema_version": VERSION,
-        "trainable": found.trainable,
-        "stops": found.stops,
-        **{name: plain(value) for name, value in fields_of(found).items()},
+        "trainable": survey.trainable,
+        "stops": survey.stops,
+        **{name: plain(value) for name, value in fields_of(survey).items()},
     }
 
 
 def plain(value: object) -> object:
-    """Return a value as JSON has it: paths as texts, records as objects."""
+    """Return a value as JSON has it: paths as texts, dataclasses as objects."""
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -139,99 +136,88 @@ def fields_of(record: object) -> dict[str, object]:
     return {entry.name: getattr(record, entry.name) for entry in dataclasses.fields(record)}  # type: ignore[arg-type]
 
 
-def tables(found: Survey, tags: int) -> Group:
-    """Return the tables of a survey, with so many tags."""
-    from rich.console import Group
-    from rich.text import Text
-
-    parts: list[RenderableType] = []
-    if found.folders:
-        parts += [heading("Folders"), folder_table(found.folders), Text()]
-    if found.buckets:
-        parts += [heading("Buckets"), bucket_table(found.buckets), Text()]
-    elif found.folders:
-        parts += [Text("Buckets: give --base or --resolution to see them."), Text()]
-    if found.tags:
-        parts += [heading(f"Tags ({min(tags, len(found.tags))} of {len(found.tags)})")]
-        parts += [tag_table(found.tags[:tags]), Text()]
-    return Group(*parts)
-
-
-def heading(text: str) -> Text:
-    """Return what stands above a table; its own title would be wrapped to the table's width."""
-    from rich.text import Text
-
-    return Text(text, style="bold")
-
-
-def new_table(*columns: str) -> Table:
-    """Return an empty table whose first column is text and whose others are numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
-    return table
+def tables(survey: Survey, tags: int) -> Iterator[Table]:
+    """Yield the tables of a survey, with at most `tags` tags."""
+    if survey.folders:
+        yield folder_table(survey.folders)
+    if survey.buckets:
+        yield bucket_table(survey.buckets)
+    if survey.tags:
+        yield tag_table(survey.tags, tags)
 
 
 def folder_table(folders: Sequence[FolderCount]) -> Table:
     """Return the table of folders."""
-    from rich.text import Text
-
-    table = new_table("folder", "images", "repeats", "an epoch", "without caption")
-    for one in folders:
-        name = f"{one.folder} (regularisation)" if one.regularisation else str(one.folder)
-        repeats = "-".join(str(count) for count in dict.fromkeys((one.repeats[0], one.repeats[-1])))
-        table.add_row(Text(name), str(one.images), repeats, f"{one.shown:g}", str(one.uncaptioned or "-"))
-    total = sum(one.shown for one in folders)
-    table.add_row("all", str(sum(one.images for one in folders)), "", f"{total:g}", "", style="bold")
-    return table
+    columns = (Column("folder", align="left", wrap=True), *map(Column, FOLDER_HEADS))
+    rows = [
+        row_of(
+            f"{folder.folder} (regularisation)" if folder.regularisation else str(folder.folder),
+            str(folder.images),
+            "-".join(str(count) for count in dict.fromkeys((folder.repeats[0], folder.repeats[-1]))),
+            f"{folder.per_epoch:g}",
+            str(folder.uncaptioned or EMPTY),
+        )
+        for folder in folders
+    ]
+    images, per_epoch = sum(folder.images for folder in folders), sum(folder.per_epoch for folder in folders)
+    totals = row_of("all", str(images), "", f"{per_epoch:g}", "")
+    return Table(columns, tuple(rows), (totals,), title="Folders")
 
 
 def bucket_table(buckets: Sequence[BucketCount]) -> Table:
     """Return the table of buckets."""
-    table = new_table("size", "images", "regularisation", "cropped", "at most", "enlarged")
-    for one in buckets:
-        lost = f"{one.lost:.1%}", f"{one.worst:.1%}"
-        table.add_row(str(one.size), str(one.images), str(one.regularisation or "-"), *lost, str(one.enlarged or "-"))
-    return table
+    rows = [
+        row_of(
+            str(bucket.size),
+            str(bucket.images),
+            str(bucket.regularisation or EMPTY),
+            f"{bucket.cropped:.1%}",
+            f"{bucket.most_cropped:.1%}",
+            str(bucket.enlarged or EMPTY),
+        )
+        for bucket in buckets
+    ]
+    return Table(columns_of("size", *BUCKET_HEADS), tuple(rows), title="Buckets")
 
 
-def tag_table(tags: Sequence[tuple[str, int]]) -> Table:
-    """Return the table of tags."""
-    from rich.text import Text
-
-    table = new_table("tag", "images")
-    for tag, count in tags:
-        table.add_row(Text(shorten(tag, CAPTION_WIDTH)), str(count))
-    return table
+def tag_table(tags: Sequence[tuple[str, int]], most: int) -> Table:
+    """Return the table of the most frequent tags."""
+    rows = [row_of(shorten(tag, CAPTION_WIDTH), str(count)) for tag, count in tags[:most]]
+    return Table(columns_of("tag", "images"), tuple(rows), title=f"Tags ({len(rows)} of {len(tags)})")
 
 
-def lines(found: Survey) -> Iterator[str]:
-    """Yield what is to be looked at, and whether a run would start."""
-    yield from found.notes
-    yield from listed("broken", [f"{one.path}: {one.reason}" for one in found.broken])
-    yield from listed("cannot be used", [one.reason for one in found.unusable])
-    yield from listed("of a kind that is not read", [str(path) for path in found.unread])
-    yield from listed("the same file", [" = ".join(str(path) for path in group) for group in found.duplicates])
-    alike = [f"{one.first} ~ {one.second} ({one.bits} of {one.of} bits differ)" for one in found.lookalikes]
-    yield from listed("look alike", alike)
-    yield from listed("smaller than their bucket, so enlarged", [str(path) for path in found.enlarged])
-    if found.long_captions:
-        shown = [shorten(caption, CAPTION_WIDTH) for caption in found.long_captions]
-        yield from listed(f"captions longer than {found.token_limit} tokens", shown)
-    if not found.trainable:
-        yield "Nothing can be trained."
-    elif found.stops:
-        yield "bwlab train would stop."
+def row_of(*texts: str) -> Row:
+    """Return a row of plain texts."""
+    return tuple(map(Cell, texts))
+
+
+def lines(survey: Survey) -> Iterator[str]:
+    """Yield what is wrong with the data, and whether a run would start."""
+    if survey.folders and not survey.buckets:
+        yield "Add --base or --resolution to see the buckets."
+    yield from survey.notes
+    yield from listed("Broken images", [f"{problem.path}: {problem.reason}" for problem in survey.broken])
+    yield from listed("Images that cannot be used", [problem.reason for problem in survey.unusable])
+    yield from listed("Images of a format that is not read", [str(path) for path in survey.unread])
+    yield from listed("Equal files", [" = ".join(str(path) for path in group) for group in survey.duplicates])
+    pairs = [f"{pair.first} ~ {pair.second} ({pair.bits} of {pair.of} bits differ)" for pair in survey.near_duplicates]
+    yield from listed("Images that look the same", pairs)
+    yield from listed("Images smaller than their bucket, to be enlarged", [str(path) for path in survey.enlarged])
+    if survey.long_captions:
+        captions = [shorten(caption, CAPTION_WIDTH) for caption in survey.long_captions]
+        yield from listed(f"Captions longer than {survey.token_limit} tokens", captions)
+    if not survey.trainable:
+        yield "No image can be trained: bwlab train would stop."
+    elif survey.stops:
+        yield "bwlab train would stop. Correct the broken images and those that cannot be used."
     else:
-        yield f"{found.trainable} images can be trained."
+        yield f"{counted(survey.trainable, 'image')} can be trained."
 
 
-def listed(what: str, entries: Sequence[str]) -> Iterator[str]:
-    """Yield a heading with a count, and the first entries; nothing without any."""
+def listed(heading: str, entries: Sequence[str]) -> Iterator[str]:
+    """Yield a heading with a count, and the first entries; nothing without entries."""
     if entries:
-        yield f"{what} ({len(entries)}):"
-        yield from (f"  {entry}" for entry in entries[:SHOWN])
-        if len(entries) > SHOWN:
-            yield f"  ... and {len(entries) - SHOWN} more (--json has all)"
+        yield f"{heading} ({len(entries)}):"
+        yield from (f"  {entry}" for entry in entries[:LISTED_ENTRIES])
+        if len(entries) > LISTED_ENTRIES:
+            yield f"  ... and {len(entries) - LISTED_ENTRIES} more; --json lists all of them"

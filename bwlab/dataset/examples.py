@@ -1,4 +1,4 @@
-"""Pictures with captions, and the folders they come from."""
+"""Captioned images to learn from, the folders they come from, and how their captions vary from step to step."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import torch
 from bwlab.dataset.config import DataConfig
 from bwlab.images import Size
 
-JOINT = ", "
+SEPARATOR = ", "
 
 
 @dataclass(frozen=True)
 class Subset:
-    """One folder of pictures and what is done with them.
+    """One folder of images and the settings for it.
 
     Attributes:
-        settings: of this folder, which is `settings.folder`.
-        asked: how the user named it, for messages.
-        regularisation: whether it preserves what the base knows, instead of teaching something new.
-        deep: whether its subfolders belong to it, and `25_name` folders say their repeats and captions.
-        shape: of pictures, where that is not a square of `settings.resolution`.
+        settings: settings of this folder, which is `settings.folder`.
+        asked: the option that names the folder, for messages.
+        regularisation: whether its images preserve what the base knows, instead of teaching something new.
+        recursive: whether subfolders belong to it, and names such as `25_name` give repeats and captions.
+        shape: size of the images, where that is not a square of `settings.resolution`.
         dropout_epochs: see `CaptionRule`.
-        prefix: goes before every caption, with a blank.
-        suffix: goes after every caption, with a blank.
-        notes: what the user should know of how the settings were read.
+        prefix: text before every caption, followed by a blank.
+        suffix: text after every caption, preceded by a blank.
+        notes: warnings about the settings.
 
     """
 
     settings: DataConfig
     asked: str
     regularisation: bool = False
-    deep: bool = True
+    recursive: bool = True
     shape: Size | None = None
     dropout_epochs: int = 0
     prefix: str = ""
@@ -44,25 +44,29 @@ class Subset:
     notes: tuple[str, ...] = ()
 
     @property
-    def rule(self) -> CaptionRule:
-        """What is done to captions each time they are shown."""
-        own = self.settings
+    def caption_rule(self) -> CaptionRule:
+        """How captions vary from step to step."""
+        settings = self.settings
         return CaptionRule(
-            own.shuffle_caption, own.keep_tokens, own.caption_dropout, own.tag_dropout, self.dropout_epochs
+            settings.shuffle_caption,
+            settings.keep_tokens,
+            settings.caption_dropout,
+            settings.tag_dropout,
+            self.dropout_epochs,
         )
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture to learn from.
+    """One captioned image.
 
     Attributes:
         path: the image file.
         caption: comma-separated tags.
-        repeats: times it counts in an epoch.
+        repeats: number of times it counts in an epoch.
         digest: SHA-256 of the file.
         subset: the folder it comes from.
-        captioned: whether the caption is its own, and not that of its folder or of the settings.
+        captioned: whether the caption is the image's own, and not that of its folder or of the settings.
 
     """
 
@@ -75,33 +79,20 @@ class Example:
 
     @property
     def regularisation(self) -> bool:
-        """Whether it preserves what the base knows."""
+        """Whether the example preserves what the base knows."""
         return self.subset.regularisation
-
-
-def dataset_hash(examples: Sequence[Example]) -> str:
-    """Return a SHA-256 of what is learned from: images, captions and how they are shown, but not where they lie."""
-    lines = sorted(example_content(example) for example in examples)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def example_content(example: Example) -> str:
-    """Return one line that says what is learned from an example."""
-    own = example.subset
-    shown = f"flip={own.settings.flip} random_crop={own.settings.random_crop} regularisation={own.regularisation}"
-    return f"{example.digest} {example.repeats} {own.rule} {shown} {example.caption}"
 
 
 @dataclass(frozen=True)
 class CaptionRule:
-    """What is done to a caption each time it is shown.
+    """How a caption varies from step to step.
 
     Attributes:
-        shuffle: the tags come in random order.
-        keep: first tags that are neither moved nor left out, unless the whole caption is.
-        dropout: probability 0..1 that there is no caption.
-        tag_dropout: probability 0..1 that a tag is left out.
-        dropout_epochs: in every epoch whose number, from 1, is a multiple of this there is no caption; 0 in none.
+        shuffle: whether the tags come in random order.
+        keep: number of first tags that are neither moved nor dropped, unless the whole caption is dropped.
+        dropout: probability 0..1 that the caption is empty.
+        tag_dropout: probability 0..1 that a tag is dropped.
+        dropout_epochs: captions are empty in every epoch whose number, from 1, is a multiple of this; 0 means in none.
 
     """
 
@@ -111,10 +102,9 @@ class CaptionRule:
     tag_dropout: float = 0.0
     dropout_epochs: int = 0
 
-    def shown(self, caption: str, epoch: int, generator: torch.Generator) -> str:
-        """Return a caption as it is shown in an epoch, the first of which is 0."""
-        every = self.dropout_epochs
-        if every and (epoch + 1) % every == 0:
+    def sample(self, caption: str, epoch: int, generator: torch.Generator) -> str:
+        """Return a random variant of a caption for an epoch, the first of which is 0."""
+        if self.dropout_epochs and (epoch + 1) % self.dropout_epochs == 0:
             return ""
         if self.dropout and chance(generator) < self.dropout:
             return ""
@@ -123,10 +113,10 @@ class CaptionRule:
             rest = [rest[index] for index in torch.randperm(len(rest), generator=generator).tolist()]
         if self.tag_dropout:
             rest = [tag for tag in rest if chance(generator) >= self.tag_dropout]
-        return JOINT.join(kept + rest)
+        return SEPARATOR.join(kept + rest)
 
     def all_samples(self, caption: str) -> frozenset[str] | None:
-        """Return all that `shown` can make of a caption, None if that may be very many."""
+        """Return every variant of a caption that `sample` can return; None if there may be very many."""
         _, rest = self._parts(caption)
         if (self.tag_dropout and rest) or (self.shuffle and len(set(rest)) > 1):
             return None
@@ -142,19 +132,33 @@ def chance(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
+def dataset_hash(examples: Sequence[Example]) -> str:
+    """Return a SHA-256 of images, captions and their settings, whatever the folders are called."""
+    lines = sorted(example_content(example) for example in examples)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def example_content(example: Example) -> str:
+    """Return one line with all that training depends on in an example."""
+    subset = example.subset
+    variation = f"flip={subset.settings.flip} random_crop={subset.settings.random_crop}"
+    kind = f"regularisation={subset.regularisation}"
+    return f"{example.digest} {example.repeats} {subset.caption_rule} {variation} {kind} {example.caption}"
+
+
 def split_tags(caption: str) -> list[str]:
     """Return the tags of a caption that `normalized_tags` made.
 
-    >>> tags_of("a fox, ink")
+    >>> split_tags("a fox, ink")
     ['a fox', 'ink']
     """
-    return caption.split(JOINT) if caption else []
+    return caption.split(SEPARATOR) if caption else []
 
 
 def normalized_tags(text: str) -> str:
     """Return comma- or line-separated tags joined by `", "`, without empty ones.
 
-    >>> joined_tags("a fox ,, ink\\n")
+    >>> normalized_tags("a fox ,, ink\\n")
     'a fox, ink'
     """
-    return JOINT.join(tag for tag in (part.strip() for part in re.split(r"[,\n]", text)) if tag)
+    return SEPARATOR.join(tag for tag in (part.strip() for part in re.split(r"[,\n]", text)) if tag)

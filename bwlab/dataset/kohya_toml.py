@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bwlab.config.model import SettingError, checked
+from bwlab.config.model import SettingError, Text, checked
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
 from bwlab.errors import BwlabError, did_you_mean, first_line
@@ -117,18 +117,18 @@ class Option:
 
     """
 
-    kind: object
+    kind: Any  # a type, or what pydantic takes for one
     levels: frozenset[Level] = ANY
 
 
 OPTIONS: Mapping[str, Option] = {
-    "image_dir": Option(str, SUBSET_ONLY),
+    "image_dir": Option(Text, SUBSET_ONLY),
     "is_reg": Option(bool, SUBSET_ONLY),
-    "class_tokens": Option(str),
+    "class_tokens": Option(Text),
     "num_repeats": Option(int),
-    "caption_extension": Option(str),
-    "caption_prefix": Option(str),
-    "caption_suffix": Option(str),
+    "caption_extension": Option(Text),
+    "caption_prefix": Option(Text),
+    "caption_suffix": Option(Text),
     "shuffle_caption": Option(bool),
     "keep_tokens": Option(int),
     "caption_dropout_rate": Option(float),
@@ -234,7 +234,10 @@ def options_of(table: Table, level: Level, origin: str) -> Options:
         if level not in option.levels:
             places = " or ".join(sorted(one.value for one in option.levels))
             raise BwlabError(f"{origin}: {key}", "it cannot stand here", f"Put it into {places}")
-        found[key] = Given(value if option.kind is None else converted(key, value, option.kind, origin), origin)
+        try:
+            found[key] = Given(value if option.kind is None else checked(key, value, option.kind), origin)
+        except SettingError as error:
+            raise BwlabError(f"{origin}: {error.asked}", error.found, error.fix) from error
     return found
 
 
@@ -249,7 +252,7 @@ def new_subset(options: Options, origin: str, config: DataConfig) -> Subset:
         settings=folder_settings(options, config),
         asked=f"{origin}: image_dir = {options['image_dir'].value}",
         regularisation=chosen(options, "is_reg", False),
-        deep=False,
+        recursive=False,
         shape=shape_of(options),
         dropout_epochs=max(0, chosen(options, "caption_dropout_every_n_epochs", 0)),
         prefix=chosen(options, "caption_prefix", ""),

@@ -1,9 +1,9 @@
-"""Latents of pictures and embeddings of captions, each computed once.
+"""Latents of images and embeddings of captions, each computed once and kept in a cache on disk.
 
-Entries of the cache are keyed by content: the picture's bytes, its size, whether it is mirrored and the autoencoder's
-weights, or the caption, the tokenizers and the text encoders' weights. A latent is the posterior's mean and deviation,
-so training still samples it anew at each step, as it would without a cache. Each entry is computed alone, never in a
-batch, so its bits depend on nothing else.
+Entries of the cache are keyed by content: the image's bytes, its size, whether it is mirrored, and the autoencoder's
+weights and scale; or the caption, the tokenizers and the text encoders' weights. A latent is kept as the mean and the
+deviation of its posterior, so training samples it anew at each step, as it would without a cache. Each entry is
+computed alone, never in a batch, so its bits depend on nothing else.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-LAYOUT = "3"  # raised when what an entry holds changes, or how images are read
+LAYOUT = "3"  # raised when the contents of an entry change, or how images are read
 CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An encoded picture.
+    """An image as the posteriors of its latents.
 
     Attributes:
-        frame: what was done with it.
-        plain: as it is.
-        mirrored: with left and right exchanged, if it is to be shown so.
+        frame: how the image was resized and cropped.
+        plain: posterior of the image as it is.
+        mirrored: posterior of the image with left and right exchanged; None if it is never trained so.
 
     """
 
@@ -56,11 +56,11 @@ class EncodedImage:
 
 
 class ImageEncoder:
-    """Encodes pictures with the autoencoder of a base.
+    """Encodes the images of examples with the autoencoder of a base.
 
     Args:
-        vae: in float32.
-        cache: where posteriors are kept.
+        vae: the autoencoder, in float32.
+        cache: the cache that keeps posteriors.
 
     """
 
@@ -69,23 +69,23 @@ class ImageEncoder:
         self._autoencoder = f"{module_hash(vae)} shift={latent_shift(vae)} scale={latent_scale(vae)}"
         self._posteriors: dict[tuple[str, Frame, bool], Posterior] = {}
 
-    def picture(self, example: Example, frame: Frame) -> EncodedImage:
-        """Return an example's picture.
+    def encode(self, example: Example, frame: Frame) -> EncodedImage:
+        """Return an example's image as posteriors.
 
-        A mirrored picture is encoded on its own, as an autoencoder does not turn it into mirrored latents: on the
-        embedded base and its benchmark's pictures, latents that are mirrored decode to within 18.4 dB of the mirrored
-        picture, its own latents to within 29.3 dB.
+        A mirrored image is encoded on its own, as an autoencoder does not turn it into mirrored latents: on the
+        embedded base and its benchmark's images, latents that are mirrored decode to within 18.4 dB of the mirrored
+        image, its own latents to within 29.3 dB.
 
         Raises:
-            UnreadablePicture: the file is damaged.
-            BwlabError: its latents are not finite, or the cache cannot be written.
+            UnreadableImage: the file is damaged.
+            BwlabError: the latents are not finite, or the cache cannot be written.
 
         """
         mirrored = self._posterior(example, frame, True) if example.subset.settings.flip else None
         return EncodedImage(frame, self._posterior(example, frame, False), mirrored)
 
     def _posterior(self, example: Example, frame: Frame, mirrored: bool) -> Posterior:
-        """Return one posterior; the same picture of several examples is in memory once."""
+        """Return one posterior; an image that several examples share is in memory once."""
         key = example.digest, frame, mirrored
         if key not in self._posteriors:
             content = example.digest, str(frame.encoded), f"mirrored={mirrored}", self._autoencoder
@@ -103,24 +103,24 @@ class ImageEncoder:
 
 
 def encode_examples(
-    framed: Sequence[tuple[Example, Frame | UnreadableImage]], encoder: ImageEncoder, tick: Callable[[], None]
+    framed: Sequence[tuple[Example, Frame | UnreadableImage]], encoder: ImageEncoder, on_image: Callable[[], None]
 ) -> list[EncodedImage | UnreadableImage]:
-    """Return the picture of each example, or the error of one that cannot be read.
+    """Return the encoded image of each example, or the error of one that cannot be read.
 
     Args:
-        framed: the examples, with what is to be done to them.
-        encoder: encodes or remembers them.
-        tick: called after each picture.
+        framed: the examples, each with how its image is resized and cropped, or with the error of an unreadable one.
+        encoder: encodes the images.
+        on_image: called after each image.
 
     """
-    found: list[EncodedImage | UnreadableImage] = []
+    images: list[EncodedImage | UnreadableImage] = []
     for example, frame in framed:
         try:
-            found.append(frame if isinstance(frame, UnreadableImage) else encoder.picture(example, frame))
+            images.append(frame if isinstance(frame, UnreadableImage) else encoder.encode(example, frame))
         except UnreadableImage as error:
-            found.append(error)
-        tick()
-    return found
+            images.append(error)
+        on_image()
+    return images
 
 
 @torch.no_grad()
@@ -128,14 +128,15 @@ def encode_captions(captions: Iterable[str], pipe: Pipeline, cache: TensorCache)
     """Return the embedding of each caption as a batch of one, float32, as sampling would compute it."""
     weights = [module_hash(encoder) for encoder in text_encoders(pipe)]
     tokenizers = [pipe.tokenizer, getattr(pipe, "tokenizer_2", None)]
-    readers = [tokenizer_hash(tokenizer) for tokenizer in tokenizers if tokenizer is not None]
+    tokenizer_hashes = [tokenizer_hash(tokenizer) for tokenizer in tokenizers if tokenizer is not None]
 
     def encode(caption: str) -> dict[str, Tensor]:
-        found = encode_texts(pipe, [caption])
-        return {"context": found.context} | ({} if found.pooled is None else {"pooled": found.pooled})
+        text = encode_texts(pipe, [caption])
+        return {"context": text.context} | ({} if text.pooled is None else {"pooled": text.pooled})
 
     entries = {
-        caption: cache.get("text", (caption, *weights, *readers), partial(encode, caption)) for caption in captions
+        caption: cache.get("text", (caption, *weights, *tokenizer_hashes), partial(encode, caption))
+        for caption in captions
     }
     return {caption: TextBatch(entry["context"], entry.get("pooled")) for caption, entry in entries.items()}
 
@@ -151,24 +152,29 @@ class TensorCache:
     """Named groups of tensors in a folder, one safetensors file each.
 
     Several runs may use it at once: entries are written whole or not at all, and two runs that make the same entry
-    write the same.
+    write the same bytes.
 
     Args:
-        folder: made when the first entry is kept.
+        folder: the folder; made when the first entry is written.
 
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, kind: str, parts: tuple[str, ...], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the tensors for the content `parts`, made and kept if they are not there or damaged.
+    def get(self, kind: str, content: tuple[str, ...], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the tensors that belong to `content`; make and keep them if they are missing or damaged.
+
+        Args:
+            kind: subfolder of the entry.
+            content: all that the tensors depend on.
+            make: computes them.
 
         Raises:
             BwlabError: the cache cannot be written.
 
         """
-        key = hashlib.sha256("\n".join((LAYOUT, *parts)).encode()).hexdigest()
+        key = hashlib.sha256("\n".join((LAYOUT, *content)).encode()).hexdigest()
         path = self.folder / kind / key[:2] / f"{key}.safetensors"
         kept = read_tensors(path)
         if kept is not None:
@@ -189,7 +195,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file, None if it is missing or damaged in the least."""
+    """Return the tensors of a file; None if it is missing or damaged in the least."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

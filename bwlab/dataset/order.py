@@ -1,9 +1,10 @@
-"""Which examples each batch has: a function of its number alone, so that nothing is carried from batch to batch.
+"""The examples of each batch, as a function of the batch's number alone: nothing is carried from batch to batch.
 
-Examples of one size and one kind (new, or regularisation) form a lane, which yields them in epochs, each a fresh
-permutation in which every example comes as often as it repeats. Lanes of one size form a bucket. Fixed cycles say which
-bucket gives a batch and which lane a place in it; in a cycle each comes as often as its share says, evenly spread. So
-every batch is full and of one size, no example is favoured, and new and regularisation examples come equally often.
+A bucket holds the examples of one size. Within a bucket, new examples form one lane and regularisation examples
+another. A lane is an endless stream of its examples in epochs, each a fresh permutation in which every example comes as
+often as it repeats. A cycle is a fixed round, repeated for ever, that spreads its members evenly: one cycle says which
+bucket gives a batch, and one for each bucket says which lane gives a slot of a batch. So every batch is full and of one
+size, no example is favoured, and new and regularisation examples come equally often.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-LONGEST_CYCLE = 2**16  # beyond it shares are rounded
+LONGEST_CYCLE = 2**16  # longer rounds are shortened by rounding the shares
 
 
 class BatchSlot(NamedTuple):
-    """One example of a batch.
+    """One slot of a batch.
 
     Attributes:
-        example: its index.
-        epoch: of its lane, 0 for the first.
+        example: index of its example.
+        epoch: epoch of the example's lane, 0 for the first.
 
     """
 
@@ -36,12 +37,12 @@ class BatchSlot(NamedTuple):
 
 @dataclass(frozen=True)
 class Cycle:
-    """An endless repetition of the same numbers.
+    """A round of members that repeats for ever.
 
     Attributes:
-        members: one round, numbers from 0.
-        ordinals: how often each of them came before in the round.
-        counts: how often each number comes in a round.
+        members: the member at each position of a round, numbered from 0.
+        ordinals: for each position, how often its member came before in the round.
+        counts: for each member, how often it comes in a round.
 
     """
 
@@ -50,40 +51,20 @@ class Cycle:
     counts: tuple[int, ...]
 
     def at(self, position: int) -> tuple[int, int]:
-        """Return the number at a position, and how often it came before."""
-        rounds, place = divmod(position, len(self.members))
-        member = self.members[place]
-        return member, rounds * self.counts[member] + self.ordinals[place]
-
-
-def even_cycle(shares: Sequence[int]) -> Cycle:
-    """Return the cycle in which number i comes `shares[i]` times (at least 1), as evenly spread as can be."""
-    counts = whole_shares(shares)
-    numbers = np.repeat(np.arange(len(counts)), counts)
-    ordinals = np.concatenate([np.arange(count) for count in counts])
-    times = (ordinals + 0.5) / np.repeat(counts, counts)
-    order = np.argsort(times, kind="stable")
-    return Cycle(tuple(numbers[order].tolist()), tuple(ordinals[order].tolist()), counts)
-
-
-def whole_shares(shares: Sequence[int]) -> tuple[int, ...]:
-    """Return shares in lowest terms; rounded, but to no less than 1, if they are still more than `LONGEST_CYCLE`."""
-    divisor = math.gcd(*shares)
-    lowest = [share // divisor for share in shares]
-    total = sum(lowest)
-    if total <= LONGEST_CYCLE:
-        return tuple(lowest)
-    return tuple(max(1, round(share * LONGEST_CYCLE / total)) for share in lowest)
+        """Return the member at a position, and how often it came before, in all rounds."""
+        rounds, within = divmod(position, len(self.members))
+        member = self.members[within]
+        return member, rounds * self.counts[member] + self.ordinals[within]
 
 
 @dataclass(frozen=True)
 class Lane:
-    """Examples in endless epochs.
+    """An endless stream of examples in shuffled epochs.
 
     Attributes:
-        members: their indices.
-        repeats: how often each comes in an epoch.
-        purpose: what tells its random order from those of other lanes.
+        members: indices of the examples.
+        repeats: how often each example comes in an epoch.
+        purpose: numbers that tell its random order from those of other lanes.
 
     """
 
@@ -91,16 +72,16 @@ class Lane:
     repeats: tuple[int, ...]
     purpose: tuple[int, ...] = ()
 
-    def places(self, first: int, past: int, seed: int) -> list[BatchSlot]:
-        """Return what comes from position `first` to before `past`."""
+    def slots(self, first: int, past: int, seed: int) -> list[BatchSlot]:
+        """Return the slots from position `first` to before `past` of the stream."""
         pool = torch.repeat_interleave(torch.tensor(self.members), torch.tensor(self.repeats))
-        found: list[BatchSlot] = []
+        slots: list[BatchSlot] = []
         for epoch in range(first // len(pool), -(-past // len(pool))):
             order = torch.randperm(len(pool), generator=generator_for(seed, "epoch", epoch, *self.purpose))
-            start = epoch * len(pool)
-            rows = pool[order[max(first - start, 0) : past - start]]
-            found += [BatchSlot(index, epoch) for index in rows.tolist()]
-        return found
+            begin = epoch * len(pool)
+            rows = pool[order[max(first - begin, 0) : past - begin]]
+            slots += [BatchSlot(index, epoch) for index in rows.tolist()]
+        return slots
 
 
 @dataclass(frozen=True)
@@ -108,8 +89,8 @@ class Order:
     """All examples, by size and kind.
 
     Attributes:
-        buckets: the lanes of each.
-        shares: how often an example of each of those lanes is shown, for each other.
+        buckets: the lanes of each bucket.
+        shares: for each lane of each bucket, how often its examples come in proportion to those of other lanes.
 
     """
 
@@ -118,34 +99,35 @@ class Order:
 
     @cached_property
     def bucket_cycle(self) -> Cycle:
-        """Which bucket gives each batch."""
+        """The bucket of each batch."""
         return even_cycle([sum(shares) for shares in self.shares])
 
     @cached_property
     def lane_cycles(self) -> tuple[Cycle, ...]:
-        """For each bucket which lane gives each place of its batches."""
+        """For each bucket, the lane of each slot of its batches."""
         return tuple(even_cycle(shares) for shares in self.shares)
 
-    def places(self, batch: int, size: int, seed: int) -> list[BatchSlot]:
-        """Return the examples of batch number `batch` of `size`."""
+    def slots(self, batch: int, size: int, seed: int) -> list[BatchSlot]:
+        """Return the slots of batch number `batch` of `size` examples."""
         bucket, number = self.bucket_cycle.at(batch)
         cycle = self.lane_cycles[bucket]
-        wanted = [cycle.at(position) for position in range(number * size, (number + 1) * size)]
-        streams = {lane: iter(self._from_lane(bucket, lane, wanted, seed)) for lane in {lane for lane, _ in wanted}}
-        return [next(streams[lane]) for lane, _ in wanted]
+        positions = [cycle.at(position) for position in range(number * size, (number + 1) * size)]
+        lanes = {lane for lane, _ in positions}
+        streams = {lane: iter(self._lane_slots(bucket, lane, positions, seed)) for lane in lanes}
+        return [next(streams[lane]) for lane, _ in positions]
 
-    def _from_lane(self, bucket: int, lane: int, wanted: Iterable[tuple[int, int]], seed: int) -> list[BatchSlot]:
-        ordinals = [ordinal for one, ordinal in wanted if one == lane]
-        return self.buckets[bucket][lane].places(ordinals[0], ordinals[-1] + 1, seed)
+    def _lane_slots(self, bucket: int, lane: int, positions: Iterable[tuple[int, int]], seed: int) -> list[BatchSlot]:
+        ordinals = [ordinal for member, ordinal in positions if member == lane]
+        return self.buckets[bucket][lane].slots(ordinals[0], ordinals[-1] + 1, seed)
 
 
 def new_order(repeats: Sequence[int], shapes: Sequence[tuple[int, int]], regularisation: Sequence[bool]) -> Order:
     """Return the order of examples.
 
     Args:
-        repeats: how often each comes in an epoch.
-        shapes: what must be alike in a batch.
-        regularisation: which of them preserve what the base knows; those are shown as often as all others together.
+        repeats: how often each example comes in an epoch.
+        shapes: the shape of each example; all examples of a batch have the same one.
+        regularisation: whether each example preserves what the base knows; in total those come as often as all others.
 
     """
     groups: dict[tuple[int, int], dict[bool, list[int]]] = {}
@@ -155,20 +137,40 @@ def new_order(repeats: Sequence[int], shapes: Sequence[tuple[int, int]], regular
         kind: sum(count for count, own in zip(repeats, regularisation, strict=True) if own is kind)
         for kind in (False, True)
     }
-    alone = len(groups) == 1 and len(set(regularisation)) == 1
+    single = len(groups) == 1 and len(set(regularisation)) == 1
     buckets, shares = [], []
     for number, shape in enumerate(sorted(groups)):
         kinds = sorted(groups[shape].items())
-        lanes = [lane(members, repeats, () if alone else (number, int(kind))) for kind, members in kinds]
+        lanes = [new_lane(members, repeats, () if single else (number, int(kind))) for kind, members in kinds]
         buckets.append(tuple(lanes))
         weights = [totals[not kind] or 1 for kind, _ in kinds]  # these make both kinds equal in total
-        shares.append(tuple(sum(own.repeats) * weight for own, weight in zip(lanes, weights, strict=True)))
+        shares.append(tuple(sum(lane.repeats) * weight for lane, weight in zip(lanes, weights, strict=True)))
     return Order(tuple(buckets), tuple(shares))
 
 
-def lane(members: Sequence[int], repeats: Sequence[int], purpose: tuple[int, ...]) -> Lane:
+def new_lane(members: Sequence[int], repeats: Sequence[int], purpose: tuple[int, ...]) -> Lane:
     """Return the lane of some examples."""
     return Lane(tuple(members), tuple(repeats[index] for index in members), purpose)
+
+
+def even_cycle(shares: Sequence[int]) -> Cycle:
+    """Return the cycle in which member i comes `shares[i]` times (at least 1), as evenly spread as possible."""
+    counts = whole_shares(shares)
+    members = np.repeat(np.arange(len(counts)), counts)
+    ordinals = np.concatenate([np.arange(count) for count in counts])
+    times = (ordinals + 0.5) / np.repeat(counts, counts)
+    order = np.argsort(times, kind="stable")
+    return Cycle(tuple(members[order].tolist()), tuple(ordinals[order].tolist()), counts)
+
+
+def whole_shares(shares: Sequence[int]) -> tuple[int, ...]:
+    """Return shares in lowest terms; rounded, but to no less than 1, if they sum to more than `LONGEST_CYCLE`."""
+    divisor = math.gcd(*shares)
+    lowest = [share // divisor for share in shares]
+    total = sum(lowest)
+    if total <= LONGEST_CYCLE:
+        return tuple(lowest)
+    return tuple(max(1, round(share * LONGEST_CYCLE / total)) for share in lowest)
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:

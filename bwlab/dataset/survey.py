@@ -1,179 +1,26 @@
-"""Looks at all that a run would learn from."""
+"""A survey of all that a run would learn from: folders, buckets, tags, and what is wrong with the images."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from bwlab.dataset.buckets import BaseSize, Frame, Sizing, frame, sizing
+from bwlab.dataset.buckets import BaseSize, Frame, Sizing, frame_image, subset_sizing
+from bwlab.dataset.duplicates import BITS, Fingerprint, equal_groups, fingerprint, similar_pairs
 from bwlab.dataset.examples import Example, Subset, split_tags
 from bwlab.dataset.folders import images_of, read_example, unread_paths
 from bwlab.errors import BwlabError
 from bwlab.images import Size, UnreadableImage, image_size, read_image
 
-# From captions: how many tokens are read, and which captions have more.
-FindLong = Callable[[Collection[str]], tuple[int, tuple[str, ...]]]
-
-Thing = TypeVar("Thing", bound=Hashable)
-
-SIDE = 32
-FREQUENCIES = 8
-BITS = FREQUENCIES**2 - 1
-ALIKE = 4  # bits that may differ
-ROWS = 1024  # compared at once
-
-Fingerprint = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class SurveyedImage:
-    """One image that was looked at as a whole."""
-
-    example: Example
-    print: Fingerprint
-    frame: Frame | None
-
-
-def survey(
-    found: Sequence[Subset], base: BaseSize | None, tick: Callable[[], None], too_long: FindLong | None = None
-) -> Survey:
-    """Return what is in folders of pictures.
-
-    Args:
-        found: the folders.
-        base: what the base wants; None: only folders that name a resolution are put into buckets.
-        tick: called after each picture.
-        too_long: tells which captions a text encoder does not read to their end.
-
-    Raises:
-        BwlabError: a folder that is not there or empty, or sizes that cannot be.
-
-    """
-    broken: list[Problem] = []
-    unusable: list[Problem] = []
-    looked: list[SurveyedImage] = []
-    for subset in found:
-        how = subset_sizing(subset, base)
-        for path in images_of(subset):
-            try:
-                looked.append(survey_image(path, subset, how))
-            except UnreadableImage as error:
-                broken.append(Problem(path, error.found))
-            except BwlabError as error:
-                unusable.append(Problem(path, f"{error.asked}: {error.found}"))
-            tick()
-    examples = [one.example for one in looked]
-    limit, long_captions = too_long({one.caption for one in examples}) if too_long is not None else (None, None)
-    return Survey(
-        folders=folder_counts(examples),
-        buckets=bucket_counts(looked),
-        tags=tag_counts(examples),
-        broken=tuple(broken),
-        unusable=tuple(unusable),
-        enlarged=tuple(one.example.path for one in looked if one.frame is not None and one.frame.enlarged),
-        duplicates=tuple(same({one.example.path: one.example.digest for one in looked})),
-        lookalikes=tuple(looking_alike(looked)),
-        unread=tuple(path for subset in found for path in unread_paths(subset)),
-        notes=tuple(dict.fromkeys(note for subset in found for note in subset.notes)),
-        long_captions=long_captions,
-        token_limit=limit,
-        broken_stop=not all(subset.settings.skip_broken for subset in found),
-    )
-
-
-def picture_count(found: Sequence[Subset]) -> int:
-    """Return how many images the folders hold; BwlabError for one that is not there or empty."""
-    return sum(len(images_of(subset)) for subset in found)
-
-
-def subset_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:
-    """Return how a folder's pictures are sized, None if neither it nor a base says."""
-    if base is None:
-        named = subset.settings.resolution or (subset.shape and max(subset.shape))
-        base = BaseSize(named) if named else None
-    return None if base is None else sizing(subset, base)
-
-
-def survey_image(path: Path, subset: Subset, how: Sizing | None) -> SurveyedImage:
-    """Return what is seen of an image; BwlabError if a run could not use it."""
-    image = read_image(path)
-    example = read_example(path, subset)
-    if how is None:
-        return SurveyedImage(example, fingerprint(image), None)
-    found = frame(image_size(path), how)
-    if found is None:
-        raise BwlabError("its size", f"{Size(*image.size)} pixels, less than one step of {how.step}", "Enlarge it")
-    return SurveyedImage(example, fingerprint(image), found)
-
-
-def folder_counts(examples: Sequence[Example]) -> tuple[FolderCount, ...]:
-    """Return what each folder gives; regularisation counts as it is shown, as often as all else together."""
-    new = sum(example.repeats for example in examples if not example.regularisation)
-    old = sum(example.repeats for example in examples if example.regularisation)
-    groups: dict[tuple[Path, bool, Subset], list[Example]] = {}
-    for example in examples:
-        groups.setdefault((example.path.parent, example.regularisation, example.subset), []).append(example)
-    counts = []
-    for (folder, kind, _), own in groups.items():
-        repeats = sum(example.repeats for example in own)
-        counts.append(
-            FolderCount(
-                folder,
-                kind,
-                len(own),
-                tuple(sorted({example.repeats for example in own})),
-                repeats * new / old if kind else repeats,
-                sum(not example.captioned for example in own),
-            )
-        )
-    return tuple(counts)
-
-
-def bucket_counts(looked: Sequence[SurveyedImage]) -> tuple[BucketCount, ...] | None:
-    """Return the buckets that have pictures, sorted by size; None if no picture has one."""
-    groups: dict[Size, list[tuple[Example, Frame]]] = {}
-    for one in looked:
-        if one.frame is not None:
-            groups.setdefault(one.frame.target, []).append((one.example, one.frame))
-    if not groups:
-        return None
-    return tuple(bucket_count(size, groups[size]) for size in sorted(groups))
-
-
-def bucket_count(size: Size, own: Sequence[tuple[Example, Frame]]) -> BucketCount:
-    """Return the count of one bucket."""
-    lost = [frame.lost for _, frame in own]
-    kinds = Counter(example.regularisation for example, _ in own)
-    enlarged = sum(frame.enlarged for _, frame in own)
-    return BucketCount(size, kinds[False], kinds[True], sum(lost) / len(lost), max(lost), enlarged)
-
-
-def tag_counts(examples: Sequence[Example]) -> tuple[tuple[str, int], ...]:
-    """Return the tags of new pictures with the number of pictures each is on, the commonest first."""
-    counts = Counter(tag for one in examples if not one.regularisation for tag in dict.fromkeys(split_tags(one.caption)))
-    return tuple(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
-
-
-def looking_alike(looked: Sequence[SurveyedImage]) -> list[NearDuplicate]:
-    """Return the pairs of pictures that look the same and are not the same file's copies."""
-    different = list({one.example.digest: one for one in looked}.values())
-    pairs = lookalikes([one.print for one in different])
-    return [
-        NearDuplicate(different[pair.first].example.path, different[pair.second].example.path, pair.bits)
-        for pair in pairs
-    ]
+# From captions: how many tokens the text encoder reads, and which captions are longer.
+FindLongCaptions = Callable[[Collection[str]], tuple[int, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that is not as it should be, and why."""
+    """A file with a mistake, and what it is."""
 
     path: Path
     reason: str
@@ -181,15 +28,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class FolderCount:
-    """What one folder gives.
+    """The images of one folder.
 
     Attributes:
-        folder: where.
-        regularisation: whether its pictures preserve what the base knows.
-        images: that can be trained.
-        repeats: how often each counts in an epoch.
-        shown: pictures of it in an epoch.
-        uncaptioned: images that get a caption from the settings or their folder's name.
+        folder: the folder.
+        regularisation: whether its images preserve what the base knows.
+        images: number of images that can be trained.
+        repeats: numbers of times an image counts in an epoch, sorted.
+        per_epoch: number of examples from the folder in an epoch.
+        uncaptioned: number of images whose caption comes from the settings or the folder's name.
 
     """
 
@@ -197,35 +44,43 @@ class FolderCount:
     regularisation: bool
     images: int
     repeats: tuple[int, ...]
-    shown: float
+    per_epoch: float
     uncaptioned: int
 
 
 @dataclass(frozen=True)
 class BucketCount:
-    """The pictures of one size.
+    """The images of one size.
 
     Attributes:
-        size: in pixels.
-        images: of new pictures.
-        regularisation: images of regularisation.
-        lost: mean part of a picture that is cropped, 0..1.
-        worst: the greatest such part.
-        enlarged: images smaller than this.
+        size: size of the bucket in pixels.
+        images: number of new images.
+        regularisation: number of regularisation images.
+        cropped: mean share of an image that is cropped, 0..1.
+        most_cropped: greatest share of an image that is cropped, 0..1.
+        enlarged: number of images that are smaller than the bucket.
 
     """
 
     size: Size
     images: int
     regularisation: int
-    lost: float
-    worst: float
+    cropped: float
+    most_cropped: float
     enlarged: int
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two pictures that look the same; their fingerprints differ in so many bits of 63."""
+    """Two images that look the same.
+
+    Attributes:
+        first: path of the first image.
+        second: path of the second image.
+        bits: number of bits in which their fingerprints differ.
+        of: number of bits of a fingerprint.
+
+    """
 
     first: Path
     second: Path
@@ -235,21 +90,21 @@ class NearDuplicate:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that is known of the data.
+    """All that a run would learn from, and what is wrong with it.
 
     Attributes:
-        folders: in the order they are read.
-        buckets: sorted by size; None if no resolution is known.
-        tags: of new pictures with their counts, the commonest first.
+        folders: the folders, in the order in which they are read.
+        buckets: the buckets that have images, sorted by size; None if no resolution is known.
+        tags: tags of new images with the number of images, the most frequent first.
         broken: images that cannot be read.
-        unusable: images without a caption, or too small.
-        enlarged: images smaller than their bucket.
+        unusable: images that are too small or have no caption.
+        enlarged: images that are smaller than their bucket.
         duplicates: groups of equal files.
-        lookalikes: pictures that are not equal but look so.
-        unread: files of kinds that are not read.
-        notes: on how the settings were read.
-        long_captions: captions that the text encoder does not read to their end; None if no base was given.
-        token_limit: how far it reads.
+        near_duplicates: pairs of images that look the same but are different files.
+        unread: files of image formats that are not read.
+        notes: warnings about the settings.
+        long_captions: captions longer than the text encoder reads; None if no base was given.
+        token_limit: number of tokens that the text encoder reads; None if no base was given.
         broken_stop: whether broken images stop a run.
 
     """
@@ -261,7 +116,7 @@ class Survey:
     unusable: tuple[Problem, ...]
     enlarged: tuple[Path, ...]
     duplicates: tuple[tuple[Path, ...], ...]
-    lookalikes: tuple[NearDuplicate, ...]
+    near_duplicates: tuple[NearDuplicate, ...]
     unread: tuple[Path, ...]
     notes: tuple[str, ...]
     long_captions: tuple[str, ...] | None = None
@@ -270,7 +125,7 @@ class Survey:
 
     @property
     def trainable(self) -> int:
-        """Images to learn from."""
+        """Number of new images that can be trained."""
         return sum(count.images for count in self.folders if not count.regularisation)
 
     @property
@@ -279,50 +134,146 @@ class Survey:
         return not self.trainable or bool(self.unusable) or (self.broken_stop and bool(self.broken))
 
 
-class SimilarPair(NamedTuple):
-    """Two pictures that look the same.
+@dataclass(frozen=True)
+class SurveyedImage:
+    """One image that a run could use; without a frame if no resolution is known."""
 
-    Attributes:
-        first: number of one.
-        second: number of the other, which is greater.
-        bits: of `BITS` in which their fingerprints differ.
+    example: Example
+    fingerprint: Fingerprint
+    frame: Frame | None
+
+
+def image_count(subsets: Sequence[Subset]) -> int:
+    """Return how many images the folders hold; BwlabError for one that does not exist or is empty."""
+    return sum(len(images_of(subset)) for subset in subsets)
+
+
+def survey(
+    subsets: Sequence[Subset],
+    base: BaseSize | None,
+    on_image: Callable[[], None],
+    find_long: FindLongCaptions | None = None,
+) -> Survey:
+    """Return a survey of folders of images.
+
+    Args:
+        subsets: the folders.
+        base: size of the images that the base was made for; None means that only folders with a resolution of their
+            own have buckets.
+        on_image: called after each image.
+        find_long: returns the captions that a text encoder does not read to their end.
+
+    Raises:
+        BwlabError: a folder does not exist or is empty, or a size is impossible.
 
     """
+    broken: list[Problem] = []
+    unusable: list[Problem] = []
+    images: list[SurveyedImage] = []
+    for subset in subsets:
+        sizing = known_sizing(subset, base)
+        for path in images_of(subset):
+            try:
+                images.append(survey_image(path, subset, sizing))
+            except UnreadableImage as error:
+                broken.append(Problem(path, error.found))
+            except BwlabError as error:
+                unusable.append(Problem(path, f"{error.asked}: {error.found}"))
+            on_image()
+    examples = [image.example for image in images]
+    captions = {example.caption for example in examples}
+    limit, long_captions = find_long(captions) if find_long is not None else (None, None)
+    return Survey(
+        folders=folder_counts(examples),
+        buckets=bucket_counts(images),
+        tags=tag_counts(examples),
+        broken=tuple(broken),
+        unusable=tuple(unusable),
+        enlarged=tuple(image.example.path for image in images if image.frame is not None and image.frame.enlarged),
+        duplicates=tuple(equal_groups({example.path: example.digest for example in examples})),
+        near_duplicates=tuple(near_duplicates(images)),
+        unread=tuple(path for subset in subsets for path in unread_paths(subset)),
+        notes=tuple(dict.fromkeys(note for subset in subsets for note in subset.notes)),
+        long_captions=long_captions,
+        token_limit=limit,
+        broken_stop=not all(subset.settings.skip_broken for subset in subsets),
+    )
 
-    first: int
-    second: int
-    bits: int
+
+def known_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:
+    """Return the sizes of a folder's images; None if neither the folder nor a base says them."""
+    if base is None:
+        side = subset.settings.resolution or (subset.shape and max(subset.shape))
+        base = BaseSize(side) if side else None
+    return None if base is None else subset_sizing(subset, base)
 
 
-def fingerprint(image: Image.Image) -> Fingerprint:
-    """Return which low frequencies of an image are above their median, `(63,)`; all false for one flat colour."""
-    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
-    waves = cosines(SIDE)[:FREQUENCIES]
-    low = (waves @ grey @ waves.T).ravel()[1:]  # without the mean
-    found: Fingerprint = low > np.median(low) + 1e-6
-    return found
+def survey_image(path: Path, subset: Subset, sizing: Sizing | None) -> SurveyedImage:
+    """Return one image after reading it whole; BwlabError if a run could not use it."""
+    image = read_image(path)
+    example = read_example(path, subset)
+    if sizing is None:
+        return SurveyedImage(example, fingerprint(image), None)
+    frame = frame_image(image_size(path), sizing)
+    if frame is None:
+        reason = f"{Size(*image.size)} pixels, less than one step of {sizing.step}"
+        raise BwlabError("its size", reason, "Enlarge it")
+    return SurveyedImage(example, fingerprint(image), frame)
 
 
-def cosines(side: int) -> NDArray[np.float64]:
-    """Return the matrix of the discrete cosine transform (DCT-II, not normalised), `(side, side)`."""
-    places = np.arange(side)
-    found: NDArray[np.float64] = np.cos(np.pi / side * (places + 0.5) * places[:, None])
-    return found
+def folder_counts(examples: Sequence[Example]) -> tuple[FolderCount, ...]:
+    """Return the images of each folder; in an epoch, regularisation counts as often as all other folders together."""
+    new = sum(example.repeats for example in examples if not example.regularisation)
+    old = sum(example.repeats for example in examples if example.regularisation)
+    groups: dict[tuple[Path, bool, Subset], list[Example]] = {}
+    for example in examples:
+        groups.setdefault((example.path.parent, example.regularisation, example.subset), []).append(example)
+    counts = []
+    for (folder, regularisation, _), members in groups.items():
+        repeats = sum(example.repeats for example in members)
+        counts.append(
+            FolderCount(
+                folder,
+                regularisation,
+                len(members),
+                tuple(sorted({example.repeats for example in members})),
+                repeats * new / old if regularisation else repeats,
+                sum(not example.captioned for example in members),
+            )
+        )
+    return tuple(counts)
 
 
-def lookalikes(fingerprints: Sequence[Fingerprint], most: int = ALIKE) -> Iterator[SimilarPair]:
-    """Yield all pairs whose fingerprints differ in at most `most` bits."""
-    signs = np.stack(fingerprints).astype(np.float32) * 2 - 1 if fingerprints else np.zeros((0, BITS), np.float32)
-    for start in range(0, len(signs), ROWS):
-        distances = (BITS - signs[start : start + ROWS] @ signs.T) / 2
-        for row, column in np.argwhere(distances <= most).tolist():
-            if start + row < column:
-                yield SimilarPair(start + row, column, round(float(distances[row, column])))
+def bucket_counts(images: Sequence[SurveyedImage]) -> tuple[BucketCount, ...] | None:
+    """Return the buckets that have images, sorted by size; None if no image has one."""
+    groups: dict[Size, list[tuple[Example, Frame]]] = {}
+    for image in images:
+        if image.frame is not None:
+            groups.setdefault(image.frame.target, []).append((image.example, image.frame))
+    if not groups:
+        return None
+    return tuple(bucket_count(size, groups[size]) for size in sorted(groups))
 
 
-def same(digests: Mapping[Thing, str]) -> list[tuple[Thing, ...]]:
-    """Return the groups of things with equal digests, in their order."""
-    groups: dict[str, list[Thing]] = {}
-    for thing, digest in digests.items():
-        groups.setdefault(digest, []).append(thing)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+def bucket_count(size: Size, members: Sequence[tuple[Example, Frame]]) -> BucketCount:
+    """Return the images of one bucket."""
+    cropped = [frame.cropped for _, frame in members]
+    kinds = Counter(example.regularisation for example, _ in members)
+    enlarged = sum(frame.enlarged for _, frame in members)
+    return BucketCount(size, kinds[False], kinds[True], sum(cropped) / len(cropped), max(cropped), enlarged)
+
+
+def tag_counts(examples: Sequence[Example]) -> tuple[tuple[str, int], ...]:
+    """Return the tags of new images with the number of images that have each, the most frequent first."""
+    new = (example for example in examples if not example.regularisation)
+    counts = Counter(tag for example in new for tag in dict.fromkeys(split_tags(example.caption)))
+    return tuple(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def near_duplicates(images: Sequence[SurveyedImage]) -> list[NearDuplicate]:
+    """Return the pairs of images that look the same and are different files."""
+    distinct = list({image.example.digest: image for image in images}.values())
+    return [
+        NearDuplicate(distinct[pair.first].example.path, distinct[pair.second].example.path, pair.bits)
+        for pair in similar_pairs([image.fingerprint for image in distinct])
+    ]

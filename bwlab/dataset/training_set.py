@@ -1,4 +1,4 @@
-"""The examples of a run, encoded and ready to be drawn from."""
+"""The encoded examples of a run, and the random batches that are sampled from them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class SampledBatch:
     """One micro-batch, on the CPU.
 
     Attributes:
-        indices: of its examples.
+        indices: indices of its examples.
         means: `(batch, channels, h, w)` posterior means, scaled as the UNet expects them.
         deviations: standard deviations, the same shape and scale.
-        captions: of its examples, as they are shown.
-        weights: `(batch,)` of their losses.
+        captions: caption of each example, as it is in this batch.
+        weights: `(batch,)` weight of each example's loss.
         sizes: `(batch, 6)` time ids, for SDXL only.
 
     """
@@ -40,9 +40,9 @@ class SampledBatch:
 
 @dataclass(frozen=True)
 class SampledExample:
-    """One example of a micro-batch: its part of a posterior, its caption and its size condition."""
+    """One example of a micro-batch: a crop of a posterior, a caption and a size condition."""
 
-    part: Posterior
+    crop: Posterior
     caption: str
     size: SizeCondition
 
@@ -52,81 +52,83 @@ class TrainingSet:
     """Encoded examples, in memory.
 
     Attributes:
-        examples: the files they come from.
-        pictures: of each example.
-        factor: pixels a latent, in each direction.
-        prior_weight: of the loss of regularisation examples.
+        examples: the examples.
+        images: the encoded image of each example.
+        factor: pixels per latent, in each direction.
+        prior_weight: weight of the loss of regularisation examples.
 
     """
 
     examples: tuple[Example, ...]
-    pictures: tuple[EncodedImage, ...]
+    images: tuple[EncodedImage, ...]
     factor: int
     prior_weight: float = 1.0
 
     @cached_property
     def order(self) -> Order:
-        """Which examples each micro-batch has."""
+        """The examples of each micro-batch."""
         return new_order(
             [example.repeats for example in self.examples],
-            [picture.frame.target for picture in self.pictures],
+            [image.frame.target for image in self.images],
             [example.regularisation for example in self.examples],
         )
 
-    def draw(self, batch: int, size: int, seed: int) -> SampledBatch:
+    def sample(self, batch: int, size: int, seed: int) -> SampledBatch:
         """Return micro-batch number `batch` of `size` examples; a function of its arguments alone."""
-        places = self.order.places(batch, size, seed)
-        shown = [
-            self._shown(place, generator_for(seed, "example", batch * size + row)) for row, place in enumerate(places)
+        slots = self.order.slots(batch, size, seed)
+        sampled = [
+            self._sample_example(slot, generator_for(seed, "example", batch * size + row))
+            for row, slot in enumerate(slots)
         ]
-        kinds = [self.examples[place.example].regularisation for place in places]
+        kinds = [self.examples[slot.example].regularisation for slot in slots]
         return SampledBatch(
-            tuple(place.example for place in places),
-            torch.stack([one.part.mean for one in shown]),
-            torch.stack([one.part.deviation for one in shown]),
-            tuple(one.caption for one in shown),
+            tuple(slot.example for slot in slots),
+            torch.stack([example.crop.mean for example in sampled]),
+            torch.stack([example.crop.deviation for example in sampled]),
+            tuple(example.caption for example in sampled),
             torch.tensor([self.prior_weight if kind else 1.0 for kind in kinds]),
-            size_conditions([one.size for one in shown]),
+            size_conditions([example.size for example in sampled]),
         )
 
-    def _shown(self, place: BatchSlot, generator: torch.Generator) -> SampledExample:
-        example, picture = self.examples[place.example], self.pictures[place.example]
+    def _sample_example(self, slot: BatchSlot, generator: torch.Generator) -> SampledExample:
+        """Return an example that is mirrored and cropped at random, with a random variant of its caption."""
+        example, image = self.examples[slot.example], self.images[slot.example]
         mirrored, row, column = torch.rand(3, generator=generator).tolist()
-        posterior = picture.mirrored if picture.mirrored is not None and mirrored < 0.5 else picture.plain
-        frame, factor = picture.frame, self.factor
+        posterior = image.mirrored if image.mirrored is not None and mirrored < 0.5 else image.plain
+        frame, factor = image.frame, self.factor
         height, width = frame.target.height // factor, frame.target.width // factor
         top = int(row * (posterior.mean.shape[1] - height + 1))
         left = int(column * (posterior.mean.shape[2] - width + 1))
         rows, columns = slice(top, top + height), slice(left, left + width)
-        part = Posterior(posterior.mean[:, rows, columns], posterior.deviation[:, rows, columns])
+        crop = Posterior(posterior.mean[:, rows, columns], posterior.deviation[:, rows, columns])
         corner = frame.corner[0] + top * factor, frame.corner[1] + left * factor
-        size = SizeCondition(turned(frame.original), corner, turned(frame.target))
-        return SampledExample(part, example.subset.rule.shown(example.caption, place.epoch, generator), size)
+        size = SizeCondition(height_width(frame.original), corner, height_width(frame.target))
+        return SampledExample(crop, example.subset.caption_rule.sample(example.caption, slot.epoch, generator), size)
 
-    def static_captions(self) -> frozenset[str] | None:
-        """Return every caption that `draw` can return, None if there is no end to them."""
-        found: set[str] = set()
+    def all_captions(self) -> frozenset[str] | None:
+        """Return every caption that `sample` can return; None if there may be very many."""
+        all_captions: set[str] = set()
         for example in self.examples:
-            captions = example.subset.rule.all_samples(example.caption)
+            captions = example.subset.caption_rule.all_samples(example.caption)
             if captions is None:
                 return None
-            found |= captions
-        return frozenset(found)
+            all_captions |= captions
+        return frozenset(all_captions)
+
+    def distinct_captions(self) -> list[str]:
+        """Return the captions of new examples without duplicates, in the order of the examples."""
+        return list(dict.fromkeys(example.caption for example in self.examples if not example.regularisation))
 
     def resume_invariants(self) -> dict[str, str]:
         """Return what must stay the same for a run to be resumed, by name."""
-        frames = sorted({picture.frame.target for picture in self.pictures})
+        sizes = sorted({image.frame.target for image in self.images})
         return {
-            "resolution": ", ".join(str(size) for size in frames),
+            "resolution": ", ".join(str(size) for size in sizes),
             "the data": dataset_hash(self.examples),
             "regularisation.weight": str(self.prior_weight),
         }
 
-    def distinct_captions(self) -> list[str]:
-        """Return the captions of what is to be learned without doubles, in the order of the examples."""
-        return list(dict.fromkeys(example.caption for example in self.examples if not example.regularisation))
 
-
-def turned(size: Size) -> tuple[int, int]:
+def height_width(size: Size) -> tuple[int, int]:
     """Return a size as (height, width)."""
     return size.height, size.width

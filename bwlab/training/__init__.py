@@ -1,4 +1,4 @@
-"""Training of block-wise adapters: configuration, data, caches, loop, checkpoints."""
+"""Training of block-wise adapters and embeddings of new words: settings, loop, checkpoints, previews."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 __all__ = ["ExistingRun", "TrainConfig", "train"]
 
 
-def train(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun = ExistingRun.REFUSE) -> Path:
+def train(
+    config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun = ExistingRun.REFUSE
+) -> Path:
     """Train the adapter that `config` describes and return the path of `OUT/adapter.safetensors`.
 
     Args:
-        config: what to train, on what, where to.
-        manager: the plugins that give adapter types and block schemes and hear of the run.
-        console: where progress and warnings are drawn.
-        existing: what to do with a run that is already in `OUT`.
+        config: all settings of the run.
+        manager: the plugins with adapter types, block schemes and hooks of a run.
+        console: the console for progress and warnings.
+        existing: what to do if there is a run in `OUT` already.
 
     Raises:
-        BwlabError: bad settings, base, data or folder (nothing was written yet), or a run that could not go on
-            (its last checkpoint is named).
+        BwlabError: the settings, the base, the data or the folder are bad, and nothing was written; or the run broke
+            off, and its last checkpoint is named.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
 
     """

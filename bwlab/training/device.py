@@ -1,4 +1,4 @@
-"""Where a run computes, and in what precision."""
+"""Device and precision of a run, and the UNet adjusted to them: in half precision, with fast attention, compiled."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 # Measured with AMX, CPU seconds of a step in bfloat16 over float32 (docs/performance.md): 1.10 with 22 million
 # parameters, 1.08 with 38, 0.95 with 81, 0.87 with 142, 0.72 with 220, 0.61 with 860.
 BF16_PARAMETERS = 100_000_000
-PLAIN_ATTENTION_LATENTS = 16
+PLAIN_ATTENTION_LATENTS = 16  # greatest side of the latents for which plain attention is used
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 CONTEXT = "encoder_hidden_states"
-CONTEXT_PLACE = 2  # among the arguments of a UNet2DConditionModel: sample, timestep, encoder_hidden_states
+CONTEXT_INDEX = 2  # of the arguments of a UNet2DConditionModel: sample, timestep, encoder_hidden_states
 
 BACKEND = "inductor"
 
@@ -34,7 +34,7 @@ def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
         precision: `auto`, `fp32`, `bf16` or `fp16`. `auto` is half precision on a GPU, and on a CPU bfloat16
             where that is faster: with AMX, from `BF16_PARAMETERS` on.
         device: `cpu`, `cuda`, ...
-        parameters: of the UNet.
+        parameters: number of parameters of the UNet.
 
     Raises:
         BwlabError: fp16 on a CPU, which has no gradient scaler for it.
@@ -52,7 +52,7 @@ def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
 
 
 def multiplies_bf16() -> bool:
-    """Return whether the CPU multiplies matrices of bfloat16 in hardware (AMX); False if PyTorch is too old to tell."""
+    """Return whether the CPU multiplies bfloat16 matrices in hardware (AMX); False if PyTorch is too old to know."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     return capabilities is not None and bool(capabilities().get("amx_bf16", False))
 
@@ -63,10 +63,10 @@ def new_accelerator(precision: str, device: str = AUTO, parameters: int = 0) -> 
     Args:
         precision: as for `mixed_precision`.
         device: `auto` or a device as PyTorch names it.
-        parameters: of the UNet.
+        parameters: number of parameters of the UNet.
 
     Raises:
-        BwlabError: there is no such device here, or it cannot compute in `precision`.
+        BwlabError: there is no such device on this machine, or it cannot compute in `precision`.
 
     """
     from accelerate import Accelerator, PartialState
@@ -79,18 +79,19 @@ def new_accelerator(precision: str, device: str = AUTO, parameters: int = 0) -> 
     state = PartialState(cpu=on_cpu)
     if device != AUTO and not on_cpu:
         if state.num_processes > 1 and torch.device(name).index is not None:
-            found = f"the run has {state.num_processes} processes, each with a device of its own"
-            raise BwlabError(f"--device {device}", found, "Leave it out")
+            reason = f"the run has {state.num_processes} processes, each with a device of its own"
+            raise BwlabError(f"--device {device}", reason, "Leave it out")
         if state.num_processes == 1:
             state.device = torch.device(name)
     return Accelerator(mixed_precision=mixed_precision(precision, state.device.type, parameters), cpu=on_cpu)
 
 
 def use_fast_attention(unet: nn.Module, mixed: str, device: str) -> None:
-    """Choose the attention whose backward pass is fast on this device.
+    """Give the UNet the attention with the fastest backward pass on this device.
 
-    On a CPU in bfloat16 PyTorch's fused attention takes longer backwards than the plain one, which holds every weight
-    of the attention: affordable for UNets made for few latents, no gain for others.
+    On a CPU in bfloat16, the backward pass of PyTorch's fused attention is slower than that of plain attention, which
+    keeps the whole attention matrix in memory. For UNets made for small latents that is affordable; for others it gains
+    nothing.
     """
     config: Any = unet.config
     if device == "cpu" and mixed == "bf16" and config.sample_size <= PLAIN_ATTENTION_LATENTS:
@@ -100,20 +101,20 @@ def use_fast_attention(unet: nn.Module, mixed: str, device: str) -> None:
 
 
 def hold_in_half(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Cast a frozen UNet2DConditionModel to `dtype`, for good.
+    """Cast a frozen UNet2DConditionModel to `dtype`, permanently.
 
-    Under autocast alone every frozen weight would be cast in every step, since PyTorch keeps casts of trained weights
-    only, and both copies would be held until the backward pass. Latents and text embeddings are cast on their way in
-    and the prediction on its way out, so that the other parts of a pipeline stay in float32.
+    Under autocast alone every frozen weight would be cast in every step, since PyTorch caches the casts of trained
+    weights only, and both copies would be held until the backward pass. Latents and text embeddings are cast on the way
+    in and the prediction on the way out, so that the other parts of a pipeline stay in float32.
     """
-    nn.Module.to(unet, dtype)  # diffusers' own warns of a list of exceptions that is empty
+    nn.Module.to(unet, dtype)  # the method of diffusers warns about an empty list of exceptions
 
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = tuple(_cast(arg, dtype) if index in (0, CONTEXT_PLACE) else arg for index, arg in enumerate(args))
+        positional = tuple(_cast(arg, dtype) if index in (0, CONTEXT_INDEX) else arg for index, arg in enumerate(args))
         named = {key: _cast(value, dtype) if key in ("sample", CONTEXT) else value for key, value in kwargs.items()}
-        return given, named
+        return positional, named
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
@@ -130,12 +131,12 @@ def _cast(value: object, dtype: torch.dtype) -> object:
 
 
 def compiled_unet(unet: nn.Module) -> Callable[..., Any]:
-    """Return a function that runs the UNet compiled, with the hooks that it has when it is first called.
+    """Return a function that runs the UNet compiled, with the hooks that the UNet has at the first call.
 
-    The UNet itself stays as it is, so pictures are painted without waiting for another compilation.
+    The UNet itself is not changed, so previews do not wait for another compilation.
 
     Raises:
-        BwlabError: (the function) it cannot be compiled here.
+        BwlabError: (by the function) the UNet cannot be compiled on this machine.
 
     """
     run = torch.compile(unet, backend=BACKEND)
@@ -146,8 +147,8 @@ def compiled_unet(unet: nn.Module) -> Callable[..., Any]:
         try:
             return run(*args, **kwargs)
         except TorchDynamoException as error:
-            found = str(error).strip().partition("\n\n")[0]
+            reason = str(error).strip().partition("\n\n")[0]
             fix = "Install a C++ compiler (on a GPU: triton), or leave it out"
-            raise BwlabError("training.compile = true", found, fix) from error
+            raise BwlabError("training.compile = true", reason, fix) from error
 
     return call

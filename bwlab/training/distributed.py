@@ -1,8 +1,8 @@
-"""What the processes of one run do together.
+"""The processes of one run: waiting for each other, errors in one of them, and averaged gradients.
 
-Each process computes the gradients of its own examples, and before the optimiser's step they are averaged. Adapters act
-through hooks inside the frozen UNet, so there is no module whose forward pass DistributedDataParallel could wrap; and
-as adapters are small, one exchange of all gradients after the backward pass costs next to nothing.
+Each process computes the gradients of its own examples; they are averaged before the optimiser's step. Adapters act
+through hooks inside the frozen UNet, so there is no module whose forward pass DistributedDataParallel could wrap. As
+adapters are small, one exchange of all gradients after the backward pass costs next to nothing.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ if TYPE_CHECKING:
 
 
 class StoppedElsewhere(BwlabError):
-    """This process ends because another one of the same run has failed.
+    """This process ends because another process of the same run has failed.
 
     Args:
-        process: the number of this one.
+        process: number of this process.
 
     """
 
     def __init__(self, process: int) -> None:
-        super().__init__(f"process {process}", "another process of the run has failed", "Look at its message")
+        super().__init__(
+            f"process {process}", "another process of the run has failed", "Read the error of that process"
+        )
 
 
 class Processes:
-    """The processes of a run; with one process everything here is done at once and alone.
+    """The processes of a run, which may be just one.
 
     Args:
-        accelerator: knows them.
+        accelerator: the accelerator that connects them.
 
     """
 
@@ -46,27 +48,27 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and draws progress."""
+        """Whether this process writes files and shows progress."""
         return self.number == 0
 
     def rows(self, batch_size: int) -> slice:
-        """Return this process's part of a batch of `batch_size` examples for each process."""
+        """Return the rows of this process in a batch with `batch_size` examples for each process."""
         return slice(self.number * batch_size, (self.number + 1) * batch_size)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """In a `with` block that all processes run: an error in one of them ends it in all, so that none waits.
+        """End a `with` block of all processes with an error if one of them fails, so that no process waits for ever.
 
         Inside the block no process may wait for another.
 
         Raises:
-            StoppedElsewhere: here all went well, but not in another process.
+            StoppedElsewhere: the block failed in another process, not in this one.
 
         """
         try:
             yield
         except BaseException:
-            with suppress(RuntimeError):  # the others may have gone already
+            with suppress(RuntimeError):  # the other processes may have ended already
                 self.any(True)
             raise
         if self.any(False):
@@ -74,10 +76,10 @@ class Processes:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """In a `with` block: the main process goes first, the others after it; an error in one ends it in all.
+        """Run a `with` block in the main process first, then in the others; an error in one process ends all of them.
 
         Raises:
-            StoppedElsewhere: here all went well, or was not begun, but another process has failed.
+            StoppedElsewhere: the block failed in another process, not in this one.
 
         """
         if not self.is_main:
@@ -92,12 +94,12 @@ class Processes:
             failed = False
         finally:
             self.any(failed)
-        if self.any(False):  # the others' turn
+        if self.any(False):  # waits for the other processes
             raise StoppedElsewhere(self.number)
 
-    def any(self, here: bool) -> bool:
-        """Return whether `here` is true in any process."""
-        return here if self.size == 1 else float(self._sum(torch.tensor([float(here)]))[0]) > 0
+    def any(self, value: bool) -> bool:
+        """Return whether `value` is true in any process."""
+        return value if self.size == 1 else float(self._sum(torch.tensor([float(value)]))[0]) > 0
 
     def mean(self, values: Sequence[Tensor]) -> list[float]:
         """Return the means of scalars over all processes."""
@@ -106,7 +108,7 @@ class Processes:
         return means
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Make every parameter's gradient the mean over all processes; one that is missing counts as zero."""
+        """Replace every parameter's gradient by its mean over all processes; a missing gradient counts as zero."""
         if self.size == 1:
             return
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -121,14 +123,14 @@ class Processes:
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the only one of its run, or the one that writes."""
+    """Return whether this process is the only one of its run, or the main one."""
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)
 
 
 def leave_processes() -> None:
-    """Take leave of the run's other processes, if there are any."""
+    """Disconnect from the other processes of the run, if there are any."""
     from accelerate import PartialState
 
     if PartialState._shared_state:

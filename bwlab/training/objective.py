@@ -1,6 +1,6 @@
-"""What the UNet learns to predict.
+"""The training objective: noisy batches, the target of the prediction, and the loss.
 
-Source: DDPM (Ho et al. 2020), equation 14, with the targets of Salimans and Ho (2022), appendix D, for v-prediction.
+Sources: DDPM (Ho et al. 2020), equation 14; Salimans and Ho (2022), appendix D, for v-prediction.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NoisyBatch:
-    """What one process learns from at once.
+    """Examples with noise, on which a prediction is trained.
 
     Attributes:
-        examples: indices into the training set.
-        captions: of the examples.
-        latents: `(batch, channels, h, w)` clean.
-        noise: what was added, the same shape.
-        timesteps: `(batch,)` int64.
-        noisy: latents at those timesteps.
-        target: what the prediction is compared with, shaped as `latents`.
-        weights: `(batch,)` of the losses.
-        sizes: `(batch, 6)` time ids, which SDXL is conditioned on.
+        examples: indices of the examples in the training set.
+        captions: caption of each example.
+        latents: clean latents, `(batch, channels, h, w)`.
+        noise: noise that was added, the same shape.
+        timesteps: timestep of each example, `(batch,)` int64.
+        noisy: latents with the noise of those timesteps, shaped as `latents`.
+        target: target of the prediction, shaped as `latents`.
+        weights: weight of each example's loss, `(batch,)`.
+        sizes: `(batch, 6)` time ids, on which SDXL is conditioned.
 
     """
 
@@ -46,7 +46,7 @@ class NoisyBatch:
     sizes: Tensor
 
     def tensors(self, text: TextBatch) -> dict[str, Tensor]:
-        """Return what plugins see, by the names of the hook `bwlab_extra_losses`."""
+        """Return the tensors that the hook `bwlab_extra_losses` gets, by name."""
         return {
             "latents": self.latents,
             "noise": self.noise,
@@ -70,7 +70,7 @@ class NoisyBatch:
 
 
 def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return what the UNet should predict: the noise, the velocity or the clean latents."""
+    """Return the target of the prediction: the noise, the velocity or the clean latents."""
     kind = schedule.config.prediction_type
     if kind == "v_prediction":
         velocity: Tensor = schedule.get_velocity(latents, noise, timesteps)
@@ -79,48 +79,48 @@ def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, tim
 
 
 def noisy_batch(
-    drawn: SampledBatch,
+    sampled: SampledBatch,
     schedule: DDPMScheduler,
     generator: torch.Generator,
     *,
     offset: float = 0.0,
     gamma: float | None = None,
 ) -> NoisyBatch:
-    """Return drawn examples with noise; everything random is drawn on the CPU, so that every device sees the same.
+    """Return sampled examples with noise; all random numbers come from the CPU, so that every device gets the same.
 
     Args:
-        drawn: the examples.
-        schedule: of the noise.
-        generator: on the CPU.
-        offset: strength of added noise that is the same over each channel.
-        gamma: cap of the loss weights by signal to noise; None leaves the weights of the examples.
+        sampled: the examples.
+        schedule: the noise schedule.
+        generator: a generator on the CPU.
+        offset: strength of added noise that is constant over each channel.
+        gamma: cap of the loss weights by signal-to-noise ratio; None leaves the weights of the examples.
 
     """
-    shape = drawn.means.shape
-    latents = drawn.means + drawn.deviations * torch.randn(shape, generator=generator)
+    shape = sampled.means.shape
+    latents = sampled.means + sampled.deviations * torch.randn(shape, generator=generator)
     noise = torch.randn(shape, generator=generator)
     timesteps = torch.randint(schedule.config.num_train_timesteps, (shape[0],), generator=generator)
     if offset:
         noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
-    weights = drawn.weights.float()
+    weights = sampled.weights.float()
     if gamma is not None:
         snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
         weights = weights * min_snr_weights(snr, gamma, schedule.config.prediction_type).float()
     return NoisyBatch(
-        drawn.indices,
-        drawn.captions,
+        sampled.indices,
+        sampled.captions,
         latents,
         noise,
         timesteps,
         schedule.add_noise(latents, noise, timesteps),
         training_target(schedule, latents, noise, timesteps),
         weights,
-        drawn.sizes,
+        sampled.sizes,
     )
 
 
 def prediction_loss(prediction: Tensor, batch: NoisyBatch) -> Tensor:
-    """Return the mean squared error of a prediction, a scalar in float32; each example counts by its weight."""
+    """Return the mean squared error of a prediction, a scalar in float32; weighted by example."""
     errors = (prediction.float() - batch.target.float()).square().mean(dim=(1, 2, 3))
     return (errors * batch.weights).mean()
 

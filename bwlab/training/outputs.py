@@ -1,4 +1,4 @@
-"""What a run writes: adapters, words, checkpoints, previews, the log and the trackers."""
+"""The files that a run writes: adapters, embeddings, checkpoints, previews, and the log that trackers get too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bwlab.plugins.events import StepRecord
 from bwlab.training.config import PreviewConfig, TrainConfig
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.run_folder import RunFolder
-from bwlab.training.state import save_checkpoint
+from bwlab.training.state import save_state
 from bwlab.training.tracking import Trackers
 from bwlab.training.trainer import Trainer
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPTS = 2
 
-# As kohya's trainer writes them.
+# Names of the optimisers in the metadata of kohya's trainer.
 KOHYA_OPTIMIZERS = {
     "adamw": "torch.optim.adamw.AdamW",
     "adafactor": "transformers.optimization.Adafactor",
@@ -38,98 +38,99 @@ KOHYA_OPTIMIZERS = {
 
 
 class Outputs:
-    """Writes a run's files; used by its main process only.
+    """Writes a run's files; only the main process uses it.
 
     Args:
         config: all settings.
-        folder: where they go.
-        prepared: the base, what is trained and the data.
-        trainer: knows the step, and the moving average if that is what is saved.
+        folder: the folder of the run.
+        setup: the base, the trainable and the data.
+        trainer: the trainer, with the step and the moving average.
 
     """
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, trainer: Trainer) -> None:
-        self.config, self.folder, self.prepared, self.trainer = config, folder, prepared, trainer
-        self.prompts = preview_prompts(config.preview, prepared.data.distinct_captions())
+    def __init__(self, config: TrainConfig, folder: RunFolder, setup: TrainingSetup, trainer: Trainer) -> None:
+        self.config, self.folder, self.setup, self.trainer = config, folder, setup, trainer
+        self.prompts = preview_prompts(config.preview, setup.data.distinct_captions())
         self._trackers: Trackers | None = None
 
     def start(self) -> Callable[[], None]:
-        """Start the trackers and return what ends them."""
-        self._trackers = Trackers(self.config.tracking, self.folder.path, setting_values(self.config), self.trainer.step)
+        """Start the trackers and return the function that finishes them."""
+        values = setting_values(self.config)
+        self._trackers = Trackers(self.config.tracking, self.folder.path, values, self.trainer.step)
         return self._trackers.finish
 
     def final_path(self) -> Path:
-        """Return the path of the trained adapter, or of the first word if only words are trained."""
-        if self.prepared.learned.adapter.layers:
+        """Return the path of the trained adapter; of the first word's embedding if only words are trained."""
+        if self.setup.trainable.adapter.layers:
             return self.folder.adapter
         return self.folder.path / f"{self.config.tokens.words[0]}.safetensors"
 
     def write_final(self) -> Path:
-        """Write what was trained and return the path that `final_path` gives."""
+        """Write the trained files and return `final_path`."""
         with self.trainer.averaged_weights():
             self._write(self.folder.adapter, "")
         return self.final_path()
 
     def write_checkpoint(self, settings: dict[str, str]) -> tuple[Path, Path]:
-        """Write a checkpoint, delete those that are too old, and return (its file to use, its state)."""
+        """Write a checkpoint, delete the oldest ones, and return its paths: (adapter or embedding, training state)."""
         step = self.trainer.step
-        checkpoint = self.trainer.checkpoint(settings)
-        adapter, state = self.folder.checkpoint_adapter(step), self.folder.checkpoint(step)
-        make_folder(state.parent)
+        state = self.trainer.state(settings)
+        adapter_path, state_path = self.folder.checkpoint_adapter(step), self.folder.checkpoint(step)
+        make_folder(state_path.parent)
         with self.trainer.averaged_weights():
-            written = self._write(adapter, f"{adapter.stem}-")
-        save_checkpoint(checkpoint, state)
+            written = self._write(adapter_path, f"{adapter_path.stem}-")
+        save_state(state, state_path)
         self.folder.prune(self.config.checkpoint.keep)
-        self.folder.write_log("checkpoint", step, path=str(state.relative_to(self.folder.path)))
-        return written, state
+        self.folder.write_log("checkpoint", step, path=str(state_path.relative_to(self.folder.path)))
+        return written, state_path
 
-    def report(self, done: StepRecord) -> None:
-        """Log one step and report it to the trackers."""
+    def log_step(self, record: StepRecord) -> None:
+        """Write one step to the log and to the trackers."""
         values = {
-            "loss": done.loss,
-            **{f"extra.{name}": value for name, value in done.extra.items()},
-            "lr": done.learning_rate,
-            "grad_norm": done.grad_norm,
+            "loss": record.loss,
+            **{f"extra.{name}": value for name, value in record.extra.items()},
+            "lr": record.learning_rate,
+            "grad_norm": record.grad_norm,
         }
-        self.folder.write_log("step", done.step, **values, seconds=round(done.seconds, 4))
+        self.folder.write_log("step", record.step, **values, seconds=round(record.seconds, 4))
         if self._trackers is not None:
-            self._trackers.log(values, done.step)
+            self._trackers.log(values, record.step)
 
     def preview(self) -> None:
-        """Paint the previews of this step, with what would be saved now."""
+        """Generate and write the previews of this step, with the weights that would be saved now."""
         if not self.prompts:
             return
         step = self.trainer.step
         with self.trainer.averaged_weights():
             paths = generate_previews(
-                self.prepared.pipe, self.config.preview, self.prompts, lambda index: self.folder.preview(step, index)
+                self.setup.pipe, self.config.preview, self.prompts, lambda index: self.folder.preview(step, index)
             )
         self.folder.write_log("preview", step, paths=", ".join(path.name for path in paths))
 
     def _write(self, path: Path, prefix: str) -> Path:
-        """Write the adapter to `path` and the words beside it; return the first file written."""
-        learned, step = self.prepared.learned, self.trainer.step
+        """Write the adapter to `path` and embeddings of new words beside it; return the first file written."""
+        trainable, step = self.setup.trainable, self.trainer.step
         written: list[Path] = []
-        if learned.adapter.layers:
-            entries = training_metadata(self.config, self.prepared.data.examples, self.prepared.base_hash, step)
-            save_adapter(learned.adapter, path, entries)
+        if trainable.adapter.layers:
+            entries = training_metadata(self.config, self.setup.data.examples, self.setup.base_hash, step)
+            save_adapter(trainable.adapter, path, entries)
             written.append(path)
-        if learned.words is not None:
-            written += learned.words.save(path.parent, prefix)
+        if trainable.token_embeddings is not None:
+            written += trainable.token_embeddings.save(path.parent, prefix)
         return written[0]
 
 
 def preview_prompts(config: PreviewConfig, captions: list[str]) -> tuple[str, ...]:
-    """Return the prompts to show: the given ones, else the first two different captions."""
+    """Return the prompts of previews: those of the settings, else the first two distinct captions."""
     if not config.enabled:
         return ()
     return config.prompts or tuple(captions[:DEFAULT_PROMPTS])
 
 
 def generate_previews(
-    pipe: StableDiffusionPipeline, config: PreviewConfig, prompts: tuple[str, ...], place: Callable[[int], Path]
+    pipe: StableDiffusionPipeline, config: PreviewConfig, prompts: tuple[str, ...], path_of: Callable[[int], Path]
 ) -> list[Path]:
-    """Paint each prompt with what is attached to the pipeline, write PNGs where `place` says, return their paths."""
+    """Generate an image for each prompt, with what is attached to the pipeline, and return the paths of the PNG files."""
     images = generate(
         pipe,
         list(prompts),
@@ -139,7 +140,7 @@ def generate_previews(
         cfg=config.cfg,
         negative=config.negative,
     )
-    paths = [place(index) for index in range(len(images))]
+    paths = [path_of(index) for index in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         make_folder(path.parent)
         write_png(path, image, overwrite=True)
@@ -147,24 +148,25 @@ def generate_previews(
 
 
 def option_text(options: Mapping[str, object]) -> str:
-    """Return options as they stand after an optimiser's name, `(d_coef=2,eps=1e-08)`; nothing without any."""
-    listed = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
-    return f"({listed})" if listed else ""
+    """Return options as kohya's trainer writes them after an optimiser's name: `(d_coef=2,eps=1e-08)`, or nothing."""
+    text = ",".join(f"{name}={value}" for name, value in sorted(options.items()))
+    return f"({text})" if text else ""
 
 
 def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_hash: str, steps: int) -> dict[str, str]:
-    """Return the entries of an adapter file: `bwlab.*` to run it again, `ss_*` as other tools read them.
+    """Return the metadata of an adapter file: `bwlab.*` to repeat the run, `ss_*` for other tools.
 
     Args:
-        config: of the run.
-        examples: what it learned from.
-        base_hash: of the base's weights.
-        steps: optimiser steps taken.
+        config: all settings of the run.
+        examples: the examples of the run.
+        base_hash: hash of the base's weights.
+        steps: number of optimiser steps taken.
 
     """
     training = config.training
     new = [example for example in examples if not example.regularisation]
-    shown = sum(example.repeats for example in new)
+    images = sum(example.repeats for example in new)
+    regularised = len(new) < len(examples)
     return {
         "bwlab.config": toml_text(config),
         "bwlab.blocks": config.adapter.blocks,
@@ -172,9 +174,9 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
         "bwlab.dataset_hash": dataset_hash(examples),
         "ss_output_name": Path(config.out).name,
         "ss_sd_model_name": Path(config.base).name,
-        "ss_num_train_images": str(shown),
-        "ss_num_reg_images": str(shown if len(new) < len(examples) else 0),  # as many are shown
-        "ss_num_batches_per_epoch": str(-(-shown * (2 if len(new) < len(examples) else 1) // training.batch_size)),
+        "ss_num_train_images": str(images),
+        "ss_num_reg_images": str(images if regularised else 0),  # an epoch has as many of both
+        "ss_num_batches_per_epoch": str(-(-images * (2 if regularised else 1) // training.batch_size)),
         "ss_total_batch_size": str(training.batch_size),
         "ss_steps": str(steps),
         "ss_max_train_steps": str(training.steps),
@@ -195,7 +197,7 @@ def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_h
 
 
 def tag_frequency(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
-    """Return how often each tag occurs, by the name of the images' folder, as kohya's trainer notes it."""
+    """Return how often each tag occurs, by the name of the images' folder, as kohya's trainer writes it."""
     counts: dict[str, Counter[str]] = {}
     for example in examples:
         counts.setdefault(example.path.parent.resolve().name, Counter()).update(split_tags(example.caption))

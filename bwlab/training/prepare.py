@@ -1,4 +1,4 @@
-"""All that a run needs, loaded and checked before anything is written."""
+"""The setup of a run: all that it needs is loaded and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from bwlab.dataset.training_set import TrainingSet
 from bwlab.errors import BwlabError
 from bwlab.files import cache_folder
 from bwlab.training.config import OptimizerConfig, TrainConfig
-from bwlab.training.data import check_regularisation, load_training_set
+from bwlab.training.data import load_training_set
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
 from bwlab.training.optimizers import checked_options, rate_factor
+from bwlab.training.regularisation import check_regularisation
 from bwlab.training.settings import resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
 from bwlab.training.tracking import check_trackers
@@ -44,15 +45,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a run works with.
+    """All that a run needs, loaded.
 
     Attributes:
         accelerator: device and precision.
-        processes: the run's processes.
+        processes: the processes of the run.
         pipe: the frozen base, on the device.
-        schedule: the noise the base was trained with.
-        base_hash: of the base's weights.
-        learned: what is trained, on the device, in float32.
+        schedule: the noise schedule that the base was trained with.
+        base_hash: hash of the base's weights.
+        trainable: the parameters that are trained, on the device, in float32.
         data: the encoded examples.
         texts: the embeddings of captions.
 
@@ -63,12 +64,12 @@ class TrainingSetup:
     pipe: Pipeline
     schedule: DDPMScheduler
     base_hash: str
-    learned: Trainable
+    trainable: Trainable
     data: TrainingSet
     texts: CaptionEmbeddings
 
     def resume_invariants(self, config: TrainConfig) -> dict[str, str]:
-        """Return what must stay the same for a run to be resumed, by name."""
+        """Return the settings that must stay the same for a run to be resumed, by name."""
         return {
             **resume_invariants(config),
             **self.data.resume_invariants(),
@@ -78,12 +79,12 @@ class TrainingSetup:
         }
 
     def graph(self, training: OptimizerConfig) -> AbstractContextManager[None]:
-        """Inside the context training steps make no more graph than these settings need."""
-        return training_graph(self.pipe.unet, self.learned.adapter.layers, training)
+        """Return a context in which training steps build no more graph than the settings need."""
+        return training_graph(self.pipe.unet, self.trainable.adapter.layers, training)
 
 
 def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
-    """Raise BwlabError for what can be seen without loading anything."""
+    """Raise BwlabError for mistakes in the settings that show without loading anything."""
     manager.adapter_type(config.adapter.type)
     checked_options(config.training.optimizer, config.training.optimizer_options)
     rate_factor(config.training)
@@ -93,69 +94,71 @@ def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
 
 
 def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> TrainingSetup:
-    """Load and check everything; cheap checks come first. BwlabError for whatever is wrong."""
+    """Load and check everything, with cheap checks first; BwlabError for anything that is wrong."""
     check_settings_alone(config, manager)
-    chosen = config.training
-    # Which precision is the fast one depends on the base, and loading it in step with others takes an accelerator.
-    with Processes(new_accelerator(chosen.precision, chosen.device)).together():
+    training = config.training
+    # The precision depends on the base, and loading the base in all processes takes an accelerator.
+    with Processes(new_accelerator(training.precision, training.device)).together():
         pipe = load_base(config.base)
-    accelerator = new_accelerator(chosen.precision, chosen.device, pipe.unet.num_parameters())
+    accelerator = new_accelerator(training.precision, training.device, pipe.unet.num_parameters())
     processes = Processes(accelerator)
     with processes.together():
         base_hash = weights_hash(pipe)
-        learned = new_trainable(config, pipe, manager)
-        check_gradient_path(pipe.unet, learned.adapter.layers, config.training)
+        trainable = new_trainable(config, pipe, manager)
+        check_gradient_path(pipe.unet, trainable.adapter.layers, config.training)
         schedule = noise_schedule(pipe)
         freeze(pipe, accelerator)
-    with processes.main_first():  # what it keeps on disk, the others find there
+    with processes.main_first():  # the others find its cache on disk
         data = load_training_set(config, pipe, console if processes.is_main else Console(quiet=True), base_hash)
-        texts = caption_texts(config, pipe, learned, data)
-    if learned.words is not None:
-        require_used(learned.words, [example.caption for example in data.examples])
-    learned.to(accelerator.device)
-    return TrainingSetup(accelerator, processes, pipe, schedule, base_hash, learned, data, texts)
+        texts = caption_embeddings(config, pipe, trainable, data)
+    if trainable.token_embeddings is not None:
+        require_used(trainable.token_embeddings, [example.caption for example in data.examples])
+    trainable.to(accelerator.device)
+    return TrainingSetup(accelerator, processes, pipe, schedule, base_hash, trainable, data, texts)
 
 
 def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Trainable:
-    """Return what the run trains, at its start, on the CPU."""
-    words = new_token_embeddings(config.tokens, pipe)
+    """Return the parameters that the run trains, with their initial values, on the CPU."""
+    token_embeddings = new_token_embeddings(config.tokens, pipe)
     scheme = base_scheme(pipe, manager.block_schemes())
     if config.tokens.alone:
-        return Trainable(Adapter(config.adapter.type, config.adapter.type, {}, scheme), words)
-    return Trainable(new_adapter(config, pipe, manager, scheme), words)
+        return Trainable(Adapter(config.adapter.type, config.adapter.type, {}, scheme), token_embeddings)
+    return Trainable(new_adapter(config, pipe, manager, scheme), token_embeddings)
 
 
 def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
-    """Return the adapter at its start: one that changes nothing, or that of `adapter.initial`."""
-    chosen = config.adapter
+    """Return the initial adapter: one that changes nothing, or the one in `adapter.initial`."""
+    settings = config.adapter
     adapter = create_adapter(
         pipe.unet,
-        manager.adapter_type(chosen.type),
-        parse_spec(chosen.blocks, scheme, kind="rank"),
-        chosen.alpha,
+        manager.adapter_type(settings.type),
+        parse_spec(settings.blocks, scheme, kind="rank"),
+        settings.alpha,
         scheme=scheme,
         generator=generator_for(config.training.seed, "adapter"),
-        name=chosen.type,
+        name=settings.type,
         text_encoder=text_encoders(pipe),
-        options=chosen.options,
+        options=settings.options,
     )
-    return adapter if chosen.initial is None else start_from(adapter, Path(chosen.initial), pipe, manager)
+    return adapter if settings.initial is None else load_initial(adapter, Path(settings.initial), pipe, manager)
 
 
-def caption_texts(config: TrainConfig, pipe: Pipeline, learned: Trainable, data: TrainingSet) -> CaptionEmbeddings:
-    """Return what embeds captions: from the cache, unless training changes their embeddings or they have no end."""
-    captions = data.static_captions()
-    if captions is None or learned.trains_text():
-        return CaptionEmbeddings(pipe, None, learned.trains_text())
+def caption_embeddings(
+    config: TrainConfig, pipe: Pipeline, trainable: Trainable, data: TrainingSet
+) -> CaptionEmbeddings:
+    """Return the embeddings of captions: cached, unless training changes them or the captions are too many."""
+    captions = data.all_captions()
+    if captions is None or trainable.trains_text():
+        return CaptionEmbeddings(pipe, None, trainable.trains_text())
     cache = TensorCache(Path(config.data.cache or cache_folder()))
     return CaptionEmbeddings(pipe, encode_captions(sorted(captions), pipe, cache), False)
 
 
 def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:
-    """Bring the base, which is in float32, to the device: in evaluation mode, without gradients.
+    """Move the base, which is in float32, to the device, in evaluation mode and without gradients.
 
-    As the latents ask for no gradient either, autograd's graph begins at the earliest adapted layer. In mixed precision
-    the UNet is held in the half one.
+    As the latents need no gradient either, autograd's graph begins at the earliest adapted layer. In mixed precision
+    the UNet is held in half precision.
     """
     for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         model.to(accelerator.device).eval().requires_grad_(False)
@@ -165,27 +168,27 @@ def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:
     use_fast_attention(pipe.unet, accelerator.mixed_precision, accelerator.device.type)
 
 
-def start_from(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginManager) -> Adapter:
-    """Return the adapter with the weights of a file, told with the adapter's own alphas.
+def load_initial(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginManager) -> Adapter:
+    """Return the adapter with the weights of a file, rescaled for the adapter's own alphas.
 
     Raises:
-        BwlabError: the file cannot be loaded, or adapts other layers, with other ranks or with another type.
+        BwlabError: the file cannot be loaded, or has other layers, other ranks or another adapter type.
 
     """
     asked = f"adapter.initial = {path}"
     if not path.is_file():
         raise BwlabError(asked, "no such file", "Give the path of an adapter file")
     encoders = text_encoders(pipe)
-    found = load_adapter(path, pipe.unet, manager, adapter.scheme, text_encoder=encoders)
-    other = found.layers.keys() ^ adapter.layers.keys()
-    if other:
-        where = "the file" if next(iter(other)) in adapter.layers else "adapter.blocks"
-        missing = f"{len(other)} layers differ; {where} has none for {min(other)}"
-        raise BwlabError(asked, missing, "Give adapter.blocks and adapter.type as the file has them")
+    initial = load_adapter(path, pipe.unet, manager, adapter.scheme, text_encoder=encoders)
+    differing = initial.layers.keys() ^ adapter.layers.keys()
+    if differing:
+        without = "the file" if next(iter(differing)) in adapter.layers else "adapter.blocks"
+        reason = f"{len(differing)} layers differ; {without} has none for {min(differing)}"
+        raise BwlabError(asked, reason, "Give adapter.blocks and adapter.type as the file has them")
     model_layers = layers_by_path(pipe.unet, encoders)
     layers = {}
     for layer_path, layer in adapter.layers.items():
-        started = layer.started_at(model_layers[layer_path], found.layers[layer_path].file_tensors(layer.alpha))
+        started = layer.started_at(model_layers[layer_path], initial.layers[layer_path].file_tensors(layer.alpha))
         if started.rank != layer.rank:
             ranks = f"rank {started.rank} at {layer_path}, where adapter.blocks gives {layer.rank}"
             raise BwlabError(asked, ranks, "Give the ranks that the file has")

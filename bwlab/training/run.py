@@ -16,13 +16,14 @@ import torch
 from rich.console import Console
 
 from bwlab.adapters.save import block_ranks
+from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
 from bwlab.training.prepare import TrainingSetup, prepare
 from bwlab.training.run_folder import ExistingRun, RunFolder, RunLock
-from bwlab.training.state import load_checkpoint
+from bwlab.training.state import load_state
 from bwlab.training.tracking import TrainingBar
 from bwlab.training.trainer import Trainer
 
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 
 
 LAST_LOSSES = 100
-
-SAME_PRESS = 1.0  # seconds
+REPEATED_INTERRUPT = 1.0  # seconds within which a launcher may repeat one Ctrl-C
 
 
 def run(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun) -> Path:
@@ -41,96 +41,96 @@ def run(config: TrainConfig, manager: PluginManager, console: Console, existing:
         raise BwlabError("bwlab train", "no folder for the run given", "Give one with --out DIR")
     folder = RunFolder(Path(config.out))
     folder.check(existing)
-    prepared = prepare(config, manager, console)
-    return Run(config, folder, prepared, manager, console).finish(existing)
+    setup = prepare(config, manager, console)
+    return Run(config, folder, setup, manager, console).finish(existing)
 
 
 class Run:
-    """A prepared run and its folder.
+    """A run from its first step to its last.
 
-    Of several processes only the main one writes, draws and tells plugins; the others wait for it.
+    Of several processes only the main one writes files, shows progress and calls plugins; the others wait for it.
 
     Args:
         config: all settings.
-        folder: where it writes.
-        prepared: the base, what is trained and the data.
-        manager: plugins that hear of it.
-        console: where the bar is drawn.
+        folder: the folder of the run.
+        setup: the base, the trainable and the data.
+        manager: plugins whose hooks are called.
+        console: the console for progress.
 
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, prepared: TrainingSetup, manager: PluginManager, console: Console
+        self, config: TrainConfig, folder: RunFolder, setup: TrainingSetup, manager: PluginManager, console: Console
     ) -> None:
-        self.config, self.folder, self.processes = config, folder, prepared.processes
+        self.config, self.folder, self.processes = config, folder, setup.processes
         self.manager, self.hook = manager, manager.hook
-        self.console = console if prepared.processes.is_main else Console(quiet=True)
-        self.settings = prepared.resume_invariants(config)
-        self.prepared = prepared
-        self.trainer = Trainer(config, prepared, manager)
-        self.outputs = Outputs(config, folder, prepared, self.trainer)
+        self.console = console if setup.processes.is_main else Console(quiet=True)
+        self.settings = setup.resume_invariants(config)
+        self.setup = setup
+        self.trainer = Trainer(config, setup, manager)
+        self.outputs = Outputs(config, folder, setup, self.trainer)
         self._recent: deque[float] = deque(maxlen=LAST_LOSSES)
 
     def finish(self, existing: ExistingRun) -> Path:
-        """Train to the last step, write what was trained and the last previews, and return the adapter's path."""
+        """Train to the last step, write the trained files and the last previews, and return the adapter's path."""
         began = time.perf_counter()
         with ExitStack() as held:
-            with self._main_alone() as alone:
-                if alone:
+            with self._main_only() as is_main:
+                if is_main:
                     held.enter_context(RunLock(self.folder.path))
                     self.folder.check(existing)
-            self._go_back(existing)
+            self._resume(existing)
             record = self._record()
             held.enter_context(self._naming_last_checkpoint())
-            with self._main_alone() as alone:
-                if alone:
+            with self._main_only() as is_main:
+                if is_main:
                     held.callback(self._open(existing, record))
             held.enter_context(torch.random.fork_rng())
-            held.enter_context(self.prepared.learned.attached(self.prepared.pipe))
-            held.enter_context(self.prepared.graph(self.config.training))
+            held.enter_context(self.setup.trainable.attached(self.setup.pipe))
+            held.enter_context(self.setup.graph(self.config.training))
             stop = held.enter_context(StopRequest(self.processes.size > 1))
-            self._learn_all(record, stop)
-            with self._main_alone() as alone:
-                if alone:
+            self._train_steps(record, stop)
+            with self._main_only() as is_main:
+                if is_main:
                     path = self.outputs.write_final()
                     self.outputs.preview()
-                    self._told_finished(path, time.perf_counter() - began)
+                    self._report_finished(path, time.perf_counter() - began)
         return self.outputs.final_path()
 
-    def _go_back(self, existing: ExistingRun) -> None:
-        """Take up the last checkpoint if the run is resumed and has one."""
+    def _resume(self, existing: ExistingRun) -> None:
+        """Load the last checkpoint if the run is resumed and has one."""
         with self.processes.together():
             saved = self.folder.checkpoint_steps() if existing is ExistingRun.RESUME else []
             if saved:
-                self.trainer.resume(load_checkpoint(self.folder.checkpoint(saved[-1])), self.settings)
+                self.trainer.resume(load_state(self.folder.checkpoint(saved[-1])), self.settings)
         step = torch.tensor(float(self.trainer.step))
         if self.processes.any(self.processes.mean([step]) != [float(step)]):
-            found = "its processes do not see the same checkpoints"
-            raise BwlabError("--resume", found, "Give a folder on a disk that all hosts share")
+            reason = "its processes do not see the same checkpoints"
+            raise BwlabError("--resume", reason, "Give a folder on a disk that all hosts share")
 
     def _open(self, existing: ExistingRun, record: RunRecord) -> Callable[[], None]:
-        """Make the folder ready, tell that the run starts, and return what ends the trackers."""
+        """Make the folder ready, report that the run starts, and return the function that finishes the trackers."""
         self.folder.open(self.config, existing, self.trainer.step)
         self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
         finish = self.outputs.start()
         self.hook.bwlab_run_started(run=record)
         return finish
 
-    def _told_finished(self, path: Path, seconds: float) -> None:
+    def _report_finished(self, path: Path, seconds: float) -> None:
         self.folder.write_log("finished", self.trainer.step, seconds=seconds)
         loss = sum(self._recent) / len(self._recent) if self._recent else float("nan")
         self.hook.bwlab_run_finished(record=FinishRecord(self.trainer.step, loss, seconds, str(path)))
 
     def _record(self) -> RunRecord:
         config, training = self.config, self.config.training
-        ranks = block_ranks(self.prepared.learned.adapter)
+        ranks = block_ranks(self.setup.trainable.adapter)
         return RunRecord(
             out=config.out,
             base=config.base,
-            base_hash=self.prepared.base_hash,
+            base_hash=self.setup.base_hash,
             adapter=config.adapter.type,
             blocks=config.adapter.blocks,
-            block_ranks={block: max(found) for block, found in ranks.items()},
+            block_ranks={block: max(layer_ranks) for block, layer_ranks in ranks.items()},
             steps=training.steps,
             first_step=self.trainer.step,
             batch_size=training.batch_size * training.accumulation * self.processes.size,
@@ -139,31 +139,31 @@ class Run:
             config=toml_text(config),
         )
 
-    def _learn_all(self, record: RunRecord, stop: StopRequest) -> None:
+    def _train_steps(self, record: RunRecord, stop: StopRequest) -> None:
         steps, preview, saving = self.config.training.steps, self.config.preview.every, self.config.checkpoint.every
         bar = TrainingBar(self.console, self.trainer.step, steps)
         with bar.progress:
             while self.trainer.step < steps:
-                self._learn(record, bar)
+                self._train_step(record, bar)
                 step, last = self.trainer.step, self.trainer.step == steps
                 stopping = self.processes.any(stop.asked)
-                with self._main_alone() as alone:
-                    if alone and (last or stopping or (saving and step % saving == 0)):
+                with self._main_only() as is_main:
+                    if is_main and (last or stopping or (saving and step % saving == 0)):
                         self._save_checkpoint()
-                    if alone and preview and step % preview == 0 and not last and not stopping:
+                    if is_main and preview and step % preview == 0 and not last and not stopping:
                         self.outputs.preview()
                 if stopping:
-                    self.console.print(f"stopped after step {step}; --resume goes on from there", soft_wrap=True)
+                    self.console.print(f"stopped after step {step}; add --resume to go on from there", soft_wrap=True)
                     raise KeyboardInterrupt
 
-    def _learn(self, record: RunRecord, bar: TrainingBar) -> None:
-        done = self.trainer.learn(record)
-        self._recent.append(done.loss)
-        with self._main_alone() as alone:
-            if alone:
-                bar.advance(done.loss)
-                self.outputs.report(done)
-                self.hook.bwlab_step_finished(record=done)
+    def _train_step(self, run: RunRecord, bar: TrainingBar) -> None:
+        record = self.trainer.train_step(run)
+        self._recent.append(record.loss)
+        with self._main_only() as is_main:
+            if is_main:
+                bar.advance(record.loss)
+                self.outputs.log_step(record)
+                self.hook.bwlab_step_finished(record=record)
 
     def _save_checkpoint(self) -> None:
         adapter, state = self.outputs.write_checkpoint(self.settings)
@@ -171,43 +171,43 @@ class Run:
         self.hook.bwlab_checkpoint_saved(record=CheckpointRecord(step, str(state), str(adapter)))
 
     @contextmanager
-    def _main_alone(self) -> Iterator[bool]:
-        """In a `with` block that all processes run: true in the one that acts; an error there ends all."""
+    def _main_only(self) -> Iterator[bool]:
+        """Yield whether this process is the main one; an error in the `with` block ends all processes."""
         with self.processes.together():
             yield self.processes.is_main
 
     @contextmanager
     def _naming_last_checkpoint(self) -> Iterator[None]:
-        """Tell, with any error, from which checkpoint the run can go on."""
+        """Add to any error of a `with` block the checkpoint from which the run can be resumed."""
         try:
             yield
         except (BwlabError, OSError) as error:
-            told = error if isinstance(error, BwlabError) else from_system(error, self.folder)
+            reported = error if isinstance(error, BwlabError) else disk_error(error, self.folder)
             saved = self.folder.checkpoint_steps()
             where = f"last good checkpoint: {self.folder.checkpoint(saved[-1])}" if saved else "no checkpoint yet"
-            raise BwlabError(told.asked, f"{told.found}; {where}", told.fix) from error
+            raise BwlabError(reported.asked, f"{reported.found}; {where}", reported.fix) from error
 
 
-def from_system(error: OSError, folder: RunFolder) -> BwlabError:
-    """Return the error of a disk that is full, read-only and the like."""
+def disk_error(error: OSError, folder: RunFolder) -> BwlabError:
+    """Return the error for a disk that is full, read-only and the like."""
     path = error.filename or folder.path
     return BwlabError(f"writing {path}", error.strerror or str(error), "Make room, then add --resume")
 
 
 class StopRequest:
-    """In a `with` block: the first Ctrl-C sets `asked`, the second one interrupts at once.
+    """Sets `asked` at the first Ctrl-C in a `with` block; a second Ctrl-C interrupts at once.
 
     Outside the main thread, where Python delivers no signals, it does nothing.
 
     Args:
-        launched: by a launcher of several processes, which passes on a Ctrl-C that the terminal has sent us already:
-            then a second one counts only after a second.
+        launched: whether a launcher started several processes. A launcher repeats the Ctrl-C that the terminal has sent
+            already, so a second one counts only after a second.
 
     """
 
     def __init__(self, launched: bool = False) -> None:
         self.asked = False
-        self._wait = SAME_PRESS if launched else 0.0
+        self._wait = REPEATED_INTERRUPT if launched else 0.0
         self._asked_at = 0.0
         self._before: object = None
 

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, what may be replaced, and its log."""
+"""The folder of a run: its files and their names, what may be replaced, its log and its lock."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ CHECKPOINT_NAME = re.compile(r"step-(\d{6,})(\.state|-.+)?\.safetensors")
 PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
 UNFINISHED_NAME = re.compile(r"\.(adapter|config|log|step-\d{6,}).*\.[0-9a-f]{32}\.tmp")
 
-NAME = ".lock"
+LOCK_NAME = ".lock"
 
 
 class ExistingRun(enum.Enum):
-    """What to do with a run that is already in the folder."""
+    """What to do if there is a run in the folder already."""
 
     REFUSE = "refuse"
     RESUME = "resume"
@@ -39,7 +39,7 @@ class RunFolder:
     """`OUT`: `adapter.safetensors`, `config.toml`, `log.jsonl`, `previews/`, `checkpoints/`.
 
     Args:
-        path: the folder; nothing is written until `open`.
+        path: the folder; nothing is written before `open`.
 
     """
 
@@ -49,7 +49,7 @@ class RunFolder:
         self.previews, self._checkpoints = path / "previews", path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
-        """Return the path of the training state after `step` steps; it is written last, so it makes a checkpoint."""
+        """Return the path of the training state after `step` steps, the last file of a checkpoint to be written."""
         return self._checkpoints / f"step-{step:06}.state.safetensors"
 
     def checkpoint_adapter(self, step: int) -> Path:
@@ -57,7 +57,7 @@ class RunFolder:
         return self._checkpoints / f"step-{step:06}.safetensors"
 
     def preview(self, step: int, index: int) -> Path:
-        """Return the path of one preview picture."""
+        """Return the path of one preview image."""
         return self.previews / f"step-{step:06}-{index}.png"
 
     def checkpoint_steps(self) -> list[int]:
@@ -74,11 +74,11 @@ class RunFolder:
                     path.unlink()
 
     def check(self, existing: ExistingRun) -> None:
-        """Raise BwlabError if a run with this choice may not write here; write nothing."""
+        """Raise BwlabError if a run may not write into the folder; write nothing."""
         asked = f"--out {self.path}"
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
-        if not self.path.exists() or all(path.name == NAME for path in self.path.iterdir()):
+        if not self.path.exists() or all(path.name == LOCK_NAME for path in self.path.iterdir()):
             return
         if existing is ExistingRun.REFUSE:
             raise BwlabError(asked, "the folder is not empty", "Add --resume or --overwrite, or choose another folder")
@@ -88,8 +88,8 @@ class RunFolder:
     def open(self, config: TrainConfig, existing: ExistingRun, step: int) -> None:
         """Make the folder ready for a run that starts after `step` steps.
 
-        Overwriting removes what bwlab wrote and nothing else; resuming cuts the log back to `step`. Files that a kill
-        left unfinished are removed.
+        Overwriting removes the files that bwlab wrote and nothing else; resuming cuts the log back to `step`. Files
+        that a killed run left unfinished are removed.
         """
         make_folder(self.path)
         for folder in (self.path, self._checkpoints, self.previews):
@@ -105,8 +105,8 @@ class RunFolder:
         write_atomically(self.config, toml_text(config).encode())
 
     def _outputs(self) -> Iterator[Path]:
-        words = (self.path / f"{word}.safetensors" for word in self._words())
-        yield from (path for path in (self.adapter, self.config, self.log, *words) if path.is_file())
+        embeddings = (self.path / f"{word}.safetensors" for word in self._words())
+        yield from (path for path in (self.adapter, self.config, self.log, *embeddings) if path.is_file())
         yield from self._checkpoint_files()
         yield from (path for path in self.previews.glob("*.png") if PREVIEW_NAME.fullmatch(path.name))
         yield from (self.path / TENSORBOARD).rglob("events.out.tfevents.*")
@@ -115,7 +115,7 @@ class RunFolder:
         return [path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name)]
 
     def _words(self) -> tuple[str, ...]:
-        """Return the words that the run in this folder has trained, as far as its settings can be read."""
+        """Return the new words of the run in this folder; none if its settings cannot be read."""
         try:
             return read_config(self.config).tokens.words
         except BwlabError:
@@ -129,7 +129,7 @@ class RunFolder:
 
 
 def logged_step(line: str) -> float:
-    """Return the step of a log line; infinity for a line that a kill cut short."""
+    """Return the step of a log line; infinity for a line that a killed run left unfinished."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -137,17 +137,17 @@ def logged_step(line: str) -> float:
 
 
 class RunLock:
-    """A lock on a run's folder, held in a `with` block and gone with the process, however it ends.
+    """A lock on a run's folder, held for a `with` block and released with the process, however it ends.
 
-    The operating system holds it, not the file: what a killed run leaves behind locks nothing.
+    The operating system holds the lock, not the file: the lock file of a killed run locks nothing.
 
     Args:
-        folder: of the run; made if it is not there.
+        folder: the folder of the run; made if it does not exist.
 
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / NAME
+        self._folder, self._path = folder, folder / LOCK_NAME
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
@@ -159,11 +159,11 @@ class RunLock:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
                 file.close()
-                found = f"another run (process {holder}) is writing there"
-                raise BwlabError(f"--out {self._folder}", found, "Wait for it, or choose another folder")
+                reason = f"another run (process {holder}) is writing there"
+                raise BwlabError(f"--out {self._folder}", reason, "Wait for it, or choose another folder")
             if self._is_at_path(file):
                 self._file = file
-            else:  # its holder deleted it between our opening and our locking it
+            else:  # another run deleted the file between opening and locking
                 file.close()
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")
@@ -186,10 +186,10 @@ class RunLock:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Return whether this process now holds the lock of an open file; always so where there are no such locks."""
+    """Lock an open file and return whether that worked; always true on systems without such locks."""
     try:
         import fcntl
-    except ImportError:  # Windows, where two runs in one folder are not told apart
+    except ImportError:  # Windows, where two runs in one folder are not detected
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

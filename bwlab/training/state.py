@@ -1,8 +1,8 @@
-"""Checkpoints: all that a run needs to go on bit for bit.
+"""Training states: all that a run needs to be resumed bit for bit, in one safetensors file each.
 
-One safetensors file each: what is trained (not folded as in `adapter.safetensors`), its moving average, the
-optimiser's state, and in its header the step and the settings that must not change. Generators and schedules need no
-state: see `bwlab.dataset.order` and `bwlab.training.optimizers`.
+A file holds the trained parameters (not folded as in `adapter.safetensors`), their moving average and the optimiser's
+state, and in its header the step and the settings that must stay the same. Generators and schedules have no state: see
+`bwlab.dataset.order` and `bwlab.training.optimizers`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from bwlab.errors import BwlabError, first_line
 from bwlab.files import make_folder, write_atomically
 
 HEADER = "bwlab.checkpoint"
-LEARNED, OPTIMIZER, AVERAGE = "learned/", "optimizer/", "average/"
-PARAMETERS = "params"  # of an optimiser's group: indices, not numbers of its state
+TRAINABLE, OPTIMIZER, AVERAGE = "trainable/", "optimizer/", "average/"
 
 Group = Mapping[str, float | int | bool | None]
 
@@ -33,10 +32,10 @@ class TrainingState:
     """A run at one step.
 
     Attributes:
-        step: optimiser steps taken.
-        tensors: of what is trained, of the optimiser and of the average, by key.
-        groups: the numbers of the optimiser's groups; Prodigy keeps the rate it found there.
-        settings: what must be the same to go on.
+        step: number of optimiser steps taken.
+        tensors: tensors of the trained parameters, the optimiser and the moving average, by key.
+        groups: the numbers of the optimiser's groups; Prodigy keeps the rate it has found there.
+        settings: settings that must be the same to resume the run.
         scaler: state of the gradient scaler (fp16 only).
 
     """
@@ -48,12 +47,12 @@ class TrainingState:
     scaler: Mapping[str, float]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors of one part by their keys in it."""
+        """Return the tensors of one part by their keys within it."""
         return {key.removeprefix(prefix): t for key, t in self.tensors.items() if key.startswith(prefix)}
 
 
 def require_finite(step: int, state: Mapping[str, Tensor]) -> None:
-    """Raise BwlabError if a trained number is NaN or infinite, so that nothing good could be saved."""
+    """Raise BwlabError if a trained parameter is NaN or infinite."""
     broken = next((key for key, tensor in state.items() if not bool(tensor.isfinite().all())), None)
     if broken is not None:
         raise BwlabError(f"checkpoint at step {step}", f"{broken} is not finite", "Lower training.lr")
@@ -64,8 +63,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": torch.as_tensor(value)
-        for index, own in state.items()
-        for name, value in own.items()
+        for index, values in state.items()
+        for name, value in values.items()
         if value is not None
     }
 
@@ -79,17 +78,17 @@ def optimizer_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
     ]
 
 
-def load_optimizer(checkpoint: TrainingState, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's optimiser state into a fresh optimiser of the same parameters, in place."""
+def load_optimizer(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
+    """Put a saved optimiser state into a fresh optimiser of the same parameters, in place."""
     state: dict[int, dict[str, Any]] = {}
-    for key, tensor in checkpoint.part(OPTIMIZER).items():
+    for key, tensor in saved.part(OPTIMIZER).items():
         index, name = key.split("/")
-        # Counters were whole numbers in Python, not tensors.
+        # Counters are whole numbers in Python, not tensors.
         whole = tensor.dim() == 0 and not tensor.is_floating_point()
         state.setdefault(int(index), {})[name] = int(tensor) if whole else tensor
     groups = optimizer.state_dict()["param_groups"]
-    for group, saved in zip(groups, checkpoint.groups, strict=True):
-        group.update(saved)
+    for group, numbers in zip(groups, saved.groups, strict=True):
+        group.update(numbers)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -98,20 +97,20 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in tensors.items()}
 
 
-def save_checkpoint(checkpoint: TrainingState, path: Path) -> None:
-    """Write a checkpoint whole or not at all; BwlabError if it cannot be written."""
+def save_state(state: TrainingState, path: Path) -> None:
+    """Write a training state whole or not at all; BwlabError if it cannot be written."""
     header = {
-        "step": checkpoint.step,
-        "groups": [dict(group) for group in checkpoint.groups],
-        "settings": dict(checkpoint.settings),
-        "scaler": dict(checkpoint.scaler),
+        "step": state.step,
+        "groups": [dict(group) for group in state.groups],
+        "settings": dict(state.settings),
+        "scaler": dict(state.scaler),
     }
     make_folder(path.parent)
-    write_atomically(path, save(dict(checkpoint.tensors), {HEADER: json.dumps(header)}))
+    write_atomically(path, save(dict(state.tensors), {HEADER: json.dumps(header)}))
 
 
-def load_checkpoint(path: Path) -> TrainingState:
-    """Return the checkpoint in a file; BwlabError if it is damaged or something else."""
+def load_state(path: Path) -> TrainingState:
+    """Return the training state in a file; BwlabError if the file is damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
@@ -122,10 +121,10 @@ def load_checkpoint(path: Path) -> TrainingState:
         raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
 
 
-def check_settings(checkpoint: TrainingState, settings: Mapping[str, str]) -> None:
-    """Raise BwlabError naming the first setting that differs from when the checkpoint was saved."""
-    for key in sorted(settings.keys() | checkpoint.settings.keys()):
-        before, now = checkpoint.settings.get(key), settings.get(key)
+def check_settings(state: TrainingState, settings: Mapping[str, str]) -> None:
+    """Raise BwlabError naming the first setting that differs from when the state was saved."""
+    for key in sorted(settings.keys() | state.settings.keys()):
+        before, now = state.settings.get(key), settings.get(key)
         if before != now:
-            found = f"{key} is {now}, but was {before} when step {checkpoint.step} was saved"
+            found = f"{key} is {now}, but was {before} when step {state.step} was saved"
             raise BwlabError("--resume", found, "Set it back, or train in another folder")

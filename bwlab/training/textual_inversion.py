@@ -1,7 +1,7 @@
 """Textual inversion (Gal et al., arXiv 2208.01618): new words whose embeddings are trained.
 
-The words are put into a copy of each tokenizer, and the embedding layer of each text encoder is replaced by one that
-knows their rows too, only inside a `with` block: the pipeline's own tokenizers and layers are never touched.
+The words are added to a copy of each tokenizer, and the embedding layer of each text encoder is replaced by one with
+rows for them, for a `with` block only: the pipeline's own tokenizers and layers are never changed.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
-DEFAULT_START = "*"  # what A1111 starts new embeddings from
+DEFAULT_INITIAL = "*"  # the initial text of A1111
 RESERVED = ("adapter",)  # names of files in a run's folder
-# A word is a file's name, and in prompts these have meanings of their own or part words.
+# A word names a file; and in prompts these characters separate words or have meanings of their own.
 FORBIDDEN = frozenset("/\\,()[]:|\0")
 
 
 class ExtendedEmbedding(nn.Module):
-    """The embedding layer of a text encoder with rows for new words, of which only those are trained.
+    """An embedding layer with further rows for new words; only those are trained.
 
     Args:
         base: the frozen layer, `(tokens, width)`.
-        rows: of the new words, `(words * vectors, width)`.
-        first: token of the first row; the others follow. Rows that `base` may have from there on mean nothing.
+        rows: embeddings of the new words, `(words * vectors, width)`.
+        first: token of the first row; the others follow. Rows of `base` from this token on are not used.
 
     """
 
     def __init__(self, base: nn.Embedding, rows: nn.Parameter, first: int) -> None:
         super().__init__()
         self.rows = rows
-        self._base, self._first = (base,), first  # in a tuple: its weights are not this module's
+        self._base, self._first = (base,), first  # in a tuple, so that it is no submodule
 
     @property
     def weight(self) -> Tensor:
-        """The weights of the frozen layer, whose kind and device transformers asks for."""
+        """The weights of the frozen layer; transformers reads their type and device."""
         return self._base[0].weight
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class TokenEmbeddings:
     """New words and their embeddings.
 
     Attributes:
-        names: as captions write them.
-        vectors: embeddings a word.
-        rows: for each text encoder `(words * vectors, width)`.
+        names: the words, as captions write them.
+        vectors: number of embeddings per word.
+        rows: for each text encoder, the embeddings `(words * vectors, width)`.
 
     """
 
@@ -78,55 +78,55 @@ class TokenEmbeddings:
     rows: tuple[nn.Parameter, ...]
 
     def tokens(self) -> list[str]:
-        """Return the tokens, `vectors` for each word, named as diffusers names those of a word with several."""
+        """Return the tokens, `vectors` for each word, named as diffusers names the tokens of a word with several."""
         return [f"{name}_{part}" if part else name for name in self.names for part in range(self.vectors)]
 
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:
-        """Return the pipeline knows the words inside the `with` block, and is after it what it was."""
+        """Add the words to the pipeline for a `with` block; afterwards the pipeline is what it was."""
         with ExitStack() as held:
             for name, encoder, rows in zip(TOKENIZERS, text_encoders(pipe), self.rows, strict=False):
-                held.enter_context(self._known(pipe, name))
+                held.enter_context(self._in_tokenizer(pipe, name))
                 tokenizer = getattr(pipe, name)
                 first = tokenizer.convert_tokens_to_ids(self.tokens()[0])
-                held.enter_context(embedded(encoder, rows, first))
+                held.enter_context(extended_embedding(encoder, rows, first))
                 held.enter_context(text_ends_at(encoder, tokenizer.eos_token_id))
             yield
 
-    def save(self, place: Path, prefix: str = "") -> list[Path]:
-        """Write one file for each word into the folder `place`, named by the word, and return their paths.
+    def save(self, folder: Path, prefix: str = "") -> list[Path]:
+        """Write one file for each word into a folder, named after the word, and return their paths.
 
-        One tensor under the word for bases with one text encoder, `clip_l` and `clip_g` for SDXL: A1111, ComfyUI
-        and diffusers' `load_textual_inversion` read both.
+        A file holds one tensor named after the word for bases with one text encoder, `clip_l` and `clip_g` for SDXL:
+        A1111, ComfyUI and diffusers' `load_textual_inversion` read both forms.
         """
         paths = []
         for index, name in enumerate(self.names):
-            own = slice(index * self.vectors, (index + 1) * self.vectors)
+            word = slice(index * self.vectors, (index + 1) * self.vectors)
             keys = (name,) if len(self.rows) == 1 else ("clip_l", "clip_g")
-            parts = (rows.detach()[own].float().cpu().contiguous() for rows in self.rows)
-            path = place / f"{prefix}{name}.safetensors"
+            parts = (rows.detach()[word].float().cpu().contiguous() for rows in self.rows)
+            path = folder / f"{prefix}{name}.safetensors"
             write_atomically(path, save(dict(zip(keys, parts, strict=True))))
             paths.append(path)
         return paths
 
     @contextmanager
-    def _known(self, pipe: Pipeline, name: str) -> Iterator[None]:
-        """Return the pipeline has, inside the block, a copy of its tokenizer `name` that knows the words."""
+    def _in_tokenizer(self, pipe: Pipeline, name: str) -> Iterator[None]:
+        """Replace the pipeline's tokenizer `name` for a `with` block by a copy that has the words."""
         from tokenizers import AddedToken
 
-        own = getattr(pipe, name)
-        extended = copy.deepcopy(own)
+        tokenizer = getattr(pipe, name)
+        extended = copy.deepcopy(tokenizer)
         extended.add_tokens([AddedToken(token, single_word=True, normalized=False) for token in self.tokens()])
         setattr(pipe, name, extended)
         try:
             yield
         finally:
-            setattr(pipe, name, own)
+            setattr(pipe, name, tokenizer)
 
 
 @contextmanager
-def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
-    """Return the text encoder has rows for the tokens from `first` on inside the `with` block."""
+def extended_embedding(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
+    """Give a text encoder rows for the tokens from `first` on, for a `with` block."""
     layer = encoder.get_input_embeddings()
     encoder.set_input_embeddings(ExtendedEmbedding(layer, rows, first))
     try:
@@ -136,10 +136,10 @@ def embedded(encoder: Any, rows: nn.Parameter, first: int) -> Iterator[None]:
 
 
 def new_token_embeddings(config: TokensConfig, pipe: Pipeline) -> TokenEmbeddings | None:
-    """Return the words that `config` names, at their start, in float32 on the CPU; None if it names none.
+    """Return the words of the settings with their initial embeddings, in float32 on the CPU; None without words.
 
     Raises:
-        BwlabError: a word that cannot be one, or an `initial` text without tokens.
+        BwlabError: a text cannot be a new word, or the initial text has no tokens.
 
     """
     if not config.words:
@@ -149,47 +149,48 @@ def new_token_embeddings(config: TokensConfig, pipe: Pipeline) -> TokenEmbedding
     encoders: list[Any] = list(text_encoders(pipe))
     tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]
     for word in config.words:
-        check_word(word, config.words, tokenizers[0].get_vocab().keys())
+        check_new_word(word, config.words, tokenizers[0].get_vocab().keys())
     rows = [
-        start_rows(config, tokenizer, encoder.get_input_embeddings().weight)
+        initial_rows(config, tokenizer, encoder.get_input_embeddings().weight)
         for tokenizer, encoder in zip(tokenizers, encoders, strict=True)
     ]
-    return TokenEmbeddings(config.words, config.vectors, tuple(nn.Parameter(start) for start in rows))
+    return TokenEmbeddings(config.words, config.vectors, tuple(map(nn.Parameter, rows)))
 
 
-def check_word(word: str, words: Sequence[str], vocabulary: object) -> None:
+def check_new_word(word: str, words: Sequence[str], vocabulary: object) -> None:
     """Raise BwlabError unless a text can be a new word beside the others."""
     asked, fix = f"tokens.words, {word!r}", "Choose another, such as <fox>"
     bad = sorted({character for character in word if character.isspace()} | FORBIDDEN & set(word))
     if not word or bad or word.startswith("."):
-        found = f"it holds {bad[0]!r}" if bad else "it starts with a dot" if word else "it is empty"
-        raise BwlabError(asked, found, fix)
+        reason = f"it holds {bad[0]!r}" if bad else "it starts with a dot" if word else "it is empty"
+        raise BwlabError(asked, reason, fix)
     if word != word.lower():
         raise BwlabError(asked, "text encoders read lower case only", f"Write {word.lower()}")
     if word in RESERVED or word in vocabulary or f"{word}</w>" in vocabulary:  # type: ignore[operator]
         raise BwlabError(asked, "the base knows that word already", fix)
-    # diffusers writes out words of several embeddings by replacing texts, which would change the longer word too.
-    near = [other for other in words if word in other]
-    if len(near) > 1:
-        raise BwlabError(asked, f"it is part of {near[1] if near[0] == word else near[0]!r}", fix)
+    # diffusers expands a word with several embeddings by replacing text, which would change a longer word too.
+    containing = [other for other in words if word in other]
+    if len(containing) > 1:
+        longer = containing[1] if containing[0] == word else containing[0]
+        raise BwlabError(asked, f"it is part of {longer!r}", fix)
 
 
-def start_rows(config: TokensConfig, tokenizer: object, weight: Tensor) -> Tensor:
-    """Return the rows `(words * vectors, width)` that all words start from.
+def initial_rows(config: TokensConfig, tokenizer: object, weight: Tensor) -> Tensor:
+    """Return the initial embeddings `(words * vectors, width)`.
 
-    A word's embeddings are those of the initial text's tokens, from the first on and around again.
+    Each word gets the embeddings of the initial text's tokens, repeated or cut to the number of its embeddings.
     """
-    text = config.initial or DEFAULT_START
+    text = config.initial or DEFAULT_INITIAL
     tokens = tokenizer.encode(text, add_special_tokens=False)  # type: ignore[attr-defined]
     if not tokens:
-        raise BwlabError(f"tokens.initial = {text!r}", "the tokenizer makes no tokens of it", "Give a word it knows")
-    own = [tokens[part % len(tokens)] for part in range(config.vectors)]
-    return weight.detach()[own * len(config.words)].float().cpu().clone()
+        raise BwlabError(f"tokens.initial = {text!r}", "the tokenizer makes no tokens of it", "Give a common word")
+    repeated = [tokens[part % len(tokens)] for part in range(config.vectors)]
+    return weight.detach()[repeated * len(config.words)].float().cpu().clone()
 
 
-def require_used(words: TokenEmbeddings, captions: Sequence[str]) -> None:
-    """Raise BwlabError if a word stands in no caption: nothing would be learned of it."""
-    for name in words.names:
-        alone = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-        if not any(alone.search(caption) for caption in captions):
-            raise BwlabError(f"tokens.words, {name!r}", "it stands in no caption", "Write it into the captions")
+def require_used(token_embeddings: TokenEmbeddings, captions: Sequence[str]) -> None:
+    """Raise BwlabError if a word is in no caption: its embeddings would not be trained."""
+    for name in token_embeddings.names:
+        as_word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+        if not any(as_word.search(caption) for caption in captions):
+            raise BwlabError(f"tokens.words, {name!r}", "it is in no caption", "Write it into the captions")

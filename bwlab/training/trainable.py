@@ -1,4 +1,4 @@
-"""What a run trains: an adapter, new words, or both."""
+"""What a run trains: an adapter, embeddings of new words, or both; with their learning rates and caption embeddings."""
 
 from __future__ import annotations
 
@@ -24,53 +24,50 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-WORDS = "words"
-
-WORDS_RATE = 5e-3
-
-Kept = dict[str, TextBatch]
+TOKENS = "tokens"  # prefix of their keys in a state
+DEFAULT_TOKEN_RATE = 5e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Trainable:
-    """What a run trains.
+    """The parameters that a run trains.
 
     Attributes:
-        adapter: without layers if only words are trained.
-        words: None if only an adapter is trained.
+        adapter: the adapter; without layers if only new words are trained.
+        token_embeddings: the embeddings of new words; None if only an adapter is trained.
 
     """
 
     adapter: Adapter
-    words: TokenEmbeddings | None = None
+    token_embeddings: TokenEmbeddings | None = None
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return every parameter, those that are held at their start too."""
-        return [*self.adapter.parameters(), *(self.words.rows if self.words else ())]
+        """Return every parameter, also those with a learning rate of 0."""
+        return [*self.adapter.parameters(), *self._token_rows()]
 
     def trains_text(self) -> bool:
-        """Return whether the text embeddings of a caption change while this is trained."""
-        return self.words is not None or any(map(in_text_encoder, self.adapter.layers))
+        """Return whether training changes the text embeddings of a caption."""
+        return self.token_embeddings is not None or any(map(in_text_encoder, self.adapter.layers))
 
     @contextmanager
     def attached(self, pipe: Pipeline) -> Iterator[None]:
-        """Act on the pipeline inside the `with` block; after it the pipeline is what it was."""
+        """Attach everything to the pipeline for a `with` block; afterwards the pipeline is what it was."""
         encoders = text_encoders(pipe)
         with attach(pipe.unet, ScaledAdapter(self.adapter), text_encoder=encoders):
-            if self.words is None:
+            if self.token_embeddings is None:
                 yield
             else:
-                with self.words.attached(pipe):
+                with self.token_embeddings.attached(pipe):
                     yield
 
     def to(self, device: torch.device) -> None:
         """Move everything to a device, in float32."""
         self.adapter.to(device, torch.float32)
-        for rows in self.words.rows if self.words else ():
+        for rows in self._token_rows():
             rows.data = rows.data.to(device, torch.float32)
 
-    def training(self, mode: bool) -> None:
-        """Switch layers between training and use (dropout and the like); which parameters have gradients stays."""
+    def set_training(self, mode: bool) -> None:
+        """Switch dropout and the like on or off; which parameters have gradients stays the same."""
         for layer in self.adapter.layers.values():
             layer.train(mode)
 
@@ -79,59 +76,62 @@ class Trainable:
         for path, layer in self.adapter.layers.items():
             for name, tensor in layer.state_dict().items():
                 yield f"{path}:{name}", tensor
-        for index, rows in enumerate(self.words.rows if self.words else ()):
-            yield f"{WORDS}:{index}", rows.detach()
+        for index, rows in enumerate(self._token_rows()):
+            yield f"{TOKENS}:{index}", rows.detach()
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over a state; BwlabError if it is of other blocks, ranks, words or another adapter type."""
-        own = dict(self.state())
-        if {key: tensor.shape for key, tensor in saved.items()} != {key: tensor.shape for key, tensor in own.items()}:
+        """Load a state; BwlabError if it belongs to other blocks, ranks, words or another adapter type."""
+        shapes = {key: tensor.shape for key, tensor in self.state()}
+        if {key: tensor.shape for key, tensor in saved.items()} != shapes:
             raise BwlabError("--resume", "the checkpoint holds other layers or ranks", "Train in another folder")
         for path, layer in self.adapter.layers.items():
-            start = f"{path}:"
-            layer.load_state_dict({key.removeprefix(start): t for key, t in saved.items() if key.startswith(start)})
-        for index, rows in enumerate(self.words.rows if self.words else ()):
-            rows.data.copy_(saved[f"{WORDS}:{index}"])
+            prefix = f"{path}:"
+            layer.load_state_dict({key.removeprefix(prefix): t for key, t in saved.items() if key.startswith(prefix)})
+        for index, rows in enumerate(self._token_rows()):
+            rows.data.copy_(saved[f"{TOKENS}:{index}"])
+
+    def _token_rows(self) -> tuple[nn.Parameter, ...]:
+        return self.token_embeddings.rows if self.token_embeddings else ()
 
 
-def parameter_groups(config: TrainConfig, learned: Trainable) -> list[dict[str, Any]]:
-    """Return the groups of an optimiser, one for each rate, and one for the words, whose embeddings do not decay.
+def parameter_groups(config: TrainConfig, trainable: Trainable) -> list[dict[str, Any]]:
+    """Return the groups of an optimiser: one for each learning rate, and one without weight decay for new words.
 
-    Parameters with a rate of 0 are in no group and get no gradient: they stay at their start.
+    Parameters with a rate of 0 are in no group and get no gradient: they keep their initial values.
 
     Raises:
-        BwlabError: a bad `training.block_lr`, nothing left to learn, or several rates with Prodigy.
+        BwlabError: a bad `training.block_lr`, nothing left to train, or several rates with Prodigy.
 
     """
     by_rate: dict[float, list[nn.Parameter]] = {}
-    rates = layer_rates(config, learned.adapter)
-    for path, layer in learned.adapter.layers.items():
+    rates = layer_rates(config, trainable.adapter)
+    for path, layer in trainable.adapter.layers.items():
         layer.requires_grad_(rates[path] > 0)
         if rates[path] > 0:
             by_rate.setdefault(rates[path], []).extend(layer.parameters())
     decay = config.training.weight_decay
     groups = [{"params": by_rate[rate], "lr": rate, "weight_decay": decay} for rate in sorted(by_rate)]
-    if learned.words is not None:
-        groups.append({"params": list(learned.words.rows), "lr": token_rate(config), "weight_decay": 0.0})
+    if trainable.token_embeddings is not None:
+        groups.append({"params": list(trainable.token_embeddings.rows), "lr": token_rate(config), "weight_decay": 0.0})
     if not groups:
-        found = "every block that has a rank has a rate of 0"
-        raise BwlabError(f"training.block_lr = {config.training.block_lr}", found, "Give one of them a rate above 0")
+        reason = "every block that has a rank has a rate of 0"
+        raise BwlabError(f"training.block_lr = {config.training.block_lr}", reason, "Give one of them a rate above 0")
     if config.training.optimizer == "prodigy" and len({group["lr"] for group in groups}) > 1:
-        shown = ", ".join(f"{group['lr']:g}" for group in groups)
-        fix = "Give one rate, or 0 to hold blocks at their start (training.block_lr, tokens.lr)"
-        raise BwlabError("training.optimizer = prodigy", f"it takes one rate, and there are {shown}", fix)
+        rates_text = ", ".join(f"{group['lr']:g}" for group in groups)
+        fix = "Give one rate, or 0 for blocks that are not to be trained (training.block_lr, tokens.lr)"
+        raise BwlabError("training.optimizer = prodigy", f"it takes one rate, and there are {rates_text}", fix)
     return groups
 
 
 def token_rate(config: TrainConfig) -> float:
-    """Return the learning rate of the words' embeddings."""
+    """Return the learning rate of the embeddings of new words."""
     if config.tokens.lr is not None:
         return config.tokens.lr
-    return config.training.rate() if config.training.optimizer == "prodigy" else WORDS_RATE
+    return config.training.rate() if config.training.optimizer == "prodigy" else DEFAULT_TOKEN_RATE
 
 
 def layer_rates(config: TrainConfig, adapter: Adapter) -> Mapping[str, float]:
-    """Return the rate of each layer by path; BwlabError for a bad spec or a name that no trained layer has."""
+    """Return the learning rate of each layer by path; BwlabError for a bad spec or a block without trained layers."""
     rate, text = config.training.rate(), config.training.block_lr
     if text is None:
         return dict.fromkeys(adapter.layers, rate)
@@ -143,37 +143,37 @@ def layer_rates(config: TrainConfig, adapter: Adapter) -> Mapping[str, float]:
     trained = {module.path for module in modules if module is not None}
     for entry in text.split(","):
         name = entry.partition("=")[0].strip()
-        named = "=" in entry and name != EVERYTHING
-        if named and not trained & set(adapter.scheme.modules_of(name)):
-            found = f"{name} has no layer that is trained"
-            raise BwlabError(f"training.block_lr = {text}", found, f"Leave it out, or give {name} a rank")
+        names_a_block = "=" in entry and name != EVERYTHING
+        if names_a_block and not trained & set(adapter.scheme.modules_of(name)):
+            reason = f"{name} has no layer that is trained"
+            raise BwlabError(f"training.block_lr = {text}", reason, f"Leave it out, or give {name} a rank")
     return {path: spec.value_of(path) for path in adapter.layers}
 
 
 class CaptionEmbeddings:
-    """Gives a batch of captions as the UNet takes them.
+    """The embeddings of captions, as the UNet takes them.
 
     Args:
-        pipe: its text encoders compute what is not kept.
-        kept: embeddings by caption, one row each; None computes each batch anew.
-        learning: whether gradients flow into the text encoders.
+        pipe: the base, whose text encoders compute them.
+        cached: embeddings by caption, one row each; None means that each batch is computed anew.
+        with_gradients: whether gradients flow into the text encoders.
 
     """
 
-    def __init__(self, pipe: Pipeline, kept: Kept | None, learning: bool) -> None:
-        self._pipe, self._kept, self._learning = pipe, kept, learning
+    def __init__(self, pipe: Pipeline, cached: dict[str, TextBatch] | None, with_gradients: bool) -> None:
+        self._pipe, self._cached, self._with_gradients = pipe, cached, with_gradients
 
     def batch(self, captions: Sequence[str], device: torch.device) -> TextBatch:
         """Return the captions' embeddings on a device.
 
-        Without gradients they are computed in float32, so that a caption that is kept and one that is not are alike.
+        Without gradients they are computed in float32, so that cached embeddings and new ones are alike.
         """
-        if self._kept is not None:
-            rows = [self._kept[caption] for caption in captions]
+        if self._cached is not None:
+            rows = [self._cached[caption] for caption in captions]
             pooled = [row.pooled for row in rows if row.pooled is not None]
             context = torch.cat([row.context for row in rows]).to(device)
             return TextBatch(context, torch.cat(pooled).to(device) if pooled else None)
-        if self._learning:
+        if self._with_gradients:
             return encode_texts(self._pipe, captions)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return encode_texts(self._pipe, captions)

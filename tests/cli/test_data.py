@@ -1,4 +1,4 @@
-"""`bwlab data check`: all that is printed, at the width of a file."""
+"""`bwlab data check`: all that is printed, and the exit code."""
 
 from __future__ import annotations
 
@@ -16,43 +16,40 @@ from tests.dataset.files import write_png16
 
 CHECKED = """\
 Folders
-folder                  images  repeats  an epoch  without caption
-data/25_sks fox              3       25        75                1
-data/more                    1        1         1                -
-class (regularisation)       2        1        76                2
-all                          6                152
-
+folder | images | repeats | per epoch | without caption
+data/25_sks fox | 3 | 25 | 75 | 1
+data/more | 1 | 1 | 1 | -
+class (regularisation) | 2 | 1 | 76 | 2
+all | 6 | 152
 Buckets
-size     images  regularisation  cropped  at most  enlarged
-32 x 32       3               2     0.0%     0.0%         -
-64 x 16       1               -     5.9%     5.9%         1
-
+size | images | regularisation | cropped | at most | enlarged
+32 x 32 | 3 | 2 | 0.0% | 0.0% | -
+64 x 16 | 1 | - | 5.9% | 5.9% | 1
 Tags (2 of 4)
-tag  images
-fox       3
-ink       3
-
-broken (1):
-  data/more/broken.png: unreadable (...)
-cannot be used (1):
-  caption of data/more/bare.png: bare.txt is missing or empty
-of a kind that is not read (1):
-  data/more/old.tif
-the same file (1):
-  data/25_sks fox/a.png = data/25_sks fox/b.png
-look alike (1):
-  class/x.png ~ class/y.png (0 of 63 bits differ)
-smaller than their bucket, so enlarged (1):
-  data/more/wide.png
-captions longer than 16 tokens (1):
-  ink, fox, a tag that is long
-bwlab train would stop.
+tag | images
+fox | 3
+ink | 3
+Broken images (1):
+data/more/broken.png: unreadable (...)
+Images that cannot be used (1):
+caption of data/more/bare.png: bare.txt is missing or empty
+Images of a format that is not read (1):
+data/more/old.tif
+Equal files (1):
+data/25_sks fox/a.png = data/25_sks fox/b.png
+Images that look the same (1):
+class/x.png ~ class/y.png (0 of 63 bits differ)
+Images smaller than their bucket, to be enlarged (1):
+data/more/wide.png
+Captions longer than 16 tokens (1):
+ink, fox, a tag that is long
+bwlab train would stop. Correct the broken images and those that cannot be used.
 """
 
 
 def write(path: Path, width: int, height: int, seed: int, caption: str | None = None) -> None:
-    """Write a captioned picture of 4 x 4 patches; the same seed gives the same patches."""
-    image = Image.frombytes("RGB", (4, 4), bytes((seed * 37 + place * place * 11) % 256 for place in range(48)))
+    """Write a captioned image of 4 x 4 patches; the same seed gives the same patches."""
+    image = Image.frombytes("RGB", (4, 4), bytes((seed * 37 + index * index * 11) % 256 for index in range(48)))
     path.parent.mkdir(parents=True, exist_ok=True)
     image.resize((width, height), Image.Resampling.BICUBIC).save(path)
     if caption is not None:
@@ -61,7 +58,7 @@ def write(path: Path, width: int, height: int, seed: int, caption: str | None = 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder, which is the current one, with `data` and `class` and something of everything in them."""
+    """Return the current folder, with every kind of image and mistake in `data` and `class`."""
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "data" / "25_sks fox"
     write(own / "a.png", 40, 40, 1, "ink, fox, a tag that is long")
@@ -81,19 +78,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Return the exit code and what was printed, without blanks at the ends of lines."""
+    """Return the exit code, the printed lines, with `|` between the columns of tables, and the errors."""
     with pytest.raises(SystemExit) as end:
         main(["data", "check", *arguments])
     out, err = capsys.readouterr()
-    # What is wrong with a file is told in words of Pillow, which change.
+    # Pillow's messages differ between its versions.
     plain = re.sub(r"unreadable \(.*?\)", "unreadable (...)", out)
-    return int(end.value.code or 0), "\n".join(line.rstrip() for line in plain.splitlines()) + "\n", err
+    lines = (re.sub(r" {2,}", " | ", line.strip()) for line in plain.splitlines())
+    return int(end.value.code or 0), "".join(f"{line}\n" for line in lines if line.strip("─")), err
 
 
 BUCKETS = "--set", "data.buckets=true", "--set", "data.bucket_step=8"
 
 
-def test_all_is_told(folder: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_printed(folder: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = "--set", "regularisation.folder=class", "--set", "regularisation.prompt=fox"
     code, out, _ = check(capsys, "data", "--base", str(tiny_pipeline), "--tags", "2", *BUCKETS, *old)
     assert out == CHECKED
@@ -106,7 +104,7 @@ def test_json_has_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert code == 2
     assert (found["schema"], found["schema_version"], found["trainable"], found["stops"]) == (
         "bwlab.data.check",
-        1,
+        2,
         4,
         True,
     )
@@ -119,13 +117,13 @@ def test_json_has_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_good_data_end_with_0(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = check(capsys, "class", "--set", "data.caption=fox")
     assert code == 0
-    assert "Buckets: give --base or --resolution to see them.\n" in out
+    assert "Add --base or --resolution to see the buckets.\n" in out
     assert out.endswith("2 images can be trained.\n")
 
 
 def test_what_is_skipped_does_not_stop(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = check(capsys, "data", "--set", "data.skip_broken=true", "--set", "data.caption=x")
-    assert "broken (1):" in out
+    assert "Broken images (1):" in out
     assert code == 0
 
 
@@ -133,7 +131,7 @@ def test_nothing_to_train_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "a.png").write_bytes(b"no")
     code, out, _ = check(capsys, str(tmp_path))
     assert code == 2
-    assert out.endswith("Nothing can be trained.\n")
+    assert out.endswith("No image can be trained: bwlab train would stop.\n")
 
 
 def test_dataset_files_and_settings_are_checked_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,13 +143,13 @@ def test_dataset_files_and_settings_are_checked_too(folder: Path, capsys: pytest
     code, out, _ = check(capsys, "set.toml")
     assert code == 0
     assert "set.toml: datasets[0]: batch_size has no effect; training.batch_size counts for all\n" in out
-    assert "data/25_sks fox              3        3         9                1\n" in out
-    assert "32 x 32       3               2     0.0%     0.0%         -\n" in out
+    assert "data/25_sks fox | 3 | 3 | 9 | 1\n" in out
+    assert "32 x 32 | 3 | 2 | 0.0% | 0.0% | -\n" in out
     config = "[data]\ndataset = 'set.toml'\n[regularisation]\nfolder = 'new'\ngenerate = 3\nprompt = 'x'\n"
     (folder / "run.toml").write_text(config)
     code, out, _ = check(capsys, "run.toml", "--resolution", "32")
     assert code == 0
-    assert "regularisation.folder = new: nothing is there yet; 3 pictures will be drawn\n" in out
+    assert "regularisation.folder = new: still empty; 3 images will be generated\n" in out
 
 
 @pytest.mark.parametrize(
@@ -161,13 +159,13 @@ def test_dataset_files_and_settings_are_checked_too(folder: Path, capsys: pytest
         ("gone.toml", "bwlab: error: data.dataset = gone.toml: no such file. Give the path of a dataset TOML\n"),
     ],
 )
-def test_what_is_not_there_is_one_line(
+def test_a_missing_source_is_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], source: str, message: str
 ) -> None:
-    assert check(capsys, source) == (2, "\n", message)
+    assert check(capsys, source) == (2, "", message)
 
 
-def test_sixteen_bits_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sixteen_bit_images_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import numpy as np
 
     write_png16(tmp_path / "a.png", np.full((5, 7, 3), 999, np.uint16))

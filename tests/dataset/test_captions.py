@@ -14,7 +14,7 @@ CAPTION = "a, b, c, d"
 
 
 def shown(rule: CaptionRule, times: int = 400, caption: str = CAPTION) -> list[str]:
-    return [rule.shown(caption, 0, torch.Generator().manual_seed(seed)) for seed in range(times)]
+    return [rule.sample(caption, 0, torch.Generator().manual_seed(seed)) for seed in range(times)]
 
 
 def test_without_a_rule_captions_stay() -> None:
@@ -43,7 +43,7 @@ def test_captions_are_dropped_as_often_as_asked() -> None:
 
 def test_whole_epochs_may_go_without_captions() -> None:
     rule = CaptionRule(dropout_epochs=3)
-    assert [rule.shown("a", epoch, torch.Generator()) for epoch in range(7)] == ["a", "a", "", "a", "a", "", "a"]
+    assert [rule.sample("a", epoch, torch.Generator()) for epoch in range(7)] == ["a", "a", "", "a", "a", "", "a"]
 
 
 @given(
@@ -61,7 +61,7 @@ def test_whole_epochs_may_go_without_captions() -> None:
 )
 def test_all_that_is_shown_is_told_before(caption: str, rule: CaptionRule, seed: int, epoch: int) -> None:
     told = rule.all_samples(caption)
-    found = rule.shown(caption, epoch, torch.Generator().manual_seed(seed))
+    found = rule.sample(caption, epoch, torch.Generator().manual_seed(seed))
     assert told is None or found in told
     assert normalized_tags(found) == found
 

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from bwlab.benchmark import load_benchmark
-from bwlab.dataset.survey import ALIKE, BITS, SimilarPair, cosines, fingerprint, lookalikes, same
+from bwlab.dataset.duplicates import (
+    BITS,
+    NEAR_DUPLICATE_BITS,
+    SimilarPair,
+    cosines,
+    equal_groups,
+    fingerprint,
+    similar_pairs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +41,8 @@ def test_copies_look_alike_and_others_do_not(pictures: list[Image.Image]) -> Non
     prints = [fingerprint(image) for image in pictures]
     for change in (smaller, compressed):
         bits = [int((fingerprint(change(image)) != own).sum()) for image, own in zip(pictures, prints, strict=True)]
-        assert np.median(bits) <= ALIKE
-    assert list(lookalikes(prints)) == []
+        assert np.median(bits) <= NEAR_DUPLICATE_BITS
+    assert list(similar_pairs(prints)) == []
 
 
 def test_pairs_are_told_once_with_their_bits() -> None:
@@ -42,12 +50,12 @@ def test_pairs_are_told_once_with_their_bits() -> None:
     first, third = (generator.integers(0, 2, BITS).astype(bool) for _ in range(2))
     second = first.copy()
     second[:3] = ~second[:3]
-    assert list(lookalikes([first, third, second, first])) == [
+    assert list(similar_pairs([first, third, second, first])) == [
         SimilarPair(0, 2, 3),
         SimilarPair(0, 3, 0),
         SimilarPair(2, 3, 3),
     ]
-    assert list(lookalikes([])) == []
+    assert list(similar_pairs([])) == []
 
 
 def test_the_transform_is_orthogonal() -> None:
@@ -56,4 +64,4 @@ def test_the_transform_is_orthogonal() -> None:
 
 
 def test_equal_digests_are_grouped() -> None:
-    assert same({"a": "1", "b": "2", "c": "1", "d": "1"}) == [("a", "c", "d")]
+    assert equal_groups({"a": "1", "b": "2", "c": "1", "d": "1"}) == [("a", "c", "d")]

@@ -30,9 +30,9 @@ def test_entries_are_what_the_models_say(pipe: Pipeline, two_pictures: Path, tmp
     for index, name in enumerate(["fox", "owl"]):
         with torch.no_grad():
             posterior = pipe.vae.encode(read_image_tensor(two_pictures / f"{name}.png", 32)[None]).latent_dist
-        torch.testing.assert_close(data.pictures[index].plain.mean, posterior.mean[0] * scale)
-        torch.testing.assert_close(data.pictures[index].plain.deviation, posterior.std[0] * scale)
-        assert data.pictures[index].mirrored is None
+        torch.testing.assert_close(data.images[index].plain.mean, posterior.mean[0] * scale)
+        torch.testing.assert_close(data.images[index].plain.deviation, posterior.std[0] * scale)
+        assert data.images[index].mirrored is None
 
 
 @pytest.mark.parametrize("base", ["pipe", "xl_pipe"])
@@ -62,7 +62,7 @@ def test_the_second_time_nothing_is_computed(
     monkeypatch.setattr(pipe.vae, "encode", refuse)
     monkeypatch.setattr(pipe, "encode_prompt", refuse)
     second, _ = load(config, pipe)
-    for one, other in zip(first.pictures, second.pictures, strict=True):
+    for one, other in zip(first.images, second.images, strict=True):
         assert torch.equal(one.plain.mean, other.plain.mean)
         assert torch.equal(one.plain.deviation, other.plain.deviation)
     again = encode_captions(["fox"], pipe, TensorCache(tmp_path / "cache"))
@@ -119,7 +119,7 @@ def test_a_damaged_entry_is_made_again(pipe: Pipeline, two_pictures: Path, tmp_p
             made = {"empty": b"", "nonsense": b"nonsense", "short": whole[:-1], "a bit": whole[:-1] + flipped}
             path.write_bytes(made[damage])
     second, _ = load(config, pipe)
-    assert torch.equal(first.pictures[0].plain.mean, second.pictures[0].plain.mean)
+    assert torch.equal(first.images[0].plain.mean, second.images[0].plain.mean)
     assert all(read_tensors(path) is not None for path in entries(tmp_path / "cache"))
 
 
@@ -178,14 +178,14 @@ def test_latents_that_are_no_numbers_are_an_error(tiny_pipeline: Path, two_pictu
     assert entries(tmp_path) == []
 
 
-def test_what_may_surprise_is_told_in_one_line_each(pipe: Pipeline, write_data: WriteData) -> None:
+def test_every_warning_is_one_line(pipe: Pipeline, write_data: WriteData) -> None:
     folder = write_data({"a.png": "a fox that is far too long for sixteen tokens", "3_sly fox/b.png": None})
     (folder / "c.tiff").write_bytes(b"II*")
     _, printed = load(settings(folder), pipe)
     assert printed.splitlines() == [
-        f"1 files are left out, as .tiff is not read: {folder / 'c.tiff'}",
-        '1 images have no caption and get one such as "sly fox"',
-        "1 captions are longer than 16 tokens; what is past that is not read",
+        f"1 file left out, as .tiff is not read: {folder / 'c.tiff'}",
+        '1 image without a caption, and trained with one such as "sly fox"',
+        "1 caption longer than 16 tokens; the text encoder does not read the rest",
     ]
 
 

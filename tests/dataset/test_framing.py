@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bwlab.dataset.buckets import Frame, Sizing, bucket_sizes, frame
+from bwlab.dataset.buckets import Frame, Sizing, bucket_sizes, frame_image
 from bwlab.images import Size
 
 sides = st.integers(1, 3000)
@@ -44,15 +44,15 @@ def test_what_is_shown_lies_in_what_is_encoded(
     assume(max(original) / min(original) < 50)
     size = Size(512, 512)
     sizes = bucket_sizes(size, 64, 256, 1024) if buckets else ()
-    found = frame(original, Sizing(size, factor, random_crop, sizes, 64, 1024, upscale or not buckets))
+    found = frame_image(original, Sizing(size, factor, random_crop, sizes, 64, 1024, upscale or not buckets))
     if found is None:
         assert min(original) < 64
         return
-    assert found.target.width <= found.encoded.width <= found.covering.width
-    assert found.target.height <= found.encoded.height <= found.covering.height
+    assert found.target.width <= found.encoded.width <= found.resized.width
+    assert found.target.height <= found.encoded.height <= found.resized.height
     assert found.encoded.width % factor == found.encoded.height % factor == 0
-    assert found.covering.width == found.target.width or found.covering.height == found.target.height
-    assert 0 <= found.lost < 1
+    assert found.resized.width == found.target.width or found.resized.height == found.target.height
+    assert 0 <= found.cropped < 1
     assert min(found.corner) >= 0
     if buckets and not upscale:
         assert not found.enlarged
@@ -62,14 +62,14 @@ def test_what_is_shown_lies_in_what_is_encoded(
 
 def test_the_nearest_shape_is_chosen_alike_for_wide_and_tall() -> None:
     how = Sizing(Size(64, 64), 4, False, bucket_sizes(Size(64, 64), 16, 32, 128), 16, 128)
-    wide, tall = frame(Size(300, 200), how), frame(Size(200, 300), how)
+    wide, tall = frame_image(Size(300, 200), how), frame_image(Size(200, 300), how)
     assert wide is not None
     assert tall is not None
     assert wide.target == Size(80, 48)
     assert tall.target == Size(48, 80)
     assert wide == Frame(Size(300, 200), Size(80, 53), Size(80, 48), Size(80, 48))
     assert wide.corner == (2, 0)
-    assert wide.lost == pytest.approx(5 / 53)
+    assert wide.cropped == pytest.approx(5 / 53)
 
 
 @pytest.mark.parametrize(
@@ -83,15 +83,15 @@ def test_the_nearest_shape_is_chosen_alike_for_wide_and_tall() -> None:
 )
 def test_pictures_that_are_not_enlarged_get_a_smaller_size(original: Size, target: Size) -> None:
     how = Sizing(Size(512, 512), 8, False, bucket_sizes(Size(512, 512), 64, 256, 1024), 64, 1024, upscale=False)
-    found = frame(original, how)
+    found = frame_image(original, how)
     assert found is not None
     assert found.target == target
-    assert frame(Size(130, 63), how) is None
+    assert frame_image(Size(130, 63), how) is None
 
 
 def test_random_crops_have_the_whole_picture_in_whole_latents() -> None:
-    found = frame(Size(300, 200), Sizing(Size(64, 64), 8, random_crop=True))
+    found = frame_image(Size(300, 200), Sizing(Size(64, 64), 8, random_crop=True))
     assert found == Frame(Size(300, 200), Size(96, 64), Size(96, 64), Size(64, 64))
-    found = frame(Size(310, 200), Sizing(Size(64, 64), 8, random_crop=True))
+    found = frame_image(Size(310, 200), Sizing(Size(64, 64), 8, random_crop=True))
     assert found == Frame(Size(310, 200), Size(99, 64), Size(96, 64), Size(64, 64))
     assert found.corner == (0, 1)

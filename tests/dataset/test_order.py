@@ -16,7 +16,7 @@ SQUARE, WIDE, TALL = (64, 64), (96, 48), (48, 96)
 def batch_indices(repeats: tuple[int, ...], seed: int, step: int, size: int) -> list[int]:
     """Return a batch of examples that are all alike."""
     order = new_order(repeats, [SQUARE] * len(repeats), [False] * len(repeats))
-    return [place.example for place in order.places(step, size, seed)]
+    return [slot.example for slot in order.slots(step, size, seed)]
 
 
 def test_an_epoch_shows_every_picture_as_often_as_it_repeats() -> None:
@@ -35,9 +35,9 @@ def test_pictures_of_one_size_come_in_plain_permutations() -> None:
 
 def test_a_batch_larger_than_the_data_spans_epochs() -> None:
     order = new_order((1, 1, 1), [SQUARE] * 3, [False] * 3)
-    places = order.places(2, 7, 0)
-    assert Counter(place.example for place in places).most_common()[-1][1] >= 2
-    assert [place.epoch for place in places] == [4, 5, 5, 5, 6, 6, 6]
+    slots = order.slots(2, 7, 0)
+    assert Counter(slot.example for slot in slots).most_common()[-1][1] >= 2
+    assert [slot.epoch for slot in slots] == [4, 5, 5, 5, 6, 6, 6]
 
 
 def test_the_batch_size_does_not_change_the_order() -> None:
@@ -54,7 +54,7 @@ def test_a_batch_is_of_one_size_and_full() -> None:
     shapes = [SQUARE, WIDE, SQUARE, TALL, WIDE, SQUARE, SQUARE]
     order = new_order([1] * 7, shapes, [False] * 7)
     for batch in range(40):
-        indices = [place.example for place in order.places(batch, 3, 0)]
+        indices = [slot.example for slot in order.slots(batch, 3, 0)]
         assert len(indices) == 3
         assert len({shapes[index] for index in indices}) == 1
 
@@ -64,7 +64,7 @@ def test_buckets_of_any_size_show_every_picture_as_often_as_it_repeats() -> None
     order = new_order(repeats, shapes, [False] * 5)
     size = 3
     batches = sum(repeats)  # one round of the buckets' cycle: every picture comes `size` times its repeats
-    shown = Counter(place.example for batch in range(batches) for place in order.places(batch, size, 0))
+    shown = Counter(slot.example for batch in range(batches) for slot in order.slots(batch, size, 0))
     assert [shown[index] for index in range(5)] == [size * count for count in repeats]
 
 
@@ -72,16 +72,16 @@ def test_regularisation_comes_as_often_as_all_else_whatever_its_number() -> None
     kinds = [False] * 2 + [True] * 5
     order = new_order([3, 4] + [1] * 5, [SQUARE] * 7, kinds)
     for batch in range(35):
-        places = order.places(batch, 2, 0)
-        assert sorted(kinds[place.example] for place in places) == [False, True]
-    shown = Counter(place.example for batch in range(35) for place in order.places(batch, 2, 0))
+        slots = order.slots(batch, 2, 0)
+        assert sorted(kinds[slot.example] for slot in slots) == [False, True]
+    shown = Counter(slot.example for batch in range(35) for slot in order.slots(batch, 2, 0))
     assert [shown[index] for index in range(7)] == [15, 20, 7, 7, 7, 7, 7]
 
 
 def test_regularisation_of_other_sizes_comes_as_often_in_total() -> None:
     kinds = [False, False, True, True, True]
     order = new_order([1] * 5, [SQUARE, WIDE, WIDE, TALL, TALL], kinds)
-    shown = Counter(kinds[place.example] for batch in range(60) for place in order.places(batch, 2, 0))
+    shown = Counter(kinds[slot.example] for batch in range(60) for slot in order.slots(batch, 2, 0))
     assert shown[True] == shown[False]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab.generation.recipe import read_recipe
-from bwlab.training import data as regularisation
+from bwlab.training import regularisation
 from bwlab.training.config import TrainConfig
 from tests.dataset.loaded import load, settings
 

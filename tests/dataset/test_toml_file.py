@@ -91,7 +91,7 @@ def test_the_innermost_table_wins(tmp_path: Path) -> None:
     assert [subset.dropout_epochs for subset in (hoge, fuga, reg, other)] == [0, 4, 0, 0]
     assert (hoge.settings.resolution, hoge.settings.bucket_min, hoge.settings.bucket_step) == (512, 256, 64)
     assert (hoge.prefix, hoge.suffix, other.settings.random_crop) == ("best,", ", side", True)
-    assert not any(subset.deep for subset in (hoge, fuga, reg, other))
+    assert not any(subset.recursive for subset in (hoge, fuga, reg, other))
     assert hoge.notes == (
         f"{tmp_path / 'data.toml'}: datasets[0]: batch_size has no effect; training.batch_size counts for all",
     )

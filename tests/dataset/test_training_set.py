@@ -58,11 +58,11 @@ def test_a_batch_is_a_function_of_its_number(pipe: Pipeline, write: Write) -> No
     folder = write(square=(40, 40), wide=(60, 30), tall=(30, 65), wider=(64, 32))
     first, _ = load(settings(folder, *EVERYTHING), pipe)
     second, _ = load(settings(folder, *EVERYTHING), pipe)
-    later = [second.draw(batch, 3, 0) for batch in (5, 2)]
-    assert same_batch(first.draw(2, 3, 0), later[1])
-    assert same_batch(first.draw(5, 3, 0), later[0])
-    assert not same_batch(first.draw(5, 3, 1), later[0])
-    assert first.static_captions() is None
+    later = [second.sample(batch, 3, 0) for batch in (5, 2)]
+    assert same_batch(first.sample(2, 3, 0), later[1])
+    assert same_batch(first.sample(5, 3, 0), later[0])
+    assert not same_batch(first.sample(5, 3, 1), later[0])
+    assert first.all_captions() is None
 
 
 def test_batches_have_the_latents_of_their_bucket(pipe: Pipeline, write: Write) -> None:
@@ -70,9 +70,9 @@ def test_batches_have_the_latents_of_their_bucket(pipe: Pipeline, write: Write) 
     data, _ = load(settings(folder, "data.buckets=true", "data.bucket_step=8"), pipe)
     seen = set()
     for batch in range(6):
-        drawn = data.draw(batch, 2, 0)
+        drawn = data.sample(batch, 2, 0)
         (name,) = {data.examples[index].path.stem for index in drawn.indices}
-        target = data.pictures[drawn.indices[0]].frame.target
+        target = data.images[drawn.indices[0]].frame.target
         assert drawn.means.shape == drawn.deviations.shape == (2, 4, target.height // 4, target.width // 4)
         picture = read_image_tensor(folder / f"{name}.png", *target)
         with torch.no_grad():
@@ -88,10 +88,11 @@ def test_half_of_the_examples_are_mirrored_and_encoded_so(pipe: Pipeline, write:
     scale = pipe.vae.config.scaling_factor
     with torch.no_grad():
         plain, mirrored = (
-            pipe.vae.encode(read_image_tensor(folder / "square.png", 32, mirrored=flip)[None]).latent_dist.mean[0] * scale
+            pipe.vae.encode(read_image_tensor(folder / "square.png", 32, mirrored=flip)[None]).latent_dist.mean[0]
+            * scale
             for flip in (False, True)
         )
-    drawn = data.draw(0, 200, 0)
+    drawn = data.sample(0, 200, 0)
     is_plain = [torch.allclose(mean, plain, atol=1e-5) for mean in drawn.means]
     is_mirrored = [torch.allclose(mean, mirrored, atol=1e-5) for mean in drawn.means]
     assert all(one != other for one, other in zip(is_plain, is_mirrored, strict=True))
@@ -101,9 +102,9 @@ def test_half_of_the_examples_are_mirrored_and_encoded_so(pipe: Pipeline, write:
 def test_random_crops_are_places_of_the_whole_picture(xl_pipe: Pipeline, write: Write) -> None:
     folder = write(wide=(120, 60))
     data, _ = load(settings(folder, "data.random_crop=true"), xl_pipe)
-    whole = data.pictures[0].plain
+    whole = data.images[0].plain
     assert whole.mean.shape == (4, 8, 16)
-    drawn = data.draw(0, 100, 0)
+    drawn = data.sample(0, 100, 0)
     lefts = set()
     for mean, deviation, sizes in zip(drawn.means, drawn.deviations, drawn.sizes.tolist(), strict=True):
         assert sizes[:2] + sizes[4:] == [60, 120, 32, 32]
@@ -117,20 +118,20 @@ def test_random_crops_are_places_of_the_whole_picture(xl_pipe: Pipeline, write: 
 
 def test_the_corner_of_a_centre_crop_is_told(xl_pipe: Pipeline, write: Write) -> None:
     data, _ = load(settings(write(tall=(60, 120))), xl_pipe)
-    assert data.draw(0, 1, 0).sizes.tolist() == [[120, 60, 16, 0, 32, 32]]
+    assert data.sample(0, 1, 0).sizes.tolist() == [[120, 60, 16, 0, 32, 32]]
 
 
 def test_regularisation_has_its_own_weight_and_comes_as_often(pipe: Pipeline, write: Write) -> None:
     folder, old = write(new=(40, 40)), write("old", "class", one=(33, 33), two=(35, 35), three=(37, 37))
     sets = f"regularisation.folder={old}", "regularisation.weight=0.25", "data.repeats=10"
     data, _ = load(settings(folder, *sets), pipe)
-    drawn = data.draw(0, 60, 0)
+    drawn = data.sample(0, 60, 0)
     kinds = [data.examples[index].regularisation for index in drawn.indices]
     assert sum(kinds) == 30
     assert drawn.weights.tolist() == [0.25 if kind else 1.0 for kind in kinds]
     assert {caption for caption, kind in zip(drawn.captions, kinds, strict=True) if kind} == {"class"}
     assert data.distinct_captions() == ["a, b, c"]
-    assert data.static_captions() == frozenset({"a, b, c", "class"})
+    assert data.all_captions() == frozenset({"a, b, c", "class"})
     lasting = data.resume_invariants()
     other, _ = load(settings(folder, *sets, "regularisation.weight=0.5"), pipe)
     changed = {key for key, value in other.resume_invariants().items() if value != lasting[key]}
@@ -148,8 +149,8 @@ def test_what_changes_the_examples_must_last(pipe: Pipeline, write: Write, chang
 
 def test_dropped_captions_have_an_end(pipe: Pipeline, write: Write) -> None:
     data, _ = load(settings(write(square=(40, 40)), "data.caption_dropout=0.5"), pipe)
-    assert data.static_captions() == frozenset({"a, b, c", ""})
-    assert set(data.draw(0, 50, 0).captions) == {"a, b, c", ""}
+    assert data.all_captions() == frozenset({"a, b, c", ""})
+    assert set(data.sample(0, 50, 0).captions) == {"a, b, c", ""}
 
 
 def sized(pipe: Pipeline, write: Write, *sets: str) -> TrainingSet:
@@ -159,7 +160,10 @@ def sized(pipe: Pipeline, write: Write, *sets: str) -> TrainingSet:
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (("data.bucket_step=10",), "data.bucket_step = 10: .*latents of 1/4. Give a multiple of 4, such as 8"),
+        (
+            ("data.bucket_step=10",),
+            "data.bucket_step = 10: .*one latent of 4 x 4 pixels. Give a multiple of 4, such as 8",
+        ),
         (("data.bucket_min=12",), "data.bucket_min = 12: data.bucket_step is 8. Give a multiple of 8, such as 16"),
         (("data.bucket_min=64", "data.bucket_max=64"), "no bucket has sides of 64 to 64"),
         (("data.upscale=false", "data.resolution=96", "data.bucket_step=48"), "40 x 40 pixels, less than one step"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from bwlab.training.state import AVERAGE, LEARNED, load_checkpoint
+from bwlab.training.state import AVERAGE, TRAINABLE, load_state
 from bwlab.training.trainer import MovingAverage
 from tests.training.runs import run, same_bytes, short_config
 
@@ -39,10 +39,10 @@ def test_a_run_saves_the_average_and_keeps_both(tiny_pipeline: Path, two_picture
     sets = "training.steps=4", "adapter.blocks=mid=2"
     plain = run(short_config(tiny_pipeline, two_pictures, tmp_path / "plain", *sets))
     averaged = run(short_config(tiny_pipeline, two_pictures, tmp_path / "averaged", *sets, "training.ema=0.9"))
-    saved = load_checkpoint(tmp_path / "averaged" / "checkpoints" / "step-000004.state.safetensors")
-    without = load_checkpoint(tmp_path / "plain" / "checkpoints" / "step-000004.state.safetensors")
-    learned, averages = saved.part(LEARNED), saved.part(AVERAGE)
-    assert all(same_bytes(tensor, learned[key]) for key, tensor in without.part(LEARNED).items())
+    saved = load_state(tmp_path / "averaged" / "checkpoints" / "step-000004.state.safetensors")
+    without = load_state(tmp_path / "plain" / "checkpoints" / "step-000004.state.safetensors")
+    learned, averages = saved.part(TRAINABLE), saved.part(AVERAGE)
+    assert all(same_bytes(tensor, learned[key]) for key, tensor in without.part(TRAINABLE).items())
     assert any(not torch.equal(averages[str(i)], tensor) for i, tensor in enumerate(learned.values()))
     file, last = safetensors.torch.load_file(averaged), safetensors.torch.load_file(plain)
     ups = [key for key in file if key.endswith("lora_up.weight")]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bwlab.errors import BwlabError
-from bwlab.training.config import OptimizerConfig
-from bwlab.training.optimizers import RECIPES, checked_options, new_optimizer, rate_factor
+from bwlab.training.config import OptimizerConfig, Schedule
+from bwlab.training.optimizers import OPTIMIZERS, checked_options, new_optimizer, rate_factor
 from bwlab.training.prepare import prepare
 from bwlab.training.trainable import parameter_groups
 from tests.training.runs import plugins, short_config
@@ -25,7 +25,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimiser_learns_with_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     weight = torch.nn.Parameter(torch.full((3, 5), 2.0))
     options = checked_options(name, GOOD[name])
@@ -70,9 +70,9 @@ values = st.recursive(
 
 
 @given(
-    name=st.sampled_from(sorted(RECIPES)),
+    name=st.sampled_from(sorted(OPTIMIZERS)),
     options=st.dictionaries(
-        st.sampled_from(sorted({option for recipe in RECIPES.values() for option in recipe.options})) | st.text(),
+        st.sampled_from(sorted({option for recipe in OPTIMIZERS.values() for option in recipe.options})) | st.text(),
         values,
         max_size=2,
     ),
@@ -91,7 +91,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "prodigyopt", None)
     with pytest.raises(BwlabError, match=r"pip install 'bwlab\[prodigy\]'"):
-        RECIPES["prodigy"].load()
+        OPTIMIZERS["prodigy"].load()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ("polynomial", [0, 0.5, 1, 0.75, 0.5, 0.25]),
     ],
 )
-def test_a_schedule_is_a_function_of_the_step(schedule: str, expected: list[float]) -> None:
+def test_a_schedule_is_a_function_of_the_step(schedule: Schedule, expected: list[float]) -> None:
     factor = rate_factor(OptimizerConfig(steps=6, warmup=2, schedule=schedule, cycles=2))
     assert [factor(step) for step in range(6)] == pytest.approx(expected, abs=1e-6)
 
@@ -117,7 +117,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
 def rates_of(base: Path, data: Path, out: Path, *sets: str) -> dict[str, float]:
     """Return the rate of each block, by the groups that its layers' parameters are in."""
     config = short_config(base, data, out, "adapter.blocks=all=2, te=1", *sets)
-    learned = prepare(config, plugins(), Console(quiet=True)).learned
+    learned = prepare(config, plugins(), Console(quiet=True)).trainable
     groups = parameter_groups(config, learned)
     rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     found: dict[str, float] = {}

@@ -24,9 +24,9 @@ from bwlab.errors import BwlabError
 from bwlab.plugins.events import RunRecord
 from bwlab.training import device as compiled
 from bwlab.training.device import new_accelerator
-from bwlab.training.objective import noised, prediction_loss
+from bwlab.training.objective import noisy_batch, prediction_loss
 from bwlab.training.prepare import prepare
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 from bwlab.training.trainer import Trainer
 from tests.training.runs import files_in, plugins, run, same_tensors, short_config
 
@@ -41,24 +41,24 @@ def test_a_step_is_the_mean_of_its_batches(tiny_pipeline: Path, two_pictures: Pa
         "training.noise_offset=0.2",
     )
     config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out3=2", *sets)
-    prepared = prepare(config, plugins(), Console(quiet=True))
-    trainer = Trainer(config, prepared, plugins())
-    parameters = list(prepared.learned.adapter.parameters())
+    setup = prepare(config, plugins(), Console(quiet=True))
+    trainer = Trainer(config, setup, plugins())
+    parameters = list(setup.trainable.adapter.parameters())
     losses = []
-    with prepared.learned.attached(prepared.pipe):
+    with setup.trainable.attached(setup.pipe):
         for micro in range(3):
             generator = generator_for(0, "step", micro)
-            batch = noised(prepared.data.draw(micro, 2, 0), prepared.schedule, generator, offset=0.2, gamma=5)
+            batch = noisy_batch(setup.data.sample(micro, 2, 0), setup.schedule, generator, offset=0.2, gamma=5)
             with torch.no_grad():
-                text = encode_texts(prepared.pipe, batch.captions)
-            conditions = unet_arguments(prepared.pipe, text)
-            losses.append(prediction_loss(prepared.pipe.unet(batch.noisy, batch.timesteps, **conditions).sample, batch))
+                text = encode_texts(setup.pipe, batch.captions)
+            conditions = unet_arguments(setup.pipe, text)
+            losses.append(prediction_loss(setup.pipe.unet(batch.noisy, batch.timesteps, **conditions).sample, batch))
         torch.stack(losses).mean().backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
         for parameter in parameters:
             parameter.grad = None
-        record = trainer.learn(RECORD)
+        record = trainer.train_step(RECORD)
     assert record.loss == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-5)
     assert record.grad_norm == pytest.approx(norm, rel=1e-4)
 
@@ -78,17 +78,17 @@ def test_a_run_goes_on_from_a_file(tiny_pipeline: Path, two_pictures: Path, tmp_
     config = short_config(
         tiny_pipeline, two_pictures, tmp_path / "on", *sets, f"adapter.initial={first}", "adapter.alpha=1"
     )
-    started = prepare(config, plugins(), Console(quiet=True)).learned.adapter
+    started = prepare(config, plugins(), Console(quiet=True)).trainable.adapter
     before = prepare(
         short_config(tiny_pipeline, two_pictures, tmp_path / "x", *sets), plugins(), Console(quiet=True)
-    ).learned.adapter
+    ).trainable.adapter
     assert {layer.alpha for layer in started.layers.values()} == {1.0}
     assert any(bool(delta.any()) for _, delta in started.deltas())
     assert not any(bool(delta.any()) for _, delta in before.deltas())
     on = run(config)
     assert on.is_file()
     straight = short_config(tiny_pipeline, two_pictures, tmp_path / "more", *sets, f"adapter.initial={on}")
-    kept = prepare(straight, plugins(), Console(quiet=True)).learned.adapter
+    kept = prepare(straight, plugins(), Console(quiet=True)).trainable.adapter
     deltas = dict(kept.deltas())
     tensors = safetensors.torch.load_file(on)
     up, down = (tensors[f"lora_unet_mid_block_resnets_0_conv1.lora_{leaf}.weight"] for leaf in ("up", "down"))
@@ -225,7 +225,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_pipeline: Path, two_word
     assert killed.returncode == -signal.SIGKILL
     assert ".lock" in files_in(tmp_path / "killed")
     straight = run(short_config(tiny_pipeline, two_words, tmp_path / "straight", *sets))
-    resumed = run(short_config(tiny_pipeline, two_words, tmp_path / "killed", *sets), existing=Existing.RESUME)
+    resumed = run(short_config(tiny_pipeline, two_words, tmp_path / "killed", *sets), existing=ExistingRun.RESUME)
     assert same_tensors(straight, resumed)
     for name in ("<fox>.safetensors", "checkpoints/step-000005.state.safetensors"):
         assert same_tensors(tmp_path / "straight" / name, tmp_path / "killed" / name)
@@ -235,14 +235,14 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_pipeline: Path, two_word
 def test_a_base_is_left_as_it_was(tiny_pipeline: Path, two_words: Path, tmp_path: Path) -> None:
     sets = "adapter.blocks=all=1, te=1", "tokens.words=<fox>"
     config = short_config(tiny_pipeline, two_words, tmp_path / "out", *sets)
-    prepared = prepare(config, plugins(), Console(quiet=True))
-    trainer = Trainer(config, prepared, plugins())
-    with prepared.learned.attached(prepared.pipe):
-        trainer.learn(RECORD)
+    setup = prepare(config, plugins(), Console(quiet=True))
+    trainer = Trainer(config, setup, plugins())
+    with setup.trainable.attached(setup.pipe):
+        trainer.train_step(RECORD)
     fresh = load_base(tiny_pipeline)
     for name in ("unet", "text_encoder"):
-        one, other = getattr(prepared.pipe, name), getattr(fresh, name)
+        one, other = getattr(setup.pipe, name), getattr(fresh, name)
         assert one.state_dict().keys() == other.state_dict().keys()
         assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in one.state_dict().items())
         assert not any(module._forward_hooks for module in one.modules())
-    assert prepared.pipe.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()
+    assert setup.pipe.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()

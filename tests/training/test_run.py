@@ -18,7 +18,7 @@ import bwlab
 from bwlab.dataset.order import generator_for
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord, StepRecord
-from bwlab.training.objective import noised, prediction_loss
+from bwlab.training.objective import noisy_batch, prediction_loss
 from bwlab.training.prepare import prepare
 from bwlab.training.settings import read_config
 from bwlab.training.trainer import Trainer
@@ -79,23 +79,23 @@ def test_upper_only_training_writes_upper_keys_only(
 
 def test_blocks_outside_the_spec_are_not_in_the_graph(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
     config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out3=4")
-    prepared = prepare(config, plugins(), Console(quiet=True))
-    before = {name: tensor.clone() for name, tensor in prepared.pipe.unet.state_dict().items()}
+    setup = prepare(config, plugins(), Console(quiet=True))
+    before = {name: tensor.clone() for name, tensor in setup.pipe.unet.state_dict().items()}
     needs_gradient: dict[str, bool] = {}
     for path in ("down_blocks.0", "mid_block", "up_blocks.2", "up_blocks.3"):
-        prepared.pipe.unet.get_submodule(path).register_forward_hook(
+        setup.pipe.unet.get_submodule(path).register_forward_hook(
             lambda module, args, output, path=path: needs_gradient.update(
                 {path: (output[0] if isinstance(output, tuple) else output).requires_grad}
             )
         )
-    trainer = Trainer(config, prepared, plugins())
+    trainer = Trainer(config, setup, plugins())
     record = RunRecord("", "", "", "", "", {}, 1, 0, 1, 1, 0, "")
-    with prepared.learned.attached(prepared.pipe):
-        trainer.learn(record)
+    with setup.trainable.attached(setup.pipe):
+        trainer.train_step(record)
     assert needs_gradient == {"down_blocks.0": False, "mid_block": False, "up_blocks.2": False, "up_blocks.3": True}
-    assert all(parameter.grad is None for parameter in prepared.pipe.unet.parameters())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in prepared.pipe.unet.state_dict().items())
-    assert {".".join(path.split(".")[:2]) for path in prepared.learned.adapter.layers} == {"up_blocks.3"}
+    assert all(parameter.grad is None for parameter in setup.pipe.unet.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in setup.pipe.unet.state_dict().items())
+    assert {".".join(path.split(".")[:2]) for path in setup.trainable.adapter.layers} == {"up_blocks.3"}
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -105,21 +105,21 @@ def test_the_loss_falls_on_two_pictures(
     """Judged on noise and timesteps fixed before and after, so that chance cannot pass it."""
     sets = "training.steps=30", "adapter.blocks=all=4", "training.lr=1e-2", "training.batch_size=4"
     config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)
-    prepared = prepare(config, plugins(), Console(quiet=True))
-    prepared.schedule.register_to_config(prediction_type=prediction)
-    trainer = Trainer(config, prepared, plugins())
+    setup = prepare(config, plugins(), Console(quiet=True))
+    setup.schedule.register_to_config(prediction_type=prediction)
+    trainer = Trainer(config, setup, plugins())
     record = RunRecord("", "", "", "", "", {}, 30, 0, 4, 1, 0, "")
-    batch = noised(prepared.data.draw(0, 16, 1), prepared.schedule, generator_for(1, "judge"))
-    context = prepared.texts.batch(batch.captions, torch.device("cpu")).context
+    batch = noisy_batch(setup.data.sample(0, 16, 1), setup.schedule, generator_for(1, "judge"))
+    context = setup.texts.batch(batch.captions, torch.device("cpu")).context
 
     def judged() -> float:
         with torch.no_grad():
-            return float(prediction_loss(prepared.pipe.unet(batch.noisy, batch.timesteps, context).sample, batch))
+            return float(prediction_loss(setup.pipe.unet(batch.noisy, batch.timesteps, context).sample, batch))
 
-    with prepared.learned.attached(prepared.pipe):
+    with setup.trainable.attached(setup.pipe):
         before = judged()
         for _ in range(30):
-            trainer.learn(record)
+            trainer.train_step(record)
         after = judged()
     assert after < 0.8 * before
 

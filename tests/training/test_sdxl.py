@@ -23,21 +23,21 @@ def test_the_unet_gets_text_pooled_text_and_the_sizes_of_the_examples(
     tiny_xl_pipeline: Path, two_pictures: Path, tmp_path: Path
 ) -> None:
     config = short_config(tiny_xl_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out2=2")
-    prepared = prepare(config, plugins(), Console(quiet=True))
-    trainer = Trainer(config, prepared, plugins())
+    setup = prepare(config, plugins(), Console(quiet=True))
+    trainer = Trainer(config, setup, plugins())
     given: list[dict[str, torch.Tensor]] = []
-    prepared.pipe.unet.register_forward_pre_hook(
+    setup.pipe.unet.register_forward_pre_hook(
         lambda module, args, kwargs: given.append(
             {"context": kwargs["encoder_hidden_states"], **kwargs["added_cond_kwargs"]}
         ),
         with_kwargs=True,
     )
-    with prepared.learned.attached(prepared.pipe):
-        trainer.learn(RunRecord("", "", "", "", "", {}, 1, 0, 2, 1, 0, ""))
-    drawn = prepared.data.draw(0, 2, 0)
+    with setup.trainable.attached(setup.pipe):
+        trainer.train_step(RunRecord("", "", "", "", "", {}, 1, 0, 2, 1, 0, ""))
+    drawn = setup.data.sample(0, 2, 0)
     with torch.no_grad():
-        text = encode_texts(prepared.pipe, drawn.captions)
-    wanted = unet_arguments(prepared.pipe, text, drawn.sizes)["added_cond_kwargs"]
+        text = encode_texts(setup.pipe, drawn.captions)
+    wanted = unet_arguments(setup.pipe, text, drawn.sizes)["added_cond_kwargs"]
     assert isinstance(wanted, dict)
     torch.testing.assert_close(given[0]["context"], text.context)
     torch.testing.assert_close(given[0]["text_embeds"], wanted["text_embeds"])

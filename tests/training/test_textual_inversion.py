@@ -118,7 +118,7 @@ def test_words_train_alone_or_with_an_adapter(tiny_pipeline: Path, two_words: Pa
         (["tokens.words=adapter"], "the base knows that word already"),
         (['tokens.words=["<fox>", "<fox>s"]'], "it is part of '<fox>s'"),
         (['tokens.words=["<fox>", "<fox>"]'], "it is part of '<fox>'"),
-        (["tokens.words=<bear>"], "it stands in no caption"),
+        (["tokens.words=<bear>"], "it is in no caption"),
         (["tokens.alone=true"], "no words are given"),
         (["tokens.words=<fox>", "training.optimizer=prodigy", "tokens.lr=1e-3"], "it takes one rate"),
     ],

@@ -1,0 +1,118 @@
+"""Regularisation images that the base generates itself (DreamBooth, arXiv 2208.12242, section 3.2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab._version import __version__
+from bwlab.dataset.config import RegularisationConfig
+from bwlab.errors import BwlabError
+from bwlab.files import make_folder, write_atomically
+from bwlab.generation.recipe import GenerationRecipe, read_recipe, write_png
+from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.terminal import OnProgress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bwlab.base.architectures import Pipeline
+
+BATCH_SIZE = 8
+
+
+def check_regularisation(config: RegularisationConfig) -> None:
+    """Raise BwlabError if images are to be generated without a folder or a prompt."""
+    for key, value in (("folder", config.folder), ("prompt", config.prompt)):
+        if config.generate and not value:
+            asked = f"regularisation.generate = {config.generate}"
+            raise BwlabError(
+                asked, f"no regularisation.{key} is given", f"Give one with --set regularisation.{key}=..."
+            )
+
+
+def generate_missing(
+    config: RegularisationConfig, base: str, base_hash: str, pipe: Pipeline, on_progress: OnProgress
+) -> None:
+    """Generate the regularisation images that are missing from their folder, each with its caption beside it.
+
+    Image `i` is named after its seed, `config.seed + i`, which alone decides what the image shows. So this can be
+    stopped and resumed, and two runs may do it at once.
+
+    Args:
+        config: prompt, sampling and folder of the images.
+        base: name of the base, for the recipes in the files.
+        base_hash: hash of the UNet's weights.
+        pipe: the base.
+        on_progress: called after each image with how many are generated, of how many.
+
+    Raises:
+        BwlabError: the folder cannot be written, or has an image of the same name with another recipe.
+
+    """
+    from bwlab.generation.sample import generate
+
+    check_regularisation(config)
+    if not config.generate or config.folder is None:
+        return
+    folder = Path(config.folder)
+    make_folder(folder, f"regularisation.folder = {folder}")
+    recipes = [image_recipe(config, config.seed + index, base, base_hash) for index in range(config.generate)]
+    missing = {recipe.seed for recipe in recipes if not is_generated(folder / image_name(recipe), recipe)}
+    done = 0
+    for begin in range(0, len(recipes), BATCH_SIZE):
+        batch = recipes[begin : begin + BATCH_SIZE]  # always the same batches: their size shows in the last bits
+        if missing.isdisjoint(recipe.seed for recipe in batch):
+            continue
+        prompts, seeds = [recipe.prompt for recipe in batch], [recipe.seed for recipe in batch]
+        images = generate(pipe, prompts, seeds, steps=config.steps, cfg=config.cfg)
+        for recipe, image in zip(batch, images, strict=True):
+            if recipe.seed in missing:
+                write_captioned(folder, recipe, image)
+                done += 1
+                on_progress(done, len(missing))
+
+
+def image_recipe(config: RegularisationConfig, seed: int, base: str, base_hash: str) -> GenerationRecipe:
+    """Return the recipe of one image, without its size."""
+    return GenerationRecipe(
+        prompt=config.prompt,
+        negative="",
+        seed=seed,
+        steps=config.steps,
+        cfg=config.cfg,
+        sampler=DEFAULT_SAMPLER,
+        base=Path(base).name,
+        base_hash=base_hash,
+        width=0,
+        height=0,
+        version=__version__,
+    )
+
+
+def image_name(recipe: GenerationRecipe) -> str:
+    """Return the file name of an image."""
+    return f"base-{recipe.seed:05d}.png"
+
+
+def is_generated(path: Path, recipe: GenerationRecipe) -> bool:
+    """Return whether an image and its caption exist; BwlabError if the image was made from another recipe."""
+    if not path.exists():
+        return False
+    existing = read_recipe(path)
+    for name in ("prompt", "steps", "cfg", "base_hash"):
+        theirs, ours = getattr(existing, name), getattr(recipe, name)
+        if theirs != ours:
+            fix = "Choose another regularisation.folder, or delete the images there"
+            raise BwlabError(f"regularisation image {path}", f"its {name} is {theirs!r}, not {ours!r}", fix)
+    return path.with_suffix(".txt").exists()
+
+
+def write_captioned(folder: Path, recipe: GenerationRecipe, image: Image.Image) -> None:
+    """Write an image and, before it, its caption unless one exists: an image in the folder is always complete."""
+    path = folder / image_name(recipe)
+    caption = path.with_suffix(".txt")
+    if not caption.exists():
+        write_atomically(caption, f"{recipe.prompt}\n".encode())
+    write_png(path, image, replace(recipe, width=image.width, height=image.height), overwrite=True)
