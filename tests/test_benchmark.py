@@ -11,8 +11,8 @@ import pytest
 
 from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.errors import BwlabError
-from bwlab_emoji.art import ICON_SETS
 from bwlab_emoji.benchmark_art import STYLE_IDENTITIES, shippable_sets, small_png, write_benchmark
+from bwlab_emoji.icon_sets import ICON_SETS
 from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
 
 LIMIT = 2_500_000

@@ -1,4 +1,4 @@
-"""Makes the benchmark's pictures and manifest from the icon packages."""
+"""Makes the benchmark's images and manifest from the icon packages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bwlab.files import write_atomically
-from bwlab_emoji.art import ICON_SETS, SIZE, Drawings, IconSet, fetch_icon_sets, on_background
+from bwlab_emoji.icon_sets import ICON_SETS, SIZE, Drawings, IconSet, Pixels, fetch_icon_sets, on_background
 from bwlab_emoji.world import HELD_OUT, caption
-
-if TYPE_CHECKING:
-    from bwlab_emoji.art import Rgb
 
 STYLE_IDENTITIES: tuple[str, ...] = (
     *("banana", "birthday-cake", "bread", "cat-face", "chicken", "dog-face", "fish", "grapes", "hamster"),
@@ -39,7 +36,7 @@ def write_benchmark(art_folder: Path, out: Path) -> Path:
     """
     sets = shippable_sets()
     fetch_icon_sets(art_folder, sets)
-    pictures = [entry for icons in sets for entry in _write_style(art_folder, out, icons)]
+    images = [entry for icons in sets for entry in _write_style(art_folder, out, icons)]
     manifest = {
         "format": 1,
         "size": SIZE,
@@ -47,7 +44,7 @@ def write_benchmark(art_folder: Path, out: Path) -> Path:
         "held_out_identities": list(HELD_OUT),
         "style_identities": list(STYLE_IDENTITIES),
         "styles": [_style_entry(icons) for icons in sets],
-        "pictures": pictures,
+        "pictures": images,
     }
     path = out / "manifest.json"
     write_atomically(path, (json.dumps(manifest, indent=1) + "\n").encode())
@@ -55,7 +52,7 @@ def write_benchmark(art_folder: Path, out: Path) -> Path:
 
 
 def shippable_sets() -> tuple[IconSet, ...]:
-    """Return the icon sets whose licence lets their pictures be part of the package."""
+    """Return the icon sets whose licence lets their images be part of the package."""
     return tuple(icons for icons in ICON_SETS if icons.role in ("train", "held-out"))
 
 
@@ -84,12 +81,12 @@ def _write_style(art_folder: Path, out: Path, icons: IconSet) -> Iterator[dict[s
         }
 
 
-def small_png(pixels: Rgb) -> bytes:
-    """Return `(h, w, 3)` as a PNG of at most 256 colours; exact where the picture has no more than that."""
+def small_png(pixels: Pixels) -> bytes:
+    """Return `(h, w, 3)` as a PNG of at most 256 colours; exact where the image has no more than that."""
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
-    palette = picture.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+    image = Image.fromarray(pixels)
+    palette = image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     palette.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -12,24 +12,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bwlab.base.load import load_base
-from bwlab_emoji.art import (
-    ICON_SETS,
-    Art,
-    MoreArt,
-    Rgba,
-    load_art,
-    load_more_art,
-    on_background,
-    seen_names,
-    styles_with_role,
-)
-from bwlab_emoji.controlnet import ControlTraining, edge_pool, save_controlnet
-from bwlab_emoji.scorer import ScorerTraining, save_scorer, scorer_tokenizer
-from bwlab_emoji.scorer_data import ScorerData
+from bwlab_emoji.art import Art, load_art
+from bwlab_emoji.icon_sets import ICON_SETS, Pixels, on_background, styles_with_role
 from bwlab_emoji.text import new_text_encoder, new_tokenizer
 from bwlab_emoji.training import StageLog
-from bwlab_emoji.unet import DenoiserTraining, LatentPool, new_scheduler
+from bwlab_emoji.unet import DenoiserTraining, LatentPool, new_scheduler, new_unet
 from bwlab_emoji.vae import AutoencoderTraining
 from bwlab_emoji.world import BACKGROUNDS, HELD_OUT, caption, training_names
 
@@ -37,20 +24,17 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from bwlab_emoji.art import Pixels
-
-
 STAGES = ("vae", "text", "unet")
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What to build and where.
+    """Settings of a build of the base.
 
     Attributes:
         out: the pipeline folder to write.
-        work: downloads, caches and checkpoints; keep it to continue a build.
-        seed: of every random choice.
+        work: the folder of downloads, caches and checkpoints; keep it to continue a build.
+        seed: seed for every random choice.
         vae_steps: optimiser steps of the autoencoder.
         unet_steps: optimiser steps of UNet and text encoder.
         coloured_from: step of the UNet's training from which coloured backgrounds are mixed in.
@@ -67,8 +51,23 @@ class BuildConfig:
     compile_unet: bool = False
 
 
-def _channels_first(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)))
+def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
+    """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
+
+    A stage whose result lies in `config.work` is not run again. Remove that folder to change its settings.
+    """
+    config.work.mkdir(parents=True, exist_ok=True)
+    art = load_art(config.work)
+    if "vae" in stages and not (config.work / "vae" / "diffusion_pytorch_model.safetensors").is_file():
+        build_autoencoder(config, art, console)
+    if "text" in stages and not (config.work / "text_encoder" / "model.safetensors").is_file():
+        build_text(config, art)
+    if "unet" in stages:
+        training, vae, tokenizer = load_denoiser_training(config, art)
+        with StageLog("unet", config.work / "log.jsonl", console) as log:
+            training.run(log)
+        save_pipeline(assemble(vae, tokenizer, training.text_encoder, training), config.out)
+    return config.out
 
 
 def build_autoencoder(config: BuildConfig, art: Art, console: Console) -> AutoencoderKL:
@@ -88,55 +87,17 @@ def build_autoencoder(config: BuildConfig, art: Art, console: Console) -> Autoen
     return vae
 
 
+def _channels_first(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)))
+
+
 def build_text(config: BuildConfig, art: Art) -> None:
-    """Make the tokenizer and the initial text encoder."""
+    """Write the tokenizer and the initial text encoder."""
     words = {word for name in art.names for word in name.split("-")}
     words |= {"background", *BACKGROUNDS, *(icons.style for icons in ICON_SETS)}
     tokenizer = new_tokenizer(words)
     tokenizer.save_pretrained(config.work / "tokenizer")
     new_text_encoder(tokenizer, config.seed).save_pretrained(config.work / "text_encoder")
-
-
-@torch.no_grad()
-def latent_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, art: Art) -> LatentPool:
-    """Return latents and captions of the training world: each picture over white, then over each other colour."""
-    styles = styles_with_role("train")
-    names = training_names(art.names)
-    drawings = art.of(names, styles).reshape(-1, 64, 64, 4)
-    colours = ["white", *(colour for colour in BACKGROUNDS if colour != "white")]
-    latents, captions = [], []
-    for colour in colours:
-        pictures = torch.from_numpy(on_background(drawings, BACKGROUNDS[colour])).permute(0, 3, 1, 2)
-        scaled = [chunk.float() / 127.5 - 1 for chunk in pictures.split(64)]
-        latents.append(torch.cat([vae.encode(chunk).latent_dist.mean for chunk in scaled]))
-        captions.append([caption(style, name, colour) for name in names for style in styles])
-    tokens = [tokenizer(texts, padding="max_length", return_tensors="pt").input_ids for texts in captions]
-    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
-    return LatentPool(torch.stack(latents, 1), torch.stack(tokens, 1), empty)
-
-
-def assemble(
-    vae: AutoencoderKL, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, training: DenoiserTraining
-) -> StableDiffusionPipeline:
-    """Return the pipeline with averaged weights."""
-    from diffusers import StableDiffusionPipeline
-
-    from bwlab_emoji.unet import new_unet
-
-    unet = new_unet()
-    weights = training.averaged()
-    unet.load_state_dict(weights["unet"])
-    text_encoder.load_state_dict(weights["text_encoder"])
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
 
 
 def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTraining, AutoencoderKL, CLIPTokenizer]:
@@ -159,23 +120,44 @@ def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTrain
     return training, vae, tokenizer
 
 
-def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
-    """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
+@torch.no_grad()
+def latent_pool(vae: AutoencoderKL, tokenizer: CLIPTokenizer, art: Art) -> LatentPool:
+    """Return latents and captions of the training world: each image over white, then over each other colour."""
+    styles = styles_with_role("train")
+    names = training_names(art.names)
+    drawings = art.of(names, styles).reshape(-1, 64, 64, 4)
+    colours = ["white", *(colour for colour in BACKGROUNDS if colour != "white")]
+    latents, captions = [], []
+    for colour in colours:
+        images = torch.from_numpy(on_background(drawings, BACKGROUNDS[colour])).permute(0, 3, 1, 2)
+        scaled = [chunk.float() / 127.5 - 1 for chunk in images.split(64)]
+        latents.append(torch.cat([vae.encode(chunk).latent_dist.mean for chunk in scaled]))
+        captions.append([caption(style, name, colour) for name in names for style in styles])
+    tokens = [tokenizer(texts, padding="max_length", return_tensors="pt").input_ids for texts in captions]
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids[0]
+    return LatentPool(torch.stack(latents, 1), torch.stack(tokens, 1), empty)
 
-    A stage whose result lies in `config.work` is not run again: remove that folder to change its settings.
-    """
-    config.work.mkdir(parents=True, exist_ok=True)
-    art = load_art(config.work)
-    if "vae" in stages and not (config.work / "vae" / "diffusion_pytorch_model.safetensors").is_file():
-        build_autoencoder(config, art, console)
-    if "text" in stages and not (config.work / "text_encoder" / "model.safetensors").is_file():
-        build_text(config, art)
-    if "unet" in stages:
-        training, vae, tokenizer = load_denoiser_training(config, art)
-        with StageLog("unet", config.work / "log.jsonl", console) as log:
-            training.run(log)
-        save_pipeline(assemble(vae, tokenizer, training.text_encoder, training), config.out)
-    return config.out
+
+def assemble(
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, training: DenoiserTraining
+) -> StableDiffusionPipeline:
+    """Return the pipeline with averaged weights."""
+    from diffusers import StableDiffusionPipeline
+
+    unet = new_unet()
+    weights = training.averaged()
+    unet.load_state_dict(weights["unet"])
+    text_encoder.load_state_dict(weights["text_encoder"])
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
@@ -196,76 +178,12 @@ def sample_training_captions(art: Art, count: int = 64, seed: int = 0) -> list[t
     return [pairs[int(index)] for index in chosen]
 
 
-def paint(pipeline: StableDiffusionPipeline, prompts: Sequence[str], cfg: float, seed: int = 0) -> Pixels:
-    """Return one 64 x 64 picture a prompt, 25 steps of DPM++ 2M Karras, as `(n, 64, 64, 3)` uint8."""
+def generate(pipeline: StableDiffusionPipeline, prompts: Sequence[str], cfg: float, seed: int = 0) -> Pixels:
+    """Return an image for each prompt, 25 steps of DPM++ 2M Karras, as `(n, 64, 64, 3)` uint8."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
     images = pipeline(
         list(prompts), num_inference_steps=25, guidance_scale=cfg, generator=generators, output_type="np"
     ).images
-    pictures: Pixels = np.rint(images * 255).astype(np.uint8)
-    return pictures
-
-
-@dataclass(frozen=True)
-class CompanionConfig:
-    """What to train and where.
-
-    Attributes:
-        out: the folder to write.
-        work: downloads, caches and checkpoints; keep it to continue a training.
-        steps: optimiser steps.
-        seed: of every random choice.
-
-    """
-
-    out: Path
-    work: Path
-    steps: int
-    seed: int = 0
-
-
-def scorer_data(art: Art, more: MoreArt) -> ScorerData:
-    """Return every shippable drawing of the seen identities, and more identities.
-
-    Held-out styles are among them, as a scorer has to tell them apart; held-out identities are in no style, and their
-    words are not taught.
-    """
-    styles = styles_with_role("train", "held-out")
-    names = seen_names(art)
-    words = tuple(name.replace("-", " ") for name in (*names, *more.names))
-    pixels = np.concatenate([art.of(names, styles), more.pixels])
-    return ScorerData(
-        torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 1, 4, 2, 3))),
-        torch.cat([torch.ones(len(names), len(styles), dtype=torch.bool), torch.from_numpy(more.drawn)]),
-        words,
-        styles,
-        scorer_tokenizer(words, styles),
-    )
-
-
-def build_scorer(config: CompanionConfig, console: Console) -> Path:
-    """Train the scorer, from its last checkpoint, and write it; return its folder."""
-    config.work.mkdir(parents=True, exist_ok=True)
-    art = load_art(config.work)
-    data = scorer_data(art, load_more_art(config.work, art))
-    training = ScorerTraining(data, config.work, config.steps, config.seed)
-    with StageLog("scorer", config.work / "log.jsonl", console) as log:
-        model = training.run(log)
-    save_scorer(model, data.tokenizer, config.out)
-    return config.out
-
-
-def build_controlnet(config: CompanionConfig, base: str, console: Console) -> Path:
-    """Train the ControlNet of the base, from its last checkpoint, and write it; return its folder."""
-    config.work.mkdir(parents=True, exist_ok=True)
-    art, pipe = load_art(config.work), load_base(base)
-    names, styles = seen_names(art), styles_with_role("train")
-    drawings: Rgba = art.of(names, styles).reshape(-1, 64, 64, 4)
-    captions = [caption(style, name) for name in names for style in styles]
-    pool = edge_pool(pipe, drawings, captions, torch.Generator().manual_seed(config.seed))
-    training = ControlTraining(pipe, pool, config.work, config.steps, seed=config.seed)
-    with StageLog("controlnet", config.work / "log.jsonl", console) as log:
-        net = training.run(log)
-    save_controlnet(net, config.out)
-    return config.out
+    pixels: Pixels = np.rint(images * 255).astype(np.uint8)
+    return pixels

@@ -22,7 +22,10 @@ class Stage(StrEnum):
 
 
 WorkOption = Annotated[
-    Path | None, typer.Option(help="Downloads, caches and checkpoints [default: the cache folder's base-build].")
+    Path | None,
+    typer.Option(
+        help="Folder of downloads, caches and checkpoints. [default: base-build in the cache folder]", metavar="DIR"
+    ),
 ]
 
 
@@ -32,15 +35,15 @@ def _work_folder(work: Path | None) -> Path:
 
 @app.command("build")
 def build_command(
-    out: Annotated[Path, typer.Option(help="The diffusers pipeline folder to write.")] = Path("emoji_base"),
+    out: Annotated[Path, typer.Option(help="Diffusers pipeline folder to write.")] = Path("emoji_base"),
     work: WorkOption = None,
-    stage: Annotated[list[Stage] | None, typer.Option(help="Run only these stages (repeatable).")] = None,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    stage: Annotated[list[Stage] | None, typer.Option(help="Run only this stage. Can be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the autoencoder.")] = 6_500,
     unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 6_500,
     compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
 ) -> None:
-    """Train the embedded base from the emoji packages of npm; continues from its last checkpoint."""
+    """Train the embedded base on the emoji packages of npm. Continues from the last checkpoint."""
     from rich.console import Console
 
     from bwlab_emoji.build import STAGES, BuildConfig, build
@@ -63,17 +66,19 @@ def build_command(
 
 @app.command("measure")
 def measure_command(
-    base: Annotated[str, typer.Argument(help="'emoji' or a pipeline folder.")] = "emoji",
+    base: Annotated[str, typer.Argument(help="Base model: emoji or a pipeline folder.")] = "emoji",
     work: WorkOption = None,
-    cfg: Annotated[float, typer.Option(help="Guidance scale, at most 7 for the quality bar.")] = 4.0,
-    count: Annotated[int, typer.Option(min=1, help="Captions to paint.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of captions and noise.")] = 0,
-    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures, true ones beside them.")] = None,
+    cfg: Annotated[float, typer.Option(help="Guidance scale; the quality bar allows at most 7.")] = 4.0,
+    count: Annotated[int, typer.Option(min=1, help="Number of captions to generate images for.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed for the choice of captions and for noise.")] = 0,
+    sheet: Annotated[
+        Path | None, typer.Option(help="File to write a sheet to: the images, the true ones below them.")
+    ] = None,
 ) -> None:
-    """Measure the quality bar: nearest true pictures of painted training captions, with controls."""
+    """Measure the quality of a base: how often the true image nearest to a generated one is the right one."""
     from rich.console import Console
 
-    from bwlab_emoji.evaluate import measure, retrieval_table
+    from bwlab_emoji.base_quality import measure, retrieval_table
 
     report = measure(base, _work_folder(work), cfg=cfg, count=count, seed=seed, sheet=sheet)
     Console().print(retrieval_table(report))
@@ -81,10 +86,10 @@ def measure_command(
 
 @app.command("benchmark")
 def benchmark_command(
-    out: Annotated[Path, typer.Option(help="The folder to write pictures and manifest into.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the images and the manifest into.")],
     work: WorkOption = None,
 ) -> None:
-    """Draw the identity x style benchmark's pictures again from the emoji packages of npm."""
+    """Draw the images of the identity x style benchmark again from the emoji packages of npm."""
     from bwlab_emoji.benchmark_art import write_benchmark
 
     write_benchmark(_work_folder(work), out)
@@ -93,15 +98,15 @@ def benchmark_command(
 
 @app.command("scorer")
 def scorer_command(
-    out: Annotated[Path, typer.Option(help="The open_clip folder to write.")] = Path("emoji_scorer"),
+    out: Annotated[Path, typer.Option(help="open_clip folder to write.")] = Path("emoji_scorer"),
     work: WorkOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3_300,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
 ) -> None:
-    """Train the scorer of identities and styles, a small open_clip model; continues from its last checkpoint."""
+    """Train the scorer of identities and styles, a small open_clip model. Continues from the last checkpoint."""
     from rich.console import Console
 
-    from bwlab_emoji.build import CompanionConfig, build_scorer
+    from bwlab_emoji.companions import CompanionConfig, build_scorer
 
     console = Console(stderr=True)
     build_scorer(CompanionConfig(out, _work_folder(work), steps, seed), console)
@@ -110,32 +115,32 @@ def scorer_command(
 
 @app.command("measure-scorer")
 def measure_scorer_command(
-    folder: Annotated[Path, typer.Argument(help="An open_clip folder, as 'bwlab base scorer' writes it.")],
+    folder: Annotated[Path, typer.Argument(help="open_clip folder, as bwlab base scorer writes it.")],
     work: WorkOption = None,
 ) -> None:
-    """Measure how well the scorer knows unseen identities and styles, with controls."""
+    """Measure how well a scorer knows identities and styles that it was not trained on, beside controls."""
     from rich.console import Console
 
-    from bwlab_emoji.evaluate import measure_scorer, scorer_table, text_table
+    from bwlab_emoji.scorer_quality import measure_scorer, scorer_table, text_table
 
-    pictures, texts = measure_scorer(folder, _work_folder(work))
+    images, texts = measure_scorer(folder, _work_folder(work))
     console = Console()
-    console.print(scorer_table(pictures))
+    console.print(scorer_table(images))
     console.print(text_table(texts))
 
 
 @app.command("controlnet")
 def controlnet_command(
-    out: Annotated[Path, typer.Option(help="The diffusers folder to write.")] = Path("emoji_controlnet"),
-    base: Annotated[str, typer.Option(help="'emoji' or a pipeline folder.")] = "emoji",
+    out: Annotated[Path, typer.Option(help="Diffusers folder to write.")] = Path("emoji_controlnet"),
+    base: Annotated[str, typer.Option(help="Base model: emoji or a pipeline folder.")] = "emoji",
     work: WorkOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2_500,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
 ) -> None:
-    """Train the embedded base's ControlNet on edges of emoji art; continues from its last checkpoint."""
+    """Train the embedded base's ControlNet on edges of emoji art. Continues from the last checkpoint."""
     from rich.console import Console
 
-    from bwlab_emoji.build import CompanionConfig, build_controlnet
+    from bwlab_emoji.companions import CompanionConfig, build_controlnet
 
     console = Console(stderr=True)
     build_controlnet(CompanionConfig(out, _work_folder(work), steps, seed), base, console)

@@ -1,7 +1,7 @@
-"""Stage `controlnet`: a ControlNet (arXiv 2302.05543) for the embedded base, trained on Canny edges of emoji art.
+"""A ControlNet (arXiv 2302.05543) for the embedded base, trained on Canny edges of emoji art.
 
 The base's UNet stays as it is. Half of the views are mirrored, moved and scaled, and three captions in ten are left
-out, so that the place of a line is told by the edges alone.
+out, so that only the edges show where a line is.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class EdgePool:
     """What the ControlNet learns from.
 
     Attributes:
-        latents: `(pictures, 8, 16, 16)`.
-        edges: `(pictures, 64, 64)` bool.
-        tokens: `(pictures, 32)` caption token ids.
+        latents: `(images, 8, 16, 16)`.
+        edges: `(images, 64, 64)` bool.
+        tokens: `(images, 32)` caption token ids.
         empty: `(32,)` token ids of the empty caption.
 
     """
@@ -66,7 +66,7 @@ def edge_pool(
         pipe: the embedded base.
         art: `(drawings, 64, 64, 4)`.
         captions: one for each.
-        generator: of the moves.
+        generator: for the moves.
 
     """
     from bwlab.base.latents import encode_images
@@ -74,10 +74,10 @@ def edge_pool(
 
     plain = torch.from_numpy(np.ascontiguousarray(art.transpose(0, 3, 1, 2))).float() / 255
     both = torch.cat([plain, moved(plain, generator)])
-    pictures = both[:, :3] * both[:, 3:] + 1 - both[:, 3:]
+    images = both[:, :3] * both[:, 3:] + 1 - both[:, 3:]
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    edges = [torch.from_numpy(canny_lines(grey.double().numpy())) > 0 for grey in (pictures * luma).sum(1)]
-    latents = encode_images(pipe.vae, pictures * 2 - 1, at_once=64).mean
+    edges = [torch.from_numpy(canny_lines(grey.double().numpy())) > 0 for grey in (images * luma).sum(1)]
+    latents = encode_images(pipe.vae, images * 2 - 1, at_once=64).mean
     tokens = pipe.tokenizer([*captions, ""], padding="max_length", return_tensors="pt").input_ids
     return EdgePool(latents, torch.stack(edges), tokens[:-1].repeat(2, 1), tokens[-1])
 
@@ -98,11 +98,11 @@ class ControlTraining:
 
     Args:
         pipe: the embedded base, frozen here.
-        pool: pictures and edges.
-        folder: where the checkpoint lies.
+        pool: images and edges.
+        folder: the folder of the checkpoint.
         steps: optimiser steps in all.
-        batch: pictures a step.
-        seed: of sampling.
+        batch: images in a step.
+        seed: seed for sampling.
 
     """
 

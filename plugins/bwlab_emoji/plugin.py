@@ -1,4 +1,4 @@
-"""The entry point of the embedded base's tools: the commands under `bwlab base`; light to import."""
+"""The entry point of the plugin: `bwlab base`. It imports nothing heavy."""
 
 from __future__ import annotations
 

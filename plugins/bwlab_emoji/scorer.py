@@ -1,4 +1,4 @@
-"""Stage `scorer`: a small open_clip model that tells the emoji world's identities and styles."""
+"""The scorer: a small open_clip model that recognises the identities and styles of the emoji world."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ WEIGHTS = "open_clip_model.safetensors"
 # Which coordinates of an embedding carry what.
 PARTS = {"identity": slice(0, 160), "style": slice(160, 224), "background": slice(224, 256)}
 WIDTH = 256
-PICTURES_AT = 0.1  # temperature between pictures
-TEXTS_AT = 0.07  # temperature between pictures and words
+PICTURES_AT = 0.1  # temperature between images
+TEXTS_AT = 0.07  # temperature between images and words
 UNKNOWN = 0.15  # share of captions whose identity is a made-up word
 
 
 def model_config(vocabulary: int) -> dict[str, Any]:
-    """Return open_clip's `model_cfg`: a VoVNet of timm for 64 x 64 pictures, a text transformer of two layers.
+    """Return open_clip's `model_cfg`: a VoVNet of timm for 64 x 64 images, a text transformer of two layers.
 
-    The VoVNet's first layers are wide, which keeps lines and textures; its blocks hand on what each layer found.
+    The VoVNet's first layers are wide, which keeps lines and textures; its blocks pass on the output of each layer.
     """
     return {
         "embed_dim": WIDTH,
@@ -78,7 +78,8 @@ def new_scorer(vocabulary: int, seed: int = 0) -> nn.Module:
 def style_weight(along: float) -> float:
     """Return the weight of the style's loss at a share of the training, 0..1.
 
-    Small until identities are told apart: a full weight from the start kept the contrast of identities where it began.
+    The weight is small until identities are distinguished: with a full weight from the start the contrast of
+    identities stayed where it began.
     """
     return 0.2 + 1.3 * min(1.0, max(0.0, (along - 0.3) / 0.3))
 
@@ -100,10 +101,10 @@ class ScorerTraining:
     """A restartable training of the scorer.
 
     Args:
-        data: pictures and words.
-        folder: where the checkpoint lies.
+        data: images and words.
+        folder: the folder of the checkpoint.
         steps: optimiser steps in all.
-        seed: of initial weights and sampling.
+        seed: seed for initial weights and sampling.
 
     """
 
@@ -172,7 +173,7 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 def save_scorer(model: nn.Module, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write the model in half precision as a folder that open_clip loads as `local-dir:OUT`.
 
-    Beside open_clip's own keys, `open_clip_config.json` says by `bwlab.parts` which coordinates carry what.
+    Beside open_clip's own keys, `open_clip_config.json` has `bwlab.parts`: the coordinates of each part.
     """
     from safetensors.torch import save_file
 
@@ -198,7 +199,7 @@ def part(embeddings: Tensor, name: str) -> Tensor:
 
 
 def same_identity(embeddings: Tensor, identities: Tensor) -> Tensor:
-    """Return the supervised contrast of pictures (Khosla et al. 2020, equation 2): of one identity, in any style.
+    """Return the supervised contrast of images (Khosla et al. 2020, equation 2): of one identity, in any style.
 
     Args:
         embeddings: `(batch, width)`, of length 1.
@@ -212,18 +213,18 @@ def same_identity(embeddings: Tensor, identities: Tensor) -> Tensor:
     return -(log_share * same).sum(1).div(same.sum(1).clamp(min=1)).mean()
 
 
-def own_text(pictures: Tensor, texts: Tensor, own: Tensor) -> Tensor:
-    """Return the cross-entropy of each picture's text among all of them; 0 without pictures.
+def own_text(images: Tensor, texts: Tensor, own: Tensor) -> Tensor:
+    """Return the cross-entropy of each image's text among all of them; 0 without images.
 
     Args:
-        pictures: `(batch, width)`, of length 1.
+        images: `(batch, width)`, of length 1.
         texts: `(texts, width)`, of length 1.
-        own: `(batch,)` index of each picture's text.
+        own: `(batch,)` index of each image's text.
 
     """
-    if not len(pictures):
-        return pictures.sum()
-    return functional.cross_entropy(pictures @ texts.T / TEXTS_AT, own, label_smoothing=0.05)
+    if not len(images):
+        return images.sum()
+    return functional.cross_entropy(images @ texts.T / TEXTS_AT, own, label_smoothing=0.05)
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,8 @@ class Texts:
 
     Attributes:
         names: the step's identities.
-        captions: of the pictures `captioned`.
-        captioned: `(captions,)` index of each caption's picture.
+        captions: of the images `captioned`.
+        captioned: `(captions,)` index of each caption's image.
 
     """
 
@@ -245,8 +246,8 @@ class Texts:
 def texts_of(data: ScorerData, views: Views, generator: torch.Generator) -> Texts:
     """Return the names and captions of one step.
 
-    Some captions name what they show by a made-up word, so that words the scorer was not taught say nothing
-    of the identity instead of anything.
+    Some captions name what they show by a made-up word, so that words outside the scorer's vocabulary say nothing about
+    the identity.
     """
     first = torch.arange(int(views.identities.max()) + 1) * (len(views.names) // (int(views.identities.max()) + 1))
     captioned = (views.named & views.kept).nonzero()[:, 0]
@@ -270,33 +271,33 @@ def scorer_loss(
 ) -> Tensor:
     """Return the loss of one step.
 
-    Between pictures: `same_identity` in the coordinates of identity. Between pictures and words, each in its own
-    coordinates: identity, style and background. Between pictures and whole captions, in all coordinates: CLIP's.
+    Between images: `same_identity` in the coordinates of identity. Between images and words, each in its own
+    coordinates: identity, style and background. Between images and whole captions, in all coordinates: CLIP's.
 
     Args:
         model: an `open_clip.CLIP`.
-        data: pictures and words.
-        views, texts: of the step.
+        data: images and words.
+        views, texts: views and texts of the step.
         tokens: of `texts.names`, the styles, the backgrounds and `texts.captions`, in this order.
-        style_weight: of the style's loss.
+        style_weight: weight of the style's loss.
 
     """
-    pictures = model.encode_image(views.pictures.contiguous(memory_format=torch.channels_last)).float()
+    images = model.encode_image(views.images.contiguous(memory_format=torch.channels_last)).float()
     sizes = [len(texts.names), len(data.styles), len(BACKGROUNDS), len(texts.captions)]
     names, styles, colours, captions = model.encode_text(tokens).float().split(sizes)
     named, kept = views.named, views.kept
-    identity = same_identity(part(pictures, "identity"), views.identities)
-    name = own_text(part(pictures[named], "identity"), part(names, "identity"), views.identities[named])
-    style = own_text(part(pictures[kept], "style"), part(styles, "style"), views.styles[kept])
-    colour = own_text(part(pictures[kept], "background"), part(colours, "background"), views.colours[kept])
-    whole = whole_captions(pictures[texts.captioned], captions, model.logit_scale.exp())
+    identity = same_identity(part(images, "identity"), views.identities)
+    name = own_text(part(images[named], "identity"), part(names, "identity"), views.identities[named])
+    style = own_text(part(images[kept], "style"), part(styles, "style"), views.styles[kept])
+    colour = own_text(part(images[kept], "background"), part(colours, "background"), views.colours[kept])
+    whole = whole_captions(images[texts.captioned], captions, model.logit_scale.exp())
     return identity + 0.3 * name + style_weight * style + 0.1 * colour + 0.3 * whole
 
 
-def whole_captions(pictures: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """Return CLIP's loss of pictures and their captions, both `(captions, width)`, both ways; 0 without any."""
-    if not len(pictures):
-        return pictures.sum()
-    likeness = scale * functional.normalize(pictures, dim=-1) @ functional.normalize(captions, dim=-1).T
-    own = torch.arange(len(pictures))
+def whole_captions(images: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+    """Return CLIP's loss of images and their captions, both `(captions, width)`, both ways; 0 without any."""
+    if not len(images):
+        return images.sum()
+    likeness = scale * functional.normalize(images, dim=-1) @ functional.normalize(captions, dim=-1).T
+    own = torch.arange(len(images))
     return (functional.cross_entropy(likeness, own) + functional.cross_entropy(likeness.T, own)) / 2

@@ -1,4 +1,4 @@
-"""What the scorer is shown: one step's identities in several styles each, some hard to recognise."""
+"""The training images of the scorer: in each step some identities in several styles, some hard to recognise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ScorerData:
         drawn: `(names, styles)` bool: which of them there are.
         names: identities as words of captions.
         styles: style words.
-        tokenizer: of captions.
+        tokenizer: tokenizer of the captions.
 
     """
 
@@ -45,10 +45,10 @@ class ScorerData:
 
 @dataclass(frozen=True)
 class Views:
-    """One step's pictures.
+    """One step's images.
 
     Attributes:
-        pictures: `(batch, 3, 64, 64)` in -1..1.
+        images: `(batch, 3, 64, 64)` in -1..1.
         identities: `(batch,)` which of the step's identities each shows.
         names, styles, colours: `(batch,)` index of each.
         named: `(batch,)` bool: its name says what it shows (it is neither turned nor joined with another).
@@ -56,7 +56,7 @@ class Views:
 
     """
 
-    pictures: Tensor
+    images: Tensor
     identities: Tensor
     names: Tensor
     styles: Tensor
@@ -105,9 +105,9 @@ def draw_views(data: ScorerData, generator: torch.Generator) -> Views:
     hard = chance.whether(HARD, len(names))
     colours = chance.whole(0, len(BACKGROUNDS), len(names))
     colours[chance.whether(0.5, len(names))] = list(BACKGROUNDS).index("white")
-    pictures = painted(moved(art, hard, chance), colours, hard, chance)
+    images = over_backgrounds(moved(art, hard, chance), colours, hard, chance)
     named = (~joins & (turns == 0))[identities]
-    return Views(worn(pictures, hard, chance) * 2 - 1, identities, names, styles, colours, named, ~hard)
+    return Views(worn(images, hard, chance) * 2 - 1, identities, names, styles, colours, named, ~hard)
 
 
 def joined(data: ScorerData, names: Tensor, styles: Tensor, joins: Tensor, chance: Chance) -> Tensor:
@@ -158,7 +158,7 @@ def unmultiplied(art: Tensor) -> Tensor:
 
 
 def turned(art: Tensor, quarters: Tensor) -> Tensor:
-    """Return pictures turned by each one's number of quarters."""
+    """Return images turned by each one's number of quarters."""
     for quarter in (1, 2, 3):
         chosen = quarters == quarter
         art[chosen] = art[chosen].rot90(quarter, (2, 3))
@@ -179,8 +179,8 @@ def moved(art: Tensor, hard: Tensor, chance: Chance) -> Tensor:
     return resampled(art, torch.cat([rows, shift[:, :, None]], 2))
 
 
-def painted(art: Tensor, colours: Tensor, hard: Tensor, chance: Chance) -> Tensor:
-    """Return pictures in 0..1 of RGBA (colours multiplied by alpha) over backgrounds; hard ones in other colours."""
+def over_backgrounds(art: Tensor, colours: Tensor, hard: Tensor, chance: Chance) -> Tensor:
+    """Return images in 0..1 of RGBA (colours multiplied by alpha) over backgrounds; hard ones in other colours."""
     colour, alpha = art[:, :3], art[:, 3:]
     palette = torch.tensor(list(BACKGROUNDS.values())).float() / 255
     odd = hard & chance.whether(0.3, len(art))
@@ -189,10 +189,10 @@ def painted(art: Tensor, colours: Tensor, hard: Tensor, chance: Chance) -> Tenso
     colour[chosen], alpha[chosen] = outlined(colour[chosen], alpha[chosen], chance)
     chosen = hard.nonzero()[:, 0]
     colour[chosen] = recoloured(colour[chosen], alpha[chosen], chance)
-    pictures = colour + ground * (1 - alpha)
+    images = colour + ground * (1 - alpha)
     chosen = (hard & chance.whether(0.15, len(art))).nonzero()[:, 0]
-    pictures[chosen] = edges(pictures[chosen], chance)
-    return pictures
+    images[chosen] = edges(images[chosen], chance)
+    return images
 
 
 def outlined(colour: Tensor, alpha: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
@@ -229,23 +229,23 @@ def hues(count: int, chance: Chance) -> Tensor:
     return torch.eye(3) + angle.sin() * cross + (1 - angle.cos()) * (cross @ cross)
 
 
-def edges(pictures: Tensor, chance: Chance) -> Tensor:
-    """Return the strength of pictures' differences as lines, dark on white or white on dark."""
-    across = functional.pad(pictures.diff(dim=3), (0, 1))
-    down = functional.pad(pictures.diff(dim=2), (0, 0, 0, 1))
+def edges(images: Tensor, chance: Chance) -> Tensor:
+    """Return the strength of images' differences as lines, dark on white or white on dark."""
+    across = functional.pad(images.diff(dim=3), (0, 1))
+    down = functional.pad(images.diff(dim=2), (0, 0, 0, 1))
     strength = (across.square() + down.square()).sum(1, keepdim=True).sqrt()
-    lines = (strength * chance.between(1, 3, len(pictures), 1, 1, 1)).clamp(0, 1)
-    return torch.where(chance.whether(0.7, len(pictures), 1, 1, 1), 1 - lines, lines).expand(-1, 3, -1, -1)
+    lines = (strength * chance.between(1, 3, len(images), 1, 1, 1)).clamp(0, 1)
+    return torch.where(chance.whether(0.7, len(images), 1, 1, 1), 1 - lines, lines).expand(-1, 3, -1, -1)
 
 
-def worn(pictures: Tensor, hard: Tensor, chance: Chance) -> Tensor:
-    """Return pictures in 0..1 as a generator might paint them: some blurred, all a little noisy, darker or brighter."""
-    count = len(pictures)
-    around = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+def worn(images: Tensor, hard: Tensor, chance: Chance) -> Tensor:
+    """Return images in 0..1 as a model might generate them: some blurred, all a little noisy, darker or brighter."""
+    count = len(images)
+    around = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     across = around[..., :-2] + around[..., 1:-1] + around[..., 2:]
     soft = (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]) / 9
     blurred = chance.whether(torch.where(hard, 0.5, 0.3), count)[:, None, None, None]
     bright = chance.between(0.92, 1.08, count, 1, 1, 1)
-    noise = chance.between(0, 0.03, count, 1, 1, 1) * torch.randn(pictures.shape, generator=chance.generator)
+    noise = chance.between(0, 0.03, count, 1, 1, 1) * torch.randn(images.shape, generator=chance.generator)
     blur = blurred * chance.between(0, 1, count, 1, 1, 1)
-    return (pictures.lerp(soft, blur) * bright + noise).clamp(0, 1)
+    return (images.lerp(soft, blur) * bright + noise).clamp(0, 1)

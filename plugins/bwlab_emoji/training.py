@@ -1,4 +1,4 @@
-"""Where a training of the embedded base's models goes on after a stop."""
+"""What all trainings of the plugin share: a restartable state, a log, and the optimiser Muon."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, overload
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from bwlab.terminal import ProgressBar
 
 # Coefficients of the quintic iteration that takes singular values to 0.7..1.2 in five steps.
 ITERATION = (3.4445, -4.7750, 2.0315)
@@ -21,12 +22,12 @@ ITERATION = (3.4445, -4.7750, 2.0315)
 
 @dataclass(frozen=True, eq=False)
 class TrainingFile:
-    """What a training needs to go on as if it had never stopped, in one file.
+    """The state of a training in one file, from which it continues as if it had never stopped.
 
     Attributes:
-        path: of the file.
-        parts: key in the file -> what is trained, and its optimiser.
-        generator: of the training's randomness.
+        path: the file.
+        parts: key in the file -> model or optimiser.
+        generator: the source of the training's randomness.
 
     """
 
@@ -67,30 +68,22 @@ class StageLog:
         self._name, self._path, self._every = name, path, every
         self._losses: list[float] = []
         self._cpu = time.process_time()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.4f}"),
-            console=console,
-        )
-        self._task = self._progress.add_task(name, total=None, loss=0.0)
+        self._console = console
+        self._bar = ProgressBar(name, console=console, keep=True)
 
     def __enter__(self) -> StageLog:
-        self._progress.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bar.__exit__(kind, error, trace)
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Record one step's loss."""
         self._losses.append(loss)
-        self._progress.update(self._task, completed=step, total=steps, loss=loss)
+        self._bar.update(step, steps, f"loss {loss:.4f}")
         if step % self._every == 0:
             mean = sum(self._losses) / len(self._losses)
             self._write(step, loss=mean, cpu_s=time.process_time() - self._cpu)
@@ -100,7 +93,7 @@ class StageLog:
         """Record measurements taken at a step."""
         self._write(step, **values)
         shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
-        self._progress.console.print(f"{self._name} step {step}: {shown}")
+        self._console.print(f"{self._name} step {step}: {shown}")
 
     def _write(self, step: int, **values: float) -> None:
         record = {"stage": self._name, "step": step} | {key: round(value, 5) for key, value in values.items()}

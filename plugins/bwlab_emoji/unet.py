@@ -65,8 +65,8 @@ class LatentPool:
     """Cached training latents and their captions.
 
     Attributes:
-        latents: `(pictures, backgrounds, 8, 16, 16)`; background 0 is white.
-        tokens: `(pictures, backgrounds, 32)` caption token ids.
+        latents: `(images, backgrounds, 8, 16, 16)`; background 0 is white.
+        tokens: `(images, backgrounds, 32)` caption token ids.
         empty: `(32,)` token ids of the empty caption.
 
     """
@@ -88,7 +88,7 @@ def noised(latents: Tensor, signal: Tensor, generator: torch.Generator) -> tuple
     Args:
         latents: `(batch, channels, h, w)`, clean.
         signal: `(timesteps,)`, the share of the latents' variance that is left at each.
-        generator: of noise and timesteps.
+        generator: for noise and timesteps.
 
     """
     noise = torch.randn(latents.shape, generator=generator)
@@ -103,12 +103,12 @@ class DenoiserTraining:
 
     Args:
         pool: latents and captions.
-        text_encoder: trained along at a lower rate.
-        folder: where the checkpoint lies.
+        text_encoder: trained with the UNet, at a lower rate.
+        folder: the folder of the checkpoint.
         steps: optimiser steps in all.
-        coloured_from: step from which half of the pictures stand on a coloured background.
-        batch: pictures a step.
-        seed: of initial weights and sampling.
+        coloured_from: step from which half of the images have a coloured background.
+        batch: images in a step.
+        seed: seed for initial weights and sampling.
         compile_unet: use `torch.compile` (needs a C++ compiler; pays after some 2,000 steps).
 
     """
@@ -155,14 +155,14 @@ class DenoiserTraining:
         self._checkpoint.save(self.step, average=self.average)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        pictures, backgrounds = self.pool.latents.shape[:2]
-        picture = torch.randint(pictures, (self.batch,), generator=self.generator)
+        images, backgrounds = self.pool.latents.shape[:2]
+        image = torch.randint(images, (self.batch,), generator=self.generator)
         background = torch.randint(1, backgrounds, (self.batch,), generator=self.generator)
         white = torch.rand(self.batch, generator=self.generator) < (0.5 if self.step >= self.coloured_from else 1)
         background[white] = 0
-        tokens = self.pool.tokens[picture, background]
+        tokens = self.pool.tokens[image, background]
         dropped = torch.rand(self.batch, 1, generator=self.generator) < CAPTION_DROPOUT
-        return self.pool.latents[picture, background].float(), torch.where(dropped, self.pool.empty, tokens)
+        return self.pool.latents[image, background].float(), torch.where(dropped, self.pool.empty, tokens)
 
     def _loss(self) -> Tensor:
         latents, tokens = self._batch()

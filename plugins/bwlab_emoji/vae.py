@@ -23,10 +23,10 @@ KL_WEIGHT = 5e-4
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """Return an untrained AutoencoderKL: 64 x 64 pictures to 16 x 16 latents of 8 channels.
+    """Return an untrained AutoencoderKL: 64 x 64 images to 16 x 16 latents of 8 channels.
 
-    Group norm uses 4 groups: with one to three channels a group it normalises a picture's mean colours
-    away, and the decoder then paints every green thing grey.
+    Group norm uses 4 groups: with one to three channels a group it normalises a image's mean colours
+    away, and the decoder then shows everything green in grey.
     """
     from diffusers import AutoencoderKL
     from diffusers.models.attention_processor import AttnProcessor
@@ -66,14 +66,14 @@ def random_backgrounds(art: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return L1 + 4 MSE of pictures in -1..1 plus L1 of their horizontal and vertical differences."""
+    """Return L1 + 4 MSE of images in -1..1 plus L1 of their horizontal and vertical differences."""
     error = output - target
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + 4 * error.square().mean() + 0.5 * edges
 
 
 def peak_signal_to_noise(output: Tensor, target: Tensor) -> float:
-    """Return the mean PSNR over pictures in dB, both `(batch, 3, h, w)` in -1..1; higher is better."""
+    """Return the mean PSNR over images in dB, both `(batch, 3, h, w)` in -1..1; higher is better."""
     mse = ((output - target).clamp(-2, 2) / 2).square().flatten(1).mean(1)
     return float((-10 * torch.log10(mse + 1e-10)).mean())
 
@@ -89,12 +89,12 @@ class AutoencoderTraining:
     """A restartable training of the autoencoder.
 
     Args:
-        art: `(pictures, 4, 64, 64)` uint8 RGBA to learn from.
-        unseen: the same, of identities that are only measured.
-        folder: where the checkpoint and the log lie.
+        art: `(images, 4, 64, 64)` uint8 RGBA to learn from.
+        unseen: the same, of identities that are only measured, never learned.
+        folder: the folder of the checkpoint.
         steps: optimiser steps in all; the last tenth runs in float32.
-        batch: pictures a step.
-        seed: of initial weights, sampling, backgrounds and posterior noise.
+        batch: images in a step.
+        seed: seed for initial weights, sampling, backgrounds and posterior noise.
 
     """
 
@@ -117,12 +117,12 @@ class AutoencoderTraining:
         art = self.art[chosen].float() / 255
         flipped = torch.rand(self.batch, generator=self.generator) < 0.5
         art[flipped] = art[flipped].flip(-1)
-        pictures = random_backgrounds(art, self.generator).to(memory_format=torch.channels_last)
+        images = random_backgrounds(art, self.generator).to(memory_format=torch.channels_last)
         with mixed_precision(self.step < 0.9 * self.steps):
-            posterior = self.vae.encode(pictures).latent_dist
+            posterior = self.vae.encode(images).latent_dist
             output = self.vae.decode(posterior.sample(self.generator)).sample
         divergence = posterior.kl().float().mean() / posterior.mean[0].numel()
-        loss = reconstruction_loss(output.float(), pictures) + KL_WEIGHT * divergence
+        loss = reconstruction_loss(output.float(), images) + KL_WEIGHT * divergence
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.steps)
         loss.backward()
@@ -136,9 +136,9 @@ class AutoencoderTraining:
     def measure(self, count: int = 64) -> float:
         """Return the PSNR in dB on unseen identities over white."""
         art = self.unseen[:: max(1, len(self.unseen) // count)][:count].float() / 255
-        pictures = (art[:, :3] * art[:, 3:] + 1 - art[:, 3:]) * 2 - 1
-        output = self.vae.decode(self.vae.encode(pictures).latent_dist.mode()).sample
-        return peak_signal_to_noise(output.clamp(-1, 1), pictures)
+        images = (art[:, :3] * art[:, 3:] + 1 - art[:, 3:]) * 2 - 1
+        output = self.vae.decode(self.vae.encode(images).latent_dist.mode()).sample
+        return peak_signal_to_noise(output.clamp(-1, 1), images)
 
     def run(self, log: StageLog) -> AutoencoderKL:
         """Train to the last step and return the autoencoder with centred latents."""

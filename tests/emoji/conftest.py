@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bwlab_emoji.art import ICON_SETS, Art, MoreArt
+from bwlab_emoji.art import Art, MoreArt
+from bwlab_emoji.icon_sets import ICON_SETS
 from bwlab_emoji.world import HELD_OUT
 
 

@@ -24,7 +24,7 @@ from bwlab_emoji.vae import (
 
 @pytest.fixture
 def art() -> Tensor:
-    """Seven opaque flat pictures."""
+    """Seven opaque flat images."""
     colours = torch.randint(0, 256, (7, 3, 1, 1), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     return torch.cat([colours.expand(7, 3, 64, 64), torch.full((7, 1, 64, 64), 255, dtype=torch.uint8)], dim=1)
 
@@ -54,22 +54,22 @@ def test_a_restarted_training_ends_as_an_uninterrupted_one(art: Tensor, tmp_path
 
 def test_latents_are_centred_and_decode_the_same(art: Tensor, tmp_path: Path) -> None:
     training = AutoencoderTraining(art, art, tmp_path, steps=1, batch=2)
-    pictures = random_backgrounds(art.float() / 255, torch.Generator())
-    rebuilt = rebuild(training.vae, pictures)
+    images = random_backgrounds(art.float() / 255, torch.Generator())
+    rebuilt = rebuild(training.vae, images)
     with torch.no_grad():
-        raw = training.vae.encode(pictures[::4]).latent_dist.mean
+        raw = training.vae.encode(images[::4]).latent_dist.mean
     training._normalise_latents()
-    assert torch.allclose(rebuild(training.vae, pictures), rebuilt, atol=1e-4)
+    assert torch.allclose(rebuild(training.vae, images), rebuilt, atol=1e-4)
     with torch.no_grad():
-        latents = training.vae.encode(pictures[::4]).latent_dist.mean
+        latents = training.vae.encode(images[::4]).latent_dist.mean
     assert latents.mean(dim=(0, 2, 3)).abs().max() < 1e-3
     centred = raw - raw.mean(dim=(0, 2, 3), keepdim=True)
     assert torch.allclose(latents, centred / raw.std(), atol=1e-3)
 
 
 @torch.no_grad()
-def rebuild(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    rebuilt: Tensor = vae.decode(vae.encode(pictures).latent_dist.mean).sample
+def rebuild(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    rebuilt: Tensor = vae.decode(vae.encode(images).latent_dist.mean).sample
     return rebuilt
 
 
@@ -89,6 +89,6 @@ def test_the_rate_warms_up_and_ends_at_a_hundredth() -> None:
 
 
 def test_equal_pictures_have_no_loss_and_a_grey_error_its_decibels() -> None:
-    picture = torch.zeros(2, 3, 5, 7)
-    assert reconstruction_loss(picture, picture) == 0
-    assert peak_signal_to_noise(picture + 0.2, picture) == pytest.approx(20.0, abs=1e-3)
+    image = torch.zeros(2, 3, 5, 7)
+    assert reconstruction_loss(image, image) == 0
+    assert peak_signal_to_noise(image + 0.2, image) == pytest.approx(20.0, abs=1e-3)

@@ -11,7 +11,7 @@ import pytest
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from rich.console import Console
 
-from bwlab_emoji.build import BuildConfig, build, paint
+from bwlab_emoji.build import BuildConfig, build, generate
 from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
 
 
@@ -26,9 +26,9 @@ def test_build_writes_a_pipeline_and_continues(work: Path, tmp_path: Path) -> No
     assert pipeline.unet.config.down_block_types.count("CrossAttnDownBlock2D") == 3
     size = sum(file.stat().st_size for file in config.out.rglob("*.safetensors"))
     assert size < 30e6
-    pictures = paint(pipeline.to("cpu").to(dtype=pipeline.vae.encoder.conv_in.weight.float().dtype), ["noto"], cfg=2.0)
-    assert pictures.shape == (1, 64, 64, 3)
-    assert pictures.dtype == np.uint8
+    images = generate(pipeline.to("cpu").to(dtype=pipeline.vae.encoder.conv_in.weight.float().dtype), ["noto"], cfg=2.0)
+    assert images.shape == (1, 64, 64, 3)
+    assert images.dtype == np.uint8
     build(config, console, ["unet"])
     steps = [json.loads(line)["step"] for line in (work / "log.jsonl").read_text().splitlines()]
     assert max(steps) <= 2

@@ -12,7 +12,7 @@ from diffusers import ControlNetModel
 from rich.console import Console
 
 from bwlab_analysis.fidelity.clip import load_clip
-from bwlab_emoji.build import CompanionConfig, build_controlnet, build_scorer
+from bwlab_emoji.companions import CompanionConfig, build_controlnet, build_scorer
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -14,17 +14,17 @@ from bwlab.benchmark import load_benchmark
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.clip import clip_of, load_clip
 from bwlab_emoji.art import Art, MoreArt, seen_names, wanted
-from bwlab_emoji.build import scorer_data
-from bwlab_emoji.evaluate import (
+from bwlab_emoji.companions import scorer_data
+from bwlab_emoji.scorer import PARTS, WIDTH, made_up_word, own_text, same_identity, style_weight, texts_of
+from bwlab_emoji.scorer_data import STYLES_A_STEP, ScorerData, draw_views
+from bwlab_emoji.scorer_quality import (
     SHARED_OUTLINES,
     ScorerReport,
     identity_share,
-    picture_report,
-    small_pictures,
+    image_report,
+    small_images,
     style_share,
 )
-from bwlab_emoji.scorer import PARTS, WIDTH, made_up_word, own_text, same_identity, style_weight, texts_of
-from bwlab_emoji.scorer_data import STYLES_A_STEP, ScorerData, draw_views
 from bwlab_emoji.training import Muon, orthogonalised
 from bwlab_emoji.world import HELD_OUT
 
@@ -49,9 +49,9 @@ def test_held_out_identities_and_share_alike_art_are_not_learned(small_art: Art,
 
 def test_views_are_what_they_say(data: ScorerData) -> None:
     views = draw_views(data, generator())
-    assert torch.equal(views.pictures, draw_views(data, generator()).pictures)
-    assert views.pictures.shape == (len(data.names) * STYLES_A_STEP, 3, 64, 64)
-    assert float(views.pictures.abs().max()) <= 1
+    assert torch.equal(views.images, draw_views(data, generator()).images)
+    assert views.images.shape == (len(data.names) * STYLES_A_STEP, 3, 64, 64)
+    assert float(views.images.abs().max()) <= 1
     assert bool(data.drawn[views.names, views.styles].all())
     pairs = set(zip(views.names.tolist(), views.styles.tolist(), strict=True))
     assert len(pairs) == len(views.names)
@@ -63,8 +63,8 @@ def test_captions_are_of_views_that_show_them(data: ScorerData) -> None:
     texts = texts_of(data, views, generator())
     assert [data.names[name] for name in views.names[::STYLES_A_STEP]] == texts.names
     assert bool((views.named & views.kept)[texts.captioned].all())
-    for caption, picture in zip(texts.captions, texts.captioned.tolist(), strict=True):
-        assert caption.startswith(f"{data.styles[views.styles[picture]]}, ")
+    for caption, image in zip(texts.captions, texts.captioned.tolist(), strict=True):
+        assert caption.startswith(f"{data.styles[views.styles[image]]}, ")
     assert made_up_word(generator()).isalpha()
 
 
@@ -104,7 +104,7 @@ def test_the_report_tells_perfect_from_useless_features() -> None:
     identity = normalize(torch.randn(300, 1, 37, generator=generator()), dim=-1)
     style = normalize(torch.randn(1, 9, 37, generator=generator()), dim=-1)
     mixed = torch.cat([identity.expand(-1, 9, -1), 3 * style.expand(300, -1, -1)], -1)
-    assert picture_report(mixed, mixed) == ScorerReport(1, 1, 1)
+    assert image_report(mixed, mixed) == ScorerReport(1, 1, 1)
     outlines = torch.randn(300, 9, 74, generator=generator())
     outlines[:, 3:5] = mixed[:, 3:5]  # known between flat and glossy alone, which share outlines: 2 pairs of 72
     assert identity_share(outlines) < 0.015
@@ -115,7 +115,7 @@ def test_the_report_tells_perfect_from_useless_features() -> None:
 
 
 def found_in_another_style(features: Tensor, styles: tuple[str, ...]) -> float:
-    """Share of pictures of `(identities, styles, width)` whose identity is nearest in each other style."""
+    """Share of images of `(identities, styles, width)` whose identity is nearest in each other style."""
     unit, own = normalize(features, dim=-1), torch.arange(len(features))
     pairs = [(a, b) for a in styles for b in styles if a != b and not any({a, b} <= set(s) for s in SHARED_OUTLINES)]
     right = [(unit[:, styles.index(a)] @ unit[:, styles.index(b)].T).argmax(1) == own for a, b in pairs]
@@ -139,7 +139,7 @@ def test_the_shipped_scorer_is_better_than_pixels_on_identities_it_never_saw() -
     benchmark, styles = load_benchmark(), ("noto", "twemoji", "flat", "emojione")
     names = HELD_OUT[::2]
     images = [benchmark.picture(name, style).convert("RGB") for name in names for style in styles]
-    pixels = small_pictures(np.stack([np.asarray(image) for image in images]).reshape(len(names), 4, 64, 64, 3))
+    pixels = small_images(np.stack([np.asarray(image) for image in images]).reshape(len(names), 4, 64, 64, 3))
     clip = load_clip(clip_of("emoji", None))
     found = clip.pictures(images, "identity").view(len(names), 4, -1)
     control = found_in_another_style((pixels - pixels.mean(0)).float(), styles)

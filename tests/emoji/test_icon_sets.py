@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab_emoji.art import ICON_SETS, Drawings, fetch_icon_sets, icon_set, on_background
+from bwlab_emoji.icon_sets import ICON_SETS, Drawings, fetch_icon_sets, on_background
 
 
 @pytest.fixture
@@ -52,11 +52,6 @@ def test_without_npm_the_error_says_what_to_install(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BwlabError, match=r"npm is not on PATH.*Install Node\.js"):
         fetch_icon_sets(tmp_path / "work")
-
-
-def test_an_unknown_style_lists_the_known_ones() -> None:
-    with pytest.raises(BwlabError, match="noto, blob, twemoji"):
-        icon_set("cubist")
 
 
 def test_share_alike_art_is_never_trained_on() -> None:

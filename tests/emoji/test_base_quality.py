@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bwlab_emoji.art import Art
-from bwlab_emoji.evaluate import Candidates, distances, other_set_control, retrieval, world_candidates
+from bwlab_emoji.base_quality import Candidates, distances, other_set_control, retrieval, world_candidates
 
 
 @pytest.fixture
@@ -20,15 +20,15 @@ def truths_of(candidates: Candidates) -> list[tuple[str, str]]:
 
 def test_true_pictures_are_found_even_when_shifted(candidates: Candidates) -> None:
     truths = truths_of(candidates)
-    pictures = np.stack([candidates.pictures[row, row % 9] for row in range(0, 45, 4)])
-    found = retrieval(distances(np.roll(pictures, (2, -2), axis=(1, 2)), candidates), candidates, truths)
+    images = np.stack([candidates.images[row, row % 9] for row in range(0, 45, 4)])
+    found = retrieval(distances(np.roll(images, (2, -2), axis=(1, 2)), candidates), candidates, truths)
     assert (found.style, found.identity, found.identity_top5) == (1.0, 1.0, 1.0)
 
 
 def test_wrong_pictures_are_not(candidates: Candidates) -> None:
     truths = truths_of(candidates)
-    pictures = np.stack([candidates.pictures[(row + 20) % 45, (row + 4) % 9] for row in range(0, 45, 4)])
-    found = retrieval(distances(pictures, candidates), candidates, truths)
+    images = np.stack([candidates.images[(row + 20) % 45, (row + 4) % 9] for row in range(0, 45, 4)])
+    found = retrieval(distances(images, candidates), candidates, truths)
     assert found.style == 0.0
     assert found.identity == 0.0
 
