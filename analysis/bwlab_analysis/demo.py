@@ -1,15 +1,14 @@
-"""`bwlab demo`: the whole idea on one sheet."""
+"""`bwlab demo`: adapters of an identity and a style, alone and together, on one sheet."""
 
 from __future__ import annotations
 
+import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bwlab._version import __version__
 from bwlab.adapters.attach import ScaledAdapter
@@ -24,36 +23,25 @@ from bwlab.generation.contact_sheet import Label, contact_sheet
 from bwlab.generation.recipe import GenerationRecipe, recipe_adapter, write_png
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
-from bwlab.terminal import sampling_bar
+from bwlab.terminal import ProgressBar, warn
 from bwlab.training import train
 from bwlab.training.config import AdapterConfig, CheckpointConfig, OptimizerConfig, PreviewConfig, TrainConfig
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
+from bwlab_analysis.installed import conflict_measures
+from bwlab_analysis.report.conflict import present_conflict
+from bwlab_analysis.report.documents import conflict_document
+from bwlab_analysis.report.presentation import print_presentation
+from bwlab_analysis.weights.conflict import measure_conflict
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
     from PIL import Image
     from rich.console import Console
 
     from bwlab.plugins.manager import PluginManager
 
-
 MARK = ".bwlab-demo"
-
 IDENTITY, STYLE_FULL, STYLE_UPPER = "identity", "style-full", "style-upper"
-
-PAIRS = ((IDENTITY, STYLE_FULL), (IDENTITY, STYLE_UPPER))
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of the sheet: which adapters act together, each at scale 1."""
-
-    label: str
-    note: str
-    adapters: tuple[str, ...]
-
-
-Painted = list[tuple[Column, list["Image.Image"]]]
+COMPARED_PAIRS = ((IDENTITY, STYLE_FULL), (IDENTITY, STYLE_UPPER))
 
 
 @dataclass(frozen=True)
@@ -61,16 +49,15 @@ class DemoPlan:
     """All settings of the demo.
 
     Attributes:
-        base: `"emoji"` or the folder of a diffusers pipeline.
-        identity: a held-out identity of the benchmark, learned from its pictures in the styles that the base knows.
+        base: base model, as `bwlab train` takes it.
+        identity: a held-out identity of the benchmark, learned from its images in the styles that the base knows.
         style: a held-out style, learned from other identities, which the base knows.
         identity_blocks, style_blocks, upper_blocks: ranks of the three adapters.
-        identity_steps, style_steps: optimiser steps.
-        lr: learning rate of all three.
-        cfg: guidance of the pictures.
-        sampling_steps: of DPM++ 2M Karras.
-        seeds: pictures in each column of the sheet: seeds 0, 1, ...
-        seed: of the first training; the others count up, since adapters that start from one seed share directions
+        identity_steps, style_steps: training steps.
+        batch_size, lr: batch size and learning rate of all three trainings.
+        cfg, sampling_steps: guidance scale and steps of DPM++ 2M Karras.
+        seeds: number of images in each column of the sheet, from seed 0 on.
+        seed: seed of the first training. The others count up, since adapters that start from one seed share directions
             that have nothing to do with what they learned.
 
     """
@@ -96,14 +83,46 @@ QUICK = replace(FULL, identity_steps=50, style_steps=60, seeds=2)
 
 
 @dataclass(frozen=True)
+class DemoTraining:
+    """One of the demo's trainings.
+
+    Attributes:
+        name: name of the adapter and of its folder.
+        blocks: ranks of its blocks.
+        steps: training steps.
+        data: name of the data folder.
+        seed: seed of the training.
+
+    """
+
+    name: str
+    blocks: str
+    steps: int
+    data: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class SheetColumn:
+    """A column of the sheet: adapters that act together, each at scale 1."""
+
+    label: str
+    note: str
+    adapters: tuple[str, ...]
+
+
+GeneratedColumns: TypeAlias = "list[tuple[SheetColumn, list[Image.Image]]]"
+
+
+@dataclass(frozen=True)
 class DemoResult:
-    """Where everything lies.
+    """The files that the demo wrote.
 
     Attributes:
         sheet: the contact sheet.
         adapters: name -> adapter file.
-        conflicts: JSON files of the pairs; empty where the analysis is not installed.
-        pictures: folder of the single pictures with their recipes.
+        conflicts: JSON files of the compared pairs.
+        images: folder of the single images with their recipes.
         seconds: wall time.
 
     """
@@ -111,14 +130,14 @@ class DemoResult:
     sheet: Path
     adapters: Mapping[str, Path]
     conflicts: tuple[Path, ...]
-    pictures: Path
+    images: Path
     seconds: float
 
 
 def run_demo(
     plan: DemoPlan, out: Path, manager: PluginManager, console: Console, *, overwrite: bool = False
 ) -> DemoResult:
-    """Train, compose, compare; a demo that was stopped goes on where it was.
+    """Train the adapters, compare their weights, and generate the sheet; a demo that was stopped continues.
 
     Raises:
         BwlabError: `out` holds something else, or a step failed.
@@ -129,17 +148,38 @@ def run_demo(
     benchmark = load_benchmark()
     write_data(plan, benchmark, out / "data")
     files = {training.name: _train(plan, training, out, manager, console) for training in trainings(plan)}
-    console.print("[bold]Where the adapters meet[/bold]")
-    conflicts = tuple(path for a, b in PAIRS for path in show_conflict(files[a], files[b], out, console))
-    console.print("[bold]Painting[/bold] every combination with the same prompt and seeds")
+    console.print("Comparing the weights of the adapters", style="bold")
+    conflicts = tuple(compare(files[a], files[b], out, manager, console) for a, b in COMPARED_PAIRS)
+    console.print("Generating images of every combination with one prompt and the same seeds", style="bold")
     prompt = benchmark.caption(plan.identity, plan.style)
-    painted = paint_columns(plan, prompt, files, out / "pictures", manager, console)
-    sheet = write_png(out / "sheet.png", demo_sheet(plan, prompt, painted, benchmark), overwrite=True)
-    return DemoResult(sheet, files, conflicts, out / "pictures", time.perf_counter() - began)
+    generated = generate_columns(plan, prompt, files, out / "images", manager, console)
+    sheet = write_png(out / "sheet.png", demo_sheet(plan, prompt, generated, benchmark), overwrite=True)
+    return DemoResult(sheet, files, conflicts, out / "images", time.perf_counter() - began)
+
+
+def trainings(plan: DemoPlan) -> tuple[DemoTraining, ...]:
+    """Return the trainings in order."""
+    return (
+        DemoTraining(IDENTITY, plan.identity_blocks, plan.identity_steps, "identity", plan.seed),
+        DemoTraining(STYLE_FULL, plan.style_blocks, plan.style_steps, "style", plan.seed + 1),
+        DemoTraining(STYLE_UPPER, plan.upper_blocks, plan.style_steps, "style", plan.seed + 2),
+    )
+
+
+def columns(plan: DemoPlan) -> tuple[SheetColumn, ...]:
+    """Return the generated columns of the sheet; the true image follows them."""
+    identity, style, upper = plan.identity_blocks, plan.style_blocks, plan.upper_blocks
+    return (
+        SheetColumn("base alone", f"knows neither {plan.identity} nor {plan.style}", ()),
+        SheetColumn("identity alone", identity, (IDENTITY,)),
+        SheetColumn("style alone", style, (STYLE_FULL,)),
+        SheetColumn("full + full", f"identity {identity}, style {style}", (IDENTITY, STYLE_FULL)),
+        SheetColumn("full + upper", f"identity {identity}, style {upper}", (IDENTITY, STYLE_UPPER)),
+    )
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
-    """Make `out`, or take it up again if a demo wrote it; `BwlabError` if it holds anything else."""
+    """Make `out`, or keep it if a demo wrote it; `BwlabError` if it holds anything else."""
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise BwlabError(f"--out {out}", "the folder is not empty and not a demo's", "Choose another folder")
     try:
@@ -152,13 +192,20 @@ def prepare_folder(out: Path, overwrite: bool) -> None:
 
 
 def write_data(plan: DemoPlan, benchmark: Benchmark, folder: Path) -> None:
-    """Write both data folders: the identity in known styles, the style on other identities."""
+    """Write both data folders: the identity in known styles, and the style on other identities."""
     benchmark.write_dataset(folder / "identity", benchmark.identity_pairs(plan.identity))
     benchmark.write_dataset(folder / "style", benchmark.style_pairs(plan.style))
 
 
-def train_config(plan: DemoPlan, training: Training, out: Path) -> TrainConfig:
-    """Return the settings of one training; its run can be repeated with `bwlab train` on its config.toml."""
+def _train(plan: DemoPlan, training: DemoTraining, out: Path, manager: PluginManager, console: Console) -> Path:
+    console.print(f"Training {training.name}: LoCon, {training.blocks}, {training.steps} steps", style="bold")
+    config = train_config(plan, training, out)
+    started = (Path(config.out) / "config.toml").is_file()
+    return train(config, manager, console, ExistingRun.RESUME if started else ExistingRun.REFUSE)
+
+
+def train_config(plan: DemoPlan, training: DemoTraining, out: Path) -> TrainConfig:
+    """Return the settings of one training; `bwlab train` on its config.toml repeats it."""
     return TrainConfig(
         base=plan.base,
         out=str(out / training.name),
@@ -170,80 +217,53 @@ def train_config(plan: DemoPlan, training: Training, out: Path) -> TrainConfig:
     )
 
 
-def _train(plan: DemoPlan, training: Training, out: Path, manager: PluginManager, console: Console) -> Path:
-    console.print(f"[bold]Training[/bold] {training.name}: LoCon, {training.blocks}, {training.steps} steps")
-    config = train_config(plan, training, out)
-    started = (Path(config.out) / "config.toml").is_file()
-    return train(config, manager, console, Existing.RESUME if started else Existing.REFUSE)
-
-
-def show_conflict(a: Path, b: Path, out: Path, console: Console) -> tuple[Path, ...]:
-    """Print the conflict table of two adapters and return the file with its JSON; nothing without the analysis.
-
-    The analysis package stands above this one, so it is reached as a user reaches it: through its command.
-    """
-    command = [sys.executable, "-m", "bwlab", "analyze", "conflict", str(a), str(b)]
-    table = subprocess.run(command, capture_output=True, text=True, check=False)
-    if table.returncode != 0:
-        reason = (table.stderr.strip().splitlines() or ["no message"])[-1]
-        console.print(f"no conflict table: {reason}", style="yellow", markup=False, soft_wrap=True)
-        return ()
-    console.print(table.stdout, markup=False, highlight=False, soft_wrap=True)
-    document = subprocess.run([*command, "--json"], capture_output=True, check=True)
+def compare(a: Path, b: Path, out: Path, manager: PluginManager, console: Console) -> Path:
+    """Print how the weights of two adapters conflict, and return the file with the same as JSON."""
+    measures = [measure for measure in conflict_measures(manager, warn) if not measure.slow]
+    report = measure_conflict(a, b, measures, manager)
+    print_presentation(console, present_conflict(report, None))
     path = out / f"conflict-{a.parent.name}-{b.parent.name}.json"
-    write_atomically(path, document.stdout)
-    return (path,)
+    write_atomically(path, (json.dumps(conflict_document(report), indent=2, allow_nan=False) + "\n").encode())
+    return path
 
 
-def paint_columns(
+def generate_columns(
     plan: DemoPlan,
     prompt: str,
     files: Mapping[str, Path],
     folder: Path,
     manager: PluginManager,
     console: Console,
-) -> Painted:
-    """Paint every column with the same seeds, write each picture with its recipe below `folder`, and return them.
+) -> GeneratedColumns:
+    """Generate every column with the same seeds, write each image with its recipe, and return the images.
 
     Args:
-        prompt: of all pictures.
-        files: name of a training -> its adapter file.
+        plan: the settings.
+        prompt: prompt of all images.
+        files: name of an adapter -> its file.
+        folder: where the images are written.
+        manager: the plugins.
+        console: where the progress is shown.
 
     """
     pipe = load_base(plan.base).to(chosen_device())
     scheme = base_scheme(pipe, manager.block_schemes())
     adapters = {name: ScaledAdapter(load_for_pipeline(path, pipe, manager, scheme)) for name, path in files.items()}
+    prompts, seeds = [prompt] * plan.seeds, range(plan.seeds)
     make_folder(folder, f"--out {folder}")
-    shown: Painted = []
-    with sampling_bar(console, "pictures") as on_step:
-        for index, column in enumerate(columns(plan)):
-            images = _paint(plan, prompt, pipe, [adapters[name] for name in column.adapters])
-            on_step(index + 1, len(columns(plan)))
-            shown.append((column, images))
     base_hash = weights_hash(pipe)
-    for column, images in shown:
+    generated: GeneratedColumns = []
+    with ProgressBar("sampling images", len(columns(plan)), console=console) as bar:
+        for column in columns(plan):
+            uses = [adapters[name] for name in column.adapters]
+            images = generate(pipe, prompts, seeds, uses, steps=plan.sampling_steps, cfg=plan.cfg)
+            generated.append((column, images))
+            bar.advance()
+    for column, images in generated:
         for seed, image in enumerate(images):
             recipe = _recipe(plan, prompt, seed, image, base_hash, [files[name] for name in column.adapters])
             write_png(folder / f"{column.label.replace(' ', '')}-seed{seed}.png", image, recipe, overwrite=True)
-    return shown
-
-
-def demo_sheet(plan: DemoPlan, prompt: str, painted: Painted, benchmark: Benchmark) -> Image.Image:
-    """Return the sheet: a row for each seed, the painted columns, and the true picture that nobody trained on."""
-    true = benchmark.picture(plan.identity, plan.style)
-    cells = [[images[seed] for _, images in painted] + [true] for seed in range(plan.seeds)]
-    heads = [Label(column.label, column.note) for column, _ in painted]
-    heads.append(Label("true picture", "never seen in training"))
-    footer = f'prompt "{prompt}"; {DEFAULT_SAMPLER}, {plan.sampling_steps} steps, cfg {plan.cfg:g}'
-    rows = [Label(f"seed {seed}") for seed in range(plan.seeds)]
-    return contact_sheet(cells, heads, rows, title=f"{plan.identity} x {plan.style}", footer=footer)
-
-
-def _paint(
-    plan: DemoPlan, prompt: str, pipe: StableDiffusionPipeline, adapters: Sequence[ScaledAdapter]
-) -> list[Image.Image]:
-    prompts, seeds = [prompt] * plan.seeds, range(plan.seeds)
-    return generate(pipe, prompts, seeds, adapters, steps=plan.sampling_steps, cfg=plan.cfg)
+    return generated
 
 
 def _recipe(
@@ -265,41 +285,12 @@ def _recipe(
     )
 
 
-@dataclass(frozen=True)
-class Training:
-    """One of the demo's adapters.
-
-    Attributes:
-        name: of its folder.
-        blocks: ranks.
-        steps: optimiser steps.
-        data: name of the data folder.
-        seed: of its start, batches and noise.
-
-    """
-
-    name: str
-    blocks: str
-    steps: int
-    data: str
-    seed: int
-
-
-def trainings(plan: DemoPlan) -> tuple[Training, ...]:
-    """Return the adapters to train, in order."""
-    return (
-        Training(IDENTITY, plan.identity_blocks, plan.identity_steps, "identity", plan.seed),
-        Training(STYLE_FULL, plan.style_blocks, plan.style_steps, "style", plan.seed + 1),
-        Training(STYLE_UPPER, plan.upper_blocks, plan.style_steps, "style", plan.seed + 2),
-    )
-
-
-def columns(plan: DemoPlan) -> tuple[Column, ...]:
-    """Return the painted columns of the sheet; the true picture follows them."""
-    return (
-        Column("base alone", f"knows neither {plan.identity} nor {plan.style}", ()),
-        Column("identity alone", plan.identity_blocks, (IDENTITY,)),
-        Column("style alone", plan.style_blocks, (STYLE_FULL,)),
-        Column("full + full", f"identity {plan.identity_blocks}, style {plan.style_blocks}", (IDENTITY, STYLE_FULL)),
-        Column("full + upper", f"identity {plan.identity_blocks}, style {plan.upper_blocks}", (IDENTITY, STYLE_UPPER)),
-    )
+def demo_sheet(plan: DemoPlan, prompt: str, generated: GeneratedColumns, benchmark: Benchmark) -> Image.Image:
+    """Return the sheet: a row for each seed, the generated columns, and the true image."""
+    true = benchmark.picture(plan.identity, plan.style)
+    cells = [[images[seed] for _, images in generated] + [true] for seed in range(plan.seeds)]
+    heads = [Label(column.label, column.note) for column, _ in generated]
+    heads.append(Label("true image", "in no training set"))
+    footer = f'prompt "{prompt}"; {DEFAULT_SAMPLER}, {plan.sampling_steps} steps, cfg {plan.cfg:g}'
+    rows = [Label(f"seed {seed}") for seed in range(plan.seeds)]
+    return contact_sheet(cells, heads, rows, title=f"{plan.identity} x {plan.style}", footer=footer)

@@ -32,7 +32,6 @@ from bwlab_analysis.demo import (
     columns,
     prepare_folder,
     run_demo,
-    show_conflict,
     trainings,
     write_data,
 )
@@ -90,15 +89,15 @@ def test_the_sheet_shows_every_combination_and_the_truth(plan: DemoPlan, done: t
     with Image.open(result.sheet) as sheet:
         assert sheet.width > 6 * 192
         assert sheet.height > 2 * 192
-    assert len(list(result.pictures.iterdir())) == 5 * plan.seeds
+    assert len(list(result.images.iterdir())) == 5 * plan.seeds
 
 
-def test_every_picture_says_how_it_was_made(plan: DemoPlan, done: tuple[Path, DemoResult]) -> None:
+def test_every_image_has_its_recipe(plan: DemoPlan, done: tuple[Path, DemoResult]) -> None:
     _, result = done
-    recipe = read_recipe(result.pictures / "full+upper-seed1.png")
+    recipe = read_recipe(result.images / "full+upper-seed1.png")
     assert (recipe.prompt, recipe.seed, recipe.cfg) == ("ink, fox, white background", 1, plan.cfg)
     assert [use.name for use in recipe.adapters] == ["identity", "style-upper"]
-    assert read_recipe(result.pictures / "basealone-seed0.png").adapters == ()
+    assert read_recipe(result.images / "basealone-seed0.png").adapters == ()
 
 
 def test_conflicts_are_measured(done: tuple[Path, DemoResult]) -> None:
@@ -107,17 +106,12 @@ def test_conflicts_are_measured(done: tuple[Path, DemoResult]) -> None:
         "conflict-identity-style-full.json",
         "conflict-identity-style-upper.json",
     ]
-    assert all(json.loads(path.read_text()) for path in result.conflicts)
+    documents = [json.loads(path.read_text()) for path in result.conflicts]
+    assert all(document["schema"] == "bwlab.analyze.conflict" for document in documents)
     assert out in result.conflicts[0].parents
 
 
-def test_without_the_analysis_the_demo_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    missing = tmp_path / "none.safetensors"
-    assert show_conflict(missing, missing, tmp_path, Console()) == ()
-    assert "no conflict table" in capsys.readouterr().out
-
-
-def test_a_stopped_demo_goes_on_where_it_was(
+def test_a_stopped_demo_continues(
     plan: DemoPlan, done: tuple[Path, DemoResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
@@ -125,7 +119,7 @@ def test_a_stopped_demo_goes_on_where_it_was(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "paint_columns", stop)
+        patch.setattr(demo, "generate_columns", stop)
         with pytest.raises(KeyboardInterrupt):
             run_demo(plan, out, build_manager(), Console(quiet=True))
     trained = {training.name: (out / training.name / "adapter.safetensors") for training in trainings(plan)}
@@ -176,7 +170,7 @@ def test_the_command_says_where_everything_lies(
     assert call(["--quick", "--base", "mine"]) == 0
     assert asked == [(replace(QUICK, base="mine"), Path("runs/demo-quick"))]
     printed = capsys.readouterr().out
-    for path in (*done[1].adapters.values(), *done[1].conflicts, done[1].sheet, done[1].pictures):
+    for path in (*done[1].adapters.values(), *done[1].conflicts, done[1].sheet, done[1].images):
         assert str(path) in printed
 
 
