@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bwlab.linalg.factored import FactoredMatrix
+    from bwlab.linalg.factored import Spectrum
+    from bwlab.linalg.pair import FactorPair
 
 
 Parts: TypeAlias = Mapping[str, float]
@@ -29,7 +30,7 @@ ALL_TIMES = "all"
 BlockAtTimestep: TypeAlias = tuple[str, int | str]
 """A block (or `PREDICTION`) at a timestep (or over `ALL_TIMES`)."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
@@ -66,14 +67,14 @@ class BlockMetric:
     Attributes:
         name: column head and JSON key, e.g. `"effective_rank"`; unique among all plugins.
         summary: one line that says how to read it.
-        of_module: reduces a module's delta; None where it has no answer (a zero delta).
+        of_module: reduces the spectrum of a module's delta; None where it has no answer (a zero delta).
         of_block: one value from the numbers of at least one module.
 
     """
 
     name: str
     summary: str
-    of_module: Callable[[FactoredMatrix], Parts | None]
+    of_module: Callable[[Spectrum], Parts | None]
     of_block: Callable[[Sequence[Parts]], Measured | None]
 
     def value_of(self, modules: Sequence[Parts]) -> Measured | None:
@@ -88,7 +89,7 @@ class ConflictMeasure:
     Attributes:
         name: column head and JSON key, e.g. `"cosine"`; unique among all plugins.
         summary: one line that says how to read it.
-        of_modules: reduces the two deltas of one module, which have one shape; None where it has no answer.
+        of_pair: reduces the pair of a module's two deltas; None where it has no answer.
         of_block: one value from the numbers of at least one module that both adapters change.
         slow: asked for by its own option only (`--signs`), as it multiplies the deltas out.
 
@@ -96,7 +97,7 @@ class ConflictMeasure:
 
     name: str
     summary: str
-    of_modules: Callable[[FactoredMatrix, FactoredMatrix], Parts | None]
+    of_pair: Callable[[FactorPair], Parts | None]
     of_block: Callable[[Sequence[Parts]], Measured | None]
     slow: bool = False
 

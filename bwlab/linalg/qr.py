@@ -1,4 +1,4 @@
-"""Gram matrices of tall matrices in float64, read once from whatever floats they are held in."""
+"""Gram matrices, thin QR and Cholesky triangles of tall matrices, in float64 whatever floats those are held in."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Floats = npt.NDArray[np.floating]
 
 # So many numbers are widened at once: they stay in a CPU's cache, which whole factors of large models do not. No power
 # of two, at which the columns of common widths would fall into the same places of the cache.
-STRIP = 500_000
+STRIP = 330_000
 
 # Fewer columns than this are done fastest by Householder reflections.
 SMALL_RANK = 16
 # Up to this condition number a Cholesky factor of the Gram matrix loses nothing that a second pass does not repair.
 WELL_CONDITIONED = 1e4
 # Triangles of up to this size are inverted at once.
-UNDIVIDED = 16
+UNDIVIDED = 8
 
 
 def gram(*matrices: Floats) -> Array:
-    """`M^T M`, `(r, r)`, of the matrices side by side, `M = [A, B ...]`; r is the sum of their widths.
+    """Return `M^T M`, `(r, r)`, of the matrices side by side, `M = [A, B ...]`; r is the sum of their widths.
 
     One product of two matrices together takes less time than three of them, and every number is widened once.
 
@@ -40,16 +40,17 @@ def gram(*matrices: Floats) -> Array:
     # column, which makes the product a sixth faster.
     size = min(rows, max(STRIP // max(width, 1), 4 * width))
     # Of one size however few the rows: malloc keeps pieces of a size that it has seen freed, and hands them out again.
-    strip = np.empty(max(STRIP, width * size))[: width * size].reshape(width, size).T
-    total = np.zeros((width, width))
+    buffer = np.empty(max(STRIP, width * size))
+    total: Array | None = None
     for start in range(0, rows, max(size, 1)):
-        part = strip[: min(size, rows - start)]
+        strip = buffer[: width * min(size, rows - start)].reshape(width, -1)
         column = 0
         for matrix in matrices:
-            part[:, column : column + matrix.shape[1]] = matrix[start : start + len(part)]
+            strip[column : column + matrix.shape[1]] = matrix[start : start + strip.shape[1]].T
             column += matrix.shape[1]
-        total += part.T @ part
-    return total
+        product = strip @ strip.T
+        total = product if total is None else total + product
+    return np.zeros((width, width)) if total is None else total
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bwlab.linalg.factored import EPSILON, Array, FactoredMatrix
-from bwlab.linalg.qr import thin_qr
+from bwlab.linalg.factored import EPSILON, FactoredMatrix
+from bwlab.linalg.qr import Array, thin_qr
 
 # Below this side a whole eigendecomposition takes milliseconds.
 SMALL_SIDE = 128
@@ -76,7 +76,7 @@ def truncate(matrix: FactoredMatrix, rank: int) -> Truncation:
 
     Source: Eckart and Young, The approximation of one matrix by another of lower rank (1936).
     """
-    left, values, right = matrix.svd
+    left, values, right = matrix.svd()
     roots = np.sqrt(values[:rank])
     near = FactoredMatrix(left[:, :rank] * roots, (right[:, :rank] * roots).T)
     return Truncation(near, float(np.sum(values**2)), float(np.sum(values[rank:] ** 2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,25 +50,18 @@ def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces
 
 
 def _spaces(asked: str, module: ModuleWeights, layer: BaseLayer, name: str) -> Spaces:
-    delta = module.factors()
-    if delta is None:
-        delta = _factored(_dense(asked, module, layer))
-    out, *inner = layer.weight.shape
-    if delta.shape != (out, int(np.prod(inner))):
-        found = f"its delta of {module.path} is {delta.shape}, here the weight is {tuple(layer.weight.shape)}"
-        raise BwlabError(asked, found, "Give an adapter of the same base")
-    left, right = torch.from_numpy(delta.out_basis()), torch.from_numpy(delta.in_basis())
-    return Spaces(left.float(), right.float(), f"{name} at {module.path}")
-
-
-def _dense(asked: str, module: ModuleWeights, layer: BaseLayer) -> NDArray[np.float64]:
-    """Return the dense delta `(out, in * k * k)`."""
-    weight = layer.weight.detach().cpu().double().numpy()
     try:
-        delta = np.asarray(module.delta(weight), np.float64)
+        delta = module.matrix(lambda _: layer.weight.detach().cpu().double().numpy())
     except BwlabError as error:
         raise BwlabError(asked, f"{error.asked}: {error.found}", error.fix) from error
-    return delta.reshape(len(weight), -1)
+    out, *inner = layer.weight.shape
+    if delta.shape != (out, math.prod(inner)):
+        found = f"its delta of {module.path} is {delta.shape}, here the weight is {tuple(layer.weight.shape)}"
+        raise BwlabError(asked, found, "Give an adapter of the same base")
+    matrix = delta if isinstance(delta, FactoredMatrix) else _factored(delta)
+    svd = matrix.svd()
+    left, right = torch.from_numpy(svd.left), torch.from_numpy(svd.right)
+    return Spaces(left.float(), right.float(), f"{name} at {module.path}")
 
 
 def _factored(delta: NDArray[np.float64]) -> FactoredMatrix:

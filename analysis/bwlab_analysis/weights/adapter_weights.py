@@ -20,7 +20,7 @@ from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
 from bwlab.formats.types import Formats
-from bwlab.linalg.factored import FactoredMatrix
+from bwlab.linalg.factored import Array, FactoredMatrix, Spectrum
 
 if TYPE_CHECKING:
     from bwlab.base.weights import ModelWeights
@@ -91,17 +91,12 @@ class AdapterWeights:
         Where the algorithm gives no smaller factors, the dense delta stands beside an identity of its shorter side.
         """
         module = self.contents.modules[path]
-        found = module.factors() or self._undivided(path)
-        found.parts = module.parts()
-        return found
+        matrix = module.matrix(self.base.weight if self.base is not None else None)
+        if not isinstance(matrix, FactoredMatrix):
+            matrix = _beside_identity(matrix)
+        return matrix.with_parts(module.kronecker_parts())
 
-    def _undivided(self, path: str) -> FactoredMatrix:
-        weight = self.base.weight(path) if self.base is not None else None
-        dense = np.asarray(self.contents.modules[path].delta(weight), np.float64).reshape(self.shapes[path])
-        out, inner = dense.shape
-        return FactoredMatrix(np.eye(out), dense) if out <= inner else FactoredMatrix(dense, np.eye(inner))
-
-    def energy(self, path: str, delta: FactoredMatrix) -> float:
+    def energy(self, path: str, delta: Spectrum) -> float:
         """`|delta|_F^2` of a module's delta; BwlabError if that is far too large to be computed with."""
         with np.errstate(over="ignore", invalid="ignore"):
             try:
@@ -127,6 +122,11 @@ class AdapterWeights:
     def rank(self, path: str) -> int:
         """Return the rank in the file's own sense; of a module without one, the shorter side of its delta."""
         return self.contents.modules[path].rank() or min(self.shapes[path])
+
+
+def _beside_identity(dense: Array) -> FactoredMatrix:
+    out, inner = dense.shape
+    return FactoredMatrix(np.eye(out), dense) if out <= inner else FactoredMatrix(dense, np.eye(inner))
 
 
 def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights | None = None) -> AdapterWeights:

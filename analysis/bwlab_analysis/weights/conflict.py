@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bwlab.base.header import LABELS
 from bwlab.errors import BwlabError
 from bwlab.formats.types import Formats
+from bwlab.linalg.factored import Spectrum
+from bwlab.linalg.pair import FactorPair
 from bwlab_analysis.measures import ConflictMeasure, Measured, Parts
 from bwlab_analysis.weights.adapter_weights import AdapterWeights, LeftOut, Naming, grouped, open_weights, text_widths
 
@@ -156,15 +156,13 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
 def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[ConflictMeasure]) -> PairParts:
     delta_a = a.delta(path) if path in a.shapes else None
     delta_b = b.delta(path) if path in b.shapes else None
-    if delta_a is not None and delta_b is not None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            delta_a.cross_grams(delta_b)  # First, since the norms come out of the same products.
-    energy_a = None if delta_a is None else a.energy(path, delta_a)
-    energy_b = None if delta_b is None else b.energy(path, delta_b)
-    parts: dict[str, Parts | None] = {}
-    if delta_a is not None and delta_b is not None:
-        parts = {measure.name: measure.of_modules(delta_a, delta_b) for measure in measures}
-    return PairParts(energy_a, energy_b, parts)
+    if delta_a is None or delta_b is None:
+        energy_a = None if delta_a is None else a.energy(path, Spectrum(delta_a))
+        energy_b = None if delta_b is None else b.energy(path, Spectrum(delta_b))
+        return PairParts(energy_a, energy_b, {})
+    pair = FactorPair(delta_a, delta_b)
+    energy_a, energy_b = a.energy(path, pair.a), b.energy(path, pair.b)
+    return PairParts(energy_a, energy_b, {measure.name: measure.of_pair(pair) for measure in measures})
 
 
 def _energy_a(pairs: Iterable[PairParts]) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.formats.types import Formats
-from bwlab.linalg.factored import FactoredMatrix
+from bwlab.linalg.factored import Spectrum
 from bwlab_analysis.measures import BlockMetric, Measured, Parts
 from bwlab_analysis.weights.adapter_weights import KINDS, AdapterWeights, LeftOut, grouped, kind_of, open_weights
 
@@ -23,9 +23,9 @@ def _rank_of_block(modules: Sequence[Parts]) -> Measured:
     return Measured(effective, details={"of_rank": rank})
 
 
-def _rank_parts(delta: FactoredMatrix) -> Parts | None:
+def _rank_parts(delta: Spectrum) -> Parts | None:
     effective = delta.effective_rank()
-    return None if effective is None else {"effective": effective, "rank": float(delta.inner_rank)}
+    return None if effective is None else {"effective": effective, "rank": float(delta.matrix.inner_rank)}
 
 
 EFFECTIVE_RANK = BlockMetric(
@@ -44,12 +44,12 @@ def _top1_of_block(modules: Sequence[Parts]) -> Measured:
     )
 
 
-def _top1_parts(delta: FactoredMatrix) -> Parts | None:
+def _top1_parts(delta: Spectrum) -> Parts | None:
     share = delta.top1_share()
     if share is None:
         return None
     energy = delta.norm() ** 2
-    return {"top": share * energy, "flat": energy / min(*delta.shape, delta.inner_rank), "energy": energy}
+    return {"top": share * energy, "flat": energy / min(*delta.matrix.shape, delta.matrix.inner_rank), "energy": energy}
 
 
 TOP1_SHARE = BlockMetric(
@@ -161,7 +161,7 @@ def measure_norms(
 
 
 def _module(weights: AdapterWeights, path: str, metrics: Sequence[BlockMetric]) -> ModuleNorms:
-    delta = weights.delta(path)
+    delta = Spectrum(weights.delta(path))
     energy = weights.energy(path, delta)
     parts = {metric.name: metric.of_module(delta) for metric in metrics}
     return ModuleNorms(weights.rank(path), energy, parts, weights.base_energy(path))

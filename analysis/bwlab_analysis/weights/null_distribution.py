@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from bwlab.linalg.factored import FactoredMatrix, Overlap, Parts
+from bwlab.linalg.pair import FactorPair, Overlap, PartRanks
 
 PAIRINGS = (((0, 2), (1, 3)), ((0, 3), (1, 2)), ((0, 1), (2, 3)))
 """The three ways to pair i, j, k, l: the identity, the swap, and what maps i = j to k = l."""
@@ -27,15 +27,15 @@ def cosine_variance(shape: tuple[int, int]) -> float:
     return 1.0 / (shape[0] * shape[1])
 
 
-def inner_variance_given_inputs(a: FactoredMatrix, b: FactoredMatrix) -> float:
+def inner_variance_given_inputs(pair: FactorPair) -> float:
     """Return the variance of `<a, b>` if the row spaces are as they are and only the column sides are random.
 
     This is the scale of two adapters that share their initialisation. By the argument of `cosine_variance` with the
     v_i . q_j kept it is `sum_ij s_i^2 t_j^2 (v_i . q_j)^2 / m = |a b^T|_F^2 / m`, by traces of r x r products.
     """
-    rows = a.cross_grams(b)[1]
-    square = float(np.vdot(a.up_gram @ rows, rows @ b.up_gram))
-    return max(square, 0.0) / a.shape[0]
+    rows = pair.cross_grams.down
+    square = float(np.vdot(pair.a.grams.up @ rows, rows @ pair.b.grams.up))
+    return max(square, 0.0) / pair.shape[0]
 
 
 def overlap_variance(overlap: Overlap) -> float:
@@ -54,11 +54,11 @@ def overlap_variance(overlap: Overlap) -> float:
     return 0.0 if d == 1 else 2.0 * p * q * (d - p) * (d - q) / (d**2 * (d - 1) * (d + 2))
 
 
-def _rank(parts: Parts) -> int:
+def _rank(parts: PartRanks) -> int:
     return math.prod(rank for _, rank in parts)
 
 
-def _kronecker_moment(a: Parts, b: Parts) -> float:
+def _kronecker_moment(a: PartRanks, b: PartRanks) -> float:
     """Return the mean of `trace(P Q)^2` of random projections P = P_1 x P_2, Q = Q_1 x Q_2, on parts of whatever sizes.
 
     The mean of P_1 x P_1 is a sum of three maps of R^d x R^d, the Brauer algebra's: of the four indices i, j (rows) and

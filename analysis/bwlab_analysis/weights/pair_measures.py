@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bwlab.linalg.factored import EPSILON, Array, FactoredMatrix, Overlap
+from bwlab.linalg.factored import EPSILON, Array, Spectrum
+from bwlab.linalg.pair import FactorPair, Overlap
 from bwlab_analysis.measures import ConflictMeasure, Measured, Parts
 from bwlab_analysis.weights import null_distribution
 
@@ -18,14 +19,14 @@ def _total(modules: Sequence[Parts], name: str) -> float:
     return math.fsum(parts[name] for parts in modules)
 
 
-def _cosine_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts:
-    energy_a, energy_b = a.norm() ** 2, b.norm() ** 2
+def _cosine_parts(pair: FactorPair) -> Parts:
+    energy_a, energy_b = pair.a.norm() ** 2, pair.b.norm() ** 2
     return {
-        "inner": a.inner(b),
+        "inner": pair.inner,
         "energy_a": energy_a,
         "energy_b": energy_b,
-        "variance": energy_a * energy_b * null_distribution.cosine_variance(a.shape),
-        "variance_given_inputs": null_distribution.inner_variance_given_inputs(a, b),
+        "variance": energy_a * energy_b * null_distribution.cosine_variance(pair.shape),
+        "variance_given_inputs": null_distribution.inner_variance_given_inputs(pair),
     }
 
 
@@ -68,8 +69,8 @@ def _overlap_of_block(modules: Sequence[Parts]) -> Measured:
     )
 
 
-def _angle_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts | None:
-    overlap, angle = a.out_overlap(b), a.smallest_angle(b)
+def _angle_parts(pair: FactorPair) -> Parts | None:
+    overlap, angle = pair.out_overlap, pair.smallest_angle
     if overlap is None or angle is None:
         return None
     return {"angle": math.degrees(angle), "random": math.degrees(null_distribution.least_angle(overlap))}
@@ -80,19 +81,24 @@ def _angle_of_block(modules: Sequence[Parts]) -> Measured:
     return Measured(least["angle"], random=min(parts["random"] for parts in modules))
 
 
-def _sign_parts(a: FactoredMatrix, b: FactoredMatrix) -> Parts | None:
+def _sign_parts(pair: FactorPair) -> Parts | None:
     """Entries where both deltas are not zero, and those where they differ in sign; never more than some rows dense.
 
     What is below the rounding of the products counts as zero.
     """
     counted = opposed = 0
-    limit_a, limit_b = (EPSILON * max(one.shape) * one.norm() for one in (a, b))
-    for start in range(0, a.shape[0], ROWS_AT_ONCE):
+    (up_a, down_a, limit_a), (up_b, down_b, limit_b) = _factors(pair.a), _factors(pair.b)
+    for start in range(0, pair.shape[0], ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        signs = _signs(a.up[rows] @ a.down, limit_a) * _signs(b.up[rows] @ b.down, limit_b)
+        signs = _signs(up_a[rows] @ down_a, limit_a) * _signs(up_b[rows] @ down_b, limit_b)
         counted += int(np.count_nonzero(signs))
         opposed += int(np.count_nonzero(signs < 0))
     return {"counted": float(counted), "opposed": float(opposed)} if counted else None
+
+
+def _factors(delta: Spectrum) -> tuple[Array, Array, float]:
+    """Up, down, and the size below which an entry of their product is only rounding."""
+    return delta.matrix.up, delta.matrix.down, EPSILON * max(delta.matrix.shape) * delta.norm()
 
 
 def _signs(values: Array, limit: float) -> Array:
@@ -109,10 +115,8 @@ def _signs_of_block(modules: Sequence[Parts]) -> Measured:
     )
 
 
-def _overlap_measure(
-    name: str, summary: str, overlap: Callable[[FactoredMatrix, FactoredMatrix], Overlap | None]
-) -> ConflictMeasure:
-    return ConflictMeasure(name, summary, lambda a, b: _overlap_parts(overlap(a, b)), _overlap_of_block)
+def _overlap_measure(name: str, summary: str, overlap: Callable[[FactorPair], Overlap | None]) -> ConflictMeasure:
+    return ConflictMeasure(name, summary, lambda pair: _overlap_parts(overlap(pair)), _overlap_of_block)
 
 
 COSINE = ConflictMeasure(
@@ -121,12 +125,12 @@ COSINE = ConflictMeasure(
 OUT_OVERLAP = _overlap_measure(
     "out_overlap",
     "output directions that both write into, as a multiple of chance",
-    lambda a, b: a.out_overlap(b),
+    lambda pair: pair.out_overlap,
 )
 IN_OVERLAP = _overlap_measure(
     "in_overlap",
     "input directions that both read from, as a multiple of chance; all of them: one seed initialised both",
-    lambda a, b: a.in_overlap(b),
+    lambda pair: pair.in_overlap,
 )
 ANGLE = ConflictMeasure(
     "smallest_angle",

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from bwlab.errors import BwlabError
+from bwlab.linalg.factored import Spectrum
 from bwlab_analysis.weights.adapter_weights import open_weights
 from tests.analysis.kohya import SHAPES, adapter_tensors, dense, kohya, module_tensors, write
 
@@ -83,10 +84,11 @@ def test_deltas_of_other_algorithms_are_matrices(tmp_path: Path, name: str) -> N
     assert len(weights.names) == len(case.layers)
     for path in weights.names:
         expected = weights.contents.modules[path].delta()
-        delta = weights.delta(path)
-        np.testing.assert_allclose(delta.dense(), expected.reshape(weights.shapes[path]), rtol=0, atol=1e-12)
+        matrix = weights.delta(path)
+        delta = Spectrum(matrix)
+        np.testing.assert_allclose(matrix.dense(), expected.reshape(weights.shapes[path]), rtol=0, atol=1e-12)
         values = np.linalg.svd(expected.reshape(weights.shapes[path]), compute_uv=False)
-        np.testing.assert_allclose(delta.singular_values(), values[: delta.inner_rank], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(delta.singular_values(), values[: matrix.inner_rank], rtol=1e-9, atol=1e-9)
         assert delta.out_basis().shape[1] == delta.rank()
 
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from bwlab.linalg.factored import Array, FactoredMatrix, Overlap, Parts
+from bwlab.linalg.factored import Array, FactoredMatrix
+from bwlab.linalg.pair import FactorPair, Overlap, PartRanks
 from bwlab_analysis.weights import null_distribution as chance
 from bwlab_analysis.weights.pair_measures import SIGN_CONFLICT
 
@@ -27,7 +28,7 @@ def haar(draw: np.random.Generator, values: list[float]) -> FactoredMatrix:
 
 
 def cosine(a: FactoredMatrix, b: FactoredMatrix) -> float:
-    value = a.cosine(b)
+    value = FactorPair(a, b).cosine
     assert value is not None
     return value
 
@@ -49,10 +50,10 @@ def test_cosine_of_random_pairs_that_share_inputs_has_the_stated_spread() -> Non
         (FactoredMatrix(frame(draw, OUT, 2) * values_a, rows), FactoredMatrix(frame(draw, OUT, 2) * values_b, rows))
         for _ in range(DRAWS)
     ]
-    expected = chance.inner_variance_given_inputs(*pairs[0])
+    expected = chance.inner_variance_given_inputs(FactorPair(*pairs[0]))
     dense = np.linalg.norm(pairs[0][0].dense() @ pairs[0][1].dense().T) ** 2 / OUT
     assert expected == pytest.approx(dense, rel=1e-12)
-    assert np.var([a.inner(b) for a, b in pairs]) == pytest.approx(expected, rel=0.1)
+    assert np.var([FactorPair(a, b).inner for a, b in pairs]) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(("rank_a", "rank_b"), [(1, 1), (2, 3), (5, 7), (11, 2)])
@@ -74,10 +75,10 @@ def test_overlap_of_random_pairs_has_the_stated_spread(rank_a: int, rank_b: int)
         (((1, 1), (24, 3)), ((4, 3), (6, 1))),  # only one is a product
     ],
 )
-def test_overlap_of_random_kronecker_products_has_the_stated_spread(parts_a: Parts, parts_b: Parts) -> None:
+def test_overlap_of_random_kronecker_products_has_the_stated_spread(parts_a: PartRanks, parts_b: PartRanks) -> None:
     draw = np.random.default_rng(5)
 
-    def subspace(parts: Parts) -> Array:
+    def subspace(parts: PartRanks) -> Array:
         first, second = (frame(draw, size, rank) for size, rank in parts)
         return np.asarray(np.kron(first, second), np.float64)
 
@@ -106,7 +107,7 @@ def test_sign_conflict_of_random_pairs_has_the_stated_spread(values: list[float]
     draw = np.random.default_rng(4)
     shares = []
     for _ in range(DRAWS):
-        parts = SIGN_CONFLICT.of_modules(haar(draw, values), haar(draw, values))
+        parts = SIGN_CONFLICT.of_pair(FactorPair(haar(draw, values), haar(draw, values)))
         assert parts is not None
         assert parts["counted"] == OUT * IN
         shares.append(parts["opposed"] / parts["counted"])
