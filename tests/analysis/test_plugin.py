@@ -9,13 +9,15 @@ from rich.console import Console
 
 import bwlab_analysis.plugin
 from bwlab.errors import BwlabError
-from bwlab.linalg.factored import FactoredMatrix
+from bwlab.linalg.factored import Spectrum
 from bwlab.plugins.hookspecs import hookimpl
 from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab_analysis.installed import block_metrics, conflict_measures
 from bwlab_analysis.measures import BlockMetric, ConflictMeasure, FidelityScorer, Measured
+from bwlab_analysis.report.conflict import present_conflict
 from bwlab_analysis.report.documents import conflict_document, norms_document
-from bwlab_analysis.report.tables_weights import print_conflict, print_norms
+from bwlab_analysis.report.norms import present_norms
+from bwlab_analysis.report.presentation import print_presentation
 from bwlab_analysis.weights.conflict import measure_conflict
 from bwlab_analysis.weights.norms import measure_norms
 from tests.analysis.kohya import SHAPES, adapter_tensors, write
@@ -29,7 +31,7 @@ NUCLEAR = BlockMetric(
 PRODUCT = ConflictMeasure(
     "modules_met",
     "how many modules both change",
-    lambda a, b: {},
+    lambda pair: {},
     lambda modules: Measured(float(len(modules)), random=3.0, random_sd=0.5),
 )
 
@@ -91,8 +93,8 @@ def test_foreign_measures_appear_by_themselves(tmp_path: Path) -> None:
     norms = measure_norms(file, block_metrics(manager, no_warning))
     conflict = measure_conflict(file, file, conflict_measures(manager, no_warning))
     console = Console(record=True, width=100)
-    print_norms(console, norms, cells=False)
-    print_conflict(console, conflict, cells=False)
+    print_presentation(console, present_norms(norms))
+    print_presentation(console, present_conflict(conflict, None))
     text = console.export_text()
     assert "nuclear norm" in text
     assert f"{len(SHAPES)} (3 +- 0.5)" in text
@@ -123,7 +125,7 @@ def test_one_name_given_twice_is_refused() -> None:
 
 
 def test_a_metric_sees_the_delta_with_its_scale(tmp_path: Path) -> None:
-    seen: list[FactoredMatrix] = []
+    seen: list[Spectrum] = []
     spy = BlockMetric("spy", "", lambda delta: seen.append(delta), lambda modules: None)
     measure_norms(write(tmp_path / "a.safetensors", adapter_tensors(0)), [spy])
     measure_norms(write(tmp_path / "b.safetensors", adapter_tensors(0, alpha=4.0)), [spy])

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bwlab_analysis.cli.options import CellsOption, FileArgument, JsonOption, ModulesOption, ReportOption, WeightsOption
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def norms_command(
@@ -27,16 +22,17 @@ def norms_command(
     from bwlab.terminal import warn
     from bwlab_analysis.installed import block_metrics
     from bwlab_analysis.report.documents import norms_document
-    from bwlab_analysis.report.show import show
+    from bwlab_analysis.report.norms import present_norms
+    from bwlab_analysis.report.presentation import show
     from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.norms import measure_norms
 
     manager = build_manager()
-    found = measure_norms(file, block_metrics(manager, warn), manager, weights_of(base))
+    norms = measure_norms(file, block_metrics(manager, warn), manager, weights_of(base))
 
-    def tables(console: Console) -> None:
-        from bwlab_analysis.report.tables_weights import print_norms
-
-        print_norms(console, found, cells, modules)
-
-    show(lambda: norms_document(found), tables, as_json=as_json, report=report)
+    show(
+        lambda: present_norms(norms, cells, modules),
+        lambda: norms_document(norms),
+        as_json=as_json,
+        report=report,
+    )

@@ -1,4 +1,4 @@
-"""`bwlab analyze`: what one adapter's weights hold, and where two meet."""
+"""The options that commands of `bwlab analyze` share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 FileArgument = Annotated[Path, typer.Argument(help="An adapter file of any tool.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _checked_report(folder: Path | None) -> Path | None:
-    """Make the folder of the report, or say why not, before any work is done."""
+    """Make the folder of the report before any work is done; BwlabError if that is impossible."""
     if folder is not None:
         from bwlab_analysis.report.page import make_report_folder
 
@@ -22,17 +22,25 @@ def _checked_report(folder: Path | None) -> Path | None:
 
 ReportOption = Annotated[
     Path | None,
-    typer.Option(help="Also write report.html there, one file for a browser.", metavar="DIR", callback=_checked_report),
+    typer.Option(
+        help="Folder to write report.html to, one file for a browser.", metavar="DIR", callback=_checked_report
+    ),
 ]
-CellsOption = Annotated[bool, typer.Option("--cells", help="Also per cell: one resnet/attention pair.")]
-ModulesOption = Annotated[bool, typer.Option("--modules", help="Also per module.")]
+CellsOption = Annotated[bool, typer.Option("--cells", help="Also show cells: single resnet/attention pairs.")]
+ModulesOption = Annotated[bool, typer.Option("--modules", help="Also show modules.")]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        help="Also relative to a base's weights: emoji, a diffusers folder, or a checkpoint.", show_default=False
+        help="Base model to compare the weights with: emoji, a diffusers folder, or a checkpoint.", show_default=False
     ),
 ]
 
-# torch's largest seed, with room for those of random adapters after it.
+# The largest seed of torch, with room for the seeds of random adapters after it.
 MOST_SEED = 2**63 - 1000
-SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of noise and random adapters.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for the noise and for the random adapters.")]
+
+TimestepsOption = Annotated[
+    str, typer.Option(help="Timesteps of 0..999 to measure at, separated by commas.", metavar="LIST")
+]
+LatentsOption = Annotated[int, typer.Option(min=1, help="Number of noisy latents to measure on.")]
+DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")]

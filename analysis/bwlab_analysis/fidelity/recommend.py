@@ -85,7 +85,7 @@ class Retention:
     text: float
 
     @property
-    def together(self) -> float:
+    def harmonic_mean(self) -> float:
         """The harmonic mean of the three, each counted as at most 1."""
         return harmonic_mean([min(1.0, share) for share in (self.identity, self.style, self.text)])
 
@@ -104,7 +104,7 @@ class Scored:
 
     composition: PairScales
     reason: str
-    kept: Retention
+    retention: Retention
     scores: ConditionScores
 
 
@@ -118,13 +118,13 @@ class Trial(Scored):
 
     """
 
-    together: Interval
-    behind: Interval
+    retained: Interval
+    behind_best: Interval
 
     @property
     def tied(self) -> bool:
         """Whether its distance to the best trial is within the noise: the interval reaches 0."""
-        return self.behind.low <= 0
+        return self.behind_best.low <= 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Search:
     leading: tuple[str, ...]
     seeds: int
 
-    def kept(self, scores: ConditionScores) -> Retention:
+    def retention(self, scores: ConditionScores) -> Retention:
         """Return what a composition keeps; NothingGained if an adapter alone scores no better than the base."""
         identity, style, text = self.leading
         whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
@@ -202,7 +202,7 @@ def _shares(parts: Array, wholes: Array) -> Array:
     return np.where(gains, parts / np.where(gains, wholes, 1), parts >= wholes)
 
 
-def recommend(
+def search_scales(
     search: Search,
     scheme: BlockScheme,
     blocks: Mapping[str, Sequence[str]],
@@ -234,7 +234,7 @@ def recommend(
     def attempt(composition: PairScales, reason: str) -> None:
         if composition not in trials and len(trials) < budget:
             scores = search.score(composition.condition())
-            trials[composition] = Scored(composition, reason, search.kept(scores), scores)
+            trials[composition] = Scored(composition, reason, search.retention(scores), scores)
 
     for composition, reason in _proposals(start, scheme, worst):
         # Half of the budget is kept for what the first trials teach.
@@ -250,26 +250,28 @@ def recommend(
 
 
 def _ranked(trials: Iterable[Scored]) -> list[Scored]:
-    return sorted(trials, key=lambda trial: -trial.kept.together)
+    return sorted(trials, key=lambda trial: -trial.retention.harmonic_mean)
 
 
 def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
     """Return trials, the best first, each with its distance to the best at the same resampled prompts and seeds."""
-    best, resampled = ranked[0].kept.together, [search.resampled(one.scores) for one in ranked]
+    best, resampled = ranked[0].retention.harmonic_mean, [search.resampled(one.scores) for one in ranked]
     return [
         Trial(
             one.composition,
             one.reason,
-            one.kept,
+            one.retention,
             one.scores,
-            interval(one.kept.together, drawn),
-            interval(best - one.kept.together, resampled[0] - drawn),
+            interval(one.retention.harmonic_mean, drawn),
+            interval(best - one.retention.harmonic_mean, resampled[0] - drawn),
         )
         for one, drawn in zip(ranked, resampled, strict=True)
     ]
 
 
-def _proposals(start: PairScales, scheme: BlockScheme, worst: Sequence[WeightedBlock]) -> Iterator[tuple[PairScales, str]]:
+def _proposals(
+    start: PairScales, scheme: BlockScheme, worst: Sequence[WeightedBlock]
+) -> Iterator[tuple[PairScales, str]]:
     yield start, WHOLE
     for part, members in scheme.parts:
         covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
@@ -300,7 +302,7 @@ def _neighbours(best: PairScales, worst: Sequence[WeightedBlock]) -> Iterator[tu
                 yield best.with_scale(one.adapter, one.block, scale), reason
 
 
-def recommended(
+def recommend(
     loaded_base: LoadedBase,
     files: tuple[Path, Path],
     judge: Judge,
@@ -341,4 +343,4 @@ def recommended(
 
     search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
     blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
-    return recommend(search, loaded_base.scheme, blocks, blame, budget)
+    return search_scales(search, loaded_base.scheme, blocks, blame, budget)

@@ -1,4 +1,4 @@
-"""The reports as JSON documents: the tables' numbers, unrounded."""
+"""Results as JSON documents: the numbers of the tables, unrounded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 
 from bwlab_analysis.activations.losses import BlockBlame
 from bwlab_analysis.activations.pair import PairInBase
-from bwlab_analysis.activations.loaded_base import LoadedBase
 from bwlab_analysis.fidelity.scores import Judge, Sampling
 from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured
-from bwlab_analysis.report.advice import conflict_score, headline, notations_of, remarks, specs_of, steps_of
-from bwlab_analysis.report.fidelity_text import carriers, few_pictures, standing
-from bwlab_analysis.report.verdict import shares_initialisation, verdict
+from bwlab_analysis.report.advice import notations_of, specs_of, steps_of
+from bwlab_analysis.report.verdict import (
+    best_trial_text,
+    carrier_lines,
+    conflict_score,
+    conflict_score_text,
+    few_images_warning,
+    loss_warnings,
+    shares_initialisation,
+    weights_verdict,
+)
 from bwlab_analysis.weights.adapter_weights import LeftOut
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 from bwlab_analysis.weights.norms import GroupNorms, NormsReport
@@ -30,15 +37,11 @@ if TYPE_CHECKING:
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
 
 
-NORMS_VERSION = 2
-"""2: `base`, `modules`, and `base_norm` and `relative` in every group."""
-
-
 def norms_document(report: NormsReport) -> dict[str, Json]:
     """Return the report of `bwlab analyze norms`; shares are 0..1, norms those of the delta with its scale."""
     return {
         "schema": "bwlab.analyze.norms",
-        "schema_version": NORMS_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "file": str(report.file),
         "base": report.base,
         "scheme": report.scheme,
@@ -53,7 +56,13 @@ def norms_document(report: NormsReport) -> dict[str, Json]:
     }
 
 
-def conflict_document(report: ConflictReport) -> dict[str, Json]:
+def conflicts_document(pairs: Sequence[tuple[ConflictReport, PairInBase | None]]) -> dict[str, Json]:
+    """Return the report of `bwlab analyze conflict` of more than two adapters: a document for every pair."""
+    documents: list[Json] = [conflict_document(report, pair) for report, pair in pairs]
+    return {"schema": "bwlab.analyze.conflicts", "schema_version": SCHEMA_VERSION, "pairs": documents}
+
+
+def conflict_document(report: ConflictReport, pair: PairInBase | None = None) -> dict[str, Json]:
     """Return the report of `bwlab analyze conflict`; shares are 0..1, angles degrees, overlaps multiples of chance."""
     return {
         "schema": "bwlab.analyze.conflict",
@@ -68,9 +77,10 @@ def conflict_document(report: ConflictReport) -> dict[str, Json]:
         "shared_share_a": report.shared_share_a,
         "shared_share_b": report.shared_share_b,
         "shared_initialisation": shares_initialisation(report.total),
-        "verdict": list(verdict(report)),
+        "verdict": list(weights_verdict(report)),
         "left_out_a": _left_out(report.left_out_a),
         "left_out_b": _left_out(report.left_out_b),
+        **({} if pair is None else base_conflict_document(pair)),
     }
 
 
@@ -103,7 +113,7 @@ def _conflict(group: GroupConflict) -> dict[str, Json]:
 
 
 def measures_document(measures: Mapping[str, Measured | None]) -> dict[str, Json]:
-    """Measures by name, each with its scale; null where there is no answer."""
+    """Return measures by name, each with its scale; null where there is no answer."""
     return {name: None if measured is None else _measured(measured) for name, measured in measures.items()}
 
 
@@ -121,15 +131,15 @@ def _left_out(parts: Iterable[LeftOut]) -> list[Json]:
     return [{"reason": part.reason, "keys": list(part.keys)} for part in parts]
 
 
-def base_conflict_document(found: PairInBase) -> dict[str, Json]:
-    """Return what two adapters do in a base as JSON: `function`, `loss`, `advice`."""
+def base_conflict_document(pair: PairInBase) -> dict[str, Json]:
+    """Return what two adapters do in a base as JSON: `activations`, `losses`, `advice`."""
     return {
-        "function": interaction_document(found.interaction),
-        "loss": [loss_document(report) for report in found.losses],
-        "conflict_score": conflict_score(found.losses),
-        "headline": headline(found.losses),
-        "remarks": list(remarks(found.losses)),
-        "advice": advice_document(found.blame, found.scheme),
+        "activations": interaction_document(pair.interaction),
+        "losses": [loss_document(report) for report in pair.losses],
+        "conflict_score": conflict_score(pair.losses),
+        "conflict_score_text": conflict_score_text(pair.losses),
+        "warnings": list(loss_warnings(pair.losses)),
+        "advice": advice_document(pair.blame, pair.scheme),
     }
 
 
@@ -140,16 +150,16 @@ def interaction_document(report: InteractionReport) -> dict[str, Json]:
         "latents": report.latents,
         "random_adapters": report.draws,
         "timesteps": list(report.timesteps),
-        "places": [
-            {"block": place.block, "timestep": place.timestep, **measures_document(place.measures)}
-            for place in report.effects
+        "effects": [
+            {"block": effects.block, "timestep": effects.timestep, **measures_document(effects.measures)}
+            for effects in report.effects
         ],
         "blame": blame_document(report.blame),
     }
 
 
 def loss_document(report: LossReport) -> dict[str, Json]:
-    """Losses on one adapter's own pictures, and by how much single blocks change them."""
+    """Return the losses on one adapter's training images, and by how much single blocks change them."""
     return {
         "adapter": report.adapter,
         "inputs": report.inputs,
@@ -160,18 +170,18 @@ def loss_document(report: LossReport) -> dict[str, Json]:
         "harm": _loss(report.harm),
         "random_harm": list(report.random_harm),
         "gain_lost": report.gain_lost,
-        "blame": {one.block: _loss(one.change) for one in report.blame},
-        "need": {one.block: _loss(one.change) for one in report.need},
+        "blame": {block.block: _loss(block.change) for block in report.blame},
+        "need": {block.block: _loss(block.change) for block in report.need},
     }
 
 
 def blame_document(blame: Sequence[BlockBlame]) -> list[Json]:
-    """Blocks whose removal gives the other adapter something back, in shares of the adapters' effects."""
-    return [{"adapter": one.adapter, "block": one.block, "gain": one.gain, "loss": one.loss} for one in blame]
+    """Return what switching off each block gives the other adapter and costs its own, in shares of their effects."""
+    return [asdict(block) for block in blame]
 
 
 def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[str, Json]:
-    """Return what to turn down, in words and in every tool's notation."""
+    """Return the blocks to turn down, in words and in every tool's notation."""
     steps = steps_of(blame)
     specs = specs_of(steps)
     return {
@@ -196,7 +206,8 @@ def activations_document(file: str, base: str, report: ActivationReport) -> dict
         "timesteps": list(report.timesteps),
         "changed_blocks": list(report.changed_blocks),
         "changes": [
-            {"block": one.block, "timestep": one.timestep, **measures_document(one.measures)} for one in report.changes
+            {"block": change.block, "timestep": change.timestep, **measures_document(change.measures)}
+            for change in report.changes
         ],
     }
 
@@ -213,18 +224,18 @@ def fidelity_document(
         "schema": "bwlab.analyze.fidelity",
         "schema_version": SCHEMA_VERSION,
         **head,
-        "warning": few_pictures(conditions),
-        "carriers": list(carriers(conditions, profiles, leading)) if profiles else [],
-        "conditions": [_scores(one) for one in conditions],
-        "controls": [_scores(one) for one in controls],
+        "warning": few_images_warning(conditions),
+        "carriers": list(carrier_lines(conditions, profiles, leading)) if profiles else [],
+        "conditions": [_scores(scores) for scores in conditions],
+        "controls": [_scores(scores) for scores in controls],
         "blocks": [
             {
-                "adapter": one.adapter,
-                "block": one.block,
-                "knocked_in": _intervals(one.knocked_in),
-                "knocked_out": _intervals(one.knocked_out),
+                "adapter": profile.adapter,
+                "block": profile.block,
+                "knocked_in": _intervals(profile.knocked_in),
+                "knocked_out": _intervals(profile.knocked_out),
             }
-            for one in profiles
+            for profile in profiles
         ],
     }
 
@@ -238,22 +249,22 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
         **head,
         "specs": dict(specs),
         **_notations(specs, scheme),
-        "standing": standing(trials),
-        "warning": few_pictures([trial.scores for trial in trials]),
+        "verdict": best_trial_text(trials),
+        "warning": few_images_warning([trial.scores for trial in trials]),
         "trials": [
             {
                 "identity": trial.composition.spec("identity"),
                 "style": trial.composition.spec("style"),
                 "reason": trial.reason,
-                "kept": {
-                    "identity": trial.kept.identity,
-                    "style": trial.kept.style,
-                    "text": trial.kept.text,
-                    "together": trial.kept.together,
-                    "low": trial.together.low,
-                    "high": trial.together.high,
+                "retained": {
+                    "identity": trial.retention.identity,
+                    "style": trial.retention.style,
+                    "text": trial.retention.text,
+                    "mean": trial.retained.mean,
+                    "low": trial.retained.low,
+                    "high": trial.retained.high,
                 },
-                "behind": asdict(trial.behind),
+                "behind_best": asdict(trial.behind_best),
                 "scores": _intervals(trial.scores.scores),
             }
             for trial in trials
@@ -262,36 +273,39 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
 
 
 def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]:
-    """Each adapter's spec as other tools write it, and what is to be known of it, by adapter and tool."""
-    found = {adapter: notations_of(spec, scheme) for adapter, spec in specs.items()}
+    """Return each adapter's spec as other tools write it, and notes on how they apply it, by adapter and tool."""
+    by_adapter = {adapter: notations_of(spec, scheme) for adapter, spec in specs.items()}
     return {
-        "notations": {adapter: {tool: one.text for tool, one in told.items()} for adapter, told in found.items()},
+        "notations": {
+            adapter: {tool: translation.text for tool, translation in translations.items()}
+            for adapter, translations in by_adapter.items()
+        },
         "notes": {
-            adapter: {tool: list(one.notes) for tool, one in told.items() if one.notes}
-            for adapter, told in found.items()
+            adapter: {tool: list(translation.notes) for tool, translation in translations.items() if translation.notes}
+            for adapter, translations in by_adapter.items()
         },
     }
 
 
-def _scores(one: ConditionScores) -> dict[str, Json]:
-    """Of a composition or a control; `block` where a single one is in or out."""
-    condition = one.condition
+def _scores(scores: ConditionScores) -> dict[str, Json]:
+    """Return the scores of a composition or a control, with `block` where a single one is in or out."""
+    condition = scores.condition
     knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
-    return {"name": one.name, "pictures": len(one.images), **knocked, "scores": _intervals(one.scores)}
+    return {"name": scores.name, "images": len(scores.images), **knocked, "scores": _intervals(scores.scores)}
 
 
 def _intervals(scores: Mapping[str, Interval]) -> dict[str, Json]:
-    return {name: {"mean": one.mean, "low": one.low, "high": one.high} for name, one in scores.items()}
+    return {name: asdict(interval) for name, interval in scores.items()}
 
 
 def _loss(loss: Loss) -> dict[str, Json]:
     return {"value": loss.value, "error": None if math.isnan(loss.error) else loss.error}
 
 
-def heading(loaded_base: LoadedBase, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
-    """Return what JSON reports of fidelity begin with."""
+def fidelity_settings(base: str, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
+    """Return the settings that documents of fidelity begin with."""
     return {
-        "base": loaded_base.base,
+        "base": base,
         "identity": str(files[0]),
         "style": str(files[1]),
         "prompts": list(sampling.prompts),

@@ -1,65 +1,94 @@
-"""What two adapters' numbers mean, in words, and no more than they mean.
+"""What the numbers mean, in words, and no more than they mean: of weights, of losses in a base, and of fidelity.
 
-The orientation numbers are of 220 pairs from 22 Stable Diffusion 1.5 LoRA files by different authors: median |cosine|
-1.1e-4 with a maximum of 0.011 (at chance); out overlap x2.4 of chance for unrelated ones, x4.7 for two runs on like
-pictures, x32 for two recipes on one subject; in overlap 0.99 for unrelated authors who used one seed. The largest
-cosine measured since is that of two styles by one author (docs/real-adapters.md).
+The numbers to compare weights with are those of 220 pairs of 22 Stable Diffusion 1.5 LoRA files by different authors:
+median |cosine| 1.1e-4 with a maximum of 0.011 (at chance); out overlap x2.4 of chance for unrelated adapters, x4.7 for
+two runs on similar images, x32 for two recipes on one subject; in overlap 0.99 for unrelated authors who used one seed.
+The largest cosine measured since is that of two styles by one author (docs/real-adapters.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from bwlab.terminal import counted
 from bwlab_analysis.measures import Measured
-from bwlab_analysis.report.numbers import cosine_text, multiple_text
+from bwlab_analysis.report.numbers import cosine_text, multiple_text, words_of
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 
+if TYPE_CHECKING:
+    from bwlab_analysis.activations.losses import LossReport
+    from bwlab_analysis.fidelity.recommend import Trial
+    from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
+
 SURE = 3.0  # standard deviations
-EXACT = 1e-9  # a spread that is none
+NO_SPREAD = 1e-9
 SAME_SPACE = 0.9
 SAME_CHANGES = 1 - 1e-6
 LARGEST_REAL_COSINE = 0.0144
-# docs/study.md: rank correlations of -0.05 and -0.02 with what 162 composed pairs lost.
-IDLE = "In bwlab's study that told nothing of the fidelity that pairs lost."
-UNRELATED, LIKE_PICTURES, SAME_SUBJECT = 2.4, 4.7, 32.0
+UNRELATED, SIMILAR_IMAGES, SAME_SUBJECT = 2.4, 4.7, 32.0
 AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
+# docs/study.md: rank correlations of -0.05 and -0.02 with what 162 composed pairs lost.
+UNINFORMATIVE = "In bwlab's study it did not predict the fidelity that pairs lost."
 
-FROM_WEIGHTS = (
-    "What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR and "
-    "--data-b DIR, bwlab looks at both at work and says what to turn down."
+WEIGHTS_ONLY = (
+    "Weights cannot show whether these adapters conflict. Add --base and the training images (--data-a, --data-b) to "
+    "measure it."
 )
+
+WORTH = 0.02
+"""The least gain above its cost, as a share of the adapters' effects, for which a block is turned down."""
+# Spearman's rho with the fidelity that composed pairs lost: of all 162 pairs, and of the 54 held-out ones
+# (docs/study/tables.md, "What predicts the loss").
+SCORE_RHO, SCORE_RHO_HELD_OUT = 0.31, 0.68
+COSINE_RHO, COSINE_RHO_HELD_OUT = -0.05, 0.11
+# How often the block of most gain less cost in activations was the best one to switch off, and by chance; by losses
+# it was at chance ("Blame against exhaustive search").
+TOP_1, CHANCE = 0.22, 0.06
+
+# Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
+ENOUGH_IMAGES = 12
+MOST_CARRIERS = 4
+LEAST_RISE = 0.005  # less is shown as +0.00
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a number means: of whole adapters in a sentence, of a block in a few words."""
+    """What a number means: for whole adapters in a sentence, for a block in a few words."""
 
     whole: str
     block: str
 
 
-def verdict(report: ConflictReport) -> list[str]:
-    """Return the lines below the table: of all blocks together, then of each."""
-    if report.total.disjoint:
+def weights_verdict(report: ConflictReport) -> list[str]:
+    """Return what the weights of two adapters show: of all blocks together, then block by block."""
+    total = report.total
+    if total.disjoint:
         return [
-            "No module is changed by both: the conflict of their weights is exactly 0. They can still act on each "
-            "other through what the blocks pass on, which weights do not show."
+            "No module is changed by both adapters: the conflict of their weights is exactly 0. They can still act on "
+            "each other through the activations that blocks pass on, which weights do not show."
         ]
-    zeros = [name for name, share in (("a", report.total.share_a), ("b", report.total.share_b)) if share is None]
+    zeros = [name for name, share in (("a", total.share_a), ("b", total.share_b)) if share is None]
     if zeros:
         return [f"Nothing to compare: all deltas of {' and of '.join(zeros)} are 0."]
-    cosine = report.total.measures.get("cosine")
+    cosine = total.measures.get("cosine")
     if cosine is not None and abs(cosine.value) >= SAME_CHANGES:
-        return [*_disjoint(report), _same_changes(report.total, cosine)]
+        return [*_disjoint(report), _same_changes(total, cosine)]
     return [
         *_disjoint(report),
-        *_inputs(report.total),
-        *_cosine(report.total),
-        *_by_block(report.blocks, _cosine_reading),
-        *_outputs(report.total),
-        *_by_block(report.blocks, _outputs_reading),
+        *_shared_inputs(total),
+        *_cosine(total),
+        *_by_block(report.blocks, _read_cosine),
+        *_out_overlap(total),
+        *_by_block(report.blocks, _read_out_overlap),
     ]
+
+
+def shares_initialisation(group: GroupConflict) -> bool:
+    """Return whether both adapters read from the same input directions, far beyond chance."""
+    overlap = group.measures.get("in_overlap")
+    return overlap is not None and overlap.details["fraction"] > SAME_SPACE and overlap.details["chance"] < 0.5
 
 
 def _same_changes(group: GroupConflict, cosine: Measured) -> str:
@@ -67,115 +96,217 @@ def _same_changes(group: GroupConflict, cosine: Measured) -> str:
     where = "a and b hold" if everywhere else "In the modules that both change, a and b hold"
     if cosine.value > 0:
         return f"{where} the same changes, up to a factor: one adapter twice."
-    return f"{where} the same changes with opposite signs: one takes the other back."
-
-
-def shares_initialisation(group: GroupConflict) -> bool:
-    """Whether both read from the same input directions although chance would not have it so."""
-    overlap = group.measures.get("in_overlap")
-    return overlap is not None and overlap.details["fraction"] > SAME_SPACE and overlap.details["chance"] < 0.5
+    return f"{where} the same changes with opposite signs: together they cancel."
 
 
 def _disjoint(report: ConflictReport) -> Iterator[str]:
     alone = [f"{group.name} ({'a' if group.modules_a else 'b'} only)" for group in report.blocks if group.disjoint]
     if alone:
-        yield f"Conflict of weights exactly 0, as no module is changed by both: {', '.join(alone)}."
+        yield f"The conflict of weights is exactly 0 where only one adapter changes modules: {', '.join(alone)}."
 
 
-def _inputs(group: GroupConflict) -> Iterator[str]:
+def _shared_inputs(group: GroupConflict) -> Iterator[str]:
     overlap = group.measures.get("in_overlap")
     if overlap is not None and shares_initialisation(group):
         yield (
             f"Shared initialisation: both read from the same input directions (in overlap "
-            f"{overlap.details['fraction']:.2f}, {multiple_text(overlap, words=True)}), as adapters trained from one "
-            "seed do. This is no conflict."
+            f"{overlap.details['fraction']:.2f}, {_of_chance(overlap)}), as adapters trained from one seed do. This is "
+            "no conflict."
         )
 
 
+def _of_chance(overlap: Measured) -> str:
+    value, random = multiple_text(overlap)
+    return f"{value} of chance (random pair: x{random})"
+
+
 def _cosine(group: GroupConflict) -> Iterator[str]:
-    cosine, reading = group.measures.get("cosine"), _cosine_reading(group)
+    cosine, reading = group.measures.get("cosine"), _read_cosine(group)
     if cosine is None or reading is None:
         return
-    scale = _cosine_scale(group, cosine)
-    text = f"Cosine {cosine_text(cosine, words=True)}"
+    value, random = cosine_text(cosine)
+    text, scale = f"Cosine {value} (random pair: {random})", _cosine_scale(group, cosine)
     if scale != cosine.random_sd:
         text += f", and +- {scale:.2g} for a random pair with this shared initialisation"
     yield f"{text}: {reading.whole}"
 
 
 def _cosine_scale(group: GroupConflict, cosine: Measured) -> float:
-    """Return the standard deviation of a random pair's, with the shared initialisation where there is one."""
+    """Return the standard deviation of a random pair's cosine, with the shared initialisation where there is one."""
     given_inputs = shares_initialisation(group)
     return cosine.details["random_sd_given_inputs"] if given_inputs else cosine.random_sd or 0.0
 
 
-def _cosine_reading(group: GroupConflict) -> Reading | None:
+def _read_cosine(group: GroupConflict) -> Reading | None:
     cosine = group.measures.get("cosine")
     if cosine is None or cosine.random_sd is None:
         return None
     if abs(cosine.value) <= SURE * _cosine_scale(group, cosine):
-        whole = f"{AT_CHANCE}, as between nearly all real adapters. It says nothing about conflict."
+        whole = f"{AT_CHANCE}, as between nearly all real adapters. It does not show a conflict."
         return Reading(whole, "at chance")
     if abs(cosine.value) <= LARGEST_REAL_COSINE:
-        no_more = "beyond chance, but no more than between real adapters"
-        return Reading(f"{no_more}. It says nothing about conflict.", no_more)
-    way = "the same way" if cosine.value > 0 else "the opposite way"
-    ways = way if cosine.value > 0 else "opposite ways"
-    return Reading(f"beyond chance. They push the weights {ways}. {IDLE}", f"beyond chance, {way}")
+        usual = "beyond chance, but within the range of real adapters"
+        return Reading(f"{usual}. It does not show a conflict.", usual)
+    direction = "in the same direction" if cosine.value > 0 else "in opposite directions"
+    return Reading(f"beyond chance. They push the weights {direction}. {UNINFORMATIVE}", f"beyond chance, {direction}")
 
 
-def _outputs(group: GroupConflict) -> Iterator[str]:
-    overlap, reading = group.measures.get("out_overlap"), _outputs_reading(group)
+def _out_overlap(group: GroupConflict) -> Iterator[str]:
+    overlap, reading = group.measures.get("out_overlap"), _read_out_overlap(group)
     if overlap is not None and reading is not None:
         most = f"x{1 / overlap.details['chance']:.3g} at most"
-        yield f"Out overlap {multiple_text(overlap, words=True)}, {most}: {reading.whole}"
+        yield f"Out overlap {_of_chance(overlap)}, {most}: {reading.whole}"
 
 
-def _outputs_reading(group: GroupConflict) -> Reading | None:
+def _read_out_overlap(group: GroupConflict) -> Reading | None:
     overlap = group.measures.get("out_overlap")
     if overlap is None or overlap.random_sd is None:
         return None
-    if overlap.random_sd < EXACT:
+    if overlap.random_sd < NO_SPREAD:
         return Reading(
-            "no other is possible, as one of them writes into every direction. It tells nothing.",
-            "one writes into every direction, which tells nothing",
+            "one of them writes into every direction, so that no other value is possible. It does not show a conflict.",
+            "one writes into every direction, so that no other value is possible",
         )
     if overlap.value <= 1.0 + SURE * overlap.random_sd:
         return Reading(f"{AT_CHANCE}. They write into unrelated directions.", "at chance")
-    # Multiples of real adapters, which are of small ranks, cannot be reached by all.
+    # The multiples of real adapters are those of small ranks, which large ranks cannot reach.
     if 1 / overlap.details["chance"] < SAME_SUBJECT:
-        return Reading(f"beyond chance. They write into some of the same directions. {IDLE}", "beyond chance")
-    return _among_real(overlap.value)
+        whole = f"beyond chance. They write into some of the same directions. {UNINFORMATIVE}"
+        return Reading(whole, "beyond chance")
+    return _among_real_adapters(overlap.value)
 
 
-def _among_real(multiple: float) -> Reading:
-    """Where it stands among what was found between real adapters."""
-    unrelated, alike = f"unrelated real adapters (median x{UNRELATED})", f"two runs on like pictures (x{LIKE_PICTURES})"
-    subject = f"one subject twice (x{SAME_SUBJECT:.0f})"
+def _among_real_adapters(multiple: float) -> Reading:
+    """Return where a multiple of chance stands among those of real adapters."""
+    unrelated = f"unrelated real adapters (median x{UNRELATED})"
+    similar, subject = f"two runs on similar images (x{SIMILAR_IMAGES})", f"one subject twice (x{SAME_SUBJECT:.0f})"
     if multiple <= UNRELATED:
-        whole = f"beyond chance, but no more than of {unrelated}."
+        whole = f"beyond chance, but not above that of {unrelated}."
         return Reading(whole, f"up to the median of unrelated adapters, x{UNRELATED}")
-    if multiple <= LIKE_PICTURES:
-        return Reading(
-            f"between that of {unrelated} and of {alike}.", f"above that of unrelated adapters, x{UNRELATED}"
-        )
+    if multiple <= SIMILAR_IMAGES:
+        whole = f"between that of {unrelated} and that of {similar}."
+        return Reading(whole, f"above that of unrelated adapters, x{UNRELATED}")
     if multiple < SAME_SUBJECT:
-        return Reading(
-            f"between that of {alike} and of {subject}.", f"above two runs on like pictures, x{LIKE_PICTURES}"
-        )
-    return Reading(f"as that of {subject}, or more.", f"as one subject twice, x{SAME_SUBJECT:.0f}, or more")
+        whole = f"between that of {similar} and that of {subject}."
+        return Reading(whole, f"above two runs on similar images, x{SIMILAR_IMAGES}")
+    return Reading(f"as high as that of {subject}, or higher.", f"as one subject twice, x{SAME_SUBJECT:.0f}, or more")
 
 
 def _by_block(blocks: Sequence[GroupConflict], read: Callable[[GroupConflict], Reading | None]) -> Iterator[str]:
-    """One line with the same of each block, those with one reading together."""
-    found: dict[str, list[str]] = {}
+    """Yield one line with the readings of all blocks, blocks of the same reading together."""
+    names: dict[str, list[str]] = {}
     for group in blocks:
         reading = read(group)
         if reading is not None:
-            found.setdefault(reading.block, []).append(group.name)
-    if found:
+            names.setdefault(reading.block, []).append(group.name)
+    if names:
         parts = [
-            f"{told} ({'all that both change' if len(found) == 1 and len(names) > 1 else ', '.join(names)})"
-            for told, names in found.items()
+            f"{reading} ({'all that both change' if len(names) == 1 and len(same) > 1 else ', '.join(same)})"
+            for reading, same in names.items()
         ]
         yield f"Block by block: {'; '.join(parts)}."
+
+
+def conflict_score(losses: Sequence[LossReport]) -> float | None:
+    """Return the mean harm of two adapters to each other's loss on its own images; None unless both are known."""
+    return (losses[0].harm.value + losses[1].harm.value) / 2 if len(losses) == 2 else None
+
+
+def conflict_score_text(losses: Sequence[LossReport]) -> str:
+    """Return the conflict score in words, and how much it is worth."""
+    score = conflict_score(losses)
+    if score is None:
+        return (
+            "No conflict score: it takes the training images of both adapters (--data-a, --data-b). Effects on "
+            "activations alone hardly predicted the fidelity that pairs lost in bwlab's study (docs/study.md)."
+        )
+    harms = ", ".join(f"{report.adapter} {report.harm.value:+.3f}" for report in losses)
+    return (
+        f"Conflict score {score:.3f}: the mean rise of the loss on each adapter's training images beside the other "
+        f"adapter ({harms}). In bwlab's study its rank correlation with the fidelity that pairs lost was "
+        f"{SCORE_RHO:.2f} ({SCORE_RHO_HELD_OUT:.2f} on held-out pairs); that of the weights' cosine was "
+        f"{COSINE_RHO:.2f} ({COSINE_RHO_HELD_OUT:.2f}). Take it as a hint, and generate images to be sure: "
+        "'bwlab analyze recommend' does both."
+    )
+
+
+def loss_warnings(losses: Sequence[LossReport]) -> list[str]:
+    """Return a line for each adapter that does not lower the loss on what should be its own training images."""
+    return [
+        f"{report.adapter} does not surely lower the loss on these images ({report.base.value:.3f} without it, "
+        f"{report.own.value:.3f} with it), as adapters do on their training images. Check --data-{report.adapter}: "
+        "with other images the conflict score means nothing."
+        for report in losses
+        if report.doubtful
+    ]
+
+
+def blame_caution() -> str:
+    """Return how far blame can be trusted."""
+    return (
+        f"In bwlab's study, the block with the most gain for its cost was the best one to switch off in "
+        f"{100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance): score the result of every change."
+    )
+
+
+def no_advice() -> str:
+    """Return the advice where no block is worth turning down."""
+    return (
+        "No block is worth turning down: none returns to the other adapter over "
+        f"{100 * WORTH:.0f} % of its effect more than it costs its own. 'bwlab analyze recommend' searches for block "
+        "scales by generating images."
+    )
+
+
+def carrier_lines(
+    conditions: Sequence[ConditionScores], profiles: Sequence[BlockProfile], leading: Sequence[str]
+) -> list[str]:
+    """Return a sentence for each adapter that names the blocks that raise its own score alone, the strongest first.
+
+    Args:
+        conditions: the generated compositions, for their number of images.
+        profiles: of all blocks.
+        leading: names of the scorers of identity and of style, in this order.
+
+    """
+    lines = []
+    few = len(conditions[0].images) < ENOUGH_IMAGES
+    for adapter, scorer in zip(("identity", "style"), leading, strict=False):
+        rises = {profile.block: profile.knocked_in[scorer] for profile in profiles if profile.adapter == adapter}
+        sure = [block for block, rise in rises.items() if rise.low > 0 and rise.mean >= LEAST_RISE]
+        sure.sort(key=lambda block: -rises[block].mean)
+        named = ", ".join(f"{block} ({rises[block].mean:+.2f})" for block in sure[:MOST_CARRIERS])
+        lines.append(
+            f"Blocks of the {adapter} adapter that alone raise {words_of(scorer)}, the strongest first: {named}"
+            + (", as far as so few images can show." if few else ".")
+            if sure
+            else f"No block of the {adapter} adapter alone raises {words_of(scorer)} beyond the noise."
+        )
+    return lines
+
+
+def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
+    """Return a warning where intervals rest on so few images that they are too narrow; an empty text otherwise."""
+    count = len(conditions[0].images)
+    if count >= ENOUGH_IMAGES:
+        return ""
+    return f"With only {counted(count, 'image')} of each composition the intervals are too narrow: raise --seeds."
+
+
+def best_trial_text(trials: Sequence[Trial]) -> str:
+    """Return how surely the best composition is better than the others."""
+    from bwlab_analysis.fidelity.recommend import WHOLE
+
+    if len(trials) == 1:
+        return "No other composition was tried: raise --budget."
+    tied = sum(trial.tied for trial in trials[1:])
+    whole = next((index for index, trial in enumerate(trials) if trial.reason == WHOLE), None)
+    if whole == 0:
+        beaten = "No composition is better than both adapters whole."
+    elif whole is None or trials[whole].tied:
+        beaten = "Whether it is better than both adapters whole is not sure: the difference is within the noise."
+    else:
+        beaten = "It is better than both adapters whole, beyond the noise."
+    images = counted(len(trials[0].scores.images), "image")
+    others = f"{tied} of {counted(len(trials) - 1, 'other')} cannot be distinguished from the best by {images} of each"
+    return f"{beaten} {others}" + ("; raise --seeds to distinguish more." if tied else ".")

@@ -15,7 +15,7 @@ from bwlab.base.prediction import noise_schedule
 from bwlab.training.objective import training_target
 from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.losses import Loss, loss_interference
-from bwlab_analysis.report.advice import remarks
+from bwlab_analysis.report.verdict import loss_warnings
 from tests.analysis.activations.conftest import World
 
 
@@ -72,7 +72,7 @@ def test_pictures_whose_loss_is_not_lowered_are_doubted(world: World, gain: Loss
     report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
     one = replace(report, gain=gain)
     assert one.doubtful is doubtful
-    assert len(remarks([one])) == doubtful
+    assert len(loss_warnings([one])) == doubtful
 
 
 def test_latents_of_one_picture_are_no_independent_ones(world: World) -> None:

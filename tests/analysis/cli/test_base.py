@@ -73,9 +73,9 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     assert outcome.code == 0, outcome.err
     assert "effect of a" in outcome.out
     assert "prediction" in outcome.out
-    assert "What to do" in outcome.out
+    assert "No block is worth turning down" in outcome.out or "Turn " in outcome.out
     assert "No conflict score" in outcome.out
-    assert "Blame, in shares of each adapter's effect" in outcome.out
+    assert "In shares of each adapter's effect on the prediction" in outcome.out
     assert "…" not in outcome.out
 
 
@@ -85,15 +85,15 @@ def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     assert found["schema"] == "bwlab.analyze.conflict"
-    assert {place["block"] for place in found["function"]["places"]} >= {"in0", "mid", "out3", "prediction"}
-    assert [report["adapter"] for report in found["loss"]] == ["a", "b"]
-    assert set(found["loss"][0]["blame"]) == {"in0", "out3"}
+    assert {place["block"] for place in found["activations"]["effects"]} >= {"in0", "mid", "out3", "prediction"}
+    assert [report["adapter"] for report in found["losses"]] == ["a", "b"]
+    assert set(found["losses"][0]["blame"]) == {"in0", "out3"}
     assert set(found["advice"]["specs"]) == {"a", "b"}
-    harms = [report["harm"]["value"] for report in found["loss"]]
+    harms = [report["harm"]["value"] for report in found["losses"]]
     assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
-    assert found["headline"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
+    assert found["conflict_score_text"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
     table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
-    assert "Denoising loss on each adapter's own pictures" in table.out
+    assert "Denoising loss on each adapter's own training images" in table.out
     assert "…" not in table.out
 
 
@@ -102,11 +102,14 @@ def test_pictures_that_are_not_the_adapters_are_remarked_on(bwlab: Run, files: F
     found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
     of_none = [
         report["adapter"]
-        for report in found["loss"]
+        for report in found["losses"]
         if report["gain"]["value"] <= max(0.0, report["gain"]["error"] or 0.0)
     ]
-    assert [line[0] for line in found["remarks"]] == of_none
-    assert all(f"(--data-{line[0]})? If not, the conflict score means nothing" in line for line in found["remarks"])
+    assert [line[0] for line in found["warnings"]] == of_none
+    assert all(
+        f"Check --data-{line[0]}: with other images the conflict score means nothing" in line
+        for line in found["warnings"]
+    )
     assert of_none, "random adapters on noise lower no loss"
 
 
@@ -124,7 +127,7 @@ def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
     data = ("--data-a", files.pictures, "--data-b", files.pictures)
     pair = (files.with_text, files.b)
     both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *FAST, "--json").out)
-    in0 = next(place for place in both["function"]["places"] if place["block"] == "in0")
+    in0 = next(place for place in both["activations"]["effects"] if place["block"] == "in0")
     assert in0["effect_a"]["random"] > 0
     turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *FAST)
     assert "effect of b" in turned.out, turned.err
@@ -144,9 +147,9 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
     assert table.code == 0, table.err
     assert "a = " in table.out
-    assert "What the adapter of a row keeps beside that of a column" in table.out
+    assert "Share of its effect that the adapter of a row retains beside that of a column" in table.out
     rows = [line.split() for line in table.out.splitlines() if line.strip()]
-    matrix = rows[rows.index(["a", "b", "c"]) + 2 :][:3]
+    matrix = rows[rows.index(["adapter", "a", "b", "c"]) + 2 :][:3]
     assert [row[0] for row in matrix] == ["a", "b", "c"]
     assert [row.index("-") for row in matrix] == [1, 3, 5]  # its own column, each other one with a random pair
 
@@ -177,7 +180,7 @@ def test_fidelity(bwlab: Run, files: Files) -> None:
     assert "style alone" in outcome.out
     assert "uniform noise" in outcome.out
     assert "beside identity" in outcome.out
-    assert "Of 4 pictures each they are too narrow" in outcome.out
+    assert "With only 4 images of each composition the intervals are too narrow" in outcome.out
     assert re.search(r"alone (raise|beyond)", outcome.out)
     assert "…" not in outcome.out
     found = json.loads(bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks", "--json").out)
@@ -203,7 +206,7 @@ def test_recommend(bwlab: Run, files: Files) -> None:
     # Random adapters may well be no better than the base by a random CLIP: then it says so.
     if outcome.code == 0:
         assert "both whole" in outcome.out
-        assert "The best:" in outcome.out
+        assert "Best composition" in outcome.out
     else:
         assert outcome.code == 2
         assert "with it alone and" in outcome.err
@@ -217,17 +220,17 @@ SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
     [
         ("conflict A --base BASE", "1 adapter file"),
         ("conflict A B --data-a PICTURES", "Add --base"),
-        ("conflict A B --timesteps 500", "bwlab analyze conflict --timesteps: it looks at a base"),
-        ("conflict A B --base BASE", "no prompt and no pictures"),
-        ("conflict A B PROMPTS --base BASE --data-a PICTURES", "3 adapters and pictures"),
+        ("conflict A B --timesteps 500", "bwlab analyze conflict --timesteps: this option needs a base"),
+        ("conflict A B --base BASE", "no prompts and no images"),
+        ("conflict A B PROMPTS --base BASE --data-a PICTURES", "3 adapters and images"),
         ("conflict A B A", "one file twice"),
         ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
         ("activations A --base BASE --prompts A", "not UTF-8 text"),
         ("activations A --base BASE --data CLIP", "--data CLIP: no images in it"),
         ("activations A --base BASE --data PICTURES --prompts PROMPTS", "Give one of them"),
         ("activations A --base BASE --data BROKEN", "unreadable ("),
-        ("activations A --base BASE --data BROKEN", "Repair it or take it away\n"),
-        ("activations A --base BASE --data BARE", "is missing or empty. Write it\n"),
+        ("activations A --base BASE --data BROKEN", "Repair or remove it\n"),
+        ("activations A --base BASE --data BARE", "is missing or empty. Write the caption\n"),
         ("conflict A B --base BASE --data-a CLIP --data-b PICTURES", "--data-a CLIP: no images in it"),
         ("conflict A B --base BASE --data-a nofolder", "--data-a nofolder: no such folder"),
         ("norms A --report PROMPTS", "--report PROMPTS: a file of that name is in the way"),

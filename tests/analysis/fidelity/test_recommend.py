@@ -10,7 +10,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.activations.probe import scheme_of
 from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.conditions import Condition
-from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, WeightedBlock, recommend
+from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, WeightedBlock, search_scales
 from bwlab_analysis.fidelity.scores import ConditionScores
 from tests.conftest import tiny_unet
 
@@ -45,22 +45,28 @@ def search() -> Search:
 
 
 def blame() -> list[WeightedBlock]:
-    return [WeightedBlock("style", "out3", 0.1), WeightedBlock("style", "out1", 0.4), WeightedBlock("identity", "mid", 0.2)]
+    return [
+        WeightedBlock("style", "out3", 0.1),
+        WeightedBlock("style", "out1", 0.4),
+        WeightedBlock("identity", "mid", 0.2),
+    ]
 
 
 def test_it_finds_the_block_to_turn_down(unet: UNet2DConditionModel) -> None:
-    trials = recommend(search(), scheme_of(unet), BLOCKS, blame(), budget=10)
+    trials = search_scales(search(), scheme_of(unet), BLOCKS, blame(), budget=10)
     best = trials[0]
     assert best.composition.scales("style") == {"in0": 1, "out1": 0, "out3": 1}
     assert best.composition.scales("identity") == dict.fromkeys(BLOCKS["identity"], 1)
-    assert best.kept.together == pytest.approx(1)
-    assert [trial.kept.together for trial in trials] == sorted((t.kept.together for t in trials), reverse=True)
+    assert best.retention.harmonic_mean == pytest.approx(1)
+    assert [trial.retention.harmonic_mean for trial in trials] == sorted(
+        (t.retention.harmonic_mean for t in trials), reverse=True
+    )
     assert len({trial.composition for trial in trials}) == len(trials) <= 10
 
 
 @pytest.mark.parametrize("budget", [1, 2, 5])
 def test_the_budget_is_kept_and_both_whole_are_always_tried(unet: UNet2DConditionModel, budget: int) -> None:
-    trials = recommend(search(), scheme_of(unet), BLOCKS, blame(), budget)
+    trials = search_scales(search(), scheme_of(unet), BLOCKS, blame(), budget)
     assert len(trials) == budget
     assert "both whole" in {trial.reason for trial in trials}
 
@@ -74,7 +80,7 @@ def test_a_spec_says_what_differs() -> None:
 
 def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNet2DConditionModel) -> None:
     blocks = {"identity": BLOCKS["identity"], "style": (*BLOCKS["style"], "in1", "te")}
-    trials = recommend(search(), scheme_of(unet), blocks, [], budget=4)
+    trials = search_scales(search(), scheme_of(unet), blocks, [], budget=4)
     parts = [trial for trial in trials if trial.reason.startswith("style in ")]
     assert parts
     for trial in parts:
@@ -84,18 +90,18 @@ def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNe
 
 
 def test_what_is_kept() -> None:
-    found = search().kept(scores(0.5, 0.8, 0.9))
+    found = search().retention(scores(0.5, 0.8, 0.9))
     assert (found.identity, found.style, found.text) == pytest.approx((0.5, 1, 0.9))
-    assert Retention(0.5, 2, 1).together == pytest.approx(0.75)
-    assert Retention(-0.1, 1, 1).together == 0
+    assert Retention(0.5, 2, 1).harmonic_mean == pytest.approx(0.75)
+    assert Retention(-0.1, 1, 1).harmonic_mean == 0
 
 
 def test_an_adapter_that_does_nothing_is_told() -> None:
     useless = Search(painted, scores(0.2, 0.1), scores(0.2, 0.1), scores(0.2, 0.8), LEADING, 1)
     with pytest.raises(BwlabError, match="kept of the identity adapter"):
-        useless.kept(scores(0.5, 0.5))
+        useless.retention(scores(0.5, 0.5))
 
 
 def test_no_budget_is_an_error(unet: UNet2DConditionModel) -> None:
     with pytest.raises(BwlabError, match="--budget 0"):
-        recommend(search(), scheme_of(unet), BLOCKS, blame(), 0)
+        search_scales(search(), scheme_of(unet), BLOCKS, blame(), 0)

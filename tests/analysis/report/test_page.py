@@ -1,4 +1,4 @@
-"""The HTML report: one file, readable in a browser, made of the documents that the commands print."""
+"""The HTML report: one file, readable in a browser, made of the presentations that the commands print."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bwlab.errors import BwlabError
-from bwlab_analysis.report.html import Cell, encode_all, fill_of, number, number_cell, table, unet_map
+from bwlab.tables import Cell, Table, columns_of
+from bwlab_analysis.report.gallery import encode_all
+from bwlab_analysis.report.html import table_html
+from bwlab_analysis.report.numbers import number_cell, number_text
 from bwlab_analysis.report.page import write_report
+from bwlab_analysis.report.presentation import Presentation
+from bwlab_analysis.report.unet_map import fill_colour, unet_map
 from tests.analysis.cli.test_base import FAST, Files, fidelity_options
 from tests.analysis.cli.test_base import files as files
 from tests.analysis.conftest import Outcome
@@ -77,39 +82,39 @@ WIDTH = "document.title = this.contentDocument.documentElement.scrollWidth"
 
 
 @pytest.fixture(scope="module")
-def documents(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """Return what every command prints with --json, on a tiny base."""
-    import contextlib
-    import io
-
+def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> list[Presentation]:
+    """Return what every command presents, on a tiny base."""
     from bwlab.cli.app import main
 
     third = tmp_path_factory.mktemp("third") / "third.safetensors"
     third.write_bytes(files.a.read_bytes())
     base = ("--base", files.base)
     data = ("--data-a", files.pictures, "--data-b", files.pictures)
-    fidelity = ("--adapter", files.b, "--adapter", files.b, *fidelity_options(files))
-    commands: dict[str, tuple[object, ...]] = {
-        "norms": ("norms", files.a),
-        "conflict": ("conflict", files.a, files.b, *base, *data, *FAST),
-        "conflicts": ("conflict", files.a, files.b, third),
-        "activations": ("activations", files.b, *base, "--data", files.pictures, *FAST),
-        "fidelity": ("fidelity", *fidelity),
-    }
-    found = {}
-    for name, arguments in commands.items():
-        out = io.StringIO()
-        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
-            main(["analyze", *map(str, arguments), "--json"])
-        assert not ended.value.code
-        found[name] = json.loads(out.getvalue())
-    return found
+    commands: tuple[tuple[object, ...], ...] = (
+        ("norms", files.a),
+        ("conflict", files.a, files.b, *base, *data, *FAST),
+        ("conflict", files.a, files.b, third),
+        ("activations", files.b, *base, "--data", files.pictures, *FAST),
+        ("fidelity", "--adapter", files.b, "--adapter", files.b, *fidelity_options(files)),
+    )
+    shown: list[Presentation] = []
+
+    def keep(presentation: Callable[[], Presentation], *rest: object, **options: object) -> None:
+        shown.append(presentation())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bwlab_analysis.report.presentation.show", keep)
+        for arguments in commands:
+            with pytest.raises(SystemExit) as ended:
+                main(["analyze", *map(str, arguments)])
+            assert not ended.value.code
+    return shown
 
 
-def test_one_file_without_network(documents: dict[str, dict[str, object]], tmp_path: Path) -> None:
+def test_one_file_without_network(presentations: list[Presentation], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pictures = {f"picture {i}": Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for i in range(3)}
-    path = write_report(list(documents.values()), tmp_path / "report", pictures, "bwlab analyze conflict a b")
+    path = write_report(presentations, tmp_path / "report", pictures, "bwlab analyze conflict a b")
     text = path.read_text()
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
@@ -117,16 +122,16 @@ def test_one_file_without_network(documents: dict[str, dict[str, object]], tmp_p
     assert len(text) < 5_000_000
     assert text.count("<figure>") == 3
     assert "bwlab analyze conflict a b" in text
-    assert "What to do" in text
+    assert "No block is worth turning down" in text or "Turn " in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_shows_it_without_errors(
-    documents: dict[str, dict[str, object]], tmp_path: Path, width: int, dark: bool
+    presentations: list[Presentation], tmp_path: Path, width: int, dark: bool
 ) -> None:
-    path = write_report(list(documents.values()), tmp_path)
+    path = write_report(presentations, tmp_path)
     path.write_text(path.read_text().replace("<style>", CHECK + "<style>", 1))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000", "--virtual-time-budget=4000"]
     flags.append(f"--blink-settings=preferredColorScheme={0 if dark else 1}")
@@ -145,9 +150,9 @@ def test_a_browser_shows_it_without_errors(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
-def test_long_names_fit_a_phone(documents: dict[str, dict[str, object]], tmp_path: Path) -> None:
+def test_long_names_fit_a_phone(presentations: list[Presentation], tmp_path: Path) -> None:
     """In a frame, as a headless window is at least 500 pixels wide."""
-    path = write_report([{**document, "file": "x" * 99, "a": "y" * 99} for document in documents.values()], tmp_path)
+    path = write_report([replace(shown, title="x" * 99) for shown in presentations], tmp_path)
     frame = f'<iframe width=390 style="border:0" srcdoc="{html.escape(path.read_text())}" onload="{WIDTH}"></iframe>'
     path.write_text(frame)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom"]
@@ -177,23 +182,17 @@ def test_pictures_are_made_to_fit() -> None:
 
 
 def test_text_is_escaped() -> None:
-    assert "<b>" not in table(["<b>"], [[Cell("<b>", small="<b>")]])
+    assert "<b>" not in table_html(Table(columns_of("<b>"), ((Cell("<b>", note="<b>"),),), title="<b>", note="<b>"))
     assert "<script>alert" not in unet_map({"</script><script>alert(1)": {"in0": 1.0, "out0": 2.0}})
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.001, "0.00"), (0.5, "0.50"), (12345.6, "1.23e+04"), (-2, "-2.00")])
 def test_numbers(value: float, text: str) -> None:
-    assert number(value) == text
+    assert number_text(value) == text
 
 
 def test_colours_grow_with_the_number_and_tell_signs_apart() -> None:
-    assert fill_of(None, 1) == ""
-    assert fill_of(0.5, 0) == ""
-    assert "--more" in fill_of(0.5, 1)
-    assert "--less" in fill_of(-0.5, 1)
+    assert fill_colour(0) == ""
+    assert "--more" in fill_colour(0.5)
+    assert "--less" in fill_colour(-0.5)
     assert number_cell(None).text == "-"
-
-
-def test_an_unknown_document_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BwlabError, match=r"bwlab\.analyze\.norms"):
-        write_report([{"schema": "something"}], tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bwlab_analysis.measures import Measured
-from bwlab_analysis.report.verdict import verdict
+from bwlab_analysis.report.verdict import weights_verdict
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict, measure_conflict
 from bwlab_analysis.weights.pair_measures import COSINE, OUT_OVERLAP
 from tests.analysis.kohya import adapter_tensors, write
@@ -30,34 +30,34 @@ def with_overlap(group: GroupConflict, multiple: float, chance: float = 0.01) ->
     ("multiple", "words"),
     [
         (1.1, "at chance (within 3 standard deviations of a random pair)"),
-        (2.4, "beyond chance, but no more than of unrelated real adapters (median x2.4)"),
-        (2.54, "between that of unrelated real adapters (median x2.4) and of two runs on like pictures (x4.7)"),
-        (7.0, "between that of two runs on like pictures (x4.7) and of one subject twice (x32)"),
-        (40.0, "as that of one subject twice (x32), or more"),
+        (2.4, "beyond chance, but not above that of unrelated real adapters (median x2.4)"),
+        (2.54, "between that of unrelated real adapters (median x2.4) and that of two runs on similar images (x4.7)"),
+        (7.0, "between that of two runs on similar images (x4.7) and that of one subject twice (x32)"),
+        (40.0, "as high as that of one subject twice (x32), or higher"),
     ],
 )
 def test_an_overlap_is_set_among_those_of_real_adapters(report: ConflictReport, multiple: float, words: str) -> None:
-    told = verdict(replace(report, total=with_overlap(report.total, multiple)))
+    told = weights_verdict(replace(report, total=with_overlap(report.total, multiple)))
     assert any(line.startswith("Out overlap") and words in line for line in told)
 
 
 def test_large_ranks_are_not_compared_with_small_ones(report: ConflictReport) -> None:
-    told = verdict(replace(report, total=with_overlap(report.total, 2.0, chance=0.4)))
+    told = weights_verdict(replace(report, total=with_overlap(report.total, 2.0, chance=0.4)))
     assert any("x2.5 at most: beyond chance. They write into some of the same directions" in line for line in told)
 
 
 def test_each_block_has_its_verdict(report: ConflictReport) -> None:
     multiples = (1.0, 3.0, 5.0)
     blocks = tuple(with_overlap(group, multiple) for group, multiple in zip(report.blocks, multiples, strict=True))
-    assert verdict(replace(report, blocks=blocks))[-1] == (
+    assert weights_verdict(replace(report, blocks=blocks))[-1] == (
         "Block by block: at chance (in0); above that of unrelated adapters, x2.4 (mid); "
-        "above two runs on like pictures, x4.7 (out3)."
+        "above two runs on similar images, x4.7 (out3)."
     )
 
 
 def test_one_adapter_twice_is_called_so(tmp_path: Path) -> None:
     file = write(tmp_path / "a.safetensors", adapter_tensors(0))
-    assert verdict(measure_conflict(file, file, [COSINE, OUT_OVERLAP])) == [
+    assert weights_verdict(measure_conflict(file, file, [COSINE, OUT_OVERLAP])) == [
         "a and b hold the same changes, up to a factor: one adapter twice."
     ]
 
@@ -66,17 +66,17 @@ def test_one_adapter_and_a_part_of_it_are_called_so(tmp_path: Path) -> None:
     whole = adapter_tensors(0)
     part = {key: values for key, values in whole.items() if "mid_block" in key}
     files = write(tmp_path / "a.safetensors", whole), write(tmp_path / "b.safetensors", part)
-    told = verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP]))
+    told = weights_verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP]))
     assert told[-1].startswith("In the modules that both change, a and b hold the same changes")
     assert "in0 (a only)" in told[0]
 
 
-def test_a_file_and_its_negation_take_each_other_back(tmp_path: Path) -> None:
+def test_a_file_and_its_negation_cancel(tmp_path: Path) -> None:
     a = adapter_tensors(0)
     opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
     files = write(tmp_path / "a.safetensors", a), write(tmp_path / "b.safetensors", opposite)
-    assert verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP])) == [
-        "a and b hold the same changes with opposite signs: one takes the other back."
+    assert weights_verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP])) == [
+        "a and b hold the same changes with opposite signs: together they cancel."
     ]
 
 
@@ -84,6 +84,12 @@ def test_an_overlap_that_cannot_vary_says_nothing(report: ConflictReport) -> Non
     whole = Measured(1.0 + 1e-12, 1.0, 0.0, {"fraction": 1.0, "chance": 1.0})
     total = replace(report.total, measures={**report.total.measures, "out_overlap": whole})
     blocks = tuple(replace(group, measures=total.measures) for group in report.blocks)
-    told = verdict(replace(report, total=total, blocks=blocks))
-    assert "no other is possible, as one of them writes into every direction. It tells nothing." in told[-2]
-    assert told[-1] == "Block by block: one writes into every direction, which tells nothing (all that both change)."
+    told = weights_verdict(replace(report, total=total, blocks=blocks))
+    assert (
+        "one of them writes into every direction, so that no other value is possible. It does not show a conflict."
+        in told[-2]
+    )
+    assert (
+        told[-1]
+        == "Block by block: one writes into every direction, so that no other value is possible (all that both change)."
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.measures import Measured
-from bwlab_analysis.report.verdict import shares_initialisation, verdict
+from bwlab_analysis.report.verdict import shares_initialisation, weights_verdict
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict, measure_conflict
 from bwlab_analysis.weights.pair_measures import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 from tests.analysis.kohya import SHAPES, adapter_tensors, dense, kohya, of_zeros, write
@@ -80,18 +80,18 @@ def test_energy_shares_are_those_of_whole_adapters(tmp_path: Path) -> None:
     assert report.shared_share_b == pytest.approx(mid_b / whole_b, rel=1e-6)
     assert in0.measures["cosine"] is None
     check_group(report.total, a, b, MID)
-    assert "exactly 0, as no module is changed by both: in0 (a only), out3 (b only)." in verdict(report)[0]
+    assert "exactly 0, as no module is changed by both: in0 (a only), out3 (b only)." in weights_verdict(report)[0]
 
 
 def test_adapters_on_disjoint_blocks_have_a_conflict_of_exactly_0(tmp_path: Path) -> None:
     report = compare(tmp_path, adapter_tensors(0, IN0), adapter_tensors(1, OUT3))
     assert report.total.disjoint
-    (line,) = verdict(report)
+    (line,) = weights_verdict(report)
     assert "the conflict of their weights is exactly 0" in line
 
 
 def test_random_adapters_are_at_chance(tmp_path: Path) -> None:
-    lines = verdict(compare(tmp_path, adapter_tensors(0), adapter_tensors(1)))
+    lines = weights_verdict(compare(tmp_path, adapter_tensors(0), adapter_tensors(1)))
     assert len(lines) == 4
     assert "at chance (within 3 standard deviations of a random pair), as between nearly all real" in lines[0]
     assert lines[1] == lines[3] == "Block by block: at chance (all that both change)."
@@ -104,7 +104,7 @@ def test_one_seed_for_both_is_called_a_shared_initialisation(tmp_path: Path) -> 
     report = compare(tmp_path, a, b)
     assert shares_initialisation(report.total)
     assert value(report.total, "in_overlap").details["fraction"] == pytest.approx(1.0)
-    lines = verdict(report)
+    lines = weights_verdict(report)
     assert lines[0].startswith("Shared initialisation: both read from the same input directions (in overlap 1.00, x")
     cosine = value(report.total, "cosine")
     assert cosine.random_sd is not None
@@ -120,14 +120,14 @@ def test_an_adapter_against_itself_and_against_its_opposite(tmp_path: Path) -> N
         assert value(report.total, "cosine").value == pytest.approx(cosine, abs=1e-7)
         assert value(report.total, "smallest_angle").value == pytest.approx(0.0, abs=1e-6)
         assert value(report.total, "sign_conflict").value == (1 - cosine) / 2
-        assert any(words in line for line in verdict(report))
+        assert any(words in line for line in weights_verdict(report))
 
 
 def test_an_adapter_of_zeros_has_no_direction(tmp_path: Path) -> None:
     report = compare(tmp_path, adapter_tensors(0), of_zeros(adapter_tensors(1)))
     assert set(report.total.measures.values()) == {None}
     assert report.total.share_b is None
-    assert verdict(report) == ["Nothing to compare: all deltas of b are 0."]
+    assert weights_verdict(report) == ["Nothing to compare: all deltas of b are 0."]
 
 
 def test_modules_of_other_shapes_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bwlab_analysis.report.verdict import shares_initialisation, verdict
+from bwlab_analysis.report.verdict import shares_initialisation, weights_verdict
 from bwlab_analysis.weights.conflict import measure_conflict
 from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE, measure_norms
 from bwlab_analysis.weights.pair_measures import COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
@@ -50,11 +50,11 @@ def test_two_unrelated_lora_files() -> None:
     assert in_overlap is not None
     assert in_overlap.value == pytest.approx(1.0, abs=0.1)
     assert not shares_initialisation(report.total)
-    assert "says nothing about conflict" in verdict(report)[0]
+    assert "says nothing about conflict" in weights_verdict(report)[0]
 
 
 def test_two_lokr_files_are_at_chance_by_the_spread_of_their_products() -> None:
     a, b = (real_file(f"lycorisfork__smart_falcon_{name}_lokr.safetensors") for name in ("16", "4"))
-    told = verdict(measure_conflict(a, b, [COSINE, OUT_OVERLAP, IN_OVERLAP]))
+    told = weights_verdict(measure_conflict(a, b, [COSINE, OUT_OVERLAP, IN_OVERLAP]))
     assert len(told) == 4
     assert all("at chance" in line for line in told)

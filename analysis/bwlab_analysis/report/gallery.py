@@ -1,0 +1,76 @@
+"""Images inside a page: encoded as small as they must be, in a gallery with their names."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bwlab_analysis.fidelity.scores import ConditionScores
+
+MOST_BYTES = 3_500_000
+QUALITIES = (90, 75, 55, 35)
+SIDES = (1024, 512, 256)
+
+STRIP_SIDE, STRIP_IMAGES = 256, 6
+
+
+def gallery(images: Mapping[str, Image]) -> str:
+    """Return the images with their names below, as small as they must be for all of them to stay under 3.5 MB."""
+    figures = [
+        f'<figure><img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(name)}">'
+        f"<figcaption>{escape(name)}</figcaption></figure>"
+        for name, (kind, data) in encode_all(images).items()
+    ]
+    strips = " strips" if all(image.width > 2 * image.height for image in images.values()) else ""
+    return f'<div class="gallery{strips}">{"".join(figures)}</div>' if figures else ""
+
+
+def encode_all(images: Mapping[str, Image]) -> dict[str, tuple[str, bytes]]:
+    """Return each image's media type and bytes: PNG if all fit so, else JPEG of falling quality and size."""
+    encoded = {name: ("image/png", _png(image)) for name, image in images.items()}
+    for side in SIDES:
+        for quality in QUALITIES:
+            # In base64 three bytes take four characters.
+            if sum(len(data) for _, data in encoded.values()) * 4 / 3 <= MOST_BYTES:
+                return encoded
+            encoded = {name: ("image/jpeg", _jpeg(image, side, quality)) for name, image in images.items()}
+    return encoded
+
+
+def condition_strips(conditions: Sequence[ConditionScores]) -> Mapping[str, Image]:
+    """Return a strip of each composition's first images, by the composition's name."""
+    return {scores.name: strip(scores.images[:STRIP_IMAGES]) for scores in conditions}
+
+
+def strip(images: Sequence[Image]) -> Image:
+    """Return images of one size side by side, none higher than 256 pixels."""
+    from PIL import Image
+
+    small = [image.convert("RGB") for image in images]
+    for image in small:
+        image.thumbnail((STRIP_SIDE, STRIP_SIDE))
+    width, height = small[0].size
+    joined = Image.new("RGB", (width * len(small), height), "white")
+    for index, image in enumerate(small):
+        joined.paste(image, (index * width, 0))
+    return joined
+
+
+def _png(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _jpeg(image: Image, side: int, quality: int) -> bytes:
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
