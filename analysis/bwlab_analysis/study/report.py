@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from bwlab.files import make_folder, write_atomically
 from bwlab.tables import Table, markdown_table
-from bwlab_analysis.report.html import Cell as HtmlCell
-from bwlab_analysis.report.html import gallery, heading, paragraph, table
-from bwlab_analysis.report.page import FILE, page
+from bwlab_analysis.report.gallery import gallery
+from bwlab_analysis.report.html import heading, page, table_html
+from bwlab_analysis.report.page import FILE
 from bwlab_analysis.study.results import Results, read_results, write_results
 from bwlab_analysis.study.tables import tables_of
 
@@ -74,11 +74,7 @@ def file_of(figure: str) -> str:
 
 def html(tables: list[Table], images: Mapping[str, Image]) -> str:
     """Return the body of the report's page."""
-    parts = []
-    for shown in tables:
-        heads = [column.head for column in shown.columns]
-        rows = [[HtmlCell(cell.text, cell.value, cell.note) for cell in row] for row in shown.rows]
-        parts += [heading(shown.title), paragraph(shown.note, note=True), table(heads, rows)]
+    parts = [table_html(table, level=2) for table in tables]
     return "".join([*parts, heading("Figures and images"), f'<div class="large">{gallery(images)}</div>'])
 
 

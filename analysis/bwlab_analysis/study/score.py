@@ -53,14 +53,14 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
 
     Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.
     """
-    from bwlab_analysis.fidelity.recommend import NothingGained, recommended
+    from bwlab_analysis.fidelity.recommend import NothingGained, recommend
     from bwlab_analysis.fidelity.scores import Sampling
 
     files = (context.file_of(job.needs["a"]), context.file_of(job.needs["b"]))
     sampling = Sampling(settings.prompts, tuple(range(settings.seeds)), settings.steps, settings.cfg)
     base, judge = context.base(settings.base), context.judge(settings.judge)
     try:
-        trials = recommended(base, files, judge, sampling, settings.budget)
+        trials = recommend(base, files, judge, sampling, settings.budget)
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     best = trials[0]

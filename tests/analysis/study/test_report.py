@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bwlab.tables import markdown_table
-from bwlab_analysis.report.page import page
+from bwlab_analysis.report.html import page
 from bwlab_analysis.study.figures import figures_of
 from bwlab_analysis.study.report import file_of, grids, html, markdown, title_of
 from bwlab_analysis.study.results import read_results
