@@ -22,6 +22,12 @@ HELP = "Train adapters into chosen blocks of a diffusion UNet, look inside them,
 # The built-in commands and groups of commands, in the order of the help, each a module of this package.
 COMMANDS = ("train", "tag", "generate", "blocks", "inspect", "convert", "merge", "extract")
 GROUPS = ("data", "config", "plugins")
+# Commands that read their options from models of settings, whose import takes time. `bwlab --help` shows one line
+# of each, which it takes from here.
+SUMMARIES = {
+    "train": "Train an adapter into chosen blocks of a base model.",
+    "config": "Write out the settings of a training run.",
+}
 
 # What typer raises for arguments it cannot read. By version it is click's or typer's own, and only a child is public.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -59,14 +65,17 @@ def build_app(
 
     Args:
         manager: of the plugins.
-        asked: a command. Where there is such a one, the built-in ones beside it are left out, whose import takes time.
+        asked: the first word that was typed. If it is a command, the other built-in commands are left out, whose import
+            takes time; if it is `--help`, the commands of `SUMMARIES` have their line of help and nothing else.
 
     """
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
     plugged, taken, failures = plugin_commands(manager)
     for name in (*COMMANDS, *GROUPS):
-        if asked == name or asked not in taken:
+        if asked == "--help" and name in SUMMARIES:
+            _add_summary(app, name)
+        elif asked == name or asked not in taken:
             module = import_module(f"bwlab.cli.{name}")
             if name in COMMANDS:
                 app.command(name)(module.command)
@@ -75,6 +84,14 @@ def build_app(
     app.registered_commands += plugged.registered_commands
     app.registered_groups += plugged.registered_groups
     return app, failures
+
+
+def _add_summary(app: typer.Typer, name: str) -> None:
+    """Add a command or a group that is only listed."""
+    if name in GROUPS:
+        app.add_typer(typer.Typer(help=SUMMARIES[name]), name=name)
+    else:
+        app.command(name, help=SUMMARIES[name])(lambda: None)
 
 
 def plugin_commands(manager: PluginManager) -> tuple[typer.Typer, set[str], list[tuple[PluginRecord, BaseException]]]:
@@ -182,6 +199,11 @@ def exit_as_asked(call: Callable[[], object]) -> NoReturn:
 def usage_error(error: Any) -> BwlabError:
     """Return a mistake in typed arguments, as typer tells of it, as one of ours."""
     path = error.ctx.command_path if error.ctx is not None else "bwlab"
+    problems = getattr(error.__cause__, "errors", None)
+    if problems is not None and error.param is not None:  # a value that pydantic checked: the message leaves it out
+        problem = problems()[0]
+        says = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should").rstrip(".")
+        return BwlabError(f"{path}: {error.param.opts[0]} {problem['input']}", says, f"See {path} --help")
     found, near, meant = one_line(error.format_message()).partition(" Did you mean")
     found = found.rstrip(".")
     return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())

@@ -9,6 +9,8 @@ from pydantic import Field
 from bwlab.config.model import Options, Settings, Text, Texts
 from bwlab.dataset.config import DataConfig, RegularisationConfig
 
+Schedule = Literal["constant", "linear", "cosine", "cosine_restarts", "polynomial"]
+
 
 class AdapterConfig(Settings):
     """The adapter to train."""
@@ -53,7 +55,7 @@ class OptimizerConfig(Settings):
     block_lr: Text | None = None
     """Learning rates of single blocks as a block spec, such as "upper=1e-3, te=5e-5"; other blocks have `lr`."""
 
-    schedule: Literal["constant", "linear", "cosine", "cosine_restarts", "polynomial"] = "constant"
+    schedule: Schedule = "constant"
     """Learning rate schedule."""
 
     warmup: int = Field(default=0, ge=0)

@@ -199,7 +199,7 @@ def test_programs_get_the_same_checks() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        OptimizerConfig().steps = 3  # type: ignore[misc]
+        OptimizerConfig().steps = 3
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
