@@ -28,6 +28,10 @@ class BwlabError(Exception):
         self.fix = fix
 
 
+class BrokenFileError(BwlabError):
+    """A file that was found and holds something that cannot be used; `asked` names the file."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's message, or the error's kind if it says nothing.
 

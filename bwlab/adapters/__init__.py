@@ -1,1 +1,1 @@
-"""Adapters: small trainable deltas on frozen layers, injected by hooks and ejected without a trace."""
+"""Adapters: small trainable deltas on frozen layers, attached by hooks and detached without a trace."""

@@ -1,4 +1,4 @@
-"""A whole adapter: created for chosen blocks of a UNet, attached by hooks, detached without a trace."""
+"""An adapter as a whole, and `create_adapter`, which makes a new one on the blocks with a rank above 0."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Adapter:
         type_name: the adapter type, e.g. `"lora"`.
         layers: path (UNet module path, or `te.<path>` / `te2.<path>`) -> layer.
         scheme: the block scheme of the UNet it was made for.
-        metadata: what its file says, or will say, about it.
-        embeddings: of new words that its file holds beside the layers (lora_diffusion's `<s1>`).
+        metadata: that of its file, read or to be written.
+        embeddings: of new tokens that its file holds beside the layers (lora_diffusion's `<s1>`).
 
     """
 
@@ -40,38 +40,38 @@ class Adapter:
     embeddings: tuple[Embedding, ...] = ()
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Every trainable tensor, layer by layer."""
+        """Yield every trainable tensor, layer by layer."""
         for _, parameter in self.named_parameters():
             yield parameter
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(`<path>.<parameter name>`, tensor), layer by layer."""
+        """Yield (`<path>.<parameter name>`, tensor), layer by layer."""
         for path, layer in self.layers.items():
             for name, parameter in layer.named_parameters():
                 yield f"{path}.{name}", parameter
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move and casts every layer in place, and returns itself."""
+        """Move and cast every layer in place; return the adapter."""
         for layer in self.layers.values():
             layer.to(device=device, dtype=dtype)
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Switches every layer to training: gradients on."""
+        """Switch every layer to training, with gradients; return the adapter."""
         for layer in self.layers.values():
             layer.train(mode).requires_grad_(mode)
         return self
 
     def eval(self) -> Self:
-        """Switches every layer to evaluation: gradients off."""
+        """Switch every layer to evaluation, without gradients; return the adapter."""
         return self.train(False)
 
     def deltas(self, unet: nn.Module | None = None, text_encoder: TextEncoders = None) -> Iterator[tuple[str, Tensor]]:
-        """(path, change of that layer's weight at scale 1).
+        """Yield (path, change of that layer's weight at scale 1).
 
         Args:
             unet: the base; needed only where a layer has `needs_base_weight`.
-            text_encoder: of the base, as for `attach`.
+            text_encoder: the base's, as for `attach`.
 
         Raises:
             BwlabError: a layer needs the base weight and no model, or one that it does not fit, was given.
@@ -86,11 +86,11 @@ class Adapter:
             yield path, layer.delta(None if base is None else base.weight.detach().to(layer.compute_dtype()))
 
     def only(self, keep: Callable[[str], bool]) -> Adapter:
-        """Return the adapter with only the layers at paths that `keep` says yes to; it shares them."""
+        """Return an adapter with only the layers at paths for which `keep` is true; the two share them."""
         return replace(self, layers={path: layer for path, layer in self.layers.items() if keep(path)})
 
     def blocks(self) -> dict[str, int]:
-        """Block name -> number of layers there, in the scheme's order; blocks without any are left out."""
+        """Return block name -> number of layers there, in the scheme's order, without empty blocks."""
         counts = dict.fromkeys(self.scheme.blocks(), 0)
         for path in self.layers:
             block = self.scheme.block_of(path) or "rest"
@@ -114,7 +114,7 @@ def create_adapter(
 
     Args:
         alpha: numerator of every layer's scale; None takes each layer's rank, a scale of 1.
-        ranks: rank per block; where it is 0 nothing is made.
+        ranks: rank of each block; a layer in a block of rank 0 is skipped.
         text_encoder: None, one encoder, or two (SDXL), adapted where `ranks` names `te`.
         options: settings of the adapter type, those that its `options` names; any other is an error.
 

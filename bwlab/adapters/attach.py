@@ -1,4 +1,8 @@
-"""The forward hook that adds adapters to a frozen layer's output."""
+"""Attaching adapters to a model and detaching them: `with attach(unet, ScaledAdapter(adapter, "upper=1, *=0")): ...`.
+
+Each adapted layer of the model gets one forward hook that adds what the adapters contribute to its output; leaving the
+block removes the hooks. `layer_scale` resolves a scale per block to the scale of one layer.
+"""
 
 from __future__ import annotations
 
@@ -26,158 +30,6 @@ if TYPE_CHECKING:
 BlockScales: TypeAlias = Mapping[str, float | Tensor]
 Scale: TypeAlias = float | BlockSpec | Tensor | BlockScales
 LayerScale: TypeAlias = float | Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledLayer:
-    """One adapter layer at work, with its scale: a number or one per sample `(batch,)`."""
-
-    layer: AdapterLayer
-    scale: LayerScale
-
-
-class AdapterHook:
-    """Adds the outputs of several adapter layers to one base layer's output.
-
-    All of them see the same untouched input and base output, so that their order does not matter.
-    """
-
-    def __init__(self, base: AdaptedLayer, uses: Sequence[ScaledLayer]) -> None:
-        self.parts = [(use.layer.on(base), use.scale) for use in uses]
-
-    def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return the layer's output with every adapter's part added, in the output's dtype."""
-        adapted = output
-        for layer, scale in self.parts:
-            if isinstance(scale, Tensor):
-                adapted = _add_per_sample(adapted, layer, scale, args[0], output)
-            else:
-                adapted = layer.add_to(adapted, _as_adapter(layer, args[0]), output, scale)
-        return adapted
-
-
-def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) -> list[RemovableHandle]:
-    """Set one hook per base layer and returns the handles; if one cannot be set, none stays."""
-    handles: list[RemovableHandle] = []
-    try:
-        for layer, uses in layers:
-            handles.append(layer.register_forward_hook(AdapterHook(layer, uses)))
-    except BaseException:
-        for handle in handles:
-            handle.remove()
-        raise
-    return handles
-
-
-def _as_adapter(layer: AdapterLayer | BoundLayer, x: Tensor) -> Tensor:
-    """Return the base layer's input in the dtype in which the adapter computes: outside autocast its own."""
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.compute_dtype())
-
-
-def _part(layer: AdapterLayer | BoundLayer, x: Tensor, output: Tensor) -> Tensor:
-    """Return what the adapter adds, in the output's dtype."""
-    part: Tensor = layer(_as_adapter(layer, x), output)
-    return part.to(output.dtype)
-
-
-def _add_per_sample(
-    adapted: Tensor, layer: AdapterLayer | BoundLayer, scale: Tensor, x: Tensor, output: Tensor
-) -> Tensor:
-    """`adapted` with `scale[i]` times the adapter's part added to sample i; samples of scale 0 keep their bits."""
-    if output.shape[0] != scale.shape[0]:
-        raise BwlabError(
-            "an adapter scale per sample",
-            f"{scale.shape[0]} scales for a batch of {output.shape[0]}",
-            "Give one scale for each sample (with guidance the batch is doubled)",
-        )
-    scale = scale.to(output.device, output.dtype)
-    if scale.requires_grad:
-        return adapted + _part(layer, x, output) * _wide(scale, output)
-    # Adding 0 * part would turn -0.0 into 0.0 and an infinite part into NaN, and costs the computation.
-    rows = _rows(scale)
-    if rows is None:
-        return adapted
-    part, factors = _part(layer, x[rows], output[rows]), scale[rows]
-    if bool((factors != 1).any()):
-        part = part * _wide(factors, output)
-    # A sum of earlier adapters is nobody else's, unless the backward pass needs it.
-    total = adapted.clone() if adapted is output or adapted.requires_grad else adapted
-    if isinstance(rows, slice):
-        total[rows] += part
-        return total
-    return total.index_add_(0, rows, part)
-
-
-def _wide(scale: Tensor, output: Tensor) -> Tensor:
-    return scale.view(-1, *(1 for _ in output.shape[1:]))
-
-
-def _rows(scale: Tensor) -> slice | Tensor | None:
-    """Return the samples whose scale is not 0: a slice, which copies nothing, where they stand side by side; None of none."""
-    active = scale.nonzero().flatten()
-    if not len(active):
-        return None  # so small that the output's dtype takes it for 0
-    first, last = int(active[0]), int(active[-1])
-    return slice(first, last + 1) if last - first + 1 == len(active) else active
-
-
-def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
-    """Return the scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
-
-    A mapping goes from block (`"in0"`), cell (`"in0.1"`) or module (`"down_blocks.0.resnets.1"`) to a number or a
-    tensor; the finest wins and `"*"` stands for all others. A layer that it does not cover is an error, because a
-    forgotten block would silently be off.
-    """
-    if isinstance(scale, BlockSpec):
-        return _checked(scale.value_of(path), path)
-    if not isinstance(scale, Mapping):
-        return _checked(scale, path)
-    module = scheme.module_of(path)
-    names = ("*",) if module is None else (module.path, module.cell, module.block, "*")
-    for name in names:
-        if name in scale:
-            return _checked(scale[name], path)
-    raise BwlabError(
-        "scales for each block",
-        f"none for {path} (in {' or '.join(names[:-1]) or 'no block'}); named are {', '.join(scale)}",
-        'Name every block that the adapter covers, or give "*"',
-    )
-
-
-def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:
-    """`scale` times a factor on the UNet's layers; on those of text encoders as it was.
-
-    Args:
-        scale: of an adapter.
-        factor: a finite number.
-        scheme: of the adapter's model.
-
-    """
-    text = {name for module in scheme.modules if module.block == "te" for name in ("te", module.cell, module.path)}
-    if isinstance(scale, BlockSpec):
-        return {path: value if path in text else value * factor for path, value in scale.values.items()}
-    if not isinstance(scale, Mapping):
-        return {"te": scale, "*": scale * factor}
-    others = {name: value if name in text else value * factor for name, value in scale.items()}
-    return {"te": scale["*"], **others} if "*" in scale else others
-
-
-def is_zero(scale: LayerScale) -> bool:
-    """Whether a layer can be left out: its scale is 0 for every sample and no gradient of the scale is wanted."""
-    if isinstance(scale, Tensor):
-        return not scale.requires_grad and not bool(scale.any())
-    return scale == 0
-
-
-def _checked(scale: float | Tensor, path: str) -> LayerScale:
-    if isinstance(scale, Tensor):
-        if scale.dim() > 1 or not bool(torch.isfinite(scale).all()):
-            found = f"a tensor of shape {tuple(scale.shape)} at {path}"
-            raise BwlabError("a scale per sample", found, "Give a tensor of shape (batch,) of finite numbers")
-        return scale if scale.dim() == 1 else float(scale)
-    if not math.isfinite(scale):
-        raise BwlabError(f"scale {scale} at {path}", "it is not a finite number", "Give a finite scale")
-    return float(scale)
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -239,10 +91,10 @@ def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders
 
     """
     model_layers = adapted_by_path(unet, text_encoder)
-    for attached in adapters:
-        check_fits(attached.adapter.name, attached.adapter.layers, model_layers)
-    uses = _uses(adapters)
-    handles = hook_layers([(model_layers[path], layer_uses) for path, layer_uses in uses.items()])
+    for scaled in adapters:
+        check_fits(scaled.adapter.name, scaled.adapter.layers, model_layers)
+    by_path = _scaled_layers(adapters)
+    handles = hook_layers([(model_layers[path], scaled_layers) for path, scaled_layers in by_path.items()])
     try:
         yield
     finally:
@@ -250,12 +102,164 @@ def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders
             handle.remove()
 
 
-def _uses(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLayer]]:
-    """Path -> the adapter layers that act there with their scales; scales of 0 are left out."""
-    uses: dict[str, list[ScaledLayer]] = {}
-    for attached in adapters:
-        for path, layer in attached.adapter.layers.items():
-            scale = layer_scale(attached.scale, path, attached.adapter.scheme)
+def _scaled_layers(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLayer]]:
+    """Path -> the adapter layers that act there, with their scales; those of scale 0 are left out."""
+    by_path: dict[str, list[ScaledLayer]] = {}
+    for scaled in adapters:
+        for path, layer in scaled.adapter.layers.items():
+            scale = layer_scale(scaled.scale, path, scaled.adapter.scheme)
             if not is_zero(scale):
-                uses.setdefault(path, []).append(ScaledLayer(layer, scale))
-    return uses
+                by_path.setdefault(path, []).append(ScaledLayer(layer, scale))
+    return by_path
+
+
+def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) -> list[RemovableHandle]:
+    """Set one hook per base layer and return the handles; if one cannot be set, none stays."""
+    handles: list[RemovableHandle] = []
+    try:
+        for layer, scaled_layers in layers:
+            handles.append(layer.register_forward_hook(AdapterHook(layer, scaled_layers)))
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        raise
+    return handles
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledLayer:
+    """One adapter layer with its scale: a number, or one per sample `(batch,)`."""
+
+    layer: AdapterLayer
+    scale: LayerScale
+
+
+class AdapterHook:
+    """Adds the outputs of several adapter layers to one base layer's output.
+
+    All of them see the same untouched input and base output, so that their order does not matter.
+    """
+
+    def __init__(self, base: AdaptedLayer, layers: Sequence[ScaledLayer]) -> None:
+        self.parts = [(scaled.layer.on(base), scaled.scale) for scaled in layers]
+
+    def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return the layer's output with every adapter's part added, in the output's dtype."""
+        adapted = output
+        for layer, scale in self.parts:
+            if isinstance(scale, Tensor):
+                adapted = _add_per_sample(adapted, layer, scale, args[0], output)
+            else:
+                adapted = layer.add_to(adapted, _as_adapter(layer, args[0]), output, scale)
+        return adapted
+
+
+def _as_adapter(layer: AdapterLayer | BoundLayer, x: Tensor) -> Tensor:
+    """Return the base layer's input in the dtype in which the adapter computes: outside autocast its own."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.compute_dtype())
+
+
+def _part(layer: AdapterLayer | BoundLayer, x: Tensor, output: Tensor) -> Tensor:
+    """Return what the adapter adds, in the output's dtype."""
+    part: Tensor = layer(_as_adapter(layer, x), output)
+    return part.to(output.dtype)
+
+
+def _add_per_sample(
+    adapted: Tensor, layer: AdapterLayer | BoundLayer, scale: Tensor, x: Tensor, output: Tensor
+) -> Tensor:
+    """`adapted` with `scale[i]` times the adapter's part added to sample i; samples of scale 0 keep their bits."""
+    if output.shape[0] != scale.shape[0]:
+        raise BwlabError(
+            "an adapter scale per sample",
+            f"{scale.shape[0]} scales for a batch of {output.shape[0]}",
+            "Give one scale for each sample (with guidance the batch is doubled)",
+        )
+    scale = scale.to(output.device, output.dtype)
+    if scale.requires_grad:
+        return adapted + _part(layer, x, output) * _wide(scale, output)
+    # Adding 0 * part would turn -0.0 into 0.0 and an infinite part into NaN, and costs the computation.
+    rows = _rows(scale)
+    if rows is None:
+        return adapted
+    part, factors = _part(layer, x[rows], output[rows]), scale[rows]
+    if bool((factors != 1).any()):
+        part = part * _wide(factors, output)
+    # A sum of earlier adapters is nobody else's, unless the backward pass needs it.
+    total = adapted.clone() if adapted is output or adapted.requires_grad else adapted
+    if isinstance(rows, slice):
+        total[rows] += part
+        return total
+    return total.index_add_(0, rows, part)
+
+
+def _wide(scale: Tensor, output: Tensor) -> Tensor:
+    return scale.view(-1, *(1 for _ in output.shape[1:]))
+
+
+def _rows(scale: Tensor) -> slice | Tensor | None:
+    """Return the samples whose scale is not 0, as a slice if they are adjacent; None if there is none."""
+    active = scale.nonzero().flatten()
+    if not len(active):
+        return None  # The scales are so small that the output's dtype rounds them to 0.
+    first, last = int(active[0]), int(active[-1])
+    return slice(first, last + 1) if last - first + 1 == len(active) else active
+
+
+def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
+    """Return the scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
+
+    A mapping goes from block (`"in0"`), cell (`"in0.1"`) or module (`"down_blocks.0.resnets.1"`) to a number or a
+    tensor; the finest wins and `"*"` stands for all others. A layer that it does not cover is an error, because a
+    forgotten block would silently be off.
+    """
+    if isinstance(scale, BlockSpec):
+        return _checked(scale.value_of(path), path)
+    if not isinstance(scale, Mapping):
+        return _checked(scale, path)
+    module = scheme.module_of(path)
+    names = ("*",) if module is None else (module.path, module.cell, module.block, "*")
+    for name in names:
+        if name in scale:
+            return _checked(scale[name], path)
+    raise BwlabError(
+        "scales for each block",
+        f"none for {path} (in {' or '.join(names[:-1]) or 'no block'}); named are {', '.join(scale)}",
+        'Name every block that the adapter covers, or give "*"',
+    )
+
+
+def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:
+    """Return `scale` times a factor on the UNet's layers, and unchanged on those of text encoders.
+
+    Args:
+        scale: an adapter's scale.
+        factor: a finite number.
+        scheme: the block scheme of the adapter's model.
+
+    """
+    text = {name for module in scheme.modules if module.block == "te" for name in ("te", module.cell, module.path)}
+    if isinstance(scale, BlockSpec):
+        return {path: value if path in text else value * factor for path, value in scale.values.items()}
+    if not isinstance(scale, Mapping):
+        return {"te": scale, "*": scale * factor}
+    others = {name: value if name in text else value * factor for name, value in scale.items()}
+    return {"te": scale["*"], **others} if "*" in scale else others
+
+
+def is_zero(scale: LayerScale) -> bool:
+    """Whether a layer can be left out: its scale is 0 for every sample and no gradient of the scale is wanted."""
+    if isinstance(scale, Tensor):
+        return not scale.requires_grad and not bool(scale.any())
+    return scale == 0
+
+
+def _checked(scale: float | Tensor, path: str) -> LayerScale:
+    if isinstance(scale, Tensor):
+        if scale.dim() > 1 or not bool(torch.isfinite(scale).all()):
+            found = f"a tensor of shape {tuple(scale.shape)} at {path}"
+            raise BwlabError("a scale per sample", found, "Give a tensor of shape (batch,) of finite numbers")
+        return scale if scale.dim() == 1 else float(scale)
+    if not math.isfinite(scale):
+        raise BwlabError(f"scale {scale} at {path}", "it is not a finite number", "Give a finite scale")
+    return float(scale)

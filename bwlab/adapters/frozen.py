@@ -1,4 +1,4 @@
-"""A frozen change of one layer, as a file of any algorithm holds it: a dense delta of the weight, and of the bias."""
+"""Frozen layers for modules that no adapter type trains: low-rank where the file's algorithm is, else a dense delta."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer
+from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.errors import BwlabError
+from bwlab.formats.algorithms.full import DIFF, DIFF_BIAS, NORM_BIAS, NORM_WEIGHT
 
 if TYPE_CHECKING:
     from bwlab.formats.modules import ModuleWeights
@@ -19,12 +21,46 @@ if TYPE_CHECKING:
 # (input, weight, bias) -> output
 Operation: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-WEIGHT_LEAVES = {False: "diff", True: "w_norm"}
-BIAS_LEAVES = {False: "diff_b", True: "b_norm"}
+# Whether the layer is a norm -> the leaf.
+WEIGHT_LEAVES = {False: DIFF, True: NORM_WEIGHT}
+BIAS_LEAVES = {False: DIFF_BIAS, True: NORM_BIAS}
+
+
+def frozen_layer(base: AdaptedLayer, module: ModuleWeights) -> AdapterLayer:
+    """Return the layer for `base` that adds what a module of a file changes.
+
+    A low-rank one where the module is a product of factors of at most half the delta's size, else a dense one.
+
+    Raises:
+        BwlabError: the module is for a layer of another shape, or holds NaN or infinity.
+
+    """
+    if isinstance(base, nn.Linear | nn.Conv2d) and module.bias_delta() is None and _is_small(base, module):
+        return _low_rank_layer(base, module)
+    return FrozenDeltaLayer.of(base, module)
+
+
+def _is_small(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> bool:
+    """Whether two factors take at most half the numbers, and the work, of the dense delta."""
+    rank = module.factored_rank()
+    out = base.weight.shape[0]
+    return rank is not None and 2 * rank * (out + base.weight[0].numel()) <= base.weight.numel()
+
+
+def _low_rank_layer(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> LowRankLayer:
+    factors = module.factors()
+    assert factors is not None
+    weight, ones = base.weight, (1 for _ in base.weight.shape[2:])
+    if factors.shape != (weight.shape[0], weight[0].numel()):
+        found = f"for a weight of {factors.shape}, here {tuple(weight.shape)}"
+        raise BwlabError(module.algorithm, found, "Use the base model it was trained on")
+    up, down = (torch.from_numpy(factor).to(weight.device, torch.float32) for factor in (factors.up, factors.down))
+    rank = factors.inner_rank
+    return LowRankLayer(base, down.reshape(rank, *weight.shape[1:]), up.reshape(len(up), rank, *ones), float(rank))
 
 
 class FrozenDeltaLayer(AdapterLayer):
-    """What a file adds to a Linear, a Conv2d, a GroupNorm or a LayerNorm: it acts, and is not trained.
+    """The dense change of a Linear, a Conv2d, a GroupNorm or a LayerNorm that a file holds; it is not trained.
 
     The delta is computed once, when the file is loaded, from the base weight where the algorithm needs that. Scaling
     an adapter scales its delta, for every algorithm.
@@ -46,7 +82,7 @@ class FrozenDeltaLayer(AdapterLayer):
 
     @classmethod
     def of(cls, base: AdaptedLayer, module: ModuleWeights) -> FrozenDeltaLayer:
-        """Return the layer for `base` that a module of a file stands for, in float32.
+        """Return the layer for `base` that a module of a file describes, in float32.
 
         Raises:
             BwlabError: the module is for a weight or bias of another shape, or holds NaN or infinity.
@@ -58,15 +94,15 @@ class FrozenDeltaLayer(AdapterLayer):
             raise BwlabError(
                 f"the bias of {module.path}", f"{bias.shape}, here {weight.shape[:1]}", "Use the base it was trained on"
             )
-        tensors = [None if one is None else torch.from_numpy(np.array(one, np.float32)) for one in (change, bias)]
-        assert tensors[0] is not None
-        return cls(base, tensors[0].to(base.weight.device), _on(tensors[1], base), module.rank())
+        device = base.weight.device
+        own_bias = None if bias is None else torch.from_numpy(np.array(bias, np.float32)).to(device)
+        return cls(base, torch.from_numpy(np.array(change, np.float32)).to(device), own_bias, module.rank())
 
     @classmethod
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """Refuses: such a layer comes from a file."""
+        """Raise `BwlabError`: such a layer comes from a file."""
         raise BwlabError("a new layer of a file's adapter", "it is only read from files", "Choose an adapter type")
 
     @classmethod
@@ -80,12 +116,12 @@ class FrozenDeltaLayer(AdapterLayer):
         return cls(layer, tensors[WEIGHT_LEAVES[norm]].detach().clone(), tensors.get(BIAS_LEAVES[norm]))
 
     def tensors(self) -> dict[str, Tensor]:
-        """`diff` and `diff_b`, or of a norm `w_norm` and `b_norm`; there is no alpha, as a difference has no scale."""
-        found = {WEIGHT_LEAVES[self.is_norm]: self.weight}
-        return found if self.bias is None else found | {BIAS_LEAVES[self.is_norm]: self.bias}
+        """Return `diff` and `diff_b`, or of a norm `w_norm` and `b_norm`; a difference has no scale, so no alpha."""
+        tensors = {WEIGHT_LEAVES[self.is_norm]: self.weight}
+        return tensors if self.bias is None else tensors | {BIAS_LEAVES[self.is_norm]: self.bias}
 
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """Return the layer's operation with the delta as its weight; of a norm, the normalised input times the delta."""
+        """Return the layer's operation with the delta as its weight."""
         return self._operation(x, self.weight, self.bias)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
@@ -116,7 +152,3 @@ def _check_padding(base: AdaptedLayer) -> None:
     if isinstance(base, nn.Conv2d) and base.padding_mode != "zeros":
         found = f"it has padding_mode={base.padding_mode!r}"
         raise BwlabError("an adapter on a convolution", found, "Only convolutions that pad with zeros can be adapted")
-
-
-def _on(tensor: Tensor | None, base: AdaptedLayer) -> Tensor | None:
-    return None if tensor is None else tensor.to(base.weight.device)

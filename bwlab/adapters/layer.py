@@ -1,4 +1,4 @@
-"""What one adapter does to one layer: the interface every adapter type implements."""
+"""The interface of adapter types: one adapter on one frozen layer, with or without the base layer at hand."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ class AdapterLayer(nn.Module, ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Leaf name -> tensor, `alpha` (a float32 scalar) included; the inverse of `from_tensors`."""
+        """Return leaf name -> tensor, `alpha` (a float32 scalar) included; the inverse of `from_tensors`."""
 
     def file_tensors(self, alpha: float) -> dict[str, Tensor]:
-        """Like `tensors()`, rewritten so that the scale is that of `alpha` where the type can do so.
+        """Return `tensors()` rewritten for another alpha where the type can do so: here alpha is folded in on save.
 
-        A file carries one alpha for all its modules (FORMATS: diffusers 0.42 mis-scales files that carry several).
-        Types whose alpha is no plain factor keep their own, which this default does.
+        A file carries one alpha for all its modules, because diffusers 0.42 mis-scales files that carry several. Types
+        whose alpha is no plain factor keep their own, as this default does.
         """
         return self.tensors()
 
@@ -95,7 +95,7 @@ class AdapterLayer(nn.Module, ABC):
         """
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """`total` with `scale` times what `forward` gives added, in `total`'s dtype.
+        """Return `total` plus `scale` times what `forward` gives, in `total`'s dtype.
 
         This default is right for every type. Overriding it is for speed alone, and `total` must stay as it is.
 
@@ -103,7 +103,7 @@ class AdapterLayer(nn.Module, ABC):
             total: the base output, with what adapters before this one added.
             x: as for `forward`.
             base_output: as for `forward`.
-            scale: how strongly the adapter acts.
+            scale: the factor of the adapter.
 
         """
         part: Tensor = self(x, base_output).to(total.dtype)
@@ -128,7 +128,7 @@ class AdapterLayer(nn.Module, ABC):
 
 
 def kind_of(layer: BaseLayer) -> str:
-    """`"linear"`, `"conv1x1"` or `"conv"` (any larger kernel)."""
+    """Return `"linear"`, `"conv1x1"` or `"conv"` (any larger kernel)."""
     if isinstance(layer, nn.Linear):
         return "linear"
     return "conv1x1" if layer.kernel_size == (1, 1) else "conv"
@@ -156,21 +156,21 @@ def check_rank_and_alpha(rank: int, alpha: float) -> None:
 
 
 class BaseAwareLayer(AdapterLayer):
-    """An adapter layer that is given the base layer whenever it acts, and the base weight whenever it tells its delta.
+    """An adapter layer that is given the base layer when it acts, and the base weight when it computes its delta.
 
     It never keeps either: one adapter may act on two models at once, and moving it moves no base weight. A type only
-    has to say its `delta`; it overrides `forward` where there is a cheaper way than through the dense weight.
+    has to define `delta`; it overrides `forward` where there is a cheaper way than through the dense weight.
     """
 
     needs_base_weight: ClassVar[bool] = True
 
     def on(self, base: AdaptedLayer) -> BoundLayer:
-        """This layer together with the base layer that it acts on, for as long as it is attached."""
+        """Return this layer together with the base layer that it acts on, for as long as it is attached."""
         assert isinstance(base, nn.Linear | nn.Conv2d)
         return BoundLayer(self, base)
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]
-        """Return what is added to `base_output`, at scale 1: by default the base layer's operation with `delta` as its weight.
+        """Return what is added to `base_output` at scale 1: here the base layer's operation with `delta` as its weight.
 
         Args:
             x: as in `AdapterLayer.forward`.
@@ -205,7 +205,7 @@ class BaseAwareLayer(AdapterLayer):
         return base_weight
 
     def base_part(self, base_output: Tensor, base: BaseLayer) -> Tensor:
-        """`base_output` without the bias: what the weight alone gave, which types such as OFT go on from."""
+        """Return `base_output` without the bias: the output of the weight alone, which types such as OFT start from."""
         if base.bias is None:
             return base_output
         ones = () if isinstance(base, nn.Linear) else (1, 1)
@@ -225,7 +225,7 @@ class BoundLayer:
         return part
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """`total` with `scale` times that added, in `total`'s dtype."""
+        """Return `total` plus `scale` times that, in `total`'s dtype."""
         part = self(x, base_output).to(total.dtype)
         return total + (part if scale == 1 else part * scale)
 

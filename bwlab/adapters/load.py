@@ -1,4 +1,4 @@
-"""Loads the adapter in a file of any dialect and algorithm for a model, ready to be attached."""
+"""Loading the adapter in a file of any dialect and algorithm for a model, ready to be attached."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.frozen import FrozenDeltaLayer
+from bwlab.adapters.frozen import frozen_layer
 from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, kind_of
-from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.adapters.modules import TextEncoders, adapted_by_path, require_layers
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.errors import BwlabError
+from bwlab.errors import BrokenFileError, BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.contents import TYPE_KEY, AdapterContents
 from bwlab.formats.dialects.textual_inversion import embeddings_of
@@ -30,13 +29,13 @@ Tensors: TypeAlias = dict[str, Tensor]
 
 
 class Plugins(Protocol):
-    """Whatever knows adapter types and formats: the plugin manager."""
+    """The source of adapter types and formats: the plugin manager."""
 
     def adapter_types(self) -> dict[str, AdapterType]:
-        """Name -> adapter type."""
+        """Return name -> adapter type."""
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Readers and writers; the built-in readers are known without it."""
+        """Return readers and writers; the built-in readers are known without them."""
 
 
 def load_adapter(
@@ -49,9 +48,8 @@ def load_adapter(
 ) -> Adapter:
     """Return the adapter of a file, for this model, in evaluation mode (no gradients).
 
-    Modules whose leaves an adapter type has are of that type: of the one that the file's `bwlab.adapter_type` names,
-    else of the narrowest that adapts them all. The others become frozen layers: low-rank ones where the algorithm is a
-    low-rank product much smaller than the weight, else dense ones, computed from the base weight where need be.
+    Modules whose leaves an adapter type has become layers of that type: the one that the file's `bwlab.adapter_type`
+    names, else the narrowest that adapts them all. The others become frozen layers, see `frozen_layer`.
 
     Raises:
         BwlabError: the file is broken, of no known dialect, holds keys that nobody understands or no module at all, was
@@ -69,16 +67,16 @@ def load_adapter(
         if module is None:
             continue
         try:
-            layers[layer_path] = _layer(base, module, adapter_type if layer_path in typed else None)
+            layers[layer_path] = _loaded_layer(base, module, adapter_type if layer_path in typed else None)
+        except BrokenFileError:
+            raise
         except BwlabError as error:
-            if error.asked.startswith("reading "):
-                raise
             found = f"{layer_path}: {error.asked}: {error.found}"
             raise BwlabError(f"loading adapter {path}", found, error.fix) from error
     kinds = {adapter_type.name for _ in typed if adapter_type is not None}
     kinds |= {module.algorithm for layer_path, module in contents.modules.items() if layer_path not in typed}
-    words = tuple(embeddings_of(contents.embeddings))
-    return Adapter(Path(path).stem, "+".join(sorted(kinds)), layers, scheme, dict(contents.metadata), words).eval()
+    embeddings = tuple(embeddings_of(contents.embeddings))
+    return Adapter(Path(path).stem, "+".join(sorted(kinds)), layers, scheme, dict(contents.metadata), embeddings).eval()
 
 
 def _require_modules(contents: AdapterContents) -> None:
@@ -103,13 +101,13 @@ def _typed(
     named = types.get(contents.metadata.get(TYPE_KEY, ""))
     candidates = {named.name: named} if named is not None else types
     covered = {
-        path: {name for name, one in candidates.items() if _leaves(module) <= set(one.leaves)}
+        path: {name for name, candidate in candidates.items() if _leaves(module) <= set(candidate.leaves)}
         for path, module in contents.modules.items()
         if isinstance(layers[path], nn.Linear | nn.Conv2d)
     }
     typed = {path for path, names in covered.items() if names}
     _require_types(contents, typed, types)
-    fitting = [one for name, one in candidates.items() if typed and all(name in covered[path] for path in typed)]
+    fitting = [type_ for name, type_ in candidates.items() if typed and all(name in covered[path] for path in typed)]
     if not fitting:
         return None, set()
     return min(fitting, key=lambda candidate: _distance(candidate, typed, layers)), typed
@@ -135,7 +133,7 @@ def _leaves(module: ModuleWeights) -> set[str]:
 
 
 def _distance(candidate: AdapterType, paths: set[str], layers: Mapping[str, AdaptedLayer]) -> tuple[int, ...]:
-    """Sorts types by how many of these modules they would not adapt, then by how many others they would."""
+    """Count these modules that a type would not adapt, then the others that it would: the least fits best."""
     adapted = {
         path
         for path, layer in layers.items()
@@ -144,12 +142,10 @@ def _distance(candidate: AdapterType, paths: set[str], layers: Mapping[str, Adap
     return len(paths - adapted), len(adapted - paths)
 
 
-def _layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: AdapterType | None) -> AdapterLayer:
+def _loaded_layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: AdapterType | None) -> AdapterLayer:
     if adapter_type is not None and isinstance(base, nn.Linear | nn.Conv2d):
         return adapter_type.load().from_tensors(base, _typed_tensors(base, module))
-    if isinstance(base, nn.Linear | nn.Conv2d) and module.bias_delta() is None and _is_small(base, module):
-        return _low_rank(base, module)
-    return FrozenDeltaLayer.of(base, module)
+    return frozen_layer(base, module)
 
 
 def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
@@ -164,27 +160,8 @@ def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
 
 
 def _shaped(tensor: Tensor, leaf: str, weight: tuple[int, ...]) -> Tensor:
-    """Return a factor of a linear layer stored as that of a 1 x 1 convolution, or the other way round, as the layer has it."""
+    """Return a factor in its layer's shape: files may swap linear layers and 1 x 1 convolutions."""
     own = tensor.shape[0]
     wanted = (own, *weight[1:]) if leaf == DOWN else (own, tensor.shape[1], *(1 for _ in weight[2:]))
     fits = tensor.shape[1] == wanted[1] and tensor.numel() == torch.Size(wanted).numel()
     return tensor.reshape(wanted) if leaf in (DOWN, UP) and fits else tensor
-
-
-def _is_small(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> bool:
-    """Whether two factors take half the numbers and the work of the dense delta at most."""
-    rank = module.factored_rank()
-    out = base.weight.shape[0]
-    return rank is not None and 2 * rank * (out + base.weight[0].numel()) <= base.weight.numel()
-
-
-def _low_rank(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> LowRankLayer:
-    factors = module.factors()
-    assert factors is not None
-    weight, ones = base.weight, (1 for _ in base.weight.shape[2:])
-    if factors.shape != (weight.shape[0], weight[0].numel()):
-        found = f"for a weight of {factors.shape}, here {tuple(weight.shape)}"
-        raise BwlabError(module.algorithm, found, "Use the base model it was trained on")
-    up, down = (torch.from_numpy(one).to(weight.device, torch.float32) for one in (factors.up, factors.down))
-    rank = factors.inner_rank
-    return LowRankLayer(base, down.reshape(rank, *weight.shape[1:]), up.reshape(len(up), rank, *ones), float(rank))

@@ -1,4 +1,4 @@
-"""The low-rank adapter layer of LoRA and LoCon: `s * up(down(x))`, `s = alpha / rank`."""
+"""The low-rank adapter layer of LoRA and LoCon, `s * up(down(x))` with `s = alpha / rank`, and its operations."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LowRankLayer(AdapterLayer):
 
     @property
     def scale(self) -> float:
-        """`alpha / rank`."""
+        """`alpha / rank`, the factor of the delta."""
         return self.alpha / self.rank
 
     @classmethod
@@ -77,37 +77,37 @@ class LowRankLayer(AdapterLayer):
         return cls(layer, down, tensors[UP].detach().clone(), alpha)
 
     def tensors(self) -> dict[str, Tensor]:
-        """`lora_down.weight`, `lora_up.weight` and `alpha`."""
+        """Return `lora_down.weight`, `lora_up.weight` and `alpha`."""
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(self.alpha)}
 
     def file_tensors(self, alpha: float) -> dict[str, Tensor]:
-        """`tensors()` with `self.alpha / alpha` folded into up: the same delta, told with another alpha."""
+        """Return `tensors()` with `self.alpha / alpha` folded into up: the same delta, written with another alpha."""
         if alpha == self.alpha:
             return self.tensors()
         up = self.up.detach() * (self.alpha / alpha)
         return {DOWN: self.down.detach(), UP: up, ALPHA: torch.tensor(alpha)}
 
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """`s * up(down(x))`, of `base_output`'s shape."""
+        """Return `s * up(down(x))`, of `base_output`'s shape."""
         return project_up(project_down(x, self.down, self._geometry), self.up) * self.scale
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """`total + scale * s * up(down(x))`, in one pass over `total`.
+        """Return `total + scale * s * up(down(x))`, in one pass over `total`.
 
-        For the backward pass only x, which the neighbours share, and `down(x)` are kept.
+        The backward pass keeps only x, which the layers beside it share, and `down(x)`.
         """
         if type(self).forward is not LowRankLayer.forward:
-            return super().add_to(total, x, base_output, scale)  # a type that computes something else
+            return super().add_to(total, x, base_output, scale)  # The type computes something else.
         hidden = project_down_fast(x, self.down, self._geometry)
         return add_projected_up(total, hidden, self.up, scale * self.scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """`s * up @ down` as a weight of shape `weight_shape`; the base weight is not needed."""
+        """Return `s * up @ down` as a weight of shape `weight_shape`; the base weight is not needed."""
         product = self.up.flatten(1) @ self.down.flatten(1) * self.scale
         return product.reshape(self.weight_shape)
 
     def factors(self) -> FactoredMatrix:
-        """Up `(out, r)` with the scale folded in and down `(r, in * k * k)`, as float64 arrays."""
+        """Return up `(out, r)` with the scale folded in and down `(r, in * k * k)`, as float64 arrays."""
         from bwlab.linalg.factored import FactoredMatrix
 
         up = self.up.detach().flatten(1).double().cpu() * self.scale
@@ -126,7 +126,7 @@ def _check_shapes(weight_shape: tuple[int, ...], down: Tensor, up: Tensor) -> No
 
 
 def geometry_of(layer: BaseLayer) -> Geometry:
-    """How a low-rank delta on `layer` moves over its input; raises `BwlabError` for a grouped convolution."""
+    """Return stride, padding and dilation of a convolution; raise `BwlabError` for a grouped one."""
     if isinstance(layer, nn.Linear):
         return None
     if layer.groups != 1 or layer.padding_mode != "zeros":
@@ -141,7 +141,7 @@ def geometry_of(layer: BaseLayer) -> Geometry:
 
 
 def project_down(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
-    """`down(x)`: `(..., rank)`, or `(batch, rank, h', w')` with down `(rank, in, k, k)`."""
+    """Return `down(x)`: `(..., rank)`, or `(batch, rank, h', w')` with down `(rank, in, k, k)`."""
     if geometry is None:
         return F.linear(x, down)
     stride, padding, dilation = geometry
@@ -149,9 +149,9 @@ def project_down(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
 
 
 def project_down_fast(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
-    """`down(x)` by matrix products where PyTorch's convolution is slow, above all backwards.
+    """Return `down(x)`, by matrix products where PyTorch's convolution is slow, above all in the backward pass.
 
-    That is on CPUs, for 1 x 1 convolutions and in half precision; otherwise it is `project_down`.
+    It is slow on CPUs for 1 x 1 convolutions and in half precision; elsewhere this is `project_down`.
     """
     if geometry is None or x.device.type != "cpu" or torch.compiler.is_compiling():
         return project_down(x, down, geometry)
@@ -166,19 +166,19 @@ def project_down_fast(x: Tensor, down: Tensor, geometry: Geometry) -> Tensor:
 
 
 def project_up(hidden: Tensor, up: Tensor) -> Tensor:
-    """`up(hidden)`: `(..., out)`, or `(batch, out, h', w')` with up `(out, rank, 1, 1)`."""
+    """Return `up(hidden)`: `(..., out)`, or `(batch, out, h', w')` with up `(out, rank, 1, 1)`."""
     return F.linear(hidden, up) if up.dim() == 2 else F.conv2d(hidden, up)
 
 
-def add_projected_up(total: Tensor, hidden: Tensor, up: Tensor, strength: float) -> Tensor:
-    """`total + strength * up(hidden)` in `total`'s dtype, with one pass over `total` in place of three.
+def add_projected_up(total: Tensor, hidden: Tensor, up: Tensor, scale: float) -> Tensor:
+    """Return `total + scale * up(hidden)` in `total`'s dtype, with one pass over `total` in place of three.
 
-    The strength is folded into the product and the product into the sum; for the backward pass only `hidden` is kept.
+    The scale is folded into the product and the product into the sum; the backward pass keeps only `hidden`.
     """
     if hidden.dtype != total.dtype:
-        return total + (project_up(hidden, up) * strength).to(total.dtype)
+        return total + (project_up(hidden, up) * scale).to(total.dtype)
     if up.dim() == 2:
-        rows = torch.addmm(total.flatten(0, -2), hidden.flatten(0, -2), up.t(), alpha=strength)
+        rows = torch.addmm(total.flatten(0, -2), hidden.flatten(0, -2), up.t(), alpha=scale)
         return rows.view(total.shape)
     wide = up.flatten(1).expand(len(total), -1, -1)
-    return torch.baddbmm(total.flatten(2), wide, hidden.flatten(2), alpha=strength).view(total.shape)
+    return torch.baddbmm(total.flatten(2), wide, hidden.flatten(2), alpha=scale).view(total.shape)

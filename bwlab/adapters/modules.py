@@ -1,4 +1,4 @@
-"""Which layers of a model an adapter path means.
+"""The layers of a model by adapter path, and checks that an adapter fits them.
 
 Adapter paths are module paths of the UNet, and `te.<path>` (`te2.<path>`) for the first (second) text encoder. CLIP
 modules are named as transformers 5 names them, without `text_model.`: `te.encoder.layers.0.self_attn.q_proj`.
@@ -29,12 +29,12 @@ def text_encoder_list(text_encoder: TextEncoders) -> list[nn.Module]:
 
 
 def text_prefix(index: int) -> str:
-    """`"te."` for the first text encoder, `"te2."` for the second."""
+    """Return `"te."` for the first text encoder, `"te2."` for the second."""
     return "te." if index == 0 else f"te{index + 1}."
 
 
 def layers_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[str, BaseLayer]:
-    """Every Linear and Conv2d of the UNet and of the text encoders, by adapter path, in traversal order."""
+    """Return every Linear and Conv2d of the UNet and of the text encoders, by adapter path, in traversal order."""
     layers = _layers(unet)
     for index, encoder in enumerate(text_encoder_list(text_encoder)):
         named = _layers(encoder).items()
@@ -43,22 +43,22 @@ def layers_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[s
 
 
 def adapted_by_path(unet: nn.Module, text_encoder: TextEncoders = None) -> dict[str, AdaptedLayer]:
-    """Like `layers_by_path`, with the norms that have weights, which adapters from files may change too."""
-    found: dict[str, AdaptedLayer] = dict(_adapted(unet))
+    """Return the layers of `layers_by_path` and the norms with weights, which adapters from files may change too."""
+    layers: dict[str, AdaptedLayer] = dict(_adapted(unet))
     for index, encoder in enumerate(text_encoder_list(text_encoder)):
         named = _adapted(encoder).items()
-        found |= {text_prefix(index) + path.removeprefix(TEXT_MODEL): layer for path, layer in named}
-    return found
+        layers |= {text_prefix(index) + path.removeprefix(TEXT_MODEL): layer for path, layer in named}
+    return layers
 
 
 def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, AdaptedLayer], with_text: str) -> None:
     """Raise `BwlabError` unless a model has a layer at every path of an adapter.
 
     Args:
-        asked: what was to be done with the adapter.
-        paths: of its layers.
-        layers: of the model, by path.
-        with_text: what to do where only layers of the text encoder are missing.
+        asked: the action on the adapter, for messages.
+        paths: the adapter's layers.
+        layers: the model's, by path.
+        with_text: advice for the case that only layers of text encoders are missing.
 
     """
     missing = [path for path in paths if path not in layers]

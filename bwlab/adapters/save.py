@@ -1,4 +1,4 @@
-"""Saves adapters as kohya files, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read."""
+"""Saving adapters as kohya files, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bwlab.formats.keys import kohya_name_of
 from bwlab.formats.safetensors import write_tensors
 from bwlab.formats.torch_tensors import lazy_tensor
 
-# The width of the text features that cross attention reads tells Stable Diffusion's generations apart.
+# Stable Diffusion's generations differ in the width of the text features that cross attention reads.
 _GENERATIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
 
 
@@ -68,7 +68,7 @@ def _require_finite(asked: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
-    """Return the entries written by default. `ss_network_dim` is `"Dynamic"` where ranks differ, as kohya's resizer has it."""
+    """Return the default entries; `ss_network_dim` is `"Dynamic"` where ranks differ, as in kohya's resizer."""
     ranks = sorted({layer.rank for layer in adapter.layers.values()})
     entries = {
         "format": "pt",
@@ -89,15 +89,15 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
 
 
 def block_ranks(adapter: Adapter) -> dict[str, list[int]]:
-    """Block name -> the ranks that occur in it, ascending, in the scheme's order; empty blocks are left out."""
+    """Return block name -> the ranks that occur in it, ascending, in the scheme's order, without empty blocks."""
     ranks: dict[str, set[int]] = {block: set() for block in adapter.blocks()}
     for path, layer in adapter.layers.items():
         ranks[adapter.scheme.block_of(path) or "rest"].add(layer.rank)
-    return {block: sorted(found) for block, found in ranks.items()}
+    return {block: sorted(members) for block, members in ranks.items()}
 
 
 def _base_model(adapter: Adapter) -> dict[str, str]:
-    """`ss_base_model_version` and `ss_v2`, where the adapter's shapes tell; other tools filter their lists by them."""
+    """`ss_base_model_version` and `ss_v2`, if the adapter's shapes determine them; other tools filter by them."""
     if adapter.scheme.name == "sdxl":
         return {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
     widths = {layer.weight_shape[1] for path, layer in adapter.layers.items() if path.endswith("attn2.to_k")}

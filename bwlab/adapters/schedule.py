@@ -1,7 +1,7 @@
-"""When an adapter acts during sampling: `"0-0.4:1, 0.4-1:0.3"`.
+"""Schedules of an adapter's scale over the sampling steps: `"0-0.4:1, 0.4-1:0.3"`.
 
 The numbers before the colon are fractions of the sampling, 0 at its first step and 1 after its last; step i of n stands
-at i / n. The number behind it multiplies the adapter's scale. Where no entry reaches, the adapter is off.
+at i / n. The number after it multiplies the adapter's scale. Outside of all entries the adapter is off.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 from bwlab.blocks.spec import NUMBER, number_text, parse_number
 from bwlab.errors import BwlabError
 
-FIX = 'Write begin-end:factor with commas between, such as "0-0.4:1, 0.4-1:0.3", or one bare number'
+SCHEDULE_FORM = 'Write begin-end:factor with commas between, such as "0-0.4:1, 0.4-1:0.3", or one bare number'
 ENTRY = re.compile(r"\s*(?P<begin>[^-:]*?)\s*-\s*(?P<end>[^:]*?)\s*:\s*(?P<factor>.*?)\s*")
 
 
@@ -58,7 +58,7 @@ ALWAYS = Schedule("1", (Span(0.0, 1.0, 1.0),))
 
 
 def parse_schedule(text: str | float | Schedule | None) -> Schedule:
-    """Return the schedule that a text says; a number holds for the whole sampling, None means 1.
+    """Return the schedule written as text; a number holds for the whole sampling, None means 1.
 
     Raises:
         BwlabError: an entry is malformed, leaves 0..1, ends before it begins, overlaps or stands before another one,
@@ -70,14 +70,16 @@ def parse_schedule(text: str | float | Schedule | None) -> Schedule:
     if isinstance(text, Schedule):
         return text
     text = str(text)
-    # "-0.5" is a number and "1e-1" too, so numbers are looked for before spans.
+    # "-0.5" is a number and "1e-1" too, so numbers are tried before spans.
     if NUMBER.fullmatch(text.strip()) or ":" not in text:
         return Schedule(text, (Span(0.0, 1.0, _number(text.strip(), text)),))
     spans = tuple(_span(entry, text) for entry in text.split(","))
     for before, after in pairwise(spans):
         if after.begin < before.end:
             kind = "overlap" if after.end > before.begin else "are not in order"
-            raise BwlabError(f"schedule {text!r}", f"{_told(before)} and {_told(after)} {kind}", FIX)
+            raise BwlabError(
+                f"schedule {text!r}", f"{_span_text(before)} and {_span_text(after)} {kind}", SCHEDULE_FORM
+            )
     return Schedule(text, spans)
 
 
@@ -87,7 +89,7 @@ def changes(*schedules: Schedule) -> tuple[float, ...]:
     >>> changes(parse_schedule("0-0.4:1"), parse_schedule("0.5-1:1"))
     (0.0, 0.4, 0.5)
     """
-    return tuple(sorted({0.0, *(edge for one in schedules for edge in _edges(one) if edge < 1)}))
+    return tuple(sorted({0.0, *(edge for schedule in schedules for edge in _edges(schedule) if edge < 1)}))
 
 
 def _edges(schedule: Schedule) -> Iterator[float]:
@@ -99,25 +101,29 @@ def _span(entry: str, text: str) -> Span:
     parts = ENTRY.fullmatch(entry)
     if parts is None:
         raise BwlabError(
-            f"schedule {text!r}", f"{entry.strip()!r} is no entry" if entry.strip() else "an entry is empty", FIX
+            f"schedule {text!r}",
+            f"{entry.strip()!r} is no entry" if entry.strip() else "an entry is empty",
+            SCHEDULE_FORM,
         )
     begin, end, factor = (_number(parts[name], text) for name in ("begin", "end", "factor"))
     span = Span(begin, end, factor)
     if not 0 <= begin <= 1 or not 0 <= end <= 1:
-        raise BwlabError(f"schedule {text!r}", f"{_told(span)} leaves the sampling, which goes from 0 to 1", FIX)
+        raise BwlabError(
+            f"schedule {text!r}", f"{_span_text(span)} leaves the sampling, which goes from 0 to 1", SCHEDULE_FORM
+        )
     if begin >= end:
-        raise BwlabError(f"schedule {text!r}", f"{_told(span)} ends before it begins", FIX)
+        raise BwlabError(f"schedule {text!r}", f"{_span_text(span)} ends before it begins", SCHEDULE_FORM)
     return span
 
 
 def _number(word: str, text: str) -> float:
     if not word:
-        raise BwlabError(f"schedule {text!r}", "a number is missing", FIX)
+        raise BwlabError(f"schedule {text!r}", "a number is missing", SCHEDULE_FORM)
     try:
         return parse_number(word, "scale", text)
     except BwlabError as error:
-        raise BwlabError(f"schedule {text!r}", f"{word!r}: {error.found}", FIX) from None
+        raise BwlabError(f"schedule {text!r}", f"{word!r}: {error.found}", SCHEDULE_FORM) from None
 
 
-def _told(span: Span) -> str:
+def _span_text(span: Span) -> str:
     return f"{number_text(span.begin)}-{number_text(span.end)}"

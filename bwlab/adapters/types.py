@@ -1,6 +1,6 @@
-"""What plugins register: adapter types, block schemes, readers and writers of adapter files, taggers of pictures.
+"""Adapter types, as plugins register them.
 
-All are descriptions that cost nothing to import. The functions in them import what they need when they are called.
+An `AdapterType` is a description that costs nothing to import; its functions import torch when they are called.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 Options: TypeAlias = Mapping[str, object]
-# From the options that the user gave and the layers to be adapted, by path: the options of each layer, by path.
+# (options from the user, layers to be adapted by path) -> the options of each layer, by path.
 PrepareOptions: TypeAlias = Callable[[Options, Mapping[str, "BaseLayer"]], Mapping[str, Options]]
 
 
@@ -28,10 +28,10 @@ class AdapterType:
         leaves: the endings of its keys in a file, e.g. `("lora_down.weight", "lora_up.weight", "alpha")`.
         needs_base_weight: whether `delta()` needs the weight of the layer it adapts.
         load: returns the layer class; imports torch only when called.
-        targets: whether a layer is adapted, from its path in the model and its kind: `"linear"`, `"conv"` or
+        targets: (path in the model, kind) -> whether the layer is adapted; kinds are `"linear"`, `"conv"` and
             `"conv1x1"`.
         options: names of the options that a user may give beyond rank and alpha.
-        prepare: turns them into those of each layer's `create()`; None: every layer gets them as they are.
+        prepare: turns the user's options into those of each layer's `create()`; None: every layer gets them unchanged.
 
     """
 

@@ -22,7 +22,7 @@ from bwlab.base.prediction import (
 from bwlab.base.quiet import quiet_libraries
 from bwlab.base.tokenizer import clip_tokenizer
 from bwlab.errors import BwlabError
-from bwlab.formats.ldm import TensorPlace, component_places
+from bwlab.formats.ldm import TensorLocation, component_locations
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SD2_BASE_SIDE = 64  # latents of the checkpoints of SD 2.x that predict noise; those that predict v have 96
 
 # As Stability AI's ModelSpec names them: (with epsilon, with v).
-SPEC_NAMES = {
+MODEL_SPEC_NAMES = {
     "sd1": ("stable-diffusion-v1", "stable-diffusion-v1"),
     "sd2": ("stable-diffusion-v2-512", "stable-diffusion-v2-768-v"),
     "sdxl": ("stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-base"),
@@ -62,7 +62,7 @@ def load_single_file(
     with quiet_libraries():
         parts = load_components(checkpoint, architecture, asked, dtype)
         tokenizers = [clip_tokenizer(pad) for pad in architecture.pads]
-        prediction = declared or _undeclared(architecture, parts, tokenizers)
+        prediction = declared or _default_prediction(architecture, parts, tokenizers)
         pipe = new_pipeline(parts, tokenizers, new_noise_schedule(prediction))
         if architecture.family == "sd2" and prediction.kind == EPSILON:
             pipe.unet.register_to_config(sample_size=SD2_BASE_SIDE)
@@ -79,10 +79,10 @@ def load_components(
 
     """
     empty = {name: empty_component(architecture, name) for name in architecture.components()}
-    places = {name: component_places(architecture.family, name, empty[name].state_dict()) for name in empty}
+    locations = {name: component_locations(architecture.family, name, empty[name].state_dict()) for name in empty}
     for name, model in empty.items():
-        _require_tensors(checkpoint, places[name], model, f"{LABELS[architecture.family]}'s {name}", asked)
-    return {name: _filled(model, checkpoint, places[name], dtype) for name, model in empty.items()}
+        _require_tensors(checkpoint, locations[name], model, f"{LABELS[architecture.family]}'s {name}", asked)
+    return {name: _filled(model, checkpoint, locations[name], dtype) for name, model in empty.items()}
 
 
 def empty_component(architecture: Architecture, name: str) -> nn.Module:
@@ -112,13 +112,13 @@ def _settings(config: Config) -> dict[str, object]:
 
 
 def _require_tensors(
-    checkpoint: SingleFileHeader, places: Mapping[str, TensorPlace], model: nn.Module, label: str, asked: str
+    checkpoint: SingleFileHeader, locations: Mapping[str, TensorLocation], model: nn.Module, label: str, asked: str
 ) -> None:
     from bwlab.formats.ldm import fits, shape_in_file
 
     wanted = {
-        checkpoint.actual_key(place.key): shape_in_file(place, tuple(tensor.shape))
-        for place, tensor in zip(places.values(), model.state_dict().values(), strict=True)
+        checkpoint.actual_key(location.key): shape_in_file(location, tuple(tensor.shape))
+        for location, tensor in zip(locations.values(), model.state_dict().values(), strict=True)
     }
     missing = [key for key in wanted if key not in checkpoint.shapes]
     if missing:
@@ -131,7 +131,7 @@ def _require_tensors(
 
 
 def _filled(
-    model: nn.Module, checkpoint: SingleFileHeader, places: Mapping[str, TensorPlace], dtype: torch.dtype
+    model: nn.Module, checkpoint: SingleFileHeader, locations: Mapping[str, TensorLocation], dtype: torch.dtype
 ) -> nn.Module:
     from safetensors import safe_open
 
@@ -143,13 +143,13 @@ def _filled(
             tensor: Tensor = file.get_tensor(checkpoint.actual_key(key))
             return tensor.to(dtype)
 
-        tensors = from_ldm(places, read)
+        tensors = from_ldm(locations, read)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     model.load_state_dict({name: tensor.reshape(shapes[name]) for name, tensor in tensors.items()}, assign=True)
     return model.eval()
 
 
-def _undeclared(
+def _default_prediction(
     architecture: Architecture, parts: Mapping[str, nn.Module], tokenizers: list[CLIPTokenizer]
 ) -> Prediction:
     """SD 2.x was published with both predictions and is measured; the others were with epsilon alone."""
@@ -223,7 +223,7 @@ def checkpoint_tensors(
     tensors: dict[str, Tensor] = {}
     for name in PUBLISHED[family].components():
         state = getattr(pipe, name).state_dict()
-        tensors |= to_ldm(component_places(family, name, state), state)
+        tensors |= to_ldm(component_locations(family, name, state), state)
     config = pipe.scheduler.config
     if family == "sdxl" and config.prediction_type == VELOCITY:
         tensors[V_MARK] = torch.tensor([])
@@ -238,6 +238,6 @@ def checkpoint_metadata(
     """Return the metadata that tells a single-file checkpoint's architecture and prediction (ModelSpec)."""
     velocity = pipe.scheduler.config.prediction_type == VELOCITY
     return {
-        ARCHITECTURE_KEY: SPEC_NAMES[family or pipeline_family(pipe)][velocity],
+        ARCHITECTURE_KEY: MODEL_SPEC_NAMES[family or pipeline_family(pipe)][velocity],
         PREDICTION_KEY: "v" if velocity else "epsilon",
     }

@@ -18,7 +18,7 @@ from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.blocks.configs import meta_unet
 from bwlab.blocks.paths import COMPONENTS
 from bwlab.errors import BwlabError
-from bwlab.formats.ldm import TEXT_MODEL, TensorPlace, component_places
+from bwlab.formats.ldm import TEXT_MODEL, TensorLocation, component_locations
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
 from bwlab.formats.tensors import LazyTensor, Numbers
 
@@ -135,10 +135,10 @@ def _from_file(name: str, path: Path, asked: str) -> ModelWeights:
         if component not in COMPONENTS:
             continue
         names = meta_unet(architecture.unet).state_dict() if component == "unet" else _text_names()
-        for key, place in component_places(family, component, names).items():
-            in_file = checkpoint.actual_key(place.key)
+        for key, location in component_locations(family, component, names).items():
+            in_file = checkpoint.actual_key(location.key)
             if in_file in file.entries:
-                tensors[COMPONENTS[component] + key] = _taken(file.tensor(in_file), place)
+                tensors[COMPONENTS[component] + key] = _extracted(file.tensor(in_file), location)
     return ModelWeights(name, architecture.unet, tensors)
 
 
@@ -150,16 +150,16 @@ def _text_names(most: int = 40) -> Iterator[str]:
             yield from (f"encoder.layers.{layer}.{module}.{leaf}" for leaf in ("weight", "bias"))
 
 
-def _taken(tensor: LazyTensor, place: TensorPlace) -> LazyTensor:
+def _extracted(tensor: LazyTensor, location: TensorLocation) -> LazyTensor:
     """Return the model's tensor out of the file's, as `bwlab.formats.ldm.from_ldm` takes it."""
     rows, *others = tensor.shape
-    shape: tuple[int, ...] = (rows // 3, *others) if place.third is not None else (rows, *others)
-    shape = shape[::-1] if place.transposed else shape[:2] if place.pointwise else shape
+    shape: tuple[int, ...] = (rows // 3, *others) if location.third is not None else (rows, *others)
+    shape = shape[::-1] if location.transposed else shape[:2] if location.pointwise else shape
 
     def fetch() -> NDArray[np.generic]:
         values = tensor.read()
-        if place.third is not None:
-            values = values[place.third * shape[0] : (place.third + 1) * shape[0]]
-        return (values.T if place.transposed else values).reshape(shape)
+        if location.third is not None:
+            values = values[location.third * shape[0] : (location.third + 1) * shape[0]]
+        return (values.T if location.transposed else values).reshape(shape)
 
     return dataclasses.replace(tensor, shape=shape, fetch=fetch)

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from bwlab.blocks.configs import KNOWN, UnetConfig, layer_shapes, meta_unet
 from bwlab.blocks.families import scheme_for
-from bwlab.blocks.notations.lists import kohya_places
+from bwlab.blocks.notations.lists import kohya_indices
 from bwlab.blocks.scheme import ALL, BlockScheme, Module
 from bwlab.blocks.targets import is_attention_target, is_conv_target
 from bwlab.errors import BwlabError
@@ -57,7 +57,7 @@ class MapRow:
 
 def block_map(scheme: BlockScheme, counts: Mapping[str, Counts], level: Level) -> list[MapRow]:
     """Return a row for each block or cell of the scheme, in its order; `counts` go by the module's path."""
-    places = kohya_places(scheme)
+    places = kohya_indices(scheme)
     names = scheme.blocks() if level == "block" else scheme.cells()
     return [_row(name, scheme, counts, places, level) for name in names]
 

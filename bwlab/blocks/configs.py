@@ -79,11 +79,6 @@ def meta_unet(config: UnetConfig) -> UNet2DConditionModel:
         return UNet2DConditionModel(**settings)
 
 
-def module_shapes(config: UnetConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return kind (`"linear"`, `"conv1x1"`, `"conv"`) and weight shape of every Linear and Conv2d, by path."""
-    return layer_shapes(meta_unet(config))
-
-
 def layer_shapes(unet: UNet2DConditionModel) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return kind and weight shape of every Linear and Conv2d of a UNet, by path."""
     shapes = {}

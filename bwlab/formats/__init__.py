@@ -1,1 +1,1 @@
-"""Adapter files: their keys, their bytes, and the kohya dialect that bwlab writes."""
+"""Adapter files of every dialect and algorithm: their keys, their modules and their bytes, read without torch."""

@@ -1,9 +1,9 @@
-"""Which model an adapter was made for, from its modules alone."""
+"""Which model family an adapter was made for, from its modules and metadata."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from bwlab.blocks.configs import SD14, SDXL
@@ -26,15 +26,15 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 
 
 def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
-    """`"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+    """Return `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
 
     Modules that one family alone has and the width of cross attention decide; without any, the width of the first text
-    encoder; without that, the metadata of kohya's trainer and bwlab.
+    encoder; without that, the metadata that kohya's trainer and bwlab write.
 
     Args:
-        file: for messages.
+        file: the file's path, for messages.
         shapes: module path -> shape of its delta, None where that is not known.
-        metadata: of the file.
+        metadata: the file's.
 
     Raises:
         BwlabError: modules of both families.
@@ -45,15 +45,15 @@ def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> 
     widths = _input_widths(shapes, READS_TEXT)
     if widths:
         return CROSS_WIDTHS.get(widths.pop(), "unknown") if len(widths) == 1 else "unknown"
-    told = _told(metadata)
-    if told == "sdxl":
+    declared = _declared(metadata)
+    if declared == "sdxl":
         return "unknown" if any(ONLY_SD.match(path) for path in shapes) else "sdxl"
     text = _input_widths(shapes, IN_TEXT)
-    return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else told
+    return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else declared
 
 
 def scheme_of(architecture: str) -> BlockScheme:
-    """Return the block scheme of these UNets; of an unknown one that of SD 1.x, whose names the embedded base shares too."""
+    """Return the block scheme of these UNets; for an unknown one that of SD 1.x, which the embedded base shares."""
     return scheme_for(SDXL if architecture == "sdxl" else SD14)
 
 
@@ -72,11 +72,10 @@ def _width(shapes: Shapes, path: str) -> str | None:
 
 
 def _input_widths(shapes: Shapes, pattern: re.Pattern[str]) -> set[int]:
-    found: Iterable[tuple[int, ...]] = (s for path, s in shapes.items() if s is not None and pattern.match(path))
-    return {shape[1] for shape in found if len(shape) > 1}
+    return {shape[1] for path, shape in shapes.items() if shape is not None and len(shape) > 1 and pattern.match(path)}
 
 
-def _told(metadata: Mapping[str, str]) -> str:
+def _declared(metadata: Mapping[str, str]) -> str:
     version = metadata.get("ss_base_model_version", "")
     if version.startswith("sdxl") or metadata.get("bwlab.scheme") == "sdxl":
         return "sdxl"

@@ -1,24 +1,20 @@
-"""What is in an adapter file of any dialect, without torch: modules by path, read one at a time."""
+"""The contents of an adapter file of any dialect, without torch, and how readers assemble them from parsed keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
-from bwlab.formats.algorithms import ALGORITHMS, BIAS_LEAVES, algorithm_of
+from bwlab.formats.algorithms import ALGORITHMS, algorithm_of
 from bwlab.formats.algorithms.algorithm import Algorithm, UnfitLeaves
+from bwlab.formats.algorithms.full import DIFF_BIAS
 from bwlab.formats.architecture import architecture_of
 from bwlab.formats.keys import ALPHA
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.safetensors import AdapterFile
 from bwlab.formats.tensors import LazyTensor
-
-if TYPE_CHECKING:
-    pass
-
 
 TYPE_KEY = "bwlab.adapter_type"
 
@@ -69,7 +65,7 @@ class ParsedKey:
 def assemble(
     file: AdapterFile,
     dialect: str,
-    placed: Iterable[ParsedKey],
+    parsed: Iterable[ParsedKey],
     *,
     alphas: Mapping[str, float] | None = None,
     embeddings: Mapping[str, LazyTensor] | None = None,
@@ -81,12 +77,12 @@ def assemble(
     unknown ones: nothing is lost silently.
 
     Args:
-        file: that they are in.
+        file: the file.
         dialect: the reader's name.
-        placed: the keys that it understands, in any order.
+        parsed: the keys that the reader understands, in any order.
         alphas: path -> alpha, where the dialect keeps them elsewhere than in tensors, which win.
         embeddings: token -> embedding.
-        unknown: the keys that it does not understand.
+        unknown: the keys that the reader does not understand.
 
     Raises:
         BwlabError: nothing is left, leaves do not fit each other, or modules are of two architectures.
@@ -94,9 +90,9 @@ def assemble(
     """
     left_out = list(unknown)
     groups: dict[str, dict[str, ParsedKey]] = {}
-    for one in placed:
-        if groups.setdefault(one.path, {}).setdefault(one.leaf, one) is not one:
-            left_out.append(one.key)
+    for key in parsed:
+        if groups.setdefault(key.path, {}).setdefault(key.leaf, key) is not key:
+            left_out.append(key.key)
     modules = {}
     for path, leaves in groups.items():
         module, lost = _module(file, path, leaves, (alphas or {}).get(path))
@@ -105,11 +101,13 @@ def assemble(
             modules[path] = module
     if not modules and not embeddings:
         raise _nothing(file, left_out)
-    order = {key: place for place, key in enumerate(file.entries)}
+    order = {key: index for index, key in enumerate(file.entries)}
     return AdapterContents(
         path=file.path,
         dialect=dialect,
-        architecture=architecture_of(file.path, {path: one.shape for path, one in modules.items()}, file.metadata),
+        architecture=architecture_of(
+            file.path, {path: module.shape for path, module in modules.items()}, file.metadata
+        ),
         modules=modules,
         embeddings=dict(embeddings or {}),
         metadata=file.metadata,
@@ -118,16 +116,17 @@ def assemble(
 
 
 def _module(
-    file: AdapterFile, path: str, placed: Mapping[str, ParsedKey], alpha: float | None
+    file: AdapterFile, path: str, parsed: Mapping[str, ParsedKey], alpha: float | None
 ) -> tuple[ModuleWeights | None, list[str]]:
     """Return the module that these leaves make, and the keys that have no part in it."""
-    tensors = {leaf: _tensor(file, one) for leaf, one in placed.items() if leaf != ALPHA}
+    tensors = {leaf: _tensor(file, key) for leaf, key in parsed.items() if leaf != ALPHA}
     algorithm = algorithm_of({leaf: tensor.shape for leaf, tensor in tensors.items()})
-    known = frozenset() if algorithm is None else algorithm.leaves | BIAS_LEAVES
+    # A module of any algorithm may also change the layer's bias.
+    known = frozenset() if algorithm is None else algorithm.leaves | {DIFF_BIAS}
     own = {leaf: tensor for leaf, tensor in tensors.items() if leaf in known}
-    strange = [placed[leaf].key for leaf in tensors if leaf not in known]
+    strange = [parsed[leaf].key for leaf in tensors if leaf not in known]
     wrong = None if algorithm is None else _misfit(algorithm, own)
-    alpha = _alpha(file, placed[ALPHA]) if ALPHA in placed else alpha
+    alpha = _alpha(file, parsed[ALPHA]) if ALPHA in parsed else alpha
     named = file.metadata.get(TYPE_KEY)
     if named is not None and named not in ALGORITHMS and (strange or wrong):
         # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows its leaves.
@@ -135,7 +134,7 @@ def _module(
     if wrong is not None:
         raise _unfit(file, path, wrong)
     if algorithm is None:
-        return None, [one.key for one in placed.values()]
+        return None, [key.key for key in parsed.values()]
     return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), strange
 
 
@@ -150,15 +149,15 @@ def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | Non
     return None
 
 
-def _tensor(file: AdapterFile, placed: ParsedKey) -> LazyTensor:
-    tensor = file.tensor(placed.key)
-    return tensor if placed.shape is None else tensor.reshaped(placed.shape)
+def _tensor(file: AdapterFile, parsed: ParsedKey) -> LazyTensor:
+    tensor = file.tensor(parsed.key)
+    return tensor if parsed.shape is None else tensor.reshaped(parsed.shape)
 
 
-def _alpha(file: AdapterFile, placed: ParsedKey) -> float:
-    tensor = file.tensor(placed.key)
+def _alpha(file: AdapterFile, parsed: ParsedKey) -> float:
+    tensor = file.tensor(parsed.key)
     if tensor.size != 1:
-        raise _unfit(file, placed.path, f"its alpha has the shape {tensor.shape}, where one number belongs")
+        raise _unfit(file, parsed.path, f"its alpha has the shape {tensor.shape}, where one number belongs")
     return float(tensor.read().reshape(-1)[0])
 
 

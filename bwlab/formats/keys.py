@@ -72,12 +72,6 @@ _NO_TRANSFORMERS = {"sdxl": 2}
 PAIRS = 3  # Blocks per level: two resnets and a downsampler on the way in, three resnets on the way out.
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """Return a kohya file key as (module name, leaf): `lora_unet_conv_in.lora_up.weight` -> (`lora_unet_conv_in`, ...)."""
-    module, _, leaf = key.partition(".")
-    return module, leaf
-
-
 def path_of(name: str) -> str:
     """Return the adapter path of a kohya module name: a UNet path, or `te.<path>` / `te2.<path>`.
 

@@ -6,7 +6,7 @@ UNet below `model.diffusion_model.`, numbered block by block through all levels;
 (SDXL). CLIP ViT-L is kept as transformers names it, the text encoders of SD 2.x and SDXL's second as open_clip does.
 
 Everything is told from the names of a model's tensors, so that models of any size map the same way, both ways: each
-tensor has one `TensorPlace`, and no two tensors share one.
+tensor has one `TensorLocation`, and no two tensors share one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _TEXT_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
-class TensorPlace:
+class TensorLocation:
     """Where a tensor lies in a single-file checkpoint.
 
     Attributes:
@@ -85,8 +85,8 @@ class TensorPlace:
     pointwise: bool = False
 
 
-def component_places(family: str, component: str, names: Iterable[str]) -> dict[str, TensorPlace]:
-    """Return the place of each tensor of a pipeline's component.
+def component_locations(family: str, component: str, names: Iterable[str]) -> dict[str, TensorLocation]:
+    """Return the location of each tensor of a pipeline's component.
 
     Args:
         family: `"sd1"`, `"sd2"` or `"sdxl"`.
@@ -94,31 +94,31 @@ def component_places(family: str, component: str, names: Iterable[str]) -> dict[
         names: of the component's tensors, as its `state_dict` has them.
 
     Raises:
-        KeyError: a name has no place, or the family has no such component.
+        KeyError: a name has no location, or the family has no such component.
 
     """
     if component == "unet":
-        return unet_places(names)
+        return unet_locations(names)
     if component == "vae":
-        return vae_places(names)
+        return vae_locations(names)
     if (family, component) == ("sd2", "text_encoder"):
-        return open_clip_places(names, OPEN_CLIP_PREFIX)
+        return open_clip_locations(names, OPEN_CLIP_PREFIX)
     if (family, component) == ("sdxl", "text_encoder_2"):
-        return open_clip_places(names, XL_OPEN_CLIP_PREFIX)
+        return open_clip_locations(names, XL_OPEN_CLIP_PREFIX)
     prefix = {"sd1": CLIP_PREFIX, "sdxl": XL_CLIP_PREFIX}[family]
     if component != "text_encoder":
         raise KeyError(component)
-    return clip_places(names, prefix)
+    return clip_locations(names, prefix)
 
 
-def unet_places(names: Iterable[str]) -> dict[str, TensorPlace]:
-    """Return the places of a UNet2DConditionModel's tensors; `KeyError` for a name that the layout does not have."""
+def unet_locations(names: Iterable[str]) -> dict[str, TensorLocation]:
+    """Return the locations of a UNet2DConditionModel's tensors; `KeyError` for a name that the layout does not have."""
     names = list(names)
     levels = _matches(_UNET_LEVEL, names)
     # Each level numbers its resnets, then its sampler, so a level takes one number more than it has down resnets.
     step = 2 + max(int(found[4]) for found in levels if found[1] == "down" and found[3] == "resnets")
     attended = {found[2] for found in levels if found[1] == "up" and found[3] == "attentions"}
-    return {name: TensorPlace(UNET_PREFIX + _unet_key(name, step, attended)) for name in names}
+    return {name: TensorLocation(UNET_PREFIX + _unet_key(name, step, attended)) for name in names}
 
 
 def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[str]]:
@@ -152,50 +152,50 @@ def _unet_inner(kind: str, rest: str) -> str:
     return f"{UNET_RESNET[module]}.{leaf}"
 
 
-def vae_places(names: Iterable[str]) -> dict[str, TensorPlace]:
-    """Return the places of an AutoencoderKL's tensors; `KeyError` for a name that the layout does not have."""
+def vae_locations(names: Iterable[str]) -> dict[str, TensorLocation]:
+    """Return the locations of an AutoencoderKL's tensors; `KeyError` for a name that the layout does not have."""
     names = list(names)
     levels = 1 + max((int(found[3]) for found in _matches(_VAE_LEVEL, names)), default=0)
-    return {name: _vae_place(name, levels) for name in names}
+    return {name: _vae_location(name, levels) for name in names}
 
 
-def _vae_place(name: str, levels: int) -> TensorPlace:
+def _vae_location(name: str, levels: int) -> TensorLocation:
     if found := _VAE_LEVEL.fullmatch(name):
         coder, side, level, kind, index, rest = found.groups()
         # The decoder's levels are numbered by resolution, so its first one has the highest number.
         number = int(level) if side == "down" else levels - 1 - int(level)
         root = f"{VAE_PREFIX}{coder}.{side}.{number}"
         if kind != "resnets":
-            return TensorPlace(f"{root}.{kind.removesuffix('rs')}.{rest}")
-        return TensorPlace(f"{root}.block.{index}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
+            return TensorLocation(f"{root}.{kind.removesuffix('rs')}.{rest}")
+        return TensorLocation(f"{root}.block.{index}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
     if found := _VAE_MID.fullmatch(name):
         coder, kind, index, rest = found.groups()
         root = f"{VAE_PREFIX}{coder}.mid"
         if kind == "resnets":
-            return TensorPlace(f"{root}.block_{int(index) + 1}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
+            return TensorLocation(f"{root}.block_{int(index) + 1}.{rest.replace('conv_shortcut', 'nin_shortcut')}")
         module, _, leaf = rest.rpartition(".")
         matrix = module != "group_norm" and leaf == "weight"
-        return TensorPlace(f"{root}.attn_1.{_VAE_ATTENTION[module]}.{leaf}", pointwise=matrix)
+        return TensorLocation(f"{root}.attn_1.{_VAE_ATTENTION[module]}.{leaf}", pointwise=matrix)
     if not re.fullmatch(r"((en|de)coder\.conv_(in|out|norm_out)|(post_)?quant_conv)\.(weight|bias)", name):
         raise KeyError(name)
-    return TensorPlace(VAE_PREFIX + name.replace("conv_norm_out", "norm_out"))
+    return TensorLocation(VAE_PREFIX + name.replace("conv_norm_out", "norm_out"))
 
 
-def clip_places(names: Iterable[str], prefix: str) -> dict[str, TensorPlace]:
-    """Return the places of a CLIPTextModel's tensors where the file names them as transformers 4 did."""
-    return {name: TensorPlace(f"{prefix}{TEXT_MODEL}{name.removeprefix(TEXT_MODEL)}") for name in names}
+def clip_locations(names: Iterable[str], prefix: str) -> dict[str, TensorLocation]:
+    """Return the locations of a CLIPTextModel's tensors where the file names them as transformers 4 did."""
+    return {name: TensorLocation(f"{prefix}{TEXT_MODEL}{name.removeprefix(TEXT_MODEL)}") for name in names}
 
 
-def open_clip_places(names: Iterable[str], prefix: str) -> dict[str, TensorPlace]:
-    """Return the places of a CLIPTextModel's tensors, with its projection or without, in open_clip's layout."""
-    return {name: _open_clip_place(name.removeprefix(TEXT_MODEL), prefix) for name in names}
+def open_clip_locations(names: Iterable[str], prefix: str) -> dict[str, TensorLocation]:
+    """Return the locations of a CLIPTextModel's tensors, with its projection or without, in open_clip's layout."""
+    return {name: _open_clip_location(name.removeprefix(TEXT_MODEL), prefix) for name in names}
 
 
-def _open_clip_place(name: str, prefix: str) -> TensorPlace:
+def _open_clip_location(name: str, prefix: str) -> TensorLocation:
     if name == "text_projection.weight":
-        return TensorPlace(prefix + "text_projection", transposed=True)
+        return TensorLocation(prefix + "text_projection", transposed=True)
     if name in _OPEN_CLIP_OUTER:
-        return TensorPlace(prefix + _OPEN_CLIP_OUTER[name])
+        return TensorLocation(prefix + _OPEN_CLIP_OUTER[name])
     found = _TEXT_LAYER.fullmatch(name)
     if not found:
         raise KeyError(name)
@@ -203,48 +203,48 @@ def _open_clip_place(name: str, prefix: str) -> TensorPlace:
     root = f"{prefix}transformer.resblocks.{layer}"
     projection = module.removeprefix("self_attn.")
     if projection in _THIRDS:
-        return TensorPlace(f"{root}.attn.in_proj_{leaf}", third=_THIRDS[projection])
-    return TensorPlace(f"{root}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
+        return TensorLocation(f"{root}.attn.in_proj_{leaf}", third=_THIRDS[projection])
+    return TensorLocation(f"{root}.{_OPEN_CLIP_LAYER[module]}.{leaf}")
 
 
-def by_key(places: Mapping[str, TensorPlace]) -> dict[str, list[str]]:
+def by_key(locations: Mapping[str, TensorLocation]) -> dict[str, list[str]]:
     """Return the way back: each key of the file with the names of the tensors in it, in the order of their rows."""
     names: dict[str, list[str]] = {}
-    for name, place in sorted(places.items(), key=lambda entry: entry[1].third or 0):
-        names.setdefault(place.key, []).append(name)
+    for name, location in sorted(locations.items(), key=lambda entry: entry[1].third or 0):
+        names.setdefault(location.key, []).append(name)
     return names
 
 
-def from_ldm(places: Mapping[str, TensorPlace], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
+def from_ldm(locations: Mapping[str, TensorLocation], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """Return a component's tensors by name, each with memory of its own.
 
     Args:
-        places: of the tensors.
+        locations: of the tensors.
         read: a tensor of the file, by its key.
 
     """
-    return {name: _taken(read(place.key), place) for name, place in places.items()}
+    return {name: _extracted(read(location.key), location) for name, location in locations.items()}
 
 
-def _taken(tensor: Tensor, place: TensorPlace) -> Tensor:
+def _extracted(tensor: Tensor, location: TensorLocation) -> Tensor:
     import torch
 
-    if place.third is not None:
-        tensor = tensor.chunk(3)[place.third]
-    if place.transposed:
+    if location.third is not None:
+        tensor = tensor.chunk(3)[location.third]
+    if location.transposed:
         tensor = tensor.T
-    if place.pointwise:
+    if location.pointwise:
         tensor = tensor.flatten(1)
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def shape_in_file(place: TensorPlace, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the file's tensor at a place, for a model's tensor of this shape."""
-    if place.third is not None:
+def shape_in_file(location: TensorLocation, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the file's tensor at a location, for a model's tensor of this shape."""
+    if location.third is not None:
         return (3 * shape[0], *shape[1:])
-    if place.transposed:
+    if location.transposed:
         return shape[::-1]
-    return (*shape, 1, 1) if place.pointwise else shape
+    return (*shape, 1, 1) if location.pointwise else shape
 
 
 def fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -256,23 +256,25 @@ def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def to_ldm(places: Mapping[str, TensorPlace], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_ldm(locations: Mapping[str, TensorLocation], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the file's tensors by key, the inverse of `from_ldm`.
 
     Args:
-        places: of the tensors.
-        state: a component's tensors by name, every one that has a place.
+        locations: of the tensors.
+        state: a component's tensors by name, every one that has a location.
 
     """
-    return {key: _put([state[name] for name in names], places[names[0]]) for key, names in by_key(places).items()}
+    return {
+        key: _joined([state[name] for name in names], locations[names[0]]) for key, names in by_key(locations).items()
+    }
 
 
-def _put(tensors: list[Tensor], place: TensorPlace) -> Tensor:
+def _joined(tensors: list[Tensor], location: TensorLocation) -> Tensor:
     import torch
 
-    tensor = torch.cat(tensors) if place.third is not None else tensors[0]
-    if place.transposed:
+    tensor = torch.cat(tensors) if location.third is not None else tensors[0]
+    if location.transposed:
         tensor = tensor.T
-    if place.pointwise:
+    if location.pointwise:
         tensor = tensor[..., None, None]
     return tensor.detach().contiguous()

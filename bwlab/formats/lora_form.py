@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms.algorithm import Shape
 from bwlab.formats.keys import DOWN, UP
-from bwlab.formats.modules import BIAS_LEAVES, ModuleWeights
+from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.tensors import LazyTensor, in_dtype
-from bwlab.linalg.factored import FactoredMatrix
+from bwlab.linalg.factored import Array, FactoredMatrix
 from bwlab.linalg.truncation import Truncation, truncate, truncate_dense
 
 # The UNet's larger convolutions, all 3 x 3, and those of its layers that are convolutions of one pixel in all or some
@@ -25,7 +25,7 @@ _ALWAYS_POINTWISE = re.compile(r".+\.conv_shortcut")
 _POINTWISE_IN_SD1 = re.compile(r".+\.attentions\.\d+\.proj_(?:in|out)")
 
 
-class Weights(Protocol):
+class BaseWeights(Protocol):
     """The weights of a base model."""
 
     def shape(self, path: str) -> Shape:
@@ -35,7 +35,7 @@ class Weights(Protocol):
         """Return the weight of the layer at an adapter path, read when it is asked for."""
 
 
-def weight_shape(module: ModuleWeights, architecture: str, base: Weights | None = None) -> Shape:
+def weight_shape(module: ModuleWeights, architecture: str, base: BaseWeights | None = None) -> Shape:
     """Return the shape of the weight that a module changes: `(out, in)` or `(out, in, k, k)`.
 
     Told by the base model; without one by the module's own leaves, and where these are those of a flattened convolution
@@ -53,19 +53,19 @@ def weight_shape(module: ModuleWeights, architecture: str, base: Weights | None 
     return own
 
 
-def near_lora(module: ModuleWeights, rank: int, base: Weights | None = None) -> Truncation:
+def nearest_lora(module: ModuleWeights, rank: int, base: BaseWeights | None = None) -> Truncation:
     """Return the module's delta as a product of at most this rank, which may be inexact; see `Truncation`.
 
     Raises:
         BwlabError: the delta needs the base weight and there is no base, or a number is NaN or infinite.
 
     """
-    matrix = module.factors()
-    if matrix is not None:
-        return truncate(matrix, rank)
-    weight = base.weight(module.path).astype(np.float64) if base is not None and module.needs_base else None
-    delta = np.asarray(module.delta(weight), np.float64)
-    return truncate_dense(delta.reshape(len(delta), -1), rank)
+    return nearest(module.matrix(None if base is None else base.weight), rank)
+
+
+def nearest(matrix: FactoredMatrix | Array, rank: int) -> Truncation:
+    """Return a matrix, in factors or dense `(out, in)`, as a product of at most this rank."""
+    return truncate(matrix, rank) if isinstance(matrix, FactoredMatrix) else truncate_dense(matrix, rank)
 
 
 def lora_module(
@@ -99,11 +99,11 @@ def lora_module(
 
 def bias_leaves(module: ModuleWeights) -> dict[str, LazyTensor]:
     """Return the leaf that changes the layer's bias, as `diff_b`; empty if there is none."""
-    found = next((module.leaves[leaf] for leaf in BIAS_LEAVES if leaf in module.leaves), None)
-    return {} if found is None else {"diff_b": found}
+    bias = module.bias_leaf()
+    return {} if bias is None else {"diff_b": bias}
 
 
-def untuckered(module: ModuleWeights) -> ModuleWeights:
+def without_core(module: ModuleWeights) -> ModuleWeights:
     """Return a Tucker module as a plain LoRA of a convolution, of the same rank and exact; others as they are.
 
     The core goes into down, in float32.

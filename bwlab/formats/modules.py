@@ -5,38 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bwlab.errors import BwlabError
-from bwlab.formats.algorithms import ALGORITHMS, of_a_plugin
-from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Shape
+from bwlab.errors import BrokenFileError, BwlabError
+from bwlab.formats.algorithms import ALGORITHMS, algorithm_named
+from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Shape, shapes_of
+from bwlab.formats.algorithms.full import BIAS_LEAVES
 from bwlab.formats.tensors import LazyTensor, Numbers, exactly
+from bwlab.linalg.factored import Array, FactoredMatrix, Part
 
-if TYPE_CHECKING:
-    from bwlab.linalg.factored import FactoredMatrix, Part
-
-
-BIAS_LEAVES = ("diff_b", "b_norm")
-
-# Of each algorithm sets of leaves, such that a delta is multiplied by what each leaf of the first set that is there is.
-_LINEAR: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "lora": (("lora_up.weight",),),
-    "tucker": (("lora_up.weight",),),
-    "loha": (("hada_w1_a",),),
-    "lokr": (("lokr_w1",), ("lokr_w1_a",)),
-    "glora": (("a1.weight", "b1.weight"),),
-    "ia3": (("weight",),),
-    "full": (("diff",),),
-    "norm": (("w_norm",),),
-}
-# Those whose inner delta may be told with another alpha, though the whole delta is not linear in it.
-_INNER = {"dora": "lora", "dora-tucker": "tucker", "doha": "loha", "dokr": "lokr"}
+# From an adapter path to the weight of that layer in a base model.
+WeightReader: TypeAlias = Callable[[str], NDArray[np.floating]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,73 +48,92 @@ class ModuleWeights:
     @property
     def needs_base(self) -> bool:
         """Whether `delta` needs the weight that it changes."""
-        return self._how.needs_base
+        return self._algorithm.needs_base
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the delta is zero as soon as one leaf is zero."""
+        return self._algorithm.is_product
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether the module is an up and a down, with a Tucker core between them or not."""
+        return self.algorithm in ("lora", "tucker")
 
     @cached_property
     def shape(self) -> Shape | None:
-        """Of the delta: `(out, in)`, `(out, in, k, k)`, `(channels,)` of a norm, None where only the base weight tells.
+        """The delta's: `(out, in)`, `(out, in, k, k)`, `(channels,)` of a norm, None where only the base weight has it.
 
-        Convolutions of LoHa and of LoKr without a core or a whole w2 say `(out, in * k * k)`: their files do not tell
+        Convolutions of LoHa and of LoKr without a core or a whole w2 are `(out, in * k * k)`: their files do not say
         the kernel.
         """
-        return self._how.shape(self._shapes)
+        return self._algorithm.shape(self._shapes)
 
     def rank(self) -> int | None:
-        """Return the rank in the file's own sense (alpha is divided by it); None of algorithms and modules without one."""
-        return self._how.rank(self._shapes)
+        """Return the rank that the file divides alpha by; None for algorithms and modules without one."""
+        return self._algorithm.rank(self._shapes)
 
     def scale(self) -> float:
-        """`alpha / rank`, 1 where there is no alpha or it is no scale.
+        """Return `alpha / rank`, 1 where there is no alpha or it is no scale.
 
         Raises:
-            BwlabError: alpha is NaN, infinite or 0, which tools read as different scales.
+            BrokenFileError: alpha is NaN, infinite or 0, which tools read as different scales.
 
         """
         self._checked_alpha()
         rank = self.rank()
         return 1.0 if self.alpha is None or rank is None else self.alpha / rank
 
+    def matrix(self, weight_of: WeightReader | None = None) -> FactoredMatrix | Array:
+        """Return the delta as a matrix, scale folded in: its factors where it has any, else dense, in float64.
+
+        Whoever needs a delta as a matrix asks here, and treats the two forms by `isinstance`.
+
+        Args:
+            weight_of: reads the base weight, where the delta needs it; None: there is no base model.
+
+        Returns:
+            A matrix `(out, in)`, of a convolution `(out, in * k * k)`.
+
+        Raises:
+            BwlabError: the delta needs a base weight and there is none, or a number is NaN or infinite.
+
+        """
+        factors = self.factors()
+        if factors is not None:
+            return factors
+        weight = weight_of(self.path) if weight_of is not None and self.needs_base else None
+        delta = np.asarray(self.delta(weight), np.float64)
+        return delta.reshape(len(delta), -1)
+
     def factors(self) -> FactoredMatrix | None:
         """Return the delta as a low-rank product, scale folded in, of `(out, in)` or `(out, in * k * k)`.
 
         Exact for `lora`, `tucker`, `loha` (rank r^2) and `lokr`; None for the others, and where the product would be
-        no smaller than the dense delta. Raises `BwlabError` where a number is NaN or infinite.
+        no smaller than the dense delta. Raises `BrokenFileError` where a number is NaN or infinite.
         """
-        from bwlab.linalg.factored import FactoredMatrix
-
-        if self.factored_rank() is None or self._how.factors is None:
+        if self.factored_rank() is None:
             return None
-        leaves = self._numbers(None if self._how.factors_are_leaves else np.float64)
-        alpha = self._checked_alpha()
-        if self._how.svd is not None:
-            left, values, right = (np.asarray(one, np.float64) for one in self._how.svd(leaves, alpha))
-            return FactoredMatrix.from_svd(left, values, right)
-        return FactoredMatrix(*self._how.factors(leaves, alpha))
-
-    def parts(self) -> tuple[Part, ...]:
-        """Return the two matrices of a Kronecker product; none of other algorithms."""
-        return () if self._how.parts is None else self._how.parts(self._numbers(np.float64))
-
-    def singular_values(self) -> NDArray[np.float64] | None:
-        """Of the delta, scale folded in, in no order; None where they are not cheap: not of a low-rank product.
-
-        Raises `BwlabError` where a number is NaN or infinite.
-        """
-        if self._how.values is not None:
-            return np.asarray(self._how.values(self._numbers(np.float64), self._checked_alpha()), np.float64)
-        factors = self.factors() if self.algorithm in ("lora", "tucker") else None
-        return None if factors is None else factors.singular_values()
+        return self._algorithm.factors(self._numbers(self._algorithm.factor_dtype), self._checked_alpha())
 
     def factored_rank(self) -> int | None:
         """Return the inner rank of `factors`, from the leaves' shapes alone; None where there are no factors."""
-        rank, shape = self.rank(), self.shape
-        if self._how.factors is None or shape is None:
-            return None
-        if self.algorithm in ("lora", "tucker"):
-            return rank
-        inner = (rank or 0) ** 2 if self.algorithm == "loha" else self._kronecker_rank(rank or 0)
-        out, columns = shape[0], math.prod(shape[1:])
-        return inner if inner * (out + columns) <= out * columns else None
+        return self._algorithm.factored_rank(self._shapes)
+
+    def kronecker_parts(self) -> tuple[Part, ...]:
+        """Return the two matrices whose Kronecker product the delta is; none of other algorithms."""
+        return self._algorithm.kronecker_parts(self._numbers(np.float64)) if self._algorithm.is_kronecker else ()
+
+    def singular_values(self) -> NDArray[np.float64] | None:
+        """Return the delta's, scale folded in, in any order; None where they cost as much as those of a dense matrix.
+
+        Raises `BrokenFileError` where a number is NaN or infinite.
+        """
+        if self._algorithm.is_kronecker:
+            values = self._algorithm.singular_values(self._numbers(np.float64), self._checked_alpha())
+            return np.asarray(values, np.float64)
+        factors = self.factors() if self.is_lora else None
+        return None if factors is None else factors.singular_values()
 
     def delta(self, base_weight: NDArray[np.generic] | None = None, dtype: DTypeLike = np.float64) -> Numbers:
         """Return the change of the weight, scale folded in.
@@ -154,66 +158,53 @@ class ModuleWeights:
         base = None if base_weight is None else base_weight.astype(dtype, copy=False)
         if base is not None:
             self._require_fit(base.shape)
-        change = self._how.delta(self._numbers(dtype), self._checked_alpha(), base)
+        change = self._algorithm.delta(self._numbers(dtype), self._checked_alpha(), base)
         return change if base is None else change.reshape(base.shape)
 
     def bias_delta(self, dtype: DTypeLike = np.float64) -> Numbers | None:
         """Return the change of the layer's bias `(out,)`, or None if the file has none."""
-        found = next((self.leaves[leaf] for leaf in BIAS_LEAVES if leaf in self.leaves), None)
-        return None if found is None else found.numbers(dtype)
+        bias = self.bias_leaf()
+        return None if bias is None else bias.numbers(dtype)
+
+    def bias_leaf(self) -> LazyTensor | None:
+        """Return the leaf that changes the layer's bias, or None if the file has none."""
+        return next((self.leaves[leaf] for leaf in BIAS_LEAVES if leaf in self.leaves), None)
 
     @cached_property
-    def _how(self) -> Algorithm:
-        return ALGORITHMS.get(self.algorithm) or of_a_plugin(self.algorithm)
+    def _algorithm(self) -> Algorithm:
+        return algorithm_named(self.algorithm)
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
-        return {leaf: tensor.shape for leaf, tensor in self.leaves.items()}
+        return shapes_of(self.leaves)
 
     def _numbers(self, dtype: DTypeLike | None) -> Leaves:
-        return {leaf: tensor.numbers(dtype) for leaf, tensor in self.leaves.items() if leaf in self._how.leaves}
+        return {leaf: tensor.numbers(dtype) for leaf, tensor in self.leaves.items() if leaf in self._algorithm.leaves}
 
     def _checked_alpha(self) -> float | None:
         is_scale = self.rank() is not None
         if self.alpha is None or (math.isfinite(self.alpha) and not (is_scale and self.alpha == 0)):
             return self.alpha
         meaning = "kohya's trainer reads 0 as the rank, other tools as no effect" if self.alpha == 0 else "no number"
-        raise BwlabError(
+        raise BrokenFileError(
             f"reading adapter {self.source}", f"alpha of {self.path} is {self.alpha:g}: {meaning}", "Set its alpha"
         )
 
-    def _kronecker_rank(self, rank: int) -> int:
-        """Ranks of a Kronecker product's two parts multiply; that of a whole one is its shorter side."""
-        parts = [self._shapes.get(f"lokr_w{number}") for number in ("1", "2")]
-        return math.prod(rank if part is None else min(part[0], math.prod(part[1:])) for part in parts)
-
-    def _require_fit(self, base_shape: Shape) -> None:
-        own = self.shape
-        fits = True if own is None else math.prod(own) == math.prod(base_shape) and own[0] == base_shape[0]
-        if own is None:
-            fits = self._fits_by_leaf(base_shape)
-        if not fits:
-            wanted = own or {leaf: tensor.shape for leaf, tensor in self.leaves.items()}
+    def _require_fit(self, weight: Shape) -> None:
+        if not self._algorithm.fits(self.leaves, weight):
             raise BwlabError(
                 f"{self.algorithm} of {self.path} in {self.source or 'an adapter'}",
-                f"it is for a weight of {wanted}, here {base_shape}",
+                f"it is for a weight of {self.shape or self._shapes}, here {weight}",
                 "It was made for another architecture: use the base model it was trained on",
             )
-
-    def _fits_by_leaf(self, base_shape: Shape) -> bool:
-        """For the algorithms whose leaves tell one side of the weight only."""
-        if "oft_blocks" in self.leaves:
-            return math.prod(self.leaves["oft_blocks"].shape[-3:-1]) == base_shape[0]
-        size = self.leaves["weight"].size
-        return size == base_shape[1 if self.leaves["on_input"].read().reshape(-1)[0] else 0]
 
 
 def can_scale(module: ModuleWeights) -> bool:
     """Whether its delta times any number can be written with the same leaves."""
-    return module.algorithm in _LINEAR
+    return module.algorithm in ALGORITHMS and ALGORITHMS[module.algorithm].is_linear
 
 
-def scaled(module: ModuleWeights, factor: float) -> ModuleWeights:
+def scaled_module(module: ModuleWeights, factor: float) -> ModuleWeights:
     """Return the module whose deltas, of weight and bias, are `factor` times these.
 
     Raises:
@@ -242,7 +233,7 @@ def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
     own = own_alpha(module)
     if own is None or own == alpha == module.alpha:
         return module
-    leaves = [] if own == alpha else _linear(module)
+    leaves = () if own == alpha else _linear(module)
     return _with(module, leaves, own / alpha, alpha)
 
 
@@ -274,9 +265,8 @@ def with_unit_scale(module: ModuleWeights) -> ModuleWeights:
     return module if rank is None else with_alpha(module, float(rank))
 
 
-def _linear(module: ModuleWeights) -> list[str]:
-    choices = _LINEAR[_INNER.get(module.algorithm, module.algorithm)]
-    return list(next(choice for choice in choices if module.leaves.keys() >= set(choice)))
+def _linear(module: ModuleWeights) -> tuple[str, ...]:
+    return ALGORITHMS[module.algorithm].linear_leaves(module.leaves)
 
 
 def _with(module: ModuleWeights, leaves: Iterable[str], factor: float, alpha: float | None) -> ModuleWeights:

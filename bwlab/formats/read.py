@@ -1,4 +1,4 @@
-"""Choosing the reader of a file."""
+"""The one entry to adapter files: `read_contents` finds the dialect of a file and reads it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,33 @@ from bwlab.formats.types import FormatReader, Formats
 WHOLE_MODEL = ("model.diffusion_model.", "cond_stage_model.", "first_stage_model.")
 
 
-def read_file(path: Path, manager: Formats | None, pickles: bool) -> AdapterContents:
-    """Return what `read_contents` returns, and raises."""
+def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
+    """Return what is in an adapter file: the header and the alphas; other numbers are read when they are asked for.
+
+    Args:
+        path: a safetensors file; its dialect is found from its keys.
+        manager: asked for the readers of formats, plugins' included; None: the built-in readers alone.
+        pickles: whether to read `.pt` and `.bin` files too, through torch's weights-only loader.
+
+    Raises:
+        BwlabError: the file is missing, broken, a pickle that is not wanted or wants to run code, of no or of several
+            known dialects, or its tensors do not make modules.
+
+    """
+    path = Path(path)
     file = _open(path, pickles)
     if not file.entries:
         raise BwlabError(f"reading adapter {path}", "it holds no tensors", "Give an adapter file")
-    return choose(file, readers_of(manager)).read(file)
+    return reader_for(file, readers_of(manager)).read(file)
 
 
 def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:
     """Return the readers that a manager knows; if it knows none, or there is no manager, the built-in ones."""
-    forms = () if manager is None else manager.formats()
-    return tuple(one for one in forms if isinstance(one, FormatReader)) or READERS
+    formats = () if manager is None else manager.formats()
+    return tuple(entry for entry in formats if isinstance(entry, FormatReader)) or READERS
 
 
-def choose(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:
+def reader_for(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:
     """Return the one reader that recognises a file.
 
     Readers with `fallback` (the built-in ones) are asked only where no other recognises the file, so that a plugin can
@@ -39,12 +51,12 @@ def choose(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:
         BwlabError: none, or several, recognise it.
 
     """
-    found = [one for one in readers if one.recognises(file.entries.keys(), file.metadata)]
-    found = [one for one in found if not one.fallback] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = " and ".join(one.name for one in found)
+    matching = [reader for reader in readers if reader.recognises(file.entries.keys(), file.metadata)]
+    matching = [reader for reader in matching if not reader.fallback] or matching
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        names = " and ".join(reader.name for reader in matching)
         raise BwlabError(
             f"reading adapter {file.path}",
             f"its keys are of several dialects: {names}",
@@ -73,23 +85,5 @@ def _no_dialect(file: AdapterFile, readers: Sequence[FormatReader]) -> BwlabErro
     elif first.endswith((".weight", ".bias")) and not any("lora" in key or "lokr" in key for key in file.entries):
         keys += "; it looks like a whole model"
     return BwlabError(
-        f"reading adapter {file.path}", keys, f"Known: {', '.join(one.name for one in readers)} (bwlab plugins)"
+        f"reading adapter {file.path}", keys, f"Known: {', '.join(reader.name for reader in readers)} (bwlab plugins)"
     )
-
-
-def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
-    """Return what is in an adapter file: the header and the alphas; other numbers are read when they are asked for.
-
-    Args:
-        path: a safetensors file; its dialect is found from its keys.
-        manager: asked for the readers of formats, plugins' included; None: the built-in readers alone.
-        pickles: whether to read `.pt` and `.bin` files too, through torch's weights-only loader.
-
-    Raises:
-        BwlabError: the file is missing, broken, a pickle that is not wanted or wants to run code, of no or of several
-            known dialects, or its tensors do not make modules.
-
-    """
-    # Readers make contents, so they import this module.
-
-    return read_file(Path(path), manager, pickles)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BrokenFileError, BwlabError
 from bwlab.files import write_pieces_atomically
 from bwlab.formats.tensors import (
     SIZES,
@@ -145,8 +145,8 @@ def _entry(field: Mapping[str, object], data_start: int) -> TensorEntry:
     return TensorEntry(str(field["dtype"]), sizes, data_start + start, data_start + end)
 
 
-def _bad(path: Path, found: str) -> BwlabError:
-    return BwlabError(f"reading adapter {path}", found, "Give a whole .safetensors adapter file")
+def _bad(path: Path, found: str) -> BrokenFileError:
+    return BrokenFileError(f"reading adapter {path}", found, "Give a whole .safetensors adapter file")
 
 
 def write_tensors(

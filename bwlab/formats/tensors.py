@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BrokenFileError, BwlabError
 
 Numbers = NDArray[np.floating]
 
@@ -88,7 +88,7 @@ class LazyTensor:
         if not _all_finite(found if np.can_cast(found.dtype, values.dtype) else values):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             found_bad = f"{bad} of the {values.size} numbers of {self.key} are NaN or infinite"
-            raise BwlabError(f"reading adapter {self.source}", found_bad, "Its training failed; train it again")
+            raise BrokenFileError(f"reading adapter {self.source}", found_bad, "Its training failed; train it again")
         return values
 
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
@@ -190,7 +190,7 @@ def widen_bfloat16(bits: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def widen_e4m3(bits: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Return the float32 numbers of float8 E4M3 `bits` (uint8): 4 bits of exponent (bias 7), 3 of mantissa, no infinities.
+    """Return the float32 numbers of float8 E4M3 `bits` (uint8): 4 bits of exponent (bias 7), 3 of mantissa.
 
     Source: Micikevicius et al., FP8 Formats for Deep Learning (arXiv 2209.05433), table 1.
     """

@@ -1,6 +1,6 @@
-"""What plugins register: adapter types, block schemes, readers and writers of adapter files, taggers of pictures.
+"""Readers and writers of adapter files, as plugins register them.
 
-All are descriptions that cost nothing to import. The functions in them import what they need when they are called.
+Both are descriptions that cost nothing to import. The functions in them import what they need when they are called.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class FormatReader:
         name: e.g. `"kohya"`; unique among the readers of all installed plugins.
         summary: one line for lists.
         recognises: whether a file with these keys and this metadata is of the dialect.
-        read: what is in the file, `bwlab.formats.contents.assemble` helps; raises `BwlabError` if it is broken.
-        fallback: asked only where no reader without this mark recognises the file, as the built-in ones are.
+        read: returns the contents of a file; see `bwlab.formats.contents.assemble`.
+        fallback: whether it is asked only where no reader without this mark recognises the file; built-in ones are.
 
     """
 
@@ -62,7 +62,7 @@ FormatType: TypeAlias = FormatReader | FormatWriter
 
 
 class Formats(Protocol):
-    """Whatever knows the formats: the plugin manager."""
+    """The source of formats: the plugin manager."""
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Readers and writers."""
+        """Return readers and writers."""

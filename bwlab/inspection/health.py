@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from bwlab.formats.algorithms.full import BIAS_LEAVES
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.modules import BIAS_LEAVES, ModuleWeights
+from bwlab.formats.modules import ModuleWeights
 
 Severity = Literal["error", "warning", "note"]
 
@@ -19,8 +20,6 @@ SPIKE, SPIKE_RANK = 0.9, 4
 SPIKED_ENERGY = 0.1
 
 KOHYA_DIALECTS = ("kohya", "ldm", "kohya-doubled")
-# Whatever leaf is zero makes the whole change zero; in the others all must be.
-PRODUCTS = ("lora", "tucker", "loha", "lokr")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Pulse:
+class ModuleHealth:
     """What the numbers of one module say.
 
     Attributes:
@@ -59,27 +58,27 @@ class Pulse:
     top: float | None
 
 
-def pulse_of(module: ModuleWeights) -> Pulse:
+def module_health(module: ModuleWeights) -> ModuleHealth:
     """Read a module's numbers, once, and judge them."""
     zero = {}
     for leaf, tensor in module.leaves.items():
         numbers = tensor.read()
         if not np.isfinite(numbers.astype(np.float64)).all():
-            return Pulse(False, False, None, None)
+            return ModuleHealth(False, False, None, None)
         zero[leaf] = not numbers.any()
     if module.alpha is not None and not np.isfinite(module.alpha):
-        return Pulse(False, False, None, None)
+        return ModuleHealth(False, False, None, None)
     own = [is_zero for leaf, is_zero in zero.items() if leaf not in BIAS_LEAVES]
-    nothing = any(own) if module.algorithm in PRODUCTS else all(own)
+    nothing = any(own) if module.is_product else all(own)
     nothing = nothing and all(zero[leaf] for leaf in BIAS_LEAVES if leaf in zero)
     values = None if module.alpha == 0 and module.rank() is not None else module.singular_values()
     if values is None:
-        return Pulse(True, nothing, None, None)
+        return ModuleHealth(True, nothing, None, None)
     energy = float(np.sum(values**2))
-    return Pulse(True, nothing, energy, float(values.max() ** 2) / energy if energy else None)
+    return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None)
 
 
-def findings_of(contents: AdapterContents, pulses: Mapping[str, Pulse]) -> list[Finding]:
+def findings_of(contents: AdapterContents, pulses: Mapping[str, ModuleHealth]) -> list[Finding]:
     """Everything that is wrong or surprising, the worst first.
 
     Args:
@@ -98,7 +97,7 @@ def findings_of(contents: AdapterContents, pulses: Mapping[str, Pulse]) -> list[
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def _numbers(pulses: Mapping[str, Pulse]) -> list[Finding]:
+def _numbers(pulses: Mapping[str, ModuleHealth]) -> list[Finding]:
     broken = tuple(path for path, pulse in pulses.items() if not pulse.finite)
     zero = tuple(path for path, pulse in pulses.items() if pulse.zero)
     found = []
@@ -126,7 +125,7 @@ def _alphas(contents: AdapterContents) -> list[Finding]:
     return found
 
 
-def _spikes(contents: AdapterContents, pulses: Mapping[str, Pulse]) -> list[Finding]:
+def _spikes(contents: AdapterContents, pulses: Mapping[str, ModuleHealth]) -> list[Finding]:
     spikes = tuple(
         path
         for path, pulse in pulses.items()

@@ -21,7 +21,7 @@ from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import LazyTensor
 from bwlab.formats.types import Formats
-from bwlab.inspection.health import Finding, Pulse, findings_of, pulse_of
+from bwlab.inspection.health import Finding, ModuleHealth, findings_of, module_health
 
 Value = TypeVar("Value")
 
@@ -130,7 +130,7 @@ def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
     """Read a file module by module; raises `BwlabError` if it cannot be read."""
     contents = read_contents(path, formats, pickles=True)
     scheme = scheme_of(contents.architecture)
-    pulses = {name: pulse_of(module) for name, module in contents.modules.items()}
+    pulses = {name: module_health(module) for name, module in contents.modules.items()}
     energies = [pulse.energy for pulse in pulses.values()]
     whole = None if None in energies else math.fsum(energy or 0.0 for energy in energies)
     blocks = _blocks(contents, scheme, pulses, whole)
@@ -155,7 +155,7 @@ def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
 
 
 def _blocks(
-    contents: AdapterContents, scheme: BlockScheme, pulses: Mapping[str, Pulse], whole: float | None
+    contents: AdapterContents, scheme: BlockScheme, pulses: Mapping[str, ModuleHealth], whole: float | None
 ) -> tuple[BlockSummary, ...]:
     members: dict[str, list[str]] = {name: [] for name in scheme.blocks()}
     for path in contents.modules:
@@ -164,7 +164,7 @@ def _blocks(
 
 
 def _summary(
-    name: str, paths: list[str], contents: AdapterContents, pulses: Mapping[str, Pulse], whole: float | None
+    name: str, paths: list[str], contents: AdapterContents, pulses: Mapping[str, ModuleHealth], whole: float | None
 ) -> BlockSummary:
     modules = [contents.modules[path] for path in paths]
     energy = math.fsum(pulses[path].energy or 0.0 for path in paths)
@@ -193,7 +193,7 @@ def _tensors(modules: Iterable[ModuleWeights]) -> Iterable[LazyTensor]:
     return (tensor for module in modules for tensor in module.leaves.values())
 
 
-def _top1_share(pulses: Iterable[Pulse], whole: float | None) -> float | None:
+def _top1_share(pulses: Iterable[ModuleHealth], whole: float | None) -> float | None:
     if not whole:
         return None
     return math.fsum((pulse.top or 0.0) * (pulse.energy or 0.0) for pulse in pulses) / whole

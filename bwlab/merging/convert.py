@@ -18,9 +18,9 @@ from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.lora_form import Weights, bias_leaves, lora_module, near_lora, weight_shape
+from bwlab.formats.lora_form import BaseWeights, bias_leaves, lora_module, nearest_lora, weight_shape
 from bwlab.formats.metadata import derived_metadata
-from bwlab.formats.modules import ModuleWeights, scaled
+from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import is_float, written_dtype
 from bwlab.linalg.factored import FactoredMatrix
@@ -115,10 +115,10 @@ def _changed(
 
 
 def _step(job: Conversion, contents: AdapterContents) -> dict[str, object]:
-    asked = {"rank": job.rank, "blocks": job.blocks, "base": job.base, "dtype": job.target.dtype}
-    given = {key: value for key, value in asked.items() if value is not None}
-    told = {"command": "convert", "from": contents.path.name, "dialect": contents.dialect, "to": job.target.form}
-    return {**told, **given}
+    options = {"rank": job.rank, "blocks": job.blocks, "base": job.base, "dtype": job.target.dtype}
+    used = {key: value for key, value in options.items() if value is not None}
+    step = {"command": "convert", "from": contents.path.name, "dialect": contents.dialect, "to": job.target.form}
+    return {**step, **used}
 
 
 def _notes(contents: AdapterContents, dropped: int) -> list[str]:
@@ -149,7 +149,9 @@ def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]
         BwlabError: nothing is left, or a module cannot be written times a number other than 0 and 1.
 
     """
-    kept = {path: scaled(module, spec.value_of(path)) for path, module in modules.items() if spec.value_of(path) != 0}
+    kept = {
+        path: scaled_module(module, spec.value_of(path)) for path, module in modules.items() if spec.value_of(path) != 0
+    }
     if not kept:
         found = f"all {len(modules)} modules are in blocks with the scale 0"
         raise BwlabError(f"blocks {spec.text!r}", found, "Keep a block that the adapter has modules in")
@@ -161,7 +163,7 @@ def resized(
     rank: int,
     *,
     architecture: str,
-    base: Weights | None = None,
+    base: BaseWeights | None = None,
     dtype: str | None = None,
     track: Track = iter,
 ) -> tuple[dict[str, ModuleWeights], list[Fit]]:
@@ -199,14 +201,14 @@ def resized(
 
 
 def resized_module(
-    module: ModuleWeights, rank: int, shape: tuple[int, ...], dtype: str, base: Weights | None
+    module: ModuleWeights, rank: int, shape: tuple[int, ...], dtype: str, base: BaseWeights | None
 ) -> tuple[ModuleWeights | None, Fit]:
     """Return the module as LoRA of at most this rank, None if its delta is zero, and what that costs."""
     own = module.rank() if module.algorithm in LOW_RANK else None
     if module.algorithm == "lora" and own is not None and own <= rank:
         near, keeps = Truncation(_factors(module), _factors(module).norm() ** 2, 0.0), True
     else:
-        near, keeps = near_lora(module, rank, base), False
+        near, keeps = nearest_lora(module, rank, base), False
     matrix, biases = near.matrix, bias_leaves(module)
     if near.energy == 0:
         if not biases:

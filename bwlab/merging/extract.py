@@ -15,11 +15,10 @@ from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import architecture_of
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.lora_form import lora_module
+from bwlab.formats.lora_form import lora_module, nearest
 from bwlab.formats.metadata import derived_metadata
 from bwlab.formats.modules import ModuleWeights
 from bwlab.linalg.factored import Array
-from bwlab.linalg.truncation import truncate_dense
 from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track:
         if rank == 0:
             found.miss(_kind(key, path in layers), energy)
             continue
-        near = truncate_dense(change.reshape(len(change), -1), rank)
+        near = nearest(change.reshape(len(change), -1), rank)
         found.modules[path] = lora_module(path, near.matrix, change.shape, "F32", alpha=alpha, source=tuned.name)
         found.fits.append(Fit(path, None, near.matrix.inner_rank, near.energy, near.lost))
     return found

@@ -14,8 +14,8 @@ from bwlab.errors import BwlabError
 from bwlab.files import make_folder
 from bwlab.formats.contents import AdapterContents
 from bwlab.linalg.factored import Array
-from bwlab.merging.merge import MergeRecipe, TrackParts, every_part, ingredients, notes, read_all
-from bwlab.merging.methods import Method, Part, bias_delta, dense_delta
+from bwlab.merging.merge import MergeRecipe, TrackParts, every_part, merge_inputs, notes, read_adapters
+from bwlab.merging.methods import Method, ScaledModule, bias_delta, dense_delta
 from bwlab.merging.output import SUFFIX, Outcome, dtype_named, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -58,20 +58,20 @@ def merge_into(
     recipe.check()
     name = dtype_named(dtype)
     refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
-    adapters = read_all(recipe.adapters, manager, recipe.drop_unknown)
+    adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
     pipe = load_base(base)
     scheme, layers = base_scheme(pipe, manager.block_schemes()), model_parts(pipe)
     require_fit(adapters, layers, base)
-    mixed = ingredients(adapters, recipe.scales, recipe.choose, scheme)
-    every = list(every_part(mixed))
+    inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
+    every = list(every_part(inputs))
     if not every:
         found = "every adapter has the scale 0 everywhere"
         raise BwlabError("merging adapters", found, "Give scales, or a choice of blocks, that leave something")
     for parts in track(every):
         add_to_layer(layers[parts[0].module.path], parts, recipe.method)
     _save(pipe, out, name)
-    told = [f"left out: embeddings of {', '.join(mixed.embeddings())}"] if mixed.embeddings() else []
-    return Outcome((out,), len(every), scheme, (), (*notes(mixed), *told))
+    dropped = [f"left out: embeddings of {', '.join(inputs.embeddings())}"] if inputs.embeddings() else []
+    return Outcome((out,), len(every), scheme, (), (*notes(inputs), *dropped))
 
 
 def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
@@ -96,7 +96,7 @@ def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Mod
             raise BwlabError(f"--into {base}", f"the model {lacks}, first {missing[0]}", fix)
 
 
-def add_to_layer(layer: nn.Module, parts: list[Part], method: Method) -> None:
+def add_to_layer(layer: nn.Module, parts: list[ScaledModule], method: Method) -> None:
     """Add the merged deltas to the weight, and to the bias if there is one to add."""
     weight, path = layer.get_parameter("weight"), parts[0].module.path
     _add(weight, dense_delta(parts, method, weight.detach().double().numpy()), path)

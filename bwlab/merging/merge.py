@@ -20,7 +20,7 @@ from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import LazyTensor
 from bwlab.formats.types import FormatWriter
 from bwlab.merging.convert import require_known, require_readable
-from bwlab.merging.methods import BLOCKS, SUM, Method, Part, combined
+from bwlab.merging.methods import BLOCKS, SUM, Method, ScaledModule, combined
 from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
 from bwlab.terminal import capital_letters, counted
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
 
 
-TrackParts = Callable[[Sequence[list[Part]]], Iterable[list[Part]]]
+TrackParts = Callable[[Sequence[list[ScaledModule]]], Iterable[list[ScaledModule]]]
 
 VALUE = re.compile(r"[A-Z](?:\+[A-Z])*|none")
 FIX = 'Write block=letters with commas between, such as "upper=B, mid=A+B, *=A"; none leaves a block out'
@@ -62,11 +62,11 @@ class MergeRecipe:
         if self.method.name == BLOCKS and self.choose is None:
             raise BwlabError("--method blocks", "no choice of blocks", 'Give --choose, such as "upper=B, *=A"')
 
-    def told(self) -> dict[str, object]:
+    def as_metadata(self) -> dict[str, object]:
         """Return the recipe for the metadata of what it makes."""
-        asked = {"scales": list(self.scales), "choose": self.choose, "density": self.method.density}
-        given = {key: value for key, value in asked.items() if value}
-        return {"adapters": [path.name for path in self.adapters], "method": self.method.name, **given}
+        options = {"scales": list(self.scales), "choose": self.choose, "density": self.method.density}
+        used = {key: value for key, value in options.items() if value}
+        return {"adapters": [path.name for path in self.adapters], "method": self.method.name, **used}
 
 
 def merge(
@@ -99,13 +99,13 @@ def merge(
     target = target if target.dtype is not None else dataclasses.replace(target, dtype="fp32")
     writer = writer_for(target, manager)
     model = None if base is None else open_model(base)
-    mixed, scheme = mix(recipe, manager, model)
-    step = {"command": "merge", **recipe.told(), **({} if rank is None else {"rank": rank})}
-    return write_merged(mixed, recipe.method, step, scheme, target, writer, rank=rank, model=model, track=track)
+    inputs, scheme = read_inputs(recipe, manager, model)
+    step = {"command": "merge", **recipe.as_metadata(), **({} if rank is None else {"rank": rank})}
+    return write_merged(inputs, recipe.method, step, scheme, target, writer, rank=rank, model=model, track=track)
 
 
 def write_merged(
-    mixed: Ingredients,
+    inputs: MergeInputs,
     method: Method,
     step: Mapping[str, object],
     scheme: BlockScheme,
@@ -119,7 +119,7 @@ def write_merged(
     """Merge the modules of adapters and write the result.
 
     Args:
-        mixed: the adapters.
+        inputs: the adapters.
         method: how deltas become one.
         step: the record of the merge for the metadata.
         scheme: names the blocks.
@@ -133,48 +133,50 @@ def write_merged(
         BwlabError: as `merge` says.
 
     """
-    modules, fits = _merged(mixed, method, rank, model, track)
-    metadata = derived_metadata(mixed.metadata(), modules, scheme, step, same_type=False)
-    first = dataclasses.replace(mixed.adapters[0], architecture=mixed.architecture, embeddings=mixed.embeddings())
+    modules, fits = _merged(inputs, method, rank, model, track)
+    metadata = derived_metadata(inputs.metadata(), modules, scheme, step, same_type=False)
+    first = dataclasses.replace(inputs.adapters[0], architecture=inputs.architecture, embeddings=inputs.embeddings())
     files = write_adapter(first, modules, metadata, target, writer)
-    return Outcome(files, len(modules), scheme, tuple(fits), tuple(notes(mixed)))
+    return Outcome(files, len(modules), scheme, tuple(fits), tuple(notes(inputs)))
 
 
-def mix(recipe: MergeRecipe, manager: PluginManager, model: ModelWeights | None) -> tuple[Ingredients, BlockScheme]:
+def read_inputs(
+    recipe: MergeRecipe, manager: PluginManager, model: ModelWeights | None
+) -> tuple[MergeInputs, BlockScheme]:
     """Return the ingredients of a recipe, and the scheme that names their blocks.
 
     Raises:
         BwlabError: as `merge` says.
 
     """
-    adapters = read_all(recipe.adapters, manager, recipe.drop_unknown)
+    adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
     architecture = next((one.architecture for one in adapters if one.architecture != "unknown"), "unknown")
     scheme = known_scheme(architecture, model.config if model else None, manager)
-    mixed = ingredients(adapters, recipe.scales, recipe.choose, scheme)
-    if not recipe.method.linear and not mixed.shared():
+    inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
+    if not recipe.method.linear and not inputs.shared():
         found = "the adapters share no module, so nothing is in conflict"
         raise BwlabError(f"--method {recipe.method.name}", found, f"Use --method {SUM}, which is exact")
-    return mixed, scheme
+    return inputs, scheme
 
 
-def notes(mixed: Ingredients) -> list[str]:
+def notes(inputs: MergeInputs) -> list[str]:
     """Lines about what was merged that a user may not expect."""
     found = []
-    if len(mixed.adapters) > 1 and not mixed.makers and not mixed.shared():
+    if len(inputs.adapters) > 1 and not inputs.makers and not inputs.shared():
         found.append("the adapters share no module: each is as it was where it acts")
-    unknown = sum(len(adapter.unknown) for adapter in mixed.adapters)
+    unknown = sum(len(adapter.unknown) for adapter in inputs.adapters)
     if unknown:
         found.append(f"left out: {counted(unknown, 'key')} that nobody understands")
     return found
 
 
 def _merged(
-    mixed: Ingredients, method: Method, rank: int | None, model: ModelWeights | None, track: TrackParts
+    inputs: MergeInputs, method: Method, rank: int | None, model: ModelWeights | None, track: TrackParts
 ) -> tuple[dict[str, ModuleWeights], list[Fit]]:
     modules: dict[str, ModuleWeights] = {}
     fits: list[Fit] = []
-    for parts in track(list(every_part(mixed))):
-        module, fit = combined(parts, method, rank, mixed.architecture, model)
+    for parts in track(list(every_part(inputs))):
+        module, fit = combined(parts, method, rank, inputs.architecture, model)
         if module is not None:
             modules[module.path] = module
         if fit is not None:
@@ -186,7 +188,7 @@ def _merged(
 
 
 @dataclass(frozen=True, eq=False)
-class Ingredients:
+class MergeInputs:
     """The adapters of a merge.
 
     Attributes:
@@ -209,15 +211,15 @@ class Ingredients:
         """Return the paths of modules of any adapter, in the order of the first that has each."""
         return list(dict.fromkeys(path for adapter in self.adapters for path in adapter.modules))
 
-    def parts(self, path: str) -> list[Part]:
+    def parts(self, path: str) -> list[ScaledModule]:
         """Return what each adapter does at a path; those with the scale 0 and those not chosen are left out."""
         found = []
-        for place, (adapter, spec) in enumerate(zip(self.adapters, self.scales, strict=True)):
+        for index, (adapter, spec) in enumerate(zip(self.adapters, self.scales, strict=True)):
             module = adapter.modules.get(path)
             scale = spec.value_of(path) if module is not None else 0.0
-            if module is not None and scale != 0 and self._is_chosen(path, place, spec.scheme):
+            if module is not None and scale != 0 and self._is_chosen(path, index, spec.scheme):
                 require_readable(module)
-                found.append(Part(place, module, scale))
+                found.append(ScaledModule(index, module, scale))
         return found
 
     def shared(self) -> int:
@@ -240,12 +242,12 @@ class Ingredients:
         first, *others = (adapter.metadata for adapter in self.adapters)
         return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
-    def _is_chosen(self, path: str, place: int, scheme: BlockScheme) -> bool:
+    def _is_chosen(self, path: str, index: int, scheme: BlockScheme) -> bool:
         module = scheme.module_of(path)
-        return not self.makers or module is None or capital_letters(place + 1)[-1] in self.makers[module.path]
+        return not self.makers or module is None or capital_letters(index + 1)[-1] in self.makers[module.path]
 
 
-def read_all(paths: Sequence[Path], manager: PluginManager, drop_unknown: bool) -> tuple[AdapterContents, ...]:
+def read_adapters(paths: Sequence[Path], manager: PluginManager, drop_unknown: bool) -> tuple[AdapterContents, ...]:
     """Return the contents of adapter files.
 
     Raises:
@@ -276,9 +278,9 @@ def common_architecture(adapters: Sequence[AdapterContents]) -> str:
     return known[0].architecture if known else "unknown"
 
 
-def ingredients(
+def merge_inputs(
     adapters: tuple[AdapterContents, ...], scales: Sequence[str], choose: str | None, scheme: BlockScheme
-) -> Ingredients:
+) -> MergeInputs:
     """Return the adapters with their scales, paired in order; missing scales are 1.
 
     Raises:
@@ -290,16 +292,16 @@ def ingredients(
         raise BwlabError("--scale", found, "Give one for each adapter, in their order")
     texts = [*scales, *["1"] * (len(adapters) - len(scales))]
     specs = tuple(parse_spec(text, scheme, kind="scale", default=1.0) for text in texts)
-    makers = chosen(choose, scheme, len(adapters)) if choose is not None else {}
-    return Ingredients(adapters, specs, makers)
+    makers = parse_choice(choose, scheme, len(adapters)) if choose is not None else {}
+    return MergeInputs(adapters, specs, makers)
 
 
-def every_part(mixed: Ingredients) -> Iterator[list[Part]]:
+def every_part(inputs: MergeInputs) -> Iterator[list[ScaledModule]]:
     """Return the parts at each path that any adapter still has a part in."""
-    return (parts for path in mixed.paths() if (parts := mixed.parts(path)))
+    return (parts for path in inputs.paths() if (parts := inputs.parts(path)))
 
 
-def chosen(text: str, scheme: BlockScheme, count: int) -> Mapping[str, frozenset[str]]:
+def parse_choice(text: str, scheme: BlockScheme, count: int) -> Mapping[str, frozenset[str]]:
     """Path of each module of the scheme -> letters of the adapters that make it.
 
     As in block specs, of two entries for one module the later wins, and `*` is what no other entry names; modules that

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
-from bwlab.formats.lora_form import Weights, lora_module, nearest, weight_shape
-from bwlab.formats.modules import ModuleWeights, scaled
+from bwlab.formats.lora_form import BaseWeights, lora_module, nearest, weight_shape
+from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.tensors import LazyTensor, in_dtype
 from bwlab.linalg.factored import Array, FactoredMatrix
 from bwlab.linalg.truncation import Truncation, concatenated
@@ -26,7 +26,7 @@ ZIPLORA = "ziplora"
 TIES_DENSITY = 0.2  # the paper's default: keep the top 20 %
 DARE_DENSITY = 0.5
 
-Made = tuple[ModuleWeights | None, Fit | None]
+MergedModule = tuple[ModuleWeights | None, Fit | None]
 # Of each algorithm whose delta is a leaf as it stands, that leaf: sums of such leaves are exact.
 DIRECT = {"norm": "w_norm", "full": "diff"}
 
@@ -62,22 +62,22 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Part:
+class ScaledModule:
     """One adapter's module in a merge.
 
     Attributes:
-        place: of the adapter, from 0.
+        index: of the adapter, from 0.
         module: what it does there.
         scale: that its delta is multiplied by, not 0.
 
     """
 
-    place: int
+    index: int
     module: ModuleWeights
     scale: float
 
 
-def dense_delta(parts: Sequence[Part], method: Method, weight: NDArray[np.floating] | None = None) -> Array:
+def dense_delta(parts: Sequence[ScaledModule], method: Method, weight: NDArray[np.floating] | None = None) -> Array:
     """Return the merged delta of one weight in float64, of the weight's shape, else flattened `(out, in * k * k)`.
 
     Raises:
@@ -86,23 +86,23 @@ def dense_delta(parts: Sequence[Part], method: Method, weight: NDArray[np.floati
     """
     base = None if weight is None else weight.astype(np.float64)
     deltas = [_delta(part, base) for part in parts]
-    return merged(deltas, [part.place for part in parts], parts[0].module.path, method)
+    return merged(deltas, [part.index for part in parts], parts[0].module.path, method)
 
 
-def merged(deltas: Sequence[Array], places: Sequence[int], path: str, method: Method) -> Array:
+def merged(deltas: Sequence[Array], indices: Sequence[int], path: str, method: Method) -> Array:
     """Return the merge of dense deltas of one shape, scaled already."""
     if method.name == TIES:
         return ties(deltas, method.density or TIES_DENSITY)
     if method.name == DARE:
         density = method.density or DARE_DENSITY
         deltas = [
-            dare(delta, density, module_generator(method.seed, place, path))
-            for delta, place in zip(deltas, places, strict=True)
+            dare(delta, density, module_generator(method.seed, index, path))
+            for delta, index in zip(deltas, indices, strict=True)
         ]
     return _sum(deltas)
 
 
-def bias_delta(parts: Sequence[Part]) -> Array | None:
+def bias_delta(parts: Sequence[ScaledModule]) -> Array | None:
     """Return the sum of the changes of a bias, whatever the method; None if no part changes it."""
     changes = [part.module.bias_delta() for part in parts]
     found: list[Array] = [
@@ -117,7 +117,7 @@ def _sum(arrays: Sequence[Array]) -> Array:
     return np.asarray(np.sum(arrays, axis=0), np.float64)
 
 
-def _delta(part: Part, base: Array | None) -> Array:
+def _delta(part: ScaledModule, base: Array | None) -> Array:
     delta = np.asarray(part.module.delta(base), np.float64) * part.scale
     if base is not None or delta.ndim == 1:
         return delta
@@ -161,21 +161,21 @@ def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
     return np.where(generator.random(delta.shape) < density, delta / density, 0.0)
 
 
-def module_generator(seed: int, place: int, path: str) -> np.random.Generator:
+def module_generator(seed: int, index: int, path: str) -> np.random.Generator:
     """Random numbers of one module of one adapter: the same whatever other modules there are.
 
     Args:
         seed: of the merge.
-        place: of the adapter among those merged.
+        index: of the adapter among those merged.
         path: of the module.
 
     """
-    return np.random.default_rng([seed, place, zlib.crc32(path.encode())])
+    return np.random.default_rng([seed, index, zlib.crc32(path.encode())])
 
 
 def combined(
-    parts: Sequence[Part], method: Method, rank: int | None, architecture: str, base: Weights | None = None
-) -> Made:
+    parts: Sequence[ScaledModule], method: Method, rank: int | None, architecture: str, base: BaseWeights | None = None
+) -> MergedModule:
     """Return the merged module, None if its delta is zero, and what low rank cost, None where it is exact.
 
     Args:
@@ -193,7 +193,7 @@ def combined(
     if _all_of(parts, "norm"):
         return _direct(parts), None
     if len(parts) == 1 and method.linear and rank is None:
-        return scaled(parts[0].module, parts[0].scale), None
+        return scaled_module(parts[0].module, parts[0].scale), None
     shape = _common_shape(parts, architecture, base)
     if len(parts) == 1 and method.linear and rank is not None:
         return _single(parts[0], rank, shape, base)
@@ -213,7 +213,7 @@ def combined(
 
 
 def _near(
-    parts: Sequence[Part], method: Method, rank: int | None, base: Weights | None
+    parts: Sequence[ScaledModule], method: Method, rank: int | None, base: BaseWeights | None
 ) -> tuple[Truncation, int | None]:
     """Return the merged delta as factors, and the rank that those of its parts have together; None if it was dense."""
     found = [part.module.factors() for part in parts] if method.linear else []
@@ -231,14 +231,14 @@ def _near(
     return nearest(dense.reshape(len(dense), -1), rank), None
 
 
-def _single(part: Part, rank: int, shape: tuple[int, ...], base: Weights | None) -> Made:
+def _single(part: ScaledModule, rank: int, shape: tuple[int, ...], base: BaseWeights | None) -> MergedModule:
     """One adapter's module, kept as it is written where it has no higher rank."""
     new, fit = resized_module(part.module, rank, shape, "F32", base)
     fit = Fit(fit.path, fit.before, fit.after, fit.energy * part.scale**2, fit.lost * part.scale**2)
-    return (None if new is None else scaled(new, part.scale)), fit
+    return (None if new is None else scaled_module(new, part.scale)), fit
 
 
-def _direct(parts: Sequence[Part]) -> ModuleWeights:
+def _direct(parts: Sequence[ScaledModule]) -> ModuleWeights:
     """Return the sum of modules whose leaves are deltas as they stand."""
     first = parts[0].module
     leaf = DIRECT[first.algorithm]
@@ -252,16 +252,16 @@ def _direct(parts: Sequence[Part]) -> ModuleWeights:
     return ModuleWeights(first.path, first.algorithm, leaves, None, first.source)
 
 
-def _bias_leaf(parts: Sequence[Part]) -> dict[str, LazyTensor]:
+def _bias_leaf(parts: Sequence[ScaledModule]) -> dict[str, LazyTensor]:
     bias = bias_delta(parts)
     return {} if bias is None else {"diff_b": in_dtype(bias, "F32", f"{parts[0].module.path}.diff_b")}
 
 
-def _all_of(parts: Sequence[Part], algorithm: str) -> bool:
+def _all_of(parts: Sequence[ScaledModule], algorithm: str) -> bool:
     return all(part.module.algorithm == algorithm for part in parts)
 
 
-def _common_shape(parts: Sequence[Part], architecture: str, base: Weights | None) -> tuple[int, ...]:
+def _common_shape(parts: Sequence[ScaledModule], architecture: str, base: BaseWeights | None) -> tuple[int, ...]:
     shapes = [_shape(part.module, architecture, base) for part in parts]
     known = {shape for shape in shapes if shape is not None}
     if len({_flat(shape) for shape in known}) > 1:
@@ -271,7 +271,7 @@ def _common_shape(parts: Sequence[Part], architecture: str, base: Weights | None
     return max(known, key=len)  # A LoRA of a 1 x 1 convolution may be written as that of a linear layer.
 
 
-def _shape(module: ModuleWeights, architecture: str, base: Weights | None) -> tuple[int, ...] | None:
+def _shape(module: ModuleWeights, architecture: str, base: BaseWeights | None) -> tuple[int, ...] | None:
     if base is None and module.shape is None:
         return None  # Nothing is made of it without a base but a copy.
     return weight_shape(module, architecture, base)
@@ -281,14 +281,14 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], int(np.prod(shape[1:]))
 
 
-def _different_shapes(parts: Sequence[Part], shapes: Sequence[object]) -> BwlabError:
+def _different_shapes(parts: Sequence[ScaledModule], shapes: Sequence[object]) -> BwlabError:
     names = " and ".join(f"{shape} in {part.module.source}" for shape, part in zip(shapes, parts, strict=True))
     return BwlabError(
         "merging adapters", f"{parts[0].module.path} is {names}", "Merge adapters that were made for one base model"
     )
 
 
-def _needs_rank(parts: Sequence[Part], method: Method) -> BwlabError:
+def _needs_rank(parts: Sequence[ScaledModule], method: Method) -> BwlabError:
     algorithms = ", ".join(sorted({part.module.algorithm for part in parts}))
     why = "is dense" if method.linear else f"by {method.name} is dense"
     return BwlabError(

@@ -35,7 +35,7 @@ from bwlab.errors import BwlabError
 from bwlab.formats.lora_form import lora_module
 from bwlab.formats.modules import ModuleWeights
 from bwlab.linalg.factored import FactoredMatrix
-from bwlab.merging.merge import ingredients, read_all, write_merged
+from bwlab.merging.merge import merge_inputs, read_adapters, write_merged
 from bwlab.merging.methods import ZIPLORA, Method
 from bwlab.merging.output import Outcome, Target, writer_for
 
@@ -121,7 +121,7 @@ def merge_ziplora(
     target = target if target.dtype is not None else replace(target, dtype="fp32")
     writer = writer_for(target, manager)
     scheme = base_scheme(pipe, manager.block_schemes())
-    contents = read_all(recipe.adapters, manager, drop_unknown=False)
+    contents = read_adapters(recipe.adapters, manager, drop_unknown=False)
     unet = pipe.unet
     pair = [
         load_adapter(file, unet, manager, scheme, text_encoder=text_encoders(pipe)).to(unet.device, unet.dtype)
@@ -135,9 +135,9 @@ def merge_ziplora(
     ]
     weights = learned_weights(pipe, pair, images, recipe.settings, on_step)
     weighted = tuple(with_columns(adapter, columns) for adapter, columns in zip(contents, weights, strict=True))
-    mixed = ingredients(weighted, (), None, scheme)
+    merged_inputs = merge_inputs(weighted, (), None, scheme)
     step = recipe.record() | ({} if rank is None else {"rank": rank})
-    return write_merged(mixed, Method(), step, scheme, target, writer, rank=rank)
+    return write_merged(merged_inputs, Method(), step, scheme, target, writer, rank=rank)
 
 
 def load_frozen_base(base: str) -> Pipeline:

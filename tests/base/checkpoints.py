@@ -13,7 +13,7 @@ from bwlab.base.architectures import PUBLISHED, Architecture
 from bwlab.base.prediction import EPSILON, Prediction
 from bwlab.base.single_file import checkpoint_tensors, empty_component, new_component, new_noise_schedule, new_pipeline
 from bwlab.base.tokenizer import clip_tokenizer
-from bwlab.formats.ldm import component_places
+from bwlab.formats.ldm import component_locations
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def published_file(path: Path, family: str) -> Path:
     shapes: dict[str, tuple[int, ...]] = {}
     for name in PUBLISHED[family].components():
         state = empty_component(PUBLISHED[family], name).state_dict()
-        places = component_places(family, name, state)
+        places = component_locations(family, name, state)
         shapes |= {place.key: shape_in_file(place, tuple(state[key].shape)) for key, place in places.items()}
     fields: dict[str, object] = {}
     end = 0

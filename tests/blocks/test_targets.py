@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bwlab.blocks.block_map import FILE, counted_text, known_counts, total
-from bwlab.blocks.configs import KNOWN, module_shapes
+from bwlab.blocks.configs import KNOWN, layer_shapes, meta_unet
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.targets import is_attention_target, is_conv_target
-from bwlab.formats.keys import path_of, split_key
+from bwlab.formats.keys import path_of
 from bwlab.formats.safetensors import open_adapter_file
 
 LORAS = Path(__file__).parents[3] / "shared" / "loras"
@@ -21,7 +21,7 @@ OUTSIDE = {"conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.lin
 
 @cache
 def shapes(name: str) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-    return module_shapes(KNOWN[name])
+    return layer_shapes(meta_unet(KNOWN[name]))
 
 
 def expected_lora() -> set[str]:
@@ -59,7 +59,7 @@ def test_a_file_that_lycoris_made_adapts_the_same_layers() -> None:
     file = LORAS / "lycorisfork__smart_falcon_4_lokr.safetensors"
     if not file.exists():
         pytest.skip(f"{file} is absent")
-    paths = {path_of(split_key(key)[0]) for key in open_adapter_file(file).entries}
+    paths = {path_of(key.partition(".")[0]) for key in open_adapter_file(file).entries}
     locon = {path for path, (kind, _) in shapes("sd14").items() if is_conv_target(path, kind)}
     text = {path for path in paths if path.startswith("te.")}
     assert paths - text == locon

@@ -98,7 +98,7 @@ def test_every_bfloat16_is_widened_exactly() -> None:
 def test_reading_imports_no_torch(tmp_path: Path) -> None:
     save_file({"lora_unet_conv_in.diff": torch.ones(3, 5, dtype=torch.bfloat16)}, tmp_path / "x.safetensors")
     code = (
-        "import sys; from bwlab.formats.contents import read_contents; import bwlab.plugins.builtin;"
+        "import sys; from bwlab.formats.read import read_contents; import bwlab.plugins.builtin;"
         "print(read_contents(sys.argv[1]).modules['conv_in'].delta()[2, 4], 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "x.safetensors")]

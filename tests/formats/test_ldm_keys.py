@@ -12,24 +12,24 @@ from bwlab.base.single_file import empty_component, new_component
 from bwlab.formats.ldm import (
     OPEN_CLIP_PREFIX,
     XL_OPEN_CLIP_PREFIX,
-    TensorPlace,
+    TensorLocation,
     by_key,
-    component_places,
+    component_locations,
     fits,
     from_ldm,
-    open_clip_places,
+    open_clip_locations,
     shape_in_file,
     to_ldm,
-    unet_places,
-    vae_places,
+    unet_locations,
+    vae_locations,
 )
 from tests.base.checkpoints import small
 
 COMPONENTS = [(family, name) for family in PUBLISHED for name in PUBLISHED[family].components()]
 
 
-def places_of(family: str, name: str, model: nn.Module) -> dict[str, TensorPlace]:
-    return component_places(family, name, model.state_dict())
+def places_of(family: str, name: str, model: nn.Module) -> dict[str, TensorLocation]:
+    return component_locations(family, name, model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_files_have_as_many_keys_as_the_published_ones(family: str, name: str, k
 )
 def test_places_of_sd1(name: str, key: str) -> None:
     places = places_of("sd1", "unet", empty_component(PUBLISHED["sd1"], "unet"))
-    assert places[name] == TensorPlace(f"model.diffusion_model.{key}")
+    assert places[name] == TensorLocation(f"model.diffusion_model.{key}")
 
 
 @pytest.mark.parametrize("family", list(PUBLISHED))
@@ -118,7 +118,7 @@ def test_open_clip_computes_the_same_text_from_the_same_tensors() -> None:
     model = new_component(small("sdxl"), "text_encoder_2").eval()
     config = CLIPTextCfg(vocab_size=49408, width=24, heads=3, layers=3, mlp_ratio=26 / 24)
     tower = _build_text_tower(10, config).eval()
-    file = to_ldm(open_clip_places(model.state_dict(), ""), model.state_dict())
+    file = to_ldm(open_clip_locations(model.state_dict(), ""), model.state_dict())
     assert set(file) == set(tower.state_dict())
     tower.load_state_dict(file)
     tokens = torch.tensor([[49406, 5, 11013, 49407, *([0] * 73)]])
@@ -142,7 +142,7 @@ def test_there_and_back_is_bit_for_bit(family: str, name: str) -> None:
 
 def test_what_is_read_has_memory_of_its_own() -> None:
     source = torch.zeros(6, 5)
-    places = {name: TensorPlace("x", third=third) for third, name in enumerate("qkv")}
+    places = {name: TensorLocation("x", third=third) for third, name in enumerate("qkv")}
     taken: dict[str, Tensor] = from_ldm(places, lambda _: source)
     taken["k"].add_(1)
     assert not source.any()
@@ -168,10 +168,10 @@ def test_foreign_names_have_no_place() -> None:
     down = "down_blocks.0.resnets.0.conv1.weight"
     for name in ("controlnet.weight", "down_blocks.0.resnets.0.conv9.weight", "mid_block.resnets.7.conv1.weight"):
         with pytest.raises(KeyError):
-            unet_places([down, name])
+            unet_locations([down, name])
     with pytest.raises(KeyError):
-        vae_places(["encoder.conv_mid.weight"])
+        vae_locations(["encoder.conv_mid.weight"])
     with pytest.raises(KeyError):
-        open_clip_places(["encoder.layers.0.mlp.fc9.weight"], "")
+        open_clip_locations(["encoder.layers.0.mlp.fc9.weight"], "")
     with pytest.raises(KeyError):
-        component_places("sd1", "text_encoder_2", [])
+        component_locations("sd1", "text_encoder_2", [])

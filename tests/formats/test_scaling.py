@@ -9,7 +9,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
-from bwlab.formats.modules import ModuleWeights, can_scale, scaled, with_alpha, with_one_alpha, with_unit_scale
+from bwlab.formats.modules import ModuleWeights, can_scale, scaled_module, with_alpha, with_one_alpha, with_unit_scale
 from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import Numbers, in_dtype
 from bwlab.linalg.factored import Array
@@ -34,13 +34,13 @@ def close(a: Numbers, b: Numbers) -> bool:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_scaled_module_has_a_scaled_delta(case: Case, tmp_path: Path) -> None:
     for module, base in modules(case, tmp_path):
-        assert scaled(module, 1.0) is module
+        assert scaled_module(module, 1.0) is module
         assert can_scale(module) == (module.algorithm not in FIXED)
         if not can_scale(module):
             with pytest.raises(BwlabError, match="can only be kept or dropped whole"):
-                scaled(module, 0.5)
+                scaled_module(module, 0.5)
             continue
-        changed = scaled(module, -0.7)
+        changed = scaled_module(module, -0.7)
         assert close(changed.delta(base), -0.7 * module.delta(base))
         bias, before = changed.bias_delta(), module.bias_delta()
         assert (bias is None) == (before is None)

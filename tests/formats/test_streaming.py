@@ -20,7 +20,7 @@ WALK = """
 import re, sys, tracemalloc
 from pathlib import Path
 import numpy.linalg
-from bwlab.formats.contents import read_contents
+from bwlab.formats.read import read_contents
 import bwlab.linalg.factored
 
 def resident(field):

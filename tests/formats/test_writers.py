@@ -15,8 +15,9 @@ from bwlab.adapters.modules import layers_by_path
 from bwlab.blocks.configs import SD14, SDXL, meta_unet
 from bwlab.errors import BwlabError
 from bwlab.formats.contents import AdapterContents
+from bwlab.formats.dialects.diffusers import write_diffusers
 from bwlab.formats.dialects.kohya import write_kohya, write_ldm
-from bwlab.formats.dialects.peft import write_diffusers, write_peft
+from bwlab.formats.dialects.peft import write_peft
 from bwlab.formats.lora_form import lora_module
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents

@@ -7,7 +7,7 @@ import pytest
 from bwlab.blocks.configs import SD14
 from bwlab.blocks.families import scheme_for
 from bwlab.errors import BwlabError
-from bwlab.merging.merge import chosen
+from bwlab.merging.merge import parse_choice
 from bwlab.terminal import capital_letters
 
 SCHEME = scheme_for(SD14)
@@ -16,7 +16,7 @@ SCHEME = scheme_for(SD14)
 def made_by(text: str, path: str, count: int = 3) -> str:
     module = SCHEME.module_of(path)
     assert module is not None
-    return "".join(sorted(chosen(text, SCHEME, count)[module.path]))
+    return "".join(sorted(parse_choice(text, SCHEME, count)[module.path]))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_choices(text: str, path: str, expected: str) -> None:
 )
 def test_mistakes(text: str, message: str) -> None:
     with pytest.raises(BwlabError, match=message):
-        chosen(text, SCHEME, 3)
+        parse_choice(text, SCHEME, 3)
 
 
 def test_letters_end() -> None:

@@ -13,7 +13,7 @@ import bwlab_ortho.plugin
 from bwlab.errors import BwlabError
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.read import read_contents
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 from tests.training.runs import run, same_tensors, short_config
 
 RANK, OTHER_RANK = 3, 2
@@ -23,7 +23,7 @@ def train_one(base: Path | str, data: Path, out: Path, *sets: str, resume: bool 
     """Return a short run at a high rate; bfloat16, where it would be the default, could hide nothing but costs exactness."""
     sets = ("training.lr=0.01", "training.steps=4", "adapter.blocks=all=3", *sets)
     config = short_config(Path(base), data, out, *sets)
-    return run(config, bwlab_ortho.plugin, existing=Existing.RESUME if resume else Existing.REFUSE)
+    return run(config, bwlab_ortho.plugin, existing=ExistingRun.RESUME if resume else ExistingRun.REFUSE)
 
 
 def cosines(one: AdapterContents, other: AdapterContents) -> dict[str, float]:

@@ -131,7 +131,7 @@ def from_numbers(numbers: Sequence[float], scheme: BlockScheme, form: ListFormat
     return values
 
 
-def kohya_places(scheme: BlockScheme) -> dict[str, int]:
+def kohya_indices(scheme: BlockScheme) -> dict[str, int]:
     """Return the place in kohya's list, from 0, of each module's path; none where there is no list."""
     if not scheme.ldm_cells():
         return {}

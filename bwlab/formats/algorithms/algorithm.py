@@ -1,15 +1,22 @@
-"""What an algorithm of adapter files is: its leaves, and the delta of a weight that they stand for."""
+"""The base class of the algorithms that adapter files are written in.
+
+A subclass says which leaves a module of it has, and which change of the weight they stand for. `bwlab.formats.modules`
+reads the leaves from a file and calls it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bwlab.linalg.factored import Part
+from bwlab.errors import BwlabError
+from bwlab.formats.tensors import LazyTensor
+from bwlab.linalg.factored import FactoredMatrix, Part
 
 Numbers: TypeAlias = NDArray[np.floating]
 Leaves: TypeAlias = Mapping[str, Numbers]
@@ -21,44 +28,113 @@ class UnfitLeaves(ValueError):
     """The leaves of a module do not make one delta; the message says which and how."""
 
 
-@dataclass(frozen=True)
-class Algorithm:
+class Algorithm(ABC):
     """One way to write a change of a layer.
 
     Attributes:
         name: e.g. `"loha"`.
-        recognises: whether a module with these leaves is written this way.
-        leaves: every leaf it may have, `alpha` aside.
-        shape: of the delta as far as the leaves' shapes tell: `(out, in)` or `(out, in, k, k)`; `(out, in * k * k)`
-            where they do not tell the kernel; `(channels,)` of a norm; None where only the base weight has it. Raises
-            `UnfitLeaves` where the shapes contradict each other.
-        rank: from the leaves' shapes; None where the algorithm or the module has none.
-        delta: leaves, alpha (None: absent in the file) and base weight (None: not known) -> the change of the weight,
-            of the leaves' dtype, in a shape of as many numbers as the weight's. The base weight is there if
-            `needs_base`.
+        leaves: every leaf that a module may have, `alpha` aside.
         needs_base: whether the delta depends on the weight that it changes.
-        values: the delta's singular values, where they are had without its vectors.
-        svd: the delta's singular vectors and values `(out, r)`, `(r,)`, `(in, r)`, largest first, where they are had
-            without multiplying `factors` out.
-        factors: the delta as `(out, r)`, `(r, in)`, exactly, but for a scale that comes with them; None where there is
-            no such form.
-        parts: of a Kronecker product, its two matrices; None of other algorithms.
-        factors_are_leaves: whether these two are leaves as they are, of whatever floats: nothing is computed.
+        is_linear: whether the delta is linear in the leaves that `linear_leaves` names.
+        is_product: whether the delta is zero as soon as one leaf is zero.
+        is_kronecker: whether the delta is a Kronecker product, whose two matrices have its singular values.
+        factor_dtype: the dtype in which `factors` takes the leaves; None: that of the file, whatever it is.
 
     """
 
     name: str
-    recognises: Callable[[frozenset[str]], bool]
     leaves: frozenset[str]
-    shape: Callable[[Shapes], Shape | None]
-    rank: Callable[[Shapes], int | None]
-    delta: Callable[[Leaves, float | None, Numbers | None], Numbers]
-    needs_base: bool = False
-    factors: Callable[[Leaves, float | None], tuple[Numbers, Numbers, float]] | None = None
-    factors_are_leaves: bool = False
-    values: Callable[[Leaves, float | None], Numbers] | None = None
-    svd: Callable[[Leaves, float | None], tuple[Numbers, Numbers, Numbers]] | None = None
-    parts: Callable[[Leaves], tuple[Part, Part]] | None = None
+    needs_base: ClassVar[bool] = False
+    is_linear: ClassVar[bool] = True
+    is_product: ClassVar[bool] = False
+    is_kronecker: ClassVar[bool] = False
+    factor_dtype: ClassVar[type[np.floating] | None] = np.float64
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Return whether a module with leaves of these names and shapes is written this way."""
+        return not self.leaves.isdisjoint(shapes)
+
+    @abstractmethod
+    def shape(self, shapes: Shapes) -> Shape | None:
+        """Return the shape of the delta as far as the leaves' shapes determine it.
+
+        Returns:
+            `(out, in)` or `(out, in, k, k)`; `(out, in * k * k)` where the leaves do not determine the kernel;
+            `(channels,)` for a norm; None where only the base weight has the shape.
+
+        Raises:
+            UnfitLeaves: the shapes contradict each other.
+
+        """
+
+    @abstractmethod
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Return the change of the weight, scale folded in, in the leaves' dtype.
+
+        Args:
+            leaves: by name.
+            alpha: None where the file has none.
+            base: the weight that is changed; never None if `needs_base`.
+
+        Returns:
+            An array of as many numbers as the weight.
+
+        """
+
+    @abstractmethod
+    def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return the leaves, among those that a module has, whose multiples multiply the delta before alpha enters."""
+
+    def rank(self, shapes: Shapes) -> int | None:
+        """Return the rank that alpha is divided by; None if the algorithm or the module has none."""
+        return None
+
+    def factored_rank(self, shapes: Shapes) -> int | None:
+        """Return the inner rank of `factors`; None where there are none, or none smaller than the dense delta."""
+        return None
+
+    def factors(self, leaves: Leaves, alpha: float | None) -> FactoredMatrix:
+        """Return the delta as an exact low-rank product; called only where `factored_rank` is a number."""
+        raise NotImplementedError(f"{self.name} has no low-rank form")
+
+    def singular_values(self, leaves: Leaves, alpha: float | None) -> Numbers:
+        """Return the delta's singular values in any order; called only where `is_kronecker`."""
+        raise NotImplementedError(f"{self.name} is no Kronecker product")
+
+    def kronecker_parts(self, leaves: Leaves) -> tuple[Part, Part]:
+        """Return the two matrices of the product; called only where `is_kronecker`."""
+        raise NotImplementedError(f"{self.name} is no Kronecker product")
+
+    def fits(self, leaves: Mapping[str, LazyTensor], weight: Shape) -> bool:
+        """Return whether a module with these leaves can change a weight of this shape."""
+        own = self.shape(shapes_of(leaves))
+        return own is None or (math.prod(own) == math.prod(weight) and own[0] == weight[0])
+
+
+class PluginAlgorithm(Algorithm):
+    """The algorithm of an adapter type whose leaves only its plugin understands: no shape, no rank, no delta."""
+
+    is_linear = False
+
+    def __init__(self, name: str) -> None:
+        self.name, self.leaves = name, frozenset()
+
+    def shape(self, shapes: Shapes) -> None:
+        """Return None: nothing is known of the weight."""
+
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Raise `BwlabError`: the plugin computes the delta from a loaded base model."""
+        found = "only the plugin of that adapter type computes it"
+        raise BwlabError(f"the delta of a module of type {self.name}", found, "Load the file with its base model")
+
+    def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return none."""
+        return ()
+
+
+def shapes_of(leaves: Mapping[str, LazyTensor] | Leaves) -> dict[str, Shape]:
+    """Return the shape of each leaf, by name."""
+    return {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def flat(values: Numbers) -> Numbers:
@@ -67,5 +143,11 @@ def flat(values: Numbers) -> Numbers:
 
 
 def scale_of(alpha: float | None, rank: int | None) -> float:
-    """`alpha / rank`; 1 where the file has no alpha, or the module no rank."""
+    """Return `alpha / rank`; 1 where the file has no alpha, or the module no rank."""
     return 1.0 if alpha is None or rank is None else alpha / rank
+
+
+def unless_larger(rank: int, shape: Shape) -> int | None:
+    """Return the rank, or None where factors of this rank hold more numbers than the dense delta."""
+    out, inner = shape[0], math.prod(shape[1:])
+    return rank if rank * (out + inner) <= out * inner else None

@@ -5,66 +5,97 @@ Sources: (IA)^3, Liu et al. (arXiv 2205.05638), section 3.3; the leaves are thos
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Numbers, Shape, Shapes, UnfitLeaves
+from bwlab.formats.tensors import LazyTensor
 
 WEIGHT, ON_INPUT = "weight", "on_input"
 DIFF, DIFF_BIAS = "diff", "diff_b"
 NORM_WEIGHT, NORM_BIAS = "w_norm", "b_norm"
+BIAS_LEAVES = (DIFF_BIAS, NORM_BIAS)
 
 
-def ia3_delta(leaves: Leaves, _alpha: float | None, base: Numbers | None) -> Numbers:
-    """`W * w`, with one w for each output channel, or for each input channel where `on_input` is not 0."""
-    assert base is not None
-    ones = tuple(1 for _ in base.shape[2:])
-    on_input = bool(leaves[ON_INPUT].reshape(-1)[0])
-    return base * leaves[WEIGHT].reshape((1, -1, *ones) if on_input else (-1, 1, *ones))
+class Ia3(Algorithm):
+    """A factor for each output channel, or for each input channel where `on_input` is not 0."""
+
+    name = "ia3"
+    leaves = frozenset({WEIGHT, ON_INPUT})
+    needs_base = True
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Return whether both leaves are there: `weight` alone may be anything."""
+        return shapes.keys() >= self.leaves
+
+    def shape(self, shapes: Shapes) -> None:
+        """Return None: the leaves determine one side only. Raise `UnfitLeaves` where they are no row of factors."""
+        if sum(size != 1 for size in shapes[WEIGHT]) > 1 or 0 in shapes[WEIGHT]:
+            raise UnfitLeaves(f"weight {shapes[WEIGHT]} is no row of factors")
+
+    def fits(self, leaves: Mapping[str, LazyTensor], weight: Shape) -> bool:
+        """Return whether there is a factor for each channel of the side that is scaled."""
+        on_input = bool(leaves[ON_INPUT].read().reshape(-1)[0])
+        return leaves[WEIGHT].size == weight[1 if on_input else 0]
+
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Return `W * w`, w along the outputs or the inputs of the base weight W."""
+        assert base is not None
+        ones = tuple(1 for _ in base.shape[2:])
+        on_input = bool(leaves[ON_INPUT].reshape(-1)[0])
+        return base * leaves[WEIGHT].reshape((1, -1, *ones) if on_input else (-1, 1, *ones))
+
+    def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return the factors."""
+        return (WEIGHT,)
 
 
-def full_delta(leaves: Leaves, _alpha: float | None, _base: Numbers | None = None) -> Numbers:
-    """Return the difference itself."""
-    return leaves[DIFF]
+class Full(Algorithm):
+    """The difference of a weight, and of a bias, as they are."""
+
+    name = "full"
+    leaves = frozenset({DIFF, DIFF_BIAS})
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Return whether there is a difference of a weight."""
+        return DIFF in shapes
+
+    def shape(self, shapes: Shapes) -> Shape:
+        """Return the shape of the difference."""
+        diff, bias = shapes[DIFF], shapes.get(DIFF_BIAS)
+        if not diff or 0 in diff or (bias is not None and bias != diff[:1]):
+            raise UnfitLeaves(f"diff {diff} and diff_b {bias} do not fit one layer")
+        return diff
+
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Return the difference itself."""
+        return leaves[DIFF]
+
+    def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return the difference."""
+        return (DIFF,)
 
 
-def norm_delta(leaves: Leaves, _alpha: float | None, _base: Numbers | None = None) -> Numbers:
-    """Return the difference of a norm's weight, `(channels,)`."""
-    return leaves[NORM_WEIGHT]
+class Norm(Algorithm):
+    """The difference of a norm's weight `(channels,)`, and of its bias."""
 
+    name = "norm"
+    leaves = frozenset({NORM_WEIGHT, NORM_BIAS})
 
-def _ia3_shape(shapes: Shapes) -> Shape | None:
-    """None: the leaves tell one side only."""
-    if sum(size != 1 for size in shapes[WEIGHT]) > 1 or 0 in shapes[WEIGHT]:
-        raise UnfitLeaves(f"weight {shapes[WEIGHT]} is no row of factors")
-    return None
+    def recognises(self, shapes: Shapes) -> bool:
+        """Return whether there is a difference of a norm's weight."""
+        return NORM_WEIGHT in shapes
 
+    def shape(self, shapes: Shapes) -> Shape:
+        """Return `(channels,)`."""
+        weight, bias = shapes[NORM_WEIGHT], shapes.get(NORM_BIAS)
+        if len(weight) != 1 or 0 in weight or bias not in (None, weight):
+            raise UnfitLeaves(f"w_norm {weight} and b_norm {bias} do not fit one norm")
+        return weight
 
-def _full_shape(shapes: Shapes) -> Shape:
-    diff, bias = shapes[DIFF], shapes.get(DIFF_BIAS)
-    if not diff or 0 in diff or (bias is not None and bias != diff[:1]):
-        raise UnfitLeaves(f"diff {diff} and diff_b {bias} do not fit one layer")
-    return diff
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Return the difference of the weight."""
+        return leaves[NORM_WEIGHT]
 
-
-def _norm_shape(shapes: Shapes) -> Shape:
-    weight, bias = shapes[NORM_WEIGHT], shapes.get(NORM_BIAS)
-    if len(weight) != 1 or 0 in weight or bias not in (None, weight):
-        raise UnfitLeaves(f"w_norm {weight} and b_norm {bias} do not fit one norm")
-    return weight
-
-
-def _no_rank(_shapes: Shapes) -> None:
-    return None
-
-
-IA3 = Algorithm(
-    "ia3",
-    lambda leaves: leaves >= {WEIGHT, ON_INPUT},
-    frozenset({WEIGHT, ON_INPUT}),
-    _ia3_shape,
-    _no_rank,
-    ia3_delta,
-    needs_base=True,
-)
-FULL = Algorithm("full", lambda leaves: DIFF in leaves, frozenset({DIFF, DIFF_BIAS}), _full_shape, _no_rank, full_delta)
-NORM = Algorithm(
-    "norm", lambda leaves: NORM_WEIGHT in leaves, frozenset({NORM_WEIGHT, NORM_BIAS}), _norm_shape, _no_rank, norm_delta
-)
+    def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return the difference of the weight."""
+        return (NORM_WEIGHT,)

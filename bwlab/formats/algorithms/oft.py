@@ -1,4 +1,4 @@
-"""diag-OFT and BOFT: the weight is turned by orthogonal blocks, `delta = R W - W`; alpha is the constraint, no scale.
+"""diag-OFT and BOFT: orthogonal blocks R turn the weight, `delta = R W - W`; alpha is the constraint, no scale.
 
 Sources: OFT, Qiu et al. (arXiv 2306.07280), section 4: R = (I + Q)(I - Q)^-1 with Q skew; BOFT, Liu et al. (arXiv
 2311.06243), section 4: m such stages, stage i mixing rows 2^i * b / 2 apart. As LyCORIS has it, blocks act as their
@@ -7,15 +7,81 @@ transposes in diag-OFT, Q is shrunk to the norm alpha * out, and `rescale` `(out
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
 import numpy as np
 
 from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Numbers, Shape, Shapes, UnfitLeaves, flat
+from bwlab.formats.tensors import LazyTensor
 
 BLOCKS, RESCALE = "oft_blocks", "rescale"
 
 
+class Oft(Algorithm):
+    """One rotation of blocks of rows: `oft_blocks` `(count, b, b)`."""
+
+    name = "oft"
+    leaves = frozenset({BLOCKS, RESCALE})
+    needs_base = True
+    is_linear = False
+    dimensions: ClassVar[int] = 3  # of oft_blocks
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Return whether there are blocks of one stage, or of a number of dimensions that makes no sense."""
+        return BLOCKS in shapes and len(shapes[BLOCKS]) != Boft.dimensions
+
+    def shape(self, shapes: Shapes) -> None:
+        """Return None: the leaves determine the rows only. Raise `UnfitLeaves` where they are no square blocks."""
+        blocks, rescale = shapes[BLOCKS], shapes.get(RESCALE)
+        rows = blocks[-2] * blocks[-3] if len(blocks) in (Oft.dimensions, Boft.dimensions) else 0
+        if not rows or blocks[-1] != blocks[-2]:
+            raise UnfitLeaves(f"oft_blocks {blocks} are no square blocks")
+        if rescale is not None and rescale[:1] != (rows,):
+            raise UnfitLeaves(f"rescale {rescale} does not fit oft_blocks {blocks} for {rows} rows")
+
+    def fits(self, leaves: Mapping[str, LazyTensor], weight: Shape) -> bool:
+        """Return whether the blocks cover the rows of the weight."""
+        return math.prod(leaves[BLOCKS].shape[-3:-1]) == weight[0]
+
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Return `rescale * blockdiag(R^T) W - W`, in the shape of the base weight W."""
+        assert base is not None
+        blocks = leaves[BLOCKS]
+        count, size, _ = blocks.shape
+        turned = np.swapaxes(cayley(blocks, (alpha or 0.0) * count * size), 1, 2) @ base.reshape(count, size, -1)
+        return _rescaled(turned.reshape(base.shape), leaves) - base
+
+    def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return none: no leaf multiplies the delta."""
+        return ()
+
+
+class Boft(Oft):
+    """A butterfly of rotations: `oft_blocks` `(stages, count, b, b)`."""
+
+    name = "boft"
+    dimensions = 4
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Return whether there are blocks of several stages."""
+        return BLOCKS in shapes and len(shapes[BLOCKS]) == Boft.dimensions
+
+    def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
+        """Return `rescale * butterfly(W) - W`, in the shape of the base weight W."""
+        assert base is not None
+        blocks = leaves[BLOCKS]
+        stages, count, size, _ = blocks.shape
+        turns = cayley(blocks, (alpha or 0.0) * count * size)
+        weight = flat(base)
+        for stage in range(stages):
+            weight = _butterfly(weight, turns[stage], 2**stage * size // 2)
+        return _rescaled(weight.reshape(base.shape), leaves) - base
+
+
 def cayley(blocks: Numbers, constraint: float) -> Numbers:
-    """Orthogonal `(..., b, b)` from any `(..., b, b)`; a constraint above 0 bounds the norm of all Q together."""
+    """Return orthogonal `(..., b, b)` for any `(..., b, b)`; a constraint above 0 bounds the norm of all Q together."""
     skew = blocks - np.swapaxes(blocks, -1, -2)
     norm = float(np.linalg.norm(skew)) + 1e-8
     if 0 < constraint < norm:
@@ -25,40 +91,8 @@ def cayley(blocks: Numbers, constraint: float) -> Numbers:
     return np.linalg.solve(eye - skew, eye + skew)
 
 
-def oft_delta(leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-    """`rescale * blockdiag(R^T) W - W`, in the shape of the base weight W."""
-    assert base is not None
-    blocks = leaves[BLOCKS]
-    count, size, _ = blocks.shape
-    turned = np.swapaxes(cayley(blocks, (alpha or 0.0) * count * size), 1, 2) @ base.reshape(count, size, -1)
-    return _rescaled(turned.reshape(base.shape), leaves) - base
-
-
-def boft_delta(leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-    """`rescale * butterfly(W) - W`, in the shape of the base weight W."""
-    assert base is not None
-    blocks = leaves[BLOCKS]
-    stages, count, size, _ = blocks.shape
-    turns = cayley(blocks, (alpha or 0.0) * count * size)
-    weight = flat(base)
-    for stage in range(stages):
-        weight = _butterfly(weight, turns[stage], 2**stage * size // 2)
-    return _rescaled(weight.reshape(base.shape), leaves) - base
-
-
-def shape(shapes: Shapes) -> Shape | None:
-    """None: the leaves tell the rows only. Raises `UnfitLeaves` where they are no square blocks."""
-    blocks, rescale = shapes[BLOCKS], shapes.get(RESCALE)
-    rows = blocks[-2] * blocks[-3] if len(blocks) in (3, 4) else 0
-    if not rows or blocks[-1] != blocks[-2]:
-        raise UnfitLeaves(f"oft_blocks {blocks} are no square blocks")
-    if rescale is not None and rescale[:1] != (rows,):
-        raise UnfitLeaves(f"rescale {rescale} does not fit oft_blocks {blocks} for {rows} rows")
-    return None
-
-
 def _butterfly(weight: Numbers, turns: Numbers, half: int) -> Numbers:
-    """Rows `half` apart are brought together, each block is turned, and the rows go back: one stage of BOFT."""
+    """Bring rows `half` apart together, turn each block, and put the rows back: one stage of BOFT."""
     columns, (count, size, _) = weight.shape[1], turns.shape
     together = weight.reshape(-1, 2, half, columns).swapaxes(1, 2).reshape(count, size, columns)
     return (turns @ together).reshape(-1, half, 2, columns).swapaxes(1, 2).reshape(-1, columns)
@@ -68,16 +102,3 @@ def _rescaled(weight: Numbers, leaves: Leaves) -> Numbers:
     if RESCALE not in leaves:
         return weight
     return weight * leaves[RESCALE].reshape(-1, *(1 for _ in weight.shape[1:]))
-
-
-def _no_rank(_shapes: Shapes) -> None:
-    return None
-
-
-# Told apart by the number of dimensions of oft_blocks, in algorithms.algorithm_of.
-OFT = Algorithm(
-    "oft", lambda leaves: BLOCKS in leaves, frozenset({BLOCKS, RESCALE}), shape, _no_rank, oft_delta, needs_base=True
-)
-BOFT = Algorithm(
-    "boft", lambda leaves: BLOCKS in leaves, frozenset({BLOCKS, RESCALE}), shape, _no_rank, boft_delta, needs_base=True
-)

@@ -1,19 +1,32 @@
-"""diffusers' keys, of all its ages: PEFT leaves below `unet.`, `lora.down`, and the attention processors of old."""
+"""diffusers' dialects of all its releases: PEFT leaves below `unet.`, `lora.down`, and the attention processors."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from bwlab.blocks.paths import COMPONENTS, UNET, component_of
-from bwlab.formats.dialects.peft import LEAF, alphas_from, canonical_leaf
+from bwlab.formats.dialects.peft import (
+    LEAF,
+    TEXT_MODEL,
+    alphas_from,
+    by_component,
+    canonical_leaf,
+    expresses,
+    lora_config,
+    peft_tensors,
+    with_level,
+)
 from bwlab.formats.keys import ALPHA, DOWN, UP, is_path
+from bwlab.formats.types import FormatReader, FormatWriter
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
     from bwlab.formats.safetensors import AdapterFile
+    from bwlab.formats.tensors import LazyTensor
 
 # Not the keys of other tools, which have such leaves too.
 _PART = r"(?!base_model\.|lora_|lycoris_)(?:(unet|text_encoder(?:_2)?)\.)?"
@@ -23,7 +36,7 @@ OLD = re.compile(rf"{_PART}(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight")
 OLDEST = re.compile(rf"{_PART}(.+?)\.(?:processor\.)?to_([qkv]|out)_lora\.(down|up)\.weight")
 ALPHA_KEY = re.compile(rf"{_PART}(.+)\.alpha")
 
-CONFIG = "lora_adapter_metadata"
+METADATA_KEY = "lora_adapter_metadata"
 
 KeyParser: TypeAlias = "Callable[[AdapterFile, str], ParsedKey | None]"
 
@@ -44,22 +57,22 @@ def recognises_oldest(keys: Collection[str], metadata: Mapping[str, str]) -> boo
 
 
 def read(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a file of PEFT's leaves below `unet.`; alphas from the metadata's `lora_adapter_metadata`."""
-    return _read(file, "diffusers", [_place_peft, _place_alpha])
+    """Return the contents of a file of PEFT's leaves below `unet.`; its alphas are in the metadata."""
+    return _read(file, "diffusers", [_parse_peft, _parse_alpha])
 
 
 def read_old(file: AdapterFile) -> AdapterContents:
     """Return the contents of a file of `lora.down.weight` leaves; alpha is the rank unless a key says otherwise."""
-    return _read(file, "diffusers-old", [_place_oldest, _place_old, _place_alpha])
+    return _read(file, "diffusers-old", [_parse_oldest, _parse_old, _parse_alpha])
 
 
 def read_oldest(file: AdapterFile) -> AdapterContents:
     """Return the contents of a file of attention processors; alpha is the rank."""
-    return _read(file, "diffusers-oldest", [_place_oldest, _place_old])
+    return _read(file, "diffusers-oldest", [_parse_oldest, _parse_old])
 
 
 def adapter_path(part: str | None, path: str) -> str | None:
-    """Return the adapter path of a module of a part (`"unet"`, `"text_encoder"`, None: the UNet), or None if there is none.
+    """Return the adapter path of a module of a part (`"unet"`, `"text_encoder"`, None: the UNet), or None.
 
     >>> adapter_path("text_encoder", "text_model.encoder.layers.0.mlp.fc1")
     'te.encoder.layers.0.mlp.fc1'
@@ -69,27 +82,27 @@ def adapter_path(part: str | None, path: str) -> str | None:
     return whole if is_path(whole) else None
 
 
-def _read(file: AdapterFile, dialect: str, places: Iterable[KeyParser]) -> AdapterContents:
+def _read(file: AdapterFile, dialect: str, parsers: Sequence[KeyParser]) -> AdapterContents:
     from bwlab.formats.contents import assemble
 
-    placed, unknown = [], []
+    parsed_keys, unknown = [], []
     for key in file.entries:
-        found = next((one for place in places if (one := place(file, key)) is not None), None)
-        if found is None:
+        parsed = next((result for parser in parsers if (result := parser(file, key)) is not None), None)
+        if parsed is None:
             unknown.append(key)
         else:
-            placed.append(found)
-    alphas = _alphas(file.metadata, placed, file)
-    return assemble(file, dialect, placed, alphas=alphas, unknown=unknown)
+            parsed_keys.append(parsed)
+    alphas = _alphas(file.metadata, parsed_keys, file)
+    return assemble(file, dialect, parsed_keys, alphas=alphas, unknown=unknown)
 
 
-def _place_peft(file: AdapterFile, key: str) -> ParsedKey | None:
+def _parse_peft(file: AdapterFile, key: str) -> ParsedKey | None:
     match = PEFT_STYLE.fullmatch(key)
     path = adapter_path(match[1], match[2]) if match else None
     return None if match is None or path is None else canonical_leaf(file, key, path, match[3])
 
 
-def _place_old(file: AdapterFile, key: str) -> ParsedKey | None:
+def _parse_old(file: AdapterFile, key: str) -> ParsedKey | None:
     from bwlab.formats.contents import ParsedKey
 
     match = OLD.fullmatch(key)
@@ -97,7 +110,7 @@ def _place_old(file: AdapterFile, key: str) -> ParsedKey | None:
     return None if match is None or path is None else ParsedKey(key, path, DOWN if match[3] == "down" else UP)
 
 
-def _place_oldest(file: AdapterFile, key: str) -> ParsedKey | None:
+def _parse_oldest(file: AdapterFile, key: str) -> ParsedKey | None:
     from bwlab.formats.contents import ParsedKey
 
     match = OLDEST.fullmatch(key)
@@ -109,7 +122,7 @@ def _place_oldest(file: AdapterFile, key: str) -> ParsedKey | None:
     return None if path is None else ParsedKey(key, path, DOWN if match[4] == "down" else UP)
 
 
-def _place_alpha(file: AdapterFile, key: str) -> ParsedKey | None:
+def _parse_alpha(file: AdapterFile, key: str) -> ParsedKey | None:
     from bwlab.formats.contents import ParsedKey
 
     match = ALPHA_KEY.fullmatch(key)
@@ -117,16 +130,62 @@ def _place_alpha(file: AdapterFile, key: str) -> ParsedKey | None:
     return None if path is None else ParsedKey(key, path, ALPHA)
 
 
-def _alphas(metadata: Mapping[str, str], placed: Iterable[ParsedKey], file: AdapterFile) -> dict[str, float]:
-    """Path -> alpha, as the configs of PEFT say that diffusers keeps in the metadata, `unet.lora_alpha` and so on."""
+def _alphas(metadata: Mapping[str, str], parsed: Iterable[ParsedKey], file: AdapterFile) -> dict[str, float]:
+    """Path -> alpha, from PEFT's configs that diffusers keeps in the metadata as `unet.lora_alpha` and so on."""
     try:
-        entries = json.loads(metadata.get(CONFIG, "{}"))
+        entries = json.loads(metadata.get(METADATA_KEY, "{}"))
     except ValueError:
         return {}
-    ranks = {one.path: file.entries[one.key].shape[0] for one in placed if one.leaf == DOWN}
-    found: dict[str, float] = {}
+    ranks = {key.path: file.entries[key.key].shape[0] for key in parsed if key.leaf == DOWN}
+    alphas: dict[str, float] = {}
     for part in COMPONENTS:
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}
         own = {path: rank for path, rank in ranks.items() if component_of(path) == part}
-        found |= alphas_from(config, own) if config else {}
-    return found
+        alphas |= alphas_from(config, own) if config else {}
+    return alphas
+
+
+def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
+    """Write modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
+    from bwlab.formats.safetensors import write_tensors
+
+    tensors: dict[str, LazyTensor] = {}
+    configs: dict[str, object] = {}
+    for component, modules in by_component(contents).items():
+        level = TEXT_MODEL if component != "unet" else ""
+        named = {with_level(name, level): module for name, module in modules.items()}
+        tensors |= {f"{component}.{key}": tensor for key, tensor in peft_tensors(named).items()}
+        # diffusers 0.42 drops the level from keys where the text encoder has none, and looks names up by their ends.
+        configs |= {f"{component}.{key}": value for key, value in lora_config(modules).items()}
+    packed = json.dumps(configs, indent=2, sort_keys=True)
+    write_tensors(path, tensors, {**contents.metadata, "format": "pt", METADATA_KEY: packed}, dtype)
+
+
+READERS = (
+    FormatReader(
+        "diffusers",
+        "diffusers: unet.<path>.lora_A.weight, alpha in the metadata",
+        recognises,
+        read,
+        fallback=True,
+    ),
+    FormatReader(
+        "diffusers-old",
+        "diffusers 0.17 to 0.20: unet.<path>.lora.down.weight",
+        recognises_old,
+        read_old,
+        fallback=True,
+    ),
+    FormatReader(
+        "diffusers-oldest",
+        "diffusers before 0.17: <path>.attn1.processor.to_q_lora.down.weight",
+        recognises_oldest,
+        read_oldest,
+        fallback=True,
+    ),
+)
+WRITERS = (
+    FormatWriter(
+        "diffusers", "one file as save_lora_weights writes it; LoRA and LoCon only", expresses, write_diffusers
+    ),
+)

@@ -1,4 +1,4 @@
-"""kohya's keys and their relatives: `lora_unet_<path with underscores>.<leaf>`, LDM names, other prefixes."""
+"""kohya's dialect and its relatives: `lora_unet_<path with underscores>.<leaf>`, LDM names, other prefixes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, kohya_name_of, ldm_name_of, path_of
+from bwlab.formats.types import FormatReader, FormatWriter
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
@@ -71,20 +72,20 @@ def read_lycoris(file: AdapterFile) -> AdapterContents:
 
 
 def bundled_embeddings(file: AdapterFile) -> dict[str, LazyTensor]:
-    """Token -> embedding, of those that trainers put beside an adapter; those of `clip_g` start with `te2:`."""
-    found = {}
+    """Return token -> embedding, of those that trainers put beside an adapter; those of `clip_g` start with `te2:`."""
+    embeddings = {}
     for key in file.entries:
         match = BUNDLED.fullmatch(key)
         if match:
-            found[f"te2:{match[1]}" if match[3] else match[1]] = file.tensor(key)
-    return found
+            embeddings[f"te2:{match[1]}" if match[3] else match[1]] = file.tensor(key)
+    return embeddings
 
 
 def _read(file: AdapterFile, dialect: str) -> AdapterContents:
     from bwlab.formats.contents import ParsedKey, assemble
 
     embeddings = bundled_embeddings(file)
-    placed, unknown = [], []
+    parsed, unknown = [], []
     paths: dict[str, str | None] = {}
     for key in file.entries:
         name, leaf = _split(key, dialect)
@@ -92,10 +93,10 @@ def _read(file: AdapterFile, dialect: str) -> AdapterContents:
             paths[name] = _path(name)
         path = paths[name]
         if path is not None:
-            placed.append(ParsedKey(key, path, leaf))
+            parsed.append(ParsedKey(key, path, leaf))
         elif not BUNDLED.fullmatch(key):
             unknown.append(key)
-    return assemble(file, dialect, placed, embeddings=embeddings, unknown=unknown)
+    return assemble(file, dialect, parsed, embeddings=embeddings, unknown=unknown)
 
 
 def _split(key: str, dialect: str) -> tuple[str, str]:
@@ -173,3 +174,50 @@ def _ldm_name(path: str, architecture: str) -> str:
             f"an LDM name for {path}", f"{name} means {path_of(name)} in models of the usual size", "Write kohya's form"
         )
     return name
+
+
+def _anything(module: ModuleWeights) -> bool:
+    return True
+
+
+READERS = (
+    FormatReader(
+        "kohya",
+        "kohya's keys with diffusers names: lora_unet_<path>.<leaf>",
+        recognises_kohya,
+        read_kohya,
+        fallback=True,
+    ),
+    FormatReader(
+        "ldm",
+        "kohya's keys with the original Stable Diffusion names: lora_unet_input_blocks_...",
+        recognises_ldm,
+        read_ldm,
+        fallback=True,
+    ),
+    FormatReader(
+        "kohya-doubled",
+        "kohya's keys as some converters spoilt them: lora_unet_unet_..._lora_down.weight",
+        recognises_doubled,
+        read_doubled,
+        fallback=True,
+    ),
+    FormatReader(
+        "lycoris",
+        "LyCORIS outside of kohya's trainer: lycoris_<path>.<leaf>",
+        recognises_lycoris,
+        read_lycoris,
+        fallback=True,
+    ),
+)
+WRITERS = (
+    FormatWriter(
+        "kohya", "kohya's keys; A1111, Forge, ComfyUI, kohya's trainer and diffusers read it", _anything, write_kohya
+    ),
+    FormatWriter(
+        "ldm",
+        "kohya's keys with the original code's names, as kohya's trainer has them for SDXL",
+        _anything,
+        write_ldm,
+    ),
+)

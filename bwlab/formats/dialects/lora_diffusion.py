@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import DOWN, UP
+from bwlab.formats.types import FormatReader, FormatWriter
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 NUMBERED = re.compile(r"(unet|text_encoder):(\d+):(up|down)")
 TOKEN = re.compile(r"<.*>")
-PLACE = re.compile(r"\d+")
+INDEX = re.compile(r"\d+")
 
 # Diffusers renamed CrossAttention to Attention.
 ATTENTION, FEED_FORWARD = {"CrossAttention", "Attention"}, "GEGLU"
@@ -39,8 +40,8 @@ def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
 
 
 def recognises_list(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether the file is a list of tensors, whose keys are their places in it."""
-    return bool(keys) and all(PLACE.fullmatch(key) for key in keys)
+    """Whether the file is a list of tensors, whose keys are their indices."""
+    return bool(keys) and all(INDEX.fullmatch(key) for key in keys)
 
 
 def read(file: AdapterFile) -> AdapterContents:
@@ -48,19 +49,19 @@ def read(file: AdapterFile) -> AdapterContents:
     from bwlab.formats.contents import assemble
 
     embeddings = {key: file.tensor(key) for key in file.entries if TOKEN.fullmatch(key)}
-    placed = []
+    parsed: list[ParsedKey] = []
     for part in ("unet", "text_encoder"):
         pairs = _numbered(file, part)
         names = _names(file, part, [_shape(file, *pair) for pair in pairs]) if pairs else []
-        placed += _placed(names, pairs)
-    known = {one.key for one in placed} | set(embeddings)
+        parsed += _parsed(names, pairs)
+    known = {key.key for key in parsed} | set(embeddings)
     return assemble(
-        file, "lora-diffusion", placed, embeddings=embeddings, unknown=[key for key in file.entries if key not in known]
+        file, "lora-diffusion", parsed, embeddings=embeddings, unknown=[key for key in file.entries if key not in known]
     )
 
 
 def read_list(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a list `[up, down, up, down, ...]`: a UNet's attention layers, or a text encoder's; scale 1."""
+    """Return the contents of a list `[up, down, ...]` of a UNet's attention layers or a text encoder's, at scale 1."""
     from bwlab.formats.contents import assemble
 
     keys = sorted(file.entries, key=int)
@@ -73,11 +74,11 @@ def read_list(file: AdapterFile) -> AdapterContents:
     names = _text_names(shapes) if order is None else [path for path, _, _ in order]
     if names is None:
         raise _unfit(file, f"its {len(pairs)} pairs are not those of a Stable Diffusion UNet or text encoder")
-    return assemble(file, "lora-diffusion-list", _placed(names, pairs))
+    return assemble(file, "lora-diffusion-list", _parsed(names, pairs))
 
 
 def unet_layers(feed_forward: bool) -> Iterator[tuple[str, int, int | None]]:
-    """(path, out, in) of the layers of SD 1.x and 2.x in that order; `in` is None where it is the text's width."""
+    """Yield (path, out, in) of the layers of SD 1.x and 2.x in order; `in` is None where it is the text's width."""
     for path, width in TRANSFORMERS:
         block = f"{path}.transformer_blocks.0"
         yield from ((f"{block}.attn1.{layer}", width, width) for layer in ("to_q", "to_k", "to_v", "to_out.0"))
@@ -88,11 +89,11 @@ def unet_layers(feed_forward: bool) -> Iterator[tuple[str, int, int | None]]:
         yield f"{block}.attn2.to_out.0", width, width
 
 
-def _placed(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[ParsedKey]:
+def _parsed(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[ParsedKey]:
     from bwlab.formats.contents import ParsedKey
 
     layers = zip(names, pairs, strict=True)
-    return [one for name, (up, down) in layers for one in (ParsedKey(down, name, DOWN), ParsedKey(up, name, UP))]
+    return [key for name, (up, down) in layers for key in (ParsedKey(down, name, DOWN), ParsedKey(up, name, UP))]
 
 
 def _numbered(file: AdapterFile, part: str) -> list[tuple[str, str]]:
@@ -122,8 +123,8 @@ def _names(file: AdapterFile, part: str, shapes: Sequence[tuple[int, int]]) -> l
         fits = targets <= ATTENTION | {FEED_FORWARD} and _fit(wanted, shapes)
         names = [path for path, _, _ in wanted] if fits else None
     if names is None:
-        told = ", ".join(sorted(targets)) or "no classes"
-        raise _unfit(file, f"its {len(shapes)} layers of the {part} (classes {told}) are not those of SD 1.x or 2.x")
+        classes = ", ".join(sorted(targets)) or "no classes"
+        raise _unfit(file, f"its {len(shapes)} layers of the {part} (classes {classes}) are not those of SD 1.x or 2.x")
     return names
 
 
@@ -157,3 +158,22 @@ def _unfit(file: AdapterFile, found: str) -> BwlabError:
     return BwlabError(
         f"reading adapter {file.path}", found, "Give a file that lora_diffusion wrote for Stable Diffusion 1.x or 2.x"
     )
+
+
+READERS = (
+    FormatReader(
+        "lora-diffusion",
+        "lora_diffusion: unet:N:up, and embeddings of tokens",
+        recognises,
+        read,
+        fallback=True,
+    ),
+    FormatReader(
+        "lora-diffusion-list",
+        "lora_diffusion's .pt files: a list of up and down in turn",
+        recognises_list,
+        read_list,
+        fallback=True,
+    ),
+)
+WRITERS: tuple[FormatWriter, ...] = ()

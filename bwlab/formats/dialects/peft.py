@@ -1,11 +1,11 @@
-"""PEFT's own keys, `base_model.model.<path>.lora_A.weight`; alpha lies in `adapter_config.json` beside the file."""
+"""PEFT's own dialect: `base_model.model.<path>.lora_A.weight`, with alpha in `adapter_config.json` beside the file."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from bwlab.blocks.paths import COMPONENTS, component_of
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.formats.keys import DOWN, UP, is_path
+from bwlab.formats.types import FormatReader, FormatWriter
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
@@ -30,7 +31,6 @@ PEFT = re.compile(rf"base_model\.model\.(.+?)\.{LEAF}")
 TEXT_BEGINNINGS = ("text_model.", "encoder.", "text_projection")
 _READ_LEAVES = {"lora_A": DOWN, "lora_B": UP, "lora_magnitude_vector": "dora_scale"}
 
-METADATA_KEY = "lora_adapter_metadata"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Models that keep CLIP's transformer below `text_model.` today: the one with a projection. Files kept it for both once.
 TEXT_MODEL = "text_model."
@@ -46,16 +46,16 @@ def read(file: AdapterFile) -> AdapterContents:
     """Return the contents of a file of PEFT's keys: of a UNet, or of a text encoder if its paths are those of one."""
     from bwlab.formats.contents import assemble
 
-    placed, unknown = [], []
+    parsed, unknown = [], []
     for key in file.entries:
         match = PEFT.fullmatch(key)
         path = _path(match[1]) if match else None
         if match is None or path is None:
             unknown.append(key)
         else:
-            placed.append(canonical_leaf(file, key, path, match[2]))
-    ranks = {one.path: file.entries[one.key].shape[0] for one in placed if one.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
-    return assemble(file, "peft", placed, alphas=alphas_from(_config(file), ranks), unknown=unknown)
+            parsed.append(canonical_leaf(file, key, path, match[2]))
+    ranks = {key.path: file.entries[key.key].shape[0] for key in parsed if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
+    return assemble(file, "peft", parsed, alphas=alphas_from(_config(file), ranks), unknown=unknown)
 
 
 def canonical_leaf(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:
@@ -76,13 +76,13 @@ def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[
     """
     default = config.get("lora_alpha", config.get("alpha"))
     patterns = config.get("alpha_pattern") or {}
-    found: dict[str, float] = {}
+    alphas: dict[str, float] = {}
     for path, rank in ranks.items():
         own = [alpha for pattern, alpha in _items(patterns) if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)]
         alpha = own[0] if own else default
         if isinstance(alpha, int | float):
-            found[path] = float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
-    return found
+            alphas[path] = float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
+    return alphas
 
 
 def _items(patterns: object) -> list[tuple[str, object]]:
@@ -110,25 +110,7 @@ def _config(file: AdapterFile) -> dict[str, object]:
 
 def expresses(module: ModuleWeights) -> bool:
     """Whether the module can be written exactly: a LoRA, with a Tucker core or without, that leaves the bias alone."""
-    from bwlab.formats.lora_form import bias_leaves
-
-    return module.algorithm in ("lora", "tucker") and not bias_leaves(module)
-
-
-def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Write modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
-    from bwlab.formats.safetensors import write_tensors
-
-    tensors: dict[str, LazyTensor] = {}
-    configs: dict[str, object] = {}
-    for component, modules in _by_component(contents).items():
-        level = TEXT_MODEL if component != "unet" else ""
-        named = {_with_level(name, level): module for name, module in modules.items()}
-        tensors |= {f"{component}.{key}": tensor for key, tensor in _tensors(named).items()}
-        # diffusers 0.42 drops the level from keys where the text encoder has none, and looks names up by their ends.
-        configs |= {f"{component}.{key}": value for key, value in lora_config(modules).items()}
-    packed = json.dumps(configs, indent=2, sort_keys=True)
-    write_tensors(path, tensors, {**contents.metadata, "format": "pt", METADATA_KEY: packed}, dtype)
+    return module.is_lora and module.bias_leaf() is None
 
 
 def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
@@ -139,11 +121,11 @@ def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) 
     """
     from bwlab.formats.safetensors import write_tensors
 
-    for component, modules in _by_component(contents).items():
+    for component, modules in by_component(contents).items():
         level = TEXT_MODEL if component == "text_encoder_2" else ""
-        named = {_with_level(name, level): module for name, module in modules.items()}
+        named = {with_level(name, level): module for name, module in modules.items()}
         make_folder(path / component)
-        tensors = {f"base_model.model.{key}": tensor for key, tensor in _tensors(named).items()}
+        tensors = {f"base_model.model.{key}": tensor for key, tensor in peft_tensors(named).items()}
         write_tensors(path / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"}, dtype)
         config = {"peft_type": "LORA", "base_model_name_or_path": None, "inference_mode": True, **lora_config(named)}
         write_atomically(path / component / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
@@ -167,30 +149,45 @@ def lora_config(modules: Mapping[str, ModuleWeights]) -> dict[str, object]:
     }
 
 
-def _by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeights]]:
-    """Component -> module name in it -> module, ready to be written; components without modules are left out."""
-    from bwlab.formats.lora_form import untuckered
+def by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeights]]:
+    """Return component -> module name in it -> module, ready to be written; components without modules are left out."""
+    from bwlab.formats.lora_form import without_core
     from bwlab.formats.modules import with_unit_scale
 
-    found: dict[str, dict[str, ModuleWeights]] = {}
+    components: dict[str, dict[str, ModuleWeights]] = {}
     for path, module in contents.modules.items():
         component = component_of(path)
         name = path.removeprefix(COMPONENTS[component])
-        found.setdefault(component, {})[name] = with_unit_scale(untuckered(module))
-    return found
+        components.setdefault(component, {})[name] = with_unit_scale(without_core(module))
+    return components
 
 
-def _with_level(name: str, level: str) -> str:
+def with_level(name: str, level: str) -> str:
+    """Return the name of a text encoder's module below `level`, which may be empty."""
     return name if name == "text_projection" else level + name.removeprefix(TEXT_MODEL)
 
 
-def _tensors(modules: Mapping[str, ModuleWeights]) -> dict[str, LazyTensor]:
+def peft_tensors(modules: Mapping[str, ModuleWeights]) -> dict[str, LazyTensor]:
+    """Return the factors of LoRA modules by PEFT's keys, `<name>.lora_A.weight`."""
     return {
         f"{name}.{_WRITTEN_LEAVES[leaf]}": tensor
         for name, module in modules.items()
-        for leaf, tensor in _written(module)
+        for leaf, tensor in module.leaves.items()
+        if leaf in _WRITTEN_LEAVES
     }
 
 
-def _written(module: ModuleWeights) -> Iterable[tuple[str, LazyTensor]]:
-    return ((leaf, tensor) for leaf, tensor in module.leaves.items() if leaf in _WRITTEN_LEAVES)
+READERS = (
+    FormatReader(
+        "peft",
+        "PEFT: base_model.model.<path>.lora_A.weight, alpha in adapter_config.json",
+        recognises,
+        read,
+        fallback=True,
+    ),
+)
+WRITERS = (
+    FormatWriter(
+        "peft", "a folder with PEFT's own for each model; LoRA and LoCon only", expresses, write_peft, folder=True
+    ),
+)

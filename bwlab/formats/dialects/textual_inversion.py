@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
+from bwlab.formats.types import FormatReader, FormatWriter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,8 @@ UNFIT = re.compile(r"[^\w.-]+")  # for names of files
 
 ENCODERS = {"clip_l": "te", "clip_g": "te2"}
 NAMELESS_KEYS = ("emb_params", "string_to_param.*")
-COUNTER = "string_to_token.*"  # AUTOMATIC1111 keeps the place of "*" in its own vocabulary
-FIX = "Give a textual-inversion file of diffusers, AUTOMATIC1111 or kohya"
+COUNTER = "string_to_token.*"  # AUTOMATIC1111 keeps the index of "*" in its own vocabulary
+USE_EMBEDDING_FILE = "Give a textual-inversion file of diffusers, AUTOMATIC1111 or kohya"
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -43,17 +44,17 @@ def read(file: AdapterFile) -> AdapterContents:
     from bwlab.formats.contents import assemble
 
     name = file.metadata.get("name", file.path.stem)
-    found, unknown = {}, []
+    embeddings, unknown = {}, []
     for key, entry in file.entries.items():
         if len(entry.shape) in (1, 2) and 0 not in entry.shape:
-            found[NAMELESS[key] + name if key in NAMELESS else key] = file.tensor(key)
+            embeddings[NAMELESS[key] + name if key in NAMELESS else key] = file.tensor(key)
         else:
             unknown.append(key)
-    return assemble(file, "embedding", (), embeddings=found, unknown=unknown)
+    return assemble(file, "embedding", (), embeddings=embeddings, unknown=unknown)
 
 
 def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
-    """Write each token's file, beside the adapter `out`, and returns their paths.
+    """Write each token's file, beside the adapter `out`, and return their paths.
 
     Of Stable Diffusion 1.x and 2.x the key is the token, as diffusers has it; of SDXL `clip_l` and `clip_g` hold the
     embeddings for the two encoders, and the metadata the token.
@@ -71,7 +72,7 @@ def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Pa
 
 
 def embedding_paths(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
-    """Return the files, one for each token and named by adapter and token: `style.safetensors` -> `style-s1.safetensors`."""
+    """Return a path for each token, named by adapter and token: `style.safetensors` -> `style-s1.safetensors`."""
     return [_file(token, out) for token in _by_token(embeddings)]
 
 
@@ -88,7 +89,7 @@ def _file(token: str, out: Path) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A word with vectors of its own.
+    """A token with vectors of its own.
 
     Attributes:
         word: as prompts write it.
@@ -130,15 +131,15 @@ def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
 
 
 def embeddings_of(tensors: Mapping[str, LazyTensor]) -> list[Embedding]:
-    """Return the words that an adapter file holds beside its modules: token -> tensor, of a second encoder under `te2:`."""
-    second = "te2:"
-    words = dict.fromkeys(name.removeprefix(second) for name in tensors)
-    found = []
+    """Return the embeddings that an adapter file holds: token -> tensor, of a second encoder under `te2:`."""
+    words = dict.fromkeys(name.removeprefix(SECOND) for name in tensors)
+    embeddings = []
     for word in words:
-        named = {"te": tensors.get(word), "te2": tensors.get(second + word)}
-        vectors = {encoder: _matrix(one) for encoder, one in named.items() if one is not None}
-        found.append(Embedding(word, vectors, next(one.source for one in named.values() if one is not None)))
-    return found
+        named = {"te": tensors.get(word), "te2": tensors.get(SECOND + word)}
+        vectors = {encoder: _matrix(tensor) for encoder, tensor in named.items() if tensor is not None}
+        source = next(tensor.source for tensor in named.values() if tensor is not None)
+        embeddings.append(Embedding(word, vectors, source))
+    return embeddings
 
 
 def _rows(file: AdapterFile, key: str) -> NDArray[np.float32]:
@@ -156,4 +157,12 @@ def _matrix(tensor: LazyTensor) -> NDArray[np.float32]:
 
 
 def _bad(path: Path, found: str) -> BwlabError:
-    return BwlabError(f"reading embedding {path}", found, FIX)
+    return BwlabError(f"reading embedding {path}", found, USE_EMBEDDING_FILE)
+
+
+READERS = (
+    FormatReader(
+        "embedding", "textual inversion: embeddings of tokens and nothing else", recognises, read, fallback=True
+    ),
+)
+WRITERS: tuple[FormatWriter, ...] = ()

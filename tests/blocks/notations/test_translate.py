@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.families import scheme_for
-from bwlab.blocks.notations.lists import LBW_CELLS, from_list, kohya_places, list_slots, to_list
+from bwlab.blocks.notations.lists import LBW_CELLS, from_list, kohya_indices, list_slots, to_list
 from bwlab.blocks.notations.set_adapters import as_dict, from_dict, from_set_adapters, to_set_adapters
 from bwlab.blocks.notations.translate import translate_from, translate_to
 from bwlab.blocks.scheme import BlockScheme
@@ -49,7 +49,7 @@ def kohya_index_sd(name: str) -> int:
 
 
 def test_kohyas_places_on_sd(sd: BlockScheme) -> None:
-    places = kohya_places(sd)
+    places = kohya_indices(sd)
     inside = [module for module in sd.modules if module.block not in ("te", "rest")]
     for module in inside:
         assert places[module.path] == kohya_index_sd(module.path.replace(".", "_") + "_"), module.path
@@ -57,7 +57,7 @@ def test_kohyas_places_on_sd(sd: BlockScheme) -> None:
 
 
 def test_kohyas_places_on_sdxl(sdxl: BlockScheme) -> None:
-    places = kohya_places(sdxl)
+    places = kohya_indices(sdxl)
     assert len(list_slots(sdxl, "kohya")) == 23
     assert places["add_embedding"] == 0
     assert places["conv_in"] == 1
@@ -162,7 +162,7 @@ def test_models_with_one_layer_per_block_have_no_lists_but_a_dict(single: BlockS
     for form in ("lbw", "lbw-short", "kohya"):
         with pytest.raises(BwlabError, match="two layers per block"):
             translate_to(form, "1", single)
-    assert kohya_places(single) == {}
+    assert kohya_indices(single) == {}
     spec = parse_spec("out1.0=0.5, *=1", single, kind="scale")
     assert json.loads(to_set_adapters(spec).text)["unet"]["up"] == {"block_1": [0.5, 1], "block_2": 1, "block_3": 1}
 
