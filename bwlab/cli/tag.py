@@ -1,4 +1,4 @@
-"""`bwlab tag`: captions of comma-separated tags for a folder of pictures."""
+"""`bwlab tag`: captions of comma-separated tags for a folder of images."""
 
 from __future__ import annotations
 
@@ -10,80 +10,81 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
+from bwlab.tables import Cell, Column, Table, print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from bwlab.tagging.captions import Mode
-    from bwlab.tagging.folder import Outcome, TagJob
-    from bwlab.tagging.tagger import Describe
+    from bwlab.tagging.folder import TagOutcome
+    from bwlab.tagging.tagger import TagImages
 
 Text = str | None
 
-SAYS = {
-    "new": "written, there was none",
-    "refreshed": "written again: bwlab's own, not edited since",
-    "appended": "added to",
-    "overwritten": "replaced, though a person had written or edited it",
-    "unchanged": "already said that",
-    "kept": "left alone: a person wrote or edited it",
-    "shared": "left alone: the caption of another picture",
-    "broken": "not readable",
+ACTIONS = {
+    "new": "written; there was none",
+    "refreshed": "written again; it was bwlab's own and not edited",
+    "appended": "extended",
+    "overwritten": "replaced, although a person had written or edited it",
+    "unchanged": "already up to date",
+    "kept": "kept; a person wrote or edited it",
+    "shared": "skipped; another image has the same caption",
+    "broken": "skipped; not readable",
 }
 MOST_FREQUENT = 12
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures, with those below it.")],
-    tagger: Annotated[str, typer.Option(help="Who tags: clip, wd14, or that of a plugin.")] = "clip",
-    model: Annotated[Text, typer.Option(help="Of clip: a name, or a folder; of wd14: the .onnx file.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.")],
+    tagger: Annotated[str, typer.Option(help="Name of the tagger: clip, wd14, or that of a plugin.")] = "clip",
+    model: Annotated[Text, typer.Option(help="Model: a name or a folder for clip, the .onnx file for wd14.")] = None,
     pretrained: Annotated[Text, typer.Option(help="Weights of the clip model.", metavar="FILE")] = None,
-    vocabulary: Annotated[Text, typer.Option(help="Tags that clip chooses from, one a line.", metavar="FILE")] = None,
+    vocabulary: Annotated[
+        Text, typer.Option(help="Tags for clip to choose from, one per line.", metavar="FILE")
+    ] = None,
     threshold: Annotated[Text, typer.Option(help="Least score of a tag, 0..1.", metavar="F")] = None,
-    top: Annotated[int | None, typer.Option(help="Most tags of a picture.", min=1, metavar="N")] = None,
-    prefix: Annotated[str, typer.Option(help="Tags that come first, such as the trigger word.", metavar="TAGS")] = "",
-    append: Annotated[bool, typer.Option("--append", help="Add tags to captions that are there.")] = False,
+    top: Annotated[int | None, typer.Option(help="Greatest number of tags per image.", min=1, metavar="N")] = None,
+    prefix: Annotated[str, typer.Option(help="Tags that come first, such as a trigger word.", metavar="TAGS")] = "",
+    append: Annotated[bool, typer.Option("--append", help="Add the missing tags to existing captions.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace edited captions too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the captions and write nothing.")] = False,
-    extension: Annotated[str, typer.Option("--caption-extension", help="Ending of caption files.")] = ".txt",
-    batch_size: Annotated[int, typer.Option(help="Pictures at once.", min=1, metavar="N")] = 8,
+    extension: Annotated[str, typer.Option("--caption-extension", help="File extension of the captions.")] = ".txt",
+    batch_size: Annotated[int, typer.Option(help="Number of images tagged at once.", min=1, metavar="N")] = 8,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other option of the tagger, such as rating=true.", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
-    """Write captions of comma-separated tags beside the pictures of a folder.
+    """Write captions of comma-separated tags beside the images of a folder.
 
-    Captions that a person wrote or edited are kept unless --append or --overwrite says otherwise; bwlab's own are
-    refreshed. Exits 1 if a picture is broken.
+    Captions that a person wrote or edited are kept unless --append or --overwrite is given; bwlab's own are refreshed.
+    The exit code is 1 if an image or a caption is broken.
     """
-    from rich.console import Console
-
-    from bwlab.tagging.captions import tags_of
-    from bwlab.tagging.folder import TagJob
-    from bwlab.terminal import warn
+    from bwlab.tagging.captions import parse_tags
+    from bwlab.tagging.folder import TagSettings, tag_folder
+    from bwlab.terminal import stdout_console, track, warn
 
     flags = {"model": model, "pretrained": pretrained, "vocabulary": vocabulary, "threshold": threshold}
-    typed = {name: text for name, text in flags.items() if text is not None}
-    job = TagJob(folder, extension, mode_of(append, overwrite), tuple(tags_of(prefix)), top, batch_size, dry_run)
-    pictures = pictures_in(folder)
-    describe = load_tagger(tagger, typed, settings or ())
-    outcomes = list(with_bar(run(job, describe, pictures), len(pictures), Console(stderr=True)))
-    console = Console()
+    given = {name: text for name, text in flags.items() if text is not None}
+    mode = mode_of(append, overwrite)
+    job = TagSettings(folder, extension, mode, tuple(parse_tags(prefix)), top, batch_size, dry_run)
+    images = images_in(folder)
+    tag_images = load_tagger(tagger, given, settings or ())
+    outcomes = list(track(tag_folder(job, tag_images, images), "tagging images", len(images)))
+    console = stdout_console()
     if dry_run:
         print_captions(console, outcomes, folder)
     for outcome in outcomes:
         if outcome.note:
-            warn(f"{outcome.picture}: {outcome.note}")
-    console.print(summary(outcomes, dry_run))
+            warn(f"{outcome.image}: {outcome.note}")
+    print_table(console, summary(outcomes, dry_run))
     print_frequencies(console, outcomes)
     if any(outcome.action == "broken" for outcome in outcomes):
         raise typer.Exit(1)
 
 
 def mode_of(append: bool, overwrite: bool) -> Mode:
-    """Return what to do with a person's captions; BwlabError if both flags are given."""
+    """Return what to do with captions of a person; BwlabError if both flags are given."""
     from bwlab.tagging.captions import Mode
 
     if append and overwrite:
@@ -93,75 +94,68 @@ def mode_of(append: bool, overwrite: bool) -> Mode:
     return Mode.OVERWRITE if overwrite else Mode.KEEP
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, sorted; BwlabError if there is no such folder or none in it."""
+def images_in(folder: Path) -> list[Path]:
+    """Return the images of a folder, sorted; BwlabError if there is no such folder or no image in it."""
     from bwlab.images import IMAGE_SUFFIXES, image_paths
 
     if not folder.is_dir():
-        raise BwlabError(f"bwlab tag {folder}", "no such folder", "Give a folder of pictures")
-    found = list(image_paths(folder))
-    if not found:
-        raise BwlabError(
-            f"bwlab tag {folder}", "no pictures there", f"Put pictures ({', '.join(sorted(IMAGE_SUFFIXES))}) there"
-        )
-    return found
+        raise BwlabError(f"bwlab tag {folder}", "no such folder", "Give a folder of images")
+    images = list(image_paths(folder))
+    if not images:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise BwlabError(f"bwlab tag {folder}", "no images in it", f"Put images ({suffixes}) there")
+    return images
 
 
-def load_tagger(name: str, typed: dict[str, str], settings: Sequence[str]) -> Describe:
-    """Return the tagger of this name with its options; BwlabError for an option given twice or that it lacks."""
+def load_tagger(name: str, flags: dict[str, str], settings: Sequence[str]) -> TagImages:
+    """Return the tagging function of a tagger; BwlabError for an option given twice or one that the tagger lacks."""
     from bwlab.plugins.manager import build_manager
-    from bwlab.tagging.tagger import read_settings, require_known
+    from bwlab.tagging.tagger import require_known_options
 
-    tagger, more = build_manager().tagger(name), read_settings(settings)
-    twice = sorted(typed.keys() & more.keys())
-    if twice:
-        raise BwlabError(f"--set {twice[0]}={more[twice[0]]}", f"--{twice[0]} is given too", "Give one of them")
-    options = typed | more
-    require_known(name, options, tagger.options)
+    tagger = build_manager().tagger(name)
+    options = dict(flags)
+    for key, value in parsed_settings(settings):
+        if key in options:
+            twice = f"--{key}" if key in flags else f"another --set {key}"
+            raise BwlabError(f"--set {key}={value}", f"{twice} is given too", "Give one of them")
+        options[key] = value
+    require_known_options(tagger, options)
     return tagger.load(options)
 
 
-def run(job: TagJob, describe: Describe, pictures: Sequence[Path]) -> Iterator[Outcome]:
-    """Yield what became of each picture's caption (imports torch)."""
-    from bwlab.tagging.folder import tag_folder
+def parsed_settings(settings: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (key, value as typed) of `KEY=VALUE` texts."""
+    from bwlab.config.sources import Typed, parse_set
 
-    yield from tag_folder(job, describe, pictures)
-
-
-def with_bar(outcomes: Iterator[Outcome], total: int, console: Console) -> Iterator[Outcome]:
-    """Yield the outcomes while a bar on a terminal goes along."""
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield from progress.track(outcomes, total=total, description="tagging")
+    for text in settings:
+        setting = parse_set(text)
+        assert isinstance(setting.value, Typed)
+        yield setting.key, setting.value.text
 
 
-def print_captions(console: Console, outcomes: Iterable[Outcome], folder: Path) -> None:
-    """Print what each caption would be."""
+def print_captions(console: Console, outcomes: Iterable[TagOutcome], folder: Path) -> None:
+    """Print the new text of each caption."""
     for outcome in outcomes:
-        caption = outcome.caption.relative_to(folder)
-        console.print(f"{caption} ({outcome.action}): {outcome.text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{outcome.caption.relative_to(folder)} ({outcome.action}): {outcome.text}", soft_wrap=True)
 
 
-def summary(outcomes: Iterable[Outcome], dry_run: bool) -> Table:
-    """Return the table of what was done to how many captions."""
-    from rich import box
-    from rich.table import Table
-
+def summary(outcomes: Iterable[TagOutcome], dry_run: bool) -> Table:
+    """Return a table of the number of captions by action."""
     counts = Counter(outcome.action for outcome in outcomes)
-    heading = "captions, had this been no dry run" if dry_run else "captions"
-    table = Table("", "number", heading, box=box.SIMPLE_HEAD)
-    for action, says in SAYS.items():
-        if counts[action]:
-            table.add_row(action, str(counts[action]), says)
-    return table
+    columns = (Column("action", align="left"), Column("captions"), Column("meaning", align="left"))
+    rows = [
+        (Cell(action), Cell(str(counts[action])), Cell(meaning))
+        for action, meaning in ACTIONS.items()
+        if counts[action]
+    ]
+    return Table(columns, tuple(rows), title="Dry run: nothing was written" if dry_run else "")
 
 
-def print_frequencies(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print the most frequent tags with the number of captions that hold each."""
+def print_frequencies(console: Console, outcomes: Sequence[TagOutcome]) -> None:
+    """Print the most frequent tags with the number of captions that have each."""
     from bwlab.tagging.folder import tag_counts
 
     most = tag_counts(outcomes).most_common(MOST_FREQUENT)
     if most:
-        words = ", ".join(f"{tag} {number}" for tag, number in most)
-        console.print(f"most frequent: {words}", markup=False, highlight=False, soft_wrap=True)
+        counts = ", ".join(f"{tag} {count}" for tag, count in most)
+        console.print(f"most frequent tags: {counts}", soft_wrap=True)

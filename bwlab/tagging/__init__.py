@@ -1,1 +1,1 @@
-"""Tagging: captions of comma-separated tags for folders of pictures."""
+"""Tagging: captions of comma-separated tags for folders of images."""

@@ -1,4 +1,4 @@
-"""What a caption becomes: refreshed, kept, or added to."""
+"""Captions as the tagger writes them: what becomes of an existing one, and which captions are the tagger's own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from bwlab.files import write_atomically
 
 Action = Literal["new", "refreshed", "appended", "overwritten", "unchanged", "kept"]
 
-NAME = ".bwlab-tags.json"
-VERSION = 1
+RECORD_NAME = ".bwlab-tags.json"
+RECORD_VERSION = 1
 
 
 class Mode(Enum):
@@ -29,29 +29,31 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class CaptionUpdate:
-    """What becomes of one caption.
+    """The new text of a caption.
 
     Attributes:
-        text: of the file from now on.
-        action: what it was that happened.
-        own: whether all of the text is the tagger's.
+        text: the text.
+        action: how it differs from the text before.
+        is_own: whether the tagger wrote all of the text.
 
     """
 
     text: str
     action: Action
-    own: bool
+    is_own: bool
 
 
-def updated_caption(before: str | None, is_own: bool, prefix: Sequence[str], tags: Sequence[str], mode: Mode) -> CaptionUpdate:
-    """Return what a caption becomes.
+def updated_caption(
+    before: str | None, is_own: bool, prefix: Sequence[str], tags: Sequence[str], mode: Mode
+) -> CaptionUpdate:
+    """Return the new text of a caption.
 
     Args:
-        before: the file's text; None if there is none.
-        is_own: whether the tagger wrote all of it.
+        before: text of the caption file; None if it does not exist.
+        is_own: whether the tagger wrote all of that text.
         prefix: tags that come first.
-        tags: what the tagger says now.
-        mode: for captions that are a person's.
+        tags: new tags of the image.
+        mode: what to do with a caption that a person wrote or edited.
 
     """
     fresh = joined_tags([*prefix, *tags])
@@ -68,16 +70,16 @@ def updated_caption(before: str | None, is_own: bool, prefix: Sequence[str], tag
 
 
 def with_missing_tags(before: str, prefix: Sequence[str], tags: Sequence[str]) -> str:
-    """Return a caption with what it lacks of the prefix in front and of the tags behind; as it was if it lacks nothing."""
-    there = parse_tags(before)
-    known = {tag.lower() for tag in there}
+    """Return a caption with the missing tags: of the prefix in front, of the others behind."""
+    present = parse_tags(before)
+    known = {tag.lower() for tag in present}
     front = [tag for tag in prefix if tag.lower() not in known]
     behind = [tag for tag in tags if tag.lower() not in known]
-    return ", ".join([*unique(front), *there, *unique(behind)]) if front or behind else before
+    return ", ".join([*unique(front), *present, *unique(behind)]) if front or behind else before
 
 
 def parse_tags(caption: str) -> list[str]:
-    """Return the tags of a caption, without blanks around them and empty ones.
+    """Return the tags of a caption, without surrounding blanks and empty tags.
 
     >>> tags_of("ink,  a fox ,,\\n")
     ['ink', 'a fox']
@@ -86,7 +88,7 @@ def parse_tags(caption: str) -> list[str]:
 
 
 def joined_tags(tags: Iterable[str]) -> str:
-    """Return the caption of these tags, each once.
+    """Return the caption of tags, each of them once.
 
     >>> joined(["ink", "fox", "Ink"])
     'ink, fox'
@@ -95,41 +97,41 @@ def joined_tags(tags: Iterable[str]) -> str:
 
 
 def unique(tags: Iterable[str]) -> list[str]:
-    """Return the tags without those that came before, upper and lower case being one."""
-    found: dict[str, str] = {}
+    """Return the tags without repeated ones; case does not count."""
+    spellings: dict[str, str] = {}
     for tag in tags:
-        found.setdefault(tag.lower(), tag)
-    return list(found.values())
+        spellings.setdefault(tag.lower(), tag)
+    return list(spellings.values())
 
 
 class CaptionRecord:
-    """The record of one folder: `.bwlab-tags.json`, beside the captions, with a hash of each as it was written.
+    """The captions of a folder that the tagger wrote: `.bwlab-tags.json`, beside them, with a hash of each.
 
-    A caption whose hash is another, or that is not in it, is a person's. So whatever goes wrong with the record, at
-    worst captions are kept that could have been refreshed.
+    A caption with another hash or without one is a person's. So whatever happens to the record, at worst captions are
+    kept that could have been refreshed.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.path = folder / RECORD_NAME
         self._hashes = _read(self.path)
         self._changed = False
 
     def is_own(self, caption: Path, text: str) -> bool:
-        """Whether the file holds what the tagger wrote there."""
+        """Return whether a caption file still holds the text that the tagger wrote."""
         return self._hashes.get(caption.name) == _hash(text)
 
-    def note(self, caption: Path, text: str) -> None:
-        """Take down that the tagger wrote all of this."""
+    def add(self, caption: Path, text: str) -> None:
+        """Record that the tagger wrote all of a caption."""
         self._set(caption.name, _hash(text))
 
-    def forget(self, caption: Path) -> None:
-        """Take down that a person's words are in the file."""
+    def remove(self, caption: Path) -> None:
+        """Record that a person wrote or edited a caption."""
         self._set(caption.name, None)
 
     def save(self) -> None:
-        """Write the record, if it changed; raises `BwlabError` if that fails."""
+        """Write the record if it has changed; BwlabError if that fails."""
         if self._changed:
-            text = json.dumps({"version": VERSION, "captions": dict(sorted(self._hashes.items()))}, indent=1)
+            text = json.dumps({"version": RECORD_VERSION, "captions": dict(sorted(self._hashes.items()))}, indent=1)
             write_atomically(self.path, f"{text}\n".encode())
             self._changed = False
 
@@ -149,13 +151,13 @@ def _hash(text: str) -> str:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        captions = found["captions"]
-        if found["version"] != VERSION or not isinstance(captions, Mapping):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        captions = record["captions"]
+        if record["version"] != RECORD_VERSION or not isinstance(captions, Mapping):
             raise ValueError("another version")
         return {str(name): str(digest) for name, digest in captions.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fix = "Delete it; captions that are there then count as edited by a person"
+        fix = "Delete it; the existing captions then count as edited by a person"
         raise BwlabError(f"record {path}", "not readable as a record of tags", fix) from error

@@ -1,4 +1,4 @@
-"""Zero-shot tags by a CLIP model that open_clip loads."""
+"""The tagger `clip`: zero-shot tags from a vocabulary, by a CLIP or SigLIP model that open_clip loads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bwlab.base.open_clip import LOCAL, load_open_clip
 from bwlab.errors import BwlabError, first_line
-from bwlab.tagging.tagger import TagImages, Tag, fraction_option
+from bwlab.tagging.tagger import Tag, TagImages, fraction_option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "ViT-B-32"
 DEFAULT_TEMPLATE = "a picture of {}"
 DEFAULT_THRESHOLD = 0.05
-TEXTS_AT_ONCE = 64
+TEXT_BATCH_SIZE = 64
 
 
 def load(options: Mapping[str, str]) -> TagImages:
-    """Return a tagger over a vocabulary.
+    """Return a tagger that chooses from a vocabulary.
 
-    Groups give their best tag, the others those whose score is at least `threshold`, surest first. The score is a
-    probability: for CLIP among all ungrouped tags (softmax; Radford et al. 2021, arXiv 2103.00020, section 3.1), for
-    SigLIP, which has a bias, of that tag alone (sigmoid; Zhai et al. 2023, arXiv 2303.15343, equation 1).
+    Each group gives its best tag; then come the other tags with a score of at least `threshold`, the surest first. The
+    score is a probability: for CLIP, among all tags without a group (softmax; Radford et al. 2021, arXiv 2103.00020,
+    section 3.1); for SigLIP, which has a bias, of that tag alone (sigmoid; Zhai et al. 2023, arXiv 2303.15343,
+    equation 1).
 
     Args:
         options: `model` (a name of open_clip's, or a folder with `open_clip_config.json` and weights), `pretrained` (a
-            file of weights, or a name of open_clip's), `vocabulary` (a file), `threshold` (0..1), `template` (a text in
-            which `{}` stands for the tag).
+            file of weights, or a name of open_clip's), `vocabulary` (a file), `threshold` (0..1), `template` (a text
+            with `{}` in place of the tag).
 
     Raises:
-        BwlabError: there are no weights, or an option is wrong.
+        BwlabError: there are no weights or an option is wrong.
 
     """
     vocabulary = read_vocabulary(Path(options["vocabulary"]) if "vocabulary" in options else None)
@@ -53,38 +54,40 @@ def load(options: Mapping[str, str]) -> TagImages:
     texts = _encode_texts(model, tokenizer, [template.replace("{}", tag) for tag in tags], device)
 
     @torch.no_grad()
-    def describe(pictures: Sequence[Image]) -> list[list[Tag]]:
-        batch = torch.stack([preprocess(picture) for picture in pictures]).to(device)
-        images = model.encode_image(batch, normalize=True).float()
-        logits = images @ texts.T * model.logit_scale.float().exp()
+    def tag_images(images: Sequence[Image]) -> list[list[Tag]]:
+        batch = torch.stack([preprocess(image) for image in images]).to(device)
+        embeddings = model.encode_image(batch, normalize=True).float()
+        logits = embeddings @ texts.T * model.logit_scale.float().exp()
         bias = getattr(model, "logit_bias", None)
-        return [chosen(row, vocabulary, threshold, None if bias is None else float(bias)) for row in logits.cpu()]
+        return [select_tags(row, vocabulary, threshold, None if bias is None else float(bias)) for row in logits.cpu()]
 
-    return describe
+    return tag_images
 
 
-def chosen(logits: Tensor, vocabulary: Vocabulary, threshold: float, bias: float | None) -> list[Tag]:
-    """Return the tags of one picture: the best of each group, then the others from the surest.
+def select_tags(logits: Tensor, vocabulary: Vocabulary, threshold: float, bias: float | None) -> list[Tag]:
+    """Return the tags of one image: the best of each group, then the others, the surest first.
 
     Args:
-        logits: `(tags,)`, those without a group first, then group by group.
-        bias: of the sigmoid; None means that tags compete (softmax).
+        logits: `(tags,)`, first the tags without a group, then group by group.
+        vocabulary: the tags.
+        threshold: least score of a tag without a group.
+        bias: bias of the sigmoid; None means that tags compete (softmax).
 
     """
     best: list[Tag] = []
-    start = len(vocabulary.tags)
+    begin = len(vocabulary.tags)
     for group in vocabulary.groups.values():
-        shares = logits[start : start + len(group)].softmax(0)
+        shares = logits[begin : begin + len(group)].softmax(0)
         best.append(Tag(group[int(shares.argmax())], float(shares.max())))
-        start += len(group)
-    own = logits[: len(vocabulary.tags)]
-    scores = own.softmax(0) if bias is None else (own + bias).sigmoid()
-    found = [Tag(tag, float(score)) for tag, score in zip(vocabulary.tags, scores, strict=True) if score >= threshold]
-    return best + sorted(found, key=lambda tag: -tag.score)
+        begin += len(group)
+    ungrouped = logits[: len(vocabulary.tags)]
+    scores = ungrouped.softmax(0) if bias is None else (ungrouped + bias).sigmoid()
+    likely = [Tag(tag, float(score)) for tag, score in zip(vocabulary.tags, scores, strict=True) if score >= threshold]
+    return best + sorted(likely, key=lambda tag: -tag.score)
 
 
 def _load_model(name: str, pretrained: str | None) -> tuple[Any, Callable[[Image], Tensor], Any]:
-    """Return the model, what makes a picture its input, and its tokenizer."""
+    """Return the model, the function that turns an image into its input, and its tokenizer."""
     asked = f"tagger clip with --model {name}" + (f" --pretrained {pretrained}" if pretrained else "")
     if Path(name).is_dir():
         name = LOCAL + name
@@ -107,20 +110,20 @@ def _looks_like_path(text: str) -> bool:
 
 @torch.no_grad()
 def _encode_texts(model: Any, tokenizer: Any, texts: Sequence[str], device: torch.device) -> Tensor:
-    """Embeddings `(texts, width)` of norm 1."""
+    """Return the embeddings `(texts, width)`, of norm 1."""
     parts = [
-        model.encode_text(tokenizer(list(texts[start : start + TEXTS_AT_ONCE])).to(device), normalize=True).float()
-        for start in range(0, len(texts), TEXTS_AT_ONCE)
+        model.encode_text(tokenizer(list(texts[begin : begin + TEXT_BATCH_SIZE])).to(device), normalize=True).float()
+        for begin in range(0, len(texts), TEXT_BATCH_SIZE)
     ]
     return torch.cat(parts)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tags to choose from.
+    """The tags to choose from.
 
     Attributes:
-        tags: those that are written if a picture shows them.
+        tags: tags that are written if they score high enough.
         groups: name -> alternatives, of which the best is always written.
 
     """
@@ -130,7 +133,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path | None) -> Vocabulary:
-    """Return the vocabulary in a file, or the one that comes with bwlab; raises `BwlabError` as `parse_vocabulary` does."""
+    """Return the vocabulary of a file, without a file that of bwlab; BwlabError as from `parse_vocabulary`."""
     if path is None:
         text = files("bwlab").joinpath("data", "tagging", "vocabulary.txt").read_text(encoding="utf-8")
         return parse_vocabulary(text, "the default vocabulary")
@@ -138,19 +141,19 @@ def read_vocabulary(path: Path | None) -> Vocabulary:
         return parse_vocabulary(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        fix = "Give a text file with one tag a line"
+        fix = "Give a text file with one tag per line"
         raise BwlabError(f"vocabulary {path}", reason or "not readable", fix) from error
 
 
 def parse_vocabulary(text: str, source: str) -> Vocabulary:
-    """Return the vocabulary in a text.
+    """Return the vocabulary of a text.
 
-    One tag a line. A line `style: ink | flat | photo` is a group of alternatives. Empty lines and what follows `#` are
-    left out.
+    Each line has one tag; a line such as `style: ink | flat | photo` has a group of alternatives. Empty lines and
+    comments after `#` are ignored.
 
     Args:
-        text: of the file.
-        source: its name, for messages.
+        text: the text.
+        source: name of its file, for messages.
 
     Raises:
         BwlabError: a tag with a comma, one given twice, a group without alternatives, or no tags at all.
@@ -165,24 +168,24 @@ def parse_vocabulary(text: str, source: str) -> Vocabulary:
             continue
         where = f"vocabulary {source}, line {number}"
         name, colon, rest = (part.strip() for part in line.partition(":"))
-        found = tuple(tag.strip() for tag in rest.split("|")) if colon else (line,)
-        _check(where, found, seen)
+        alternatives = tuple(tag.strip() for tag in rest.split("|")) if colon else (line,)
+        _check_tags(where, alternatives, seen)
         if not colon:
             tags.append(line)
-        elif not name or name in groups or len(found) < 2:
-            raise BwlabError(where, f"{line!r} is no new group", "Write it as in 'style: ink | flat'")
+        elif not name or name in groups or len(alternatives) < 2:
+            raise BwlabError(where, f"{line!r} is no new group", "Write a group as in 'style: ink | flat'")
         else:
-            groups[name] = found
+            groups[name] = alternatives
     if not seen:
-        raise BwlabError(f"vocabulary {source}", "it holds no tags", "Write one tag a line")
+        raise BwlabError(f"vocabulary {source}", "it holds no tags", "Write one tag per line")
     return Vocabulary(tuple(tags), groups)
 
 
-def _check(where: str, found: tuple[str, ...], seen: set[str]) -> None:
-    """Raise `BwlabError` for tags that cannot be, and notes the others as seen."""
-    for tag in found:
+def _check_tags(where: str, tags: tuple[str, ...], seen: set[str]) -> None:
+    """Raise BwlabError for invalid or repeated tags; add the others to `seen`."""
+    for tag in tags:
         if not tag or "," in tag or "|" in tag:
-            raise BwlabError(where, f"{tag!r} is no tag", "A tag is not empty and has no comma or |, which part tags")
+            raise BwlabError(where, f"{tag!r} is no tag", "Write a tag without comma and |, which separate tags")
         if tag.lower() in seen:
-            raise BwlabError(where, f"the tag {tag!r} is there twice", "Take one away")
+            raise BwlabError(where, f"the tag {tag!r} is given twice", "Delete one of them")
         seen.add(tag.lower())

@@ -1,4 +1,4 @@
-"""Captions for a folder of pictures."""
+"""Tagging a folder: the captions of its images are written batch by batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from bwlab.dataset.folders import caption_path
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.images import UnreadableImage, read_image
-from bwlab.tagging.captions import Mode, CaptionRecord, updated_caption, parse_tags
-from bwlab.tagging.tagger import TagImages, Tag
+from bwlab.tagging.captions import CaptionRecord, Mode, parse_tags, updated_caption
+from bwlab.tagging.tagger import Tag, TagImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TagSettings:
-    """How a folder is tagged.
+    """How to tag a folder.
 
     Attributes:
-        folder: of pictures, with those below it.
-        extension: of caption files.
+        folder: folder of images, with its subfolders.
+        extension: file extension of the captions.
         mode: what to do with captions that a person wrote or edited.
-        prefix: tags that come first, such as the word that is to be trained.
-        top: how many of a picture's tags are written, the surest; None means all.
-        batch: pictures at once.
+        prefix: tags that come first, such as a trigger word.
+        top: number of tags per image, the surest ones; None means all.
+        batch_size: number of images that are tagged at once.
         dry_run: whether nothing is written.
 
     """
@@ -39,136 +39,138 @@ class TagSettings:
     mode: Mode = Mode.KEEP
     prefix: tuple[str, ...] = ()
     top: int | None = None
-    batch: int = 8
+    batch_size: int = 8
     dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class TagOutcome:
-    """What became of one picture's caption.
+    """What became of one image's caption.
 
     Attributes:
-        picture: its file.
-        caption: the file of the caption.
-        action: that of a `Change`; `"broken"`; or `"shared"`, where another picture has the same caption.
-        text: of the caption; empty where there is none.
-        note: why it is broken, or with which picture it shares its caption.
+        image: the image file.
+        caption: the caption file.
+        action: the action of a `CaptionUpdate`; `"broken"`; or `"shared"`, if another image has the same caption file.
+        text: text of the caption; empty if there is none.
+        note: why the image or its caption is broken, or which image shares the caption.
 
     """
 
-    picture: Path
+    image: Path
     caption: Path
     action: str
     text: str = ""
     note: str = ""
 
 
-def tag_folder(job: TagSettings, describe: TagImages, pictures: Sequence[Path]) -> Iterator[TagOutcome]:
-    """Yield what became of each picture's caption, in order.
+def tag_folder(settings: TagSettings, tag_images: TagImages, images: Sequence[Path]) -> Iterator[TagOutcome]:
+    """Yield what became of each image's caption, in order.
 
-    Captions are written one by one, whole or not at all, and taken down after each batch, also when it is interrupted.
+    Captions are written one by one, whole or not at all, and recorded after each batch, also after an interrupt.
 
     Raises:
-        BwlabError: a caption or a record cannot be written, a record cannot be read, or the tagger gives something else
-            than tags.
+        BwlabError: a caption or a record cannot be written, a record cannot be read, or the tagger returns something
+            other than tags.
 
     """
-    desk = _Desk(job, describe)
-    for start in range(0, len(pictures), job.batch):
+    tagger = _FolderTagger(settings, tag_images)
+    for begin in range(0, len(images), settings.batch_size):
         try:
-            yield from desk.outcomes(pictures[start : start + job.batch])
+            yield from tagger.outcomes(images[begin : begin + settings.batch_size])
         finally:
-            desk.save()
+            tagger.save_records()
 
 
 def tag_counts(outcomes: Iterable[TagOutcome]) -> Counter[str]:
-    """How many captions hold each tag."""
+    """Return how many captions have each tag."""
     return Counter(tag for outcome in outcomes for tag in dict.fromkeys(parse_tags(outcome.text)))
 
 
-class _Desk:
-    """Tags batch after batch, and remembers whose each caption is."""
+class _FolderTagger:
+    """Tags batch after batch, and keeps the records of all subfolders."""
 
-    def __init__(self, job: TagSettings, describe: TagImages) -> None:
-        self.job, self.describe = job, describe
+    def __init__(self, settings: TagSettings, tag_images: TagImages) -> None:
+        self.settings, self.tag_images = settings, tag_images
         self._records: dict[Path, CaptionRecord] = {}
         self._owners: dict[Path, Path] = {}
 
-    def outcomes(self, pictures: Sequence[Path]) -> list[TagOutcome]:
-        """Tag one batch and return what became of each picture's caption."""
-        found: dict[Path, TagOutcome] = {}
+    def outcomes(self, paths: Sequence[Path]) -> list[TagOutcome]:
+        """Tag one batch and return what became of each image's caption."""
+        outcomes: dict[Path, TagOutcome] = {}
         images: dict[Path, Image] = {}
-        for picture in pictures:
+        for path in paths:
             try:
-                left = self._left_alone(picture)
-                if left is None:
-                    images[picture] = read_image(picture)
+                skipped = self._skipped(path)
+                if skipped is None:
+                    images[path] = read_image(path)
             except UnreadableImage as error:
-                left = TagOutcome(picture, self._caption(picture), "broken", note=error.found)
-            if left is not None:
-                found[picture] = left
-        found |= {picture: self._write(picture, tags) for picture, tags in self._described(images).items()}
-        return [found[picture] for picture in pictures]
+                skipped = TagOutcome(path, self._caption_path(path), "broken", note=error.found)
+            if skipped is not None:
+                outcomes[path] = skipped
+        outcomes |= {path: self._write(path, tags) for path, tags in self._tags_of(images).items()}
+        return [outcomes[path] for path in paths]
 
-    def save(self) -> None:
-        """Write what is to be remembered."""
-        if not self.job.dry_run:
+    def save_records(self) -> None:
+        """Write the records of all captions that the tagger has written."""
+        if not self.settings.dry_run:
             for record in self._records.values():
                 record.save()
 
-    def _left_alone(self, picture: Path) -> TagOutcome | None:
-        """Return the outcome of a picture that need not be looked at, or None."""
-        caption = self._caption(picture)
-        owner = self._owners.setdefault(caption, picture)
-        if owner != picture:
-            return TagOutcome(picture, caption, "shared", note=f"its caption is that of {owner.name}")
+    def _skipped(self, image: Path) -> TagOutcome | None:
+        """Return the outcome of an image that is not tagged, None for one that is."""
+        caption = self._caption_path(image)
+        owner = self._owners.setdefault(caption, image)
+        if owner != image:
+            return TagOutcome(image, caption, "shared", note=f"its caption is that of {owner.name}")
         try:
             before = read_caption(caption)
         except UnicodeDecodeError:
-            return TagOutcome(picture, caption, "broken", note=f"{caption.name} is not UTF-8 text")
-        kept = before is not None and before.strip() and not self._record(caption).is_own(caption, before)
-        return TagOutcome(picture, caption, "kept", before or "") if kept and self.job.mode is Mode.KEEP else None
+            return TagOutcome(image, caption, "broken", note=f"{caption.name} is not UTF-8 text")
+        by_person = before is not None and before.strip() and not self._record(caption).is_own(caption, before)
+        return (
+            TagOutcome(image, caption, "kept", before or "") if by_person and self.settings.mode is Mode.KEEP else None
+        )
 
-    def _described(self, images: Mapping[Path, Image]) -> dict[Path, list[str]]:
-        """Return the tags of each picture; a tagger is foreign code, so what it gives is looked at."""
-        described = self.describe(list(images.values())) if images else []
-        if len(described) != len(images):
-            found = f"{len(described)} lists of tags for {len(images)} pictures"
-            raise BwlabError("tagging pictures", found, "Update or change the tagger")
-        return {picture: self._texts(tags) for picture, tags in zip(images, described, strict=True)}
+    def _tags_of(self, images: Mapping[Path, Image]) -> dict[Path, list[str]]:
+        """Return the tags of each image; BwlabError if the tagger does not return one list for each."""
+        tag_lists = self.tag_images(list(images.values())) if images else []
+        if len(tag_lists) != len(images):
+            reason = f"{len(tag_lists)} lists of tags for {len(images)} images"
+            raise BwlabError("tagging images", reason, "Update or change the tagger")
+        return {path: self._texts(tags) for path, tags in zip(images, tag_lists, strict=True)}
 
     def _texts(self, tags: Sequence[Tag]) -> list[str]:
-        """Return the texts of the surest `top` tags, in the tagger's order, none of which parts in two."""
-        top = self.job.top
+        """Return the texts of the surest `top` tags, in the tagger's order, without commas."""
+        top = self.settings.top
         least = sorted((tag.score for tag in tags), reverse=True)[:top][-1] if tags and top else 0.0
         texts = [" ".join(tag.text.replace(",", " ").split()) for tag in tags if tag.score >= least]
         return [text for text in texts if text][:top]
 
-    def _write(self, picture: Path, tags: Sequence[str]) -> TagOutcome:
-        caption, job = self._caption(picture), self.job
+    def _write(self, image: Path, tags: Sequence[str]) -> TagOutcome:
+        caption, settings = self._caption_path(image), self.settings
         before, record = read_caption(caption), self._record(caption)
-        own = before is not None and record.is_own(caption, before)
-        change = updated_caption(before, own, job.prefix, tags, job.mode)
-        if not job.dry_run:
-            if change.text != before:
-                write_atomically(caption, change.text.encode())
-            if change.own:
-                record.note(caption, change.text)
+        is_own = before is not None and record.is_own(caption, before)
+        update = updated_caption(before, is_own, settings.prefix, tags, settings.mode)
+        if not settings.dry_run:
+            if update.text != before:
+                write_atomically(caption, update.text.encode())
+            if update.is_own:
+                record.add(caption, update.text)
             else:
-                record.forget(caption)
-        return TagOutcome(picture, caption, change.action, change.text)
+                record.remove(caption)
+        return TagOutcome(image, caption, update.action, update.text)
 
     def _record(self, caption: Path) -> CaptionRecord:
         if caption.parent not in self._records:
             self._records[caption.parent] = CaptionRecord(caption.parent)
         return self._records[caption.parent]
 
-    def _caption(self, picture: Path) -> Path:
-        return caption_path(picture, self.job.extension)
+    def _caption_path(self, image: Path) -> Path:
+        return caption_path(image, self.settings.extension)
 
 
 def read_caption(path: Path) -> str | None:
-    """Return the text of a caption, None if there is none; raises `BwlabError` if it is not readable."""
+    """Return the text of a caption file, None if it does not exist; BwlabError if it is not readable."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:

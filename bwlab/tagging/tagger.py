@@ -1,4 +1,4 @@
-"""Options of taggers, as they are typed."""
+"""Taggers: what a plugin registers, and how the options of a tagger are read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag of a picture.
+    """One tag of an image.
 
     Attributes:
-        text: as it stands in the caption, without commas.
-        score: how sure the tagger is, 0..1.
+        text: the tag as the caption has it, without commas.
+        score: confidence of the tagger, 0..1.
 
     """
 
@@ -29,8 +29,28 @@ class Tag:
 TagImages: TypeAlias = Callable[[Sequence["Image"]], list[list[Tag]]]
 
 
+@dataclass(frozen=True)
+class Tagger:
+    """A way to describe images in tags, which `bwlab tag --tagger NAME` uses.
+
+    Attributes:
+        name: name such as `"wd14"`; unique among all installed plugins.
+        summary: one line for lists.
+        load: takes the given options by name, as they were typed, and returns the function that tags RGB images: one
+            list of tags for each image, in the order in which they are written. Imports its models only when called;
+            raises BwlabError for a wrong option.
+        options: names of its options.
+
+    """
+
+    name: str
+    summary: str
+    load: Callable[[Mapping[str, str]], TagImages]
+    options: tuple[str, ...] = ()
+
+
 def fraction_option(options: Mapping[str, str], name: str, default: float) -> float:
-    """Return the option `name` as a number 0..1; raises `BwlabError` for anything else."""
+    """Return an option as a number 0..1; BwlabError for anything else."""
     text = options.get(name)
     if text is None:
         return default
@@ -44,49 +64,16 @@ def fraction_option(options: Mapping[str, str], name: str, default: float) -> fl
 
 
 def boolean_option(options: Mapping[str, str], name: str) -> bool:
-    """Return the option `name` as true or false, by default false; raises `BwlabError` for anything else."""
+    """Return an option as true or false, by default false; BwlabError for anything else."""
     text = options.get(name, "false").lower()
     if text not in ("true", "false"):
         raise BwlabError(f"tagger option {name} = {text}", "neither true nor false", "The default is false")
     return text == "true"
 
 
-def read_settings(settings: Collection[str]) -> dict[str, str]:
-    """`KEY=VALUE` texts as a mapping; raises `BwlabError` for one without `=` or a name given twice."""
-    found: dict[str, str] = {}
-    for setting in settings:
-        name, equals, value = (part.strip() for part in setting.partition("="))
-        if not equals or not name:
-            raise BwlabError(f"--set {setting}", "not of the form KEY=VALUE", "Write it like --set threshold=0.3")
-        if name in found:
-            raise BwlabError(f"--set {setting}", f"{name} is given twice", "Give it once")
-        found[name] = value
-    return found
-
-
-def require_known_options(tagger: str, options: Collection[str], known: Collection[str]) -> None:
-    """Raise `BwlabError`, which names the nearest option, if the tagger lacks one of those given."""
+def require_known_options(tagger: Tagger, options: Collection[str]) -> None:
+    """Raise BwlabError, with the nearest known option, for an option that a tagger lacks."""
     for name in options:
-        if name not in known:
-            fix = f"{did_you_mean(name, known)}It knows {', '.join(known) or 'no options'}"
-            raise BwlabError(f"tagger {tagger} with option {name}", "it has no such option", fix)
-
-
-@dataclass(frozen=True)
-class Tagger:
-    """Describes pictures in tags, as `bwlab tag --tagger NAME` asks it to.
-
-    Attributes:
-        name: e.g. `"wd14"`; unique among all installed plugins.
-        summary: one line for lists.
-        load: from the options given, by name, as they were typed: what gives the tags of pictures in RGB, one list for
-            each, in the order in which they are to be written. Imports its models only then; raises `BwlabError` for
-            a wrong option.
-        options: the names that it knows.
-
-    """
-
-    name: str
-    summary: str
-    load: Callable[[Mapping[str, str]], TagImages]
-    options: tuple[str, ...] = ()
+        if name not in tagger.options:
+            fix = f"{did_you_mean(name, tagger.options)}Its options: {', '.join(tagger.options) or 'none'}"
+            raise BwlabError(f"tagger {tagger.name} with option {name}", "it has no such option", fix)

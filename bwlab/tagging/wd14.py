@@ -1,8 +1,8 @@
-"""Tags by a WD14-type model: an ONNX file with its `selected_tags.csv`.
+"""The tagger `wd14`: a WD14-type model, an ONNX file with its `selected_tags.csv`.
 
-The files are those of SmilingWolf's taggers (huggingface.co/SmilingWolf): pictures come as BGR, 0..255, channels last,
-padded to a square with white; the model gives one probability per row of the CSV. Categories: 0 general, 4 character,
-9 rating.
+The files are those of SmilingWolf's taggers (huggingface.co/SmilingWolf). The model takes images as BGR, 0..255,
+channels last, padded to a square with white, and gives one probability per row of the CSV. Categories of the rows:
+0 general, 4 character, 9 rating.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bwlab.errors import BwlabError
-from bwlab.tagging.tagger import TagImages, Tag, fraction_option, boolean_option
+from bwlab.tagging.tagger import Tag, TagImages, boolean_option, fraction_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,21 +30,22 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class ModelTag:
-    """One output of the model: the tag as it is written, and its category."""
+    """One output of the model: its tag, as captions have it, and its category."""
 
     text: str
     category: str
 
 
 def load(options: Mapping[str, str]) -> TagImages:
-    """Return a tagger that gives the best rating (if asked), then characters, then general tags, each from the surest.
+    """Return a tagger that gives the best rating (optional), then characters, then general tags, the surest first.
 
     Args:
         options: `model` (the ONNX file), `tags` (the CSV; by default beside it), `threshold` and `character_threshold`
             (0..1), `rating` (whether to write the best rating: true or false).
 
     Raises:
-        BwlabError: onnxruntime is not installed, a file is missing or broken, they do not fit, or an option is wrong.
+        BwlabError: onnxruntime is not installed, a file is missing or damaged, the two do not belong together, or an
+            option is wrong.
 
     """
     threshold = fraction_option(options, "threshold", DEFAULT_THRESHOLD)
@@ -59,26 +60,28 @@ def load(options: Mapping[str, str]) -> TagImages:
     entry, *others = session.get_inputs()
     shape = list(entry.shape)
     if others or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or not isinstance(shape[1], int):
-        found = f"its input is {shape}, not one of (batch, size, size, 3)"
-        raise BwlabError(f"tagger wd14 with {path}", found, "Give a WD14-type tagger")
-    size, at_once = shape[1], shape[0] if isinstance(shape[0], int) else 0
+        reason = f"its input is {shape}, not (batch, size, size, 3)"
+        raise BwlabError(f"tagger wd14 with {path}", reason, "Give a WD14-type tagger")
+    size, fixed_batch = shape[1], shape[0] if isinstance(shape[0], int) else 0
 
-    def describe(pictures: Sequence[Image]) -> list[list[Tag]]:
-        described: list[list[Tag]] = []
-        step = at_once or len(pictures)
-        for start in range(0, len(pictures), step):
-            batch = np.stack([model_input(picture, size) for picture in pictures[start : start + step]])
-            described += [
-                chosen(scores, rows, limits, rating) for scores in _run(session, entry.name, batch, step, path)
+    def tag_images(images: Sequence[Image]) -> list[list[Tag]]:
+        tags: list[list[Tag]] = []
+        step = fixed_batch or len(images)
+        for begin in range(0, len(images), step):
+            batch = np.stack([model_input(image, size) for image in images[begin : begin + step]])
+            tags += [
+                select_tags(scores, rows, limits, rating) for scores in _run(session, entry.name, batch, step, path)
             ]
-        return described
+        return tags
 
-    _check_outputs(_run(session, entry.name, np.zeros((1, size, size, 3), np.float32), at_once or 1, path), rows, path)
-    return describe
+    _check_outputs(
+        _run(session, entry.name, np.zeros((1, size, size, 3), np.float32), fixed_batch or 1, path), rows, path
+    )
+    return tag_images
 
 
 def read_tags(path: Path) -> list[ModelTag]:
-    """Return the rows of a `selected_tags.csv`, in the model's order; raises `BwlabError` if it is missing or no such file."""
+    """Return the rows of a `selected_tags.csv`, in the model's order; BwlabError if it cannot be read."""
     asked, fix = f"tagger wd14 with {path}", f"Put the model's own {TAGS_FILE} beside it, or give --set tags=FILE"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -87,47 +90,49 @@ def read_tags(path: Path) -> list[ModelTag]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BwlabError(asked, reason or "not readable", fix) from error
     except (KeyError, AttributeError, TypeError, csv.Error) as error:
-        raise BwlabError(asked, "it is no CSV with the columns name and category", fix) from error
+        raise BwlabError(asked, "not a CSV with the columns name and category", fix) from error
     if not rows:
         raise BwlabError(asked, "it holds no tags", fix)
     return rows
 
 
 def tag_text(name: str) -> str:
-    """Return a tag as captions have it: blanks for underscores, but not in faces such as `^_^`, and no commas."""
+    """Return a tag as captions have it: with blanks for underscores, but not in faces such as `^_^`, and no commas."""
     plain = name.replace(",", " ").strip()
     words = any(sum(letter.isalnum() for letter in part) > 1 for part in plain.split("_"))
     return plain.replace("_", " ") if words else plain
 
 
-def model_input(picture: Image, size: int) -> NDArray[np.float32]:
-    """Return a picture in RGB as the model wants it: `(size, size, 3)`, BGR, 0..255, in the middle of a white square."""
+def model_input(image: Image, size: int) -> NDArray[np.float32]:
+    """Return an RGB image as the model takes it: `(size, size, 3)`, BGR, 0..255, in the middle of a white square."""
     from PIL import Image as Images
 
-    edge = max(picture.size)
+    edge = max(image.size)
     square = Images.new("RGB", (edge, edge), WHITE)
-    square.paste(picture.convert("RGB"), ((edge - picture.width) // 2, (edge - picture.height) // 2))
+    square.paste(image.convert("RGB"), ((edge - image.width) // 2, (edge - image.height) // 2))
     resized = square.resize((size, size), Images.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(resized, np.float32)[:, :, ::-1])
 
 
-def chosen(scores: NDArray[np.float32], rows: Sequence[ModelTag], limits: Mapping[str, float], rating: bool) -> list[Tag]:
-    """Return the tags of one picture.
+def select_tags(
+    scores: NDArray[np.float32], rows: Sequence[ModelTag], limits: Mapping[str, float], rating: bool
+) -> list[Tag]:
+    """Return the tags of one image.
 
     Args:
-        scores: `(rows,)`, probabilities.
-        rows: what they are of.
-        limits: category -> least score that is written.
+        scores: probability of each row, `(rows,)`.
+        rows: the rows of the CSV.
+        limits: category -> least score of a tag.
         rating: whether the best rating comes first.
 
     """
     tags = [(row.category, Tag(row.text, float(score))) for row, score in zip(rows, scores, strict=True)]
     ratings = [tag for category, tag in tags if category == RATING]
-    found = [max(ratings, key=lambda tag: tag.score)] if rating and ratings else []
+    selected = [max(ratings, key=lambda tag: tag.score)] if rating and ratings else []
     for wanted in (CHARACTER, GENERAL):
-        own = [tag for category, tag in tags if category == wanted and tag.score >= limits[wanted]]
-        found += sorted(own, key=lambda tag: -tag.score)
-    return found
+        likely = [tag for category, tag in tags if category == wanted and tag.score >= limits[wanted]]
+        selected += sorted(likely, key=lambda tag: -tag.score)
+    return selected
 
 
 def _open_session(path: Path) -> Any:
@@ -139,17 +144,17 @@ def _open_session(path: Path) -> Any:
     except ImportError as error:
         raise BwlabError(asked, "onnxruntime is not installed", "pip install 'bwlab[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised; warnings about the model's graph are no use here
+    options.log_severity_level = 4  # errors are raised; warnings about the model's graph do not help users
     try:
         return onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
-    except Exception as error:  # onnxruntime's own errors share no base class
+    except Exception as error:  # the errors of onnxruntime share no base class
         reason = " ".join(str(error).split())[:120]
-        raise BwlabError(asked, f"onnxruntime cannot load it ({reason})", "Give a whole ONNX file") from error
+        raise BwlabError(asked, f"onnxruntime cannot load it ({reason})", "Give a complete ONNX file") from error
 
 
-def _run(session: Any, name: str, batch: NDArray[np.float32], at_once: int, path: Path) -> NDArray[np.float32]:
-    """Return the probabilities `(pictures, tags)`; a model of a fixed batch size gets blanks up to it."""
-    missing = max(at_once - len(batch), 0)
+def _run(session: Any, name: str, batch: NDArray[np.float32], batch_size: int, path: Path) -> NDArray[np.float32]:
+    """Return the probabilities `(images, tags)`; a batch smaller than `batch_size` is filled up with blank images."""
+    missing = max(batch_size - len(batch), 0)
     full = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.float32)])
     try:
         (scores, *_) = session.run(None, {name: full})
@@ -164,5 +169,5 @@ def _run(session: Any, name: str, batch: NDArray[np.float32], at_once: int, path
 
 def _check_outputs(scores: NDArray[np.float32], rows: Sequence[ModelTag], path: Path) -> None:
     if scores.ndim != 2 or scores.shape[1] != len(rows):
-        found = f"the model gives {scores.shape[1:]} numbers a picture, for {len(rows)} tags"
-        raise BwlabError(f"tagger wd14 with {path}", found, f"Give the {TAGS_FILE} of this very model")
+        reason = f"the model gives {scores.shape[1:]} numbers per image, for {len(rows)} tags"
+        raise BwlabError(f"tagger wd14 with {path}", reason, f"Give the {TAGS_FILE} of the same model")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwlab.tagging.captions import Mode, updated_caption, joined_tags, parse_tags
+from bwlab.tagging.captions import Mode, joined_tags, parse_tags, updated_caption
 
 PREFIX, TAGS = ["ohwx"], ["fox", "ink"]
 
@@ -15,7 +15,7 @@ PREFIX, TAGS = ["ohwx"], ["fox", "ink"]
 @pytest.mark.parametrize("before", [None, "", " \n"])
 def test_a_missing_or_empty_caption_is_written(before: str | None, mode: Mode) -> None:
     change = updated_caption(before, False, PREFIX, TAGS, mode)
-    assert (change.text, change.action, change.own) == ("ohwx, fox, ink", "new", True)
+    assert (change.text, change.action, change.is_own) == ("ohwx, fox, ink", "new", True)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_whose_it_is_and_the_mode_decide(
     before: str, is_own: bool, mode: Mode, text: str, action: str, own: bool
 ) -> None:
     change = updated_caption(before, is_own, PREFIX, TAGS, mode)
-    assert (change.text, change.action, change.own) == (text, action, own)
+    assert (change.text, change.action, change.is_own) == (text, action, own)
 
 
 captions = st.text(alphabet="aAbc, \n", max_size=12)

@@ -12,9 +12,9 @@ from PIL.Image import Image
 
 from bwlab.errors import BwlabError
 from bwlab.images import image_paths
-from bwlab.tagging.captions import NAME, Mode
+from bwlab.tagging.captions import RECORD_NAME, Mode
 from bwlab.tagging.folder import TagOutcome, TagSettings, tag_counts, tag_folder
-from bwlab.tagging.tagger import TagImages, Tag
+from bwlab.tagging.tagger import Tag, TagImages
 
 COLOURS = ("red", "green", "blue")
 
@@ -37,7 +37,7 @@ def also(*more: str) -> TagImages:
 def tag(folder: Path, describe: TagImages = colours, job: TagSettings | None = None) -> dict[str, TagOutcome]:
     job = replace(job or TagSettings(folder), folder=folder)
     outcomes = list(tag_folder(job, describe, list(image_paths(folder))))
-    return {str(outcome.picture.relative_to(folder)): outcome for outcome in outcomes}
+    return {str(outcome.image.relative_to(folder)): outcome for outcome in outcomes}
 
 
 def captions(folder: Path) -> dict[str, str]:
@@ -49,15 +49,15 @@ def actions(outcomes: dict[str, TagOutcome]) -> list[str]:
 
 
 def test_every_picture_gets_its_caption_and_the_record_lies_beside_it(pictures: Path) -> None:
-    outcomes = tag(pictures, also("flat"), TagSettings(pictures, prefix=("ohwx",), batch=2))
+    outcomes = tag(pictures, also("flat"), TagSettings(pictures, prefix=("ohwx",), batch_size=2))
     assert captions(pictures) == {
         "a.txt": "ohwx, red, flat",
         "b.txt": "ohwx, green, flat",
         "below/c.txt": "ohwx, blue, flat",
     }
     assert actions(outcomes) == ["new"] * 3
-    assert list(json.loads((pictures / NAME).read_text())["captions"]) == ["a.txt", "b.txt"]
-    assert list(json.loads((pictures / "below" / NAME).read_text())["captions"]) == ["c.txt"]
+    assert list(json.loads((pictures / RECORD_NAME).read_text())["captions"]) == ["a.txt", "b.txt"]
+    assert list(json.loads((pictures / "below" / RECORD_NAME).read_text())["captions"]) == ["c.txt"]
     assert tag_counts(outcomes.values()).most_common(2) == [("ohwx", 3), ("flat", 3)]
 
 
@@ -158,19 +158,19 @@ def test_what_was_written_before_an_interruption_is_remembered(pictures: Path) -
         return colours(images)
 
     with pytest.raises(KeyboardInterrupt):
-        tag(pictures, interrupted, TagSettings(pictures, batch=1))
+        tag(pictures, interrupted, TagSettings(pictures, batch_size=1))
     assert list(captions(pictures)) == ["a.txt"]
     assert actions(tag(pictures, also("flat"))) == ["refreshed", "new", "new"]
 
 
 def test_a_tagger_that_forgets_a_picture_is_told(pictures: Path) -> None:
-    with pytest.raises(BwlabError, match="0 lists of tags for 3 pictures"):
+    with pytest.raises(BwlabError, match="0 lists of tags for 3 images"):
         tag(pictures, lambda images: [])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"version": 2, "captions": {}}', '{"version": 1, "captions": 3}'])
 def test_a_broken_record_stops_it_before_anything_is_written(pictures: Path, text: str) -> None:
-    (pictures / NAME).write_text(text)
+    (pictures / RECORD_NAME).write_text(text)
     with pytest.raises(BwlabError, match=r"\.bwlab-tags\.json: not readable"):
         tag(pictures)
     assert not (pictures / "a.txt").exists()

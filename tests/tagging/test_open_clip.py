@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.tagging.clip import Vocabulary, chosen, load, parse_vocabulary
+from bwlab.tagging.clip import Vocabulary, load, parse_vocabulary, select_tags
 from tests.tagging.conftest import BLUE, RED, TINY_CLIP
 
 WORDS = Vocabulary(("fox", "owl", "hat"), {"style": ("ink", "flat"), "shot": ("near", "far")})
@@ -26,7 +26,7 @@ def words(tmp_path: Path) -> Path:
 
 def test_the_best_of_each_group_and_the_sure_of_the_others() -> None:
     logits = torch.tensor([1.0, 3.0, 2.9, 0.0, 5.0, 2.0, 1.0])
-    found = chosen(logits, WORDS, 0.3, None)
+    found = select_tags(logits, WORDS, 0.3, None)
     assert [tag.text for tag in found] == ["flat", "near", "owl", "hat"]
     shares = logits[:3].softmax(0)
     assert found[2].score == pytest.approx(float(shares[1]))
@@ -35,14 +35,14 @@ def test_the_best_of_each_group_and_the_sure_of_the_others() -> None:
 
 def test_with_a_bias_each_tag_stands_alone() -> None:
     logits = torch.tensor([9.0, 11.0, 12.0, 0.0, 0.0, 0.0, 0.0])
-    found = chosen(logits, WORDS, 0.5, -10.0)
+    found = select_tags(logits, WORDS, 0.5, -10.0)
     assert [tag.text for tag in found[2:]] == ["hat", "owl"]
     assert found[3].score == pytest.approx(1 / (1 + torch.tensor(-1.0).exp().item()))
 
 
 def test_a_vocabulary_of_groups_alone() -> None:
     only = parse_vocabulary("style: ink | flat", "v")
-    assert [tag.text for tag in chosen(torch.tensor([1.0, 2.0]), only, 0.0, None)] == ["flat"]
+    assert [tag.text for tag in select_tags(torch.tensor([1.0, 2.0]), only, 0.0, None)] == ["flat"]
 
 
 def reference(folder: Path, words: list[str]) -> torch.Tensor:

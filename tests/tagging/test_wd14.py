@@ -79,8 +79,8 @@ def test_tags_beside_the_model_or_elsewhere(wd14: WriteModel, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("", "holds no tags"), ("name,category\n", "holds no tags"), ("a,b\nc,d\n", "no CSV with the columns"),
-     ("name,category\nx\n", "no CSV with the columns")],
+    [("", "holds no tags"), ("name,category\n", "holds no tags"), ("a,b\nc,d\n", "not a CSV with the columns"),
+     ("name,category\nx\n", "not a CSV with the columns")],
 )  # fmt: skip
 def test_a_wrong_csv_is_told(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "selected_tags.csv").write_text(content)
@@ -89,7 +89,7 @@ def test_a_wrong_csv_is_told(tmp_path: Path, content: str, says: str) -> None:
 
 
 def test_a_csv_of_another_model_is_told(wd14: WriteModel) -> None:
-    with pytest.raises(BwlabError, match=r"gives \(7,\) numbers a picture, for 5 tags"):
+    with pytest.raises(BwlabError, match=r"gives \(7,\) numbers per image, for 5 tags"):
         load({"model": str(wd14(rows=ROWS[:5]))})
 
 
