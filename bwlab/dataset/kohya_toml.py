@@ -1,7 +1,7 @@
 """Dataset files as kohya's trainer reads them (sd-scripts, docs/config_README-en.md), in TOML.
 
-Options stand in `[general]`, `[[datasets]]` and `[[datasets.subsets]]`; the innermost wins, and what none of them
-says comes from `data.*`. An option that bwlab lacks is an error unless it is switched off.
+Options stand in `[general]`, `[[datasets]]` and `[[datasets.subsets]]`; the innermost wins, and the settings `data.*`
+are the defaults. An option that bwlab lacks is an error unless it is switched off.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bwlab.images import Size
 Table = Mapping[str, object]
 
 
-class Given(NamedTuple):
-    """The value of an option, and the table that gives it, for messages."""
+class OptionValue(NamedTuple):
+    """The value of an option, and the table that it comes from, for messages."""
 
     value: Any
     origin: str
 
 
-Options = dict[str, Given]
+Options = dict[str, OptionValue]
 
 INSIDE = {"datasets": "datasets", "subsets": "datasets.subsets"}
 
@@ -72,11 +72,11 @@ TAKE_OUT = "Take it out"
 
 
 @dataclass(frozen=True)
-class Off:
+class Unsupported:
     """An option that bwlab lacks.
 
     Attributes:
-        values: with which it is switched off.
+        values: values with which the option is switched off.
         fix: what to do instead.
 
     """
@@ -85,35 +85,35 @@ class Off:
     fix: str
 
 
-OFF: Mapping[str, Off] = {
-    "color_aug": Off((False,), TAKE_OUT),
-    "face_crop_aug_range": Off((), TAKE_OUT),
-    "keep_tokens_separator": Off(("",), "Use keep_tokens"),
-    "secondary_separator": Off(("",), TAKE_OUT),
-    "caption_separator": Off((",",), "Write captions with commas"),
-    "enable_wildcard": Off((False,), "Write the captions out"),
-    "token_warmup_min": Off((1,), TAKE_OUT),
-    "token_warmup_step": Off((0,), TAKE_OUT),
-    "resize_interpolation": Off(("lanczos",), "Take it out; pictures are resized with Lanczos"),
-    "skip_image_resolution": Off((), "Take the small pictures out, or set bucket_no_upscale = true"),
-    "network_multiplier": Off((1, 1.0), TAKE_OUT),
-    "alpha_mask": Off((False,), TAKE_OUT),
-    "custom_attributes": Off(({},), TAKE_OUT),
-    "validation_seed": Off((), TAKE_OUT),
-    "validation_split": Off((0, 0.0), TAKE_OUT),
-    "metadata_file": Off((), "Write captions beside the images and give image_dir alone"),
-    "in_json": Off((), "Write captions beside the images and give image_dir alone"),
-    "conditioning_data_dir": Off((), "Train ControlNets with another tool"),
+UNSUPPORTED: Mapping[str, Unsupported] = {
+    "color_aug": Unsupported((False,), TAKE_OUT),
+    "face_crop_aug_range": Unsupported((), TAKE_OUT),
+    "keep_tokens_separator": Unsupported(("",), "Use keep_tokens"),
+    "secondary_separator": Unsupported(("",), TAKE_OUT),
+    "caption_separator": Unsupported((",",), "Write captions with commas"),
+    "enable_wildcard": Unsupported((False,), "Write the captions out"),
+    "token_warmup_min": Unsupported((1,), TAKE_OUT),
+    "token_warmup_step": Unsupported((0,), TAKE_OUT),
+    "resize_interpolation": Unsupported(("lanczos",), "Take it out; images are resized with Lanczos"),
+    "skip_image_resolution": Unsupported((), "Take the small images out, or set bucket_no_upscale = true"),
+    "network_multiplier": Unsupported((1, 1.0), TAKE_OUT),
+    "alpha_mask": Unsupported((False,), TAKE_OUT),
+    "custom_attributes": Unsupported(({},), TAKE_OUT),
+    "validation_seed": Unsupported((), TAKE_OUT),
+    "validation_split": Unsupported((0, 0.0), TAKE_OUT),
+    "metadata_file": Unsupported((), "Write captions beside the images and give image_dir alone"),
+    "in_json": Unsupported((), "Write captions beside the images and give image_dir alone"),
+    "conditioning_data_dir": Unsupported((), "Train ControlNets with another tool"),
 }
 
 
 @dataclass(frozen=True)
 class Option:
-    """What an option may be.
+    """Type and place of an option.
 
     Attributes:
-        kind: the type of its value; None: looked at later.
-        levels: the tables it may stand in.
+        kind: the type of its value; None if it is checked later.
+        levels: the tables in which it may stand.
 
     """
 
@@ -144,32 +144,32 @@ OPTIONS: Mapping[str, Option] = {
     "min_bucket_reso": Option(int, NOT_SUBSET),
     "max_bucket_reso": Option(int, NOT_SUBSET),
     "bucket_no_upscale": Option(bool, NOT_SUBSET),
-    **{name: Option(None) for name in OFF},
+    **{name: Option(None) for name in UNSUPPORTED},
 }
 
 
 def read_dataset_toml(path: Path, config: DataConfig) -> tuple[Subset, ...]:
-    """Return the folders of a dataset file, none of them looked into.
+    """Return the folders of a dataset file, without reading them.
 
     Args:
-        path: of the file.
-        config: for all that the file does not say.
+        path: the dataset file.
+        config: defaults for all that the file does not say.
 
     Raises:
-        BwlabError: the file cannot be read or has a mistake in it; an unknown key is named, with the nearest known.
+        BwlabError: the file cannot be read or has a mistake; the error for an unknown key has the nearest known one.
 
     """
     tables = read_tables(path)
     check_keys(tables, {"general", "datasets"}, str(path))
     general = options_of(one_table(tables.get("general", {}), f"{path}: general"), Level.GENERAL, f"{path}: general")
-    found = tuple(
+    folders = tuple(
         subset
         for number, dataset in enumerate(tables_in(tables, "datasets", str(path)))
         for subset in dataset_subsets(dataset, f"{path}: datasets[{number}]", general, config)
     )
-    if all(subset.regularisation for subset in found):
-        raise BwlabError(f"data.dataset = {path}", "every subset is marked is_reg", "Add one to learn from")
-    return found
+    if all(subset.regularisation for subset in folders):
+        raise BwlabError(f"data.dataset = {path}", "every subset is marked is_reg", "Add one that is not")
+    return folders
 
 
 def is_dataset_toml(path: Path) -> bool:
@@ -188,7 +188,7 @@ def read_tables(path: Path) -> Table:
 
 
 def dataset_subsets(dataset: Table, origin: str, general: Options, config: DataConfig) -> Iterator[Subset]:
-    """Yield the folders of one dataset; BwlabError for a folder that is there twice, as kohya's ignores the second."""
+    """Yield the folders of one dataset; BwlabError for one given twice, of which kohya's trainer ignores the second."""
     plain = {key: value for key, value in dataset.items() if key != "subsets"}
     outer = general | options_of(plain, Level.DATASET, origin)
     folders: set[Path] = set()
@@ -204,21 +204,21 @@ def dataset_subsets(dataset: Table, origin: str, general: Options, config: DataC
 
 def tables_in(table: Table, key: str, origin: str) -> Sequence[Table]:
     """Return an array of tables, which must not be empty."""
-    found = table.get(key)
-    if not isinstance(found, list) or not found:
+    tables = table.get(key)
+    if not isinstance(tables, list) or not tables:
         raise BwlabError(origin, f"it has no [[{INSIDE[key]}]]", "Add one, as kohya's config_README describes")
-    return [one_table(entry, f"{origin}: {key}[{number}]") for number, entry in enumerate(found)]
+    return [one_table(entry, f"{origin}: {key}[{number}]") for number, entry in enumerate(tables)]
 
 
 def one_table(value: object, origin: str) -> Table:
-    """Return a value as a table; BwlabError if it is none."""
+    """Return a value if it is a table; BwlabError otherwise."""
     if not isinstance(value, dict):
         raise BwlabError(origin, f"{value!r} is not a table", "Write it as kohya's config_README describes")
     return value
 
 
 def check_keys(table: Table, known: set[str], origin: str) -> None:
-    """Raise BwlabError, with the nearest known key, for a key that is not known."""
+    """Raise BwlabError, with the nearest known key, for an unknown key."""
     for key in table:
         if key not in known:
             fix = did_you_mean(key, known).rstrip() or f"Known are {', '.join(sorted(known))}"
@@ -228,24 +228,26 @@ def check_keys(table: Table, known: set[str], origin: str) -> None:
 def options_of(table: Table, level: Level, origin: str) -> Options:
     """Return the checked options of one table; BwlabError for one that is unknown, elsewhere or of the wrong kind."""
     check_keys(table, set(OPTIONS), origin)
-    found: Options = {}
+    options: Options = {}
     for key, value in table.items():
         option = OPTIONS[key]
         if level not in option.levels:
-            places = " or ".join(sorted(one.value for one in option.levels))
-            raise BwlabError(f"{origin}: {key}", "it cannot stand here", f"Put it into {places}")
+            allowed_levels = " or ".join(sorted(allowed.value for allowed in option.levels))
+            raise BwlabError(f"{origin}: {key}", "it is not allowed there", f"Put it into {allowed_levels}")
         try:
-            found[key] = Given(value if option.kind is None else checked(key, value, option.kind), origin)
+            options[key] = OptionValue(value if option.kind is None else checked(key, value, option.kind), origin)
         except SettingError as error:
             raise BwlabError(f"{origin}: {error.asked}", error.found, error.fix) from error
-    return found
+    return options
 
 
 def new_subset(options: Options, origin: str, config: DataConfig) -> Subset:
     """Return one folder with its settings; BwlabError for a value out of range or an option that bwlab lacks."""
-    for key in OFF.keys() & options.keys():
-        if options[key].value not in OFF[key].values:
-            raise BwlabError(f"{options[key].origin}: {key} = {options[key].value!r}", "bwlab lacks it", OFF[key].fix)
+    for key in UNSUPPORTED.keys() & options.keys():
+        if options[key].value not in UNSUPPORTED[key].values:
+            raise BwlabError(
+                f"{options[key].origin}: {key} = {options[key].value!r}", "bwlab lacks it", UNSUPPORTED[key].fix
+            )
     if "image_dir" not in options:
         raise BwlabError(f"{origin}: image_dir", "it is missing", "Give the folder of the images")
     return Subset(
@@ -281,7 +283,7 @@ def folder_settings(options: Options, config: DataConfig) -> DataConfig:
 
 
 def shape_of(options: Options) -> Size | None:
-    """Return the resolution if it is not a square; BwlabError if it is none."""
+    """Return the resolution if it is not square; BwlabError if the value is no resolution."""
     if "resolution" not in options:
         return None
     value, origin = options["resolution"]
@@ -293,7 +295,7 @@ def shape_of(options: Options) -> Size | None:
 
 
 def resolution_size(value: object) -> Size | None:
-    """Return a resolution, a whole number or `[width, height]`; None if it is none, or not 8 to 8192 pixels."""
+    """Return the size of a number or `[width, height]`; None if that is no resolution of 8 to 8192 pixels."""
     sides = value if isinstance(value, list) else [value, value]
     whole = [side for side in sides if type(side) is int and 8 <= side <= 8192]
     return Size(*whole) if len(sides) == len(whole) == 2 else None

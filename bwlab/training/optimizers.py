@@ -1,4 +1,4 @@
-"""The optimisers by name, with the options that each of them has."""
+"""Optimisers by name, the options of each of them, and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.training.config import OptimizerConfig
 
-Converter = Callable[[object], object]  # raises ValueError, which says what is wanted
+Converter = Callable[[object], object]  # raises ValueError with what to give instead
 
 
 def number(least: float = -math.inf, below: float = math.inf, above: float = -math.inf) -> Converter:
-    """Return a converter that takes finite numbers with `above < x`, `least <= x < below`."""
+    """Return a converter for finite numbers `x` with `least <= x < below` and `above < x`."""
 
     def convert(value: object) -> object:
         if not (is_number(value) and least <= value < below and value > above):  # type: ignore[operator]
@@ -37,13 +37,13 @@ POSITIVE = number(above=0.0)
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """How an optimiser is made.
+    """How to make an optimiser.
 
     Attributes:
-        load: imports its class.
-        options: its further options, each with its converter.
-        defaults: options that differ from the class's own defaults.
-        constants: arguments that users do not choose.
+        load: imports and returns its class.
+        options: names of its options, each with a converter.
+        defaults: defaults of bwlab where they differ from those of the class.
+        constants: arguments that users cannot change.
 
     """
 
@@ -54,7 +54,7 @@ class OptimizerSpec:
 
 
 def flag(value: object) -> object:
-    """Return a truth value as it is; ValueError for anything else."""
+    """Return a boolean as it is; ValueError for anything else."""
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
@@ -63,7 +63,7 @@ def flag(value: object) -> object:
 def load_adafactor() -> type[torch.optim.Optimizer]:
     """Return transformers' Adafactor (Shazeer and Stern, arXiv 1804.04235).
 
-    PyTorch's own always scales steps by the size of a weight, which for an adapter that starts at zero is next to none.
+    PyTorch's Adafactor always scales steps by the size of a weight, which is close to zero for a new adapter.
     """
     from transformers.optimization import Adafactor
 
@@ -81,14 +81,14 @@ def load_prodigy() -> type[torch.optim.Optimizer]:
     try:
         from prodigyopt import Prodigy
     except ImportError as error:
-        found = "the package prodigyopt is not installed"
-        raise BwlabError("training.optimizer = prodigy", found, "pip install 'bwlab[prodigy]'") from error
+        reason = "the package prodigyopt is not installed"
+        raise BwlabError("training.optimizer = prodigy", reason, "pip install 'bwlab[prodigy]'") from error
     kind: type[torch.optim.Optimizer] = Prodigy
     return kind
 
 
 def pair(*each: Converter) -> Converter:
-    """Return a converter that takes a list with one value for each of the converters."""
+    """Return a converter for a list with one value for each of the converters."""
 
     def convert(value: object) -> object:
         if not isinstance(value, (list, tuple)) or len(value) != len(each):
@@ -100,7 +100,7 @@ def pair(*each: Converter) -> Converter:
 
 OPTIMIZERS: Mapping[str, OptimizerSpec] = {
     "adamw": OptimizerSpec(load_adamw, {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "amsgrad": flag}),
-    # The rate is the user's, as every LoRA trainer has it: no relative steps, no scaling by the weight.
+    # The learning rate is that of the settings, as in other LoRA trainers: no relative steps, no scaling by the weight.
     "adafactor": OptimizerSpec(
         load_adafactor,
         {
@@ -113,7 +113,7 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = {
         {"scale_parameter": False},
         {"relative_step": False, "warmup_init": False},
     ),
-    # Its authors recommend both of the defaults below for diffusion models, with a weight decay of 0.01.
+    # The authors of Prodigy recommend both defaults for diffusion models, with a weight decay of 0.01.
     "prodigy": OptimizerSpec(
         load_prodigy,
         {
@@ -133,7 +133,7 @@ OPTIMIZERS: Mapping[str, OptimizerSpec] = {
 
 Factor = Callable[[int], float]
 
-# The names that diffusers has for them.
+# Names of the schedules in diffusers.
 SCHEDULES = {
     "constant": "constant_with_warmup",
     "linear": "linear",
@@ -144,15 +144,15 @@ SCHEDULES = {
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite number, and no truth value."""
+    """Return whether a value is a finite number and no boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def checked_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
-    """Return the optimiser's options as it takes them.
+    """Return the options of an optimiser, checked and converted.
 
     Raises:
-        BwlabError: an option it does not have, with the nearest one that it has, or a value it cannot take.
+        BwlabError: the optimiser lacks an option (with the nearest one that it has), or a value is invalid.
 
     """
     known = OPTIMIZERS[name].options
@@ -165,34 +165,34 @@ def checked_options(name: str, options: Mapping[str, object]) -> dict[str, objec
         try:
             converted[option] = known[option](value)
         except ValueError as error:
-            raise BwlabError(asked, "a value it cannot take", f"Give {error}") from None
+            raise BwlabError(asked, "an invalid value", f"Give {error}") from None
     return converted
 
 
 def new_optimizer(
     name: str, groups: Sequence[Mapping[str, Any]], options: Mapping[str, object], fused: bool
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of parameter groups, each with its `params`, `lr` and `weight_decay`.
+    """Return a new optimiser.
 
     Args:
         name: `adamw`, `adafactor` or `prodigy`.
-        groups: as PyTorch's optimisers take them.
-        options: as `checked_options` returns them.
-        fused: whether to use AdamW's fused form, the fast one where a device has it.
+        groups: parameter groups, each with `params`, `lr` and `weight_decay`.
+        options: options as `checked_options` returns them.
+        fused: whether to use the fused AdamW, which is faster but not available on every device.
 
     """
-    recipe = OPTIMIZERS[name]
-    arguments: dict[str, Any] = {**recipe.defaults, **options, **recipe.constants}
+    spec = OPTIMIZERS[name]
+    arguments: dict[str, Any] = {**spec.defaults, **options, **spec.constants}
     if name == "adamw":
         arguments["fused"] = fused
-    with contextlib.redirect_stdout(io.StringIO()):  # Prodigy prints that it decays weights
-        return recipe.load()([dict(group) for group in groups], **arguments)
+    with contextlib.redirect_stdout(io.StringIO()):  # Prodigy prints a line about weight decay
+        return spec.load()([dict(group) for group in groups], **arguments)
 
 
 def rate_factor(config: OptimizerConfig) -> Factor:
-    """Return the function from the steps taken so far to what the learning rate is multiplied by, 0..1.
+    """Return the schedule: from the number of steps taken to the factor of the learning rate, 0..1.
 
-    It is diffusers' schedule of that name. Being a function of the step alone, it has no state to save.
+    The schedules are those of diffusers. As functions of the step alone they have no state to save.
 
     Raises:
         BwlabError: the warm-up takes the whole run.
@@ -201,9 +201,9 @@ def rate_factor(config: OptimizerConfig) -> Factor:
     from diffusers.optimization import get_scheduler
 
     if config.warmup >= config.steps:
-        found = f"the run has {config.steps} steps"
-        raise BwlabError(f"training.warmup = {config.warmup}", found, "Give fewer steps of warm-up, or more in all")
-    # diffusers' schedules want an optimiser, of which they read the rate only: 1 makes rates factors.
+        reason = f"the run has {config.steps} steps"
+        raise BwlabError(f"training.warmup = {config.warmup}", reason, "Lower training.warmup or raise training.steps")
+    # diffusers' schedules need an optimiser, of which they read the learning rate alone: 1 turns rates into factors.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, config.steps, config.cycles)
     factor: Factor = schedule.lr_lambdas[0]

@@ -130,7 +130,7 @@ def preview_prompts(config: PreviewConfig, captions: list[str]) -> tuple[str, ..
 def generate_previews(
     pipe: StableDiffusionPipeline, config: PreviewConfig, prompts: tuple[str, ...], path_of: Callable[[int], Path]
 ) -> list[Path]:
-    """Generate an image for each prompt, with what is attached to the pipeline, and return the paths of the PNG files."""
+    """Generate an image for each prompt, with all that is attached to the pipeline; return the paths of the PNGs."""
     images = generate(
         pipe,
         list(prompts),

@@ -126,5 +126,5 @@ def check_settings(state: TrainingState, settings: Mapping[str, str]) -> None:
     for key in sorted(settings.keys() | state.settings.keys()):
         before, now = state.settings.get(key), settings.get(key)
         if before != now:
-            found = f"{key} is {now}, but was {before} when step {state.step} was saved"
-            raise BwlabError("--resume", found, "Set it back, or train in another folder")
+            reason = f"{key} is {now}, but was {before} when step {state.step} was saved"
+            raise BwlabError("--resume", reason, "Set it back, or train in another folder")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
 from bwlab.dataset.folders import read_dataset
-from bwlab.dataset.kohya_toml import OFF, OPTIONS, is_dataset_toml, read_dataset_toml
+from bwlab.dataset.kohya_toml import UNSUPPORTED, OPTIONS, is_dataset_toml, read_dataset_toml
 from bwlab.errors import BwlabError
 from bwlab.images import Size
 from tests.dataset.small_data import WriteData
@@ -120,7 +120,7 @@ def test_a_folder_that_is_not_there_is_named_with_its_place(tmp_path: Path) -> N
 
 REFUSED = [
     ({"general": "num_repeat = 3"}, r"general: num_repeat: unknown option. Did you mean num_repeats\?"),
-    ({"general": "image_dir = 'x'"}, r"image_dir: it cannot stand here. Put it into \[\[datasets\.subsets\]\]"),
+    ({"general": "image_dir = 'x'"}, r"image_dir: it is not allowed there. Put it into \[\[datasets\.subsets\]\]"),
     ({"dataset": "flip_aug = 'yes'"}, r"datasets\[0\]: flip_aug = 'yes': not true or false"),
     ({"dataset": "resolution = [512]"}, r"resolution = \[512\]: not a resolution. Give a whole number of 8 to 8192"),
     ({"dataset": "resolution = 4"}, "resolution = 4: not a resolution"),
@@ -132,7 +132,7 @@ REFUSED_LINES = [
     ("num_repeats = 0", r"num_repeats = 0: out of range"),
     ("caption_dropout_rate = nan", r"caption_dropout_rate = nan: out of range"),
     ("caption_dropout_rate = 1.5", r"caption_dropout_rate = 1.5: out of range.* at most 1"),
-    ("resolution = 512", r"resolution: it cannot stand here. Put it into \[\[datasets\]\] or \[general\]"),
+    ("resolution = 512", r"resolution: it is not allowed there. Put it into \[\[datasets\]\] or \[general\]"),
     ("is_reg = true", "every subset is marked is_reg"),
     ("is_rge = true", r"is_rge: unknown option. Did you mean is_reg\?"),
     ("metadata_file = 'a.json'", "metadata_file = 'a.json': bwlab lacks it. Write captions beside the images"),
@@ -183,9 +183,9 @@ def test_dataset_files_and_settings_are_told_apart(tmp_path: Path) -> None:
     assert not is_dataset_toml(write_toml(tmp_path, "[data]\nfolder = 'x'\n"))
 
 
-@pytest.mark.parametrize("name", sorted(OFF))
+@pytest.mark.parametrize("name", sorted(UNSUPPORTED))
 def test_what_is_switched_off_may_stand_there(tmp_path: Path, name: str) -> None:
-    for value in OFF[name].values:
+    for value in UNSUPPORTED[name].values:
         if value == {}:
             continue
         shown = json.dumps(value)
