@@ -1,6 +1,6 @@
-"""Captioned images as latents, encoded at once and kept in memory: for what learns from few images or measures on them.
+"""Captioned images as latents, encoded without a cache, for measurements and methods that need a few images only.
 
-A training, which sees every image many times and in several frames, encodes with `bwlab.dataset.latents` instead.
+Training uses `bwlab.dataset.latents` instead.
 """
 
 from __future__ import annotations

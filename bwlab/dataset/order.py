@@ -64,7 +64,7 @@ class Lane:
     Attributes:
         members: indices of the examples.
         repeats: how often each example comes in an epoch.
-        purpose: numbers that tell its random order from those of other lanes.
+        purpose: numbers that make its random order differ from those of other lanes.
 
     """
 

@@ -8,14 +8,14 @@ import pytest
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from bwlab.base.load import load_base
-from tests.dataset.small_data import own_cache, two_pictures, write_data
+from tests.dataset.small_data import own_cache, two_images, write_data
 
-__all__ = ["own_cache", "two_pictures", "write_data"]
+__all__ = ["own_cache", "two_images", "write_data"]
 
 
 @pytest.fixture(scope="session")
 def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
-    """Return the tiny base: 32 px pictures, latents of 1/4."""
+    """Return the tiny base: 32 px images, latents of 1/4."""
     return load_base(tiny_pipeline)
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 WriteData = Callable[[Mapping[str, str | None]], Path]
 
 
-def write_picture(path: Path, seed: int) -> None:
-    """Write a 37 x 41 picture of two flat colours."""
+def write_image(path: Path, seed: int) -> None:
+    """Write a 37 x 41 image of two flat colours."""
     colours = np.random.default_rng(seed).integers(0, 256, (2, 3), dtype=np.uint8)
     pixels = np.repeat(colours, [17, 24], axis=0)[None].repeat(37, axis=0)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_data(tmp_path: Path) -> WriteData:
         folder = tmp_path / "data"
         folder.mkdir(exist_ok=True)
         for index, (name, caption) in enumerate(captions.items()):
-            write_picture(folder / name, index)
+            write_image(folder / name, index)
             if caption is not None:
                 (folder / name).with_suffix(".txt").write_text(caption, encoding="utf-8")
         return folder
@@ -45,12 +45,12 @@ def write_data(tmp_path: Path) -> WriteData:
 
 
 @pytest.fixture
-def two_pictures(write_data: WriteData) -> Path:
-    """Return a folder of two captioned pictures."""
+def two_images(write_data: WriteData) -> Path:
+    """Return a folder of two captioned images."""
     return write_data({"fox.png": "ink, fox", "owl.png": "ink, owl"})
 
 
 @pytest.fixture
 def two_words(write_data: WriteData) -> Path:
-    """Return a folder of two captioned pictures, one of which shows the new word `<fox>`."""
+    """Return a folder of two captioned images, one of which shows the new word `<fox>`."""
     return write_data({"fox.png": "ink, <fox>", "owl.png": "ink, owl"})

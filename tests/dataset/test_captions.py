@@ -59,14 +59,14 @@ def test_whole_epochs_may_go_without_captions() -> None:
     seed=st.integers(0, 99),
     epoch=st.integers(0, 5),
 )
-def test_all_that_is_shown_is_told_before(caption: str, rule: CaptionRule, seed: int, epoch: int) -> None:
+def test_every_sample_is_among_all_samples(caption: str, rule: CaptionRule, seed: int, epoch: int) -> None:
     told = rule.all_samples(caption)
     found = rule.sample(caption, epoch, torch.Generator().manual_seed(seed))
     assert told is None or found in told
     assert normalized_tags(found) == found
 
 
-def test_captions_without_end_are_told_so() -> None:
+def test_too_many_samples_are_none() -> None:
     assert CaptionRule(shuffle=True).all_samples(CAPTION) is None
     assert CaptionRule(tag_dropout=0.1).all_samples(CAPTION) is None
     assert CaptionRule(shuffle=True, keep=3, dropout=0.1).all_samples(CAPTION) == frozenset({CAPTION, ""})

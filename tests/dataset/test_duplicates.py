@@ -1,4 +1,4 @@
-"""Pictures that are there twice."""
+"""Images that are there twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bwlab.dataset.duplicates import (
 def pictures() -> list[Image.Image]:
     """Twenty different emoji."""
     benchmark = load_benchmark()
-    return [benchmark.picture(identity, "noto") for identity in benchmark.identities[:20]]
+    return [benchmark.image(identity, "noto") for identity in benchmark.identities[:20]]
 
 
 def smaller(image: Image.Image) -> Image.Image:
@@ -37,7 +37,7 @@ def compressed(image: Image.Image) -> Image.Image:
     return Image.open(buffer)
 
 
-def test_copies_look_alike_and_others_do_not(pictures: list[Image.Image]) -> None:
+def test_copies_are_near_duplicates_and_others_are_not(pictures: list[Image.Image]) -> None:
     prints = [fingerprint(image) for image in pictures]
     for change in (smaller, compressed):
         bits = [int((fingerprint(change(image)) != own).sum()) for image, own in zip(pictures, prints, strict=True)]
@@ -45,7 +45,7 @@ def test_copies_look_alike_and_others_do_not(pictures: list[Image.Image]) -> Non
     assert list(similar_pairs(prints)) == []
 
 
-def test_pairs_are_told_once_with_their_bits() -> None:
+def test_pairs_come_once_with_their_bits() -> None:
     generator = np.random.default_rng(0)
     first, third = (generator.integers(0, 2, BITS).astype(bool) for _ in range(2))
     second = first.copy()

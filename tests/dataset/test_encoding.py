@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-def test_entries_are_what_the_models_say(pipe: Pipeline, two_pictures: Path, tmp_path: Path) -> None:
-    data, _ = load(settings(two_pictures, f"data.cache={tmp_path / 'cache'}"), pipe)
+def test_entries_are_the_outputs_of_the_models(pipe: Pipeline, two_images: Path, tmp_path: Path) -> None:
+    data, _ = load(settings(two_images, f"data.cache={tmp_path / 'cache'}"), pipe)
     scale = pipe.vae.config.scaling_factor
     for index, name in enumerate(["fox", "owl"]):
         with torch.no_grad():
-            posterior = pipe.vae.encode(read_image_tensor(two_pictures / f"{name}.png", 32)[None]).latent_dist
+            posterior = pipe.vae.encode(read_image_tensor(two_images / f"{name}.png", 32)[None]).latent_dist
         torch.testing.assert_close(data.images[index].plain.mean, posterior.mean[0] * scale)
         torch.testing.assert_close(data.images[index].plain.deviation, posterior.std[0] * scale)
         assert data.images[index].mirrored is None
@@ -50,9 +50,9 @@ def test_captions_are_what_the_encoders_say(base: str, request: pytest.FixtureRe
 
 
 def test_the_second_time_nothing_is_computed(
-    pipe: Pipeline, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipe: Pipeline, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(two_pictures, f"data.cache={tmp_path / 'cache'}")
+    config = settings(two_images, f"data.cache={tmp_path / 'cache'}")
     first, _ = load(config, pipe)
     texts = encode_captions(["fox"], pipe, TensorCache(tmp_path / "cache"))
 
@@ -69,25 +69,25 @@ def test_the_second_time_nothing_is_computed(
     assert torch.equal(texts["fox"].context, again["fox"].context)
 
 
-def test_other_content_is_another_entry(pipe: Pipeline, two_pictures: Path, tmp_path: Path) -> None:
+def test_other_content_is_another_entry(pipe: Pipeline, two_images: Path, tmp_path: Path) -> None:
     cache = f"data.cache={tmp_path / 'cache'}"
 
     def kept(*sets: str) -> int:
-        load(settings(two_pictures, cache, *sets), pipe)
+        load(settings(two_images, cache, *sets), pipe)
         return len(entries(tmp_path / "cache" / "latents"))
 
     assert kept() == 2
     assert kept("data.resolution=16") == 4
     assert kept("data.flip=true") == 6
-    assert kept("data.resolution=64", "data.random_crop=true") == 8  # 41 x 37 pictures are encoded as 68 x 64
+    assert kept("data.resolution=64", "data.random_crop=true") == 8  # 41 x 37 images are encoded as 68 x 64
     assert kept("data.resolution=64", "data.random_crop=true", "data.buckets=true") == 8
-    (two_pictures / "fox.png").write_bytes((two_pictures / "owl.png").read_bytes())
+    (two_images / "fox.png").write_bytes((two_images / "owl.png").read_bytes())
     assert kept() == 8
 
 
-def test_other_weights_and_words_are_another_entry(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_other_weights_and_tokens_are_another_entry(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     changed, cache = load_base(tiny_pipeline), TensorCache(tmp_path / "cache")
-    config = settings(two_pictures, f"data.cache={tmp_path / 'cache'}")
+    config = settings(two_images, f"data.cache={tmp_path / 'cache'}")
     for count in (2, 4):
         load(config, changed)
         encode_captions(["fox", "owl"], changed, cache)
@@ -98,7 +98,7 @@ def test_other_weights_and_words_are_another_entry(tiny_pipeline: Path, two_pict
             changed.text_encoder.get_input_embeddings().weight[3, 5] += 1
 
 
-def test_the_hash_of_a_tokenizer_follows_its_words() -> None:
+def test_the_hash_of_a_tokenizer_depends_on_its_tokens() -> None:
     tokenizer = tiny_tokenizer()
     before = tokenizer_hash(tokenizer)
     assert tokenizer_hash(tiny_tokenizer()) == before
@@ -107,8 +107,8 @@ def test_the_hash_of_a_tokenizer_follows_its_words() -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "nonsense", "short", "a bit", "other tensors"])
-def test_a_damaged_entry_is_made_again(pipe: Pipeline, two_pictures: Path, tmp_path: Path, damage: str) -> None:
-    config = settings(two_pictures, f"data.cache={tmp_path / 'cache'}")
+def test_a_damaged_entry_is_made_again(pipe: Pipeline, two_images: Path, tmp_path: Path, damage: str) -> None:
+    config = settings(two_images, f"data.cache={tmp_path / 'cache'}")
     first, _ = load(config, pipe)
     for path in entries(tmp_path / "cache"):
         whole = path.read_bytes()
@@ -169,12 +169,12 @@ def test_broken_images_stop_or_are_left_out(pipe: Pipeline, write_data: WriteDat
         load(settings(folder, "data.skip_broken=true"), pipe)
 
 
-def test_latents_that_are_no_numbers_are_an_error(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_latents_that_are_not_finite_are_an_error(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     broken = load_base(tiny_pipeline)
     with torch.no_grad():
         broken.vae.quant_conv.bias[1] = float("nan")
     with pytest.raises(BwlabError, match=r"fox\.png: the autoencoder's latents of it are not finite"):
-        load(settings(two_pictures, f"data.cache={tmp_path}"), broken)
+        load(settings(two_images, f"data.cache={tmp_path}"), broken)
     assert entries(tmp_path) == []
 
 
@@ -189,6 +189,6 @@ def test_every_warning_is_one_line(pipe: Pipeline, write_data: WriteData) -> Non
     ]
 
 
-def test_a_resolution_must_divide_into_latents(pipe: Pipeline, two_pictures: Path) -> None:
+def test_a_resolution_must_divide_into_latents(pipe: Pipeline, two_images: Path) -> None:
     with pytest.raises(BwlabError, match="Give a multiple of 4, such as 32"):
-        load(settings(two_pictures, "data.resolution=33"), pipe)
+        load(settings(two_images, "data.resolution=33"), pipe)

@@ -1,4 +1,4 @@
-"""Folders of pictures with captions."""
+"""Folders of images with captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bwlab.errors import BwlabError
 from tests.dataset.small_data import WriteData
 
 
-def test_pictures_are_found_at_any_depth_with_their_captions(write_data: WriteData) -> None:
+def test_images_are_found_at_any_depth_with_their_captions(write_data: WriteData) -> None:
     folder = write_data({"b.PNG": " ink ,, owl\n", "deep/er/a.jpg": "\ufeffflat, fox", ".hidden/c.png": "no"})
     (folder / "notes.md").write_text("not an image")
     examples = read_dataset(DataConfig(folder=str(folder)))
@@ -66,7 +66,7 @@ def test_an_empty_a_missing_and_no_folder_are_refused(tmp_path: Path) -> None:
         read_dataset(DataConfig())
 
 
-def test_the_hash_follows_content_and_not_place(write_data: WriteData, tmp_path: Path) -> None:
+def test_the_hash_depends_on_content_and_not_on_paths(write_data: WriteData, tmp_path: Path) -> None:
     folder = write_data({"a.png": "fox", "b.png": "owl"})
     before = dataset_hash(read_dataset(DataConfig(folder=str(folder))))
     moved = folder.rename(tmp_path / "moved")

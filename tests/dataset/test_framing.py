@@ -1,4 +1,4 @@
-"""Buckets, and which part of a picture is shown."""
+"""Buckets, and which part of an image is shown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_buckets_are_multiples_within_bounds(side: int, step: int) -> None:
     upscale=st.booleans(),
     buckets=st.booleans(),
 )
-def test_what_is_shown_lies_in_what_is_encoded(
+def test_the_target_lies_in_the_encoded_part(
     original: Size, factor: int, random_crop: bool, upscale: bool, buckets: bool
 ) -> None:
     assume(max(original) / min(original) < 50)
@@ -81,7 +81,7 @@ def test_the_nearest_shape_is_chosen_alike_for_wide_and_tall() -> None:
         (Size(130, 70), Size(128, 64)),
     ],
 )
-def test_pictures_that_are_not_enlarged_get_a_smaller_size(original: Size, target: Size) -> None:
+def test_images_that_are_not_enlarged_get_a_smaller_size(original: Size, target: Size) -> None:
     how = Sizing(Size(512, 512), 8, False, bucket_sizes(Size(512, 512), 64, 256, 1024), 64, 1024, upscale=False)
     found = frame_image(original, how)
     assert found is not None
@@ -89,7 +89,7 @@ def test_pictures_that_are_not_enlarged_get_a_smaller_size(original: Size, targe
     assert frame_image(Size(130, 63), how) is None
 
 
-def test_random_crops_have_the_whole_picture_in_whole_latents() -> None:
+def test_random_crops_have_the_whole_image_in_whole_latents() -> None:
     found = frame_image(Size(300, 200), Sizing(Size(64, 64), 8, random_crop=True))
     assert found == Frame(Size(300, 200), Size(96, 64), Size(96, 64), Size(64, 64))
     found = frame_image(Size(310, 200), Sizing(Size(64, 64), 8, random_crop=True))

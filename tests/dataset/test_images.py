@@ -1,4 +1,4 @@
-"""Image files of every kind as pictures."""
+"""Image files of every kind as images."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_cmyk_file_keeps_its_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_as_the_camera_says(tmp_path: Path, orientation: int) -> None:
+def test_an_image_is_turned_upright(tmp_path: Path, orientation: int) -> None:
     pixels = np.zeros((8, 16, 3), np.uint8)
     pixels[:4, :8] = 255
     upright = Image.fromarray(pixels)
@@ -151,20 +151,20 @@ def test_a_profile_of_other_colours_counts_as_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
-def test_of_an_animation_the_first_picture_counts(tmp_path: Path, name: str) -> None:
+def test_the_first_image_of_an_animation_counts(tmp_path: Path, name: str) -> None:
     frames = [Image.new("RGB", (7, 5), colour) for colour in (RED, BLUE)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
     assert read_image(tmp_path / name).getpixel((3, 3)) == RED
 
 
-def test_the_centre_of_a_wide_picture_is_kept(tmp_path: Path) -> None:
+def test_the_centre_of_a_wide_image_is_kept(tmp_path: Path) -> None:
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert read_image_tensor(tmp_path / "a.png", 10).min() == 1.0
 
 
-def test_a_picture_may_be_mirrored(tmp_path: Path) -> None:
+def test_an_image_may_be_mirrored(tmp_path: Path) -> None:
     half_clear().save(tmp_path / "a.png")
     mirrored = read_image_tensor(tmp_path / "a.png", 13, 11, mirrored=True)
     assert torch.equal(mirrored, read_image_tensor(tmp_path / "a.png", 13, 11).flip(2))
@@ -198,7 +198,7 @@ def whole_file(kind: str) -> bytes:
     changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=5),
     end=st.none() | st.integers(0, 2**16),
 )
-def test_damaged_bytes_are_a_picture_or_told(
+def test_damaged_bytes_are_an_image_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[int, int]], end: int | None
 ) -> None:
     content = bytearray(whole_file(kind))

@@ -1,4 +1,4 @@
-"""Which pictures each step sees."""
+"""Which images each step sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def batch_indices(repeats: tuple[int, ...], seed: int, step: int, size: int) -> 
     return [slot.example for slot in order.slots(step, size, seed)]
 
 
-def test_an_epoch_shows_every_picture_as_often_as_it_repeats() -> None:
+def test_an_epoch_has_every_image_as_often_as_it_repeats() -> None:
     repeats = (3, 1, 2, 5)
     shown = [index for step in range(11) for index in batch_indices(repeats, 0, step, 2)]
     assert Counter(shown[:11]) == {0: 3, 1: 1, 2: 2, 3: 5}
@@ -27,7 +27,7 @@ def test_an_epoch_shows_every_picture_as_often_as_it_repeats() -> None:
     assert shown[:11] != shown[11:]
 
 
-def test_pictures_of_one_size_come_in_plain_permutations() -> None:
+def test_images_of_one_size_come_in_plain_permutations() -> None:
     for epoch in range(3):
         permutation = torch.randperm(7, generator=generator_for(5, "epoch", epoch)).tolist()
         assert batch_indices((1,) * 7, 5, epoch, 7) == permutation
@@ -59,7 +59,7 @@ def test_a_batch_is_of_one_size_and_full() -> None:
         assert len({shapes[index] for index in indices}) == 1
 
 
-def test_buckets_of_any_size_show_every_picture_as_often_as_it_repeats() -> None:
+def test_buckets_of_any_size_have_every_image_as_often_as_it_repeats() -> None:
     repeats, shapes = [2, 3, 1, 5, 1], [SQUARE, WIDE, SQUARE, TALL, WIDE]
     order = new_order(repeats, shapes, [False] * 5)
     size = 3

@@ -1,4 +1,4 @@
-"""Regularisation pictures that the base draws."""
+"""Regularisation images that the base draws."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def config(two_pictures: Path, tmp_path: Path) -> TrainConfig:
-    """Return settings that have the base draw three pictures."""
-    return drawing(two_pictures, tmp_path / "class")
+def config(two_images: Path, tmp_path: Path) -> TrainConfig:
+    """Return settings that have the base draw three images."""
+    return drawing(two_images, tmp_path / "class")
 
 
 def drawing(data: Path, folder: Path, *sets: str) -> TrainConfig:
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_base_draws_what_is_missing_with_captions(pipe: Pipeline, config: TrainConfig, tmp_path: Path) -> None:
+def test_the_base_generates_missing_images_with_captions(pipe: Pipeline, config: TrainConfig, tmp_path: Path) -> None:
     data, _ = load(config, pipe)
     names = {f"base-0000{seed}{ending}" for seed in (5, 6, 7) for ending in (".png", ".txt")}
     first = contents(tmp_path / "class")
@@ -45,7 +45,7 @@ def test_the_base_draws_what_is_missing_with_captions(pipe: Pipeline, config: Tr
     assert [example.caption for example in old] == ["a fox"] * 3
 
 
-def test_a_stopped_drawing_is_taken_up_again(
+def test_stopped_generation_is_resumed(
     pipe: Pipeline, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load(config, pipe)
@@ -62,17 +62,17 @@ def test_a_stopped_drawing_is_taken_up_again(
     load(config, pipe)
 
 
-def test_pictures_of_something_else_are_not_taken(
-    pipe: Pipeline, config: TrainConfig, two_pictures: Path, tmp_path: Path
+def test_images_of_another_recipe_are_refused(
+    pipe: Pipeline, config: TrainConfig, two_images: Path, tmp_path: Path
 ) -> None:
     load(config, pipe)
-    other = drawing(two_pictures, tmp_path / "class", "regularisation.prompt=an owl")
+    other = drawing(two_images, tmp_path / "class", "regularisation.prompt=an owl")
     with pytest.raises(BwlabError, match=r"base-00005\.png: its prompt is 'a fox', not 'an owl'. Choose another"):
         load(other, pipe)
 
 
 @pytest.mark.parametrize("missing", ["folder", "prompt"])
-def test_what_to_draw_and_where_to_must_be_said(pipe: Pipeline, two_pictures: Path, missing: str) -> None:
+def test_generation_needs_a_folder_and_a_prompt(pipe: Pipeline, two_images: Path, missing: str) -> None:
     other = {"folder": "regularisation.prompt=a", "prompt": "regularisation.folder=b"}[missing]
     with pytest.raises(BwlabError, match=f"regularisation.generate = 3: no regularisation.{missing} is given"):
-        load(settings(two_pictures, "regularisation.generate=3", other), pipe)
+        load(settings(two_images, "regularisation.generate=3", other), pipe)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
 from bwlab.dataset.folders import read_dataset
-from bwlab.dataset.kohya_toml import UNSUPPORTED, OPTIONS, is_dataset_toml, read_dataset_toml
+from bwlab.dataset.kohya_toml import OPTIONS, UNSUPPORTED, is_dataset_toml, read_dataset_toml
 from bwlab.errors import BwlabError
 from bwlab.images import Size
 from tests.dataset.small_data import WriteData
@@ -97,9 +97,7 @@ def test_the_innermost_table_wins(tmp_path: Path) -> None:
     )
 
 
-def test_images_directly_in_the_folder_are_read_and_its_name_says_nothing(
-    write_data: WriteData, tmp_path: Path
-) -> None:
+def test_images_directly_in_the_folder_are_read_and_its_name_is_ignored(write_data: WriteData, tmp_path: Path) -> None:
     folder = write_data({"25_x/a.png": "ink", "25_x/b.png": None, "25_x/deep/c.png": "no"}) / "25_x"
     lines = f"image_dir = '{folder}'", "class_tokens = 'sks, fox'", "caption_prefix = 'one,'", "caption_suffix = ', z'"
     examples = read_dataset(DataConfig(dataset=str(one_subset(tmp_path, *lines))))
@@ -113,7 +111,7 @@ def test_captions_of_other_images_are_needed(write_data: WriteData, tmp_path: Pa
         read_dataset(DataConfig(dataset=str(one_subset(tmp_path, f"image_dir = '{folder}'"))))
 
 
-def test_a_folder_that_is_not_there_is_named_with_its_place(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_with_its_table(tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match=r"data\.toml: datasets\[0\]\.subsets\[0\]: image_dir = x: no such folder"):
         read_dataset(DataConfig(dataset=str(one_subset(tmp_path))))
 
@@ -140,13 +138,13 @@ REFUSED_LINES = [
 
 
 @pytest.mark.parametrize(("where", "message"), REFUSED)
-def test_a_mistake_is_told_with_its_place(tmp_path: Path, where: dict[str, str], message: str) -> None:
+def test_a_mistake_is_named_with_its_table(tmp_path: Path, where: dict[str, str], message: str) -> None:
     with pytest.raises(BwlabError, match=message):
         read_dataset_toml(one_subset(tmp_path, **where), DataConfig())
 
 
 @pytest.mark.parametrize(("line", "message"), REFUSED_LINES)
-def test_a_mistake_in_a_subset_is_told_with_its_place(tmp_path: Path, line: str, message: str) -> None:
+def test_a_mistake_in_a_subset_is_named_with_its_table(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(BwlabError, match=message):
         read_dataset_toml(one_subset(tmp_path, "image_dir = 'x'", line), DataConfig())
 
@@ -168,7 +166,7 @@ def test_a_mistake_in_a_subset_is_told_with_its_place(tmp_path: Path, line: str,
         ("a = ", r"data\.toml: Invalid value"),
     ],
 )
-def test_a_file_of_another_form_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_of_another_form_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BwlabError, match=message):
         read_dataset_toml(write_toml(tmp_path, text), DataConfig())
 
@@ -178,7 +176,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_dataset_toml(tmp_path / "no.toml", DataConfig())
 
 
-def test_dataset_files_and_settings_are_told_apart(tmp_path: Path) -> None:
+def test_dataset_files_are_distinguished_from_settings(tmp_path: Path) -> None:
     assert is_dataset_toml(write_toml(tmp_path, WHOLE))
     assert not is_dataset_toml(write_toml(tmp_path, "[data]\nfolder = 'x'\n"))
 

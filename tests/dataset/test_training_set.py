@@ -1,4 +1,4 @@
-"""Micro-batches: crops, mirrored pictures, captions, weights and sizes."""
+"""Micro-batches: crops, mirrored images, captions, weights and sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return a function that writes captioned pictures of given sizes and returns their folder."""
+    """Return a function that writes captioned images of given sizes and returns their folder."""
 
     def write(folder: str = "data", caption: str = "a, b, c", **sizes: tuple[int, int]) -> Path:
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def test_half_of_the_examples_are_mirrored_and_encoded_so(pipe: Pipeline, write:
     assert 70 < sum(is_mirrored) < 130
 
 
-def test_random_crops_are_places_of_the_whole_picture(xl_pipe: Pipeline, write: Write) -> None:
+def test_random_crops_are_parts_of_the_whole_image(xl_pipe: Pipeline, write: Write) -> None:
     folder = write(wide=(120, 60))
     data, _ = load(settings(folder, "data.random_crop=true"), xl_pipe)
     whole = data.images[0].plain
@@ -116,7 +116,7 @@ def test_random_crops_are_places_of_the_whole_picture(xl_pipe: Pipeline, write: 
     assert lefts == set(range(9))
 
 
-def test_the_corner_of_a_centre_crop_is_told(xl_pipe: Pipeline, write: Write) -> None:
+def test_the_corner_of_a_centre_crop_is_a_condition(xl_pipe: Pipeline, write: Write) -> None:
     data, _ = load(settings(write(tall=(60, 120))), xl_pipe)
     assert data.sample(0, 1, 0).sizes.tolist() == [[120, 60, 16, 0, 32, 32]]
 
@@ -169,6 +169,6 @@ def sized(pipe: Pipeline, write: Write, *sets: str) -> TrainingSet:
         (("data.upscale=false", "data.resolution=96", "data.bucket_step=48"), "40 x 40 pixels, less than one step"),
     ],
 )
-def test_sizes_that_cannot_be_are_told(pipe: Pipeline, write: Write, sets: tuple[str, ...], message: str) -> None:
+def test_impossible_sizes_are_an_error(pipe: Pipeline, write: Write, sets: tuple[str, ...], message: str) -> None:
     with pytest.raises(BwlabError, match=message):
         sized(pipe, write, "data.buckets=true", "data.bucket_step=8", *sets)

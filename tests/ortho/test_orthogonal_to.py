@@ -77,9 +77,9 @@ def random_locon(base: Path, folder: Path, blocks: str) -> Path:
 
 
 def test_after_training_the_deltas_are_orthogonal(
-    tiny_pipeline: Path, two_pictures: Path, identity: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path
 ) -> None:
-    path = train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(identity))
+    path = train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(identity))
     trained, other = read_contents(path), read_contents(identity)
     found = cosines(trained, other)
     assert found.keys() == other.modules.keys()
@@ -89,35 +89,31 @@ def test_after_training_the_deltas_are_orthogonal(
     assert orthonormality(trained) < 1e-5
 
 
-def test_without_the_option_they_are_not(
-    tiny_pipeline: Path, two_pictures: Path, identity: Path, tmp_path: Path
-) -> None:
-    path = train_one(tiny_pipeline, two_pictures, tmp_path / "out", "adapter.type=ortho")
+def test_without_the_option_they_are_not(tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path) -> None:
+    path = train_one(tiny_pipeline, two_images, tmp_path / "out", "adapter.type=ortho")
     assert max(cosines(read_contents(path), read_contents(identity)).values()) > 1e-3
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit_without_the_other_file_s_spaces_changing(
-    tiny_pipeline: Path, two_pictures: Path, identity: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path
 ) -> None:
     sets = (*ortho(identity), "checkpoint.every=2")
-    whole = train_one(tiny_pipeline, two_pictures, tmp_path / "whole", *sets)
-    train_one(tiny_pipeline, two_pictures, tmp_path / "parts", *sets, "training.steps=2")
-    parts = train_one(tiny_pipeline, two_pictures, tmp_path / "parts", *sets, resume=True)
+    whole = train_one(tiny_pipeline, two_images, tmp_path / "whole", *sets)
+    train_one(tiny_pipeline, two_images, tmp_path / "parts", *sets, "training.steps=2")
+    parts = train_one(tiny_pipeline, two_images, tmp_path / "parts", *sets, resume=True)
     assert same_tensors(whole, parts)
 
 
 def test_going_on_from_a_file_stays_clear(
-    tiny_pipeline: Path, two_pictures: Path, identity: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path
 ) -> None:
-    first = train_one(tiny_pipeline, two_pictures, tmp_path / "first", "adapter.type=ortho")
-    path = train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(identity), f"adapter.initial={first}")
+    first = train_one(tiny_pipeline, two_images, tmp_path / "first", "adapter.type=ortho")
+    path = train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(identity), f"adapter.initial={first}")
     assert max(cosines(read_contents(path), read_contents(identity)).values()) < 1e-6
     assert orthonormality(read_contents(path)) < 1e-5
 
 
-def test_an_adapter_without_factors_is_kept_clear_of_too(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_without_factors_is_kept_clear_of_too(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     """An (IA)^3 of one scaled column: only its dense delta, which needs the base weight, tells its spaces."""
     name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
     scales = torch.zeros(32)
@@ -125,16 +121,16 @@ def test_an_adapter_without_factors_is_kept_clear_of_too(
     safetensors.torch.save_file(
         {f"{name}.weight": scales, f"{name}.on_input": torch.tensor(True)}, tmp_path / "ia3.safetensors"
     )
-    path = train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(tmp_path / "ia3.safetensors"))
+    path = train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(tmp_path / "ia3.safetensors"))
     module = read_contents(path).modules["mid_block.attentions.0.transformer_blocks.0.attn2.to_k"]
     assert float(np.abs(module.delta()[:, 5]).max()) < 1e-6 * float(np.abs(module.delta()).max())
 
 
 @pytest.mark.slow
-def test_on_the_embedded_base(two_pictures: Path, tmp_path: Path) -> None:
+def test_on_the_embedded_base(two_images: Path, tmp_path: Path) -> None:
     base = "emoji"
     identity = random_locon(Path(base), tmp_path, "all=16")
-    path = train_one(base, two_pictures, tmp_path / "out", *ortho(identity), "adapter.blocks=all=16")
+    path = train_one(base, two_images, tmp_path / "out", *ortho(identity), "adapter.blocks=all=16")
     found = cosines(read_contents(path), read_contents(identity))
     assert len(found) > 100
     assert max(found.values()) < 1e-6
@@ -145,34 +141,34 @@ def ortho(other: Path) -> tuple[str, ...]:
     return "adapter.type=ortho", f"adapter.options.orthogonal_to={other}"
 
 
-def test_a_missing_file_is_told(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_told(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match=r"nowhere\.safetensors"):
-        train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(tmp_path / "nowhere.safetensors"))
+        train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(tmp_path / "nowhere.safetensors"))
 
 
-def test_a_number_for_a_path_is_told(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_number_for_a_path_is_told(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match="orthogonal_to = 3: not a path"):
-        train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(Path("3")))
+        train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(Path("3")))
 
 
-def test_a_file_of_another_architecture_is_told(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_architecture_is_told(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     name = "lora_unet_mid_block_attentions_0_proj_in"
     tensors = {f"{name}.lora_down.weight": torch.ones(2, 7, 1, 1), f"{name}.lora_up.weight": torch.ones(5, 2, 1, 1)}
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(BwlabError, match=r"mid_block.attentions.0.proj_in is \(5, 7\), here the weight is \(20, 20"):
-        train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(tmp_path / "a.safetensors"))
+        train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(tmp_path / "a.safetensors"))
 
 
 def test_a_file_that_shares_no_layer_is_told(
-    tiny_pipeline: Path, two_pictures: Path, identity: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BwlabError, match=r"none of its [0-9]+ modules is among the [0-9]+ layers to be trained"):
-        train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(identity), "adapter.blocks=mid=2")
+        train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(identity), "adapter.blocks=mid=2")
 
 
-def test_a_file_that_leaves_no_room_is_told(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_file_that_leaves_no_room_is_told(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     other = random_locon(tiny_pipeline, tmp_path, "in0=7")
     with pytest.raises(
         BwlabError, match=r"only 1 orthogonal directions of 8 outside the 7 directions of id\.safetensors"
     ):
-        train_one(tiny_pipeline, two_pictures, tmp_path / "out", *ortho(other))
+        train_one(tiny_pipeline, two_images, tmp_path / "out", *ortho(other))

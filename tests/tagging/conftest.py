@@ -1,4 +1,4 @@
-"""Pictures to tag, and small real models that tag them."""
+"""Images to tag, and small real models that tag them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TINY_CLIP = {
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Return a folder with a red, a green and a blue picture, the last in a folder below."""
+    """Return a folder with a red, a green and a blue image, the last in a folder below."""
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)
     for name, colour in (("a.png", RED), ("b.jpg", GREEN), ("below/c.png", BLUE)):

@@ -45,7 +45,7 @@ some_tags = st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=4
 
 
 @given(captions, some_tags, some_tags)
-def test_a_person_s_words_are_never_lost_unless_told(before: str, prefix: list[str], tags: list[str]) -> None:
+def test_a_person_s_tags_are_never_lost_without_overwrite(before: str, prefix: list[str], tags: list[str]) -> None:
     kept = updated_caption(before, False, prefix, tags, Mode.KEEP)
     assert not before.strip() or kept.text == before
     added = updated_caption(before, False, prefix, tags, Mode.APPEND)

@@ -71,7 +71,7 @@ def test_clip_over_a_vocabulary(bwlab: Run, pictures: Path, clip_folder: Path, t
     assert {path.read_text() for path in pictures.rglob("*.txt")} <= {"ink", "flat"}
 
 
-def test_a_broken_picture_is_named_and_exits_1(bwlab: Run, pictures: Path, wd14: Callable[..., Path]) -> None:
+def test_a_broken_image_is_named_and_exits_1(bwlab: Run, pictures: Path, wd14: Callable[..., Path]) -> None:
     (pictures / "a.png").write_bytes(b"")
     code, out, err = bwlab("tag", pictures, "--tagger", "wd14", "--model", wd14())
     assert code == 1

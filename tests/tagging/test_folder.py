@@ -48,7 +48,7 @@ def actions(outcomes: dict[str, TagOutcome]) -> list[str]:
     return [outcome.action for outcome in outcomes.values()]
 
 
-def test_every_picture_gets_its_caption_and_the_record_lies_beside_it(pictures: Path) -> None:
+def test_every_image_gets_its_caption_and_the_record_lies_beside_it(pictures: Path) -> None:
     outcomes = tag(pictures, also("flat"), TagSettings(pictures, prefix=("ohwx",), batch_size=2))
     assert captions(pictures) == {
         "a.txt": "ohwx, red, flat",
@@ -70,7 +70,7 @@ def test_its_own_captions_are_refreshed_and_edited_ones_kept(pictures: Path) -> 
     assert actions(tag(pictures, also("flat"))) == ["unchanged", "kept", "unchanged"]
 
 
-def test_pictures_whose_captions_are_kept_are_not_looked_at(pictures: Path) -> None:
+def test_images_with_kept_captions_are_not_read(pictures: Path) -> None:
     (pictures / "a.txt").write_text("mine")
     seen: list[int] = []
 
@@ -129,7 +129,7 @@ def test_the_surest_are_written_in_the_tagger_s_order(pictures: Path) -> None:
     assert (pictures / "a.txt").read_text() == "ink, x y, fox"
 
 
-def test_broken_pictures_and_captions_are_reported_and_the_others_tagged(pictures: Path) -> None:
+def test_broken_images_and_captions_are_reported_and_the_others_tagged(pictures: Path) -> None:
     (pictures / "a.png").write_bytes(b"no picture")
     (pictures / "b.txt").write_bytes(b"\xff\xfe caf\xe9")
     outcomes = tag(pictures)
@@ -140,7 +140,7 @@ def test_broken_pictures_and_captions_are_reported_and_the_others_tagged(picture
     assert (pictures / "b.txt").read_bytes() == b"\xff\xfe caf\xe9"
 
 
-def test_a_caption_of_two_pictures_is_written_once(pictures: Path) -> None:
+def test_a_caption_of_two_images_is_written_once(pictures: Path) -> None:
     (pictures / "b.jpg").rename(pictures / "a.webp")
     outcomes = tag(pictures)
     assert actions(outcomes) == ["new", "shared", "new"]
@@ -148,7 +148,7 @@ def test_a_caption_of_two_pictures_is_written_once(pictures: Path) -> None:
     assert (pictures / "a.txt").read_text() == "red"
 
 
-def test_what_was_written_before_an_interruption_is_remembered(pictures: Path) -> None:
+def test_captions_written_before_an_interrupt_are_recorded(pictures: Path) -> None:
     calls: list[int] = []
 
     def interrupted(images: Sequence[Image]) -> list[list[Tag]]:
@@ -163,7 +163,7 @@ def test_what_was_written_before_an_interruption_is_remembered(pictures: Path) -
     assert actions(tag(pictures, also("flat"))) == ["refreshed", "new", "new"]
 
 
-def test_a_tagger_that_forgets_a_picture_is_told(pictures: Path) -> None:
+def test_a_tagger_that_leaves_out_an_image_is_an_error(pictures: Path) -> None:
     with pytest.raises(BwlabError, match="0 lists of tags for 3 images"):
         tag(pictures, lambda images: [])
 

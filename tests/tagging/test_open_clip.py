@@ -46,7 +46,7 @@ def test_a_vocabulary_of_groups_alone() -> None:
 
 
 def reference(folder: Path, words: list[str]) -> torch.Tensor:
-    """Logits `(pictures, words)` by open_clip's own calls."""
+    """Logits `(images, words)` by open_clip's own calls."""
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")([f"a picture of {word}" for word in words])
     with torch.no_grad():
@@ -84,12 +84,12 @@ def test_a_known_name_with_a_file_of_weights_is_the_same(clip_folder: Path, word
         ({"vocabulary": "/nowhere/words.txt"}, "No such file"),
     ],
 )
-def test_what_is_wrong_is_told(options: dict[str, str], says: str) -> None:
+def test_wrong_options_are_an_error(options: dict[str, str], says: str) -> None:
     with pytest.raises(BwlabError, match=says):
         load(options)
 
 
-def test_a_folder_without_weights_is_told_and_never_random(clip_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_an_error(clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text((clip_folder / "open_clip_config.json").read_text())
     with pytest.raises(BwlabError, match="open_clip cannot load it"):
         load({"model": str(tmp_path)})

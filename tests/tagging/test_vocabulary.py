@@ -35,14 +35,14 @@ def test_tags_groups_and_comments() -> None:
         ("ink | flat", "'ink | flat' is no tag"),
     ],
 )
-def test_mistakes_are_told_with_their_line(text: str, says: str) -> None:
+def test_mistakes_are_named_with_their_line(text: str, says: str) -> None:
     with pytest.raises(BwlabError) as error:
         parse_vocabulary(text, "v.txt")
     assert says in str(error.value)
 
 
 @given(st.text(alphabet=st.sampled_from("ab:|#, \n\t\r\0"), max_size=30))
-def test_any_text_is_a_vocabulary_or_a_told_mistake(text: str) -> None:
+def test_any_text_is_a_vocabulary_or_an_error(text: str) -> None:
     with contextlib.suppress(BwlabError):
         vocabulary = parse_vocabulary(text, "v.txt")
         every = [*vocabulary.tags, *(tag for group in vocabulary.groups.values() for tag in group)]
@@ -57,7 +57,7 @@ def test_the_default_vocabulary_is_read() -> None:
 
 
 @pytest.mark.parametrize(("content", "says"), [(None, "No such file"), (b"\xff\xfe\xff", "not UTF-8 text")])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None, says: str) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None, says: str) -> None:
     if content is not None:
         (tmp_path / "v.txt").write_bytes(content)
     with pytest.raises(BwlabError, match=says):

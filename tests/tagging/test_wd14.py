@@ -64,7 +64,7 @@ def test_the_input_is_bgr_on_a_white_square() -> None:
     ("name", "text"),
     [("long_hair", "long hair"), ("^_^", "^_^"), ("o_o", "o_o"), ("1girl", "1girl"), ("a,_b_cd", "a  b cd")],
 )
-def test_names_become_words(name: str, text: str) -> None:
+def test_names_become_tags(name: str, text: str) -> None:
     assert tag_text(name) == text
 
 
@@ -82,23 +82,23 @@ def test_tags_beside_the_model_or_elsewhere(wd14: WriteModel, tmp_path: Path) ->
     [("", "holds no tags"), ("name,category\n", "holds no tags"), ("a,b\nc,d\n", "not a CSV with the columns"),
      ("name,category\nx\n", "not a CSV with the columns")],
 )  # fmt: skip
-def test_a_wrong_csv_is_told(tmp_path: Path, content: str, says: str) -> None:
+def test_a_wrong_csv_is_an_error(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "selected_tags.csv").write_text(content)
     with pytest.raises(BwlabError, match=says):
         read_tags(tmp_path / "selected_tags.csv")
 
 
-def test_a_csv_of_another_model_is_told(wd14: WriteModel) -> None:
+def test_a_csv_of_another_model_is_an_error(wd14: WriteModel) -> None:
     with pytest.raises(BwlabError, match=r"gives \(7,\) numbers per image, for 5 tags"):
         load({"model": str(wd14(rows=ROWS[:5]))})
 
 
-def test_a_model_without_a_fixed_size_is_told(wd14: WriteModel) -> None:
+def test_a_model_without_a_fixed_size_is_an_error(wd14: WriteModel) -> None:
     with pytest.raises(BwlabError, match=r"its input is \['batch', 'size', 'size', 3\]"):
         load({"model": str(wd14(size="size"))})
 
 
-def test_a_missing_or_broken_model_is_told(wd14: WriteModel) -> None:
+def test_a_missing_or_damaged_model_is_an_error(wd14: WriteModel) -> None:
     model = wd14()
     with pytest.raises(BwlabError, match="no model is given"):
         load({})
@@ -122,6 +122,6 @@ def test_without_onnxruntime_it_says_what_to_install(wd14: WriteModel, monkeypat
     [("threshold", "1.5", "from 0 to 1"), ("threshold", "nan", "from 0 to 1"), ("character_threshold", "x", "from 0"),
      ("rating", "yes", "neither true nor false")],
 )  # fmt: skip
-def test_a_wrong_option_is_told(wd14: WriteModel, option: str, value: str, says: str) -> None:
+def test_a_wrong_option_is_an_error(wd14: WriteModel, option: str, value: str, says: str) -> None:
     with pytest.raises(BwlabError, match=says):
         load({"model": str(wd14()), option: value})

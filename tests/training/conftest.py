@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.dataset.small_data import own_cache, two_pictures, two_words, write_data
+from tests.dataset.small_data import own_cache, two_images, two_words, write_data
 
-__all__ = ["own_cache", "two_pictures", "two_words", "write_data"]
+__all__ = ["own_cache", "two_images", "two_words", "write_data"]

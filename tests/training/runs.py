@@ -16,7 +16,7 @@ import bwlab_lora.plugin
 from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab.training import train
 from bwlab.training.config import TrainConfig
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 from bwlab.training.settings import read_config
 
 SHORT = (
@@ -38,7 +38,7 @@ def short_config(base: Path, data: Path, out: Path, *sets: str) -> TrainConfig:
 
 
 def run(
-    config: TrainConfig, *further: object, existing: Existing = Existing.REFUSE, console: Console | None = None
+    config: TrainConfig, *further: object, existing: ExistingRun = ExistingRun.REFUSE, console: Console | None = None
 ) -> Path:
     """Train quietly and return the adapter's path."""
     return train(config, plugins(*further), console or Console(file=io.StringIO(), width=200), existing)

@@ -11,14 +11,14 @@ import safetensors
 from PIL import Image
 
 from bwlab.errors import BwlabError
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 from tests.dataset.small_data import WriteData
 from tests.training.runs import run, same_tensors, short_config
 
 
 @pytest.fixture
 def folder(write_data: WriteData) -> Path:
-    """Return a folder of pictures of three shapes."""
+    """Return a folder of images of three shapes."""
     folder = write_data({"a.png": "ink, fox, sits", "3_owl/b.png": "ink, owl", "c.png": "ink, cat, red"})
     for name, size in (("3_owl/b.png", (90, 40)), ("c.png", (40, 90))):
         with Image.open(folder / name) as image:
@@ -48,7 +48,7 @@ def everything(tmp_path: Path, *more: str) -> tuple[str, ...]:
 def test_a_stopped_run_on_everything_goes_on_bit_for_bit(tiny_pipeline: Path, folder: Path, tmp_path: Path) -> None:
     def config(out: str, steps: int) -> Path:
         sets = everything(tmp_path, f"training.steps={steps}", "adapter.blocks=mid=2")
-        existing = Existing.RESUME if (tmp_path / out).exists() else Existing.REFUSE
+        existing = ExistingRun.RESUME if (tmp_path / out).exists() else ExistingRun.REFUSE
         return run(short_config(tiny_pipeline, folder, tmp_path / out, *sets), existing=existing)
 
     whole = config("whole", 6)
@@ -76,10 +76,10 @@ def test_other_data_are_no_resumption(tiny_pipeline: Path, folder: Path, tmp_pat
     run(short_config(tiny_pipeline, folder, tmp_path / "out", *sets))
     shutil.rmtree(folder / "3_owl")
     with pytest.raises(BwlabError, match="the data"):
-        run(short_config(tiny_pipeline, folder, tmp_path / "out", *sets), existing=Existing.RESUME)
+        run(short_config(tiny_pipeline, folder, tmp_path / "out", *sets), existing=ExistingRun.RESUME)
 
 
-def test_what_is_missing_is_told_before_a_base_is_loaded(folder: Path, tmp_path: Path) -> None:
+def test_missing_settings_are_an_error_before_a_base_is_loaded(folder: Path, tmp_path: Path) -> None:
     config = short_config(tmp_path / "no base", folder, tmp_path / "out", "regularisation.generate=2")
     with pytest.raises(BwlabError, match=r"no regularisation\.folder is given"):
         run(config)

@@ -101,10 +101,10 @@ def steps_of(out: Path) -> list[dict[str, float]]:
     return [line for line in lines if line["event"] == "step"]
 
 
-def test_two_processes_learn_what_one_learns_with_twice_the_batch(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+def test_two_processes_equal_one_with_twice_the_batch_size(
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
-    two = sets(tiny_pipeline, two_pictures, tmp_path / "two", "training.batch_size=2")
+    two = sets(tiny_pipeline, two_images, tmp_path / "two", "training.batch_size=2")
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     plain = [
         "--mixed_precision=no",
@@ -123,7 +123,7 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
         check=True,
     )
     assert said.stdout == f"{tmp_path / 'two' / 'adapter.safetensors'}\n", "one process tells of it"
-    run(read_config(sets=sets(tiny_pipeline, two_pictures, tmp_path / "one", "training.batch_size=4")))
+    run(read_config(sets=sets(tiny_pipeline, two_images, tmp_path / "one", "training.batch_size=4")))
     assert files_in(tmp_path / "two") == files_in(tmp_path / "one")
     tensors = [safetensors.torch.load_file(tmp_path / name / "adapter.safetensors") for name in ("two", "one")]
     assert tensors[0].keys() == tensors[1].keys()
@@ -136,18 +136,16 @@ def test_two_processes_learn_what_one_learns_with_twice_the_batch(
 
 
 @pytest.mark.parametrize("process", [pytest.param("0", marks=pytest.mark.slow), "1"])
-def test_an_error_in_one_process_ends_both(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, process: str
-) -> None:
-    settings = sets(tiny_pipeline, two_pictures, tmp_path / "out", "training.batch_size=1")
+def test_an_error_in_one_process_ends_both(tiny_pipeline: Path, two_images: Path, tmp_path: Path, process: str) -> None:
+    settings = sets(tiny_pipeline, two_images, tmp_path / "out", "training.batch_size=1")
     ended = pair([sys.executable, "-c", ACTING, process, "error", *settings])
     assert [code for code, _ in ended] == [2, 2]
     assert "the plugin: it is broken" in ended[int(process)][1]
     assert "another process of the run has failed" in ended[1 - int(process)][1]
 
 
-def test_ctrl_c_in_one_process_saves_and_ends_both(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    settings = sets(tiny_pipeline, two_pictures, tmp_path / "out", "training.batch_size=1", "training.accumulation=1")
+def test_ctrl_c_in_one_process_saves_and_ends_both(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    settings = sets(tiny_pipeline, two_images, tmp_path / "out", "training.batch_size=1", "training.accumulation=1")
     ended = pair([sys.executable, "-c", ACTING, "1", "ctrl-c", *settings])
     assert [code for code, _ in ended] == [130, 130]
     assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")

@@ -35,10 +35,10 @@ def test_in_place_gives_back_every_bit() -> None:
     assert same_bytes(tensor, before)
 
 
-def test_a_run_saves_the_average_and_keeps_both(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_run_saves_the_average_and_keeps_both(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=4", "adapter.blocks=mid=2"
-    plain = run(short_config(tiny_pipeline, two_pictures, tmp_path / "plain", *sets))
-    averaged = run(short_config(tiny_pipeline, two_pictures, tmp_path / "averaged", *sets, "training.ema=0.9"))
+    plain = run(short_config(tiny_pipeline, two_images, tmp_path / "plain", *sets))
+    averaged = run(short_config(tiny_pipeline, two_images, tmp_path / "averaged", *sets, "training.ema=0.9"))
     saved = load_state(tmp_path / "averaged" / "checkpoints" / "step-000004.state.safetensors")
     without = load_state(tmp_path / "plain" / "checkpoints" / "step-000004.state.safetensors")
     learned, averages = saved.part(TRAINABLE), saved.part(AVERAGE)

@@ -58,7 +58,7 @@ def test_sdxl(sdxl: nn.Module) -> None:
     assert found.inner == ("down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1")
 
 
-def test_a_layer_after_the_last_useful_skip_connection_is_told(sd: nn.Module) -> None:
+def test_a_layer_after_the_last_useful_skip_connection_is_unreached(sd: nn.Module) -> None:
     down = "down_blocks.0.downsamplers.0.conv"
     assert skip_path(sd, [*layers("in0", "out3"), down]).unreached == (down,)
     assert skip_path(sd, [*layers("in0", "out2"), down]).unreached == ()

@@ -66,7 +66,7 @@ def test_gradcheck_of_geglu() -> None:
     assert torch.autograd.gradcheck(run, draw(2, 3, 10).requires_grad_())
 
 
-def test_what_they_give_may_be_changed_in_place() -> None:
+def test_outputs_may_be_changed_in_place() -> None:
     x = draw(2, 3, 10).requires_grad_()
     value, gate = x.chunk(2, dim=-1)
     output: Tensor = Geglu.apply(x, (value * F.gelu(gate)).detach())

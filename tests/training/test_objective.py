@@ -8,7 +8,14 @@ from diffusers import DDPMScheduler
 
 from bwlab.dataset.order import generator_for
 from bwlab.dataset.training_set import SampledBatch
-from bwlab.training.objective import Batch, min_snr_weights, noised, prediction_loss, signal_to_noise, training_target
+from bwlab.training.objective import (
+    NoisyBatch,
+    min_snr_weights,
+    noisy_batch,
+    prediction_loss,
+    signal_to_noise,
+    training_target,
+)
 
 TARGETS = ["epsilon", "v_prediction", "sample"]
 
@@ -32,8 +39,8 @@ def drawn(*indices: int) -> SampledBatch:
     )
 
 
-def batch_of(indices: tuple[int, ...], prediction: str = "epsilon", **more: float) -> Batch:
-    return noised(drawn(*indices), schedule(prediction), generator_for(0, "x"), **more)
+def batch_of(indices: tuple[int, ...], prediction: str = "epsilon", **more: float) -> NoisyBatch:
+    return noisy_batch(drawn(*indices), schedule(prediction), generator_for(0, "x"), **more)
 
 
 def kept(timesteps: torch.Tensor) -> torch.Tensor:

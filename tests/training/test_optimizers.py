@@ -26,7 +26,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimiser_learns_with_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_optimiser_trains_with_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     weight = torch.nn.Parameter(torch.full((3, 5), 2.0))
     options = checked_options(name, GOOD[name])
     rate = 1.0 if name == "prodigy" else 0.1
@@ -86,7 +86,7 @@ def test_any_options_make_an_optimiser_or_an_error(name: str, options: dict[str,
     assert new_optimizer(name, [group], checked, fused=False).param_groups
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "prodigyopt", None)
@@ -129,9 +129,9 @@ def rates_of(base: Path, data: Path, out: Path, *sets: str) -> dict[str, float]:
     return found
 
 
-def test_each_block_learns_at_its_own_rate(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_each_block_has_its_own_learning_rate(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.lr=3e-4", "training.block_lr=upper=1e-3, mid=0, te=5e-5"
-    rates = rates_of(tiny_pipeline, two_pictures, tmp_path, *sets)
+    rates = rates_of(tiny_pipeline, two_images, tmp_path, *sets)
     assert (rates["in0"], rates["out3"], rates["mid"], rates["te"]) == (1e-3, 1e-3, 0.0, 5e-5)
     assert {rates[block] for block in ("in1", "in2", "out1", "out2")} == {3e-4}
 
@@ -148,7 +148,7 @@ def test_each_block_learns_at_its_own_rate(tiny_pipeline: Path, two_pictures: Pa
     ],
 )
 def test_bad_rates_are_refused(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, sets: list[str], named: str
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, sets: list[str], named: str
 ) -> None:
     with pytest.raises(BwlabError, match=named):
-        rates_of(tiny_pipeline, two_pictures, tmp_path, *sets)
+        rates_of(tiny_pipeline, two_images, tmp_path, *sets)

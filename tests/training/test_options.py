@@ -33,14 +33,14 @@ from tests.training.runs import files_in, plugins, run, same_tensors, short_conf
 RECORD = RunRecord("", "", "", "", "", {}, 1, 0, 1, 1, 0, "")
 
 
-def test_a_step_is_the_mean_of_its_batches(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_step_is_the_mean_of_its_batches(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = (
         "training.accumulation=3",
         "training.max_grad_norm=0",
         "training.min_snr_gamma=5",
         "training.noise_offset=0.2",
     )
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out3=2", *sets)
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "adapter.blocks=out3=2", *sets)
     setup = prepare(config, plugins(), Console(quiet=True))
     trainer = Trainer(config, setup, plugins())
     parameters = list(setup.trainable.adapter.parameters())
@@ -63,31 +63,29 @@ def test_a_step_is_the_mean_of_its_batches(tiny_pipeline: Path, two_pictures: Pa
     assert record.grad_norm == pytest.approx(norm, rel=1e-4)
 
 
-def test_the_text_encoder_learns_and_its_keys_are_kohyas(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
-) -> None:
+def test_the_text_encoder_learns_and_its_keys_are_kohyas(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=2", "adapter.blocks=te=3"
-    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)))
+    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)))
     assert all(key.startswith("lora_te_text_model_encoder_layers_") for key in tensors)
     assert all(bool(tensor.any()) for key, tensor in tensors.items() if key.endswith("lora_up.weight"))
 
 
-def test_a_run_goes_on_from_a_file(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_a_file(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "adapter.blocks=mid=2, te=3", "training.steps=2"
-    first = run(short_config(tiny_pipeline, two_pictures, tmp_path / "first", *sets))
+    first = run(short_config(tiny_pipeline, two_images, tmp_path / "first", *sets))
     config = short_config(
-        tiny_pipeline, two_pictures, tmp_path / "on", *sets, f"adapter.initial={first}", "adapter.alpha=1"
+        tiny_pipeline, two_images, tmp_path / "on", *sets, f"adapter.initial={first}", "adapter.alpha=1"
     )
     started = prepare(config, plugins(), Console(quiet=True)).trainable.adapter
     before = prepare(
-        short_config(tiny_pipeline, two_pictures, tmp_path / "x", *sets), plugins(), Console(quiet=True)
+        short_config(tiny_pipeline, two_images, tmp_path / "x", *sets), plugins(), Console(quiet=True)
     ).trainable.adapter
     assert {layer.alpha for layer in started.layers.values()} == {1.0}
     assert any(bool(delta.any()) for _, delta in started.deltas())
     assert not any(bool(delta.any()) for _, delta in before.deltas())
     on = run(config)
     assert on.is_file()
-    straight = short_config(tiny_pipeline, two_pictures, tmp_path / "more", *sets, f"adapter.initial={on}")
+    straight = short_config(tiny_pipeline, two_images, tmp_path / "more", *sets, f"adapter.initial={on}")
     kept = prepare(straight, plugins(), Console(quiet=True)).trainable.adapter
     deltas = dict(kept.deltas())
     tensors = safetensors.torch.load_file(on)
@@ -106,12 +104,12 @@ def test_a_run_goes_on_from_a_file(tiny_pipeline: Path, two_pictures: Path, tmp_
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, sets: list[str], named: str
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, sets: list[str], named: str
 ) -> None:
     common = "adapter.blocks=mid=2, te=3", "training.steps=1"
-    first = run(short_config(tiny_pipeline, two_pictures, tmp_path / "first", *common))
+    first = run(short_config(tiny_pipeline, two_images, tmp_path / "first", *common))
     with pytest.raises(BwlabError, match=named):
-        run(short_config(tiny_pipeline, two_pictures, tmp_path / "on", *common, f"adapter.initial={first}", *sets))
+        run(short_config(tiny_pipeline, two_images, tmp_path / "on", *common, f"adapter.initial={first}", *sets))
     assert not (tmp_path / "on").exists()
 
 
@@ -130,10 +128,10 @@ def assert_compiled_learns_the_same(base: Path, data: Path, folder: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_a_compiled_run_learns_the_same(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setattr(compiled, "BACKEND", backend)
-    assert_compiled_learns_the_same(tiny_pipeline, two_pictures, tmp_path)
+    assert_compiled_learns_the_same(tiny_pipeline, two_images, tmp_path)
 
 
 def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,9 +177,9 @@ class InfiniteSlope:
 
 
 def test_a_gradient_that_is_nan_stops_the_run_before_the_weights_change(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=2", "adapter.blocks=mid=2")
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=2", "adapter.blocks=mid=2")
     with pytest.raises(BwlabError, match=r"training step 1: the gradient's norm is nan; no checkpoint yet"):
         run(config, InfiniteSlope())
 

@@ -14,7 +14,7 @@ import torch
 import bwlab
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import StepRecord
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 from tests.training.runs import files_in, run, same_tensors, short_config
 
 
@@ -43,64 +43,62 @@ class KillAt(At):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_run_equals_a_straight_one(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, precision: str
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, precision: str
 ) -> None:
     sets = f"training.precision={precision}", "adapter.blocks=upper=4, mid=3, lower=1"
-    straight = short_config(tiny_pipeline, two_pictures, tmp_path / "straight", *sets, "training.steps=6")
-    half = short_config(tiny_pipeline, two_pictures, tmp_path / "resumed", *sets, "training.steps=3")
-    rest = short_config(tiny_pipeline, two_pictures, tmp_path / "resumed", *sets, "training.steps=6")
+    straight = short_config(tiny_pipeline, two_images, tmp_path / "straight", *sets, "training.steps=6")
+    half = short_config(tiny_pipeline, two_images, tmp_path / "resumed", *sets, "training.steps=3")
+    rest = short_config(tiny_pipeline, two_images, tmp_path / "resumed", *sets, "training.steps=6")
     run(straight)
     run(half)
     assert not same_tensors(tmp_path / "straight" / "adapter.safetensors", tmp_path / "resumed" / "adapter.safetensors")
-    run(rest, existing=Existing.RESUME)
+    run(rest, existing=ExistingRun.RESUME)
     state = Path("checkpoints") / "step-000006.state.safetensors"
     for name in ("adapter.safetensors", state):
         assert same_tensors(tmp_path / "straight" / name, tmp_path / "resumed" / name)
 
 
 def test_after_a_kill_the_log_goes_on_from_the_checkpoint(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
     sets = "training.steps=7", "checkpoint.every=2"
-    straight = run(short_config(tiny_pipeline, two_pictures, tmp_path / "straight", *sets))
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "killed", *sets)
+    straight = run(short_config(tiny_pipeline, two_images, tmp_path / "straight", *sets))
+    config = short_config(tiny_pipeline, two_images, tmp_path / "killed", *sets)
     with pytest.raises(SystemExit):
         run(config, KillAt(5))
     with (tmp_path / "killed" / "log.jsonl").open("a") as log:
         log.write('{"event": "st')
     unfinished = tmp_path / "killed" / "checkpoints" / f".step-000006.state.safetensors.{'0a' * 16}.tmp"
     unfinished.write_bytes(b"half")
-    resumed = run(config, existing=Existing.RESUME)
+    resumed = run(config, existing=ExistingRun.RESUME)
     assert same_tensors(straight, resumed)
     assert not unfinished.exists()
     lines = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_resume_before_the_first_checkpoint_starts_over(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
-) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=3")
+def test_resume_before_the_first_checkpoint_starts_over(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=3")
     with pytest.raises(SystemExit):
         run(config, KillAt(2))
-    assert run(config, existing=Existing.RESUME).is_file()
-    assert run(config, existing=Existing.RESUME).is_file(), "a complete run may be resumed too"
+    assert run(config, existing=ExistingRun.RESUME).is_file()
+    assert run(config, existing=ExistingRun.RESUME).is_file(), "a complete run may be resumed too"
 
 
-def test_ctrl_c_saves_and_interrupts(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    straight = run(short_config(tiny_pipeline, two_pictures, tmp_path / "straight", "training.steps=5"))
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=5")
+def test_ctrl_c_saves_and_interrupts(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    straight = run(short_config(tiny_pipeline, two_images, tmp_path / "straight", "training.steps=5"))
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=5")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         run(config, At(2))
     assert signal.getsignal(signal.SIGINT) is before
     assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")
-    assert same_tensors(straight, run(config, existing=Existing.RESUME))
+    assert same_tensors(straight, run(config, existing=ExistingRun.RESUME))
 
 
-def test_old_checkpoints_are_pruned(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_old_checkpoints_are_pruned(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=5", "checkpoint.every=1", "checkpoint.keep=3"
-    run(short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets))
+    run(short_config(tiny_pipeline, two_images, tmp_path / "out", *sets))
     states = [name for name in files_in(tmp_path / "out") if name.endswith(".state.safetensors")]
     assert states == [f"checkpoints/step-00000{step}.state.safetensors" for step in (3, 4, 5)]
 
@@ -118,47 +116,47 @@ def test_old_checkpoints_are_pruned(tiny_pipeline: Path, two_pictures: Path, tmp
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, change: str, named: str
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, change: str, named: str
 ) -> None:
     out = tmp_path / "out"
-    run(short_config(tiny_pipeline, two_pictures, out, "training.steps=2"))
+    run(short_config(tiny_pipeline, two_images, out, "training.steps=2"))
     kept = {name: (out / name).read_bytes() for name in files_in(out)}
     with pytest.raises(BwlabError, match=named):
-        run(short_config(tiny_pipeline, two_pictures, out, "training.steps=4", change), existing=Existing.RESUME)
+        run(short_config(tiny_pipeline, two_images, out, "training.steps=4", change), existing=ExistingRun.RESUME)
     assert {name: (out / name).read_bytes() for name in files_in(out)} == kept
 
 
-def test_a_damaged_checkpoint_is_named(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=2")
+def test_a_damaged_checkpoint_is_named(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=2")
     run(config)
     state = tmp_path / "out" / "checkpoints" / "step-000002.state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint"):
-        run(config, existing=Existing.RESUME)
+        run(config, existing=ExistingRun.RESUME)
 
 
-def test_a_folder_in_use_is_refused_and_untouched(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_and_untouched(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("keep me")
-    config = short_config(tiny_pipeline, two_pictures, out, "training.steps=1")
+    config = short_config(tiny_pipeline, two_images, out, "training.steps=1")
     with pytest.raises(BwlabError, match="the folder is not empty"):
         run(config)
     with pytest.raises(BwlabError, match=r"no config\.toml of a run to resume"):
-        run(config, existing=Existing.RESUME)
+        run(config, existing=ExistingRun.RESUME)
     assert files_in(out) == ["mine.txt"]
 
 
-def test_overwriting_replaces_a_run_and_nothing_else(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_overwriting_replaces_a_run_and_nothing_else(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(short_config(tiny_pipeline, two_pictures, out, "training.steps=3"))
+    run(short_config(tiny_pipeline, two_images, out, "training.steps=3"))
     mine = ["mine.txt", "previews/mine.png", "checkpoints/mine.safetensors", "deep/er/mine.txt"]
     for name in mine:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("keep me")
     run(
-        short_config(tiny_pipeline, two_pictures, out, "training.steps=2", "adapter.blocks=mid=2"),
-        existing=Existing.OVERWRITE,
+        short_config(tiny_pipeline, two_images, out, "training.steps=2", "adapter.blocks=mid=2"),
+        existing=ExistingRun.OVERWRITE,
     )
     steps = ["checkpoints/step-000002.safetensors", "checkpoints/step-000002.state.safetensors"]
     assert files_in(out) == sorted([*mine, *steps, "adapter.safetensors", "config.toml", "log.jsonl"])
@@ -180,11 +178,11 @@ class FillDiskAt(At):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = "training.steps=6", "checkpoint.every=2"
-    straight = run(short_config(tiny_pipeline, two_pictures, tmp_path / "straight", *sets))
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)
+    straight = run(short_config(tiny_pipeline, two_images, tmp_path / "straight", *sets))
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)
     with pytest.raises(BwlabError, match="No space left on device") as caught:
         run(config, FillDiskAt(3, monkeypatch))
     monkeypatch.undo()
@@ -194,7 +192,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         "checkpoints/step-000002.safetensors",
         "checkpoints/step-000002.state.safetensors",
     ]
-    assert same_tensors(straight, run(config, existing=Existing.RESUME))
+    assert same_tensors(straight, run(config, existing=ExistingRun.RESUME))
 
 
 class BreakLogAt(At):
@@ -209,8 +207,8 @@ class BreakLogAt(At):
         self._log.mkdir()
 
 
-def test_a_log_that_cannot_be_written_stops_the_run(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=6", "checkpoint.every=2")
+def test_a_log_that_cannot_be_written_stops_the_run(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=6", "checkpoint.every=2")
     log = tmp_path / "out" / "log.jsonl"
     with pytest.raises(BwlabError, match=r"writing .*log\.jsonl: Is a directory; last good checkpoint: .*step-000002"):
         run(config, BreakLogAt(3, log))
@@ -229,15 +227,15 @@ class Poison:
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_names_the_last_checkpoint(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=6", "checkpoint.every=2")
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=6", "checkpoint.every=2")
     with pytest.raises(BwlabError, match=r"training step 5: the extra loss 'poison' is nan; .*step-000004\.state"):
         run(config, Poison(5))
 
 
-def test_weights_that_left_the_finite_are_not_saved(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=4", "training.lr=1e38")
+def test_weights_that_are_not_finite_are_not_saved(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=4", "training.lr=1e38")
     with pytest.raises(BwlabError, match="no checkpoint yet"):
         run(config)
     assert files_in(tmp_path / "out") == ["config.toml", "log.jsonl"]

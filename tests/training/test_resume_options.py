@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab.training.run_folder import Existing
+from bwlab.training.run_folder import ExistingRun
 from tests.training.runs import files_in, run, short_config
 from tests.training.test_resume import KillAt
 
@@ -48,7 +48,7 @@ def test_a_killed_run_ends_with_the_same_files(
         if stop is not None:
             with pytest.raises(SystemExit):
                 run(config, KillAt(stop))
-            run(config, existing=Existing.RESUME)
+            run(config, existing=ExistingRun.RESUME)
         else:
             run(config)
     names = [name for name in files_in(tmp_path / "straight") if name != "out/log.jsonl"]
@@ -78,5 +78,5 @@ def test_settings_that_change_the_result_must_last(
             short_config(tiny_pipeline, two_words, tmp_path / "out", *sets, "training.steps=4", change)
             if named != "training.steps"
             else short_config(tiny_pipeline, two_words, tmp_path / "out", *sets, change),
-            existing=Existing.RESUME,
+            existing=ExistingRun.RESUME,
         )

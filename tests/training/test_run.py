@@ -30,9 +30,9 @@ def log_of(out: Path, event: str) -> list[dict[str, object]]:
     return [line for line in lines if line["event"] == event]
 
 
-def test_a_run_writes_its_folder(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_run_writes_its_folder(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=5", "preview.enabled=true", "preview.every=2", "preview.steps=2", "checkpoint.every=2"
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)
     path = run(config)
     assert path == tmp_path / "out" / "adapter.safetensors"
     assert files_in(tmp_path / "out") == [
@@ -51,8 +51,8 @@ def test_a_run_writes_its_folder(tiny_pipeline: Path, two_pictures: Path, tmp_pa
         assert preview.size == (32, 32)
 
 
-def test_the_adapter_file_says_how_to_make_it_again(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=2", "adapter.blocks=upper=3")
+def test_the_metadata_can_repeat_the_run(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=2", "adapter.blocks=upper=3")
     with safe_open(run(config), framework="pt") as file:
         metadata = file.metadata()
     assert metadata["bwlab.version"] == bwlab.__version__
@@ -67,18 +67,18 @@ def test_the_adapter_file_says_how_to_make_it_again(tiny_pipeline: Path, two_pic
 
 @pytest.mark.parametrize("kind", ["lora", "locon"])
 def test_upper_only_training_writes_upper_keys_only(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, kind: str
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, kind: str
 ) -> None:
     sets = "training.steps=2", "adapter.blocks=upper=4", f"adapter.type={kind}"
-    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)))
+    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)))
     starts = {"_".join(key.split("_")[2:5]) for key in tensors}
     assert starts == {"down_blocks_0", "up_blocks_3"}
     ups = [tensor for key, tensor in tensors.items() if key.endswith("lora_up.weight")]
     assert all(bool(up.any()) for up in ups), "every layer has learned"
 
 
-def test_blocks_outside_the_spec_are_not_in_the_graph(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out3=4")
+def test_blocks_outside_the_spec_are_not_in_the_graph(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "adapter.blocks=out3=4")
     setup = prepare(config, plugins(), Console(quiet=True))
     before = {name: tensor.clone() for name, tensor in setup.pipe.unet.state_dict().items()}
     needs_gradient: dict[str, bool] = {}
@@ -99,12 +99,10 @@ def test_blocks_outside_the_spec_are_not_in_the_graph(tiny_pipeline: Path, two_p
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_the_loss_falls_on_two_pictures(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, prediction: str
-) -> None:
+def test_the_loss_falls_on_two_images(tiny_pipeline: Path, two_images: Path, tmp_path: Path, prediction: str) -> None:
     """Judged on noise and timesteps fixed before and after, so that chance cannot pass it."""
     sets = "training.steps=30", "adapter.blocks=all=4", "training.lr=1e-2", "training.batch_size=4"
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)
     setup = prepare(config, plugins(), Console(quiet=True))
     setup.schedule.register_to_config(prediction_type=prediction)
     trainer = Trainer(config, setup, plugins())
@@ -125,28 +123,28 @@ def test_the_loss_falls_on_two_pictures(
 
 
 def test_the_same_seed_gives_the_same_file_and_another_does_not(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
     files = []
     for out, seed in (("a", 3), ("b", 3), ("c", 4)):
         sets = "training.steps=2", f"training.seed={seed}"
-        files.append(safetensors.torch.load_file(run(short_config(tiny_pipeline, two_pictures, tmp_path / out, *sets))))
+        files.append(safetensors.torch.load_file(run(short_config(tiny_pipeline, two_images, tmp_path / out, *sets))))
     one, same, other = files
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-def test_bfloat16_trains_finite_float32_weights(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_bfloat16_trains_finite_float32_weights(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=3", "training.precision=bf16"
-    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_pictures, tmp_path / "out", *sets)))
+    tensors = safetensors.torch.load_file(run(short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)))
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
 
 
-def test_half_precision_on_a_cpu_is_refused(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_half_precision_on_a_cpu_is_refused(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU computes in fp16")
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.precision=fp16")
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.precision=fp16")
     with pytest.raises(BwlabError, match="Choose bf16 or fp32"):
         run(config)
 
@@ -183,11 +181,11 @@ class Listener:
         return {"brightness": 7 - prediction.mean()}
 
 
-def test_plugins_hear_of_the_run_and_add_losses(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_hooks_are_called_and_losses_added(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     listener = Listener()
     out = tmp_path / "out"
     sets = "training.steps=3", "checkpoint.every=2", "adapter.blocks=upper=4, mid=2"
-    path = run(short_config(tiny_pipeline, two_pictures, out, *sets), listener)
+    path = run(short_config(tiny_pipeline, two_images, out, *sets), listener)
     (started,) = listener.started
     assert started.block_ranks == {"in0": 4, "mid": 2, "out3": 4}
     assert (started.steps, started.first_step, started.adapter, started.out) == (3, 0, "locon", str(out))
@@ -215,7 +213,7 @@ class Second:
         return {"brightness": prediction.mean()}
 
 
-def test_two_losses_of_one_name_are_refused(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=1")
+def test_two_losses_of_one_name_are_refused(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=1")
     with pytest.raises(BwlabError, match="two plugins give it"):
         run(config, Listener(), Second())

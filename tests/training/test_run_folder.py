@@ -13,7 +13,7 @@ import pytest
 import bwlab
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import StepRecord
-from bwlab.training.run_folder import Existing, RunLock
+from bwlab.training.run_folder import ExistingRun, RunLock
 from tests.training.runs import files_in, run, short_config
 
 HOLD = """
@@ -51,9 +51,9 @@ def test_a_killed_holder_locks_nothing(tmp_path: Path, holder: subprocess.Popen[
 
 
 def test_a_run_refuses_a_folder_in_use(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, holder: subprocess.Popen[str]
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=1")
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=1")
     with pytest.raises(BwlabError, match="is writing there"):
         run(config)
     holder.communicate("")
@@ -73,8 +73,8 @@ class SecondRun:
         self.out = out
 
 
-def test_a_run_holds_the_lock_while_it_learns(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_pictures, tmp_path / "out", "training.steps=1")
+def test_a_run_holds_the_lock_while_it_trains(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=1")
     run(config, SecondRun(tmp_path / "out"))
     assert ".lock" not in files_in(tmp_path / "out")
-    run(config, existing=Existing.RESUME)
+    run(config, existing=ExistingRun.RESUME)

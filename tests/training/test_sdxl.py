@@ -20,9 +20,9 @@ from tests.training.runs import files_in, plugins, run, short_config
 
 
 def test_the_unet_gets_text_pooled_text_and_the_sizes_of_the_examples(
-    tiny_xl_pipeline: Path, two_pictures: Path, tmp_path: Path
+    tiny_xl_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
-    config = short_config(tiny_xl_pipeline, two_pictures, tmp_path / "out", "adapter.blocks=out2=2")
+    config = short_config(tiny_xl_pipeline, two_images, tmp_path / "out", "adapter.blocks=out2=2")
     setup = prepare(config, plugins(), Console(quiet=True))
     trainer = Trainer(config, setup, plugins())
     given: list[dict[str, torch.Tensor]] = []
@@ -44,9 +44,9 @@ def test_the_unet_gets_text_pooled_text_and_the_sizes_of_the_examples(
     assert torch.equal(given[0]["time_ids"], drawn.sizes)
 
 
-def test_blocks_and_both_text_encoders_learn(tiny_xl_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_blocks_and_both_text_encoders_are_trained(tiny_xl_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=2", "adapter.blocks=out0=2, te=3", "preview.enabled=true", "preview.steps=1"
-    path = run(short_config(tiny_xl_pipeline, two_pictures, tmp_path / "out", *sets))
+    path = run(short_config(tiny_xl_pipeline, two_images, tmp_path / "out", *sets))
     ups = {key: tensor for key, tensor in safetensors.torch.load_file(path).items() if key.endswith("lora_up.weight")}
     for start in ("lora_unet_up_blocks_0_", "lora_te1_", "lora_te2_"):
         own = [tensor for key, tensor in ups.items() if key.startswith(start)]
@@ -83,7 +83,9 @@ def test_words_of_two_encoders_load_in_diffusers(tiny_xl_pipeline: Path, tmp_pat
 
 
 @pytest.mark.parametrize("alone", ["true", "false"])
-def test_words_learn_in_both_encoders(tiny_xl_pipeline: Path, two_words: Path, tmp_path: Path, alone: str) -> None:
+def test_words_are_trained_in_both_encoders(
+    tiny_xl_pipeline: Path, two_words: Path, tmp_path: Path, alone: str
+) -> None:
     sets = "tokens.words=<fox>", f"tokens.alone={alone}", "training.steps=2", "adapter.blocks=mid=1"
     run(short_config(tiny_xl_pipeline, two_words, tmp_path / "out", *sets))
     learned = safetensors.torch.load_file(tmp_path / "out" / "<fox>.safetensors")

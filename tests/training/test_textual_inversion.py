@@ -60,7 +60,7 @@ def test_the_pipeline_is_afterwards_what_it_was(tiny_pipeline: Path) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in pipe.text_encoder.state_dict().items())
 
 
-def test_words_start_from_the_initial_text_and_alone_mean_the_same(tiny_pipeline: Path) -> None:
+def test_new_words_have_the_embeddings_of_the_initial_text(tiny_pipeline: Path) -> None:
     pipe = load_base(tiny_pipeline)
     words = new_token_embeddings(config_of("<fox>", initial="q", vectors=1), pipe)
     assert words is not None

@@ -43,11 +43,11 @@ def arguments(base: Path, data: Path, out: Path, *more: str) -> list[str]:
 
 
 def test_flags_make_a_run(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--adapter", "lora", "--alpha", "1.5", "--lr", "1e-3", "--seed", "3", "--preset", "paper", "--steps", "3")
     without = ("--set", "regularisation.generate=0")
-    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", *more, *without)) == 0
+    assert call(arguments(tiny_pipeline, two_images, tmp_path / "out", *more, *without)) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'adapter.safetensors'}\n"
     config = read_config(tmp_path / "out" / "config.toml")
     assert (config.adapter.type, config.adapter.alpha, config.adapter.blocks) == ("lora", 1.5, "all=2")
@@ -55,19 +55,19 @@ def test_flags_make_a_run(
     assert config.data.repeats == 25
 
 
-def test_resume_reads_the_runs_own_settings(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_resume_reads_the_runs_own_settings(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert call(arguments(tiny_pipeline, two_pictures, out, "--lr", "3e-3")) == 0
+    assert call(arguments(tiny_pipeline, two_images, out, "--lr", "3e-3")) == 0
     assert call(["--out", str(out), "--resume", "--steps", "4"]) == 0
     config = read_config(out / "config.toml")
     assert (config.training.lr, config.training.steps) == (3e-3, 4)
 
 
-def test_a_toml_file_makes_a_run(tiny_pipeline: Path, two_pictures: Path, tmp_path: Path) -> None:
+def test_a_toml_file_makes_a_run(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text(
         f'base = "{tiny_pipeline}"\nout = "{tmp_path / "out"}"\n[adapter]\nblocks = "mid=3"\n'
-        f'[data]\nfolder = "{two_pictures}"\n[training]\nsteps = 1\n[preview]\nenabled = false\n'
+        f'[data]\nfolder = "{two_images}"\n[training]\nsteps = 1\n[preview]\nenabled = false\n'
     )
     assert call([str(path)]) == 0
     tensors = safetensors.torch.load_file(tmp_path / "out" / "adapter.safetensors")
@@ -103,13 +103,13 @@ BAD_VALUES = [
 @pytest.mark.parametrize(("more", "named"), BAD_VALUES, ids=[" ".join(more) for more, _ in BAD_VALUES])
 def test_bad_values_take_one_line_and_write_nothing(
     tiny_pipeline: Path,
-    two_pictures: Path,
+    two_images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     more: list[str],
     named: str,
 ) -> None:
-    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", *more)) == 2
+    assert call(arguments(tiny_pipeline, two_images, tmp_path / "out", *more)) == 2
     assert named in one_line(capsys)
     assert not (tmp_path / "out").exists()
 
@@ -121,8 +121,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-def test_a_base_that_is_no_pipeline(two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(arguments(tmp_path, two_pictures, tmp_path / "out")) == 2
+def test_a_base_that_is_no_pipeline(two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(arguments(tmp_path, two_images, tmp_path / "out")) == 2
     assert str(tmp_path) in one_line(capsys)
 
 
@@ -154,14 +154,14 @@ def test_an_unreadable_image(
 
 
 def test_a_folder_in_use(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep me")
-    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out")) == 2
+    assert call(arguments(tiny_pipeline, two_images, tmp_path / "out")) == 2
     assert "Add --resume or --overwrite" in one_line(capsys)
     assert files_in(tmp_path / "out") == ["mine.txt"]
-    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out", "--overwrite")) == 0
+    assert call(arguments(tiny_pipeline, two_images, tmp_path / "out", "--overwrite")) == 0
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep me"
 
 
@@ -174,11 +174,11 @@ class CtrlC:
 
 
 def test_ctrl_c_exits_130(
-    tiny_pipeline: Path, two_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted() -> PluginManager:
         return build_manager([CtrlC()])
 
     monkeypatch.setattr("bwlab.plugins.manager.build_manager", interrupted)
-    assert call(arguments(tiny_pipeline, two_pictures, tmp_path / "out")) == 130
+    assert call(arguments(tiny_pipeline, two_images, tmp_path / "out")) == 130
     assert "checkpoints/step-000001.state.safetensors" in files_in(tmp_path / "out")
