@@ -19,13 +19,13 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks.measure import cpu_seconds, peak_memory
 from benchmarks.peers import CONTESTANTS, Contestant, KohyaClone, by_name
 from benchmarks.setting import Setting
 from bwlab.errors import BwlabError
+from bwlab.terminal import track
 
 
 def main(
@@ -49,7 +49,7 @@ def main(
         setting = Setting(model, adapter, blocks, rank, latents, precision, batch)
         kinds = chosen(who, setting, sd_scripts)
         taken = timed(kinds, setting, repeats) if seconds else {}
-        peaks = peaks_of(kinds, setting, console) if memory else {}
+        peaks = peaks_of(kinds, setting) if memory else {}
     except BwlabError as error:
         Console(stderr=True).print(f"Error: {error}", soft_wrap=True)
         raise typer.Exit(2) from None
@@ -71,11 +71,11 @@ def timed(kinds: Sequence[type[Contestant]], setting: Setting, repeats: int) -> 
     return cpu_seconds([kind(unet, setting) for kind in kinds], repeats)
 
 
-def peaks_of(kinds: Sequence[type[Contestant]], setting: Setting, console: Console) -> dict[str, float]:
+def peaks_of(kinds: Sequence[type[Contestant]], setting: Setting) -> dict[str, float]:
     """Name -> megabytes above the base, each measured in a fresh process."""
     peaks: dict[str, float] = {}
     context = multiprocessing.get_context("spawn")
-    for kind in track(kinds, "memory", console=console, transient=True):
+    for kind in track(kinds, "measuring memory"):
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             peaks[kind.name] = pool.submit(alone, kind, setting, getattr(kind, "folder", None)).result()
     return peaks

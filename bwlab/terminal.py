@@ -1,45 +1,122 @@
-"""A progress bar on standard error, for commands that take minutes."""
+"""What commands share on a terminal: consoles, tables, progress bars, warnings, and words for numbers."""
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from operator import length_hint
 from string import ascii_lowercase, ascii_uppercase
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
-
 
 Item = TypeVar("Item")
 
-OnStep = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]  # called with how much is done, of how much
 
-WIDTH = 100
+WIDTH = 100  # columns of output that goes to no terminal
 
 
-@contextmanager
-def progress_of(what: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Yield a function that is told (done, in all, what comes now); off a terminal it shows nothing."""
+def stdout_console() -> Console:
+    """Return standard output: as wide as its terminal or `COLUMNS`, else 100 columns; texts are shown as they are."""
+    return _console(stderr=False)
+
+
+def stderr_console() -> Console:
+    """Return standard error, by the same rules as standard output."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDTH)
 
-        def advance(done: int, total: int, name: str) -> None:
-            progress.update(task, completed=done, total=total, description=f"{what} {name}"[:60])
 
-        yield advance
+def new_table(heads: Sequence[str]) -> Table:
+    """Return an empty table in the style of all reports, with these column heads; the first column is on the left."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+class ProgressBar:
+    """A progress bar in a `with` block: a text, how many are done of how many, and the time left.
+
+    Nothing is shown where the console is no terminal.
+
+    Args:
+        text: what is counted, such as `"encoding images"`.
+        total: how many there are; None until `update` says so.
+        console: where the bar is drawn, and where messages may be printed above it; None: standard error.
+        done: how many are done already.
+        keep: leave the bar on the screen at the end.
+
+    """
+
+    def __init__(
+        self, text: str, total: int | None = None, *, console: Console | None = None, done: int = 0, keep: bool = False
+    ) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = console or stderr_console()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+        )
+        # Off a terminal a transient bar would leave an empty line before an error.
+        self._progress = Progress(*columns, console=console, transient=not keep, disable=not console.is_terminal)
+        self._task = self._progress.add_task(text, total=total, completed=done, detail="")
+
+    def __enter__(self) -> Self:
+        """Draw the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop drawing."""
+        self._progress.stop()
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        """Show that `done` of `total` are done, with a detail such as the name of the next."""
+        self._progress.update(self._task, completed=done, total=total, detail=detail)
+
+    def advance(self, detail: str = "") -> None:
+        """Show that one more is done."""
+        self._progress.update(self._task, advance=1, detail=detail)
+
+
+def track(items: Iterable[Item], text: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items, with a progress bar on standard error while they are taken.
+
+    Args:
+        items: of any kind.
+        text: what is counted, such as `"tagging images"`.
+        total: how many items there are; None: as many as `len(items)`.
+
+    """
+    with ProgressBar(text, total or length_hint(items) or None) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 def counted(number: int, noun: str) -> str:
@@ -49,46 +126,6 @@ def counted(number: int, noun: str) -> str:
     ('1 module', '3 modules')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def tracked(items: Sequence[Item], console: Console, text: str) -> Iterable[Item]:
-    """Return the items, with a progress bar on the console while they are taken; none where it is no terminal."""
-    from rich.progress import track
-
-    if not console.is_terminal:
-        return items
-    return track(items, text, console=console, transient=True)
-
-
-@contextmanager
-def progress_bar(console: Console, text: str) -> Iterator[Callable[[int], Callable[[], None]]]:
-    """Inside the `with` block: give a total to start the bar, and get what advances it by one."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    # Off a terminal a transient bar would leave an empty line before the error.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-
-        def start(total: int) -> Callable[[], None]:
-            task = progress.add_task(text, total=total)
-            return lambda: progress.advance(task)
-
-        yield start
-
-
-def open_console() -> Console:
-    """Standard output; as wide as the tables where it is no terminal."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=WIDTH)
-
-
-def new_table(heads: Sequence[str]) -> Table:
-    """Return an empty table in the style of all reports, with these column heads."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left", no_wrap=True)
-    return table
 
 
 def capital_letters(count: int) -> str:
@@ -125,14 +162,3 @@ def one_line(message: str) -> str:
 def show_traceback(error: BaseException) -> None:
     """Print the traceback of `error` on standard error."""
     typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-
-
-@contextmanager
-def sampling_bar(console: Console, text: str) -> Iterator[OnStep]:
-    """Draw a progress bar while the block runs; yields what moves it."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -287,7 +287,7 @@ def _recipe(
 
 def demo_sheet(plan: DemoPlan, prompt: str, generated: GeneratedColumns, benchmark: Benchmark) -> Image.Image:
     """Return the sheet: a row for each seed, the generated columns, and the true image."""
-    true = benchmark.picture(plan.identity, plan.style)
+    true = benchmark.image(plan.identity, plan.style)
     cells = [[images[seed] for _, images in generated] + [true] for seed in range(plan.seeds)]
     heads = [Label(column.label, column.note) for column, _ in generated]
     heads.append(Label("true image", "in no training set"))

@@ -1,4 +1,4 @@
-"""`bwlab blocks`: which block is which, and block numbers in other tools' notation."""
+"""`bwlab blocks`: the blocks of a model, and block numbers in other tools' notations."""
 
 from __future__ import annotations
 
@@ -19,33 +19,41 @@ if TYPE_CHECKING:
     from bwlab.blocks.notations.lists import Translation
 
 
-WIDTH = 100  # of tables where there is no terminal to ask
-
 ToOption = Annotated[
     tuple[str, str] | None,
-    typer.Option("--to", metavar="FORM SPEC", help="Translate a spec to lbw, lbw-short, kohya, diffusers or a1111."),
+    typer.Option(
+        "--to", metavar="FORM SPEC", help="Translate a block spec to lbw, lbw-short, kohya, diffusers or a1111."
+    ),
 ]
 FromOption = Annotated[
     tuple[str, str] | None,
-    typer.Option("--from", metavar="FORM TEXT", help="Translate to a spec from lbw, kohya, diffusers or a1111."),
+    typer.Option(
+        "--from", metavar="FORM TEXT", help="Translate block numbers of lbw, kohya, diffusers or a1111 to a block spec."
+    ),
 ]
 
 UNKNOWN = "-"
 
 
 def command(
-    base: Annotated[str, typer.Argument(help="emoji, sd14, sd21, sdxl, a diffusers folder or a checkpoint.")] = "emoji",
-    cells: Annotated[bool, typer.Option("--cells", help="One level finer: pairs of resnet and transformer.")] = False,
+    base: Annotated[
+        str, typer.Argument(help="Base model: emoji, sd14, sd21, sdxl, a diffusers folder or a checkpoint.")
+    ] = "emoji",
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Show cells, one level finer: pairs of a resnet and a transformer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     to: ToOption = None,
     from_: FromOption = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Of translated numbers: rank (usual with kohya), scale (else) or rate."),
+        typer.Option(
+            help="Kind of the translated numbers: rank (default for kohya), scale (default elsewhere) or rate."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the adapter, in the prompt tag of --to a1111.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the adapter in the prompt tag of --to a1111.")] = None,
 ) -> None:
-    """Show which block is which in a model, or translate block numbers from and to other tools' notation."""
+    """Show the blocks of a model, or translate block numbers from and to other tools' notations."""
     from bwlab.base.names import base_unet
     from bwlab.blocks.block_map import block_map
     from bwlab.blocks.families import scheme_for
@@ -106,14 +114,11 @@ def _as_dict(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[st
 
 
 def _print_table(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[str, Counts], cells: bool) -> None:
-    from rich.console import Console
-
     from bwlab.blocks.block_map import total
+    from bwlab.terminal import stdout_console
 
     level: Level = "cell" if cells else "block"
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = stdout_console()
     console.print(map_table(f"{base}: blocks of the scheme {scheme.name}", rows, total(counts.values()), level))
     for line in footer(scheme, level):
         console.print(line, highlight=False, markup=False)
@@ -138,7 +143,7 @@ def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level) -
     for row in rows:
         names = [", ".join(row.aliases), ", ".join(row.parts)] if coarse else []
         table.add_row(
-            *map(Text, [row.name, _paths(row.paths), *names, _span(row.lbw), _places(row), *_counts(row.counts)])
+            *map(Text, [row.name, _paths(row.paths), *names, _span(row.lbw), _indices(row), *_counts(row.counts)])
         )
     table.add_section()
     blank = [""] * (5 if coarse else 3)
@@ -147,15 +152,15 @@ def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level) -
 
 
 def footer(scheme: BlockScheme, level: Level) -> list[str]:
-    """Return the lines below the table: the parts, and what the columns mean."""
+    """Return the lines below the table: the parts and the meaning of the columns."""
     parts = "; ".join(f"{part} = {_joined(members)}" for part, members in scheme.parts)
     lines = [
         f"parts: {parts}",
-        "* = whatever no other entry of a spec names; for ranks, what all holds of it",
-        "LoRA, LoCon: layers that they adapt; parameters: of the frozen UNet, text encoders are not counted",
+        "* = every block that no other entry of a spec names; for ranks, only those of the part all",
+        "LoRA, LoCon: number of layers that they adapt; parameters: of the frozen UNet, without text encoders",
     ]
     if scheme.ldm_cells():
-        lines.append("LBW: cells of its strings; kohya: places in its lists, from 0")
+        lines.append("LBW: cells of its strings; kohya: indices in its lists, from 0")
     else:
         lines.append("no LBW cells, no kohya list: both need two layers per block")
     if level == "block":
@@ -174,11 +179,11 @@ def _span(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]}-{names[-1]}" if names else ""
 
 
-def _places(row: MapRow) -> str:
-    places = row.kohya
-    if len(places) > 1 and places[-1] - places[0] == len(places) - 1:
-        return f"{places[0]}-{places[-1]}"
-    return ",".join(map(str, places))
+def _indices(row: MapRow) -> str:
+    indices = row.kohya
+    if len(indices) > 1 and indices[-1] - indices[0] == len(indices) - 1:
+        return f"{indices[0]}-{indices[-1]}"
+    return ",".join(map(str, indices))
 
 
 def _counts(counts: Counts | None) -> list[str]:

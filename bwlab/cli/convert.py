@@ -1,4 +1,4 @@
-"""`bwlab convert`: an adapter file in another tool's form, resized, or with blocks scaled."""
+"""`bwlab convert`: an adapter file in another tool's form, at a lower rank, or with blocks scaled."""
 
 from __future__ import annotations
 
@@ -7,44 +7,40 @@ from typing import Annotated
 
 import typer
 
-from bwlab.cli.merge import show
+from bwlab.cli.merge import DROP_UNKNOWN_HELP, DTYPE_HELP, FORM_HELP, show
 
-BLOCKS_HELP = 'Scale of blocks, folded in: a spec such as "upper=1, *=0"; 0 leaves modules out, unnamed blocks keep 1.'
+BLOCKS_HELP = (
+    'Scale of each block, folded into the file: a spec such as "upper=1, *=0"; '
+    "0 leaves a block out, unnamed blocks keep 1."
+)
 
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="Adapter file of any tool; .pt and .bin are read without running them.")
+        Path, typer.Argument(help="Adapter file of any tool; .pt and .bin files are read without running code in them.")
     ],
-    out: Annotated[Path, typer.Argument(help="File to write; of the form peft, a folder.")],
-    to: Annotated[
-        str, typer.Option(help="Form: kohya, ldm, diffusers, peft, or one of a plugin.", metavar="FORM")
-    ] = "kohya",
-    dtype: Annotated[
-        str | None, typer.Option(help="Of the numbers: fp32, fp16 or bf16. [default: as they are]")
-    ] = None,
-    rank: Annotated[int | None, typer.Option(help="Lower every module to this rank at most, by SVD.")] = None,
+    out: Annotated[Path, typer.Argument(help="File to write; a folder for the form peft.")],
+    to: Annotated[str, typer.Option(help=FORM_HELP, metavar="FORM")] = "kohya",
+    dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} [default: that of the source]")] = None,
+    rank: Annotated[int | None, typer.Option(help="Highest rank of a module; higher ones are lowered by SVD.")] = None,
     blocks: Annotated[str | None, typer.Option(help=BLOCKS_HELP, metavar="SPEC")] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Base model of the adapter; for --rank of OFT, DoRA and the like, and for its blocks."),
+        typer.Option(
+            help="Base model of the adapter: --rank needs it for OFT, DoRA and some others; it also names the blocks."
+        ),
     ] = None,
-    drop_unknown: Annotated[
-        bool, typer.Option("--drop-unknown", help="Leave out keys that nobody understands, instead of failing.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    drop_unknown: Annotated[bool, typer.Option("--drop-unknown", help=DROP_UNKNOWN_HELP)] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write an adapter file in another form, with the same deltas.
+    """Convert an adapter file to another form, with the same deltas.
 
-    Metadata is kept, with what was done. --rank prints how much of each block's energy is kept.
+    The metadata is kept and records the conversion. --rank prints how much of each block's energy is kept.
     """
-    from rich.console import Console
-
     from bwlab.merging.convert import Conversion, convert
     from bwlab.merging.output import Target
     from bwlab.plugins.manager import build_manager
-    from bwlab.terminal import tracked
+    from bwlab.terminal import track
 
     job = Conversion(source, Target(out, to, dtype, overwrite), rank, blocks, base, drop_unknown)
-    console = Console(stderr=True)
-    show(convert(job, build_manager(), lambda modules: tracked(modules, console, "resizing")))
+    show(convert(job, build_manager(), lambda modules: track(modules, "resizing modules")))

@@ -72,11 +72,10 @@ def command(
 
     Scales and schedules are paired with adapters in order. Every PNG carries the recipe it was made by.
     """
-    from rich.console import Console
-
     from bwlab.generation.job import GenerateJob
     from bwlab.generation.run import run_job
     from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import stderr_console
 
     job = GenerateJob(
         prompts=tuple(prompt),
@@ -106,5 +105,5 @@ def command(
         grid=grid,
         overwrite=overwrite,
     )
-    for path in run_job(job, build_manager(), Console(stderr=True)):
+    for path in run_job(job, build_manager(), stderr_console()):
         typer.echo(path)

@@ -1,4 +1,4 @@
-"""`bwlab inspect`: what an adapter file is, and what is wrong with it."""
+"""`bwlab inspect`: the contents of adapter files, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bwlab.inspection.report import BlockSummary, Inspection
 
 
-MOST = 4  # different ranks or alphas that are listed
+MOST_LISTED = 4  # different ranks or alphas
 
 ARCHITECTURES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL", "unknown": "unknown"}
 STYLES: Mapping[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -24,13 +24,14 @@ STYLES: Mapping[Severity, str] = {"error": "bold red", "warning": "yellow", "not
 
 def command(
     files: Annotated[
-        list[Path], typer.Argument(help="Adapter files of any tool; .pt and .bin are read without running them.")
+        list[Path],
+        typer.Argument(help="Adapter files of any tool; .pt and .bin files are read without running code in them."),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what adapter files are: dialect, algorithm, model, ranks and modules per block, training, and health.
+    """Show the contents of adapter files: dialect, algorithm, model, ranks and modules per block, training, and health.
 
-    Health tells of numbers that are none, modules that change nothing, spikes, and what other tools get wrong.
+    Health lists NaN and infinite numbers, modules that change nothing, rank-1 spikes, and what other tools get wrong.
     """
     import json
 
@@ -44,9 +45,9 @@ def command(
 
         typer.echo(json.dumps(document(reports), indent=2, allow_nan=False))
         return
-    from bwlab.terminal import open_console
+    from bwlab.terminal import stdout_console
 
-    console = open_console()
+    console = stdout_console()
     for number, report in enumerate(reports):
         if number:
             console.print()
@@ -150,12 +151,14 @@ def _row(block: BlockSummary, energies: bool) -> list[str]:
 
 
 def _counts(counts: Mapping[str, int] | Mapping[int, int]) -> str:
-    """Return what there is and how often; how often alone is left out where there is but one thing."""
+    """List names with their counts; a single name stands without its count."""
     names = [str(name) for name in counts]
     if len(names) == 1:
         return names[0]
     listed = [f"{name} ({count})" for name, count in zip(names, counts.values(), strict=True)]
-    return ", ".join(listed[:MOST]) + (f" and {len(listed) - MOST} more" if len(listed) > MOST else "")
+    return ", ".join(listed[:MOST_LISTED]) + (
+        f" and {len(listed) - MOST_LISTED} more" if len(listed) > MOST_LISTED else ""
+    )
 
 
 def _alpha(alpha: float | None) -> str:

@@ -20,34 +20,39 @@ if TYPE_CHECKING:
 
 
 SCALE_HELP = (
-    'Strength of the adapter in the same place: a number or a block spec such as "upper=1, *=0.5"; '
-    "blocks not named keep 1. [default: 1]"
+    'Scale of an adapter: a number, or a block spec such as "upper=1, *=0.5" in which unnamed blocks keep 1. '
+    "Give one for each adapter, in their order. [default: 1]"
 )
+FORM_HELP = "Form of the file: kohya, ldm, diffusers, peft, or a plugin's."
+DTYPE_HELP = "Data type of the numbers: fp32, fp16 or bf16."
+DROP_UNKNOWN_HELP = "Leave out keys that no reader understands, instead of failing."
 METHOD_HELP = (
     "How the adapters become one: sum, blocks (a sum of what --choose says), ties, dare, ziplora; see docs/merging.md."
 )
-CHOOSE_HELP = 'Which adapters make which block, A the first: "upper=B, mid=A+B, *=A".'
+CHOOSE_HELP = 'Adapters that make up each block, such as "upper=B, mid=A+B, *=A"; A is the first.'
 ZIPLORA_PANEL = "Options of --method ziplora"
 INTO_HELP = "Fold the adapters into this base model; OUT is a folder, or a single .safetensors file."
 
 
 def command(
-    adapters: Annotated[list[Path], typer.Argument(help="Adapter files, called A, B, ... by --choose.")],
+    adapters: Annotated[list[Path], typer.Argument(help="Adapter files, called A, B, ... in --choose.")],
     out: Annotated[Path, typer.Option(help="File to write.", metavar="OUT")],
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
     rank: Annotated[
-        int | None, typer.Option(help="Lower the result to this rank by SVD. [default: exact; ties and dare need it]")
+        int | None,
+        typer.Option(help="Highest rank of the result, reached by SVD. [default: exact; ties and dare need a rank]"),
     ] = None,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "sum",
     choose: Annotated[str | None, typer.Option(help=CHOOSE_HELP, metavar="TEXT")] = None,
     density: Annotated[
         float | None, typer.Option(help="Share of numbers that ties (0.2) or dare (0.5) keeps of each delta.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of what dare drops.", min=0)] = 0,
-    to: Annotated[str, typer.Option(help="Form: kohya, ldm, diffusers, peft, or one of a plugin.")] = "kohya",
-    dtype: Annotated[str, typer.Option(help="Of the numbers: fp32, fp16 or bf16.")] = "fp32",
+    seed: Annotated[int, typer.Option(help="Seed for the numbers that dare drops.", min=0)] = 0,
+    to: Annotated[str, typer.Option(help=FORM_HELP)] = "kohya",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "fp32",
     base: Annotated[
-        str | None, typer.Option(help="Base model of the adapters, if OFT, DoRA or the like need it.")
+        str | None,
+        typer.Option(help="Base model of the adapters, whose weights OFT, DoRA and some other algorithms need."),
     ] = None,
     into: Annotated[str | None, typer.Option(help=INTO_HELP, metavar="BASE")] = None,
     data_a: Annotated[
@@ -65,12 +70,10 @@ def command(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate. [default: 0.03]", rich_help_panel=ZIPLORA_PANEL)
     ] = None,
-    drop_unknown: Annotated[
-        bool, typer.Option("--drop-unknown", help="Leave out keys that nobody understands, instead of failing.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    drop_unknown: Annotated[bool, typer.Option("--drop-unknown", help=DROP_UNKNOWN_HELP)] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Add adapters up to one, exactly or to a rank; or fold them into a base model.
+    """Merge adapters into one, exactly or at a lower rank, or fold them into a base model.
 
     Scales are paired with adapters in order. A sum is exact: its rank is the sum of the ranks, unless --rank lowers it.
     """
@@ -158,7 +161,7 @@ def merge_by_ziplora(
 
 
 def fit_table(outcome: Outcome) -> Table:
-    """Return what low rank kept, block by block and in all."""
+    """Return the table of what low rank kept of each block and of all."""
     from rich import box
     from rich.table import Table
 

@@ -44,15 +44,14 @@ def default_command(context: typer.Context, as_json: JsonOption = False) -> None
 @app.command("list")
 def list_command(as_json: JsonOption = False) -> None:
     """List the plugins: kind, distribution, version, state, and why one failed."""
-    from rich.console import Console
-
     from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import stdout_console
 
     manager = build_manager()
     if as_json:
         typer.echo(json.dumps([as_dict(record) for record in manager.records], indent=2))
     else:
-        Console().print(plugin_table(manager))
+        stdout_console().print(plugin_table(manager))
 
 
 @app.command("check")

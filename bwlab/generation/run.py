@@ -39,7 +39,7 @@ from bwlab.generation.recipe import (
 )
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import sampler_named
-from bwlab.terminal import OnStep, sampling_bar
+from bwlab.terminal import OnProgress, ProgressBar, counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,8 +81,8 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     setting = _setting(job, pipe, manager, scheme)
     check_words(pipe, setting.embeddings)
     make_folder(job.out, f"--out {job.out}")
-    with sampling_bar(console, f"{len(variants)} pictures") as on_step:
-        images = generate_cells(pipe, variants, setting, on_step)
+    with ProgressBar(f"sampling {counted(len(variants), 'image')}", console=console) as bar:
+        images = generate_cells(pipe, variants, setting, bar.update)
     template = _template(job, pipe, setting)
     painted = [
         GeneratedImage(image, template.of(variant, image)) for variant, image in zip(variants, images, strict=True)
@@ -203,7 +203,7 @@ class SharedInputs:
 
 
 def generate_cells(
-    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnStep | None = None
+    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnProgress | None = None
 ) -> list[Image.Image]:
     """Return one picture for each variant.
 
@@ -236,7 +236,7 @@ def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
 
 
 def _one_pass(
-    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnStep | None
+    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnProgress | None
 ) -> list[Image.Image]:
     one = variants[0]
     acting = [
@@ -260,7 +260,7 @@ def _one_pass(
     )
 
 
-def _share(on_step: OnStep | None, before: int, count: int, whole: int) -> OnStep | None:
+def _share(on_step: OnProgress | None, before: int, count: int, whole: int) -> OnProgress | None:
     """Return what a pass of `count` of all pictures calls, so that the whole counts from 0 to 1000 a picture."""
     if on_step is None or count == whole:
         return on_step

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bwlab.adapters.attach import Scale
     from bwlab.base.architectures import Pipeline
     from bwlab.formats.dialects.textual_inversion import Embedding
-    from bwlab.terminal import OnStep
+    from bwlab.terminal import OnProgress
 
 
 def generate(
@@ -43,7 +43,7 @@ def generate(
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
     batch_size: int = 8,
-    on_step: OnStep | None = None,
+    on_step: OnProgress | None = None,
 ) -> list[Image.Image]:
     """Return one picture for each prompt with the seed beside it.
 
@@ -190,5 +190,5 @@ def _cut(scale: Tensor, rows: slice, total: int, copies: int) -> Tensor:
     return scale[rows].repeat(copies)
 
 
-def _reporter(on_step: OnStep | None, done: int, total: int) -> Callable[[int], None]:
+def _reporter(on_step: OnProgress | None, done: int, total: int) -> Callable[[int], None]:
     return lambda step: None if on_step is None else on_step(done + step, total)
