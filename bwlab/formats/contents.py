@@ -31,7 +31,7 @@ class AdapterContents:
         embeddings: token (`"<s1>"`) -> embeddings `(width,)` or `(tokens, width)`; of SDXL's second encoder the name
             starts with `te2:`.
         metadata: the file's own.
-        unknown: keys that nobody understands, in the file's order.
+        unknown: keys that no reader understands, in the file's order.
 
     """
 

@@ -144,7 +144,7 @@ def _keys(contents: AdapterContents) -> list[Finding]:
     found = []
     if contents.unknown:
         count = len(contents.unknown)
-        text = f"{count} {'key' if count == 1 else 'keys'} that nobody understands, first {contents.unknown[0]}"
+        text = f"{count} {'key' if count == 1 else 'keys'} that no reader understands, first {contents.unknown[0]}"
         found.append(Finding("warning", "unknown-keys", text, contents.unknown))
     if contents.dialect == "kohya-doubled":
         text = "doubled prefix in its keys: most tools load nothing; 'bwlab convert' mends it"

@@ -102,7 +102,7 @@ class Inspection:
         top1_share: share of the energy in each module's first direction, over all modules, 0..1; None as above.
         training: label -> what the metadata says of it.
         findings: what is wrong or surprising.
-        unknown: keys that nobody understands.
+        unknown: keys that no reader understands.
         prompt_tag: a tag for the prompt of A1111 that turns on the cells with modules; None where there is none.
         metadata: all of it.
 

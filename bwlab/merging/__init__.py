@@ -1,1 +1,1 @@
-"""Adapters made from adapters and models: converted, merged, merged into a base, extracted."""
+"""Adapters made from other adapters and from models: conversion, merging, extraction."""

@@ -1,4 +1,4 @@
-"""`bwlab convert`: one adapter file into another."""
+"""Conversion of an adapter file: another form, a lower rank, scaled blocks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from bwlab.formats.tensors import is_float, written_dtype
 from bwlab.linalg.factored import FactoredMatrix
 from bwlab.linalg.truncation import Truncation
 from bwlab.merging.output import (
-    LOW_RANK,
     Fit,
     Modules,
     Outcome,
@@ -44,20 +43,20 @@ if TYPE_CHECKING:
 
 Track = Callable[[Sequence[ModuleWeights]], Iterable[ModuleWeights]]
 
-SHOWN = 6
+KEYS_LISTED = 6
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is asked of a conversion.
+    """The options of a conversion.
 
     Attributes:
         source: the file to read, of any dialect; `.pt` and `.bin` too.
-        target: where and how to write.
-        rank: highest rank of a module; None: as they are.
-        blocks: a block spec of scales, those not named 1; None: all as they are.
-        base: model that the adapter was made for; needed for few algorithms.
-        drop_unknown: whether keys that nobody understands may be left out.
+        target: the file to write and its form.
+        rank: highest rank of a module; None: no limit.
+        blocks: a block spec of scales, in which unnamed blocks keep 1; None: no change.
+        base: the model that the adapter was made for, whose weights some algorithms need.
+        drop_unknown: whether keys that no reader understands may be left out.
 
     """
 
@@ -101,7 +100,7 @@ def _changed(
 ) -> tuple[Modules, list[Fit]]:
     modules: Modules = contents.modules
     spec = None if job.blocks is None else parse_spec(job.blocks, scheme, kind="scale", default=1.0)
-    # What is dropped need not be approximated first; what can only be scaled as LoRA is scaled afterwards.
+    # Dropped modules need no approximation, so they go first; some modules can be scaled only once they are LoRA.
     fits: list[Fit] = []
     if spec is not None and job.rank is not None:
         modules = {path: module for path, module in modules.items() if spec.value_of(path) != 0}
@@ -111,7 +110,7 @@ def _changed(
             modules, fits = resized(
                 modules, job.rank, architecture=contents.architecture, base=base, dtype=dtype, track=track
             )
-    return (modules if spec is None else scaled_blocks(modules, spec)), weighed(fits, spec)
+    return (modules if spec is None else scaled_blocks(modules, spec)), scaled_fits(fits, spec)
 
 
 def _step(job: Conversion, contents: AdapterContents) -> dict[str, object]:
@@ -127,7 +126,7 @@ def _notes(contents: AdapterContents, dropped: int) -> list[str]:
         notes.append(f"left out: {counted(dropped, 'module')} of {len(contents.modules)} in blocks with the scale 0")
     if contents.unknown:
         unknown = counted(len(contents.unknown), "key")
-        notes.append(f"left out: {unknown} that nobody understands, first {contents.unknown[0]}")
+        notes.append(f"left out: {unknown} that no reader understands, first {contents.unknown[0]}")
     return notes
 
 
@@ -167,17 +166,17 @@ def resized(
     dtype: str | None = None,
     track: Track = iter,
 ) -> tuple[dict[str, ModuleWeights], list[Fit]]:
-    """Return the modules as LoRA of at most this rank, nearest in the Frobenius norm; those that are already stay as they are.
+    """Return the modules as the nearest LoRA of at most this rank in the Frobenius norm, unchanged where they fit.
 
     Norms have no low-rank form and stay too, as do changes of biases. Modules whose delta is zero are left out.
 
     Args:
         modules: by path.
         rank: at least 1.
-        architecture: `"sd1"`, ...: tells shapes that leaves do not.
+        architecture: `"sd1"`, ...: determines shapes that the leaves do not.
         base: weights of the base model, which some algorithms need.
         dtype: of new factors; None: the commonest among the modules' leaves.
-        track: shows how far it is.
+        track: shows the progress.
 
     Raises:
         BwlabError: a module needs the base's weight and there is none, or only a plugin knows its algorithm.
@@ -204,18 +203,18 @@ def resized_module(
     module: ModuleWeights, rank: int, shape: tuple[int, ...], dtype: str, base: BaseWeights | None
 ) -> tuple[ModuleWeights | None, Fit]:
     """Return the module as LoRA of at most this rank, None if its delta is zero, and what that costs."""
-    own = module.rank() if module.algorithm in LOW_RANK else None
+    own = module.rank() if module.is_lora else None
     if module.algorithm == "lora" and own is not None and own <= rank:
-        near, keeps = Truncation(_factors(module), _factors(module).norm() ** 2, 0.0), True
+        near, is_unchanged = Truncation(_factors(module), _factors(module).norm() ** 2, 0.0), True
     else:
-        near, keeps = nearest_lora(module, rank, base), False
+        near, is_unchanged = nearest_lora(module, rank, base), False
     matrix, biases = near.matrix, bias_leaves(module)
     if near.energy == 0:
         if not biases:
             return None, Fit(module.path, own, 0, 0.0, 0.0)
         matrix = FactoredMatrix(np.zeros((shape[0], 1)), np.zeros((1, math.prod(shape[1:]))))
     fit = Fit(module.path, own, matrix.inner_rank, near.energy, near.lost)
-    if keeps:
+    if is_unchanged:
         return module, fit
     # One alpha for all new modules: nothing has to be folded in once their numbers are rounded.
     made = lora_module(module.path, matrix, shape, dtype, alpha=float(rank), source=module.source, biases=biases)
@@ -228,7 +227,7 @@ def _factors(module: ModuleWeights) -> FactoredMatrix:
     return matrix
 
 
-def weighed(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
+def scaled_fits(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
     """Return the approximations of modules that are then multiplied by the number of their block."""
     if spec is None:
         return list(fits)
@@ -254,5 +253,5 @@ def require_readable(module: ModuleWeights) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f", and {len(names) - KEYS_LISTED} more" if len(names) > KEYS_LISTED else ""
+    return ", ".join(names[:KEYS_LISTED]) + more

@@ -1,4 +1,4 @@
-"""`bwlab extract`: an adapter from the difference of two models."""
+"""Extraction of an adapter from the difference of two models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VERSIONS = {"sd1": ("sd_v1", "False"), "sd2": ("sd_v2", "True"), "sdxl": ("sdxl_
 
 @dataclass(frozen=True)
 class Extraction:
-    """What is asked of an extraction.
+    """The options of an extraction.
 
     Attributes:
         tuned: the model that was trained, as `load_base` takes it.
@@ -64,12 +64,12 @@ class Extraction:
 
 
 @dataclass
-class LayerDifference:
-    """What an extraction has come across.
+class ModelDifference:
+    """The differences that an extraction has found so far.
 
     Attributes:
         modules: extracted, by path.
-        fits: how well.
+        fits: how well they approximate.
         energy: squared Frobenius norm of all differences.
         missed: kind of tensor that differs and is not extracted -> how many, and the squared norm of their differences.
 
@@ -81,7 +81,7 @@ class LayerDifference:
     missed: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def miss(self, kind: str, energy: float) -> None:
-        """Notes a difference that is not extracted."""
+        """Record a difference that is not extracted."""
         count, sum_ = self.missed.get(kind, (0, 0.0))
         self.missed[kind] = (count + 1, sum_ + energy)
 
@@ -100,22 +100,22 @@ def extract(job: Extraction, target: Target, manager: PluginManager, track: Trac
     _require_same_layers(tuned, base)
     scheme = known_scheme("unknown", base.config, manager)
     spec = parse_spec(text, scheme, kind="rank")
-    found = differences(tuned, base, spec, track)
-    if not found.modules:
-        where = "the models do not differ" if not found.energy else "they differ outside of the chosen blocks only"
+    difference = differences(tuned, base, spec, track)
+    if not difference.modules:
+        where = "the models do not differ" if not difference.energy else "they differ outside of the chosen blocks only"
         raise BwlabError(f"extracting {job.tuned}", where, "Give the model that was trained, or choose other blocks")
-    shapes = {path: module.shape for path, module in found.modules.items()}
+    shapes = {path: module.shape for path, module in difference.modules.items()}
     architecture = architecture_of(Path(job.tuned), shapes, {})
     step = {"command": "extract", "tuned": Path(job.tuned).name, "base": Path(job.base).name, "ranks": text}
-    metadata = derived_metadata(_versions(architecture), found.modules, scheme, step, same_type=False)
-    contents = AdapterContents(Path(job.tuned), "models", architecture, found.modules, {}, {}, ())
-    files = write_adapter(contents, found.modules, metadata, target, writer)
-    return Outcome(files, len(found.modules), scheme, tuple(found.fits), tuple(_notes(found)))
+    metadata = derived_metadata(_versions(architecture), difference.modules, scheme, step, same_type=False)
+    contents = AdapterContents(Path(job.tuned), "models", architecture, difference.modules, {}, {}, ())
+    files = write_adapter(contents, difference.modules, metadata, target, writer)
+    return Outcome(files, len(difference.modules), scheme, tuple(difference.fits), tuple(_notes(difference)))
 
 
-def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track: TrackKeys = iter) -> LayerDifference:
-    """Every difference between two models of one architecture, as LoRA where the spec gives a rank."""
-    found = LayerDifference()
+def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track: TrackKeys = iter) -> ModelDifference:
+    """Return every difference between two models of one architecture, as LoRA where the spec gives a rank."""
+    total = ModelDifference()
     layers = set(base.paths())
     # One alpha for all modules, whatever their ranks.
     alpha = max(spec.values.values())
@@ -124,16 +124,16 @@ def differences(tuned: ModelWeights, base: ModelWeights, spec: BlockSpec, track:
         energy = float(np.sum(change**2))
         if energy == 0:
             continue
-        found.energy += energy
+        total.energy += energy
         path = key.removesuffix(WEIGHT)
         rank = int(spec.value_of(path)) if key.endswith(WEIGHT) and path in layers else 0
         if rank == 0:
-            found.miss(_kind(key, path in layers), energy)
+            total.miss(_kind(key, path in layers), energy)
             continue
         near = nearest(change.reshape(len(change), -1), rank)
-        found.modules[path] = lora_module(path, near.matrix, change.shape, "F32", alpha=alpha, source=tuned.name)
-        found.fits.append(Fit(path, None, near.matrix.inner_rank, near.energy, near.lost))
-    return found
+        total.modules[path] = lora_module(path, near.matrix, change.shape, "F32", alpha=alpha, source=tuned.name)
+        total.fits.append(Fit(path, None, near.matrix.inner_rank, near.energy, near.lost))
+    return total
 
 
 def _difference(tuned: ModelWeights, base: ModelWeights, key: str) -> Array:
@@ -151,13 +151,13 @@ def _kind(key: str, is_layer: bool) -> str:
     )
 
 
-def _notes(found: LayerDifference) -> list[str]:
+def _notes(difference: ModelDifference) -> list[str]:
     notes = [
-        f"not captured: {count} {kind}: {energy / found.energy:.2%} of the squared change"
-        for kind, (count, energy) in found.missed.items()
+        f"not captured: {count} {kind}: {energy / difference.energy:.2%} of the squared change"
+        for kind, (count, energy) in difference.missed.items()
     ]
-    lost = sum(fit.lost for fit in found.fits) + sum(energy for _, energy in found.missed.values())
-    return [*notes, f"in all {1 - lost / found.energy:.2%} of the squared change is captured"]
+    lost = sum(fit.lost for fit in difference.fits) + sum(energy for _, energy in difference.missed.values())
+    return [*notes, f"in all {1 - lost / difference.energy:.2%} of the squared change is captured"]
 
 
 def _versions(architecture: str) -> dict[str, str]:

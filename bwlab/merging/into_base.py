@@ -1,4 +1,4 @@
-"""`bwlab merge --into`: adapters folded into the weights of a base model."""
+"""Merging of adapters into the weights of a base model: `bwlab merge --into`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def merge_into(
     The deltas are those of the base's own weights, whatever order the adapters have; they are exact, not low-rank.
 
     Args:
-        recipe: what to merge.
+        recipe: the adapters and how they are merged.
         base: the model, as `load_base` takes it.
         out: a folder for a diffusers pipeline, or a `.safetensors` file for a single-file checkpoint.
         manager: the plugins.
         dtype: `"fp32"`, `"fp16"` or `"bf16"`.
         overwrite: whether a file may be replaced; a folder never is.
-        track: shows how far it is.
+        track: shows the progress.
 
     Raises:
         BwlabError: the adapters do not go together or do not fit the base, a number does not fit the dtype, or the path
@@ -75,15 +75,15 @@ def merge_into(
 
 
 def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
-    """Adapter path -> module of UNet and text encoders that has a weight."""
+    """Return adapter path -> module of UNet and text encoders that has a weight."""
     from bwlab.adapters.modules import TEXT_MODEL, text_prefix
     from bwlab.base.conditioning import text_encoders
 
-    found = {path: module for path, module in pipe.unet.named_modules() if _has_weight(module)}
+    parts = {path: module for path, module in pipe.unet.named_modules() if _has_weight(module)}
     for index, encoder in enumerate(text_encoders(pipe)):
         named = ((path.removeprefix(TEXT_MODEL), module) for path, module in encoder.named_modules())
-        found |= {text_prefix(index) + path: module for path, module in named if _has_weight(module)}
-    return found
+        parts |= {text_prefix(index) + path: module for path, module in named if _has_weight(module)}
+    return parts
 
 
 def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Module], base: str) -> None:
@@ -144,7 +144,7 @@ def _save_file(pipe: Pipeline, out: Path, dtype: str) -> None:
 
 
 def _save_folder(pipe: Pipeline, out: Path, dtype: str) -> None:
-    """Write the folder beside its place first, so that it is there as a whole or not at all."""
+    """Write the folder under a temporary name first, so that it exists as a whole or not at all."""
     import shutil
 
     import torch

@@ -1,4 +1,4 @@
-"""`bwlab merge`: several adapters as one."""
+"""Merging of several adapters into one adapter file."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 TrackParts = Callable[[Sequence[list[ScaledModule]]], Iterable[list[ScaledModule]]]
 
 VALUE = re.compile(r"[A-Z](?:\+[A-Z])*|none")
-FIX = 'Write block=letters with commas between, such as "upper=B, mid=A+B, *=A"; none leaves a block out'
+CHOICE_FORM = 'Write block=letters with commas between, such as "upper=B, mid=A+B, *=A"; none leaves a block out'
 
 
 @dataclass(frozen=True)
 class MergeRecipe:
-    """What is merged, and how.
+    """The adapters of a merge, and how they become one.
 
     Attributes:
         adapters: files.
         scales: a number or block spec for each, in order; missing ones are 1.
         method: how deltas become one.
         choose: which adapters make which block, of the method `blocks`.
-        drop_unknown: whether keys that nobody understands may be left out.
+        drop_unknown: whether keys that no reader understands may be left out.
 
     """
 
@@ -54,16 +54,16 @@ class MergeRecipe:
     drop_unknown: bool = False
 
     def check(self) -> None:
-        """Raise `BwlabError` for options that make no sense together."""
+        """Raise `BwlabError` for options that contradict each other."""
         self.method.check()
         if self.choose is not None and not self.method.linear:
-            found = f"--method {self.method.name} looks at every block"
+            found = f"--method {self.method.name} needs every block"
             raise BwlabError("--choose", found, "Leave one of the two out")
         if self.method.name == BLOCKS and self.choose is None:
             raise BwlabError("--method blocks", "no choice of blocks", 'Give --choose, such as "upper=B, *=A"')
 
     def as_metadata(self) -> dict[str, object]:
-        """Return the recipe for the metadata of what it makes."""
+        """Return the recipe for the metadata of the merged file."""
         options = {"scales": list(self.scales), "choose": self.choose, "density": self.method.density}
         used = {key: value for key, value in options.items() if value}
         return {"adapters": [path.name for path in self.adapters], "method": self.method.name, **used}
@@ -81,12 +81,12 @@ def merge(
     """Merge adapters into one adapter file.
 
     Args:
-        recipe: what to merge.
+        recipe: the adapters and how they are merged.
         target: where to write it; without a dtype in float32, since sums have more digits than their terms.
         manager: the plugins.
         rank: highest rank of a merged module; None: exact, or an error where that cannot be.
         base: the base model, whose weights some algorithms need.
-        track: shows how far it is.
+        track: shows the progress.
 
     Raises:
         BwlabError: the adapters do not go together, an option is wrong, a dense result has no rank to keep, or the
@@ -127,7 +127,7 @@ def write_merged(
         writer: the writer of the target's form.
         rank: highest rank of a merged module; None: exact, or an error where that cannot be.
         model: weights of the base, which some algorithms need.
-        track: shows how far it is.
+        track: shows the progress.
 
     Raises:
         BwlabError: as `merge` says.
@@ -150,7 +150,7 @@ def read_inputs(
 
     """
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
-    architecture = next((one.architecture for one in adapters if one.architecture != "unknown"), "unknown")
+    architecture = common_architecture(adapters)
     scheme = known_scheme(architecture, model.config if model else None, manager)
     inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
     if not recipe.method.linear and not inputs.shared():
@@ -160,14 +160,14 @@ def read_inputs(
 
 
 def notes(inputs: MergeInputs) -> list[str]:
-    """Lines about what was merged that a user may not expect."""
-    found = []
+    """Return lines on results that a user may not expect."""
+    lines = []
     if len(inputs.adapters) > 1 and not inputs.makers and not inputs.shared():
-        found.append("the adapters share no module: each is as it was where it acts")
+        lines.append("the adapters share no module: each is as it was where it acts")
     unknown = sum(len(adapter.unknown) for adapter in inputs.adapters)
     if unknown:
-        found.append(f"left out: {counted(unknown, 'key')} that nobody understands")
-    return found
+        lines.append(f"left out: {counted(unknown, 'key')} that no reader understands")
+    return lines
 
 
 def _merged(
@@ -204,7 +204,7 @@ class MergeInputs:
 
     @property
     def architecture(self) -> str:
-        """What the adapters were made for, as far as one of them tells."""
+        """The architecture of the adapters, if any of them determines it."""
         return common_architecture(self.adapters)
 
     def paths(self) -> list[str]:
@@ -212,35 +212,35 @@ class MergeInputs:
         return list(dict.fromkeys(path for adapter in self.adapters for path in adapter.modules))
 
     def parts(self, path: str) -> list[ScaledModule]:
-        """Return what each adapter does at a path; those with the scale 0 and those not chosen are left out."""
-        found = []
+        """Return each adapter's module at a path with its scale, without those of scale 0 and those not chosen."""
+        parts = []
         for index, (adapter, spec) in enumerate(zip(self.adapters, self.scales, strict=True)):
             module = adapter.modules.get(path)
             scale = spec.value_of(path) if module is not None else 0.0
             if module is not None and scale != 0 and self._is_chosen(path, index, spec.scheme):
                 require_readable(module)
-                found.append(ScaledModule(index, module, scale))
-        return found
+                parts.append(ScaledModule(index, module, scale))
+        return parts
 
     def shared(self) -> int:
-        """How many paths more than one adapter has a part in."""
+        """Return the number of paths that more than one adapter changes."""
         return sum(len(self.parts(path)) > 1 for path in self.paths())
 
     def embeddings(self) -> dict[str, LazyTensor]:
-        """Token embeddings of all; `BwlabError` if two adapters have one for the same token."""
-        found: dict[str, LazyTensor] = {}
+        """Return the token embeddings of all; `BwlabError` if two adapters have one for the same token."""
+        embeddings: dict[str, LazyTensor] = {}
         for adapter in self.adapters:
-            twice = sorted(set(found) & set(adapter.embeddings))
+            twice = sorted(set(embeddings) & set(adapter.embeddings))
             if twice:
                 what = f"two of them have an embedding of {twice[0]}"
                 raise BwlabError("merging adapters", what, "Rename the token in one of the files")
-            found |= adapter.embeddings
-        return found
+            embeddings |= adapter.embeddings
+        return embeddings
 
     def metadata(self) -> dict[str, str]:
         """Return the entries that all files agree on."""
         first, *others = (adapter.metadata for adapter in self.adapters)
-        return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
+        return {key: value for key, value in first.items() if all(metadata.get(key) == value for metadata in others)}
 
     def _is_chosen(self, path: str, index: int, scheme: BlockScheme) -> bool:
         module = scheme.module_of(path)
@@ -266,7 +266,7 @@ def read_adapters(paths: Sequence[Path], manager: PluginManager, drop_unknown: b
 
 
 def common_architecture(adapters: Sequence[AdapterContents]) -> str:
-    """Return the architecture of all adapters that tell theirs; `BwlabError`, which names two files, if they differ."""
+    """Return the architecture of the adapters that have a known one; `BwlabError` if two differ."""
     known = [adapter for adapter in adapters if adapter.architecture != "unknown"]
     for other in known[1:]:
         if other.architecture != known[0].architecture:
@@ -297,12 +297,12 @@ def merge_inputs(
 
 
 def every_part(inputs: MergeInputs) -> Iterator[list[ScaledModule]]:
-    """Return the parts at each path that any adapter still has a part in."""
+    """Return the scaled modules at each path that has any."""
     return (parts for path in inputs.paths() if (parts := inputs.parts(path)))
 
 
 def parse_choice(text: str, scheme: BlockScheme, count: int) -> Mapping[str, frozenset[str]]:
-    """Path of each module of the scheme -> letters of the adapters that make it.
+    """Return path of each module of the scheme -> letters of the adapters that make it.
 
     As in block specs, of two entries for one module the later wins, and `*` is what no other entry names; modules that
     are never named are made by all adapters.
@@ -330,7 +330,7 @@ def _entry(entry: str, text: str, known: str) -> tuple[str, frozenset[str]]:
     name, _, value = (piece.strip() for piece in entry.partition("="))
     if not name or not VALUE.fullmatch(value):
         found = f"{entry!r} does not name adapters" if entry else "an entry is empty"
-        raise BwlabError(f"--choose {text!r}", found, FIX)
+        raise BwlabError(f"--choose {text!r}", found, CHOICE_FORM)
     made_by = frozenset() if value == "none" else frozenset(value.split("+"))
     strange = sorted(made_by - set(known))
     if strange:

@@ -1,4 +1,4 @@
-"""How deltas of several adapters become one."""
+"""Merge methods: how the deltas of several adapters become one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIES_DENSITY = 0.2  # the paper's default: keep the top 20 %
 DARE_DENSITY = 0.5
 
 MergedModule = tuple[ModuleWeights | None, Fit | None]
-# Of each algorithm whose delta is a leaf as it stands, that leaf: sums of such leaves are exact.
+# Algorithm whose delta is one leaf -> that leaf: sums of such leaves are exact.
 DIRECT = {"norm": "w_norm", "full": "diff"}
 
 
@@ -52,7 +52,7 @@ class Method:
         return self.name in (SUM, BLOCKS)
 
     def check(self) -> None:
-        """Raise `BwlabError` for a name or density that makes no sense."""
+        """Raise `BwlabError` for an unknown name, or a density that the method does not take."""
         if self.name not in METHODS:
             raise BwlabError(f"--method {self.name}", "no such method", f"Known: {', '.join((*METHODS, ZIPLORA))}")
         if self.density is not None and self.linear:
@@ -63,12 +63,12 @@ class Method:
 
 @dataclass(frozen=True)
 class ScaledModule:
-    """One adapter's module in a merge.
+    """One adapter's module in a merge, with its scale.
 
     Attributes:
-        index: of the adapter, from 0.
-        module: what it does there.
-        scale: that its delta is multiplied by, not 0.
+        index: the adapter's, from 0.
+        module: the adapter's module.
+        scale: factor of the delta, not 0.
 
     """
 
@@ -105,12 +105,12 @@ def merged(deltas: Sequence[Array], indices: Sequence[int], path: str, method: M
 def bias_delta(parts: Sequence[ScaledModule]) -> Array | None:
     """Return the sum of the changes of a bias, whatever the method; None if no part changes it."""
     changes = [part.module.bias_delta() for part in parts]
-    found: list[Array] = [
+    scaled_changes: list[Array] = [
         np.asarray(change * part.scale, np.float64)
         for part, change in zip(parts, changes, strict=True)
         if change is not None
     ]
-    return _sum(found) if found else None
+    return _sum(scaled_changes) if scaled_changes else None
 
 
 def _sum(arrays: Sequence[Array]) -> Array:
@@ -125,7 +125,7 @@ def _delta(part: ScaledModule, base: Array | None) -> Array:
 
 
 def ties(deltas: Sequence[Array], density: float) -> Array:
-    """Return the TIES merge of deltas of one shape: trimmed, one sign elected for each number, the mean of those that agree.
+    """Return the TIES merge of deltas: trimmed, a sign elected for each number, the mean of those with that sign.
 
     Source: TIES-Merging, Yadav et al. (arXiv 2306.01708), section 4, with numbers ranked within this layer rather than
     over the whole model; its lambda is a scale of all deltas.
@@ -154,7 +154,7 @@ def trimmed(delta: Array, density: float) -> Array:
 
 
 def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
-    """Return the delta with numbers dropped at random and the others divided by the share that is kept: the same on average.
+    """Return the delta with numbers dropped at random and the others divided by the share that is kept.
 
     Source: DARE, Yu et al. (arXiv 2311.03099), section 3.2, with drop rate `1 - density`.
     """
@@ -162,12 +162,12 @@ def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
 
 
 def module_generator(seed: int, index: int, path: str) -> np.random.Generator:
-    """Random numbers of one module of one adapter: the same whatever other modules there are.
+    """Return the random numbers of one module of one adapter, which do not depend on the other modules.
 
     Args:
-        seed: of the merge.
-        index: of the adapter among those merged.
-        path: of the module.
+        seed: the merge's.
+        index: the adapter's, among those merged.
+        path: the module's.
 
     """
     return np.random.default_rng([seed, index, zlib.crc32(path.encode())])
@@ -182,7 +182,7 @@ def combined(
         parts: at least one, all of one path.
         method: how to merge.
         rank: highest rank of the result; None: whatever is exact.
-        architecture: tells shapes that leaves do not.
+        architecture: determines shapes that the leaves do not.
         base: weights of the base model.
 
     Raises:
@@ -216,8 +216,8 @@ def _near(
     parts: Sequence[ScaledModule], method: Method, rank: int | None, base: BaseWeights | None
 ) -> tuple[Truncation, int | None]:
     """Return the merged delta as factors, and the rank that those of its parts have together; None if it was dense."""
-    found = [part.module.factors() for part in parts] if method.linear else []
-    factors = [one.scaled(part.scale) for one, part in zip(found, parts, strict=False) if one is not None]
+    own = [part.module.factors() for part in parts] if method.linear else []
+    factors = [matrix.scaled(part.scale) for matrix, part in zip(own, parts, strict=False) if matrix is not None]
     if len(factors) == len(parts):
         whole = concatenated(factors)
         if rank is not None:
@@ -273,7 +273,7 @@ def _common_shape(parts: Sequence[ScaledModule], architecture: str, base: BaseWe
 
 def _shape(module: ModuleWeights, architecture: str, base: BaseWeights | None) -> tuple[int, ...] | None:
     if base is None and module.shape is None:
-        return None  # Nothing is made of it without a base but a copy.
+        return None  # Without a base such a module can only be copied.
     return weight_shape(module, architecture, base)
 
 

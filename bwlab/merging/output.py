@@ -1,4 +1,4 @@
-"""Where an adapter is written, in what form, and that nothing is written over by accident."""
+"""Writing a result: target and form, protection of existing files, and the record of approximations."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 SUFFIX = ".safetensors"
 
 Modules = Mapping[str, ModuleWeights]
-LOW_RANK = ("lora", "tucker")
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where an adapter goes.
+    """The file or folder that an adapter is written to, and its form.
 
     Attributes:
         path: of the file, or of the folder where the form is one.
@@ -68,7 +67,7 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
         BwlabError: there is no such form, or the path does not suit it or is taken.
 
     """
-    writers = {one.name: one for one in manager.formats() if isinstance(one, FormatWriter)}
+    writers = {entry.name: entry for entry in manager.formats() if isinstance(entry, FormatWriter)}
     if target.form not in writers:
         fix = f"{did_you_mean(target.form, writers)}Known: {', '.join(writers)}"
         raise BwlabError(f"--to {target.form}", "no such form", fix)
@@ -83,11 +82,11 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
 
 
 def refuse_overwriting(paths: Sequence[Path], overwrite: bool) -> None:
-    """Raise `BwlabError` if a path is taken and may not be; an empty folder is free."""
-    taken = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
-    if taken and not overwrite:
-        raise BwlabError(f"writing {taken[0]}", "it is there already", "Choose another path, or give --overwrite")
-    blocked = [path for path in taken if path.is_dir() and path.suffix == SUFFIX]
+    """Raise `BwlabError` if a path exists that may not be replaced; an empty folder may."""
+    existing = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+    if existing and not overwrite:
+        raise BwlabError(f"writing {existing[0]}", "it is there already", "Choose another path, or give --overwrite")
+    blocked = [path for path in existing if path.is_dir() and path.suffix == SUFFIX]
     if blocked:
         raise BwlabError(f"writing {blocked[0]}", "a folder of that name is in the way", "Choose another path")
 
@@ -99,7 +98,7 @@ def write_adapter(
     target: Target,
     writer: FormatWriter,
 ) -> tuple[Path, ...]:
-    """Write modules, and the embeddings of `contents` beside them, and returns the paths of the files.
+    """Write modules, and the embeddings of `contents` beside them, and return the paths of the files.
 
     Raises:
         BwlabError: the form cannot hold a module, a file may not be replaced, or writing fails.
@@ -124,14 +123,14 @@ def known_scheme(architecture: str, config: Mapping[str, object] | None, manager
 
 @dataclass(frozen=True)
 class Outcome:
-    """Files that were written, and how well what is in them stands for what was asked.
+    """Files that were written, and how well they approximate the request.
 
     Attributes:
         files: paths, the adapter's or model's first.
-        modules: adapted modules that were written.
+        modules: number of adapted modules that were written.
         scheme: names their blocks.
         fits: of modules that were approximated by low rank; empty where everything is exact.
-        notes: further lines.
+        notes: further lines for the user.
 
     """
 
@@ -148,7 +147,7 @@ class Fit:
 
     Attributes:
         path: of the module.
-        before: rank that an exact low-rank form takes; None if it was taken from a dense delta.
+        before: rank of an exact low-rank form; None if the delta was dense.
         after: rank of the approximation; 0 where the delta was zero and the module is left out.
         energy: squared Frobenius norm of the delta.
         lost: squared Frobenius norm of the error.
@@ -215,11 +214,11 @@ def require_expressible(modules: Modules, writer: FormatWriter, source: object) 
     unfit = [module for module in modules.values() if not writer.expresses(module)]
     if not unfit:
         return
-    algorithms = Counter("a changed bias" if one.algorithm in LOW_RANK else one.algorithm for one in unfit)
+    algorithms = Counter("a changed bias" if module.is_lora else module.algorithm for module in unfit)
     kinds = ", ".join(f"{count} x {name}" for name, count in algorithms.items())
     raise BwlabError(
         f"writing {source} as {writer.name}",
-        f"{len(unfit)} of its {len(modules)} modules cannot be said there ({kinds}), first {unfit[0].path}",
+        f"{len(unfit)} of its {len(modules)} modules cannot be expressed in it ({kinds}), first {unfit[0].path}",
         _way_out(unfit),
     )
 

@@ -40,9 +40,9 @@ sd14: blocks of the scheme sd
  UNet                                                                      192    278  859,520,964
 
 parts: upper = in0 + out3; middle = in1 + out2; lower = in2 + out1; all = in0 ... out3
-* = whatever no other entry of a spec names; for ranks, what all holds of it
-LoRA, LoCon: layers that they adapt; parameters: of the frozen UNet, text encoders are not counted
-LBW: cells of its strings; kohya: places in its lists, from 0
+* = every block that no other entry of a spec names; for ranks, only those of the part all
+LoRA, LoCon: number of layers that they adapt; parameters: of the frozen UNet, without text encoders
+LBW: cells of its strings; kohya: indices in its lists, from 0
 one level finer: --cells; specs take all of these names: --blocks "in0=16, out3.2=4, *=0"
 """
 

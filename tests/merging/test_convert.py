@@ -114,7 +114,7 @@ def test_keys_that_nobody_understands_stop_it(tmp_path: Path, manager: PluginMan
     ):
         convert(Conversion(source, target), manager)
     outcome = convert(Conversion(source, target, drop_unknown=True), manager)
-    assert outcome.notes == ("left out: 2 keys that nobody understands, first strange.a",)
+    assert outcome.notes == ("left out: 2 keys that no reader understands, first strange.a",)
     assert set(deltas(target.path)) == set(PATHS)
 
 

@@ -218,7 +218,7 @@ def test_adapters_of_two_architectures(tmp_path: Path, manager: PluginManager) -
         (MergeRecipe((), (), Method("ties", 1.5)), 2, "--density 1.5: out of range"),
         (MergeRecipe((), (), Method("ties")), None, r"by ties is dense\. Give the rank to keep of it \(--rank N\)"),
         (MergeRecipe((), (), Method("blocks")), None, "no choice of blocks"),
-        (MergeRecipe((), (), Method("dare"), "*=A"), 2, "--method dare looks at every block"),
+        (MergeRecipe((), (), Method("dare"), "*=A"), 2, "--method dare needs every block"),
         (MergeRecipe((), (), Method(), "*=none"), None, "every delta of the result is zero"),
         (MergeRecipe(()), 0, "--rank 0: out of range"),
     ],

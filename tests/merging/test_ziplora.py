@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.save import save_adapter
-from bwlab.base.architectures import Pipeline
 from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
 from bwlab.base.load import base_scheme, load_base
 from bwlab.benchmark import load_benchmark
@@ -28,6 +28,9 @@ from bwlab.merging.output import Target
 from bwlab.merging.ziplora import ZipLoraRecipe, ZipLoraSettings, merge_ziplora
 from bwlab.plugins.manager import build_manager
 from tests.merging.test_commands import run
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
 
 MANAGER = build_manager()
 

@@ -41,7 +41,7 @@ class LeftOut:
 
     Attributes:
         reason: why, e.g. `"oft, which needs the base model"`.
-        keys: module paths, or the file's names of keys that nobody understands; at least one.
+        keys: module paths, or the file's names of keys that no reader understands; at least one.
 
     """
 
@@ -199,7 +199,7 @@ def _left_out(reasons: Mapping[str, str | None], unknown: Iterable[str]) -> tupl
             found.setdefault(reason, []).append(path)
     keys = tuple(unknown)
     parts = [LeftOut(reason, tuple(paths)) for reason, paths in found.items()]
-    return (*parts, *([LeftOut("keys that nobody understands", keys)] if keys else []))
+    return (*parts, *([LeftOut("keys that no reader understands", keys)] if keys else []))
 
 
 def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:

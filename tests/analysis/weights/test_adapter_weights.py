@@ -60,7 +60,7 @@ def test_alpha_0_is_refused_as_tools_read_it_differently(tmp_path: Path) -> None
         ({"weight": (7,), "on_input": ()}, "ia3, whose deltas need"),
         ({"lora_down.weight": (2, 5), "lora_up.weight": (7, 2), "dora_scale": (7, 1)}, "dora, whose deltas need"),
         ({"w_norm": (7,)}, "changes of norms, which are no matrices"),
-        ({"q_layer.weight": (3, 5)}, "keys that nobody understands"),
+        ({"q_layer.weight": (3, 5)}, "keys that no reader understands"),
     ],
 )
 def test_what_the_file_alone_does_not_tell_is_named_alone_and_beside_lora(
@@ -105,7 +105,7 @@ def test_unknown_keys_beside_known_ones_are_listed(tmp_path: Path) -> None:
     weights = open_weights(write(tmp_path / "a.safetensors", adapter_tensors(0) | unknown))
     name = kohya("no_such_block.0.to_q")
     assert {part.reason: set(part.keys) for part in weights.left_out} == {
-        "keys that nobody understands": {f"{name}.lora_down.weight", f"{name}.lora_up.weight", "strange"},
+        "keys that no reader understands": {f"{name}.lora_down.weight", f"{name}.lora_up.weight", "strange"},
     }
 
 
