@@ -103,7 +103,7 @@ def pictures(pipe: Pipeline, style: str) -> tuple[Tensor, list[str]]:
 
     benchmark = load_benchmark()
     pairs = benchmark.style_pairs(style)
-    images = torch.stack([torch.from_numpy(np.array(benchmark.picture(*pair))) for pair in pairs])
+    images = torch.stack([torch.from_numpy(np.array(benchmark.image(*pair))) for pair in pairs])
     with torch.no_grad():
         encoded = pipe.vae.encode(images.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mean
     return encoded * pipe.vae.config.scaling_factor, [benchmark.caption(*pair) for pair in pairs]

@@ -35,7 +35,7 @@ def write_style(out: Path) -> Path:
     out.mkdir(parents=True)
     for identity in IDENTITIES:
         name = identity.replace("-", " ")
-        contoured(benchmark.picture(identity, SOURCE)).save(out / f"{identity}.png")
+        contoured(benchmark.image(identity, SOURCE)).save(out / f"{identity}.png")
         (out / f"{identity}.txt").write_text(f"{NAME}, {name}, white background\n", encoding="utf-8")
     return out
 

@@ -26,12 +26,12 @@ def write_locon(path: Path, seed: int, rank: int = RANK) -> None:
     """Write a LoCon file of SDXL's UNet and text encoders with random factors in half precision."""
     from safetensors.numpy import save_file
 
-    from bwlab.blocks.configs import SDXL, module_shapes
+    from bwlab.blocks.configs import SDXL, layer_shapes, meta_unet
     from bwlab.formats.keys import kohya_name_of
 
     rng = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
-    unet = {module: shape for module, (_, shape) in module_shapes(SDXL).items()}
+    unet = {module: shape for module, (_, shape) in layer_shapes(meta_unet(SDXL)).items()}
     for module, shape in {**unet, **text_shapes("te", 768, 12), **text_shapes("te2", 1280, 32)}.items():
         name = kohya_name_of(module, True)
         down = rng.standard_normal((rank, *shape[1:]), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""The identity x style benchmark: held-out emoji in held-out styles, with the true picture of every pair.
+"""The identity x style benchmark: held-out emoji in held-out styles, with the true image of every pair.
 
-Real Stable Diffusion has no such thing: here each identity exists in each style, so that a generated "this fox, in ink"
-can be laid beside the fox that an artist drew in ink.
+Each identity exists in each style, so a generated "this fox, in ink" can be compared with the fox that an artist drew
+in ink. No such benchmark exists for photographs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class BenchmarkStyle:
     """One vendor's way of drawing.
 
     Attributes:
-        style: the word in captions.
+        style: the word for the style in captions.
         role: `train` (the embedded base knows it) or `held-out`.
-        package: of npm, with its version the source of the pictures.
+        package, version: the npm package that the images come from.
         licence: SPDX identifier.
 
     """
@@ -43,8 +43,8 @@ class BenchmarkStyle:
 
 
 @dataclass(frozen=True)
-class BenchmarkPicture:
-    """What the manifest says of one picture."""
+class BenchmarkImage:
+    """The entry of one image in the manifest."""
 
     identity: str
     style: str
@@ -54,14 +54,14 @@ class BenchmarkPicture:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The pictures that ship with bwlab, 64 x 64 over white.
+    """The images that ship with bwlab, 64 x 64 over white.
 
     Attributes:
-        folder: with `manifest.json` and `pictures/`.
-        identities: held out of all training of the embedded base; drawn in every style.
-        style_identities: known to the base; drawn in the held-out styles, to train those styles on.
-        styles: all of them, known ones first.
-        pictures: what is known of each (identity, style).
+        folder: the folder with `manifest.json` and `pictures/`.
+        identities: identities that are held out of all training of the embedded base, drawn in every style.
+        style_identities: identities that the base knows, drawn in the held-out styles to train those styles on.
+        styles: all styles, known ones first.
+        images: (identity, style) -> entry of the manifest.
 
     """
 
@@ -69,36 +69,36 @@ class Benchmark:
     identities: tuple[str, ...]
     style_identities: tuple[str, ...]
     styles: tuple[BenchmarkStyle, ...]
-    pictures: Mapping[Pair, BenchmarkPicture] = field(repr=False)
+    images: Mapping[Pair, BenchmarkImage] = field(repr=False)
 
     def style_names(self, role: str | None = None) -> tuple[str, ...]:
         """Return the style words, or those with a role: `train` or `held-out`."""
         return tuple(style.style for style in self.styles if role in (None, style.role))
 
     def identity_pairs(self, identity: str) -> list[Pair]:
-        """Return the pairs to learn a held-out identity from: its pictures in the styles that the base knows."""
+        """Return the pairs to learn a held-out identity from: its images in the styles that the base knows."""
         return [(identity, style) for style in self.style_names("train")]
 
     def style_pairs(self, style: str) -> list[Pair]:
         """Return the pairs to learn a held-out style from: none of a held-out identity."""
         return [(identity, style) for identity in self.style_identities]
 
-    def entry(self, identity: str, style: str) -> BenchmarkPicture:
-        """Return what is known of a picture; `BwlabError` naming the choices if there is none."""
-        known = self.pictures.get((identity, style))
+    def entry(self, identity: str, style: str) -> BenchmarkImage:
+        """Return the entry of an image; `BwlabError` naming the choices if there is none."""
+        known = self.images.get((identity, style))
         if known is not None:
             return known
-        of_style = [name for name, other in self.pictures if other == style]
+        of_style = [name for name, other in self.images if other == style]
         found = f"the style has no {identity}" if of_style else f"there is no style {style}"
         choices = ", ".join(of_style or self.style_names())
-        raise BwlabError(f"benchmark picture {identity} in {style}", found, f"Choose from {choices}")
+        raise BwlabError(f"benchmark image {identity} in {style}", found, f"Choose from {choices}")
 
     def caption(self, identity: str, style: str) -> str:
-        """Return the comma-separated tags of a picture, such as `"ink, fox, white background"`."""
+        """Return the comma-separated tags of an image, such as `"ink, fox, white background"`."""
         return self.entry(identity, style).caption
 
-    def picture(self, identity: str, style: str) -> Image.Image:
-        """Return the true picture, RGB; `BwlabError` if there is none or its file is damaged."""
+    def image(self, identity: str, style: str) -> Image.Image:
+        """Return the true image, RGB; `BwlabError` if there is none or its file is damaged."""
         import io
 
         from PIL import Image
@@ -128,9 +128,9 @@ class Benchmark:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise BwlabError(f"benchmark picture {path}", error.strerror or str(error), fix) from error
+            raise BwlabError(f"benchmark image {path}", error.strerror or str(error), fix) from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BwlabError(f"benchmark picture {path}", "the file is not the one in the manifest", fix)
+            raise BwlabError(f"benchmark image {path}", "the file is not the one in the manifest", fix)
         return data
 
 
@@ -145,13 +145,13 @@ def load_benchmark(folder: Path | None = None) -> Benchmark:
 
 
 def _parsed(folder: Path, manifest: Mapping[str, Any]) -> Benchmark:
-    pictures = [BenchmarkPicture(**entry) for entry in manifest["pictures"]]
+    images = [BenchmarkImage(**entry) for entry in manifest["pictures"]]
     return Benchmark(
         folder,
         tuple(manifest["held_out_identities"]),
         tuple(manifest["style_identities"]),
         tuple(BenchmarkStyle(**entry) for entry in manifest["styles"]),
-        {(picture.identity, picture.style): picture for picture in pictures},
+        {(image.identity, image.style): image for image in images},
     )
 
 

@@ -33,8 +33,8 @@ def test_every_held_out_identity_is_there_in_every_shippable_style(benchmark: Be
 
 
 def test_pictures_are_64_px_over_white(benchmark: Benchmark) -> None:
-    for identity, style in benchmark.pictures:
-        pixels = np.asarray(benchmark.picture(identity, style))
+    for identity, style in benchmark.images:
+        pixels = np.asarray(benchmark.image(identity, style))
         assert pixels.shape == (64, 64, 3)
         assert (pixels[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all(), (identity, style)
         assert pixels.std() > 10, (identity, style)
@@ -65,13 +65,13 @@ def test_identity_data_holds_no_held_out_style(benchmark: Benchmark) -> None:
 def test_the_folder_is_small(benchmark: Benchmark) -> None:
     files = [path for path in benchmark.folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LIMIT
-    assert len([path for path in files if path.suffix == ".png"]) == len(benchmark.pictures) == 42 * 8 + 24 * 3
+    assert len([path for path in files if path.suffix == ".png"]) == len(benchmark.images) == 42 * 8 + 24 * 3
 
 
 def test_ink_is_black_and_white(benchmark: Benchmark) -> None:
-    pixels = np.asarray(benchmark.picture("fox", "ink")).astype(int)
+    pixels = np.asarray(benchmark.image("fox", "ink")).astype(int)
     assert np.ptp(pixels, axis=-1).max() <= 2
-    assert np.ptp(np.asarray(benchmark.picture("fox", "noto")).astype(int), axis=-1).max() > 150
+    assert np.ptp(np.asarray(benchmark.image("fox", "noto")).astype(int), axis=-1).max() > 150
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_ink_is_black_and_white(benchmark: Benchmark) -> None:
 )
 def test_an_unknown_picture_is_refused(benchmark: Benchmark, identity: str, style: str, named: str) -> None:
     with pytest.raises(BwlabError) as error:
-        benchmark.picture(identity, style)
+        benchmark.image(identity, style)
     assert named in error.value.fix
 
 
@@ -111,12 +111,12 @@ def test_damage_is_noticed(benchmark: Benchmark, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes((benchmark.folder / "manifest.json").read_bytes())
     copy = load_benchmark(tmp_path)
     with pytest.raises(BwlabError, match="No such file"):
-        copy.picture("fox", "ink")
+        copy.image("fox", "ink")
     damaged = tmp_path / "pictures" / "ink" / "fox.png"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes((benchmark.folder / "pictures" / "ink" / "owl.png").read_bytes())
     with pytest.raises(BwlabError, match="not the one in the manifest"):
-        copy.picture("fox", "ink")
+        copy.image("fox", "ink")
 
 
 def fake_packages(folder: Path) -> None:
@@ -133,10 +133,10 @@ def fake_packages(folder: Path) -> None:
 def test_the_benchmark_is_made_from_icon_packages(benchmark: Benchmark, tmp_path: Path) -> None:
     fake_packages(tmp_path / "art")
     made = load_benchmark(write_benchmark(tmp_path / "art", tmp_path / "out").parent)
-    assert made.pictures.keys() == benchmark.pictures.keys()
+    assert made.images.keys() == benchmark.images.keys()
     assert made.styles == benchmark.styles
-    assert made.picture("fox", "noto").getpixel((32, 32)) == (0xDD, 0x55, 0x11)
-    assert made.picture("owl", "blob").getpixel((32, 32)) == (0x11, 0x22, 0x44)
+    assert made.image("fox", "noto").getpixel((32, 32)) == (0xDD, 0x55, 0x11)
+    assert made.image("owl", "blob").getpixel((32, 32)) == (0x11, 0x22, 0x44)
 
 
 def test_small_png_is_exact_up_to_256_colours_and_close_above() -> None:

@@ -35,7 +35,7 @@ def as_tensor(picture: Image.Image) -> Tensor:
 def test_the_autoencoder_keeps_unseen_identities_in_every_style(base: StableDiffusionPipeline) -> None:
     benchmark = load_benchmark()
     for style in benchmark.style_names():
-        pictures = torch.stack([as_tensor(benchmark.picture(name, style)) for name in benchmark.identities[::7]])
+        pictures = torch.stack([as_tensor(benchmark.image(name, style)) for name in benchmark.identities[::7]])
         with torch.no_grad():
             rebuilt = base.vae.decode(base.vae.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
         assert peak_signal_to_noise(rebuilt, pictures) > 25, style

@@ -127,7 +127,7 @@ def test_the_shipped_scorer_is_small_and_scores_the_embedded_base() -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 8e6
     clip = load_clip(str(folder))
     assert dict(clip.parts) == PARTS
-    image = load_benchmark().picture("fox", "noto")
+    image = load_benchmark().image("fox", "noto")
     widths = [clip.pictures([image], part).shape for part in ("identity", "style", "background", "", "no such part")]
     assert widths == [(1, 160), (1, 64), (1, 32), (1, 256), (1, 256)]
     assert clip_of("emoji", "mine") == clip_of("sd14", "mine") == "mine"
@@ -138,7 +138,7 @@ def test_the_shipped_scorer_is_small_and_scores_the_embedded_base() -> None:
 def test_the_shipped_scorer_is_better_than_pixels_on_identities_it_never_saw() -> None:
     benchmark, styles = load_benchmark(), ("noto", "twemoji", "flat", "emojione")
     names = HELD_OUT[::2]
-    images = [benchmark.picture(name, style).convert("RGB") for name in names for style in styles]
+    images = [benchmark.image(name, style).convert("RGB") for name in names for style in styles]
     pixels = small_images(np.stack([np.asarray(image) for image in images]).reshape(len(names), 4, 64, 64, 3))
     clip = load_clip(clip_of("emoji", None))
     found = clip.pictures(images, "identity").view(len(names), 4, -1)

@@ -31,7 +31,7 @@ def test_pictures_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Pa
     unled = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0)
     for identity in IDENTITIES:
         shown = tmp_path / f"{identity}.png"
-        benchmark.picture(identity, "noto").save(shown)
+        benchmark.image(identity, "noto").save(shown)
         control = read_controlnet_input("emoji", shown, "canny", pipe)
         painted = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0, control=control)
         led += [lines_met(picture, control.image) for picture in painted]

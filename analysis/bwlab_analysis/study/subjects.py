@@ -37,14 +37,14 @@ def learned_images(subject: SubjectFingerprint) -> list[Image]:
 
         return read_images(Path(subject.folder))
     benchmark = load_benchmark()
-    return [benchmark.picture(*pair) for pair in _pairs(subject)]
+    return [benchmark.image(*pair) for pair in _pairs(subject)]
 
 
 def true_image(identity: SubjectFingerprint, style: SubjectFingerprint) -> Image | None:
     """Return what an artist drew for a pair; None where nobody did."""
     if identity.folder is not None or style.folder is not None:
         return None
-    return load_benchmark().picture(identity.name, style.name)
+    return load_benchmark().image(identity.name, style.name)
 
 
 def data_folder(subject: SubjectFingerprint, folder: Path) -> Path:

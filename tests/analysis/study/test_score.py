@@ -46,7 +46,7 @@ def noisy(image: Image.Image, size: float) -> Image.Image:
 
 
 def test_distances_are_0_for_the_same_and_grow_with_noise(scorer: ClipModel) -> None:
-    true = load_benchmark().picture("fox", "ink")
+    true = load_benchmark().image("fox", "ink")
     found = distances(scorer, [true, *(noisy(true, size) for size in (10, 60, 250))], true)
     assert tuple(found) == DISTANCES
     for name, values in found.items():
@@ -55,14 +55,14 @@ def test_distances_are_0_for_the_same_and_grow_with_noise(scorer: ClipModel) -> 
 
 
 def test_the_true_image_is_brought_to_size(scorer: ClipModel) -> None:
-    true = load_benchmark().picture("fox", "ink")
+    true = load_benchmark().image("fox", "ink")
     large = true.resize((96, 96))
     found = distances(scorer, [large], true)
     assert list(found["structure_distance"]) == pytest.approx([0], abs=0.01)
 
 
 def test_feature_maps_have_channels_of_length_1(scorer: ClipModel) -> None:
-    images = [load_benchmark().picture("fox", style) for style in ("ink", "noto", "blob")]
+    images = [load_benchmark().image("fox", style) for style in ("ink", "noto", "blob")]
     maps = feature_maps(scorer, images)
     assert 2 <= len(maps) <= 4
     for one in maps:

@@ -64,7 +64,7 @@ def test_own_images_stay_where_they_are(own: SubjectFingerprint, tmp_path: Path)
 def test_the_benchmarks_images() -> None:
     true = true_image(FOX, INK)
     assert true is not None
-    assert np.array_equal(np.asarray(true), np.asarray(load_benchmark().picture("fox", "ink")))
+    assert np.array_equal(np.asarray(true), np.asarray(load_benchmark().image("fox", "ink")))
     assert len(learned_images(FOX)) == 5
     assert len(learned_images(INK)) == 24
     same = [np.array_equal(np.asarray(true), np.asarray(one)) for one in learned_images(INK)]
