@@ -100,7 +100,8 @@ def _parameter(given: inspect.Parameter, hint: object) -> Parameter:
     # Inside Annotated typer reads the first name from where a default would stand.
     declared = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
     names = tuple(declared) or (f"--{given.name.replace('_', '-')}",)
-    return Parameter(names, "" if kind is bool else info.metavar or _value(kind), default, required, says)
+    value = "" if kind is bool else info.metavar or _value(kind)
+    return Parameter(names, value, default, required, says + _range(info))
 
 
 def _value(kind: object) -> str:
@@ -111,6 +112,12 @@ def _value(kind: object) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "|".join(str(choice.value) for choice in kind)
     return VALUES[typing.cast(type, kind)]
+
+
+def _range(info: OptionInfo) -> str:
+    limits = {"at least": info.min, "at most": info.max}
+    shown = ", ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
+    return f" ({shown})" if shown else ""
 
 
 def _default(value: object, shown: bool | str | None) -> str:

@@ -44,13 +44,14 @@ class OptimizerConfig(Settings):
     """Batches whose gradients make one step."""
 
     optimizer: Literal["adamw", "adafactor", "prodigy"] = "adamw"
-    """Optimiser; `prodigy` estimates the learning rate itself."""
+    """Optimiser; `prodigy` estimates its learning rate."""
 
     optimizer_options: Options = Field(default_factory=dict)
     """Further arguments of the optimiser."""
 
     lr: float | None = Field(default=None, gt=0)
-    """Learning rate; for `prodigy` a factor of its own estimate, 1 if it is not set."""
+    """Learning rate, or for `prodigy` a factor of the rate that it estimates; if it is not set, 5e-4, or 1 for
+    `prodigy`."""
 
     block_lr: Text | None = None
     """Learning rates of single blocks as a block spec, such as "upper=1e-3, te=5e-5"; other blocks have `lr`."""
@@ -78,7 +79,7 @@ class OptimizerConfig(Settings):
     """Strength of the added noise that is constant over each channel; 0 adds none."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the forward and backward pass (autocast); `auto` takes the fastest of the device."""
+    """Precision of the forward and backward pass (autocast); `auto` is whichever is fast on the device."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, only where a gradient flows."""

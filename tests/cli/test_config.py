@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from typer.main import get_command
 
 from bwlab.cli.app import main
 from bwlab.cli.train import KEYS, command, flag_name
+from bwlab.config.model import bound, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.training.config import TrainConfig
 from bwlab.training.settings import read_config
@@ -71,6 +74,40 @@ def test_show_names_the_source_of_each_value(tmp_path: Path, capsys: pytest.Capt
 def test_show_refuses_what_a_run_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("config", "show", "--set", "training.step=3") == 2
     assert capsys.readouterr().err == "bwlab: error: --set: training.step: unknown key. Did you mean training.steps?\n"
+
+
+def test_options_of_train_have_type_default_and_range_of_their_settings() -> None:
+    fields = setting_fields(TrainConfig)
+    parameters = inspect.signature(command).parameters
+    for name, key in KEYS.items():
+        kind, option = typing.get_args(parameters[name].annotation)
+        field, default = fields[key], parameters[name].default
+        assert default == (field.default if field.default != "" else None)
+        assert plain_type(kind) is plain_type(field.annotation) or [*typing.cast(typing.Any, plain_type(kind))] == [
+            *choices(field)
+        ]
+        assert (option.min, option.max) == (bound(field, "ge"), bound(field, "le"))
+        assert option.help.startswith(" ".join((field.description or "no description").split()))
+    assert parameters["schedule"].default == "constant"
+    assert (typing.get_args(parameters["batch_size"].annotation)[1].min, parameters["batch_size"].default) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "completions"),
+    [
+        ("train --optimizer ad", ["adamw", "adafactor"]),
+        ("train --preset ", ["paper"]),
+        ("config init --preset ", ["paper"]),
+    ],
+)
+def test_the_shell_completes_choices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str, completions: list[str]
+) -> None:
+    monkeypatch.setenv("_BWLAB_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"bwlab {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split(" "))))
+    exit_code()
+    assert capsys.readouterr().out.split() == completions
 
 
 def test_every_flag_of_train_sets_one_key() -> None:

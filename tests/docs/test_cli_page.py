@@ -69,10 +69,10 @@ def test_a_section_has_what_the_parser_takes(name: str) -> None:
         ("--base TEXT", TrainConfig().base),
         ("--adapter TEXT", TrainConfig().adapter.type),
         ("--blocks SPEC", TrainConfig().adapter.blocks),
-        ("--steps N", TrainConfig().training.steps),
-        ("--batch-size N", TrainConfig().training.batch_size),
-        ("--lr F", TrainConfig().training.rate()),
-        ("--seed N", TrainConfig().training.seed),
+        ("--steps INTEGER", TrainConfig().training.steps),
+        ("--batch-size INTEGER", TrainConfig().training.batch_size),
+        ("--lr FLOAT", TrainConfig().training.rate()),
+        ("--seed INTEGER", TrainConfig().training.seed),
     ],
 )
 def test_the_defaults_of_train_that_help_states_are_those_of_its_settings(option: str, default: object) -> None:
