@@ -8,9 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.activations.losses import BlockBlame
-from bwlab_analysis.activations.pair import PairInBase
-from bwlab_analysis.fidelity.scores import Judge, Sampling
 from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured
 from bwlab_analysis.report.advice import notations_of, specs_of, steps_of
 from bwlab_analysis.report.verdict import (
@@ -31,10 +28,11 @@ if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
-    from bwlab_analysis.activations.losses import Loss, LossReport
+    from bwlab_analysis.activations.losses import BlockBlame, Loss, LossReport
+    from bwlab_analysis.activations.pair import PairInBase
     from bwlab_analysis.fidelity.bootstrap import Interval
     from bwlab_analysis.fidelity.recommend import Trial
-    from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
+    from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
 
 
 def norms_document(report: NormsReport) -> dict[str, Json]:
