@@ -111,7 +111,7 @@ def _weights_section(report: ConflictReport, cells: bool) -> Section:
 
 def _weights_tables(head: str, groups: Sequence[GroupConflict], report: ConflictReport) -> tuple[Table, Table]:
     """Return the table of modules and energies, and that of the measures."""
-    heads = columns_of(head, "modules of a", "of b", "of both", "energy of a", "energy of b", "joint energy")
+    heads = columns_of(head, "modules of a", "of b", "of both", "energy of a", "of b", "of both")
     energies = Table(heads, tuple(map(_energy_row, groups)), totals=(_energy_row(report.total),))
     columns = (Column(head, align="left"), *(measure_column(measure.name) for measure in report.measures))
 
@@ -200,7 +200,7 @@ def _losses_sections(reports: Sequence[LossReport]) -> tuple[Section, ...]:
     inputs = "; ".join(f"{report.adapter}: {report.inputs}" for report in reports)
     note = (
         f"Images: {inputs}. Harm: the rise of the loss by the other adapter; random: the rise by random adapters in its "
-        "place; of its gain: the harm as a share of what the adapter gains over the base. In brackets: standard errors."
+        "place; of its gain: the harm as a share of the adapter's own gain. In brackets: standard errors."
     )
     table = Table(heads, tuple(map(_loss_row, reports)), note=note)
     return (Section("Denoising loss on each adapter's own training images", (table,)),)

@@ -142,7 +142,7 @@ def base_conflict_document(pair: PairInBase) -> dict[str, Json]:
 
 
 def interaction_document(report: InteractionReport) -> dict[str, Json]:
-    """Return what two adapters do to activations: by block and timestep (`"all"` first), and the blame of each block."""
+    """Return what two adapters do to activations by block and timestep (`"all"` first), and each block's blame."""
     return {
         "inputs": report.inputs,
         "latents": report.latents,

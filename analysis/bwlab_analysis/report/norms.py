@@ -34,7 +34,7 @@ def present_norms(report: NormsReport, cells: bool = False, modules: bool = Fals
     if report.empty_blocks:
         conclusion.append(f"Blocks without a module: {', '.join(report.empty_blocks)}.")
     conclusion += left_out_lines(report.file.name, report.left_out)
-    details = (Section("Weights of one adapter", tuple(tables)),)
+    details = (Section("Weights by block and by kind of module", tuple(tables)),)
     return Presentation(f"Weights of {report.file}", Section("Summary", tuple(conclusion)), details)
 
 

@@ -67,7 +67,7 @@ class Presentation:
 
     Attributes:
         title: what was measured.
-        conclusion: what follows from it. A page begins with it; a terminal, whose last lines are read first, ends with it.
+        conclusion: what follows from it; a page begins with it, and a terminal, which is read from below, ends with it.
         details: the sections that it rests on.
         parts: presentations of parts of the result, which pages have below.
 

@@ -225,8 +225,8 @@ def conflict_score_text(losses: Sequence[LossReport]) -> str:
         f"Conflict score {score:.3f}: the mean rise of the loss on each adapter's training images beside the other "
         f"adapter ({harms}). In bwlab's study its rank correlation with the fidelity that pairs lost was "
         f"{SCORE_RHO:.2f} ({SCORE_RHO_HELD_OUT:.2f} on held-out pairs); that of the weights' cosine was "
-        f"{COSINE_RHO:.2f} ({COSINE_RHO_HELD_OUT:.2f}). Take it as a hint, and generate images to be sure: "
-        "'bwlab analyze recommend' does both."
+        f"{COSINE_RHO:.2f} ({COSINE_RHO_HELD_OUT:.2f}). Take it as a hint: "
+        "'bwlab analyze recommend' generates and scores images to be sure."
     )
 
 

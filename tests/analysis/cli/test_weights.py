@@ -19,7 +19,7 @@ from tests.analysis.kohya import SHAPES, adapter_tensors, kohya, write
 Run = Callable[..., Outcome]
 
 NORMS = """
-a.safetensors: 5 modules, block scheme sd
+Weights by block and by kind of module
                                                                       top-1 share
  block   modules   rank   delta norm    energy   effective rank   (flat spectrum)
  ────────────────────────────────────────────────────────────────────────────────
@@ -35,19 +35,22 @@ a.safetensors: 5 modules, block scheme sd
  conv          1      3        103.3    24.7 %         2.9 of 3       60 % (33 %)
  time          1      3        107.9    26.9 %         3.0 of 3       44 % (33 %)
  all           5      3        207.9   100.0 %         2.9 of 3       48 % (33 %)
+Summary
+a.safetensors: 5 modules, block scheme sd
 Blocks without a module: te, in1, in2, in3, out0, out1, out2, out3, rest.
 """
 
 CONFLICT = """
+Weights
 a = a.safetensors: 5 modules
 b = b.safetensors: 4 modules
-Block scheme sd; 2 modules are changed by both: 51.0 % of a's energy, 60.4 % of b's.
- block   modules of a   of b   of both   energy of a   energy of b   joint energy
- ────────────────────────────────────────────────────────────────────────────────
- in0                3      0         0        49.0 %         0.0 %         32.9 %
- mid                2      2         2        51.0 %        60.4 %         54.1 %
- out3               0      2         0         0.0 %        39.6 %         13.0 %
- all                5      4         2       100.0 %       100.0 %        100.0 %
+Block scheme sd; 2 modules changed by both: 51.0 % of a's energy, 60.4 % of b's.
+ block   modules of a   of b   of both   energy of a      of b   of both
+ ───────────────────────────────────────────────────────────────────────
+ in0                3      0         0        49.0 %     0.0 %    32.9 %
+ mid                2      2         2        51.0 %    60.4 %    54.1 %
+ out3               0      2         0         0.0 %    39.6 %    13.0 %
+ all                5      4         2       100.0 %   100.0 %   100.0 %
                        cosine         out overlap          in overlap   angle, deg
  block          (random pair)       (random pair)       (random pair)     (random)
  ─────────────────────────────────────────────────────────────────────────────────
@@ -55,15 +58,17 @@ Block scheme sd; 2 modules are changed by both: 51.0 % of a's energy, 60.4 % of 
  mid     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
  out3               exactly 0                   -                   -            -
  all     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
-Conflict of weights exactly 0, as no module is changed by both: in0 (a only), out3 (b only).
-Cosine 0.0066 (random pair: 0.0000 +- 0.0081): at chance (within 3 standard deviations of a random
-pair), as between nearly all real adapters. It says nothing about conflict.
+The conflict of weights is exactly 0 where only one adapter changes modules: in0 (a only), out3 (b
+only).
+Cosine 0.0066 (random pair: 0 +- 0.0081): at chance (within 3 standard deviations of a random pair),
+as between nearly all real adapters. It does not show a conflict.
 Block by block: at chance (mid).
-Out overlap x1.09 of chance (random pair: x1.00 +- 0.24), x16.7 at most: at chance (within 3
-standard deviations of a random pair). They write into unrelated directions.
+Out overlap x1.09 of chance (random pair: x1 +- 0.24), x16.7 at most: at chance (within 3 standard
+deviations of a random pair). They write into unrelated directions.
 Block by block: at chance (mid).
-What to do: weights do not tell. With --base BASE, and the adapters' own pictures in --data-a DIR
-and --data-b DIR, bwlab looks at both at work and says what to turn down.
+Conflict
+Weights cannot show whether these adapters conflict. Add --base and the training images (--data-a,
+--data-b) to measure it.
 """
 
 
@@ -126,7 +131,7 @@ def test_json_has_the_numbers_of_the_table(bwlab: Run, pair: tuple[Path, Path]) 
 
 def test_json_of_a_conflict_has_scales_and_verdict(bwlab: Run, pair: tuple[Path, Path]) -> None:
     document = json.loads(bwlab("analyze", "conflict", *pair, "--json", "--signs").out)
-    assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.conflict", 1)
+    assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.conflict", 2)
     assert [block["disjoint"] for block in document["blocks"]] == [True, False, True]
     cosine = document["total"]["cosine"]
     table = bwlab("analyze", "conflict", *pair).out

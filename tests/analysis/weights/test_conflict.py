@@ -80,7 +80,7 @@ def test_energy_shares_are_those_of_whole_adapters(tmp_path: Path) -> None:
     assert report.shared_share_b == pytest.approx(mid_b / whole_b, rel=1e-6)
     assert in0.measures["cosine"] is None
     check_group(report.total, a, b, MID)
-    assert "exactly 0, as no module is changed by both: in0 (a only), out3 (b only)." in weights_verdict(report)[0]
+    assert "exactly 0 where only one adapter changes modules: in0 (a only), out3 (b only)." in weights_verdict(report)[0]
 
 
 def test_adapters_on_disjoint_blocks_have_a_conflict_of_exactly_0(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_one_seed_for_both_is_called_a_shared_initialisation(tmp_path: Path) -> 
 def test_an_adapter_against_itself_and_against_its_opposite(tmp_path: Path) -> None:
     a = adapter_tensors(0)
     opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
-    for other, cosine, words in ((a, 1.0, "one adapter twice"), (opposite, -1.0, "takes the other back")):
+    for other, cosine, words in ((a, 1.0, "one adapter twice"), (opposite, -1.0, "together they cancel")):
         report = compare(tmp_path, a, other)
         assert value(report.total, "cosine").value == pytest.approx(cosine, abs=1e-7)
         assert value(report.total, "smallest_angle").value == pytest.approx(0.0, abs=1e-6)
