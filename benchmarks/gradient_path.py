@@ -1,4 +1,4 @@
-"""Prints how near `training.gradient_path = "skip"` comes to the exact gradient, on the embedded base.
+"""Print how near `training.gradient_path = "skip"` is to the exact gradient, on the embedded base.
 
     python -m benchmarks.gradient_path
 
@@ -40,11 +40,11 @@ DOWN = "down_blocks"
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near the gradient of the down blocks comes to the exact one in one batch.
+    """How near the gradient of the down blocks is to the exact one in one batch.
 
     Attributes:
-        cosine: of all its numbers, -1..1, 1 for the same direction.
-        length: its norm over that of the exact one.
+        cosine: cosine of the two gradients, -1..1, 1 for the same direction.
+        length: norm of the gradient over that of the exact one.
 
     """
 
@@ -98,7 +98,7 @@ class Lesson:
 
 
 def pictures(pipe: Pipeline, style: str) -> tuple[Tensor, list[str]]:
-    """Latents `(pictures, channels, h, w)` and captions of one style of the benchmark."""
+    """Return latents `(images, channels, h, w)` and captions of one style of the benchmark."""
     import numpy as np
 
     benchmark = load_benchmark()
@@ -110,7 +110,7 @@ def pictures(pipe: Pipeline, style: str) -> tuple[Tensor, list[str]]:
 
 
 def nearness(lesson: Lesson, batches: Sequence[int], size: int) -> Iterator[Nearness]:
-    """One comparison for each batch, at the adapter's present weights."""
+    """Return a comparison for each batch, at the adapter's present weights."""
     unet = lesson.pipe.unet
     path = skip_path(unet, lesson.adapter.layers)
     for batch in batches:
@@ -123,13 +123,13 @@ def nearness(lesson: Lesson, batches: Sequence[int], size: int) -> Iterator[Near
 
 
 def main(
-    adapter: Annotated[str, typer.Option(help="lora or locon")] = "locon",
-    blocks: Annotated[str, typer.Option(help="trained blocks")] = "upper",
-    style: Annotated[str, typer.Option(help="a style of the benchmark")] = "ink",
-    at: Annotated[str, typer.Option(help="training steps after which to compare")] = "0,20,60,150",
-    batches: Annotated[int, typer.Option(min=1, help="batches to compare")] = 16,
-    size: Annotated[int, typer.Option(min=1, help="pictures in a batch")] = 8,
-    lr: Annotated[float, typer.Option(help="learning rate of AdamW")] = 1e-3,
+    adapter: Annotated[str, typer.Option(help="Adapter type: lora or locon.")] = "locon",
+    blocks: Annotated[str, typer.Option(help="Blocks that are trained.")] = "upper",
+    style: Annotated[str, typer.Option(help="Style of the benchmark that is learned.")] = "ink",
+    at: Annotated[str, typer.Option(help="Training steps after which gradients are compared.")] = "0,20,60,150",
+    batches: Annotated[int, typer.Option(min=1, help="Number of batches to compare.")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 8,
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
 ) -> None:
     """Compare the gradient of the down blocks with the exact one."""
     lesson = Lesson(adapter, blocks, style)

@@ -1,4 +1,4 @@
-"""All knock-outs of one adapter in one batched pass, against one pass for each: `python -m benchmarks.knock_outs`.
+"""Time all knock-outs of an adapter in one batched pass, against one pass for each: `python -m benchmarks.knock_outs`.
 
 Both do the same on the same latents at one timestep, in turns; the table shows CPU seconds (all threads), how far the
 results differ, and the share of block computations that is left when what variants have in common is computed once.
@@ -40,7 +40,7 @@ def random_adapter(unet: nn.Module, kind: str, rank: int) -> Adapter:
 
 
 def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the UNet of a name, and the arguments of a pass over so many latents."""
+    """Return the UNet of a name, and the arguments of a pass over a number of latents."""
     if model == EMBEDDED:
         from bwlab.base.load import load_base
 
@@ -53,7 +53,7 @@ def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, d
 
 
 def separately(unet: nn.Module, adapter: Adapter, variants: list[Variant], inputs: Mapping[str, Any]) -> Tensor:
-    """One pass for each variant."""
+    """Return the predictions of one pass for each variant."""
     outputs = []
     for (gate,) in variants:
         with attach(unet, ScaledAdapter(adapter, gate)):
@@ -62,7 +62,7 @@ def separately(unet: nn.Module, adapter: Adapter, variants: list[Variant], input
 
 
 def measured(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """CPU seconds of a call, and what it returned."""
+    """Return the CPU seconds of a call, and its result."""
     start = time.process_time()
     with torch.no_grad():
         found = call()
@@ -70,12 +70,12 @@ def measured(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
 
 
 def main(
-    model: Annotated[str, typer.Option(help=f"{EMBEDDED}, or random weights of {', '.join(MODELS)}")] = EMBEDDED,
-    kind: Annotated[str, typer.Option(help="lora or locon")] = "locon",
-    rank: Annotated[int, typer.Option(min=1, help="of every layer")] = 8,
-    latents: Annotated[int, typer.Option(min=8, help="height and width of the latents")] = 16,
-    count: Annotated[int, typer.Option(min=1, help="latents in a pass")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="of which the median is shown; a first one is not counted")] = 5,
+    model: Annotated[str, typer.Option(help=f"{EMBEDDED}, or random weights of {', '.join(MODELS)}.")] = EMBEDDED,
+    kind: Annotated[str, typer.Option(help="Adapter type: lora or locon.")] = "locon",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of every layer.")] = 8,
+    latents: Annotated[int, typer.Option(min=8, help="Height and width of the latents.")] = 16,
+    count: Annotated[int, typer.Option(min=1, help="Number of latents in a pass.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of timed repeats; the median is shown.")] = 5,
 ) -> None:
     """Compare the batched pass with separate ones."""
     unet, inputs = model_and_inputs(model, latents, count)

@@ -21,7 +21,7 @@ LARGE = 1 << 18  # bytes
 
 
 class Stepper:
-    """A contestant with its optimiser: one call is one step."""
+    """A training step of a contestant with its optimiser; a call runs one step."""
 
     def __init__(self, contestant: Contestant) -> None:
         setting = contestant.setting
@@ -33,7 +33,7 @@ class Stepper:
         sample.requires_grad_(contestant.graph_from_input)
 
     def __call__(self) -> None:
-        """Forward, backward, optimiser."""
+        """Run forward pass, backward pass and optimiser."""
         if isinstance(self.contestant, ForwardOnly):
             with torch.no_grad():
                 self._predict(self.contestant.unet)
@@ -50,7 +50,7 @@ class Stepper:
 
 
 def cpu_seconds(contestants: Sequence[Contestant], repeats: int) -> dict[str, list[float]]:
-    """Name -> CPU seconds (all threads) of each of `repeats` steps.
+    """Return the CPU seconds (all threads) of each of `repeats` steps, by name.
 
     The contestants take turns, A B C A B C, so that a busy machine slows all alike; a first round, which makes the
     kernels and the optimisers' state, is not counted.
@@ -69,7 +69,7 @@ def cpu_seconds(contestants: Sequence[Contestant], repeats: int) -> dict[str, li
 
 
 def peak_memory(make: Callable[[], Contestant], steps: int = 2) -> float:
-    """Megabytes (10^6 bytes) of resident memory at the highest moment of `steps` steps, above that before them.
+    """Return the peak of resident memory over `steps` steps above that before them, in megabytes (10^6 bytes).
 
     A first step, which makes the optimiser's state, comes before both. To be called in a process of its own, Linux
     only: the kernel keeps the highest mark and lets one set it back. Large tensors get pages of their own, so that

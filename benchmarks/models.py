@@ -48,7 +48,7 @@ def random_unet(config: UnetConfig, seed: int = 0) -> UNet2DConditionModel:
 
 
 def unet_inputs(config: UnetConfig, latents: int, batch: int, dtype: torch.dtype, seed: int = 1) -> dict[str, object]:
-    """Return the arguments of one forward pass: noisy latents `(batch, channels, latents, latents)`, timesteps and text."""
+    """Return the arguments of a forward pass: noisy latents `(batch, channels, latents, latents)`, timesteps, text."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> torch.Tensor:

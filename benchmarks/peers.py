@@ -1,4 +1,4 @@
-"""Who is measured: ways to train low-rank adapters of the same layers on the same UNet.
+"""The contestants: ways to train low-rank adapters of the same layers on the same UNet.
 
 A contestant is put on the UNet for one step and taken off again, so that all of them are timed in turns on one UNet.
 """
@@ -28,8 +28,8 @@ class Contestant(ABC):
     """A trainer's way of running one step.
 
     Attributes:
-        name: as the table shows it.
-        graph_from_input: whether the noisy latents ask for a gradient, so that autograd walks the whole UNet.
+        name: name in the table.
+        graph_from_input: whether the noisy latents require a gradient, so that autograd covers the whole UNet.
 
     """
 
@@ -42,28 +42,28 @@ class Contestant(ABC):
 
     @classmethod
     def available(cls, setting: Setting) -> bool:
-        """Whether it can be measured here, in this setting."""
+        """Return whether it can be measured here, in this setting."""
         return True
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Return the adapters act on the UNet inside the `with` block."""
+        """Attach the adapters to the UNet inside the `with` block."""
         yield
 
     def adapted_layers(self) -> dict[str, BaseLayer]:
-        """Path -> layer, the same for every contestant."""
+        """Return the adapted layers by path, the same for every contestant."""
         layers: dict[str, Any] = dict(self.unet.named_modules())
         return {path: layers[path] for path in self.setting.new_adapter(self.unet).layers}
 
 
 class ForwardOnly(Contestant):
-    """No adapter, no gradient: what no training step can do without."""
+    """No adapter and no gradient: the least cost of a training step."""
 
     name = "forward only"
 
 
 class Floor(Contestant):
-    """No adapter, but gradients of activations from the first trained block on: what a backward pass costs at least."""
+    """No adapter, but gradients of activations from the first trained block on: the least cost of a backward pass."""
 
     name = "floor"
 
@@ -78,7 +78,7 @@ class Floor(Contestant):
 
 
 def _start_graph(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the block's hidden states, asking for a gradient."""
+    """Return the block's hidden states, which then require a gradient."""
     if args:
         return (args[0].detach().requires_grad_(), *args[1:]), kwargs
     return args, kwargs | {"hidden_states": kwargs["hidden_states"].detach().requires_grad_()}
@@ -110,7 +110,7 @@ class BwlabSkip(Bwlab):
 
     @classmethod
     def available(cls, setting: Setting) -> bool:
-        """Whether the trained blocks meet its rule."""
+        """Return whether the trained blocks fit the rule of the skip path."""
         try:
             check_gradient_path(setting.meta_unet(), setting.paths(), cls.training)
         except BwlabError:
@@ -167,7 +167,7 @@ class Lycoris(Contestant):
 
     @classmethod
     def available(cls, setting: Setting) -> bool:
-        """Whether the package is installed."""
+        """Return whether the package is installed."""
         return importlib.util.find_spec("lycoris") is not None
 
     def __init__(self, unet: nn.Module, setting: Setting) -> None:
@@ -216,7 +216,7 @@ class _KohyaLayer(nn.Module):
 
 
 class KohyaStyle(Contestant):
-    """What kohya's sd-scripts do, written anew: forward replaced, and a graph that starts at the noisy latents.
+    """A reimplementation of kohya's sd-scripts: forward replaced, and a graph that starts at the noisy latents.
 
     Source: sd-scripts, train_network.py calls the UNet with `noisy_latents.requires_grad_(train_unet)`, and
     networks/lora.py replaces `forward` and multiplies twice.
@@ -266,7 +266,7 @@ class KohyaClone(Contestant):
 
     @classmethod
     def available(cls, setting: Setting) -> bool:
-        """Whether a clone was given."""
+        """Return whether a clone was given."""
         return cls.folder is not None
 
     @contextmanager

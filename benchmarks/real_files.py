@@ -1,4 +1,4 @@
-"""What weights say of adapters that people trained: `python -m benchmarks.real_files FOLDER`.
+"""Measure the weights of adapters that people trained: `python -m benchmarks.real_files FOLDER`.
 
 Every pair of files that change at least one module in common is compared, as `bwlab analyze conflict --signs` does. The
 tables of `docs/real-adapters.md` are what this prints of the folder `shared/loras`.

@@ -1,4 +1,4 @@
-"""What is measured: a UNet, the blocks that are trained, and the inputs of a step."""
+"""The setting of a measurement: a UNet, the blocks that are trained, and the inputs of a step."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the table's heading.
+    """A setting, as the heading of the table names it.
 
     Attributes:
         model: a name in `benchmarks.models.MODELS`.
         adapter: `lora` or `locon`.
         blocks: the trained blocks, as names of the block scheme joined by `+`.
-        rank: of every layer; alpha is the same, so the scale is 1.
+        rank: rank of every layer; alpha is the same, so the scale is 1.
         latents: height and width of the latents.
         precision: `fp32`, or `bf16`: a bfloat16 base under autocast, with adapters in float32.
-        batch: samples a step.
+        batch: number of samples in a step.
 
     """
 
@@ -57,7 +57,7 @@ class Setting:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the frozen base."""
+        """Dtype of the frozen base."""
         return DTYPES[self.precision]
 
     def scheme(self) -> BlockScheme:
@@ -70,15 +70,15 @@ class Setting:
         return unet
 
     def inputs(self) -> dict[str, object]:
-        """Return the UNet's arguments, which ask for no gradient."""
+        """Return the UNet's arguments, none of which requires a gradient."""
         return unet_inputs(MODELS[self.model], self.latents, self.batch, self.dtype)
 
     def target(self) -> Tensor:
-        """Return what the prediction is compared with."""
+        """Return the target of the prediction."""
         return torch.randn(self.batch, 4, self.latents, self.latents, generator=torch.Generator().manual_seed(2))
 
     def new_adapter(self, unet: nn.Module) -> Adapter:
-        """Bwlab's adapter for the setting, fresh, in float32."""
+        """Return a new adapter of bwlab for the setting, in float32."""
         return create_adapter(
             unet,
             build_manager().adapter_type(self.adapter),
@@ -89,7 +89,7 @@ class Setting:
         ).to(dtype=torch.float32)
 
     def meta_unet(self) -> nn.Module:
-        """Return the UNet without weights, to look at its modules."""
+        """Return the UNet without weights, to read its modules."""
         unet: nn.Module = meta_unet(MODELS[self.model])
         return unet
 

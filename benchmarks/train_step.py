@@ -1,4 +1,4 @@
-"""Prints CPU seconds and memory of one training step beside those of peers, all measured in one run.
+"""Print CPU seconds and memory of one training step beside those of peers, all measured in one run.
 
     OMP_NUM_THREADS=2 python -m benchmarks.train_step --blocks all --adapter locon --latents 32 --memory
 
@@ -29,18 +29,18 @@ from bwlab.terminal import track
 
 
 def main(
-    model: Annotated[str, typer.Option(help="sd14, sd21, sdxl or tiny")] = "sd14",
-    adapter: Annotated[str, typer.Option(help="lora or locon")] = "locon",
-    blocks: Annotated[str, typer.Option(help="trained blocks, joined by +: all, out3, in0+out3")] = "all",
+    model: Annotated[str, typer.Option(help="Model: sd14, sd21, sdxl or tiny.")] = "sd14",
+    adapter: Annotated[str, typer.Option(help="Adapter type: lora or locon.")] = "locon",
+    blocks: Annotated[str, typer.Option(help="Trained blocks, joined by +: all, out3, in0+out3.")] = "all",
     rank: Annotated[int, typer.Option(min=1)] = 16,
-    latents: Annotated[int, typer.Option(min=8, help="height and width of the latents")] = 32,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 (base in bfloat16, autocast)")] = "fp32",
+    latents: Annotated[int, typer.Option(min=8, help="Height and width of the latents.")] = 32,
+    precision: Annotated[str, typer.Option(help="Precision: fp32, or bf16 (base in bfloat16, autocast).")] = "fp32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="timed steps of each")] = 5,
-    who: Annotated[str, typer.Option(help="names joined by commas; all that are installed if left out")] = "",
-    sd_scripts: Annotated[Path | None, typer.Option(help="a clone of kohya-ss/sd-scripts to measure too")] = None,
-    seconds: Annotated[bool, typer.Option(help="measure CPU seconds")] = True,
-    memory: Annotated[bool, typer.Option(help="measure memory, each in a process of its own")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of timed steps of each contestant.")] = 5,
+    who: Annotated[str, typer.Option(help="Contestants, joined by commas. [default: all that are installed]")] = "",
+    sd_scripts: Annotated[Path | None, typer.Option(help="Clone of kohya-ss/sd-scripts to measure too.")] = None,
+    seconds: Annotated[bool, typer.Option(help="Measure CPU seconds.")] = True,
+    memory: Annotated[bool, typer.Option(help="Measure memory, each contestant in a process of its own.")] = False,
 ) -> None:
     """Measure training steps."""
     quiet()
@@ -57,7 +57,7 @@ def main(
 
 
 def chosen(who: str, setting: Setting, sd_scripts: Path | None) -> list[type[Contestant]]:
-    """Return the contestants by name, without those that make no sense for the setting; BwlabError for an unknown name."""
+    """Return the contestants that make sense for the setting; BwlabError for an unknown name."""
     if sd_scripts is not None:
         KohyaClone.folder = sd_scripts
     if who:
@@ -66,13 +66,13 @@ def chosen(who: str, setting: Setting, sd_scripts: Path | None) -> list[type[Con
 
 
 def timed(kinds: Sequence[type[Contestant]], setting: Setting, repeats: int) -> dict[str, list[float]]:
-    """Name -> CPU seconds of each step, taken in turns on one UNet."""
+    """Return the CPU seconds of each step by name, taken in turns on one UNet."""
     unet = setting.new_unet()
     return cpu_seconds([kind(unet, setting) for kind in kinds], repeats)
 
 
 def peaks_of(kinds: Sequence[type[Contestant]], setting: Setting) -> dict[str, float]:
-    """Name -> megabytes above the base, each measured in a fresh process."""
+    """Return the megabytes above the base by name, each measured in a new process."""
     peaks: dict[str, float] = {}
     context = multiprocessing.get_context("spawn")
     for kind in track(kinds, "measuring memory"):
@@ -82,7 +82,7 @@ def peaks_of(kinds: Sequence[type[Contestant]], setting: Setting) -> dict[str, f
 
 
 def alone(kind: type[Contestant], setting: Setting, folder: Path | None) -> float:
-    """Megabytes of one contestant; to be run in a process of its own."""
+    """Return the megabytes of one contestant; it has to run in a process of its own."""
     quiet()
     if folder is not None:
         KohyaClone.folder = folder
@@ -115,7 +115,7 @@ def table(
 
 
 def quiet() -> None:
-    """Leave out what the peers' packages say when they are set up."""
+    """Silence the messages of the peers' packages when they are set up."""
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
 

@@ -22,7 +22,7 @@ IDENTITIES = (
 
 
 def contoured(picture: Image.Image) -> Image.Image:
-    """Return a picture in the filter's style."""
+    """Return an image in the filter's style."""
     rgb = picture.convert("RGB")
     flat = rgb.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     lines = ImageOps.grayscale(rgb.filter(ImageFilter.CONTOUR)).point(lambda level: 255 if level > 150 else 0)
@@ -30,7 +30,7 @@ def contoured(picture: Image.Image) -> Image.Image:
 
 
 def write_style(out: Path) -> Path:
-    """Write captioned pictures of the drawings into a new folder and return it."""
+    """Write captioned images of the drawings into a new folder and return it."""
     benchmark = load_benchmark()
     out.mkdir(parents=True)
     for identity in IDENTITIES:
