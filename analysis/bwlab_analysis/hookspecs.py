@@ -22,4 +22,4 @@ def bwlab_register_conflict_measures() -> list[ConflictMeasure]:  # type: ignore
 
 @hookspec
 def bwlab_register_fidelity_scorers() -> list[FidelityScorer]:  # type: ignore[empty-body]
-    """Return scorers of generated pictures against reference pictures."""
+    """Return scorers of generated images against reference images."""

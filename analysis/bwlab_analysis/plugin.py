@@ -1,4 +1,4 @@
-"""The entry point of the analysis: its hooks, its own measures, and the commands under `bwlab analyze`."""
+"""The entry point of the analysis: its hooks, its own measures, and its commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
 
 @hookimpl
 def bwlab_register_commands(app: typer.Typer) -> None:
-    """Add `bwlab analyze` and `bwlab study`."""
+    """Add `bwlab analyze`, `bwlab study` and `bwlab demo`."""
     import typer
 
     from bwlab_analysis.cli.conflict import conflict_command
@@ -32,7 +32,9 @@ def bwlab_register_commands(app: typer.Typer) -> None:
     from bwlab_analysis.cli.norms import norms_command
     from bwlab_analysis.cli.study import study_command
 
-    analyze = typer.Typer(help="Look inside adapter files.", no_args_is_help=True)
+    analyze = typer.Typer(
+        help="Measure adapters: their weights, conflicts, effects in a base, and fidelity.", no_args_is_help=True
+    )
     analyze.command("norms")(norms_command)
     analyze.command("conflict")(conflict_command)
     analyze.command("activations")(activations_command)

@@ -128,7 +128,7 @@ def test_the_shipped_scorer_is_small_and_scores_the_embedded_base() -> None:
     clip = load_clip(str(folder))
     assert dict(clip.parts) == PARTS
     image = load_benchmark().image("fox", "noto")
-    widths = [clip.pictures([image], part).shape for part in ("identity", "style", "background", "", "no such part")]
+    widths = [clip.embed_images([image], part).shape for part in ("identity", "style", "background", "", "no such part")]
     assert widths == [(1, 160), (1, 64), (1, 32), (1, 256), (1, 256)]
     assert clip_of("emoji", "mine") == clip_of("sd14", "mine") == "mine"
     with pytest.raises(BwlabError, match="no CLIP model to score with"):
@@ -141,9 +141,9 @@ def test_the_shipped_scorer_is_better_than_pixels_on_identities_it_never_saw() -
     images = [benchmark.image(name, style).convert("RGB") for name in names for style in styles]
     pixels = small_images(np.stack([np.asarray(image) for image in images]).reshape(len(names), 4, 64, 64, 3))
     clip = load_clip(clip_of("emoji", None))
-    found = clip.pictures(images, "identity").view(len(names), 4, -1)
+    found = clip.embed_images(images, "identity").view(len(names), 4, -1)
     control = found_in_another_style((pixels - pixels.mean(0)).float(), styles)
     assert found_in_another_style(found, styles) > control + 0.08
-    by_style = clip.pictures(images, "style").view(len(names), 4, -1)
+    by_style = clip.embed_images(images, "style").view(len(names), 4, -1)
     means = normalize(by_style[::2].mean(0), dim=-1)
     assert float(((by_style[1::2] @ means.T).argmax(-1) == torch.arange(4)).float().mean()) > 0.65

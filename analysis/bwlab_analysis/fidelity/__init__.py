@@ -1,1 +1,1 @@
-"""How well generated pictures keep an identity, a style and the text."""
+"""How well generated images keep an identity, a style and the text."""

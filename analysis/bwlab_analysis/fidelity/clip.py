@@ -1,4 +1,4 @@
-"""Picture and text embeddings of open_clip models, from a folder or a name with weights on this machine."""
+"""Image and text embeddings of open_clip models, from a folder or a name with weights on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 CONFIG = "open_clip_config.json"
-FIX = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
+GIVE_MODEL = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class ClipModel:
     Attributes:
         name: as it was asked for.
         model: in evaluation mode.
-        preprocess: one RGB picture to a tensor `(3, h, w)`.
+        preprocess: one RGB image to a tensor `(3, h, w)`.
         tokenizer: texts to token ids.
         parts: what some coordinates carry alone -> which; the scorer of the emoji world has `identity` and `style`.
 
@@ -48,14 +48,14 @@ class ClipModel:
     parts: Mapping[str, slice] = field(default_factory=dict)
 
     @torch.no_grad()
-    def pictures(self, images: Sequence[Image], part: str = "") -> Tensor:
+    def embed_images(self, images: Sequence[Image], part: str = "") -> Tensor:
         """Return `(images, width)` float64 embeddings of length 1, of the coordinates of `part` if there are."""
         batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
         embeddings = torch.cat([self.model.encode_image(piece) for piece in batch.split(32)])
         return functional.normalize(embeddings[:, self.parts.get(part, slice(None))].double(), dim=-1)
 
     @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return `(texts, width)` float64 embeddings of length 1."""
         return functional.normalize(self.model.encode_text(self.tokenizer(list(texts))).double(), dim=-1)
 
@@ -81,7 +81,7 @@ def load_clip(model: str) -> ClipModel:
     except Exception as error:
         reason = f"open_clip does not load it: {first_line(error)}"
         found = reason if not equals or _holds_weights(Path(weights)) else f"{weights} is no file of weights"
-        raise BwlabError(f"CLIP model {model}", found, FIX) from error
+        raise BwlabError(f"CLIP model {model}", found, GIVE_MODEL) from error
 
 
 def _parts(config: Path) -> dict[str, slice]:
@@ -103,39 +103,39 @@ def _require(model: str, name: str, weights: str, named: bool) -> None:
         folder = Path(model.removeprefix(LOCAL))
         if not (folder / CONFIG).is_file():
             found = f"no {CONFIG} in it" if folder.is_dir() else "no such folder"
-            raise BwlabError(f"CLIP model {model}", found, FIX)
+            raise BwlabError(f"CLIP model {model}", found, GIVE_MODEL)
     elif name not in open_clip.list_models():
-        fix = did_you_mean(name, open_clip.list_models()) + FIX
+        fix = did_you_mean(name, open_clip.list_models()) + GIVE_MODEL
         raise BwlabError(f"CLIP model {model}", f"open_clip has no model {name}", fix)
     elif not Path(weights).is_file():
-        raise BwlabError(f"CLIP model {model}", f"no weights {weights or 'given'}", FIX)
+        raise BwlabError(f"CLIP model {model}", f"no weights {weights or 'given'}", GIVE_MODEL)
 
 
-def likeness_to_pictures(
+def likeness_to_images(
     clip: ClipModel, generated: Sequence[Image], references: Sequence[Image], part: str = ""
 ) -> list[float]:
-    """Return CLIP-I: the cosine of each picture's embedding to the mean of the references', -1..1.
+    """Return CLIP-I: the cosine of each image's embedding to the mean of the references', -1..1.
 
-    The mean keeps what the references share: pictures of one identity in several styles their identity, pictures in one
+    The mean keeps what the references share: images of one identity in several styles their identity, images in one
     style their style.
 
     Args:
         clip: the model.
-        generated, references: pictures.
+        generated, references: images.
         part: what to compare, if the model has coordinates for it alone; else the whole embedding is.
 
     """
-    return _cosines(clip.pictures(generated, part), clip.pictures(references, part))
+    return _cosines(clip.embed_images(generated, part), clip.embed_images(references, part))
 
 
 def likeness_to_texts(clip: ClipModel, generated: Sequence[Image], prompts: Sequence[str]) -> list[float]:
-    """Return CLIP-T: the cosine of each picture's embedding to that of its own prompt, -1..1."""
-    cosines = (clip.pictures(generated) * clip.texts(prompts)).sum(-1)
+    """Return CLIP-T: the cosine of each image's embedding to that of its own prompt, -1..1."""
+    cosines = (clip.embed_images(generated) * clip.embed_texts(prompts)).sum(-1)
     return [float(cosine) for cosine in cosines]
 
 
 def early_statistics_likeness(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
-    """Return the cosine of each picture's early features' Gram matrix to the references' mean Gram matrix, -1..1.
+    """Return the cosine of each image's early features' Gram matrix to the references' mean Gram matrix, -1..1.
 
     Early features are what the image tower's first convolution hands on (Gatys et al. 2016, section 2.2).
     """
@@ -189,21 +189,23 @@ def built_in_scorers(clip: str) -> list[FidelityScorer]:
     # The scorer of the emoji world has coordinates of its own for identity and for style.
     own = clip == embedded_scorer()
     of_identity, of_style = ("its part for identity, ", "its part for style, ") if own else ("", "")
-    pictures, texts = ("emoji scorer", "emoji scorer") if own else ("CLIP-I", "CLIP-T")
+    image_score, text_score = ("emoji scorer", "emoji scorer") if own else ("CLIP-I", "CLIP-T")
     return [
         FidelityScorer(
             "identity",
             "identity",
-            f"{pictures}: {of_identity}cosine to the mean of the identity's pictures",
-            lambda: partial(likeness_to_pictures, model(), part="identity"),
+            f"{image_score}: {of_identity}cosine to the mean of the identity's images",
+            lambda: partial(likeness_to_images, model(), part="identity"),
         ),
         FidelityScorer(
             "style",
             "style",
-            f"{pictures}: {of_style}cosine to the mean of the pictures in the style",
-            lambda: partial(likeness_to_pictures, model(), part="style"),
+            f"{image_score}: {of_style}cosine to the mean of the images in the style",
+            lambda: partial(likeness_to_images, model(), part="style"),
         ),
-        FidelityScorer("text", "text", f"{texts}: cosine to the prompt", lambda: partial(likeness_to_texts, model())),
+        FidelityScorer(
+            "text", "text", f"{text_score}: cosine to the prompt", lambda: partial(likeness_to_texts, model())
+        ),
         FidelityScorer(
             "gram_style",
             "style",

@@ -1,4 +1,4 @@
-"""Searches the best composition of two adapters: proposals from blame, then from what has worked, each one scored."""
+"""The search for the best composition of two adapters: each proposal is generated and scored."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WHOLE = "both whole"
 
 
 class NothingGained(BwlabError):
-    """An adapter alone is no better than the base by its own score, so that nothing of it can be kept."""
+    """An adapter alone is no better than the base by its own score, so that nothing of it can be retained."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class PairScales:
         return ", ".join([*named, f"*={common:g}"])
 
     def condition(self) -> Condition:
-        """Return it as a composition to be painted."""
+        """Return the scales as a composition to be generated."""
         name = f"identity {self.spec(IDENTITY)} + style {self.spec(STYLE)}"
         return Condition(name, {**self.scales(IDENTITY), "*": 1.0}, {**self.scales(STYLE), "*": 1.0})
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What is left of each adapter's own gain over the base, and of the text.
+    """What a composition retains of each adapter's own gain over the base, and of the text score.
 
     Attributes:
         identity, style: `(score - base) / (alone - base)`; 1: as with that adapter alone, 0: as without it.
@@ -92,13 +92,13 @@ class Retention:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A composition that was painted and scored.
+    """A composition that was generated and scored.
 
     Attributes:
         composition: what was tried.
         reason: why it was proposed.
-        kept: how it did.
-        scores: its scores and pictures.
+        retention: what it retains.
+        scores: its scores and images.
 
     """
 
@@ -113,8 +113,8 @@ class Trial(Scored):
     """One of all compositions that were tried.
 
     Attributes:
-        together: what is kept together, with its interval over prompts and seeds.
-        behind: how far that is behind the best trial's, at the same prompts and seeds; 0 of the best itself.
+        retained: the harmonic mean of its retention, with the interval over prompts and seeds.
+        behind_best: its distance to the best trial's, at the same prompts and seeds; 0 for the best itself.
 
     """
 
@@ -129,7 +129,7 @@ class Trial(Scored):
 
 @dataclass(frozen=True)
 class WeightedBlock:
-    """How a block of an adapter is thought to stand in the other's way: the greater, the sooner it is turned down."""
+    """A block of an adapter with its blame: the greater the weight, the sooner the block is turned down."""
 
     adapter: str
     block: str
@@ -141,10 +141,10 @@ class Search:
     """How compositions are scored.
 
     Attributes:
-        score: paints and scores a composition.
+        score: generates and scores a composition.
         base, identity, style: scores of the base and of each adapter alone.
         leading: names of the scorers of identity, style and text.
-        seeds: pictures of each prompt, one after another.
+        seeds: number of images of each prompt, which stand one after another.
 
     """
 
@@ -156,7 +156,7 @@ class Search:
     seeds: int
 
     def retention(self, scores: ConditionScores) -> Retention:
-        """Return what a composition keeps; NothingGained if an adapter alone scores no better than the base."""
+        """Return what a composition retains; NothingGained if an adapter alone scores no better than the base."""
         identity, style, text = self.leading
         whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
         return Retention(
@@ -169,16 +169,16 @@ class Search:
         if gain <= 0:
             found = f"{name} is {alone.scores[name].mean:.3f} with it alone and {base:.3f} without any adapter"
             fix = (
-                "Give pictures and prompts of what the adapter was trained on; if they are, paint better ones "
-                "(--steps) or more (--seeds)"
+                "Give reference images and prompts of the adapter's subject; if they are, generate better images "
+                "(--steps) or more of them (--seeds)"
             )
-            raise NothingGained(f"what is kept of the {adapter} adapter", found, fix)
+            raise NothingGained(f"what a composition retains of the {adapter} adapter", found, fix)
         return (scores.scores[name].mean - base) / gain
 
     def resampled(self, scores: ConditionScores) -> Array:
-        """Return what is kept together `(RESAMPLES,)` with prompts and seeds resampled, all scores alike.
+        """Return harmonic means of the retention `(RESAMPLES,)` with prompts and seeds resampled, the same for all scores.
 
-        Where an adapter gains nothing in a resample, it is kept by what scores no worse than it does alone.
+        Where an adapter gains nothing in a resample, a composition retains it if it scores no worse than it does alone.
         """
         identity, style, text = self.leading
         shares = [
@@ -216,7 +216,7 @@ def search_scales(
     lasts, the best so far with one more block turned down or up again.
 
     Args:
-        search: paints and scores.
+        search: generates and scores compositions.
         scheme: of the base, for its parts.
         blocks: the blocks that the adapters `"identity"` and `"style"` change.
         blame: blocks to turn down, from conflict measures or knock-outs.
@@ -237,7 +237,7 @@ def search_scales(
             trials[composition] = Scored(composition, reason, search.retention(scores), scores)
 
     for composition, reason in _proposals(start, scheme, worst):
-        # Half of the budget is kept for what the first trials teach.
+        # Half of the budget is left for compositions that build on the first trials.
         if len(trials) < max(1, budget - budget // 2):
             attempt(composition, reason)
     while len(trials) < budget:
@@ -303,7 +303,7 @@ def _neighbours(best: PairScales, worst: Sequence[WeightedBlock]) -> Iterator[tu
 
 
 def recommend(
-    loaded_base: LoadedBase,
+    base: LoadedBase,
     files: tuple[Path, Path],
     judge: Judge,
     sampling: Sampling,
@@ -316,21 +316,24 @@ def recommend(
     Proposals come from the blame of each block in the base's activations, for the sampling's prompts.
 
     Args:
-        loaded_base: the base.
+        base: the base.
         files: of the identity's and the style's adapter.
         judge: the scorers.
         sampling: prompts, seeds, steps.
         budget: compositions to try beside the base and each adapter alone.
         seed: of the latents.
-        on_condition: called before each composition is painted.
+        on_condition: called before each composition is generated.
 
     """
-    identity, style = (loaded_base.adapter(file) for file in files)
-    inputs = choose_inputs(loaded_base, [], sampling.prompts, LATENTS, seed)
-    found = interaction(loaded_base.pipe, loaded_base.scheme, identity, style, inputs, draws=0, seed=seed)
-    blame = [WeightedBlock(NAMES[one.adapter], one.block, one.gain - max(one.loss or 0.0, 0.0)) for one in found.blame]
-    base, alone, other, _ = four_conditions()
-    known = measure_fidelity(loaded_base.pipe, identity, style, [base, alone, other], sampling, judge, on_condition)
+    identity, style = (base.adapter(file) for file in files)
+    inputs = choose_inputs(base, [], sampling.prompts, LATENTS, seed)
+    effects = interaction(base.pipe, base.scheme, identity, style, inputs, draws=0, seed=seed)
+    blame = [
+        WeightedBlock(NAMES[block.adapter], block.block, block.gain - max(block.loss or 0.0, 0.0))
+        for block in effects.blame
+    ]
+    conditions = four_conditions()[:3]
+    known = measure_fidelity(base.pipe, identity, style, conditions, sampling, judge, on_condition)
     without, with_identity, with_style = known
     done = 0
 
@@ -339,8 +342,8 @@ def recommend(
         if on_condition is not None:
             on_condition(done, budget, condition.name)
         done += 1
-        return score_condition(loaded_base.pipe, identity, style, condition, sampling, judge)
+        return score_condition(base.pipe, identity, style, condition, sampling, judge)
 
     search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
     blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
-    return search_scales(search, loaded_base.scheme, blocks, blame, budget)
+    return search_scales(search, base.scheme, blocks, blame, budget)

@@ -1,4 +1,4 @@
-"""Fidelity of compositions: pictures are generated at fixed prompts and seeds and scored, beside controls."""
+"""Fidelity of compositions: images are generated at fixed prompts and seeds and scored, beside controls."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ OnCondition: TypeAlias = Callable[[int, int, str], None]
 Score: TypeAlias = Callable[[Sequence["Image"], Sequence[object]], list[float]]
 
 HARMONIC = "harmonic"
-"""The score that all others of a picture make up."""
+"""The harmonic mean of an image's scores."""
 
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """What generated pictures are compared with.
+    """The reference images that generated images are compared with.
 
     Attributes:
-        identity: pictures of the identity.
-        style: pictures in the style.
+        identity: images of the identity.
+        style: images in the style.
 
     """
 
@@ -42,17 +42,17 @@ class References:
     style: tuple[Image, ...]
 
     def __post_init__(self) -> None:
-        for name, pictures in (("identity", self.identity), ("style", self.style)):
-            if not pictures:
-                raise BwlabError(f"fidelity of the {name}", "no reference pictures", "Give a folder with some")
+        for name, images in (("identity", self.identity), ("style", self.style)):
+            if not images:
+                raise BwlabError(f"fidelity of the {name}", "no reference images", "Give a folder with some")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are made.
+    """How images are generated.
 
     Attributes:
-        prompts: each painted with each seed.
+        prompts: each generated with each seed.
         seeds: of the noise.
         steps, cfg: as in `bwlab.generation.sample.generate`.
 
@@ -64,7 +64,7 @@ class Sampling:
     cfg: float = 7.0
 
     def rows(self) -> tuple[list[str], list[int]]:
-        """Return the prompt and the seed of each picture, prompt by prompt."""
+        """Return the prompt and the seed of each image, prompt by prompt."""
         return (
             [prompt for prompt in self.prompts for _ in self.seeds],
             [seed for _ in self.prompts for seed in self.seeds],
@@ -79,8 +79,8 @@ class ConditionScores:
         condition: the composition; None of controls.
         name: what tables call it.
         scores: scorer (and `"harmonic"`) -> mean with its interval over prompts and seeds.
-        values: scorer -> each picture's score, prompt by prompt.
-        images: the pictures.
+        values: scorer -> each image's score, prompt by prompt.
+        images: the images.
 
     """
 
@@ -92,7 +92,7 @@ class ConditionScores:
 
 
 class Judge:
-    """Scores pictures by every scorer, against references and prompts.
+    """Scores images by every scorer, against references and prompts.
 
     Args:
         scorers: of all kinds; the first of each kind makes up the harmonic mean.
@@ -113,15 +113,15 @@ class Judge:
         return tuple(next(one.name for one in self.scorers if one.kind == kind) for kind in KINDS)
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        """Return each scorer's score of each picture, and their harmonic mean."""
+        """Return each scorer's score of each image, and their harmonic mean."""
         against: dict[str, Sequence[object]] = {
             "identity": self.references.identity,
             "style": self.references.style,
             "text": prompts,
         }
-        found = {one.name: tuple(self._load[one.name](images, against[one.kind])) for one in self.scorers}
-        triples = zip(*(found[name] for name in self.leading), strict=True)
-        return {**found, HARMONIC: tuple(harmonic_mean(triple) for triple in triples)}
+        values = {one.name: tuple(self._load[one.name](images, against[one.kind])) for one in self.scorers}
+        triples = zip(*(values[name] for name in self.leading), strict=True)
+        return {**values, HARMONIC: tuple(harmonic_mean(triple) for triple in triples)}
 
 
 def score_condition(
@@ -144,14 +144,14 @@ def scored(
     judge: Judge,
     condition: Condition | None = None,
 ) -> ConditionScores:
-    """Return the scores of pictures, `seeds` of each prompt one after another."""
+    """Return the scores of images, `seeds` of each prompt one after another."""
     values = judge.values(images, prompts)
     scores = {key: bootstrap(np.reshape(numbers, (-1, seeds))) for key, numbers in values.items()}
     return ConditionScores(condition, name, scores, values, tuple(images))
 
 
 def controls(judge: Judge, prompts: Sequence[str], seed: int = 0) -> list[ConditionScores]:
-    """Return what the scorers say of pictures that nobody generated.
+    """Return the scores of images that were not generated, to compare with.
 
     The references themselves (each scored beside the others, itself among them: an upper bound), and uniform noise.
     Their text score is against the prompts in turn.
@@ -193,12 +193,12 @@ def measure_fidelity(
         on_condition: called before each with (done, all, its name).
 
     """
-    found = []
+    scores = []
     for index, condition in enumerate(conditions):
         if on_condition is not None:
             on_condition(index, len(conditions), condition.name)
-        found.append(score_condition(pipe, identity, style, condition, sampling, judge))
-    return found
+        scores.append(score_condition(pipe, identity, style, condition, sampling, judge))
+    return scores
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class BlockProfile:
 
 
 def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockProfile]:
-    """Return the profile of each block that was knocked in and out among `scores`, differences paired by picture."""
+    """Return the profile of each block that was knocked in and out among `scores`, differences paired by image."""
     named = {one.name: one for one in scores}
     knocked = {
         (*one.condition.block, one.condition.knocked): one
@@ -240,7 +240,7 @@ def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockP
 
 
 def difference(one: ConditionScores, other: ConditionScores, seeds: int) -> dict[str, Interval]:
-    """Return the mean difference of each score, picture by picture, with its interval."""
+    """Return the mean difference of each score, image by image, with its interval."""
     return {
         name: bootstrap(np.reshape(np.subtract(values, other.values[name]), (-1, seeds)))
         for name, values in one.values.items()

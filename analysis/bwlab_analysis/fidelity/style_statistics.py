@@ -1,4 +1,4 @@
-"""What can be told of a picture's style without any network: its colours and its edges (scikit-image)."""
+"""The statistics of an image's style that need no network: its colours and its edges (scikit-image)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE = 64
 
 
 def style_statistics(image: Image) -> Numbers:
-    """Return `(15,)` numbers of a picture at 64 x 64 pixels.
+    """Return `(15,)` numbers of an image at 64 x 64 pixels.
 
     Mean, standard deviation and 10th and 90th percentile of lightness; mean and deviation of the two colour axes (CIE
     Lab, in units of 100); the share of edge pixels, the mean and the deviation of the gradient; and the share of the
@@ -43,7 +43,7 @@ def style_statistics(image: Image) -> Numbers:
 
 
 def style_likeness(generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
-    """Return how like the references' statistics each picture's are: 0..1, 1 is their mean.
+    """Return how like the references' statistics each image's are: 0..1, 1 is their mean.
 
     `exp(-d / 2)` with d the mean over the statistics of the distance to the references' mean, in their standard
     deviations (of at least 0.02, as references may agree by chance), each capped at 6.

@@ -170,7 +170,7 @@ def _blame_items(blame: Sequence[BlockBlame]) -> tuple[Item, ...]:
         (Cell(f"{block.adapter} in {block.block}"), share_cell(block.gain), share_cell(block.loss)) for block in blame
     )
     heads = columns_of("switched off", "gives the other", "costs its own")
-    note = "In shares of each adapter's effect on the prediction; below 0: the adapter is worse off without the block."
+    note = "In shares of each adapter's effect on the prediction; below 0: it is worse off without the block."
     return (Table(heads, rows, title="Blame", note=note, terminal_rows=BLAMED_ON_TERMINAL),)
 
 
@@ -199,7 +199,7 @@ def _losses_sections(reports: Sequence[LossReport]) -> tuple[Section, ...]:
     heads = columns_of("images of", "base", "alone", "both", "harm", "random", "of its gain")
     inputs = "; ".join(f"{report.adapter}: {report.inputs}" for report in reports)
     note = (
-        f"Images: {inputs}. Harm: the rise of the loss by the other adapter; random: the rise by random adapters in its "
+        f"Images: {inputs}. Harm: the rise of the loss by the other adapter; random: by random adapters in its "
         "place; of its gain: the harm as a share of the adapter's own gain. In brackets: standard errors."
     )
     table = Table(heads, tuple(map(_loss_row, reports)), note=note)

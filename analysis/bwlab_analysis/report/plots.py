@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.fidelity.scores import BlockProfile
-    from bwlab_analysis.weights.conflict import ConflictReport
 
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:
@@ -22,19 +21,6 @@ def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("rete
     places = [place for place in report.effects if place.timestep == ALL_TIMES]
     values = {name: {place.block: place.measures[name] for place in places} for name in measures}
     return _bars(values, "share kept" if all("retention" in name for name in measures) else "")
-
-
-def plot_conflict(report: ConflictReport, measure: str = "out_overlap") -> Figure:
-    """Return bars of one weight-space measure by block, each beside a random pair's range.
-
-    Raises:
-        BwlabError: the report has no such measure.
-
-    """
-    known = [one.name for one in report.measures]
-    if measure not in known:
-        raise BwlabError(f"a figure of {measure}", "no such measure", f"Choose from {', '.join(known)}")
-    return _bars({measure: {group.name: group.measures.get(measure) for group in report.blocks}}, measure)
 
 
 def plot_activations(report: ActivationReport, measure: str = "effect") -> Figure:

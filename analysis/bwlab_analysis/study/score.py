@@ -90,7 +90,7 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
 
     """
     true = true if true.size == images[0].size else true.resize(images[0].size)
-    embeddings = clip.pictures([true, *images])
+    embeddings = clip.embed_images([true, *images])
     maps = feature_maps(clip, [true, *images])
     grey = [_grey(image) for image in (true, *images)]
     return {

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
-from bwlab_analysis.fidelity.clip import early_statistics_likeness, likeness_to_pictures, likeness_to_texts, load_clip
+from bwlab_analysis.fidelity.clip import early_statistics_likeness, likeness_to_images, likeness_to_texts, load_clip
 from bwlab_analysis.fidelity.style_statistics import style_likeness, style_statistics
 
 CONFIG = {
@@ -50,7 +50,7 @@ def picture(colour: str, shape: str = "disc") -> Image.Image:
 def test_a_picture_is_most_like_itself(clip_folder: Path) -> None:
     clip = load_clip(str(clip_folder))
     red, lines = picture("red"), picture("black", "lines")
-    for score in (likeness_to_pictures, early_statistics_likeness):
+    for score in (likeness_to_images, early_statistics_likeness):
         same, other = score(clip, [red, lines], [red])
         assert same == pytest.approx(1)
         assert other < same
