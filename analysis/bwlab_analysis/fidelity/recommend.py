@@ -176,9 +176,9 @@ class Search:
         return (scores.scores[name].mean - base) / gain
 
     def resampled(self, scores: ConditionScores) -> Array:
-        """Return harmonic means of the retention `(RESAMPLES,)` with prompts and seeds resampled, the same for all scores.
+        """Return harmonic means of the retention `(RESAMPLES,)`; prompts and seeds are resampled alike for all scores.
 
-        Where an adapter gains nothing in a resample, a composition retains it if it scores no worse than it does alone.
+        Where an adapter gains nothing in a resample, a composition retains it if it scores no worse than it alone.
         """
         identity, style, text = self.leading
         shares = [
