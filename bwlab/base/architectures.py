@@ -1,7 +1,7 @@
 """The published architectures of Stable Diffusion, as configs of diffusers and transformers.
 
-A single-file checkpoint has weights alone; these are the configs that its weights go with, so that nobody asks a hub
-for them. Each says what differs from the libraries' defaults.
+A single-file checkpoint has weights alone; these are the configs of its components, so that no hub is needed. Each
+lists what differs from the libraries' defaults.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ NOISE: Config = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a pipeline is made of, apart from its weights.
+    """The configs of a pipeline's components.
 
     Attributes:
         family: `"sd1"`, `"sd2"` or `"sdxl"`.
         unet: config of the UNet2DConditionModel.
         vae: config of the AutoencoderKL.
         text: config of each text encoder.
-        pads: the token that each tokenizer fills captions up with.
+        pads: the padding token of each tokenizer.
 
     """
 

@@ -1,8 +1,8 @@
-"""What a UNet is conditioned on: text embeddings of one or two encoders and, for SDXL, the sizes of pictures.
+"""The conditioning of a UNet: text embeddings of one or two encoders and, for SDXL, the sizes of images.
 
 SD 1.x and 2.x give the UNet the last hidden states of their text encoder. SDXL (Podell et al., arXiv 2307.01952,
 section 2) joins the last but one hidden states of two encoders, and adds the pooled text of the second and six numbers
-about a picture's size and crop to the time embedding.
+about an image's size and crop to the time embedding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECOND_ENCODER = "text_encoder_2"
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Captions as the UNet takes them.
+    """Encoded captions, as the UNet takes them.
 
     Attributes:
         context: `(batch, tokens, width)`, for cross-attention.
@@ -38,12 +38,12 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class SizeCondition:
-    """What SDXL is told of a picture, in pixels.
+    """SDXL's condition on the size of an image, in pixels.
 
     Attributes:
-        original: (height, width) of the picture as it was found.
-        crop: (top, left) of the part that is shown, counted after resizing.
-        target: (height, width) that is trained or painted.
+        original: (height, width) of the image file.
+        crop: (top, left) of the part that is used, after resizing.
+        target: (height, width) that is trained or generated.
 
     """
 
@@ -67,8 +67,8 @@ def encode_texts(pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
     with quiet_libraries():  # diffusers would print the text that is cut off, at every step
         if len(text_encoders(pipe)) == 1:
             return TextBatch(pipe.encode_prompt(list(captions), device, 1, False)[0])
-        found = pipe.encode_prompt(list(captions), device=device, do_classifier_free_guidance=False)
-    return TextBatch(found[0], found[2])
+        encoded = pipe.encode_prompt(list(captions), device=device, do_classifier_free_guidance=False)
+    return TextBatch(encoded[0], encoded[2])
 
 
 def size_conditions(sizes: Sequence[SizeCondition]) -> Tensor:
@@ -78,7 +78,7 @@ def size_conditions(sizes: Sequence[SizeCondition]) -> Tensor:
 
 
 def own_size(pipe: Pipeline) -> SizeCondition:
-    """Return the size that the base was made for, uncropped: what diffusers' pipelines paint unless told otherwise."""
+    """Return the size that the base was made for, uncropped, which is the default of diffusers' pipelines."""
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
     return SizeCondition((side, side), (0, 0), (side, side))
 
@@ -88,7 +88,7 @@ def unet_arguments(pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None)
 
     Args:
         pipe: the base.
-        text: of each example.
+        text: the encoded caption of each example.
         sizes: time ids `(batch, 6)`, see `size_conditions`; None means the base's own size. Bases other than SDXL
             ignore them.
 

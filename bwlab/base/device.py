@@ -1,15 +1,9 @@
-"""Base models: found on this machine, loaded as diffusers pipelines, and told apart by a hash."""
+"""The device that PyTorch computes on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bwlab.base.quiet import first_sentence
 from bwlab.errors import BwlabError
-
-if TYPE_CHECKING:
-    pass
-
 
 AUTO = "auto"
 
@@ -24,14 +18,14 @@ def chosen_device(name: str = AUTO) -> str:
     import torch
 
     if name == AUTO:
-        found = [
+        available = [
             kind
             for kind, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
             if there
         ]
-        return (found or ["cpu"])[0]
+        return (available or ["cpu"])[0]
     try:
-        torch.empty(1, device=name).cpu()  # of the device "meta" there is nothing to bring
+        torch.empty(1, device=name).cpu()  # Tensors of the device "meta" cannot be copied to the CPU.
     # An unknown name is a RuntimeError, a build without CUDA an AssertionError, others NotImplementedError.
     except Exception as error:
         raise BwlabError(

@@ -1,4 +1,4 @@
-"""What a single-file checkpoint is, told from its header alone: which Stable Diffusion, or what else."""
+"""The header of a single-file checkpoint, which says which Stable Diffusion it is, or what else."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from bwlab.formats.ldm import (
     XL_OPEN_CLIP_PREFIX,
 )
 
-FIX = "Give a whole .safetensors checkpoint of SD 1.x, SD 2.x or SDXL, with UNet, autoencoder and text encoder"
-CONVERT = "Convert it to .safetensors first, with a tool that you trust with it"
+CHECKPOINT_ADVICE = (
+    "Give a whole .safetensors checkpoint of SD 1.x, SD 2.x or SDXL, with UNet, autoencoder and text encoder"
+)
+PICKLE_ADVICE = "Convert it to .safetensors first, with a tool that you trust with it"
 LATENTS = 4
 CONV_IN = f"{UNET_PREFIX}input_blocks.0.0.weight"
 CONTEXT_LEAF = ".transformer_blocks.0.attn2.to_k.weight"
 
-# What else a UNet of this layout takes beside the latents.
+# UNets of this layout whose input is more than latents: input channels -> kind.
 INPUTS = {5: "a depth-to-image UNet", 7: "an upscaler's UNet", 8: "an image-editing UNet", 9: "an inpainting UNet"}
 REFINER_WIDTH = 1280
 FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -34,7 +36,7 @@ TEXT_PREFIXES = {
 }
 LABELS = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
 
-# Marks in keys of files that are no checkpoint, most telling first.
+# Marks in keys of files that are no checkpoint, the most specific first.
 ADAPTER = "an adapter file, not a base (give it as an adapter)"
 EMBEDDING = "a textual-inversion embedding"
 MARKS: tuple[tuple[str, str], ...] = (
@@ -101,40 +103,40 @@ def read_single_file_header(path: Path, asked: str) -> SingleFileHeader:
             shapes = {key: tuple(tensors.get_slice(key).get_shape()) for key in names}
             return SingleFileHeader(path, shapes, tensors.metadata() or {})
     except OSError as error:
-        raise BwlabError(asked, error.strerror or str(error), FIX) from error
+        raise BwlabError(asked, error.strerror or str(error), CHECKPOINT_ADVICE) from error
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
-        raise BwlabError(asked, f"it is cut short or no safetensors file: {reason}", FIX) from error
+        raise BwlabError(asked, f"it is cut short or no safetensors file: {reason}", CHECKPOINT_ADVICE) from error
 
 
 def _require_no_pickle(path: Path, start: bytes, asked: str) -> None:
     if not start:
-        raise BwlabError(asked, "the file is empty", FIX)
+        raise BwlabError(asked, "the file is empty", CHECKPOINT_ADVICE)
     # torch.save writes a zip archive with a pickle in it; older files, and Python's own, begin with the pickle.
     if start == b"PK" or (start[:1] == b"\x80" and path.suffix != ".safetensors"):
-        raise BwlabError(asked, "a pickle, which can run any code when it is read", CONVERT)
+        raise BwlabError(asked, "a pickle, which can run any code when it is read", PICKLE_ADVICE)
 
 
 def family_of(checkpoint: SingleFileHeader, asked: str) -> str:
     """Return `"sd1"`, `"sd2"` or `"sdxl"`.
 
     Raises:
-        BwlabError: the file is no whole checkpoint of one of them, saying what it is; `asked` is what it was to be.
+        BwlabError: the file is no whole checkpoint of one of them; the message says what it is.
 
     """
-    found = _not_a_unet(checkpoint)
-    if found:
-        raise BwlabError(asked, found, FIX)
+    other = _not_a_unet(checkpoint)
+    if other:
+        raise BwlabError(asked, other, CHECKPOINT_ADVICE)
     family = FAMILIES.get(context_width(checkpoint) or 0)
     if family is None:
-        raise BwlabError(asked, _unknown_unet(checkpoint), FIX)
+        raise BwlabError(asked, _unknown_unet(checkpoint), CHECKPOINT_ADVICE)
     missing = [
         part
         for part, prefixes in (("autoencoder", (VAE_PREFIX,)), ("text encoder", TEXT_PREFIXES[family]))
         if not all(_has(checkpoint, prefix) for prefix in prefixes)
     ]
     if missing:
-        raise BwlabError(asked, f"a checkpoint of {LABELS[family]} without {' and '.join(missing)}", FIX)
+        raise BwlabError(asked, f"a checkpoint of {LABELS[family]} without {' and '.join(missing)}", CHECKPOINT_ADVICE)
     return family
 
 

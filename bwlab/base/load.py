@@ -1,4 +1,4 @@
-"""Base models: found on this machine, loaded as diffusers pipelines, and told apart by a hash."""
+"""Loading base models as diffusers pipelines from folders, single files and the hub; hashes that identify them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-FIX = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x or SDXL, or their .safetensors checkpoint"
+BASE_ADVICE = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x or SDXL, or their .safetensors checkpoint"
 ONE_ENCODER, TWO_ENCODERS = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PIPELINES = {ONE_ENCODER: NEEDED, TWO_ENCODERS: (*NEEDED, "text_encoder_2", "tokenizer_2")}
@@ -70,7 +70,7 @@ def base_scheme(pipe: Pipeline, finders: Iterable[SchemeFinder]) -> BlockScheme:
 
 
 def weights_hash(pipe: Pipeline) -> str:
-    """Return the SHA-256 (hex) of the UNet's weights, which tells bases apart; see `module_hash`."""
+    """Return the SHA-256 (hex) of the UNet's weights, which identifies the base; see `module_hash`."""
     return module_hash(pipe.unet)
 
 
@@ -126,7 +126,7 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype) -> StableDiffusion
             )
         # Broken files surface as OSError, ValueError, SafetensorError, KeyError ... by library and version.
         except Exception as error:
-            raise BwlabError(asked, f"the pipeline does not load: {first_sentence(error)}", FIX) from error
+            raise BwlabError(asked, f"the pipeline does not load: {first_sentence(error)}", BASE_ADVICE) from error
     _require_latents_alone(pipe, asked)
     return pipe
 
@@ -135,26 +135,26 @@ def _require_latents_alone(pipe: StableDiffusionPipeline | StableDiffusionXLPipe
     inputs, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
     if inputs != latents:
         found = f"{INPUTS.get(inputs, 'a UNet')} ({inputs} input channels, but {latents} of latents)"
-        raise BwlabError(asked, found, FIX)
+        raise BwlabError(asked, found, BASE_ADVICE)
 
 
 def require_pipeline(folder: Path, asked: str) -> str:
     """Return the class of the pipeline in a folder; `BwlabError` with what was found unless it can be loaded."""
     if not folder.exists():
-        raise BwlabError(asked, "no such folder or file", FIX)
+        raise BwlabError(asked, "no such folder or file", BASE_ADVICE)
     index = folder / "model_index.json"
     if not index.is_file():
-        raise BwlabError(asked, f"no model_index.json in it ({_contents(folder)})", FIX)
+        raise BwlabError(asked, f"no model_index.json in it ({_contents(folder)})", BASE_ADVICE)
     kind = _pipeline_class(index, asked)
     if kind not in PIPELINES:
-        raise BwlabError(asked, f"a {kind}", FIX)
+        raise BwlabError(asked, f"a {kind}", BASE_ADVICE)
     missing = [name for name in PIPELINES[kind] if not (folder / name).is_dir()]
     if missing:
-        raise BwlabError(asked, f"the pipeline lacks its folder {', '.join(missing)}", FIX)
+        raise BwlabError(asked, f"the pipeline lacks its folder {', '.join(missing)}", BASE_ADVICE)
     for tokenizer in (name for name in PIPELINES[kind] if name.startswith("tokenizer")):
         # transformers makes an empty tokenizer of an empty folder, without a word.
         if not any((folder / tokenizer / name).is_file() for name in VOCABULARIES):
-            raise BwlabError(asked, f"the pipeline's {tokenizer} has no vocabulary", FIX)
+            raise BwlabError(asked, f"the pipeline's {tokenizer} has no vocabulary", BASE_ADVICE)
     return kind
 
 
@@ -170,7 +170,7 @@ def _pipeline_class(index: Path, asked: str) -> str:
         content = json.loads(index.read_text(encoding="utf-8"))
         return str(content["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BwlabError(asked, "its model_index.json is not readable", FIX) from error
+        raise BwlabError(asked, "its model_index.json is not readable", BASE_ADVICE) from error
 
 
 def weights_variant(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""UNet configs by the name of a base model: known ones, the embedded one, a diffusers folder or a checkpoint."""
+"""Names of base models: their paths, their folders on the hub, and their UNets' configs without loading them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EMBEDDED_FOLDER = "data/emoji_base"
 UNET_CONFIG = Path("unet") / "config.json"
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-WITHOUT = ("safety_checker", "feature_extractor", "image_encoder")
-FIX = "Give 'emoji', a diffusers folder or a .safetensors checkpoint; a name on the hub needs the network"
+UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
+BASE_ADVICE = "Give 'emoji', a diffusers folder or a .safetensors checkpoint; a name on the hub needs the network"
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class BaseUnet:
     """The UNet of a base model, known by its config.
 
     Attributes:
-        name: as it was asked for.
-        config: of the UNet.
-        known: the UNet of `KNOWN` that it is, if any.
+        name: as the user gave it.
+        config: the UNet's.
+        known: its name in `KNOWN`, if it is one of those.
 
     """
 
@@ -41,7 +41,7 @@ class BaseUnet:
     known: str | None = None
 
     def counts(self, scheme: BlockScheme) -> dict[str, Counts]:
-        """Return what each module holds; without torch where the numbers are known, else it takes seconds."""
+        """Return the counts of each module, without torch for known UNets; for others it takes seconds."""
         return known_counts(self.known) if self.known else count(self.config, scheme)
 
 
@@ -82,7 +82,7 @@ def _folder_unet(folder: Path) -> BaseUnet:
 
 
 def embedded_folder() -> Path:
-    """Return where the embedded base lies in this installation, whether it is there or not."""
+    """Return the path of the embedded base in this installation, whether it exists or not."""
     return Path(str(files("bwlab").joinpath(EMBEDDED_FOLDER)))
 
 
@@ -121,11 +121,11 @@ def hub_folder(name: str, asked: str) -> Path:
 
     with quiet_libraries():
         try:
-            return Path(DiffusionPipeline.download(name, use_safetensors=True, **dict.fromkeys(WITHOUT)))
+            return Path(DiffusionPipeline.download(name, use_safetensors=True, **dict.fromkeys(UNUSED_COMPONENTS)))
         # Offline, unknown, gated or without safetensors: OSError, HTTP errors, ValueError ... by library and version.
         except Exception as error:
             found = f"no such folder or file, and the hub does not give it: {first_sentence(error)}"
-            raise BwlabError(asked, found, FIX) from error
+            raise BwlabError(asked, found, BASE_ADVICE) from error
 
 
 def base_path(base: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Models of open_clip, loaded without a word of its own."""
+"""Loading models of open_clip without its log messages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-LOCAL = "local-dir:"  # what open_clip wants before a folder of config and weights
+LOCAL = "local-dir:"  # open_clip's prefix of a folder with config and weights
 
 
 def load_open_clip(name: str, weights: str | None = None) -> tuple[Any, Callable[[Image], Tensor], Any]:
-    """Return a model with weights, in evaluation mode, what makes a picture its input, and its tokenizer.
+    """Return a model with weights, in evaluation mode, its image preprocessing, and its tokenizer.
 
     Args:
-        name: one of open_clip's, or `local-dir:` or `hf-hub:` and where it lies.
-        weights: a file, or a name of open_clip's; None where the name says where they are.
+        name: a name of open_clip's, or `local-dir:` or `hf-hub:` with a location.
+        weights: a file, or a name of open_clip's; None if the name locates them.
 
     Raises:
         Exception: nearly any kind, for a wrong name, file or connection, and where there are no weights.
@@ -34,7 +34,7 @@ def load_open_clip(name: str, weights: str | None = None) -> tuple[Any, Callable
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """open_clip tells of what it does, and of failures that it raises too, through the root logger."""
+    """Silence the root logger, to which open_clip reports its steps, and failures that it raises as well."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,11 +1,11 @@
-"""What a UNet predicts: the noise (epsilon) or the velocity (v), which no shape of its weights tells.
+"""The prediction type of a UNet, noise (epsilon) or velocity (v), which its weights' shapes do not determine.
 
-In this order: what a `.yaml` beside the file says (the custom of SD 2.x: `parameterization: "v"`), what the file's
-metadata says, the marker tensors `v_pred` and `ztsnr` of SDXL checkpoints, and for SD 2.x, which was published with
-both, a measurement. At the last timestep the input is all but noise: a UNet that predicts noise returns its input, one
-that predicts v = alpha * noise - sigma * picture (Salimans and Ho, arXiv 2202.00512, appendix D) returns a picture that
-has nothing to do with it. The cosine between input and output tells them apart: 0.999 and 0.05 to 0.17 for the two
-forms of the embedded base.
+The sources, in this order: what a `.yaml` beside the file says (the custom of SD 2.x: `parameterization: "v"`), what
+the file's metadata says, the marker tensors `v_pred` and `ztsnr` of SDXL checkpoints, and for SD 2.x, which was
+published with both, a measurement. At the last timestep the input is all but noise: a UNet that predicts noise
+returns its input, one that predicts v = alpha * noise - sigma * image (Salimans and Ho, arXiv 2202.00512, appendix D)
+returns an image that has nothing to do with it. The cosine between input and output distinguishes them: 0.999 and
+0.05 to 0.17 for the two forms of the embedded base.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROBE_SIDE = 16
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a UNet predicts.
+    """The prediction type of a UNet.
 
     Attributes:
         kind: `"epsilon"` or `"v_prediction"`, as diffusers' schedulers name it.

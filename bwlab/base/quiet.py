@@ -1,4 +1,4 @@
-"""Libraries kept from talking while bwlab talks."""
+"""Suppression of the libraries' messages and progress bars."""
 
 from __future__ import annotations
 

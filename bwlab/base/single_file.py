@@ -1,4 +1,4 @@
-"""Single-file checkpoints as pipelines, without a hub: weights from the file, configs from the package."""
+"""Single-file checkpoints as pipelines, and pipelines as single files: configs come from the package, not a hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import NOISE, PUBLISHED, Architecture, Config
-from bwlab.base.header import FAMILIES, FIX, LABELS, SingleFileHeader, family_of, read_single_file_header
+from bwlab.base.header import CHECKPOINT_ADVICE, FAMILIES, LABELS, SingleFileHeader, family_of, read_single_file_header
 from bwlab.base.prediction import (
     ARCHITECTURE_KEY,
     EPSILON,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SD2_BASE_SIDE = 64  # latents of the checkpoints of SD 2.x that predict noise; those that predict v have 96
 
-# As Stability AI's ModelSpec names them: (with epsilon, with v).
+# Names of Stability AI's ModelSpec: (with epsilon, with v).
 MODEL_SPEC_NAMES = {
     "sd1": ("stable-diffusion-v1", "stable-diffusion-v1"),
     "sd2": ("stable-diffusion-v2-512", "stable-diffusion-v2-768-v"),
@@ -122,12 +122,14 @@ def _require_tensors(
     }
     missing = [key for key in wanted if key not in checkpoint.shapes]
     if missing:
-        raise BwlabError(asked, f"it lacks {len(missing)} of the {len(wanted)} tensors of {label}: {missing[0]}", FIX)
+        raise BwlabError(
+            asked, f"it lacks {len(missing)} of the {len(wanted)} tensors of {label}: {missing[0]}", CHECKPOINT_ADVICE
+        )
     wrong = [key for key, shape in wanted.items() if not fits(checkpoint.shapes[key], shape)]
     if wrong:
         here, published = checkpoint.shapes[wrong[0]], wanted[wrong[0]]
         found = f"{len(wrong)} of the {len(wanted)} tensors of {label} have another shape: {wrong[0]} {here}"
-        raise BwlabError(asked, f"{found}, not {published}", FIX)
+        raise BwlabError(asked, f"{found}, not {published}", CHECKPOINT_ADVICE)
 
 
 def _filled(
@@ -174,6 +176,7 @@ def new_noise_schedule(prediction: Prediction) -> SchedulerMixin:
 def new_pipeline(
     parts: Mapping[str, nn.Module], tokenizers: list[CLIPTokenizer], scheduler: SchedulerMixin
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """Return the pipeline of these components: SDXL's for two tokenizers."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
     if len(tokenizers) == 1:
@@ -209,7 +212,7 @@ def checkpoint_tensors(
 
     Args:
         pipe: the base.
-        family: of its layout; None: found from the UNet.
+        family: the family whose layout is written; None: that of the UNet.
 
     Raises:
         BwlabError: the pipeline is of no published size.
@@ -235,7 +238,7 @@ def checkpoint_tensors(
 def checkpoint_metadata(
     pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, family: str | None = None
 ) -> dict[str, str]:
-    """Return the metadata that tells a single-file checkpoint's architecture and prediction (ModelSpec)."""
+    """Return the metadata on a single-file checkpoint's architecture and prediction (ModelSpec)."""
     velocity = pipe.scheduler.config.prediction_type == VELOCITY
     return {
         ARCHITECTURE_KEY: MODEL_SPEC_NAMES[family or pipeline_family(pipe)][velocity],

@@ -23,8 +23,8 @@ def clip_tokenizer(pad: str = END, length: int = 77) -> CLIPTokenizer:
     """Return the tokenizer of CLIP's 49,408 tokens.
 
     Args:
-        pad: the token that captions are filled up with; as in diffusers' pipelines, it means the same inside captions.
-        length: most tokens of a caption, begin and end included.
+        pad: the token that fills captions up; as in diffusers' pipelines, it has the same meaning inside captions.
+        length: maximum number of tokens of a caption, start and end included.
 
     Raises:
         BwlabError: open_clip lacks its vocabulary.

@@ -1,4 +1,4 @@
-"""The weights of a base model's UNet and text encoders by adapter path, read one at a time: no model is ever loaded."""
+"""The weights of a base model's UNet and text encoders by adapter path, read one at a time without loading a model."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class ModelWeights:
                 yield key.removesuffix(".weight")
 
     def shape(self, path: str) -> tuple[int, ...]:
-        """Of the weight of a layer; `BwlabError` if the model has no such layer."""
+        """Return the shape of a layer's weight; `BwlabError` if the model has no such layer."""
         return self._weight(path).shape
 
     def weight(self, path: str) -> NDArray[np.floating]:
-        """Return the weight of a layer in float32 or wider; `BwlabError` if there is none, or a number is NaN or infinite."""
+        """Return a layer's weight in float32 or wider; `BwlabError` if it is missing or holds NaN or infinity."""
         tensor = self._weight(path)
         numbers: Numbers = tensor.numbers(np.float64 if tensor.dtype == "F64" else np.float32)
         return numbers
@@ -151,7 +151,7 @@ def _text_names(most: int = 40) -> Iterator[str]:
 
 
 def _extracted(tensor: LazyTensor, location: TensorLocation) -> LazyTensor:
-    """Return the model's tensor out of the file's, as `bwlab.formats.ldm.from_ldm` takes it."""
+    """Return the model's tensor out of the file's, as `bwlab.formats.ldm.from_ldm` does."""
     rows, *others = tensor.shape
     shape: tuple[int, ...] = (rows // 3, *others) if location.third is not None else (rows, *others)
     shape = shape[::-1] if location.transposed else shape[:2] if location.pointwise else shape

@@ -1,4 +1,4 @@
-"""The map of a model: its blocks or cells, what other tools call them, and what they hold."""
+"""The table of a model's blocks or cells: their names in other tools, and counts of layers and parameters."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class MapRow:
         paths: of its modules in diffusers; for a block that is one module tree, that tree's.
         aliases: other names for the same.
         lbw: LBW cells that it holds, wholly or in part, in order.
-        kohya: places in kohya's list, from 0.
+        kohya: indices in kohya's list, from 0.
         parts: that hold all of it, beside `all`.
-        counts: what it holds; None if that is not known, as for text encoders.
+        counts: layers and parameters; None if they are not known, as for text encoders.
 
     """
 
@@ -57,13 +57,13 @@ class MapRow:
 
 def block_map(scheme: BlockScheme, counts: Mapping[str, Counts], level: Level) -> list[MapRow]:
     """Return a row for each block or cell of the scheme, in its order; `counts` go by the module's path."""
-    places = kohya_indices(scheme)
+    kohya_index = kohya_indices(scheme)
     names = scheme.blocks() if level == "block" else scheme.cells()
-    return [_row(name, scheme, counts, places, level) for name in names]
+    return [_row(name, scheme, counts, kohya_index, level) for name in names]
 
 
 def _row(
-    name: str, scheme: BlockScheme, counts: Mapping[str, Counts], places: Mapping[str, int], level: Level
+    name: str, scheme: BlockScheme, counts: Mapping[str, Counts], kohya_index: Mapping[str, int], level: Level
 ) -> MapRow:
     modules = [module for module in scheme.modules if name == (module.block if level == "block" else module.cell)]
     paths = [module.path for module in modules]
@@ -74,7 +74,7 @@ def _row(
         paths=tuple(paths) if tree is None else (tree,),
         aliases=tuple(alias for alias in aliases if alias != tree),
         lbw=tuple(dict.fromkeys(module.ldm for module in modules if module.ldm)),
-        kohya=tuple(sorted({places[path] for path in paths if path in places})),
+        kohya=tuple(sorted({kohya_index[path] for path in paths if path in kohya_index})),
         parts=_parts(scheme, modules),
         counts=total(counts[path] for path in paths) if all(path in counts for path in paths) else None,
     )
@@ -92,7 +92,7 @@ def _parts(scheme: BlockScheme, modules: Sequence[Module]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a module holds.
+    """The numbers of layers and parameters in a module.
 
     Attributes:
         lora: layers that LoRA adapts.
@@ -150,7 +150,7 @@ def _module(scheme: BlockScheme, path: str) -> str:
 
 
 def _table_text(table: Mapping[str, Counts]) -> str:
-    rows = (f"  {json.dumps(path)}: {[one.lora, one.locon, one.parameters]}" for path, one in table.items())
+    rows = (f"  {json.dumps(path)}: {[counts.lora, counts.locon, counts.parameters]}" for path, counts in table.items())
     return "{\n" + ",\n".join(rows) + "\n}"
 
 

@@ -1,4 +1,4 @@
-"""The UNets that bwlab knows without a download, as diffusers configs, and what modules they have.
+"""The UNets that bwlab knows without a download, as diffusers configs, and the shapes of a UNet's layers.
 
 Each config is what the model's `unet/config.json` says, as far as it says anything beyond diffusers' defaults. The
 numbers of parameters are the published ones: 859,520,964 (SD 1.4), 865,910,724 (SD 2.1) and 2,567,463,684 (SDXL).

@@ -1,4 +1,4 @@
-"""Finding the block scheme of a model from its config."""
+"""Block schemes: the names of a model's blocks, cells and modules, and which of them holds a layer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LDM_CELL = re.compile(r"BASE|IN\d+|M\d*|OUT\d+")
 
 @dataclass(frozen=True)
 class Module:
-    """The smallest thing that a name can mean: a resnet, a transformer, a resampler, an outer layer, a text encoder.
+    """The smallest unit that has a name: a resnet, a transformer, a resampler, an outer layer, a text encoder.
 
     Attributes:
-        path: where it lies in the UNet, `"up_blocks.0.attentions.1"`; `"te"` and `"te2"` for text encoders.
+        path: its path in the UNet, `"up_blocks.0.attentions.1"`; `"te"` and `"te2"` for text encoders.
         cell: the finer of its two names, `"out0.1"`.
         block: the coarser, `"out0"`.
         ldm: the cell it is in for LBW, `"OUT01"`; None where LBW has none.
@@ -134,14 +134,14 @@ def short_names(scheme: BlockScheme, modules: Iterable[Module]) -> list[str]:
     names: dict[str, None] = {}
     for module in scheme.modules:
         if module.cell in cells:
-            whole = all(one.cell in cells for one in scheme.modules if one.block == module.block)
+            whole = all(other.cell in cells for other in scheme.modules if other.block == module.block)
             names[module.block if whole else module.cell] = None
     return list(names)
 
 
 @dataclass(frozen=True)
 class SchemeFinder:
-    """Knows the blocks of one family of models.
+    """The block schemes of one family of models, as plugins register them.
 
     Attributes:
         name: e.g. `"sd"`; unique among all installed plugins.

@@ -103,7 +103,7 @@ def parse_spec(text: str | float, scheme: BlockScheme, *, kind: Kind, default: f
         text: the spec; a bare number `16` means `*=16`.
         scheme: of the model.
         kind: ranks are whole numbers 0..4096, scales finite numbers, rates finite numbers >= 0.
-        default: what is never named gets, for scales and rates; for ranks that is 0.
+        default: number of modules that are never named, for scales and rates; for ranks it is 0.
 
     Raises:
         BwlabError: an unknown name, a bad number, an empty or incomplete entry, or ranks that are 0 everywhere.

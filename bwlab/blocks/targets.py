@@ -1,4 +1,4 @@
-"""Which layers the classic adapters adapt, by path and kind: the same ones as kohya's sd-scripts and LyCORIS.
+"""The layers that LoRA and LoCon adapt, by path and kind: those of kohya's sd-scripts and LyCORIS.
 
 On SD 1.x these are 192 layers of the UNet for LoRA, and 86 more, 278 in all, for LoCon; conv_in, conv_out and the two
 layers of time_embedding make the 282 that it has. In a text encoder (`te.`, `te2.`) both adapt the same layers:

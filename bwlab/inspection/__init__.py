@@ -1,1 +1,1 @@
-"""What an adapter file is, at a glance: contents per block, how it was trained, and what is wrong with it."""
+"""Inspection of adapter files: contents per block, how they were trained, and what is wrong with them."""

@@ -1,4 +1,4 @@
-"""What is wrong with an adapter file, or will surprise the tools that read it."""
+"""Findings on an adapter file: what is damaged, and what tools that read it get wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Severity = Literal["error", "warning", "note"]
 
 # A module whose first direction has this share of its energy is a spike; modules of fewer ranks are not counted.
 SPIKE, SPIKE_RANK = 0.9, 4
-# So much of the adapter's energy in spikes is worth a warning.
+# Share of the adapter's energy in spikes from which a warning is given.
 SPIKED_ENERGY = 0.1
 
 KOHYA_DIALECTS = ("kohya", "ldm", "kohya-doubled")
@@ -24,7 +24,7 @@ KOHYA_DIALECTS = ("kohya", "ldm", "kohya-doubled")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know.
+    """One defect or surprise of a file.
 
     Attributes:
         severity: `"error"`: the file is damaged; `"warning"`: some tool will get it wrong; `"note"`.
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ModuleHealth:
-    """What the numbers of one module say.
+    """Health of one module's numbers.
 
     Attributes:
         finite: whether all of them, and alpha, are finite.
@@ -59,7 +59,7 @@ class ModuleHealth:
 
 
 def module_health(module: ModuleWeights) -> ModuleHealth:
-    """Read a module's numbers, once, and judge them."""
+    """Read a module's numbers, once, and return their health."""
     zero = {}
     for leaf, tensor in module.leaves.items():
         numbers = tensor.read()
@@ -78,18 +78,18 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
     return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None)
 
 
-def findings_of(contents: AdapterContents, pulses: Mapping[str, ModuleHealth]) -> list[Finding]:
-    """Everything that is wrong or surprising, the worst first.
+def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
+    """Return everything that is wrong or surprising, the worst first.
 
     Args:
-        contents: of the file.
-        pulses: module path -> what its numbers say.
+        contents: the file's.
+        health: module path -> health of its numbers.
 
     """
     found = [
-        *_numbers(pulses),
+        *_numbers(health),
         *_alphas(contents),
-        *_spikes(contents, pulses),
+        *_spikes(contents, health),
         *_keys(contents),
         *_diffusers(contents),
     ]
@@ -97,15 +97,15 @@ def findings_of(contents: AdapterContents, pulses: Mapping[str, ModuleHealth]) -
     return sorted(found, key=lambda finding: order.index(finding.severity))
 
 
-def _numbers(pulses: Mapping[str, ModuleHealth]) -> list[Finding]:
-    broken = tuple(path for path, pulse in pulses.items() if not pulse.finite)
-    zero = tuple(path for path, pulse in pulses.items() if pulse.zero)
+def _numbers(health: Mapping[str, ModuleHealth]) -> list[Finding]:
+    broken = tuple(path for path, numbers in health.items() if not numbers.finite)
+    zero = tuple(path for path, numbers in health.items() if numbers.zero)
     found = []
     if broken:
-        text = f"NaN or infinite numbers in {_some(broken, len(pulses))}: its training failed"
+        text = f"NaN or infinite numbers in {_some(broken, len(health))}: its training failed"
         found.append(Finding("error", "not-finite", text, broken))
     if zero:
-        found.append(Finding("warning", "all-zero", f"{_some(zero, len(pulses))} change nothing: all zero", zero))
+        found.append(Finding("warning", "all-zero", f"{_some(zero, len(health))} change nothing: all zero", zero))
     return found
 
 
@@ -118,24 +118,26 @@ def _alphas(contents: AdapterContents) -> list[Finding]:
         found.append(Finding("error", "alpha-0", text, nothing))
     alphas = sorted({float(module.rank() or 0) if module.alpha is None else module.alpha for module in scaled.values()})
     if len(alphas) > 1 and contents.dialect in KOHYA_DIALECTS:
-        told = ", ".join(f"{alpha:g}" for alpha in alphas[:4])
-        text = f"{len(alphas)} different alphas ({told}{', ...' if len(alphas) > 4 else ''}): diffusers 0.42 mis-scales"
+        listed = ", ".join(f"{alpha:g}" for alpha in alphas[:4])
+        text = (
+            f"{len(alphas)} different alphas ({listed}{', ...' if len(alphas) > 4 else ''}): diffusers 0.42 mis-scales"
+        )
         text += " such files; 'bwlab convert' folds them into one"
         found.append(Finding("warning", "mixed-alphas", text))
     return found
 
 
-def _spikes(contents: AdapterContents, pulses: Mapping[str, ModuleHealth]) -> list[Finding]:
+def _spikes(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
     spikes = tuple(
         path
-        for path, pulse in pulses.items()
-        if pulse.top is not None and pulse.top >= SPIKE and (contents.modules[path].rank() or 0) >= SPIKE_RANK
+        for path, numbers in health.items()
+        if numbers.top is not None and numbers.top >= SPIKE and (contents.modules[path].rank() or 0) >= SPIKE_RANK
     )
-    whole = sum(pulse.energy or 0.0 for pulse in pulses.values())
-    share = sum(pulses[path].energy or 0.0 for path in spikes) / whole if whole else 0.0
+    whole = sum(numbers.energy or 0.0 for numbers in health.values())
+    share = sum(health[path].energy or 0.0 for path in spikes) / whole if whole else 0.0
     if share < SPIKED_ENERGY:
         return []
-    text = f"rank-1 spikes: {_some(spikes, len(pulses))}, with {100 * share:.0f} % of the energy, have over"
+    text = f"rank-1 spikes: {_some(spikes, len(health))}, with {100 * share:.0f} % of the energy, have over"
     text += f" {100 * SPIKE:.0f} % of it in one direction; such adapters stack badly"
     return [Finding("warning", "rank-1-spikes", text, spikes)]
 
@@ -153,7 +155,7 @@ def _keys(contents: AdapterContents) -> list[Finding]:
 
 
 def _diffusers(contents: AdapterContents) -> list[Finding]:
-    """Return what diffusers 0.42 makes of the file, where that is not what it says."""
+    """Return what diffusers 0.42 gets wrong about the file."""
     algorithms = {module.algorithm for module in contents.modules.values()}
     refused = sorted(algorithms - {"lora", "dora"})
     if contents.dialect in ("lycoris", "peft") and contents.modules:

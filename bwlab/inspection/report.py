@@ -1,4 +1,4 @@
-"""The report of `bwlab inspect` about one file."""
+"""The inspection of an adapter file: contents per block, training and health, and its JSON document."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
     "network arguments": ("ss_network_args",),
     "steps": ("ss_steps", "ss_max_train_steps", "bwlab.steps"),
     "epochs": ("ss_epoch", "ss_num_epochs"),
-    "pictures": ("ss_num_train_images",),
-    "regularisation pictures": ("ss_num_reg_images",),
+    "images": ("ss_num_train_images",),
+    "regularisation images": ("ss_num_reg_images",),
     "batch size": ("ss_total_batch_size", "ss_batch_size_per_device"),
     "resolution": ("ss_resolution",),
     "learning rate": ("ss_learning_rate",),
@@ -57,7 +57,7 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
 }
 NOTHING = ("", "None", "null", "{}", "0")
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
@@ -86,7 +86,7 @@ class BlockSummary:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that `bwlab inspect` tells of a file.
+    """Everything that `bwlab inspect` shows of a file.
 
     Attributes:
         path: of the file.
@@ -100,11 +100,11 @@ class Inspection:
         dtypes: dtype -> how many numbers are stored in it, embeddings included.
         embeddings: token -> shape.
         top1_share: share of the energy in each module's first direction, over all modules, 0..1; None as above.
-        training: label -> what the metadata says of it.
+        training: label -> text from the metadata.
         findings: what is wrong or surprising.
         unknown: keys that no reader understands.
         prompt_tag: a tag for the prompt of A1111 that turns on the cells with modules; None where there is none.
-        metadata: all of it.
+        metadata: the whole metadata.
 
     """
 
@@ -130,10 +130,10 @@ def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
     """Read a file module by module; raises `BwlabError` if it cannot be read."""
     contents = read_contents(path, formats, pickles=True)
     scheme = scheme_of(contents.architecture)
-    pulses = {name: module_health(module) for name, module in contents.modules.items()}
-    energies = [pulse.energy for pulse in pulses.values()]
+    health = {name: module_health(module) for name, module in contents.modules.items()}
+    energies = [numbers.energy for numbers in health.values()]
     whole = None if None in energies else math.fsum(energy or 0.0 for energy in energies)
-    blocks = _blocks(contents, scheme, pulses, whole)
+    blocks = _blocks(contents, scheme, health, whole)
     return Inspection(
         path=path,
         size=path.stat().st_size,
@@ -141,13 +141,13 @@ def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
         architecture=contents.architecture,
         scheme=scheme.name,
         blocks=blocks,
-        total=_summary("all", list(contents.modules), contents, pulses, whole),
+        total=_summary("all", list(contents.modules), contents, health, whole),
         empty_blocks=tuple(name for name in scheme.blocks() if name not in {block.name for block in blocks}),
         dtypes=_dtypes(contents),
         embeddings={token: tensor.shape for token, tensor in contents.embeddings.items()},
-        top1_share=_top1_share(pulses.values(), whole),
+        top1_share=_top1_share(health.values(), whole),
         training=training_summary(contents.metadata),
-        findings=tuple(findings_of(contents, pulses)),
+        findings=tuple(findings_of(contents, health)),
         unknown=contents.unknown,
         prompt_tag=_prompt_tag(contents, scheme),
         metadata=contents.metadata,
@@ -155,19 +155,19 @@ def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
 
 
 def _blocks(
-    contents: AdapterContents, scheme: BlockScheme, pulses: Mapping[str, ModuleHealth], whole: float | None
+    contents: AdapterContents, scheme: BlockScheme, health: Mapping[str, ModuleHealth], whole: float | None
 ) -> tuple[BlockSummary, ...]:
     members: dict[str, list[str]] = {name: [] for name in scheme.blocks()}
     for path in contents.modules:
         members.setdefault(scheme.block_of(path) or "other", []).append(path)
-    return tuple(_summary(name, paths, contents, pulses, whole) for name, paths in members.items() if paths)
+    return tuple(_summary(name, paths, contents, health, whole) for name, paths in members.items() if paths)
 
 
 def _summary(
-    name: str, paths: list[str], contents: AdapterContents, pulses: Mapping[str, ModuleHealth], whole: float | None
+    name: str, paths: list[str], contents: AdapterContents, health: Mapping[str, ModuleHealth], whole: float | None
 ) -> BlockSummary:
     modules = [contents.modules[path] for path in paths]
-    energy = math.fsum(pulses[path].energy or 0.0 for path in paths)
+    energy = math.fsum(health[path].energy or 0.0 for path in paths)
     return BlockSummary(
         name=name,
         modules=len(modules),
@@ -193,10 +193,10 @@ def _tensors(modules: Iterable[ModuleWeights]) -> Iterable[LazyTensor]:
     return (tensor for module in modules for tensor in module.leaves.values())
 
 
-def _top1_share(pulses: Iterable[ModuleHealth], whole: float | None) -> float | None:
+def _top1_share(health: Iterable[ModuleHealth], whole: float | None) -> float | None:
     if not whole:
         return None
-    return math.fsum((pulse.top or 0.0) * (pulse.energy or 0.0) for pulse in pulses) / whole
+    return math.fsum((numbers.top or 0.0) * (numbers.energy or 0.0) for numbers in health) / whole
 
 
 def _prompt_tag(contents: AdapterContents, scheme: BlockScheme) -> str | None:
@@ -210,24 +210,24 @@ def _prompt_tag(contents: AdapterContents, scheme: BlockScheme) -> str | None:
 
 
 def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Label -> what the metadata says, for what it says something about; empty for files without metadata."""
-    found = {
+    """Return label -> text from the metadata, for labels that it has; empty for files without metadata."""
+    summary = {
         label: text
         for label, keys in ENTRIES.items()
         if (text := next((metadata[key] for key in keys if metadata.get(key, "") not in NOTHING), None)) is not None
     }
     finished = _date(metadata.get("ss_training_finished_at", ""))
     if finished:
-        found["finished"] = finished
+        summary["finished"] = finished
     tags = tag_counts(metadata)
     if tags:
         listed = ", ".join(f"{tag} {count}" for tag, count in list(tags.items())[:MOST_TAGS])
-        found["tags"] = listed + (f" and {len(tags) - MOST_TAGS} more" if len(tags) > MOST_TAGS else "")
-    return found
+        summary["tags"] = listed + (f" and {len(tags) - MOST_TAGS} more" if len(tags) > MOST_TAGS else "")
+    return summary
 
 
 def tag_counts(metadata: Mapping[str, str]) -> dict[str, int]:
-    """Tag -> how often captions had it, the commonest first; over all folders of `ss_tag_frequency`."""
+    """Return tag -> number of captions with it over all folders of `ss_tag_frequency`, the commonest first."""
     try:
         folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
         counts: Counter[str] = Counter()
@@ -246,7 +246,7 @@ def _date(seconds: str) -> str | None:
 
 
 def document(inspections: Iterable[Inspection]) -> dict[str, Json]:
-    """One document for all files."""
+    """Return one document for all files."""
     return {
         "schema": "bwlab.inspect",
         "schema_version": SCHEMA_VERSION,

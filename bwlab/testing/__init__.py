@@ -82,7 +82,7 @@ class AdapterContract:
 
 
 def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
-    """Every clause's name, and None where it holds or else one line that says what does not.
+    """Return every clause's name with None where it holds, or else one line on what is broken.
 
     A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error. The
     name of the clause on `delta()` says which of the contract's layers it left out because the type adapts none such.
@@ -104,7 +104,7 @@ def _label(clause: clauses.Clause, adapter_type: AdapterType) -> str:
 def _broken(clause: clauses.Clause, adapter_type: AdapterType) -> str | None:
     try:
         clause(bench_for(adapter_type))
-    # A foreign plugin may raise anything; a check that stops at the first surprise tells its author nothing.
+    # A foreign plugin may raise anything; a check that stopped at the first surprise would not help its author.
     except Exception as error:
         message = " ".join(str(error).split())
         return message if isinstance(error, ContractBroken) else f"{type(error).__name__}: {message}"

@@ -1,4 +1,4 @@
-"""What the adapter contract is checked on: a toy model, and comparisons that say by how much they fail.
+"""The toy model that the adapter contract is checked on, and comparisons that say by how much they fail.
 
 The toy model has one layer of each kind, each dimension a different prime or so (square matrices hide
 transposes and rank bugs), at paths that Stable Diffusion's UNet has, so that a type's `targets` finds them.
@@ -55,13 +55,13 @@ class ToyModel(nn.Module):
             _put(self, path.split("."), layer)
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        """One output per layer."""
+        """Return one output per layer."""
         return [self.get_submodule(path)(x) for path, x in zip(self.paths, inputs, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What a clause works with: the type, the toy model's layers that it adapts, and inputs for them."""
+    """The material of a clause: the type, the toy model's layers that it adapts, and inputs for them."""
 
     adapter_type: AdapterType
     model: ToyModel

@@ -35,7 +35,7 @@ Clause: TypeAlias = Callable[[Bench], None]
 
 
 def fresh_adapter_is_a_no_op(bench: Bench) -> None:
-    """Return a fresh adapter leaves every output as it was."""
+    """A fresh adapter leaves every output as it was."""
     require_close("output with a fresh adapter", bench.adapted(ScaledAdapter(bench.create())), bench.base(), 1e-6)
 
 
@@ -74,7 +74,7 @@ def adapters_stack(bench: Bench) -> None:
 
 
 def samples_are_scaled_apart(bench: Bench) -> None:
-    """Return a scale per sample acts on that sample alone; samples of scale 0 keep every bit."""
+    """A scale per sample acts on that sample alone; samples of scale 0 keep every bit."""
     adapter = bench.trained()
     scales = torch.tensor([0.0, 1.0, -0.5, 0.25])
     mixed = bench.adapted(ScaledAdapter(adapter, {"*": scales}))
@@ -139,7 +139,7 @@ def alpha_is_honoured(bench: Bench) -> None:
 
 
 def rank_0_creates_nothing(bench: Bench) -> None:
-    """Return a block of rank 0 gets no layer, and rank 0 everywhere is refused."""
+    """A block of rank 0 gets no layer, and rank 0 everywhere is refused."""
     path = bench.model.paths[0]
     block = SCHEME.block_of(path)
     others = parse_spec(f"*=2, {block}=0", SCHEME, kind="rank")
@@ -152,7 +152,7 @@ def rank_0_creates_nothing(bench: Bench) -> None:
 
 
 def unknown_options_are_refused(bench: Bench) -> None:
-    """Return an option that the type does not declare raises `BwlabError`."""
+    """An option that the type does not declare raises `BwlabError`."""
     require_refused("option no_such_option", lambda: _create(bench, bench.model.paths[0], 2, no_such_option=1))
 
 

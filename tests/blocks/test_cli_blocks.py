@@ -107,7 +107,7 @@ def test_a_local_folder_is_counted_on_the_spot(tiny_pipeline: Path) -> None:
 def test_translations_go_to_stdout_and_notes_to_stderr() -> None:
     result = blocks("sd14", "--to", "kohya", "upper=16, te=4")
     assert result.stdout == "0,16,16,16,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,16,16,16\n"
-    assert result.stderr == "bwlab: note: kohya lists have no place for te\n"
+    assert result.stderr == "bwlab: note: kohya lists have no entry for te\n"
     back = blocks("sd14", "--from", "kohya", result.stdout.strip())
     assert back.stdout == "in0=16, out3=16\n"
     tag = blocks("sd14", "--to", "a1111", "upper=1", "--name", "ink")

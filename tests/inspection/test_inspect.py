@@ -98,7 +98,7 @@ def test_json_has_a_version_and_holds_the_numbers(tmp_path: Path, bwlab: Callabl
     file = write(tmp_path / "a.safetensors", adapter_tensors(0, shapes=SD1), METADATA)
     outcome = bwlab("inspect", file, file, "--json")
     document = json.loads(outcome.out)
-    assert (document["schema"], document["schema_version"]) == ("bwlab.inspect", 1)
+    assert (document["schema"], document["schema_version"]) == ("bwlab.inspect", 2)
     first, second = document["files"]
     assert first == second
     assert first["total"]["ranks"] == [{"rank": 3, "modules": 7}]

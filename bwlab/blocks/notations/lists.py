@@ -42,7 +42,7 @@ class Translation:
 
     Attributes:
         text: what to paste there.
-        notes: one line each for what that notation cannot say, or that tool does not do.
+        notes: one line for each thing that the notation cannot express or the tool does not do.
 
     """
 
@@ -52,14 +52,14 @@ class Translation:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in a list: its name for messages, and the modules that it governs."""
+    """One entry of a list: its name for messages, and the modules whose number it gives."""
 
     name: str
     paths: tuple[str, ...]
 
 
 def list_slots(scheme: BlockScheme, form: ListFormat) -> tuple[Slot, ...]:
-    """Return the places of a list, in order; `BwlabError` if the tool has no list for such a model."""
+    """Return the entries of a list, in order; `BwlabError` if the tool has no list for such a model."""
     full = next((cells for cells in (_LDM26, _LDM20) if set(cells) == set(scheme.ldm_cells())), None)
     if full is None:
         found = f"those lists fit UNets with two layers per block only, unlike this one of the scheme {scheme.name}"
@@ -76,7 +76,7 @@ def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
     """Return the spec as a list of numbers with commas between, with notes on what the list cannot say.
 
     Raises:
-        BwlabError: the modules of one place have different numbers, or there is no such list for this model.
+        BwlabError: the modules of one entry have different numbers, or there is no such list for this model.
 
     """
     numbers = [_slot_number(slot, spec, form) for slot in list_slots(spec.scheme, form)]
@@ -90,13 +90,13 @@ def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
         return Translation(
             text, (f"the short list turns off {names}: use it with LoRA files, which have nothing there",)
         )
-    return Translation(text, (f"{form} lists have no place for {names}",))
+    return Translation(text, (f"{form} lists have no entry for {names}",))
 
 
 def from_list(text: str, scheme: BlockScheme, form: Literal["lbw", "kohya"], kind: Kind) -> BlockSpec:
     """Return the spec that a list of numbers means: an LBW string of any of its lengths, or kohya's list.
 
-    What the list has no place for: a short LBW string turns the other cells off, as LBW does; `te` keeps scale 1
+    For what the list has no entry: a short LBW string turns the other cells off, as LBW does; `te` keeps scale 1
     with kohya's list, which is about the UNet alone; the modules outside all blocks follow conv_in, or have rank 0.
 
     Raises:
@@ -105,26 +105,26 @@ def from_list(text: str, scheme: BlockScheme, form: Literal["lbw", "kohya"], kin
     """
     pieces = [piece.strip() for piece in text.split(",")]
     forms: tuple[ListFormat, ...] = ("lbw", "lbw-short") if form == "lbw" else ("kohya",)
-    lengths = {len(list_slots(scheme, one)): one for one in forms}
+    lengths = {len(list_slots(scheme, length)): length for length in forms}
     if len(pieces) not in lengths:
         wanted = " or ".join(map(str, lengths))
         found = f"it has {len(pieces)} {'entry' if len(pieces) == 1 else 'entries'}, and this model's has {wanted}"
         raise BwlabError(f"{form} list {text!r}", found, "Give a list for a model of this architecture")
     exact = lengths[len(pieces)]
     slots = list_slots(scheme, exact)
-    numbers = [parse_number(one, kind, f"{slot.name}={one}") for one, slot in zip(pieces, slots, strict=True)]
+    numbers = [parse_number(piece, kind, f"{slot.name}={piece}") for piece, slot in zip(pieces, slots, strict=True)]
     return spec_from_values(from_numbers(numbers, scheme, exact, kind), scheme, kind)
 
 
 def from_numbers(numbers: Sequence[float], scheme: BlockScheme, form: ListFormat, kind: Kind) -> dict[str, float]:
     """Return the number of each module, by its path, that a list of this form gives it."""
-    given = {
+    listed = {
         path: number for slot, number in zip(list_slots(scheme, form), numbers, strict=True) for path in slot.paths
     }
     text_encoder = 0.0 if kind == "rank" else 1.0
-    outside = 0.0 if kind == "rank" else given.get("conv_in", 0.0)
+    outside = 0.0 if kind == "rank" else listed.get("conv_in", 0.0)
     fill = {"te": text_encoder, "rest": outside}
-    values = {module.path: given.get(module.path, fill.get(module.block, 0.0)) for module in scheme.modules}
+    values = {module.path: listed.get(module.path, fill.get(module.block, 0.0)) for module in scheme.modules}
     if form == "kohya" and kind == "rank":
         # sd-scripts makes no layers outside the blocks, whatever the list says there.
         values |= {module.path: 0.0 for module in scheme.modules if module.block == "rest"}
@@ -132,10 +132,10 @@ def from_numbers(numbers: Sequence[float], scheme: BlockScheme, form: ListFormat
 
 
 def kohya_indices(scheme: BlockScheme) -> dict[str, int]:
-    """Return the place in kohya's list, from 0, of each module's path; none where there is no list."""
+    """Return the index in kohya's list, from 0, of each module's path; empty where there is no list."""
     if not scheme.ldm_cells():
         return {}
-    return {path: place for place, slot in enumerate(list_slots(scheme, "kohya")) for path in slot.paths}
+    return {path: index for index, slot in enumerate(list_slots(scheme, "kohya")) for path in slot.paths}
 
 
 def _cell_slot(scheme: BlockScheme, cell: str) -> Slot:
@@ -161,10 +161,10 @@ def _kohya_sdxl(scheme: BlockScheme) -> tuple[Slot, ...]:
 def _slot_number(slot: Slot, spec: BlockSpec, form: ListFormat) -> float:
     numbers = {path: spec.values[path] for path in slot.paths}
     if len(set(numbers.values())) > 1:
-        told = ", ".join(f"{path}={number_text(number)}" for path, number in numbers.items())
+        numbers_text = ", ".join(f"{path}={number_text(number)}" for path, number in numbers.items())
         raise BwlabError(
             f"{spec.text!r} as {form} list",
-            f"{slot.name} takes one number, but there are {told}",
+            f"{slot.name} takes one number, but there are {numbers_text}",
             "Give them the same number",
         )
     return next(iter(numbers.values()))

@@ -18,7 +18,7 @@ DEFAULT_NAME = "NAME"
 TAG = re.compile(r"\s*<\s*(?:lora|lyco)\s*:(?P<name>[^:<>]+)(?P<rest>(?::[^:<>]*)*)>\s*")
 UNFIT = re.compile(r"[:<>\n]")
 PRESETS = {"ALL": 1.0, "NONE": 0.0}  # of LoRA Block Weight; its others can be changed by their user
-FIX = "Give a tag such as <lora:fox:0.8> or <lora:fox:1:lbw=1,0,0,...>"
+TAG_FORM = "Give a tag such as <lora:fox:0.8> or <lora:fox:1:lbw=1,0,0,...>"
 
 
 def a1111_tag(spec: BlockSpec, name: str = DEFAULT_NAME) -> Translation:
@@ -47,13 +47,13 @@ def from_a1111_tag(text: str, scheme: BlockScheme) -> BlockSpec:
     """
     match = TAG.fullmatch(text)
     if match is None:
-        raise BwlabError(f"prompt tag {text!r}", "it is none of a LoRA", FIX)
+        raise BwlabError(f"prompt tag {text!r}", "it is none of a LoRA", TAG_FORM)
     parts = [part.strip() for part in match["rest"].split(":")[1:]]
     plain = [part for part in parts if "=" not in part]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     strange = [*plain[2:], *(key for key in named if key not in ("lbw", "te", "unet"))]
     if strange:
-        raise BwlabError(f"prompt tag {text!r}", f"a block spec cannot say {strange[0]!r}", FIX)
+        raise BwlabError(f"prompt tag {text!r}", f"a block spec cannot express {strange[0]!r}", TAG_FORM)
     encoder = parse_number(named.get("te", (plain or ["1"])[0]), "scale", text)
     # The web UI's own rule: the UNet follows the text encoder unless it has a number of its own.
     unet = parse_number(

@@ -42,10 +42,10 @@ def to_set_adapters(spec: BlockSpec) -> Translation:
 
 def as_dict(spec: BlockSpec) -> dict[str, object]:
     """Return the dict: `{"text_encoder": 1.0, "unet": {"down": {"block_0": [1.0, 0.5]}, "mid": 1.0, "up": {}}}`."""
-    found = _transformers(spec.scheme)
+    transformers = _transformers(spec.scheme)
     unet: dict[str, object] = {}
     for side in ("down", "up"):
-        levels = found[side].items()
+        levels = transformers[side].items()
         unet[side] = {f"block_{level}": _shortest([spec.values[path] for path in paths]) for level, paths in levels}
         if side == "down":
             unet["mid"] = spec.values["mid_block.attentions.0"]

@@ -31,9 +31,9 @@ def translate_to(
     """
     checked = _kind(form, kind, TO_FORMS)
     parsed = parse_spec(spec, scheme, kind=checked)
-    for one in LISTS:
-        if one == form:
-            return to_list(parsed, one)
+    for list_form in LISTS:
+        if list_form == form:
+            return to_list(parsed, list_form)
     return a1111_tag(parsed, name) if form == TAG else to_set_adapters(parsed)
 
 
@@ -60,7 +60,7 @@ def _kind(form: str, kind: str | None, forms: Collection[str]) -> Kind:
     if form in SCALES_ONLY and kind != "scale":
         raise BwlabError(f"--kind {kind} with {form}", SCALES_ONLY[form], "Leave --kind out")
     _known("--kind", kind, KINDS)
-    return next(one for one in KINDS if one == kind)
+    return next(known for known in KINDS if known == kind)
 
 
 def _known(what: str, name: str, known: Collection[str]) -> None:

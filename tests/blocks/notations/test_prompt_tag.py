@@ -33,7 +33,7 @@ def test_blocks_of_sd_and_sdxl(sd: BlockScheme, sdxl: BlockScheme) -> None:
     assert content.text == "<lora:fox:1:lbw=0,0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0,0,0,0>"
     rest = translate_to("a1111", "*=1, mid=0, rest=0.5, conv_in=1", sd)
     assert rest.text.startswith("<lora:NAME:1:lbw=1,1,")
-    assert rest.notes == ("lbw lists have no place for time_embedding, conv_norm_out, conv_out", EXTENSION)
+    assert rest.notes == ("lbw lists have no entry for time_embedding, conv_norm_out, conv_out", EXTENSION)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_kohyas_ranks_make_nothing_outside_the_blocks(sd: BlockScheme) -> None:
     assert ranks.text == "*=4"
     named = translate_to("kohya", "*=4, te=2, rest=8", sd)
     assert named.text == "8" + ",4" * 24
-    assert named.notes == ("kohya lists have no place for te, rest",)
+    assert named.notes == ("kohya lists have no entry for te, rest",)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_what_cannot_be_said_is_an_error(sd: BlockScheme, form: str, spec: str, 
         ("a1111", "<lora:fox:strong>", None, "it is not a number"),
         ("a1111", "<lora:fox:1:lbw=1,2>", None, "it has 2 entries"),
         ("a1111", "<lora:fox:1:lbw=MIDD>", None, "it has 1 entry"),
-        ("a1111", "<lora:fox:1:lbw=ALL:stop=10>", None, "cannot say 'stop'"),
-        ("a1111", "<lora:fox:1:1:4>", None, "cannot say '4'"),
+        ("a1111", "<lora:fox:1:lbw=ALL:stop=10>", None, "cannot express 'stop'"),
+        ("a1111", "<lora:fox:1:1:4>", None, "cannot express '4'"),
         ("lbw", "1", "ranks", "Did you mean rank"),
         ("diffusers", "{}", "rank", "set_adapters takes scales only"),
         ("diffusers", "{", None, "it is no JSON"),
