@@ -18,7 +18,7 @@ class Condition:
 
     Attributes:
         name: what tables call it.
-        identity, style: gates of the identity and of the style adapter.
+        identity, style: scales of the identity and of the style adapter.
         block: adapter (`"identity"` or `"style"`) and block that are knocked in or out; None in other compositions.
         knocked: `"in"`, `"out"` or None.
 

@@ -97,7 +97,7 @@ def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None
     assert "…" not in table.out
 
 
-def test_pictures_that_are_not_the_adapters_are_remarked_on(bwlab: Run, files: Files) -> None:
+def test_pictures_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:
     data = ("--data-a", files.pictures, "--data-b", files.pictures)
     found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
     of_none = [
@@ -114,11 +114,11 @@ def test_pictures_that_are_not_the_adapters_are_remarked_on(bwlab: Run, files: F
 
 
 def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) -> None:
-    look = ("--base", files.base, "--data", files.pictures, "--latents", 1, "--random", 1, "--timesteps", 500)
-    table = bwlab("analyze", "activations", files.b, *look)
-    assert "In brackets, 1 random adapter of the same norms" in " ".join(table.out.split())
+    options = ("--base", files.base, "--data", files.pictures, "--latents", 1, "--random", 1, "--timesteps", 500)
+    table = bwlab("analyze", "activations", files.b, *options)
+    assert "In brackets: 1 random adapter of the same norms" in " ".join(table.out.split())
     assert re.search(r"in0 +\d\.\d+ \(\d\.\d+\)", table.out)
-    found = json.loads(bwlab("analyze", "activations", files.b, *look, "--json").out)
+    found = json.loads(bwlab("analyze", "activations", files.b, *options, "--json").out)
     assert found["changes"][0]["effect"]["random"] > 0
     assert "random_sd" not in found["changes"][0]["effect"]
 
@@ -158,7 +158,7 @@ def test_activations(bwlab: Run, files: Files) -> None:
     outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST)
     assert outcome.code == 0, outcome.err
     for measure in ("effect", "style", "structure", "representation"):
-        assert measure in outcome.out
+        assert measure.capitalize() in outcome.out
     assert "layers in in0, out3" in outcome.out
     found = json.loads(
         bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST, "--json").out
