@@ -37,7 +37,7 @@ def test_init_writes_every_setting_and_reads_back(
     text = path.read_text()
     assert read_config(path) == read_config(preset_name=preset)
     named = set(re.findall(r"^(?:# )?(\w+) =|^# \[(\S+)\]", text, re.MULTILINE))
-    assert {one or other.rpartition(".")[2] for one, other in named} == {
+    assert {key or table.rpartition(".")[2] for key, table in named} == {
         key.rpartition(".")[2] for key in setting_fields(TrainConfig)
     }
     assert exit_code("config", "init", str(path)) == 2

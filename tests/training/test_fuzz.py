@@ -1,4 +1,4 @@
-"""Whatever is typed: settings, or an error of one line that says what to do."""
+"""Anything that is typed gives settings, or an error of one line that says what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ keys = st.sampled_from(sorted(setting_fields(TrainConfig))) | words
 
 
 def assert_whole_or_refused(read: Callable[[], TrainConfig]) -> None:
-    """Read a configuration; what is read must be whole, what is refused must be told with what to do."""
+    """Read a configuration; it must be whole, or refused with what to do instead."""
     error = None
     try:
         config = read()

@@ -118,11 +118,11 @@ def assert_compiled_learns_the_same(base: Path, data: Path, folder: Path) -> Non
     sets = "training.steps=2", "adapter.blocks=mid=2, out3=2"
     plain = run(short_config(base, data, folder / "plain", *sets))
     other = run(short_config(base, data, folder / "compiled", *sets, "training.compile=true"))
-    one, two = safetensors.torch.load_file(plain), safetensors.torch.load_file(other)
-    assert one.keys() == two.keys()
-    for key, tensor in one.items():
-        torch.testing.assert_close(tensor, two[key], rtol=0, atol=2e-5)
-    assert any(bool(tensor.any()) for key, tensor in two.items() if key.endswith("lora_up.weight"))
+    expected, actual = safetensors.torch.load_file(plain), safetensors.torch.load_file(other)
+    assert expected.keys() == actual.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(tensor, actual[key], rtol=0, atol=2e-5)
+    assert any(bool(tensor.any()) for key, tensor in actual.items() if key.endswith("lora_up.weight"))
 
 
 @pytest.mark.slow
@@ -142,12 +142,12 @@ def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(convolution, nn.Conv2d)
     layer = LowRankLayer.create(convolution, 2, 2.0, generator)
     nn.init.normal_(layer.up, generator=generator)
-    picture = torch.randn(2, 5, 11, 13, generator=generator)
-    plain = model(picture)
+    image = torch.randn(2, 5, 11, 13, generator=generator)
+    plain = model(image)
     outputs, gradients = [], []
     handles = hook_layers([(convolution, [ScaledLayer(layer, 1.0)])])
     for run_model in (model, compiled.compiled_unet(model)):
-        outputs.append(run_model(picture))
+        outputs.append(run_model(image))
         outputs[-1].square().sum().backward()
         assert layer.down.grad is not None
         gradients.append(layer.down.grad.clone())
@@ -159,7 +159,7 @@ def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-def test_a_backend_that_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_fails_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(graph: object, inputs: object) -> object:
         raise RuntimeError("no compiler here")
 
@@ -184,7 +184,7 @@ def test_a_gradient_that_is_nan_stops_the_run_before_the_weights_change(
         run(config, InfiniteSlope())
 
 
-def test_an_unknown_device_is_told() -> None:
+def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(BwlabError, match="--device gpu"):
         new_accelerator("fp32", "gpu")
     assert new_accelerator("fp32", "cpu").device.type == "cpu"
@@ -239,8 +239,8 @@ def test_a_base_is_left_as_it_was(tiny_pipeline: Path, two_words: Path, tmp_path
         trainer.train_step(RECORD)
     fresh = load_base(tiny_pipeline)
     for name in ("unet", "text_encoder"):
-        one, other = getattr(setup.pipe, name), getattr(fresh, name)
-        assert one.state_dict().keys() == other.state_dict().keys()
-        assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in one.state_dict().items())
-        assert not any(module._forward_hooks for module in one.modules())
+        used, new = getattr(setup.pipe, name), getattr(fresh, name)
+        assert used.state_dict().keys() == new.state_dict().keys()
+        assert all(torch.equal(tensor, new.state_dict()[key]) for key, tensor in used.state_dict().items())
+        assert not any(module._forward_hooks for module in used.modules())
     assert setup.pipe.tokenizer.get_vocab() == fresh.tokenizer.get_vocab()

@@ -1,4 +1,4 @@
-"""`bwlab train` as typed: what works, and every bad input with its one line and exit code 2."""
+"""`bwlab train` as it is typed: runs, and bad input, which takes one line and exits with 2."""
 
 from __future__ import annotations
 

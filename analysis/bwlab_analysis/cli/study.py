@@ -114,15 +114,10 @@ def asked_plan(
 
 def _set(text: str) -> tuple[str, object]:
     """Return the key and the value of a setting; a value that is not TOML is a text."""
-    import tomllib
+    from bwlab.config.sources import parse_set, plain_value
 
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise BwlabError(f"--set {text}", "no =", "Give --set KEY=VALUE, such as --set training.steps=300")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+    setting = parse_set(text)
+    return setting.key, plain_value(setting, object)
 
 
 def _subject(flag: str, text: str) -> Subject:

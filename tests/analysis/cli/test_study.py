@@ -135,7 +135,7 @@ def test_identities_and_styles_of_ones_own(tmp_path: Path) -> None:
     [
         (("--identity", "fox"), "--identity fox: no =. Give --identity NAME=FOLDER, or NAME:WORDS=FOLDER"),
         (("--style", "line=nowhere"), "--style line=nowhere: no folder nowhere"),
-        (("--set", "training.steps"), "--set training.steps: no =. Give --set KEY=VALUE"),
+        (("--set", "training.steps"), "--set training.steps: not of the form key=value. Write, for example"),
         (("--set", "training.stepps=3"), "training.stepps: unknown key. Did you mean training.steps?"),
         (("--set", "sampling.step=3"), "sampling: step: unknown. Did you mean steps?"),
         (("--set", "measures.draws=-1"), "measures.draws = -1: out of range"),
