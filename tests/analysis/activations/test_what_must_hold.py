@@ -85,7 +85,7 @@ def measured(report: InteractionReport, place: str, measure: str) -> Measured:
 
 
 def last_linear(bench: Bench) -> str:
-    """Return the layer of the last block after which only a residual is added: a transformer's or a resnet's last one."""
+    """Return the last block's layer after which only a residual is added: a transformer's or a resnet's last one."""
     block = bench.loaded_base.pipe.unet.up_blocks[-1]
     held = "attentions" if hasattr(block, "attentions") else "resnets"
     layer = "proj_out" if held == "attentions" else "conv2"

@@ -26,8 +26,8 @@ def test_the_blocks_that_carry_an_adapter_are_named() -> None:
         profile("style", "out3", -0.1, 0.5),
     ]
     assert carrier_lines([generated([0.5] * 6)], profiles, ("who", "how", "what")) == [
-        "Blocks of the identity adapter that alone raise who, the strongest first: out2 (+0.17), out1 (+0.05), as far as "
-        "so few images can show.",
+        "Blocks of the identity adapter that alone raise who, the strongest first: out2 (+0.17), out1 (+0.05), as far "
+        "as so few images can show.",
         "No block of the style adapter alone raises how beyond the noise.",
     ]
 

@@ -80,7 +80,8 @@ def test_energy_shares_are_those_of_whole_adapters(tmp_path: Path) -> None:
     assert report.shared_share_b == pytest.approx(mid_b / whole_b, rel=1e-6)
     assert in0.measures["cosine"] is None
     check_group(report.total, a, b, MID)
-    assert "exactly 0 where only one adapter changes modules: in0 (a only), out3 (b only)." in weights_verdict(report)[0]
+    alone = "exactly 0 where only one adapter changes modules: in0 (a only), out3 (b only)."
+    assert alone in weights_verdict(report)[0]
 
 
 def test_adapters_on_disjoint_blocks_have_a_conflict_of_exactly_0(tmp_path: Path) -> None:
