@@ -142,7 +142,7 @@ class Run:
     def _train_steps(self, record: RunRecord, stop: StopRequest) -> None:
         steps, preview, saving = self.config.training.steps, self.config.preview.every, self.config.checkpoint.every
         bar = TrainingBar(self.console, self.trainer.step, steps)
-        with bar.progress:
+        with bar:
             while self.trainer.step < steps:
                 self._train_step(record, bar)
                 step, last = self.trainer.step, self.trainer.step == steps

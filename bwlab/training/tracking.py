@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -72,6 +72,8 @@ class Trackers:
 class TrainingBar:
     """A bar with the steps, the time left and the loss, smoothed over about 50 steps as single losses vary widely.
 
+    It is shown during a `with` block. Where the console is no terminal, one line at the end takes its place.
+
     Args:
         console: the console for the bar.
         step: number of steps already taken.
@@ -80,11 +82,25 @@ class TrainingBar:
     """
 
     def __init__(self, console: Console, step: int, steps: int) -> None:
-        self.progress = ProgressBar("training steps", steps, console=console, done=step, keep=True)
+        self._console, self._step, self._steps = console, step, steps
+        self._bar = ProgressBar("training steps", steps, console=console, done=step, keep=True)
         self._sum = self._weight = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+        if not self._console.is_terminal and self._weight:
+            self._console.print(f"training steps {self._step}/{self._steps} {self._loss_text()}", highlight=False)
 
     def advance(self, loss: float) -> None:
         """Show one more step and its loss."""
         self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
-        self.progress.advance(f"loss {self._sum / self._weight:.4f}")
+        self._step += 1
+        self._bar.advance(self._loss_text())
+
+    def _loss_text(self) -> str:
+        return f"loss {self._sum / self._weight:.4f}"

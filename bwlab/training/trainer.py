@@ -173,7 +173,7 @@ class Trainer:
         return sums
 
     def _process_purpose(self) -> tuple[int, ...]:
-        """Return the number that makes this process's dropout differ from that of the others; nothing for the first one."""
+        """Return the number that makes dropout differ between processes; nothing for the first process."""
         return () if self.setup.processes.is_main else (self.setup.processes.number,)
 
     def _batch(self, micro_batch: int) -> NoisyBatch:

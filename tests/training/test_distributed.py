@@ -25,7 +25,7 @@ import bwlab
 from bwlab.cli.app import exit_on_error
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
-from bwlab.training import Existing, train
+from bwlab.training import ExistingRun, train
 from bwlab.training.settings import read_config
 from rich.console import Console
 
@@ -43,7 +43,7 @@ class Acts:
         return {}
 
 exit_on_error(
-    lambda: train(read_config(sets=sys.argv[3:]), build_manager([Acts()]), Console(stderr=True), Existing.REFUSE),
+    lambda: train(read_config(sets=sys.argv[3:]), build_manager([Acts()]), Console(stderr=True), ExistingRun.REFUSE),
     lambda: False,
 )
 """

@@ -194,7 +194,7 @@ KILLED = """
 import os, signal, sys
 import bwlab
 from bwlab.plugins.manager import build_manager
-from bwlab.training import Existing, train
+from bwlab.training import ExistingRun, train
 from bwlab.training.settings import read_config
 from rich.console import Console
 
@@ -204,7 +204,7 @@ class Kills:
         if record.step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-train(read_config(sets=sys.argv[1:]), build_manager([Kills()]), Console(quiet=True), Existing.REFUSE)
+train(read_config(sets=sys.argv[1:]), build_manager([Kills()]), Console(quiet=True), ExistingRun.REFUSE)
 """
 
 
