@@ -139,7 +139,7 @@ def attach(
     the pipeline that was attached to, or one that shares its scheduler: that tells which step it is.
 
     Args:
-        pipe: a StableDiffusionPipeline or StableDiffusionXLPipeline, image-to-image and inpainting ones too.
+        pipe: a StableDiffusionPipeline or StableDiffusionXLPipeline, or an image-to-image or inpainting one.
         adapters: files, loaded adapters, or `ScaledAdapter(adapter, scale, schedule)`.
         embeddings: words that prompts may use.
         manager: of plugins; None: the installed ones.
@@ -167,27 +167,27 @@ def generate(
     batch_size: int = 8,
     manager: PluginManager | None = None,
 ) -> list[Image.Image]:
-    """Return one picture for each prompt and the seed beside it; one prompt, or one seed, goes with all others.
+    """Return one image for each prompt with the seed at the same index; a single prompt or seed goes with all others.
 
     Args:
         pipe: the base, which is afterwards what it was.
-        prompts: what to paint.
-        seeds: each picture's noise comes from a generator of its own.
+        prompts: one or several.
+        seeds: each image's noise comes from a generator of its own.
         adapters: as for `attach`.
         steps: of the sampling.
         cfg: guidance scale; up to 1 means none.
         sampler: a name that `bwlab generate --sampler` takes.
         negative: what guidance leads away from.
         embeddings: as for `attach`.
-        batch_size: pictures that are made at once.
+        batch_size: images that are sampled at once.
         manager: of plugins; None: the installed ones.
 
     Raises:
         BwlabError: as `attach`, or prompts and seeds differ in number, or the sampler is unknown.
 
     >>> import bwlab
-    >>> pictures = bwlab.generate(bwlab.load_base(), "noto, fox, white background", seeds=[0, 1], steps=2)
-    >>> [picture.size for picture in pictures]
+    >>> images = bwlab.generate(bwlab.load_base(), "noto, fox, white background", seeds=[0, 1], steps=2)
+    >>> [image.size for image in images]
     [(64, 64), (64, 64)]
 
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 AdapterSource: TypeAlias = ScaledAdapter | Adapter | str | Path
 
-FIX = "Attach to the pipeline that paints, or leave schedules out"
+SCHEDULE_FIX = "Attach to the pipeline that samples, or leave schedules out"
 
 
 @contextmanager
@@ -120,16 +120,16 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
     schedule means the same amounts of noise there. Where a sampler visits a timestep twice (Heun), both are the first.
 
     Raises:
-        BwlabError: the scheduler samples nothing, or not at this timestep: another pipeline is at work.
+        BwlabError: the scheduler samples nothing, or not at this timestep: another pipeline is sampling.
 
     """
     scheduler = pipe.scheduler
     if getattr(scheduler, "num_inference_steps", None) is None:
-        raise BwlabError("a schedule of scales", "the pipeline's scheduler has no sampling steps", FIX)
+        raise BwlabError("a schedule of scales", "the pipeline's scheduler has no sampling steps", SCHEDULE_FIX)
     places = (scheduler.timesteps.cpu() == timestep).nonzero()
     if not len(places):
         found = f"the UNet is called at timestep {timestep:g}, which the pipeline's scheduler does not visit"
-        raise BwlabError("a schedule of scales", found, FIX)
+        raise BwlabError("a schedule of scales", found, SCHEDULE_FIX)
     return int(places[0]) / len(scheduler.timesteps)
 
 

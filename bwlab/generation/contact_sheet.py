@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in labelled rows and columns on white."""
+"""Contact sheets: images in labelled rows and columns on white."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SheetStyle:
     """Measures of a sheet in pixels.
 
     Attributes:
-        tile: side of the square that each picture fills.
-        gap: between pictures.
+        tile: side of the square that each image fills.
+        gap: between images.
         margin: around all.
         text: height of labels.
         title: height of the title.
@@ -75,7 +75,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Return a sheet with `cells[row][column]` enlarged or reduced to tiles; None leaves a tile empty.
 
-    Small pictures are enlarged by whole factors without smoothing, so that every pixel shows; large ones are reduced
+    Small images are enlarged by whole factors without smoothing, so that every pixel shows; large ones are reduced
     with a Lanczos filter.
     """
     heads = [_as_label(label) for label in columns]
@@ -86,9 +86,9 @@ def contact_sheet(
     sheet = Image.new("RGB", (layout.width, layout.height), WHITE)
     draw = ImageDraw.Draw(sheet)
     _draw_texts(draw, layout, heads, sides)
-    for row, pictures in enumerate(cells):
-        for column, picture in enumerate(pictures):
-            _place(sheet, draw, picture, layout.corner(row, column), style.tile)
+    for row, images in enumerate(cells):
+        for column, image in enumerate(images):
+            _place(sheet, draw, image, layout.corner(row, column), style.tile)
     return sheet
 
 
@@ -136,14 +136,14 @@ def _draw_texts(draw: ImageDraw.ImageDraw, layout: _Layout, heads: Sequence[Labe
     _lines(draw, (style.margin, layout.grid_bottom), layout.footer, style.small_font, FAINT)
 
 
-def fitted(picture: Image.Image, tile: int) -> Image.Image:
-    """Return a picture as RGB over white, as large as fits a square of `tile` pixels."""
-    flat = over_white(picture)
-    longest = max(picture.size)
+def enlarged(image: Image.Image, tile: int) -> Image.Image:
+    """Return an image as RGB over white, as large as fits a square of `tile` pixels."""
+    flat = over_white(image)
+    longest = max(image.size)
     if longest <= tile:
         factor = tile // longest
-        return flat.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    size = (max(1, round(picture.width * tile / longest)), max(1, round(picture.height * tile / longest)))
+        return flat.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    size = (max(1, round(image.width * tile / longest)), max(1, round(image.height * tile / longest)))
     return flat.resize(size, Image.Resampling.LANCZOS)
 
 
@@ -198,14 +198,14 @@ def _lines(
 def _place(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
-    picture: Image.Image | None,
+    image: Image.Image | None,
     place: tuple[int, int],
     tile: int,
 ) -> None:
-    """Paste a picture into the middle of its tile and frame the tile; nothing is drawn for None."""
-    if picture is None:
+    """Paste an image into the middle of its tile and frame the tile; nothing is drawn for None."""
+    if image is None:
         return
     x, y = place
-    shown = fitted(picture, tile)
+    shown = enlarged(image, tile)
     sheet.paste(shown, (x + (tile - shown.width) // 2, y + (tile - shown.height) // 2))
     draw.rectangle((x - 1, y - 1, x + tile, y + tile), outline=FRAME)

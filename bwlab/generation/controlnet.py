@@ -1,4 +1,4 @@
-"""ControlNets (arXiv 2302.05543): a picture's lines say where things go."""
+"""ControlNets (arXiv 2302.05543), which make the base follow the lines of an image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError, did_you_mean, first_line
-from bwlab.generation.img2img import fitted, read_picture
+from bwlab.generation.img2img import fitted, read_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-SHIPPED = "emoji"
-FIX = "Give 'emoji' (for the embedded base) or the folder of a diffusers ControlNetModel for this base"
-# What must agree for the ControlNet's outputs to be added to the UNet's skip connections.
-SHARED = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "down_block_types")
+EMOJI = "emoji"
+CONTROLNET_FIX = "Give 'emoji' (for the embedded base) or the folder of a diffusers ControlNetModel for this base"
+# Settings that must agree for the ControlNet's outputs to be added to the UNet's skip connections.
+SHARED_SETTINGS = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "down_block_types")
 
 EDGE_MAPS = ("canny", "lineart", "none")
 
 
 @dataclass(frozen=True, eq=False)
 class ControlNetInput:
-    """A ControlNet and what it is shown.
+    """A ControlNet and the control image it follows.
 
     Attributes:
         net: for the base, on its device.
         image: the control image, RGB, of the base's own size.
-        scale: how strongly it acts, 0 or more; 1 as trained.
-        end: the fraction of the sampling after which it is off, 0..1.
+        scale: its strength, 0 or more; 1 as trained.
+        end: the fraction of the sampling after which the ControlNet is off, 0..1.
 
     """
 
@@ -44,15 +44,15 @@ class ControlNetInput:
     scale: float = 1.0
     end: float = 1.0
 
-    def settings(self, count: int, *, beside_start: bool) -> dict[str, object]:
-        """Return the arguments of diffusers' ControlNet pipelines for so many pictures.
+    def settings(self, count: int, *, with_init_image: bool) -> dict[str, object]:
+        """Return the arguments of diffusers' ControlNet pipelines for `count` images.
 
         Args:
-            count: pictures.
-            beside_start: whether painting starts from a picture, which then takes the name `image`.
+            count: number of images.
+            with_init_image: whether sampling starts from an init image, whose argument is then called `image`.
 
         """
-        name = "control_image" if beside_start else "image"
+        name = "control_image" if with_init_image else "image"
         return {
             name: [self.image] * count,
             "controlnet_conditioning_scale": float(self.scale),
@@ -63,23 +63,23 @@ class ControlNetInput:
 def read_controlnet_input(
     controlnet: str, image: Path, kind: str, pipe: Pipeline, scale: float = 1.0, end: float = 1.0
 ) -> ControlNetInput:
-    """Return a control from files.
+    """Return a ControlNet and its control image from files.
 
     Args:
         controlnet: `"emoji"` or a folder.
-        image: the picture.
-        kind: how its lines are found, see `bwlab.generation.controlnet.edge_map`; found at the picture's own size.
+        image: the file of the image to follow.
+        kind: how its lines are found, see `bwlab.generation.controlnet.edge_map`; at the size of the base's images.
         pipe: the base.
-        scale: how strongly it acts.
-        end: the fraction of the sampling after which it is off.
+        scale: its strength, 0 or more.
+        end: the fraction of the sampling after which the ControlNet is off, 0..1.
 
     Raises:
-        BwlabError: the ControlNet cannot be loaded or is for another base, or the picture cannot be read.
+        BwlabError: the ControlNet cannot be loaded or is for another base, or the image cannot be read.
 
     """
     check_kind(kind)
-    picture = read_picture(image, "--control-image")
-    return ControlNetInput(load_controlnet(controlnet, pipe), edge_map(fitted(picture, pipe), kind), scale, end)
+    lines = edge_map(fitted(read_image(image, "--control-image"), pipe), kind)
+    return ControlNetInput(load_controlnet(controlnet, pipe), lines, scale, end)
 
 
 def check_kind(kind: str) -> None:
@@ -101,7 +101,7 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
     asked, folder = f"--controlnet {name}", controlnet_folder(name)
     if not (folder / "config.json").is_file():
         found = "a file, not a folder" if folder.is_file() else "no ControlNet there (config.json is missing)"
-        raise BwlabError(asked, found if folder.exists() else "no such folder", FIX)
+        raise BwlabError(asked, found if folder.exists() else "no such folder", CONTROLNET_FIX)
     with quiet_libraries():
         try:
             net: ControlNetModel = ControlNetModel.from_pretrained(
@@ -109,28 +109,28 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
             )
         # Broken files surface as OSError, ValueError, SafetensorError ... by library and version.
         except Exception as error:
-            raise BwlabError(asked, f"it does not load: {first_line(error)}", FIX) from error
+            raise BwlabError(asked, f"it does not load: {first_line(error)}", CONTROLNET_FIX) from error
     _require_fit(asked, net, pipe)
     net.eval().requires_grad_(False)
     return net.to(pipe.unet.device)
 
 
 def controlnet_folder(name: str) -> Path:
-    """Return the folder that a name means: the one that ships for the embedded base, or a path."""
+    """Return the folder of a ControlNet: the one that ships for the embedded base, or a path."""
     import importlib.resources
 
-    if name == SHIPPED:
+    if name == EMOJI:
         return Path(str(importlib.resources.files("bwlab"))) / "data" / "emoji_controlnet"
     return Path(name).expanduser()
 
 
 def _require_fit(asked: str, net: Any, pipe: Pipeline) -> None:
     mine, bases = net.config, pipe.unet.config
-    for key in SHARED:
+    for key in SHARED_SETTINGS:
         here, there = _plain(mine.get(key)), _plain(bases.get(key))
         if here != there:
             found = f"it is for another base: {key} is {here}, the base's {there}"
-            raise BwlabError(asked, found, FIX)
+            raise BwlabError(asked, found, CONTROLNET_FIX)
 
 
 def _plain(value: object) -> object:
@@ -138,12 +138,12 @@ def _plain(value: object) -> object:
 
 
 def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
-    """Return the control image of a picture, RGB and of its size.
+    """Return the control image of an image: RGB, of the same size.
 
     Args:
-        image: any picture; transparent parts count as white.
+        image: any image; transparent parts count as white.
         kind: `canny`: lines one pixel wide (Canny 1986, scikit-image's hysteresis thresholds at 10 % and 20 % of the
-            range); `lineart`: the strength of the gradient (Scharr), 0..1 by its maximum; `none`: the picture
+            range); `lineart`: the strength of the gradient (Scharr), 0..1 by its maximum; `none`: the image
             itself, which is an edge map already.
         sigma: of the Gaussian that canny smooths with, in pixels.
 
@@ -162,7 +162,7 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
 
 
 def canny_lines(grey: npt.NDArray[np.float64], sigma: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return 1.0 on the Canny edges of a grey picture `(h, w)` in 0..1 and 0.0 elsewhere."""
+    """Return 1.0 on the Canny edges of a grey image `(h, w)` in 0..1 and 0.0 elsewhere."""
     import numpy as np
     from skimage.feature import canny
 
@@ -171,10 +171,10 @@ def canny_lines(grey: npt.NDArray[np.float64], sigma: float = 1.0) -> npt.NDArra
 
 
 def gradient_strength(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the gradient's magnitude at each pixel of a grey picture `(h, w)`, divided by its maximum: 0..1."""
+    """Return the gradient's magnitude at each pixel of a grey image `(h, w)`, divided by its maximum: 0..1."""
     import numpy as np
     from skimage.filters import scharr
 
     strength: npt.NDArray[np.float64] = scharr(grey)
     most = float(strength.max())
-    return strength / most if most > 1e-9 else np.zeros_like(strength)  # of a flat picture, rounding is left
+    return strength / most if most > 1e-9 else np.zeros_like(strength)  # of a flat image only rounding errors are left

@@ -1,4 +1,4 @@
-"""diffusers' pipelines over the models of a base: one for each way to start, with the sampler that is asked for."""
+"""Pipelines of diffusers over the models of a base: one for each task, with a chosen sampler."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 Task: TypeAlias = Literal["text", "image", "inpaint"]
 
 # (one text encoder, SDXL's two) -> diffusers' class
-CLASSES: Mapping[Task, tuple[str, str]] = {
+PIPELINE_CLASSES: Mapping[Task, tuple[str, str]] = {
     "text": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
     "image": ("StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline"),
     "inpaint": ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
 }
-CONTROLLED: Mapping[Task, tuple[str, str]] = {
+CONTROLNET_CLASSES: Mapping[Task, tuple[str, str]] = {
     "text": ("StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline"),
     "image": ("StableDiffusionControlNetImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
     "inpaint": ("StableDiffusionControlNetInpaintPipeline", "StableDiffusionXLControlNetInpaintPipeline"),
 }
 
-DIFFUSERS_CHANNELS = (4, 9)  # of UNets that its inpainting pipelines take
+INPAINTING_CHANNELS = (4, 9)  # input channels of the UNets that diffusers' inpainting pipelines take
 
 
 def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: ControlNetModel | None = None) -> Any:
@@ -44,15 +44,15 @@ def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: 
     Args:
         pipe: the base.
         sampler: its name.
-        task: `"text"`: from noise; `"image"`: from a picture; `"inpaint"`: from a picture with a mask.
-        controlnet: what else tells the UNet where things go; None: nothing.
+        task: `"text"`: from noise; `"image"`: from an init image; `"inpaint"`: from one with a mask.
+        controlnet: None: none.
 
     """
     double = len(text_encoders(pipe)) == 2
     components = {**pipe.components, "scheduler": new_scheduler(sampler, pipe)}
-    classes = CLASSES
+    classes = PIPELINE_CLASSES
     if controlnet is not None:
-        components, classes = {**components, "controlnet": controlnet}, CONTROLLED
+        components, classes = {**components, "controlnet": controlnet}, CONTROLNET_CLASSES
     if double:
         zeros = pipe.config.force_zeros_for_empty_prompt
         settings: dict[str, object] = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
@@ -60,41 +60,41 @@ def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: 
         components["safety_checker"] = None
         settings = {"requires_safety_checker": False}
     with quiet_libraries():
-        painter = getattr(diffusers, classes[task][int(double)])(**components, **settings)
-    painter.set_progress_bar_config(disable=True)
-    return painter
+        pipeline = getattr(diffusers, classes[task][int(double)])(**components, **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def needs_own_mask(pipe: Pipeline) -> bool:
     """Return whether diffusers' inpainting pipelines refuse this base's UNet."""
-    return pipe.unet.config.in_channels not in DIFFUSERS_CHANNELS
+    return pipe.unet.config.in_channels not in INPAINTING_CHANNELS
 
 
 class KeptOutside:
-    """Puts latents outside a mask back to the picture, at the noise of the step that comes next.
+    """Replace latents outside a mask by those of the init image, at the noise level of the next step.
 
     Args:
-        painter: an image-to-image pipeline.
-        start: with a mask.
-        seeds: of the batch's pictures; each one's noise comes from a generator of its own.
+        pipeline: an image-to-image pipeline.
+        init_image: with a mask.
+        seeds: of the batch's images; each image's noise comes from a generator of its own.
 
     """
 
-    def __init__(self, painter: Any, start: InitImage, seeds: Sequence[int]) -> None:
-        assert start.mask is not None
-        self.scheduler = painter.scheduler
-        latents = encode_images(painter.vae, painter.image_processor.preprocess(start.image)).mean
+    def __init__(self, pipeline: Any, init_image: InitImage, seeds: Sequence[int]) -> None:
+        assert init_image.mask is not None
+        self.scheduler = pipeline.scheduler
+        latents = encode_images(pipeline.vae, pipeline.image_processor.preprocess(init_image.image)).mean
         self.latents: Tensor = latents.expand(len(seeds), *latents.shape[1:])
         draws = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         self.noise = torch.stack(draws).to(latents)
-        mask = painter.image_processor.pil_to_numpy(start.mask.resize((latents.shape[3], latents.shape[2])))
+        mask = pipeline.image_processor.pil_to_numpy(init_image.mask.resize((latents.shape[3], latents.shape[2])))
         self.mask = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Return latents `(batch, channels, h, w)` after the step at `timestep`, outside the mask the picture's."""
+        """Return latents `(batch, channels, h, w)` after the step at `timestep`, the init image's outside the mask."""
         steps = self.scheduler.timesteps
-        place = int((steps == timestep).nonzero()[-1]) + 1
+        index = int((steps == timestep).nonzero()[-1]) + 1
         outside = self.latents
-        if place < len(steps):
-            outside = self.scheduler.add_noise(self.latents, self.noise, steps[place : place + 1])
+        if index < len(steps):
+            outside = self.scheduler.add_noise(self.latents, self.noise, steps[index : index + 1])
         return (self.mask * latents + (1 - self.mask) * outside).to(latents.dtype)

@@ -1,4 +1,4 @@
-"""Words with embeddings of their own, known to a pipeline for as long as a `with` block lasts."""
+"""Textual-inversion embeddings, whose words a pipeline knows for as long as a `with` block lasts."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 ENCODERS = ("te", "te2")
-OLD_END = 2  # what old CLIP configs call the end of a text; transformers then takes the highest token for the end
+OLD_END = 2  # the end of a text in old CLIP configs; transformers then takes the highest token for the end
 
 
 @contextmanager
 def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[None]:
-    """Prompts may use the words inside the `with` block; tokenizers and text encoders are after it what they were.
+    """Let prompts use the embeddings' words inside the `with` block; restore tokenizers and text encoders after it.
 
-    A word is found as written and in lower case. One with several vectors stands for as many tokens, `word`, `word_1`,
-    ..., which diffusers' pipelines put in its place (`maybe_convert_prompt`). Tokenizer and text encoder stay the same
-    objects, so all pipelines that share them know the words.
+    A word is recognised as written and in lower case. A word with several vectors stands for as many tokens, `word`,
+    `word_1` ..., which diffusers' pipelines put in its place (`maybe_convert_prompt`). Tokenizer and text encoder stay
+    the same objects, so all pipelines that share them know the words.
 
     Raises:
-        BwlabError: an embedding is of another architecture, or a word cannot be told from others.
+        BwlabError: an embedding is of another architecture, or a word is not distinct from others.
 
     """
     encoders: list[Any] = list(text_encoders(pipe))
     tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]
     check_words(pipe, embeddings)
-    tokens = [token for one in embeddings for token in tokens_of(one)]
+    tokens = [token for embedding in embeddings for token in tokens_of(embedding)]
     with ExitStack() as stack:
         for name, encoder, tokenizer in zip(ENCODERS, encoders, tokenizers, strict=False) if embeddings else ():
-            rows = [torch.from_numpy(one.vectors[name]).repeat(len(_spellings(one.word)), 1) for one in embeddings]
+            rows = [torch.from_numpy(each.vectors[name]).repeat(len(_spellings(each.word)), 1) for each in embeddings]
             stack.enter_context(_known(tokenizer, tokens))
             places = tokenizer.convert_tokens_to_ids(tokens)
             stack.enter_context(_embedded(encoder, torch.cat(rows), places, tokenizer.eos_token_id))
@@ -50,11 +50,13 @@ def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[No
 def tokens_of(embedding: Embedding) -> list[str]:
     """Return the tokens of a word as diffusers names them, for each way to write it."""
     count = len(embedding.vectors["te"])
-    return [f"{one}_{part}" if part else one for one in _spellings(embedding.word) for part in range(count)]
+    return [
+        f"{spelling}_{part}" if part else spelling for spelling in _spellings(embedding.word) for part in range(count)
+    ]
 
 
 def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
-    """Raise `BwlabError` unless the embeddings fit a pipeline's text encoders and their words can be told apart."""
+    """Raise `BwlabError` unless the embeddings fit a pipeline's text encoders and their words are distinct."""
     encoders: list[Any] = list(text_encoders(pipe))
     wanted = {
         name: int(encoder.get_input_embeddings().weight.shape[1])
@@ -71,7 +73,7 @@ def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
                 f"its vectors are {widths[0]} wide, and this base's text embeddings {widths[1]}",
                 "Give one made for this base's architecture",
             )
-        _check_word(embedding.word, asked, [one.word for one in embeddings], vocabulary, tokens_of(embedding))
+        _check_word(embedding.word, asked, [other.word for other in embeddings], vocabulary, tokens_of(embedding))
 
 
 def _check_word(word: str, asked: str, words: Sequence[str], vocabulary: Any, tokens: Sequence[str]) -> None:
@@ -84,7 +86,7 @@ def _check_word(word: str, asked: str, words: Sequence[str], vocabulary: Any, to
     # diffusers writes out words with several vectors by replacing texts, which would change the longer word too.
     near = [other for other in words if word.lower() in other.lower()]
     if len(near) > 1:
-        other = next((one for one in near if one != word), word)
+        other = next((other for other in near if other != word), word)
         raise BwlabError(f"{asked}, word {word!r}", f"it is given twice, or part of {other!r}", fix)
 
 
@@ -94,7 +96,7 @@ def _spellings(word: str) -> list[str]:
 
 @contextmanager
 def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
-    """Return the tokenizer knows new tokens inside the block: the same object, with the state of a copy that learned them."""
+    """Let the tokenizer know new tokens inside the block: the same object takes the state of a copy that has them."""
     from tokenizers import AddedToken
 
     extended = copy.deepcopy(tokenizer)
@@ -110,7 +112,7 @@ def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
-    """Return the text encoder takes token `end` for the end of a text inside the block, whatever its config is like."""
+    """Make the text encoder take token `end` for the end of a text inside the block, whatever its config says."""
     models = [module for module in encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
     try:
         for model in models:
@@ -123,7 +125,7 @@ def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
 
 @contextmanager
 def _embedded(encoder: Any, rows: Tensor, places: Sequence[int], end: int) -> Iterator[None]:
-    """Return the text encoder has these rows for new tokens inside the block; `end` is the token that ends a text."""
+    """Give the text encoder these rows for new tokens inside the block; `end` is the token that ends a text."""
     layer: nn.Embedding = encoder.get_input_embeddings()
     own = layer.weight
     size = max(len(own), max(places) + 1)  # some encoders have more rows than their tokenizer has tokens

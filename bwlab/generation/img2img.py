@@ -1,8 +1,7 @@
-"""Painting from a picture instead of noise: how far to leave it, and where."""
+"""Init images: sampling starts from an image in place of noise, by a strength and within a mask."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +18,12 @@ DEFAULT_STRENGTH = 0.75
 
 @dataclass(frozen=True, eq=False)
 class InitImage:
-    """What painting starts from.
+    """The image that sampling starts from.
 
     Attributes:
         image: RGB.
-        strength: the part of the sampling that is done, 0 < strength <= 1; 1 keeps nothing of the picture.
-        mask: of the picture's size, `"L"`, white where it is painted anew; None: everywhere.
+        strength: the part of the sampling that is done, 0 < strength <= 1; 1 keeps nothing of the image.
+        mask: of the image's size, `"L"`, white where the image is generated anew; None: everywhere.
 
     """
 
@@ -36,64 +35,65 @@ class InitImage:
         """Return how many of so many sampling steps are done."""
         return min(int(steps * self.strength), steps)
 
-    def kept(self, painted: Image.Image) -> Image.Image:
-        """Return a painted picture with the start's own pixels wherever the mask is black."""
+    def kept(self, generated: Image.Image) -> Image.Image:
+        """Return a generated image with the init image's own pixels wherever the mask is black."""
         from PIL import Image
 
-        return painted if self.mask is None else Image.composite(painted, self.image, self.mask)
+        return generated if self.mask is None else Image.composite(generated, self.image, self.mask)
 
 
 def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipeline) -> InitImage:
-    """Return a start from files, fitted to the base's own size.
+    """Return an init image from files, fitted to the base's own size.
 
     Raises:
-        BwlabError: a file is no picture, or mask and picture differ in size.
+        BwlabError: a file is no image, or mask and image differ in size.
 
     """
-    picture = read_picture(image, "--image")
+    whole = read_image(image, "--image")
     if mask is None:
-        return InitImage(fitted(picture, pipe), strength)
-    where = read_picture(mask, "--mask").convert("L")
-    if where.size != picture.size:
-        sizes = [f"{one.width} x {one.height}" for one in (where, picture)]
-        raise BwlabError(f"--mask {mask}", f"it has {sizes[0]} pixels, the picture {sizes[1]}", "Give one of its size")
-    halves = fitted(where, pipe).point([255 if level >= 128 else 0 for level in range(256)])
-    if halves.getextrema() == (0, 0):
-        raise BwlabError(f"--mask {mask}", "it is black all over", "Make it white where the picture is painted anew")
-    return InitImage(fitted(picture, pipe), strength, halves)
+        return InitImage(fitted(whole, pipe), strength)
+    white = read_image(mask, "--mask").convert("L")
+    if white.size != whole.size:
+        found = f"it has {_size(white)} pixels, the image {_size(whole)}"
+        raise BwlabError(f"--mask {mask}", found, "Give a mask of the image's size")
+    mask_image = fitted(white, pipe).point([255 if level >= 128 else 0 for level in range(256)])
+    if mask_image.getextrema() == (0, 0):
+        raise BwlabError(f"--mask {mask}", "it is black all over", "Make it white where the image is generated anew")
+    return InitImage(fitted(whole, pipe), strength, mask_image)
 
 
-def read_picture(path: Path, option: str) -> Image.Image:
-    """Return the picture in a file as `bwlab.images.read_rgb` does; `BwlabError` if it is none."""
+def _size(image: Image.Image) -> str:
+    return f"{image.width} x {image.height}"
+
+
+def read_image(path: Path, option: str) -> Image.Image:
+    """Return the image in a file as `bwlab.images.read_rgb` does; `BwlabError` if it cannot be read."""
     from bwlab.images import read_rgb
 
     try:
         return read_rgb(path)
     except Exception as error:  # decoders raise nearly anything on damaged bytes
-        found = "a folder" if path.is_dir() else "not a readable picture" if path.exists() else "no such file"
-        raise BwlabError(f"{option} {path}", found, "Give a picture file") from error
+        found = "a folder" if path.is_dir() else "not a readable image" if path.exists() else "no such file"
+        raise BwlabError(f"{option} {path}", found, "Give an image file") from error
 
 
-def fitted(picture: Image.Image, pipe: Pipeline) -> Image.Image:
-    """Return the middle of a picture, as much as fits, in the base's own size."""
+def fitted(image: Image.Image, pipe: Pipeline) -> Image.Image:
+    """Return the middle of an image, as much as fits, in the base's own size."""
     from PIL import Image, ImageOps
 
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
-    # Whole factors keep the pixels of small art sharp, as sheets do.
-    sharp = picture.width == picture.height and side % picture.width == 0
+    # Whole factors keep the pixels of small images sharp, as contact sheets do.
+    sharp = image.width == image.height and side % image.width == 0
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
-    return ImageOps.fit(picture, (side, side), method)
+    return ImageOps.fit(image, (side, side), method)
 
 
-def settings(start: InitImage | None, count: int, masked: bool = True) -> dict[str, object]:
-    """Return the arguments of diffusers' pipelines that say what so many pictures start from, the mask if `masked`."""
-    if start is None:
+def settings(init_image: InitImage | None, count: int, masked: bool = True) -> dict[str, object]:
+    """Return the arguments of diffusers' pipelines for `count` images from an init image, with its mask if `masked`."""
+    if init_image is None:
         return {}
-    pictures: dict[str, object] = {"image": _copies(start.image, count), "strength": start.strength}
-    if start.mask is not None and masked:
-        pictures |= {"mask_image": _copies(start.mask, count), "height": start.image.height, "width": start.image.width}
-    return pictures
-
-
-def _copies(picture: Image.Image, count: int) -> Sequence[Image.Image]:
-    return [picture] * count
+    image, mask = init_image.image, init_image.mask
+    arguments: dict[str, object] = {"image": [image] * count, "strength": init_image.strength}
+    if mask is not None and masked:
+        arguments |= {"mask_image": [mask] * count, "height": image.height, "width": image.width}
+    return arguments

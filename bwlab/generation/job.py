@@ -1,4 +1,4 @@
-"""What one call of `bwlab generate` asks for."""
+"""The options of one call of `bwlab generate`, and checks of them."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ MAX_SEED = 2**63
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """What to paint.
+    """The images to generate.
 
     Attributes:
-        adapters: files; `scales[i]` and `schedules[i]` belong to `adapters[i]`, those left over act at 1 throughout.
-        embeddings: files of words, as `FILE` or `FILE=word`.
-        image: what to start from; None: noise.
-        mask: where to leave it, white; None: everywhere.
-        strength: how far to leave it, 0..1; None: 0.75.
+        adapters: files; `scales[i]` and `schedules[i]` belong to `adapters[i]`, adapters left over act at 1 throughout.
+        embeddings: textual-inversion files, as `FILE` or `FILE=word`.
+        image: the init image; None: sampling starts from noise.
+        mask: white where the init image is generated anew; None: everywhere.
+        strength: the share of the sampling that is done from the init image, 0..1; None: 0.75.
         controlnet: a ControlNet: `"emoji"` or a folder; None: none.
-        control_image: the picture whose lines it is shown.
-        control: how the lines are found, see `bwlab.generation.controlnet`.
-        control_scale: how strongly it acts, 0 or more.
-        control_end: the fraction of the sampling after which it is off, 0..1.
+        control_image: the image that the ControlNet follows.
+        control: how its lines are found, see `bwlab.generation.controlnet.edge_map`.
+        control_scale: strength of the ControlNet, 0 or more.
+        control_end: the fraction of the sampling after which the ControlNet is off, 0..1.
         weighting: the library that reads weights in prompts; None: none.
-        xy: one or two axes of sheets, columns first.
+        xy: one or two axes of the grids, columns first.
         device: as PyTorch names it, or `"auto"`.
-        count: pictures a prompt, with seeds `seed`, `seed + 1`, ...
-        grid: also write a sheet of all pictures.
-        overwrite: number from 0 and replace files, instead of counting on.
+        count: images of each prompt, with seeds `seed`, `seed + 1`, ...
+        grid: also write a contact sheet of all images.
+        overwrite: number files from 0 and replace them, instead of counting on.
 
     """
 
@@ -63,7 +63,7 @@ class GenerateJob:
     sampler: str = DEFAULT_SAMPLER
     xy: tuple[str, ...] = ()
     device: str = AUTO
-    out: Path = Path("pictures")
+    out: Path = Path("images")
     grid: bool = False
     overwrite: bool = False
 
@@ -76,17 +76,17 @@ class GenerateJob:
         return self._paired("schedule", self.schedules)
 
     def seeds(self) -> range:
-        """Return the seeds that each prompt is painted with."""
+        """Return the seeds of each prompt."""
         return range(self.seed, self.seed + self.count)
 
     def used_strength(self) -> float | None:
-        """Return how far the start is left, 0..1; None if painting starts from noise."""
+        """Return the strength of the init image, 0..1; None if sampling starts from noise."""
         if self.image is None:
             return None
         return DEFAULT_STRENGTH if self.strength is None else self.strength
 
     def embedding_files(self) -> tuple[tuple[Path, str | None], ...]:
-        """Return each embedding's file and the word it goes by, None for the file's own; a file's name may hold `=`."""
+        """Return each embedding's file and its word, None for the file's own; a file's name may hold `=`."""
         return tuple(_file_and_word(text) for text in self.embeddings)
 
     def _paired(self, option: str, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -107,31 +107,36 @@ def check_range(option: str, value: float, least: float, most: float) -> None:
         raise BwlabError(f"{option} {value}", "out of range", f"Give {least} to {most}")
 
 
-def _check_start(job: GenerateJob) -> None:
+def check_init_image(job: GenerateJob) -> None:
+    """Raise `BwlabError` if the init image, its mask or its strength is wrong."""
     if job.image is None:
         given = [name for name, value in (("--mask", job.mask), ("--strength", job.strength)) if value is not None]
         if given:
-            raise BwlabError(given[0], "there is no picture to start from", "Give it with --image")
+            raise BwlabError(given[0], "there is no init image", "Give it with --image")
         return
     check_range("--strength", job.used_strength() or 0, 0, 1)
     for option, path in (("--image", job.image), ("--mask", job.mask)):
         if path is not None:
-            _check_file(option, path, "Give a picture file")
+            check_file(option, path, "Give an image file")
 
 
-def _check_control(job: GenerateJob) -> None:
+def check_controlnet(job: GenerateJob) -> None:
+    """Raise `BwlabError` if an option of the ControlNet is wrong or missing."""
     check_kind(job.control)
     check_range("--control-scale", job.control_scale, 0, 10)
     check_range("--control-end", job.control_end, 0, 1)
     if job.controlnet is None and job.control_image is not None:
-        raise BwlabError("--control-image", "there is no ControlNet to show it", "Give one with --controlnet")
+        raise BwlabError("--control-image", "no ControlNet is given", "Give one with --controlnet")
     if job.controlnet is not None and job.control_image is None:
-        raise BwlabError(f"--controlnet {job.controlnet}", "no picture to show it", "Give one with --control-image")
+        raise BwlabError(
+            f"--controlnet {job.controlnet}", "no image is given for it to follow", "Give one with --control-image"
+        )
     if job.control_image is not None:
-        _check_file("--control-image", job.control_image, "Give a picture file")
+        check_file("--control-image", job.control_image, "Give an image file")
 
 
-def _check_file(option: str, path: Path, fix: str) -> None:
+def check_file(option: str, path: Path, fix: str) -> None:
+    """Raise `BwlabError` unless an option's file exists."""
     if not path.is_file():
         raise BwlabError(f"{option} {path}", "a folder, not a file" if path.is_dir() else "no such file", fix)
 

@@ -1,4 +1,4 @@
-"""How a picture was made: what its PNG file says about it."""
+"""The recipe of a generated image, and PNG files that carry one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RecipeAdapter:
 
 @dataclass(frozen=True)
 class RecipeEmbedding:
-    """A word with embeddings of its own in a recipe, and the SHA-256 of its file."""
+    """A textual-inversion embedding in a recipe: its word, and the SHA-256 of its file."""
 
     word: str
     sha256: str
@@ -48,11 +48,11 @@ class RecipeEmbedding:
 
 @dataclass(frozen=True)
 class RecipeInitImage:
-    """The picture that painting started from.
+    """The init image in a recipe.
 
     Attributes:
         image_sha256: of its file.
-        strength: 0..1.
+        strength: the share of the sampling that was done from it, 0..1.
         mask_sha256: of the mask's file; None without one.
 
     """
@@ -64,35 +64,35 @@ class RecipeInitImage:
 
 @dataclass(frozen=True)
 class RecipeControlNet:
-    """The ControlNet that led painting.
+    """The ControlNet in a recipe.
 
     Attributes:
-        controlnet: its name.
-        image_sha256: of the file of the picture it was shown.
-        control: how the picture's lines were found.
-        scale: how strongly it acted.
+        name: its name, or that of its folder.
+        image_sha256: of the file of the control image.
+        edges: how the lines of the control image were found.
+        scale: its strength, 0 or more.
         end: the fraction of the sampling after which it was off, 0..1.
 
     """
 
-    controlnet: str
+    name: str
     image_sha256: str
-    control: str
+    edges: str
     scale: float
     end: float
 
 
 @dataclass(frozen=True)
 class GenerationRecipe:
-    """Everything needed to make one picture again.
+    """Everything needed to generate one image again.
 
     Attributes:
         base: `"emoji"` or the name of the pipeline's folder.
         base_hash: of its UNet's weights.
-        width: of the picture in pixels.
+        width: of the image in pixels.
         version: of bwlab.
-        start: None if painted from noise.
-        control: None if no ControlNet led.
+        init_image: None if sampling started from noise.
+        controlnet: None if there was none.
         weighting: the library that read weights in the prompt; empty if none did.
 
     """
@@ -109,9 +109,9 @@ class GenerationRecipe:
     height: int
     version: str
     adapters: tuple[RecipeAdapter, ...] = ()
-    words: tuple[RecipeEmbedding, ...] = ()
-    start: RecipeInitImage | None = None
-    control: RecipeControlNet | None = None
+    embeddings: tuple[RecipeEmbedding, ...] = ()
+    init_image: RecipeInitImage | None = None
+    controlnet: RecipeControlNet | None = None
     weighting: str = ""
 
     def to_json(self) -> str:
@@ -120,7 +120,9 @@ class GenerationRecipe:
 
     def parameters(self) -> str:
         """Return the recipe as the AUTOMATIC1111 web UI writes it, for the text chunk `parameters`."""
-        lines = [" ".join([self.prompt, *(_lora_tag(use) for use in self.adapters if _is_number(use.scale))])]
+        lines = [
+            " ".join([self.prompt, *(_lora_tag(adapter) for adapter in self.adapters if _is_number(adapter.scale))])
+        ]
         if self.negative:
             lines.append(f"Negative prompt: {self.negative}")
         entries = {
@@ -131,10 +133,10 @@ class GenerationRecipe:
             "Size": f"{self.width}x{self.height}",
             "Model hash": self.base_hash[:10],
             "Model": self.base,
-            **({"Denoising strength": f"{self.start.strength:g}"} if self.start else {}),
-            **({"ControlNet 0": json.dumps(_control_entry(self.control))} if self.control else {}),
+            **({"Denoising strength": f"{self.init_image.strength:g}"} if self.init_image else {}),
+            **({"ControlNet 0": json.dumps(_controlnet_entry(self.controlnet))} if self.controlnet else {}),
             **self._lora_entries(),
-            **self._word_entries(),
+            **self._embedding_entries(),
             "Version": f"bwlab {self.version}",
         }
         lines.append(", ".join(f"{key}: {value}" for key, value in entries.items()))
@@ -143,14 +145,16 @@ class GenerationRecipe:
     def _lora_entries(self) -> dict[str, str]:
         if not self.adapters:
             return {}
-        hashes = ", ".join(f"{use.name}: {use.sha256[:10]}" for use in self.adapters)
-        specs = "; ".join(f"{use.name}: {use.scale}" for use in self.adapters if not _is_number(use.scale))
-        times = "; ".join(f"{use.name}: {use.schedule}" for use in self.adapters if use.schedule != "1")
-        told = {"Lora hashes": hashes, "Lora block scales": specs, "Lora schedules": times}
-        return {key: json.dumps(text) for key, text in told.items() if text}
+        hashes = ", ".join(f"{adapter.name}: {adapter.sha256[:10]}" for adapter in self.adapters)
+        specs = "; ".join(
+            f"{adapter.name}: {adapter.scale}" for adapter in self.adapters if not _is_number(adapter.scale)
+        )
+        times = "; ".join(f"{adapter.name}: {adapter.schedule}" for adapter in self.adapters if adapter.schedule != "1")
+        entries = {"Lora hashes": hashes, "Lora block scales": specs, "Lora schedules": times}
+        return {key: json.dumps(text) for key, text in entries.items() if text}
 
-    def _word_entries(self) -> dict[str, str]:
-        hashes = ", ".join(f"{use.word}: {use.sha256[:10]}" for use in self.words)
+    def _embedding_entries(self) -> dict[str, str]:
+        hashes = ", ".join(f"{each.word}: {each.sha256[:10]}" for each in self.embeddings)
         return {"TI hashes": json.dumps(hashes)} if hashes else {}
 
 
@@ -169,21 +173,24 @@ def recipe_from_json(text: str) -> GenerationRecipe:
     """Return the recipe in a text chunk `bwlab`; `BwlabError` if it is none."""
     try:
         values: Mapping[str, Any] = json.loads(text)
-        uses = tuple(RecipeAdapter(**use) for use in values["adapters"])
-        words = tuple(RecipeEmbedding(**use) for use in values.get("words", ()))
-        start = RecipeInitImage(**values["start"]) if values.get("start") else None
-        control = RecipeControlNet(**values["control"]) if values.get("control") else None
-        return GenerationRecipe(**{**values, "adapters": uses, "words": words, "start": start, "control": control})
+        inputs = {
+            "adapters": tuple(RecipeAdapter(**each) for each in values["adapters"]),
+            "embeddings": tuple(RecipeEmbedding(**each) for each in values.get("embeddings", ())),
+            "init_image": RecipeInitImage(**values["init_image"]) if values.get("init_image") else None,
+            "controlnet": RecipeControlNet(**values["controlnet"]) if values.get("controlnet") else None,
+        }
+        return GenerationRecipe(**{**values, **inputs})
     except (ValueError, KeyError, TypeError) as error:
         raise BwlabError("reading a recipe", "not one that bwlab wrote", "Give a PNG of 'bwlab generate'") from error
 
 
-def _lora_tag(use: RecipeAdapter) -> str:
-    return f"<lora:{use.name}:{use.scale}>"
+def _lora_tag(adapter: RecipeAdapter) -> str:
+    return f"<lora:{adapter.name}:{adapter.scale}>"
 
 
-def _control_entry(use: RecipeControlNet) -> str:
-    return f"Module: {use.control}, Model: {use.controlnet}, Weight: {use.scale:g}, Guidance End: {use.end:g}"
+def _controlnet_entry(controlnet: RecipeControlNet) -> str:
+    model = f"Module: {controlnet.edges}, Model: {controlnet.name}"
+    return f"{model}, Weight: {controlnet.scale:g}, Guidance End: {controlnet.end:g}"
 
 
 def _is_number(text: str) -> bool:
@@ -208,14 +215,14 @@ def png_bytes(image: Image.Image, recipe: GenerationRecipe | None = None) -> byt
 
 
 def read_recipe(path: Path) -> GenerationRecipe:
-    """Return the recipe in a PNG file; `BwlabError` if the file is no picture or has none."""
+    """Return the recipe in a PNG file; `BwlabError` if the file is no image or has none."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             text = image.info.get("bwlab")
     except (OSError, UnidentifiedImageError) as error:
-        raise BwlabError(f"reading {path}", "not a readable picture", "Give a PNG of 'bwlab generate'") from error
+        raise BwlabError(f"reading {path}", "not a readable image", "Give a PNG of 'bwlab generate'") from error
     if not isinstance(text, str):
         raise BwlabError(f"reading {path}", "it carries no recipe", "Give a PNG of 'bwlab generate'")
     return recipe_from_json(text)
@@ -231,7 +238,7 @@ def first_free_number(folder: Path, prefix: str = "") -> int:
 def write_png(
     path: Path, image: Image.Image, recipe: GenerationRecipe | None = None, *, overwrite: bool = False
 ) -> Path:
-    """Write a picture atomically and return its path; `BwlabError` if the file exists and may not be replaced."""
+    """Write an image atomically and return its path; `BwlabError` if the file exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise BwlabError(f"writing {path}", "the file exists", "Choose another folder or add --overwrite")
     write_atomically(path, png_bytes(image, recipe))

@@ -1,4 +1,4 @@
-"""One call of `bwlab generate`: everything is checked, then painted, then written."""
+"""One call of `bwlab generate`: check everything, generate the images, then write them and their grids."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import contact_sheet
 from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
 from bwlab.generation.embeddings import check_words
-from bwlab.generation.grid import GridCell, Sheet, _check_axes, check_variant, sheets_of
+from bwlab.generation.grid import Grid, GridCell, check_axes, check_cell, grids_of
 from bwlab.generation.img2img import InitImage, read_init_image
-from bwlab.generation.job import MAX_SEED, GenerateJob, _check_control, _check_file, _check_start, check_range
+from bwlab.generation.job import MAX_SEED, GenerateJob, check_controlnet, check_file, check_init_image, check_range
 from bwlab.generation.prompt_weighting import check_prompts, require_weighting
 from bwlab.generation.recipe import (
     GenerationRecipe,
@@ -55,216 +55,59 @@ XY_PREFIX = "xy-"
 
 
 @dataclass(frozen=True, eq=False)
-class GeneratedImage:
-    """A picture with how it was made."""
-
-    image: Image.Image
-    recipe: GenerationRecipe
-
-
-def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[Path]:
-    """Paint a job's pictures and return the files written; nothing is written before all is checked.
-
-    Raises:
-        BwlabError: base, adapter, scale, schedule, word, start, axis, sampler or folder is wrong.
-
-    """
-    check_job(job)
-    pipe = load_base(job.base).to(chosen_device(job.device))
-    scheme = base_scheme(pipe, manager.block_schemes())
-    sheets = sheets_of(job, scheme)
-    variants = [variant for sheet in sheets for row in sheet.cells for variant in row]
-    for variant in variants:
-        check_variant(variant, job.used_strength())
-    if job.weighting:
-        check_prompts({job.negative, *(variant.prompt for variant in variants)})
-    setting = _setting(job, pipe, manager, scheme)
-    check_words(pipe, setting.embeddings)
-    make_folder(job.out, f"--out {job.out}")
-    with ProgressBar(f"sampling {counted(len(variants), 'image')}", console=console) as bar:
-        images = generate_cells(pipe, variants, setting, bar.update)
-    template = _template(job, pipe, setting)
-    painted = [
-        GeneratedImage(image, template.of(variant, image)) for variant, image in zip(variants, images, strict=True)
-    ]
-    return _write(job, painted, sheets)
-
-
-def _setting(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> SharedInputs:
-    strength = job.used_strength()
-    adapters = tuple(load_for_pipeline(path, pipe, manager, scheme) for path in job.adapters)
-    return SharedInputs(
-        adapters=adapters,
-        negative=job.negative,
-        start=None if job.image is None or strength is None else read_init_image(job.image, strength, job.mask, pipe),
-        control=_control(job, pipe),
-        embeddings=(
-            *(read_embedding(path, word) for path, word in job.embedding_files()),
-            *(embedding for adapter in adapters for embedding in adapter.embeddings),
-        ),
-        weighting=job.weighting,
-    )
-
-
-def _control(job: GenerateJob, pipe: Pipeline) -> ControlNetInput | None:
-    if job.controlnet is None or job.control_image is None:
-        return None
-    return read_controlnet_input(
-        job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Template:
-    """What the recipes of all pictures of a job share."""
-
-    job: GenerateJob
-    base_hash: str
-    words: tuple[RecipeEmbedding, ...]
-    start: RecipeInitImage | None
-    control: RecipeControlNet | None
-
-    def of(self, variant: GridCell, image: Image.Image) -> GenerationRecipe:
-        """Return a picture's recipe."""
-        uses = zip(self.job.adapters, variant.scales, variant.schedules, strict=True)
-        return GenerationRecipe(
-            prompt=variant.prompt,
-            negative=self.job.negative,
-            seed=variant.seed,
-            steps=variant.steps,
-            cfg=variant.cfg,
-            sampler=variant.sampler,
-            base=Path(self.job.base).name,
-            base_hash=self.base_hash,
-            width=image.width,
-            height=image.height,
-            version=__version__,
-            adapters=tuple(recipe_adapter(path, scale.text, schedule.text) for path, scale, schedule in uses),
-            words=self.words,
-            start=self.start,
-            control=self.control,
-            weighting=self.job.weighting or "",
-        )
-
-
-def _template(job: GenerateJob, pipe: Pipeline, setting: SharedInputs) -> _Template:
-    words = tuple(RecipeEmbedding(one.word, file_hash(Path(one.source))) for one in setting.embeddings)
-    strength, mask = job.used_strength(), None if job.mask is None else file_hash(job.mask)
-    start = None if job.image is None or strength is None else RecipeInitImage(file_hash(job.image), strength, mask)
-    return _Template(job, weights_hash(pipe), words, start, _control_use(job))
-
-
-def _control_use(job: GenerateJob) -> RecipeControlNet | None:
-    if job.controlnet is None or job.control_image is None:
-        return None
-    shown = file_hash(job.control_image)
-    return RecipeControlNet(Path(job.controlnet).name, shown, job.control, job.control_scale, job.control_end)
-
-
-def _write(job: GenerateJob, painted: Sequence[GeneratedImage], sheets: Sequence[Sheet]) -> list[Path]:
-    first = 0 if job.overwrite else first_free_number(job.out)
-    paths = [
-        write_png(
-            job.out / f"{first + index:04}-seed{one.recipe.seed}.png", one.image, one.recipe, overwrite=job.overwrite
-        )
-        for index, one in enumerate(painted)
-    ]
-    if not (job.grid or job.xy):
-        return paths
-    prefix = XY_PREFIX if job.xy else GRID_PREFIX
-    number = 0 if job.overwrite else first_free_number(job.out, prefix)
-    images = iter([one.image for one in painted])
-    for index, sheet in enumerate(sheets):
-        cells = [[next(images) for _ in row] for row in sheet.cells]
-        drawn = contact_sheet(cells, sheet.columns, sheet.rows, title=sheet.title, footer=sheet.footer)
-        paths.append(write_png(job.out / f"{prefix}{number + index:04}.png", drawn, overwrite=job.overwrite))
-    return paths
-
-
-@dataclass(frozen=True, eq=False)
 class SharedInputs:
-    """What all pictures of a job share.
+    """The inputs that all images of a job share.
 
     Attributes:
-        adapters: in the order of the variants' scales.
-        start: a picture to start from; None: noise.
-        control: lines that say where things go; None: nothing does.
-        embeddings: words that prompts may use.
+        adapters: in the order of the cells' scales.
+        negative: the negative prompt.
+        init_image: the image that sampling starts from; None: noise.
+        controlnet: a ControlNet and its image; None: none.
+        embeddings: of words that prompts may use.
         weighting: the library that reads weights in prompts; None: none.
 
     """
 
     adapters: tuple[Adapter, ...] = ()
     negative: str = ""
-    start: InitImage | None = None
-    control: ControlNetInput | None = None
+    init_image: InitImage | None = None
+    controlnet: ControlNetInput | None = None
     embeddings: tuple[Embedding, ...] = ()
     weighting: str | None = None
 
 
-def generate_cells(
-    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnProgress | None = None
-) -> list[Image.Image]:
-    """Return one picture for each variant.
+@dataclass(frozen=True, eq=False)
+class GeneratedImage:
+    """An image with the recipe that made it."""
 
-    Args:
-        pipe: the base.
-        variants: those that differ in prompt, seed and scales only are painted side by side.
-        setting: what they share.
-        on_step: called with (sampling steps done, sampling steps in all, estimated by variants).
+    image: Image.Image
+    recipe: GenerationRecipe
+
+
+def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[Path]:
+    """Generate a job's images and return the files written; nothing is written before everything is checked.
+
+    Raises:
+        BwlabError: the base, an adapter, scale, schedule, embedding, init image, axis, sampler or folder is wrong.
 
     """
-    passes: dict[tuple[object, ...], list[int]] = {}
-    for place, variant in enumerate(variants):
-        passes.setdefault(variant.pass_key(), []).append(place)
-    images: dict[int, Image.Image] = {}
-    for places in passes.values():
-        report = _share(on_step, len(images), len(places), len(variants))
-        images |= zip(places, _one_pass(pipe, [variants[place] for place in places], setting, report), strict=True)
-    return [images[place] for place in range(len(variants))]
-
-
-def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
-    """Return one scale for several pictures: their common one, or for each module one number per picture."""
-    if all(spec.values == specs[0].values for spec in specs):
-        return specs[0]
-    scales: dict[str, float | torch.Tensor] = {}
-    for path in specs[0].values:
-        numbers = [spec.values[path] for spec in specs]
-        scales[path] = numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers)
-    return scales
-
-
-def _one_pass(
-    pipe: Pipeline, variants: Sequence[GridCell], setting: SharedInputs, on_step: OnProgress | None
-) -> list[Image.Image]:
-    one = variants[0]
-    acting = [
-        ScaledAdapter(adapter, shared_scale([variant.scales[place] for variant in variants]), one.schedules[place])
-        for place, adapter in enumerate(setting.adapters)
-    ]
-    return generate(
-        pipe,
-        [variant.prompt for variant in variants],
-        [variant.seed for variant in variants],
-        acting,
-        steps=one.steps,
-        cfg=one.cfg,
-        sampler=one.sampler,
-        negative=setting.negative,
-        start=setting.start,
-        control=setting.control,
-        embeddings=setting.embeddings,
-        weighting=setting.weighting,
-        on_step=on_step,
-    )
-
-
-def _share(on_step: OnProgress | None, before: int, count: int, whole: int) -> OnProgress | None:
-    """Return what a pass of `count` of all pictures calls, so that the whole counts from 0 to 1000 a picture."""
-    if on_step is None or count == whole:
-        return on_step
-    return lambda done, total: on_step(1000 * before + round(1000 * count * done / total), 1000 * whole)
+    check_job(job)
+    pipe = load_base(job.base).to(chosen_device(job.device))
+    scheme = base_scheme(pipe, manager.block_schemes())
+    grids = grids_of(job, scheme)
+    cells = [cell for grid in grids for row in grid.cells for cell in row]
+    for cell in cells:
+        check_cell(cell, job.used_strength())
+    if job.weighting:
+        check_prompts({job.negative, *(cell.prompt for cell in cells)})
+    inputs = _shared_inputs(job, pipe, manager, scheme)
+    check_words(pipe, inputs.embeddings)
+    make_folder(job.out, f"--out {job.out}")
+    with ProgressBar(f"sampling {counted(len(cells), 'image')}", console=console) as bar:
+        images = generate_cells(pipe, cells, inputs, bar.update)
+    template = _recipe_template(job, pipe, inputs)
+    generated = [GeneratedImage(image, template.of(cell, image)) for cell, image in zip(cells, images, strict=True)]
+    return _write(job, generated, grids)
 
 
 def check_job(job: GenerateJob) -> None:
@@ -279,9 +122,174 @@ def check_job(job: GenerateJob) -> None:
     check_range("--steps", job.steps, 1, 1000)
     check_range("--cfg", job.cfg, 0, 1000)
     for path in job.adapters:
-        _check_file("--adapter", path, "Give an adapter's .safetensors file")
+        check_file("--adapter", path, "Give an adapter's .safetensors file")
     for path, _ in job.embedding_files():
-        _check_file("--embedding", path, "Give a textual-inversion file, or FILE=word")
-    _check_start(job)
-    _check_control(job)
-    _check_axes(job)
+        check_file("--embedding", path, "Give a textual-inversion file, or FILE=word")
+    check_init_image(job)
+    check_controlnet(job)
+    check_axes(job)
+
+
+def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> SharedInputs:
+    strength = job.used_strength()
+    adapters = tuple(load_for_pipeline(path, pipe, manager, scheme) for path in job.adapters)
+    return SharedInputs(
+        adapters=adapters,
+        negative=job.negative,
+        init_image=None
+        if job.image is None or strength is None
+        else read_init_image(job.image, strength, job.mask, pipe),
+        controlnet=_controlnet_input(job, pipe),
+        embeddings=(
+            *(read_embedding(path, word) for path, word in job.embedding_files()),
+            *(embedding for adapter in adapters for embedding in adapter.embeddings),
+        ),
+        weighting=job.weighting,
+    )
+
+
+def _controlnet_input(job: GenerateJob, pipe: Pipeline) -> ControlNetInput | None:
+    if job.controlnet is None or job.control_image is None:
+        return None
+    return read_controlnet_input(
+        job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end
+    )
+
+
+def generate_cells(
+    pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs, on_step: OnProgress | None = None
+) -> list[Image.Image]:
+    """Return one image for each cell.
+
+    Args:
+        pipe: the base.
+        cells: those that differ in prompt, seed and scales only are sampled side by side.
+        inputs: the inputs that the cells share.
+        on_step: called with (sampling steps done, sampling steps in all); estimated where passes differ in steps.
+
+    """
+    passes: dict[tuple[object, ...], list[int]] = {}
+    for index, cell in enumerate(cells):
+        passes.setdefault(cell.pass_key(), []).append(index)
+    images: dict[int, Image.Image] = {}
+    for indices in passes.values():
+        report = _share_of_progress(on_step, len(images), len(indices), len(cells))
+        images |= zip(indices, _one_pass(pipe, [cells[index] for index in indices], inputs, report), strict=True)
+    return [images[index] for index in range(len(cells))]
+
+
+def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
+    """Return one scale for several images: their common one, or for each module one number per image."""
+    if all(spec.values == specs[0].values for spec in specs):
+        return specs[0]
+    scales: dict[str, float | torch.Tensor] = {}
+    for path in specs[0].values:
+        numbers = [spec.values[path] for spec in specs]
+        scales[path] = numbers[0] if len(set(numbers)) == 1 else torch.tensor(numbers)
+    return scales
+
+
+def _one_pass(
+    pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs, on_step: OnProgress | None
+) -> list[Image.Image]:
+    first = cells[0]
+    adapters = [
+        ScaledAdapter(adapter, shared_scale([cell.scales[index] for cell in cells]), first.schedules[index])
+        for index, adapter in enumerate(inputs.adapters)
+    ]
+    return generate(
+        pipe,
+        [cell.prompt for cell in cells],
+        [cell.seed for cell in cells],
+        adapters,
+        steps=first.steps,
+        cfg=first.cfg,
+        sampler=first.sampler,
+        negative=inputs.negative,
+        init_image=inputs.init_image,
+        controlnet=inputs.controlnet,
+        embeddings=inputs.embeddings,
+        weighting=inputs.weighting,
+        on_step=on_step,
+    )
+
+
+def _share_of_progress(on_step: OnProgress | None, before: int, count: int, whole: int) -> OnProgress | None:
+    """Return the callback of a pass of `count` images after `before` of all; all count 1000 each."""
+    if on_step is None or count == whole:
+        return on_step
+    return lambda done, total: on_step(1000 * before + round(1000 * count * done / total), 1000 * whole)
+
+
+@dataclass(frozen=True, eq=False)
+class _RecipeTemplate:
+    """The part of a recipe that all images of a job share."""
+
+    job: GenerateJob
+    base_hash: str
+    embeddings: tuple[RecipeEmbedding, ...]
+    init_image: RecipeInitImage | None
+    controlnet: RecipeControlNet | None
+
+    def of(self, cell: GridCell, image: Image.Image) -> GenerationRecipe:
+        """Return the recipe of a cell's image."""
+        scaled = zip(self.job.adapters, cell.scales, cell.schedules, strict=True)
+        return GenerationRecipe(
+            prompt=cell.prompt,
+            negative=self.job.negative,
+            seed=cell.seed,
+            steps=cell.steps,
+            cfg=cell.cfg,
+            sampler=cell.sampler,
+            base=Path(self.job.base).name,
+            base_hash=self.base_hash,
+            width=image.width,
+            height=image.height,
+            version=__version__,
+            adapters=tuple(recipe_adapter(path, scale.text, schedule.text) for path, scale, schedule in scaled),
+            embeddings=self.embeddings,
+            init_image=self.init_image,
+            controlnet=self.controlnet,
+            weighting=self.job.weighting or "",
+        )
+
+
+def _recipe_template(job: GenerateJob, pipe: Pipeline, inputs: SharedInputs) -> _RecipeTemplate:
+    embeddings = tuple(
+        RecipeEmbedding(embedding.word, file_hash(Path(embedding.source))) for embedding in inputs.embeddings
+    )
+    return _RecipeTemplate(job, weights_hash(pipe), embeddings, _recipe_init_image(job), _recipe_controlnet(job))
+
+
+def _recipe_init_image(job: GenerateJob) -> RecipeInitImage | None:
+    strength = job.used_strength()
+    if job.image is None or strength is None:
+        return None
+    return RecipeInitImage(file_hash(job.image), strength, None if job.mask is None else file_hash(job.mask))
+
+
+def _recipe_controlnet(job: GenerateJob) -> RecipeControlNet | None:
+    if job.controlnet is None or job.control_image is None:
+        return None
+    name, image_hash = Path(job.controlnet).name, file_hash(job.control_image)
+    return RecipeControlNet(name, image_hash, job.control, job.control_scale, job.control_end)
+
+
+def _write(job: GenerateJob, generated: Sequence[GeneratedImage], grids: Sequence[Grid]) -> list[Path]:
+    first = 0 if job.overwrite else first_free_number(job.out)
+    paths = [
+        write_png(
+            job.out / f"{first + index:04}-seed{each.recipe.seed}.png", each.image, each.recipe, overwrite=job.overwrite
+        )
+        for index, each in enumerate(generated)
+    ]
+    if not (job.grid or job.xy):
+        return paths
+    prefix = XY_PREFIX if job.xy else GRID_PREFIX
+    number = 0 if job.overwrite else first_free_number(job.out, prefix)
+    images = iter([each.image for each in generated])
+    for index, grid in enumerate(grids):
+        rows = [[next(images) for _ in row] for row in grid.cells]
+        sheet = contact_sheet(rows, grid.columns, grid.rows, title=grid.title, footer=grid.footer)
+        paths.append(write_png(job.out / f"{prefix}{number + index:04}.png", sheet, overwrite=job.overwrite))
+    return paths

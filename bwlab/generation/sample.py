@@ -1,4 +1,4 @@
-"""From prompts and seeds to pictures."""
+"""Generate images from prompts and seeds, with adapters, an init image, a ControlNet and embeddings."""
 
 from __future__ import annotations
 
@@ -38,85 +38,90 @@ def generate(
     sampler: str = DEFAULT_SAMPLER,
     negative: str = "",
     *,
-    start: InitImage | None = None,
-    control: ControlNetInput | None = None,
+    init_image: InitImage | None = None,
+    controlnet: ControlNetInput | None = None,
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
     batch_size: int = 8,
     on_step: OnProgress | None = None,
 ) -> list[Image.Image]:
-    """Return one picture for each prompt with the seed beside it.
+    """Return one image for each prompt, with the seed at the same index.
 
-    Adapters act inside this call only, on the UNet and, if they hold such layers, on the text encoders. Each picture's
-    noise comes from a CPU generator of its own, so that it does not depend on the pictures beside it.
+    Adapters act inside this call only, on the UNet and, if they hold such layers, on the text encoders. Each image's
+    noise comes from a CPU generator of its own, so that it does not depend on the other images of its batch.
 
     Args:
-        pipe: the base; its scheduler is not used but for the noise schedule, and is not changed.
-        adapters: with their scales, and schedules; a scale per sample has one number for each prompt.
-        steps: of the whole sampling; a start does only its strength's part of them.
+        pipe: the base; of its scheduler only the noise schedule is used, and nothing is changed.
+        adapters: with their scales and schedules; a scale per sample has one number for each prompt.
+        steps: of the whole sampling; from an init image only the share that its strength says is done.
         cfg: guidance scale; up to 1 means none, and the negative prompt has no effect.
-        start: a picture to start from; None: noise.
-        control: lines that say where things go; None: nothing does.
-        embeddings: words that prompts may use.
+        init_image: the image that sampling starts from; None: noise.
+        controlnet: a ControlNet and its image; None: none.
+        embeddings: of words that prompts may use.
         weighting: `"compel"` to read weights in prompts; None: prompts are read as they are.
-        batch_size: pictures that are made at once.
+        batch_size: images that are sampled at once.
         on_step: called with (sampling steps done, sampling steps in all).
 
     Raises:
-        BwlabError: prompts and seeds differ in number, an adapter, word or start does not fit, or a name is unknown.
+        BwlabError: prompts and seeds differ in number; an adapter, an embedding or the init image does not
+            fit; or a name is unknown.
 
     """
     if len(prompts) != len(seeds):
         found = f"{len(prompts)} prompts and {len(seeds)} seeds"
-        raise BwlabError("generating pictures", found, "Give one seed for each prompt")
+        raise BwlabError("generating images", found, "Give one seed for each prompt")
     require_weighting(weighting)
-    task: Task = "text" if start is None else "image" if start.mask is None or needs_own_mask(pipe) else "inpaint"
-    painter = pipeline_for(pipe, sampler, task, None if control is None else control.net)
-    work = _Work(painter, adapters, steps, cfg, negative, start, control, weighting)
+    task: Task = "text"
+    if init_image is not None:
+        task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
+    pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
+    sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting)
     firsts = range(0, len(prompts), batch_size)
-    done = steps if start is None else start.steps(steps)
+    steps_done = steps if init_image is None else init_image.steps(steps)
     images: list[Image.Image] = []
-    with attach_words(work.painter, embeddings):
+    with attach_words(pipeline, embeddings):
         for index, first in enumerate(firsts):
             rows = slice(first, first + batch_size)
-            report = _reporter(on_step, index * done, len(firsts) * done)
-            images += _paint(work, prompts[rows], seeds[rows], rows, len(prompts), report)
-    return images if start is None else [start.kept(image) for image in images]
+            report = _reporter(on_step, index * steps_done, len(firsts) * steps_done)
+            images += _sample_batch(sampling, prompts[rows], seeds[rows], rows, len(prompts), report)
+    return images if init_image is None else [init_image.kept(image) for image in images]
 
 
 @dataclass(frozen=True, eq=False)
-class _Work:
-    """What all batches of one call share."""
+class _Sampling:
+    """The settings that all batches of one call share."""
 
-    painter: Any
+    pipeline: Any
     adapters: Sequence[ScaledAdapter]
     steps: int
     cfg: float
     negative: str
-    start: InitImage | None
-    control: ControlNetInput | None
+    init_image: InitImage | None
+    controlnet: ControlNetInput | None
     weighting: str | None
 
-    def pictures(self, count: int) -> dict[str, object]:
-        """Return what diffusers' pipelines are told of pictures to start from and of lines, for so many pictures."""
-        led = {} if self.control is None else self.control.settings(count, beside_start=self.start is not None)
-        return {**settings(self.start, count, masked=not needs_own_mask(self.painter)), **led}
+    def image_arguments(self, count: int) -> dict[str, object]:
+        """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
+        with_init_image = self.init_image is not None
+        control = {} if self.controlnet is None else self.controlnet.settings(count, with_init_image=with_init_image)
+        return {**settings(self.init_image, count, masked=not needs_own_mask(self.pipeline)), **control}
 
     def after_step(self, seeds: Sequence[int], on_step: Callable[[int], None]) -> Callable[..., dict[str, object]]:
-        """Return what diffusers' pipelines call after each step."""
-        masked = self.start is not None and self.start.mask is not None and needs_own_mask(self.painter)
-        keep = KeptOutside(self.painter, self.start, seeds) if masked and self.start is not None else None
+        """Return the callback of diffusers' pipelines after each step."""
+        init = self.init_image
+        masked = init is not None and init.mask is not None and needs_own_mask(self.pipeline)
+        keep = KeptOutside(self.pipeline, init, seeds) if masked and init is not None else None
 
         def call(_: object, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, object]:
             if not bool(values["latents"].isfinite().all()):
                 found = f"NaN or infinity after step {step + 1} of {self.steps}"
-                raise BwlabError("painting", found, "Check adapters, their scales and --cfg; or paint in float32")
+                raise BwlabError("sampling", found, "Check the adapters, their scales and --cfg; or sample in float32")
             on_step(step + 1)
             return {**values, "latents": keep(values["latents"], timestep)} if keep else dict(values)
 
         return call
 
-    def acting(self, rows: slice, total: int, copies: int) -> list[ScaledAdapter]:
+    def adapters_of(self, rows: slice, total: int, copies: int) -> list[ScaledAdapter]:
         """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
         return [
             ScaledAdapter(scaled.adapter, _scale_for_rows(scaled.scale, rows, total, copies), scaled.schedule)
@@ -124,7 +129,7 @@ class _Work:
         ]
 
 
-# What a pipeline takes in place of prompts: `prompt_embeds` and the like, by name.
+# Text embeddings that a pipeline takes in place of prompts, by the name of the argument.
 Contexts = dict[str, Tensor | None]
 CONTEXT_NAMES = (
     "prompt_embeds",
@@ -134,20 +139,25 @@ CONTEXT_NAMES = (
 )
 
 
-def _paint(
-    work: _Work, prompts: Sequence[str], seeds: Sequence[int], rows: slice, total: int, report: Callable[[int], None]
+def _sample_batch(
+    sampling: _Sampling,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    rows: slice,
+    total: int,
+    report: Callable[[int], None],
 ) -> list[Image.Image]:
-    with attach_scaled(work.painter, work.acting(rows, total, copies=1)):
-        contexts = encode(work.painter, prompts, work.cfg, work.negative, work.weighting)
+    with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=1)):
+        contexts = encode(sampling.pipeline, prompts, sampling.cfg, sampling.negative, sampling.weighting)
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
-    with attach_scaled(work.painter, work.acting(rows, total, copies=2 if work.cfg > 1 else 1)):
-        result = work.painter(
+    with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)):
+        result = sampling.pipeline(
             **contexts,
-            **work.pictures(len(seeds)),
-            num_inference_steps=work.steps,
-            guidance_scale=work.cfg,
+            **sampling.image_arguments(len(seeds)),
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            callback_on_step_end=work.after_step(seeds, report),
+            callback_on_step_end=sampling.after_step(seeds, report),
         )
     return list(result.images)
 
@@ -156,18 +166,18 @@ def _paint(
 def encode(pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighting: str | None = None) -> Contexts:
     """Return text embeddings of the prompts and, with guidance, of the negative prompt.
 
-    An empty negative prompt is what the base was made with: zeros for SDXL, the embedding of no text for others.
+    An empty negative prompt is encoded as the base expects: zeros for SDXL, the embedding of no text for others.
     """
     if weighting is not None:
         return weighted_embeddings(pipe, prompts, negative, cfg > 1)
-    found = pipe.encode_prompt(
+    embeddings = pipe.encode_prompt(
         list(prompts),
         device=pipe.device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=cfg > 1,
         negative_prompt=[negative] * len(prompts) if negative else None,
     )
-    return dict(zip(CONTEXT_NAMES, found, strict=False))
+    return dict(zip(CONTEXT_NAMES, embeddings, strict=False))
 
 
 def _scale_for_rows(scale: Scale, rows: slice, total: int, copies: int) -> Scale:

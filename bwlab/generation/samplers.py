@@ -20,11 +20,11 @@ LCM_STEPS = 50  # of the sampler that latent consistency models are distilled fr
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way from noise to a picture.
+    """A sampler: a way from noise to an image.
 
     Attributes:
         name: as `--sampler` names it.
-        label: as the AUTOMATIC1111 web UI calls it, for picture metadata.
+        label: as the AUTOMATIC1111 web UI calls it, for image metadata.
         scheduler: diffusers' class.
         settings: what is set on it beside the base's noise schedule.
         most_steps: that it can take.
@@ -80,5 +80,5 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
 
 
 def _noise(config: Mapping[str, object]) -> dict[str, object]:
-    """Return the noise schedule in a scheduler's config; what it left at its class' default, `from_config` would take anew."""
+    """Return the noise schedule in a scheduler's config, with the defaults that `from_config` would read anew."""
     return {name: config[name] for name in NOISE if name in config}

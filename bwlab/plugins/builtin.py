@@ -9,7 +9,7 @@ from bwlab.blocks.scheme import SchemeFinder
 from bwlab.formats.dialects import READERS, WRITERS
 from bwlab.formats.types import FormatType
 from bwlab.plugins.hookspecs import hookimpl
-from bwlab.tagging.tagger import Describe, Tagger
+from bwlab.tagging.tagger import TagImages, Tagger
 
 CLIP_OPTIONS = ("model", "pretrained", "vocabulary", "threshold", "template")
 WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
@@ -30,14 +30,14 @@ def bwlab_register_formats() -> list[FormatType]:
     return [*READERS, *WRITERS]
 
 
-def load_clip(options: Mapping[str, str]) -> Describe:
+def load_clip(options: Mapping[str, str]) -> TagImages:
     """Return the open_clip tagger (imports torch and open_clip)."""
     from bwlab.tagging.clip import load
 
     return load(options)
 
 
-def load_wd14(options: Mapping[str, str]) -> Describe:
+def load_wd14(options: Mapping[str, str]) -> TagImages:
     """Return the ONNX tagger (imports onnxruntime)."""
     from bwlab.tagging.wd14 import load
 

@@ -19,7 +19,7 @@ class RunRecord:
         block_ranks: highest rank in each trained block, by block name.
         steps: optimiser steps of the whole run.
         first_step: steps that an earlier sitting already took; 0 unless resumed.
-        batch_size: pictures a step.
+        batch_size: images of each step.
         parameters: numbers that are trained.
         seed: of every random choice.
         config: the whole configuration as TOML text.

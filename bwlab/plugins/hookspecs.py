@@ -55,7 +55,7 @@ def bwlab_register_formats() -> list[FormatType]:  # type: ignore[empty-body]
 
 @hookspec
 def bwlab_register_taggers() -> list[Tagger]:  # type: ignore[empty-body]
-    """Return taggers, which describe pictures in words; each is then a value of `bwlab tag --tagger`."""
+    """Return taggers, which describe images in words; each is then a value of `bwlab tag --tagger`."""
 
 
 @hookspec

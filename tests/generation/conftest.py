@@ -33,7 +33,7 @@ def pipe(tiny_pipeline: Path) -> StableDiffusionPipeline:
 def strong_adapter(
     pipe: Pipeline, manager: PluginManager, blocks: str, seed: int, *, text: bool = False, kind: str = "lora"
 ) -> Adapter:
-    """Return an adapter with random weights, large enough to change pictures."""
+    """Return an adapter with random weights, large enough to change images."""
     import torch
 
     from bwlab.adapters.adapter import create_adapter

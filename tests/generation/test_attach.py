@@ -246,13 +246,13 @@ def test_image_to_image_begins_late_in_the_sampling(
     to_image = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     to_image.set_progress_bar_config(disable=True)
     plain = paint(to_image, image=picture, strength=0.5)
-    painted = {}
+    generated = {}
     for schedule in ("0-0.5:1", "0.5-1:1", "1"):
         with attach(pipe, [ScaledAdapter(unet_only, schedule=schedule)], manager):  # the schedulers are one object
-            painted[schedule] = paint(to_image, image=picture, strength=0.5)
-    assert (painted["0-0.5:1"] == plain).all()
-    assert (painted["0.5-1:1"] == painted["1"]).all()
-    assert (painted["1"] != plain).any()
+            generated[schedule] = paint(to_image, image=picture, strength=0.5)
+    assert (generated["0-0.5:1"] == plain).all()
+    assert (generated["0.5-1:1"] == generated["1"]).all()
+    assert (generated["1"] != plain).any()
 
 
 def test_layers_of_text_encoders_keep_their_scale(pipe: Pipeline, manager: PluginManager) -> None:
@@ -281,7 +281,7 @@ def test_sdxl_with_both_text_encoders(xl_pipe: Pipeline, manager: PluginManager)
     assert (paint(xl_pipe) == plain).all()
 
 
-def test_generate_paints_what_the_users_own_call_paints(
+def test_generate_generates_what_the_users_own_call_paints(
     pipe: Pipeline, manager: PluginManager, everywhere: Adapter
 ) -> None:
     scheduler = pipe.scheduler

@@ -1,4 +1,4 @@
-"""Contact sheets: where pictures and labels land."""
+"""Contact sheets: where images and labels land."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from bwlab.generation.contact_sheet import DEFAULT_STYLE, FRAME, Label, SheetStyle, contact_sheet, fitted, wrap
+from bwlab.generation.contact_sheet import DEFAULT_STYLE, FRAME, Label, SheetStyle, contact_sheet, enlarged, wrap
 
 RED, BLUE = (200, 10, 20), (10, 20, 200)
 
@@ -22,18 +22,18 @@ def box(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int
     return int(x.min()), int(y.min()), int(x.max()), int(y.max())
 
 
-def test_small_pictures_are_enlarged_pixel_by_pixel() -> None:
+def test_small_images_are_enlarged_pixel_by_pixel() -> None:
     picture = Image.new("RGB", (5, 3), RED)
     picture.putpixel((0, 0), BLUE)
-    shown = fitted(picture, 23)
+    shown = enlarged(picture, 23)
     assert shown.size == (20, 12)
     assert area(shown, BLUE) == 16
     assert area(shown, RED) == 14 * 16
 
 
-def test_large_pictures_are_reduced_and_transparency_becomes_white() -> None:
-    assert fitted(Image.new("RGB", (512, 256), RED), 64).size == (64, 32)
-    assert fitted(Image.new("RGBA", (4, 4), (1, 2, 3, 0)), 4).getpixel((1, 1)) == (255, 255, 255)
+def test_large_images_are_reduced_and_transparency_becomes_white() -> None:
+    assert enlarged(Image.new("RGB", (512, 256), RED), 64).size == (64, 32)
+    assert enlarged(Image.new("RGBA", (4, 4), (1, 2, 3, 0)), 4).getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_cells_stand_in_rows_and_columns() -> None:
@@ -46,7 +46,7 @@ def test_cells_stand_in_rows_and_columns() -> None:
     assert area(sheet, FRAME) == 2 * (4 * 33)
 
 
-def test_labels_are_drawn_and_leave_the_pictures_alone() -> None:
+def test_labels_are_drawn_and_leave_the_images_alone() -> None:
     cells = [[Image.new("RGB", (64, 64), RED)] * 2]
     plain = contact_sheet(cells, ["", ""])
     told = contact_sheet(cells, [Label("full + upper", "identity all=16"), "true"], ["seed 0"], "fox x ink", "cfg 7")
@@ -57,7 +57,7 @@ def test_labels_are_drawn_and_leave_the_pictures_alone() -> None:
     assert told.getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_long_row_label_is_wrapped_beside_its_picture() -> None:
+def test_a_long_row_label_is_wrapped_beside_its_image() -> None:
     cells: list[list[Image.Image | None]] = [[None]]
     short = contact_sheet(cells, ["x"], ["fox"])
     long = contact_sheet(cells, ["x"], ["ink, fox, white background, " * 5])

@@ -49,37 +49,39 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def painted(pipe: StableDiffusionPipeline, **options: object) -> np.ndarray:
+def generated(pipe: StableDiffusionPipeline, **options: object) -> np.ndarray:
     images = generate(pipe, ["a fox", "an owl"], [1, 2], steps=2, cfg=2.0, **options)  # type: ignore[arg-type]
     return np.stack([np.asarray(image, np.int16) for image in images])
 
 
-def test_lines_change_what_is_painted_and_a_scale_of_0_does_not(
+def test_lines_change_what_is_generated_and_a_scale_of_0_does_not(
     pipe: StableDiffusionPipeline, folder: Path, picture: Path
 ) -> None:
     control = read_controlnet_input(str(folder), picture, "canny", pipe)
     assert control.image.size == (32, 32)
     assert set(np.unique(np.asarray(control.image))) == {0, 255}
-    plain, led = painted(pipe), painted(pipe, control=control)
-    off = painted(pipe, control=ControlNetInput(control.net, control.image, scale=0.0))
+    plain, led = generated(pipe), generated(pipe, controlnet=control)
+    off = generated(pipe, control=ControlNetInput(control.net, control.image, scale=0.0))
     assert np.abs(plain - led).mean() > 1
     assert np.abs(plain - off).max() <= 1
 
 
-def test_it_is_what_diffusers_own_pipeline_paints(pipe: StableDiffusionPipeline, folder: Path, picture: Path) -> None:
+def test_it_is_what_diffusers_own_pipeline_generates(
+    pipe: StableDiffusionPipeline, folder: Path, picture: Path
+) -> None:
     from bwlab.generation.diffusers_pipelines import pipeline_for
 
     control = read_controlnet_input(str(folder), picture, "lineart", pipe)
-    painter = pipeline_for(pipe, "euler", "text", control.net)
-    assert type(painter).__name__ == "StableDiffusionControlNetPipeline"
-    theirs = painter(
+    pipeline = pipeline_for(pipe, "euler", "text", control.net)
+    assert type(pipeline).__name__ == "StableDiffusionControlNetPipeline"
+    theirs = pipeline(
         "a fox",
         image=control.image,
         num_inference_steps=2,
         guidance_scale=2.0,
         generator=torch.Generator().manual_seed(1),
     ).images[0]
-    mine = generate(pipe, ["a fox"], [1], steps=2, cfg=2.0, sampler="euler", control=control)[0]
+    mine = generate(pipe, ["a fox"], [1], steps=2, cfg=2.0, sampler="euler", controlnet=control)[0]
     assert np.abs(np.asarray(theirs, np.int16) - np.asarray(mine, np.int16)).max() <= 1
 
 
@@ -88,21 +90,23 @@ def test_adapters_act_beside_it(pipe: StableDiffusionPipeline, folder: Path, pic
 
     control = read_controlnet_input(str(folder), picture, "canny", pipe)
     adapter = random_adapter(pipe.unet, "locon", "upper=2", 1)
-    both = painted(pipe, control=control, adapters=[ScaledAdapter(adapter)])
-    assert np.abs(both - painted(pipe, control=control)).mean() > 1
+    both = generated(pipe, controlnet=control, adapters=[ScaledAdapter(adapter)])
+    assert np.abs(both - generated(pipe, controlnet=control)).mean() > 1
     assert all(not module._forward_hooks for module in pipe.unet.modules())
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_leads_from_a_picture_too(pipe: StableDiffusionPipeline, folder: Path, picture: Path, masked: bool) -> None:
+def test_it_leads_from_an_image_too(pipe: StableDiffusionPipeline, folder: Path, picture: Path, masked: bool) -> None:
     control = read_controlnet_input(str(folder), picture, "canny", pipe)
     mask = Image.new("L", (32, 32), 255) if masked else None
     start = InitImage(Image.new("RGB", (32, 32), "grey"), 0.9, mask)
-    led, free = painted(pipe, control=control, start=start), painted(pipe, start=start)
+    led, free = generated(pipe, controlnet=control, init_image=start), generated(pipe, init_image=start)
     assert np.abs(led - free).mean() > 0.5
 
 
-def test_what_does_not_fit_is_told(pipe: StableDiffusionPipeline, folder: Path, picture: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_reported(
+    pipe: StableDiffusionPipeline, folder: Path, picture: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BwlabError, match="Did you mean canny"):
         read_controlnet_input(str(folder), picture, "cany", pipe)
     with pytest.raises(BwlabError, match="no such folder"):

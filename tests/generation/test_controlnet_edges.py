@@ -1,4 +1,4 @@
-"""Edge maps of pictures."""
+"""Edge maps of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def disc(mode: str = "RGB") -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", EDGE_MAPS)
-def test_a_map_has_the_pictures_size_and_three_channels(kind: str) -> None:
+def test_a_map_has_the_images_size_and_three_channels(kind: str) -> None:
     assert edge_map(disc(), kind).size == (61, 53)
     assert edge_map(disc(), kind).mode == "RGB"
 
@@ -31,7 +31,7 @@ def test_canny_draws_the_outline_and_nothing_else() -> None:
     assert np.abs(radius - 15).max() < 3
 
 
-def test_a_flat_picture_has_no_edges() -> None:
+def test_a_flat_image_has_no_edges() -> None:
     flat = Image.new("RGB", (17, 19), (90, 90, 90))
     assert all(np.asarray(edge_map(flat, kind)).max() == 0 for kind in ("canny", "lineart"))
 
@@ -40,5 +40,5 @@ def test_transparent_parts_count_as_white() -> None:
     assert np.array_equal(np.asarray(edge_map(disc("RGBA"), "lineart")), np.asarray(edge_map(disc(), "lineart")))
 
 
-def test_none_leaves_a_picture_as_it_is() -> None:
+def test_none_leaves_an_image_as_it_is() -> None:
     assert np.array_equal(np.asarray(edge_map(disc(), "none")), np.asarray(disc()))

@@ -25,7 +25,7 @@ def lines_met(picture: Image.Image, lines: Image.Image) -> float:
     return float((distance_transform_edt(~drawn)[wanted] <= 2).mean())
 
 
-def test_pictures_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Path) -> None:
+def test_images_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Path) -> None:
     pipe, benchmark = load_base("emoji"), load_benchmark()
     led, free = [], []
     unled = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0)
@@ -33,8 +33,8 @@ def test_pictures_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Pa
         shown = tmp_path / f"{identity}.png"
         benchmark.image(identity, "noto").save(shown)
         control = read_controlnet_input("emoji", shown, "canny", pipe)
-        painted = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0, control=control)
-        led += [lines_met(picture, control.image) for picture in painted]
+        generated = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0, controlnet=control)
+        led += [lines_met(picture, control.image) for picture in generated]
         free += [lines_met(picture, control.image) for picture in unled]
     assert np.mean(led) > np.mean(free) + 0.15
     assert np.mean(led) > 0.6

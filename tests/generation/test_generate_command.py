@@ -19,9 +19,10 @@ from typer.main import get_command
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.adapters.load import load_adapter
 from bwlab.base.load import base_scheme, weights_hash
+from bwlab.benchmark import load_benchmark
 from bwlab.cli.app import exit_on_error
 from bwlab.cli.generate import command
-from bwlab.generation.recipe import RecipeEmbedding, read_recipe
+from bwlab.generation.recipe import RecipeControlNet, RecipeEmbedding, read_recipe
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import SAMPLERS
 from bwlab.plugins.manager import PluginManager
@@ -49,7 +50,7 @@ def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         return np.asarray(image.convert("RGB"))
 
 
-def test_pictures_carry_their_recipe(
+def test_images_carry_their_recipe(
     tiny_pipeline: Path,
     pipe: StableDiffusionPipeline,
     adapter_files: tuple[Path, Path],
@@ -128,26 +129,44 @@ def test_a_schedule_of_zero_is_no_adapter(
     assert 'Lora schedules: "all: 0-0.5:1"' in recipe.parameters()
 
 
-def test_words_starts_and_weights_are_in_the_recipe(tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_a_controlnet_changes_the_image_and_is_in_the_recipe(tmp_path: Path) -> None:
+    control_image = tmp_path / "fox.png"
+    load_benchmark().image("fox", "noto").save(control_image)
+    arguments = ("--prompt", "flat, tomato, white background", "--out", tmp_path / "out", "--steps", "3")
+    assert call(*arguments, "--device", "cpu") == 0
+    controlnet = ("--controlnet", "emoji", "--control-image", control_image, "--control-scale", "0.8")
+    assert call(*arguments, "--device", "cpu", *controlnet) == 0
+    assert call(*arguments, "--device", "cpu", *controlnet[:-1], "0") == 0
+    free, led, off = (tmp_path / "out" / f"{n:04}-seed0.png" for n in range(3))
+    assert (pixels(led) != pixels(free)).any()
+    assert (pixels(off) == pixels(free)).all()
+    assert read_recipe(free).controlnet is None
+    image_hash = hashlib.sha256(control_image.read_bytes()).hexdigest()
+    assert read_recipe(led).controlnet == RecipeControlNet("emoji", image_hash, "canny", 0.8, 1.0)
+    parameters = read_recipe(led).parameters()
+    assert 'ControlNet 0: "Module: canny, Model: emoji, Weight: 0.8, Guidance End: 1"' in parameters
+
+
+def test_embeddings_init_images_and_weighting_are_in_the_recipe(tiny_pipeline: Path, tmp_path: Path) -> None:
     word = tmp_path / "ink=1.safetensors"
     safetensors.torch.save_file({"emb_params": torch.ones(2, TINY_WIDTH)}, word)
     for name, colour in (("start.png", "red"), ("mask.png", "white")):
         Image.new("RGB", (32, 32), colour).save(tmp_path / name)
-    pictures = (str(tmp_path / name) for name in ("start.png", "mask.png"))
-    start = ("--image", next(pictures), "--mask", next(pictures), "--strength", "0.5")
+    images = (str(tmp_path / name) for name in ("start.png", "mask.png"))
+    start = ("--image", next(images), "--mask", next(images), "--strength", "0.5")
     arguments = (*common(tiny_pipeline, tmp_path / "out"), "--prompt", "a <ink>", "--weighting", "compel")
     assert call(*arguments, *start, "--embedding", f"{word}=<ink>") == 0
     assert call(*arguments, *start) == 0
     first, second = (tmp_path / "out" / f"{n:04}-seed0.png" for n in range(2))
     assert (pixels(first) != pixels(second)).any()
     recipe = read_recipe(first)
-    assert recipe.words == (RecipeEmbedding("<ink>", hashlib.sha256(word.read_bytes()).hexdigest()),)
-    assert recipe.start is not None
-    assert (recipe.start.strength, recipe.weighting) == (0.5, "compel")
-    assert recipe.start.mask_sha256 == hashlib.sha256((tmp_path / "mask.png").read_bytes()).hexdigest()
+    assert recipe.embeddings == (RecipeEmbedding("<ink>", hashlib.sha256(word.read_bytes()).hexdigest()),)
+    assert recipe.init_image is not None
+    assert (recipe.init_image.strength, recipe.weighting) == (0.5, "compel")
+    assert recipe.init_image.mask_sha256 == hashlib.sha256((tmp_path / "mask.png").read_bytes()).hexdigest()
     assert "Denoising strength: 0.5" in recipe.parameters()
     assert 'TI hashes: "<ink>: ' in recipe.parameters()
-    assert read_recipe(second).words == ()
+    assert read_recipe(second).embeddings == ()
 
 
 def test_a_sheet_of_blocks_by_scale(
@@ -223,10 +242,10 @@ def test_bad_input_is_one_line(
         (("--embedding", "none.pt"), "--embedding none.pt: no such file"),
         (("--embedding", f"{file}=<x>"), "tensors where an embedding has one"),
         (("--embedding", wide), "768 wide, and this base's text embeddings 32"),
-        (("--mask", file), "--mask: there is no picture to start from"),
-        (("--strength", "0.5"), "--strength: there is no picture to start from"),
+        (("--mask", file), "--mask: there is no init image"),
+        (("--strength", "0.5"), "--strength: there is no init image"),
         (("--image", "none.png"), "--image none.png: no such file"),
-        (("--image", file), "not a readable picture"),
+        (("--image", file), "not a readable image"),
         (("--image", picture, "--strength", "1.5"), "--strength 1.5: out of range"),
         (("--image", picture, "--strength", "nan"), "--strength nan: out of range"),
         (("--image", picture, "--strength", "0.3"), "--strength 0.3: that is none of 2 steps"),

@@ -1,4 +1,4 @@
-"""Axes of sheets: what they say, and one line for each way to get them wrong."""
+"""Axes of grids: what they say, and one line for each way to get them wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bwlab.blocks.configs import SD14
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.generation.grid import KINDS, Axis, GridCell, changed, parse_axes, parse_axis, times
+from bwlab.generation.grid import AXES, Axis, GridCell, parse_axes, parse_axis, times, varied_cell
 
 SCHEME = scheme_for(SD14)
 FIRST = GridCell(
@@ -38,9 +38,9 @@ def test_axes_as_written(text: str, kind: str, adapter: int, values: tuple[str, 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("", "it is no axis"),
-        ("scale", "it is no axis"),
-        (": 1", "it is no axis"),
+        ("", "this is not an axis"),
+        ("scale", "this is not an axis"),
+        (": 1", "this is not an axis"),
         ("scal: 1", "Did you mean scale"),
         ("blok 1: mid=1", "Choose from blocks, scale, schedule, prompt, seed, cfg, steps, sampler"),
         ("seed 2: 1", "seed is not an adapter's"),
@@ -63,18 +63,18 @@ def test_any_text_is_an_axis_or_a_user_error(text: str) -> None:
         axis = parse_axis(text, 1)
     except BwlabError:
         return
-    assert axis.kind in KINDS
+    assert axis.kind in AXES
     assert all(axis.values)
 
 
 def test_two_axes_must_differ() -> None:
     assert len(parse_axes(["scale: 0", "scale 2: 1"], 2)) == 2
-    with pytest.raises(BwlabError, match="both axes change the same"):
+    with pytest.raises(BwlabError, match="both axes change the same thing"):
         parse_axes(["scale: 0", "scale 1: 1"], 2)
 
 
 def with_values(*pairs: tuple[str, str]) -> GridCell:
-    return changed(FIRST, {parse_axis(text, 2): value for text, value in pairs}, SCHEME)
+    return varied_cell(FIRST, {parse_axis(text, 2): value for text, value in pairs}, SCHEME)
 
 
 def test_blocks_alone_are_on_and_scales_multiply_them_in_any_order() -> None:
@@ -111,7 +111,7 @@ def test_other_axes_take_the_place_of_options() -> None:
 )
 def test_bad_values_are_user_errors(kind: str, value: str, found: str) -> None:
     with pytest.raises(BwlabError, match=found):
-        changed(FIRST, {Axis(f"{kind}: {value}", kind, 0, (value,)): value}, SCHEME)
+        varied_cell(FIRST, {Axis(f"{kind}: {value}", kind, 0, (value,)): value}, SCHEME)
 
 
 def test_uniform_scales_stay_plain_numbers() -> None:

@@ -80,7 +80,7 @@ def test_what_needs_another_loop_is_refused(pipe: Pipeline, prompt: str, found: 
         encode(pipe, [prompt], 1.0, "", "compel")
 
 
-def test_a_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     require_weighting(None)
     with pytest.raises(BwlabError, match="Choose from compel"):
         require_weighting("compl")

@@ -72,11 +72,11 @@ def test_a_foreign_recipe_is_refused(text: str) -> None:
         recipe_from_json(text)
 
 
-def test_pictures_without_recipe_are_refused(tmp_path: Path) -> None:
+def test_images_without_recipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match="carries no recipe"):
         read_recipe(write_png(tmp_path / "a.png", PICTURE))
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(BwlabError, match="not a readable picture"):
+    with pytest.raises(BwlabError, match="not a readable image"):
         read_recipe(tmp_path / "b.png")
 
 

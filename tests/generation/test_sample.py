@@ -18,7 +18,7 @@ FEW = 4
 
 
 def differ(a: Image.Image, b: Image.Image) -> int:
-    """Return the largest difference of two pictures, 0..255."""
+    """Return the largest difference of two images, 0..255."""
     return int(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max())
 
 
@@ -28,7 +28,7 @@ def bits(pipe: StableDiffusionPipeline) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m_karras", "euler_a"])
-def test_pictures_do_not_depend_on_those_beside_them(pipe: StableDiffusionPipeline, sampler: str) -> None:
+def test_images_do_not_depend_on_those_beside_them(pipe: StableDiffusionPipeline, sampler: str) -> None:
     prompts, seeds = ["fox", "owl", "fox"], [7, 7, 8]
     together = generate(pipe, prompts, seeds, steps=FEW, sampler=sampler)
     pairs = generate(pipe, prompts, seeds, steps=FEW, sampler=sampler, batch_size=2)
@@ -41,7 +41,7 @@ def test_pictures_do_not_depend_on_those_beside_them(pipe: StableDiffusionPipeli
     assert differ(together[0], together[2]) > 10
 
 
-def test_the_same_call_paints_the_same_bits(pipe: StableDiffusionPipeline) -> None:
+def test_the_same_call_generates_the_same_bits(pipe: StableDiffusionPipeline) -> None:
     torch.manual_seed(1)
     first = generate(pipe, ["fox"], [3], steps=FEW, sampler="euler_a")
     torch.manual_seed(2)
@@ -85,7 +85,7 @@ def test_text_encoder_layers_act_too(pipe: StableDiffusionPipeline, manager: Plu
 
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 @pytest.mark.parametrize("text", [False, True])
-def test_scales_per_picture(pipe: StableDiffusionPipeline, manager: PluginManager, cfg: float, text: bool) -> None:
+def test_scales_per_image(pipe: StableDiffusionPipeline, manager: PluginManager, cfg: float, text: bool) -> None:
     adapter = strong_adapter(pipe, manager, "all=2, te=4" if text else "all=2", seed=1, text=text)
     scales = [0.0, 0.5, 1.0]
     seeds = [3, 3, 3]
@@ -114,7 +114,7 @@ def test_progress_counts_every_sampling_step(pipe: StableDiffusionPipeline) -> N
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_no_prompts_no_pictures(pipe: StableDiffusionPipeline) -> None:
+def test_no_prompts_no_images(pipe: StableDiffusionPipeline) -> None:
     assert generate(pipe, [], []) == []
     with pytest.raises(BwlabError, match="1 prompts and 2 seeds"):
         generate(pipe, ["fox"], [1, 2])

@@ -36,7 +36,7 @@ def pixels(images: list[Image.Image]) -> list[list[int]]:
     ("cfg", "negative"),
     [(1.0, ""), (5.0, ""), (5.0, "dull")],
 )
-def test_pictures_are_those_of_diffusers_pipeline(cfg: float, negative: str, xl: Pipeline) -> None:
+def test_images_are_those_of_diffusers_pipeline(cfg: float, negative: str, xl: Pipeline) -> None:
     ours = generate(xl, ["a cat", "an owl"], [3, 7], steps=2, cfg=cfg, sampler="euler", negative=negative)
     theirs = pipeline_for(xl, "euler")(
         prompt=["a cat", "an owl"],

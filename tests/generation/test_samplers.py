@@ -30,7 +30,7 @@ def test_the_noise_schedule_is_the_bases(pipe: StableDiffusionPipeline, name: st
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
-def test_every_sampler_paints_and_warns_nothing(
+def test_every_sampler_generates_and_warns_nothing(
     pipe: StableDiffusionPipeline, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = pipe.scheduler
