@@ -1,42 +1,97 @@
-"""The wheel works outside the clone and puts only names of ours into site-packages."""
+"""The wheels of bwlab and of its emoji plugin work outside the clone and install only names of ours."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel built from this tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+# Runs `python -m bwlab` with unpacked wheels first on the path, as if the emoji plugin and what it needs were not
+# installed: the environment of the tests has both.
+RUNNER = """
+import importlib.metadata, runpy, sys
+
+folders, arguments = sys.argv[1].split(";"), sys.argv[2:]
+with_plugin = len(folders) > 1
+hidden = {"resvg_py"} if with_plugin else {"resvg_py", "bwlab_emoji"}
+
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+every = importlib.metadata.distributions
+if not with_plugin:
+    importlib.metadata.distributions = lambda **kind: (one for one in every(**kind) if one.name != "bwlab-emoji")
+sys.meta_path.insert(0, Hidden())
+sys.path[:0] = folders
+sys.argv = ["bwlab", *arguments]
+runpy.run_module("bwlab", run_name="__main__", alter_sys=True)
+"""
+
+
+def build(source: Path, folder: Path) -> Path:
+    """Build the wheel of a source tree and return it."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")
     return built
 
 
-@pytest.fixture(scope="module")
-def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel unpacked into a folder, as an installer does."""
-    folder = tmp_path_factory.mktemp("site")
+def unpacked(wheel: Path, folder: Path) -> Path:
+    """Unpack a wheel into a folder, as an installer does, and return the folder."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     return folder
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel built from this tree."""
+    return build(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def plugin_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel of the emoji plugin, built from a copy of its folder alone."""
+    folder = tmp_path_factory.mktemp("plugin")
+    ignored = shutil.ignore_patterns("__pycache__", "build", "dist")
+    return build(shutil.copytree(ROOT / "plugins" / "bwlab_emoji", folder / "source", ignore=ignored), folder)
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the unpacked wheel."""
+    return unpacked(wheel, tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def plugin_site(plugin_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the unpacked wheel of the emoji plugin."""
+    return unpacked(plugin_wheel, tmp_path_factory.mktemp("plugin-site"))
+
+
+def call_outside(sites: Sequence[Path], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `bwlab` of unpacked wheels in another folder; the emoji plugin is there only as the second of them."""
+    command = [sys.executable, "-c", RUNNER, ";".join(map(str, sites)), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=sites[0].parent)
+
+
 def run_outside(site: Path, *arguments: str) -> str:
-    """Standard output of `python -m bwlab` run in another folder with the unpacked wheel first on the path."""
-    code = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('bwlab', run_name='__main__')"
-    command = [sys.executable, "-c", code, str(site), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=site.parent)
+    """Return the standard output of `bwlab` run in another folder from the unpacked wheel alone."""
+    done = call_outside([site], *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -56,7 +111,8 @@ def test_only_our_names(wheel: Path) -> None:
 def test_every_module_and_data_file_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
-    sources = [*(ROOT / "bwlab").rglob("*"), *(ROOT / "analysis").rglob("*"), *(ROOT / "plugins").rglob("*.py")]
+    plugins = (path for path in (ROOT / "plugins").rglob("*.py") if "bwlab_emoji" not in path.parts)
+    sources = [*(ROOT / "bwlab").rglob("*"), *(ROOT / "analysis").rglob("*"), *plugins]
     wanted = {source_name(path) for path in sources if path.is_file() and "__pycache__" not in path.parts}
     assert wanted - shipped == set()
 
@@ -97,3 +153,39 @@ def test_plugins_outside_the_clone(site: Path) -> None:
 def test_data_outside_the_clone(site: Path) -> None:
     target = site.parent / f"{site.name}-project"
     assert "pyproject.toml" in run_outside(site, "plugins", "new", "my-lora", "--out", str(target))
+
+
+def test_the_wheel_of_the_emoji_plugin_holds_it_alone(plugin_wheel: Path) -> None:
+    with zipfile.ZipFile(plugin_wheel) as archive:
+        names = archive.namelist()
+    (metadata,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
+    assert {name.split("/")[0] for name in names} == {"bwlab_emoji", metadata}
+    sources = {f"bwlab_emoji/{path.name}" for path in (ROOT / "plugins" / "bwlab_emoji").glob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == sources
+
+
+def test_bwlab_base_comes_with_the_emoji_plugin(site: Path, plugin_site: Path) -> None:
+    alone = call_outside([site], "base", "--help")
+    assert alone.returncode == 2
+    assert "no such command 'base'" in alone.stderr
+    together = call_outside([site, plugin_site], "base", "--help")
+    assert together.returncode == 0, together.stderr
+    assert "measure-scorer" in together.stdout
+
+
+def test_the_embedded_base_works_without_the_emoji_plugin(site: Path, tmp_path: Path) -> None:
+    """Two steps of training and of sampling, and a comparison of two adapters, without `resvg_py`."""
+    for index in range(2):
+        Image.new("RGB", (64, 64), (90 * index, 100, 150)).save(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.txt").write_text("flat, fox, white background")
+    settings = ("--set", "training.steps=2", "--set", "training.batch_size=1", "--set", "preview.enabled=false")
+    for name in ("a", "b"):
+        out = ("--out", str(tmp_path / name), "--set", f"training.seed={ord(name)}")
+        run_outside(site, "train", "--data", str(tmp_path), "--blocks", "out3=2", *out, *settings)
+    files = [str(tmp_path / name / "adapter.safetensors") for name in ("a", "b")]
+    assert "out3" in run_outside(site, "analyze", "conflict", *files)
+    images = ("--out", str(tmp_path / "images"), "--steps", "2", "--seed", "3")
+    run_outside(site, "generate", "--adapter", files[0], "--prompt", "flat, fox, white background", *images)
+    (image,) = (tmp_path / "images").rglob("*.png")
+    with Image.open(image) as generated:
+        assert generated.size == (64, 64)
