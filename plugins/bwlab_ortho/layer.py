@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from bwlab.linalg.factored import FactoredMatrix
 
 # A row of a LoRA's down starts at this norm (kaiming-uniform with a = sqrt(5)). The columns behind U and V start at it
-# too, and s is told in units of it times sqrt(out), so that a learning rate moves an ortho adapter as it does a LoRA.
+# too, and s is in units of it times sqrt(out), so that a learning rate moves an ortho adapter as it does a LoRA.
 START = math.sqrt(1 / 3)
 
 
 @dataclass(frozen=True, eq=False)
 class Spaces:
-    """What another adapter writes and listens to at one layer.
+    """The column and row space of another adapter's delta at one layer.
 
     Attributes:
         left: orthonormal columns `(out, k)` that span its column space.
         right: orthonormal columns `(in * k * k, k)` that span its row space.
-        source: where it comes from, for messages.
+        source: file and module, for messages.
 
     """
 
@@ -101,15 +101,15 @@ class OrthoLayer(AdapterLayer):
         return LowRankLayer.from_tensors(layer, tensors)
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> OrthoLayer:
-        """Return an ortho layer with the delta of these tensors, less what lies in the spaces that this one keeps out of."""
-        found = LowRankLayer.from_tensors(layer, tensors)
-        left, values, right = _decomposed(found)
-        unit = found.scale * START * math.sqrt(len(left))
+        """Return an ortho layer with the delta of these tensors, without what lies in the avoided spaces."""
+        plain = LowRankLayer.from_tensors(layer, tensors)
+        left, values, right = _decomposed(plain)
+        unit = plain.scale * START * math.sqrt(len(left))
         avoid = None
         if self.avoid_left is not None and self.avoid_right is not None:
             avoid = Spaces(self.avoid_left, self.avoid_right, self._source)
-        _check_room(found.rank, (len(left), len(right)), avoid)
-        return type(self)(layer, left * START, values / unit, right * START, found.alpha, avoid)
+        _check_room(plain.rank, (len(left), len(right)), avoid)
+        return type(self)(layer, left * START, values / unit, right * START, plain.alpha, avoid)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the plain low-rank leaves: up = U diag(s), down = V^T, and alpha."""
@@ -153,7 +153,7 @@ class OrthoLayer(AdapterLayer):
         return self.values * (START * math.sqrt(self.weight_shape[0]))
 
     def _factors(self, scale: float) -> tuple[Tensor, Tensor]:
-        """Up with `scale` in it and down, in the shapes of a file."""
+        """Return up with `scale` in it, and down, in the shapes of a file."""
         left, right = self.bases()
         out, *inner = self.weight_shape
         up = left * (self.singular_values() * scale)
@@ -172,8 +172,8 @@ def _decomposed(layer: LowRankLayer) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check_room(rank: int, sides: tuple[int, int], avoid: Spaces | None) -> None:
-    taken = (0, 0) if avoid is None else (avoid.left.shape[1], avoid.right.shape[1])
-    for side, used in zip(sides, taken, strict=True):
+    avoided = (0, 0) if avoid is None else (avoid.left.shape[1], avoid.right.shape[1])
+    for side, used in zip(sides, avoided, strict=True):
         if rank + used > side:
             where = f" outside the {used} directions of {avoid.source}" if avoid is not None and used else ""
             raise BwlabError(

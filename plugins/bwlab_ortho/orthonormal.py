@@ -50,7 +50,7 @@ class _ThinQR(torch.autograd.Function):
             wide = _outside(_outside(wide, avoid.to(wide)), avoid.to(wide))
         wide, first, _ = _cholesky_pass(wide)
         wide, second, error = _cholesky_pass(wide)
-        # Asking whether it went well would make the host wait for the device; NaN tells as well.
+        # Asking whether it went well would make the host wait for the device; NaN shows it as well.
         basis: Tensor = torch.where(error < WELL_ENOUGH, wide, torch.nan).to(matrix.dtype)
         inverse = first @ second
         ctx.save_for_backward(basis, inverse, avoid)

@@ -1,4 +1,4 @@
-"""What another adapter file writes and listens to, layer by layer: the spaces that an ortho adapter keeps out of."""
+"""Column and row spaces of another adapter file, layer by layer, which an ortho adapter avoids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPTION = "orthogonal_to"
 
 
 def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces]:
-    """Return the spaces of every module of an adapter file that is among `layers`; those that it does not change have none.
+    """Return the spaces of every module of an adapter file that is among `layers`.
 
     Args:
         file: path of an adapter file of any dialect and algorithm.
@@ -65,7 +65,7 @@ def _spaces(asked: str, module: ModuleWeights, layer: BaseLayer, name: str) -> S
 
 
 def _factored(delta: NDArray[np.float64]) -> FactoredMatrix:
-    """Return the delta as a product of its singular vectors; those of singular values that are only rounding are left out."""
+    """Return the delta as a product of its singular vectors, without those of values that are only rounding."""
     left, values, right = np.linalg.svd(delta, full_matrices=False)
     kept = int(np.count_nonzero(values > np.finfo(np.float64).eps * max(delta.shape) * values[:1].sum()))
     return FactoredMatrix(left[:, :kept] * values[:kept], right[:kept])
