@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.main import get_command, get_group
+from typer.main import get_group
 
 from bwlab._version import __version__
 from bwlab.errors import BwlabError
@@ -28,6 +28,9 @@ SUMMARIES = {
     "train": "Train an adapter into chosen blocks of a base model.",
     "config": "Write out the settings of a training run.",
 }
+
+# Commands of plugins that are published apart from bwlab -> how to install the plugin.
+PLUGINS_OF_COMMANDS = {"base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a clone"}
 
 # What typer raises for arguments it cannot read. By version it is click's or typer's own, and only a child is public.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -122,15 +125,23 @@ def plugin_commands(manager: PluginManager) -> tuple[typer.Typer, set[str], list
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     manager = build_manager()
     typed = sys.argv[1:] if arguments is None else arguments
-    app, unusable = build_app(manager, next((word for word in typed if word != "--debug"), None))
+    first = next((word for word in typed if word != "--debug"), None)
+    app, unusable = build_app(manager, first)
     for record in manager.failed:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
     for record, error in unusable:
         warn(f"commands of plugin {record.name} of {record.source} are left out: {reason(error)}")
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
-    command = get_command(app)
+    command = get_group(app)
+    _require_plugin_of(first, command.commands)
     given = None if arguments is None else list(arguments)
     exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
+
+
+def _require_plugin_of(command: str | None, known: Container[str]) -> None:
+    if command in PLUGINS_OF_COMMANDS and command not in known:
+        fix = f"Install it: pip install {PLUGINS_OF_COMMANDS[command]}"
+        raise BwlabError(f"bwlab {command}", "the plugin with this command is not installed", fix)
 
 
 def _print_version(wanted: bool) -> None:

@@ -9,7 +9,7 @@ from bwlab.blocks.scheme import SchemeFinder
 from bwlab.formats.dialects import READERS, WRITERS
 from bwlab.formats.types import FormatType
 from bwlab.plugins.hookspecs import hookimpl
-from bwlab.tagging.tagger import TagImages, Tagger
+from bwlab.tagging.tagger import Tagger, TagImages
 
 CLIP_OPTIONS = ("model", "pretrained", "vocabulary", "threshold", "template")
 WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")

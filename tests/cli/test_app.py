@@ -217,3 +217,13 @@ def test_a_plugin_cannot_take_the_name_of_a_command_that_is_not_asked_for() -> N
 
     _, failures = build_app(build_manager([Greedy()], installed=False), "blocks")
     assert "there is a command train already" in str(failures[0][1])
+
+
+def test_a_command_of_a_plugin_that_is_not_installed_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager(disabled=["emoji"]))
+    assert exit_code("base", "measure") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("bwlab: error: bwlab base: the plugin with this command is not installed")
+    assert "pip install 'bwlab[emoji]'" in error
