@@ -134,7 +134,7 @@ def package_graph(modules: Graph) -> dict[str, frozenset[str]]:
 
 
 def cycles(graph: Graph) -> list[list[str]]:
-    """Return the strongly connected components of more than one node (Tarjan 1972)."""
+    """Return the strongly connected components of more than one node, sorted (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -149,15 +149,14 @@ def cycles(graph: Graph) -> list[list[str]]:
             if target in stack:
                 low[node] = min(low[node], low[target])
         if low[node] == index[node]:
-            component = stack[stack.index(node) :]
-            del stack[stack.index(node) :]
-            if len(component) > 1:
-                components.append(sorted(component))
+            start = stack.index(node)
+            components.append(sorted(stack[start:]))
+            del stack[start:]
 
     for node in graph:
         if node not in index:
             visit(node)
-    return components
+    return [component for component in components if len(component) > 1]
 
 
 def violation(source: str, target: str) -> str | None:

@@ -30,7 +30,7 @@ from bwlab.training.run_folder import ExistingRun
 from bwlab_analysis.installed import conflict_measures
 from bwlab_analysis.report.conflict import present_conflict
 from bwlab_analysis.report.documents import conflict_document
-from bwlab_analysis.report.presentation import print_presentation
+from bwlab_analysis.report.show import print_presentation
 from bwlab_analysis.weights.conflict import measure_conflict
 
 if TYPE_CHECKING:

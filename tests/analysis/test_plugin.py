@@ -17,7 +17,7 @@ from bwlab_analysis.measures import BlockMetric, ConflictMeasure, FidelityScorer
 from bwlab_analysis.report.conflict import present_conflict
 from bwlab_analysis.report.documents import conflict_document, norms_document
 from bwlab_analysis.report.norms import present_norms
-from bwlab_analysis.report.presentation import print_presentation
+from bwlab_analysis.report.show import print_presentation
 from bwlab_analysis.weights.conflict import measure_conflict
 from bwlab_analysis.weights.norms import measure_norms
 from tests.analysis.kohya import SHAPES, adapter_tensors, write

@@ -120,7 +120,7 @@ def run_conflict(
     report: Path | None = None,
 ) -> None:
     """Compare two adapters or more and show the result; BwlabError if a file or the base cannot be used."""
-    from bwlab_analysis.report.presentation import show
+    from bwlab_analysis.report.show import show
 
     pairs = compare_pairs(tuple(combinations(files, 2)), settings, signs)
     show(

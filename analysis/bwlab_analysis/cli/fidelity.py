@@ -65,7 +65,7 @@ def activations_command(
     from bwlab_analysis.activations.loaded_base import choose_inputs, open_base, require_adapters
     from bwlab_analysis.report.activations import present_activations
     from bwlab_analysis.report.documents import activations_document
-    from bwlab_analysis.report.presentation import show
+    from bwlab_analysis.report.show import show
 
     times, texts = parse_timesteps(timesteps), require_inputs(prompts, {"--data": data})
     if data is not None and texts:
@@ -114,7 +114,7 @@ def fidelity_command(
     from bwlab_analysis.report.documents import fidelity_document, fidelity_settings
     from bwlab_analysis.report.fidelity import present_fidelity
     from bwlab_analysis.report.gallery import condition_strips
-    from bwlab_analysis.report.presentation import show
+    from bwlab_analysis.report.show import show
 
     files = require_two(adapter)
     sampling = new_sampling(prompts, seeds, steps, cfg)
@@ -166,7 +166,7 @@ def recommend_command(
     from bwlab_analysis.report.documents import fidelity_settings, recommend_document
     from bwlab_analysis.report.fidelity import present_trials
     from bwlab_analysis.report.gallery import condition_strips
-    from bwlab_analysis.report.presentation import show
+    from bwlab_analysis.report.show import show
 
     sampling = new_sampling(prompts, seeds, steps, cfg)
     manager = build_manager()

@@ -1,4 +1,4 @@
-"""`bwlab analyze`: what one adapter's weights hold, and where two meet."""
+"""`bwlab analyze norms`: how much an adapter changes, and how many directions it uses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def norms_command(
     from bwlab_analysis.installed import block_metrics
     from bwlab_analysis.report.documents import norms_document
     from bwlab_analysis.report.norms import present_norms
-    from bwlab_analysis.report.presentation import show
+    from bwlab_analysis.report.show import show
     from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.norms import measure_norms
 

@@ -1,0 +1,90 @@
+"""Shows a result: on the terminal, as JSON, and as a report of one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.tables import Table, print_table
+from bwlab_analysis.measures import Json
+from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Verbatim
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.console import Console
+
+
+def show(
+    presentation: Callable[[], Presentation],
+    document: Callable[[], Mapping[str, Json]],
+    *,
+    as_json: bool,
+    report: Path | None,
+    images: Callable[[], Mapping[str, Image]] = dict,
+) -> None:
+    """Print a result on standard output as tables or JSON, and write the report.
+
+    Args:
+        presentation: returns the result as a person reads it.
+        document: returns the result as JSON.
+        as_json: whether JSON is printed instead of tables.
+        report: folder of the report, or None.
+        images: returns images for the report, by name.
+
+    """
+    if as_json:
+        print_json(document())
+    else:
+        from bwlab.terminal import stdout_console
+
+        print_presentation(stdout_console(), presentation())
+    if report is not None:
+        from bwlab.terminal import stderr_console
+        from bwlab_analysis.report.page import write_report
+
+        path = write_report([presentation()], report, images(), typed_command())
+        stderr_console().print(f"The report is {path}", soft_wrap=True)
+
+
+def print_presentation(console: Console, presentation: Presentation) -> None:
+    """Print a presentation on a terminal."""
+    for section in (*presentation.details, presentation.conclusion):
+        if not section.page_only:
+            console.print(section.title, style="bold underline")
+            for item in section.items:
+                print_item(console, item)
+
+
+def print_item(console: Console, item: Item) -> None:
+    """Print one item; a terminal has no drawing of blocks."""
+    match item:
+        case str():
+            console.print(item)
+        case Table():
+            print_table(console, item)
+        case Listing(lines):
+            for line in lines:
+                console.print(f"- {line}")
+        case Verbatim(lines):
+            for line in lines:
+                console.print(line, soft_wrap=True)
+        case BlockMap():
+            pass
+
+
+def print_json(document: Mapping[str, Json]) -> None:
+    """Print a document as JSON."""
+    import json
+
+    import typer
+
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+def typed_command() -> str:
+    """Return the command line that is running."""
+    import shlex
+    import sys
+
+    return shlex.join(["bwlab", *sys.argv[1:]])
