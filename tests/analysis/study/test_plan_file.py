@@ -112,7 +112,7 @@ MISTAKES = {
     "by what": ('[claims.a]\nbetter = "base"\nworse = "base"\nby = "text"', "claims.a.by = text: unknown"),
     "sampling": ("[sampling]\nstep = 3", "sampling: step: unknown. Did you mean steps?"),
     "steps": ("[sampling]\nsteps = 0", "sampling.steps = 0: out of range"),
-    "no prompts": ("[sampling]\nprompts = []", "sampling.prompts: there are none"),
+    "no prompts": ("[sampling]\nprompts = []", "sampling.prompts: there are no prompts"),
     "other braces": ('[sampling]\nprompts = ["{fox}"]', "sampling.prompts: {fox}: no other braces are understood"),
     "open braces": ('[sampling]\nprompts = ["{identity"]', "no other braces are understood"),
     "times": ('[measures]\ntimesteps = "1000"', "measures.timesteps = 1000: not whole numbers of 0..999"),
