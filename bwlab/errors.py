@@ -10,7 +10,7 @@ CUTOFF = 0.6  # difflib's own
 
 
 class BwlabError(Exception):
-    """A user's mistake or a bad input, told in three parts.
+    """A user's mistake or a bad input, described in three parts.
 
     The command line prints it as one line and exits 2, without a traceback.
 

@@ -23,7 +23,7 @@ VALUES = {str: "TEXT", int: "INTEGER", float: "FLOAT", Path: "PATH"}
 STATED_DEFAULT = re.compile(r" ?\[default: (.*?)\]")
 INTRODUCTION = """# Command line
 
-Every command of bwlab, written by `make docs` from the code; `--help` shows the same. A user's mistake is told on
+Every command of bwlab, written by `make docs` from the code; `--help` shows the same. A user's mistake is reported on
 standard error, with exit code 2, and `bwlab --debug COMMAND` shows the traceback. `python -m bwlab` is `bwlab`.
 """
 

@@ -17,7 +17,11 @@ OURS = "bwlab"
 
 
 def block_metrics(manager: PluginManager, warn: Warn) -> list[BlockMetric]:
-    """Return the block metrics; a plugin that fails is left out with one warning. BwlabError if two plugins give one name."""
+    """Return the block metrics; a plugin that fails is left out with one warning.
+
+    Raises:
+        BwlabError: two plugins give one name.
+    """
     return _unique(_given(manager, "bwlab_register_block_metrics", BlockMetric, warn))
 
 
@@ -27,7 +31,7 @@ def conflict_measures(manager: PluginManager, warn: Warn) -> list[ConflictMeasur
 
 
 def fidelity_scorers(manager: PluginManager, warn: Warn) -> list[FidelityScorer]:
-    """Return the scorers of generated pictures that plugins add; like `block_metrics`."""
+    """Return the scorers of generated images that plugins add; like `block_metrics`."""
     return _unique(_given(manager, "bwlab_register_fidelity_scorers", FidelityScorer, warn))
 
 

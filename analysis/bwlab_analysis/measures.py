@@ -108,13 +108,13 @@ class ConflictMeasure:
 
 @dataclass(frozen=True)
 class FidelityScorer:
-    """Scores generated pictures: a column of `bwlab analyze fidelity`.
+    """Scores generated images: a column of `bwlab analyze fidelity`.
 
     Attributes:
         name: e.g. `"clip_identity"`; unique among all plugins.
-        kind: what it scores: `"identity"` and `"style"` compare with reference pictures, `"text"` with prompts.
+        kind: what it scores: `"identity"` and `"style"` compare with reference images, `"text"` with prompts.
         summary: one line that says how to read it.
-        load: returns the scorer, importing its models only then; it gives one score per generated picture from
+        load: returns the scorer, importing its models only then; it gives one score per generated image from
             (generated, references), or from (generated, prompts), one for each: higher is more alike.
 
     """

@@ -5,7 +5,7 @@ UNet below `model.diffusion_model.`, numbered block by block through all levels;
 `first_stage_model.`; the text encoders below `cond_stage_model.` (SD 1.x, 2.x) or `conditioner.embedders.0.` and `.1.`
 (SDXL). CLIP ViT-L is kept as transformers names it, the text encoders of SD 2.x and SDXL's second as open_clip does.
 
-Everything is told from the names of a model's tensors, so that models of any size map the same way, both ways: each
+Everything is derived from the names of a model's tensors, so that models of any size map the same way, both ways: each
 tensor has one `TensorLocation`, and no two tensors share one.
 """
 

@@ -224,7 +224,7 @@ def scaled_module(module: ModuleWeights, factor: float) -> ModuleWeights:
 
 
 def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
-    """Return the module with the same deltas, told with another alpha; itself where its alpha is no scale.
+    """Return the module with the same deltas, expressed with another alpha; itself where its alpha is no scale.
 
     Raises:
         BwlabError: its alpha is NaN, infinite or 0.

@@ -1,1 +1,1 @@
-"""Making pictures with a base model and adapters, and laying them out on sheets."""
+"""Generation: sampling with a base model and adapters, and contact sheets of the images."""

@@ -130,8 +130,8 @@ def style_share(features: Tensor) -> float:
     count = len(HELD_OUT)
     unit = functional.normalize(features, dim=-1)
     means = functional.normalize(unit[count : count + STYLE_REFERENCES].mean(0), dim=-1)
-    told = (unit[:count] @ means.T).argmax(-1)
-    return float((told == torch.arange(features.shape[1])).float().mean())
+    predicted = (unit[:count] @ means.T).argmax(-1)
+    return float((predicted == torch.arange(features.shape[1])).float().mean())
 
 
 @torch.no_grad()

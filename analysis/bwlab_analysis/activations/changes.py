@@ -45,7 +45,7 @@ class ActivationReport:
         inputs: where the latents come from, in words.
         latents: their number.
         draws: random adapters.
-        timesteps: from noise to picture.
+        timesteps: from noise to image.
         changed_blocks: where the adapter has layers.
         changes: every block, and the UNet's prediction, at every timestep.
 

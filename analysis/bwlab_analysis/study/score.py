@@ -73,12 +73,12 @@ def _as_json(values: Mapping[str, Sequence[float]]) -> dict[str, Json]:
 
 
 def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str, tuple[float, ...]]:
-    """Return how far pictures are from the true one, 0 for the same.
+    """Return how far images are from the true one, 0 for the same.
 
     - embedding_distance: 1 - cosine of the model's embeddings, 0..2.
     - feature_distance: of the image tower's feature maps, each position's channels of length 1, the mean squared
       difference over positions, the mean over four depths (LPIPS, Zhang et al. 2018, without its learned weights).
-    - structure_distance: 1 - SSIM (Wang et al. 2004) of the grey pictures, 0..2.
+    - structure_distance: 1 - SSIM (Wang et al. 2004) of the grey images, 0..2.
 
     Args:
         clip: the model.
