@@ -71,7 +71,7 @@ class AdapterFile:
         entry = self.entries[key]
         values = np.empty(math.prod(entry.shape), dtype=_DTYPES[entry.dtype])
         # Not mapped: in module-sized pieces that are used once, faults of pages take longer than a copy.
-        with self.path.open("rb") as file:
+        with self.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
             if file.readinto(values.data) != values.nbytes:
                 raise _bad(self.path, f"{key} is cut short since the file was opened")

@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.floating]
 
 # So many numbers are widened at once: they stay in a CPU's cache, which whole factors of large models do not. No power
 # of two, at which the columns of common widths would fall into the same places of the cache.
-STRIP = 330_000
+STRIP = 500_000
 
 # Fewer columns than this are done fastest by Householder reflections.
 SMALL_RANK = 16
@@ -65,7 +65,7 @@ class Triangle:
 
 
 def thin_qr(matrix: Array) -> tuple[Array, Array]:
-    """`(Q, R)` with orthonormal columns `Q (rows, k)`, `R (k, columns)`, `k = min(rows, columns)`, `Q R = matrix`.
+    """Return `Q (rows, k)` with orthonormal columns and `R (k, columns)`, `k = min(rows, columns)`, `Q R = matrix`.
 
     Tall matrices with many columns go through CholeskyQR2, ten times as fast as Householder's and as exact while the
     condition number is small; where it is not, Householder's is used.
@@ -93,7 +93,12 @@ def _cholesky_pass(matrix: Array) -> tuple[Array, Array]:
 
 
 def cholesky(gram: Array) -> Triangle:
-    """Return the upper triangles R with `R^T R = gram`, `(..., r, r)`; LinAlgError if any condition number is too large."""
+    """Return the upper triangles R with `R^T R = gram`, `(..., r, r)`.
+
+    Raises:
+        LinAlgError: a Gram matrix is singular, or its condition number too large.
+
+    """
     triangle = np.asarray(np.linalg.cholesky(gram).swapaxes(-1, -2), dtype=np.float64)
     inverse = _inverse(triangle)
     squares = np.sum(triangle**2, axis=(-2, -1)) * np.sum(inverse**2, axis=(-2, -1))

@@ -88,7 +88,7 @@ def truncate_dense(matrix: Array, rank: int) -> Truncation:
     Small matrices, and ranks above a quarter of the shorter side, go through the eigenvectors of its Gram matrix: as
     exact as float64 allows for singular values above 1e-8 of the largest. Others go through iterated subspaces until
     a step finds less than 1e-7 of the energy more, which leaves out less than 2e-5 of it even where the best rank
-    keeps next to nothing (noise). Either way the error that is told is that of what is returned.
+    keeps next to nothing (noise). Either way the error is that of the returned factors.
 
     Source: Halko, Martinsson and Tropp, Finding structure with randomness (SIAM Review 53, 2011), algorithm 4.4.
     """

@@ -216,7 +216,7 @@ def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
 
 
 def kind_of(path: str) -> str:
-    """Return the kind of a module: self attention, cross attention, feed-forward, the transformers' projections, and so on.
+    """Return the kind of a module, one of `KINDS`: self attention, cross attention, feed-forward, and so on.
 
     >>> kind_of("mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), kind_of("up_blocks.0.upsamplers.0.conv")
     ('attn2', 'conv')

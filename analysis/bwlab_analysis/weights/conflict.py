@@ -1,4 +1,4 @@
-"""Where two adapters meet in weight space, per block and in all."""
+"""Conflict of two adapters' weights, per block, cell and in all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Energies:
 
 @dataclass(frozen=True)
 class GroupConflict:
-    """A block or cell.
+    """The conflict in a block, a cell, or the whole adapters.
 
     Attributes:
         name: of the group.
@@ -71,7 +71,7 @@ class GroupConflict:
 
 @dataclass(frozen=True)
 class ConflictReport:
-    """Everything that `bwlab analyze conflict` tells of two files.
+    """The result of `bwlab analyze conflict` for two files, from their weights alone.
 
     Attributes:
         shared_share_a, shared_share_b: each adapter's share of energy in modules that both change.
@@ -98,7 +98,7 @@ def measure_conflict(
     formats: Formats | None = None,
     base: ModelWeights | None = None,
 ) -> ConflictReport:
-    """Read two adapter files module by module and compare them.
+    """Return the conflict of two adapter files, which are read module by module.
 
     Args:
         file_a, file_b: the adapters.
@@ -180,7 +180,7 @@ def _share(part: float, whole: float) -> float | None:
 def _group(name: str, pairs: list[PairParts], whole: Energies, measures: Sequence[ConflictMeasure]) -> GroupConflict:
     values = {}
     for measure in measures:
-        parts = [found for pair in pairs if (found := pair.parts.get(measure.name)) is not None]
+        parts = [numbers for pair in pairs if (numbers := pair.parts.get(measure.name)) is not None]
         values[measure.name] = measure.value_of(parts)
     energy_a, energy_b = _energy_a(pairs), _energy_b(pairs)
     return GroupConflict(

@@ -1,4 +1,4 @@
-"""What one adapter's weights hold, per block, per module kind and in all."""
+"""Norms of one adapter's weights and metrics of their spectra, per block, cell, module kind and module."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class GroupNorms:
 
 @dataclass(frozen=True)
 class NormsReport:
-    """Everything that `bwlab analyze norms` tells of a file; `base` is the name of the model it is compared with."""
+    """The result of `bwlab analyze norms`; `base` is the name of the model that the file is compared with."""
 
     file: Path
     scheme: str
@@ -122,7 +122,7 @@ class NormsReport:
 def measure_norms(
     file: Path, metrics: Sequence[BlockMetric], formats: Formats | None = None, base: ModelWeights | None = None
 ) -> NormsReport:
-    """Read an adapter file module by module and sum it up.
+    """Return the norms of an adapter file, which is read module by module.
 
     Args:
         file: the adapter.
@@ -174,7 +174,7 @@ def _group(name: str, members: Iterable[ModuleNorms], energy: float, metrics: Se
     of_base = [module.base_energy for module in modules if module.base_energy is not None]
     measures = {}
     for metric in metrics:
-        parts = [found for module in modules if (found := module.parts[metric.name]) is not None]
+        parts = [numbers for module in modules if (numbers := module.parts[metric.name]) is not None]
         measures[metric.name] = metric.value_of(parts)
     share = own / energy if energy else None
     base_norm = math.sqrt(math.fsum(of_base)) if of_base else None

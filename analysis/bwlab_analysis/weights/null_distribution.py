@@ -1,6 +1,8 @@
-"""What two random adapters give, exactly: the scale beside every conflict number.
+"""The null distribution of each conflict measure: what two random adapters give, by exact formulas.
 
-A random adapter here is one of the same shapes and singular values whose singular vectors are uniformly random (Haar).
+A random adapter is one of the same shapes and singular values whose singular vectors are uniformly random (Haar).
+`pair_measures.py` puts these numbers beside each measure. Random adapters that are drawn and run in a base model are in
+`bwlab_analysis/activations/random_adapters.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ PAIRINGS = (((0, 2), (1, 3)), ((0, 3), (1, 2)), ((0, 1), (2, 3)))
 
 
 def cosine_variance(shape: tuple[int, int]) -> float:
-    """Return the variance of the cosine of two independent random matrices of `shape = (m, n)`: `1 / (m n)`; the mean is 0.
+    """Return the variance of the cosine of two independent random matrices `(m, n)`, `1 / (m n)`; the mean is 0.
 
     With a = sum_i s_i u_i v_i^T and b = sum_j t_j p_j q_j^T, <a, b> = sum_ij s_i t_j (u_i . p_j)(v_i . q_j). Products
     of different terms have mean 0, as flipping the sign of one u_i changes nothing in law; E (u_i . p_j)^2 = 1/m and
@@ -76,7 +78,7 @@ def _kronecker_moment(a: PartRanks, b: PartRanks) -> float:
 
 
 def _pairing_weights(d: int, p: int) -> tuple[float, float, float]:
-    """How much of the mean of P x P, P of rank p in R^d, each of `PAIRINGS` is, from its traces p^2 and p."""
+    """Return the weights of `PAIRINGS` in the mean of P x P, P of rank p in R^d, from its traces p^2 and p."""
     if d == 1:
         return 1.0, 0.0, 0.0
     alone = (p**2 * (d + 1) - 2 * p) / (d * (d - 1) * (d + 2))
@@ -86,7 +88,9 @@ def _pairing_weights(d: int, p: int) -> tuple[float, float, float]:
 
 @cache
 def _tuples(size: int, inner_a: int, inner_b: int, x1: int, x2: int, y1: int, y2: int) -> int:
-    """So many (i, j, k, l) of 0..size-1 have `// inner_a` paired as x1 says, `% inner_a` as x2, of b as y1 and y2.
+    """Return how many (i, j, k, l) of 0..size-1 are paired as all four pairings say.
+
+    x1 is for the digits `// inner_a`, x2 for `% inner_a`; y1 and y2 for those of b.
 
     What the outer digits, and the inner ones, have as a common factor is paired by itself; few indices are left.
     """
@@ -109,7 +113,7 @@ def _tuples(size: int, inner_a: int, inner_b: int, x1: int, x2: int, y1: int, y2
 
 
 def least_angle(overlap: Overlap) -> float:
-    """About the smallest principal angle of two random subspaces, in radians: the limit for large ranks.
+    """Return the smallest principal angle to expect of two random subspaces, in radians: the limit for large ranks.
 
     `cos^2 = x + y - 2 x y + 2 sqrt(x y (1 - x)(1 - y))`, x = p / d, y = q / d: the upper edge of the spectrum of the
     product of two free projections (Wachter 1980, The limiting empirical measure of multiple discriminant ratios).

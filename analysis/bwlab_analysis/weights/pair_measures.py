@@ -56,7 +56,7 @@ def _overlap_parts(overlap: Overlap | None) -> Parts | None:
 
 
 def _overlap_of_block(modules: Sequence[Parts]) -> Measured:
-    """Directions shared in all modules together, as a multiple of those that random subspaces share."""
+    """Return the directions shared in all modules together, as a multiple of those that random subspaces share."""
     expected = _total(modules, "expected")
     return Measured(
         _total(modules, "shared") / expected,
@@ -82,7 +82,7 @@ def _angle_of_block(modules: Sequence[Parts]) -> Measured:
 
 
 def _sign_parts(pair: FactorPair) -> Parts | None:
-    """Entries where both deltas are not zero, and those where they differ in sign; never more than some rows dense.
+    """Count entries where neither delta is zero, and those where the signs differ, some rows at a time.
 
     What is below the rounding of the products counts as zero.
     """
@@ -97,7 +97,7 @@ def _sign_parts(pair: FactorPair) -> Parts | None:
 
 
 def _factors(delta: Spectrum) -> tuple[Array, Array, float]:
-    """Up, down, and the size below which an entry of their product is only rounding."""
+    """Return up, down, and the size below which an entry of their product is only rounding."""
     return delta.matrix.up, delta.matrix.down, EPSILON * max(delta.matrix.shape) * delta.norm()
 
 
