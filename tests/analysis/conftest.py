@@ -10,6 +10,9 @@ import pytest
 
 from bwlab.cli.app import main
 from tests.analysis.small_bases import SCHEMES, save_small_base
+from tests.analysis.study.finished import clip as clip  # fixtures for the tests of all packages below
+from tests.analysis.study.finished import finished as finished
+from tests.analysis.study.finished import scheme as scheme
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from bwlab_analysis.cli.study import advice, asked_plan
 from bwlab_analysis.study.plan import Subject
 from tests.analysis.conftest import Outcome
-from tests.analysis.study.conftest import TINY, Finished
+from tests.analysis.study.finished import TINY, Finished
 
 Run = Callable[..., Outcome]
 

@@ -15,7 +15,7 @@ from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
 from bwlab_analysis.study.measure import at_scale
 from tests.analysis.random_adapters import random_adapter
-from tests.analysis.study.conftest import Finished
+from tests.analysis.study.finished import Finished
 
 
 @pytest.fixture(scope="module")

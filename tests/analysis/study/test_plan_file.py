@@ -14,7 +14,7 @@ from bwlab_analysis.study.plan import Subject
 from bwlab_analysis.study.plan_file import read_plan, shipped_plans
 from bwlab_analysis.study.study import new_study
 from tests.analysis.conftest import Outcome
-from tests.analysis.study.conftest import TINY
+from tests.analysis.study.finished import TINY
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from bwlab_analysis.study.jobs import GENERATE, TRAIN, Job, TrainSettings
 from bwlab_analysis.study.plan_file import read_plan
 from bwlab_analysis.study.study import Study, new_study, run_study
-from tests.analysis.study.conftest import TINY
+from tests.analysis.study.finished import TINY
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="workers are found in /proc")

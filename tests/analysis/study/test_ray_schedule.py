@@ -129,7 +129,7 @@ def test_a_job_whose_worker_dies_four_times_has_failed(location: StudyLocation) 
     assert list(reasons) == ["first", "images", "scored"]
     assert reasons["first"].startswith("the process that ran it died 4 times")
     assert reasons["images"] == "it needs first, which failed"
-    assert reasons["scored"] == "it needs painted, which failed"
+    assert reasons["scored"] == "it needs images, which failed"
     assert sorted(ray.submitted) == ["first"] * 4 + ["other", "second"]
 
 

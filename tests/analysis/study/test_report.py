@@ -19,7 +19,7 @@ from bwlab_analysis.study.results import read_results
 from bwlab_analysis.study.tables import tables_of
 from docs.study import tables_page
 from tests.analysis.report.test_page import CHECK, CHROMIUM
-from tests.analysis.study.conftest import Finished
+from tests.analysis.study.finished import Finished
 from tests.analysis.study.synthetic import save
 from tests.analysis.study.test_tables import results
 

@@ -11,7 +11,7 @@ import pytest
 from bwlab_analysis.study.jobs import JOB_KINDS
 from bwlab_analysis.study.plan import TRUE
 from bwlab_analysis.study.results import DIGITS, Blamed, Results, measures_of, read_results
-from tests.analysis.study.conftest import Finished
+from tests.analysis.study.finished import Finished
 from tests.analysis.study.synthetic import IDENTITIES, SEEDS, STYLES, Kept, Told, made, save
 
 

@@ -17,7 +17,7 @@ from bwlab_analysis.fidelity.clip import ClipModel, load_clip
 from bwlab_analysis.study.jobs import Job, JudgeSettings, ScoreSettings
 from bwlab_analysis.study.plan import DISTANCES
 from bwlab_analysis.study.score import distances, feature_maps
-from tests.analysis.study.conftest import TINY_CLIP, Finished, save_clip
+from tests.analysis.study.finished import TINY_CLIP, Finished, save_clip
 
 TOWERS: dict[str, dict[str, Any]] = {
     "timm": {

@@ -10,7 +10,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.study.jobs import MERGE, TRAIN
 from bwlab_analysis.study.plan_file import read_plan
 from bwlab_analysis.study.study import new_study, scorer_hash
-from tests.analysis.study.conftest import TINY, Finished
+from tests.analysis.study.finished import TINY, Finished
 
 
 def test_a_finished_study_lacks_nothing(finished: Finished) -> None:

@@ -17,7 +17,7 @@ from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_con
 from bwlab_analysis.study.jobs import GENERATE, JOB_KINDS, TRAIN, Job
 from bwlab_analysis.study.sheet import generated_images, in_rows
 from bwlab_analysis.study.work import perform
-from tests.analysis.study.conftest import Finished
+from tests.analysis.study.finished import Finished
 from tests.analysis.study.small_jobs import generation
 
 
