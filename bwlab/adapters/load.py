@@ -52,7 +52,7 @@ def load_adapter(
     names, else the narrowest that adapts them all. The others become frozen layers, see `frozen_layer`.
 
     Raises:
-        BwlabError: the file is broken, of no known dialect, holds keys that no reader understands or no module at all, was
+        BwlabError: the file is broken, of no known dialect, holds keys that no reader understands or no module, was
             made for another architecture, holds NaN, or is of a type that no plugin provides.
 
     """

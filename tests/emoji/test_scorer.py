@@ -128,7 +128,9 @@ def test_the_shipped_scorer_is_small_and_scores_the_embedded_base() -> None:
     clip = load_clip(str(folder))
     assert dict(clip.parts) == PARTS
     image = load_benchmark().image("fox", "noto")
-    widths = [clip.embed_images([image], part).shape for part in ("identity", "style", "background", "", "no such part")]
+    widths = [
+        clip.embed_images([image], part).shape for part in ("identity", "style", "background", "", "no such part")
+    ]
     assert widths == [(1, 160), (1, 64), (1, 32), (1, 256), (1, 256)]
     assert clip_of("emoji", "mine") == clip_of("sd14", "mine") == "mine"
     with pytest.raises(BwlabError, match="no CLIP model to score with"):

@@ -30,7 +30,7 @@ def assert_same_deltas(a: AdapterContents, b: AdapterContents, tolerance: float 
 
 
 def difference(a: ModuleWeights, b: ModuleWeights) -> float:
-    """Return the norm of the difference of two deltas over that of the first; 0 without a look at it if all leaves agree."""
+    """Return the norm of the difference of two deltas over that of the first; 0 at once if all leaves agree."""
     if _same_leaves(a, b):
         return 0.0
     here, there = a.factors(), b.factors()

@@ -43,7 +43,9 @@ def test_a_lora_becomes_peft_folders(tmp_path: Path, manager: PluginManager, nam
 
 def test_lokr_says_how_it_becomes_peft(tmp_path: Path, manager: PluginManager) -> None:
     source = real_file("lycorisfork__smart_falcon_4_lokr.safetensors")
-    with pytest.raises(BwlabError, match=r"350 of its 350 modules cannot be expressed in it \(350 x lokr\).*--rank N, or"):
+    with pytest.raises(
+        BwlabError, match=r"350 of its 350 modules cannot be expressed in it \(350 x lokr\).*--rank N, or"
+    ):
         convert(Conversion(source, Target(tmp_path / "a.safetensors", "diffusers")), manager)
     assert list(tmp_path.iterdir()) == []
     outcome = convert(Conversion(source, Target(tmp_path / "a.safetensors", "diffusers"), rank=8), manager)

@@ -214,7 +214,9 @@ def test_every_algorithm_of_lycoris(tmp_path: Path, manager: PluginManager, case
             relative(delta, deltas(before)[path]) < 1e-6 for path, delta in deltas(tmp_path / "d.safetensors").items()
         )
         return
-    with pytest.raises(BwlabError, match=f"{len(before.modules)} of its {len(before.modules)} modules cannot be expressed"):
+    with pytest.raises(
+        BwlabError, match=f"{len(before.modules)} of its {len(before.modules)} modules cannot be expressed"
+    ):
         convert(Conversion(source, Target(tmp_path / "d.safetensors", "diffusers")), manager)
 
 

@@ -20,7 +20,7 @@ RANK, OTHER_RANK = 3, 2
 
 
 def train_one(base: Path | str, data: Path, out: Path, *sets: str, resume: bool = False) -> Path:
-    """Return a short run at a high rate; bfloat16, where it would be the default, could hide nothing but costs exactness."""
+    """Train for a few steps at a high rate, in float32: bfloat16, the default on some machines, is less exact."""
     sets = ("training.lr=0.01", "training.steps=4", "adapter.blocks=all=3", *sets)
     config = short_config(Path(base), data, out, *sets)
     return run(config, bwlab_ortho.plugin, existing=ExistingRun.RESUME if resume else ExistingRun.REFUSE)

@@ -50,7 +50,7 @@ def test_two_unrelated_lora_files() -> None:
     assert in_overlap is not None
     assert in_overlap.value == pytest.approx(1.0, abs=0.1)
     assert not shares_initialisation(report.total)
-    assert "says nothing about conflict" in weights_verdict(report)[0]
+    assert "It does not show a conflict." in weights_verdict(report)[0]
 
 
 def test_two_lokr_files_are_at_chance_by_the_spread_of_their_products() -> None:
