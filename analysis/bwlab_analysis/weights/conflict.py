@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bwlab.base.header import LABELS
 from bwlab.errors import BwlabError
 from bwlab.formats.types import Formats
@@ -161,7 +163,8 @@ def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[Co
         energy_b = None if delta_b is None else b.energy(path, Spectrum(delta_b))
         return PairParts(energy_a, energy_b, {})
     pair = FactorPair(delta_a, delta_b)
-    energy_a, energy_b = a.energy(path, pair.a), b.energy(path, pair.b)
+    with np.errstate(over="ignore", invalid="ignore"):  # `energy` refuses what overflows.
+        energy_a, energy_b = a.energy(path, pair.a), b.energy(path, pair.b)
     return PairParts(energy_a, energy_b, {measure.name: measure.of_pair(pair) for measure in measures})
 
 
