@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bwlab.terminal import ProgressBar
+from bwlab.training.device import multiplies_bf16
 
 # Coefficients of the quintic iteration that takes singular values to 0.7..1.2 in five steps.
 ITERATION = (3.4445, -4.7750, 2.0315)
@@ -104,7 +105,8 @@ class StageLog:
 @torch.no_grad()
 def orthogonalised(matrix: Tensor) -> Tensor:
     """Return `(rows, columns)` with its singular vectors and singular values near 1, by Newton and Schulz."""
-    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.bfloat16().mT
+    fast = matrix.bfloat16() if multiplies_bf16() else matrix.float()
+    wide = fast if matrix.shape[0] <= matrix.shape[1] else fast.mT
     wide = wide / (wide.norm() + 1e-7)
     first, third, fifth = ITERATION
     for _ in range(5):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from bwlab.training.device import multiplies_bf16
 from bwlab_emoji.training import StageLog, TrainingFile
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def peak_signal_to_noise(output: Tensor, target: Tensor) -> float:
 
 @contextmanager
 def mixed_precision(enabled: bool) -> Iterator[None]:
-    """Run the block in bfloat16 autocast on the CPU where `enabled`."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+    """Run the block in bfloat16 autocast where `enabled`; in float32 on CPUs that multiply bfloat16 in software."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled and multiplies_bf16()):
         yield
 
 
