@@ -66,7 +66,7 @@ def test_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_clash_of_types_is_in_the_list(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
     source = """
         from bwlab import hookimpl
-        from bwlab.registry import AdapterType
+        from bwlab.adapters.types import AdapterType
 
         @hookimpl
         def bwlab_register_adapters():
@@ -89,7 +89,7 @@ def test_check_a_built_in_type(capsys: pytest.CaptureFixture[str]) -> None:
 
 BROKEN = """
     from bwlab import hookimpl
-    from bwlab.registry import AdapterType
+    from bwlab.adapters.types import AdapterType
 
     def load():
         from bwlab_lora.layer import LoraLayer

@@ -16,7 +16,7 @@ from tests.plugins.conftest import FakePackages
 
 ADAPTER = """
     from bwlab import hookimpl
-    from bwlab.registry import AdapterType
+    from bwlab.adapters.types import AdapterType
 
     @hookimpl
     def bwlab_register_adapters():
@@ -63,7 +63,7 @@ def implemented_by(manager: PluginManager, name: str) -> list[str]:
 
 def test_built_in_plugins_come_through_entry_points() -> None:
     manager = build_manager()
-    assert {"lora", "locon", "kohya", "sd-blocks", "analysis"} <= {record.name for record in manager.loaded}
+    assert {"lora", "locon", "ortho", "builtin", "analysis"} <= {record.name for record in manager.loaded}
     assert {"lora", "locon"} <= set(manager.adapter_types())
     assert record_of(manager, "lora").distribution == "bwlab"
     assert manager.failed == []
