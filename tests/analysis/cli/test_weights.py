@@ -224,16 +224,5 @@ def run_alone(*arguments: object) -> str:
 
 def test_neither_command_imports_torch(pair: tuple[Path, Path]) -> None:
     assert "effective rank" in run_alone("analyze", "norms", pair[0])
-    assert '"sign_conflict"' in run_alone("analyze", "conflict", *pair, "--signs", "--json")
-
-
-def test_conflict_answers_fast(pair: tuple[Path, Path]) -> None:
-    """The aim is 0.6 s from a cold start; it is held as CPU time, which other work on the machine lengthens least."""
-    before = cpu_seconds_of_children()
     assert "cosine" in run_alone("analyze", "conflict", *pair)
-    assert cpu_seconds_of_children() - before < 1.2
-
-
-def cpu_seconds_of_children() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
+    assert '"sign_conflict"' in run_alone("analyze", "conflict", *pair, "--signs", "--json")
