@@ -150,7 +150,7 @@ def test_bad_images_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:
         ("none.png", None, "no such file"),
         ("text.png", None, "not a readable image"),
         (".", None, "a folder"),
-        ("a.png", "small.png", "it has 32 x 8 pixels, the picture 32 x 32"),
+        ("a.png", "small.png", "it has 32 x 8 pixels, the image 32 x 32"),
         ("a.png", "black.png", "black all over"),
     ):
         with pytest.raises(BwlabError, match=found):

@@ -103,7 +103,7 @@ def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> lis
         shown.append(presentation())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bwlab_analysis.report.presentation.show", keep)
+        patch.setattr("bwlab_analysis.report.show.show", keep)
         for arguments in commands:
             with pytest.raises(SystemExit) as ended:
                 main(["analyze", *map(str, arguments)])
