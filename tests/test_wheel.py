@@ -167,7 +167,7 @@ def test_the_wheel_of_the_emoji_plugin_holds_it_alone(plugin_wheel: Path) -> Non
 def test_bwlab_base_comes_with_the_emoji_plugin(site: Path, plugin_site: Path) -> None:
     alone = call_outside([site], "base", "--help")
     assert alone.returncode == 2
-    assert "no such command 'base'" in alone.stderr
+    assert "bwlab[emoji]" in alone.stderr
     together = call_outside([site, plugin_site], "base", "--help")
     assert together.returncode == 0, together.stderr
     assert "measure-scorer" in together.stdout
