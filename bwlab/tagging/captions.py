@@ -81,7 +81,7 @@ def with_missing_tags(before: str, prefix: Sequence[str], tags: Sequence[str]) -
 def parse_tags(caption: str) -> list[str]:
     """Return the tags of a caption, without surrounding blanks and empty tags.
 
-    >>> tags_of("ink,  a fox ,,\\n")
+    >>> parse_tags("ink,  a fox ,,\\n")
     ['ink', 'a fox']
     """
     return [tag for part in caption.split(",") if (tag := " ".join(part.split()))]
@@ -90,7 +90,7 @@ def parse_tags(caption: str) -> list[str]:
 def joined_tags(tags: Iterable[str]) -> str:
     """Return the caption of tags, each of them once.
 
-    >>> joined(["ink", "fox", "Ink"])
+    >>> joined_tags(["ink", "fox", "Ink"])
     'ink, fox'
     """
     return ", ".join(unique(tags))
