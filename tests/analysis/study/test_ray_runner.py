@@ -58,7 +58,7 @@ def is_ours(process: int) -> bool:
 
 def kill_one(out: Path, killed: list[int]) -> None:
     """Kill the first worker that is seen in the midst of a training."""
-    for _ in range(3000):
+    for _ in range(15_000):  # five minutes: workers import torch first
         begun = [folder for folder in out.glob("jobs/train/*") if not (folder / "result.json").exists()]
         if begun and (busy := busy_workers()):
             os.kill(busy[0], signal.SIGKILL)
