@@ -41,7 +41,8 @@ def busy_workers() -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            if b"ray::run_job" in (process / "cmdline").read_bytes() and is_ours(int(process.name)):
+            title = (process / "cmdline").read_bytes()  # "ray::" and the job's function, with its outer one's name or not
+            if title.startswith(b"ray::") and b"run_job" in title and is_ours(int(process.name)):
                 found.append(int(process.name))
         except (OSError, ValueError):
             continue
