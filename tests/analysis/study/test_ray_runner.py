@@ -41,7 +41,7 @@ def busy_workers() -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            title = (process / "cmdline").read_bytes()  # "ray::" and the job's function, with its outer one's name or not
+            title = (process / "cmdline").read_bytes()
             if title.startswith(b"ray::") and b"run_job" in title and is_ours(int(process.name)):
                 found.append(int(process.name))
         except (OSError, ValueError):
