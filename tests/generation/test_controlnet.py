@@ -61,7 +61,7 @@ def test_lines_change_what_is_generated_and_a_scale_of_0_does_not(
     assert control.image.size == (32, 32)
     assert set(np.unique(np.asarray(control.image))) == {0, 255}
     plain, led = generated(pipe), generated(pipe, controlnet=control)
-    off = generated(pipe, control=ControlNetInput(control.net, control.image, scale=0.0))
+    off = generated(pipe, controlnet=ControlNetInput(control.net, control.image, scale=0.0))
     assert np.abs(plain - led).mean() > 1
     assert np.abs(plain - off).max() <= 1
 

@@ -89,7 +89,7 @@ def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNe
         assert {block: spec[block] for block in blocks["style"]} == trial.composition.scales("style")
 
 
-def test_what_is_kept() -> None:
+def test_what_is_retained() -> None:
     found = search().retention(scores(0.5, 0.8, 0.9))
     assert (found.identity, found.style, found.text) == pytest.approx((0.5, 1, 0.9))
     assert Retention(0.5, 2, 1).harmonic_mean == pytest.approx(0.75)
@@ -98,7 +98,7 @@ def test_what_is_kept() -> None:
 
 def test_an_adapter_that_does_nothing_is_told() -> None:
     useless = Search(painted, scores(0.2, 0.1), scores(0.2, 0.1), scores(0.2, 0.8), LEADING, 1)
-    with pytest.raises(BwlabError, match="kept of the identity adapter"):
+    with pytest.raises(BwlabError, match="retains of the identity adapter"):
         useless.retention(scores(0.5, 0.5))
 
 
