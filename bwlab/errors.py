@@ -55,14 +55,14 @@ def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | No
 
     """
     folded: dict[str, str] = {}
-    for one in known:
-        folded.setdefault(one.casefold(), one)
+    for candidate in known:
+        folded.setdefault(candidate.casefold(), candidate)
     wanted = name.casefold()
     if wanted in folded:
         return folded[wanted]
     # Of names equally alike, the one with the longer common beginning: "sd15" is nearer to "sd14" than to "sd21".
     close = difflib.get_close_matches(wanted, folded, n=5, cutoff=cutoff)
-    return folded[max(close, key=lambda one: _likeness(one, wanted))] if close else None
+    return folded[max(close, key=lambda candidate: _likeness(candidate, wanted))] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -65,14 +65,14 @@ def declared_prediction(checkpoint: SingleFileHeader) -> Prediction | None:
 
 def _from_yaml(file: Path) -> str | None:
     try:
-        found = YAML_LINE.search(file.read_text(encoding="utf-8", errors="replace"))
+        match = YAML_LINE.search(file.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
-    if found is None:
+    if match is None:
         return None
-    if found[1] not in NAMES:
-        raise BwlabError(f"the prediction in {file}", f"parameterization: {found[1]}", 'Write "eps" or "v"')
-    return NAMES[found[1]]
+    if match[1] not in NAMES:
+        raise BwlabError(f"the prediction in {file}", f"parameterization: {match[1]}", 'Write "eps" or "v"')
+    return NAMES[match[1]]
 
 
 def _from_metadata(checkpoint: SingleFileHeader) -> str | None:

@@ -67,14 +67,14 @@ class ModelWeights:
         return numbers
 
     def _weight(self, path: str) -> LazyTensor:
-        found = self.tensors.get(f"{path}.weight")
-        if found is None:
+        tensor = self.tensors.get(f"{path}.weight")
+        if tensor is None:
             raise BwlabError(
                 f"the weight of {path} in {self.name}",
                 "the model has no such layer",
                 "Use the base model that the adapter was made for",
             )
-        return found
+        return tensor
 
 
 def open_model(base: str | Path, option: str = "--base") -> ModelWeights:

@@ -120,13 +120,13 @@ def count(config: UnetConfig, scheme: BlockScheme) -> dict[str, Counts]:
     Needs torch and seconds, as it builds the UNet on the meta device; text encoders are not counted.
     """
     unet = meta_unet(config)
-    found: defaultdict[str, Counts] = defaultdict(Counts)
+    counts: defaultdict[str, Counts] = defaultdict(Counts)
     for path, parameter in unet.named_parameters():
-        found[_module(scheme, path)] += Counts(parameters=parameter.numel())
+        counts[_module(scheme, path)] += Counts(parameters=parameter.numel())
     for path, (kind, _) in layer_shapes(unet).items():
         lora, locon = is_attention_target(path, kind), is_conv_target(path, kind)
-        found[_module(scheme, path)] += Counts(int(lora), int(locon))
-    return {module.path: found[module.path] for module in scheme.modules if module.path in found}
+        counts[_module(scheme, path)] += Counts(int(lora), int(locon))
+    return {module.path: counts[module.path] for module in scheme.modules if module.path in counts}
 
 
 def known_counts(name: str) -> dict[str, Counts]:

@@ -194,7 +194,7 @@ def _bad_entry(entry: str, entries: list[str], text: str) -> BwlabError:
         found = f"{entry!r} names no block"
     else:
         found = f"{entry!r} has no '='"
-    if len(entries) > 1 and all(NUMBER.fullmatch(one) for one in entries):
+    if len(entries) > 1 and all(NUMBER.fullmatch(entry) for entry in entries):
         found = f"it is a list of {len(entries)} numbers"
         fix += " ('bwlab blocks --from lbw LIST', or --from kohya, translates lists)"
     return BwlabError(f"block spec {_shown(text)}", found, fix)

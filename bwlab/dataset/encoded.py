@@ -59,7 +59,7 @@ def encode_folder(pipe: Pipeline, folder: Path, most: int, option: str = "--data
         images = torch.stack([read_image_tensor(example.path, side) for example in examples])
     # The advice of these errors names settings of a training, which do not exist here.
     except MissingCaption as error:
-        raise BwlabError(error.asked, error.found, "Write it") from error
+        raise BwlabError(error.asked, error.found, "Write the caption") from error
     except UnreadableImage as error:
-        raise BwlabError(error.asked, error.found, "Repair the image or take it away") from error
+        raise BwlabError(error.asked, error.found, "Repair or remove it") from error
     return EncodedFolder(folder, encode_images(pipe.vae, images).mean, tuple(example.caption for example in examples))

@@ -116,13 +116,13 @@ def unet_locations(names: Iterable[str]) -> dict[str, TensorLocation]:
     names = list(names)
     levels = _matches(_UNET_LEVEL, names)
     # Each level numbers its resnets, then its sampler, so a level takes one number more than it has down resnets.
-    step = 2 + max(int(found[4]) for found in levels if found[1] == "down" and found[3] == "resnets")
-    attended = {found[2] for found in levels if found[1] == "up" and found[3] == "attentions"}
+    step = 2 + max(int(match[4]) for match in levels if match[1] == "down" and match[3] == "resnets")
+    attended = {match[2] for match in levels if match[1] == "up" and match[3] == "attentions"}
     return {name: TensorLocation(UNET_PREFIX + _unet_key(name, step, attended)) for name in names}
 
 
 def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[str]]:
-    return [found for found in map(pattern.fullmatch, names) if found]
+    return [match for match in map(pattern.fullmatch, names) if match]
 
 
 def _unet_key(name: str, step: int, attended: set[str]) -> str:
@@ -132,10 +132,10 @@ def _unet_key(name: str, step: int, attended: set[str]) -> str:
     if name.startswith("mid_block."):
         _, kind, index, rest = name.split(".", 3)
         return f"middle_block.{UNET_MID[f'{kind}.{index}']}.{_unet_inner(kind, rest)}"
-    found = _UNET_LEVEL.fullmatch(name)
-    if not found:
+    match = _UNET_LEVEL.fullmatch(name)
+    if not match:
         raise KeyError(name)
-    side, level, kind, index, rest = found.groups()
+    side, level, kind, index, rest = match.groups()
     if kind == "downsamplers":
         return f"input_blocks.{step * (int(level) + 1)}.0.op.{rest.removeprefix('conv.')}"
     if kind == "upsamplers":
@@ -155,7 +155,7 @@ def _unet_inner(kind: str, rest: str) -> str:
 def vae_locations(names: Iterable[str]) -> dict[str, TensorLocation]:
     """Return the locations of an AutoencoderKL's tensors; `KeyError` for a name that the layout does not have."""
     names = list(names)
-    levels = 1 + max((int(found[3]) for found in _matches(_VAE_LEVEL, names)), default=0)
+    levels = 1 + max((int(match[3]) for match in _matches(_VAE_LEVEL, names)), default=0)
     return {name: _vae_location(name, levels) for name in names}
 
 
@@ -247,9 +247,9 @@ def shape_in_file(location: TensorLocation, shape: tuple[int, ...]) -> tuple[int
     return (*shape, 1, 1) if location.pointwise else shape
 
 
-def fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Return whether a file's shape is the wanted one, but for 1 x 1 kernels that some tools drop or add."""
-    return _without_kernel(found) == _without_kernel(wanted)
+    return _without_kernel(shape) == _without_kernel(wanted)
 
 
 def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:

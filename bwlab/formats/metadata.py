@@ -45,10 +45,10 @@ def derived_metadata(
 
 def _history(earlier: Mapping[str, str]) -> list[object]:
     try:
-        found = json.loads(earlier.get(HISTORY, "[]"))
+        steps = json.loads(earlier.get(HISTORY, "[]"))
     except ValueError:
         return []
-    return found if isinstance(found, list) else []
+    return steps if isinstance(steps, list) else []
 
 
 def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], scheme: BlockScheme) -> dict[str, str]:

@@ -61,13 +61,13 @@ def open_pickle(path: Path) -> PickleFile:
         raise _bad(path, error.strerror or str(error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise _bad(path, "it is no file that torch wrote, or cut short") from error
-    found = dict(_flatten(loaded))
-    tensors = {key: value.detach().contiguous() for key, value in found.items() if isinstance(value, torch.Tensor)}
-    metadata = {key: value for key, value in found.items() if isinstance(value, str)}
+    values = dict(_flatten(loaded))
+    tensors = {key: value.detach().contiguous() for key, value in values.items() if isinstance(value, torch.Tensor)}
+    metadata = {key: value for key, value in values.items() if isinstance(value, str)}
     strange = [key for key, tensor in tensors.items() if _name(tensor) not in DTYPES]
     if not tensors or strange:
         raise _bad(path, f"{strange[0]} has dtype {_name(tensors[strange[0]])}" if strange else "it holds no tensors")
-    entries = {key: TensorEntry(DTYPES[_name(one)], tuple(one.shape), 0, 0) for key, one in tensors.items()}
+    entries = {key: TensorEntry(DTYPES[_name(tensor)], tuple(tensor.shape), 0, 0) for key, tensor in tensors.items()}
     return PickleFile(path, metadata, entries, tensors)
 
 

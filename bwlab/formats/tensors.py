@@ -80,12 +80,12 @@ class LazyTensor:
             BwlabError: one is NaN or infinite.
 
         """
-        found = self.read()
+        stored = self.read()
         if dtype is None:
-            dtype = found.dtype if found.dtype.kind == "f" else np.float64
-        values: Numbers = found.astype(dtype, copy=False)
+            dtype = stored.dtype if stored.dtype.kind == "f" else np.float64
+        values: Numbers = stored.astype(dtype, copy=False)
         # Widening makes nothing infinite: half precision is looked through fastest as it is.
-        if not _all_finite(found if np.can_cast(found.dtype, values.dtype) else values):
+        if not _all_finite(stored if np.can_cast(stored.dtype, values.dtype) else values):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             found_bad = f"{bad} of the {values.size} numbers of {self.key} are NaN or infinite"
             raise BrokenFileError(f"reading adapter {self.source}", found_bad, "Its training failed; train it again")

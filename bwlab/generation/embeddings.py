@@ -65,9 +65,9 @@ def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
     vocabulary = pipe.tokenizer.get_vocab()
     for embedding in embeddings:
         asked = f"embedding {embedding.source or embedding.word}"
-        found = {name: int(rows.shape[1]) for name, rows in embedding.vectors.items()}
-        if found != wanted:
-            widths = [" + ".join(map(str, sizes.values())) for sizes in (found, wanted)]
+        stored = {name: int(rows.shape[1]) for name, rows in embedding.vectors.items()}
+        if stored != wanted:
+            widths = [" + ".join(map(str, sizes.values())) for sizes in (stored, wanted)]
             raise BwlabError(
                 asked,
                 f"its vectors are {widths[0]} wide, and this base's text embeddings {widths[1]}",

@@ -63,13 +63,13 @@ def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor
         )
         for tokenizer, encoder in zip(tokenizers, encoders, strict=False)
     ]
-    found = {"context": torch.cat(contexts, dim=-1)}
+    context = {"context": torch.cat(contexts, dim=-1)}
     pooled = (
         encode_texts(pipe, [" ".join(_texts(Compel.parse_prompt_string(prompt))) for prompt in prompts]).pooled
         if len(encoders) == 2
         else None
     )
-    return found if pooled is None else {**found, "pooled": pooled}
+    return context if pooled is None else {**context, "pooled": pooled}
 
 
 def weighted_embeddings(
@@ -97,7 +97,7 @@ def _require_plain(prompt: str, conjunction: Any) -> None:
     asked, fix = f"prompt {prompt!r} with --weighting {COMPEL}", "Use weights and .blend() only"
     if len(conjunction.prompts) > 1:
         raise BwlabError(asked, ".and() makes a text of another length", fix)
-    if any(getattr(one, "wants_cross_attention_control", False) for one in conjunction.prompts):
+    if any(getattr(prompt, "wants_cross_attention_control", False) for prompt in conjunction.prompts):
         raise BwlabError(asked, ".swap() needs another sampling loop", fix)
 
 

@@ -100,22 +100,22 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
 def _numbers(health: Mapping[str, ModuleHealth]) -> list[Finding]:
     broken = tuple(path for path, numbers in health.items() if not numbers.finite)
     zero = tuple(path for path, numbers in health.items() if numbers.zero)
-    found = []
+    findings = []
     if broken:
         text = f"NaN or infinite numbers in {_some(broken, len(health))}: its training failed"
-        found.append(Finding("error", "not-finite", text, broken))
+        findings.append(Finding("error", "not-finite", text, broken))
     if zero:
-        found.append(Finding("warning", "all-zero", f"{_some(zero, len(health))} change nothing: all zero", zero))
-    return found
+        findings.append(Finding("warning", "all-zero", f"{_some(zero, len(health))} change nothing: all zero", zero))
+    return findings
 
 
 def _alphas(contents: AdapterContents) -> list[Finding]:
     scaled = {path: module for path, module in contents.modules.items() if module.rank() is not None}
     nothing = tuple(path for path, module in scaled.items() if module.alpha == 0)
-    found = []
+    findings = []
     if nothing:
         text = f"alpha 0 in {_some(nothing, len(scaled))}: kohya's trainer takes the rank, other tools no effect"
-        found.append(Finding("error", "alpha-0", text, nothing))
+        findings.append(Finding("error", "alpha-0", text, nothing))
     alphas = sorted({float(module.rank() or 0) if module.alpha is None else module.alpha for module in scaled.values()})
     if len(alphas) > 1 and contents.dialect in KOHYA_DIALECTS:
         listed = ", ".join(f"{alpha:g}" for alpha in alphas[:4])
@@ -123,8 +123,8 @@ def _alphas(contents: AdapterContents) -> list[Finding]:
             f"{len(alphas)} different alphas ({listed}{', ...' if len(alphas) > 4 else ''}): diffusers 0.42 mis-scales"
         )
         text += " such files; 'bwlab convert' folds them into one"
-        found.append(Finding("warning", "mixed-alphas", text))
-    return found
+        findings.append(Finding("warning", "mixed-alphas", text))
+    return findings
 
 
 def _spikes(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
@@ -143,15 +143,15 @@ def _spikes(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> li
 
 
 def _keys(contents: AdapterContents) -> list[Finding]:
-    found = []
+    findings = []
     if contents.unknown:
         count = len(contents.unknown)
         text = f"{count} {'key' if count == 1 else 'keys'} that no reader understands, first {contents.unknown[0]}"
-        found.append(Finding("warning", "unknown-keys", text, contents.unknown))
+        findings.append(Finding("warning", "unknown-keys", text, contents.unknown))
     if contents.dialect == "kohya-doubled":
         text = "doubled prefix in its keys: most tools load nothing; 'bwlab convert' mends it"
-        found.append(Finding("warning", "doubled-prefix", text))
-    return found
+        findings.append(Finding("warning", "doubled-prefix", text))
+    return findings
 
 
 def _diffusers(contents: AdapterContents) -> list[Finding]:

@@ -104,9 +104,9 @@ def truncate_dense(matrix: Array, rank: int) -> Truncation:
         basis = _leading_basis(matrix, rank, energy)
     projected = basis.T @ matrix
     values = np.linalg.norm(projected, axis=1)
-    found = values > EPSILON * max(out, inner) * math.sqrt(energy)
-    roots = np.sqrt(values[found])
-    near = FactoredMatrix(basis[:, found] * roots, projected[found] / roots[:, None])
+    kept = values > EPSILON * max(out, inner) * math.sqrt(energy)
+    roots = np.sqrt(values[kept])
+    near = FactoredMatrix(basis[:, kept] * roots, projected[kept] / roots[:, None])
     return Truncation(near, energy, max(0.0, energy - float(np.sum(values**2))))
 
 
@@ -118,10 +118,10 @@ def _leading_basis(matrix: Array, rank: int, energy: float) -> Array:
     for step in range(MOST_STEPS):
         projected = block.T @ matrix
         values, turns = np.linalg.eigh(projected @ projected.T)
-        found = float(values[::-1][:rank].sum())
-        if found - captured <= CONVERGED * energy or step == MOST_STEPS - 1:
+        capturing = float(values[::-1][:rank].sum())
+        if capturing - captured <= CONVERGED * energy or step == MOST_STEPS - 1:
             break
-        captured = found
+        captured = capturing
         block = thin_qr(matrix @ projected.T)[0]
     basis: Array = block @ turns[:, ::-1][:, :rank]
     return basis

@@ -161,7 +161,7 @@ def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -
         raise TypeError("it has no function marked @bwlab.hookimpl")
     known = [name for name, caller in vars(manager.hook).items() if not name.startswith("_") and caller.has_spec()]
     for caller in callers:
-        mine = [one for one in caller.get_hookimpls() if one.plugin is candidate.plugin and not one.optionalhook]
+        mine = [impl for impl in caller.get_hookimpls() if impl.plugin is candidate.plugin and not impl.optionalhook]
         if mine and not caller.has_spec():
             near = nearest(caller.name, known)
             raise TypeError(f"unknown hook {caller.name}" + (f", did you mean {near}?" if near else ""))

@@ -78,9 +78,9 @@ def load_more_art(work: Path, art: Art) -> MoreArt:
     stored = work / "more-art.npz"
     if not stored.is_file():
         fetch_icon_sets(work)
-        found = _draw([Drawings(work, icons) for icons in ICON_SETS if icons.role != "benchmark-only"], art)
+        drawn = _draw([Drawings(work, icons) for icons in ICON_SETS if icons.role != "benchmark-only"], art)
         temporary = work / "more-art.tmp.npz"
-        np.savez_compressed(temporary, names=np.array(found.names), pixels=found.pixels, drawn=found.drawn)
+        np.savez_compressed(temporary, names=np.array(drawn.names), pixels=drawn.pixels, drawn=drawn.drawn)
         temporary.replace(stored)
     with np.load(stored) as file:
         return MoreArt(tuple(str(name) for name in file["names"]), file["pixels"], file["drawn"])

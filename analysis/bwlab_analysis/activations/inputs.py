@@ -20,6 +20,7 @@ from bwlab.terminal import counted
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.dataset.encoded import EncodedFolder
 
 
 TIMESTEPS = (801, 601, 401, 201)
@@ -55,59 +56,13 @@ class Inputs:
             yield replace(self, latents=self.latents[rows], noise=self.noise[rows], captions=self.captions[rows])
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedImages:
-    """A folder of captioned images, as latents.
-
-    Attributes:
-        folder: of the images.
-        latents: `(images, channels, h, w)`, scaled as the UNet expects them.
-        captions: one for each image.
-
-    """
-
-    folder: Path
-    latents: Tensor
-    captions: tuple[str, ...]
-
-    def inputs(self, count: int, seed: int) -> Inputs:
-        """Return `count` inputs from the first images, or from all of them, each used equally often."""
-        used = min(count, len(self.latents))
-        repeats = -(-count // used)
-        latents = self.latents[:used].repeat(repeats, 1, 1, 1)[:count]
-        captions = (self.captions[:used] * repeats)[:count]
-        return _noisy(latents, captions, seed, f"{counted(used, 'image')} in {self.folder}", used)
-
-
-def encode_folder(pipe: Pipeline, folder: Path, most: int, option: str = "--data") -> EncodedImages:
-    """Return the first images of a folder as latents.
-
-    Args:
-        pipe: the base, whose autoencoder is used.
-        folder: of images with captions, as training data is laid out.
-        most: number of images to read, at most.
-        option: the command's option that names the folder, for messages.
-
-    Raises:
-        BwlabError: no such folder, no image in it, a broken image or a missing caption.
-
-    """
-    from bwlab.dataset.config import DataConfig
-    from bwlab.dataset.examples import Subset
-    from bwlab.dataset.folders import MissingCaption, images_of, read_example
-    from bwlab.images import UnreadableImage, read_image_tensor
-
-    subset = Subset(DataConfig(folder=str(folder)), f"{option} {folder}")
-    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
-    try:
-        examples = [read_example(path, subset) for path in images_of(subset)[:most]]
-        images = torch.stack([read_image_tensor(example.path, side) for example in examples])
-    # The messages of these errors name settings of a training, which this command does not have.
-    except MissingCaption as error:
-        raise BwlabError(error.asked, error.found, "Write the caption") from error
-    except UnreadableImage as error:
-        raise BwlabError(error.asked, error.found, "Repair or remove it") from error
-    return EncodedImages(folder, encode_images(pipe.vae, images).mean, tuple(example.caption for example in examples))
+def folder_inputs(images: EncodedFolder, count: int, seed: int) -> Inputs:
+    """Return `count` inputs from the first images, or from all of them, each used equally often."""
+    used = min(count, len(images.latents))
+    repeats = -(-count // used)
+    latents = images.latents[:used].repeat(repeats, 1, 1, 1)[:count]
+    captions = (images.captions[:used] * repeats)[:count]
+    return _noisy(latents, captions, seed, f"{counted(used, 'image')} in {images.folder}", used)
 
 
 def generated_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: int, steps: int = 15) -> Inputs:
@@ -141,8 +96,8 @@ def text_conditions(
     pipe: Pipeline, captions: Sequence[str], adapters: Sequence[ScaledAdapter] = ()
 ) -> Mapping[str, Any]:
     """Return the UNet's keyword arguments for captions, read by text encoders with adapters."""
-    scaled = [ScaledAdapter(one.adapter.only(in_text_encoder), one.scale) for one in adapters]
-    with attach(pipe.unet, *(one for one in scaled if one.adapter.layers), text_encoder=text_encoders(pipe)):
+    scaled = [ScaledAdapter(entry.adapter.only(in_text_encoder), entry.scale) for entry in adapters]
+    with attach(pipe.unet, *(entry for entry in scaled if entry.adapter.layers), text_encoder=text_encoders(pipe)):
         return unet_arguments(pipe, encode_texts(pipe, captions))
 
 

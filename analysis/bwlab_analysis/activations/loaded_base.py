@@ -13,11 +13,13 @@ from bwlab.adapters.load import load_adapter
 from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.dataset.encoded import encode_folder
 from bwlab.formats.read import read_contents
-from bwlab_analysis.activations.inputs import EncodedImages, Inputs, encode_folder, generated_inputs
+from bwlab_analysis.activations.inputs import Inputs, folder_inputs, generated_inputs
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.dataset.encoded import EncodedFolder
     from bwlab.plugins.manager import PluginManager
 
 
@@ -43,7 +45,7 @@ class LoadedBase:
         adapter = load_adapter(path, self.pipe.unet, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
         return adapter.to(self.pipe.unet.device, self.pipe.unet.dtype)
 
-    def images(self, folder: Path, most: int, option: str = "--data") -> EncodedImages:
+    def images(self, folder: Path, most: int, option: str = "--data") -> EncodedFolder:
         """Return a folder's first images as latents; BwlabError for a bad folder, image or caption."""
         return encode_folder(self.pipe, folder, most, option)
 
@@ -67,7 +69,7 @@ def open_base(base: str, manager: PluginManager, device: str = "auto") -> Loaded
 
 
 def choose_inputs(
-    base: LoadedBase, folders: Sequence[EncodedImages], prompts: Sequence[str], count: int, seed: int
+    base: LoadedBase, folders: Sequence[EncodedFolder], prompts: Sequence[str], count: int, seed: int
 ) -> Inputs:
     """Return inputs from image folders, in equal parts; without folders, from images that the base generates.
 
@@ -78,7 +80,7 @@ def choose_inputs(
     if not folders:
         return generated_inputs(base.pipe, prompts, count, seed)
     each = math.ceil(count / len(folders))
-    return concatenate_inputs([images.inputs(each, seed + index) for index, images in enumerate(folders)])
+    return concatenate_inputs([folder_inputs(images, each, seed + index) for index, images in enumerate(folders)])
 
 
 def concatenate_inputs(parts: Sequence[Inputs]) -> Inputs:

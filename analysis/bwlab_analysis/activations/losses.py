@@ -188,16 +188,16 @@ def blame_of_losses(reports: Sequence[LossReport]) -> tuple[BlockBlame, ...]:
     """
     effects = {report.adapter: report.base.value - report.own.value for report in reports}
     needs = {
-        (report.adapter, one.block): one.change.value / effects[report.adapter]
+        (report.adapter, need.block): need.change.value / effects[report.adapter]
         for report in reports
-        for one in report.need
+        for need in report.need
         if effects[report.adapter] > 0
     }
     blame = []
     for report in reports:
         other = "b" if report.adapter == "a" else "a"
         if effects[report.adapter] > 0:
-            for one in report.blame:
-                gain = one.change.value / effects[report.adapter]
-                blame.append(BlockBlame(other, one.block, gain, needs.get((other, one.block))))
+            for change in report.blame:
+                gain = change.change.value / effects[report.adapter]
+                blame.append(BlockBlame(other, change.block, gain, needs.get((other, change.block))))
     return worst_first(blame)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
     from bwlab.blocks.scheme import BlockScheme
+    from bwlab.dataset.encoded import EncodedFolder
     from bwlab.plugins.manager import PluginManager
-    from bwlab_analysis.activations.inputs import EncodedImages, Inputs
+    from bwlab_analysis.activations.inputs import Inputs
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.losses import BlockBlame, LossReport
@@ -85,18 +86,18 @@ def _measure_pair(
     a: Adapter,
     b: Adapter,
     inputs: Inputs,
-    images: Mapping[str, EncodedImages],
+    images: Mapping[str, EncodedFolder],
     settings: BaseSettings,
 ) -> PairInBase:
+    from bwlab_analysis.activations.inputs import folder_inputs
     from bwlab_analysis.activations.interaction import interaction
     from bwlab_analysis.activations.losses import loss_interference
 
     chosen = settings.timesteps, settings.draws, settings.seed
+    own_inputs = {name: folder_inputs(folder, settings.latents, settings.seed) for name, folder in images.items()}
     losses = tuple(
-        loss_interference(
-            base.pipe, base.scheme, own, other, images[name].inputs(settings.latents, settings.seed), name, *chosen
-        )
+        loss_interference(base.pipe, base.scheme, own, other, own_inputs[name], name, *chosen)
         for name, own, other in (("a", a, b), ("b", b, a))
-        if name in images
+        if name in own_inputs
     )
     return PairInBase(base.scheme, interaction(base.pipe, base.scheme, a, b, inputs, *chosen), losses)

@@ -228,7 +228,7 @@ def search_scales(
     start = PairScales(
         tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
     )
-    worst = sorted(blame, key=lambda one: -one.weight)
+    worst = sorted(blame, key=lambda block: -block.weight)
     trials: dict[PairScales, Scored] = {}
 
     def attempt(composition: PairScales, reason: str) -> None:
@@ -242,7 +242,7 @@ def search_scales(
             attempt(composition, reason)
     while len(trials) < budget:
         best = _ranked(trials.values())[0].composition
-        fresh = [one for one in _neighbours(best, worst) if one[0] not in trials]
+        fresh = [proposal for proposal in _neighbours(best, worst) if proposal[0] not in trials]
         if not fresh:
             break
         attempt(*fresh[0])
@@ -255,17 +255,17 @@ def _ranked(trials: Iterable[Scored]) -> list[Scored]:
 
 def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
     """Return trials, the best first, each with its distance to the best at the same resampled prompts and seeds."""
-    best, resampled = ranked[0].retention.harmonic_mean, [search.resampled(one.scores) for one in ranked]
+    best, resampled = ranked[0].retention.harmonic_mean, [search.resampled(trial.scores) for trial in ranked]
     return [
         Trial(
-            one.composition,
-            one.reason,
-            one.retention,
-            one.scores,
-            interval(one.retention.harmonic_mean, drawn),
-            interval(best - one.retention.harmonic_mean, resampled[0] - drawn),
+            trial.composition,
+            trial.reason,
+            trial.retention,
+            trial.scores,
+            interval(trial.retention.harmonic_mean, drawn),
+            interval(best - trial.retention.harmonic_mean, resampled[0] - drawn),
         )
-        for one, drawn in zip(ranked, resampled, strict=True)
+        for trial, drawn in zip(ranked, resampled, strict=True)
     ]
 
 
@@ -278,9 +278,12 @@ def _proposals(
         style = tuple((block, float(block in covered)) for block, _ in start.style)
         if any(scale for block, scale in style if block != TEXT):
             yield PairScales(start.identity, style), f"style in {part} only"
-    for one in worst:
+    for blamed in worst:
         for scale in TURNED_DOWN:
-            yield start.with_scale(one.adapter, one.block, scale), f"blamed: {one.adapter} {_how(scale)} in {one.block}"
+            yield (
+                start.with_scale(blamed.adapter, blamed.block, scale),
+                f"blamed: {blamed.adapter} {_how(scale)} in {blamed.block}",
+            )
 
 
 def _how(scale: float) -> str:
@@ -289,17 +292,17 @@ def _how(scale: float) -> str:
 
 def _neighbours(best: PairScales, worst: Sequence[WeightedBlock]) -> Iterator[tuple[PairScales, str]]:
     """Yield the best composition with one block changed: blamed blocks down first, then blocks up again."""
-    for one in worst:
+    for blamed in worst:
         for scale in TURNED_DOWN:
-            if best.scales(one.adapter)[one.block] > scale:
-                reason = f"best so far, {one.adapter} {_how(scale)} in {one.block}"
-                yield best.with_scale(one.adapter, one.block, scale), reason
-    for one in reversed(worst):
-        now = best.scales(one.adapter)[one.block]
+            if best.scales(blamed.adapter)[blamed.block] > scale:
+                reason = f"best so far, {blamed.adapter} {_how(scale)} in {blamed.block}"
+                yield best.with_scale(blamed.adapter, blamed.block, scale), reason
+    for blamed in reversed(worst):
+        now = best.scales(blamed.adapter)[blamed.block]
         for scale in (0.5, 1.0):
             if now < scale:
-                reason = f"best so far, {one.adapter} up to {scale:g} in {one.block}"
-                yield best.with_scale(one.adapter, one.block, scale), reason
+                reason = f"best so far, {blamed.adapter} up to {scale:g} in {blamed.block}"
+                yield best.with_scale(blamed.adapter, blamed.block, scale), reason
 
 
 def recommend(

@@ -110,7 +110,7 @@ class Judge:
     @property
     def leading(self) -> tuple[str, ...]:
         """The scorers whose harmonic mean is taken: the first of identity, of style and of text."""
-        return tuple(next(one.name for one in self.scorers if one.kind == kind) for kind in KINDS)
+        return tuple(next(scorer.name for scorer in self.scorers if scorer.kind == kind) for kind in KINDS)
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, tuple[float, ...]]:
         """Return each scorer's score of each image, and their harmonic mean."""
@@ -119,7 +119,7 @@ class Judge:
             "style": self.references.style,
             "text": prompts,
         }
-        values = {one.name: tuple(self._load[one.name](images, against[one.kind])) for one in self.scorers}
+        values = {scorer.name: tuple(self._load[scorer.name](images, against[scorer.kind])) for scorer in self.scorers}
         triples = zip(*(values[name] for name in self.leading), strict=True)
         return {**values, HARMONIC: tuple(harmonic_mean(triple) for triple in triples)}
 
@@ -221,11 +221,11 @@ class BlockProfile:
 
 def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockProfile]:
     """Return the profile of each block that was knocked in and out among `scores`, differences paired by image."""
-    named = {one.name: one for one in scores}
+    named = {scored.name: scored for scored in scores}
     knocked = {
-        (*one.condition.block, one.condition.knocked): one
-        for one in scores
-        if one.condition is not None and one.condition.block is not None
+        (*scored.condition.block, scored.condition.knocked): scored
+        for scored in scores
+        if scored.condition is not None and scored.condition.block is not None
     }
     return [
         BlockProfile(

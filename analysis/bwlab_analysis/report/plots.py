@@ -33,7 +33,7 @@ def plot_activations(report: ActivationReport, measure: str = "effect") -> Figur
     known = list(report.changes[0].measures)
     if measure not in known:
         raise BwlabError(f"a figure of {measure}", "no such measure", f"Choose from {', '.join(known)}")
-    blocks = list(dict.fromkeys(one.block for one in report.changes))
+    blocks = list(dict.fromkeys(change.block for change in report.changes))
     rows = [[report.at(block, time).measures[measure].value for time in report.timesteps] for block in blocks]
     figure, (axes,) = panels(1 + 0.8 * len(report.timesteps), 1 + 0.35 * len(blocks))
     drawn = axes.imshow(rows, aspect="auto", cmap="viridis")
@@ -52,18 +52,21 @@ def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -
         BwlabError: there is no profile of that adapter.
 
     """
-    own = [one for one in profiles if one.adapter == adapter]
+    own = [profile for profile in profiles if profile.adapter == adapter]
     if not own:
         raise BwlabError(
             f"a figure of the {adapter} adapter", "no block of it was profiled", "Choose identity or style"
         )
     figure, (axes,) = panels(7, 3.2)
     for offset, (name, label) in enumerate((("knocked_in", "alone"), ("knocked_out", "beside the other"))):
-        found = [getattr(one, name)[scorer] for one in own]
+        changes = [getattr(profile, name)[scorer] for profile in own]
         places = [index + 0.4 * offset - 0.2 for index in range(len(own))]
-        errors = [[one.mean - one.low for one in found], [one.high - one.mean for one in found]]
-        axes.bar(places, [one.mean for one in found], 0.36, yerr=errors, capsize=2, label=label)
-    axes.set_xticks(range(len(own)), [one.block for one in own])
+        errors = [
+            [change.mean - change.low for change in changes],
+            [change.high - change.mean for change in changes],
+        ]
+        axes.bar(places, [change.mean for change in changes], 0.36, yerr=errors, capsize=2, label=label)
+    axes.set_xticks(range(len(own)), [profile.block for profile in own])
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_ylabel(f"change of {scorer}")
     axes.legend()

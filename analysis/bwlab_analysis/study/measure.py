@@ -61,7 +61,7 @@ def _weights(files: list[Path], context: JobContext, base: LoadedBase) -> Json:
 
 
 def _activations(files: list[Path], settings: MeasureSettings, context: JobContext, folder: Path) -> dict[str, Json]:
-    from bwlab_analysis.activations.inputs import parse_timesteps
+    from bwlab_analysis.activations.inputs import folder_inputs, parse_timesteps
     from bwlab_analysis.activations.interaction import interaction
     from bwlab_analysis.activations.loaded_base import choose_inputs
     from bwlab_analysis.activations.losses import blame_of_losses, loss_interference
@@ -77,7 +77,7 @@ def _activations(files: list[Path], settings: MeasureSettings, context: JobConte
     on_images = interaction(pipe, scheme, a, b, own, times, draws, seed, blame)
     on_prompts = interaction(pipe, scheme, a, b, generated, times, 0, seed, False)
     losses = [
-        loss_interference(pipe, scheme, own, other, images.inputs(count, seed), role, times, draws, seed, blame)
+        loss_interference(pipe, scheme, own, other, folder_inputs(images, count, seed), role, times, draws, seed, blame)
         for role, own, other, images in (("a", a, b, folders[0]), ("b", b, a, folders[1]))
     ]
     measures: dict[str, Json] = {

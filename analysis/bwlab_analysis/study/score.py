@@ -94,12 +94,12 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
     maps = feature_maps(clip, [true, *images])
     grey = [_grey(image) for image in (true, *images)]
     return {
-        "embedding_distance": tuple(float(1 - one @ embeddings[0]) for one in embeddings[1:]),
+        "embedding_distance": tuple(float(1 - embedding @ embeddings[0]) for embedding in embeddings[1:]),
         "feature_distance": tuple(
-            sum(float((one[place] - one[0]).square().sum(0).mean()) for one in maps) / len(maps)
-            for place in range(1, len(images) + 1)
+            sum(float((level[index] - level[0]).square().sum(0).mean()) for level in maps) / len(maps)
+            for index in range(1, len(images) + 1)
         ),
-        "structure_distance": tuple(1 - _likeness(grey[0], one) for one in grey[1:]),
+        "structure_distance": tuple(1 - _likeness(grey[0], image) for image in grey[1:]),
     }
 
 
@@ -119,9 +119,9 @@ def feature_maps(clip: ClipModel, images: Sequence[Image]) -> list[Tensor]:
         raise BwlabError(f"feature distance by {clip.name}", "its image tower hands out no feature maps", fix)
     with torch.no_grad():
         batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
-        found = tower.forward_intermediates(batch, intermediates_only=True)
-    maps = found["image_intermediates"] if isinstance(found, dict) else found
-    return [normalize(one.double(), dim=1) for one in maps[:DEPTHS]]
+        intermediates = tower.forward_intermediates(batch, intermediates_only=True)
+    maps = intermediates["image_intermediates"] if isinstance(intermediates, dict) else intermediates
+    return [normalize(level.double(), dim=1) for level in maps[:DEPTHS]]
 
 
 def _grey(image: Image) -> Any:

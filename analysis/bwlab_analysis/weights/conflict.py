@@ -150,7 +150,7 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
     widths_a, widths_b = text_widths(a.shapes), text_widths(b.shapes)
     if widths_a and widths_b and widths_a.isdisjoint(widths_b):
         raise BwlabError(asked, f"they read text of {min(widths_a)} and of {min(widths_b)} numbers a word", fix)
-    made_for = [one.contents.architecture for one in (a, b)]
+    made_for = [adapter.contents.architecture for adapter in (a, b)]
     if "unknown" not in made_for and made_for[0] != made_for[1]:
         raise BwlabError(asked, f"one is for {LABELS[made_for[0]]}, the other for {LABELS[made_for[1]]}", fix)
 

@@ -106,9 +106,9 @@ def _tuples(size: int, inner_a: int, inner_b: int, x1: int, x2: int, y1: int, y2
     if x1 != x2:
         indices[2:] = first // a * a + second % a, second // a * a + first % a
     fits = np.ones((len(index), len(index)), np.bool_)
-    for pairing, digits in ((y1, [one // b for one in indices]), (y2, [one % b for one in indices])):
-        for one, other in PAIRINGS[names[pairing]]:
-            fits &= digits[one] == digits[other]
+    for pairing, digits in ((y1, [number // b for number in indices]), (y2, [number % b for number in indices])):
+        for left, right in PAIRINGS[names[pairing]]:
+            fits &= digits[left] == digits[right]
     return int(np.count_nonzero(fits)) * int(outer ** (1 + (x1 == y1))) * int(inner ** (1 + (x2 == y2)))
 
 

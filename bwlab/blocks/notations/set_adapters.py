@@ -113,14 +113,14 @@ def _side_scales(side: str, scales: object, levels: Mapping[int, list[str]]) -> 
 
 
 def _transformers(scheme: BlockScheme) -> Transformers:
-    found: Transformers = {"down": {}, "up": {}}
+    paths: Transformers = {"down": {}, "up": {}}
     for module in scheme.modules:
         match = TRANSFORMER.fullmatch(module.path)
         if match is not None and match[1]:
-            found[match[1]].setdefault(int(match[2]), []).append(module.path)
-    if not (found["down"] and found["up"]):
+            paths[match[1]].setdefault(int(match[2]), []).append(module.path)
+    if not (paths["down"] and paths["up"]):
         raise _bad(scheme.name, "diffusers has no scales per block for such a model")
-    return found
+    return paths
 
 
 def _shortest(numbers: list[float]) -> float | list[float]:
