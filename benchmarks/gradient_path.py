@@ -24,7 +24,7 @@ from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.conditioning import encode_texts, unet_arguments
 from bwlab.base.load import base_scheme, load_base
-from bwlab.base.prediction import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule
 from bwlab.benchmark import load_benchmark
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager

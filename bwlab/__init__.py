@@ -148,7 +148,7 @@ def attach(
         BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
 
     """
-    from bwlab.generation.attach import attach as attach_to_pipeline
+    from bwlab.generation.attach import attach_to_pipeline
 
     return attach_to_pipeline(pipe, adapters, _manager(manager), embeddings)
 

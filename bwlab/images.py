@@ -165,7 +165,10 @@ def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirr
 
 
 def image_paths(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
-    """Yield the image files in a folder, and in its subfolders if `recursive`, sorted, without hidden ones."""
+    """Yield the image files (`IMAGE_SUFFIXES`) in a folder, and in its subfolders if `recursive`, without hidden ones.
+
+    They are sorted. A single file that a user names is read whatever its suffix, if Pillow can.
+    """
     yield from paths_with(IMAGE_SUFFIXES, folder, recursive)
 
 

@@ -1,8 +1,9 @@
-"""What plugins give the analysis: block metrics, conflict measures and fidelity scorers.
+"""The types that measures have in common: what plugins give, values beside their null, and the blame of blocks.
 
-All are descriptions that cost nothing to import. Metrics of weights work in two steps, so that no command ever holds
-all modules of two adapters: `of_module` reduces one module to a few numbers, `of_block` makes one value of the numbers
-of all modules of a block (or a cell, a module kind, the whole adapter).
+Plugins give block metrics, conflict measures and fidelity scorers, as descriptions that cost nothing to import.
+Metrics of weights work in two steps, so that no command ever holds all modules of two adapters: `of_module` reduces
+one module to a few numbers, `of_block` makes one value of the numbers of all modules of a block (or a cell, a module
+kind, the whole adapter).
 """
 
 from __future__ import annotations
@@ -123,3 +124,26 @@ class FidelityScorer:
     kind: Literal["identity", "style", "text"]
     summary: str
     load: Callable[[], Callable[[Sequence[Image], Sequence[Any]], list[float]]]
+
+
+@dataclass(frozen=True)
+class BlockBlame:
+    """What switching one block of one adapter off does, both adapters being on.
+
+    Attributes:
+        adapter: `"a"` or `"b"`: whose block it is.
+        block: the block.
+        gain: what the other adapter gets back, as a share of its effect alone; below 0 if it loses.
+        loss: what its own adapter loses, likewise; None where that was not measured.
+
+    """
+
+    adapter: str
+    block: str
+    gain: float
+    loss: float | None
+
+
+def worst_first(blame: Sequence[BlockBlame]) -> tuple[BlockBlame, ...]:
+    """Return blame sorted by what the other adapter gets back, the most first."""
+    return tuple(sorted(blame, key=lambda block: -block.gain))

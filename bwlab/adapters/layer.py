@@ -74,7 +74,7 @@ class AdapterLayer(nn.Module, ABC):
         """Return leaf name -> tensor, `alpha` (a float32 scalar) included; the inverse of `from_tensors`."""
 
     def file_tensors(self, alpha: float) -> dict[str, Tensor]:
-        """Return `tensors()` rewritten for another alpha where the type can do so: here alpha is folded in on save.
+        """Return `tensors()` rewritten for another alpha, as on save, where the type can do so (`LowRankLayer` does).
 
         A file carries one alpha for all its modules, because diffusers 0.42 mis-scales files that carry several. Types
         whose alpha is no plain factor keep their own, as this default does.

@@ -81,7 +81,10 @@ class LowRankLayer(AdapterLayer):
         return {DOWN: self.down.detach(), UP: self.up.detach(), ALPHA: torch.tensor(self.alpha)}
 
     def file_tensors(self, alpha: float) -> dict[str, Tensor]:
-        """Return `tensors()` with `self.alpha / alpha` folded into up: the same delta, written with another alpha."""
+        """Return `tensors()` with `self.alpha / alpha` folded into up, as on save: the same delta with another alpha.
+
+        Files of other tools are written by `bwlab.formats.modules.with_alpha`.
+        """
         if alpha == self.alpha:
             return self.tensors()
         up = self.up.detach() * (self.alpha / alpha)
@@ -102,7 +105,11 @@ class LowRankLayer(AdapterLayer):
         return add_projected_up(total, hidden, self.up, scale * self.scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """Return `s * up @ down` as a weight of shape `weight_shape`; the base weight is not needed."""
+        """Return `s * up @ down` in the shape of the weight; the base weight is not needed.
+
+        Of a convolution, up `(out, r)` times down `(r, in * k * k)` becomes `(out, in, k, k)`. The delta of a module
+        in a file, without torch, is `bwlab.formats.algorithms.lora.Lora.delta`.
+        """
         product = self.up.flatten(1) @ self.down.flatten(1) * self.scale
         return product.reshape(self.weight_shape)
 

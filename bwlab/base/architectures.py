@@ -61,16 +61,6 @@ OPEN_CLIP_BIG_G: Config = {
     "hidden_act": "gelu",
 }
 
-NOISE: Config = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "steps_offset": 1,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-}
-
 
 @dataclass(frozen=True)
 class Architecture:

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
     from torch import Tensor
 
-    from bwlab.base.architectures import Pipeline
     from bwlab.base.header import SingleFileHeader
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
-TRAINABLE = (EPSILON, VELOCITY, "sample")
 NAMES = {"epsilon": EPSILON, "eps": EPSILON, "v": VELOCITY, "v_prediction": VELOCITY, "vpred": VELOCITY}
 YAML_LINE = re.compile(r"^\s*parameterization\s*:\s*[\"']?([\w-]+)", re.MULTILINE)
 ARCHITECTURE_KEY, PREDICTION_KEY = "modelspec.architecture", "modelspec.prediction_type"
@@ -104,14 +102,3 @@ def last_step_cosine(unet: UNet2DConditionModel, context: Tensor, last: int = 99
     with torch.no_grad():
         output = unet(noise, last, encoder_hidden_states=context).sample
     return float(torch.cosine_similarity(noise.flatten().double(), output.flatten().double(), dim=0))
-
-
-def noise_schedule(pipe: Pipeline) -> DDPMScheduler:
-    """Return the noise schedule that a base was trained with; BwlabError if its prediction type is unknown."""
-    from diffusers import DDPMScheduler
-
-    kind = pipe.scheduler.config.get("prediction_type", EPSILON)
-    if kind not in TRAINABLE:
-        fix = f"Use a base with {', '.join(TRAINABLE)}"
-        raise BwlabError("the base's scheduler", f"prediction_type {kind!r}", fix)
-    return DDPMScheduler.from_config(pipe.scheduler.config)

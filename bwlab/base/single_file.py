@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.base.architectures import NOISE, PUBLISHED, Architecture, Config
+from bwlab.base.architectures import PUBLISHED, Architecture, Config
 from bwlab.base.header import CHECKPOINT_ADVICE, FAMILIES, LABELS, SingleFileHeader, family_of, read_single_file_header
+from bwlab.base.noise_schedule import new_noise_schedule
 from bwlab.base.prediction import (
     ARCHITECTURE_KEY,
     EPSILON,
@@ -162,15 +163,6 @@ def _default_prediction(
     tokens = tokenizers[0]("", padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
         return measured_prediction(parts["unet"], parts["text_encoder"](tokens)[0])
-
-
-def new_noise_schedule(prediction: Prediction) -> SchedulerMixin:
-    """Return Stable Diffusion's noise schedule, as a DDIM sampler."""
-    from diffusers import DDIMScheduler
-
-    # A schedule that ends in noise alone has to be sampled from its very end (Lin et al., section 3.3).
-    ends = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if prediction.zero_snr else {}
-    return DDIMScheduler(**NOISE, prediction_type=prediction.kind, **ends)
 
 
 def new_pipeline(

@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 
 # The setting that each option gives; all other settings are given with --set.
 KEYS: Mapping[str, str] = {
-    "base": "base",
-    "data": "data.folder",
-    "dataset": "data.dataset",
-    "out": "out",
-    "adapter": "adapter.type",
-    "blocks": "adapter.blocks",
-    "alpha": "adapter.alpha",
-    "initial": "adapter.initial",
-    "steps": "training.steps",
-    "batch_size": "training.batch_size",
-    "accumulation": "training.accumulation",
-    "optimizer": "training.optimizer",
-    "lr": "training.lr",
-    "block_lr": "training.block_lr",
-    "schedule": "training.schedule",
-    "warmup": "training.warmup",
-    "precision": "training.precision",
-    "device": "training.device",
-    "seed": "training.seed",
+    "--base": "base",
+    "--data": "data.folder",
+    "--dataset": "data.dataset",
+    "--out": "out",
+    "--adapter": "adapter.type",
+    "--blocks": "adapter.blocks",
+    "--alpha": "adapter.alpha",
+    "--initial": "adapter.initial",
+    "--steps": "training.steps",
+    "--batch-size": "training.batch_size",
+    "--accumulation": "training.accumulation",
+    "--optimizer": "training.optimizer",
+    "--lr": "training.lr",
+    "--block-lr": "training.block_lr",
+    "--schedule": "training.schedule",
+    "--warmup": "training.warmup",
+    "--precision": "training.precision",
+    "--device": "training.device",
+    "--seed": "training.seed",
 }
 METAVARS: Mapping[str, str] = {
-    "data": "DIR",
-    "dataset": "FILE",
-    "out": "DIR",
-    "blocks": "SPEC",
-    "initial": "FILE",
-    "block_lr": "SPEC",
+    "--data": "DIR",
+    "--dataset": "FILE",
+    "--out": "DIR",
+    "--blocks": "SPEC",
+    "--initial": "FILE",
+    "--block-lr": "SPEC",
 }
 # What a setting comes to that is none by default.
 DERIVED_DEFAULTS: Mapping[str, str] = {
@@ -56,17 +56,18 @@ DERIVED_DEFAULTS: Mapping[str, str] = {
 }
 
 
-def flag_name(parameter: str) -> str:
-    """Return the flag of a parameter.
+def parameter_name(flag: str) -> str:
+    """Return the parameter of a flag.
 
-    >>> flag_name("batch_size")
-    '--batch-size'
+    >>> parameter_name("--batch-size")
+    'batch_size'
     """
-    return "--" + parameter.replace("_", "-")
+    return flag.removeprefix("--").replace("-", "_")
 
 
-def setting_option(name: str, key: str) -> inspect.Parameter:
-    """Return the option `--name` with the type, range, default and description of a setting of `TrainConfig`."""
+def setting_option(flag: str, key: str) -> inspect.Parameter:
+    """Return the option with the type, range, default and description of a setting of `TrainConfig`."""
+    name = parameter_name(flag)
     field = setting_fields(TrainConfig)[key]
     words = choices(field)
     kind: Any = StrEnum(name, {word: word for word in words}) if words else plain_type(field.annotation)
@@ -74,7 +75,7 @@ def setting_option(name: str, key: str) -> inspect.Parameter:
     limits = ", ".join(bounds(field)) if bound(field, "gt") is not None else ""  # typer's ranges include their ends
     option = typer.Option(
         help=" ".join((field.description or "").split()) + (f" ({limits})" if limits else ""),
-        metavar=METAVARS.get(name),
+        metavar=METAVARS.get(flag),
         min=bound(field, "ge"),
         max=bound(field, "le"),
         show_default=DERIVED_DEFAULTS.get(key, default is not None),
@@ -88,7 +89,7 @@ def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
     positional = [parameter for parameter in own if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
-    parameters = [*positional, *(setting_option(name, key) for name, key in KEYS.items()), *own[len(positional) :]]
+    parameters = [*positional, *(setting_option(flag, key) for flag, key in KEYS.items()), *own[len(positional) :]]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
@@ -123,7 +124,7 @@ def command(
     given = given_options(context, options)
     if resume and config is None and "out" in given and (Path(options["out"]) / "config.toml").is_file():
         config = Path(options["out"]) / "config.toml"
-    flags = {KEYS[name]: (flag_name(name), value) for name, value in given.items()}
+    flags = {key: (flag, given[parameter_name(flag)]) for flag, key in KEYS.items() if parameter_name(flag) in given}
     chosen = read_config(config, preset, flags, settings or ())
     try:
         path = train(chosen, build_manager(), stderr_console(), existing)

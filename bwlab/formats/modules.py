@@ -224,7 +224,9 @@ def scaled_module(module: ModuleWeights, factor: float) -> ModuleWeights:
 
 
 def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
-    """Return the module with the same deltas, expressed with another alpha; itself where its alpha is no scale.
+    """Return the module with the same delta and another alpha, the difference folded into a factor.
+
+    A module whose alpha is no scale is returned as it is.
 
     Raises:
         BwlabError: its alpha is NaN, infinite or 0.

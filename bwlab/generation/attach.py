@@ -34,7 +34,7 @@ SCHEDULE_FIX = "Attach to the pipeline that samples, or leave schedules out"
 
 
 @contextmanager
-def attach(
+def attach_to_pipeline(
     pipe: Pipeline, adapters: Sequence[AdapterSource], manager: PluginManager, embeddings: Sequence[Embedding] = ()
 ) -> Iterator[None]:
     """Let adapters and embeddings act on a pipeline inside the `with` block, and remove them however it ends.
@@ -71,7 +71,7 @@ def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, 
 
 @contextmanager
 def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> Iterator[None]:
-    """Like `attach`, with adapters that are loaded."""
+    """Like `attach_to_pipeline`, with adapters that are loaded."""
     phases = _Phases(pipe, adapters)
     with phases.stack:
         phases.enter(0)

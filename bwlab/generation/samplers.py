@@ -1,4 +1,7 @@
-"""Samplers by name, built on the noise schedule of a base model."""
+"""Samplers (diffusers' schedulers) by name, built on the noise schedule of a base model.
+
+The noise schedule of training and analysis is in `bwlab.base.noise_schedule`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
-NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+KEPT_FROM_BASE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 LCM_STEPS = 50  # of the sampler that latent consistency models are distilled from (arXiv 2310.04378)
 
 
@@ -81,4 +84,4 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
 
 def _noise(config: Mapping[str, object]) -> dict[str, object]:
     """Return the noise schedule in a scheduler's config, with the defaults that `from_config` would read anew."""
-    return {name: config[name] for name in NOISE if name in config}
+    return {name: config[name] for name in KEPT_FROM_BASE if name in config}

@@ -28,7 +28,7 @@ from bwlab.adapters.modules import layers_by_path
 from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base
-from bwlab.base.prediction import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule
 from bwlab.blocks.paths import in_unet
 from bwlab.dataset.encoded import EncodedFolder, encode_folder
 from bwlab.errors import BwlabError

@@ -14,7 +14,7 @@ from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
 from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
-from bwlab.base.prediction import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.dataset.folders import subsets
@@ -127,7 +127,10 @@ def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -
 
 
 def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
-    """Return the initial adapter: one that changes nothing, or the one in `adapter.initial`."""
+    """Return the initial adapter: one that changes nothing, or the one in `adapter.initial`.
+
+    `--blocks` (`adapter.blocks`) becomes a rank for each block here; `create_adapter` makes layers where it is above 0.
+    """
     settings = config.adapter
     adapter = create_adapter(
         pipe.unet,

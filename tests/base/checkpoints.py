@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import PUBLISHED, Architecture
+from bwlab.base.noise_schedule import new_noise_schedule
 from bwlab.base.prediction import EPSILON, Prediction
-from bwlab.base.single_file import checkpoint_tensors, empty_component, new_component, new_noise_schedule, new_pipeline
+from bwlab.base.single_file import checkpoint_tensors, empty_component, new_component, new_pipeline
 from bwlab.base.tokenizer import clip_tokenizer
 from bwlab.formats.ldm import component_locations
 

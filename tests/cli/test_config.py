@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from bwlab.cli.app import main
-from bwlab.cli.train import KEYS, command, flag_name
+from bwlab.cli.train import KEYS, command, parameter_name
 from bwlab.config.model import bound, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.training.config import TrainConfig
@@ -79,7 +79,8 @@ def test_show_refuses_what_a_run_would_refuse(capsys: pytest.CaptureFixture[str]
 def test_options_of_train_have_type_default_and_range_of_their_settings() -> None:
     fields = setting_fields(TrainConfig)
     parameters = inspect.signature(command).parameters
-    for name, key in KEYS.items():
+    for flag, key in KEYS.items():
+        name = parameter_name(flag)
         kind, option = typing.get_args(parameters[name].annotation)
         field, default = fields[key], parameters[name].default
         assert default == (field.default if field.default != "" else None)
@@ -115,6 +116,6 @@ def test_every_flag_of_train_sets_one_key() -> None:
     app.command()(command)
     flags = {name for parameter in get_command(app).params for name in parameter.opts if name.startswith("--")}
     flags -= {"--help", "--install-completion", "--show-completion"}
-    assert flags == {flag_name(name) for name in KEYS} | {"--resume", "--overwrite", "--preset", "--set"}
+    assert flags == {*KEYS} | {"--resume", "--overwrite", "--preset", "--set"}
     assert len(set(KEYS.values())) == len(KEYS)
     assert set(KEYS.values()) <= set(setting_fields(TrainConfig))

@@ -24,7 +24,7 @@ from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.generation.attach import AdapterSource, attach, embeddings_of_adapters, load_for_pipeline
+from bwlab.generation.attach import AdapterSource, attach_to_pipeline, embeddings_of_adapters, load_for_pipeline
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import PluginManager
 from tests.generation.conftest import strong_adapter
@@ -78,7 +78,7 @@ def test_the_pipeline_is_afterwards_what_it_was(
         tmp_path / "file.safetensors",
         ScaledAdapter(everywhere, "upper=1, *=0", "0-0.5:1, 0.5-1:0.3"),
     ]
-    with attach(pipe, uses, manager):
+    with attach_to_pipeline(pipe, uses, manager):
         assert (paint(pipe) != plain).any()
         assert state(pipe) != before
     assert state(pipe) == before
@@ -95,7 +95,7 @@ def test_embeddings_in_an_adapter_file_come_with_the_adapter(
     adapter = load_for_pipeline(file, pipe, manager, scheme)
     assert [(one.word, one.vectors["te"].shape) for one in adapter.embeddings] == [("<s1>", (2, width))]
     assert embeddings_of_adapters([ScaledAdapter(everywhere), ScaledAdapter(adapter, 0.5)]) == list(adapter.embeddings)
-    with attach(pipe, [adapter], manager):
+    with attach_to_pipeline(pipe, [adapter], manager):
         assert "<s1>" in pipe.tokenizer.get_added_vocab()
     assert "<s1>" not in pipe.tokenizer.get_added_vocab()
 
@@ -112,7 +112,7 @@ def test_an_exception_in_the_middle_of_sampling_leaves_nothing(
 
     with (
         pytest.raises(KeyboardInterrupt),
-        attach(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1, 0.5-1:0.3"), everywhere], manager),
+        attach_to_pipeline(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1, 0.5-1:0.3"), everywhere], manager),
     ):
         paint(pipe, callback_on_step_end=stop)
     assert state(pipe) == before
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_before_anything_is_attached(
     before = state(pipe)
     with (
         pytest.raises(BwlabError, match=found),
-        attach(pipe, [everywhere, ScaledAdapter(everywhere, scale, schedule)], manager),
+        attach_to_pipeline(pipe, [everywhere, ScaledAdapter(everywhere, scale, schedule)], manager),
     ):
         raise AssertionError("unreachable")
     assert state(pipe) == before
@@ -138,7 +138,7 @@ def test_a_missing_file_attaches_nothing(pipe: Pipeline, manager: PluginManager,
     before = state(pipe)
     with (
         pytest.raises(BwlabError, match=r"none\.safetensors"),
-        attach(pipe, [everywhere, "none.safetensors"], manager),
+        attach_to_pipeline(pipe, [everywhere, "none.safetensors"], manager),
     ):
         raise AssertionError("unreachable")
     assert state(pipe) == before
@@ -156,7 +156,7 @@ def test_every_layer_gets_the_scale_of_its_block(pipe: Pipeline, manager: Plugin
         everywhere.layers
     )
     with double(models(pipe)), double([*everywhere.layers.values()]):
-        with attach(pipe, [ScaledAdapter(everywhere, text)], manager):
+        with attach_to_pipeline(pipe, [ScaledAdapter(everywhere, text)], manager):
             hooked = unet_and_text(pipe)
         own = {path: layers[path].weight.data for path in everywhere.layers}
         try:
@@ -207,7 +207,7 @@ def test_each_step_has_its_factor(pipe: Pipeline, manager: PluginManager, everyw
         "unet", "locon", {p: layer for p, layer in everywhere.layers.items() if p[:3] != "te."}, everywhere.scheme
     )
     keep, calls = calls_of_unet(pipe)
-    with attach(pipe, [ScaledAdapter(unet_only, scale, "0-0.5:1, 0.75-1:0.3")], manager):
+    with attach_to_pipeline(pipe, [ScaledAdapter(unet_only, scale, "0-0.5:1, 0.75-1:0.3")], manager):
         handle = pipe.unet.register_forward_hook(keep, with_kwargs=True)
         try:
             paint(pipe)
@@ -231,7 +231,7 @@ def test_each_step_has_its_factor(pipe: Pipeline, manager: PluginManager, everyw
 
 
 def test_a_second_call_begins_anew(pipe: Pipeline, manager: PluginManager, everywhere: Adapter) -> None:
-    with attach(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1")], manager):
+    with attach_to_pipeline(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1")], manager):
         first, second = paint(pipe), paint(pipe)
     assert (first == second).all()
 
@@ -248,7 +248,8 @@ def test_image_to_image_begins_late_in_the_sampling(
     plain = paint(to_image, image=picture, strength=0.5)
     generated = {}
     for schedule in ("0-0.5:1", "0.5-1:1", "1"):
-        with attach(pipe, [ScaledAdapter(unet_only, schedule=schedule)], manager):  # the schedulers are one object
+        # The schedulers are one object.
+        with attach_to_pipeline(pipe, [ScaledAdapter(unet_only, schedule=schedule)], manager):
             generated[schedule] = paint(to_image, image=picture, strength=0.5)
     assert (generated["0-0.5:1"] == plain).all()
     assert (generated["0.5-1:1"] == generated["1"]).all()
@@ -258,9 +259,9 @@ def test_image_to_image_begins_late_in_the_sampling(
 def test_layers_of_text_encoders_keep_their_scale(pipe: Pipeline, manager: PluginManager) -> None:
     adapter = strong_adapter(pipe, manager, "te=4", seed=1, text=True)
     plain = paint(pipe)
-    with attach(pipe, [adapter], manager):
+    with attach_to_pipeline(pipe, [adapter], manager):
         always = paint(pipe)
-    with attach(pipe, [ScaledAdapter(adapter, schedule="0.5-1:0")], manager):
+    with attach_to_pipeline(pipe, [ScaledAdapter(adapter, schedule="0.5-1:0")], manager):
         scheduled = paint(pipe)
     assert (always == scheduled).all()
     assert (always != plain).any()
@@ -271,9 +272,9 @@ def test_sdxl_with_both_text_encoders(xl_pipe: Pipeline, manager: PluginManager)
     assert {path.split(".")[0] for path in adapter.layers} >= {"te", "te2", "down_blocks", "mid_block", "up_blocks"}
     plain = paint(xl_pipe)  # transformers sets hooks of its own that stay
     before = state(xl_pipe)
-    with attach(xl_pipe, [ScaledAdapter(adapter, "te1=0, all=0")], manager):
+    with attach_to_pipeline(xl_pipe, [ScaledAdapter(adapter, "te1=0, all=0")], manager):
         second_only = paint(xl_pipe)
-    with attach(xl_pipe, [ScaledAdapter(adapter, "te=0", "0-0.5:1")], manager):
+    with attach_to_pipeline(xl_pipe, [ScaledAdapter(adapter, "te=0", "0-0.5:1")], manager):
         early = paint(xl_pipe)
     assert state(xl_pipe) == before
     assert (second_only != plain).any()
@@ -288,7 +289,7 @@ def test_generate_generates_what_the_users_own_call_paints(
     ours = generate(pipe, ["fox"], [3], [ScaledAdapter(everywhere, 0.5)], steps=STEPS, cfg=5.0, sampler="ddim")[0]
     pipe.scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False, steps_offset=1)
     try:
-        with attach(pipe, [ScaledAdapter(everywhere, 0.5)], manager):
+        with attach_to_pipeline(pipe, [ScaledAdapter(everywhere, 0.5)], manager):
             theirs = paint(pipe)
     finally:
         pipe.scheduler = scheduler
@@ -301,7 +302,7 @@ def test_a_schedule_without_sampling_is_an_error(pipe: Pipeline, manager: Plugin
     noisy = torch.zeros(2, 4, 8, 8)
     pipe.scheduler = DDIMScheduler.from_config(scheduler.config)
     try:
-        with attach(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1")], manager):
+        with attach_to_pipeline(pipe, [ScaledAdapter(everywhere, schedule="0-0.5:1")], manager):
             with pytest.raises(BwlabError, match="no sampling steps"):
                 pipe.unet(noisy, 500, text)
             pipe.scheduler.set_timesteps(STEPS)

@@ -13,7 +13,6 @@ from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
-from bwlab_analysis.activations.losses import BlockBlame, worst_first
 from bwlab_analysis.activations.passes import (
     BASE,
     BOTH,
@@ -28,7 +27,7 @@ from bwlab_analysis.activations.passes import (
     without,
 )
 from bwlab_analysis.activations.random_adapters import beside_random, random_adapters
-from bwlab_analysis.measures import ALL_TIMES, PREDICTION, BlockAtTimestep, Measured
+from bwlab_analysis.measures import ALL_TIMES, PREDICTION, BlockAtTimestep, BlockBlame, Measured, worst_first
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline

@@ -20,6 +20,7 @@ from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.activations.passes import BASE, BOTH, A, B, Pass, pair_variants, passes, random_name, without
 from bwlab_analysis.activations.random_adapters import random_adapters
+from bwlab_analysis.measures import BlockBlame, worst_first
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -152,29 +153,6 @@ def _losses(batch: Pass) -> Tensor:
 
 def _sorted(blocks: Sequence[BlockLoss]) -> tuple[BlockLoss, ...]:
     return tuple(sorted(blocks, key=lambda block: -block.change.value))
-
-
-@dataclass(frozen=True)
-class BlockBlame:
-    """What switching one block of one adapter off does, both adapters being on.
-
-    Attributes:
-        adapter: `"a"` or `"b"`: whose block it is.
-        block: the block.
-        gain: what the other adapter gets back, as a share of its effect alone; below 0 if it loses.
-        loss: what its own adapter loses, likewise; None where that was not measured.
-
-    """
-
-    adapter: str
-    block: str
-    gain: float
-    loss: float | None
-
-
-def worst_first(blame: Sequence[BlockBlame]) -> tuple[BlockBlame, ...]:
-    """Return blame sorted by what the other adapter gets back, the most first."""
-    return tuple(sorted(blame, key=lambda block: -block.gain))
 
 
 def blame_of_losses(reports: Sequence[LossReport]) -> tuple[BlockBlame, ...]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.inputs import Inputs
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.loaded_base import LoadedBase
-    from bwlab_analysis.activations.losses import BlockBlame, LossReport
+    from bwlab_analysis.activations.losses import LossReport
+    from bwlab_analysis.measures import BlockBlame
 
 
 FilePair: TypeAlias = tuple[Path, Path]

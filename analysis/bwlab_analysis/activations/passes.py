@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
-from bwlab.base.prediction import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError

@@ -1,4 +1,7 @@
-"""The random null of every measure in a base: adapters of the same layers, ranks and norms with random directions."""
+"""The random null of every measure in a base: adapters of the same layers, ranks and norms with random directions.
+
+The null of measures of weights is exact and draws nothing: `bwlab_analysis.weights.null_distribution`.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from bwlab_analysis.report.presentation import Item, Listing, Verbatim
 from bwlab_analysis.report.verdict import WORTH, blame_caution, no_advice
 
 if TYPE_CHECKING:
-    from bwlab_analysis.activations.losses import BlockBlame
+    from bwlab_analysis.measures import BlockBlame
 
 
 ADAPTERS = ("a", "b")

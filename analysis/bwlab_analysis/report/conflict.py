@@ -32,8 +32,9 @@ from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.interaction import InteractionReport
-    from bwlab_analysis.activations.losses import BlockBlame, Loss, LossReport
+    from bwlab_analysis.activations.losses import Loss, LossReport
     from bwlab_analysis.activations.pair import PairInBase
+    from bwlab_analysis.measures import BlockBlame
 
 Compared: TypeAlias = "tuple[ConflictReport, PairInBase | None]"
 """Two adapters in their weights, and in a base where one was given."""

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
-    from bwlab_analysis.activations.losses import BlockBlame, Loss, LossReport
+    from bwlab_analysis.activations.losses import Loss, LossReport
     from bwlab_analysis.activations.pair import PairInBase
     from bwlab_analysis.fidelity.bootstrap import Interval
     from bwlab_analysis.fidelity.recommend import Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
+    from bwlab_analysis.measures import BlockBlame
 
 
 def norms_document(report: NormsReport) -> dict[str, Json]:

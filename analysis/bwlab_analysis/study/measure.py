@@ -15,8 +15,8 @@ from bwlab_analysis.study.subjects import data_folder
 if TYPE_CHECKING:
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.loaded_base import LoadedBase
-    from bwlab_analysis.activations.losses import BlockBlame, LossReport
-    from bwlab_analysis.measures import Measured
+    from bwlab_analysis.activations.losses import LossReport
+    from bwlab_analysis.measures import BlockBlame, Measured
 
 
 def measure(settings: MeasureSettings, job: Job, context: JobContext, folder: Path) -> dict[str, Json]:

@@ -51,7 +51,7 @@ create table jobs (kind text, name text, key text primary key, cpu_seconds real)
 
 @dataclass(frozen=True)
 class Blamed:
-    """The blame of one block by one way of blaming: see `bwlab_analysis.activations.losses.BlockBlame`."""
+    """The blame of one block by one way of blaming: see `bwlab_analysis.measures.BlockBlame`."""
 
     adapter: str
     block: str

@@ -69,7 +69,7 @@ class Lora(Algorithm):
         return FactoredMatrix(*self._up_down_scale(leaves, alpha))
 
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-        """Return `s * up @ down` in the shape of the weight."""
+        """Return `s * up @ down` in the shape of the weight, of a convolution `(out, in, k, k)`."""
         up, down, scale = self._up_down_scale(leaves, alpha)
         return ((up if scale == 1.0 else up * scale) @ down).reshape(self.shape(shapes_of(leaves)))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.prediction import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule
 from bwlab_analysis.activations.inputs import text_conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
 from bwlab_analysis.activations.random_adapters import delta_norm, random_adapter_like

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.prediction import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule
 from bwlab.base.weights import open_model
 from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.batched_denoiser import unet_blocks

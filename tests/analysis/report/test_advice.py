@@ -8,7 +8,8 @@ from bwlab.blocks.configs import SD14
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.notations.translate import translate_from
 from bwlab.blocks.spec import parse_spec
-from bwlab_analysis.activations.losses import BlockBlame, BlockLoss, Loss, LossReport, blame_of_losses, worst_first
+from bwlab_analysis.activations.losses import BlockLoss, Loss, LossReport, blame_of_losses
+from bwlab_analysis.measures import BlockBlame, worst_first
 from bwlab_analysis.report.advice import notations_of, specs_of, steps_of
 
 BLAME = (
