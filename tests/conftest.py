@@ -128,7 +128,7 @@ def tiny_xl_unet() -> UNet2DConditionModel:
 
 
 def tiny_autoencoder() -> AutoencoderKL:
-    """Return an untrained AutoencoderKL from 32 x 32 pictures to 8 x 8 latents of 4 channels."""
+    """Return an untrained AutoencoderKL from 32 x 32 images to 8 x 8 latents of 4 channels."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -159,7 +159,7 @@ def tiny_unet() -> UNet2DConditionModel:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a random Stable Diffusion pipeline: 32 px pictures, 8 x 8 latents, 4-1-4 blocks."""
+    """Return the folder of a random Stable Diffusion pipeline: 32 px images, 8 x 8 latents, 4-1-4 blocks."""
     import torch
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
@@ -190,7 +190,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_xl_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a random SDXL pipeline: 32 px pictures, 8 x 8 latents, 3-1-3 blocks, two text encoders."""
+    """Return the folder of a random SDXL pipeline: 32 px images, 8 x 8 latents, 3-1-3 blocks, two text encoders."""
     import torch
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 

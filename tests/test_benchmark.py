@@ -1,4 +1,4 @@
-"""The benchmark that ships: its pictures, captions and data folders, and how they are made."""
+"""The benchmark that ships: its images, captions and data folders, and how they are made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_held_out_identity_is_there_in_every_shippable_style(benchmark: Be
             assert benchmark.caption(identity, style) == caption(style, identity)
 
 
-def test_pictures_are_64_px_over_white(benchmark: Benchmark) -> None:
+def test_images_are_64_px_over_white(benchmark: Benchmark) -> None:
     for identity, style in benchmark.images:
         pixels = np.asarray(benchmark.image(identity, style))
         assert pixels.shape == (64, 64, 3)
@@ -78,13 +78,13 @@ def test_ink_is_black_and_white(benchmark: Benchmark) -> None:
     ("identity", "style", "named"),
     [("fox", "openmoji", "noto"), ("foxx", "ink", "fox"), ("banana", "noto", "fox")],
 )
-def test_an_unknown_picture_is_refused(benchmark: Benchmark, identity: str, style: str, named: str) -> None:
+def test_an_unknown_image_is_refused(benchmark: Benchmark, identity: str, style: str, named: str) -> None:
     with pytest.raises(BwlabError) as error:
         benchmark.image(identity, style)
     assert named in error.value.fix
 
 
-def test_a_dataset_is_pictures_with_captions(benchmark: Benchmark, tmp_path: Path) -> None:
+def test_a_dataset_is_images_with_captions(benchmark: Benchmark, tmp_path: Path) -> None:
     folder = benchmark.write_dataset(tmp_path / "data", benchmark.identity_pairs("ice-cream"))
     names = sorted(path.name for path in folder.iterdir())
     assert names[:2] == ["blob-ice-cream.png", "blob-ice-cream.txt"]

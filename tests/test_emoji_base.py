@@ -28,25 +28,25 @@ def base() -> StableDiffusionPipeline:
     return load_base("emoji")
 
 
-def as_tensor(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+def as_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def test_the_autoencoder_keeps_unseen_identities_in_every_style(base: StableDiffusionPipeline) -> None:
     benchmark = load_benchmark()
     for style in benchmark.style_names():
-        pictures = torch.stack([as_tensor(benchmark.image(name, style)) for name in benchmark.identities[::7]])
+        images = torch.stack([as_tensor(benchmark.image(name, style)) for name in benchmark.identities[::7]])
         with torch.no_grad():
-            rebuilt = base.vae.decode(base.vae.encode(pictures).latent_dist.mean).sample.clamp(-1, 1)
-        assert peak_signal_to_noise(rebuilt, pictures) > 25, style
+            rebuilt = base.vae.decode(base.vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+        assert peak_signal_to_noise(rebuilt, images) > 25, style
 
 
 def mean_paint(base: StableDiffusionPipeline, prompt: str) -> list[float]:
-    """Return the mean colour, 0..255, of what is not background in a painted picture."""
-    [picture] = generate(base, [prompt], [0], [], steps=12, cfg=4.0)
-    pixels = np.asarray(picture, dtype=float).reshape(-1, 3)
+    """Return the mean colour, 0..255, of what is not background in a painted image."""
+    [image] = generate(base, [prompt], [0], [], steps=12, cfg=4.0)
+    pixels = np.asarray(image, dtype=float).reshape(-1, 3)
     painted = pixels[(pixels < 225).any(axis=1)]
-    assert 200 < len(painted) < 3600, "neither a blank nor a flooded picture"
+    assert 200 < len(painted) < 3600, "neither a blank nor a flooded image"
     return [float(channel) for channel in painted.mean(axis=0)]
 
 

@@ -49,7 +49,7 @@ class Another:
 
     @hookimpl
     def bwlab_register_fidelity_scorers(self) -> list[FidelityScorer]:
-        return [FidelityScorer("same", "style", "always 1", lambda: lambda pictures, references: [1.0] * len(pictures))]
+        return [FidelityScorer("same", "style", "always 1", lambda: lambda images, references: [1.0] * len(images))]
 
 
 class Failing:

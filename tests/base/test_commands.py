@@ -39,12 +39,12 @@ def test_a_checkpoint_has_its_family_s_unet(family: str, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("small_published")
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_pictures_from_a_checkpoint(family: str, small_files: Mapping[str, Path], tmp_path: Path) -> None:
+def test_images_from_a_checkpoint(family: str, small_files: Mapping[str, Path], tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(generate.command)
     given = ["--prompt", "a cat", "--base", str(small_files[family]), "--steps", "2", "--device", "cpu"]
     result = CliRunner().invoke(app, [*given, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    (picture,) = tmp_path.glob("*.png")
-    with Image.open(picture) as image:
+    (path,) = tmp_path.glob("*.png")
+    with Image.open(path) as image:
         assert image.size == (64, 64)

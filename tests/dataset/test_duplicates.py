@@ -21,7 +21,7 @@ from bwlab.dataset.duplicates import (
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     """Twenty different emoji."""
     benchmark = load_benchmark()
     return [benchmark.image(identity, "noto") for identity in benchmark.identities[:20]]
@@ -37,10 +37,10 @@ def compressed(image: Image.Image) -> Image.Image:
     return Image.open(buffer)
 
 
-def test_copies_are_near_duplicates_and_others_are_not(pictures: list[Image.Image]) -> None:
-    prints = [fingerprint(image) for image in pictures]
+def test_copies_are_near_duplicates_and_others_are_not(images: list[Image.Image]) -> None:
+    prints = [fingerprint(image) for image in images]
     for change in (smaller, compressed):
-        bits = [int((fingerprint(change(image)) != own).sum()) for image, own in zip(pictures, prints, strict=True)]
+        bits = [int((fingerprint(change(image)) != own).sum()) for image, own in zip(images, prints, strict=True)]
         assert np.median(bits) <= NEAR_DUPLICATE_BITS
     assert list(similar_pairs(prints)) == []
 

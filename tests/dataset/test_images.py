@@ -29,11 +29,11 @@ def half_clear(width: int = 13, height: int = 11) -> Image.Image:
 
 def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     half_clear().save(tmp_path / "a.png")
-    picture = read_image_tensor(tmp_path / "a.png", 13, 11)
-    assert picture.shape == (3, 11, 13)
-    assert picture.dtype is torch.float32
-    assert picture[:, 5, 2].tolist() == [1.0, -1.0, -1.0]
-    assert picture[:, 5, 10].tolist() == [1.0, 1.0, 1.0]
+    image = read_image_tensor(tmp_path / "a.png", 13, 11)
+    assert image.shape == (3, 11, 13)
+    assert image.dtype is torch.float32
+    assert image[:, 5, 2].tolist() == [1.0, -1.0, -1.0]
+    assert image[:, 5, 10].tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_every_mode_reads_as_colour(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(np.full((11, 11), 128 << 8, np.uint16)) if mode == "I;16" else grey.convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(path)
-    picture = read_image_tensor(path, 11)
-    assert picture.shape == (3, 11, 11)
+    tensor = read_image_tensor(path, 11)
+    assert tensor.shape == (3, 11, 11)
     if mode != "1":
-        assert picture.mean() == pytest.approx(0.0, abs=0.02)
+        assert tensor.mean() == pytest.approx(0.0, abs=0.02)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -63,7 +63,7 @@ def test_buckets_of_any_size_have_every_image_as_often_as_it_repeats() -> None:
     repeats, shapes = [2, 3, 1, 5, 1], [SQUARE, WIDE, SQUARE, TALL, WIDE]
     order = new_order(repeats, shapes, [False] * 5)
     size = 3
-    batches = sum(repeats)  # one round of the buckets' cycle: every picture comes `size` times its repeats
+    batches = sum(repeats)  # one round of the buckets' cycle: every image comes `size` times its repeats
     shown = Counter(slot.example for batch in range(batches) for slot in order.slots(batch, size, 0))
     assert [shown[index] for index in range(5)] == [size * count for count in repeats]
 

@@ -74,9 +74,9 @@ def test_batches_have_the_latents_of_their_bucket(pipe: Pipeline, write: Write) 
         (name,) = {data.examples[index].path.stem for index in drawn.indices}
         target = data.images[drawn.indices[0]].frame.target
         assert drawn.means.shape == drawn.deviations.shape == (2, 4, target.height // 4, target.width // 4)
-        picture = read_image_tensor(folder / f"{name}.png", *target)
+        image = read_image_tensor(folder / f"{name}.png", *target)
         with torch.no_grad():
-            mean = pipe.vae.encode(picture[None]).latent_dist.mean * pipe.vae.config.scaling_factor
+            mean = pipe.vae.encode(image[None]).latent_dist.mean * pipe.vae.config.scaling_factor
         torch.testing.assert_close(drawn.means[:1], mean)
         seen.add(target)
     assert len(seen) == 3

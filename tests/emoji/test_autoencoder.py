@@ -88,7 +88,7 @@ def test_the_rate_warms_up_and_ends_at_a_hundredth() -> None:
     assert learning_rate(1000, 1000, peak=1.0) == pytest.approx(0.01)
 
 
-def test_equal_pictures_have_no_loss_and_a_grey_error_its_decibels() -> None:
+def test_equal_images_have_no_loss_and_a_grey_error_its_decibels() -> None:
     image = torch.zeros(2, 3, 5, 7)
     assert reconstruction_loss(image, image) == 0
     assert peak_signal_to_noise(image + 0.2, image) == pytest.approx(20.0, abs=1e-3)

@@ -18,14 +18,14 @@ def truths_of(candidates: Candidates) -> list[tuple[str, str]]:
     return [(candidates.identities[row], candidates.styles[row % 9]) for row in range(0, 45, 4)]
 
 
-def test_true_pictures_are_found_even_when_shifted(candidates: Candidates) -> None:
+def test_true_images_are_found_even_when_shifted(candidates: Candidates) -> None:
     truths = truths_of(candidates)
     images = np.stack([candidates.images[row, row % 9] for row in range(0, 45, 4)])
     found = retrieval(distances(np.roll(images, (2, -2), axis=(1, 2)), candidates), candidates, truths)
     assert (found.style, found.identity, found.identity_top5) == (1.0, 1.0, 1.0)
 
 
-def test_wrong_pictures_are_not(candidates: Candidates) -> None:
+def test_wrong_images_are_not(candidates: Candidates) -> None:
     truths = truths_of(candidates)
     images = np.stack([candidates.images[(row + 20) % 45, (row + 4) % 9] for row in range(0, 45, 4)])
     found = retrieval(distances(images, candidates), candidates, truths)

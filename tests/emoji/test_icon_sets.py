@@ -34,7 +34,7 @@ def test_an_alias_of_an_alias_draws_its_icon(packages: Path) -> None:
     assert np.array_equal(drawings.draw("post"), drawings.draw("bar"))
 
 
-def test_the_view_box_fills_the_picture_but_for_its_margin(packages: Path) -> None:
+def test_the_view_box_fills_the_image_but_for_its_margin(packages: Path) -> None:
     drawn = Drawings(packages, ICON_SETS[0]).draw("bar", size=48, margin=4)
     columns = np.flatnonzero(drawn[..., 3].any(axis=0))
     rows = np.flatnonzero(drawn[..., 3].any(axis=1))

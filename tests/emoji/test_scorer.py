@@ -68,7 +68,7 @@ def test_captions_are_of_views_that_show_them(data: ScorerData) -> None:
     assert made_up_word(generator()).isalpha()
 
 
-def test_pictures_of_one_identity_are_drawn_together() -> None:
+def test_images_of_one_identity_are_drawn_together() -> None:
     identities = torch.arange(3).repeat_interleave(2)
     together = torch.eye(3).repeat_interleave(2, 0)
     assert float(same_identity(together, identities)) < 0.01

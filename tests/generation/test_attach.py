@@ -239,18 +239,18 @@ def test_a_second_call_begins_anew(pipe: Pipeline, manager: PluginManager, every
 def test_image_to_image_begins_late_in_the_sampling(
     pipe: Pipeline, manager: PluginManager, everywhere: Adapter
 ) -> None:
-    picture = Image.new("RGB", (32, 32), "red")
+    image = Image.new("RGB", (32, 32), "red")
     unet_only = Adapter(
         "unet", "locon", {p: layer for p, layer in everywhere.layers.items() if p[:3] != "te."}, everywhere.scheme
     )
     to_image = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
     to_image.set_progress_bar_config(disable=True)
-    plain = paint(to_image, image=picture, strength=0.5)
+    plain = paint(to_image, image=image, strength=0.5)
     generated = {}
     for schedule in ("0-0.5:1", "0.5-1:1", "1"):
         # The schedulers are one object.
         with attach_to_pipeline(pipe, [ScaledAdapter(unet_only, schedule=schedule)], manager):
-            generated[schedule] = paint(to_image, image=picture, strength=0.5)
+            generated[schedule] = paint(to_image, image=image, strength=0.5)
     assert (generated["0-0.5:1"] == plain).all()
     assert (generated["0.5-1:1"] == generated["1"]).all()
     assert (generated["1"] != plain).any()

@@ -23,9 +23,9 @@ def box(sheet: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int
 
 
 def test_small_images_are_enlarged_pixel_by_pixel() -> None:
-    picture = Image.new("RGB", (5, 3), RED)
-    picture.putpixel((0, 0), BLUE)
-    shown = enlarged(picture, 23)
+    image = Image.new("RGB", (5, 3), RED)
+    image.putpixel((0, 0), BLUE)
+    shown = enlarged(image, 23)
     assert shown.size == (20, 12)
     assert area(shown, BLUE) == 16
     assert area(shown, RED) == 14 * 16

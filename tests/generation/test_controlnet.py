@@ -41,7 +41,7 @@ def folder(pipe: StableDiffusionPipeline, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("control") / "disc.png"
     image = Image.new("RGB", (47, 53), "white")
     ImageDraw.Draw(image).ellipse((9, 11, 37, 43), fill="red")
@@ -55,9 +55,9 @@ def generated(pipe: StableDiffusionPipeline, **options: object) -> np.ndarray:
 
 
 def test_lines_change_what_is_generated_and_a_scale_of_0_does_not(
-    pipe: StableDiffusionPipeline, folder: Path, picture: Path
+    pipe: StableDiffusionPipeline, folder: Path, image: Path
 ) -> None:
-    control = read_controlnet_input(str(folder), picture, "canny", pipe)
+    control = read_controlnet_input(str(folder), image, "canny", pipe)
     assert control.image.size == (32, 32)
     assert set(np.unique(np.asarray(control.image))) == {0, 255}
     plain, led = generated(pipe), generated(pipe, controlnet=control)
@@ -66,12 +66,10 @@ def test_lines_change_what_is_generated_and_a_scale_of_0_does_not(
     assert np.abs(plain - off).max() <= 1
 
 
-def test_it_is_what_diffusers_own_pipeline_generates(
-    pipe: StableDiffusionPipeline, folder: Path, picture: Path
-) -> None:
+def test_it_is_what_diffusers_own_pipeline_generates(pipe: StableDiffusionPipeline, folder: Path, image: Path) -> None:
     from bwlab.generation.diffusers_pipelines import pipeline_for
 
-    control = read_controlnet_input(str(folder), picture, "lineart", pipe)
+    control = read_controlnet_input(str(folder), image, "lineart", pipe)
     pipeline = pipeline_for(pipe, "euler", "text", control.net)
     assert type(pipeline).__name__ == "StableDiffusionControlNetPipeline"
     theirs = pipeline(
@@ -85,10 +83,10 @@ def test_it_is_what_diffusers_own_pipeline_generates(
     assert np.abs(np.asarray(theirs, np.int16) - np.asarray(mine, np.int16)).max() <= 1
 
 
-def test_adapters_act_beside_it(pipe: StableDiffusionPipeline, folder: Path, picture: Path) -> None:
+def test_adapters_act_beside_it(pipe: StableDiffusionPipeline, folder: Path, image: Path) -> None:
     from bwlab.adapters.attach import ScaledAdapter
 
-    control = read_controlnet_input(str(folder), picture, "canny", pipe)
+    control = read_controlnet_input(str(folder), image, "canny", pipe)
     adapter = random_adapter(pipe.unet, "locon", "upper=2", 1)
     both = generated(pipe, controlnet=control, adapters=[ScaledAdapter(adapter)])
     assert np.abs(both - generated(pipe, controlnet=control)).mean() > 1
@@ -96,8 +94,8 @@ def test_adapters_act_beside_it(pipe: StableDiffusionPipeline, folder: Path, pic
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_leads_from_an_image_too(pipe: StableDiffusionPipeline, folder: Path, picture: Path, masked: bool) -> None:
-    control = read_controlnet_input(str(folder), picture, "canny", pipe)
+def test_it_leads_from_an_image_too(pipe: StableDiffusionPipeline, folder: Path, image: Path, masked: bool) -> None:
+    control = read_controlnet_input(str(folder), image, "canny", pipe)
     mask = Image.new("L", (32, 32), 255) if masked else None
     start = InitImage(Image.new("RGB", (32, 32), "grey"), 0.9, mask)
     led, free = generated(pipe, controlnet=control, init_image=start), generated(pipe, init_image=start)
@@ -105,16 +103,16 @@ def test_it_leads_from_an_image_too(pipe: StableDiffusionPipeline, folder: Path,
 
 
 def test_what_does_not_fit_is_reported(
-    pipe: StableDiffusionPipeline, folder: Path, picture: Path, tmp_path: Path
+    pipe: StableDiffusionPipeline, folder: Path, image: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(BwlabError, match="Did you mean canny"):
-        read_controlnet_input(str(folder), picture, "cany", pipe)
+        read_controlnet_input(str(folder), image, "cany", pipe)
     with pytest.raises(BwlabError, match="no such folder"):
         load_controlnet(str(tmp_path / "none"), pipe)
     with pytest.raises(BwlabError, match=r"config\.json is missing"):
         load_controlnet(str(tmp_path), pipe)
     with pytest.raises(BwlabError, match="a file, not a folder"):
-        load_controlnet(str(picture), pipe)
+        load_controlnet(str(image), pipe)
     with pytest.raises(BwlabError, match="another base: in_channels"):
         load_controlnet(str(folder), load_base("emoji"))
     (tmp_path / "config.json").write_text("{}")

@@ -11,9 +11,9 @@ from bwlab.generation.controlnet import EDGE_MAPS, edge_map
 
 def disc(mode: str = "RGB") -> Image.Image:
     background = (0, 0, 0, 0) if mode == "RGBA" else (255, 255, 255)
-    picture = Image.new(mode, (61, 53), background)
-    ImageDraw.Draw(picture).ellipse((13, 11, 43, 41), fill=(200, 30, 30, 255) if mode == "RGBA" else (200, 30, 30))
-    return picture
+    image = Image.new(mode, (61, 53), background)
+    ImageDraw.Draw(image).ellipse((13, 11, 43, 41), fill=(200, 30, 30, 255) if mode == "RGBA" else (200, 30, 30))
+    return image
 
 
 @pytest.mark.parametrize("kind", EDGE_MAPS)

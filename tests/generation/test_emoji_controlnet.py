@@ -18,10 +18,10 @@ IDENTITIES = ("fox", "pear", "owl")
 PROMPTS = ("flat, tomato, white background", "noto, tomato, white background")
 
 
-def lines_met(picture: Image.Image, lines: Image.Image) -> float:
-    """Return the share of the control's lines with an edge of the picture within 2 pixels."""
+def lines_met(image: Image.Image, lines: Image.Image) -> float:
+    """Return the share of the control's lines with an edge of the image within 2 pixels."""
     wanted = np.asarray(lines.convert("L")) > 0
-    drawn = np.asarray(edge_map(picture, "canny").convert("L")) > 0
+    drawn = np.asarray(edge_map(image, "canny").convert("L")) > 0
     return float((distance_transform_edt(~drawn)[wanted] <= 2).mean())
 
 
@@ -34,8 +34,8 @@ def test_images_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Path
         benchmark.image(identity, "noto").save(shown)
         control = read_controlnet_input("emoji", shown, "canny", pipe)
         generated = generate(pipe, PROMPTS, [0, 1], steps=10, cfg=3.0, controlnet=control)
-        led += [lines_met(picture, control.image) for picture in generated]
-        free += [lines_met(picture, control.image) for picture in unled]
+        led += [lines_met(image, control.image) for image in generated]
+        free += [lines_met(image, control.image) for image in unled]
     assert np.mean(led) > np.mean(free) + 0.15
     assert np.mean(led) > 0.6
 
@@ -43,7 +43,7 @@ def test_images_follow_lines_of_identities_that_nobody_trained_on(tmp_path: Path
 def test_it_is_for_the_embedded_base_only(tiny_pipeline: Path, tmp_path: Path) -> None:
     from bwlab.errors import BwlabError
 
-    picture = tmp_path / "white.png"
-    Image.new("RGB", (8, 8), "white").save(picture)
+    image = tmp_path / "white.png"
+    Image.new("RGB", (8, 8), "white").save(image)
     with pytest.raises(BwlabError, match="another base"):
-        read_controlnet_input("emoji", picture, "none", load_base(tiny_pipeline))
+        read_controlnet_input("emoji", image, "none", load_base(tiny_pipeline))

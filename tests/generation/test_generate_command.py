@@ -180,7 +180,7 @@ def test_a_sheet_of_blocks_by_scale(
     recipes = [read_recipe(tmp_path / name) for name in names[:4]]
     assert [recipe.adapters[0].scale for recipe in recipes] == ["0", "0", "*=0, in0=2, out3=2", "*=0, mid=2"]
     assert (cells[0] == cells[1]).all()
-    # Each picture of the sheet is what its recipe paints alone, up to rounding in another batch.
+    # Each image of the sheet is what its recipe paints alone, up to rounding in another batch.
     for place in (0, 2, 3):
         assert call(*base, "--scale", recipes[place].adapters[0].scale, "--out", tmp_path / f"alone{place}") == 0
         alone = pixels(tmp_path / f"alone{place}" / "0000-seed0.png")
@@ -208,9 +208,9 @@ def test_bad_input_is_one_line(
     (tmp_path / "cut.safetensors").write_bytes(adapter_files[0].read_bytes()[:100])
     (tmp_path / "text.safetensors").write_text("a letter")
     foreign = str(other_architecture(adapter_files[0], tmp_path / "foreign.safetensors"))
-    wide, picture = str(tmp_path / "wide.safetensors"), str(tmp_path / "picture.png")
+    wide, image = str(tmp_path / "wide.safetensors"), str(tmp_path / "picture.png")
     safetensors.torch.save_file({"<x>": torch.zeros(768)}, wide)
-    Image.new("RGB", (32, 32)).save(picture)
+    Image.new("RGB", (32, 32)).save(image)
     bad = [
         (("--scale", "1"), "1 scales for 0 adapters"),
         (("--adapter", file, "--scale", "1", "--scale", "2"), "2 scales for 1 adapters"),
@@ -246,9 +246,9 @@ def test_bad_input_is_one_line(
         (("--strength", "0.5"), "--strength: there is no init image"),
         (("--image", "none.png"), "--image none.png: no such file"),
         (("--image", file), "not a readable image"),
-        (("--image", picture, "--strength", "1.5"), "--strength 1.5: out of range"),
-        (("--image", picture, "--strength", "nan"), "--strength nan: out of range"),
-        (("--image", picture, "--strength", "0.3"), "--strength 0.3: that is none of 2 steps"),
+        (("--image", image, "--strength", "1.5"), "--strength 1.5: out of range"),
+        (("--image", image, "--strength", "nan"), "--strength nan: out of range"),
+        (("--image", image, "--strength", "0.3"), "--strength 0.3: that is none of 2 steps"),
         (("--weighting", "compel", "--negative", '("a", "b").and()'), "text of another length"),
         (("--weighting", "compl"), "--weighting compl: no such library"),
         (("--xy", "scale: 1", ""), "there is no adapter 1 among 0"),

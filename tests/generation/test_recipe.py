@@ -35,7 +35,7 @@ RECIPE = GenerationRecipe(
     version="0.1.0",
     adapters=(RecipeAdapter("fox", "f" * 64, "0.8"), RecipeAdapter("ink", "e" * 64, "upper=1")),
 )
-PICTURE = Image.new("RGB", (64, 48), (200, 100, 50))
+IMAGE = Image.new("RGB", (64, 48), (200, 100, 50))
 
 
 def test_parameters_are_as_a1111_writes_them() -> None:
@@ -53,7 +53,7 @@ def test_parameters_are_as_a1111_writes_them() -> None:
 
 def test_the_recipe_comes_back_from_the_file(tmp_path: Path) -> None:
     recipe = replace(RECIPE, prompt='tinte, "füchse" 狐', negative="")
-    path = write_png(tmp_path / "a.png", PICTURE, recipe)
+    path = write_png(tmp_path / "a.png", IMAGE, recipe)
     assert read_recipe(path) == recipe
     with Image.open(path) as image:
         assert image.info["parameters"] == recipe.parameters()
@@ -74,14 +74,14 @@ def test_a_foreign_recipe_is_refused(text: str) -> None:
 
 def test_images_without_recipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match="carries no recipe"):
-        read_recipe(write_png(tmp_path / "a.png", PICTURE))
-    (tmp_path / "b.png").write_bytes(b"no picture")
+        read_recipe(write_png(tmp_path / "a.png", IMAGE))
+    (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(BwlabError, match="not a readable image"):
         read_recipe(tmp_path / "b.png")
 
 
 def test_a_file_is_replaced_only_if_asked(tmp_path: Path) -> None:
-    path = write_png(tmp_path / "a.png", PICTURE)
+    path = write_png(tmp_path / "a.png", IMAGE)
     before = path.read_bytes()
     other = Image.new("RGB", (5, 5))
     with pytest.raises(BwlabError, match="exists"):

@@ -1,4 +1,4 @@
-"""Generation: the same seed paints the same picture, adapters act only where and while they are asked to."""
+"""Generation: the same seed paints the same image, adapters act only where and while they are asked to."""
 
 from __future__ import annotations
 

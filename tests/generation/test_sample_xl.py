@@ -1,4 +1,4 @@
-"""Pictures from SDXL bases: as diffusers' own pipeline makes them, with adapters on both text encoders."""
+"""Images from SDXL bases: as diffusers' own pipeline makes them, with adapters on both text encoders."""
 
 from __future__ import annotations
 

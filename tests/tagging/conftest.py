@@ -24,7 +24,7 @@ TINY_CLIP = {
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     """Return a folder with a red, a green and a blue image, the last in a folder below."""
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)

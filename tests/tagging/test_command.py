@@ -36,9 +36,9 @@ def lines(text: str) -> list[str]:
     return [re.sub(r" {2,}", " | ", line.strip()) for line in text.splitlines() if line.strip(" ─")]
 
 
-def test_the_whole_output(bwlab: Run, pictures: Path, wd14: Callable[..., Path]) -> None:
-    (pictures / "b.txt").write_text("a meadow")
-    arguments = ("tag", pictures, "--tagger", "wd14", "--model", wd14(), "--threshold", "0.4", "--prefix", "ohwx")
+def test_the_whole_output(bwlab: Run, images: Path, wd14: Callable[..., Path]) -> None:
+    (images / "b.txt").write_text("a meadow")
+    arguments = ("tag", images, "--tagger", "wd14", "--model", wd14(), "--threshold", "0.4", "--prefix", "ohwx")
     code, out, err = bwlab(*arguments)
     assert (code, err) == (0, "")
     assert lines(out) == [
@@ -47,13 +47,13 @@ def test_the_whole_output(bwlab: Run, pictures: Path, wd14: Callable[..., Path])
         "kept | 1 | kept; a person wrote or edited it",
         "most frequent tags: ohwx 2, red colour 1, a meadow 1, captain blue (sea) 1, blue colour 1",
     ]
-    assert (pictures / "a.txt").read_text() == "ohwx, red colour"
+    assert (images / "a.txt").read_text() == "ohwx, red colour"
     assert "refreshed" not in bwlab(*arguments)[1]
 
 
-def test_a_dry_run_shows_the_captions(bwlab: Run, pictures: Path, wd14: Callable[..., Path]) -> None:
+def test_a_dry_run_shows_the_captions(bwlab: Run, images: Path, wd14: Callable[..., Path]) -> None:
     arguments = ("--tagger", "wd14", "--model", wd14(), "--threshold", "0.4", "--dry-run", "--top", "1")
-    code, out, _ = bwlab("tag", pictures, *arguments)
+    code, out, _ = bwlab("tag", images, *arguments)
     assert code == 0
     assert lines(out)[:3] == [
         "a.txt (new): red colour",
@@ -61,19 +61,19 @@ def test_a_dry_run_shows_the_captions(bwlab: Run, pictures: Path, wd14: Callable
         "below/c.txt (new): blue colour",
     ]
     assert "Dry run: nothing was written" in out
-    assert list(pictures.rglob("*.txt")) == []
+    assert list(images.rglob("*.txt")) == []
 
 
-def test_clip_over_a_vocabulary(bwlab: Run, pictures: Path, clip_folder: Path, tmp_path: Path) -> None:
+def test_clip_over_a_vocabulary(bwlab: Run, images: Path, clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("style: ink | flat\n")
-    code, _, err = bwlab("tag", pictures, "--model", clip_folder, "--vocabulary", tmp_path / "words.txt")
+    code, _, err = bwlab("tag", images, "--model", clip_folder, "--vocabulary", tmp_path / "words.txt")
     assert (code, err) == (0, "")
-    assert {path.read_text() for path in pictures.rglob("*.txt")} <= {"ink", "flat"}
+    assert {path.read_text() for path in images.rglob("*.txt")} <= {"ink", "flat"}
 
 
-def test_a_broken_image_is_named_and_exits_1(bwlab: Run, pictures: Path, wd14: Callable[..., Path]) -> None:
-    (pictures / "a.png").write_bytes(b"")
-    code, out, err = bwlab("tag", pictures, "--tagger", "wd14", "--model", wd14())
+def test_a_broken_image_is_named_and_exits_1(bwlab: Run, images: Path, wd14: Callable[..., Path]) -> None:
+    (images / "a.png").write_bytes(b"")
+    code, out, err = bwlab("tag", images, "--tagger", "wd14", "--model", wd14())
     assert code == 1
     assert len(lines(err)) == 1
     assert "a.png: unreadable" in err
@@ -94,8 +94,8 @@ def test_a_broken_image_is_named_and_exits_1(bwlab: Run, pictures: Path, wd14: C
         (("--top", "0"), "--top"),
     ],
 )
-def test_mistakes_are_one_line(bwlab: Run, pictures: Path, arguments: tuple[str, ...], says: str) -> None:
-    code, out, err = bwlab("tag", pictures, *arguments)
+def test_mistakes_are_one_line(bwlab: Run, images: Path, arguments: tuple[str, ...], says: str) -> None:
+    code, out, err = bwlab("tag", images, *arguments)
     assert (code, out) == (2, "")
     assert len(lines(err)) == 1
     assert says in err
@@ -111,7 +111,7 @@ FLAT = """
     from bwlab.tagging.tagger import Tag, Tagger
 
     def load(options):
-        return lambda pictures: [[Tag(options.get("word", "flat"), 1.0)] for _ in pictures]
+        return lambda images: [[Tag(options.get("word", "flat"), 1.0)] for _ in images]
 
     @hookimpl
     def bwlab_register_taggers():
@@ -119,19 +119,17 @@ FLAT = """
 """
 
 
-def test_a_tagger_of_a_plugin_is_used_and_listed(bwlab: Run, pictures: Path, packages: FakePackages) -> None:
+def test_a_tagger_of_a_plugin_is_used_and_listed(bwlab: Run, images: Path, packages: FakePackages) -> None:
     packages.install("bwlab-flat", "1.0", {"flat": FLAT})
-    assert bwlab("tag", pictures, "--tagger", "flat", "--set", "word=round")[0] == 0
-    assert (pictures / "a.txt").read_text() == "round"
+    assert bwlab("tag", images, "--tagger", "flat", "--set", "word=round")[0] == 0
+    assert (images / "a.txt").read_text() == "round"
     assert any(line.split(" | ")[:3] == ["flat", "tagger", "flat"] for line in lines(bwlab("plugins")[1]))
 
 
-def test_two_taggers_of_one_name_are_an_error_that_names_both(
-    bwlab: Run, pictures: Path, packages: FakePackages
-) -> None:
+def test_two_taggers_of_one_name_are_an_error_that_names_both(bwlab: Run, images: Path, packages: FakePackages) -> None:
     packages.install("bwlab-flat", "1.0", {"flat": FLAT})
     packages.install("bwlab-other", "2.0", {"other": FLAT})
-    code, _, err = bwlab("tag", pictures, "--tagger", "flat")
+    code, _, err = bwlab("tag", images, "--tagger", "flat")
     assert code == 2
     assert "bwlab-flat 1.0" in err
     assert "bwlab-other 2.0" in err

@@ -15,7 +15,7 @@ from bwlab.tagging.clip import Vocabulary, load, parse_vocabulary, select_tags
 from tests.tagging.conftest import BLUE, RED, TINY_CLIP
 
 WORDS = Vocabulary(("fox", "owl", "hat"), {"style": ("ink", "flat"), "shot": ("near", "far")})
-PICTURES = [Image.new("RGB", (40, 30), colour) for colour in (RED, BLUE)]
+IMAGES = [Image.new("RGB", (40, 30), colour) for colour in (RED, BLUE)]
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def reference(folder: Path, words: list[str]) -> torch.Tensor:
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")([f"a picture of {word}" for word in words])
     with torch.no_grad():
-        images, texts, scale = model(torch.stack([preprocess(picture) for picture in PICTURES]), tokens)
+        images, texts, scale = model(torch.stack([preprocess(image) for image in IMAGES]), tokens)
     logits: torch.Tensor = scale * images @ texts.T
     return logits
 
 
 def test_a_folder_of_config_and_weights_is_loaded_by_open_clip(clip_folder: Path, words: Path) -> None:
     describe = load({"model": str(clip_folder), "vocabulary": str(words), "threshold": "0"})
-    for tags, logits in zip(describe(PICTURES), reference(clip_folder, ["fox", "owl", "hat"]), strict=True):
+    for tags, logits in zip(describe(IMAGES), reference(clip_folder, ["fox", "owl", "hat"]), strict=True):
         scores = {tag.text: tag.score for tag in tags}
         assert scores.keys() >= {"fox", "owl", "hat"}
         for word, share in zip(("fox", "owl", "hat"), logits.softmax(0), strict=True):
@@ -69,7 +69,7 @@ def test_a_known_name_with_a_file_of_weights_is_the_same(clip_folder: Path, word
     open_clip.add_model_config(tmp_path / "bwlab-tiny.json")
     weights = clip_folder / "open_clip_model.safetensors"
     named = load({"model": "bwlab-tiny", "pretrained": str(weights), "vocabulary": str(words), "threshold": "0"})
-    assert len(named(PICTURES)) == 2
+    assert len(named(IMAGES)) == 2
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_known_name_with_a_file_of_weights_is_the_same(clip_folder: Path, word
         ({"pretrained": "/nowhere/a.pt"}, "no such file: /nowhere/a.pt"),
         ({"model": "ViT-Z-99", "pretrained": "openai"}, "open_clip cannot load it"),
         ({"pretrained": "no_such_weights"}, "open_clip cannot load it"),
-        ({"template": "a picture"}, "no single {}"),
+        ({"template": "an image"}, "no single {}"),
         ({"threshold": "2"}, "from 0 to 1"),
         ({"vocabulary": "/nowhere/words.txt"}, "No such file"),
     ],

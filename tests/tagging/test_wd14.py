@@ -19,8 +19,8 @@ WriteModel = Callable[..., Path]
 
 
 def describe(options: Mapping[str, str], *colours: tuple[int, int, int]) -> list[list[str]]:
-    pictures = [Image.new("RGB", (8, 8), colour) for colour in colours]
-    return [[tag.text for tag in tags] for tags in load(options)(pictures)]
+    images = [Image.new("RGB", (8, 8), colour) for colour in colours]
+    return [[tag.text for tag in tags] for tags in load(options)(images)]
 
 
 def test_tags_are_those_of_the_colours(wd14: WriteModel) -> None:

@@ -24,7 +24,7 @@ def test_no_change_is_zero() -> None:
     assert changes(H0, H0) == pytest.approx(dict.fromkeys(CHANGES, 0.0), abs=1e-9)
 
 
-def test_a_louder_picture_changes_style_and_no_structure() -> None:
+def test_a_louder_image_changes_style_and_no_structure() -> None:
     found = changes(H0, 2 * H0)
     assert found["effect"] == pytest.approx(1)
     assert found["style"] == pytest.approx(3)

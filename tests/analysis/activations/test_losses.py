@@ -61,33 +61,33 @@ def test_the_share_of_the_gain_that_is_lost(world: World) -> None:
     assert replace(one, gain=Loss(0.4, 0.1)).gain_lost == pytest.approx(0.25)
     assert replace(one, gain=Loss(0.4, 0.5)).gain_lost is None  # within its standard error
     assert replace(one, gain=Loss(-0.4, 0.1)).gain_lost is None
-    assert replace(one, gain=Loss(0.4, math.nan)).gain_lost is None  # of a single picture
+    assert replace(one, gain=Loss(0.4, math.nan)).gain_lost is None  # of a single image
 
 
 @pytest.mark.parametrize(
     ("gain", "doubtful"),
     [(Loss(0.4, 0.1), False), (Loss(0.4, math.nan), False), (Loss(0.1, 0.4), True), (Loss(-0.4, math.nan), True)],
 )
-def test_pictures_whose_loss_is_not_lowered_are_doubted(world: World, gain: Loss, doubtful: bool) -> None:
+def test_images_whose_loss_is_not_lowered_are_doubted(world: World, gain: Loss, doubtful: bool) -> None:
     report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
     one = replace(report, gain=gain)
     assert one.doubtful is doubtful
     assert len(loss_warnings([one])) == doubtful
 
 
-def test_latents_of_one_picture_are_no_independent_ones(world: World) -> None:
-    """Six latents of three pictures: the standard error is that of the three pictures' means."""
+def test_latents_of_one_image_are_no_independent_ones(world: World) -> None:
+    """Six latents of three images: the standard error is that of the three images' means."""
     inputs = world.inputs
     noise = torch.cat([inputs.noise, inputs.noise.flip(0)])
     twice = Inputs(inputs.latents.repeat(2, 1, 1, 1), noise, inputs.captions * 2, "twice", 3)
     one = partial(
         loss_interference, world.pipe, world.scheme, world.a, world.b, timesteps=(700,), draws=0, knock_outs=False
     )
-    pictures = [
+    images = [
         replace(twice, latents=twice.latents[k::3], noise=noise[k::3], captions=twice.captions[k::3], distinct=1)
         for k in range(3)
     ]
-    means = [one(inputs=picture).own for picture in pictures]
+    means = [one(inputs=image).own for image in images]
     assert all(math.isnan(mean.error) for mean in means)
     own = one(inputs=twice).own
     assert own.value == pytest.approx(statistics.fmean(mean.value for mean in means), rel=1e-5)

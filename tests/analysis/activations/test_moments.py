@@ -64,7 +64,7 @@ def test_cka_knows_rotations_and_scales_as_the_same() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 2, 7), (3, 14, 5), (3, 5)])
-def test_rows_of_pictures_tokens_and_vectors(shape: tuple[int, ...]) -> None:
+def test_rows_of_images_tokens_and_vectors(shape: tuple[int, ...]) -> None:
     rows, samples = as_rows(torch.randn(shape))
     assert samples == 3
     assert rows.shape[1] == 5

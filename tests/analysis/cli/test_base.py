@@ -27,13 +27,13 @@ FAST = ("--latents", 2, "--random", 2, "--timesteps", "700,200")
 
 @dataclass(frozen=True)
 class Files:
-    """A tiny base with adapters, one of its text encoder too, captioned pictures, prompts and a CLIP model."""
+    """A tiny base with adapters, one of its text encoder too, captioned images, prompts and a CLIP model."""
 
     base: Path
     a: Path
     b: Path
     with_text: Path
-    pictures: Path
+    images: Path
     prompts: Path
     clip: Path
 
@@ -55,11 +55,11 @@ def files(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> File
     save_adapter(random_adapter(unet, "lora", "all=2", 1), found.a)
     save_adapter(random_adapter(unet, "locon", "in0=3, out3=3", 2), found.b)
     save_adapter(random_adapter(unet, "lora", "all=2, te=2", 3, text_encoder=pipe.text_encoder), found.with_text)
-    found.pictures.mkdir()
+    found.images.mkdir()
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(found.pictures / f"{name}.png")
-        (found.pictures / f"{name}.txt").write_text(f"a fox, {name}")
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(found.images / f"{name}.png")
+        (found.images / f"{name}.txt").write_text(f"a fox, {name}")
     found.prompts.write_text("a fox\n\nan owl\n")
     found.clip.mkdir()
     torch.manual_seed(0)
@@ -79,8 +79,8 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     assert "…" not in outcome.out
 
 
-def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None:
-    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.images, "--data-b", files.images)
     outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json")
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
@@ -97,8 +97,8 @@ def test_conflict_on_the_adapters_own_pictures(bwlab: Run, files: Files) -> None
     assert "…" not in table.out
 
 
-def test_pictures_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:
-    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:
+    data = ("--data-a", files.images, "--data-b", files.images)
     found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
     of_none = [
         report["adapter"]
@@ -114,7 +114,7 @@ def test_pictures_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Fil
 
 
 def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) -> None:
-    options = ("--base", files.base, "--data", files.pictures, "--latents", 1, "--random", 1, "--timesteps", 500)
+    options = ("--base", files.base, "--data", files.images, "--latents", 1, "--random", 1, "--timesteps", 500)
     table = bwlab("analyze", "activations", files.b, *options)
     assert "In brackets: 1 random adapter of the same norms" in " ".join(table.out.split())
     assert re.search(r"in0 +\d\.\d+ \(\d\.\d+\)", table.out)
@@ -124,14 +124,14 @@ def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) 
 
 
 def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
-    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    data = ("--data-a", files.images, "--data-b", files.images)
     pair = (files.with_text, files.b)
     both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *FAST, "--json").out)
     in0 = next(place for place in both["activations"]["effects"] if place["block"] == "in0")
     assert in0["effect_a"]["random"] > 0
     turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *FAST)
     assert "effect of b" in turned.out, turned.err
-    of_one = bwlab("analyze", "activations", files.with_text, "--base", files.base, "--data", files.pictures, *FAST)
+    of_one = bwlab("analyze", "activations", files.with_text, "--base", files.base, "--data", files.images, *FAST)
     assert "Effect" in of_one.out, of_one.err
 
 
@@ -155,13 +155,13 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
 
 
 def test_activations(bwlab: Run, files: Files) -> None:
-    outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST)
+    outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.images, *FAST)
     assert outcome.code == 0, outcome.err
     for measure in ("effect", "style", "structure", "representation"):
         assert measure.capitalize() in outcome.out
     assert "layers in in0, out3" in " ".join(outcome.out.split())
     found = json.loads(
-        bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.pictures, *FAST, "--json").out
+        bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.images, *FAST, "--json").out
     )
     assert found["schema"] == "bwlab.analyze.activations"
     assert found["timesteps"] == [700, 200]
@@ -169,8 +169,8 @@ def test_activations(bwlab: Run, files: Files) -> None:
 
 
 def fidelity_options(files: Files) -> tuple[object, ...]:
-    pictures = ("--id-images", files.pictures, "--style-images", files.pictures, "--prompts", files.prompts)
-    return (*pictures, "--base", files.base, "--clip", files.clip, "--seeds", 2, "--steps", 1, "--cfg", 1)
+    images = ("--id-images", files.images, "--style-images", files.images, "--prompts", files.prompts)
+    return (*images, "--base", files.base, "--clip", files.clip, "--seeds", 2, "--steps", 1, "--cfg", 1)
 
 
 def test_fidelity(bwlab: Run, files: Files) -> None:
@@ -213,36 +213,36 @@ def test_recommend(bwlab: Run, files: Files) -> None:
         assert "with it alone and" in outcome.err
 
 
-SCORED = "--id-images PICTURES --style-images PICTURES --prompts PROMPTS"
+SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ("conflict A --base BASE", "1 adapter file"),
-        ("conflict A B --data-a PICTURES", "Add --base"),
+        ("conflict A B --data-a IMAGES", "Add --base"),
         ("conflict A B --timesteps 500", "bwlab analyze conflict --timesteps: this option needs a base"),
         ("conflict A B --base BASE", "no prompts and no images"),
-        ("conflict A B PROMPTS --base BASE --data-a PICTURES", "3 adapters and images"),
+        ("conflict A B PROMPTS --base BASE --data-a IMAGES", "3 adapters and images"),
         ("conflict A B A", "one file twice"),
         ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
         ("activations A --base BASE --prompts A", "not UTF-8 text"),
         ("activations A --base BASE --data CLIP", "--data CLIP: no images in it"),
-        ("activations A --base BASE --data PICTURES --prompts PROMPTS", "Give one of them"),
+        ("activations A --base BASE --data IMAGES --prompts PROMPTS", "Give one of them"),
         ("activations A --base BASE --data BROKEN", "unreadable ("),
         ("activations A --base BASE --data BROKEN", "Repair or remove it\n"),
         ("activations A --base BASE --data BARE", "is missing or empty. Write the caption\n"),
-        ("conflict A B --base BASE --data-a CLIP --data-b PICTURES", "--data-a CLIP: no images in it"),
+        ("conflict A B --base BASE --data-a CLIP --data-b IMAGES", "--data-a CLIP: no images in it"),
         ("conflict A B --base BASE --data-a nofolder", "--data-a nofolder: no such folder"),
         ("norms A --report PROMPTS", "--report PROMPTS: a file of that name is in the way"),
-        ("activations A --base nowhere --data PICTURES --report PROMPTS/report", "--report PROMPTS/report: "),
+        ("activations A --base nowhere --data IMAGES --report PROMPTS/report", "--report PROMPTS/report: "),
         ("norms A --report TAKEN", "report.html in it is a folder"),
-        ("activations nosuch --base nowhere --data PICTURES", "reading adapter nosuch"),
+        ("activations nosuch --base nowhere --data IMAGES", "reading adapter nosuch"),
         ("conflict A nosuch --base nowhere --prompts PROMPTS --timesteps x", "--timesteps x"),
         (f"fidelity --adapter A --adapter B {SCORED} --base BASE --clip CLIP --cfg nan", "--cfg nan: no finite"),
-        ("activations A --base BASE --data PICTURES --device meta", "--device meta"),
+        ("activations A --base BASE --data IMAGES --device meta", "--device meta"),
         (f"fidelity --adapter A {SCORED}", "1 --adapter"),
-        ("recommend A B --id-images CLIP --style-images PICTURES --prompts PROMPTS", "no images in it"),
+        ("recommend A B --id-images CLIP --style-images IMAGES --prompts PROMPTS", "no images in it"),
         (f"recommend A B {SCORED} --base BASE", "model to score with. Give --clip"),
     ],
 )
@@ -251,11 +251,11 @@ def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, tmp_path: P
         "A": files.a,
         "B": files.b,
         "BASE": files.base,
-        "PICTURES": files.pictures,
+        "IMAGES": files.images,
         "PROMPTS": files.prompts,
         "CLIP": files.clip,
     }
-    for name, content in {"BROKEN": b"no picture", "BARE": (files.pictures / "one.png").read_bytes()}.items():
+    for name, content in {"BROKEN": b"no image", "BARE": (files.images / "one.png").read_bytes()}.items():
         named[name] = tmp_path / name.lower()
         named[name].mkdir()
         (named[name] / "one.png").write_bytes(content)
@@ -272,7 +272,7 @@ def test_what_is_wrong_is_told_in_one_line(bwlab: Run, files: Files, tmp_path: P
     assert outcome.err.count("\n") == 1
 
 
-def test_pictures_that_are_no_numbers_are_not_scored(bwlab: Run, files: Files, tmp_path: Path) -> None:
+def test_images_that_are_no_numbers_are_not_scored(bwlab: Run, files: Files, tmp_path: Path) -> None:
     strong = tmp_path / "strong.safetensors"
     tensors = load_file(files.b)
     save_file({key: values * 1e18 for key, values in tensors.items()}, strong)

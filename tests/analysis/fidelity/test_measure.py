@@ -37,8 +37,8 @@ def scorer(kind: str) -> FidelityScorer:
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    picture = Image.new("RGB", (32, 32), "white")
-    return Judge([scorer(kind) for kind in ("identity", "style", "text")], References((picture,), (picture,)))
+    image = Image.new("RGB", (32, 32), "white")
+    return Judge([scorer(kind) for kind in ("identity", "style", "text")], References((image,), (image,)))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def scores(world: World, judge: Judge) -> list[ConditionScores]:
     return found
 
 
-def test_every_composition_has_its_pictures_and_scores(scores: list[ConditionScores]) -> None:
+def test_every_composition_has_its_images_and_scores(scores: list[ConditionScores]) -> None:
     assert [one.name for one in scores[:4]] == [BASE, IDENTITY, "style alone", BOTH]
     for one in scores:
         assert len(one.images) == 6

@@ -1,4 +1,4 @@
-"""Scores of pictures, their means and intervals."""
+"""Scores of images, their means and intervals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def picture(colour: str, shape: str = "disc") -> Image.Image:
+def image(colour: str, shape: str = "disc") -> Image.Image:
     image = Image.new("RGB", (48, 40), "white")
     drawn = ImageDraw.Draw(image)
     box = (9, 7, 37, 33)
@@ -47,9 +47,9 @@ def picture(colour: str, shape: str = "disc") -> Image.Image:
     return image
 
 
-def test_a_picture_is_most_like_itself(clip_folder: Path) -> None:
+def test_an_image_is_most_like_itself(clip_folder: Path) -> None:
     clip = load_clip(str(clip_folder))
-    red, lines = picture("red"), picture("black", "lines")
+    red, lines = image("red"), image("black", "lines")
     for score in (likeness_to_images, early_statistics_likeness):
         same, other = score(clip, [red, lines], [red])
         assert same == pytest.approx(1)
@@ -91,8 +91,8 @@ def test_a_folder_without_weights_is_refused(clip_folder: Path, tmp_path: Path) 
 
 
 def test_statistics_tell_colours_and_lines() -> None:
-    reds, lines = [picture("red"), picture("darkred")], picture("black", "lines")
-    alike, unlike = style_likeness([picture("firebrick"), lines], reds)
+    reds, lines = [image("red"), image("darkred")], image("black", "lines")
+    alike, unlike = style_likeness([image("firebrick"), lines], reds)
     assert 0 < unlike < alike <= 1
     assert style_likeness([reds[0]], [reds[0]]) == [1.0]
     assert style_statistics(lines).shape == (15,)

@@ -89,12 +89,12 @@ def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> lis
     third = tmp_path_factory.mktemp("third") / "third.safetensors"
     third.write_bytes(files.a.read_bytes())
     base = ("--base", files.base)
-    data = ("--data-a", files.pictures, "--data-b", files.pictures)
+    data = ("--data-a", files.images, "--data-b", files.images)
     commands: tuple[tuple[object, ...], ...] = (
         ("norms", files.a),
         ("conflict", files.a, files.b, *base, *data, *FAST),
         ("conflict", files.a, files.b, third),
-        ("activations", files.b, *base, "--data", files.pictures, *FAST),
+        ("activations", files.b, *base, "--data", files.images, *FAST),
         ("fidelity", "--adapter", files.b, "--adapter", files.b, *fidelity_options(files)),
     )
     shown: list[Presentation] = []
@@ -113,8 +113,8 @@ def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 def test_one_file_without_network(presentations: list[Presentation], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = {f"picture {i}": Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for i in range(3)}
-    path = write_report(presentations, tmp_path / "report", pictures, "bwlab analyze conflict a b")
+    images = {f"picture {i}": Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for i in range(3)}
+    path = write_report(presentations, tmp_path / "report", images, "bwlab analyze conflict a b")
     text = path.read_text()
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
@@ -171,7 +171,7 @@ def test_every_command_writes_one(bwlab: Run, files: Files, tmp_path: Path) -> N
     assert "Weights of" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_pictures_are_made_to_fit() -> None:
+def test_images_are_made_to_fit() -> None:
     rng = np.random.default_rng(0)
     large = {str(i): Image.fromarray(rng.integers(0, 256, (700, 700, 3), np.uint8)) for i in range(6)}
     encoded = encode_all(large)

@@ -62,7 +62,7 @@ def made(compositions: Mapping[str, Kept], told: Told = Told(), true: bool = Tru
     Args:
         compositions: their shares.
         told: what else there is.
-        true: whether the true images are known; else the learned pictures are one, of 4 and 7 for each.
+        true: whether the true images are known; else the learned images are one, of 4 and 7 for each.
 
     """
     base = zero()

@@ -212,7 +212,7 @@ def test_a_changed_image_changes_what_is_learned_of_it(scheme: BlockScheme, tmp_
     assert "train id, us" in changed
 
 
-def test_there_is_no_true_picture_of_ones_own(scheme: BlockScheme, tmp_path: Path) -> None:
+def test_there_is_no_true_image_of_ones_own(scheme: BlockScheme, tmp_path: Path) -> None:
     asked = plan({"both": BOTH}, styles=(Subject("us", "us", str(tmp_path)),))
     assert {pair.composition for pair in expand(asked, scheme, "scorer").scores} == {"both", *CONTROLS[1:]}
 

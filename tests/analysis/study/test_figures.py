@@ -19,12 +19,12 @@ from tests.analysis.study.test_tables import results
 def test_every_figure_is_drawn() -> None:
     found = figures_of(results())
     assert set(found) == {"identity and style", "what each block carries", "what predicts the loss"}
-    for name, picture in found.items():
-        assert picture.mode == "RGB", name
-        assert min(picture.size) > 150, name
-        assert np.asarray(picture).std() > 5, name
-        with Image.open(io.BytesIO(png(picture))) as again:
-            assert np.array_equal(np.asarray(again), np.asarray(picture))
+    for name, image in found.items():
+        assert image.mode == "RGB", name
+        assert min(image.size) > 150, name
+        assert np.asarray(image).std() > 5, name
+        with Image.open(io.BytesIO(png(image))) as again:
+            assert np.array_equal(np.asarray(again), np.asarray(image))
 
 
 def test_there_are_only_figures_of_what_there_is() -> None:
@@ -55,7 +55,7 @@ def test_predictions_are_the_measures_that_say_something() -> None:
     assert axes.get_xlim() == (-1, 1)
 
 
-def test_pictures_with_their_names() -> None:
+def test_images_with_their_names() -> None:
     red, blue = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
     sheet = labelled({"a": [red, blue], "a name that is far longer than any other": [blue]})
     assert sheet.height == 40

@@ -54,8 +54,8 @@ def test_the_report_of_a_study(finished: Finished) -> None:
     assert [name for name, _ in linked][-1] == "fox ink"
     assert {path for _, path in linked} == {f"figures/{path.name}" for path in (text.parent / "figures").iterdir()}
     for path in (text.parent / "figures").iterdir():
-        with Image.open(path) as picture:
-            picture.verify()
+        with Image.open(path) as image:
+            image.verify()
     whole = html_page.read_text(encoding="utf-8")
     assert "<title>A tiny study</title>" in whole
     assert whole.count("<figure>") == len(linked)
@@ -69,14 +69,14 @@ def test_the_page_is_well_formed() -> None:
 
 
 def test_grids_leave_sweeps_out(finished: Finished) -> None:
-    (whole,), (picture,) = grids(finished.study).items(), grids(finished.study, {"base", "joint"}).values()
+    (whole,), (image,) = grids(finished.study).items(), grids(finished.study, {"base", "joint"}).values()
     name, larger = whole
     assert name == "fox ink"
-    assert larger.height - picture.height == 2 * 64
+    assert larger.height - image.height == 2 * 64
     assert larger.height == 64 * len({pair.composition for pair in finished.study.expanded.scores if pair.job.needs})
 
 
-def test_markdown_without_pictures() -> None:
+def test_markdown_without_images() -> None:
     found = markdown(results(), tables_of(results()), {})
     assert found.startswith("# A study of nothing\n\n### Fidelity\n")
     assert title_of(results()) == "A study of nothing"

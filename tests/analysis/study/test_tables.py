@@ -81,7 +81,7 @@ def test_fidelity() -> None:
     assert all(cell.note.startswith("(") for cell in column(shown, 1).values())
 
 
-def test_without_true_pictures_the_learned_ones_are_1() -> None:
+def test_without_true_images_the_learned_ones_are_1() -> None:
     shown = fidelity(Shares(results(true=False)))
     assert column(shown, 1)["identity's images"].text == "1.00"
     assert column(shown, 2)["style's images"].text == "1.00"
