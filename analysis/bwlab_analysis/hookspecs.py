@@ -1,4 +1,4 @@
-"""The hooks that the analysis adds to bwlab's: new measures appear in its tables and JSON by themselves."""
+"""The hooks that the analysis adds; measures that plugins register appear in its tables and JSON automatically."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The hooks a plugin may implement.
+"""The hooks that a plugin may implement.
 
 A plugin is a module, named by an entry point of the group `bwlab`, with functions marked `@bwlab.hookimpl`. A
-function may take fewer arguments than the hook offers, but none that it does not. The module is imported by every
-command, `--help` too: it should import torch and the like inside its functions only.
+function may take fewer arguments than its hook offers, but no others. Every command imports the module, even
+`bwlab --help`, so it should import torch and other heavy packages only inside its functions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
     """Add hooks of your own with `manager.add_hookspecs(module)`, for other plugins to implement.
 
-    Called for every plugin before any is registered, so the order of installation does not matter.
+    The hook is called for every plugin before any plugin is registered, so the order of installation does not matter.
     """
 
 
@@ -65,22 +65,22 @@ def bwlab_register_commands(app: typer.Typer) -> None:
 
 @hookspec
 def bwlab_run_started(run: RunRecord) -> None:
-    """Hear that a training run starts, or goes on after a stop."""
+    """Receive a record when a training run starts or resumes."""
 
 
 @hookspec
 def bwlab_step_finished(record: StepRecord) -> None:
-    """Hear of every optimiser step; called often, so keep it cheap."""
+    """Receive a record of every optimiser step; this hook is called often, so keep it cheap."""
 
 
 @hookspec
 def bwlab_checkpoint_saved(record: CheckpointRecord) -> None:
-    """Hear of every checkpoint, once it is completely on disk."""
+    """Receive a record of every checkpoint once it is completely on disk."""
 
 
 @hookspec
 def bwlab_run_finished(record: FinishRecord) -> None:
-    """Hear that a run has taken all its steps and written its adapter."""
+    """Receive a record when a run has taken all its steps and written its adapter."""
 
 
 @hookspec
@@ -89,7 +89,7 @@ def bwlab_extra_losses(  # type: ignore[empty-body]
 ) -> dict[str, Tensor]:
     """Return named scalars that are added to the loss of this step.
 
-    `batch` holds, with the batch as first dimension, `latents`, `noise`, `timesteps`, `text` (embeddings),
-    `noisy` (what the UNet saw) and `target` (what it should have returned); `prediction` is what it did return,
-    `(batch, channels, h, w)`.
+    `batch` holds, with the batch as first dimension, `latents`, `noise`, `timesteps`, `text` (embeddings), `noisy`
+    (the input of the UNet) and `target` (the output that it should have returned); `prediction` is the output that it
+    returned, `(batch, channels, h, w)`.
     """
