@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +59,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for reason, count in sorted(counts.items()):
         remedy = next((text for word, text in REMEDIES.items() if word in reason), "")
         terminalreporter.write_line(f"{count} tests: {reason}" + (f". To run them: {remedy}" if remedy else ""))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _give_memory_back() -> Iterator[None]:
+    """Return freed memory to the system after each file, which glibc else keeps for the process."""
+    yield
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

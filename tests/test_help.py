@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from typer.main import get_command
 
-from bwlab.cli.app import build_app
+from bwlab.cli.app import build_group
 from bwlab.plugins.manager import build_manager
 
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "skimage", "open_clip", "numpy", "PIL")
@@ -45,8 +44,8 @@ def test_the_list_of_commands_needs_no_models_of_settings() -> None:
 def test_the_list_of_commands_is_that_of_the_whole_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = []
     for asked in ("--help", None):
-        app, _ = build_app(build_manager(), asked)
-        get_command(app).main(["--help"], prog_name="bwlab", standalone_mode=False)
+        group, _ = build_group(build_manager(), asked)
+        group.main(["--help"], prog_name="bwlab", standalone_mode=False)
         shown.append(capsys.readouterr().out)
     assert "train" in shown[0]
     assert shown[0] == shown[1]

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_group
 
 from bwlab._version import __version__
@@ -19,14 +20,23 @@ from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
 from bwlab.terminal import one_line, show_traceback, warn
 
 HELP = "Train adapters into chosen blocks of a diffusion UNet, look inside them, generate with them."
-# The built-in commands and groups of commands, in the order of the help, each a module of this package.
-COMMANDS = ("train", "tag", "generate", "blocks", "inspect", "convert", "merge", "extract")
-GROUPS = ("data", "config", "plugins")
-# Commands that read their options from models of settings, whose import takes time. `bwlab --help` shows one line
-# of each, which it takes from here.
-SUMMARIES = {
+# The built-in commands and groups of commands, in the order of the help, each a module of this package, with its line
+# in `bwlab --help`, which imports none of them.
+COMMANDS = {
     "train": "Train an adapter into chosen blocks of a base model.",
+    "tag": "Write captions of comma-separated tags beside the images of a folder.",
+    "generate": "Generate images with a base model and any number of adapters.",
+    "blocks": "Show the blocks of a model, or translate block numbers from and to other tools' notations.",
+    "inspect": "Show the contents of adapter files: dialect, algorithm, model, ranks and modules per block, training, "
+    "and health.",
+    "convert": "Convert an adapter file to another form, with the same deltas.",
+    "merge": "Merge adapters into one, exactly or at a lower rank, or fold them into a base model.",
+    "extract": "Extract the LoRA nearest to a fine-tuning: the SVD of each layer's difference from the base.",
+}
+GROUPS = {
+    "data": "Check the images and captions that an adapter is to be trained on.",
     "config": "Write out the settings of a training run.",
+    "plugins": "List plugins, check adapter types, start a plugin of one's own.",
 }
 
 # Commands of plugins that are published apart from bwlab -> how to install the plugin.
@@ -64,75 +74,110 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_app(
     manager: PluginManager, asked: str | None = None
 ) -> tuple[typer.Typer, list[tuple[PluginRecord, BaseException]]]:
-    """Return the command line, and the plugins whose commands had to be left out with the reason of each.
+    """Return the command line as typer holds it, and the plugins whose commands had to be left out with the reasons.
+
+    Args:
+        manager: of the plugins.
+        asked: the first word that was typed; see `build_group`.
+
+    """
+    plugged = plugin_commands(manager)
+    app = _built_in_app(asked, plugged)
+    for own in plugged.apps:
+        app.registered_commands += own.registered_commands
+        app.registered_groups += own.registered_groups
+    return app, plugged.failures
+
+
+def build_group(
+    manager: PluginManager, asked: str | None = None
+) -> tuple[TyperGroup, list[tuple[PluginRecord, BaseException]]]:
+    """Return the command line, ready to run, and the plugins whose commands had to be left out with the reasons.
 
     Args:
         manager: of the plugins.
         asked: the first word that was typed. If it is a command, the other built-in commands are left out, whose import
-            takes time; if it is `--help`, the commands of `SUMMARIES` have their line of help and nothing else.
+            takes time; if it is `--help`, built-in commands have their line of help and nothing else.
 
     """
+    plugged = plugin_commands(manager)
+    group = get_group(_built_in_app(asked, plugged))
+    group.commands.update(plugged.commands)
+    return group, plugged.failures
+
+
+def _built_in_app(asked: str | None, plugged: PluginCommands) -> typer.Typer:
     app = typer.Typer(name="bwlab", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(_global_options)
-    plugged, taken, failures = plugin_commands(manager)
+    names = {*COMMANDS, *GROUPS}
     for name in (*COMMANDS, *GROUPS):
-        if asked == "--help" and name in SUMMARIES:
+        if asked == "--help":
             _add_summary(app, name)
-        elif asked == name or asked not in taken:
+        elif asked == name or asked not in names | {*plugged.commands}:
             module = import_module(f"bwlab.cli.{name}")
             if name in COMMANDS:
                 app.command(name)(module.command)
             else:
                 app.add_typer(module.app, name=name)
-    app.registered_commands += plugged.registered_commands
-    app.registered_groups += plugged.registered_groups
-    return app, failures
+    return app
 
 
 def _add_summary(app: typer.Typer, name: str) -> None:
     """Add a command or a group that is only listed."""
     if name in GROUPS:
-        app.add_typer(typer.Typer(help=SUMMARIES[name]), name=name)
+        app.add_typer(typer.Typer(help=GROUPS[name]), name=name)
     else:
-        app.command(name, help=SUMMARIES[name])(lambda: None)
+        app.command(name, help=COMMANDS[name])(lambda: None)
 
 
-def plugin_commands(manager: PluginManager) -> tuple[typer.Typer, set[str], list[tuple[PluginRecord, BaseException]]]:
-    """Return the commands of all plugins, all names that are taken, and the plugins that failed, with nothing of them.
+@dataclass(frozen=True)
+class PluginCommands:
+    """The commands that plugins add.
+
+    Attributes:
+        apps: of each plugin, as it registered them.
+        commands: the same by name, ready to run.
+        failures: the plugins that are left out, with nothing of them.
+
+    """
+
+    apps: list[typer.Typer]
+    commands: dict[str, Any]
+    failures: list[tuple[PluginRecord, BaseException]]
+
+
+def plugin_commands(manager: PluginManager) -> PluginCommands:
+    """Return the commands of all plugins.
 
     Each plugin gets an app of its own first: one that raises half-way, takes a name that exists, or has a signature
     that typer cannot read must not spoil the commands of others.
     """
-    app = typer.Typer()
-    failures: list[tuple[PluginRecord, BaseException]] = []
-    taken = {*COMMANDS, *GROUPS}
+    plugged = PluginCommands([], {}, [])
     for record, register in manager.each("bwlab_register_commands"):
         own = typer.Typer()
         try:
             register(app=own)
-            names = set(get_group(own).commands)
-            if names & taken:
-                raise ValueError(f"there is a command {', '.join(sorted(names & taken))} already")
+            commands = get_group(own).commands
+            if taken := commands.keys() & {*COMMANDS, *GROUPS, *plugged.commands}:
+                raise ValueError(f"there is a command {', '.join(sorted(taken))} already")
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
-            failures.append((record, error))
+            plugged.failures.append((record, error))
             continue
-        taken |= names
-        app.registered_commands += own.registered_commands
-        app.registered_groups += own.registered_groups
-    return app, taken, failures
+        plugged.apps.append(own)
+        plugged.commands.update(commands)
+    return plugged
 
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     manager = build_manager()
     typed = sys.argv[1:] if arguments is None else arguments
     first = next((word for word in typed if word != "--debug"), None)
-    app, unusable = build_app(manager, first)
+    command, unusable = build_group(manager, first)
     for record in manager.failed:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
     for record, error in unusable:
         warn(f"commands of plugin {record.name} of {record.source} are left out: {reason(error)}")
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
-    command = get_group(app)
     _require_plugin_of(first, command.commands)
     given = None if arguments is None else list(arguments)
     exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))

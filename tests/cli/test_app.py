@@ -10,7 +10,7 @@ import typer
 from typer.main import get_group
 
 from bwlab import __version__, hookimpl
-from bwlab.cli.app import COMMANDS, GROUPS, build_app, exit_on_error, main
+from bwlab.cli.app import COMMANDS, GROUPS, build_app, build_group, exit_on_error, main
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
 from tests.plugins.conftest import FakePackages
@@ -200,10 +200,11 @@ def test_the_command_that_is_asked_for_is_there_and_so_are_all_where_it_is_unkno
             """Add it."""
             app.command("shine")(lambda: None)
 
-    app, _ = build_app(build_manager([Shining()], installed=False), asked)
+    manager = build_manager([Shining()], installed=False)
     names = {"shine", *COMMANDS, *GROUPS}
     wanted = {"shine", asked} if asked in names else names
-    assert set(get_group(app).commands) == wanted
+    assert set(build_group(manager, asked)[0].commands) == wanted
+    assert set(get_group(build_app(manager, asked)[0]).commands) == wanted
 
 
 def test_a_plugin_cannot_take_the_name_of_a_command_that_is_not_asked_for() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.jobs import JOB_KINDS
+from bwlab_analysis.study import JOB_KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console

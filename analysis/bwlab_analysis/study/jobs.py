@@ -12,16 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from bwlab_analysis.study import GENERATE, JOB_KINDS, MEASURE, MERGE, RECOMMEND, SCORE, TRAIN
+
 if TYPE_CHECKING:
     from bwlab.merging.ziplora import ZipLoraSettings
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 RESULT = "result.json"
-TRAIN, MERGE, GENERATE, MEASURE = "train", "merge", "generate", "measure"
-SCORE, RECOMMEND = "score", "recommend"
-JOB_KINDS = (TRAIN, MERGE, GENERATE, MEASURE, SCORE, RECOMMEND)
-"""In the order in which a runner takes them."""
 
 
 @dataclass(frozen=True)

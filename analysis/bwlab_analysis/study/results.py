@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bwlab_analysis.study import GENERATE
 from bwlab_analysis.study.expand import PairJob
-from bwlab_analysis.study.jobs import GENERATE, Json
+from bwlab_analysis.study.jobs import Json
 from bwlab_analysis.study.plan import CONTROLS, SweepPlan, swept_name
 from bwlab_analysis.study.study import Study
 

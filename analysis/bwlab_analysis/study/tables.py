@@ -9,8 +9,8 @@ import numpy as np
 from bwlab.tables import NO_VALUE, Cell, Row, Table, columns_of
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
 from bwlab_analysis.report.numbers import number_text
+from bwlab_analysis.study import JOB_KINDS
 from bwlab_analysis.study.blame_check import TRIED, SearchedPair, searched
-from bwlab_analysis.study.jobs import JOB_KINDS
 from bwlab_analysis.study.plan import BASE, CONTROLS, DISTANCES, IN
 from bwlab_analysis.study.results import Floats, Results
 from bwlab_analysis.study.statistics import (

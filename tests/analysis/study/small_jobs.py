@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bwlab_analysis.study import GENERATE, MEASURE, MERGE, RECOMMEND, SCORE, TRAIN
 from bwlab_analysis.study.jobs import (
-    GENERATE,
-    MEASURE,
-    MERGE,
-    RECOMMEND,
-    SCORE,
-    TRAIN,
     GenerateSettings,
     Job,
     JobSettings,

@@ -11,20 +11,9 @@ import pytest
 
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
+from bwlab_analysis.study import GENERATE, MEASURE, MERGE, SCORE, TRAIN
 from bwlab_analysis.study.expand import ExpandedPlan, expand
-from bwlab_analysis.study.jobs import (
-    GENERATE,
-    MEASURE,
-    MERGE,
-    SCORE,
-    TRAIN,
-    GenerateSettings,
-    Job,
-    MeasureSettings,
-    MergeSettings,
-    TrainSettings,
-    with_needs,
-)
+from bwlab_analysis.study.jobs import GenerateSettings, Job, MeasureSettings, MergeSettings, TrainSettings, with_needs
 from bwlab_analysis.study.plan import (
     CONTROLS,
     AdapterPlan,

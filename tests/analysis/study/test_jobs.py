@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bwlab_analysis.study.jobs import JOB_KINDS, RESULT, Job, Json, MergeSettings, slug, with_needs
+from bwlab_analysis.study import JOB_KINDS
+from bwlab_analysis.study.jobs import RESULT, Job, Json, MergeSettings, slug, with_needs
 from tests.analysis.study.small_jobs import generation, scoring, settings_of, training
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)

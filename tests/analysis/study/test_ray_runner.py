@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bwlab_analysis.study.jobs import GENERATE, TRAIN, Job, TrainSettings
+from bwlab_analysis.study import GENERATE, TRAIN
+from bwlab_analysis.study.jobs import Job, TrainSettings
 from bwlab_analysis.study.plan_file import read_plan
 from bwlab_analysis.study.study import Study, new_study, run_study
 from tests.analysis.study.finished import TINY

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bwlab_analysis.study.jobs import JOB_KINDS
+from bwlab_analysis.study import JOB_KINDS
 from bwlab_analysis.study.plan import TRUE
 from bwlab_analysis.study.results import DIGITS, Blamed, Results, measures_of, read_results
 from tests.analysis.study.finished import Finished

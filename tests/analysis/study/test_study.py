@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.jobs import MERGE, TRAIN
+from bwlab_analysis.study import MERGE, TRAIN
 from bwlab_analysis.study.plan_file import read_plan
 from bwlab_analysis.study.study import new_study, scorer_hash
 from tests.analysis.study.finished import TINY, Finished

@@ -17,9 +17,10 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.read import read_contents
 from bwlab.merging.ziplora import ZipLoraSettings
+from bwlab_analysis.study import MERGE
 from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
 from bwlab_analysis.study.expand import expand
-from bwlab_analysis.study.jobs import MERGE, Job, MergeSettings, ZipMergeSettings, with_needs
+from bwlab_analysis.study.jobs import Job, MergeSettings, ZipMergeSettings, with_needs
 from bwlab_analysis.study.plan import AdapterPlan, CompositionPlan, MeasurePlan, SamplingPlan, StudyPlan, Subject
 from bwlab_analysis.study.plan_file import plan_of
 from bwlab_analysis.study.work import perform
