@@ -1,4 +1,4 @@
-"""What to do about a conflict: which blocks of which adapter to turn down, in every tool's notation."""
+"""Advice on a conflict: which blocks of which adapter to turn down, in the notation of every tool."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Step:
 
     Attributes:
         adapter: `"a"` or `"b"`.
-        block: the block.
-        scale: its new scale: 0, or 0.5 where its own adapter needs it too.
-        gain: what the other adapter gets back, as a share of its own effect.
-        loss: what its own adapter loses with the block off, likewise; None where that was not measured.
+        block: name of the block.
+        scale: new scale of the block: 0, or 0.5 if its own adapter needs the block too.
+        gain: effect that the other adapter gets back, as a share of its whole effect.
+        loss: effect that its own adapter loses with the block off, as a share too; None if it was not measured.
 
     """
 
@@ -53,7 +53,7 @@ class Step:
             cost = f" and {self.adapter} {verb} {100 * abs(self.loss):.0f} % of its own"
         return (
             f"Turn {self.adapter} {how} in {self.block}: "
-            f"switched off, {other} gets {100 * self.gain:.0f} % of its effect back{cost}."
+            f"with the block off, {other} gets {100 * self.gain:.0f} % of its effect back{cost}."
         )
 
 
@@ -79,9 +79,9 @@ def spec_items(specs: Mapping[str, str], scheme: BlockScheme) -> Iterator[Item]:
 
 
 def steps_of(blame: Sequence[BlockBlame]) -> tuple[Step, ...]:
-    """Return the blocks whose removal gives the other adapter more than it costs their own, the best trade first.
+    """Return the blocks whose removal gains the other adapter more than it costs their own, the best trade first.
 
-    A block that gives more than twice what it costs is switched off; others, and those of unknown cost, are halved.
+    A block whose gain is more than twice its cost is switched off; other blocks and those of unknown cost are halved.
     """
     worth = [block for block in blame if block.gain - _cost(block) > WORTH]
     return tuple(
@@ -99,7 +99,7 @@ def _scale(block: BlockBlame) -> float:
 
 
 def specs_of(steps: Sequence[Step]) -> dict[str, str]:
-    """Return each adapter's block spec by `"a"` and `"b"`: `"out2=0, *=1"`, or `"1"` to leave it as it is."""
+    """Return the block spec of each adapter, `"a"` and `"b"`: `"out2=0, *=1"`, or `"1"` for no change."""
     specs = {}
     for adapter in ADAPTERS:
         named = [f"{step.block}={step.scale:g}" for step in steps if step.adapter == adapter]
@@ -108,7 +108,7 @@ def specs_of(steps: Sequence[Step]) -> dict[str, str]:
 
 
 def notations_of(spec: str, scheme: BlockScheme) -> Mapping[str, Translation]:
-    """Return a spec in the notations of other tools, by the tool's name, each with its notes.
+    """Return a spec in the notations of other tools, with notes, by name of the tool.
 
     Tools that cannot express the spec are left out; a whole adapter needs no notation.
     """

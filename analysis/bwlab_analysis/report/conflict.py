@@ -1,4 +1,4 @@
-"""The presentation of `bwlab analyze conflict`: two adapters or more, in their weights and in a base."""
+"""The presentation of `bwlab analyze conflict`: two or more adapters, by their weights and in a base."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.measures import BlockBlame
 
 Compared: TypeAlias = "tuple[ConflictReport, PairInBase | None]"
-"""Two adapters in their weights, and in a base where one was given."""
+"""Two adapters compared by their weights, and in a base if one was given."""
 
 EFFECTS = {
     "effect_a": "effect of a",
@@ -47,15 +47,15 @@ EFFECTS = {
     "retention_b": "b retained",
     "interaction": "interaction",
 }
-"""Heads of what two adapters do to activations."""
+"""Column heads of the measures of activations."""
 EXACTLY_0 = Cell("exactly 0", 0.0)
 BLAMED_ON_TERMINAL = 8
 COMPARED_WEIGHTS = ("cosine", "out_overlap", "in_overlap")
-RETAINED = "Share of its effect that the adapter of a row retains beside that of a column"
+RETAINED = "Share of its effect that the adapter in a row retains beside the adapter in a column"
 
 
 def present_conflict(report: ConflictReport, in_base: PairInBase | None, cells: bool = False) -> Presentation:
-    """Return the presentation of two adapters, with tables by cell if asked."""
+    """Return the presentation of two adapters; with tables by cell if `cells`."""
     title, weights = f"{report.file_a} (a) and {report.file_b} (b)", _weights_section(report, cells)
     if in_base is None:
         conclusion = Section("Conflict", (WEIGHTS_ONLY, BlockMap(_weights_by_block(report))))
@@ -84,9 +84,9 @@ def present_conflicts(files: Sequence[Path], pairs: Sequence[Compared]) -> Prese
         note = _inputs_note(in_base[0][1].interaction)
         tables = (_effects_of_pairs(names, in_base, note), _retained(names, in_base))
         details.append(Section("The base's prediction with all pairs", tables))
-        conclusion = "The blocks of every pair, and the advice, are in --json and --report, or with two files alone."
+        conclusion = "The blocks of every pair and the advice are in --json and --report, or give only two files."
     else:
-        conclusion = f"The blocks of every pair are in --json and --report, or with two files alone. {WEIGHTS_ONLY}"
+        conclusion = f"The blocks of every pair are in --json and --report, or give only two files. {WEIGHTS_ONLY}"
     parts = tuple(present_conflict(report, pair) for report, pair in pairs)
     return Presentation("Pairs of adapters", Section("Conflict", (conclusion,)), tuple(details), parts)
 
@@ -111,7 +111,7 @@ def _weights_section(report: ConflictReport, cells: bool) -> Section:
 
 
 def _weights_tables(head: str, groups: Sequence[GroupConflict], report: ConflictReport) -> tuple[Table, Table]:
-    """Return the table of modules and energies, and that of the measures."""
+    """Return the table of modules and energies, and the table of the measures."""
     heads = columns_of(head, "modules of a", "of b", "of both", "energy of a", "of b", "of both")
     energies = Table(heads, tuple(map(_energy_row, groups)), totals=(_energy_row(report.total),))
     columns = (Column(head, align="left"), *(measure_column(measure.name) for measure in report.measures))
@@ -129,7 +129,7 @@ def _energy_row(group: GroupConflict) -> Row:
 
 
 def _measure_cells(group: GroupConflict, measures: Sequence[ConflictMeasure]) -> Row:
-    """Return the cells of measures; a group without shared modules has a cosine of exactly 0 and no others."""
+    """Return the cells of measures; a group without shared modules has a cosine of exactly 0 and no other measures."""
     if group.disjoint:
         return tuple(EXACTLY_0 if measure.name == "cosine" else NO_VALUE for measure in measures)
     return tuple(measure_cell(measure.name, group.measures[measure.name]) for measure in measures)
@@ -160,18 +160,18 @@ def _activations_section(report: InteractionReport) -> Section:
 
 def _inputs_note(report: InteractionReport) -> str:
     times = f"{'timestep' if len(report.timesteps) == 1 else 'timesteps'} {', '.join(map(str, report.timesteps))}"
-    null = " In brackets: a random adapter of the same norms in place of one of them." if report.draws else ""
+    null = " In brackets: with a random adapter of the same norms in place of one adapter." if report.draws else ""
     return f"{counted(report.latents, 'latent')} at {times} ({report.inputs}).{null}"
 
 
 def _blame_items(blame: Sequence[BlockBlame]) -> tuple[Item, ...]:
     if not blame:
-        return ("One of the adapters has no effect here: there is no block to blame.",)
+        return ("One of the adapters has no effect on these latents, so there is no block to blame.",)
     rows = tuple(
         (Cell(f"{block.adapter} in {block.block}"), share_cell(block.gain), share_cell(block.loss)) for block in blame
     )
     heads = columns_of("switched off", "gives the other", "costs its own")
-    note = "In shares of each adapter's effect on the prediction; below 0: it is worse off without the block."
+    note = "Shares of each adapter's effect on the prediction; below 0: the adapter is worse off without the block."
     return (Table(heads, rows, title="Blame", note=note, terminal_rows=BLAMED_ON_TERMINAL),)
 
 
@@ -200,8 +200,8 @@ def _losses_sections(reports: Sequence[LossReport]) -> tuple[Section, ...]:
     heads = columns_of("images of", "base", "alone", "both", "harm", "random", "of its gain")
     inputs = "; ".join(f"{report.adapter}: {report.inputs}" for report in reports)
     note = (
-        f"Images: {inputs}. Harm: the rise of the loss by the other adapter; random: by random adapters in its "
-        "place; of its gain: the harm as a share of the adapter's own gain. In brackets: standard errors."
+        f"Images: {inputs}. Harm: the rise of the loss that the other adapter causes; random: the rise that random "
+        "adapters cause; of its gain: the harm as a share of the adapter's own gain. In brackets: standard errors."
     )
     table = Table(heads, tuple(map(_loss_row, reports)), note=note)
     return (Section("Denoising loss on each adapter's own training images", (table,)),)
@@ -246,7 +246,7 @@ def _retained(names: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, P
         a, b, measures = names[report.file_a], names[report.file_b], pair.interaction.at(PREDICTION).measures
         values |= {(a, b): measures["retention_a"], (b, a): measures["retention_b"]}
     every = list(names.values())
-    return heat_table(RETAINED, "adapter", every, every, values, "1: its whole effect.")
+    return heat_table(RETAINED, "adapter", every, every, values, "1: the adapter retains its whole effect.")
 
 
 def _pair_name(names: Mapping[Path, str], report: ConflictReport) -> str:

@@ -1,4 +1,4 @@
-"""The presentations of `bwlab analyze fidelity` and `recommend`: scores of compositions, and what blocks carry."""
+"""The presentations of `bwlab analyze fidelity` and `recommend`: scores of compositions and of single blocks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge
 
 PROFILES_NOTE = (
-    "Alone: the score with the block as the only one, less the base's. Beside the other adapter: the score of both "
-    "adapters, less that of both without the block. In brackets: 95 % intervals."
+    "Alone: the score with only this block, minus the score of the base. Beside the other adapter: the score with both "
+    "adapters, minus the score with both adapters without this block. In brackets: 95 % intervals."
 )
 SHARES_NOTE = (
-    "Identity, style: 1 is the score of that adapter alone, 0 that of the base. Text: 1 is the base's score. Retained: "
-    "their harmonic mean, each counted as at most 1, with its 95 % interval over prompts and seeds."
+    "Identity, style: 1 is the score of that adapter alone, 0 the score of the base. Text: 1 is the score of the base. "
+    "Retained: the harmonic mean of these shares, each counted as at most 1, with its 95 % interval over prompts and "
+    "seeds."
 )
 KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
@@ -38,10 +39,10 @@ def present_fidelity(
     """Return the presentation of the scores of compositions.
 
     Args:
-        names: of the identity's and the style's adapter.
-        conditions: whole compositions, and those with single blocks in and out, which `profiles` sum up.
-        controls: images to compare the scores with.
-        profiles: of single blocks; none if blocks were not knocked in and out.
+        names: names of the identity adapter and of the style adapter.
+        conditions: scores of whole compositions, and of single blocks knocked in and out, which `profiles` summarise.
+        controls: scores of images to compare with.
+        profiles: profiles of single blocks; empty if blocks were not knocked in and out.
         judge: the scorers.
 
     """

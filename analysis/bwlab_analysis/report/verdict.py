@@ -1,11 +1,11 @@
-"""Verdicts in words: what the numbers mean, and no more, of weights, of losses in a base, and of fidelity.
+"""Verdicts in words: what the numbers mean, for weights, for losses in a base, and for fidelity.
 
-What to do about it is worded in `report.advice`, captions and notes of tables in `report.conflict`.
+The advice is worded in `report.advice`, and the captions and notes of tables in `report.conflict`.
 
-The numbers to compare weights with are those of 220 pairs of 22 Stable Diffusion 1.5 LoRA files by different authors:
+Weights are compared with the numbers of 220 pairs of 22 Stable Diffusion 1.5 LoRA files by different authors:
 median |cosine| 1.1e-4 with a maximum of 0.011 (at chance); out overlap x2.4 of chance for unrelated adapters, x4.7 for
 two runs on similar images, x32 for two recipes on one subject; in overlap 0.99 for unrelated authors who used one seed.
-The largest cosine measured since is that of two styles by one author (docs/real-adapters.md).
+The largest cosine measured since then is between two styles by one author (docs/real-adapters.md).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAME_CHANGES = 1 - 1e-6
 LARGEST_REAL_COSINE = 0.0144
 UNRELATED, SIMILAR_IMAGES, SAME_SUBJECT = 2.4, 4.7, 32.0
 AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
-# docs/study.md: rank correlations of -0.05 and -0.02 with what 162 composed pairs lost.
+# docs/study.md: rank correlations of -0.05 and -0.02 with the fidelity that 162 composed pairs lost.
 UNINFORMATIVE = "In bwlab's study it did not predict the fidelity that pairs lost."
 
 WEIGHTS_ONLY = (
@@ -40,40 +40,40 @@ WEIGHTS_ONLY = (
 )
 
 WORTH = 0.02
-"""The least gain above its cost, as a share of the adapters' effects, for which a block is turned down."""
+"""The smallest excess of gain over cost, as a share of the adapters' effects, for which a block is turned down."""
 # Spearman's rho with the fidelity that composed pairs lost: of all 162 pairs, and of the 54 held-out ones
 # (docs/study/tables.md, "What predicts the loss").
 SCORE_RHO, SCORE_RHO_HELD_OUT = 0.31, 0.68
 COSINE_RHO, COSINE_RHO_HELD_OUT = -0.05, 0.11
-# How often the block of most gain less cost in activations was the best one to switch off, and by chance; by losses
-# it was at chance ("Blame against exhaustive search").
+# How often the block with the largest gain minus cost in activations was the best block to switch off, and how often
+# by chance; by losses it was at chance ("Blame against exhaustive search").
 TOP_1, CHANCE = 0.22, 0.06
 
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH_IMAGES = 12
 MOST_CARRIERS = 4
-LEAST_RISE = 0.005  # less is shown as +0.00
+LEAST_RISE = 0.005  # a smaller rise is shown as +0.00
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a number means: for whole adapters in a sentence, for a block in a few words."""
+    """The meaning of a number: in a sentence for whole adapters, in a few words for a block."""
 
     whole: str
     block: str
 
 
 def weights_verdict(report: ConflictReport) -> list[str]:
-    """Return what the weights of two adapters show: of all blocks together, then block by block."""
+    """Return what the weights of two adapters show, for all blocks together and then block by block."""
     total = report.total
     if total.disjoint:
         return [
-            "No module is changed by both adapters: the conflict of their weights is exactly 0. They can still act on "
+            "No module is changed by both adapters: the conflict of their weights is exactly 0. They can still affect "
             "each other through the activations that blocks pass on, which weights do not show."
         ]
     zeros = [name for name, share in (("a", total.share_a), ("b", total.share_b)) if share is None]
     if zeros:
-        return [f"Nothing to compare: all deltas of {' and of '.join(zeros)} are 0."]
+        return [f"Nothing to compare: all deltas of {' and '.join(zeros)} are 0."]
     cosine = total.measures.get("cosine")
     if cosine is not None and abs(cosine.value) >= SAME_CHANGES:
         return [*_disjoint(report), _same_changes(total, cosine)]
@@ -95,25 +95,25 @@ def shares_initialisation(group: GroupConflict) -> bool:
 
 def _same_changes(group: GroupConflict, cosine: Measured) -> str:
     everywhere = group.modules_a == group.modules_b == group.shared
-    where = "a and b hold" if everywhere else "In the modules that both change, a and b hold"
+    where = "a and b make" if everywhere else "In the modules that both change, a and b make"
     if cosine.value > 0:
-        return f"{where} the same changes, up to a factor: one adapter twice."
-    return f"{where} the same changes with opposite signs: together they cancel."
+        return f"{where} the same changes up to a factor: they are the same adapter."
+    return f"{where} the same changes with opposite signs: together they cancel out."
 
 
 def _disjoint(report: ConflictReport) -> Iterator[str]:
     alone = [f"{group.name} ({'a' if group.modules_a else 'b'} only)" for group in report.blocks if group.disjoint]
     if alone:
-        yield f"The conflict of weights is exactly 0 where only one adapter changes modules: {', '.join(alone)}."
+        yield f"The conflict of the weights is exactly 0 where only one adapter changes modules: {', '.join(alone)}."
 
 
 def _shared_inputs(group: GroupConflict) -> Iterator[str]:
     overlap = group.measures.get("in_overlap")
     if overlap is not None and shares_initialisation(group):
         yield (
-            f"Shared initialisation: both read from the same input directions (in overlap "
+            f"Shared initialisation: both adapters read from the same input directions (in overlap "
             f"{overlap.details['fraction']:.2f}, {_of_chance(overlap)}), as adapters trained from one seed do. This is "
-            "no conflict."
+            "not a conflict."
         )
 
 
@@ -134,7 +134,7 @@ def _cosine(group: GroupConflict) -> Iterator[str]:
 
 
 def _cosine_scale(group: GroupConflict, cosine: Measured) -> float:
-    """Return the standard deviation of a random pair's cosine, with the shared initialisation where there is one."""
+    """Return the standard deviation of a random pair's cosine; with a shared initialisation if there is one."""
     given_inputs = shares_initialisation(group)
     return cosine.details["random_sd_given_inputs"] if given_inputs else cosine.random_sd or 0.0
 
@@ -150,7 +150,8 @@ def _read_cosine(group: GroupConflict) -> Reading | None:
         usual = "beyond chance, but within the range of real adapters"
         return Reading(f"{usual}. It does not show a conflict.", usual)
     direction = "in the same direction" if cosine.value > 0 else "in opposite directions"
-    return Reading(f"beyond chance. They push the weights {direction}. {UNINFORMATIVE}", f"beyond chance, {direction}")
+    whole = f"beyond chance. The adapters push the weights {direction}. {UNINFORMATIVE}"
+    return Reading(whole, f"beyond chance, {direction}")
 
 
 def _out_overlap(group: GroupConflict) -> Iterator[str]:
@@ -166,36 +167,37 @@ def _read_out_overlap(group: GroupConflict) -> Reading | None:
         return None
     if overlap.random_sd < NO_SPREAD:
         return Reading(
-            "one of them writes into every direction, so that no other value is possible. It does not show a conflict.",
-            "one writes into every direction, so that no other value is possible",
+            "one adapter writes into every direction, so no other value is possible. It does not show a conflict.",
+            "one adapter writes into every direction, so no other value is possible",
         )
     if overlap.value <= 1.0 + SURE * overlap.random_sd:
-        return Reading(f"{AT_CHANCE}. They write into unrelated directions.", "at chance")
-    # The multiples of real adapters are those of small ranks, which large ranks cannot reach.
+        return Reading(f"{AT_CHANCE}. The adapters write into unrelated directions.", "at chance")
+    # The multiples of real adapters come from small ranks; large ranks cannot reach them.
     if 1 / overlap.details["chance"] < SAME_SUBJECT:
-        whole = f"beyond chance. They write into some of the same directions. {UNINFORMATIVE}"
+        whole = f"beyond chance. The adapters write into some of the same directions. {UNINFORMATIVE}"
         return Reading(whole, "beyond chance")
     return _among_real_adapters(overlap.value)
 
 
 def _among_real_adapters(multiple: float) -> Reading:
-    """Return where a multiple of chance stands among those of real adapters."""
+    """Return where a multiple of chance lies among the multiples of real adapters."""
     unrelated = f"unrelated real adapters (median x{UNRELATED})"
     similar, subject = f"two runs on similar images (x{SIMILAR_IMAGES})", f"one subject twice (x{SAME_SUBJECT:.0f})"
     if multiple <= UNRELATED:
-        whole = f"beyond chance, but not above that of {unrelated}."
+        whole = f"beyond chance, but not above the overlap of {unrelated}."
         return Reading(whole, f"up to the median of unrelated adapters, x{UNRELATED}")
     if multiple <= SIMILAR_IMAGES:
-        whole = f"between that of {unrelated} and that of {similar}."
-        return Reading(whole, f"above that of unrelated adapters, x{UNRELATED}")
+        whole = f"between the overlap of {unrelated} and the overlap of {similar}."
+        return Reading(whole, f"above unrelated adapters, x{UNRELATED}")
     if multiple < SAME_SUBJECT:
-        whole = f"between that of {similar} and that of {subject}."
+        whole = f"between the overlap of {similar} and the overlap of {subject}."
         return Reading(whole, f"above two runs on similar images, x{SIMILAR_IMAGES}")
-    return Reading(f"as high as that of {subject}, or higher.", f"as one subject twice, x{SAME_SUBJECT:.0f}, or more")
+    whole = f"as high as the overlap of {subject}, or higher."
+    return Reading(whole, f"as for one subject twice, x{SAME_SUBJECT:.0f}, or higher")
 
 
 def _by_block(blocks: Sequence[GroupConflict], read: Callable[[GroupConflict], Reading | None]) -> Iterator[str]:
-    """Yield one line with the readings of all blocks, blocks of the same reading together."""
+    """Yield one line with the readings of all blocks; blocks with the same reading are grouped."""
     names: dict[str, list[str]] = {}
     for group in blocks:
         reading = read(group)
@@ -203,7 +205,7 @@ def _by_block(blocks: Sequence[GroupConflict], read: Callable[[GroupConflict], R
             names.setdefault(reading.block, []).append(group.name)
     if names:
         parts = [
-            f"{reading} ({'all that both change' if len(names) == 1 and len(same) > 1 else ', '.join(same)})"
+            f"{reading} ({'all blocks that both change' if len(names) == 1 and len(same) > 1 else ', '.join(same)})"
             for reading, same in names.items()
         ]
         yield f"Block by block: {'; '.join(parts)}."
@@ -215,29 +217,29 @@ def conflict_score(losses: Sequence[LossReport]) -> float | None:
 
 
 def conflict_score_text(losses: Sequence[LossReport]) -> str:
-    """Return the conflict score in words, and how much it is worth."""
+    """Return the conflict score in words, and how far it can be trusted."""
     score = conflict_score(losses)
     if score is None:
         return (
-            "No conflict score: it takes the training images of both adapters (--data-a, --data-b). Effects on "
+            "No conflict score: it needs the training images of both adapters (--data-a, --data-b). Effects on "
             "activations alone hardly predicted the fidelity that pairs lost in bwlab's study (docs/study.md)."
         )
     harms = ", ".join(f"{report.adapter} {report.harm.value:+.3f}" for report in losses)
     return (
         f"Conflict score {score:.3f}: the mean rise of the loss on each adapter's training images beside the other "
         f"adapter ({harms}). In bwlab's study its rank correlation with the fidelity that pairs lost was "
-        f"{SCORE_RHO:.2f} ({SCORE_RHO_HELD_OUT:.2f} on held-out pairs); that of the weights' cosine was "
-        f"{COSINE_RHO:.2f} ({COSINE_RHO_HELD_OUT:.2f}). Take it as a hint: "
-        "'bwlab analyze recommend' generates and scores images to be sure."
+        f"{SCORE_RHO:.2f} ({SCORE_RHO_HELD_OUT:.2f} on held-out pairs); for the cosine of the weights it was "
+        f"{COSINE_RHO:.2f} ({COSINE_RHO_HELD_OUT:.2f}). Take it as a hint; "
+        "'bwlab analyze recommend' generates and scores images to make sure."
     )
 
 
 def loss_warnings(losses: Sequence[LossReport]) -> list[str]:
-    """Return a line for each adapter that does not lower the loss on what should be its own training images."""
+    """Return a line for each adapter that does not lower the loss on its supposed training images."""
     return [
-        f"{report.adapter} does not surely lower the loss on these images ({report.base.value:.3f} without it, "
+        f"{report.adapter} does not lower the loss on these images beyond doubt ({report.base.value:.3f} without it, "
         f"{report.own.value:.3f} with it), as adapters do on their training images. Check --data-{report.adapter}: "
-        "with other images the conflict score means nothing."
+        "with other images the conflict score is meaningless."
         for report in losses
         if report.doubtful
     ]
@@ -246,7 +248,7 @@ def loss_warnings(losses: Sequence[LossReport]) -> list[str]:
 def blame_caution() -> str:
     """Return how far blame can be trusted."""
     return (
-        f"In bwlab's study, the block with the most gain for its cost was the best one to switch off in "
+        f"In bwlab's study, the block with the largest gain for its cost was the best block to switch off in "
         f"{100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance): score the result of every change."
     )
 
@@ -254,8 +256,8 @@ def blame_caution() -> str:
 def no_advice() -> str:
     """Return the advice where no block is worth turning down."""
     return (
-        "No block is worth turning down: none returns to the other adapter over "
-        f"{100 * WORTH:.0f} % of its effect more than it costs its own. 'bwlab analyze recommend' searches for block "
+        "No block is worth turning down: switching a block off never gains the other adapter "
+        f"{100 * WORTH:.0f} % more of its effect than it costs its own. 'bwlab analyze recommend' searches for block "
         "scales by generating images."
     )
 
@@ -263,11 +265,11 @@ def no_advice() -> str:
 def carrier_lines(
     conditions: Sequence[ConditionScores], profiles: Sequence[BlockProfile], leading: Sequence[str]
 ) -> list[str]:
-    """Return a sentence for each adapter that names the blocks that raise its own score alone, the strongest first.
+    """Return a sentence for each adapter that names the blocks that alone raise its score, the strongest first.
 
     Args:
         conditions: the generated compositions, for their number of images.
-        profiles: of all blocks.
+        profiles: profiles of all blocks.
         leading: names of the scorers of identity and of style, in this order.
 
     """
@@ -288,15 +290,15 @@ def carrier_lines(
 
 
 def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
-    """Return a warning where intervals rest on so few images that they are too narrow; an empty text otherwise."""
+    """Return a warning if there are so few images that intervals are too narrow; otherwise an empty text."""
     count = len(conditions[0].images)
     if count >= ENOUGH_IMAGES:
         return ""
-    return f"With only {counted(count, 'image')} of each composition the intervals are too narrow: raise --seeds."
+    return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise --seeds."
 
 
 def best_trial_text(trials: Sequence[Trial]) -> str:
-    """Return how surely the best composition is better than the others."""
+    """Return how certain it is that the best composition is better than the others."""
     from bwlab_analysis.fidelity.recommend import WHOLE
 
     if len(trials) == 1:
@@ -306,7 +308,7 @@ def best_trial_text(trials: Sequence[Trial]) -> str:
     if whole == 0:
         beaten = "No composition is better than both adapters whole."
     elif whole is None or trials[whole].tied:
-        beaten = "Whether it is better than both adapters whole is not sure: the difference is within the noise."
+        beaten = "It may not be better than both adapters whole: the difference is within the noise."
     else:
         beaten = "It is better than both adapters whole, beyond the noise."
     images = counted(len(trials[0].scores.images), "image")

@@ -75,7 +75,7 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     assert "prediction" in outcome.out
     assert "No block is worth turning down" in outcome.out or "Turn " in outcome.out
     assert "No conflict score" in outcome.out
-    assert "In shares of each adapter's effect on the prediction" in outcome.out
+    assert "Shares of each adapter's effect on the prediction" in outcome.out
     assert "…" not in outcome.out
 
 
@@ -107,7 +107,7 @@ def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files
     ]
     assert [line[0] for line in found["warnings"]] == of_none
     assert all(
-        f"Check --data-{line[0]}: with other images the conflict score means nothing" in line
+        f"Check --data-{line[0]}: with other images the conflict score is meaningless" in line
         for line in found["warnings"]
     )
     assert of_none, "random adapters on noise lower no loss"
@@ -147,7 +147,7 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
     assert table.code == 0, table.err
     assert "a = " in table.out
-    assert "Share of its effect that the adapter of a row retains beside that of a column" in table.out
+    assert "Share of its effect that the adapter in a row retains beside the adapter in a column" in table.out
     rows = [line.split() for line in table.out.splitlines() if line.strip()]
     matrix = rows[rows.index(["adapter", "a", "b", "c"]) + 2 :][:3]
     assert [row[0] for row in matrix] == ["a", "b", "c"]
@@ -181,7 +181,7 @@ def test_fidelity(bwlab: Run, files: Files) -> None:
     assert "uniform noise" in outcome.out
     assert "beside identity" in outcome.out
     text = " ".join(outcome.out.split())
-    assert "With only 4 images of each composition the intervals are too narrow" in text
+    assert "With only 4 images for each composition the intervals are too narrow" in text
     assert re.search(r"alone (raise|beyond)", text)
     assert "…" not in outcome.out
     found = json.loads(bwlab("analyze", "fidelity", *adapters, *fidelity_options(files), "--no-blocks", "--json").out)

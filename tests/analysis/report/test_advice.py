@@ -34,8 +34,11 @@ def test_blocks_that_give_more_than_they_cost_are_turned_down() -> None:
 
 def test_steps_are_told_in_words() -> None:
     off, halved, _ = steps_of(BLAME)
-    assert off.words == "Turn b off in out3: switched off, a gets 40 % of its effect back and b loses 5 % of its own."
-    assert halved.words == "Turn a down to 0.5 in mid: switched off, b gets 10 % of its effect back."
+    assert (
+        off.words
+        == "Turn b off in out3: with the block off, a gets 40 % of its effect back and b loses 5 % of its own."
+    )
+    assert halved.words == "Turn a down to 0.5 in mid: with the block off, b gets 10 % of its effect back."
 
 
 def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], need: dict[str, float]) -> LossReport:

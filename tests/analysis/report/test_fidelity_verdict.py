@@ -40,7 +40,7 @@ def generated(values: list[float]) -> ConditionScores:
 
 
 def test_few_images_are_warned_of() -> None:
-    assert "With only 6 images of each composition the intervals are too narrow" in few_images_warning(
+    assert "With only 6 images for each composition the intervals are too narrow" in few_images_warning(
         [generated([0.5] * 6)]
     )
     many = ConditionScores(None, "made up", {}, {}, (Image.new("RGB", (1, 1)),) * 12)
@@ -76,7 +76,7 @@ def trial(reason: str, behind: float, noise: float = 0.02) -> Trial:
         ),
         (
             [trial("style in upper only", 0), trial("both whole", 0.01)],
-            "Whether it is better than both adapters whole is not sure: the difference is within the noise. 1 of 1 "
+            "It may not be better than both adapters whole: the difference is within the noise. 1 of 1 "
             "other cannot be distinguished from the best by 6 images of each; raise --seeds to distinguish more.",
         ),
         (

@@ -30,10 +30,14 @@ def with_overlap(group: GroupConflict, multiple: float, chance: float = 0.01) ->
     ("multiple", "words"),
     [
         (1.1, "at chance (within 3 standard deviations of a random pair)"),
-        (2.4, "beyond chance, but not above that of unrelated real adapters (median x2.4)"),
-        (2.54, "between that of unrelated real adapters (median x2.4) and that of two runs on similar images (x4.7)"),
-        (7.0, "between that of two runs on similar images (x4.7) and that of one subject twice (x32)"),
-        (40.0, "as high as that of one subject twice (x32), or higher"),
+        (2.4, "beyond chance, but not above the overlap of unrelated real adapters (median x2.4)"),
+        (
+            2.54,
+            "between the overlap of unrelated real adapters (median x2.4) and the overlap of two runs on similar "
+            "images (x4.7)",
+        ),
+        (7.0, "between the overlap of two runs on similar images (x4.7) and the overlap of one subject twice (x32)"),
+        (40.0, "as high as the overlap of one subject twice (x32), or higher"),
     ],
 )
 def test_an_overlap_is_set_among_those_of_real_adapters(report: ConflictReport, multiple: float, words: str) -> None:
@@ -43,14 +47,16 @@ def test_an_overlap_is_set_among_those_of_real_adapters(report: ConflictReport, 
 
 def test_large_ranks_are_not_compared_with_small_ones(report: ConflictReport) -> None:
     told = weights_verdict(replace(report, total=with_overlap(report.total, 2.0, chance=0.4)))
-    assert any("x2.5 at most: beyond chance. They write into some of the same directions" in line for line in told)
+    assert any(
+        "x2.5 at most: beyond chance. The adapters write into some of the same directions" in line for line in told
+    )
 
 
 def test_each_block_has_its_verdict(report: ConflictReport) -> None:
     multiples = (1.0, 3.0, 5.0)
     blocks = tuple(with_overlap(group, multiple) for group, multiple in zip(report.blocks, multiples, strict=True))
     assert weights_verdict(replace(report, blocks=blocks))[-1] == (
-        "Block by block: at chance (in0); above that of unrelated adapters, x2.4 (mid); "
+        "Block by block: at chance (in0); above unrelated adapters, x2.4 (mid); "
         "above two runs on similar images, x4.7 (out3)."
     )
 
@@ -58,7 +64,7 @@ def test_each_block_has_its_verdict(report: ConflictReport) -> None:
 def test_one_adapter_twice_is_called_so(tmp_path: Path) -> None:
     file = write(tmp_path / "a.safetensors", adapter_tensors(0))
     assert weights_verdict(measure_conflict(file, file, [COSINE, OUT_OVERLAP])) == [
-        "a and b hold the same changes, up to a factor: one adapter twice."
+        "a and b make the same changes up to a factor: they are the same adapter."
     ]
 
 
@@ -67,7 +73,7 @@ def test_one_adapter_and_a_part_of_it_are_called_so(tmp_path: Path) -> None:
     part = {key: values for key, values in whole.items() if "mid_block" in key}
     files = write(tmp_path / "a.safetensors", whole), write(tmp_path / "b.safetensors", part)
     told = weights_verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP]))
-    assert told[-1].startswith("In the modules that both change, a and b hold the same changes")
+    assert told[-1].startswith("In the modules that both change, a and b make the same changes")
     assert "in0 (a only)" in told[0]
 
 
@@ -76,7 +82,7 @@ def test_a_file_and_its_negation_cancel(tmp_path: Path) -> None:
     opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
     files = write(tmp_path / "a.safetensors", a), write(tmp_path / "b.safetensors", opposite)
     assert weights_verdict(measure_conflict(*files, [COSINE, OUT_OVERLAP])) == [
-        "a and b hold the same changes with opposite signs: together they cancel."
+        "a and b make the same changes with opposite signs: together they cancel out."
     ]
 
 
@@ -86,10 +92,10 @@ def test_an_overlap_that_cannot_vary_says_nothing(report: ConflictReport) -> Non
     blocks = tuple(replace(group, measures=total.measures) for group in report.blocks)
     told = weights_verdict(replace(report, total=total, blocks=blocks))
     assert (
-        "one of them writes into every direction, so that no other value is possible. It does not show a conflict."
+        "one adapter writes into every direction, so no other value is possible. It does not show a conflict."
         in told[-2]
     )
-    assert (
-        told[-1]
-        == "Block by block: one writes into every direction, so that no other value is possible (all that both change)."
+    assert told[-1] == (
+        "Block by block: one adapter writes into every direction, so no other value is possible (all blocks that both "
+        "change)."
     )

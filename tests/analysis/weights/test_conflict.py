@@ -95,8 +95,8 @@ def test_random_adapters_are_at_chance(tmp_path: Path) -> None:
     lines = weights_verdict(compare(tmp_path, adapter_tensors(0), adapter_tensors(1)))
     assert len(lines) == 4
     assert "at chance (within 3 standard deviations of a random pair), as between nearly all real" in lines[0]
-    assert lines[1] == lines[3] == "Block by block: at chance (all that both change)."
-    assert lines[2].endswith("of a random pair). They write into unrelated directions.")
+    assert lines[1] == lines[3] == "Block by block: at chance (all blocks that both change)."
+    assert lines[2].endswith("of a random pair). The adapters write into unrelated directions.")
 
 
 def test_one_seed_for_both_is_called_a_shared_initialisation(tmp_path: Path) -> None:
@@ -106,7 +106,9 @@ def test_one_seed_for_both_is_called_a_shared_initialisation(tmp_path: Path) -> 
     assert shares_initialisation(report.total)
     assert value(report.total, "in_overlap").details["fraction"] == pytest.approx(1.0)
     lines = weights_verdict(report)
-    assert lines[0].startswith("Shared initialisation: both read from the same input directions (in overlap 1.00, x")
+    assert lines[0].startswith(
+        "Shared initialisation: both adapters read from the same input directions (in overlap 1.00, x"
+    )
     cosine = value(report.total, "cosine")
     assert cosine.random_sd is not None
     assert cosine.details["random_sd_given_inputs"] > 3 * cosine.random_sd
@@ -116,7 +118,7 @@ def test_one_seed_for_both_is_called_a_shared_initialisation(tmp_path: Path) -> 
 def test_an_adapter_against_itself_and_against_its_opposite(tmp_path: Path) -> None:
     a = adapter_tensors(0)
     opposite = {key: -tensor if "lora_up" in key else tensor for key, tensor in a.items()}
-    for other, cosine, words in ((a, 1.0, "one adapter twice"), (opposite, -1.0, "together they cancel")):
+    for other, cosine, words in ((a, 1.0, "they are the same adapter"), (opposite, -1.0, "together they cancel")):
         report = compare(tmp_path, a, other)
         assert value(report.total, "cosine").value == pytest.approx(cosine, abs=1e-7)
         assert value(report.total, "smallest_angle").value == pytest.approx(0.0, abs=1e-6)
