@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bwlab.errors import BwlabError
@@ -32,6 +33,7 @@ class AdapterContents:
             starts with `te2:`.
         metadata: the file's own.
         unknown: keys that no reader understands, in the file's order.
+        kept_open: a context in which the file stays open, so that reading many modules takes less time.
 
     """
 
@@ -42,6 +44,7 @@ class AdapterContents:
     embeddings: Mapping[str, LazyTensor]
     metadata: Mapping[str, str]
     unknown: tuple[str, ...]
+    kept_open: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,12 @@ def assemble(
         if groups.setdefault(key.path, {}).setdefault(key.leaf, key) is not key:
             left_out.append(key.key)
     modules = {}
-    for path, leaves in groups.items():
-        module, lost = _module(file, path, leaves, (alphas or {}).get(path))
-        left_out += lost
-        if module is not None:
-            modules[path] = module
+    with file.kept_open():  # for alphas, which are read now
+        for path, leaves in groups.items():
+            module, lost = _module(file, path, leaves, (alphas or {}).get(path))
+            left_out += lost
+            if module is not None:
+                modules[path] = module
     if not modules and not embeddings:
         raise _nothing(file, left_out)
     order = {key: index for index, key in enumerate(file.entries)}
@@ -112,6 +116,7 @@ def assemble(
         embeddings=dict(embeddings or {}),
         metadata=file.metadata,
         unknown=tuple(sorted(left_out, key=lambda key: order.get(key, len(order)))),
+        kept_open=file.kept_open,
     )
 
 

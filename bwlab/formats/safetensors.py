@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +67,24 @@ class AdapterFile:
     path: Path
     metadata: Mapping[str, str]
     entries: Mapping[str, TensorEntry]
+    _kept_open: list[FileIO] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep the file open inside the `with` block, so that each of many reads takes less time."""
+        with FileIO(self.path) as file:
+            self._kept_open.append(file)
+            try:
+                yield
+            finally:
+                self._kept_open.remove(file)
 
     def read(self, key: str) -> NDArray[np.generic]:
         """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
         entry = self.entries[key]
         values = np.empty(math.prod(entry.shape), dtype=_DTYPES[entry.dtype])
         # Not mapped: in module-sized pieces that are used once, faults of pages take longer than a copy.
-        with self.path.open("rb", buffering=0) as file:
+        with nullcontext(self._kept_open[-1]) if self._kept_open else FileIO(self.path) as file:
             file.seek(entry.start)
             if file.readinto(values.data) != values.nbytes:
                 raise _bad(self.path, f"{key} is cut short since the file was opened")

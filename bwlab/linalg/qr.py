@@ -14,6 +14,10 @@ Floats = npt.NDArray[np.floating]
 # of two, at which the columns of common widths would fall into the same places of the cache.
 STRIP = 500_000
 
+# Sign, exponent and mantissa of a half, in the places that they have in single precision.
+SINGLE_BITS = np.int32(-0x70002000)
+HALVES_SQUARED = 2.0**224
+
 # Fewer columns than this are done fastest by Householder reflections.
 SMALL_RANK = 16
 # Up to this condition number a Cholesky factor of the Gram matrix loses nothing that a second pass does not repair.
@@ -36,21 +40,44 @@ def gram(*matrices: Floats) -> Array:
         whole: Array = first.T @ first
         return whole
     rows, width = len(first), sum(matrix.shape[1] for matrix in matrices)
-    # A strip much longer than wide, else adding up the products would take longer than they do; and held column by
-    # column, which makes the product a sixth faster.
+    # A strip much longer than wide, else adding up the products would take longer than they do.
     size = min(rows, max(STRIP // max(width, 1), 4 * width))
     # Of one size however few the rows: malloc keeps pieces of a size that it has seen freed, and hands them out again.
-    buffer = np.empty(max(STRIP, width * size))
+    most = max(STRIP, width * size)
+    buffer = np.empty(most + most // 2 + 1)
+    halves, bits = all(matrix.dtype == np.float16 for matrix in matrices), buffer[most:].view(np.int32)
+    by_rows = all(matrix.flags.c_contiguous for matrix in matrices)
     total: Array | None = None
     for start in range(0, rows, max(size, 1)):
-        strip = buffer[: width * min(size, rows - start)].reshape(width, -1)
-        column = 0
+        count = min(size, rows - start)
+        shape, numbers = (count, width) if by_rows else (width, count), width * count
+        strip = buffer[:numbers].reshape(shape)
+        held = bits[:numbers].reshape(shape) if halves else strip
+        columns, column = held if by_rows else held.T, 0
         for matrix in matrices:
-            strip[column : column + matrix.shape[1]] = matrix[start : start + strip.shape[1]].T
+            part = matrix[start : start + count]
+            columns[:, column : column + matrix.shape[1]] = part.view(np.int16) if halves else part
             column += matrix.shape[1]
-        product = strip @ strip.T
+        if halves:
+            _widen_halves(bits[:numbers], buffer[:numbers])
+        product = strip.T @ strip if by_rows else strip @ strip.T
         total = product if total is None else total + product
-    return np.zeros((width, width)) if total is None else total
+    whole = np.zeros((width, width)) if total is None else total
+    return whole * HALVES_SQUARED if halves else whole
+
+
+def _widen_halves(bits: npt.NDArray[np.int32], wide: Array) -> None:
+    """Write the half-precision numbers with these bits, times 2^-112, in float64; in half the time of numpy's cast.
+
+    Args:
+        bits: of the halves, sign-extended; they are overwritten.
+        wide: as many numbers.
+
+    """
+    # The exponent and the mantissa move to their places in single precision, whose exponents begin 112 lower.
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, SINGLE_BITS, out=bits)
+    np.copyto(wide, bits.view(np.float32))
 
 
 @dataclass(frozen=True, eq=False)

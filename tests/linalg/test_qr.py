@@ -38,3 +38,15 @@ def test_matrices_of_several_kinds_side_by_side() -> None:
     a, b = drawn(13, 3, np.float16, True, 0), drawn(13, 5, np.float64, False, 1)
     wide = np.concatenate([a.astype(np.float64), b], axis=1)
     np.testing.assert_allclose(gram(a, b), wide.T @ wide, rtol=1e-12)
+
+
+@pytest.mark.parametrize("lying", [False, True])
+def test_every_half_is_widened_exactly(lying: bool) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    halves = bits.view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    for column in (halves[:, None], np.sort(np.abs(halves))[:1100, None]):  # all of them, and those near 0
+        matrix = np.asfortranarray(column) if lying else column
+        np.testing.assert_allclose(gram(matrix), column.astype(np.float64).T @ column.astype(np.float64), rtol=1e-14)
+    ones = np.diag(np.array([6e-8, 6.1e-5, 1, -65504], np.float16))  # the least subnormal, the least normal, the most
+    np.testing.assert_array_equal(gram(ones, ones)[:4, :4], np.square(ones.astype(np.float64)))

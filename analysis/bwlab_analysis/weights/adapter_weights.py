@@ -94,7 +94,8 @@ class AdapterWeights:
         matrix = module.matrix(self.base.weight if self.base is not None else None)
         if not isinstance(matrix, FactoredMatrix):
             matrix = _beside_identity(matrix)
-        return matrix.with_parts(module.kronecker_parts())
+        parts = module.kronecker_parts()
+        return matrix.with_parts(parts) if parts else matrix
 
     def energy(self, path: str, delta: Spectrum) -> float:
         """`|delta|_F^2` of a module's delta; BwlabError if that is far too large to be computed with."""

@@ -114,7 +114,8 @@ def measure_conflict(
     """
     a, b = open_weights(file_a, formats, base), open_weights(file_b, formats, base)
     _require_one_model(a, b)
-    pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
+    with a.contents.kept_open(), b.contents.kept_open():
+        pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
     whole = Energies(_energy_a(pairs.values()), _energy_b(pairs.values()))
 
     def groups(naming: Naming, order: Sequence[str]) -> tuple[GroupConflict, ...]:

@@ -135,7 +135,8 @@ def measure_norms(
 
     """
     weights = open_weights(file, formats, base)
-    modules = {path: _module(weights, path, metrics) for path in weights.names}
+    with weights.contents.kept_open():
+        modules = {path: _module(weights, path, metrics) for path in weights.names}
     energy = math.fsum(module.energy for module in modules.values())
     scheme = weights.scheme
 
