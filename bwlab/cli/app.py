@@ -19,33 +19,34 @@ from bwlab.plugins.discovery import reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
 from bwlab.terminal import one_line, show_traceback, warn
 
-HELP = "Train adapters into chosen blocks of a diffusion UNet, look inside them, generate with them."
-# The built-in commands and groups of commands, in the order of the help, each a module of this package, with its line
-# in `bwlab --help`, which imports none of them.
+HELP = "Train adapters into chosen blocks of a diffusion UNet, analyse them, and generate images with them."
+# The built-in commands and groups of commands, in the order of the help. Each is a module of this package. The texts
+# are their lines in `bwlab --help`, which imports none of the modules.
 COMMANDS = {
     "train": "Train an adapter into chosen blocks of a base model.",
     "tag": "Write captions of comma-separated tags beside the images of a folder.",
     "generate": "Generate images with a base model and any number of adapters.",
-    "blocks": "Show the blocks of a model, or translate block numbers from and to other tools' notations.",
+    "blocks": "Show the blocks of a model, or translate block specs to and from the notations of other tools.",
     "inspect": "Show the contents of adapter files: dialect, algorithm, model, ranks and modules per block, training, "
     "and health.",
     "convert": "Convert an adapter file to another form, with the same deltas.",
     "merge": "Merge adapters into one, exactly or at a lower rank, or fold them into a base model.",
-    "extract": "Extract the LoRA nearest to a fine-tuning: the SVD of each layer's difference from the base.",
+    "extract": "Extract the LoRA nearest to a fine-tuned model, by an SVD of each layer's difference from the base.",
 }
 GROUPS = {
-    "data": "Check the images and captions that an adapter is to be trained on.",
-    "config": "Write out the settings of a training run.",
-    "plugins": "List plugins, check adapter types, start a plugin of one's own.",
+    "data": "Check the images and captions to train an adapter on.",
+    "config": "Show or write the settings of a training run.",
+    "plugins": "List plugins, check adapter types, or start a new plugin.",
 }
 
-# Commands of plugins that are published apart from bwlab -> how to install the plugin.
+# Commands of plugins that are published separately from bwlab -> how to install the plugin.
 PLUGINS_OF_COMMANDS = {"base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a clone"}
 
-# What typer raises for arguments it cannot read. By version it is click's or typer's own, and only a child is public.
+# The error that typer raises for arguments it cannot read. It is click's or typer's, depending on the version, and only
+# a subclass is public.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
-# What the file system refuses, whatever the path: no defect of ours.
+# Errors of the file system, which are not defects of bwlab.
 OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -53,10 +54,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 @dataclass
 class Frame:
-    """What the global options decide, for one call of the command line.
+    """The effect of the global options on one call of the command line.
 
     Attributes:
-        failures: plugins that are left out, each with its exception where there is one.
+        failures: plugins that are left out, each with its exception if there is one.
         debug: whether tracebacks are shown.
 
     """
@@ -74,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_app(
     manager: PluginManager, asked: str | None = None
 ) -> tuple[typer.Typer, list[tuple[PluginRecord, BaseException]]]:
-    """Return the command line as typer holds it, and the plugins whose commands had to be left out with the reasons.
+    """Return the command line as a typer app, and the plugins whose commands had to be left out, with the reasons.
 
     Args:
-        manager: of the plugins.
+        manager: the plugin manager.
         asked: the first word that was typed; see `build_group`.
 
     """
@@ -92,12 +93,12 @@ def build_app(
 def build_group(
     manager: PluginManager, asked: str | None = None
 ) -> tuple[TyperGroup, list[tuple[PluginRecord, BaseException]]]:
-    """Return the command line, ready to run, and the plugins whose commands had to be left out with the reasons.
+    """Return the command line, ready to run, and the plugins whose commands had to be left out, with the reasons.
 
     Args:
-        manager: of the plugins.
-        asked: the first word that was typed. If it is a command, the other built-in commands are left out, whose import
-            takes time; if it is `--help`, built-in commands have their line of help and nothing else.
+        manager: the plugin manager.
+        asked: the first word that was typed. If it is a command, the other built-in commands are left out, because
+            importing them takes time; if it is `--help`, built-in commands have only their line of help.
 
     """
     plugged = plugin_commands(manager)
@@ -123,7 +124,7 @@ def _built_in_app(asked: str | None, plugged: PluginCommands) -> typer.Typer:
 
 
 def _add_summary(app: typer.Typer, name: str) -> None:
-    """Add a command or a group that is only listed."""
+    """Add a command or a group that is listed but cannot be run."""
     if name in GROUPS:
         app.add_typer(typer.Typer(help=GROUPS[name]), name=name)
     else:
@@ -135,9 +136,9 @@ class PluginCommands:
     """The commands that plugins add.
 
     Attributes:
-        apps: of each plugin, as it registered them.
-        commands: the same by name, ready to run.
-        failures: the plugins that are left out, with nothing of them.
+        apps: the app of each plugin, with the commands that it registered.
+        commands: the same commands by name, ready to run.
+        failures: plugins whose commands are all left out, with the reasons.
 
     """
 
@@ -149,8 +150,8 @@ class PluginCommands:
 def plugin_commands(manager: PluginManager) -> PluginCommands:
     """Return the commands of all plugins.
 
-    Each plugin gets an app of its own first: one that raises half-way, takes a name that exists, or has a signature
-    that typer cannot read must not spoil the commands of others.
+    Each plugin first gets a separate app, so that a plugin that raises half-way, takes an existing name, or has a
+    signature that typer cannot read does not spoil the commands of other plugins.
     """
     plugged = PluginCommands([], {}, [])
     for record, register in manager.each("bwlab_register_commands"):
@@ -159,7 +160,7 @@ def plugin_commands(manager: PluginManager) -> PluginCommands:
             register(app=own)
             commands = get_group(own).commands
             if taken := commands.keys() & {*COMMANDS, *GROUPS, *plugged.commands}:
-                raise ValueError(f"there is a command {', '.join(sorted(taken))} already")
+                raise ValueError(f"there is already a command {', '.join(sorted(taken))}")
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
             plugged.failures.append((record, error))
             continue
@@ -210,13 +211,13 @@ def _global_options(
 
 
 def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
-    """Run `call`; a `BwlabError` and what the file system refuses become one line and exit code 2, Ctrl-C 130.
+    """Run `call`; exit with one line and code 2 for a `BwlabError` or an error of the file system, and 130 for Ctrl-C.
 
-    Any other exception is a defect of ours or of a plugin and keeps its traceback.
+    Any other exception is a defect of bwlab or of a plugin and keeps its traceback.
 
     Args:
-        call: what is run.
-        debug: asked once an error is there, whether its traceback is wanted.
+        call: the function to run.
+        debug: called after an error; returns whether its traceback is shown.
 
     """
     try:
@@ -234,11 +235,11 @@ def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
 
 
 def exit_as_asked(call: Callable[[], object]) -> NoReturn:
-    """Run typer's `main` with `standalone_mode=False` and exit as it would; an error in what was typed is one line.
+    """Run typer's `main` with `standalone_mode=False` and exit as it would; report a wrong argument in one line.
 
     Raises:
         BwlabError: typer could not read the arguments.
-        SystemExit: always else.
+        SystemExit: in all other cases.
 
     """
     try:
@@ -253,7 +254,7 @@ def exit_as_asked(call: Callable[[], object]) -> NoReturn:
 
 
 def usage_error(error: Any) -> BwlabError:
-    """Return a mistake in typed arguments, as typer tells of it, as one of ours."""
+    """Return typer's error about wrong arguments as a `BwlabError`."""
     path = error.ctx.command_path if error.ctx is not None else "bwlab"
     problems = getattr(error.__cause__, "errors", None)
     if problems is not None and error.param is not None:  # a value that pydantic checked: the message leaves it out

@@ -1,4 +1,4 @@
-"""`bwlab blocks`: the blocks of a model, and block numbers in other tools' notations."""
+"""`bwlab blocks`: the blocks of a model, and block specs in the notations of other tools."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def command(
         str, typer.Argument(help="Base model: emoji, sd14, sd21, sdxl, a diffusers folder or a checkpoint.")
     ] = "emoji",
     cells: Annotated[
-        bool, typer.Option("--cells", help="Show cells, one level finer: pairs of a resnet and a transformer.")
+        bool,
+        typer.Option("--cells", help="Show cells, which are one level finer: pairs of a resnet and a transformer."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     to: ToOption = None,
@@ -53,7 +54,7 @@ def command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the adapter in the prompt tag of --to a1111.")] = None,
 ) -> None:
-    """Show the blocks of a model, or translate block numbers from and to other tools' notations."""
+    """Show the blocks of a model, or translate block specs to and from the notations of other tools."""
     from bwlab.base.names import base_unet
     from bwlab.blocks.block_map import block_map
     from bwlab.blocks.families import scheme_for
@@ -83,7 +84,7 @@ def _translation(
     from bwlab.blocks.notations.translate import TAG, translate_from, translate_to
 
     if name and (to is None or to[0] != TAG):
-        raise BwlabError(f"--name {name}", "only prompt tags have names", f"Leave it out, or give --to {TAG} SPEC")
+        raise BwlabError(f"--name {name}", "only prompt tags have names", f"Leave out --name, or give --to {TAG} SPEC")
     if to and not from_:
         return translate_to(*to, scheme, kind, name or DEFAULT_NAME)
     if from_ and not to:
@@ -125,7 +126,7 @@ def _print_table(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dic
 
 
 def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level) -> Table:
-    """Return the table: a row for each block or cell, and a last one for the whole UNet."""
+    """Return the table, with a row for each block or cell and a last row for the whole UNet."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -160,16 +161,16 @@ def footer(scheme: BlockScheme, level: Level) -> list[str]:
         "LoRA, LoCon: number of layers that they adapt; parameters: of the frozen UNet, without text encoders",
     ]
     if scheme.ldm_cells():
-        lines.append("LBW: cells of its strings; kohya: indices in its lists, from 0")
+        lines.append("LBW: cells of LBW strings; kohya: indices in kohya's lists, from 0")
     else:
-        lines.append("no LBW cells, no kohya list: both need two layers per block")
+        lines.append("no LBW cells and no kohya list: both need two layers per block")
     if level == "block":
         lines.append('one level finer: --cells; specs take all of these names: --blocks "in0=16, out3.2=4, *=0"')
     return lines
 
 
 def _paths(paths: Sequence[str]) -> str:
-    """Return the first path, then what differs: `down_blocks.0.resnets.0, .attentions.0`."""
+    """Return the first path, then the parts in which the others differ: `down_blocks.0.resnets.0, .attentions.0`."""
     first, *others = paths
     tree = ".".join(first.split(".")[:-2])
     return ", ".join([first, *(path.removeprefix(tree) if tree else path for path in others)])

@@ -1,4 +1,4 @@
-"""`bwlab config`: the settings of a run, written out."""
+"""`bwlab config`: show or write the settings of a training run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from bwlab.errors import BwlabError
 from bwlab.training.settings import PresetName
 
-app = typer.Typer(help="Write out the settings of a training run.", no_args_is_help=True)
+app = typer.Typer(help="Show or write the settings of a training run.", no_args_is_help=True)
 
 PresetOption = Annotated[PresetName | None, typer.Option(help="Preset that the other settings override.")]
 
@@ -20,7 +20,7 @@ def init_command(
     file: Annotated[Path | None, typer.Argument(help="TOML file to write. [default: standard output]")] = None,
     preset: PresetOption = None,
 ) -> None:
-    """Write every setting with its default and its description, as a file to start from."""
+    """Write a settings file to start from, with the default and the description of every setting."""
     from bwlab.config.toml import commented_toml
     from bwlab.files import write_atomically
     from bwlab.training.settings import read_config
@@ -43,7 +43,7 @@ def show_command(
         list[str] | None, typer.Option("--set", help="A setting, such as training.lr=1e-4.", metavar="KEY=VALUE")
     ] = None,
 ) -> None:
-    """Print the settings that a run would have, each with the source of its value."""
+    """Print the settings of a run, each with the source of its value."""
     from bwlab.config.toml import toml_with_origins
     from bwlab.training.settings import build_config, collect
 

@@ -1,4 +1,4 @@
-"""`bwlab convert`: an adapter file in another tool's form, at a lower rank, or with blocks scaled."""
+"""`bwlab convert`: write an adapter file in another tool's form, at a lower rank, or with scaled blocks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ def command(
     source: Annotated[
         Path, typer.Argument(help="Adapter file of any tool; .pt and .bin files are read without running code in them.")
     ],
-    out: Annotated[Path, typer.Argument(help="File to write; a folder for the form peft.")],
+    out: Annotated[Path, typer.Argument(help="File to write, or folder to write if the form is peft.")],
     to: Annotated[str, typer.Option(help=FORM_HELP, metavar="FORM")] = "kohya",
     dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} [default: that of the source]")] = None,
-    rank: Annotated[int | None, typer.Option(help="Highest rank of a module; higher ones are lowered by SVD.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Highest rank of a module; modules of a higher rank are reduced by SVD.")
+    ] = None,
     blocks: Annotated[str | None, typer.Option(help=BLOCKS_HELP, metavar="SPEC")] = None,
     base: Annotated[
         str | None,
@@ -35,7 +37,8 @@ def command(
 ) -> None:
     """Convert an adapter file to another form, with the same deltas.
 
-    The metadata is kept and records the conversion. --rank prints how much of each block's energy is kept.
+    The metadata is kept and records the conversion. With --rank, the command prints
+    how much of each block's energy is kept.
     """
     from bwlab.merging.convert import Conversion, convert
     from bwlab.merging.output import Target

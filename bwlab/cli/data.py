@@ -1,4 +1,4 @@
-"""`bwlab data check`: what a training would learn from, and what is wrong with it."""
+"""`bwlab data check`: show the images and captions of a training run, and their problems."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LISTED_ENTRIES = 10
 FOLDER_HEADS = ("images", "repeats", "per epoch", "without caption")
 BUCKET_HEADS = ("images", "regularisation", "cropped", "at most", "enlarged")
 
-app = typer.Typer(help="Check the images and captions that an adapter is to be trained on.", no_args_is_help=True)
+app = typer.Typer(help="Check the images and captions to train an adapter on.", no_args_is_help=True)
 
 
 @app.callback()
 def group() -> None:
-    """Keep `check` a command of its own: typer makes the only command of a group the group."""
+    """Keep `check` as a command: typer would merge the only command of a group into the group."""
 
 
 @app.command("check")
@@ -40,14 +40,15 @@ def check_command(
         Path, typer.Argument(help="Folder of images, dataset TOML of kohya's trainer, or settings TOML of a run.")
     ],
     base: Annotated[
-        str | None, typer.Option(help="Base model, for its resolution and the greatest length of captions.")
+        str | None, typer.Option(help="Base model that determines the resolution and the longest allowed caption.")
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Resolution of the buckets in pixels, without a base.", min=8, max=8192)
+        int | None, typer.Option(help="Resolution of the buckets in pixels, if no base is given.", min=8, max=8192)
     ] = None,
     tags: Annotated[int, typer.Option(help="Number of tags to show.", min=0)] = 20,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, such as data.buckets=true.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, such as data.buckets=true.", metavar="KEY=VALUE"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all results as JSON.")] = False,
 ) -> None:
@@ -90,7 +91,7 @@ def run_settings(source: Path, base: str | None, resolution: int | None, sets: l
 
 
 def survey_settings(config: TrainConfig, with_base: bool) -> Survey:
-    """Return a survey of all that a run with these settings would learn from; with its base if `with_base`."""
+    """Return a survey of the data of a run with these settings; with its base if `with_base`."""
     from functools import partial
 
     from bwlab.base.load import load_base
@@ -121,7 +122,7 @@ def document(survey: Survey) -> dict[str, Any]:
 
 
 def plain(value: object) -> object:
-    """Return a value as JSON has it: paths as texts, dataclasses as objects."""
+    """Return a value as plain JSON: paths as texts, dataclasses as objects."""
     if isinstance(value, Path):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -192,30 +193,32 @@ def row_of(*texts: str) -> Row:
 
 
 def lines(survey: Survey) -> Iterator[str]:
-    """Yield what is wrong with the data, and whether a run would start."""
+    """Yield a line for each problem of the data, and whether a run would start."""
     if survey.folders and not survey.buckets:
         yield "Add --base or --resolution to see the buckets."
     yield from survey.notes
     yield from listed("Broken images", [f"{problem.path}: {problem.reason}" for problem in survey.broken])
     yield from listed("Images that cannot be used", [problem.reason for problem in survey.unusable])
-    yield from listed("Images of a format that is not read", [str(path) for path in survey.unread])
+    yield from listed("Images in formats that bwlab does not read", [str(path) for path in survey.unread])
     yield from listed("Equal files", [" = ".join(str(path) for path in group) for group in survey.duplicates])
     pairs = [f"{pair.first} ~ {pair.second} ({pair.bits} of {pair.of} bits differ)" for pair in survey.near_duplicates]
     yield from listed("Images that look the same", pairs)
-    yield from listed("Images smaller than their bucket, to be enlarged", [str(path) for path in survey.enlarged])
+    yield from listed(
+        "Images smaller than their bucket, which will be enlarged", [str(path) for path in survey.enlarged]
+    )
     if survey.long_captions:
         captions = [shorten(caption, CAPTION_WIDTH) for caption in survey.long_captions]
         yield from listed(f"Captions longer than {survey.token_limit} tokens", captions)
     if not survey.trainable:
         yield "No image can be trained: bwlab train would stop."
     elif survey.stops:
-        yield "bwlab train would stop. Correct the broken images and those that cannot be used."
+        yield "bwlab train would stop. Correct the broken images and the images that cannot be used."
     else:
         yield f"{counted(survey.trainable, 'image')} can be trained."
 
 
 def listed(heading: str, entries: Sequence[str]) -> Iterator[str]:
-    """Yield a heading with a count, and the first entries; nothing without entries."""
+    """Yield a heading with a count and the first entries, or nothing without entries."""
     if entries:
         yield f"{heading} ({len(entries)}):"
         yield from (f"  {entry}" for entry in entries[:LISTED_ENTRIES])

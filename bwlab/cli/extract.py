@@ -1,4 +1,4 @@
-"""`bwlab extract`: an adapter from a fine-tuned model and its base."""
+"""`bwlab extract`: extract an adapter from a fine-tuned model and its base."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def command(
     dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "fp16",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Extract the LoRA nearest to a fine-tuning: the SVD of each layer's difference from the base.
+    """Extract the LoRA nearest to a fine-tuned model, by an SVD of each layer's difference from the base.
 
-    Prints the share of the difference that each block keeps, and the changes that no LoRA can hold.
+    The command prints the share of the difference that each block keeps, and the changes that no LoRA can hold.
     """
     from bwlab.merging.extract import Extraction, extract
     from bwlab.merging.output import Target

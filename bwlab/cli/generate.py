@@ -1,4 +1,4 @@
-"""`bwlab generate`: images from prompts, a base model and adapters."""
+"""`bwlab generate`: generate images from prompts, a base model and adapters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def command(
         list[str] | None, typer.Option(help="Textual-inversion file (repeatable).", metavar="FILE[=WORD]")
     ] = None,
     negative: Annotated[str, typer.Option(help="Negative prompt.", metavar="TEXT")] = "",
-    image: Annotated[Path | None, typer.Option(help="Init image, in place of pure noise.", metavar="FILE")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Init image to start from, in place of pure noise.", metavar="FILE")
+    ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Mask image: white where the init image is generated anew.", metavar="FILE")
     ] = None,
@@ -61,7 +63,7 @@ def command(
     control_end: Annotated[
         float, typer.Option(help="Fraction of the sampling after which the ControlNet is off.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of each prompt's first image.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first image of each prompt.")] = 0,
     count: Annotated[int, typer.Option(help="Number of images of each prompt, with seeds counting up.")] = 1,
     steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
     cfg: Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")] = 7.0,

@@ -1,4 +1,4 @@
-"""`bwlab inspect`: the contents of adapter files, and what is wrong with them."""
+"""`bwlab inspect`: show the contents of adapter files, and their problems."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Show the contents of adapter files: dialect, algorithm, model, ranks and modules per block, training, and health.
 
-    Health lists NaN and infinite numbers, modules that change nothing, rank-1 spikes, and what other tools get wrong.
+    Health lists NaN and infinite numbers, modules that change nothing, rank-1 spikes, and mistakes of other tools.
     """
     import json
 
@@ -55,7 +55,7 @@ def command(
 
 
 def print_inspection(console: Console, report: Inspection) -> None:
-    """Print one report: the file, its blocks, its training, its health."""
+    """Print a report: the file, its blocks, its training and its health."""
     from rich.text import Text
 
     console.print(Text(str(report.path), style="bold"), soft_wrap=True)
@@ -67,7 +67,7 @@ def print_inspection(console: Console, report: Inspection) -> None:
         console.print(_pairs(report.training))
     console.print(Text("health", style="bold"))
     if not report.findings:
-        console.print("  nothing wrong found")
+        console.print("  no problems found")
         return
     lines = _grid("")
     for finding in report.findings:
@@ -105,7 +105,7 @@ def _pairs(facts: Mapping[str, str]) -> Table:
 
 
 def _grid(style: str) -> Table:
-    """Two columns without lines, indented."""
+    """Return an indented grid of two columns without lines."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
@@ -151,7 +151,7 @@ def _row(block: BlockSummary, energies: bool) -> list[str]:
 
 
 def _counts(counts: Mapping[str, int] | Mapping[int, int]) -> str:
-    """List names with their counts; a single name stands without its count."""
+    """Return names with their counts; a single name without its count."""
     names = [str(name) for name in counts]
     if len(names) == 1:
         return names[0]

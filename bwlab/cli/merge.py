@@ -1,4 +1,4 @@
-"""`bwlab merge`: several adapters as one, or folded into a base model."""
+"""`bwlab merge`: merge several adapters into one, or fold them into a base model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORM_HELP = "Form of the file: kohya, ldm, diffusers, peft, or a plugin's."
 DTYPE_HELP = "Data type of the numbers: fp32, fp16 or bf16."
 DROP_UNKNOWN_HELP = "Leave out keys that no reader understands, instead of failing."
 METHOD_HELP = (
-    "How the adapters become one: sum, blocks (a sum of what --choose says), ties, dare, ziplora; see docs/merging.md."
+    "Merge method: sum, blocks (a sum of the adapters that --choose names), ties, dare or ziplora; see docs/merging.md."
 )
 CHOOSE_HELP = 'Adapters that make up each block, such as "upper=B, mid=A+B, *=A"; A is the first.'
 ZIPLORA_PANEL = "Options of --method ziplora"
@@ -65,7 +65,7 @@ def command(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps of learning. [default: 40]", min=0, rich_help_panel=ZIPLORA_PANEL),
+        typer.Option(help="Number of learning steps. [default: 40]", min=0, rich_help_panel=ZIPLORA_PANEL),
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate. [default: 0.03]", rich_help_panel=ZIPLORA_PANEL)
@@ -100,7 +100,7 @@ def command(
         return
     if rank is not None or base is not None:
         option = "--rank" if rank is not None else "--base"
-        raise BwlabError(f"{option} with --into", "the base model holds every delta as it is", f"Leave out {option}")
+        raise BwlabError(f"{option} with --into", "the base model holds every delta exactly", f"Leave out {option}")
     show(
         merge_into(
             recipe,
@@ -115,18 +115,18 @@ def command(
 
 
 def refuse_options(method: str, options: Mapping[str, object]) -> None:
-    """Raise BwlabError for an option that is given and has no meaning with a method."""
+    """Raise BwlabError for a given option that has no meaning with the method."""
     for option, value in options.items():
         if value is not None:
             if method == "ziplora":
-                found = "it weights the adapters itself, one beside the other"
+                found = "ziplora learns the weights of the adapters itself"
                 raise BwlabError(f"{option} with --method {method}", found, f"Leave out {option}")
             found = "only ziplora learns from images"
             raise BwlabError(f"{option} with --method {method}", found, f"Give --method ziplora, or leave out {option}")
 
 
 def ziplora_values(seed: int, steps: int | None, lr: float | None) -> ZipLoraSettings:
-    """Return the settings of ZipLoRA that the options give."""
+    """Return the settings of ZipLoRA from the options."""
     from bwlab.merging.ziplora import ZipLoraSettings
 
     plain = ZipLoraSettings(seed=seed)
@@ -150,7 +150,7 @@ def merge_by_ziplora(
     if len(adapters) != 2:
         raise BwlabError("--method ziplora", counted(len(adapters), "adapter"), "Give two adapters")
     if data_a is None or data_b is None:
-        fix = "Give the images that each adapter was trained on"
+        fix = "Give the folders of images that each adapter was trained on"
         raise BwlabError("--method ziplora", "no --data-a and --data-b", fix)
     if base is None:
         raise BwlabError("--method ziplora", "no --base", "Give the base model that the adapters were trained on")
@@ -161,7 +161,7 @@ def merge_by_ziplora(
 
 
 def fit_table(outcome: Outcome) -> Table:
-    """Return the table of what low rank kept of each block and of all."""
+    """Return the table of the energy that the low rank keeps of each block and of all blocks."""
     from rich import box
     from rich.table import Table
 
@@ -180,7 +180,7 @@ def fit_table(outcome: Outcome) -> Table:
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """Return what was written, one line each, notes last."""
+    """Return a line for each file that was written, followed by the notes."""
     first, *others = outcome.files
     what = counted(outcome.modules, "module") if outcome.modules else "a token's embedding"
     zeros = sum(fit.after == 0 for fit in outcome.fits)

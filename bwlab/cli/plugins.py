@@ -1,4 +1,4 @@
-"""`bwlab plugins`: what is loaded, whether an adapter type keeps its contract, and a start for one's own."""
+"""`bwlab plugins`: list plugins, check adapter types against the contract, and start a new plugin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bwlab.plugins.manager import PluginManager, PluginRecord
 
-app = typer.Typer(help="List plugins, check adapter types, start a plugin of one's own.")
+app = typer.Typer(help="List plugins, check adapter types, or start a new plugin.")
 
 KINDS = {
     "bwlab_declare_hooks": "hooks",
@@ -36,14 +36,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def default_command(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List plugins, check adapter types, start a plugin of one's own."""
+    """List plugins, check adapter types, or start a new plugin."""
     if context.invoked_subcommand is None:
         list_command(as_json)
 
 
 @app.command("list")
 def list_command(as_json: JsonOption = False) -> None:
-    """List the plugins: kind, distribution, version, state, and why one failed."""
+    """List the plugins with kind, distribution, version and state, and the reasons for failures."""
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import stdout_console
 
@@ -55,8 +55,8 @@ def list_command(as_json: JsonOption = False) -> None:
 
 
 @app.command("check")
-def check_command(name: Annotated[str, typer.Argument(help="An adapter type, such as lora.")]) -> None:
-    """Run the adapter contract against an adapter type; exit code 1 if it does not hold."""
+def check_command(name: Annotated[str, typer.Argument(help="Name of the adapter type, such as lora.")]) -> None:
+    """Check an adapter type against the adapter contract; the exit code is 1 if a check fails."""
     from bwlab.plugins.manager import build_manager
 
     adapter_type = build_manager().adapter_type(name)
@@ -84,7 +84,7 @@ def new_command(
 
 
 def kinds(record: PluginRecord) -> list[str]:
-    """Return what a plugin does, one word for each group of hooks it implements; foreign hooks go by their names."""
+    """Return the kinds of a plugin: a word for each group of hooks that it implements; foreign hooks by their names."""
     words = [KINDS.get(hook, hook.removeprefix("bwlab_").removeprefix("register_")) for hook in record.hooks]
     return sorted(set(words))
 
@@ -108,7 +108,7 @@ def as_dict(record: PluginRecord) -> dict[str, object]:
 
 
 def plugin_table(manager: PluginManager) -> Group:
-    """Return the table of all plugins, and below it a line for each that failed and each name registered twice."""
+    """Return the table of all plugins, with a line below for each failed plugin and each name registered twice."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -126,7 +126,7 @@ def plugin_table(manager: PluginManager) -> Group:
 
 
 def show_checks(name: str, checks: Sequence[tuple[str, str | None]]) -> int:
-    """Print one line for each check of the contract and return how many do not hold."""
+    """Print one line for each check of the contract and return the number of failed checks."""
     for check, error in checks:
         typer.echo(f"ok      {check}" if error is None else f"BROKEN  {check}: {error}")
     broken = sum(error is not None for _, error in checks)

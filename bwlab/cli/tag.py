@@ -1,4 +1,4 @@
-"""`bwlab tag`: captions of comma-separated tags for a folder of images."""
+"""`bwlab tag`: write captions of comma-separated tags for a folder of images."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Text = str | None
 
 ACTIONS = {
-    "new": "written; there was none",
-    "refreshed": "written again; it was bwlab's own and not edited",
+    "new": "written; there was no caption",
+    "refreshed": "written again; bwlab wrote it and nobody edited it",
     "appended": "extended",
     "overwritten": "replaced, although a person had written or edited it",
     "unchanged": "already up to date",
@@ -36,14 +36,14 @@ MOST_FREQUENT = 12
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Folder of images, with its subfolders.")],
-    tagger: Annotated[str, typer.Option(help="Name of the tagger: clip, wd14, or that of a plugin.")] = "clip",
+    tagger: Annotated[str, typer.Option(help="Name of the tagger: clip, wd14, or a tagger of a plugin.")] = "clip",
     model: Annotated[Text, typer.Option(help="Model: a name or a folder for clip, the .onnx file for wd14.")] = None,
     pretrained: Annotated[Text, typer.Option(help="Weights of the clip model.", metavar="FILE")] = None,
     vocabulary: Annotated[
         Text, typer.Option(help="Tags for clip to choose from, one per line.", metavar="FILE")
     ] = None,
-    threshold: Annotated[Text, typer.Option(help="Least score of a tag, 0..1.", metavar="F")] = None,
-    top: Annotated[int | None, typer.Option(help="Greatest number of tags per image.", min=1, metavar="N")] = None,
+    threshold: Annotated[Text, typer.Option(help="Lowest score of a tag, 0..1.", metavar="F")] = None,
+    top: Annotated[int | None, typer.Option(help="Highest number of tags per image.", min=1, metavar="N")] = None,
     prefix: Annotated[str, typer.Option(help="Tags that come first, such as a trigger word.", metavar="TAGS")] = "",
     append: Annotated[bool, typer.Option("--append", help="Add the missing tags to existing captions.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace edited captions too.")] = False,
@@ -84,7 +84,7 @@ def command(
 
 
 def mode_of(append: bool, overwrite: bool) -> Mode:
-    """Return what to do with captions of a person; BwlabError if both flags are given."""
+    """Return how to treat captions of a person; BwlabError if both flags are given."""
     from bwlab.tagging.captions import Mode
 
     if append and overwrite:

@@ -1,4 +1,4 @@
-"""`bwlab train`: an adapter into chosen blocks."""
+"""`bwlab train`: train an adapter into chosen blocks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ METAVARS: Mapping[str, str] = {
     "--initial": "FILE",
     "--block-lr": "SPEC",
 }
-# What a setting comes to that is none by default.
+# Effective values of settings whose default is None.
 DERIVED_DEFAULTS: Mapping[str, str] = {
     "adapter.alpha": "the rank",
     "training.lr": f"{OptimizerConfig().rate():g}",
@@ -111,8 +111,8 @@ def command(
 ) -> None:
     """Train an adapter into chosen blocks of a base model.
 
-    Settings come from a preset, the TOML file, options and --set; later ones win ('bwlab config init' writes all of
-    them). The run's folder receives adapter.safetensors, config.toml, log.jsonl, previews/ and checkpoints/.
+    Settings come from a preset, the TOML file, options and --set; later sources win ('bwlab config init' writes all
+    settings). The folder of the run receives adapter.safetensors, config.toml, log.jsonl, previews/ and checkpoints/.
     """
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import stderr_console
@@ -144,7 +144,7 @@ def given_options(context: typer.Context, options: Mapping[str, object]) -> dict
 
 
 def existing_run(resume: bool, overwrite: bool) -> ExistingRun:
-    """Return what to do with a run that is already there; BwlabError if both flags are given."""
+    """Return how to treat an existing run; BwlabError if both flags are given."""
     from bwlab.training.run_folder import ExistingRun
 
     if resume and overwrite:

@@ -154,7 +154,7 @@ def test_a_plugin_adds_a_command(packages: FakePackages, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("source", "error"),
     [
-        (COMMAND.format(name="plugins", body="pass"), "there is a command plugins already"),
+        (COMMAND.format(name="plugins", body="pass"), "there is already a command plugins"),
         (COMMAND.format(name="glow", body="pass").replace("() ->", "(x: 'NoSuchType') ->"), "NoSuchType"),
         (COMMAND.format(name="glow", body="pass") + "\n        raise SystemExit\n", "SystemExit"),
     ],
@@ -217,7 +217,7 @@ def test_a_plugin_cannot_take_the_name_of_a_command_that_is_not_asked_for() -> N
             app.command("train")(lambda: None)
 
     _, failures = build_app(build_manager([Greedy()], installed=False), "blocks")
-    assert "there is a command train already" in str(failures[0][1])
+    assert "there is already a command train" in str(failures[0][1])
 
 
 def test_a_command_of_a_plugin_that_is_not_installed_says_how_to_install_it(

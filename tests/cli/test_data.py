@@ -33,17 +33,17 @@ Broken images (1):
 data/more/broken.png: unreadable (...)
 Images that cannot be used (1):
 caption of data/more/bare.png: bare.txt is missing or empty
-Images of a format that is not read (1):
+Images in formats that bwlab does not read (1):
 data/more/old.tif
 Equal files (1):
 data/25_sks fox/a.png = data/25_sks fox/b.png
 Images that look the same (1):
 class/x.png ~ class/y.png (0 of 63 bits differ)
-Images smaller than their bucket, to be enlarged (1):
+Images smaller than their bucket, which will be enlarged (1):
 data/more/wide.png
 Captions longer than 16 tokens (1):
 ink, fox, a tag that is long
-bwlab train would stop. Correct the broken images and those that cannot be used.
+bwlab train would stop. Correct the broken images and the images that cannot be used.
 """
 
 

@@ -65,7 +65,7 @@ training
   finished             2023-04-06
   tags                 cat 22, sitting 3
 health
-  nothing wrong found
+  no problems found
 """
 
 

@@ -98,7 +98,7 @@ def test_merge_and_choose(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     code, out, _ = run(capsys, *sum_, "--overwrite", "--method", "ties", "--rank", "3")
     assert (code, out.splitlines()[1]) == (0, " block  modules  rank before  rank  energy kept  relative error")
     for more, message in (
-        (("--rank", "3", "--into", "emoji"), "--rank with --into: the base model holds every delta as it is."),
+        (("--rank", "3", "--into", "emoji"), "--rank with --into: the base model holds every delta exactly."),
         (("--method", "ties"), "is dense. Give the rank to keep of it (--rank N)"),
     ):
         code, out, err = run(capsys, *sum_, "--overwrite", *more)

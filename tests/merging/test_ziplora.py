@@ -201,7 +201,7 @@ def test_the_command_lowers_the_rank_and_writes_other_forms(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--scale", "0.5"), "--scale with --method ziplora: it weights the adapters itself"),
+        (("--scale", "0.5"), "--scale with --method ziplora: ziplora learns the weights of the adapters itself"),
         (("--choose", "upper=B"), "--choose with --method ziplora"),
         (("--density", "0.5"), "--density with --method ziplora"),
         (("--into", "emoji"), "--into with --method ziplora"),

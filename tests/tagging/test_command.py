@@ -43,7 +43,7 @@ def test_the_whole_output(bwlab: Run, images: Path, wd14: Callable[..., Path]) -
     assert (code, err) == (0, "")
     assert lines(out) == [
         "action | captions | meaning",
-        "new | 2 | written; there was none",
+        "new | 2 | written; there was no caption",
         "kept | 1 | kept; a person wrote or edited it",
         "most frequent tags: ohwx 2, red colour 1, a meadow 1, captain blue (sea) 1, blue colour 1",
     ]

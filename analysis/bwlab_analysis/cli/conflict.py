@@ -1,4 +1,4 @@
-"""`bwlab analyze conflict`: where adapters meet in their weights, and with a base whether they conflict."""
+"""`bwlab analyze conflict`: overlaps of adapters in their weights, and with a base, conflicts between them."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def conflict_command(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Text file of prompts, one a line, for which the base generates images to measure on.", metavar="FILE"
+            help="Text file with one prompt per line; the base generates images for them to measure on.", metavar="FILE"
         ),
     ] = None,
     timesteps: TimestepsOption = "801,601,401,201",
     latents: LatentsOption = 16,
     draws: Annotated[
-        int, typer.Option("--random", min=0, help="Random adapters in each one's place, as the null.")
+        int, typer.Option("--random", min=0, help="Number of random adapters that replace each adapter, as the null.")
     ] = 5,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
@@ -68,12 +68,12 @@ def conflict_command(
     ] = False,
     report: ReportOption = None,
 ) -> None:
-    """Compare two or more adapters: their weights, and with --base what they do to each other in a base model.
+    """Compare two or more adapters by their weights and, with --base, by their effects on each other in a base model.
 
-    The files alone give measures of weights, each beside that of a random pair. With --base, the activations of the
-    base are compared with each adapter alone and with both. With the adapters' training images in --data-a and
-    --data-b, the losses show how far one harms the other, and which blocks to turn down. Of more than two adapters,
-    every pair is compared.
+    The files alone give measures of the weights, each beside the value of a random pair. With --base, the activations
+    of the base are compared with each adapter alone and with both. With the adapters' training images in --data-a and
+    --data-b, the losses show how far one adapter harms the other, and which blocks to turn down. With more than two
+    adapters, every pair is compared.
     """
     from bwlab_analysis.activations.pair import BaseSettings
 
@@ -91,23 +91,23 @@ def conflict_command(
 
 
 def require_pairs(files: Sequence[Path], images: bool) -> None:
-    """Raise BwlabError for fewer than two files, one of them twice among several, or images for more than two."""
+    """Raise BwlabError for fewer than two files, or among more than two for a file given twice or for images."""
     if len(files) < 2:
-        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more")
+        raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more adapter files")
     if len(files) > 2 and len(set(files)) < len(files):
-        raise BwlabError("bwlab analyze conflict", "one file twice among several", "Give each file once")
+        raise BwlabError("bwlab analyze conflict", "a file is given twice", "Give each file once")
     if len(files) > 2 and images:
-        fix = "Give two adapters, or leave --data-a and --data-b out"
+        fix = "Give two adapters, or leave out --data-a and --data-b"
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapters and images of a and b", fix)
 
 
 def _require_no_base_options(context: typer.Context, base_options: Container[str]) -> None:
-    """Raise BwlabError for options that were given and have no effect without a base."""
+    """Raise BwlabError for options that have no effect without a base but were given."""
     for option in context.command.params:
         source = context.get_parameter_source(str(option.name))
         if option.name in base_options and source is not None and source.name == "COMMANDLINE":
             asked = f"bwlab analyze conflict {option.opts[0]}"
-            raise BwlabError(asked, "this option needs a base, and there is none", "Add --base")
+            raise BwlabError(asked, "this option needs a base model, and none is given", "Add --base BASE")
 
 
 def run_conflict(
@@ -119,7 +119,7 @@ def run_conflict(
     as_json: bool,
     report: Path | None = None,
 ) -> None:
-    """Compare two adapters or more and show the result; BwlabError if a file or the base cannot be used."""
+    """Compare two or more adapters and show the result; BwlabError if a file or the base cannot be used."""
     from bwlab_analysis.report.show import show
 
     pairs = compare_pairs(tuple(combinations(files, 2)), settings, signs)
@@ -132,7 +132,7 @@ def run_conflict(
 
 
 def compare_pairs(pairs: Sequence[FilePair], settings: BaseSettings | None, signs: bool) -> list[Compared]:
-    """Return each pair's weights compared, without torch, and then what the pair does in a base if there is one."""
+    """Return the comparison of each pair's weights, made without torch, and its effects in a base if there is one."""
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import warn
     from bwlab_analysis.activations.pair import measure_in_base

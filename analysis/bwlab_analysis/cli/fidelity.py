@@ -30,7 +30,7 @@ MOST_REFERENCES = 64
 AdapterArgument = Annotated[Path, typer.Argument(help="Adapter file.", show_default=False)]
 BaseOption = Annotated[str, typer.Option(help="Base model: emoji, a diffusers folder, or a checkpoint.")]
 PromptsOption = Annotated[
-    Path | None, typer.Option(help="Text file with one prompt a line.", metavar="FILE", show_default=False)
+    Path | None, typer.Option(help="Text file with one prompt per line.", metavar="FILE", show_default=False)
 ]
 ImagesOption = Annotated[Path, typer.Option(help="Folder of reference images.", metavar="DIR", show_default=False)]
 ClipOption = Annotated[
@@ -69,7 +69,7 @@ def activations_command(
 
     times, texts = parse_timesteps(timesteps), require_inputs(prompts, {"--data": data})
     if data is not None and texts:
-        raise BwlabError(f"--data {data}", f"also --prompts {prompts}", "Give one of them: images, or prompts")
+        raise BwlabError(f"--data {data}", f"also --prompts {prompts}", "Give either images or prompts")
     manager = build_manager()
     require_adapters([file], manager)
     loaded_base = open_base(base, manager, device)
@@ -89,7 +89,9 @@ def fidelity_command(
     adapter: Annotated[
         list[Path],
         typer.Option(
-            help="Adapter file, given twice: the identity's, then the style's.", metavar="FILE", show_default=False
+            help="Adapter file; give the option twice, for the identity adapter and then for the style adapter.",
+            metavar="FILE",
+            show_default=False,
         ),
     ],
     id_images: ImagesOption,
@@ -100,7 +102,9 @@ def fidelity_command(
     seeds: SeedsOption = 4,
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
-    blocks: Annotated[bool, typer.Option(help="Also score each block of each adapter alone and left out.")] = True,
+    blocks: Annotated[
+        bool, typer.Option(help="Also score with each block of each adapter knocked in (alone) and knocked out.")
+    ] = True,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
@@ -152,7 +156,7 @@ def recommend_command(
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
     seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed for the latents that blocks are blamed on.")
+        int, typer.Option(min=0, max=MOST_SEED, help="Seed for the latents on which blame is measured.")
     ] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -186,15 +190,15 @@ def recommend_command(
 
 
 def new_sampling(prompts: Path | None, seeds: int, steps: int, cfg: float) -> Sampling:
-    """Return how images are generated; BwlabError without prompts, or for a guidance scale that is not finite."""
+    """Return the settings of sampling; BwlabError without prompts, or for a guidance scale that is not finite."""
     from bwlab_analysis.activations.inputs import read_prompts
     from bwlab_analysis.fidelity.scores import Sampling
 
     if not math.isfinite(cfg):
-        raise BwlabError(f"--cfg {cfg}", "no finite number", "Give a number such as 7")
+        raise BwlabError(f"--cfg {cfg}", "it is not a finite number", "Give a number such as 7")
     texts = read_prompts(prompts)
     if not texts:
-        raise BwlabError("scoring fidelity", "no prompts", "Give --prompts FILE, one prompt a line")
+        raise BwlabError("scoring fidelity", "no prompts", "Give --prompts FILE, with one prompt per line")
     return Sampling(texts, tuple(range(seeds)), steps, cfg)
 
 
@@ -211,8 +215,8 @@ def new_judge(manager: PluginManager, base: str, clip: str | None, identity: Pat
 
 
 def require_two(files: Sequence[Path]) -> tuple[Path, Path]:
-    """Return the identity's and the style's file; BwlabError unless there are two."""
+    """Return the file of the identity adapter and of the style adapter; BwlabError unless there are two files."""
     if len(files) != 2:
-        fix = "Give the identity's adapter, then the style's"
+        fix = "Give --adapter twice: the identity adapter, then the style adapter"
         raise BwlabError("scoring fidelity", f"{len(files)} --adapter", fix)
     return files[0], files[1]

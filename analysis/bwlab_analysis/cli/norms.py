@@ -1,4 +1,4 @@
-"""`bwlab analyze norms`: how much an adapter changes, and how many directions it uses."""
+"""`bwlab analyze norms`: the size of an adapter's changes and the number of directions that it uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def norms_command(
     modules: ModulesOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Show per block and kind of module how much an adapter changes, and how many directions it uses.
+    """Show for each block and kind of module how much an adapter changes, and how many directions it uses.
 
-    With --base, also how much that is of the weights it changes; adapters such as OFT, whose files alone do not tell
-    their deltas, need it.
+    With --base, also show the change as a share of the weights that it changes. Adapters such as OFT, whose deltas
+    depend on the weights of the base, need --base.
     """
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import warn

@@ -12,7 +12,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def _checked_report(folder: Path | None) -> Path | None:
-    """Make the folder of the report before any work is done; BwlabError if that is impossible."""
+    """Make the folder of the report before any work is done; BwlabError if this is impossible."""
     if folder is not None:
         from bwlab_analysis.report.page import make_report_folder
 
@@ -23,10 +23,12 @@ def _checked_report(folder: Path | None) -> Path | None:
 ReportOption = Annotated[
     Path | None,
     typer.Option(
-        help="Folder to write report.html to, one file for a browser.", metavar="DIR", callback=_checked_report
+        help="Folder to write report.html to, a single file for a web browser.", metavar="DIR", callback=_checked_report
     ),
 ]
-CellsOption = Annotated[bool, typer.Option("--cells", help="Also show cells: single resnet/attention pairs.")]
+CellsOption = Annotated[
+    bool, typer.Option("--cells", help="Also show cells, which are single pairs of a resnet and a transformer.")
+]
 ModulesOption = Annotated[bool, typer.Option("--modules", help="Also show modules.")]
 WeightsOption = Annotated[
     str | None,
@@ -35,12 +37,12 @@ WeightsOption = Annotated[
     ),
 ]
 
-# The largest seed of torch, with room for the seeds of random adapters after it.
+# The largest seed of torch, less the seeds that random adapters need after it.
 MOST_SEED = 2**63 - 1000
 SeedOption = Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed for the noise and for the random adapters.")]
 
 TimestepsOption = Annotated[
-    str, typer.Option(help="Timesteps of 0..999 to measure at, separated by commas.", metavar="LIST")
+    str, typer.Option(help="Timesteps to measure at, each in 0..999, separated by commas.", metavar="LIST")
 ]
 LatentsOption = Annotated[int, typer.Option(min=1, help="Number of noisy latents to measure on.")]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")]
