@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +69,11 @@ def as_safetensors(file: Path, folder: Path) -> Path:
     return copy
 
 
-def real_pairs(folder: Path) -> Iterator[RealPair]:
-    """Yield all pairs of a folder's adapters that are for one model and share a module."""
+def real_pairs(folder: Path, every: int = 1) -> Iterator[RealPair]:
+    """Yield all pairs, or one pair of `every`, of a folder's adapters that are for one model and share a module."""
     with tempfile.TemporaryDirectory() as made:
         files = {file: as_safetensors(file, Path(made)) for file in adapter_files(folder)}
-        for a, b in combinations(files, 2):
+        for a, b in islice(combinations(files, 2), 0, None, every):
             try:
                 report = measure_conflict(files[a], files[b], MEASURES)
             except BwlabError as error:

@@ -113,25 +113,17 @@ def test_a_file_that_does_not_fit_is_refused(
     assert not (tmp_path / "on").exists()
 
 
-def assert_compiled_learns_the_same(base: Path, data: Path, folder: Path) -> None:
+@pytest.mark.slow
+def test_a_compiled_run_learns_the_same(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     """Train with and without compilation and compare."""
     sets = "training.steps=2", "adapter.blocks=mid=2, out3=2"
-    plain = run(short_config(base, data, folder / "plain", *sets))
-    other = run(short_config(base, data, folder / "compiled", *sets, "training.compile=true"))
+    plain = run(short_config(tiny_pipeline, two_images, tmp_path / "plain", *sets))
+    other = run(short_config(tiny_pipeline, two_images, tmp_path / "compiled", *sets, "training.compile=true"))
     expected, actual = safetensors.torch.load_file(plain), safetensors.torch.load_file(other)
     assert expected.keys() == actual.keys()
     for key, tensor in expected.items():
         torch.testing.assert_close(tensor, actual[key], rtol=0, atol=2e-5)
     assert any(bool(tensor.any()) for key, tensor in actual.items() if key.endswith("lora_up.weight"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_a_compiled_run_learns_the_same(
-    tiny_pipeline: Path, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
-    monkeypatch.setattr(compiled, "BACKEND", backend)
-    assert_compiled_learns_the_same(tiny_pipeline, two_images, tmp_path)
 
 
 def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
