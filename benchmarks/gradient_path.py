@@ -24,13 +24,12 @@ from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.conditioning import encode_texts, unet_arguments
 from bwlab.base.load import base_scheme, load_base
-from bwlab.base.noise_schedule import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule, training_target
 from bwlab.benchmark import load_benchmark
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
 from bwlab.training.graph import skip_path, without_inner_graph
 from bwlab.training.lean_graph import lean_graph
-from bwlab.training.objective import training_target
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline

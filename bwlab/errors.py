@@ -1,4 +1,4 @@
-"""Errors a user can act on."""
+"""Errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ CUTOFF = 0.6  # difflib's own
 
 
 class BwlabError(Exception):
-    """A user's mistake or a bad input, described in three parts.
+    """A user's mistake or invalid input, described in three parts.
 
-    The command line prints it as one line and exits 2, without a traceback.
+    The command line prints it as one line without a traceback and exits with code 2.
 
     Args:
         asked: what the user asked for.
@@ -29,11 +29,11 @@ class BwlabError(Exception):
 
 
 class BrokenFileError(BwlabError):
-    """A file that was found and holds something that cannot be used; `asked` names the file."""
+    """A file that exists but has unusable contents; `asked` names the file."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a library's message, or the error's kind if it says nothing.
+    """Return the first line of a library's error message, or the type of the error if the message is empty.
 
     >>> first_line(ValueError("bad header\\nin line 3")), first_line(ValueError(""))
     ('bad header', 'ValueError')
@@ -43,12 +43,12 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | None:
-    """Return the known name that is most like `name`, whatever its case, or None if none is near.
+    """Return the known name that is most similar to `name`, ignoring case, or None if none is similar.
 
     Args:
-        name: the name that is not known.
-        known: the names that are.
-        cutoff: how much alike two names must be, 0 (anything) to 1 (the same), by `difflib`'s ratio.
+        name: the unknown name.
+        known: the known names.
+        cutoff: least similarity of two names by `difflib`'s ratio, from 0 (anything) to 1 (equal).
 
     >>> nearest("Uper", ["upper", "lower"])
     'upper'
@@ -60,13 +60,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | No
     wanted = name.casefold()
     if wanted in folded:
         return folded[wanted]
-    # Of names equally alike, the one with the longer common beginning: "sd15" is nearer to "sd14" than to "sd21".
+    # Of equally similar names, take the one with the longer common beginning: "sd15" is nearer to "sd14" than "sd21".
     close = difflib.get_close_matches(wanted, folded, n=5, cutoff=cutoff)
     return folded[max(close, key=lambda candidate: _likeness(candidate, wanted))] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return how the fix of an error begins: a question that names the nearest, with a space behind it, or nothing.
+    """Return the beginning of an error's fix: a question with the nearest name and a trailing space, or an empty text.
 
     >>> did_you_mean("uper", ["upper", "lower"]) + "Known: upper, lower"
     'Did you mean upper? Known: upper, lower'

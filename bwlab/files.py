@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all."""
+"""Write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bwlab.errors import BwlabError
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Put `data` at `path`, through a temporary file in the same folder that is flushed to disk and then renamed.
+    """Write `data` to `path` through a temporary file in the same folder, which is flushed to disk and then renamed.
 
-    Whatever goes wrong, a file that was at `path` before stays whole, and no temporary file is left.
+    If anything fails, an earlier file at `path` stays intact, and no temporary file is left.
 
     Raises:
         BwlabError: the disk is full, or the folder is missing or not writable.
@@ -24,10 +24,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
-    """Like `write_atomically`, for data that comes in pieces and is never in memory as a whole.
+    """Write data as `write_atomically` does, in pieces, so that it is never in memory as a whole.
 
     Raises:
-        BwlabError: as there; whatever making a piece raises comes through, and nothing is written.
+        BwlabError: as `write_atomically`. Errors raised while making a piece pass through, and nothing is written.
 
     """
     path = Path(path)
@@ -52,7 +52,7 @@ def _write_and_sync(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last through a power cut, where the system lets one open a folder."""
+    """Make the rename survive a power cut, on systems where folders can be opened."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -63,14 +63,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def make_folder(path: Path, asked: str | None = None) -> None:
-    """Make a folder and those above it.
+    """Make a folder and its parents.
 
     Args:
-        path: may exist already.
-        asked: what the user asked for, for the message; the folder's name where there is nothing better to say.
+        path: the folder, which may exist already.
+        asked: what the user asked for, for the error message; by default the name of the folder.
 
     Raises:
-        BwlabError: it cannot be made, or a file is in the way.
+        BwlabError: the folder cannot be made, or a file is in the way.
 
     """
     try:
@@ -81,6 +81,6 @@ def make_folder(path: Path, asked: str | None = None) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads and caches: the one that `BWLAB_CACHE` names, or `~/.cache/bwlab`."""
+    """Return the folder for downloads and caches: the folder that `BWLAB_CACHE` names, or `~/.cache/bwlab`."""
     chosen = os.environ.get("BWLAB_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "bwlab"

@@ -13,6 +13,7 @@ from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, SchedulerMixin
+    from torch import Tensor
 
     from bwlab.base.architectures import Pipeline
 
@@ -38,6 +39,15 @@ def noise_schedule(pipe: Pipeline) -> DDPMScheduler:
         fix = f"Use a base with {', '.join(TRAINABLE)}"
         raise BwlabError("the base's scheduler", f"prediction_type {kind!r}", fix)
     return DDPMScheduler.from_config(pipe.scheduler.config)
+
+
+def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the target of the prediction: the noise, the velocity or the clean latents."""
+    kind = schedule.config.prediction_type
+    if kind == VELOCITY:
+        velocity: Tensor = schedule.get_velocity(latents, noise, timesteps)
+        return velocity
+    return noise if kind == EPSILON else latents
 
 
 def new_noise_schedule(prediction: Prediction) -> SchedulerMixin:

@@ -1,4 +1,4 @@
-"""Registers the block schemes of Stable Diffusion's UNets; light to import."""
+"""Register the built-in block schemes, formats and taggers; light to import."""
 
 from __future__ import annotations
 

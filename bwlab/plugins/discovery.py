@@ -1,4 +1,4 @@
-"""The steps that turn an entry point into a registered plugin, each of which may fail for one plugin alone."""
+"""The steps that turn an entry point into a registered plugin; each may fail for one plugin and not for others."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWrit
 
 @dataclass(eq=False)
 class Candidate:
-    """A plugin on its way in.
+    """A plugin that is being loaded.
 
     Attributes:
-        name: of its entry point.
-        distribution: the package it comes from.
-        version: of that package; empty where unknown.
-        load: imports it.
-        plugin: the imported module, once there is one.
-        registrations: what it gives, once it was asked.
-        error: why it was left out, one line; empty while all is well.
+        name: name of its entry point.
+        distribution: the package that it comes from.
+        version: version of that package; empty if unknown.
+        load: function that imports the plugin.
+        plugin: the imported module; None before the import.
+        registrations: the adapter types, block schemes, formats and taggers that it registers.
+        error: the reason why it was left out, one line; empty if there is none.
         cause: the exception behind `error`.
 
     """
@@ -56,7 +56,7 @@ class Candidate:
 
     @classmethod
     def given(cls, plugin: object) -> Self:
-        """Return the candidate for a module or object that is already at hand."""
+        """Return the candidate for a module or object that is already imported."""
         name = pluggy.PluginManager(hookspecs.PROJECT).get_canonical_name(plugin)
         return cls(name, CALLER, "", lambda: plugin)
 
@@ -74,8 +74,8 @@ def installed_candidates() -> list[Candidate]:
 def load_all(candidates: Sequence[Candidate]) -> pluggy.PluginManager:
     """Return a manager with every candidate that passes all steps; the others get their `error` set.
 
-    Candidates are taken by name, so the order in which packages were installed changes nothing. Each step is done for
-    all of them before the next: hooks are declared before anything is checked against them.
+    Candidates are sorted by name, so the order in which packages were installed does not matter. Each step is done for
+    all candidates before the next step, so all hooks are declared before anything is checked against them.
     """
     manager = _core_manager()
     candidates = sorted(candidates, key=lambda candidate: (candidate.name, candidate.source))
@@ -92,7 +92,7 @@ def _attempt(
 ) -> None:
     try:
         step(manager, candidate)
-    except (Exception, SystemExit) as error:  # foreign code: whatever it raises must not reach the user's command
+    except (Exception, SystemExit) as error:  # foreign code: its errors must not stop the user's command
         candidate.error, candidate.cause = reason(error), error
         # pluggy <= 1.6 leaves a plugin with a wrong argument half registered
         if manager.get_plugin(candidate.name) is not None:
@@ -100,7 +100,7 @@ def _attempt(
 
 
 def reason(error: BaseException) -> str:
-    """Return one line that says what a plugin's exception was."""
+    """Return the exception of a plugin as one line."""
     text = " ".join(str(error).split())
     if isinstance(error, (BwlabError, pluggy.PluginValidationError)):
         return text
@@ -110,7 +110,7 @@ def reason(error: BaseException) -> str:
 def _origin(distribution: Distribution | None) -> tuple[str, str]:
     if distribution is None:
         return "unknown", ""
-    # A damaged dist-info folder without METADATA has neither, whatever the annotations of importlib.metadata say.
+    # A damaged dist-info folder without METADATA has neither, although importlib.metadata's annotations promise both.
     return distribution.name or "unknown", distribution.version or ""
 
 
@@ -128,7 +128,7 @@ def _alone(candidate: Candidate) -> pluggy.PluginManager:
 
 
 def _refuse_shared_names(candidates: Sequence[Candidate]) -> None:
-    """Pluggy would load the first of two and drop the other without a word; here neither loads."""
+    """Refuse plugins that share a name: pluggy would load the first and silently drop the other."""
     by_name: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_name.setdefault(candidate.name, []).append(candidate)
@@ -136,7 +136,7 @@ def _refuse_shared_names(candidates: Sequence[Candidate]) -> None:
         if len(sharing) > 1:
             sources = " and ".join(candidate.source for candidate in sharing)
             for candidate in sharing:
-                candidate.error = f"the name {name!r} is taken by {sources}, so none of them is loaded; uninstall one"
+                candidate.error = f"the name {name!r} is used by {sources}, so none of them is loaded; uninstall one"
 
 
 def _import(manager: pluggy.PluginManager, candidate: Candidate) -> None:
@@ -155,7 +155,7 @@ def _register(manager: pluggy.PluginManager, candidate: Candidate) -> None:
 
 
 def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:
-    """Do what pluggy's `check_pending` does, but for one plugin, and names the nearest hook."""
+    """Check one plugin as pluggy's `check_pending` checks all, and name the nearest hook."""
     callers = manager.get_hookcallers(candidate.plugin) or []
     if not callers:
         raise TypeError("it has no function marked @bwlab.hookimpl")

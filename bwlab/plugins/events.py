@@ -1,4 +1,4 @@
-"""What the trainer tells plugins: records of plain strings and numbers, safe to log, pickle or send elsewhere."""
+"""Records that the trainer passes to plugins: plain strings and numbers, safe to log, pickle or send elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A training run, as it starts or goes on.
+    """A training run that starts or resumes.
 
     Attributes:
         out: the run's folder.
@@ -18,10 +18,10 @@ class RunRecord:
         blocks: the rank spec as given, `"upper=16, mid=4"`.
         block_ranks: highest rank in each trained block, by block name.
         steps: optimiser steps of the whole run.
-        first_step: steps that an earlier sitting already took; 0 unless resumed.
-        batch_size: images of each step.
-        parameters: numbers that are trained.
-        seed: of every random choice.
+        first_step: optimiser steps taken before the run was resumed; 0 for a new run.
+        batch_size: number of images in each step.
+        parameters: number of trained parameters.
+        seed: seed of all random choices.
         config: the whole configuration as TOML text.
 
     """
@@ -42,13 +42,13 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimiser step that is done.
+    """A finished optimiser step.
 
     Attributes:
         step: 1 for the first step of the run.
         steps: steps of the whole run.
-        loss: what was minimised, extra losses included.
-        learning_rate: in force at this step.
+        loss: the minimised loss, including extra losses.
+        learning_rate: learning rate at this step.
         grad_norm: L2 norm of all gradients before clipping.
         seconds: wall time of this step.
         extra: the losses of plugins by name, before they were added.
@@ -66,10 +66,10 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """A file that was written completely.
+    """A checkpoint that was written completely.
 
     Attributes:
-        step: optimiser steps done.
+        step: number of finished optimiser steps.
         path: the checkpoint's folder or file.
         adapter: the adapter file in it.
 
@@ -82,12 +82,12 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class FinishRecord:
-    """How a run ended.
+    """The end of a finished run.
 
     Attributes:
-        step: optimiser steps done.
+        step: number of finished optimiser steps.
         loss: mean loss of the last steps.
-        seconds: wall time of this sitting.
+        seconds: wall time since the run was started or last resumed.
         adapter: the final adapter file.
 
     """

@@ -1,7 +1,7 @@
-"""Finding, loading and asking plugins.
+"""Find and load plugins, and collect what they register.
 
-The manager is built anew by each call, so that nothing leaks from one use, or one test, to the next. A plugin that
-fails at any step is left out completely and recorded with the reason; all others load.
+Each call builds a new manager, so nothing leaks from one use or test to the next. A plugin that fails at any step is
+left out completely and recorded with the reason; all other plugins load.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ CALLED = {
 
 @dataclass(frozen=True)
 class PluginRecord:
-    """What became of one plugin.
+    """The state of one plugin.
 
     Attributes:
-        name: its entry point's name.
-        distribution: the installed package it comes from.
-        version: of that package; empty where unknown.
-        state: only a loaded plugin is ever called.
-        hooks: names of the hooks it implements.
-        registrations: the adapter types, block schemes, formats and taggers it gives.
-        error: why it failed, one line; empty otherwise.
+        name: name of its entry point.
+        distribution: the installed package that it comes from.
+        version: version of that package; empty if unknown.
+        state: whether it was loaded; only loaded plugins are ever called.
+        hooks: names of the hooks that it implements.
+        registrations: the adapter types, block schemes, formats and taggers that it registers.
+        error: the reason why it failed, one line; otherwise empty.
         cause: the exception behind `error`, for its traceback.
 
     """
@@ -63,11 +63,11 @@ class PluginRecord:
 
 
 class PluginManager:
-    """The plugins of one call: what they give, and what became of each.
+    """The plugins of one call: their registrations and the state of each.
 
     Attributes:
-        pluggy: the manager that holds the hooks; its `register` is for tests only, as nothing is checked there.
-        records: every plugin that was found, by name.
+        pluggy: pluggy's manager, which holds the hooks; use its `register` only in tests, since it checks nothing.
+        records: every plugin that was found, sorted by name.
 
     """
 
@@ -77,54 +77,54 @@ class PluginManager:
 
     @property
     def hook(self) -> pluggy.HookRelay:
-        """Calls hooks: `manager.hook.bwlab_step_finished(record=record)`."""
+        """The hooks, to be called as `manager.hook.bwlab_step_finished(record=record)`."""
         return self.pluggy.hook
 
     @property
     def loaded(self) -> list[PluginRecord]:
-        """The plugins that work."""
+        """The plugins that were loaded."""
         return [record for record in self.records if record.state == "loaded"]
 
     @property
     def failed(self) -> list[PluginRecord]:
-        """The plugins that were left out because something is wrong with them."""
+        """The plugins that were left out because of an error."""
         return [record for record in self.records if record.state == "failed"]
 
     def adapter_types(self) -> dict[str, AdapterType]:
-        """Return the adapter types by name; raises `BwlabError` if two plugins register one name."""
+        """Return the adapter types by name; raise `BwlabError` if two plugins register the same name."""
         return self._unique(AdapterType)
 
     def block_schemes(self) -> tuple[SchemeFinder, ...]:
-        """Return the finders of block schemes; raises `BwlabError` if two plugins register one name."""
+        """Return the finders of block schemes; raise `BwlabError` if two plugins register the same name."""
         return tuple(self._unique(SchemeFinder).values())
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Return readers, then writers; raises `BwlabError` if two plugins register one name for one of them."""
+        """Return the readers, then the writers; raise `BwlabError` if two plugins register the same name."""
         return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
 
     def adapter_type(self, name: str) -> AdapterType:
-        """Return the adapter type of this name; raises `BwlabError`, which lists the known ones, if there is none."""
+        """Return the adapter type of this name; if there is none, raise `BwlabError` with the known names."""
         known = self.adapter_types()
         if name not in known:
             raise self._unknown(f"adapter type {name!r}", "types", known)
         return known[name]
 
     def tagger(self, name: str) -> Tagger:
-        """Return the tagger of this name; raises `BwlabError`, which lists the known ones, if there is none."""
+        """Return the tagger of this name; if there is none, raise `BwlabError` with the known names."""
         known = self._unique(Tagger)
         if name not in known:
             raise self._unknown(f"tagger {name!r}", "taggers", known)
         return known[name]
 
     def each(self, hook: str) -> Iterator[tuple[PluginRecord, pluggy.HookCaller]]:
-        """Yield each plugin that implements `hook` with a caller of it alone, so that one failing stops no other."""
+        """Yield each plugin that implements `hook`, with a caller for it alone, so that a failure stops no other."""
         for record in self.loaded:
             if hook in record.hooks:
                 others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
                 yield record, self.pluggy.subset_hook_caller(hook, others)
 
     def clashes(self) -> list[BwlabError]:
-        """Return one error for each name that two plugins register."""
+        """Return an error for each name that two plugins register."""
         return [error for kind in CALLED for error in self._clashes(kind)]
 
     def _registered(self, kind: type[Registered]) -> Iterator[tuple[PluginRecord, Registered]]:
@@ -157,10 +157,10 @@ class PluginManager:
 def build_manager(
     plugins: Sequence[object] = (), installed: bool = True, disabled: Collection[str] = ()
 ) -> PluginManager:
-    """Return a fresh manager of the installed plugins and of those given; plugins that fail are in its `failed`.
+    """Return a new manager of the installed plugins and the given plugins; plugins that fail are in its `failed`.
 
     Args:
-        plugins: modules or objects with functions marked `@bwlab.hookimpl`, beside the installed ones.
+        plugins: modules or objects with functions marked `@bwlab.hookimpl`, in addition to the installed plugins.
         installed: whether to load the entry points of the group `bwlab`.
         disabled: names of plugins that are found but not loaded.
 

@@ -1,4 +1,4 @@
-"""Writes a plugin project to start from: a package with an entry point, an adapter type, and its test."""
+"""Write a plugin project to start from: a package with an entry point, an adapter type, and its test."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def write_project(name: str, folder: Path, taken: Collection[str] = ()) -> list[
 
     Args:
         name: words of lower-case letters and digits joined by hyphens, `"my-lora"`.
-        folder: is made; must not exist or be empty.
-        taken: names of plugins that exist.
+        folder: folder to create; if it exists, it must be empty.
+        taken: names of existing plugins.
 
     Raises:
-        BwlabError: the name is not of that form or taken, or the folder holds something.
+        BwlabError: the name does not have that form or is taken, or the folder is not empty.
 
     """
     _check(name, folder, taken)
@@ -54,7 +54,7 @@ def write_project(name: str, folder: Path, taken: Collection[str] = ()) -> list[
 def _check(name: str, folder: Path, taken: Collection[str]) -> None:
     if not NAME.fullmatch(name):
         form = "Use lower-case letters, digits and single hyphens, and start with a letter, as in my-lora"
-        raise BwlabError(f"a plugin named {name!r}", "not a name that a package can have", form)
+        raise BwlabError(f"a plugin named {name!r}", "this is not a valid package name", form)
     if name in taken:
         raise BwlabError(f"a plugin named {name!r}", "an installed plugin has that name", "Choose another name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

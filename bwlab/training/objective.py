@@ -69,15 +69,6 @@ class NoisyBatch:
         return replace(self, **moved)
 
 
-def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the target of the prediction: the noise, the velocity or the clean latents."""
-    kind = schedule.config.prediction_type
-    if kind == "v_prediction":
-        velocity: Tensor = schedule.get_velocity(latents, noise, timesteps)
-        return velocity
-    return noise if kind == "epsilon" else latents
-
-
 def noisy_batch(
     sampled: SampledBatch,
     schedule: DDPMScheduler,

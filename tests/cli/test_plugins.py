@@ -159,7 +159,7 @@ def test_new_overwrites_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "My-Lora", "my_lora", "-lora", "lora-", "a--b", "1a", "../x", "a b", "é"])
 def test_new_refuses_names_that_no_package_can_have(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BwlabError, match="not a name"):
+    with pytest.raises(BwlabError, match="not a valid package name"):
         write_project(name, tmp_path / "project")
     assert list(tmp_path.iterdir()) == []
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from bwlab.base.noise_schedule import training_target
 from bwlab.dataset.order import generator_for
 from bwlab.dataset.training_set import SampledBatch
 from bwlab.training.objective import (
@@ -14,7 +15,6 @@ from bwlab.training.objective import (
     noisy_batch,
     prediction_loss,
     signal_to_noise,
-    training_target,
 )
 
 TARGETS = ["epsilon", "v_prediction", "sample"]

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
-from bwlab.base.noise_schedule import noise_schedule
+from bwlab.base.noise_schedule import noise_schedule, training_target
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab.training.objective import training_target
 from bwlab_analysis.activations.batched_denoiser import BatchedDenoiser, OnBlock, Variant, adapted_blocks
 from bwlab_analysis.activations.inputs import Inputs, text_conditions
 

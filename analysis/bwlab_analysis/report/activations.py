@@ -1,4 +1,4 @@
-"""The presentation of `bwlab analyze activations`: what one adapter changes by block and timestep."""
+"""The presentation of `bwlab analyze activations`: changes by one adapter, for each block and timestep."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bwlab_analysis.report.presentation import BlockMap, Presentation, Section
 
 
 def present_activations(file: str, base: str, report: ActivationReport) -> Presentation:
-    """Return the presentation of what an adapter changes in a base: a table for each measure."""
+    """Return the presentation of an adapter's changes in a base, with a table for each measure."""
     blocks = list(dict.fromkeys(change.block for change in report.changes))
     tables = []
     for measure in CHANGES:
@@ -27,12 +27,12 @@ def present_activations(file: str, base: str, report: ActivationReport) -> Prese
 
 
 def times_of(timesteps: tuple[int, ...]) -> list[str]:
-    """Return the heads of columns of timesteps."""
+    """Return the column heads of timesteps."""
     return [f"t {time}" for time in timesteps]
 
 
 def random_note(draws: int) -> str:
-    """Return the note on numbers in brackets, with a blank before it; nothing without random adapters."""
+    """Return the note on numbers in brackets with a leading space, or an empty text without random adapters."""
     return f" In brackets: {counted(draws, 'random adapter')} of the same norms." if draws else ""
 
 

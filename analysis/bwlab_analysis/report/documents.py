@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def norms_document(report: NormsReport) -> dict[str, Json]:
-    """Return the report of `bwlab analyze norms`; shares are 0..1, norms those of the delta with its scale."""
+    """Return the report of `bwlab analyze norms`; shares are 0..1, and norms are of the scaled delta."""
     return {
         "schema": "bwlab.analyze.norms",
         "schema_version": SCHEMA_VERSION,
@@ -56,7 +56,7 @@ def norms_document(report: NormsReport) -> dict[str, Json]:
 
 
 def conflicts_document(pairs: Sequence[tuple[ConflictReport, PairInBase | None]]) -> dict[str, Json]:
-    """Return the report of `bwlab analyze conflict` of more than two adapters: a document for every pair."""
+    """Return the report of `bwlab analyze conflict` for more than two adapters, with a document for every pair."""
     documents: list[Json] = [conflict_document(report, pair) for report, pair in pairs]
     return {"schema": "bwlab.analyze.conflicts", "schema_version": SCHEMA_VERSION, "pairs": documents}
 
@@ -112,7 +112,7 @@ def _conflict(group: GroupConflict) -> dict[str, Json]:
 
 
 def measures_document(measures: Mapping[str, Measured | None]) -> dict[str, Json]:
-    """Return measures by name, each with its scale; null where there is no answer."""
+    """Return measures by name, each with values to compare it with; null where there is no answer."""
     return {name: None if measured is None else _measured(measured) for name, measured in measures.items()}
 
 
@@ -131,7 +131,7 @@ def _left_out(parts: Iterable[LeftOut]) -> list[Json]:
 
 
 def base_conflict_document(pair: PairInBase) -> dict[str, Json]:
-    """Return what two adapters do in a base as JSON: `activations`, `losses`, `advice`."""
+    """Return the effects of two adapters in a base as JSON: `activations`, `losses`, `advice`."""
     return {
         "activations": interaction_document(pair.interaction),
         "losses": [loss_document(report) for report in pair.losses],
@@ -143,7 +143,7 @@ def base_conflict_document(pair: PairInBase) -> dict[str, Json]:
 
 
 def interaction_document(report: InteractionReport) -> dict[str, Json]:
-    """Return what two adapters do to activations by block and timestep (`"all"` first), and each block's blame."""
+    """Return the effects of two adapters on activations by block and timestep (`"all"` first), and the blame."""
     return {
         "inputs": report.inputs,
         "latents": report.latents,
@@ -158,7 +158,7 @@ def interaction_document(report: InteractionReport) -> dict[str, Json]:
 
 
 def loss_document(report: LossReport) -> dict[str, Json]:
-    """Return the losses on one adapter's training images, and by how much single blocks change them."""
+    """Return the losses on one adapter's training images, and the changes of the losses by single blocks."""
     return {
         "adapter": report.adapter,
         "inputs": report.inputs,
@@ -175,12 +175,12 @@ def loss_document(report: LossReport) -> dict[str, Json]:
 
 
 def blame_document(blame: Sequence[BlockBlame]) -> list[Json]:
-    """Return what switching off each block gives the other adapter and costs its own, in shares of their effects."""
+    """Return the gain of the other adapter and the cost to its own with each block off, as shares of their effects."""
     return [asdict(block) for block in blame]
 
 
 def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[str, Json]:
-    """Return the blocks to turn down, in words and in every tool's notation."""
+    """Return the blocks to turn down, in words and in the notation of every tool."""
     steps = steps_of(blame)
     specs = specs_of(steps)
     return {
@@ -240,7 +240,7 @@ def fidelity_document(
 
 
 def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme) -> dict[str, Json]:
-    """Return the report of `bwlab analyze recommend`: what was tried, the best first."""
+    """Return the report of `bwlab analyze recommend`: the compositions that were tried, the best first."""
     specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
     return {
         "schema": "bwlab.analyze.recommend",
@@ -272,7 +272,7 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
 
 
 def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]:
-    """Return each adapter's spec as other tools write it, and notes on how they apply it, by adapter and tool."""
+    """Return each spec in the notations of other tools, and notes on how these apply it, by adapter and tool."""
     by_adapter = {adapter: notations_of(spec, scheme) for adapter, spec in specs.items()}
     return {
         "notations": {
@@ -287,7 +287,7 @@ def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]
 
 
 def _scores(scores: ConditionScores) -> dict[str, Json]:
-    """Return the scores of a composition or a control, with `block` where a single one is in or out."""
+    """Return the scores of a composition or a control, with `block` if a single block is knocked in or out."""
     condition = scores.condition
     knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
     return {"name": scores.name, "images": len(scores.images), **knocked, "scores": _intervals(scores.scores)}

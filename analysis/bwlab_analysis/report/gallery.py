@@ -1,4 +1,4 @@
-"""Images inside a page: encoded as small as they must be, in a gallery with their names."""
+"""The images in a page: encoded as small as necessary, in a gallery with their names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRIP_SIDE, STRIP_IMAGES = 256, 6
 
 
 def gallery(images: Mapping[str, Image]) -> str:
-    """Return the images with their names below, as small as they must be for all of them to stay under 3.5 MB."""
+    """Return the images with their names below, compressed so that all of them stay under 3.5 MB."""
     figures = [
         f'<figure><img src="data:{kind};base64,{base64.b64encode(data).decode()}" alt="{escape(name)}">'
         f"<figcaption>{escape(name)}</figcaption></figure>"
@@ -32,7 +32,7 @@ def gallery(images: Mapping[str, Image]) -> str:
 
 
 def encode_all(images: Mapping[str, Image]) -> dict[str, tuple[str, bytes]]:
-    """Return each image's media type and bytes: PNG if all fit so, else JPEG of falling quality and size."""
+    """Return each image's media type and bytes: PNG if all images fit, else JPEG of lower quality and size."""
     encoded = {name: ("image/png", _png(image)) for name, image in images.items()}
     for side in SIDES:
         for quality in QUALITIES:
@@ -49,7 +49,7 @@ def condition_strips(conditions: Sequence[ConditionScores]) -> Mapping[str, Imag
 
 
 def strip(images: Sequence[Image]) -> Image:
-    """Return images of one size side by side, none higher than 256 pixels."""
+    """Return images of one size side by side, at most 256 pixels high."""
     from PIL import Image
 
     small = [image.convert("RGB") for image in images]

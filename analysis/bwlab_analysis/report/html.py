@@ -1,4 +1,4 @@
-"""The HTML renderer: presentations, sortable tables, headings and paragraphs as escaped HTML, and the page around."""
+"""The HTML renderer: presentations, sortable tables, headings and paragraphs as escaped HTML, and the whole page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def page(title: str, body: str) -> str:
 
 
 def presentation_html(presentation: Presentation, level: int = 2) -> str:
-    """Return a presentation: its title, the conclusion, the details, and its parts below."""
+    """Return a presentation: its title, conclusion, details and parts."""
     sections = [presentation.conclusion, *presentation.details]
     return "".join(
         [
@@ -36,7 +36,7 @@ def presentation_html(presentation: Presentation, level: int = 2) -> str:
 
 
 def section_html(section: Section, level: int) -> str:
-    """Return a section; nothing of a section without items."""
+    """Return a section, or an empty text for a section without items."""
     if not section.items:
         return ""
     return heading(section.title, level) + "".join(map(item_html, section.items))
@@ -58,7 +58,7 @@ def item_html(item: Item) -> str:
 
 
 def table_html(table: Table, level: int = 4) -> str:
-    """Return a table with its title and note; the rows sort by the column whose head is clicked."""
+    """Return a table with its title and note; clicking the head of a column sorts the rows by it."""
     head = "".join(map(_head_html, table.columns))
     body, foot = _rows_html(table.rows, table.columns), _rows_html(table.totals, table.columns)
     return "".join(
@@ -108,10 +108,10 @@ def paragraph(text: str, note: bool = False) -> str:
 
 
 def listing(lines: Sequence[str]) -> str:
-    """Return lines as a list; nothing for none."""
+    """Return lines as a list, or an empty text if there are none."""
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def preformatted(text: str) -> str:
-    """Return text as it is typed."""
+    """Return preformatted text."""
     return f"<pre>{escape(text)}</pre>"

@@ -21,7 +21,7 @@ from bwlab_analysis.weights.norms import GroupNorms, NormsReport
 
 
 def present_norms(report: NormsReport, cells: bool = False, modules: bool = False) -> Presentation:
-    """Return the presentation of one adapter's weights, with tables by cell and by module if asked."""
+    """Return the presentation of one adapter's weights; with tables by cell if `cells`, and by module if `modules`."""
     tables = [_groups_table("block", report.blocks, report), _groups_table("kind", report.kinds, report)]
     if cells:
         tables.append(_groups_table("cell", report.cells, report))
@@ -44,7 +44,7 @@ def left_out_lines(file: str, left_out: Iterable[LeftOut]) -> list[str]:
 
 
 def group_values(groups: Iterable[tuple[str, Mapping[str, Measured | None]]], name: str) -> dict[str, float]:
-    """Return a measure's value of each block that has one."""
+    """Return the value of a measure for each block that has a value."""
     return {block: measured.value for block, measures in groups if (measured := measures.get(name)) is not None}
 
 

@@ -1,4 +1,4 @@
-"""Numbers as text and as cells of tables, each with its scale."""
+"""Numbers as text and as table cells, each with a value to compare it with."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ COLUMNS = {
     "smallest_angle": Column("angle, deg", "(random)"),
     "sign_conflict": Column("sign conflict", "(random pair)"),
 }
-"""Columns of the built-in measures whose heads say what stands in brackets."""
+"""Columns of the built-in measures whose heads name the number in brackets."""
 
 
 def words_of(name: str) -> str:
-    """Return a measure's name as tables show it.
+    """Return the name of a measure as tables show it.
 
     >>> words_of("effective_rank")
     'effective rank'
@@ -35,7 +35,7 @@ def measure_column(name: str) -> Column:
 
 
 def measure_cell(name: str, measured: Measured | None) -> Cell:
-    """Return a measure's value beside its scale."""
+    """Return the value of a measure with the value to compare it with."""
     if measured is None:
         return NO_VALUE
     text, note = FORMATS.get(name, plain_text)(measured)
@@ -43,7 +43,7 @@ def measure_cell(name: str, measured: Measured | None) -> Cell:
 
 
 def beside_random_cell(measured: Measured | None, digits: int) -> Cell:
-    """Return a value beside the mean of random adapters, where that is known."""
+    """Return a value with the mean of random adapters, if it is known."""
     if measured is None:
         return NO_VALUE
     note = "" if measured.random is None else f"({number_text(measured.random, digits)})"
@@ -51,17 +51,17 @@ def beside_random_cell(measured: Measured | None, digits: int) -> Cell:
 
 
 def number_cell(value: float | None, digits: int = 2, note: str = "") -> Cell:
-    """Return a number's cell."""
+    """Return the cell of a number."""
     return NO_VALUE if value is None else Cell(number_text(value, digits), value, note)
 
 
 def count_cell(number: int) -> Cell:
-    """Return a count's cell."""
+    """Return the cell of a count."""
     return Cell(str(number), number)
 
 
 def share_cell(share: float | None) -> Cell:
-    """Return a share's cell: 1 is 100.0 %."""
+    """Return the cell of a share: 1 is 100.0 %."""
     return Cell(share_text(share), share)
 
 
@@ -87,11 +87,11 @@ def heat_table(
     """Return a table whose cells are coloured by their values.
 
     Args:
-        title: of the table.
+        title: title of the table.
         corner: head of the first column.
         rows: names of the rows.
-        heads: of the other columns.
-        values: by row and column; those that are missing or None are shown as `-`.
+        heads: heads of the other columns.
+        values: values by row and column; missing values and None are shown as `-`.
         note: how to read the table.
 
     """
@@ -133,26 +133,26 @@ def cosine_text(cosine: Measured) -> tuple[str, str]:
 
 
 def multiple_text(overlap: Measured) -> tuple[str, str]:
-    """Return an overlap as a multiple of chance, and a random pair's: `("x1.90", "1 +- 0.05")`."""
+    """Return an overlap as a multiple of chance, and the value of a random pair: `("x1.90", "1 +- 0.05")`."""
     spread = overlap.random_sd or 0.0
     digits = decimals_for(spread, least=2)
     return f"x{overlap.value:.{2 if overlap.value < 100 else 0}f}", f"1 +- {spread:.{digits}f}"
 
 
 def angle_text(angle: Measured) -> tuple[str, str]:
-    """Return an angle in degrees, and about that of a random pair: `("62", "77")`."""
+    """Return an angle in degrees, and the approximate angle of a random pair: `("62", "77")`."""
     return f"{angle.value:.{0 if angle.value >= 1.0 else 2}f}", f"{angle.random or 0.0:.0f}"
 
 
 def signs_text(conflict: Measured) -> tuple[str, str]:
-    """Return a sign conflict, and a random pair's: `("0.5003", "0.5 +- 0.0010")`."""
+    """Return a sign conflict, and the value of a random pair: `("0.5003", "0.5 +- 0.0010")`."""
     spread = conflict.random_sd or 0.0
     digits = decimals_for(spread)
     return f"{conflict.value:.{digits}f}", f"0.5 +- {spread:.{digits}f}"
 
 
 def plain_text(measured: Measured) -> tuple[str, str]:
-    """Return three digits, and what random adapters give where that is known."""
+    """Return a value with three digits, and the value of random adapters if it is known."""
     if measured.random is None:
         return f"{measured.value:.3g}", ""
     spread = "" if measured.random_sd is None else f" +- {measured.random_sd:.2g}"
@@ -160,13 +160,13 @@ def plain_text(measured: Measured) -> tuple[str, str]:
 
 
 def rank_text(rank: Measured) -> tuple[str, str]:
-    """Return the effective rank of the rank that the factors have: `2.9 of 3`, `907 of 1188`."""
+    """Return the effective rank and the rank of the factors: `2.9 of 3`, `907 of 1188`."""
     of_rank = rank.details["of_rank"]
     return f"{rank.value:.{0 if of_rank >= 100 else 1}f} of {of_rank:.{3 if of_rank < 1000 else 4}g}", ""
 
 
 def top_share_text(share: Measured) -> tuple[str, str]:
-    """Return the share of the first direction, and that of a flat spectrum: `("51 %", "33 %")`."""
+    """Return the share of the first direction, and its share in a flat spectrum: `("51 %", "33 %")`."""
     return f"{100 * share.value:.0f} %", f"{100 * share.details['flat']:.0f} %"
 
 
@@ -179,7 +179,7 @@ FORMATS: Mapping[str, Callable[[Measured], tuple[str, str]]] = {
     "smallest_angle": angle_text,
     "sign_conflict": signs_text,
 }
-"""How the built-in measures are written: the value, and its scale."""
+"""Functions that write the built-in measures: the value, and the value to compare it with."""
 
 
 def share_text(share: float | None) -> str:
@@ -188,7 +188,7 @@ def share_text(share: float | None) -> str:
 
 
 def relative_text(relative: float | None) -> str:
-    """Return a share of the base's norm with two digits; `-` without a base.
+    """Return a share of the norm of the base with two digits; `-` without a base.
 
     >>> relative_text(0.00523), relative_text(1.234), relative_text(0.0)
     ('0.52 %', '123 %', '0 %')
@@ -197,7 +197,7 @@ def relative_text(relative: float | None) -> str:
 
 
 def number_text(value: float, digits: int = 2) -> str:
-    """Return a number with so many decimals, without a minus before zero; from 1000 on with three digits.
+    """Return a number with `digits` decimals, without a minus sign before zero; from 1000 on with three digits.
 
     >>> number_text(0.1234), number_text(-0.001), number_text(12345.6)
     ('0.12', '0.00', '1.23e+04')

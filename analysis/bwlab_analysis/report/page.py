@@ -1,4 +1,4 @@
-"""Writes the report of a command: one self-contained HTML file."""
+"""Write the report of a command as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_report(
 
     Args:
         presentations: the results, from top to bottom.
-        folder: made if it does not exist; `report.html` in it is replaced.
-        images: shown at the end, by name.
-        command: the command line that writes the report again.
+        folder: folder of the report, created if it does not exist; `report.html` in it is replaced.
+        images: images by name, shown at the end.
+        command: command line that writes the report.
 
     Raises:
         BwlabError: the folder cannot be written.
@@ -52,9 +52,9 @@ def write_report(
 
 
 def make_report_folder(folder: Path) -> None:
-    """Make the folder of a report; BwlabError if it cannot be made or the report cannot be written there."""
+    """Create the folder of a report; BwlabError if it cannot be created or the report cannot be written there."""
     make_folder(folder, f"--report {folder}")
     if (folder / FILE).is_dir():
         raise BwlabError(f"--report {folder}", f"{FILE} in it is a folder", "Choose another folder")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise BwlabError(f"--report {folder}", "nothing can be written into it", "Choose another folder")
+        raise BwlabError(f"--report {folder}", "the folder is not writable", "Choose another folder")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:
-    """Return bars of a pair's measures by block, over all timesteps, each with its random adapters' range as a line."""
+    """Return bars of a pair's measures by block over all timesteps; lines show the range of random adapters."""
     places = [place for place in report.effects if place.timestep == ALL_TIMES]
     values = {name: {place.block: place.measures[name] for place in places} for name in measures}
     return _bars(values, "share kept" if all("retention" in name for name in measures) else "")
 
 
 def plot_activations(report: ActivationReport, measure: str = "effect") -> Figure:
-    """Return a heatmap of blocks against timesteps.
+    """Return a heatmap of a measure by block and timestep.
 
     Raises:
         BwlabError: the report has no such measure.
@@ -46,7 +46,7 @@ def plot_activations(report: ActivationReport, measure: str = "effect") -> Figur
 
 
 def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -> Figure:
-    """Return what each block of `"identity"` or `"style"` carries by one scorer, with 95 % intervals.
+    """Return bars of one score's change by each block of `"identity"` or `"style"`, with 95 % intervals.
 
     Raises:
         BwlabError: there is no profile of that adapter.
@@ -55,7 +55,7 @@ def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -
     own = [profile for profile in profiles if profile.adapter == adapter]
     if not own:
         raise BwlabError(
-            f"a figure of the {adapter} adapter", "no block of it was profiled", "Choose identity or style"
+            f"a figure of the {adapter} adapter", "no block of this adapter was profiled", "Choose identity or style"
         )
     figure, (axes,) = panels(7, 3.2)
     for offset, (name, label) in enumerate((("knocked_in", "alone"), ("knocked_out", "beside the other"))):
@@ -94,7 +94,7 @@ def _bars(values: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
 
 
 def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """Return a figure, so many inches large, and its axes from left to right.
+    """Return a figure of the given size in inches, and its axes from left to right.
 
     Raises:
         BwlabError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""The presentation of a result: its tables and sentences, built once and shown on a terminal or as a page."""
+"""The presentation of a result: tables and sentences, built once and shown on a terminal or as a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockMap:
-    """A drawing of the UNet's blocks, coloured by one of several measures; pages have it, terminals do not.
+    """A drawing of the UNet's blocks, coloured by one of several measures; shown on pages but not on terminals.
 
     Attributes:
         measures: measure -> block -> value.
@@ -39,7 +39,7 @@ class Verbatim:
 
 
 Item: TypeAlias = str | Table | Listing | Verbatim | BlockMap
-"""A paragraph, or one of the others."""
+"""A paragraph, or one of the other kinds of items."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Section:
 
     Attributes:
         title: the heading.
-        items: from top to bottom.
+        items: items from top to bottom.
         page_only: whether a terminal leaves the section out.
 
     """
@@ -60,13 +60,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Presentation:
-    """A result as a person reads it.
+    """A result in a form for people to read.
 
     Attributes:
-        title: what was measured.
-        conclusion: what follows from it; a page begins with it, and a terminal, which is read from below, ends with it.
-        details: the sections that it rests on.
-        parts: presentations of parts of the result, which pages have below.
+        title: name of the measurement.
+        conclusion: the conclusion; a page begins with it, and the output on a terminal ends with it.
+        details: the sections that support the conclusion.
+        parts: presentations of parts of the result, which a page shows below.
 
     """
 

@@ -1,4 +1,4 @@
-"""Shows a result: on the terminal, as JSON, and as a report of one HTML file."""
+"""Show a result on the terminal, as JSON, and as a report in one HTML file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def show(
     """Print a result on standard output as tables or JSON, and write the report.
 
     Args:
-        presentation: returns the result as a person reads it.
-        document: returns the result as JSON.
-        as_json: whether JSON is printed instead of tables.
-        report: folder of the report, or None.
-        images: returns images for the report, by name.
+        presentation: function that returns the presentation of the result.
+        document: function that returns the result as JSON.
+        as_json: whether to print JSON instead of tables.
+        report: folder of the report, or None for no report.
+        images: function that returns the images of the report by name.
 
     """
     if as_json:
@@ -57,7 +57,7 @@ def print_presentation(console: Console, presentation: Presentation) -> None:
 
 
 def print_item(console: Console, item: Item) -> None:
-    """Print one item; a terminal has no drawing of blocks."""
+    """Print one item; a drawing of blocks is not shown on a terminal."""
     match item:
         case str():
             console.print(item)
@@ -83,7 +83,7 @@ def print_json(document: Mapping[str, Json]) -> None:
 
 
 def typed_command() -> str:
-    """Return the command line that is running."""
+    """Return the command line of this process."""
     import shlex
     import sys
 

@@ -8,7 +8,7 @@ from html import escape
 
 from bwlab_analysis.report.numbers import decimals_of_column, number_text
 
-# The strongest colour on which text has a contrast of 4.5, light and dark.
+# The strongest colour on which text has a contrast of 4.5, in the light and the dark theme.
 FULL = 0.6
 
 WIDTH, STEP, BOX, HEIGHT = 460, 66, 130, 52
@@ -20,7 +20,7 @@ Measures = Mapping[str, Mapping[str, float]]
 
 
 def unet_map(measures: Measures) -> str:
-    """Return the drawing of all blocks that any measure names, with a list to choose a measure from."""
+    """Return a drawing of all blocks with a value of any measure, and a list to choose the measure from."""
     measures = _drawn(measures)
     blocks = list(dict.fromkeys(block for values in measures.values() for block in values))
     down = sorted((block for block in blocks if block.startswith("in")), key=_level)
@@ -39,7 +39,7 @@ def unet_map(measures: Measures) -> str:
 
 
 def _drawn(measures: Measures) -> dict[str, dict[str, float]]:
-    """Return the measures that have a value in some block of the drawing."""
+    """Return the measures that have a value for a block of the drawing."""
     drawn = {
         name: {block: value for block, value in values.items() if block.startswith(("in", "mid", "out"))}
         for name, values in measures.items()
@@ -93,7 +93,7 @@ def _box(block: str, x: int, y: int) -> str:
 
 
 def fill_colour(strength: float) -> str:
-    """Return a colour for -1..1, stronger the farther from 0; negative numbers have another hue, and 0 none."""
+    """Return a colour for -1..1 that is stronger farther from 0; negative numbers have another hue, and 0 no colour."""
     if strength == 0:
         return ""
     opacity = min(1.0, abs(strength)) * FULL

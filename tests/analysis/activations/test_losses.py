@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.noise_schedule import noise_schedule
-from bwlab.training.objective import training_target
+from bwlab.base.noise_schedule import noise_schedule, training_target
 from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.losses import Loss, loss_interference
 from bwlab_analysis.report.verdict import loss_warnings

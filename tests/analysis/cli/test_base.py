@@ -239,7 +239,10 @@ SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
         ("norms A --report TAKEN", "report.html in it is a folder"),
         ("activations nosuch --base nowhere --data IMAGES", "reading adapter nosuch"),
         ("conflict A nosuch --base nowhere --prompts PROMPTS --timesteps x", "--timesteps x"),
-        (f"fidelity --adapter A --adapter B {SCORED} --base BASE --clip CLIP --cfg nan", "--cfg nan: it is not a finite number"),
+        (
+            f"fidelity --adapter A --adapter B {SCORED} --base BASE --clip CLIP --cfg nan",
+            "--cfg nan: it is not a finite number",
+        ),
         ("activations A --base BASE --data IMAGES --device meta", "--device meta"),
         (f"fidelity --adapter A {SCORED}", "1 --adapter"),
         ("recommend A B --id-images CLIP --style-images IMAGES --prompts PROMPTS", "no images in it"),
