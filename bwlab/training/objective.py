@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.conditioning import TextBatch
+from bwlab.base.noise_schedule import training_target
 from bwlab.dataset.training_set import SampledBatch
 
 if TYPE_CHECKING:
