@@ -1,4 +1,4 @@
-"""Attaching adapters to a pipeline by name and strength, for as long as a `with` block lasts."""
+"""Attach adapters to a pipeline inside a `with` block."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 AdapterSource: TypeAlias = ScaledAdapter | Adapter | str | Path
 
-SCHEDULE_FIX = "Attach to the pipeline that samples, or leave schedules out"
+SCHEDULE_FIX = "Attach the adapters to the pipeline that samples, or leave out schedules"
 
 
 @contextmanager
@@ -39,11 +39,11 @@ def attach_to_pipeline(
 ) -> Iterator[None]:
     """Let adapters and embeddings act on a pipeline inside the `with` block, and remove them however it ends.
 
-    Embeddings that adapter files hold are among them. UNet and text encoders are adapted; modules, their identity and
-    their bits are afterwards what they were.
+    Embeddings inside adapter files are attached too. The UNet and the text encoders are adapted; afterwards their
+    modules are the same objects with the same bits as before.
 
     Raises:
-        BwlabError: a file or word is wrong, or an adapter does not fit; nothing is attached then.
+        BwlabError: a file or a word is wrong, or an adapter does not fit; nothing is attached then.
 
     """
     scheme = base_scheme(pipe, manager.block_schemes())
@@ -53,25 +53,25 @@ def attach_to_pipeline(
 
 
 def embeddings_of_adapters(adapters: Sequence[ScaledAdapter]) -> list[Embedding]:
-    """Return the embeddings of new words that the adapters' files hold (lora_diffusion's `<s1>`)."""
+    """Return the embeddings of new words inside the adapters' files (lora_diffusion's `<s1>`)."""
     return [embedding for scaled in adapters for embedding in scaled.adapter.embeddings]
 
 
 def scaled_adapter(source: AdapterSource, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> ScaledAdapter:
-    """Return a scaled adapter from a file, an adapter or a scaled adapter; the first two act at scale 1."""
+    """Return a scaled adapter from a file, an adapter or a scaled adapter; files and adapters get scale 1."""
     if isinstance(source, ScaledAdapter):
         return source
     return ScaledAdapter(source if isinstance(source, Adapter) else load_for_pipeline(source, pipe, manager, scheme))
 
 
 def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
-    """Return the adapter in a file, on the pipeline's device."""
+    """Load an adapter file onto the pipeline's device."""
     return load_adapter(path, pipe.unet, manager, scheme, text_encoder=text_encoders(pipe)).to(pipe.device)
 
 
 @contextmanager
 def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> Iterator[None]:
-    """Like `attach_to_pipeline`, with adapters that are loaded."""
+    """Let loaded adapters act on a pipeline, as `attach_to_pipeline` does."""
     phases = _Phases(pipe, adapters)
     with phases.stack:
         phases.enter(0)
@@ -86,9 +86,9 @@ def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> Iterator
 
 
 class _Phases:
-    """The stretches of the sampling in which no factor changes; in each, adapters are attached anew.
+    """The spans of the sampling in which no factor changes; adapters are attached anew for each span.
 
-    A stretch in which an adapter is off costs nothing and keeps the base's bits.
+    A span in which an adapter is off costs nothing and keeps the base's bits.
     """
 
     def __init__(self, pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> None:
@@ -98,15 +98,15 @@ class _Phases:
         self._now = -1
 
     def before_unet(self, unet: object, arguments: tuple[object, ...], named: Mapping[str, object]) -> None:
-        """Attach what acts at the timestep that the UNet is about to be called with."""
+        """Attach the adapters that act at the timestep of the coming call of the UNet."""
         fraction = fraction_of(self.pipe, timestep_of(arguments, named))
         self.enter(bisect_right(self.edges, fraction) - 1)
 
     def enter(self, phase: int) -> None:
-        """Attach the adapters with their factors of this stretch in place of those before."""
+        """Attach the adapters with the factors of this span, in place of the earlier factors."""
         if phase == self._now:
             return
-        self._now = -1  # should attaching fail, and somebody go on, nothing counts as attached
+        self._now = -1  # if attaching fails and sampling goes on, nothing counts as attached
         self.stack.close()
         now = [scaled.at(self.edges[phase]) for scaled in self.adapters]
         self.stack.enter_context(attach_adapters(self.pipe.unet, *now, text_encoder=text_encoders(self.pipe)))
@@ -114,13 +114,13 @@ class _Phases:
 
 
 def fraction_of(pipe: Pipeline, timestep: float) -> float:
-    """Return the place of a timestep in the sampling of `pipe.scheduler`, 0 <= place < 1: i / n for step i of n.
+    """Return the position of a timestep in the sampling of `pipe.scheduler`, 0 <= position < 1: i / n for step i of n.
 
-    It counts all steps of the scheduler, from pure noise on: image-to-image at a strength of 0.3 begins at 0.7, and one
-    schedule means the same amounts of noise there. Where a sampler visits a timestep twice (Heun), both are the first.
+    All steps of the scheduler count, from pure noise on: image-to-image at a strength of 0.3 begins at 0.7, so that a
+    schedule means the same amounts of noise there. If a sampler visits a timestep twice (Heun), the first visit counts.
 
     Raises:
-        BwlabError: the scheduler samples nothing, or not at this timestep: another pipeline is sampling.
+        BwlabError: the scheduler has no sampling steps or not this timestep, because another pipeline samples.
 
     """
     scheduler = pipe.scheduler
@@ -134,10 +134,10 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
 
 
 def timestep_of(arguments: Sequence[object], named: Mapping[str, object]) -> float:
-    """Return the timestep that a UNet is called with; `BwlabError` if those of its samples differ."""
+    """Return the timestep of a call of the UNet; `BwlabError` if the timesteps of its samples differ."""
     given = named["timestep"] if "timestep" in named else arguments[1]
     steps = torch.unique(given.detach().cpu()) if isinstance(given, Tensor) else torch.tensor([float(str(given))])
     if len(steps) != 1:
         found = f"the UNet is called with {len(steps)} timesteps at once"
-        raise BwlabError("a schedule of scales", found, "Leave schedules out where samples are at different steps")
+        raise BwlabError("a schedule of scales", found, "Leave out schedules if samples are at different timesteps")
     return float(steps[0])

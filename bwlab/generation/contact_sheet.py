@@ -25,8 +25,8 @@ class SheetStyle:
 
     Attributes:
         tile: side of the square that each image fills.
-        gap: between images.
-        margin: around all.
+        gap: gap between images.
+        margin: margin around the sheet.
         text: height of labels.
         title: height of the title.
 
@@ -40,17 +40,17 @@ class SheetStyle:
 
     @property
     def font(self) -> Font:
-        """For labels."""
+        """The font of labels."""
         return ImageFont.load_default(self.text)
 
     @property
     def small_font(self) -> Font:
-        """For notes and the footer."""
+        """The font of notes and the footer."""
         return ImageFont.load_default(round(self.text * 0.8))
 
     @property
     def title_font(self) -> Font:
-        """For the title."""
+        """The font of the title."""
         return ImageFont.load_default(self.title)
 
 
@@ -59,7 +59,7 @@ DEFAULT_STYLE = SheetStyle()
 
 @dataclass(frozen=True)
 class Label:
-    """A column's or row's heading with an optional fainter second text."""
+    """The heading of a column or row, with an optional fainter second text."""
 
     text: str
     note: str = ""
@@ -94,7 +94,7 @@ def contact_sheet(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where everything stands on a sheet, in pixels from the upper left corner."""
+    """The positions of everything on a sheet, in pixels from the upper left corner."""
 
     style: SheetStyle
     title: tuple[str, ...]
@@ -137,7 +137,7 @@ def _draw_texts(draw: ImageDraw.ImageDraw, layout: _Layout, heads: Sequence[Labe
 
 
 def enlarged(image: Image.Image, tile: int) -> Image.Image:
-    """Return an image as RGB over white, as large as fits a square of `tile` pixels."""
+    """Return an image as RGB on white, as large as fits into a square of `tile` pixels."""
     flat = over_white(image)
     longest = max(image.size)
     if longest <= tile:
@@ -148,7 +148,7 @@ def enlarged(image: Image.Image, tile: int) -> Image.Image:
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
-    """Return `text` in lines of at most `width` pixels, broken at spaces; a longer word keeps a line of its own."""
+    """Return `text` in lines of at most `width` pixels, broken at spaces; a longer word gets a separate line."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -176,7 +176,7 @@ def _block_height(label: Label, width: int, style: SheetStyle) -> int:
 
 
 def _side_width(label: Label, style: SheetStyle) -> int:
-    """Return the width of a row's heading in pixels, at most that of a tile; longer ones are wrapped."""
+    """Return the width of a row's heading in pixels, at most the width of a tile; longer headings are wrapped."""
     used = math.ceil(max(style.font.getlength(label.text), style.small_font.getlength(label.note)))
     return min(used, style.tile) + SIDE_GAP if used else 0
 

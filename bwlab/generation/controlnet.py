@@ -29,12 +29,12 @@ EDGE_MAPS = ("canny", "lineart", "none")
 
 @dataclass(frozen=True, eq=False)
 class ControlNetInput:
-    """A ControlNet and the control image it follows.
+    """A ControlNet and the control image that it follows.
 
     Attributes:
-        net: for the base, on its device.
-        image: the control image, RGB, of the base's own size.
-        scale: its strength, 0 or more; 1 as trained.
+        net: the ControlNet for the base, on its device.
+        image: the control image, RGB, at the resolution of the base.
+        scale: scale of the ControlNet, 0 or more; 1 acts as trained.
         end: the fraction of the sampling after which the ControlNet is off, 0..1.
 
     """
@@ -67,10 +67,10 @@ def read_controlnet_input(
 
     Args:
         controlnet: `"emoji"` or a folder.
-        image: the file of the image to follow.
-        kind: how its lines are found, see `bwlab.generation.controlnet.edge_map`; at the size of the base's images.
+        image: file of the image to follow.
+        kind: method that finds its lines, see `edge_map`; applied at the resolution of the base.
         pipe: the base.
-        scale: its strength, 0 or more.
+        scale: scale of the ControlNet, 0 or more.
         end: the fraction of the sampling after which the ControlNet is off, 0..1.
 
     Raises:
@@ -83,7 +83,7 @@ def read_controlnet_input(
 
 
 def check_kind(kind: str) -> None:
-    """Raise `BwlabError`, with the nearest name, unless `kind` is a way to find lines."""
+    """Raise `BwlabError` with the nearest name unless `kind` is a method that finds lines."""
     if kind not in EDGE_MAPS:
         fix = f"{did_you_mean(kind, EDGE_MAPS)}Choose from {', '.join(EDGE_MAPS)}"
         raise BwlabError(f"--control {kind}", "unknown", fix)
@@ -93,7 +93,7 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
     """Return a ControlNet for a base, on its device and in its precision; nothing is downloaded.
 
     Raises:
-        BwlabError: no such folder, not a ControlNet, broken, or for another base.
+        BwlabError: there is no such folder, or it holds no ControlNet, a broken ControlNet, or one for another base.
 
     """
     from diffusers import ControlNetModel
@@ -107,7 +107,7 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
             net: ControlNetModel = ControlNetModel.from_pretrained(
                 folder, torch_dtype=pipe.unet.dtype, use_safetensors=True, local_files_only=True
             )
-        # Broken files surface as OSError, ValueError, SafetensorError ... by library and version.
+        # Broken files raise OSError, ValueError, SafetensorError ..., depending on library and version.
         except Exception as error:
             raise BwlabError(asked, f"it does not load: {first_line(error)}", CONTROLNET_FIX) from error
     _require_fit(asked, net, pipe)
@@ -116,7 +116,7 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
 
 
 def controlnet_folder(name: str) -> Path:
-    """Return the folder of a ControlNet: the one that ships for the embedded base, or a path."""
+    """Return the folder of a ControlNet: the ControlNet that ships for the embedded base, or a path."""
     import importlib.resources
 
     if name == EMOJI:
@@ -143,9 +143,9 @@ def edge_map(image: Image.Image, kind: str, sigma: float = 1.0) -> Image.Image:
     Args:
         image: any image; transparent parts count as white.
         kind: `canny`: lines one pixel wide (Canny 1986, scikit-image's hysteresis thresholds at 10 % and 20 % of the
-            range); `lineart`: the strength of the gradient (Scharr), 0..1 by its maximum; `none`: the image
-            itself, which is an edge map already.
-        sigma: of the Gaussian that canny smooths with, in pixels.
+            range); `lineart`: the strength of the gradient (Scharr), divided by its maximum; `none`: the image
+            itself, which is already an edge map.
+        sigma: width of the Gaussian with which canny smooths, in pixels.
 
     """
     import numpy as np
@@ -177,4 +177,4 @@ def gradient_strength(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
     strength: npt.NDArray[np.float64] = scharr(grey)
     most = float(strength.max())
-    return strength / most if most > 1e-9 else np.zeros_like(strength)  # of a flat image only rounding errors are left
+    return strength / most if most > 1e-9 else np.zeros_like(strength)  # in a flat image only rounding errors are left

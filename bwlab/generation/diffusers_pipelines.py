@@ -1,4 +1,4 @@
-"""Pipelines of diffusers over the models of a base: one for each task, with a chosen sampler."""
+"""diffusers pipelines that use the models of a base: one for each task, with a chosen sampler."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ INPAINTING_CHANNELS = (4, 9)  # input channels of the UNets that diffusers' inpa
 
 
 def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: ControlNetModel | None = None) -> Any:
-    """Return a pipeline of the same models for a task, with another sampler; the given one keeps its own.
+    """Return a pipeline with the same models for a task, with another sampler; the given pipeline keeps its sampler.
 
     Args:
         pipe: the base.
-        sampler: its name.
-        task: `"text"`: from noise; `"image"`: from an init image; `"inpaint"`: from one with a mask.
-        controlnet: None: none.
+        sampler: name of the sampler.
+        task: `"text"`: from noise; `"image"`: from an init image; `"inpaint"`: from an init image with a mask.
+        controlnet: a ControlNet, or None.
 
     """
     double = len(text_encoders(pipe)) == 2
@@ -71,12 +71,12 @@ def needs_own_mask(pipe: Pipeline) -> bool:
 
 
 class KeptOutside:
-    """Replace latents outside a mask by those of the init image, at the noise level of the next step.
+    """Replace latents outside a mask by the latents of the init image, at the noise level of the next step.
 
     Args:
         pipeline: an image-to-image pipeline.
-        init_image: with a mask.
-        seeds: of the batch's images; each image's noise comes from a generator of its own.
+        init_image: an init image with a mask.
+        seeds: seeds of the batch's images; the noise of each image comes from a separate generator.
 
     """
 
@@ -91,7 +91,7 @@ class KeptOutside:
         self.mask = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Return latents `(batch, channels, h, w)` after the step at `timestep`, the init image's outside the mask."""
+        """Return latents `(batch, channels, h, w)` after the step, with the init image's latents outside the mask."""
         steps = self.scheduler.timesteps
         index = int((steps == timestep).nonzero()[-1]) + 1
         outside = self.latents

@@ -1,4 +1,4 @@
-"""Textual-inversion embeddings, whose words a pipeline knows for as long as a `with` block lasts."""
+"""Textual-inversion embeddings, whose words a pipeline knows inside a `with` block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 ENCODERS = ("te", "te2")
-OLD_END = 2  # the end of a text in old CLIP configs; transformers then takes the highest token for the end
+OLD_END = 2  # the end-of-text token in old CLIP configs; transformers then takes the highest token as the end
 
 
 @contextmanager
@@ -27,11 +27,11 @@ def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[No
     """Let prompts use the embeddings' words inside the `with` block; restore tokenizers and text encoders after it.
 
     A word is recognised as written and in lower case. A word with several vectors stands for as many tokens, `word`,
-    `word_1` ..., which diffusers' pipelines put in its place (`maybe_convert_prompt`). Tokenizer and text encoder stay
-    the same objects, so all pipelines that share them know the words.
+    `word_1` ..., which diffusers' pipelines insert in its place (`maybe_convert_prompt`). Tokenizer and text encoder
+    stay the same objects, so all pipelines that share them know the words.
 
     Raises:
-        BwlabError: an embedding is of another architecture, or a word is not distinct from others.
+        BwlabError: an embedding is for another architecture, or a word is not distinct from others.
 
     """
     encoders: list[Any] = list(text_encoders(pipe))
@@ -48,7 +48,7 @@ def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[No
 
 
 def tokens_of(embedding: Embedding) -> list[str]:
-    """Return the tokens of a word as diffusers names them, for each way to write it."""
+    """Return the tokens of a word as diffusers names them, for each spelling of the word."""
     count = len(embedding.vectors["te"])
     return [
         f"{spelling}_{part}" if part else spelling for spelling in _spellings(embedding.word) for part in range(count)
@@ -71,19 +71,19 @@ def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
             raise BwlabError(
                 asked,
                 f"its vectors are {widths[0]} wide, and this base's text embeddings {widths[1]}",
-                "Give one made for this base's architecture",
+                "Give an embedding that was made for this base's architecture",
             )
         _check_word(embedding.word, asked, [other.word for other in embeddings], vocabulary, tokens_of(embedding))
 
 
 def _check_word(word: str, asked: str, words: Sequence[str], vocabulary: Any, tokens: Sequence[str]) -> None:
-    fix = "Give another with --embedding FILE=word ('bwlab convert' writes an adapter's words to files of their own)"
+    fix = "Choose another word with --embedding FILE=word ('bwlab convert' writes an adapter's words to separate files)"
     if not word or any(character.isspace() or character == "," for character in word):
-        raise BwlabError(f"{asked}, word {word!r}", "a word has no white space and no comma in it", fix)
+        raise BwlabError(f"{asked}, word {word!r}", "a word must not contain white space or commas", fix)
     known = [token for token in tokens if token in vocabulary or f"{token}</w>" in vocabulary]
     if known:
-        raise BwlabError(f"{asked}, word {word!r}", "the base knows that word already", fix)
-    # diffusers writes out words with several vectors by replacing texts, which would change the longer word too.
+        raise BwlabError(f"{asked}, word {word!r}", "the tokenizer of the base already has this word", fix)
+    # diffusers expands words with several vectors by replacing text, which would change the longer word too.
     near = [other for other in words if word.lower() in other.lower()]
     if len(near) > 1:
         other = next((other for other in near if other != word), word)
@@ -96,11 +96,11 @@ def _spellings(word: str) -> list[str]:
 
 @contextmanager
 def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
-    """Let the tokenizer know new tokens inside the block: the same object takes the state of a copy that has them."""
+    """Add new tokens to the tokenizer inside the block: the same object takes the state of a copy that has them."""
     from tokenizers import AddedToken
 
     extended = copy.deepcopy(tokenizer)
-    # Unnormalised, or a word in capitals would come out of the tokenizer in lower case, where diffusers misses it.
+    # Not normalised: otherwise the tokenizer would return a word in capitals in lower case, which diffusers would miss.
     extended.add_tokens([AddedToken(token, single_word=True, normalized=False) for token in tokens])
     state = tokenizer.__dict__
     tokenizer.__dict__ = extended.__dict__
@@ -112,7 +112,7 @@ def _known(tokenizer: Any, tokens: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def text_ends_at(encoder: Any, end: int) -> Iterator[None]:
-    """Make the text encoder take token `end` for the end of a text inside the block, whatever its config says."""
+    """Make the text encoder treat the token `end` as the end of a text inside the block, whatever its config says."""
     models = [module for module in encoder.modules() if getattr(module, "eos_token_id", None) == OLD_END]
     try:
         for model in models:

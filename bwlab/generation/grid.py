@@ -1,4 +1,4 @@
-"""The grids of a job: which images it generates, and how they stand in rows and columns."""
+"""The grids of a job: the images that it generates, and their arrangement in rows and columns."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ AXIS_FIX = 'Write the name of an axis and its values: "scale: 0, 0.5, 1", "block
 
 @dataclass(frozen=True)
 class GridCell:
-    """One image of a grid: everything that sets it apart from the other images of its job.
+    """One image of a grid: everything that distinguishes it from the other images of its job.
 
     Attributes:
-        scales: of each adapter of the job.
-        schedules: of each adapter of the job.
+        scales: scale of each adapter of the job.
+        schedules: schedule of each adapter of the job.
 
     """
 
@@ -44,7 +44,7 @@ class GridCell:
     schedules: tuple[Schedule, ...] = ()
 
     def pass_key(self) -> tuple[object, ...]:
-        """Return what cells must share to be sampled in one pass."""
+        """Return the settings that cells must share to be sampled in one pass."""
         return self.steps, self.cfg, self.sampler, tuple(schedule.spans for schedule in self.schedules)
 
 
@@ -67,13 +67,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Axis:
-    """What changes along the columns or the rows of a grid.
+    """The setting that changes along the columns or the rows of a grid.
 
     Attributes:
-        text: as it was written.
+        text: the axis as it was written.
         kind: one of `AXES`.
-        adapter: which adapter's, from 0; 0 where it does not matter.
-        values: at least one.
+        adapter: index of the adapter, from 0; 0 if the axis does not belong to an adapter.
+        values: at least one value.
 
     """
 
@@ -84,7 +84,7 @@ class Axis:
 
 
 def grids_of(job: GenerateJob, scheme: BlockScheme) -> list[Grid]:
-    """Return the grids of a job: one of prompts by seeds, or with axes one for each prompt and seed.
+    """Return the grids of a job: one grid of prompts by seeds, or with axes a grid for each prompt and seed.
 
     Raises:
         BwlabError: a scale, schedule or axis is wrong.
@@ -100,7 +100,7 @@ def grids_of(job: GenerateJob, scheme: BlockScheme) -> list[Grid]:
 
 
 def _first_cell(job: GenerateJob, scheme: BlockScheme) -> GridCell:
-    """Return the first prompt with the first seed; each scale and schedule is parsed here, once."""
+    """Return the cell of the first prompt and seed; all scales and schedules are parsed here, once."""
     return GridCell(
         prompt=job.prompts[0],
         seed=job.seed,
@@ -130,7 +130,7 @@ def _varied(job: GenerateJob, axes: Sequence[Axis], first: GridCell, scheme: Blo
 
 
 def _called(axis: Axis, job: GenerateJob) -> str:
-    """Return the note under a value of an axis: what the value is, and of which adapter."""
+    """Return the note under a value of an axis, which names the setting and the adapter."""
     return f"{axis.kind} of {adapter_name(job.adapters[axis.adapter])}" if axis.kind in ADAPTER_AXES else axis.kind
 
 
@@ -151,7 +151,7 @@ def _footer(job: GenerateJob, axes: Sequence[Axis]) -> str:
 
 
 def parse_axis(text: str, adapters: int) -> Axis:
-    """Return an axis of a job with so many adapters; `BwlabError` if it is malformed or of an adapter not given."""
+    """Return an axis of a job; `BwlabError` if it is malformed or refers to an adapter that is not given."""
     asked = f"--xy {text!r}"
     head, colon, tail = text.partition(":")
     match = AXIS_HEAD.fullmatch(head)
@@ -165,7 +165,7 @@ def parse_axis(text: str, adapters: int) -> Axis:
         raise BwlabError(asked, f"{kind} is not an adapter's", f"Write {kind}: without a number")
     number = int(match["adapter"] or 1)
     if kind in ADAPTER_AXES and not 1 <= number <= adapters:
-        raise BwlabError(asked, f"there is no adapter {number} among {adapters}", "Count --adapter from 1")
+        raise BwlabError(asked, f"there is no adapter {number} among {adapters}", "Number the --adapter options from 1")
     separator = "," if kind in COMMA_AXES and "|" not in tail else "|"
     values = tuple(value.strip() for value in tail.split(separator))
     if not all(values):
@@ -174,11 +174,11 @@ def parse_axis(text: str, adapters: int) -> Axis:
 
 
 def parse_axes(texts: Sequence[str], adapters: int) -> tuple[Axis, ...]:
-    """Return the axes, columns first; `BwlabError` if they change the same thing."""
+    """Return the axes, columns first; `BwlabError` if both change the same setting."""
     axes = tuple(parse_axis(text, adapters) for text in texts)
     if len({(axis.kind, axis.adapter) for axis in axes}) < len(axes):
         raise BwlabError(
-            f"--xy {' '.join(map(repr, texts))}", "both axes change the same thing", "Give two different axes"
+            f"--xy {' '.join(map(repr, texts))}", "both axes change the same setting", "Give two different axes"
         )
     return axes
 
@@ -187,7 +187,7 @@ def varied_cell(cell: GridCell, choices: Mapping[Axis, str], scheme: BlockScheme
     """Return a cell with a value of each axis; a scale multiplies the blocks that another axis chooses.
 
     Raises:
-        BwlabError: a value is not of its axis' kind.
+        BwlabError: a value does not have the kind of its axis.
 
     """
     for axis in sorted(choices, key=lambda axis: AXES.index(axis.kind)):
@@ -198,7 +198,7 @@ def varied_cell(cell: GridCell, choices: Mapping[Axis, str], scheme: BlockScheme
 def _with_value(cell: GridCell, axis: Axis, value: str, scheme: BlockScheme) -> GridCell:
     adapter = axis.adapter
     if axis.kind == "blocks":
-        # Unlike with --scale, blocks not named are off: columns show blocks alone.
+        # Unlike with --scale, blocks that are not named are off, so columns show blocks alone.
         return replace(cell, scales=_set(cell.scales, adapter, parse_spec(value, scheme, kind="scale")))
     if axis.kind == "scale":
         factor = parse_number(value, "scale", axis.text)
@@ -227,7 +227,7 @@ def times(spec: BlockSpec, factor: float) -> BlockSpec:
 
 
 def parse_whole(value: str, text: str) -> int:
-    """Return a whole number of 0 or more; `BwlabError` if `value` is none, which names the axis `text`."""
+    """Return `value` as a whole number of 0 or more; otherwise raise `BwlabError` for the axis `text`."""
     if not (value.isascii() and value.isdigit()):
         raise BwlabError(f"--xy {text!r}", f"{value!r} is not a whole number", "Give whole numbers, 0 or more")
     return int(value)
@@ -242,7 +242,7 @@ def check_cell(cell: GridCell, strength: float | None) -> None:
 
     Args:
         cell: the cell.
-        strength: share of the sampling that is done from an init image; None: sampling starts from noise.
+        strength: share of the sampling that is done from an init image; None if sampling starts from noise.
 
     """
     check_range("seed", cell.seed, 0, MAX_SEED - 1)
@@ -255,9 +255,9 @@ def check_cell(cell: GridCell, strength: float | None) -> None:
 
 
 def check_axes(job: GenerateJob) -> None:
-    """Raise `BwlabError` if an axis is malformed, or takes the place of several prompts or seeds."""
+    """Raise `BwlabError` if an axis is malformed, or would replace several prompts or seeds."""
     kinds = {axis.kind for axis in parse_axes(job.xy, len(job.adapters))}
     if "prompt" in kinds and len(job.prompts) > 1:
         raise BwlabError("--xy", f"prompts are an axis and {len(job.prompts)} are given", "Give one --prompt")
     if "seed" in kinds and job.count > 1:
-        raise BwlabError("--xy", f"seeds are an axis and --count is {job.count}", "Leave --count out")
+        raise BwlabError("--xy", f"seeds are an axis and --count is {job.count}", "Leave out --count")

@@ -1,4 +1,4 @@
-"""Init images: sampling starts from an image in place of noise, by a strength and within a mask."""
+"""Init images: sampling starts from an image in place of noise, with a strength and an optional mask."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class InitImage:
     """The image that sampling starts from.
 
     Attributes:
-        image: RGB.
-        strength: the part of the sampling that is done, 0 < strength <= 1; 1 keeps nothing of the image.
-        mask: of the image's size, `"L"`, white where the image is generated anew; None: everywhere.
+        image: the RGB image.
+        strength: share of the sampling that is done, 0 < strength <= 1; 1 keeps nothing of the image.
+        mask: mask of the image's size, `"L"`, white where the image is generated anew; None: everywhere.
 
     """
 
@@ -32,21 +32,21 @@ class InitImage:
     mask: Image.Image | None = None
 
     def steps(self, steps: int) -> int:
-        """Return how many of so many sampling steps are done."""
+        """Return the number of sampling steps that are done, out of all steps."""
         return min(int(steps * self.strength), steps)
 
     def kept(self, generated: Image.Image) -> Image.Image:
-        """Return a generated image with the init image's own pixels wherever the mask is black."""
+        """Return a generated image with the pixels of the init image wherever the mask is black."""
         from PIL import Image
 
         return generated if self.mask is None else Image.composite(generated, self.image, self.mask)
 
 
 def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipeline) -> InitImage:
-    """Return an init image from files, fitted to the base's own size.
+    """Return an init image from files, fitted to the resolution of the base.
 
     Raises:
-        BwlabError: a file is no image, or mask and image differ in size.
+        BwlabError: a file is not an image, or mask and image differ in size.
 
     """
     whole = read_image(image, "--image")
@@ -58,7 +58,7 @@ def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipel
         raise BwlabError(f"--mask {mask}", found, "Give a mask of the image's size")
     mask_image = fitted(white, pipe).point([255 if level >= 128 else 0 for level in range(256)])
     if mask_image.getextrema() == (0, 0):
-        raise BwlabError(f"--mask {mask}", "it is black all over", "Make it white where the image is generated anew")
+        raise BwlabError(f"--mask {mask}", "the whole mask is black", "Make it white where the image is generated anew")
     return InitImage(fitted(whole, pipe), strength, mask_image)
 
 
@@ -72,13 +72,13 @@ def read_image(path: Path, option: str) -> Image.Image:
 
     try:
         return read_rgb(path)
-    except Exception as error:  # decoders raise nearly anything on damaged bytes
+    except Exception as error:  # decoders raise almost any exception on damaged bytes
         found = "a folder" if path.is_dir() else "not a readable image" if path.exists() else "no such file"
         raise BwlabError(f"{option} {path}", found, "Give an image file") from error
 
 
 def fitted(image: Image.Image, pipe: Pipeline) -> Image.Image:
-    """Return the middle of an image, as much as fits, in the base's own size."""
+    """Return the middle of an image, as much as fits, at the resolution of the base."""
     from PIL import Image, ImageOps
 
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)

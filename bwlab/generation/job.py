@@ -1,4 +1,4 @@
-"""The options of one call of `bwlab generate`, and checks of them."""
+"""The options of one call of `bwlab generate`, and their checks."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class GenerateJob:
     """The images to generate.
 
     Attributes:
-        adapters: files; `scales[i]` and `schedules[i]` belong to `adapters[i]`, adapters left over act at 1 throughout.
+        adapters: adapter files; `scales[i]` and `schedules[i]` belong to `adapters[i]`, and other adapters act at 1.
         embeddings: textual-inversion files, as `FILE` or `FILE=word`.
-        image: the init image; None: sampling starts from noise.
-        mask: white where the init image is generated anew; None: everywhere.
+        image: file of the init image; None: sampling starts from noise.
+        mask: file of the mask, white where the init image is generated anew; None: everywhere.
         strength: the share of the sampling that is done from the init image, 0..1; None: 0.75.
         controlnet: a ControlNet: `"emoji"` or a folder; None: none.
-        control_image: the image that the ControlNet follows.
-        control: how its lines are found, see `bwlab.generation.controlnet.edge_map`.
-        control_scale: strength of the ControlNet, 0 or more.
+        control_image: file of the image that the ControlNet follows.
+        control: method that finds its lines, see `bwlab.generation.controlnet.edge_map`.
+        control_scale: scale of the ControlNet, 0 or more.
         control_end: the fraction of the sampling after which the ControlNet is off, 0..1.
         weighting: the library that reads weights in prompts; None: none.
         xy: one or two axes of the grids, columns first.
-        device: as PyTorch names it, or `"auto"`.
-        count: images of each prompt, with seeds `seed`, `seed + 1`, ...
+        device: name of a PyTorch device, or `"auto"`.
+        count: number of images for each prompt, with seeds `seed`, `seed + 1`, ...
         grid: also write a contact sheet of all images.
-        overwrite: number files from 0 and replace them, instead of counting on.
+        overwrite: number files from 0 and replace them, instead of continuing the numbering.
 
     """
 
@@ -86,7 +86,7 @@ class GenerateJob:
         return DEFAULT_STRENGTH if self.strength is None else self.strength
 
     def embedding_files(self) -> tuple[tuple[Path, str | None], ...]:
-        """Return each embedding's file and its word, None for the file's own; a file's name may hold `=`."""
+        """Return each embedding's file and word, with None for the word in the file; file names may contain `=`."""
         return tuple(_file_and_word(text) for text in self.embeddings)
 
     def _paired(self, option: str, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,8 +102,8 @@ def _file_and_word(text: str) -> tuple[Path, str | None]:
 
 
 def check_range(option: str, value: float, least: float, most: float) -> None:
-    """Raise `BwlabError` unless a number lies in a range, ends included."""
-    if not least <= value <= most:  # so NaN is out of range too
+    """Raise `BwlabError` unless a number lies in a range, including its ends."""
+    if not least <= value <= most:  # NaN is out of range too
         raise BwlabError(f"{option} {value}", "out of range", f"Give {least} to {most}")
 
 
@@ -142,7 +142,7 @@ def check_file(option: str, path: Path, fix: str) -> None:
 
 
 def adapter_name(path: Path) -> str:
-    """Return a short name of an adapter file; every run writes an `adapter.safetensors`, so those go by their run.
+    """Return a short name of an adapter file; an `adapter.safetensors` is named after its run folder.
 
     >>> adapter_name(Path("loras/fox.safetensors")), adapter_name(Path("runs/ink/adapter.safetensors"))
     ('fox', 'ink')

@@ -1,4 +1,4 @@
-"""Weights inside prompts, `"a (red)1.4 fox, hat--"`, by the library compel."""
+"""Weights in prompts, such as `"a (red)1.4 fox, hat--"`, read by the library compel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPEL = "compel"
 
 
 def require_weighting(name: str | None) -> None:
-    """Raise `BwlabError` unless the library for prompt weights is None or known and installed."""
+    """Raise `BwlabError` unless the library for prompt weights is None, or known and installed."""
     if name is None:
         return
     if name not in WEIGHTINGS:
@@ -30,7 +30,7 @@ def require_weighting(name: str | None) -> None:
 
 
 def check_prompts(prompts: Iterable[str]) -> None:
-    """Raise `BwlabError` for a prompt that compel reads but no context of one length can hold: `.and()`, `.swap()`."""
+    """Raise `BwlabError` for `.and()` and `.swap()`, which compel reads but a context of fixed length cannot hold."""
     from compel import Compel
 
     for prompt in prompts:
@@ -40,7 +40,7 @@ def check_prompts(prompts: Iterable[str]) -> None:
 def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
     """Return `context` `(batch, tokens, width)` of prompts with weights, and SDXL's `pooled` `(batch, width)`.
 
-    Compel weighs the embeddings of words for cross-attention; the pooled text is that of the prompt without weights.
+    Compel weights the embeddings of words for cross-attention; the pooled text comes from the prompt without weights.
     Prompts are cut at the tokenizer's length.
 
     Raises:
@@ -75,7 +75,7 @@ def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor
 def weighted_embeddings(
     pipe: Pipeline, prompts: Sequence[str], negative: str, guided: bool
 ) -> dict[str, Tensor | None]:
-    """Return what a pipeline takes in place of prompts, by name; with guidance for the negative prompt too."""
+    """Return the arguments that replace prompts in a pipeline, by name; with guidance also for the negative prompt."""
     positive = weighted_context(pipe, prompts)
     embeddings: dict[str, Tensor | None] = {"prompt_embeds": positive["context"]}
     other: dict[str, Tensor] = {}
@@ -102,7 +102,7 @@ def _require_plain(prompt: str, conjunction: Any) -> None:
 
 
 def _texts(part: Any) -> Iterator[str]:
-    """Return the words of a parsed prompt; of a blend those of all its prompts."""
+    """Return the words of a parsed prompt; for a blend, the words of all its prompts."""
     if hasattr(part, "text"):
         yield part.text
     for inner in getattr(part, "prompts", None) or getattr(part, "children", None) or ():

@@ -1,4 +1,4 @@
-"""The recipe of a generated image, and PNG files that carry one."""
+"""The recipe of a generated image, and PNG files that contain a recipe."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class RecipeAdapter:
     """An adapter file in a recipe.
 
     Attributes:
-        name: of the file, without its ending; of the run for a run's `adapter.safetensors`.
-        sha256: of the whole file.
-        scale: a number or block spec, as given.
-        schedule: of its scale over the sampling.
+        name: name of the file without its extension; for an `adapter.safetensors`, the name of the run folder.
+        sha256: SHA-256 of the whole file.
+        scale: the number or block spec as it was given.
+        schedule: schedule of the scale over the sampling.
 
     """
 
@@ -51,9 +51,9 @@ class RecipeInitImage:
     """The init image in a recipe.
 
     Attributes:
-        image_sha256: of its file.
+        image_sha256: SHA-256 of its file.
         strength: the share of the sampling that was done from it, 0..1.
-        mask_sha256: of the mask's file; None without one.
+        mask_sha256: SHA-256 of the mask's file; None without a mask.
 
     """
 
@@ -67,10 +67,10 @@ class RecipeControlNet:
     """The ControlNet in a recipe.
 
     Attributes:
-        name: its name, or that of its folder.
-        image_sha256: of the file of the control image.
-        edges: how the lines of the control image were found.
-        scale: its strength, 0 or more.
+        name: name of the ControlNet or of its folder.
+        image_sha256: SHA-256 of the file of the control image.
+        edges: method that found the lines of the control image.
+        scale: scale of the ControlNet, 0 or more.
         end: the fraction of the sampling after which it was off, 0..1.
 
     """
@@ -88,12 +88,12 @@ class GenerationRecipe:
 
     Attributes:
         base: `"emoji"` or the name of the pipeline's folder.
-        base_hash: of its UNet's weights.
-        width: of the image in pixels.
-        version: of bwlab.
-        init_image: None if sampling started from noise.
-        controlnet: None if there was none.
-        weighting: the library that read weights in the prompt; empty if none did.
+        base_hash: hash of the UNet's weights.
+        width: width of the image in pixels.
+        version: version of bwlab.
+        init_image: the init image; None if sampling started from noise.
+        controlnet: the ControlNet; None without a ControlNet.
+        weighting: the library that read weights in the prompt; otherwise empty.
 
     """
 
@@ -170,7 +170,7 @@ def file_hash(path: Path) -> str:
 
 
 def recipe_from_json(text: str) -> GenerationRecipe:
-    """Return the recipe in a text chunk `bwlab`; `BwlabError` if it is none."""
+    """Return the recipe in a text chunk `bwlab`; `BwlabError` if the text is not a recipe."""
     try:
         values: Mapping[str, Any] = json.loads(text)
         inputs = {
@@ -181,7 +181,9 @@ def recipe_from_json(text: str) -> GenerationRecipe:
         }
         return GenerationRecipe(**{**values, **inputs})
     except (ValueError, KeyError, TypeError) as error:
-        raise BwlabError("reading a recipe", "not one that bwlab wrote", "Give a PNG of 'bwlab generate'") from error
+        raise BwlabError(
+            "reading a recipe", "bwlab did not write this recipe", "Give a PNG of 'bwlab generate'"
+        ) from error
 
 
 def _lora_tag(adapter: RecipeAdapter) -> str:
@@ -215,7 +217,7 @@ def png_bytes(image: Image.Image, recipe: GenerationRecipe | None = None) -> byt
 
 
 def read_recipe(path: Path) -> GenerationRecipe:
-    """Return the recipe in a PNG file; `BwlabError` if the file is no image or has none."""
+    """Return the recipe in a PNG file; `BwlabError` if the file is not an image or has no recipe."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -224,12 +226,12 @@ def read_recipe(path: Path) -> GenerationRecipe:
     except (OSError, UnidentifiedImageError) as error:
         raise BwlabError(f"reading {path}", "not a readable image", "Give a PNG of 'bwlab generate'") from error
     if not isinstance(text, str):
-        raise BwlabError(f"reading {path}", "it carries no recipe", "Give a PNG of 'bwlab generate'")
+        raise BwlabError(f"reading {path}", "it contains no recipe", "Give a PNG of 'bwlab generate'")
     return recipe_from_json(text)
 
 
 def first_free_number(folder: Path, prefix: str = "") -> int:
-    """Return 1 above the highest number in `<prefix>0000....png` names of a folder, 0 if there are none."""
+    """Return one more than the highest number in names `<prefix>0000....png` of a folder, or 0 without such names."""
     pattern = re.compile(rf"{re.escape(prefix)}(\d{{4,}})\b.*\.png")
     names = (pattern.fullmatch(path.name) for path in folder.glob("*.png"))
     return max((int(name[1]) + 1 for name in names if name), default=0)

@@ -62,8 +62,8 @@ class SharedInputs:
         adapters: in the order of the cells' scales.
         negative: the negative prompt.
         init_image: the image that sampling starts from; None: noise.
-        controlnet: a ControlNet and its image; None: none.
-        embeddings: of words that prompts may use.
+        controlnet: a ControlNet and its image, or None.
+        embeddings: embeddings of words that prompts may use.
         weighting: the library that reads weights in prompts; None: none.
 
     """
@@ -111,7 +111,7 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
 
 
 def check_job(job: GenerateJob) -> None:
-    """Raise `BwlabError` for options out of range, unknown names, files that are not there."""
+    """Raise `BwlabError` for options out of range, unknown names and missing files."""
     sampler_named(job.sampler)
     require_weighting(job.weighting)
     job.paired_scales()
@@ -163,9 +163,9 @@ def generate_cells(
 
     Args:
         pipe: the base.
-        cells: those that differ in prompt, seed and scales only are sampled side by side.
+        cells: the cells; cells that differ only in prompt, seed and scales are sampled in one batch.
         inputs: the inputs that the cells share.
-        on_step: called with (sampling steps done, sampling steps in all); estimated where passes differ in steps.
+        on_step: called with (finished sampling steps, all sampling steps); estimated if passes differ in steps.
 
     """
     passes: dict[tuple[object, ...], list[int]] = {}
@@ -179,7 +179,7 @@ def generate_cells(
 
 
 def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
-    """Return one scale for several images: their common one, or for each module one number per image."""
+    """Return one scale for several images: their common scale, or for each module one number per image."""
     if all(spec.values == specs[0].values for spec in specs):
         return specs[0]
     scales: dict[str, float | torch.Tensor] = {}
@@ -215,7 +215,7 @@ def _one_pass(
 
 
 def _share_of_progress(on_step: OnProgress | None, before: int, count: int, whole: int) -> OnProgress | None:
-    """Return the callback of a pass of `count` images after `before` of all; all count 1000 each."""
+    """Return the callback of a pass of `count` images after `before` of all images; each image counts 1000."""
     if on_step is None or count == whole:
         return on_step
     return lambda done, total: on_step(1000 * before + round(1000 * count * done / total), 1000 * whole)

@@ -47,20 +47,20 @@ def generate(
 ) -> list[Image.Image]:
     """Return one image for each prompt, with the seed at the same index.
 
-    Adapters act inside this call only, on the UNet and, if they hold such layers, on the text encoders. Each image's
-    noise comes from a CPU generator of its own, so that it does not depend on the other images of its batch.
+    Adapters act only inside this call, on the UNet and, if they have such layers, on the text encoders. The noise of
+    each image comes from a separate CPU generator, so it does not depend on the other images of its batch.
 
     Args:
-        pipe: the base; of its scheduler only the noise schedule is used, and nothing is changed.
-        adapters: with their scales and schedules; a scale per sample has one number for each prompt.
-        steps: of the whole sampling; from an init image only the share that its strength says is done.
-        cfg: guidance scale; up to 1 means none, and the negative prompt has no effect.
+        pipe: the base; only the noise schedule of its scheduler is used, and nothing is changed.
+        adapters: adapters with their scales and schedules; a scale per sample has one number for each prompt.
+        steps: steps of the whole sampling; with an init image, only a share of them is done, given by its strength.
+        cfg: guidance scale; 1 or less means no guidance, and the negative prompt has no effect.
         init_image: the image that sampling starts from; None: noise.
-        controlnet: a ControlNet and its image; None: none.
-        embeddings: of words that prompts may use.
-        weighting: `"compel"` to read weights in prompts; None: prompts are read as they are.
-        batch_size: images that are sampled at once.
-        on_step: called with (sampling steps done, sampling steps in all).
+        controlnet: a ControlNet and its image, or None.
+        embeddings: embeddings of words that prompts may use.
+        weighting: `"compel"` to read weights in prompts; None: prompts are read without weights.
+        batch_size: number of images that are sampled at once.
+        on_step: called with (finished sampling steps, all sampling steps).
 
     Raises:
         BwlabError: prompts and seeds differ in number; an adapter, an embedding or the init image does not
@@ -115,7 +115,7 @@ class _Sampling:
         def call(_: object, step: int, timestep: Tensor, values: dict[str, Tensor]) -> dict[str, object]:
             if not bool(values["latents"].isfinite().all()):
                 found = f"NaN or infinity after step {step + 1} of {self.steps}"
-                raise BwlabError("sampling", found, "Check the adapters, their scales and --cfg; or sample in float32")
+                raise BwlabError("sampling", found, "Check the adapters, their scales and --cfg, or sample in float32")
             on_step(step + 1)
             return {**values, "latents": keep(values["latents"], timestep)} if keep else dict(values)
 
@@ -129,12 +129,12 @@ class _Sampling:
         ]
 
 
-# Text embeddings that a pipeline takes in place of prompts, by the name of the argument.
+# Text embeddings that replace prompts in a pipeline, by name of the argument.
 Contexts = dict[str, Tensor | None]
 CONTEXT_NAMES = (
     "prompt_embeds",
     "negative_prompt_embeds",
-    "pooled_prompt_embeds",  # this and the next are SDXL's
+    "pooled_prompt_embeds",  # this and the next are for SDXL only
     "negative_pooled_prompt_embeds",
 )
 
@@ -166,7 +166,7 @@ def _sample_batch(
 def encode(pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighting: str | None = None) -> Contexts:
     """Return text embeddings of the prompts and, with guidance, of the negative prompt.
 
-    An empty negative prompt is encoded as the base expects: zeros for SDXL, the embedding of no text for others.
+    An empty negative prompt is encoded as the base expects: as zeros for SDXL, otherwise as the embedding of no text.
     """
     if weighting is not None:
         return weighted_embeddings(pipe, prompts, negative, cfg > 1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
 KEPT_FROM_BASE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
-LCM_STEPS = 50  # of the sampler that latent consistency models are distilled from (arXiv 2310.04378)
+LCM_STEPS = 50  # steps of the sampler from which latent consistency models are distilled (arXiv 2310.04378)
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Sampler:
     """A sampler: a way from noise to an image.
 
     Attributes:
-        name: as `--sampler` names it.
-        label: as the AUTOMATIC1111 web UI calls it, for image metadata.
-        scheduler: diffusers' class.
-        settings: what is set on it beside the base's noise schedule.
-        most_steps: that it can take.
+        name: value of `--sampler`.
+        label: name in the AUTOMATIC1111 web UI, for image metadata.
+        scheduler: name of the class in diffusers.
+        settings: settings of the scheduler in addition to the noise schedule of the base.
+        most_steps: highest number of steps that it can take.
 
     """
 
@@ -54,14 +54,14 @@ SAMPLERS: Mapping[str, Sampler] = {
         Sampler("euler_a", "Euler a", "EulerAncestralDiscreteScheduler"),
         Sampler("ddim", "DDIM", "DDIMScheduler", {"clip_sample": False}),
         Sampler("unipc", "UniPC", "UniPCMultistepScheduler", {"solver_order": 2, "use_karras_sigmas": False}),
-        # For bases and adapters distilled to it: a few steps at guidance 1 to 2.
+        # For bases and adapters distilled for it: a few steps at guidance 1 to 2.
         Sampler("lcm", "LCM", "LCMScheduler", {"original_inference_steps": LCM_STEPS, "clip_sample": False}, LCM_STEPS),
     )
 }
 
 
 def sampler_named(name: str) -> Sampler:
-    """Return the sampler of this name; `BwlabError` with the nearest one and all others if there is none."""
+    """Return the sampler of this name; if there is none, raise `BwlabError` with the nearest name and all names."""
     if name not in SAMPLERS:
         fix = f"{did_you_mean(name.replace('++', 'pp'), SAMPLERS)}Choose from {', '.join(SAMPLERS)}"
         raise BwlabError(f"--sampler {name}", "no such sampler", fix)
@@ -69,9 +69,9 @@ def sampler_named(name: str) -> Sampler:
 
 
 def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
-    """Return a fresh diffusers scheduler: the sampler's steps on the noise schedule of the pipeline's own.
+    """Return a new diffusers scheduler: the sampler's steps on the noise schedule of the pipeline's scheduler.
 
-    Betas and prediction type (epsilon, v or sample) come from the pipeline, whichever scheduler it was saved with.
+    Betas and prediction type (epsilon, v or sample) come from the pipeline, whatever scheduler it was saved with.
     """
     import diffusers
 

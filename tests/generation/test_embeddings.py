@@ -196,9 +196,9 @@ def test_rows_go_where_the_tokenizer_says(pipe: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["two words"], "no white space"),
-        (["a,b"], "no comma"),
-        (["a"], "knows that word already"),
+        (["two words"], "must not contain white space"),
+        (["a,b"], "must not contain white space or commas"),
+        (["a"], "already has this word"),
         (["<ink>", "<INK>"], "given twice"),
         (["<ink>", "<ink>2"], "part of '<ink>2'"),
     ],

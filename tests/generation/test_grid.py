@@ -69,7 +69,7 @@ def test_any_text_is_an_axis_or_a_user_error(text: str) -> None:
 
 def test_two_axes_must_differ() -> None:
     assert len(parse_axes(["scale: 0", "scale 2: 1"], 2)) == 2
-    with pytest.raises(BwlabError, match="both axes change the same thing"):
+    with pytest.raises(BwlabError, match="both axes change the same setting"):
         parse_axes(["scale: 0", "scale 1: 1"], 2)
 
 

@@ -151,7 +151,7 @@ def test_bad_images_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:
         ("text.png", None, "not a readable image"),
         (".", None, "a folder"),
         ("a.png", "small.png", "it has 32 x 8 pixels, the image 32 x 32"),
-        ("a.png", "black.png", "black all over"),
+        ("a.png", "black.png", "the whole mask is black"),
     ):
         with pytest.raises(BwlabError, match=found):
             read_init_image(tmp_path / image, 0.5, tmp_path / mask if mask else None, pipe)

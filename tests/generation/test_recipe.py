@@ -68,12 +68,12 @@ def test_any_recipe_round_trips(prompt: str, seed: int, cfg: float) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[]", "x", '{"adapters": [{"colour": 1}]}'])
 def test_a_foreign_recipe_is_refused(text: str) -> None:
-    with pytest.raises(BwlabError, match="not one that bwlab wrote"):
+    with pytest.raises(BwlabError, match="bwlab did not write this recipe"):
         recipe_from_json(text)
 
 
 def test_images_without_recipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BwlabError, match="carries no recipe"):
+    with pytest.raises(BwlabError, match="contains no recipe"):
         read_recipe(write_png(tmp_path / "a.png", IMAGE))
     (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(BwlabError, match="not a readable image"):
