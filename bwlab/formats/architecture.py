@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from bwlab.blocks.configs import SD14, SDXL
@@ -22,19 +22,36 @@ ONLY_SD = re.compile(r"down_blocks\.(0\.attentions|2\.downsamplers|3)\.|up_block
 READS_TEXT = re.compile(r".*\.attn2\.to_[kv]$")
 IN_TEXT = re.compile(r"te\.encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.fc1)$")
 
+NUMBERED_TEXT = re.compile(r"lora_te1_|te1\.|clip_l\.|text_encoders\.")
+
+# Parts of keys -> the model whose denoiser has such modules.
+FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d", "FLUX"),
+    (r"(?:^|[._])joint_blocks[._]\d", "Stable Diffusion 3"),
+    (r"^transformer\.transformer_blocks\.\d+\.(?:attn\.add_|ff_context)", "Stable Diffusion 3"),
+    (r"^(?:transformer\.|lora_transformer_)", "a transformer model"),
+    (r"^(?:lora_unet_|lycoris_|unet\.)?(?:transformer_)?blocks[._]\d", "a transformer model"),
+    (r"^(?:lora_prior_|.*\bwuerstchen)", "Stable Cascade"),
+)
+# Beginnings of modelspec.architecture -> architecture.
+MODELSPEC = {"stable-diffusion-xl": "sdxl", "stable-diffusion-v1": "sd1", "stable-diffusion-v2": "sd2"}
+
 Shapes = Mapping[str, tuple[int, ...] | None]
 
 
-def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> str:
+def architecture_of(
+    file: Path, shapes: Shapes, metadata: Mapping[str, str], keys: Collection[str] = frozenset()
+) -> str:
     """Return `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
 
     Modules that one family alone has and the width of cross attention decide; without any, the width of the first text
-    encoder; without that, the metadata that kohya's trainer and bwlab write.
+    encoder; without that, the metadata that kohya's trainer and bwlab write, or modelspec's.
 
     Args:
         file: the file's path, for messages.
         shapes: module path -> shape of its delta, None where that is not known.
         metadata: the file's.
+        keys: the file's. Text encoders that are numbered are of a model with several: SDXL, but also SD3 or FLUX.
 
     Raises:
         BwlabError: modules of both families.
@@ -48,6 +65,8 @@ def architecture_of(file: Path, shapes: Shapes, metadata: Mapping[str, str]) -> 
     declared = _declared(metadata)
     if declared == "sdxl":
         return "unknown" if any(ONLY_SD.match(path) for path in shapes) else "sdxl"
+    if declared == "unknown" and any(NUMBERED_TEXT.match(key) for key in keys):
+        return declared
     text = _input_widths(shapes, IN_TEXT)
     return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else declared
 
@@ -77,8 +96,23 @@ def _input_widths(shapes: Shapes, pattern: re.Pattern[str]) -> set[int]:
 
 def _declared(metadata: Mapping[str, str]) -> str:
     version = metadata.get("ss_base_model_version", "")
+    spec = metadata.get("modelspec.architecture", "")
+    by_spec = next((name for beginning, name in MODELSPEC.items() if spec.startswith(beginning)), "unknown")
+    if spec and by_spec == "unknown":
+        return by_spec
     if version.startswith("sdxl") or metadata.get("bwlab.scheme") == "sdxl":
         return "sdxl"
     if version.startswith("sd_v2") or metadata.get("ss_v2") == "True":
         return "sd2"
-    return "sd1" if version.startswith("sd_v1") or metadata.get("ss_v2") == "False" else "unknown"
+    if version.startswith("sd_v1"):
+        return "sd1"
+    # kohya's trainer writes ss_v2 = False for all models but SD 2.x.
+    if by_spec == "unknown" and not version and metadata.get("ss_v2") == "False":
+        return "sd1"
+    return by_spec
+
+
+def foreign_model(keys: Iterable[str]) -> str | None:
+    """Return the model that these keys are for, where it is not Stable Diffusion 1.x, 2.x or SDXL; None if unclear."""
+    listed = list(keys)
+    return next((model for pattern, model in FOREIGN if any(re.search(pattern, key) for key in listed)), None)

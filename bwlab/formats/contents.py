@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -11,12 +12,13 @@ from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, algorithm_of
 from bwlab.formats.algorithms.algorithm import Algorithm, UnfitLeaves
 from bwlab.formats.algorithms.full import DIFF_BIAS
-from bwlab.formats.architecture import architecture_of
-from bwlab.formats.keys import ALPHA
+from bwlab.formats.architecture import architecture_of, foreign_model
+from bwlab.formats.keys import ALPHA, SCALAR
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.safetensors import AdapterFile
 from bwlab.formats.tensors import LazyTensor
 
+AND = " and "
 TYPE_KEY = "bwlab.adapter_type"
 
 
@@ -26,7 +28,7 @@ class AdapterContents:
 
     Attributes:
         path: of the file.
-        dialect: name of the reader that understood it, e.g. `"kohya"`.
+        dialect: name of the reader that understood it, `"kohya"`, or of several, `"kohya and ldm"`.
         architecture: `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
         modules: path -> module, in the file's order.
         embeddings: token (`"<s1>"`) -> embeddings `(width,)` or `(tokens, width)`; of SDXL's second encoder the name
@@ -45,6 +47,11 @@ class AdapterContents:
     metadata: Mapping[str, str]
     unknown: tuple[str, ...]
     kept_open: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, repr=False, compare=False)
+
+    @property
+    def dialects(self) -> tuple[str, ...]:
+        """The readers that understood its keys, the one of most keys first."""
+        return tuple(self.dialect.split(AND))
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,28 @@ class ParsedKey:
     shape: tuple[int, ...] | None = None
 
 
+MADE_FOR = "Give an adapter made for Stable Diffusion 1.x, 2.x or SDXL"
+
+# Beginnings or parts of keys -> what a file that has such keys is.
+KINDS_OF_FILES: tuple[tuple[str, str], ...] = (
+    (r"(?:model\.diffusion_model|cond_stage_model|first_stage_model|conditioner\.embedders)\.", "a whole model"),
+    (r"(?:image_proj|ip_adapter)\.", "an IP-Adapter"),
+    (r"lllite_", "a ControlNet-LLLite"),
+    (r"(?:control_model|controlnet_cond_embedding|controlnet_down_blocks)\.", "a ControlNet"),
+    (r".*\.(?:motion_modules|temporal_transformer)\.", "a motion module or motion LoRA of AnimateDiff"),
+    (r"(?:adapter\.)?body\.\d+\.", "a T2I-Adapter"),
+    (r"(?:first_stage_model\.)?(?:encoder|decoder)\.conv_in\.weight", "an autoencoder (VAE)"),
+    (r"(?:text_model|transformer\.text_model)\.encoder\.layers\.\d+\.\w+\.\w+\.(?:weight|bias)$", "a text encoder"),
+    (r"conv_in\.weight$|time_embedding\.linear_1\.weight$|input_blocks\.0\.0\.weight$", "a whole model: a UNet"),
+)
+
+
+def file_kind(keys: Iterable[str]) -> str | None:
+    """Return what a file with these keys is, where it is a known kind of file that is not an adapter; else None."""
+    listed = list(keys)
+    return next((kind for pattern, kind in KINDS_OF_FILES if any(re.match(pattern, key) for key in listed)), None)
+
+
 def assemble(
     file: AdapterFile,
     dialect: str,
@@ -76,8 +105,9 @@ def assemble(
 ) -> AdapterContents:
     """Return the contents of a file.
 
-    Keys that name a leaf which another key has named already, and leaves of which no algorithm makes a module, join the
-    unknown ones: nothing is lost silently.
+    Keys that name a leaf which another key has named already join the unknown ones, and so do all keys of a module
+    with a leaf that no algorithm knows: nothing is lost silently, and no module is kept with another delta than its
+    own.
 
     Args:
         file: the file.
@@ -105,12 +135,15 @@ def assemble(
                 modules[path] = module
     if not modules and not embeddings:
         raise _nothing(file, left_out)
+    other = foreign_model(left_out)
+    if other is not None:
+        raise BwlabError(f"reading adapter {file.path}", f"it is an adapter for {other}", MADE_FOR)
     order = {key: index for index, key in enumerate(file.entries)}
     return AdapterContents(
         path=file.path,
         dialect=dialect,
         architecture=architecture_of(
-            file.path, {path: module.shape for path, module in modules.items()}, file.metadata
+            file.path, {path: module.shape for path, module in modules.items()}, file.metadata, file.entries
         ),
         modules=modules,
         embeddings=dict(embeddings or {}),
@@ -132,15 +165,20 @@ def _module(
     strange = [parsed[leaf].key for leaf in tensors if leaf not in known]
     wrong = None if algorithm is None else _misfit(algorithm, own)
     alpha = _alpha(file, parsed[ALPHA]) if ALPHA in parsed else alpha
+    if SCALAR in tensors and algorithm is not None and wrong is None:
+        rank = algorithm.rank({leaf: tensor.shape for leaf, tensor in own.items()})
+        if rank is not None:  # LyCORIS multiplies the delta by it, as alpha does.
+            alpha = (rank if alpha is None else alpha) * _alpha(file, parsed[SCALAR])
+            strange.remove(parsed[SCALAR].key)
     named = file.metadata.get(TYPE_KEY)
     if named is not None and named not in ALGORITHMS and (strange or wrong):
         # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows its leaves.
         return ModuleWeights(path, named, tensors, alpha, str(file.path)), []
     if wrong is not None:
         raise _unfit(file, path, wrong)
-    if algorithm is None:
+    if algorithm is None or strange:
         return None, [key.key for key in parsed.values()]
-    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), strange
+    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), []
 
 
 def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
@@ -171,9 +209,12 @@ def _unfit(file: AdapterFile, path: str, found: str) -> BwlabError:
 
 
 def _nothing(file: AdapterFile, unknown: list[str]) -> BwlabError:
+    what = f"an adapter for {model}" if (model := foreign_model(unknown)) else file_kind(unknown)
+    if what is not None:
+        return BwlabError(f"reading adapter {file.path}", f"it is {what}", MADE_FOR)
     first = f", the first {unknown[0]}" if unknown else ""
     return BwlabError(
         f"reading adapter {file.path}",
         f"none of its {len(file.entries)} tensors is of an adapter for a Stable Diffusion UNet or text encoder{first}",
-        "Give an adapter made for Stable Diffusion 1.x, 2.x or SDXL",
+        MADE_FOR,
     )

@@ -15,6 +15,7 @@ from bwlab.formats.ldm import UNET_MID, UNET_OUTER, UNET_RESNET
 
 UNET_PREFIX = "lora_unet_"
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+SCALAR, MAGNITUDE = "scalar", "dora_scale"
 TEXT_PREFIXES = {"lora_te_": "te.", "lora_te1_": "te.", "lora_te2_": "te2."}
 
 _COMPOUND = (
@@ -57,6 +58,10 @@ _SIMPLE = (
 )
 _TOKEN = re.compile(rf"(?:{'|'.join(_COMPOUND)}|{_SIMPLE})(?=_|$)")
 
+_UNET_TOP = frozenset({"down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out"})
+_UNET_TOP |= {"time_embedding", "add_embedding", "class_embedding"}
+_TEXT_TOP = frozenset({"encoder", "embeddings", "final_layer_norm", "text_projection"})
+
 LDM_RESNET = {name.replace(".", "_"): path for path, name in UNET_RESNET.items()}
 LDM_SINGLE = {name.replace(".", "_"): path for path, name in UNET_OUTER.items()}
 LDM_MIDDLE = {index: f"mid_block.{path}" for path, index in UNET_MID.items()}
@@ -70,6 +75,34 @@ _MID = re.compile(r"(mid_block\.(?:resnets|attentions)\.\d+)\.(.+)")
 # Where a level has no transformers, its upsampler is the second thing in its last output block, else the third.
 _NO_TRANSFORMERS = {"sdxl": 2}
 PAIRS = 3  # Blocks per level: two resnets and a downsampler on the way in, three resnets on the way out.
+
+
+# PEFT puts the adapter's name before `weight` in memory and in some files.
+PEFT_LEAF = (
+    r"(lora_A|lora_B|lora_magnitude_vector|hada_[wt]\d(?:_[ab])?|lokr_[wt]\d(?:_[ab])?)"
+    r"(?:\.(?!weight$)[^.]+)?(?:\.weight)?"
+)
+_PEFT_LEAF = re.compile(PEFT_LEAF)
+# Spellings of other tools -> the leaf of kohya or LyCORIS.
+_LEAVES = {
+    "lora_A": DOWN,
+    "lora_B": UP,
+    "lora_magnitude_vector": MAGNITUDE,
+    "magnitude": MAGNITUDE,
+    "lora.down.weight": DOWN,
+    "lora.up.weight": UP,
+}
+
+
+def canonical_leaf(leaf: str) -> str:
+    """Return a leaf as kohya or LyCORIS spells it.
+
+    >>> canonical_leaf("lora_A.default.weight"), canonical_leaf("hada_w1_a")
+    ('lora_down.weight', 'hada_w1_a')
+    """
+    match = _PEFT_LEAF.fullmatch(leaf)
+    bare = match[1] if match else leaf
+    return _LEAVES.get(bare, bare)
 
 
 def path_of(name: str) -> str:
@@ -87,7 +120,8 @@ def path_of(name: str) -> str:
     for prefix, mark in TEXT_PREFIXES.items():
         if name.startswith(prefix):
             # transformers 5 lost the level `text_model`; files keep it.
-            return mark + _unflatten(name, name.removeprefix(prefix).removeprefix("text_model_"))
+            path = _unflatten(name, name.removeprefix(prefix).removeprefix("text_model_"))
+            return mark + _required(name, path, _TEXT_TOP)
     return unet_path_of(name)
 
 
@@ -111,7 +145,7 @@ def unet_path_of(name: str) -> str:
     block = _LDM_BLOCK.fullmatch(flat)
     if block is not None:
         return _ldm_path(name, block[1], int(block[2]), int(block[3]), block[4])
-    return _unflatten(name, flat)
+    return _required(name, _unflatten(name, flat), _UNET_TOP)
 
 
 def is_path(path: str) -> bool:
@@ -152,6 +186,13 @@ def _unflatten(name: str, flat: str) -> str:
         tokens.append(match[0])
         position = match.end() + 1
     return ".".join(tokens)
+
+
+def _required(name: str, path: str, beginnings: frozenset[str]) -> str:
+    """Return a path that begins as a model's do; BwlabError for another, such as those of transformer models."""
+    if path.partition(".")[0] not in beginnings:
+        raise _unknown(name, path)
+    return path
 
 
 def _ldm_path(name: str, side: str, index: int, slot: int, inner: str) -> str:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import AdapterContents
+from bwlab.formats.architecture import foreign_model
+from bwlab.formats.contents import AND, MADE_FOR, AdapterContents, ParsedKey, assemble, file_kind
 from bwlab.formats.dialects import READERS
+from bwlab.formats.keys import ALPHA, MAGNITUDE, canonical_leaf
 from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
+from bwlab.formats.tensors import LazyTensor
 from bwlab.formats.types import FormatReader, Formats
 
-WHOLE_MODEL = ("model.diffusion_model.", "cond_stage_model.", "first_stage_model.")
+# What trainers put beside an adapter: embeddings of new tokens, and other forms of them that bwlab does not use.
+BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:string_to_param\.\*|(clip_l)|(clip_g))")
+BESIDE = re.compile(r"bundle_emb\..+")
 
 
 def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
@@ -32,7 +39,7 @@ def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: 
     file = _open(path, pickles)
     if not file.entries:
         raise BwlabError(f"reading adapter {path}", "it holds no tensors", "Give an adapter file")
-    return reader_for(file, readers_of(manager)).read(file)
+    return contents_of(file, readers_of(manager))
 
 
 def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:
@@ -41,28 +48,97 @@ def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:
     return tuple(entry for entry in formats if isinstance(entry, FormatReader)) or READERS
 
 
-def reader_for(file: AdapterFile, readers: Sequence[FormatReader]) -> FormatReader:
-    """Return the one reader that recognises a file.
+def contents_of(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterContents:
+    """Return the contents of a file, by the readers that recognise it.
 
     Readers with `fallback` (the built-in ones) are asked only where no other recognises the file, so that a plugin can
-    read a special kind of a known dialect.
+    read a special kind of a known dialect. Readers that read key by key take turns at every key.
 
     Raises:
-        BwlabError: none, or several, recognise it.
+        BwlabError: none recognises it, or several of which one reads whole files only.
 
     """
     matching = [reader for reader in readers if reader.recognises(file.entries.keys(), file.metadata)]
     matching = [reader for reader in matching if not reader.fallback] or matching
-    if len(matching) == 1:
-        return matching[0]
-    if matching:
+    if not matching:
+        raise _no_dialect(file, readers)
+    if all(reader.keys is not None for reader in matching):
+        others = [reader for reader in readers if reader.keys is not None and reader not in matching]
+        return read_keys(file, [*matching, *others])
+    if len(matching) > 1 or matching[0].read is None:
         names = " and ".join(reader.name for reader in matching)
         raise BwlabError(
             f"reading adapter {file.path}",
             f"its keys are of several dialects: {names}",
             "Give a file that one tool wrote, or split it",
         )
-    raise _no_dialect(file, readers)
+    return matching[0].read(file)
+
+
+def read_keys(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterContents:
+    """Return the contents of a file, each key by the first of the readers that understands it.
+
+    Args:
+        file: the file.
+        readers: those with `keys`, in the order in which they are asked.
+
+    Raises:
+        BwlabError: see `assemble`.
+
+    """
+    parsed: dict[str, list[ParsedKey]] = {reader.name: [] for reader in readers}
+    paths: dict[tuple[str, str], str | None] = {}
+    parsers = [(reader.name, reader.keys) for reader in readers if reader.keys is not None]
+    unknown = []
+    for key in file.entries:
+        if BESIDE.fullmatch(key):
+            continue
+        for dialect, parser in parsers:
+            name, leaf = parser.split(key) or ("", "")
+            if name and (dialect, name) not in paths:
+                paths[dialect, name] = parser.path(name)
+            path = paths.get((dialect, name))
+            if path is not None:
+                parsed[dialect].append(parsed_key(file, key, path, leaf))
+                break
+        else:
+            unknown.append(key)
+    alphas: dict[str, float] = {}
+    for dialect, parser in parsers:
+        if parser.alphas is not None and parsed[dialect]:
+            alphas |= parser.alphas(file, parsed[dialect])
+    counts = {name: sum(key.leaf != ALPHA for key in keys) for name, keys in parsed.items()}
+    names = sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])
+    every = [key for keys in parsed.values() for key in keys]
+    in_order = {key: index for index, key in enumerate(file.entries)}
+    return assemble(
+        file,
+        AND.join(names) or readers[0].name,
+        sorted(every, key=lambda key: in_order[key.key]),
+        alphas=alphas,
+        embeddings=bundled_embeddings(file),
+        unknown=unknown,
+    )
+
+
+def parsed_key(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:
+    """Return a key with its leaf as kohya and LyCORIS name and shape it; DoRA's vector of lengths is a column there."""
+    name = canonical_leaf(leaf)
+    shape = file.entries[key].shape
+    if name != MAGNITUDE or leaf == MAGNITUDE:
+        return ParsedKey(key, path, name)
+    column = (math.prod(shape), *(1 for _ in shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
+    return ParsedKey(key, path, name, column)
+
+
+def bundled_embeddings(file: AdapterFile) -> dict[str, LazyTensor]:
+    """Return token -> embedding, of those that trainers put beside an adapter; those of `clip_g` start with `te2:`."""
+    embeddings = {}
+    for key in file.entries:
+        match = BUNDLED.fullmatch(key)
+        if match:
+            embeddings[f"te2:{match[1]}" if match[3] else match[1]] = file.tensor(key)
+    return embeddings
 
 
 def _open(path: Path, pickles: bool) -> AdapterFile:
@@ -78,12 +154,13 @@ def _open(path: Path, pickles: bool) -> AdapterFile:
 
 
 def _no_dialect(file: AdapterFile, readers: Sequence[FormatReader]) -> BwlabError:
-    first = next(iter(file.entries))
-    keys = f"none of the known dialects has keys such as {first!r}"
-    if any(key.startswith(WHOLE_MODEL) for key in file.entries):
-        keys = "it is a whole model, no adapter"
-    elif first.endswith((".weight", ".bias")) and not any("lora" in key or "lokr" in key for key in file.entries):
-        keys += "; it looks like a whole model"
-    return BwlabError(
-        f"reading adapter {file.path}", keys, f"Known: {', '.join(reader.name for reader in readers)} (bwlab plugins)"
-    )
+    asked, first = f"reading adapter {file.path}", next(iter(file.entries))
+    model, kind = foreign_model(file.entries), file_kind(file.entries)
+    if model is not None:
+        return BwlabError(asked, f"it is an adapter for {model}", MADE_FOR)
+    if kind is not None:
+        return BwlabError(asked, f"it is {kind}, not a LoRA or its like", "Give an adapter file")
+    found = f"none of the known dialects has keys such as {first!r}"
+    if first.endswith((".weight", ".bias")) and not any("lora" in key or "lokr" in key for key in file.entries):
+        found += "; it looks like a whole model"
+    return BwlabError(asked, found, f"Known: {', '.join(reader.name for reader in readers)} (bwlab plugins)")

@@ -19,7 +19,7 @@ SPIKE, SPIKE_RANK = 0.9, 4
 # Share of the adapter's energy in spikes from which a warning is given.
 SPIKED_ENERGY = 0.1
 
-KOHYA_DIALECTS = ("kohya", "ldm", "kohya-doubled")
+KOHYA_DIALECTS = frozenset({"kohya", "ldm", "kohya-doubled"})
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _alphas(contents: AdapterContents) -> list[Finding]:
         text = f"alpha 0 in {_some(nothing, len(scaled))}: kohya's trainer takes the rank, other tools no effect"
         findings.append(Finding("error", "alpha-0", text, nothing))
     alphas = sorted({float(module.rank() or 0) if module.alpha is None else module.alpha for module in scaled.values()})
-    if len(alphas) > 1 and contents.dialect in KOHYA_DIALECTS:
+    if len(alphas) > 1 and KOHYA_DIALECTS.issuperset(contents.dialects):
         listed = ", ".join(f"{alpha:g}" for alpha in alphas[:4])
         text = (
             f"{len(alphas)} different alphas ({listed}{', ...' if len(alphas) > 4 else ''}): diffusers 0.42 mis-scales"
@@ -148,7 +148,7 @@ def _keys(contents: AdapterContents) -> list[Finding]:
         count = len(contents.unknown)
         text = f"{count} {'key' if count == 1 else 'keys'} that no reader understands, first {contents.unknown[0]}"
         findings.append(Finding("warning", "unknown-keys", text, contents.unknown))
-    if contents.dialect == "kohya-doubled":
+    if "kohya-doubled" in contents.dialects:
         text = "doubled prefix in its keys: most tools load nothing; 'bwlab convert' mends it"
         findings.append(Finding("warning", "doubled-prefix", text))
     return findings
@@ -158,12 +158,12 @@ def _diffusers(contents: AdapterContents) -> list[Finding]:
     """Return what diffusers 0.42 gets wrong about the file."""
     algorithms = {module.algorithm for module in contents.modules.values()}
     refused = sorted(algorithms - {"lora", "dora"})
-    if contents.dialect in ("lycoris", "peft") and contents.modules:
+    if {"lycoris", "peft"}.intersection(contents.dialects) and contents.modules:
         text = f"diffusers loads no layer of keys of the dialect {contents.dialect}, with a warning only"
         return [Finding("warning", "diffusers", text)]
     if refused:
         return [Finding("note", "diffusers", f"diffusers does not load {', '.join(refused)}")]
-    if "dora" in algorithms and contents.dialect in KOHYA_DIALECTS:
+    if "dora" in algorithms and KOHYA_DIALECTS.issuperset(contents.dialects):
         return [Finding("warning", "diffusers", "diffusers drops dora_scale, with a warning, and is then wrong")]
     return []
 

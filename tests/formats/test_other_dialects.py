@@ -21,12 +21,11 @@ from tests.formats.dialects_made import assert_holds, keyed, read
 @pytest.mark.parametrize(
     ("tensors", "found"),
     [
-        ({"unet.conv_in.lora_A.weight": (3, 4), "lora_unet_conv_out.lora_up.weight": (4, 3)},
-         "several dialects: kohya and diffusers"),
-        ({"lora_unet_conv_in.lora_up.weight": (3, 4), "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": (4, 3)},
-         "several dialects: kohya and ldm"),
-        ({"model.diffusion_model.out.2.weight": (4, 3)}, "it is a whole model, no adapter"),
-        ({"conv_in.weight": (4, 3)}, "it looks like a whole model"),
+        ({"unet:0:up": (3, 4), "lora_unet_conv_out.lora_up.weight": (4, 3)},
+         "several dialects: kohya and lora-diffusion"),
+        ({"model.diffusion_model.out.2.weight": (4, 3)}, "it is a whole model, not a LoRA"),
+        ({"conv_in.weight": (4, 3)}, "it is a whole model: a UNet, not a LoRA"),
+        ({"blocks.weight": (4, 3)}, "it looks like a whole model"),
         ({"a.b:c": (1,)}, "none of the known dialects has keys such as 'a.b:c'"),
         ({"lora_unet_nothing.lora_up.weight": (4, 3)}, "none of its 1 tensors is of an adapter"),
         ({"lora_unet_conv_in.lora_up.weight": (4, 3), "lora_unet_conv_in.lora_down.weight": (2, 3)}, "do not make one"),

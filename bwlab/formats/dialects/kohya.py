@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, kohya_name_of, ldm_name_of, path_of
-from bwlab.formats.types import FormatReader, FormatWriter
+from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents
     from bwlab.formats.modules import ModuleWeights
-    from bwlab.formats.safetensors import AdapterFile
     from bwlab.formats.tensors import LazyTensor
 
 
@@ -24,7 +23,6 @@ DOUBLED = re.compile(
     r"lora_(?:(unet)_unet|(te\d?)_(?:te\d?|text_encoder(?:_2)?))_(.+?)[._](lora_(?:down|up)\.weight|alpha)"
 )
 LYCORIS = re.compile(r"lycoris_([^.]+)\.(.+)")
-BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:string_to_param\.\*|(clip_l)|(clip_g))")
 
 IN_TEXT_ENCODER = ("text_model_", "encoder_layers_", "text_projection")
 
@@ -51,72 +49,37 @@ def recognises_lycoris(keys: Collection[str], metadata: Mapping[str, str]) -> bo
     return any(LYCORIS.fullmatch(key) for key in keys)
 
 
-def read_kohya(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a file of kohya's keys with diffusers names."""
-    return _read(file, "kohya")
-
-
-def read_ldm(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a file of kohya's keys with LDM names; text encoders are named as ever."""
-    return _read(file, "ldm")
-
-
-def read_doubled(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a file with keys such as `lora_unet_unet_conv_in_lora_down.weight`."""
-    return _read(file, "kohya-doubled")
-
-
-def read_lycoris(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a file with keys such as `lycoris_conv_in.lokr_w1`."""
-    return _read(file, "lycoris")
-
-
-def bundled_embeddings(file: AdapterFile) -> dict[str, LazyTensor]:
-    """Return token -> embedding, of those that trainers put beside an adapter; those of `clip_g` start with `te2:`."""
-    embeddings = {}
-    for key in file.entries:
-        match = BUNDLED.fullmatch(key)
-        if match:
-            embeddings[f"te2:{match[1]}" if match[3] else match[1]] = file.tensor(key)
-    return embeddings
-
-
-def _read(file: AdapterFile, dialect: str) -> AdapterContents:
-    from bwlab.formats.contents import ParsedKey, assemble
-
-    embeddings = bundled_embeddings(file)
-    parsed, unknown = [], []
-    paths: dict[str, str | None] = {}
-    for key in file.entries:
-        name, leaf = _split(key, dialect)
-        if name not in paths:
-            paths[name] = _path(name)
-        path = paths[name]
-        if path is not None:
-            parsed.append(ParsedKey(key, path, leaf))
-        elif not BUNDLED.fullmatch(key):
-            unknown.append(key)
-    return assemble(file, dialect, parsed, embeddings=embeddings, unknown=unknown)
-
-
-def _split(key: str, dialect: str) -> tuple[str, str]:
-    """Kohya's module name and the leaf; empty where the key is of another form."""
-    if dialect == "kohya-doubled":
-        match = DOUBLED.fullmatch(key)
-        if match:
-            return f"lora_{match[1] or match[2]}_{match[3]}", match[4]
-    if dialect == "lycoris":
-        match = LYCORIS.fullmatch(key)
-        if match:
-            prefix = "lora_te_" if match[1].startswith(IN_TEXT_ENCODER) else "lora_unet_"
-            return prefix + match[1], match[2]
+def split_kohya(key: str) -> tuple[str, str] | None:
+    """Return kohya's name of the module, and the leaf."""
     match = KOHYA.fullmatch(key)
-    return (match[1], match[2]) if match else ("", "")
+    return (match[1], match[2]) if match and not DOUBLED.fullmatch(key) and not LDM.match(key) else None
 
 
-def _path(name: str) -> str | None:
+def split_ldm(key: str) -> tuple[str, str] | None:
+    """Return kohya's name of a module with its LDM name, or of one of a text encoder, and the leaf."""
+    match = KOHYA.fullmatch(key)
+    return (match[1], match[2]) if match and (LDM.match(key) or not key.startswith("lora_unet_")) else None
+
+
+def split_doubled(key: str) -> tuple[str, str] | None:
+    """Return kohya's name of a module without the doubled part, and the leaf."""
+    match = DOUBLED.fullmatch(key)
+    return (f"lora_{match[1] or match[2]}_{match[3]}", match[4]) if match else None
+
+
+def split_lycoris(key: str) -> tuple[str, str] | None:
+    """Return kohya's name of a module in place of LyCORIS' own, and the leaf."""
+    match = LYCORIS.fullmatch(key)
+    if match is None:
+        return None
+    prefix = "lora_te_" if match[1].startswith(IN_TEXT_ENCODER) else "lora_unet_"
+    return prefix + match[1], match[2]
+
+
+def path_or_none(name: str) -> str | None:
+    """Return the adapter path of kohya's name of a module; None if it names none."""
     try:
-        return path_of(name) if name else None
+        return path_of(name)
     except BwlabError:
         return None
 
@@ -185,29 +148,29 @@ READERS = (
         "kohya",
         "kohya's keys with diffusers names: lora_unet_<path>.<leaf>",
         recognises_kohya,
-        read_kohya,
         fallback=True,
+        keys=KeyParser(split_kohya, path_or_none),
     ),
     FormatReader(
         "ldm",
         "kohya's keys with the original Stable Diffusion names: lora_unet_input_blocks_...",
         recognises_ldm,
-        read_ldm,
         fallback=True,
+        keys=KeyParser(split_ldm, path_or_none),
     ),
     FormatReader(
         "kohya-doubled",
         "kohya's keys as some converters spoilt them: lora_unet_unet_..._lora_down.weight",
         recognises_doubled,
-        read_doubled,
         fallback=True,
+        keys=KeyParser(split_doubled, path_or_none),
     ),
     FormatReader(
         "lycoris",
         "LyCORIS outside of kohya's trainer: lycoris_<path>.<leaf>",
         recognises_lycoris,
-        read_lycoris,
         fallback=True,
+        keys=KeyParser(split_lycoris, path_or_none),
     ),
 )
 WRITERS = (

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.blocks.paths import COMPONENTS, component_of
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.formats.keys import DOWN, UP, is_path
-from bwlab.formats.types import FormatReader, FormatWriter
+from bwlab.formats.keys import DOWN, PEFT_LEAF, UP, is_path
+from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
@@ -22,14 +22,8 @@ if TYPE_CHECKING:
     from bwlab.formats.tensors import LazyTensor
 
 
-# PEFT puts the adapter's name before `weight` in memory and in some files.
-LEAF = (
-    r"(lora_A|lora_B|lora_magnitude_vector|hada_[wt]\d(?:_[ab])?|lokr_[wt]\d(?:_[ab])?)"
-    r"(?:\.(?!weight$)[^.]+)?(?:\.weight)?"
-)
-PEFT = re.compile(rf"base_model\.model\.(.+?)\.{LEAF}")
+PEFT = re.compile(rf"base_model\.model\.(.+?)\.{PEFT_LEAF}")
 TEXT_BEGINNINGS = ("text_model.", "encoder.", "text_projection")
-_READ_LEAVES = {"lora_A": DOWN, "lora_B": UP, "lora_magnitude_vector": "dora_scale"}
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Models that keep CLIP's transformer below `text_model.` today: the one with a projection. Files kept it for both once.
@@ -42,31 +36,23 @@ def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     return any(PEFT.fullmatch(key) for key in keys)
 
 
-def read(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a file of PEFT's keys: of a UNet, or of a text encoder if its paths are those of one."""
-    from bwlab.formats.contents import assemble
-
-    parsed, unknown = [], []
-    for key in file.entries:
-        match = PEFT.fullmatch(key)
-        path = _path(match[1]) if match else None
-        if match is None or path is None:
-            unknown.append(key)
-        else:
-            parsed.append(canonical_leaf(file, key, path, match[2]))
-    ranks = {key.path: file.entries[key.key].shape[0] for key in parsed if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
-    return assemble(file, "peft", parsed, alphas=alphas_from(_config(file), ranks), unknown=unknown)
+def split(key: str) -> tuple[str, str] | None:
+    """Return the name of the module in its model, and the leaf."""
+    match = PEFT.fullmatch(key)
+    return (match[1], match[2]) if match else None
 
 
-def canonical_leaf(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:
-    """Return a key of PEFT's as LyCORIS' leaf; the vector of DoRA's lengths comes as a column."""
-    from bwlab.formats.contents import ParsedKey
+def path_of_name(name: str) -> str | None:
+    """Return the adapter path of a module of a UNet, or of a text encoder if it is named as one of those are."""
+    bare = name.removeprefix("unet.")
+    path = f"te.{name.removeprefix('text_model.')}" if name.startswith(TEXT_BEGINNINGS) else bare
+    return path if is_path(path) else None
 
-    shape = file.entries[key].shape
-    if leaf != "lora_magnitude_vector":
-        return ParsedKey(key, path, _READ_LEAVES.get(leaf, leaf))
-    column = (math.prod(shape), *(1 for _ in shape[1:])) if len(shape) > 1 else (math.prod(shape), 1)
-    return ParsedKey(key, path, _READ_LEAVES[leaf], column)
+
+def alphas_beside(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, float]:
+    """Return the alphas that the config beside a file gives, by path."""
+    ranks = {key.path: file.entries[key.key].shape[0] for key in keys if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
+    return alphas_from(_config(file), ranks)
 
 
 def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[str, float]:
@@ -87,12 +73,6 @@ def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[
 
 def _items(patterns: object) -> list[tuple[str, object]]:
     return list(patterns.items()) if isinstance(patterns, dict) else []
-
-
-def _path(name: str) -> str | None:
-    bare = name.removeprefix("unet.")
-    path = f"te.{name.removeprefix('text_model.')}" if name.startswith(TEXT_BEGINNINGS) else bare
-    return path if is_path(path) else None
 
 
 def _config(file: AdapterFile) -> dict[str, object]:
@@ -182,8 +162,8 @@ READERS = (
         "peft",
         "PEFT: base_model.model.<path>.lora_A.weight, alpha in adapter_config.json",
         recognises,
-        read,
         fallback=True,
+        keys=KeyParser(split, path_of_name, alphas_beside),
     ),
 )
 WRITERS = (

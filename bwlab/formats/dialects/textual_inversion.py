@@ -61,19 +61,29 @@ def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Pa
     """
     from bwlab.formats.safetensors import write_tensors
 
-    for token, tensors in _by_token(embeddings).items():
+    for (token, tensors), path in zip(_by_token(embeddings).items(), embedding_paths(embeddings, out), strict=True):
         metadata, named = {"format": "pt"}, {token: tensors.get(token)}
         if SECOND + token in tensors:
             metadata["name"] = token
             named = {"clip_l": tensors.get(token), "clip_g": tensors[SECOND + token]}
         there = {key: tensor for key, tensor in named.items() if tensor is not None}
-        write_tensors(_file(token, out), there, metadata)
+        write_tensors(path, there, metadata)
     return embedding_paths(embeddings, out)
 
 
 def embedding_paths(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
-    """Return a path for each token, named by adapter and token: `style.safetensors` -> `style-s1.safetensors`."""
-    return [_file(token, out) for token in _by_token(embeddings)]
+    """Return a path for each token, named by adapter and token: `style.safetensors` -> `style-s1.safetensors`.
+
+    Where the names of two tokens differ in characters that names of files lose, a number follows.
+    """
+    paths: list[Path] = []
+    for token in _by_token(embeddings):
+        name = f"{out.stem}-{UNFIT.sub('', token).strip('.') or 'token'}"
+        path, number = out.with_name(f"{name}.safetensors"), 2
+        while path.name.casefold() in {other.name.casefold() for other in paths}:
+            path, number = out.with_name(f"{name}-{number}.safetensors"), number + 1
+        paths.append(path)
+    return paths
 
 
 def _by_token(embeddings: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyTensor]]:
@@ -81,10 +91,6 @@ def _by_token(embeddings: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyT
     for name, tensor in embeddings.items():
         tokens.setdefault(name.removeprefix(SECOND), {})[name] = tensor
     return tokens
-
-
-def _file(token: str, out: Path) -> Path:
-    return out.with_name(f"{out.stem}-{UNFIT.sub('', token) or 'token'}.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
