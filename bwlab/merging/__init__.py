@@ -1,1 +1,1 @@
-"""Adapters made from other adapters and from models: conversion, merging, extraction."""
+"""Make adapters from other adapters and from models: conversion, merging and extraction."""

@@ -1,4 +1,4 @@
-"""Conversion of an adapter file: another form, a lower rank, scaled blocks."""
+"""Convert an adapter file: another form, a lower rank, scaled blocks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Conversion:
         rank: highest rank of a module; None: no limit.
         blocks: a block spec of scales, in which unnamed blocks keep 1; None: no change.
         base: the model that the adapter was made for, whose weights some algorithms need.
-        drop_unknown: whether keys that no reader understands may be left out.
+        drop_unknown: whether to leave out keys that no reader understands.
 
     """
 
@@ -73,7 +73,7 @@ def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Out
 
     Raises:
         BwlabError: the file is broken or has unknown keys, an option is wrong, the form cannot hold the adapter,
-            or the target is taken.
+            or the target exists.
 
     """
     writer = writer_for(job.target, manager)
@@ -100,7 +100,7 @@ def _changed(
 ) -> tuple[Modules, list[Fit]]:
     modules: Modules = contents.modules
     spec = None if job.blocks is None else parse_spec(job.blocks, scheme, kind="scale", default=1.0)
-    # Dropped modules need no approximation, so they go first; some modules can be scaled only once they are LoRA.
+    # Dropped modules need no approximation, so they are dropped first; some modules can be scaled only as LoRA.
     fits: list[Fit] = []
     if spec is not None and job.rank is not None:
         modules = {path: module for path, module in modules.items() if spec.value_of(path) != 0}
@@ -142,7 +142,7 @@ def require_known(contents: AdapterContents) -> None:
 
 
 def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]:
-    """Return the modules times the number of their block; those of blocks with 0 are left out.
+    """Return the modules multiplied by the scale of their block, without the modules of blocks with scale 0.
 
     Raises:
         BwlabError: nothing is left, or a module cannot be written times a number other than 0 and 1.
@@ -153,7 +153,7 @@ def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]
     }
     if not kept:
         found = f"all {len(modules)} modules are in blocks with the scale 0"
-        raise BwlabError(f"blocks {spec.text!r}", found, "Keep a block that the adapter has modules in")
+        raise BwlabError(f"blocks {spec.text!r}", found, "Keep a block in which the adapter has modules")
     return kept
 
 
@@ -168,15 +168,15 @@ def resized(
 ) -> tuple[dict[str, ModuleWeights], list[Fit]]:
     """Return the modules as the nearest LoRA of at most this rank in the Frobenius norm, unchanged where they fit.
 
-    Norms have no low-rank form and stay too, as do changes of biases. Modules whose delta is zero are left out.
+    Norms and changes of biases have no low-rank form and stay too. Modules whose delta is zero are left out.
 
     Args:
-        modules: by path.
-        rank: at least 1.
-        architecture: `"sd1"`, ...: determines shapes that the leaves do not.
+        modules: modules by path.
+        rank: highest rank, at least 1.
+        architecture: `"sd1"`, ...; determines shapes that the leaves do not determine.
         base: weights of the base model, which some algorithms need.
-        dtype: of new factors; None: the commonest among the modules' leaves.
-        track: shows the progress.
+        dtype: dtype of new factors; None: the most common dtype of the modules' leaves.
+        track: function that shows the progress.
 
     Raises:
         BwlabError: a module needs the base's weight and there is none, or only a plugin knows its algorithm.
@@ -202,7 +202,7 @@ def resized(
 def resized_module(
     module: ModuleWeights, rank: int, shape: tuple[int, ...], dtype: str, base: BaseWeights | None
 ) -> tuple[ModuleWeights | None, Fit]:
-    """Return the module as LoRA of at most this rank, None if its delta is zero, and what that costs."""
+    """Return the module as LoRA of at most this rank, or None if its delta is zero, and the approximation."""
     own = module.rank() if module.is_lora else None
     if module.algorithm == "lora" and own is not None and own <= rank:
         near, is_unchanged = Truncation(_factors(module), _factors(module).norm() ** 2, 0.0), True
@@ -216,7 +216,7 @@ def resized_module(
     fit = Fit(module.path, own, matrix.inner_rank, near.energy, near.lost)
     if is_unchanged:
         return module, fit
-    # One alpha for all new modules: nothing has to be folded in once their numbers are rounded.
+    # One alpha for all new modules, so nothing has to be folded in after their numbers are rounded.
     made = lora_module(module.path, matrix, shape, dtype, alpha=float(rank), source=module.source, biases=biases)
     return made, fit
 
@@ -228,7 +228,7 @@ def _factors(module: ModuleWeights) -> FactoredMatrix:
 
 
 def scaled_fits(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
-    """Return the approximations of modules that are then multiplied by the number of their block."""
+    """Return the approximations of modules that are then multiplied by the scale of their block."""
     if spec is None:
         return list(fits)
     squares = [(fit, spec.value_of(fit.path) ** 2) for fit in fits]
@@ -236,7 +236,7 @@ def scaled_fits(fits: Iterable[Fit], spec: BlockSpec | None) -> list[Fit]:
 
 
 def commonest_dtype(modules: Iterable[ModuleWeights]) -> str:
-    """Return the commonest dtype among float leaves, as it is written: `"F16"`."""
+    """Return the most common dtype among float leaves, as safetensors names it: `"F16"`."""
     leaves = (leaf for module in modules for leaf in module.leaves.values())
     dtypes = Counter(written_dtype(leaf.dtype) for leaf in leaves if is_float(leaf.dtype))
     return dtypes.most_common(1)[0][0] if dtypes else "F32"

@@ -1,4 +1,4 @@
-"""Extraction of an adapter from the difference of two models."""
+"""Extract an adapter from the difference of two models."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Extraction:
     """The options of an extraction.
 
     Attributes:
-        tuned: the model that was trained, as `load_base` takes it.
-        base: the model that it was trained from.
-        rank: of the blocks of the UNet, and of the text encoders if they are asked for; None: `blocks` says all.
-        blocks: a block spec of ranks, which wins over `rank`.
-        text_encoder: whether the text encoders are extracted too.
+        tuned: the fine-tuned model, as `load_base` takes it.
+        base: the model from which it was trained.
+        rank: rank of the UNet's blocks, and of the text encoders if these are extracted; None: only `blocks` counts.
+        blocks: a block spec of ranks, which takes precedence over `rank`.
+        text_encoder: whether to extract the text encoders too.
 
     """
 
@@ -50,7 +50,7 @@ class Extraction:
     text_encoder: bool = False
 
     def spec_text(self) -> str:
-        """Return the ranks as one block spec; `BwlabError` if there are none."""
+        """Return the ranks as one block spec; `BwlabError` if no rank is given."""
         if self.rank is not None:
             require_rank(self.rank)
         elif self.blocks is None:
@@ -68,10 +68,10 @@ class ModelDifference:
     """The differences that an extraction has found so far.
 
     Attributes:
-        modules: extracted, by path.
-        fits: how well they approximate.
+        modules: extracted modules by path.
+        fits: approximations of these modules.
         energy: squared Frobenius norm of all differences.
-        missed: kind of tensor that differs and is not extracted -> how many, and the squared norm of their differences.
+        missed: kind of tensors that differ and are not extracted -> their number, and the squared norm of differences.
 
     """
 
@@ -87,11 +87,11 @@ class ModelDifference:
 
 
 def extract(job: Extraction, target: Target, manager: PluginManager, track: TrackKeys = iter) -> Outcome:
-    """Write the adapter that takes the base nearest to the tuned model, tensor by tensor: no model is in memory.
+    """Write the adapter that brings the base nearest to the tuned model, tensor by tensor: no model is in memory.
 
     Raises:
-        BwlabError: a model cannot be read, they are of different architectures or do not differ, an option is wrong, or
-            the target is taken.
+        BwlabError: a model cannot be read, the models have different architectures or do not differ, an option is
+            wrong, or the target exists.
 
     """
     writer = writer_for(target, manager)
@@ -102,8 +102,10 @@ def extract(job: Extraction, target: Target, manager: PluginManager, track: Trac
     spec = parse_spec(text, scheme, kind="rank")
     difference = differences(tuned, base, spec, track)
     if not difference.modules:
-        where = "the models do not differ" if not difference.energy else "they differ outside of the chosen blocks only"
-        raise BwlabError(f"extracting {job.tuned}", where, "Give the model that was trained, or choose other blocks")
+        where = (
+            "the models do not differ" if not difference.energy else "the models differ only outside the chosen blocks"
+        )
+        raise BwlabError(f"extracting {job.tuned}", where, "Give the fine-tuned model, or choose other blocks")
     shapes = {path: module.shape for path, module in difference.modules.items()}
     architecture = architecture_of(Path(job.tuned), shapes, {})
     step = {"command": "extract", "tuned": Path(job.tuned).name, "base": Path(job.base).name, "ranks": text}
@@ -143,7 +145,7 @@ def _difference(tuned: ModelWeights, base: ModelWeights, key: str) -> Array:
 
 def _kind(key: str, is_layer: bool) -> str:
     if is_layer and in_text_encoder(key):
-        return "layers of text encoders (--text-encoder takes them in)"
+        return "layers of text encoders (--text-encoder includes them)"
     return (
         "layers outside of the chosen blocks"
         if is_layer
@@ -170,7 +172,7 @@ def _versions(architecture: str) -> dict[str, str]:
 def _require_same_layers(tuned: ModelWeights, base: ModelWeights) -> None:
     """Raise `BwlabError` unless both models have the same tensors in the same shapes."""
     asked = f"extracting {tuned.name}"
-    fix = "Give the model that it was trained from"
+    fix = "Give the model from which it was trained"
     for key, tensor in base.tensors.items():
         if key not in tuned.tensors:
             raise BwlabError(asked, f"it lacks {key}, which {base.name} has", fix)

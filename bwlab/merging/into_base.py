@@ -1,4 +1,4 @@
-"""Merging of adapters into the weights of a base model: `bwlab merge --into`."""
+"""Merge adapters into the weights of a base model: `bwlab merge --into`."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def merge_into(
     overwrite: bool = False,
     track: TrackParts = iter,
 ) -> Outcome:
-    """Write a base model with adapters folded in, as attaching them to it would change its layers.
+    """Write a base model with adapters folded into its layers, with the effect that attaching the adapters would have.
 
-    The deltas are those of the base's own weights, whatever order the adapters have; they are exact, not low-rank.
+    Every delta is computed from the base's original weights, so the order of the adapters does not matter; deltas are
+    exact and not low-rank.
 
     Args:
         recipe: the adapters and how they are merged.
@@ -47,12 +48,12 @@ def merge_into(
         out: a folder for a diffusers pipeline, or a `.safetensors` file for a single-file checkpoint.
         manager: the plugins.
         dtype: `"fp32"`, `"fp16"` or `"bf16"`.
-        overwrite: whether a file may be replaced; a folder never is.
-        track: shows the progress.
+        overwrite: whether a file may be replaced; a folder is never replaced.
+        track: function that shows the progress.
 
     Raises:
-        BwlabError: the adapters do not go together or do not fit the base, a number does not fit the dtype, or the path
-            is taken.
+        BwlabError: the adapters do not fit together or do not fit the base, a number does not fit the dtype, or the
+            path exists.
 
     """
     recipe.check()
@@ -66,7 +67,7 @@ def merge_into(
     every = list(every_part(inputs))
     if not every:
         found = "every adapter has the scale 0 everywhere"
-        raise BwlabError("merging adapters", found, "Give scales, or a choice of blocks, that leave something")
+        raise BwlabError("merging adapters", found, "Give scales or a choice of blocks that leave a delta")
     for parts in track(every):
         add_to_layer(layers[parts[0].module.path], parts, recipe.method)
     _save(pipe, out, name)
@@ -75,7 +76,7 @@ def merge_into(
 
 
 def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
-    """Return adapter path -> module of UNet and text encoders that has a weight."""
+    """Return the modules of UNet and text encoders that have a weight, by path in adapters."""
     from bwlab.adapters.modules import TEXT_MODEL, text_prefix
     from bwlab.base.conditioning import text_encoders
 
@@ -105,7 +106,7 @@ def add_to_layer(layer: nn.Module, parts: list[ScaledModule], method: Method) ->
         return
     own: Tensor | None = getattr(layer, "bias", None)
     if own is None:
-        found = "the adapter changes its bias, and it has none"
+        found = "the adapter changes the bias of this layer, which has none"
         raise BwlabError(f"merging into {path}", found, "Use the base model that the adapters were made for")
     _add(own, bias, path)
 
@@ -144,7 +145,7 @@ def _save_file(pipe: Pipeline, out: Path, dtype: str) -> None:
 
 
 def _save_folder(pipe: Pipeline, out: Path, dtype: str) -> None:
-    """Write the folder under a temporary name first, so that it exists as a whole or not at all."""
+    """Write the folder under a temporary name first, so that it is written completely or not at all."""
     import shutil
 
     import torch
@@ -158,7 +159,7 @@ def _save_folder(pipe: Pipeline, out: Path, dtype: str) -> None:
         with quiet_libraries():
             pipe.to(getattr(torch, TORCH_NAMES[dtype])).save_pretrained(temporary)
         if out.is_dir():
-            out.rmdir()  # It is empty, or it would have been refused.
+            out.rmdir()  # It is empty; otherwise it would have been refused.
         temporary.replace(out)
     except OSError as error:
         raise BwlabError(f"saving {out}", error.strerror or str(error), "Free some space or choose another") from error

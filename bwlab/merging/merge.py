@@ -1,4 +1,4 @@
-"""Merging of several adapters into one adapter file."""
+"""Merge several adapters into one adapter file."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 TrackParts = Callable[[Sequence[list[ScaledModule]]], Iterable[list[ScaledModule]]]
 
 VALUE = re.compile(r"[A-Z](?:\+[A-Z])*|none")
-CHOICE_FORM = 'Write block=letters with commas between, such as "upper=B, mid=A+B, *=A"; none leaves a block out'
+CHOICE_FORM = 'Write block=letters, separated by commas, such as "upper=B, mid=A+B, *=A"; none leaves a block out'
 
 
 @dataclass(frozen=True)
 class MergeRecipe:
-    """The adapters of a merge, and how they become one.
+    """The adapters and the method of a merge.
 
     Attributes:
-        adapters: files.
-        scales: a number or block spec for each, in order; missing ones are 1.
-        method: how deltas become one.
-        choose: which adapters make which block, of the method `blocks`.
-        drop_unknown: whether keys that no reader understands may be left out.
+        adapters: adapter files.
+        scales: a number or block spec for each adapter, in order; missing scales are 1.
+        method: the merge method.
+        choose: the adapters that make up each block, for the method `blocks`.
+        drop_unknown: whether to leave out keys that no reader understands.
 
     """
 
@@ -58,7 +58,7 @@ class MergeRecipe:
         self.method.check()
         if self.choose is not None and not self.method.linear:
             found = f"--method {self.method.name} needs every block"
-            raise BwlabError("--choose", found, "Leave one of the two out")
+            raise BwlabError("--choose", found, "Leave out one of the two")
         if self.method.name == BLOCKS and self.choose is None:
             raise BwlabError("--method blocks", "no choice of blocks", 'Give --choose, such as "upper=B, *=A"')
 
@@ -81,16 +81,16 @@ def merge(
     """Merge adapters into one adapter file.
 
     Args:
-        recipe: the adapters and how they are merged.
-        target: where to write it; without a dtype in float32, since sums have more digits than their terms.
+        recipe: the adapters and the merge method.
+        target: target of the result; float32 without a dtype, since sums have more digits than their terms.
         manager: the plugins.
-        rank: highest rank of a merged module; None: exact, or an error where that cannot be.
+        rank: highest rank of a merged module; None: exact, or an error if that is impossible.
         base: the base model, whose weights some algorithms need.
-        track: shows the progress.
+        track: function that shows the progress.
 
     Raises:
-        BwlabError: the adapters do not go together, an option is wrong, a dense result has no rank to keep, or the
-            target is taken.
+        BwlabError: the adapters do not fit together, an option is wrong, no rank is given for a dense result, or the
+            target exists.
 
     """
     recipe.check()
@@ -120,17 +120,17 @@ def write_merged(
 
     Args:
         inputs: the adapters.
-        method: how deltas become one.
+        method: the merge method.
         step: the record of the merge for the metadata.
-        scheme: names the blocks.
-        target: where to write the result.
+        scheme: the scheme that names the blocks.
+        target: target of the result.
         writer: the writer of the target's form.
-        rank: highest rank of a merged module; None: exact, or an error where that cannot be.
+        rank: highest rank of a merged module; None: exact, or an error if that is impossible.
         model: weights of the base, which some algorithms need.
-        track: shows the progress.
+        track: function that shows the progress.
 
     Raises:
-        BwlabError: as `merge` says.
+        BwlabError: as for `merge`.
 
     """
     modules, fits = _merged(inputs, method, rank, model, track)
@@ -143,10 +143,10 @@ def write_merged(
 def read_inputs(
     recipe: MergeRecipe, manager: PluginManager, model: ModelWeights | None
 ) -> tuple[MergeInputs, BlockScheme]:
-    """Return the ingredients of a recipe, and the scheme that names their blocks.
+    """Return the inputs of a merge, and the scheme that names their blocks.
 
     Raises:
-        BwlabError: as `merge` says.
+        BwlabError: as for `merge`.
 
     """
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
@@ -154,16 +154,16 @@ def read_inputs(
     scheme = known_scheme(architecture, model.config if model else None, manager)
     inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
     if not recipe.method.linear and not inputs.shared():
-        found = "the adapters share no module, so nothing is in conflict"
+        found = "the adapters share no module, so there is no conflict to resolve"
         raise BwlabError(f"--method {recipe.method.name}", found, f"Use --method {SUM}, which is exact")
     return inputs, scheme
 
 
 def notes(inputs: MergeInputs) -> list[str]:
-    """Return lines on results that a user may not expect."""
+    """Return a line for each result that a user may not expect."""
     lines = []
     if len(inputs.adapters) > 1 and not inputs.makers and not inputs.shared():
-        lines.append("the adapters share no module: each is as it was where it acts")
+        lines.append("the adapters share no module, so the modules of each are unchanged")
     unknown = sum(len(adapter.unknown) for adapter in inputs.adapters)
     if unknown:
         lines.append(f"left out: {counted(unknown, 'key')} that no reader understands")
@@ -183,7 +183,7 @@ def _merged(
             fits.append(fit)
     if not modules:
         found = "every delta of the result is zero"
-        raise BwlabError("merging adapters", found, "Give scales, or a choice of blocks, that leave something")
+        raise BwlabError("merging adapters", found, "Give scales or a choice of blocks that leave a delta")
     return modules, fits
 
 
@@ -192,9 +192,9 @@ class MergeInputs:
     """The adapters of a merge.
 
     Attributes:
-        adapters: in the order given.
-        scales: of each.
-        makers: module of the scheme -> letters of the adapters that make it; empty: all make everything.
+        adapters: the adapters in the given order.
+        scales: the scale of each adapter.
+        makers: module of the scheme -> letters of the adapters that make it up; empty: all adapters everywhere.
 
     """
 
@@ -204,15 +204,15 @@ class MergeInputs:
 
     @property
     def architecture(self) -> str:
-        """The architecture of the adapters, if any of them determines it."""
+        """The architecture of the adapters, if an adapter determines it."""
         return common_architecture(self.adapters)
 
     def paths(self) -> list[str]:
-        """Return the paths of modules of any adapter, in the order of the first that has each."""
+        """Return the paths of the modules of all adapters, in the order of their first occurrence."""
         return list(dict.fromkeys(path for adapter in self.adapters for path in adapter.modules))
 
     def parts(self, path: str) -> list[ScaledModule]:
-        """Return each adapter's module at a path with its scale, without those of scale 0 and those not chosen."""
+        """Return the chosen adapters' modules at a path with their scales, without those of scale 0."""
         parts = []
         for index, (adapter, spec) in enumerate(zip(self.adapters, self.scales, strict=True)):
             module = adapter.modules.get(path)
@@ -227,7 +227,7 @@ class MergeInputs:
         return sum(len(self.parts(path)) > 1 for path in self.paths())
 
     def embeddings(self) -> dict[str, LazyTensor]:
-        """Return the token embeddings of all; `BwlabError` if two adapters have one for the same token."""
+        """Return the token embeddings of all adapters; `BwlabError` if two adapters have the same token."""
         embeddings: dict[str, LazyTensor] = {}
         for adapter in self.adapters:
             twice = sorted(set(embeddings) & set(adapter.embeddings))
@@ -238,7 +238,7 @@ class MergeInputs:
         return embeddings
 
     def metadata(self) -> dict[str, str]:
-        """Return the entries that all files agree on."""
+        """Return the entries that are equal in all files."""
         first, *others = (adapter.metadata for adapter in self.adapters)
         return {key: value for key, value in first.items() if all(metadata.get(key) == value for metadata in others)}
 
@@ -259,21 +259,21 @@ def read_adapters(paths: Sequence[Path], manager: PluginManager, drop_unknown: b
         if not drop_unknown:
             require_known(adapter)
         if not adapter.modules:
-            found = "it holds embeddings of tokens only"
+            found = "it contains only embeddings of tokens"
             raise BwlabError(f"merging {adapter.path}", found, "Give adapters that change layers")
     common_architecture(adapters)
     return adapters
 
 
 def common_architecture(adapters: Sequence[AdapterContents]) -> str:
-    """Return the architecture of the adapters that have a known one; `BwlabError` if two differ."""
+    """Return the architecture of the adapters whose architecture is known; `BwlabError` if two differ."""
     known = [adapter for adapter in adapters if adapter.architecture != "unknown"]
     for other in known[1:]:
         if other.architecture != known[0].architecture:
             raise BwlabError(
                 "merging adapters",
                 f"{known[0].path.name} is for {known[0].architecture}, {other.path.name} for {other.architecture}",
-                "Merge adapters that were made for one architecture",
+                "Merge adapters that were made for the same architecture",
             )
     return known[0].architecture if known else "unknown"
 
@@ -289,7 +289,7 @@ def merge_inputs(
     """
     if len(scales) > len(adapters):
         found = f"{len(scales)} scales for {len(adapters)} adapters"
-        raise BwlabError("--scale", found, "Give one for each adapter, in their order")
+        raise BwlabError("--scale", found, "Give one scale for each adapter, in their order")
     texts = [*scales, *["1"] * (len(adapters) - len(scales))]
     specs = tuple(parse_spec(text, scheme, kind="scale", default=1.0) for text in texts)
     makers = parse_choice(choose, scheme, len(adapters)) if choose is not None else {}
@@ -297,20 +297,20 @@ def merge_inputs(
 
 
 def every_part(inputs: MergeInputs) -> Iterator[list[ScaledModule]]:
-    """Return the scaled modules at each path that has any."""
+    """Return the scaled modules by path, without paths that have none."""
     return (parts for path in inputs.paths() if (parts := inputs.parts(path)))
 
 
 def parse_choice(text: str, scheme: BlockScheme, count: int) -> Mapping[str, frozenset[str]]:
-    """Return path of each module of the scheme -> letters of the adapters that make it.
+    """Return the letters of the adapters that make up each module of the scheme, by path.
 
-    As in block specs, of two entries for one module the later wins, and `*` is what no other entry names; modules that
-    are never named are made by all adapters.
+    As in block specs, the later of two entries for one module wins, and `*` means everything that no other entry names.
+    Modules that are never named are made up of all adapters.
 
     Args:
-        text: the choice.
-        scheme: names the blocks.
-        count: of adapters, called A, B, ... in their order.
+        text: the choice as text.
+        scheme: the scheme that names the blocks.
+        count: number of adapters, called A, B, ... in their order.
 
     Raises:
         BwlabError: an unknown block or letter, or another mistake in the text.
@@ -320,7 +320,7 @@ def parse_choice(text: str, scheme: BlockScheme, count: int) -> Mapping[str, fro
     everything = scheme.modules_of(EVERYTHING)
     makers = dict.fromkeys(everything, frozenset(known))
     entries = [_entry(entry.strip(), text, known) for entry in text.split(",")]
-    # The sort is stable: it brings "*" to the front and leaves the order of the names.
+    # The sort is stable: it moves "*" to the front and keeps the order of the names.
     for name, made_by in sorted(entries, key=lambda entry: entry[0] != EVERYTHING):
         makers |= dict.fromkeys(scheme.modules_of(name), made_by)
     return makers

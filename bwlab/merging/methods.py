@@ -1,4 +1,4 @@
-"""Merge methods: how the deltas of several adapters become one."""
+"""Merge methods, which combine the deltas of several adapters into one delta."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Method:
 
     Attributes:
         name: `"sum"`, `"ties"` or `"dare"`; `"blocks"` is a sum with scales of 0 and 1.
-        density: of TIES and DARE, above 0 to 1; None: the usual one.
-        seed: of DARE.
+        density: density of TIES and DARE, above 0 up to 1; None: the default of the method.
+        seed: seed of DARE.
 
     """
 
@@ -48,26 +48,26 @@ class Method:
 
     @property
     def linear(self) -> bool:
-        """Whether it adds deltas, so that factors can be put side by side."""
+        """Whether the method adds deltas, so that factors can be put side by side."""
         return self.name in (SUM, BLOCKS)
 
     def check(self) -> None:
-        """Raise `BwlabError` for an unknown name, or a density that the method does not take."""
+        """Raise `BwlabError` for an unknown method, or a density that the method does not take."""
         if self.name not in METHODS:
             raise BwlabError(f"--method {self.name}", "no such method", f"Known: {', '.join((*METHODS, ZIPLORA))}")
         if self.density is not None and self.linear:
-            raise BwlabError(f"--density with --method {self.name}", "a sum keeps everything", "Use ties or dare")
+            raise BwlabError(f"--density with --method {self.name}", "a sum keeps all numbers", "Use ties or dare")
         if self.density is not None and not 0 < self.density <= 1:
             raise BwlabError(f"--density {self.density:g}", "out of range", "Give a number above 0 up to 1")
 
 
 @dataclass(frozen=True)
 class ScaledModule:
-    """One adapter's module in a merge, with its scale.
+    """A module of one adapter in a merge, with its scale.
 
     Attributes:
-        index: the adapter's, from 0.
-        module: the adapter's module.
+        index: index of the adapter, from 0.
+        module: the module.
         scale: factor of the delta, not 0.
 
     """
@@ -78,10 +78,10 @@ class ScaledModule:
 
 
 def dense_delta(parts: Sequence[ScaledModule], method: Method, weight: NDArray[np.floating] | None = None) -> Array:
-    """Return the merged delta of one weight in float64, of the weight's shape, else flattened `(out, in * k * k)`.
+    """Return the merged delta of one weight in float64, in the weight's shape or flattened to `(out, in * k * k)`.
 
     Raises:
-        BwlabError: a delta needs the weight and there is none, or holds NaN or infinity.
+        BwlabError: a delta needs the weight of the base, which is missing, or contains NaN or infinity.
 
     """
     base = None if weight is None else weight.astype(np.float64)
@@ -90,7 +90,7 @@ def dense_delta(parts: Sequence[ScaledModule], method: Method, weight: NDArray[n
 
 
 def merged(deltas: Sequence[Array], indices: Sequence[int], path: str, method: Method) -> Array:
-    """Return the merge of dense deltas of one shape, scaled already."""
+    """Return the merge of dense deltas of one shape, which are already scaled."""
     if method.name == TIES:
         return ties(deltas, method.density or TIES_DENSITY)
     if method.name == DARE:
@@ -125,14 +125,14 @@ def _delta(part: ScaledModule, base: Array | None) -> Array:
 
 
 def ties(deltas: Sequence[Array], density: float) -> Array:
-    """Return the TIES merge of deltas: trimmed, a sign elected for each number, the mean of those with that sign.
+    """Return the TIES merge of deltas: trimmed, with an elected sign for each number and the mean of those numbers.
 
     Source: TIES-Merging, Yadav et al. (arXiv 2306.01708), section 4, with numbers ranked within this layer rather than
-    over the whole model; its lambda is a scale of all deltas.
+    over the whole model; its lambda is a common scale of all deltas.
 
     Args:
-        deltas: scaled already.
-        density: share of the largest numbers of each delta that is kept, above 0 to 1.
+        deltas: the scaled deltas.
+        density: share of the largest numbers of each delta that is kept, above 0 up to 1.
 
     """
     kept = np.stack([trimmed(delta, density) for delta in deltas])
@@ -162,12 +162,12 @@ def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
 
 
 def module_generator(seed: int, index: int, path: str) -> np.random.Generator:
-    """Return the random numbers of one module of one adapter, which do not depend on the other modules.
+    """Return the random generator of one module of one adapter, which does not depend on other modules.
 
     Args:
-        seed: the merge's.
-        index: the adapter's, among those merged.
-        path: the module's.
+        seed: seed of the merge.
+        index: index of the adapter in the merge.
+        path: path of the module.
 
     """
     return np.random.default_rng([seed, index, zlib.crc32(path.encode())])
@@ -176,18 +176,18 @@ def module_generator(seed: int, index: int, path: str) -> np.random.Generator:
 def combined(
     parts: Sequence[ScaledModule], method: Method, rank: int | None, architecture: str, base: BaseWeights | None = None
 ) -> MergedModule:
-    """Return the merged module, None if its delta is zero, and what low rank cost, None where it is exact.
+    """Return the merged module, or None if its delta is zero, and its approximation, or None if it is exact.
 
     Args:
-        parts: at least one, all of one path.
-        method: how to merge.
-        rank: highest rank of the result; None: whatever is exact.
-        architecture: determines shapes that the leaves do not.
+        parts: at least one part, all of the same path.
+        method: the merge method.
+        rank: highest rank of the result; None: the rank of the exact result.
+        architecture: architecture that determines shapes which the leaves do not determine.
         base: weights of the base model.
 
     Raises:
-        BwlabError: the modules are of different shapes, only an approximation could hold the result and no rank is
-            given, or a delta needs a base.
+        BwlabError: the modules have different shapes, the result needs an approximation and no rank is given, or a
+            delta needs the base.
 
     """
     if _all_of(parts, "norm"):
@@ -215,7 +215,7 @@ def combined(
 def _near(
     parts: Sequence[ScaledModule], method: Method, rank: int | None, base: BaseWeights | None
 ) -> tuple[Truncation, int | None]:
-    """Return the merged delta as factors, and the rank that those of its parts have together; None if it was dense."""
+    """Return the merged delta as factors, and the sum of the ranks of its parts; None for a dense delta."""
     own = [part.module.factors() for part in parts] if method.linear else []
     factors = [matrix.scaled(part.scale) for matrix, part in zip(own, parts, strict=False) if matrix is not None]
     if len(factors) == len(parts):
@@ -232,14 +232,14 @@ def _near(
 
 
 def _single(part: ScaledModule, rank: int, shape: tuple[int, ...], base: BaseWeights | None) -> MergedModule:
-    """One adapter's module, kept as it is written where it has no higher rank."""
+    """Return the module of one adapter, unchanged if its rank is low enough."""
     new, fit = resized_module(part.module, rank, shape, "F32", base)
     fit = Fit(fit.path, fit.before, fit.after, fit.energy * part.scale**2, fit.lost * part.scale**2)
     return (None if new is None else scaled_module(new, part.scale)), fit
 
 
 def _direct(parts: Sequence[ScaledModule]) -> ModuleWeights:
-    """Return the sum of modules whose leaves are deltas as they stand."""
+    """Return the sum of modules whose leaves are deltas themselves."""
     first = parts[0].module
     leaf = DIRECT[first.algorithm]
     if len({part.module.leaves[leaf].shape for part in parts}) > 1:
@@ -268,7 +268,7 @@ def _common_shape(parts: Sequence[ScaledModule], architecture: str, base: BaseWe
         raise _different_shapes(parts, shapes)
     if not known:
         return ()
-    return max(known, key=len)  # A LoRA of a 1 x 1 convolution may be written as that of a linear layer.
+    return max(known, key=len)  # A LoRA of a 1 x 1 convolution may be written as a LoRA of a linear layer.
 
 
 def _shape(module: ModuleWeights, architecture: str, base: BaseWeights | None) -> tuple[int, ...] | None:
@@ -284,7 +284,9 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
 def _different_shapes(parts: Sequence[ScaledModule], shapes: Sequence[object]) -> BwlabError:
     names = " and ".join(f"{shape} in {part.module.source}" for shape, part in zip(shapes, parts, strict=True))
     return BwlabError(
-        "merging adapters", f"{parts[0].module.path} is {names}", "Merge adapters that were made for one base model"
+        "merging adapters",
+        f"{parts[0].module.path} is {names}",
+        "Merge adapters that were made for the same base model",
     )
 
 
@@ -292,5 +294,5 @@ def _needs_rank(parts: Sequence[ScaledModule], method: Method) -> BwlabError:
     algorithms = ", ".join(sorted({part.module.algorithm for part in parts}))
     why = "is dense" if method.linear else f"by {method.name} is dense"
     return BwlabError(
-        f"merging {parts[0].module.path}", f"the result ({algorithms}) {why}", "Give the rank to keep of it (--rank N)"
+        f"merging {parts[0].module.path}", f"the result ({algorithms}) {why}", "Give the rank of the result (--rank N)"
     )

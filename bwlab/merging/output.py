@@ -1,4 +1,4 @@
-"""Writing a result: target and form, protection of existing files, and the record of approximations."""
+"""Write a result: target and form, protection of existing files, and the record of approximations."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Target:
     """The file or folder that an adapter is written to, and its form.
 
     Attributes:
-        path: of the file, or of the folder where the form is one.
+        path: path of the file, or of the folder if the form is a folder.
         form: name of a `FormatWriter`.
-        dtype: `"fp32"`, `"fp16"`, `"bf16"`, or None: each tensor in its own.
-        overwrite: whether files that are there may be replaced.
+        dtype: `"fp32"`, `"fp16"`, `"bf16"`, or None: each tensor keeps its dtype.
+        overwrite: whether existing files may be replaced.
 
     """
 
@@ -48,12 +48,12 @@ class Target:
 
     @property
     def file_dtype(self) -> str | None:
-        """The dtype as safetensors names it; `BwlabError` for a name that is none."""
+        """The dtype as safetensors names it; `BwlabError` for an unknown name."""
         return None if self.dtype is None else dtype_named(self.dtype)
 
 
 def dtype_named(name: str) -> str:
-    """Return the dtype as safetensors names it: `"fp16"` -> `"F16"`; `BwlabError` for a name that is none."""
+    """Return the dtype as safetensors names it: `"fp16"` -> `"F16"`; `BwlabError` for an unknown name."""
     if name not in DTYPE_OPTIONS:
         fix = f"{did_you_mean(name, DTYPE_OPTIONS)}Known: {', '.join(DTYPE_OPTIONS)}"
         raise BwlabError(f"--dtype {name}", "no such dtype", fix)
@@ -64,7 +64,7 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
     """Return the writer of a target's form.
 
     Raises:
-        BwlabError: there is no such form, or the path does not suit it or is taken.
+        BwlabError: there is no such form, or the path does not suit the form or exists.
 
     """
     writers = {entry.name: entry for entry in manager.formats() if isinstance(entry, FormatWriter)}
@@ -82,10 +82,10 @@ def writer_for(target: Target, manager: PluginManager) -> FormatWriter:
 
 
 def refuse_overwriting(paths: Sequence[Path], overwrite: bool) -> None:
-    """Raise `BwlabError` if a path exists that may not be replaced; an empty folder may."""
+    """Raise `BwlabError` if a path exists and may not be replaced; an empty folder may be."""
     existing = [path for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if existing and not overwrite:
-        raise BwlabError(f"writing {existing[0]}", "it is there already", "Choose another path, or give --overwrite")
+        raise BwlabError(f"writing {existing[0]}", "the path exists", "Choose another path, or give --overwrite")
     blocked = [path for path in existing if path.is_dir() and path.suffix == SUFFIX]
     if blocked:
         raise BwlabError(f"writing {blocked[0]}", "a folder of that name is in the way", "Choose another path")
@@ -114,7 +114,7 @@ def write_adapter(
 
 
 def known_scheme(architecture: str, config: Mapping[str, object] | None, manager: PluginManager) -> BlockScheme:
-    """Return the block scheme of a base's UNet config, else of the published models of an architecture."""
+    """Return the block scheme of a base's UNet config, or of the published models of an architecture."""
     from bwlab.blocks.families import scheme_for
     from bwlab.formats.architecture import scheme_of
 
@@ -123,13 +123,13 @@ def known_scheme(architecture: str, config: Mapping[str, object] | None, manager
 
 @dataclass(frozen=True)
 class Outcome:
-    """Files that were written, and how well they approximate the request.
+    """The files that were written, and their approximation errors.
 
     Attributes:
-        files: paths, the adapter's or model's first.
+        files: paths of the files, first of the adapter or model.
         modules: number of adapted modules that were written.
-        scheme: names their blocks.
-        fits: of modules that were approximated by low rank; empty where everything is exact.
+        scheme: the scheme that names their blocks.
+        fits: approximations of modules by low rank; empty if everything is exact.
         notes: further lines for the user.
 
     """
@@ -143,12 +143,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Fit:
-    """How well one module's delta is approximated.
+    """The approximation of one module's delta.
 
     Attributes:
-        path: of the module.
+        path: path of the module.
         before: rank of an exact low-rank form; None if the delta was dense.
-        after: rank of the approximation; 0 where the delta was zero and the module is left out.
+        after: rank of the approximation; 0 if the delta was zero and the module is left out.
         energy: squared Frobenius norm of the delta.
         lost: squared Frobenius norm of the error.
 
@@ -163,11 +163,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class FitRow:
-    """The approximations of a block, or of all.
+    """The approximations of a block, or of all blocks.
 
     Attributes:
-        name: of the block.
-        modules: how many.
+        name: name of the block.
+        modules: number of modules.
         before: lowest and highest rank before; None if all were dense.
         after: lowest and highest rank after.
         kept: share of the energy, 0..1.
@@ -184,7 +184,7 @@ class FitRow:
 
 
 def fit_rows(fits: Sequence[Fit], scheme: BlockScheme) -> list[FitRow]:
-    """Return a row for each block with approximations, in the scheme's order, and a last one, `all`, for the whole."""
+    """Return a row for each block with approximations, in the scheme's order, and a last row `all` for the whole."""
     rows = []
     for block in scheme.blocks():
         inside = [fit for fit in fits if scheme.block_of(fit.path) == block]
@@ -194,7 +194,7 @@ def fit_rows(fits: Sequence[Fit], scheme: BlockScheme) -> list[FitRow]:
 
 
 def fit_row(name: str, fits: Iterable[Fit]) -> FitRow:
-    """Return the row of at least one approximation."""
+    """Return the row that sums up one or more approximations."""
     listed = list(fits)
     before = [fit.before for fit in listed if fit.before is not None]
     after = [fit.after for fit in listed]
@@ -210,7 +210,7 @@ def fit_row(name: str, fits: Iterable[Fit]) -> FitRow:
 
 
 def require_expressible(modules: Modules, writer: FormatWriter, source: object) -> None:
-    """Raise `BwlabError`, which says what to do, if the writer's kind of file cannot hold every module exactly."""
+    """Raise `BwlabError`, with a way out, if the writer's form cannot hold every module exactly."""
     unfit = [module for module in modules.values() if not writer.expresses(module)]
     if not unfit:
         return

@@ -1,11 +1,12 @@
-"""ZipLoRA: two adapters as one, their input columns weighted so that each acts on its own images as it does alone.
+"""ZipLoRA: merge two adapters with weighted input columns, so that each acts on its own images as it does alone.
 
 Source: Shah et al. 2023 (arXiv 2311.13600), section 4. The merged delta of a layer is
 `dW_a diag(m_a) + dW_b diag(m_b)`, of rank `r_a + r_b`. The weights m, one for each input channel, start at 1 and lower
 the mean squared difference between the UNet's prediction with the merged adapter and with each adapter alone on that
 adapter's own images, plus `penalty` times the mean of `|m_a . m_b|` per input channel over the layers that both change.
-The paper takes sums for means, which grow with the layers' widths, and 100 steps at a learning rate of 0.01. The 40
-steps at 0.03 of the default settings cost 20 to 29 CPU seconds on the embedded base, for two LoCons of all blocks.
+Where this module takes means, the paper takes sums, which grow with the widths of the layers, and it takes 100 steps at
+a learning rate of 0.01. The default of 40 steps at 0.03 takes 20 to 29 CPU seconds on the embedded base, for two LoCon
+adapters on all blocks.
 """
 
 from __future__ import annotations
@@ -48,20 +49,20 @@ if TYPE_CHECKING:
     from bwlab.terminal import OnProgress
 
 ColumnWeights: TypeAlias = Mapping[str, Tensor]
-"""Path of a layer -> a weight for each of its input channels, `(channels,)`."""
+"""Path of a layer -> the weights of its input channels, `(channels,)`."""
 
 
 @dataclass(frozen=True)
 class ZipLoraSettings:
-    """How the column weights are learned.
+    """The settings for learning the column weights.
 
     Attributes:
         steps: steps of Adam.
         lr: learning rate of Adam.
-        batch_size: images of each adapter in a step.
+        batch_size: number of images of each adapter in a step.
         penalty: weight of the term that keeps the two adapters' columns apart.
         seed: seed for the choice of images, noise and timesteps.
-        images: number of images of each adapter that are used at most.
+        images: highest number of images used for each adapter.
 
     """
 
@@ -75,12 +76,12 @@ class ZipLoraSettings:
 
 @dataclass(frozen=True)
 class ZipLoraRecipe:
-    """Two adapters, the images of each, and how they are merged.
+    """Two adapters, the images of each, and the settings of the merge.
 
     Attributes:
-        adapters: two files.
-        folders: the folder of captioned images of each.
-        settings: how the column weights are learned.
+        adapters: two adapter files.
+        folders: the folder of captioned images of each adapter.
+        settings: the settings for learning the column weights.
 
     """
 
@@ -106,16 +107,16 @@ def merge_ziplora(
     """Merge two adapters into one file by ZipLoRA.
 
     Args:
-        recipe: what to merge, and how.
-        pipe: the base of the adapters, none of its weights trainable.
-        target: where to write the merged adapter; without a dtype in float32.
+        recipe: the adapters, their images and the settings.
+        pipe: the base of the adapters, with frozen weights.
+        target: target of the merged adapter; float32 without a dtype.
         manager: the plugins.
         rank: highest rank of a merged module; None: the sum of the ranks, which is exact.
-        on_step: called before each step with how many are done, of how many.
+        on_step: called before each step with (finished steps, all steps).
 
     Raises:
-        BwlabError: an adapter has layers that are no low-rank layers of the UNet, a folder holds no captioned images,
-            or the target is taken.
+        BwlabError: an adapter has layers that are not low-rank layers of the UNet, a folder holds no captioned images,
+            or the target exists.
 
     """
     target = target if target.dtype is not None else replace(target, dtype="fp32")
@@ -141,7 +142,7 @@ def merge_ziplora(
 
 
 def load_frozen_base(base: str) -> Pipeline:
-    """Return a base on the best device there is, none of its weights trainable; BwlabError if it cannot be loaded."""
+    """Return a base with frozen weights on the best device; BwlabError if it cannot be loaded."""
     pipe = load_base(base)
     pipe.to(chosen_device())
     for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
@@ -156,7 +157,7 @@ def learned_weights(
     settings: ZipLoraSettings,
     on_step: OnProgress | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Return the column weights of each adapter, by path of the layer."""
+    """Return the learned column weights of each adapter, by path of the layer."""
     unet, bases = pipe.unet, layers_by_path(pipe.unet)
     weights: list[dict[str, Tensor]] = [
         {path: nn.Parameter(torch.ones(_columns(layer), device=unet.device)) for path, layer in adapter.layers.items()}
@@ -188,12 +189,12 @@ def overlap(a: ColumnWeights, b: ColumnWeights) -> Tensor:
 
 
 class NoisyBatches:
-    """Noisy latents of each adapter's images with what the UNet is conditioned on, drawn anew in each step.
+    """Noisy latents of each adapter's images with the conditioning of the UNet, drawn anew in each step.
 
     Args:
         pipe: the base.
         images: the images of each adapter.
-        settings: batch size and seed.
+        settings: settings with the batch size and the seed.
 
     """
 
@@ -221,7 +222,7 @@ class NoisyBatches:
 def attached_weighted(
     bases: Mapping[str, BaseLayer], pair: Sequence[Adapter], weights: Sequence[ColumnWeights]
 ) -> Iterator[None]:
-    """Attach both adapters inside the `with` block, the input of each of their layers weighted."""
+    """Attach both adapters inside the `with` block, with weighted inputs of their layers."""
     handles = [
         bases[path].register_forward_hook(_WeightedLayer(_low_rank(layer), columns[path]))
         for adapter, columns in zip(pair, weights, strict=True)
@@ -235,7 +236,7 @@ def attached_weighted(
 
 
 class _WeightedLayer:
-    """A forward hook that adds what a layer makes of its weighted input."""
+    """A forward hook that adds the output of a layer for its weighted input."""
 
     def __init__(self, layer: LowRankLayer, weight: Tensor) -> None:
         self.layer, self.weight = layer, weight
@@ -270,7 +271,7 @@ def require_low_rank(file: Path, adapter: Adapter) -> None:
     others = [path for path, layer in adapter.layers.items() if not (isinstance(layer, LowRankLayer) and in_unet(path))]
     if others:
         fix = "Use adapters of linear and convolution layers of the UNet, such as LoRA and LoCon"
-        raise BwlabError(f"ZipLoRA weights for {file.name}", f"it has other layers too, first {others[0]}", fix)
+        raise BwlabError(f"ZipLoRA weights for {file.name}", f"it also has other layers, first {others[0]}", fix)
 
 
 def _columns(layer: nn.Module) -> int:

@@ -49,9 +49,7 @@ def test_convert_tells_what_it_wrote(here: Path, capsys: pytest.CaptureFixture[s
     assert relative(deltas(here / "b.safetensors")[MID], deltas(source)[MID]) < 1e-3
     code, out, err = run(capsys, "convert", "a.safetensors", "b.safetensors")
     assert (code, out) == (2, "")
-    assert err == (
-        "bwlab: error: writing b.safetensors: it is there already. Choose another path, or give --overwrite\n"
-    )
+    assert err == ("bwlab: error: writing b.safetensors: the path exists. Choose another path, or give --overwrite\n")
     assert run(capsys, "convert", "a.safetensors", "b.safetensors", "--overwrite")[0] == 0
 
 
@@ -99,7 +97,7 @@ def test_merge_and_choose(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (code, out.splitlines()[1]) == (0, " block  modules  rank before  rank  energy kept  relative error")
     for more, message in (
         (("--rank", "3", "--into", "emoji"), "--rank with --into: the base model holds every delta exactly."),
-        (("--method", "ties"), "is dense. Give the rank to keep of it (--rank N)"),
+        (("--method", "ties"), "is dense. Give the rank of the result (--rank N)"),
     ):
         code, out, err = run(capsys, *sum_, "--overwrite", *more)
         assert (code, out) == (2, "")
@@ -149,7 +147,7 @@ def test_embeddings_lie_beside(here: Path, manager: PluginManager) -> None:
     convert(Conversion(here / "b-ink.safetensors", Target(here / "c.safetensors")), manager)
     assert sorted(path.name for path in here.glob("c*")) == ["c-ink.safetensors"]
     (here / "c-ink.safetensors").write_bytes(b"mine")
-    with pytest.raises(BwlabError, match="it is there already"):
+    with pytest.raises(BwlabError, match="the path exists"):
         convert(Conversion(here / "b-ink.safetensors", Target(here / "c.safetensors")), manager)
 
 

@@ -160,7 +160,7 @@ def test_a_hostile_pickle_is_refused_and_nothing_runs(
             r"no such form\. Did you mean kohya\? Known: kohya, ldm, diffusers, peft",
         ),
         (Target(Path("b.safetensors"), dtype="fp61"), r"--dtype fp61: no such dtype\. Did you mean fp16\? Known: fp32"),
-        (Target(Path("taken.safetensors")), "it is there already. Choose another path, or give --overwrite"),
+        (Target(Path("taken.safetensors")), "the path exists. Choose another path, or give --overwrite"),
         (Target(Path("no/b.safetensors")), "No such file or directory"),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_single_file_in_half_precision(tmp_path: Path, manager: PluginManager,
     pipe = load_base(base)
     files = two_adapters(pipe, tmp_path, manager)
     out.write_bytes(b"mine")
-    with pytest.raises(BwlabError, match="it is there already"):
+    with pytest.raises(BwlabError, match="the path exists"):
         merge_into(MergeRecipe(files), base, out, manager)
     merge_into(MergeRecipe(files), base, out, manager, dtype="fp16", overwrite=True)
     assert {entry.dtype for entry in open_adapter_file(out).entries.values()} == {"F16"}
@@ -235,7 +235,7 @@ def test_a_base_of_another_kind(
         merge_into(MergeRecipe(files), str(tiny_pipeline), tmp_path / "out.safetensors", manager)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(BwlabError, match="it is there already"):
+    with pytest.raises(BwlabError, match="the path exists"):
         merge_into(MergeRecipe(files), str(tiny_pipeline), tmp_path / "full", manager, overwrite=True)
     assert not (tmp_path / "out").exists()
 
@@ -264,7 +264,7 @@ def test_an_extraction_tells_what_it_leaves_out(tmp_path: Path, manager: PluginM
     missed = [re.sub(r"[\d.]+", "N", note) for note in outcome.notes]
     assert sorted(missed) == [
         "in all N% of the squared change is captured",
-        "not captured: N layers of text encoders (--text-encoder takes them in): N% of the squared change",
+        "not captured: N layers of text encoders (--text-encoder includes them): N% of the squared change",
         "not captured: N layers outside of the chosen blocks: N% of the squared change",
         "not captured: N tensors that LoRA cannot hold (biases, norms, embeddings): N% of the squared change",
     ]
@@ -296,7 +296,7 @@ def test_an_extraction_from_single_files(tmp_path: Path, manager: PluginManager,
     ("job", "message"),
     [
         (Extraction("tiny", "tiny", 4), "the models do not differ"),
-        (Extraction("xl", "tiny", 4), "Give the model that it was trained from"),
+        (Extraction("xl", "tiny", 4), "Give the model from which it was trained"),
         (Extraction("tiny", "tiny"), 'no rank is given. Give --rank 16 or --blocks "upper=16, mid=4"'),
         (Extraction("tiny", "tiny", 0), "--rank 0: out of range"),
         (Extraction("tiny", "tiny", None, "uper=3"), "block 'uper'"),

@@ -151,7 +151,7 @@ def test_the_error_told_is_the_error_made(tmp_path: Path, pair: tuple[Path, Path
 def test_lycoris_modules_are_added(tmp_path: Path, manager: PluginManager) -> None:
     named = {case.name: write_case(case, tmp_path) for case in CASES}
     a, b = deltas(named["lora"]), deltas(named["full"])
-    with pytest.raises(BwlabError, match=r"the result \(full, lora\) is dense\. Give the rank to keep of it"):
+    with pytest.raises(BwlabError, match=r"the result \(full, lora\) is dense\. Give the rank of the result"):
         merged(tmp_path, MergeRecipe((named["lora"], named["full"])), manager)
     assert same(merged(tmp_path, MergeRecipe((named["lora"], named["full"])), manager, rank=64), added((1, a), (1, b)))
     assert same(merged(tmp_path, MergeRecipe((named["full"], named["full"]), ("2",)), manager), added((3, b)))
@@ -213,10 +213,10 @@ def test_adapters_of_two_architectures(tmp_path: Path, manager: PluginManager) -
         (MergeRecipe((), ("1", "1", "1")), None, "--scale: 3 scales for 2 adapters"),
         (MergeRecipe((), ("uper=1",)), None, "block 'uper'"),
         (MergeRecipe((), (), Method("tie")), None, "--method tie: no such method. Known: sum, ties, dare, blocks"),
-        (MergeRecipe((), (), Method("sum", 0.5)), None, "a sum keeps everything"),
+        (MergeRecipe((), (), Method("sum", 0.5)), None, "a sum keeps all numbers"),
         (MergeRecipe((), (), Method("ties", 0.0)), 2, "--density 0: out of range"),
         (MergeRecipe((), (), Method("ties", 1.5)), 2, "--density 1.5: out of range"),
-        (MergeRecipe((), (), Method("ties")), None, r"by ties is dense\. Give the rank to keep of it \(--rank N\)"),
+        (MergeRecipe((), (), Method("ties")), None, r"by ties is dense\. Give the rank of the result \(--rank N\)"),
         (MergeRecipe((), (), Method("blocks")), None, "no choice of blocks"),
         (MergeRecipe((), (), Method("dare"), "*=A"), 2, "--method dare needs every block"),
         (MergeRecipe((), (), Method(), "*=none"), None, "every delta of the result is zero"),
@@ -234,8 +234,8 @@ def test_mistakes_are_one_line(
 def test_adapters_that_share_nothing(tmp_path: Path, manager: PluginManager) -> None:
     a, b = adapter(tmp_path, "a", {IN0: 2}), adapter(tmp_path, "b", {MID: 3})
     outcome = merge(MergeRecipe((a, b)), Target(tmp_path / "m.safetensors"), manager)
-    assert outcome.notes == ("the adapters share no module: each is as it was where it acts",)
-    with pytest.raises(BwlabError, match="the adapters share no module, so nothing is in conflict"):
+    assert outcome.notes == ("the adapters share no module, so the modules of each are unchanged",)
+    with pytest.raises(BwlabError, match="the adapters share no module, so there is no conflict to resolve"):
         outcome_of(tmp_path, MergeRecipe((a, b), (), Method("ties")), manager, 2)
 
 
