@@ -1,4 +1,4 @@
-"""Block-wise adapters for diffusion UNets: train, look inside, score, generate."""
+"""Block-wise adapters for diffusion UNets: train, analyse, score and generate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import `ScaledAdapter` when it is first asked for, as it brings torch."""
+    """Import `ScaledAdapter` on first use, because it imports torch."""
     if name != "ScaledAdapter":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from bwlab.adapters.attach import ScaledAdapter
@@ -47,13 +47,13 @@ def __getattr__(name: str) -> object:
 
 
 def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
-    """Return a base model as a diffusers pipeline, without safety checker.
+    """Return a base model as a diffusers pipeline without safety checker.
 
     Args:
         base: `"emoji"`, the model that ships with bwlab; a diffusers folder, a single-file `.safetensors` checkpoint,
             or a name on the hub, of SD 1.x, SD 2.x or SDXL.
-        device: as PyTorch names it, or `"auto"`: the GPU where there is one.
-        dtype: of the weights; None: float32.
+        device: name of a PyTorch device, or `"auto"`: the GPU if there is one.
+        dtype: dtype of the weights; None: float32.
 
     Raises:
         BwlabError: there is no such base, or no such device.
@@ -71,7 +71,7 @@ def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtyp
 
 
 def blocks_of(unet: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the blocks of a UNet, and of its text encoders: name -> paths of what lies in it, in the order of data.
+    """Return the blocks of a UNet and its text encoders: name -> paths of the modules, in the order of the data flow.
 
     Raises:
         BwlabError: no block scheme fits the UNet.
@@ -94,17 +94,17 @@ def blocks_of(unet: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def load_adapter(path: str | Path, pipe: Pipeline, *, manager: PluginManager | None = None) -> Adapter:
-    """Return the adapter in a file, of any dialect and algorithm, for a pipeline's models and on its device.
+    """Load an adapter file of any dialect and algorithm for the models of a pipeline, on the device of the pipeline.
 
-    Its `deltas()` are the changes of the weights at scale 1, its `blocks()` the number of layers in each block.
+    Its `deltas()` are the changes of the weights at scale 1, and its `blocks()` the number of layers in each block.
 
     Args:
         path: a `.safetensors` file.
-        pipe: what it will be attached to.
-        manager: of plugins; None: the installed ones.
+        pipe: the pipeline to which the adapter will be attached.
+        manager: the plugin manager; None: all installed plugins.
 
     Raises:
-        BwlabError: the file is missing, broken, or made for another architecture.
+        BwlabError: the file is missing or broken, or was made for another architecture.
 
     """
     from bwlab.base.load import base_scheme
@@ -115,10 +115,10 @@ def load_adapter(path: str | Path, pipe: Pipeline, *, manager: PluginManager | N
 
 
 def load_embedding(path: str | Path, word: str | None = None) -> Embedding:
-    """Return a textual-inversion embedding, of diffusers, AUTOMATIC1111 or kohya, under a word of its own or this one.
+    """Load a textual-inversion embedding of diffusers, AUTOMATIC1111 or kohya, under its own word or under `word`.
 
     Raises:
-        BwlabError: the file is missing, broken or holds something else; a pickle that could run code is refused.
+        BwlabError: the file is missing, broken or of another kind, or a pickle that could run code.
 
     """
     from bwlab.formats.dialects.textual_inversion import read_embedding
@@ -133,16 +133,16 @@ def attach(
     embeddings: Sequence[Embedding] = (),
     manager: PluginManager | None = None,
 ) -> AbstractContextManager[None]:
-    """Let adapters and words act on a pipeline inside a `with` block, and leave it exactly as it was.
+    """Let adapters and words act on a pipeline inside a `with` block, and restore the pipeline exactly.
 
-    Inside, the pipeline is called as always, and so are other pipelines made of the same models. With schedules, call
-    the pipeline that was attached to, or one that shares its scheduler: that tells which step it is.
+    Call the pipeline inside the block as usual, or another pipeline made of the same models. With schedules, call the
+    attached pipeline or a pipeline that shares its scheduler, because the scheduler determines the current step.
 
     Args:
         pipe: a StableDiffusionPipeline or StableDiffusionXLPipeline, or an image-to-image or inpainting one.
         adapters: files, loaded adapters, or `ScaledAdapter(adapter, scale, schedule)`.
-        embeddings: words that prompts may use.
-        manager: of plugins; None: the installed ones.
+        embeddings: embeddings of words that prompts may use.
+        manager: the plugin manager; None: all installed plugins.
 
     Raises:
         BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
@@ -167,23 +167,23 @@ def generate(
     batch_size: int = 8,
     manager: PluginManager | None = None,
 ) -> list[Image.Image]:
-    """Return one image for each prompt with the seed at the same index; a single prompt or seed goes with all others.
+    """Return one image for each prompt with the seed at the same index; a single prompt or seed is used for all images.
 
     Args:
-        pipe: the base, which is afterwards what it was.
-        prompts: one or several.
-        seeds: each image's noise comes from a generator of its own.
+        pipe: the base, which is unchanged afterwards.
+        prompts: one or several prompts.
+        seeds: one or several seeds; the noise of each image comes from a separate generator.
         adapters: as for `attach`.
-        steps: of the sampling.
-        cfg: guidance scale; up to 1 means none.
+        steps: number of sampling steps.
+        cfg: guidance scale; 1 or less means no guidance.
         sampler: a name that `bwlab generate --sampler` takes.
-        negative: what guidance leads away from.
+        negative: the negative prompt.
         embeddings: as for `attach`.
-        batch_size: images that are sampled at once.
-        manager: of plugins; None: the installed ones.
+        batch_size: number of images that are sampled at once.
+        manager: the plugin manager; None: all installed plugins.
 
     Raises:
-        BwlabError: as `attach`, or prompts and seeds differ in number, or the sampler is unknown.
+        BwlabError: as for `attach`, or prompts and seeds differ in number, or the sampler is unknown.
 
     >>> import bwlab
     >>> images = bwlab.generate(bwlab.load_base(), "noto, fox, white background", seeds=[0, 1], steps=2)

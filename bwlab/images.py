@@ -1,4 +1,4 @@
-"""Image files: found in folders, read in any mode as RGB in sRGB, and as tensors."""
+"""Find image files in folders, and read them in any mode as RGB in sRGB or as tensors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Size(NamedTuple):
 
 
 class UnreadableImage(BwlabError):
-    """An image file that is damaged or no image.
+    """An image file that is damaged or not an image.
 
     Args:
         path: the file.
@@ -46,16 +46,16 @@ class UnreadableImage(BwlabError):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        fix = "Repair it, take it away or --set data.skip_broken=true"
+        fix = "Repair it, remove it, or --set data.skip_broken=true"
         super().__init__(f"image {path}", f"unreadable ({reason})", fix)
         self.path = path
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """Return the image in a file as RGB in sRGB: upright, over white, and of an animation the first image.
+    """Return the image in a file as RGB in sRGB, upright and on white; for an animation, the first image.
 
     Raises:
-        Exception: nearly any kind, as decoders raise for damaged bytes; OSError if there is no such file.
+        Exception: almost any kind, since decoders differ on damaged bytes; OSError if there is no such file.
 
     """
     with Image.open(path) as file:
@@ -63,13 +63,13 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def over_white(image: Image.Image) -> Image.Image:
-    """Return an image as RGB in sRGB, its transparent parts white.
+    """Return an image as RGB in sRGB, with white in place of transparent parts.
 
-    Colours are converted from the file's colour profile; a profile that is broken or of another mode than the image
-    is ignored.
+    Colours are converted from the file's colour profile; a profile that is broken or has another mode than the
+    image is ignored.
 
     Raises:
-        ValueError: the pixels are floats or 32-bit integers, which are no colours.
+        ValueError: the pixels are floats or 32-bit integers, which are not colours.
 
     """
     plain = in_eight_bits(image)
@@ -77,7 +77,7 @@ def over_white(image: Image.Image) -> Image.Image:
     if not plain.has_transparency_data:
         return in_srgb(plain, profile)
     clear = plain.convert("RGBA")
-    # Taken from RGBA, as Pillow warns of palettes with transparency that are made RGB at once.
+    # Converted through RGBA, because Pillow warns about palettes with transparency that are converted to RGB directly.
     solid = plain.convert("L") if plain.mode == "LA" else clear.convert("RGB")
     white = Image.new("RGB", plain.size, WHITE)
     white.paste(in_srgb(solid, profile), mask=clear.getchannel("A"))
@@ -85,7 +85,7 @@ def over_white(image: Image.Image) -> Image.Image:
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image with 8 bits per channel; Pillow itself would clip 16 bits of grey to white."""
+    """Return an image with 8 bits per channel; Pillow would clip 16-bit grey to white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "I" and image.format == "PNG":  # how older versions of Pillow read 16 bits of grey
@@ -96,7 +96,7 @@ def in_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return an image without transparency as RGB in sRGB, converted from the colours of its profile if it has one."""
+    """Return an image without transparency as RGB in sRGB, converted from its colour profile if it has one."""
     plain = image if image.mode in PROFILE_MODES else image.convert("RGB")
     if not profile:
         return plain.convert("RGB")
@@ -116,15 +116,15 @@ def decoding(path: Path) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
+        except Exception as error:  # decoders raise almost any exception on damaged bytes
             raise UnreadableImage(path, first_line(error).replace(f" {str(path)!r}", "")) from error
 
 
 def read_image(path: Path) -> Image.Image:
-    """Return the image in a file as RGB in sRGB: upright, over white, and of an animation the first image.
+    """Return the image in a file as RGB in sRGB, upright and on white; for an animation, the first image.
 
     Raises:
-        UnreadableImage: the file is damaged or no image.
+        UnreadableImage: the file is damaged or not an image.
 
     """
     with decoding(path):
@@ -132,10 +132,10 @@ def read_image(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> Size:
-    """Return the size of an image, upright, from the first bytes of its file.
+    """Return the size of an upright image from the first bytes of its file.
 
     Raises:
-        UnreadableImage: the file does not begin like an image; the rest is not read.
+        UnreadableImage: the file does not begin like an image; the rest of the file is not read.
 
     """
     with decoding(path), Image.open(path) as file:
@@ -151,10 +151,10 @@ def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirr
         path: the image file.
         width: width in pixels.
         height: height in pixels; None means the same as the width.
-        mirrored: whether left and right are exchanged.
+        mirrored: whether to exchange left and right.
 
     Raises:
-        UnreadableImage: the file is damaged or no image.
+        UnreadableImage: the file is damaged or not an image.
 
     """
     import torch
@@ -165,9 +165,9 @@ def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirr
 
 
 def image_paths(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
-    """Yield the image files (`IMAGE_SUFFIXES`) in a folder, and in its subfolders if `recursive`, without hidden ones.
+    """Yield the image files (`IMAGE_SUFFIXES`) of a folder, and of its subfolders if `recursive`, without hidden files.
 
-    They are sorted. A single file that a user names is read whatever its suffix, if Pillow can.
+    The files are sorted. A single file that a user names is read whatever its suffix, if Pillow can read it.
     """
     yield from paths_with(IMAGE_SUFFIXES, folder, recursive)
 
@@ -181,7 +181,7 @@ def paths_with(suffixes: frozenset[str], folder: Path, recursive: bool) -> Itera
 
 
 def read_images(folder: Path) -> list[Image.Image]:
-    """Return the images of a folder and its subfolders, sorted by path, as RGB over white.
+    """Return the images of a folder and its subfolders as RGB on white, sorted by path.
 
     Raises:
         BwlabError: there is no such folder or no image in it, or an image cannot be read.
@@ -193,7 +193,7 @@ def read_images(folder: Path) -> list[Image.Image]:
     for path in image_paths(folder):
         try:
             images.append(read_rgb(path))
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
+        except Exception as error:  # decoders raise almost any exception on damaged bytes
             raise BwlabError(f"reference image {path}", "unreadable", "Repair it or take it away") from error
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))

@@ -1,4 +1,4 @@
-"""Tables as values: built once from a result, then shown on a terminal, in a page or in Markdown."""
+"""Tables as values, built once from a result and then shown on a terminal, in a page or in Markdown."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: what is shown.
-        value: the number that the cell is sorted by; None: its text.
-        note: what gives the number its scale, shown beside it: an interval, or what random adapters give.
-        fill: strength and sign of the background in a page, -1..1; 0: none.
+        text: the shown text.
+        value: the number by which the cell is sorted; None: sort by the text.
+        note: text beside the number for comparison: an interval, or the value of random adapters.
+        fill: strength and sign of the background in a page, -1..1; 0 for no background.
 
     """
 
@@ -45,13 +45,13 @@ Row: TypeAlias = tuple[Cell, ...]
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column and how its cells are set.
+    """The head of a column and the layout of its cells.
 
     Attributes:
-        head: its name.
-        note: a second line of the head.
-        align: to which side the cells are set; the first column is usually on the left.
-        wrap: whether long texts are broken into lines on a terminal.
+        head: name of the column.
+        note: second line of the head.
+        align: alignment of the cells; the first column is usually aligned to the left.
+        wrap: whether long texts are wrapped on a terminal.
 
     """
 
@@ -66,12 +66,12 @@ class Table:
     """A table.
 
     Attributes:
-        columns: from left to right.
-        rows: from top to bottom, a cell for each column.
+        columns: columns from left to right.
+        rows: rows from top to bottom, with a cell for each column.
         totals: rows below a line.
-        title: what the table shows.
-        note: how to read it.
-        terminal_rows: how many rows a terminal shows; None: all of them.
+        title: title of the table.
+        note: explanation of the table.
+        terminal_rows: number of rows shown on a terminal; None: all rows.
 
     """
 
@@ -87,12 +87,12 @@ class Table:
 
 
 def columns_of(first: str, *others: str) -> tuple[Column, ...]:
-    """Return columns with these heads: the first one on the left, the others on the right."""
+    """Return columns with these heads, the first aligned to the left and the others to the right."""
     return (Column(first, align="left"), *map(Column, others))
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; one wider than the console in several parts, each with the first column."""
+    """Print a table; a table wider than the console is split into parts, each with the first column."""
     if table.title:
         console.print(table.title, style="bold")
     if table.note:
@@ -101,7 +101,7 @@ def print_table(console: Console, table: Table) -> None:
     for part in parts_of_width(replace(table, rows=shown), console.width):
         console.print(_rich_table(part))
     if len(shown) < len(table.rows):
-        console.print(f"The first {len(shown)} of {len(table.rows)} rows; --json and --report have all of them.")
+        console.print(f"The first {len(shown)} of {len(table.rows)} rows; --json and --report show all rows.")
 
 
 def parts_of_width(table: Table, width: int) -> Iterator[Table]:
@@ -132,7 +132,7 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 
 def _width(table: Table, index: int) -> int:
-    """Return how many characters a column takes, at least."""
+    """Return the smallest width of a column in characters."""
     column = table.columns[index]
     head = max(len(column.head), len(column.note))
     lines = [len(row[index].line) for row in (*table.rows, *table.totals)]

@@ -1,4 +1,4 @@
-"""What commands share on a terminal: consoles, tables, progress bars, warnings, and words for numbers."""
+"""Terminal output that commands share: consoles, tables, progress bars, warnings, and words for numbers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-OnProgress = Callable[[int, int], None]  # called with how much is done, of how much
+OnProgress = Callable[[int, int], None]  # called with (done, total)
 
-WIDTH = 100  # columns of output that goes to no terminal
+WIDTH = 100  # columns of output that does not go to a terminal
 
 
 def stdout_console() -> Console:
-    """Return standard output: as wide as its terminal or `COLUMNS`, else 100 columns; texts are shown as they are."""
+    """Return a console on standard output, as wide as the terminal or `COLUMNS`, else 100 columns; without markup."""
     return _console(stderr=False)
 
 
 def stderr_console() -> Console:
-    """Return standard error, by the same rules as standard output."""
+    """Return a console on standard error, with the same rules as for standard output."""
     return _console(stderr=True)
 
 
@@ -55,16 +55,16 @@ def new_table(heads: Sequence[str]) -> Table:
 
 
 class ProgressBar:
-    """A progress bar in a `with` block: a text, how many are done of how many, and the time left.
+    """A progress bar in a `with` block, with a text, the number of finished items, their total, and the time left.
 
-    Nothing is shown where the console is no terminal.
+    Nothing is shown if the console is not a terminal.
 
     Args:
-        text: what is counted, such as `"encoding images"`.
-        total: how many there are; None until `update` says so.
-        console: where the bar is drawn, and where messages may be printed above it; None: standard error.
-        done: how many are done already.
-        keep: leave the bar on the screen at the end.
+        text: description, such as `"encoding images"`.
+        total: number of items; None until `update` sets it.
+        console: console on which the bar is drawn and messages may be printed above it; None: standard error.
+        done: number of items that are already done.
+        keep: whether to leave the bar on the screen at the end.
 
     """
 
@@ -96,11 +96,11 @@ class ProgressBar:
         self._progress.stop()
 
     def update(self, done: int, total: int, detail: str = "") -> None:
-        """Show that `done` of `total` are done, with a detail such as the name of the next."""
+        """Show that `done` of `total` items are done, with a detail such as the name of the next item."""
         self._progress.update(self._task, completed=done, total=total, detail=detail)
 
     def advance(self, detail: str = "") -> None:
-        """Show that one more is done."""
+        """Show that one more item is done."""
         self._progress.update(self._task, advance=1, detail=detail)
 
 
@@ -108,9 +108,9 @@ def track(items: Iterable[Item], text: str, total: int | None = None) -> Iterato
     """Yield the items, with a progress bar on standard error while they are taken.
 
     Args:
-        items: of any kind.
-        text: what is counted, such as `"tagging images"`.
-        total: how many items there are; None: as many as `len(items)`.
+        items: items of any kind.
+        text: description, such as `"tagging images"`.
+        total: number of items; None: `len(items)`.
 
     """
     with ProgressBar(text, total or length_hint(items) or None) as bar:
@@ -129,14 +129,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def capital_letters(count: int) -> str:
-    """Return what the adapters are called, in order: `"AB"` for two; `BwlabError` for more than 26."""
+    """Return the letters of the adapters in order, `"AB"` for two; `BwlabError` for more than 26."""
     if count > len(ascii_uppercase):
         raise BwlabError(f"a choice among {count} adapters", "letters end at Z", "Merge some of them first")
     return ascii_uppercase[:count]
 
 
 def letters(count: int) -> list[str]:
-    """Return the letters that adapters are called by: a, b ... z, a2, b2 ...
+    """Return the letters that name adapters: a, b ... z, a2, b2 ...
 
     >>> letters(3)
     ['a', 'b', 'c']
@@ -151,7 +151,7 @@ def warn(message: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """Return `message` with each run of white space made one blank.
+    """Return `message` with each run of white space replaced by one space.
 
     >>> one_line("first\\n  second")
     'first second'

@@ -38,7 +38,7 @@ def test_a_table_that_is_too_wide_is_shown_in_parts() -> None:
 
 def test_a_terminal_says_how_many_rows_it_leaves_out() -> None:
     short = Table(TABLE.columns, TABLE.rows, terminal_rows=1)
-    assert printed(short, 90)[-1] == "The first 1 of 2 rows; --json and --report have all of them."
+    assert printed(short, 90)[-1] == "The first 1 of 2 rows; --json and --report show all rows."
     assert not any("out3" in line for line in printed(short, 90))
 
 
