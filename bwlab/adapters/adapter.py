@@ -23,12 +23,12 @@ class Adapter:
     """Adapter layers by path, in the order of the model's layers.
 
     Attributes:
-        name: what messages call it.
+        name: name of the adapter in messages.
         type_name: the adapter type, e.g. `"lora"`.
         layers: path (UNet module path, or `te.<path>` / `te2.<path>`) -> layer.
-        scheme: the block scheme of the UNet it was made for.
-        metadata: that of its file, read or to be written.
-        embeddings: of new tokens that its file holds beside the layers (lora_diffusion's `<s1>`).
+        scheme: block scheme of the UNet for which the adapter was made.
+        metadata: metadata of its file, as read or to be written.
+        embeddings: embeddings of new tokens that its file also holds (lora_diffusion's `<s1>`).
 
     """
 
@@ -70,11 +70,11 @@ class Adapter:
         """Yield (path, change of that layer's weight at scale 1).
 
         Args:
-            unet: the base; needed only where a layer has `needs_base_weight`.
-            text_encoder: the base's, as for `attach`.
+            unet: the UNet of the base; needed only if a layer has `needs_base_weight`.
+            text_encoder: the text encoders of the base, as for `attach`.
 
         Raises:
-            BwlabError: a layer needs the base weight and no model, or one that it does not fit, was given.
+            BwlabError: a layer needs the base weight and no model was given, or a model that it does not fit.
 
         """
         bases = {} if unet is None else layers_by_path(unet, text_encoder)
@@ -90,7 +90,7 @@ class Adapter:
         return replace(self, layers={path: layer for path, layer in self.layers.items() if keep(path)})
 
     def blocks(self) -> dict[str, int]:
-        """Return block name -> number of layers there, in the scheme's order, without empty blocks."""
+        """Return the number of layers by block, in the order of the scheme, without empty blocks."""
         counts = dict.fromkeys(self.scheme.blocks(), 0)
         for path in self.layers:
             block = self.scheme.block_of(path) or "rest"
@@ -110,13 +110,13 @@ def create_adapter(
     text_encoder: TextEncoders = None,
     options: Mapping[str, object] | None = None,
 ) -> Adapter:
-    """Return a new adapter that changes nothing yet, with a layer wherever the type adapts one and the rank is above 0.
+    """Return a new adapter that changes nothing yet, with the layers of its type in all blocks with a rank above 0.
 
     Args:
-        alpha: numerator of every layer's scale; None takes each layer's rank, a scale of 1.
+        alpha: numerator of every layer's scale; None takes each layer's rank, which gives a scale of 1.
         ranks: rank of each block; a layer in a block of rank 0 is skipped.
-        text_encoder: None, one encoder, or two (SDXL), adapted where `ranks` names `te`.
-        options: settings of the adapter type, those that its `options` names; any other is an error.
+        text_encoder: None, one encoder, or two (SDXL), which are adapted if `ranks` names `te`.
+        options: the options that the adapter type declares; any other option is an error.
 
     Raises:
         BwlabError: no layer is left to adapt, or an option, a rank or alpha is wrong.

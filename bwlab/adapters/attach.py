@@ -1,4 +1,4 @@
-"""Attaching adapters to a model and detaching them: `with attach(unet, ScaledAdapter(adapter, "upper=1, *=0")): ...`.
+"""Attach adapters to a model and detach them: `with attach(unet, ScaledAdapter(adapter, "upper=1, *=0")): ...`.
 
 Each adapted layer of the model gets one forward hook that adds what the adapters contribute to its output; leaving the
 block removes the hooks. `layer_scale` resolves a scale per block to the scale of one layer.
@@ -71,8 +71,8 @@ class ScaledAdapter:
     def at(self, fraction: float) -> ScaledAdapter:
         """Return the adapter with its scale at a fraction of the sampling, 0 <= fraction < 1.
 
-        The schedule multiplies the scale of the UNet's layers. Layers of text encoders keep theirs, because a prompt is
-        encoded once, before sampling begins.
+        The schedule multiplies the scale of the UNet's layers. Layers of text encoders keep their scale, because a
+        prompt is encoded once, before sampling begins.
         """
         factor = self.schedule.at(fraction)
         scale = self.scale if factor == 1 else with_factor(self.scale, factor, self.adapter.scheme)
@@ -103,7 +103,7 @@ def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders
 
 
 def _scaled_layers(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLayer]]:
-    """Path -> the adapter layers that act there, with their scales; those of scale 0 are left out."""
+    """Return the adapter layers that act at each path, with their scales; layers with scale 0 are left out."""
     by_path: dict[str, list[ScaledLayer]] = {}
     for scaled in adapters:
         for path, layer in scaled.adapter.layers.items():
@@ -114,7 +114,7 @@ def _scaled_layers(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLa
 
 
 def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) -> list[RemovableHandle]:
-    """Set one hook per base layer and return the handles; if one cannot be set, none stays."""
+    """Set one hook per base layer and return the handles; if a hook cannot be set, all are removed."""
     handles: list[RemovableHandle] = []
     try:
         for layer, scaled_layers in layers:
@@ -135,16 +135,16 @@ class ScaledLayer:
 
 
 class AdapterHook:
-    """Adds the outputs of several adapter layers to one base layer's output.
+    """A hook that adds the outputs of several adapter layers to the output of one base layer.
 
-    All of them see the same untouched input and base output, so that their order does not matter.
+    All adapter layers see the same unchanged input and base output, so their order does not matter.
     """
 
     def __init__(self, base: AdaptedLayer, layers: Sequence[ScaledLayer]) -> None:
         self.parts = [(scaled.layer.on(base), scaled.scale) for scaled in layers]
 
     def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return the layer's output with every adapter's part added, in the output's dtype."""
+        """Return the output of the layer with the parts of all adapters added, in the dtype of the output."""
         adapted = output
         for layer, scale in self.parts:
             if isinstance(scale, Tensor):
@@ -155,12 +155,12 @@ class AdapterHook:
 
 
 def _as_adapter(layer: AdapterLayer | BoundLayer, x: Tensor) -> Tensor:
-    """Return the base layer's input in the dtype in which the adapter computes: outside autocast its own."""
+    """Return the base layer's input in the dtype in which the adapter computes: its own dtype outside autocast."""
     return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.compute_dtype())
 
 
 def _part(layer: AdapterLayer | BoundLayer, x: Tensor, output: Tensor) -> Tensor:
-    """Return what the adapter adds, in the output's dtype."""
+    """Return the part that the adapter adds, in the dtype of the output."""
     part: Tensor = layer(_as_adapter(layer, x), output)
     return part.to(output.dtype)
 
@@ -168,7 +168,7 @@ def _part(layer: AdapterLayer | BoundLayer, x: Tensor, output: Tensor) -> Tensor
 def _add_per_sample(
     adapted: Tensor, layer: AdapterLayer | BoundLayer, scale: Tensor, x: Tensor, output: Tensor
 ) -> Tensor:
-    """`adapted` with `scale[i]` times the adapter's part added to sample i; samples of scale 0 keep their bits."""
+    """Return `adapted` plus `scale[i]` times the adapter's part of sample i; samples with scale 0 keep their bits."""
     if output.shape[0] != scale.shape[0]:
         raise BwlabError(
             "an adapter scale per sample",
@@ -198,7 +198,7 @@ def _wide(scale: Tensor, output: Tensor) -> Tensor:
 
 
 def _rows(scale: Tensor) -> slice | Tensor | None:
-    """Return the samples whose scale is not 0, as a slice if they are adjacent; None if there is none."""
+    """Return the samples whose scale is not 0, as a slice if they are adjacent; None if there are none."""
     active = scale.nonzero().flatten()
     if not len(active):
         return None  # The scales are so small that the output's dtype rounds them to 0.
@@ -210,8 +210,8 @@ def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
     """Return the scale of the layer at `path`: a finite number, or a tensor `(batch,)` with one number per sample.
 
     A mapping goes from block (`"in0"`), cell (`"in0.1"`) or module (`"down_blocks.0.resnets.1"`) to a number or a
-    tensor; the finest wins and `"*"` stands for all others. A layer that it does not cover is an error, because a
-    forgotten block would silently be off.
+    tensor; the finest entry wins, and `"*"` stands for all others. A layer that the mapping does not cover is an
+    error, because a forgotten block would silently be off.
     """
     if isinstance(scale, BlockSpec):
         return _checked(scale.value_of(path), path)
@@ -230,7 +230,7 @@ def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
 
 
 def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:
-    """Return `scale` times a factor on the UNet's layers, and unchanged on those of text encoders.
+    """Return `scale` multiplied by a factor on the UNet's layers, and unchanged on the layers of text encoders.
 
     Args:
         scale: an adapter's scale.
@@ -248,7 +248,7 @@ def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:
 
 
 def is_zero(scale: LayerScale) -> bool:
-    """Whether a layer can be left out: its scale is 0 for every sample and no gradient of the scale is wanted."""
+    """Return whether a layer can be left out: its scale is 0 for all samples and needs no gradient."""
     if isinstance(scale, Tensor):
         return not scale.requires_grad and not bool(scale.any())
     return scale == 0

@@ -1,4 +1,4 @@
-"""Frozen layers for modules that no adapter type trains: low-rank where the file's algorithm is, else a dense delta."""
+"""Frozen layers for modules that no adapter type trains: low-rank if the file's algorithm is, else a dense delta."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BIAS_LEAVES = {False: DIFF_BIAS, True: NORM_BIAS}
 
 
 def frozen_layer(base: AdaptedLayer, module: ModuleWeights) -> AdapterLayer:
-    """Return the layer for `base` that adds what a module of a file changes.
+    """Return the layer for `base` that adds the changes of a module of a file.
 
-    A low-rank one where the module is a product of factors of at most half the delta's size, else a dense one.
+    The layer is low-rank if the module is a product of factors of at most half the size of the delta, else dense.
 
     Raises:
-        BwlabError: the module is for a layer of another shape, or holds NaN or infinity.
+        BwlabError: the module is for a layer of another shape, or contains NaN or infinity.
 
     """
     if isinstance(base, nn.Linear | nn.Conv2d) and module.bias_delta() is None and _is_small(base, module):
@@ -41,7 +41,7 @@ def frozen_layer(base: AdaptedLayer, module: ModuleWeights) -> AdapterLayer:
 
 
 def _is_small(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> bool:
-    """Whether two factors take at most half the numbers, and the work, of the dense delta."""
+    """Return whether two factors take at most half the numbers and the work of the dense delta."""
     rank = module.factored_rank()
     out = base.weight.shape[0]
     return rank is not None and 2 * rank * (out + base.weight[0].numel()) <= base.weight.numel()
@@ -53,17 +53,17 @@ def _low_rank_layer(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> LowRa
     weight, ones = base.weight, (1 for _ in base.weight.shape[2:])
     if factors.shape != (weight.shape[0], weight[0].numel()):
         found = f"for a weight of {factors.shape}, here {tuple(weight.shape)}"
-        raise BwlabError(module.algorithm, found, "Use the base model it was trained on")
+        raise BwlabError(module.algorithm, found, "Use the base model that it was trained on")
     up, down = (torch.from_numpy(factor).to(weight.device, torch.float32) for factor in (factors.up, factors.down))
     rank = factors.inner_rank
     return LowRankLayer(base, down.reshape(rank, *weight.shape[1:]), up.reshape(len(up), rank, *ones), float(rank))
 
 
 class FrozenDeltaLayer(AdapterLayer):
-    """The dense change of a Linear, a Conv2d, a GroupNorm or a LayerNorm that a file holds; it is not trained.
+    """The dense change of a Linear, a Conv2d, a GroupNorm or a LayerNorm from a file; it is not trained.
 
-    The delta is computed once, when the file is loaded, from the base weight where the algorithm needs that. Scaling
-    an adapter scales its delta, for every algorithm.
+    The delta is computed once when the file is loaded, from the base weight if the algorithm needs it. For every
+    algorithm, scaling an adapter scales its delta.
     """
 
     weight: Tensor
@@ -85,14 +85,16 @@ class FrozenDeltaLayer(AdapterLayer):
         """Return the layer for `base` that a module of a file describes, in float32.
 
         Raises:
-            BwlabError: the module is for a weight or bias of another shape, or holds NaN or infinity.
+            BwlabError: the module is for a weight or bias of another shape, or contains NaN or infinity.
 
         """
         weight = base.weight.detach().to("cpu", torch.float32).numpy()
         change, bias = module.delta(weight, np.float32), module.bias_delta(np.float32)
         if bias is not None and bias.shape != weight.shape[:1]:
             raise BwlabError(
-                f"the bias of {module.path}", f"{bias.shape}, here {weight.shape[:1]}", "Use the base it was trained on"
+                f"the bias of {module.path}",
+                f"{bias.shape}, here {weight.shape[:1]}",
+                "Use the base model that it was trained on",
             )
         device = base.weight.device
         own_bias = None if bias is None else torch.from_numpy(np.array(bias, np.float32)).to(device)
@@ -107,7 +109,7 @@ class FrozenDeltaLayer(AdapterLayer):
 
     @classmethod
     def from_tensors(cls, layer: AdaptedLayer, tensors: Mapping[str, Tensor]) -> FrozenDeltaLayer:
-        """Return the layer held by `diff` and `diff_b`, or of a norm by `w_norm` and `b_norm`."""
+        """Return the layer from `diff` and `diff_b`, or for a norm from `w_norm` and `b_norm`."""
         norm = not isinstance(layer, nn.Linear | nn.Conv2d)
         if WEIGHT_LEAVES[norm] not in tensors:
             raise BwlabError(
@@ -116,7 +118,7 @@ class FrozenDeltaLayer(AdapterLayer):
         return cls(layer, tensors[WEIGHT_LEAVES[norm]].detach().clone(), tensors.get(BIAS_LEAVES[norm]))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return `diff` and `diff_b`, or of a norm `w_norm` and `b_norm`; a difference has no scale, so no alpha."""
+        """Return `diff` and `diff_b`, or for a norm `w_norm` and `b_norm`; a difference has no scale, so no alpha."""
         tensors = {WEIGHT_LEAVES[self.is_norm]: self.weight}
         return tensors if self.bias is None else tensors | {BIAS_LEAVES[self.is_norm]: self.bias}
 
@@ -125,7 +127,7 @@ class FrozenDeltaLayer(AdapterLayer):
         return self._operation(x, self.weight, self.bias)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """Return the change of the weight, of shape `weight_shape`; that of the bias is in `bias`."""
+        """Return the change of the weight, of shape `weight_shape`; the change of the bias is in `bias`."""
         return self.weight
 
     def compute_dtype(self) -> torch.dtype:
@@ -134,7 +136,7 @@ class FrozenDeltaLayer(AdapterLayer):
 
 
 def _operation(base: AdaptedLayer) -> Operation:
-    """Return what the layer does, without its numbers."""
+    """Return a description of the layer without its numbers."""
     if isinstance(base, nn.Linear):
         return F.linear
     if isinstance(base, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The interface of adapter types: one adapter on one frozen layer, with or without the base layer at hand."""
+"""The interface of adapter types: one adapter on one frozen layer, with or without access to the base layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AdapterLayer(nn.Module, ABC):
     """One adapter on one frozen `nn.Linear` or `nn.Conv2d`.
 
     The base layer is never owned, changed or registered: an adapter layer keeps only what it needs of its geometry.
-    Every trainable number is an `nn.Parameter`, so `parameters()` is all that an optimiser has to see.
+    Every trainable number is an `nn.Parameter`, so an optimiser needs only `parameters()`.
 
     Attributes:
         rank: the adapter's rank, >= 1.
@@ -48,20 +48,20 @@ class AdapterLayer(nn.Module, ABC):
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """Return a new adapter for `layer` that changes nothing yet; an option it does not know raises `BwlabError`."""
+        """Return a new adapter for `layer` that changes nothing yet; raise `BwlabError` for an unknown option."""
 
     @classmethod
     @abstractmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
-        """Return the adapter for `layer` held by `tensors` (leaf name -> tensor, as in a file), bit for bit.
+        """Return the adapter for `layer` from `tensors` (leaf name -> tensor, as in a file), bit for bit.
 
-        It may be of a simpler class, where a file holds no more than that.
+        It may be of a simpler class if the file holds no more than that.
         """
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
-        """Return an adapter for `layer` that goes on training from `tensors`, with the options that this one has.
+        """Return an adapter for `layer` that continues training from `tensors`, with the options of this adapter.
 
-        This default is right for types without options whose `from_tensors` gives something that trains.
+        This default is right for types without options whose `from_tensors` returns a trainable layer.
         """
         return type(self).from_tensors(layer, tensors)
 
@@ -74,20 +74,20 @@ class AdapterLayer(nn.Module, ABC):
         """Return leaf name -> tensor, `alpha` (a float32 scalar) included; the inverse of `from_tensors`."""
 
     def file_tensors(self, alpha: float) -> dict[str, Tensor]:
-        """Return `tensors()` rewritten for another alpha, as on save, where the type can do so (`LowRankLayer` does).
+        """Return `tensors()` rewritten for another alpha, as on save, if the type can do so (`LowRankLayer` can).
 
-        A file carries one alpha for all its modules, because diffusers 0.42 mis-scales files that carry several. Types
-        whose alpha is no plain factor keep their own, as this default does.
+        A file has one alpha for all its modules, because diffusers 0.42 mis-scales files with several alphas. Types
+        whose alpha is not a plain factor keep their alpha, as this default does.
         """
         return self.tensors()
 
     @abstractmethod
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """Return what is added to `base_output`, at scale 1.
+        """Return the tensor that is added to `base_output` at scale 1.
 
         Args:
             x: the base layer's input, `(batch, ..., in)` or `(batch, in, h, w)`.
-            base_output: what the frozen layer made of it, `(batch, ..., out)` or `(batch, out, h', w')`.
+            base_output: the output of the frozen layer, `(batch, ..., out)` or `(batch, out, h', w')`.
 
         Returns:
             A tensor of `base_output`'s shape.
@@ -95,12 +95,12 @@ class AdapterLayer(nn.Module, ABC):
         """
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """Return `total` plus `scale` times what `forward` gives, in `total`'s dtype.
+        """Return `total` plus `scale` times the result of `forward`, in the dtype of `total`.
 
-        This default is right for every type. Overriding it is for speed alone, and `total` must stay as it is.
+        This default is right for every type. Override it only for speed, and do not change `total` in place.
 
         Args:
-            total: the base output, with what adapters before this one added.
+            total: the base output, plus the parts that earlier adapters added.
             x: as for `forward`.
             base_output: as for `forward`.
             scale: the factor of the adapter.
@@ -135,7 +135,7 @@ def kind_of(layer: BaseLayer) -> str:
 
 
 def refuse_unknown_options(type_name: str, options: Mapping[str, object], known: Collection[str] = ()) -> None:
-    """Raise `BwlabError` if `options` names something that `known` does not."""
+    """Raise `BwlabError` for an option that is not in `known`."""
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise BwlabError(
@@ -156,10 +156,10 @@ def check_rank_and_alpha(rank: int, alpha: float) -> None:
 
 
 class BaseAwareLayer(AdapterLayer):
-    """An adapter layer that is given the base layer when it acts, and the base weight when it computes its delta.
+    """An adapter layer that gets the base layer when it acts, and the base weight when it computes its delta.
 
-    It never keeps either: one adapter may act on two models at once, and moving it moves no base weight. A type only
-    has to define `delta`; it overrides `forward` where there is a cheaper way than through the dense weight.
+    It never stores either: one adapter may act on two models at once, and moving it moves no base weight. A type only
+    has to define `delta`; it may override `forward` with a cheaper way than the dense weight.
     """
 
     needs_base_weight: ClassVar[bool] = True
@@ -170,12 +170,12 @@ class BaseAwareLayer(AdapterLayer):
         return BoundLayer(self, base)
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]
-        """Return what is added to `base_output` at scale 1: here the base layer's operation with `delta` as its weight.
+        """Return the tensor that is added at scale 1: here the base layer's operation with `delta` as its weight.
 
         Args:
             x: as in `AdapterLayer.forward`.
-            base_output: as in `AdapterLayer.forward`; the bias is in it, and is no part of what the delta changes.
-            base: the frozen layer, for its weight, bias and geometry; not to be changed or kept.
+            base_output: as in `AdapterLayer.forward`; it includes the bias, which the delta does not change.
+            base: the frozen layer, for its weight, bias and geometry; do not change or store it.
 
         """
         delta = self.delta(base.weight.to(self.compute_dtype()))
@@ -188,7 +188,7 @@ class BaseAwareLayer(AdapterLayer):
         """Return the change of `base_weight`, of its shape; see `require_base_weight`."""
 
     def require_base_weight(self, base_weight: Tensor | None) -> Tensor:
-        """Return the base weight; raises `BwlabError` if there is none or it has another shape."""
+        """Return the base weight; raise `BwlabError` if there is none or it has another shape."""
         kind = type(self).__name__
         if base_weight is None:
             raise BwlabError(
@@ -205,7 +205,7 @@ class BaseAwareLayer(AdapterLayer):
         return base_weight
 
     def base_part(self, base_output: Tensor, base: BaseLayer) -> Tensor:
-        """Return `base_output` without the bias: the output of the weight alone, which types such as OFT start from."""
+        """Return `base_output` without the bias: the output of the weight alone, from which types such as OFT start."""
         if base.bias is None:
             return base_output
         ones = () if isinstance(base, nn.Linear) else (1, 1)
@@ -214,18 +214,18 @@ class BaseAwareLayer(AdapterLayer):
 
 @dataclass(frozen=True, eq=False)
 class BoundLayer:
-    """A base-aware layer with its base layer: it is called, and added, as any adapter layer is."""
+    """A base-aware layer with its base layer, used like any other adapter layer."""
 
     layer: BaseAwareLayer
     base: BaseLayer
 
     def __call__(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """Return what is added to `base_output`, at scale 1."""
+        """Return the tensor that is added to `base_output` at scale 1."""
         part: Tensor = self.layer(x, base_output, self.base)
         return part
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """Return `total` plus `scale` times that, in `total`'s dtype."""
+        """Return `total` plus `scale` times the result of `forward`, in the dtype of `total`."""
         part = self(x, base_output).to(total.dtype)
         return total + (part if scale == 1 else part * scale)
 

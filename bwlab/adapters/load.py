@@ -1,4 +1,4 @@
-"""Loading the adapter in a file of any dialect and algorithm for a model, ready to be attached."""
+"""Load an adapter file of any dialect and algorithm for a model, ready to be attached."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plugins(Protocol):
     """The source of adapter types and formats: the plugin manager."""
 
     def adapter_types(self) -> dict[str, AdapterType]:
-        """Return name -> adapter type."""
+        """Return the adapter types by name."""
 
     def formats(self) -> tuple[FormatType, ...]:
         """Return readers and writers; the built-in readers are known without them."""
@@ -48,12 +48,13 @@ def load_adapter(
 ) -> Adapter:
     """Return the adapter of a file, for this model, in evaluation mode (no gradients).
 
-    Modules whose leaves an adapter type has become layers of that type: the one that the file's `bwlab.adapter_type`
-    names, else the narrowest that adapts them all. The others become frozen layers, see `frozen_layer`.
+    Modules whose leaves belong to an adapter type become layers of that type: the type that the file's
+    `bwlab.adapter_type` names, else the narrowest type that adapts them all. Other modules become frozen layers, see
+    `frozen_layer`.
 
     Raises:
-        BwlabError: the file is broken, of no known dialect, holds keys that no reader understands or no module, was
-            made for another architecture, holds NaN, or is of a type that no plugin provides.
+        BwlabError: the file is broken, has no known dialect, has keys that no reader understands or no module, was
+            made for another architecture, contains NaN, or is of a type that no plugin provides.
 
     """
     contents = read_contents(path, manager)
@@ -85,17 +86,17 @@ def _require_modules(contents: AdapterContents) -> None:
         found = f"{len(contents.unknown)} of its keys mean nothing to bwlab, first {contents.unknown[0]}"
         raise BwlabError(asked, found, "Drop them with: bwlab convert IN OUT --to kohya --drop-unknown")
     if not contents.modules:
-        found = f"it holds embeddings alone ({', '.join(contents.embeddings)})"
+        found = f"it contains only embeddings ({', '.join(contents.embeddings)})"
         raise BwlabError(asked, found, "Use it as an embedding")
 
 
 def _typed(
     contents: AdapterContents, layers: Mapping[str, AdaptedLayer], types: Mapping[str, AdapterType]
 ) -> tuple[AdapterType | None, set[str]]:
-    """Return the adapter type of the modules that one has, and their paths.
+    """Return the adapter type for the modules that have one, and their paths.
 
     Raises:
-        BwlabError: there is a module that neither a type here nor bwlab itself can make a layer of.
+        BwlabError: neither an installed type nor bwlab itself can make a layer of a module.
 
     """
     named = types.get(contents.metadata.get(TYPE_KEY, ""))
@@ -133,7 +134,7 @@ def _leaves(module: ModuleWeights) -> set[str]:
 
 
 def _distance(candidate: AdapterType, paths: set[str], layers: Mapping[str, AdaptedLayer]) -> tuple[int, ...]:
-    """Count these modules that a type would not adapt, then the others that it would: the least fits best."""
+    """Return how many of these modules a type would not adapt, then how many others it would; the least fits best."""
     adapted = {
         path
         for path, layer in layers.items()
@@ -149,7 +150,7 @@ def _loaded_layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: Adapt
 
 
 def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
-    """Return the leaves of a module in the file's dtype; BwlabError where one holds NaN or infinity."""
+    """Return the leaves of a module in the file's dtype; BwlabError if a leaf contains NaN or infinity."""
     for tensor in module.leaves.values():
         tensor.numbers()
     tensors = {leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()}

@@ -28,7 +28,7 @@ class LowRankLayer(AdapterLayer):
 
     Linear: down `(rank, in)`, up `(out, rank)`. Conv2d: down is a k x k conv `(rank, in, k, k)` with the base layer's
     stride, padding and dilation, up a 1 x 1 conv `(out, rank, 1, 1)`. Down starts at kaiming-uniform with a = sqrt(5)
-    (as kohya's trainer does), up at zero, so that a new layer changes nothing.
+    (as in kohya's trainer) and up at zero, so a new layer changes nothing.
     """
 
     type_name = "lowrank"
@@ -53,7 +53,7 @@ class LowRankLayer(AdapterLayer):
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """Return a no-op adapter of this rank, float32, on the layer's device; raises `BwlabError` for any option."""
+        """Return a no-op adapter of this rank in float32 on the layer's device; raise `BwlabError` for any option."""
         refuse_unknown_options(cls.type_name, options)
         check_rank_and_alpha(rank, alpha)
         out, *inner = layer.weight.shape
@@ -66,7 +66,7 @@ class LowRankLayer(AdapterLayer):
 
     @classmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> Self:
-        """Return the layer held by `lora_down.weight`, `lora_up.weight` and `alpha` (absent: alpha = rank)."""
+        """Return the layer from `lora_down.weight`, `lora_up.weight` and `alpha` (without alpha: the rank)."""
         unknown = sorted(set(tensors) - {DOWN, UP, ALPHA})
         missing = sorted({DOWN, UP} - set(tensors))
         if unknown or missing:

@@ -18,7 +18,7 @@ from bwlab.errors import BwlabError
 TextEncoders: TypeAlias = nn.Module | Sequence[nn.Module] | None
 
 TEXT_MODEL = "text_model."
-OTHER_ARCHITECTURE = "It was made for another architecture: use the base model it was trained on"
+OTHER_ARCHITECTURE = "It was made for another architecture: use the base model that it was trained on"
 
 
 def text_encoder_list(text_encoder: TextEncoders) -> list[nn.Module]:
@@ -56,9 +56,9 @@ def require_layers(asked: str, paths: Collection[str], layers: Mapping[str, Adap
 
     Args:
         asked: the action on the adapter, for messages.
-        paths: the adapter's layers.
-        layers: the model's, by path.
-        with_text: advice for the case that only layers of text encoders are missing.
+        paths: paths of the adapter's layers.
+        layers: layers of the model by path.
+        with_text: advice if only layers of text encoders are missing.
 
     """
     missing = [path for path in paths if path not in layers]

@@ -1,4 +1,4 @@
-"""Saving adapters as kohya files, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read."""
+"""Save adapters as kohya files, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def save_adapter(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write an adapter to `path`, whole or not at all.
+    """Write an adapter to `path`, completely or not at all.
 
-    The file carries one alpha, the commonest among the layers; other layers' `alpha_i / alpha` is folded into up. Where
-    all layers share one alpha every tensor is written bit for bit.
+    The file has one alpha, the most common alpha of the layers; for other layers `alpha_i / alpha` is folded into up.
+    If all layers share one alpha, every tensor is written bit for bit.
 
     Args:
-        metadata: further entries, such as `bwlab.config`; they win over those written by default.
-        dtype: what to store floats as; None keeps the adapter's own.
+        metadata: further entries, such as `bwlab.config`, which take precedence over the default entries.
+        dtype: dtype of the stored floats; None keeps the adapter's dtype.
 
     Raises:
-        BwlabError: a tensor holds NaN or infinity, the disk is full, or the folder is not writable.
+        BwlabError: a tensor contains NaN or infinity, the disk is full, or the folder is not writable.
 
     """
     alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
@@ -68,7 +68,7 @@ def _require_finite(asked: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
-    """Return the default entries; `ss_network_dim` is `"Dynamic"` where ranks differ, as in kohya's resizer."""
+    """Return the default entries; `ss_network_dim` is `"Dynamic"` if ranks differ, as in kohya's resizer."""
     ranks = sorted({layer.rank for layer in adapter.layers.values()})
     entries = {
         "format": "pt",
@@ -89,7 +89,7 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
 
 
 def block_ranks(adapter: Adapter) -> dict[str, list[int]]:
-    """Return block name -> the ranks that occur in it, ascending, in the scheme's order, without empty blocks."""
+    """Return the ascending ranks that occur in each block, in the order of the scheme, without empty blocks."""
     ranks: dict[str, set[int]] = {block: set() for block in adapter.blocks()}
     for path, layer in adapter.layers.items():
         ranks[adapter.scheme.block_of(path) or "rest"].add(layer.rank)
@@ -97,7 +97,7 @@ def block_ranks(adapter: Adapter) -> dict[str, list[int]]:
 
 
 def _base_model(adapter: Adapter) -> dict[str, str]:
-    """`ss_base_model_version` and `ss_v2`, if the adapter's shapes determine them; other tools filter by them."""
+    """Return `ss_base_model_version` and `ss_v2` if the shapes determine them; other tools filter by these."""
     if adapter.scheme.name == "sdxl":
         return {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"}
     widths = {layer.weight_shape[1] for path, layer in adapter.layers.items() if path.endswith("attn2.to_k")}

@@ -20,18 +20,19 @@ PrepareOptions: TypeAlias = Callable[[Options, Mapping[str, "BaseLayer"]], Mappi
 
 @dataclass(frozen=True)
 class AdapterType:
-    """A kind of adapter, as `--adapter NAME` names it.
+    """A kind of adapter, selected with `--adapter NAME`.
 
     Attributes:
         name: e.g. `"lora"`; unique among all installed plugins.
         summary: one line for lists.
         leaves: the endings of its keys in a file, e.g. `("lora_down.weight", "lora_up.weight", "alpha")`.
-        needs_base_weight: whether `delta()` needs the weight of the layer it adapts.
-        load: returns the layer class; imports torch only when called.
+        needs_base_weight: whether `delta()` needs the weight of the adapted layer.
+        load: function that returns the layer class; imports torch only when called.
         targets: (path in the model, kind) -> whether the layer is adapted; kinds are `"linear"`, `"conv"` and
             `"conv1x1"`.
         options: names of the options that a user may give beyond rank and alpha.
-        prepare: turns the user's options into those of each layer's `create()`; None: every layer gets them unchanged.
+        prepare: function from the user's options to the options of each layer's `create()`; None: all layers get the
+            user's options.
 
     """
 

@@ -129,7 +129,7 @@ def test_a_file_without_modules_and_one_with_unknown_keys_are_errors(tmp_path: P
     model = Model(CASES[0])
     path = tmp_path / "token.safetensors"
     safetensors.torch.save_file({"<s1>": torch.ones(24)}, path)
-    with pytest.raises(BwlabError, match=r"it holds embeddings alone \(<s1>\)"):
+    with pytest.raises(BwlabError, match=r"it contains only embeddings \(<s1>\)"):
         load_adapter(path, model, manager, SCHEME)
     whole = write_case(CASES[0], tmp_path)
     tensors = safetensors.torch.load_file(whole) | {"lora_unet_conv_in.q_layer.weight": torch.ones(3)}
