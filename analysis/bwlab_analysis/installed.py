@@ -1,4 +1,4 @@
-"""The metrics and measures that all loaded plugins give, the analysis' own first."""
+"""The metrics and measures of all loaded plugins, with the built-in ones first."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def block_metrics(manager: PluginManager, warn: Warn) -> list[BlockMetric]:
     """Return the block metrics; a plugin that fails is left out with one warning.
 
     Raises:
-        BwlabError: two plugins give one name.
+        BwlabError: two plugins give the same name.
     """
     return _unique(_given(manager, "bwlab_register_block_metrics", BlockMetric, warn))
 
 
 def conflict_measures(manager: PluginManager, warn: Warn) -> list[ConflictMeasure]:
-    """Return the conflict measures; like `block_metrics`."""
+    """Return the conflict measures, with the same rules as `block_metrics`."""
     return _unique(_given(manager, "bwlab_register_conflict_measures", ConflictMeasure, warn))
 
 
 def fidelity_scorers(manager: PluginManager, warn: Warn) -> list[FidelityScorer]:
-    """Return the scorers of generated images that plugins add; like `block_metrics`."""
+    """Return the scorers that plugins add, with the same rules as `block_metrics`."""
     return _unique(_given(manager, "bwlab_register_fidelity_scorers", FidelityScorer, warn))
 
 
@@ -41,7 +41,7 @@ def _given(manager: PluginManager, hook: str, kind: type[Measure], warn: Warn) -
             given = [measure for measures in register() for measure in measures]
             if any(not isinstance(measure, kind) for measure in given):
                 raise TypeError(f"{hook} returned something else than a list of {kind.__name__}")
-        except Exception as error:  # foreign code: it must not cost the user the other measures
+        except Exception as error:  # foreign code: its errors must not stop the other measures
             warn(f"measures of plugin {record.name} of {record.source} are left out: {reason(error)}")
             continue
         yield from ((record.source, measure) for measure in given)

@@ -1,9 +1,9 @@
-"""The types that measures have in common: what plugins give, values beside their null, and the blame of blocks.
+"""The types that measures share: descriptions from plugins, values beside their null, and the blame of blocks.
 
-Plugins give block metrics, conflict measures and fidelity scorers, as descriptions that cost nothing to import.
+Plugins return block metrics, conflict measures and fidelity scorers, as descriptions that are cheap to import.
 Metrics of weights work in two steps, so that no command ever holds all modules of two adapters: `of_module` reduces
-one module to a few numbers, `of_block` makes one value of the numbers of all modules of a block (or a cell, a module
-kind, the whole adapter).
+one module to a few numbers, `of_block` combines the numbers of all modules of a block (or a cell, a module
+kind, the whole adapter) into one value.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True)
 class Measured:
-    """A number with its scale.
+    """A measured number with the value of random adapters to compare it with.
 
     Attributes:
-        value: what was measured.
-        random: what random adapters of the same shapes and norms give; None where that makes no sense.
-        random_sd: the standard deviation of what they give; None where it is not known.
-        details: more numbers for `--json`, by name.
+        value: the measured value.
+        random: mean value of random adapters of the same shapes and norms; None where it has no meaning.
+        random_sd: standard deviation of the values of random adapters; None if it is unknown.
+        details: further numbers for `--json`, by name.
 
     """
 
@@ -63,13 +63,13 @@ def _finite(measured: Measured | None) -> Measured | None:
 
 @dataclass(frozen=True)
 class BlockMetric:
-    """A number about one adapter's weights, per block: a column of `bwlab analyze norms`.
+    """A number about one adapter's weights for each block: a column of `bwlab analyze norms`.
 
     Attributes:
         name: column head and JSON key, e.g. `"effective_rank"`; unique among all plugins.
-        summary: one line that says how to read it.
-        of_module: reduces the spectrum of a module's delta; None where it has no answer (a zero delta).
-        of_block: one value from the numbers of at least one module.
+        summary: one line that explains the number.
+        of_module: function that reduces the spectrum of a module's delta; returns None for no answer (a zero delta).
+        of_block: function that combines the numbers of at least one module.
 
     """
 
@@ -79,20 +79,20 @@ class BlockMetric:
     of_block: Callable[[Sequence[Parts]], Measured | None]
 
     def value_of(self, modules: Sequence[Parts]) -> Measured | None:
-        """Return the value of these modules together; None of no modules, and where the value is not finite."""
+        """Return the value of these modules together; None without modules, or if the value is not finite."""
         return _finite(self.of_block(modules)) if modules else None
 
 
 @dataclass(frozen=True)
 class ConflictMeasure:
-    """A number about two adapters' weights, per block: a column of `bwlab analyze conflict`.
+    """A number about two adapters' weights for each block: a column of `bwlab analyze conflict`.
 
     Attributes:
         name: column head and JSON key, e.g. `"cosine"`; unique among all plugins.
-        summary: one line that says how to read it.
-        of_pair: reduces the pair of a module's two deltas; None where it has no answer.
-        of_block: one value from the numbers of at least one module that both adapters change.
-        slow: asked for by its own option only (`--signs`), as it multiplies the deltas out.
+        summary: one line that explains the number.
+        of_pair: function that reduces the pair of a module's two deltas; returns None for no answer.
+        of_block: function that combines the numbers of at least one module that both adapters change.
+        slow: whether it is measured only with a separate option (`--signs`), because it multiplies the deltas out.
 
     """
 
@@ -103,20 +103,21 @@ class ConflictMeasure:
     slow: bool = False
 
     def value_of(self, modules: Sequence[Parts]) -> Measured | None:
-        """Return the value of these modules together; None of no modules, and where the value is not finite."""
+        """Return the value of these modules together; None without modules, or if the value is not finite."""
         return _finite(self.of_block(modules)) if modules else None
 
 
 @dataclass(frozen=True)
 class FidelityScorer:
-    """Scores generated images: a column of `bwlab analyze fidelity`.
+    """A score of generated images: a column of `bwlab analyze fidelity`.
 
     Attributes:
         name: e.g. `"clip_identity"`; unique among all plugins.
-        kind: what it scores: `"identity"` and `"style"` compare with reference images, `"text"` with prompts.
-        summary: one line that says how to read it.
-        load: returns the scorer, importing its models only then; it gives one score per generated image from
-            (generated, references), or from (generated, prompts), one for each: higher is more alike.
+        kind: `"identity"` and `"style"` compare with reference images, `"text"` with prompts.
+        summary: one line that explains the score.
+        load: function that returns the scorer and imports its models only when called. The scorer takes (generated,
+            references), or (generated, prompts) with one prompt for each image, and returns one score per generated
+            image; a higher score means more similar.
 
     """
 
@@ -128,13 +129,13 @@ class FidelityScorer:
 
 @dataclass(frozen=True)
 class BlockBlame:
-    """What switching one block of one adapter off does, both adapters being on.
+    """The effect of switching off one block of one adapter while both adapters act.
 
     Attributes:
-        adapter: `"a"` or `"b"`: whose block it is.
-        block: the block.
-        gain: what the other adapter gets back, as a share of its effect alone; below 0 if it loses.
-        loss: what its own adapter loses, likewise; None where that was not measured.
+        adapter: `"a"` or `"b"`, the adapter of the block.
+        block: name of the block.
+        gain: effect that the other adapter gets back, as a share of its effect alone; below 0 if it loses effect.
+        loss: effect that its own adapter loses, as a share too; None if it was not measured.
 
     """
 
@@ -145,5 +146,5 @@ class BlockBlame:
 
 
 def worst_first(blame: Sequence[BlockBlame]) -> tuple[BlockBlame, ...]:
-    """Return blame sorted by what the other adapter gets back, the most first."""
+    """Return blame sorted by the gain of the other adapter, largest first."""
     return tuple(sorted(blame, key=lambda block: -block.gain))

@@ -1,4 +1,4 @@
-"""The entry point of the analysis: its hooks, its own measures, and its commands."""
+"""The entry point of the analysis: its hooks, measures and commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
-    """Add the analysis' hooks."""
+    """Add the hooks of the analysis."""
     from bwlab_analysis import hookspecs
 
     manager.add_hookspecs(hookspecs)
@@ -47,7 +47,7 @@ def bwlab_register_commands(app: typer.Typer) -> None:
 
 @hookimpl
 def bwlab_register_block_metrics() -> list[BlockMetric]:
-    """Return effective rank and top-1 share."""
+    """Return the effective rank and the top-1 share."""
     from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE
 
     return [EFFECTIVE_RANK, TOP1_SHARE]
@@ -55,7 +55,7 @@ def bwlab_register_block_metrics() -> list[BlockMetric]:
 
 @hookimpl
 def bwlab_register_conflict_measures() -> list[ConflictMeasure]:
-    """Return cosine, out and in overlap, the smallest angle, and the sign conflict."""
+    """Return the cosine, the out and in overlap, the smallest angle, and the sign conflict."""
     from bwlab_analysis.weights.pair_measures import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
 
     return [COSINE, OUT_OVERLAP, IN_OVERLAP, ANGLE, SIGN_CONFLICT]

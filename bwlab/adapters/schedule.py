@@ -1,7 +1,7 @@
 """Schedules of an adapter's scale over the sampling steps: `"0-0.4:1, 0.4-1:0.3"`.
 
 The numbers before the colon are fractions of the sampling, 0 at its first step and 1 after its last; step i of n stands
-at i / n. The number after it multiplies the adapter's scale. Outside of all entries the adapter is off.
+at i / n. The number after the colon multiplies the adapter's scale. Outside all entries the adapter is off.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import pairwise
 from bwlab.blocks.spec import NUMBER, number_text, parse_number
 from bwlab.errors import BwlabError
 
-SCHEDULE_FORM = 'Write begin-end:factor with commas between, such as "0-0.4:1, 0.4-1:0.3", or one bare number'
+SCHEDULE_FORM = 'Write begin-end:factor, separated by commas, such as "0-0.4:1, 0.4-1:0.3", or a single number'
 ENTRY = re.compile(r"\s*(?P<begin>[^-:]*?)\s*-\s*(?P<end>[^:]*?)\s*:\s*(?P<factor>.*?)\s*")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of the sampling, `begin <= fraction < end` with 0 <= begin < end <= 1, and its factor."""
+    """A span of the sampling, `begin <= fraction < end` with 0 <= begin < end <= 1, and its factor."""
 
     begin: float
     end: float
@@ -32,8 +32,8 @@ class Schedule:
     """The factor of an adapter's scale at each fraction of the sampling.
 
     Attributes:
-        text: as it was written.
-        spans: in order, without overlaps; between them the factor is 0.
+        text: the schedule as it was written.
+        spans: spans in order, without overlaps; the factor is 0 outside them.
 
     """
 
@@ -84,7 +84,7 @@ def parse_schedule(text: str | float | Schedule | None) -> Schedule:
 
 
 def changes(*schedules: Schedule) -> tuple[float, ...]:
-    """Return the fractions where a factor of any of these schedules may change, in order, 0 among them.
+    """Return the fractions, including 0, at which a factor of any of these schedules may change, in order.
 
     >>> changes(parse_schedule("0-0.4:1"), parse_schedule("0.5-1:1"))
     (0.0, 0.4, 0.5)
@@ -102,7 +102,7 @@ def _span(entry: str, text: str) -> Span:
     if parts is None:
         raise BwlabError(
             f"schedule {text!r}",
-            f"{entry.strip()!r} is no entry" if entry.strip() else "an entry is empty",
+            f"{entry.strip()!r} is not an entry" if entry.strip() else "an entry is empty",
             SCHEDULE_FORM,
         )
     begin, end, factor = (_number(parts[name], text) for name in ("begin", "end", "factor"))

@@ -1,4 +1,4 @@
-"""The table of a model's blocks or cells: their names in other tools, and counts of layers and parameters."""
+"""The table of a model's blocks or cells, with their names in other tools and counts of layers and parameters."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class MapRow:
     """One block or cell.
 
     Attributes:
-        name: that specs use.
-        paths: of its modules in diffusers; for a block that is one module tree, that tree's.
-        aliases: other names for the same.
-        lbw: LBW cells that it holds, wholly or in part, in order.
+        name: name in specs.
+        paths: paths of its modules in diffusers; a block that is one module tree has the path of the tree.
+        aliases: other names of the block or cell.
+        lbw: LBW cells that it contains, wholly or in part, in order.
         kohya: indices in kohya's list, from 0.
-        parts: that hold all of it, beside `all`.
+        parts: parts that contain all of it, other than `all`.
         counts: layers and parameters; None if they are not known, as for text encoders.
 
     """
@@ -49,7 +49,7 @@ class MapRow:
     counts: Counts | None
 
     def as_dict(self) -> dict[str, object]:
-        """Return it for JSON."""
+        """Return the row as JSON values."""
         row = asdict(self)
         counts = row.pop("counts") or {"lora": None, "locon": None, "parameters": None}
         return {**row, **counts}
@@ -96,8 +96,8 @@ class Counts:
 
     Attributes:
         lora: layers that LoRA adapts.
-        locon: layers that LoCon adapts, LoRA's among them.
-        parameters: all numbers in it, biases and norms too.
+        locon: layers that LoCon adapts, including the layers of LoRA.
+        parameters: all parameters, including biases and norms.
 
     """
 
@@ -110,14 +110,14 @@ class Counts:
 
 
 def total(counts: Iterable[Counts]) -> Counts:
-    """Return the sum."""
+    """Return the sum of several counts."""
     return sum(counts, Counts())
 
 
 def count(config: UnetConfig, scheme: BlockScheme) -> dict[str, Counts]:
     """Return the counts of each module of the scheme in a UNet with this config, by the module's path.
 
-    Needs torch and seconds, as it builds the UNet on the meta device; text encoders are not counted.
+    This needs torch and some seconds, because it builds the UNet on the meta device. Text encoders are not counted.
     """
     unet = meta_unet(config)
     counts: defaultdict[str, Counts] = defaultdict(Counts)

@@ -56,7 +56,7 @@ def block_types(config: Mapping[str, object]) -> tuple[tuple[object, ...], objec
 
 
 def layers_per_block(config: Mapping[str, object]) -> int | None:
-    """Return how many resnets each down block has; None if they differ or the entry makes no sense."""
+    """Return the number of resnets in each down block; None if it differs between blocks or the entry is invalid."""
     layers = config.get("layers_per_block", 2)
     if isinstance(layers, (list, tuple)) and len(set(layers)) == 1:
         layers = layers[0]
@@ -85,12 +85,12 @@ def unet_scheme(
     """Return the scheme of a UNet2DConditionModel.
 
     Args:
-        name: of the scheme.
+        name: name of the scheme.
         types: classes of the down blocks, the mid block and the up blocks.
-        layers: resnets in each down block; each up block has one more.
+        layers: number of resnets in each down block; each up block has one more.
         encoders: path and cell of each text encoder.
         outer: modules outside all blocks.
-        parts: beside `all`.
+        parts: parts other than `all`.
 
     """
     down, _, up = types
@@ -125,7 +125,7 @@ def _up_block(level: int, attention: bool, layers: int, levels: int, ldm: bool) 
     for pair in range(layers):
         yield from _pair(root, block, pair, attention, f"OUT{3 * level + pair:02}" if ldm else None)
     if level < levels - 1:
-        # The original code has no cell of its own for an upsampler: it ends the last one of its level.
+        # The original code has no separate cell for an upsampler: it belongs to the last cell of its level.
         yield Module(f"{root}.upsamplers.0", f"{block}.up", block, f"OUT{3 * level + 2:02}" if ldm else None)
 
 
@@ -150,8 +150,8 @@ def scheme_for(config: Mapping[str, object], finders: Iterable[Finder] = ()) -> 
     """Return the block scheme of the UNet with this config.
 
     Args:
-        config: as diffusers writes it to `unet/config.json`.
-        finders: those of plugins, `manager.block_schemes()`; asked before the built-in ones.
+        config: the config as diffusers writes it to `unet/config.json`.
+        finders: finders of plugins, `manager.block_schemes()`; tried before the built-in finders.
 
     Raises:
         BwlabError: no finder knows such a UNet.

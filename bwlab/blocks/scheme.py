@@ -1,4 +1,4 @@
-"""Block schemes: the names of a model's blocks, cells and modules, and which of them holds a layer."""
+"""Block schemes: the names of a model's blocks, cells and modules, and the block of each layer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Module:
     """The smallest unit that has a name: a resnet, a transformer, a resampler, an outer layer, a text encoder.
 
     Attributes:
-        path: its path in the UNet, `"up_blocks.0.attentions.1"`; `"te"` and `"te2"` for text encoders.
-        cell: the finer of its two names, `"out0.1"`.
-        block: the coarser, `"out0"`.
-        ldm: the cell it is in for LBW, `"OUT01"`; None where LBW has none.
+        path: path in the UNet, such as `"up_blocks.0.attentions.1"`; `"te"` and `"te2"` for text encoders.
+        cell: name of its cell, such as `"out0.1"`.
+        block: name of its block, such as `"out0"`.
+        ldm: name of its LBW cell, such as `"OUT01"`; None if LBW has no such cell.
 
     """
 
@@ -37,10 +37,10 @@ class BlockScheme:
     """Names for all modules of one architecture.
 
     Attributes:
-        name: `"sd"` or `"sdxl"`, or what a plugin calls its own.
-        modules: all of them, in the order in which data flows.
-        parts: name -> names of blocks or modules; `"all"` must be there and hold what `*` means for ranks.
-        aliases: another name -> a block.
+        name: `"sd"`, `"sdxl"`, or the name of a plugin's scheme.
+        modules: all modules in the order of the data flow.
+        parts: name -> names of blocks or modules; must contain `"all"`, the meaning of `*` for ranks.
+        aliases: other name -> block.
 
     """
 
@@ -54,11 +54,11 @@ class BlockScheme:
         return tuple(dict.fromkeys(module.block for module in self.modules))
 
     def cells(self) -> tuple[str, ...]:
-        """Return the finer names, in the order of the modules: each pair of resnet and transformer is one."""
+        """Return the names of the cells, in the order of the modules; a resnet and its transformer are one cell."""
         return tuple(dict.fromkeys(module.cell for module in self.modules))
 
     def ldm_cells(self) -> tuple[str, ...]:
-        """Return the names of the LBW cells, in the order of the modules; none if LBW does not fit this model."""
+        """Return the names of the LBW cells in the order of the modules; empty if LBW does not fit this model."""
         return tuple(dict.fromkeys(module.ldm for module in self.modules if module.ldm))
 
     def names(self) -> tuple[str, ...]:
@@ -66,34 +66,34 @@ class BlockScheme:
         return tuple(self._by_name)
 
     def module_of(self, path: str) -> Module | None:
-        """Return what holds the layer at `path` (`te.<path>`, `te2.<path>` for text encoders), or None."""
+        """Return the module with the layer at `path` (`te.<path>`, `te2.<path>` for text encoders), or None."""
         names = path.split(".")
         prefixes = (".".join(names[:end]) for end in range(len(names), 0, -1))
         return next((self._by_path[prefix] for prefix in prefixes if prefix in self._by_path), None)
 
     def block_of(self, path: str) -> str | None:
-        """Return the block that the layer at `path` lies in, `"in0"`, or None if the scheme does not know it."""
+        """Return the block of the layer at `path`, such as `"in0"`, or None if the scheme does not know the layer."""
         module = self.module_of(path)
         return None if module is None else module.block
 
     def cell_of(self, path: str) -> str | None:
-        """Return the cell that the layer at `path` lies in, `"in0.1"`, or None if the scheme does not know it."""
+        """Return the cell of the layer at `path`, such as `"in0.1"`, or None if the scheme does not know the layer."""
         module = self.module_of(path)
         return None if module is None else module.cell
 
     def modules_of(self, name: str) -> frozenset[str]:
-        """Return the paths of the modules that `name` means; `BwlabError`, which lists the names, if none."""
+        """Return the paths of the modules that `name` means; `BwlabError` with the known names if there are none."""
         if name not in self._by_name:
             raise self._unknown(name)
         return self._by_name[name]
 
     def expand(self, name: str) -> frozenset[str]:
-        """Return the cells that `name` reaches into, wholly or in part; `BwlabError` if it is unknown."""
+        """Return the cells that `name` covers, wholly or in part; `BwlabError` if the name is unknown."""
         paths = self.modules_of(name)
         return frozenset(module.cell for module in self.modules if module.path in paths)
 
     def summary(self) -> str:
-        """Return one line that lists the names: blocks and parts each, the others by example."""
+        """Return one line that lists the names: all blocks and parts, and examples of the others."""
         pairs = [cell for cell in self.cells() if "." in cell]
         ldm = [cell for cell in self.ldm_cells() if cell != "BASE"]
         listed = [
@@ -129,7 +129,7 @@ class BlockScheme:
 
 
 def short_names(scheme: BlockScheme, modules: Iterable[Module]) -> list[str]:
-    """Return blocks, and cells where not all of a block's are among them, that these modules lie in."""
+    """Return the blocks of these modules, or the cells where the modules do not cover a whole block."""
     cells = {module.cell for module in modules}
     names: dict[str, None] = {}
     for module in scheme.modules:
@@ -146,7 +146,7 @@ class SchemeFinder:
     Attributes:
         name: e.g. `"sd"`; unique among all installed plugins.
         summary: one line for lists.
-        find: the block scheme of a model with this config, or None if the model is of another family.
+        find: function from a model's config to its block scheme, or to None if the model is of another family.
 
     """
 

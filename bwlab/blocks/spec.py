@@ -1,7 +1,7 @@
 """Block specs: one number for each part of a model, `"upper=16, mid=4, *=0"`.
 
-The same grammar serves ranks, scales and learning rates: entries `name=number` with commas between, of which later
-ones win, or one bare number. `*` is whatever no other entry names, wherever it stands. See docs/blocks.md.
+The same grammar serves ranks, scales and learning rates: entries `name=number` separated by commas, of which later
+entries win, or a single number. `*` means everything that no other entry names. See docs/blocks.md.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class BlockSpec:
     """A number for each module of a block scheme.
 
     Attributes:
-        text: as it was written.
-        scheme: the names that it uses.
-        kind: what the numbers are.
+        text: the spec as it was written.
+        scheme: the block scheme that defines the names.
+        kind: kind of the numbers.
         values: path of a module of the scheme -> its number.
 
     """
@@ -48,7 +48,7 @@ class BlockSpec:
     values: Mapping[str, float] = field(repr=False)
 
     def value_of(self, path: str) -> float:
-        """Return the number for the layer at `path`; `BwlabError` if it lies in no block of the scheme."""
+        """Return the number for the layer at `path`; `BwlabError` if the layer lies in no block of the scheme."""
         module = self.scheme.module_of(path)
         if module is None:
             found = f"it lies in no block of the scheme {self.scheme.name}"
@@ -56,7 +56,7 @@ class BlockSpec:
         return self.values[module.path]
 
     def by_block(self) -> dict[str, float | dict[str, float]]:
-        """Return the number of each block; where its cells differ, theirs, and where one is divided, its modules'."""
+        """Return the number of each block, of cells where they differ, and of modules where a cell is divided."""
         return {block: self._of_block(block) for block in self.scheme.blocks()}
 
     def canonical(self) -> str:
@@ -96,21 +96,21 @@ class BlockSpec:
 def parse_spec(text: str | float, scheme: BlockScheme, *, kind: Kind, default: float = 0.0) -> BlockSpec:
     """Return the numbers that a spec gives to the blocks of a model.
 
-    Of two entries for one module the later wins, except that `*` gives way to every name. For ranks `*` covers the
-    UNet's blocks only: `te` and `rest` get a rank where they are named.
+    The later of two entries for one module wins, except that every name wins over `*`. For ranks `*` covers only the
+    UNet's blocks: `te` and `rest` get a rank only if they are named.
 
     Args:
-        text: the spec; a bare number `16` means `*=16`.
-        scheme: of the model.
+        text: the spec; a single number `16` means `*=16`.
+        scheme: block scheme of the model.
         kind: ranks are whole numbers 0..4096, scales finite numbers, rates finite numbers >= 0.
-        default: number of modules that are never named, for scales and rates; for ranks it is 0.
+        default: scale or rate of modules that are never named; their rank is 0.
 
     Raises:
-        BwlabError: an unknown name, a bad number, an empty or incomplete entry, or ranks that are 0 everywhere.
+        BwlabError: an unknown name, an invalid number, an empty or incomplete entry, or ranks that are all 0.
 
     """
     values = dict.fromkeys((module.path for module in scheme.modules), 0.0 if kind == "rank" else default)
-    # The sort is stable: it brings "*" to the front and leaves the order of the names.
+    # The sort is stable: it moves "*" to the front and keeps the order of the names.
     for name, number in sorted(_entries(text, kind), key=lambda entry: entry[0] != EVERYTHING):
         paths = scheme.modules_of(_everything(kind) if name == EVERYTHING else name)
         values |= dict.fromkeys(paths, number)
@@ -134,7 +134,7 @@ def spec_from_values(
 
 
 def parse_number(text: str, kind: Kind, where: str) -> float:
-    """Return the number; `BwlabError`, which says `where` it stands, if it is none or not one of this kind.
+    """Return the number; `BwlabError`, which names `where` it stands, if it is not a number of this kind.
 
     >>> parse_number("16", "rank", "upper=16")
     16.0
@@ -182,12 +182,12 @@ def _entries(text: str | float, kind: Kind) -> Iterator[tuple[str, float]]:
 
 
 def number_word(number: float) -> str:
-    """Return `number` as text, also when it is not finite."""
+    """Return `number` as text, even if it is not finite."""
     return number_text(float(number)) if math.isfinite(number) else str(number)
 
 
 def _bad_entry(entry: str, entries: list[str], text: str) -> BwlabError:
-    fix = 'Write name=number with commas between, such as "upper=16, mid=4", or one bare number'
+    fix = 'Write name=number, separated by commas, such as "upper=16, mid=4", or a single number'
     if not entry:
         found = "an entry is empty" if len(entries) > 1 else "it is empty"
     elif "=" in entry:

@@ -52,7 +52,7 @@ def test_an_edge_belongs_to_the_step_that_begins_there() -> None:
         ("0-:1", "a number is missing"),
         ("0-1:strong", "'strong': it is not a number"),
         ("0-0.5:1,", "an entry is empty"),
-        ("0.5:1", "'0.5:1' is no entry"),
+        ("0.5:1", "'0.5:1' is not an entry"),
         ("0-0.5", "'0-0.5': it is not a number"),
         ("0-0.5:1:2", "'1:2': it is not a number"),
         ("0-1.5:1", "0-1.5 leaves the sampling"),

@@ -42,7 +42,7 @@ sd14: blocks of the scheme sd
 parts: upper = in0 + out3; middle = in1 + out2; lower = in2 + out1; all = in0 ... out3
 * = every block that no other entry of a spec names; for ranks, only those of the part all
 LoRA, LoCon: number of layers that they adapt; parameters: of the frozen UNet, without text encoders
-LBW: cells of its strings; kohya: indices in its lists, from 0
+LBW: cells of LBW strings; kohya: indices in kohya's lists, from 0
 one level finer: --cells; specs take all of these names: --blocks "in0=16, out3.2=4, *=0"
 """
 

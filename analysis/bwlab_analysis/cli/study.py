@@ -1,4 +1,4 @@
-"""`bwlab study`."""
+"""`bwlab study`: train, compose, score and measure by a plan."""
 
 from __future__ import annotations
 
@@ -39,13 +39,11 @@ def study_command(
     ] = None,
     identity: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Identity of your own, with a folder of captioned images. Can be repeated.", metavar="NAME=DIR"
-        ),
+        typer.Option(help="Your own identity and its folder of captioned images. Can be repeated.", metavar="NAME=DIR"),
     ] = None,
     style: Annotated[
         list[str] | None,
-        typer.Option(help="Style of your own, with a folder of captioned images. Can be repeated.", metavar="NAME=DIR"),
+        typer.Option(help="Your own style and its folder of captioned images. Can be repeated.", metavar="NAME=DIR"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -57,7 +55,9 @@ def study_command(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help=f"Run only jobs of this kind and what they need: {', '.join(JOB_KINDS)}.", metavar="KIND"),
+        typer.Option(
+            help=f"Run only jobs of this kind and the jobs that they need: {', '.join(JOB_KINDS)}.", metavar="KIND"
+        ),
     ] = None,
     runner: Annotated[
         str, typer.Option(help="Where jobs run: local (one after another) or ray (a Ray cluster).")
@@ -68,7 +68,10 @@ def study_command(
     device: Annotated[str, typer.Option(help="Device of the models: auto, cpu, cuda, cuda:1, mps ...")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the jobs without running them.")] = False,
 ) -> None:
-    """Train, compose, score and measure by a plan, and write a report with tables and figures. Resumable."""
+    """Train, compose, score and measure by a plan, and write a report with tables and figures.
+
+    Run the command again to continue a study that was stopped.
+    """
     from bwlab.terminal import ProgressBar, stdout_console, warn
     from bwlab_analysis.study.study import new_study, run_study
 
@@ -113,7 +116,7 @@ def asked_plan(
 
 
 def _set(text: str) -> tuple[str, object]:
-    """Return the key and the value of a setting; a value that is not TOML is a text."""
+    """Return the key and the value of a setting; a value that is not TOML becomes a text."""
     from bwlab.config.sources import parse_set, plain_value
 
     setting = parse_set(text)
@@ -142,12 +145,14 @@ def chosen_runner(name: str, workers: int | None) -> Runner:
 
         return ray_runner(workers)
     if name == LOCAL:
-        raise BwlabError(f"--runner {LOCAL} --workers {workers}", "it runs one job at a time", f"Give --runner {RAY}")
+        raise BwlabError(
+            f"--runner {LOCAL} --workers {workers}", "this runner runs one job at a time", f"Give --runner {RAY}"
+        )
     raise BwlabError(f"--runner {name}", "no such runner", f"Choose from {LOCAL}, {RAY}")
 
 
 def checked_kinds(only: list[str] | None) -> list[str]:
-    """Return the kinds of jobs asked for; BwlabError for an unknown one."""
+    """Return the requested kinds of jobs; BwlabError for an unknown kind."""
     for kind in only or []:
         if kind not in JOB_KINDS:
             raise BwlabError(f"--only {kind}", "no such kind of job", f"Choose from {', '.join(JOB_KINDS)}")
@@ -155,13 +160,13 @@ def checked_kinds(only: list[str] | None) -> list[str]:
 
 
 def advice(failures: int) -> str:
-    """Return what to do about failed jobs."""
+    """Return the advice for failed jobs."""
     others = f"{failures - 1} more failed or could not be run. " if failures > 1 else ""
     return f"{others}Correct the cause and run the command again: finished jobs are kept"
 
 
 def job_table(study: Study) -> Table:
-    """Return a table with the number of jobs of each kind, and of those that are done."""
+    """Return a table with the number of all jobs and of finished jobs of each kind."""
     from rich.table import Table
 
     table = Table()

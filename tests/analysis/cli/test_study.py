@@ -142,7 +142,7 @@ def test_identities_and_styles_of_ones_own(tmp_path: Path) -> None:
         (("--only", "paintings"), "--only paintings: no such kind of job. Choose from train, merge, generate"),
         (("--only", "paintings", "--dry-run"), "--only paintings: no such kind of job"),
         (("--runner", "rya"), "--runner rya: no such runner. Choose from local, ray"),
-        (("--workers", "2"), "--workers 2: it runs one job at a time. Give --runner ray"),
+        (("--workers", "2"), "--workers 2: this runner runs one job at a time. Give --runner ray"),
         (("--base", "nowhere"), "there is no such folder or file"),
     ],
 )
