@@ -32,6 +32,10 @@ class BrokenFileError(BwlabError):
     """A file that exists but has unusable contents; `asked` names the file."""
 
 
+class BwlabWarning(UserWarning):
+    """Something that a user should know and that stops nothing; the command line prints it as one line."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a library's error message, or the type of the error if the message is empty.
 

@@ -11,11 +11,13 @@ returns an image that has nothing to do with it. The cosine between input and ou
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 NAMES = {"epsilon": EPSILON, "eps": EPSILON, "v": VELOCITY, "v_prediction": VELOCITY, "vpred": VELOCITY}
 YAML_LINE = re.compile(r"^\s*parameterization\s*:\s*[\"']?([\w-]+)", re.MULTILINE)
-ARCHITECTURE_KEY, PREDICTION_KEY = "modelspec.architecture", "modelspec.prediction_type"
+ARCHITECTURE_KEY = "modelspec.architecture"
+# Of modelspec, and of ComfyUI before its marker tensors.
+PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
 KOHYA_KEY = "ss_v_parameterization"
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
 SAME = 0.5
@@ -50,15 +54,38 @@ class Prediction:
 def declared_prediction(checkpoint: SingleFileHeader) -> Prediction | None:
     """Return what the checkpoint, or the `.yaml` beside it, says of its prediction; None if they say nothing.
 
+    Where the file says both, marker tensors win over metadata, as in ComfyUI, and a `BwlabWarning` says so.
+
     Raises:
         BwlabError: the `.yaml` names a prediction that bwlab does not know.
 
     """
-    kind = _from_yaml(checkpoint.path.with_suffix(".yaml")) or _from_metadata(checkpoint)
-    marked = V_MARK in checkpoint.shapes
-    if kind is None and not marked:
+    marks = dict(_marks(checkpoint))
+    kind = _from_yaml(checkpoint.path.with_suffix(".yaml")) or next(iter(marks.values()), None)
+    if kind is None:
         return None
-    return Prediction(kind or VELOCITY, zero_snr=ZERO_SNR_MARK in checkpoint.shapes)
+    others = [source for source, other in marks.items() if other != kind]
+    if others:
+        against = " and ".join(others)
+        message = f"{checkpoint.path.name} is taken to predict {kind}, though {against} says otherwise; "
+        message += (
+            f'to decide it, write parameterization: "v" or "eps" into {checkpoint.path.with_suffix(".yaml").name}'
+        )
+        warnings.warn(message, BwlabWarning, stacklevel=2)
+    return Prediction(kind, zero_snr=ZERO_SNR_MARK in checkpoint.shapes)
+
+
+def _marks(checkpoint: SingleFileHeader) -> Iterator[tuple[str, str]]:
+    """Yield where the file says what it predicts, and what, the sources that win first."""
+    if V_MARK in checkpoint.shapes:
+        yield f"its tensor {V_MARK}", VELOCITY
+    for key in PREDICTION_KEYS:
+        if (kind := NAMES.get(checkpoint.metadata.get(key, "").lower())) is not None:
+            yield f"its {key}", kind
+    if checkpoint.metadata.get(ARCHITECTURE_KEY, "").endswith("-768-v"):
+        yield f"its {ARCHITECTURE_KEY}", VELOCITY
+    if checkpoint.metadata.get(KOHYA_KEY) == "True":
+        yield f"its {KOHYA_KEY}", VELOCITY
 
 
 def _from_yaml(file: Path) -> str | None:
@@ -71,15 +98,6 @@ def _from_yaml(file: Path) -> str | None:
     if match[1] not in NAMES:
         raise BwlabError(f"the prediction in {file}", f"parameterization: {match[1]}", 'Write "eps" or "v"')
     return NAMES[match[1]]
-
-
-def _from_metadata(checkpoint: SingleFileHeader) -> str | None:
-    kind = NAMES.get(checkpoint.metadata.get(PREDICTION_KEY, "").lower())
-    if kind is None and checkpoint.metadata.get(ARCHITECTURE_KEY, "").endswith("-768-v"):
-        return VELOCITY
-    if kind is None and checkpoint.metadata.get(KOHYA_KEY) == "True":
-        return VELOCITY
-    return kind
 
 
 def measured_prediction(unet: UNet2DConditionModel, context: Tensor) -> Prediction:

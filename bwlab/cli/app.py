@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Container, Sequence
+import warnings
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -14,7 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from bwlab._version import __version__
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
 from bwlab.terminal import one_line, show_traceback, warn
@@ -181,7 +183,25 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
     _require_plugin_of(first, command.commands)
     given = None if arguments is None else list(arguments)
-    exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
+    with _warnings_in_one_line():
+        exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print each `BwlabWarning` inside the `with` block as bwlab's own warnings, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", BwlabWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, BwlabWarning):
+                warn(str(message))
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _require_plugin_of(command: str | None, known: Container[str]) -> None:

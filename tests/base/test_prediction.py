@@ -21,7 +21,7 @@ from bwlab.base.prediction import (
     last_step_cosine,
     measured_prediction,
 )
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 
 SPEC = "modelspec.prediction_type"
 
@@ -50,10 +50,9 @@ V_YAML = 'model:\n  target: ldm.X\n  params:\n    parameterization: "v" # was ep
         ({"ss_v_parameterization": "True"}, (), None, VELOCITY),
         ({"ss_v_parameterization": "False"}, (), None, None),
         ({}, ("v_pred",), None, VELOCITY),
-        ({SPEC: "epsilon"}, ("v_pred",), None, EPSILON),
+        ({"modelspec.predict_key": "v"}, (), None, VELOCITY),
+        ({"modelspec.predict_key": "epsilon"}, (), None, EPSILON),
         ({}, (), V_YAML, VELOCITY),
-        ({SPEC: "epsilon"}, (), V_YAML, VELOCITY),
-        ({SPEC: "v"}, ("v_pred",), "parameterization: eps\n", EPSILON),
         ({}, (), "model: {}\n", None),
         ({}, (), "# parameterization: v\n", None),
     ],
@@ -63,6 +62,29 @@ def test_declarations(
 ) -> None:
     found = declared(tmp_path, metadata, keys, yaml)
     assert (found and found.kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("metadata", "keys", "yaml", "kind", "against"),
+    [
+        ({SPEC: "epsilon"}, ("v_pred",), None, VELOCITY, "its modelspec.prediction_type says"),
+        ({SPEC: "epsilon"}, (), V_YAML, VELOCITY, "its modelspec.prediction_type says"),
+        (
+            {SPEC: "v"},
+            ("v_pred",),
+            "parameterization: eps\n",
+            EPSILON,
+            "its tensor v_pred and its modelspec.prediction_type",
+        ),
+    ],
+)
+def test_declarations_that_differ_are_warned_of(
+    metadata: Mapping[str, str], keys: tuple[str, ...], yaml: str | None, kind: str, against: str, tmp_path: Path
+) -> None:
+    with pytest.warns(BwlabWarning, match=f"is taken to predict {kind}, though {against}"):
+        found = declared(tmp_path, metadata, keys, yaml)
+    assert found is not None
+    assert found.kind == kind
 
 
 def test_the_zero_snr_mark_is_kept(tmp_path: Path) -> None:
