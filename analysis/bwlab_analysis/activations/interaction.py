@@ -1,4 +1,4 @@
-"""Where two adapters act in a base, and what each leaves of the other, beside random adapters of the same norms."""
+"""The effects of two adapters in a base and what each leaves of the other, beside random adapters of equal norms."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ MEASURES = ("effect_a", "effect_b", "alignment", "retention_a", "retention_b", "
 
 @dataclass(frozen=True)
 class BlockEffects:
-    """What two adapters do in one block at one timestep.
+    """The effects of two adapters in one block at one timestep.
 
     Attributes:
-        block: or `"prediction"`, the UNet's output.
-        timestep: or `"all"`.
-        measures: those of `MEASURES` by name, each beside random adapters; None where there is no answer.
+        block: name of the block, or `"prediction"` for the UNet's output.
+        timestep: the timestep, or `"all"`.
+        measures: the `MEASURES` by name, each beside random adapters; None where there is no answer.
 
     """
 
@@ -57,15 +57,15 @@ class BlockEffects:
 
 @dataclass(frozen=True)
 class InteractionReport:
-    """What two adapters do to a base's activations.
+    """The effects of two adapters on the activations of a base.
 
     Attributes:
-        inputs: where the latents come from, in words.
-        latents: their number.
-        draws: random adapters for each null.
-        timesteps: from noise to image.
-        effects: every block and the prediction, over all timesteps and at each.
-        blame: each block of each adapter, worst first.
+        inputs: source of the latents, in words.
+        latents: number of latents.
+        draws: number of random adapters for each null.
+        timesteps: timesteps from noise to image.
+        effects: effects in every block and on the prediction, over all timesteps and at each timestep.
+        blame: blame of each block of each adapter, the worst first.
 
     """
 
@@ -92,20 +92,20 @@ def interaction(
     seed: int = 0,
     knock_outs: bool = True,
 ) -> InteractionReport:
-    """Return what two adapters do at every block, alone and together.
+    """Return the effects of two adapters in every block, alone and together.
 
-    Both act at scale 1. Text encoders with layers of an adapter read the captions anew for it; in the nulls and
-    knock-outs the text is that of the variant they stand for.
+    Both act at scale 1. If an adapter has layers in text encoders, captions are encoded anew with it; nulls and
+    knock-outs use the text of the variant for which they stand.
 
     Args:
-        pipe: the base; nothing of it is changed.
-        scheme: its blocks.
-        a, b: the pair.
+        pipe: the base, which is not changed.
+        scheme: block scheme of the base.
+        a, b: the two adapters.
         inputs: latents, noise and captions.
-        timesteps: 0..999, at which the latents are noised.
-        draws: random adapters for each null; 0 gives none.
-        seed: of the random adapters.
-        knock_outs: whether each block is switched off too, for the blame; it is empty otherwise.
+        timesteps: timesteps 0..999 at which noise is added to the latents.
+        draws: number of random adapters for each null; 0 for no null.
+        seed: seed of the random adapters.
+        knock_outs: whether to switch off each block too, for the blame; otherwise the blame is empty.
 
     """
     random_a = random_adapters(a, pipe.unet, draws, seed + 1)
@@ -160,7 +160,7 @@ class _EffectSums:
                     sums[name] = sums.get(name, PairSums()) + new
 
     def add_predictions(self, batch: Pass, output: Tensor) -> None:
-        """Add the predictions `(variants, latents, ...)`, and what they lose with single blocks off."""
+        """Add the predictions `(variants, latents, ...)`, and the losses with single blocks off."""
         self.add(batch, PREDICTION, lambda index: output[index])
         values = dict(zip(batch.names, output.double(), strict=True))
         if PAIR in batch.groups:
@@ -183,7 +183,7 @@ class _EffectSums:
         return tuple(BlockEffects(*block_at_time, self._measures(self._sums[block_at_time])) for block_at_time in order)
 
     def blame(self) -> tuple[BlockBlame, ...]:
-        """Return each block of each adapter, the one whose removal gives the other most first."""
+        """Return the blame of each block of each adapter, starting with the largest gain of the other adapter."""
         whole = self._sums[PREDICTION, ALL_TIMES][BOTH]
         sizes, others = {A: whole.a, B: whole.b}, {A: whole.b, B: whole.a}
         if not whole.a > 0 or not whole.b > 0:
@@ -198,7 +198,7 @@ class _EffectSums:
         return {name: self._measured(name, sums) for name in MEASURES}
 
     def _measured(self, name: str, sums: Mapping[str, PairSums]) -> Measured | None:
-        """Return a measure beside its null: b is replaced for a's retention, a for b's, each in turn for the others."""
+        """Return a measure beside its null: b is replaced for a's retention, a for b's, and each in turn for others."""
         value = getattr(sums[BOTH], name)
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""What one adapter does to the denoising loss of another on its training images, and which of its blocks do it.
+"""The harm of one adapter to the denoising loss of another on its training images, and the blame of its blocks.
 
 Adapter a was trained to lower the denoising loss on its images. The harm that b does to a is how far b, added to a,
 raises that loss again; the blame of a block of b is how much of the harm goes away when the block is switched off.
@@ -36,7 +36,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class BlockLoss:
-    """By how much the loss beside both adapters changes when one block of one of them is switched off."""
+    """The change of the loss with both adapters when one block of one adapter is switched off."""
 
     block: str
     change: Loss
@@ -47,16 +47,16 @@ class LossReport:
     """Losses on one adapter's training images (mean squared error of the UNet's prediction).
 
     Attributes:
-        adapter: the adapter that was trained on them, `"a"` or `"b"`.
-        inputs: where the images come from, in words.
-        base: of the base alone.
-        own: with the adapter.
-        both: with both adapters.
-        gain: of the adapter itself, `base - own`.
-        harm: of the other adapter, `both - own`.
-        random_harm: of random adapters of the other's norms in its place, each.
-        blame: of each block of the other adapter, by how much the loss falls without it; the most blamed first.
-        need: of each block of the adapter itself, by how much the loss rises without it; the most needed first.
+        adapter: the adapter that was trained on the images, `"a"` or `"b"`.
+        inputs: source of the images, in words.
+        base: loss of the base alone.
+        own: loss with the adapter.
+        both: loss with both adapters.
+        gain: gain by the adapter itself, `base - own`.
+        harm: harm by the other adapter, `both - own`.
+        random_harm: harm by each random adapter with the norms of the other adapter.
+        blame: for each block of the other adapter, the fall of the loss without it; the most blamed block first.
+        need: for each block of the adapter itself, the rise of the loss without it; the most needed block first.
 
     """
 
@@ -73,13 +73,13 @@ class LossReport:
 
     @property
     def gain_lost(self) -> float | None:
-        """The harm as a share of what the adapter gains over the base; None if that is not above its standard error."""
+        """The harm as a share of the adapter's gain over the base; None if the gain is not above its standard error."""
         gains = self.gain.value > 0 and self.gain.value > self.gain.error
         return self.harm.value / self.gain.value if gains else None
 
     @property
     def doubtful(self) -> bool:
-        """Whether these may be other images: the adapter lowers their loss by no more than the standard error."""
+        """Whether these may not be its training images: the adapter lowers their loss by at most the standard error."""
         return self.gain.value <= 0 or self.gain.value <= self.gain.error
 
 
@@ -95,19 +95,19 @@ def loss_interference(
     seed: int = 0,
     knock_outs: bool = True,
 ) -> LossReport:
-    """Return what `other` does to the losses of `own` on the images that `own` was trained on.
+    """Return the effect of `other` on the losses of `own` on the training images of `own`.
 
     Args:
-        pipe: the base; nothing of it is changed.
-        scheme: its blocks.
+        pipe: the base, which is not changed.
+        scheme: block scheme of the base.
         own: the adapter that was trained on the inputs.
         other: the adapter that is added.
         inputs: latents, noise and captions of `own`'s training images.
         name: name of `own` in the report.
-        timesteps: 0..999, at which the latents are noised.
-        draws: random adapters in `other`'s place.
-        seed: of the random adapters.
-        knock_outs: whether each block is switched off too, for blame and need; they are empty otherwise.
+        timesteps: timesteps 0..999 at which noise is added to the latents.
+        draws: number of random adapters in the place of `other`.
+        seed: seed of the random adapters.
+        knock_outs: whether to switch off each block too, for blame and need; otherwise both are empty.
 
     """
     drawn = random_adapters(other, pipe.unet, draws, seed + 1)

@@ -1,1 +1,1 @@
-"""How well generated images keep an identity, a style and the text."""
+"""Scores of how well generated images keep an identity, a style and the text."""

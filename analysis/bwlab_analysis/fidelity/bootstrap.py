@@ -1,4 +1,4 @@
-"""Intervals of means over prompts and seeds."""
+"""Bootstrap intervals of means over prompts and seeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
 
 
 def interval(mean: float, resampled: npt.ArrayLike) -> Interval:
-    """Return a number with the interval that its resamples span."""
+    """Return a number with the 95 % interval of its resamples."""
     low, high = np.percentile(np.asarray(resampled, np.float64), [2.5, 97.5])
     return Interval(mean, float(low), float(high))
 
@@ -41,8 +41,8 @@ def interval(mean: float, resampled: npt.ArrayLike) -> Interval:
 def resampled_means(values: npt.ArrayLike, seed: int = 0) -> Array:
     """Return the means `(RESAMPLES,)` of `(prompts, seeds)` values, resampled over both.
 
-    Prompts and seeds are drawn apart, as values of one prompt, or of one seed, are alike; of tables of one shape the
-    same ones are drawn.
+    Prompts and seeds are drawn separately, because values of one prompt, or of one seed, are similar. For tables of the
+    same shape, the same prompts and seeds are drawn.
 
     Raises:
         ValueError: no values, or not two dimensions.
@@ -59,6 +59,6 @@ def resampled_means(values: npt.ArrayLike, seed: int = 0) -> Array:
 
 
 def harmonic_mean(values: npt.ArrayLike) -> float:
-    """Return the harmonic mean of numbers; 0 if one is 0 or below, as a score that is lost cannot be made good."""
+    """Return the harmonic mean of numbers; 0 if a number is 0 or below, because nothing makes up for a lost score."""
     numbers = np.asarray(values, np.float64)
     return float(len(numbers) / (1 / numbers).sum()) if bool((numbers > 0).all()) else 0.0

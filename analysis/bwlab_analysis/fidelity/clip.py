@@ -33,11 +33,11 @@ class ClipModel:
     """An open_clip model with its preprocessing.
 
     Attributes:
-        name: as it was asked for.
-        model: in evaluation mode.
-        preprocess: one RGB image to a tensor `(3, h, w)`.
-        tokenizer: texts to token ids.
-        parts: what some coordinates carry alone -> which; the scorer of the emoji world has `identity` and `style`.
+        name: the name as it was given.
+        model: the model in evaluation mode.
+        preprocess: function from an RGB image to a tensor `(3, h, w)`.
+        tokenizer: function from texts to token ids.
+        parts: name -> coordinates of that part of the embedding; the embedded scorer has `identity` and `style`.
 
     """
 
@@ -49,7 +49,7 @@ class ClipModel:
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image], part: str = "") -> Tensor:
-        """Return `(images, width)` float64 embeddings of length 1, of the coordinates of `part` if there are."""
+        """Return `(images, width)` float64 embeddings of length 1, of the coordinates of `part` if the model has it."""
         batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
         embeddings = torch.cat([self.model.encode_image(piece) for piece in batch.split(32)])
         return functional.normalize(embeddings[:, self.parts.get(part, slice(None))].double(), dim=-1)
@@ -65,10 +65,10 @@ def load_clip(model: str) -> ClipModel:
 
     Args:
         model: a folder as open_clip's `local-dir:` takes it, or `NAME=WEIGHTS` with one of open_clip's names and a
-            file of weights. A folder's config may say by `bwlab.parts` which coordinates carry what.
+            file of weights. A folder's config may name parts of the embedding in `bwlab.parts`.
 
     Raises:
-        BwlabError: no such folder, name or file, or weights that do not fit.
+        BwlabError: the folder, name or file does not exist, or the weights do not fit.
 
     """
     name, equals, weights = model.partition("=")
@@ -77,7 +77,7 @@ def load_clip(model: str) -> ClipModel:
     try:
         parts = {} if equals else _parts(Path(model.removeprefix(LOCAL)) / CONFIG)
         return ClipModel(model, *load_open_clip(source, weights or None), parts)
-    # Broken configs and weights surface as RuntimeError, KeyError, ValueError ... by what is wrong with them.
+    # Broken configs and weights raise RuntimeError, KeyError, ValueError ..., depending on the problem.
     except Exception as error:
         reason = f"open_clip does not load it: {first_line(error)}"
         found = reason if not equals or _holds_weights(Path(weights)) else f"{weights} is no file of weights"
@@ -90,7 +90,7 @@ def _parts(config: Path) -> dict[str, slice]:
 
 
 def _holds_weights(path: Path) -> bool:
-    """Whether a file may be one of safetensors, or torch's: a zip archive or a pickle."""
+    """Return whether a file may be a safetensors file, or a file of torch: a zip archive or a pickle."""
     with path.open("rb") as file:
         start = file.read(9)
     return start.startswith((b"PK", b"\x80")) or start[8:] == b"{"
@@ -114,22 +114,22 @@ def _require(model: str, name: str, weights: str, named: bool) -> None:
 def likeness_to_images(
     clip: ClipModel, generated: Sequence[Image], references: Sequence[Image], part: str = ""
 ) -> list[float]:
-    """Return CLIP-I: the cosine of each image's embedding to the mean of the references', -1..1.
+    """Return CLIP-I: the cosine of each image's embedding to the mean embedding of the references, -1..1.
 
-    The mean keeps what the references share: images of one identity in several styles their identity, images in one
-    style their style.
+    The mean keeps what the references share: their identity for images of one identity in several styles, their style
+    for images in one style.
 
     Args:
         clip: the model.
         generated, references: images.
-        part: what to compare, if the model has coordinates for it alone; else the whole embedding is.
+        part: part of the embedding to compare, if the model has it; otherwise the whole embedding is compared.
 
     """
     return _cosines(clip.embed_images(generated, part), clip.embed_images(references, part))
 
 
 def likeness_to_texts(clip: ClipModel, generated: Sequence[Image], prompts: Sequence[str]) -> list[float]:
-    """Return CLIP-T: the cosine of each image's embedding to that of its own prompt, -1..1."""
+    """Return CLIP-T: the cosine of each image's embedding to the embedding of its prompt, -1..1."""
     cosines = (clip.embed_images(generated) * clip.embed_texts(prompts)).sum(-1)
     return [float(cosine) for cosine in cosines]
 
@@ -137,7 +137,7 @@ def likeness_to_texts(clip: ClipModel, generated: Sequence[Image], prompts: Sequ
 def early_statistics_likeness(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
     """Return the cosine of each image's early features' Gram matrix to the references' mean Gram matrix, -1..1.
 
-    Early features are what the image tower's first convolution hands on (Gatys et al. 2016, section 2.2).
+    Early features are the output of the image tower's first convolution (Gatys et al. 2016, section 2.2).
     """
     return _cosines(_grams(clip, generated), _grams(clip, references))
 
@@ -154,7 +154,7 @@ def _cosines(generated: Tensor, references: Tensor) -> list[float]:
 
 @torch.no_grad()
 def _grams(clip: ClipModel, images: Sequence[Image]) -> Tensor:
-    """Return `(images, channels * channels)` Gram matrices of the first convolution's output, less their mean."""
+    """Return `(images, channels * channels)` Gram matrices of the first convolution's output, minus their mean."""
     first = next(module for module in clip.model.visual.modules() if isinstance(module, torch.nn.Conv2d))
     batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
     features = first(batch).double().flatten(2)
@@ -164,10 +164,10 @@ def _grams(clip: ClipModel, images: Sequence[Image]) -> Tensor:
 
 
 def clip_of(base: str, clip: str | None) -> str:
-    """Return the CLIP model to score with: the one asked for, or with the embedded base the scorer of its world.
+    """Return the CLIP model to score with: the given model, or the scorer of the embedded base.
 
     Raises:
-        BwlabError: none was asked for, with another base.
+        BwlabError: no model is given, and the base is not the embedded base.
 
     """
     if clip is not None:
@@ -179,14 +179,14 @@ def clip_of(base: str, clip: str | None) -> str:
 
 
 def embedded_scorer() -> str:
-    """Return the folder of the scorer of the embedded base's world."""
+    """Return the folder of the scorer of the embedded base."""
     return str(Path(str(files("bwlab"))) / "data" / "emoji_scorer")
 
 
 def built_in_scorers(clip: str) -> list[FidelityScorer]:
     """Return scorers of identity, style and text by one CLIP model (loaded once), and of style by statistics."""
     model = cache(partial(load_clip, clip))
-    # The scorer of the emoji world has coordinates of its own for identity and for style.
+    # The scorer of the embedded base has separate parts for identity and for style.
     own = clip == embedded_scorer()
     of_identity, of_style = ("its part for identity, ", "its part for style, ") if own else ("", "")
     image_score, text_score = ("emoji scorer", "emoji scorer") if own else ("CLIP-I", "CLIP-T")
@@ -215,7 +215,7 @@ def built_in_scorers(clip: str) -> list[FidelityScorer]:
         FidelityScorer(
             "colours_and_edges",
             "style",
-            "likeness of colour and edge statistics to the style's, 0..1",
+            "similarity of colour and edge statistics to the style's, 0..1",
             lambda: statistics_likeness,
         ),
     ]

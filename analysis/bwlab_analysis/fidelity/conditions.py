@@ -1,4 +1,4 @@
-"""The compositions that fidelity is measured of: each adapter alone, both, and single blocks in and out."""
+"""The compositions whose fidelity is measured: each adapter alone, both, and single blocks knocked in and out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BASE, IDENTITY, STYLE, BOTH = "base", "identity alone", "style alone", "both"
 
 @dataclass(frozen=True)
 class Condition:
-    """How strongly each of the two adapters acts.
+    """A composition: the scales of the two adapters.
 
     Attributes:
-        name: what tables call it.
+        name: name in tables.
         identity, style: scales of the identity and of the style adapter.
-        block: adapter (`"identity"` or `"style"`) and block that are knocked in or out; None in other compositions.
+        block: adapter (`"identity"` or `"style"`) and block that is knocked in or out; None in other compositions.
         knocked: `"in"`, `"out"` or None.
 
     """
@@ -46,7 +46,7 @@ def four_conditions() -> tuple[Condition, ...]:
 
 
 def knock_ins(identity: Adapter, style: Adapter) -> Iterator[Condition]:
-    """Yield each block of each adapter as the only one of that adapter that is on, the other adapter off."""
+    """Yield a composition for each block of each adapter in which only this block acts."""
     for block in identity.blocks():
         yield Condition(f"identity in {block} only", {"*": 0.0, block: 1.0}, 0.0, ("identity", block), "in")
     for block in style.blocks():
@@ -54,7 +54,7 @@ def knock_ins(identity: Adapter, style: Adapter) -> Iterator[Condition]:
 
 
 def knock_outs(identity: Adapter, style: Adapter) -> Iterator[Condition]:
-    """Yield each block of each adapter as the only one of both adapters that is off."""
+    """Yield a composition for each block of each adapter in which all blocks but this one act."""
     for block in identity.blocks():
         yield Condition(f"both, identity off in {block}", {"*": 1.0, block: 0.0}, 1.0, ("identity", block), "out")
     for block in style.blocks():

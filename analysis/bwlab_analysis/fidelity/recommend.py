@@ -38,7 +38,7 @@ WHOLE = "both whole"
 
 
 class NothingGained(BwlabError):
-    """An adapter alone is no better than the base by its own score, so that nothing of it can be retained."""
+    """An adapter alone scores no better than the base by its own score, so there is no gain to retain."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class PairScales:
         return PairScales(changed, self.style) if adapter == IDENTITY else PairScales(self.identity, changed)
 
     def spec(self, adapter: str) -> str:
-        """Return an adapter's scales as a block spec, such as `"in0=0, *=1"`."""
+        """Return the scales of an adapter as a block spec, such as `"in0=0, *=1"`."""
         scales = self.scales(adapter)
         common = max(set(scales.values()), key=list(scales.values()).count)
         named = [f"{block}={scale:g}" for block, scale in scales.items() if scale != common]
@@ -72,7 +72,7 @@ class PairScales:
 
 @dataclass(frozen=True)
 class Retention:
-    """What a composition retains of each adapter's own gain over the base, and of the text score.
+    """The shares that a composition retains of each adapter's own gain over the base, and of the text score.
 
     Attributes:
         identity, style: `(score - base) / (alone - base)`; 1: as with that adapter alone, 0: as without it.
@@ -95,9 +95,9 @@ class Scored:
     """A composition that was generated and scored.
 
     Attributes:
-        composition: what was tried.
-        reason: why it was proposed.
-        retention: what it retains.
+        composition: the composition that was tried.
+        reason: the reason why it was proposed.
+        retention: the shares that it retains.
         scores: its scores and images.
 
     """
@@ -110,7 +110,7 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class Trial(Scored):
-    """One of all compositions that were tried.
+    """A composition among all compositions that were tried.
 
     Attributes:
         retained: the harmonic mean of its retention, with the interval over prompts and seeds.
@@ -123,7 +123,7 @@ class Trial(Scored):
 
     @property
     def tied(self) -> bool:
-        """Whether its distance to the best trial is within the noise: the interval reaches 0."""
+        """Whether its distance to the best trial is within the noise, so that the interval reaches 0."""
         return self.behind_best.low <= 0
 
 
@@ -138,13 +138,13 @@ class WeightedBlock:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """How compositions are scored.
+    """The scoring of compositions.
 
     Attributes:
-        score: generates and scores a composition.
+        score: function that generates and scores a composition.
         base, identity, style: scores of the base and of each adapter alone.
         leading: names of the scorers of identity, style and text.
-        seeds: number of images of each prompt, which stand one after another.
+        seeds: number of images of each prompt; images of one prompt are adjacent.
 
     """
 
@@ -156,7 +156,7 @@ class Search:
     seeds: int
 
     def retention(self, scores: ConditionScores) -> Retention:
-        """Return what a composition retains; NothingGained if an adapter alone scores no better than the base."""
+        """Return the shares that a composition retains; NothingGained if an adapter scores no better than the base."""
         identity, style, text = self.leading
         whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
         return Retention(
@@ -178,7 +178,7 @@ class Search:
     def resampled(self, scores: ConditionScores) -> Array:
         """Return harmonic means of the retention `(RESAMPLES,)`; prompts and seeds are resampled alike for all scores.
 
-        Where an adapter gains nothing in a resample, a composition retains it if it scores no worse than it alone.
+        If an adapter gains nothing in a resample, a composition that scores no worse than it alone retains it.
         """
         identity, style, text = self.leading
         shares = [
@@ -197,7 +197,7 @@ class Search:
 
 
 def _shares(parts: Array, wholes: Array) -> Array:
-    """Parts of wholes; of a whole that is not above 0 all or nothing."""
+    """Return parts as shares of wholes; for a whole that is not above 0, all or nothing."""
     gains = wholes > 0
     return np.where(gains, parts / np.where(gains, wholes, 1), parts >= wholes)
 
@@ -211,20 +211,20 @@ def search_scales(
 ) -> list[Trial]:
     """Return the compositions that were tried, the best first.
 
-    Both whole adapters come first; then the style in the scheme's parts alone (arXiv 2403.07500, section 4), its layers
-    in text encoders left as they are; then single blamed blocks turned down, worst first; then, as long as the budget
-    lasts, the best so far with one more block turned down or up again.
+    Both whole adapters come first. Then the style acts only in single parts of the scheme (arXiv 2403.07500,
+    section 4), with its layers in text encoders unchanged. Then single blamed blocks are turned down, the worst first. The rest of
+    the budget goes to the best composition so far, with one more block turned down or up again.
 
     Args:
-        search: generates and scores compositions.
-        scheme: of the base, for its parts.
+        search: the scoring of compositions.
+        scheme: block scheme of the base, for its parts.
         blocks: the blocks that the adapters `"identity"` and `"style"` change.
         blame: blocks to turn down, from conflict measures or knock-outs.
-        budget: compositions to try, at least 1.
+        budget: number of compositions to try, at least 1.
 
     """
     if budget < 1:
-        raise BwlabError(f"--budget {budget}", "no composition may be tried", "Give 1 or more")
+        raise BwlabError(f"--budget {budget}", "no composition would be tried", "Give 1 or more")
     start = PairScales(
         tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
     )
@@ -254,7 +254,7 @@ def _ranked(trials: Iterable[Scored]) -> list[Scored]:
 
 
 def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
-    """Return trials, the best first, each with its distance to the best at the same resampled prompts and seeds."""
+    """Return the trials, best first, each with its distance to the best at the same resampled prompts and seeds."""
     best, resampled = ranked[0].retention.harmonic_mean, [search.resampled(trial.scores) for trial in ranked]
     return [
         Trial(
@@ -291,7 +291,7 @@ def _how(scale: float) -> str:
 
 
 def _neighbours(best: PairScales, worst: Sequence[WeightedBlock]) -> Iterator[tuple[PairScales, str]]:
-    """Yield the best composition with one block changed: blamed blocks down first, then blocks up again."""
+    """Yield the best composition with one changed block: first blamed blocks down, then blocks up again."""
     for blamed in worst:
         for scale in TURNED_DOWN:
             if best.scales(blamed.adapter)[blamed.block] > scale:
@@ -316,15 +316,15 @@ def recommend(
 ) -> list[Trial]:
     """Return the compositions that were tried, the best first.
 
-    Proposals come from the blame of each block in the base's activations, for the sampling's prompts.
+    Proposals come from the blame of each block by the activations of the base, for the prompts of the sampling.
 
     Args:
         base: the base.
-        files: of the identity's and the style's adapter.
+        files: files of the identity adapter and of the style adapter.
         judge: the scorers.
         sampling: prompts, seeds, steps.
-        budget: compositions to try beside the base and each adapter alone.
-        seed: of the latents.
+        budget: number of compositions to try, in addition to the base and each adapter alone.
+        seed: seed of the latents.
         on_condition: called before each composition is generated.
 
     """

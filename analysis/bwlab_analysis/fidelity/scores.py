@@ -1,4 +1,4 @@
-"""Fidelity of compositions: images are generated at fixed prompts and seeds and scored, beside controls."""
+"""Fidelity of compositions: images are generated with fixed prompts and seeds, and scored beside controls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HARMONIC = "harmonic"
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """The reference images that generated images are compared with.
+    """The reference images with which generated images are compared.
 
     Attributes:
         identity: images of the identity.
@@ -44,16 +44,16 @@ class References:
     def __post_init__(self) -> None:
         for name, images in (("identity", self.identity), ("style", self.style)):
             if not images:
-                raise BwlabError(f"fidelity of the {name}", "no reference images", "Give a folder with some")
+                raise BwlabError(f"fidelity of the {name}", "no reference images", "Give a folder with images")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are generated.
+    """The settings for generating images.
 
     Attributes:
-        prompts: each generated with each seed.
-        seeds: of the noise.
+        prompts: the prompts; each is generated with each seed.
+        seeds: seeds of the noise.
         steps, cfg: as in `bwlab.generation.sample.generate`.
 
     """
@@ -76,8 +76,8 @@ class ConditionScores:
     """The scores of one composition.
 
     Attributes:
-        condition: the composition; None of controls.
-        name: what tables call it.
+        condition: the composition; None for controls.
+        name: name in tables.
         scores: scorer (and `"harmonic"`) -> mean with its interval over prompts and seeds.
         values: scorer -> each image's score, prompt by prompt.
         images: the images.
@@ -92,11 +92,11 @@ class ConditionScores:
 
 
 class Judge:
-    """Scores images by every scorer, against references and prompts.
+    """A judge that scores images with every scorer, against references and prompts.
 
     Args:
-        scorers: of all kinds; the first of each kind makes up the harmonic mean.
-        references: to compare with.
+        scorers: scorers of all kinds; the first scorers of each kind make up the harmonic mean.
+        references: reference images to compare with.
 
     """
 
@@ -109,11 +109,11 @@ class Judge:
 
     @property
     def leading(self) -> tuple[str, ...]:
-        """The scorers whose harmonic mean is taken: the first of identity, of style and of text."""
+        """Names of the scorers in the harmonic mean: the first of identity, of style and of text."""
         return tuple(next(scorer.name for scorer in self.scorers if scorer.kind == kind) for kind in KINDS)
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        """Return each scorer's score of each image, and their harmonic mean."""
+        """Return the scores of each image by each scorer, and their harmonic mean."""
         against: dict[str, Sequence[object]] = {
             "identity": self.references.identity,
             "style": self.references.style,
@@ -127,7 +127,7 @@ class Judge:
 def score_condition(
     pipe: Pipeline, identity: Adapter, style: Adapter, condition: Condition, sampling: Sampling, judge: Judge
 ) -> ConditionScores:
-    """Return the scores of one composition; nothing of the base is changed."""
+    """Return the scores of one composition; the base is not changed."""
     from bwlab.generation.sample import generate
 
     prompts, seeds = sampling.rows()
@@ -144,7 +144,7 @@ def scored(
     judge: Judge,
     condition: Condition | None = None,
 ) -> ConditionScores:
-    """Return the scores of images, `seeds` of each prompt one after another."""
+    """Return the scores of images, of which `seeds` adjacent images belong to each prompt."""
     values = judge.values(images, prompts)
     scores = {key: bootstrap(np.reshape(numbers, (-1, seeds))) for key, numbers in values.items()}
     return ConditionScores(condition, name, scores, values, tuple(images))
@@ -153,8 +153,8 @@ def scored(
 def controls(judge: Judge, prompts: Sequence[str], seed: int = 0) -> list[ConditionScores]:
     """Return the scores of images that were not generated, to compare with.
 
-    The references themselves (each scored beside the others, itself among them: an upper bound), and uniform noise.
-    Their text score is against the prompts in turn.
+    These are the references themselves (each is compared with all references, including itself, so this is an upper
+    bound), and uniform noise. Their text score compares them with the prompts in turn.
     """
     from PIL import Image
 
@@ -190,7 +190,7 @@ def measure_fidelity(
         conditions: the compositions.
         sampling: prompts, seeds, steps.
         judge: the scorers.
-        on_condition: called before each with (done, all, its name).
+        on_condition: called before each composition with (done, all, its name).
 
     """
     scores = []
@@ -203,13 +203,13 @@ def measure_fidelity(
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """What one block of one adapter does, scorer by scorer.
+    """The effect of one block of one adapter on each score.
 
     Attributes:
         adapter: `"identity"` or `"style"`.
-        block: the block.
-        knocked_in: score with this block alone less the base's score.
-        knocked_out: score of both adapters less the score without this block: what it gives beside the other adapter.
+        block: name of the block.
+        knocked_in: score with this block alone, minus the score of the base.
+        knocked_out: score of both adapters, minus the score of both without this block.
 
     """
 
@@ -220,7 +220,7 @@ class BlockProfile:
 
 
 def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockProfile]:
-    """Return the profile of each block that was knocked in and out among `scores`, differences paired by image."""
+    """Return the profile of each block that was knocked in and out among `scores`, with differences paired by image."""
     named = {scored.name: scored for scored in scores}
     knocked = {
         (*scored.condition.block, scored.condition.knocked): scored

@@ -1,4 +1,4 @@
-"""The statistics of an image's style that need no network: its colours and its edges (scikit-image)."""
+"""Statistics of an image's style that need no network: its colours and edges (scikit-image)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def style_statistics(image: Image) -> Numbers:
 
 
 def style_likeness(generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
-    """Return how like the references' statistics each image's are: 0..1, 1 is their mean.
+    """Return how similar the statistics of each image are to the references, 0..1; 1 is the mean of the references.
 
     `exp(-d / 2)` with d the mean over the statistics of the distance to the references' mean, in their standard
     deviations (of at least 0.02, as references may agree by chance), each capped at 6.
