@@ -212,8 +212,8 @@ def search_scales(
     """Return the compositions that were tried, the best first.
 
     Both whole adapters come first. Then the style acts only in single parts of the scheme (arXiv 2403.07500,
-    section 4), with its layers in text encoders unchanged. Then single blamed blocks are turned down, the worst first. The rest of
-    the budget goes to the best composition so far, with one more block turned down or up again.
+    section 4), with its layers in text encoders unchanged. Then single blamed blocks are turned down, the worst first.
+    The rest of the budget goes to the best composition so far, with one more block turned down or up again.
 
     Args:
         search: the scoring of compositions.
