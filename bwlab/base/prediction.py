@@ -1,7 +1,7 @@
 """The prediction type of a UNet, noise (epsilon) or velocity (v), which its weights' shapes do not determine.
 
 The sources, in this order: what a `.yaml` beside the file says (the custom of SD 2.x: `parameterization: "v"`), what
-the file's metadata says, the marker tensors `v_pred` and `ztsnr` of SDXL checkpoints, and for SD 2.x, which was
+the marker tensors `v_pred` and `ztsnr` of SDXL checkpoints say, the file's metadata, and for SD 2.x, which was
 published with both, a measurement. At the last timestep the input is all but noise: a UNet that predicts noise
 returns its input, one that predicts v = alpha * noise - sigma * image (Salimans and Ho, arXiv 2202.00512, appendix D)
 returns an image that has nothing to do with it. The cosine between input and output distinguishes them: 0.999 and
@@ -29,8 +29,8 @@ EPSILON, VELOCITY = "epsilon", "v_prediction"
 NAMES = {"epsilon": EPSILON, "eps": EPSILON, "v": VELOCITY, "v_prediction": VELOCITY, "vpred": VELOCITY}
 YAML_LINE = re.compile(r"^\s*parameterization\s*:\s*[\"']?([\w-]+)", re.MULTILINE)
 ARCHITECTURE_KEY = "modelspec.architecture"
-# Of modelspec, and of ComfyUI before its marker tensors.
-PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
+PREDICTION_KEY = "modelspec.prediction_type"
+PREDICTION_KEYS = (PREDICTION_KEY, "modelspec.predict_key")  # the second of ComfyUI, before its marker tensors
 KOHYA_KEY = "ss_v_parameterization"
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
 SAME = 0.5
@@ -66,11 +66,9 @@ def declared_prediction(checkpoint: SingleFileHeader) -> Prediction | None:
         return None
     others = [source for source, other in marks.items() if other != kind]
     if others:
-        against = " and ".join(others)
-        message = f"{checkpoint.path.name} is taken to predict {kind}, though {against} says otherwise; "
-        message += (
-            f'to decide it, write parameterization: "v" or "eps" into {checkpoint.path.with_suffix(".yaml").name}'
-        )
+        file, beside = checkpoint.path.name, checkpoint.path.with_suffix(".yaml").name
+        message = f"{file} is taken to predict {kind}, against {' and '.join(others)}; "
+        message += f'to decide it yourself, write parameterization: "v" or "eps" into {beside}'
         warnings.warn(message, BwlabWarning, stacklevel=2)
     return Prediction(kind, zero_snr=ZERO_SNR_MARK in checkpoint.shapes)
 

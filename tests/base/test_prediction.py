@@ -67,21 +67,21 @@ def test_declarations(
 @pytest.mark.parametrize(
     ("metadata", "keys", "yaml", "kind", "against"),
     [
-        ({SPEC: "epsilon"}, ("v_pred",), None, VELOCITY, "its modelspec.prediction_type says"),
-        ({SPEC: "epsilon"}, (), V_YAML, VELOCITY, "its modelspec.prediction_type says"),
+        ({SPEC: "epsilon"}, ("v_pred",), None, VELOCITY, "its modelspec.prediction_type"),
+        ({SPEC: "epsilon"}, (), V_YAML, VELOCITY, "its modelspec.prediction_type"),
         (
             {SPEC: "v"},
             ("v_pred",),
             "parameterization: eps\n",
             EPSILON,
-            "its tensor v_pred and its modelspec.prediction_type",
+            f"its tensor v_pred and its {SPEC}",
         ),
     ],
 )
 def test_declarations_that_differ_are_warned_of(
     metadata: Mapping[str, str], keys: tuple[str, ...], yaml: str | None, kind: str, against: str, tmp_path: Path
 ) -> None:
-    with pytest.warns(BwlabWarning, match=f"is taken to predict {kind}, though {against}"):
+    with pytest.warns(BwlabWarning, match=f"is taken to predict {kind}, against {against}"):
         found = declared(tmp_path, metadata, keys, yaml)
     assert found is not None
     assert found.kind == kind
