@@ -49,7 +49,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for the numbers that dare drops.", min=0)] = 0,
     to: Annotated[str, typer.Option(help=FORM_HELP)] = "kohya",
-    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "fp32",
+    dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} [default: that of the adapters, or of INTO]")] = None,
     base: Annotated[
         str | None,
         typer.Option(help="Base model of the adapters, whose weights OFT, DoRA and some other algorithms need."),

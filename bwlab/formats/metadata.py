@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from bwlab._version import __version__
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.formats.contents import TYPE_KEY
 from bwlab.formats.modules import ModuleWeights, common_alpha
 
-HISTORY = "bwlab.history"
+HISTORY, PARENTS = "bwlab.history", "bwlab.parents"
+TAGS, TRIGGER, TITLE = "ss_tag_frequency", "modelspec.trigger_phrase", "modelspec.title"
+# What a file says of itself that is kept of each parent.
+OWN = (TITLE, TRIGGER, "ss_output_name", "ss_sd_model_name", "ss_base_model_version", "modelspec.author", HISTORY)
 
 # What tells of the tensors or keys of the file that it came from: hashes, ranks of lora_diffusion and of diffusers.
 _STALE = re.compile(r"sshs_(?:model|legacy)_hash|lora_adapter_metadata|(?:unet|text_encoder)(?::\d+:rank)?|<.+>|name")
@@ -41,6 +44,42 @@ def derived_metadata(
         kept.pop(TYPE_KEY, None)  # Which type of the plugins' it is, the leaves tell.
     history = json.dumps([*_history(earlier), {**step, "version": __version__}])
     return kept | _ranks(earlier, modules, scheme) | {"format": "pt", "bwlab.scheme": scheme.name, HISTORY: history}
+
+
+def merged_metadata(parents: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, str]:
+    """Return the metadata that a file made of several has of them: name and metadata of each.
+
+    Entries that are equal stay. Tag frequencies are added up, trigger phrases and titles are joined, and what else the
+    files say of themselves is listed under `bwlab.parents`.
+    """
+    every = [metadata for _, metadata in parents]
+    kept = {key: value for key, value in every[0].items() if all(other.get(key) == value for other in every)}
+    if len(parents) == 1:
+        return kept
+    tags = _tag_frequencies(every)
+    if tags:
+        kept[TAGS] = json.dumps(tags, ensure_ascii=False)
+    for key, joint in ((TRIGGER, ", "), (TITLE, " + ")):
+        values = list(dict.fromkeys(metadata[key] for metadata in every if metadata.get(key)))
+        if values:
+            kept[key] = joint.join(values)
+    listed = [{"file": name, **{key: metadata[key] for key in OWN if key in metadata}} for name, metadata in parents]
+    return kept | {PARENTS: json.dumps(listed, ensure_ascii=False)}
+
+
+def _tag_frequencies(every: Sequence[Mapping[str, str]]) -> dict[str, dict[str, int]]:
+    """Return kohya's counts of tags by folder, added up."""
+    total: dict[str, dict[str, int]] = {}
+    for metadata in every:
+        try:
+            folders = json.loads(metadata.get(TAGS, "{}"))
+            counts = [(folder, tag, int(count)) for folder, tags in folders.items() for tag, count in tags.items()]
+        except (ValueError, AttributeError, TypeError):
+            continue
+        for folder, tag, count in counts:
+            own = total.setdefault(folder, {})
+            own[tag] = own.get(tag, 0) + count
+    return total
 
 
 def _history(earlier: Mapping[str, str]) -> list[object]:

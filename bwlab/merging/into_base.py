@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder
 from bwlab.formats.contents import AdapterContents
+from bwlab.formats.tensors import is_float
 from bwlab.linalg.factored import Array
 from bwlab.merging.merge import MergeRecipe, TrackParts, every_part, merge_inputs, notes, read_adapters
 from bwlab.merging.methods import Method, ScaledModule, bias_delta, dense_delta
@@ -33,7 +36,7 @@ def merge_into(
     out: Path,
     manager: PluginManager,
     *,
-    dtype: str = "fp32",
+    dtype: str | None = None,
     overwrite: bool = False,
     track: TrackParts = iter,
 ) -> Outcome:
@@ -47,7 +50,7 @@ def merge_into(
         base: the model, as `load_base` takes it.
         out: a folder for a diffusers pipeline, or a `.safetensors` file for a single-file checkpoint.
         manager: the plugins.
-        dtype: `"fp32"`, `"fp16"` or `"bf16"`.
+        dtype: `"fp32"`, `"fp16"` or `"bf16"`; None: that of the base's own file.
         overwrite: whether a file may be replaced; a folder is never replaced.
         track: function that shows the progress.
 
@@ -57,7 +60,7 @@ def merge_into(
 
     """
     recipe.check()
-    name = dtype_named(dtype)
+    name = base_dtype(base) if dtype is None else dtype_named(dtype)
     refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
     pipe = load_base(base)
@@ -73,6 +76,16 @@ def merge_into(
     _save(pipe, out, name)
     dropped = [f"left out: embeddings of {', '.join(inputs.embeddings())}"] if inputs.embeddings() else []
     return Outcome((out,), len(every), scheme, (), (*notes(inputs), *dropped))
+
+
+def base_dtype(base: str) -> str:
+    """Return the dtype of most of a base's weights in its file, as safetensors names it; F32 where that is unclear."""
+    try:
+        dtypes = Counter(tensor.dtype for tensor in open_model(base).tensors.values() if is_float(tensor.dtype))
+    except BwlabError:  # weights in other files than safetensors
+        return "F32"
+    common = dtypes.most_common(1)[0][0] if dtypes else "F32"
+    return common if common in TORCH_NAMES else "F32"
 
 
 def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:

@@ -14,12 +14,12 @@ from bwlab.blocks.scheme import EVERYTHING, BlockScheme
 from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.metadata import derived_metadata
+from bwlab.formats.metadata import derived_metadata, merged_metadata
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
-from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.tensors import DTYPE_OPTIONS, LazyTensor
 from bwlab.formats.types import FormatWriter
-from bwlab.merging.convert import require_known, require_readable
+from bwlab.merging.convert import commonest_dtype, require_known, require_readable
 from bwlab.merging.methods import BLOCKS, SUM, Method, ScaledModule, combined
 from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
 from bwlab.terminal import capital_letters, counted
@@ -82,7 +82,7 @@ def merge(
 
     Args:
         recipe: the adapters and the merge method.
-        target: target of the result; float32 without a dtype, since sums have more digits than their terms.
+        target: target of the result; without a dtype it has the adapters' own, see `MergeInputs.dtype`.
         manager: the plugins.
         rank: highest rank of a merged module; None: exact, or an error if that is impossible.
         base: the base model, whose weights some algorithms need.
@@ -96,7 +96,6 @@ def merge(
     recipe.check()
     if rank is not None:
         require_rank(rank)
-    target = target if target.dtype is not None else dataclasses.replace(target, dtype="fp32")
     writer = writer_for(target, manager)
     model = None if base is None else open_model(base)
     inputs, scheme = read_inputs(recipe, manager, model)
@@ -134,6 +133,7 @@ def write_merged(
 
     """
     modules, fits = _merged(inputs, method, rank, model, track)
+    target = target if target.dtype is not None else dataclasses.replace(target, dtype=inputs.dtype)
     metadata = derived_metadata(inputs.metadata(), modules, scheme, step, same_type=False)
     first = dataclasses.replace(inputs.adapters[0], architecture=inputs.architecture, embeddings=inputs.embeddings())
     files = write_adapter(first, modules, metadata, target, writer)
@@ -237,10 +237,16 @@ class MergeInputs:
             embeddings |= adapter.embeddings
         return embeddings
 
+    @property
+    def dtype(self) -> str:
+        """The dtype of the adapters, `"fp16"`, if all have the same; else `"fp32"`."""
+        dtypes = {commonest_dtype(adapter.modules.values()) for adapter in self.adapters}
+        names = {name: option for option, name in DTYPE_OPTIONS.items()}
+        return names.get(dtypes.pop(), "fp32") if len(dtypes) == 1 else "fp32"
+
     def metadata(self) -> dict[str, str]:
-        """Return the entries that are equal in all files."""
-        first, *others = (adapter.metadata for adapter in self.adapters)
-        return {key: value for key, value in first.items() if all(metadata.get(key) == value for metadata in others)}
+        """Return the metadata of the files together: equal entries, and what tags and trigger phrases they know."""
+        return merged_metadata([(adapter.path.name, adapter.metadata) for adapter in self.adapters])
 
     def _is_chosen(self, path: str, index: int, scheme: BlockScheme) -> bool:
         module = scheme.module_of(path)

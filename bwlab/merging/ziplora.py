@@ -109,7 +109,7 @@ def merge_ziplora(
     Args:
         recipe: the adapters, their images and the settings.
         pipe: the base of the adapters, with frozen weights.
-        target: target of the merged adapter; float32 without a dtype.
+        target: target of the merged adapter; without a dtype it has the adapters' own.
         manager: the plugins.
         rank: highest rank of a merged module; None: the sum of the ranks, which is exact.
         on_step: called before each step with (finished steps, all steps).
@@ -119,7 +119,6 @@ def merge_ziplora(
             or the target exists.
 
     """
-    target = target if target.dtype is not None else replace(target, dtype="fp32")
     writer = writer_for(target, manager)
     scheme = base_scheme(pipe, manager.block_schemes())
     contents = read_adapters(recipe.adapters, manager, drop_unknown=False)

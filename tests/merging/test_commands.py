@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -9,17 +10,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
+import bwlab
 from bwlab.cli.app import main
 from bwlab.errors import BwlabError
+from bwlab.formats.dialects.kohya import kohya_tensors
+from bwlab.formats.keys import kohya_name_of
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
-from bwlab.formats.safetensors import write_tensors
+from bwlab.formats.safetensors import open_adapter_file, write_tensors
 from bwlab.formats.tensors import LazyTensor, in_dtype
 from bwlab.merging.convert import Conversion, convert
 from bwlab.merging.output import Target
 from bwlab.plugins.manager import PluginManager
-from tests.merging.made import IN0, IN1, MID, TE, adapter, deltas, relative, written
+from tests.merging.made import IN0, IN1, MID, TE, adapter, deltas, lora, relative, written
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -168,3 +173,69 @@ def test_a_conversion_takes_the_memory_of_a_tensor(tmp_path: Path, manager: Plug
     tracemalloc.stop()
     assert size > 15_000_000
     assert peak < 0.4 * size
+
+
+def saved(path: Path, seed: int, dtype: str, metadata: dict[str, str] | None = None) -> Path:
+    """Write an adapter of the middle block in a dtype."""
+    modules = lora(MID, 3, 3.0, seed)
+    write_tensors(path, kohya_tensors([modules], kohya_name_of), metadata or {}, dtype)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "options", "wanted"),
+    [
+        (("F16", "F16"), (), "F16"),
+        (("BF16", "BF16"), (), "BF16"),
+        (("F16", "F32"), (), "F32"),
+        (("F16", "F16"), ("--dtype", "fp32"), "F32"),
+        (("F32",), ("--rank", "2"), "F32"),
+        (("F16",), ("--rank", "2"), "F16"),
+        (("F16", "F16"), ("--method", "ties", "--rank", "3"), "F16"),
+    ],
+)
+def test_a_merge_has_the_dtype_of_its_adapters(
+    here: Path, capsys: pytest.CaptureFixture[str], dtypes: tuple[str, ...], options: tuple[str, ...], wanted: str
+) -> None:
+    files = [saved(here / f"{index}.safetensors", index, dtype) for index, dtype in enumerate(dtypes)]
+    code, _, error = run(capsys, "merge", *map(str, files), "--out", "m.safetensors", *options)
+    assert (code, error) == (0, "")
+    entries = open_adapter_file(here / "m.safetensors").entries
+    assert {entry.dtype for key, entry in entries.items() if not key.endswith("alpha")} == {wanted}
+
+
+def test_a_model_keeps_its_dtype_when_adapters_are_folded_in(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    values = {f"{name}.lora_down.weight": np.ones((2, 64)), f"{name}.lora_up.weight": np.ones((64, 2))}
+    save_file({key: value.astype(np.float32) for key, value in values.items()}, here / "a.safetensors")
+    weights = Path(bwlab.__file__).parent / "data" / "emoji_base" / "unet" / "diffusion_pytorch_model.safetensors"
+    for options, size in (((), 1.0), (("--dtype", "fp32"), 2.0)):
+        out = here / f"out{len(options)}"
+        assert run(capsys, "merge", "a.safetensors", "--into", "emoji", "--out", str(out), *options)[0] == 0
+        written = out / "unet" / "diffusion_pytorch_model.safetensors"
+        assert written.stat().st_size / weights.stat().st_size == pytest.approx(size, rel=0.05)
+
+
+def test_a_merge_knows_its_parents(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def metadata(word: str, **more: str) -> dict[str, str]:
+        tags = {"10_" + word: {word: 20, "1girl": 18}, "5_both": {"hat": 3}}
+        known = {"ss_base_model_version": "sd_v1", "ss_output_name": word, "ss_tag_frequency": json.dumps(tags)}
+        return known | {"modelspec.title": word, "modelspec.trigger_phrase": f"{word} style"} | more
+
+    saved(here / "a.safetensors", 1, "F32", metadata("fox", sshs_model_hash="0" * 64))
+    saved(here / "b.safetensors", 2, "F32", metadata("ink"))
+    saved(here / "c.safetensors", 3, "F32", {"ss_tag_frequency": "no JSON"})
+    assert run(capsys, "merge", *["a.safetensors", "b.safetensors", "--out", "m.safetensors"])[0] == 0
+    found = open_adapter_file(here / "m.safetensors").metadata
+    assert json.loads(found["ss_tag_frequency"]) == {
+        "10_fox": {"fox": 20, "1girl": 18},
+        "10_ink": {"ink": 20, "1girl": 18},
+        "5_both": {"hat": 6},
+    }
+    assert found["modelspec.trigger_phrase"] == "fox style, ink style"
+    assert found["modelspec.title"] == "fox + ink"
+    assert found["ss_base_model_version"] == "sd_v1"
+    assert [parent["ss_output_name"] for parent in json.loads(found["bwlab.parents"])] == ["fox", "ink"]
+    assert "sshs_model_hash" not in found
+    assert run(capsys, "merge", *["a.safetensors", "c.safetensors", "--out", "n.safetensors"])[0] == 0
+    assert "10_fox" in open_adapter_file(here / "n.safetensors").metadata["ss_tag_frequency"]

@@ -47,7 +47,7 @@ def at_scale(file: Path, scale: str, target: Path, base: LoadedBase) -> Path:
 
     if scale == "1":
         return file
-    merge(MergeRecipe((file,), (scale,)), Target(target, overwrite=True), base.manager)
+    merge(MergeRecipe((file,), (scale,)), Target(target, dtype="fp32", overwrite=True), base.manager)
     return target
 
 

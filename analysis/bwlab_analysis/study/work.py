@@ -108,7 +108,7 @@ def _merge(settings: MergeSettings, job: Job, context: JobContext, folder: Path)
 
     files = tuple(context.file_of(need) for need in job.needs.values())
     method = Method(settings.method, density=settings.density)
-    target = Target(folder / MERGED, overwrite=True)
+    target = Target(folder / MERGED, dtype="fp32", overwrite=True)
     recipe = MergeRecipe(files, settings.scales, method)
     merge(recipe, target, context.base(settings.base).manager, rank=settings.rank)
     return {"file": MERGED}
@@ -123,7 +123,7 @@ def _zip(settings: ZipMergeSettings, job: Job, context: JobContext, folder: Path
     data_a, data_b = (data_folder(subject, folder / "data") for subject in settings.learned)
     recipe = ZipLoraRecipe((first, second), (data_a, data_b), settings.optimisation)
     base = context.base(settings.base)
-    merge_ziplora(recipe, base.pipe, Target(folder / MERGED, overwrite=True), base.manager)
+    merge_ziplora(recipe, base.pipe, Target(folder / MERGED, dtype="fp32", overwrite=True), base.manager)
     return {"file": MERGED}
 
 
