@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from operator import length_hint
 from string import ascii_lowercase, ascii_uppercase
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -15,7 +15,6 @@ from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Item = TypeVar("Item")
 
@@ -41,17 +40,6 @@ def _console(*, stderr: bool) -> Console:
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDTH)
-
-
-def new_table(heads: Sequence[str]) -> Table:
-    """Return an empty table in the style of all reports, with these column heads; the first column is on the left."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index else "left", no_wrap=True)
-    return table
 
 
 class ProgressBar:

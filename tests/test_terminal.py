@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from bwlab.terminal import WIDTH, ProgressBar, new_table, stderr_console, stdout_console, track
+from bwlab.terminal import WIDTH, ProgressBar, stderr_console, stdout_console, track
 
 
 def terminal(width: int = 90) -> Console:
@@ -67,17 +67,3 @@ def test_off_a_terminal_output_is_as_wide_as_columns_say_else_100(monkeypatch: p
 def test_texts_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     stdout_console().print("[bold]cat[/bold] :smile:")
     assert capsys.readouterr().out == "[bold]cat[/bold] :smile:\n"
-
-
-def test_numbers_of_a_table_are_right_aligned_and_its_names_left() -> None:
-    table = new_table(["block", "rank"])
-    table.add_row("IN01", "8")
-    table.add_row("M00", "16")
-    console = Console(file=io.StringIO(), width=40)
-    console.print(table)
-    lines = [line.strip() for line in written(console).splitlines()]
-    assert [line for line in lines if line.startswith(("block", "IN01", "M00"))] == [
-        "block   rank",
-        "IN01       8",
-        "M00       16",
-    ]

@@ -22,7 +22,9 @@ def pair(out: int, inner: int, seed: int = 0, rank: int = 4) -> tuple[np.ndarray
     return draw.standard_normal((rank, inner)).astype(np.float32), draw.standard_normal((out, rank)).astype(np.float32)
 
 
-def lora(name: str, out: int, inner: int, leaves: tuple[str, str] = ("lora_down.weight", "lora_up.weight")) -> dict[str, np.ndarray]:
+def lora(
+    name: str, out: int, inner: int, leaves: tuple[str, str] = ("lora_down.weight", "lora_up.weight")
+) -> dict[str, np.ndarray]:
     """Return the tensors of a module."""
     return {f"{name}.{leaf}": values for leaf, values in zip(leaves, pair(out, inner), strict=True)}
 

@@ -27,8 +27,6 @@ from bwlab_analysis.fidelity.scores import (
 IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)
 
-BlockScaleMap = Mapping[str, float]
-"""Block -> scale, for every block that an adapter changes."""
 
 LATENTS = 8
 NAMES = {"a": "identity", "b": "style"}
