@@ -12,6 +12,10 @@ from bwlab.generation.controlnet import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 
+ADAPTER_HELP = (
+    "Adapter file (repeatable; adapters add up), with its scale or block spec after a colon, "
+    'such as fox.safetensors:0.8 or "fox.safetensors:*=0, upper=1".'
+)
 SCALE_HELP = (
     'Scale of the adapter at the same position: a number or a block spec such as "*=0, upper=1"; '
     "blocks not named keep 1. [default: 1]"
@@ -31,9 +35,7 @@ def command(
     base: Annotated[
         str, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id.")
     ] = "emoji",
-    adapter: Annotated[
-        list[Path] | None, typer.Option(help="Adapter file (repeatable; adapters add up).", metavar="FILE")
-    ] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help=ADAPTER_HELP, metavar="FILE[:SPEC]")] = None,
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
     schedule: Annotated[list[str] | None, typer.Option(help=SCHEDULE_HELP, metavar="SPANS")] = None,
     embedding: Annotated[
@@ -83,16 +85,18 @@ def command(
 
     Scales and schedules are paired with adapters in order. Every PNG file carries its recipe.
     """
+    from bwlab.generation.adapter_option import adapters_with_scales
     from bwlab.generation.job import GenerateJob
     from bwlab.generation.run import run_job
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import stderr_console
 
+    adapters, scales = adapters_with_scales(adapter or (), scale or ())
     job = GenerateJob(
         prompts=tuple(prompt),
         base=base,
-        adapters=tuple(adapter or ()),
-        scales=tuple(scale or ()),
+        adapters=adapters,
+        scales=scales,
         schedules=tuple(schedule or ()),
         embeddings=tuple(embedding or ()),
         negative=negative,
