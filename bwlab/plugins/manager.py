@@ -6,6 +6,7 @@ left out completely and recorded with the reason; all other plugins load.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -14,9 +15,9 @@ import pluggy
 
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import SchemeFinder
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
-from bwlab.plugins.discovery import Candidate, Registration, installed_candidates, load_all
+from bwlab.plugins.discovery import Candidate, Registration, installed_candidates, load_all, reason
 from bwlab.tagging.tagger import Tagger
 
 State = Literal["loaded", "failed", "disabled"]
@@ -60,6 +61,30 @@ class PluginRecord:
     def source(self) -> str:
         """The distribution with its version, `"bwlab 0.1.0"`."""
         return f"{self.distribution} {self.version}".rstrip()
+
+
+class GuardedHooks:
+    """The hooks of a manager, called so that a plugin that raises costs one warning and nothing else.
+
+    From then on the hook of that plugin is left out.
+    """
+
+    def __init__(self, manager: PluginManager) -> None:
+        self._manager = manager
+        self._callers: dict[str, list[tuple[PluginRecord, pluggy.HookCaller]]] = {}
+
+    def call(self, hook: str, **arguments: object) -> None:
+        """Call a hook of every plugin; what the plugins return is not used."""
+        if hook not in self._callers:
+            self._callers[hook] = list(self._manager.each(hook))
+        for entry in list(self._callers[hook]):
+            record, caller = entry
+            try:
+                caller(**arguments)
+            except (Exception, SystemExit) as error:  # foreign code: it must not cost the user the run
+                self._callers[hook].remove(entry)
+                message = f"hook {hook} of plugin {record.name} of {record.source} is left out from now on: "
+                warnings.warn(message + reason(error), BwlabWarning, stacklevel=2)
 
 
 class PluginManager:

@@ -11,7 +11,7 @@ from rich.console import Console
 from bwlab.base.quiet import quiet_libraries
 from bwlab.dataset.buckets import Frame, Sizing, base_size, frame_example, subset_sizing
 from bwlab.dataset.examples import Example, Subset
-from bwlab.dataset.folders import read_dataset, subsets, unread_paths
+from bwlab.dataset.folders import folder_notes, other_captions_note, read_dataset, subsets, unread_paths
 from bwlab.dataset.latents import EncodedImage, ImageEncoder, TensorCache, encode_examples
 from bwlab.dataset.training_set import TrainingSet
 from bwlab.errors import BwlabError
@@ -90,7 +90,7 @@ def readable_examples(
 
 def warnings_of(folders: Sequence[Subset], examples: Sequence[Example], pipe: Pipeline) -> Iterator[str]:
     """Yield warnings about the data, one line each."""
-    yield from dict.fromkeys(note for subset in folders for note in subset.notes)
+    yield from dict.fromkeys(note for subset in folders for note in (*subset.notes, *folder_notes(subset)))
     unread = [path for subset in folders for path in unread_paths(subset)]
     if unread:
         suffixes = ", ".join(sorted({path.suffix.lower() for path in unread}))
@@ -99,6 +99,9 @@ def warnings_of(folders: Sequence[Subset], examples: Sequence[Example], pipe: Pi
     if uncaptioned:
         images = counted(len(uncaptioned), "image")
         yield f'{images} without a caption, and trained with one such as "{uncaptioned[0].caption}"'
+    other_captions = other_captions_note(examples)
+    if other_captions is not None:
+        yield other_captions
     limit, long = long_captions(pipe, {example.caption for example in examples})
     if long:
         yield f"{counted(len(long), 'caption')} longer than {limit} tokens; the text encoder does not read the rest"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from rich.console import Console
@@ -19,6 +19,7 @@ from bwlab.adapters.save import block_ranks
 from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
+from bwlab.plugins.manager import GuardedHooks, PluginManager
 from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
 from bwlab.training.prepare import TrainingSetup, prepare
@@ -26,10 +27,6 @@ from bwlab.training.run_folder import ExistingRun, RunFolder, RunLock
 from bwlab.training.state import load_state
 from bwlab.training.tracking import TrainingBar
 from bwlab.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from bwlab.plugins.manager import PluginManager
-
 
 LAST_LOSSES = 100
 REPEATED_INTERRUPT = 1.0  # seconds within which a launcher may repeat one Ctrl-C
@@ -63,7 +60,7 @@ class Run:
         self, config: TrainConfig, folder: RunFolder, setup: TrainingSetup, manager: PluginManager, console: Console
     ) -> None:
         self.config, self.folder, self.processes = config, folder, setup.processes
-        self.manager, self.hook = manager, manager.hook
+        self.hooks = GuardedHooks(manager)
         self.console = console if setup.processes.is_main else Console(quiet=True)
         self.settings = setup.resume_invariants(config)
         self.setup = setup
@@ -113,13 +110,13 @@ class Run:
         self.folder.open(self.config, existing, self.trainer.step)
         self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
         finish = self.outputs.start()
-        self.hook.bwlab_run_started(run=record)
+        self.hooks.call("bwlab_run_started", run=record)
         return finish
 
     def _report_finished(self, path: Path, seconds: float) -> None:
         self.folder.write_log("finished", self.trainer.step, seconds=seconds)
         loss = sum(self._recent) / len(self._recent) if self._recent else float("nan")
-        self.hook.bwlab_run_finished(record=FinishRecord(self.trainer.step, loss, seconds, str(path)))
+        self.hooks.call("bwlab_run_finished", record=FinishRecord(self.trainer.step, loss, seconds, str(path)))
 
     def _record(self) -> RunRecord:
         config, training = self.config, self.config.training
@@ -163,12 +160,12 @@ class Run:
             if is_main:
                 bar.advance(record.loss)
                 self.outputs.log_step(record)
-                self.hook.bwlab_step_finished(record=record)
+                self.hooks.call("bwlab_step_finished", record=record)
 
     def _save_checkpoint(self) -> None:
         adapter, state = self.outputs.write_checkpoint(self.settings)
         step = self.trainer.step
-        self.hook.bwlab_checkpoint_saved(record=CheckpointRecord(step, str(state), str(adapter)))
+        self.hooks.call("bwlab_checkpoint_saved", record=CheckpointRecord(step, str(state), str(adapter)))
 
     @contextmanager
     def _main_only(self) -> Iterator[bool]:

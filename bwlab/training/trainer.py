@@ -14,6 +14,7 @@ from torch import Tensor
 from bwlab.base.conditioning import TextBatch, unet_arguments
 from bwlab.dataset.order import generator_for, seed_for
 from bwlab.errors import BwlabError
+from bwlab.plugins.discovery import reason
 from bwlab.plugins.events import RunRecord, StepRecord
 from bwlab.training.config import TrainConfig
 from bwlab.training.device import compiled_unet
@@ -57,7 +58,8 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, setup: TrainingSetup, manager: PluginManager) -> None:
-        self.config, self.setup, self._manager = config.training, setup, manager
+        self.config, self.setup = config.training, setup
+        self._extra_losses = list(manager.each("bwlab_extra_losses"))
         self.step = 0
         self._factor = rate_factor(self.config)
         setup.trainable.set_training(True)
@@ -106,8 +108,8 @@ class Trainer:
         """Go on from a saved state; BwlabError if it belongs to a run with other settings."""
         check_settings(state, settings)
         if state.step > self.config.steps:
-            reason = f"the run has already taken {state.step} steps"
-            raise BwlabError(f"--steps {self.config.steps}", reason, "Give more steps")
+            found = f"the run has already taken {state.step} steps"
+            raise BwlabError(f"--steps {self.config.steps}", found, "Give more steps")
         self.setup.trainable.load(state.part(TRAINABLE))
         load_optimizer(state, self._plain_optimizer)
         if self._average is not None:
@@ -191,8 +193,14 @@ class Trainer:
             prediction = self._predict(batch, text)
         losses = {"": prediction_loss(prediction, batch)}
         tensors = batch.tensors(text)
-        for extra in self._manager.hook.bwlab_extra_losses(run=run, batch=tensors, prediction=prediction):
-            for name, loss in (extra or {}).items():
+        for record, extra_losses in self._extra_losses:
+            try:
+                extra = extra_losses(run=run, batch=tensors, prediction=prediction)
+            except (Exception, SystemExit) as error:
+                # The run ends: without this loss it would train something else than was asked for.
+                asked = f"bwlab_extra_losses of plugin {record.name} of {record.source}"
+                raise BwlabError(asked, reason(error), "Mend or disable the plugin, then add --resume") from error
+            for name, loss in (item for given in extra for item in (given or {}).items()):
                 if name in losses:
                     raise BwlabError(f"extra loss {name!r}", "two plugins give it", "Disable one of them")
                 losses[name] = loss.float()
@@ -206,8 +214,8 @@ class Trainer:
     def _require_finite(self, losses: dict[str, float]) -> None:
         for name, loss in losses.items():
             if not math.isfinite(loss):
-                reason = f"the {f'extra loss {name!r}' if name else 'loss'} is {loss}"
-                raise BwlabError(f"training step {self.step + 1}", reason, DIVERGENCE_FIX)
+                found = f"the {f'extra loss {name!r}' if name else 'loss'} is {loss}"
+                raise BwlabError(f"training step {self.step + 1}", found, DIVERGENCE_FIX)
 
     def _clip_gradients(self) -> float:
         """Scale the gradients down to the greatest norm that is allowed and return the norm they had."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 import typer
 from typer.main import get_command
 
 import bwlab
-from bwlab.cli.app import exit_as_asked, exit_on_error
+from bwlab.cli.app import exit_as_asked, exit_on_error, main
 from bwlab.cli.train import command
 from bwlab.plugins.events import StepRecord
 from bwlab.plugins.manager import PluginManager, build_manager
@@ -182,3 +183,62 @@ def test_ctrl_c_exits_130(
     monkeypatch.setattr("bwlab.plugins.manager.build_manager", interrupted)
     assert call(arguments(tiny_pipeline, two_images, tmp_path / "out")) == 130
     assert "checkpoints/step-000001.state.safetensors" in files_in(tmp_path / "out")
+
+
+class Broken:
+    """A plugin whose hooks raise from the second step on."""
+
+    __name__ = "broken"
+
+    calls = 0
+
+    @bwlab.hookimpl
+    def bwlab_step_finished(self, record: StepRecord) -> None:
+        type(self).calls += 1
+        if record.step > 1:
+            raise ValueError("the tracker's disk is full")
+
+
+class BrokenLoss:
+    """A plugin whose loss raises."""
+
+    __name__ = "broken-loss"
+
+    @bwlab.hookimpl
+    def bwlab_extra_losses(self, prediction: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise ValueError("no reference images")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "code", "said"),
+    [
+        (Broken, 0, r"bwlab: warning: hook bwlab_step_finished of plugin broken of .* is left out .* disk is full"),
+        (
+            BrokenLoss,
+            2,
+            r"bwlab: error: bwlab_extra_losses of plugin broken-loss of .*: ValueError: no reference images",
+        ),
+    ],
+)
+def test_a_hook_that_raises_is_named(
+    tiny_pipeline: Path,
+    two_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plugin: type[object],
+    code: int,
+    said: str,
+) -> None:
+    Broken.calls = 0
+    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager([plugin()]))
+    monkeypatch.setattr("bwlab.plugins.manager.build_manager", lambda: build_manager([plugin()]))
+    with pytest.raises(SystemExit) as end:
+        main(["train", *arguments(tiny_pipeline, two_images, tmp_path / "out", "--steps", "4")])
+    assert int(end.value.code or 0) == code
+    error = capsys.readouterr().err
+    assert re.match(said, error), error
+    assert error.count("bwlab: ") == 1
+    if plugin is Broken:
+        assert Broken.calls == 2  # of four steps: it is not called again
+        assert (tmp_path / "out" / "adapter.safetensors").is_file()
