@@ -38,6 +38,9 @@ def command(
     adapter: Annotated[list[str] | None, typer.Option(help=ADAPTER_HELP, metavar="FILE[:SPEC]")] = None,
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
     schedule: Annotated[list[str] | None, typer.Option(help=SCHEDULE_HELP, metavar="SPANS")] = None,
+    lora_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the adapters that prompts name as <lora:name:0.8>.", metavar="DIR")
+    ] = None,
     embedding: Annotated[
         list[str] | None, typer.Option(help="Textual-inversion file (repeatable).", metavar="FILE[=WORD]")
     ] = None,
@@ -98,6 +101,7 @@ def command(
         adapters=adapters,
         scales=scales,
         schedules=tuple(schedule or ()),
+        lora_dir=lora_dir,
         embeddings=tuple(embedding or ()),
         negative=negative,
         image=image,

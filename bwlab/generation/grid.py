@@ -91,29 +91,29 @@ def grids_of(job: GenerateJob, scheme: BlockScheme) -> list[Grid]:
 
     """
     axes = parse_axes(job.xy, len(job.adapters))
-    first = _first_cell(job, scheme)
+    cells = _prompts_by_seeds(job, scheme)
     if axes:
-        return [_varied(job, axes, cell, scheme) for row in _prompts_by_seeds(job, first) for cell in row]
+        return [_varied(job, axes, cell, scheme) for row in cells for cell in row]
     columns = tuple(Label(f"seed {seed}") for seed in job.seeds())
     rows = tuple(Label(prompt) for prompt in job.prompts)
-    return [Grid(columns, rows, _prompts_by_seeds(job, first), footer=_footer(job, ()))]
+    return [Grid(columns, rows, cells, footer=_footer(job, ()))]
 
 
-def _first_cell(job: GenerateJob, scheme: BlockScheme) -> GridCell:
-    """Return the cell of the first prompt and seed; all scales and schedules are parsed here, once."""
-    return GridCell(
-        prompt=job.prompts[0],
-        seed=job.seed,
-        steps=job.steps,
-        cfg=job.cfg,
-        sampler=job.sampler,
-        scales=tuple(parse_spec(scale, scheme, kind="scale", default=1.0) for scale in job.paired_scales()),
-        schedules=tuple(parse_schedule(schedule) for schedule in job.paired_schedules()),
+def _prompts_by_seeds(job: GenerateJob, scheme: BlockScheme) -> tuple[tuple[GridCell, ...], ...]:
+    """Return a row of cells for each prompt; each scale and schedule is parsed once."""
+    texts = job.scales_by_prompt()
+    scales = {
+        text: parse_spec(text, scheme, kind="scale", default=1.0)
+        for text in dict.fromkeys(text for row in texts for text in row)
+    }
+    schedules = tuple(parse_schedule(schedule) for schedule in job.paired_schedules())
+    return tuple(
+        tuple(
+            GridCell(prompt, seed, job.steps, job.cfg, job.sampler, tuple(scales[text] for text in row), schedules)
+            for seed in job.seeds()
+        )
+        for prompt, row in zip(job.prompts, texts, strict=True)
     )
-
-
-def _prompts_by_seeds(job: GenerateJob, first: GridCell) -> tuple[tuple[GridCell, ...], ...]:
-    return tuple(tuple(replace(first, prompt=prompt, seed=seed) for seed in job.seeds()) for prompt in job.prompts)
 
 
 def _varied(job: GenerateJob, axes: Sequence[Axis], first: GridCell, scheme: BlockScheme) -> Grid:
@@ -137,7 +137,8 @@ def _called(axis: Axis, job: GenerateJob) -> str:
 def _footer(job: GenerateJob, axes: Sequence[Axis]) -> str:
     kinds = {axis.kind for axis in axes}
     blocks = {axis.adapter for axis in axes if axis.kind == "blocks"}
-    scaled = zip(job.adapters, job.paired_scales(), job.paired_schedules(), strict=True)
+    scales = (" or ".join(dict.fromkeys(texts)) for texts in zip(*job.scales_by_prompt(), strict=True))
+    scaled = zip(job.adapters, scales, job.paired_schedules(), strict=True)
     adapters = [
         adapter_name(path)
         + ("" if index in blocks else f" at {scale}")

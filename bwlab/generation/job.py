@@ -22,6 +22,8 @@ class GenerateJob:
 
     Attributes:
         adapters: adapter files; `scales[i]` and `schedules[i]` belong to `adapters[i]`, and other adapters act at 1.
+        lora_dir: folder of the adapters that tags in prompts name; None: tags are an error.
+        tag_scales: for each prompt, the scales of the last adapters, which its tags name; empty without tags.
         embeddings: textual-inversion files, as `FILE` or `FILE=word`.
         image: file of the init image; None: sampling starts from noise.
         mask: file of the mask, white where the init image is generated anew; None: everywhere.
@@ -45,6 +47,8 @@ class GenerateJob:
     adapters: tuple[Path, ...] = ()
     scales: tuple[str, ...] = ()
     schedules: tuple[str, ...] = ()
+    lora_dir: Path | None = None
+    tag_scales: tuple[tuple[str, ...], ...] = ()
     embeddings: tuple[str, ...] = ()
     negative: str = ""
     image: Path | None = None
@@ -66,6 +70,16 @@ class GenerateJob:
     out: Path = Path("images")
     grid: bool = False
     overwrite: bool = False
+
+    def tagged(self) -> int:
+        """Return the number of adapters that tags in prompts name; they are the last ones."""
+        return len(self.tag_scales[0]) if self.tag_scales else 0
+
+    def scales_by_prompt(self) -> tuple[tuple[str, ...], ...]:
+        """Return the scales of all adapters for each prompt."""
+        scales = self.paired_scales()
+        own = scales[: len(scales) - self.tagged()]
+        return tuple((*own, *tags) for tags in self.tag_scales or ((),) * len(self.prompts))
 
     def paired_scales(self) -> tuple[str, ...]:
         """Return one scale for each adapter; `BwlabError` if more are given than adapters."""

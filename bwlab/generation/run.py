@@ -26,6 +26,7 @@ from bwlab.generation.embeddings import check_words
 from bwlab.generation.grid import Grid, GridCell, check_axes, check_cell, grids_of
 from bwlab.generation.img2img import InitImage, read_init_image
 from bwlab.generation.job import MAX_SEED, GenerateJob, check_controlnet, check_file, check_init_image, check_range
+from bwlab.generation.lora_tags import with_scales, with_tags
 from bwlab.generation.prompt_weighting import check_prompts, require_weighting
 from bwlab.generation.recipe import (
     GenerationRecipe,
@@ -91,9 +92,11 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
         BwlabError: the base, an adapter, scale, schedule, embedding, init image, axis, sampler or folder is wrong.
 
     """
+    job = with_tags(job)
     check_job(job)
     pipe = load_base(job.base).to(chosen_device(job.device))
     scheme = base_scheme(pipe, manager.block_schemes())
+    job = with_scales(job, scheme)
     grids = grids_of(job, scheme)
     cells = [cell for grid in grids for row in grid.cells for cell in row]
     for cell in cells:
@@ -233,7 +236,9 @@ class _RecipeTemplate:
 
     def of(self, cell: GridCell, image: Image.Image) -> GenerationRecipe:
         """Return the recipe of a cell's image."""
-        scaled = zip(self.job.adapters, cell.scales, cell.schedules, strict=True)
+        scaled = list(zip(self.job.adapters, cell.scales, cell.schedules, strict=True))
+        given = len(scaled) - self.job.tagged()
+        scaled = scaled[:given] + [use for use in scaled[given:] if any(use[1].values.values())]
         return GenerationRecipe(
             prompt=cell.prompt,
             negative=self.job.negative,
