@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, features
 
 from bwlab.errors import BwlabError, first_line
 
@@ -18,8 +20,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif"})
-UNREAD_SUFFIXES = frozenset({".tif", ".tiff", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".svg", ".ico", ".tga"})
+def reads_avif() -> bool:
+    """Return whether Pillow can read AVIF; versions before 11.3 do not know the format and warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(features.check("avif"))
+
+
+AVIF_SUFFIXES = frozenset({".avif"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif"})
+UNREAD_SUFFIXES = frozenset(
+    {".tif", ".tiff", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".psd", ".svg", ".ico", ".tga", ".exr", ".hdr"}
+    # raw files of cameras
+    | {".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw"}
+)
+if reads_avif():
+    IMAGE_SUFFIXES |= AVIF_SUFFIXES
+else:
+    UNREAD_SUFFIXES |= AVIF_SUFFIXES
+
+# Names of folders that systems and storage devices fill, in lower case; hidden files and folders are left out anyway.
+SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "@recycle", "#recycle"})
 
 WHITE = (255, 255, 255)
 PROFILE_MODES = ("RGB", "CMYK", "L")  # modes that colour profiles describe
@@ -164,20 +185,110 @@ def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirr
     return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def image_paths(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
-    """Yield the image files (`IMAGE_SUFFIXES`) of a folder, and of its subfolders if `recursive`, without hidden files.
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a folder.
 
-    The files are sorted. A single file that a user names is read whatever its suffix, if Pillow can read it.
+    Attributes:
+        files: the files, sorted, without those in `left_out`; links to files are files.
+        left_out: hidden files and folders, and those of `SYSTEM_FOLDERS`.
+        dead_links: links to nothing.
+        repeated_links: links to folders that are read already or that contain the link; they are not followed.
+        subfolders: folders that are not read, because only the files directly in the folder were asked for.
+
     """
-    yield from paths_with(IMAGE_SUFFIXES, folder, recursive)
+
+    files: tuple[Path, ...]
+    left_out: tuple[Path, ...]
+    dead_links: tuple[Path, ...]
+    repeated_links: tuple[Path, ...]
+    subfolders: tuple[Path, ...]
+
+    def with_suffix(self, suffixes: frozenset[str]) -> list[Path]:
+        """Return the files with one of these suffixes, in any letter case."""
+        return [path for path in self.files if path.suffix.lower() in suffixes]
 
 
-def paths_with(suffixes: frozenset[str], folder: Path, recursive: bool) -> Iterator[Path]:
-    """Yield the files with one of these suffixes, sorted, without hidden files and folders."""
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in suffixes and path.is_file() and not hidden:
-            yield path
+class _FolderReader:
+    """Collects the files of a folder; reads each folder once, whatever links lead to it."""
+
+    def __init__(self, recursive: bool) -> None:
+        self._recursive = recursive
+        self._files: list[Path] = []
+        self._left_out: list[Path] = []
+        self._dead_links: list[Path] = []
+        self._repeated_links: list[Path] = []
+        self._subfolders: list[Path] = []
+        self._folder_links: list[Path] = []
+        self._read: set[Path] = set()
+
+    def read(self, folder: Path) -> FolderFiles:
+        """Return the files of a folder; its own subfolders come before those that links lead to."""
+        self._read_tree(folder)
+        while self._folder_links:
+            link = self._folder_links.pop(0)
+            target = link.resolve()
+            if target in self._read or target in link.parent.resolve().parents:
+                self._repeated_links.append(link)
+            else:
+                self._read_tree(link)
+        groups = self._files, self._left_out, self._dead_links, self._repeated_links, self._subfolders
+        return FolderFiles(*(tuple(sorted(group)) for group in groups))
+
+    def _read_tree(self, folder: Path) -> None:
+        pending = [folder]
+        while pending:
+            current = pending.pop()
+            if current.resolve() in self._read:
+                continue
+            self._read.add(current.resolve())
+            for path in folder_entries(current):
+                if self._is_own_folder(path):
+                    pending.append(path)
+
+    def _is_own_folder(self, path: Path) -> bool:
+        """Return whether a path is a folder to read now; put any other path into its group."""
+        if path.name.startswith(".") or path.name.lower() in SYSTEM_FOLDERS:
+            self._left_out.append(path)
+        elif os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for a link into a folder that is not readable
+            if not self._recursive:
+                self._subfolders.append(path)
+            elif path.is_symlink():
+                self._folder_links.append(path)
+            else:
+                return True
+        elif os.path.isfile(path):  # noqa: PTH113 - for the same reason
+            self._files.append(path)
+        elif path.is_symlink():
+            self._dead_links.append(path)
+        return False
+
+
+def folder_files(folder: Path, *, recursive: bool = True) -> FolderFiles:
+    """Return the files of a folder, and of its subfolders if `recursive`; links are followed.
+
+    Raises:
+        BwlabError: a folder cannot be read.
+
+    """
+    return _FolderReader(recursive).read(folder)
+
+
+def folder_entries(folder: Path) -> list[Path]:
+    """Return the entries of a folder, sorted; BwlabError if it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BwlabError(f"folder {folder}", reason, "Make it readable or take it away") from error
+
+
+def image_paths(folder: Path) -> Iterator[Path]:
+    """Yield the image files (`IMAGE_SUFFIXES`) of a folder and its subfolders, sorted, without hidden files.
+
+    A single file that a user names is read whatever its suffix, if Pillow can read it.
+    """
+    yield from folder_files(folder).with_suffix(IMAGE_SUFFIXES)
 
 
 def read_images(folder: Path) -> list[Image.Image]:

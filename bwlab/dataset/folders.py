@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bwlab.dataset.captions import CaptionFiles, OtherCaption, caption_path, read_caption_text
 from bwlab.dataset.config import DataConfig, RegularisationConfig
 from bwlab.dataset.examples import Example, Subset, normalized_tags
 from bwlab.dataset.kohya_toml import read_dataset_toml
 from bwlab.errors import BwlabError
-from bwlab.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, image_paths, paths_with
+from bwlab.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, FolderFiles, folder_files, image_paths
+from bwlab.terminal import counted
 
 REPEATS_FOLDER = re.compile(r"(\d+)_(.*)")
+NAMES_IN_NOTES = 3
 NO_REGULARISATION = RegularisationConfig()
 
 
@@ -23,11 +29,20 @@ class MissingCaption(BwlabError):
     Args:
         image: the image file.
         path: the caption file that should be there.
+        other: a file that looks like the caption, with another ending.
 
     """
 
-    def __init__(self, image: Path, path: Path) -> None:
-        super().__init__(f"caption of {image}", f"{path.name} is missing or empty", "Write it or give data.caption")
+    def __init__(self, image: Path, path: Path, other: OtherCaption | None = None) -> None:
+        found, fix = f"{path.name} is missing or empty", "Write it or give data.caption"
+        if path.is_symlink() and not path.exists():
+            found = f"{path.name} is a link to {path.readlink()}, which does not exist"
+        if other is not None:
+            found = f"{found}, but {other.path.name} is there"
+            fix = f"Rename it to {path.name}, or set data.caption_extension = {other.extension}"
+            if other.is_json:
+                fix = f"JSON is not read: write the tags of {other.path.name} into {path.name}"
+        super().__init__(f"caption of {image}", found, fix)
 
 
 def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_REGULARISATION) -> tuple[Example, ...]:
@@ -38,8 +53,8 @@ def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_R
             the dataset TOML has a mistake.
 
     """
-    folders = subsets(config, regularisation)
-    return tuple(read_example(path, subset) for subset in folders for path in images_of(subset))
+    folders, captions = subsets(config, regularisation), CaptionFiles()
+    return tuple(read_example(path, subset, captions) for subset in folders for path in images_of(subset))
 
 
 def subsets(config: DataConfig, regularisation: RegularisationConfig = NO_REGULARISATION) -> tuple[Subset, ...]:
@@ -64,7 +79,8 @@ def present_subsets(config: DataConfig, regularisation: RegularisationConfig) ->
     if folder is None or not regularisation.generate or (Path(folder).is_dir() and any(image_paths(Path(folder)))):
         return subsets(config, regularisation)
     first, *others = subsets(config)
-    note = f"regularisation.folder = {folder}: still empty; {regularisation.generate} images will be generated"
+    images = counted(regularisation.generate, "image")
+    note = f"regularisation.folder = {folder}: still empty; {images} will be generated"
     return replace(first, notes=(*first.notes, note)), *others
 
 
@@ -89,11 +105,98 @@ def images_of(subset: Subset) -> list[Path]:
     folder = Path(subset.settings.folder)
     if not subset.settings.folder or not folder.is_dir():
         raise BwlabError(subset.asked, *not_a_folder(subset.settings.folder))
-    paths = list(image_paths(folder, recursive=subset.recursive))
+    files = subset_files(subset)
+    paths = files.with_suffix(IMAGE_SUFFIXES)
     if not paths:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise BwlabError(subset.asked, "no images in it", f"Put images ({suffixes}) and captions there")
+        reason = "; ".join(("no images in it", *other_contents(files)))
+        raise BwlabError(subset.asked, reason, f"Put images ({', '.join(sorted(IMAGE_SUFFIXES))}) and captions there")
     return paths
+
+
+def subset_files(subset: Subset) -> FolderFiles:
+    """Return the files of a folder; BwlabError if a folder cannot be read."""
+    return folder_files(Path(subset.settings.folder), recursive=subset.recursive)
+
+
+def other_contents(files: FolderFiles) -> Iterator[str]:
+    """Yield what a folder without images holds instead."""
+    unread = files.with_suffix(UNREAD_SUFFIXES)
+    if unread:
+        suffixes = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        yield f"{counted(len(unread), 'file')} of a format that is not read ({suffixes})"
+    if files.dead_links:
+        yield f"{counted(len(files.dead_links), 'dead link')} ({names_of(files.dead_links)})"
+    if files.subfolders:
+        yield f"subfolders, which do not belong to an image_dir ({names_of(files.subfolders)})"
+
+
+def names_of(paths: Sequence[Path]) -> str:
+    """Return the first paths, and how many more there are."""
+    more = f" and {len(paths) - NAMES_IN_NOTES} more" if len(paths) > NAMES_IN_NOTES else ""
+    return ", ".join(str(path) for path in paths[:NAMES_IN_NOTES]) + more
+
+
+def folder_notes(subset: Subset) -> Iterator[str]:
+    """Yield what a folder holds that is not trained, or not as its user may expect; BwlabError as for `images_of`."""
+    files = subset_files(subset)
+    for link in files.dead_links:
+        yield f"{link}: a dead link; {link.readlink()} does not exist or cannot be read"
+    for link in files.repeated_links:
+        yield f"{link}: a link to {link.resolve()}, which is read already or contains the link; it is not followed"
+    unread = [folder for folder in files.subfolders if has_images(folder)]
+    if unread:
+        yield f"{subset.asked}: images in its subfolders are not read, as in kohya's trainer: {names_of(unread)}"
+    yield from repeats_notes(files.with_suffix(IMAGE_SUFFIXES), subset)
+
+
+def repeats_notes(images: Iterable[Path], subset: Subset) -> Iterator[str]:
+    """Yield a note for each folder below a `25_name` folder, whose images do not count 25 times."""
+    for folder, count in Counter(path.parent for path in images).items():
+        if not subset.recursive or repeats_name(folder) is not None:
+            continue
+        outer = [parent for parent in folder.parents if parent.is_relative_to(subset.settings.folder)]
+        named = next((parent for parent in outer if repeats_name(parent) is not None), None)
+        if named is not None:
+            images_count = counted(count, "image")
+            yield f"{folder}: {images_count} without the repeats of {named.name}, which count for its own images only"
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether there are images directly in a folder."""
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder_files(folder, recursive=False).files)
+
+
+def left_out_note(folders: Sequence[Subset]) -> str | None:
+    """Return one line with the number of images in hidden and system files and folders; None without such images."""
+    entries = [entry for subset in folders for entry in subset_files(subset).left_out]
+    counts = {entry: count for entry in entries if (count := images_inside(entry))}
+    if not counts:
+        return None
+    images = counted(sum(counts.values()), "image")
+    return f"{images} in hidden files and in folders of the system left out: {names_of(list(counts))}"
+
+
+def images_inside(path: Path) -> int:
+    """Return the number of image files that a path is or contains, whatever they are called."""
+    names = [path.name] if path.is_file() else [name for _, _, names in os.walk(path) for name in names]
+    return sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
+
+
+def other_captions_note(examples: Iterable[Example]) -> str | None:
+    """Return one line about images that are trained without the caption that lies beside them with another ending."""
+    captions = CaptionFiles()
+    others = [
+        other
+        for example in examples
+        if not example.captioned
+        and (other := captions.find_other(example.path, example.subset.settings.caption_extension)) is not None
+    ]
+    if not others:
+        return None
+    extensions = sorted({other.extension for other in others if not other.is_json})
+    fix = f"data.caption_extension = {' or '.join(extensions)} reads captions" if extensions else "JSON is not read"
+    images, names = counted(len(others), "image"), names_of([other.path for other in others])
+    return f"{images} without a caption, but with a file of another ending: {names}. {fix}"
 
 
 def not_a_folder(folder: str) -> tuple[str, str]:
@@ -106,17 +209,24 @@ def not_a_folder(folder: str) -> tuple[str, str]:
 
 def unread_paths(subset: Subset) -> list[Path]:
     """Return the files of a folder that look like images of a format that is not read."""
-    return list(paths_with(UNREAD_SUFFIXES, Path(subset.settings.folder), subset.recursive))
+    return subset_files(subset).with_suffix(UNREAD_SUFFIXES)
 
 
-def read_example(path: Path, subset: Subset) -> Example:
-    """Return the example of one image file; BwlabError if it cannot be opened or has no caption."""
+def read_example(path: Path, subset: Subset, captions: CaptionFiles | None = None) -> Example:
+    """Return the example of one image file; BwlabError if it cannot be opened or has no caption.
+
+    Args:
+        path: the image file.
+        subset: the folder that it comes from.
+        captions: the names of captions, kept from image to image.
+
+    """
     repeats, name = folder_repeats(path.parent, subset)
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise BwlabError(f"image {path}", error.strerror or str(error), "Make it readable or take it away") from error
-    caption, captioned = read_tags(path, subset, name)
+    caption, captioned = read_tags(path, subset, captions or CaptionFiles(), name)
     return Example(path, caption, repeats, digest, subset, captioned)
 
 
@@ -127,7 +237,7 @@ def folder_repeats(folder: Path, subset: Subset) -> tuple[int, str | None]:
         BwlabError: the name asks for 0 repeats.
 
     """
-    name = REPEATS_FOLDER.fullmatch(folder.resolve().name) if subset.recursive else None
+    name = repeats_name(folder) if subset.recursive else None
     if name is None:
         return subset.settings.repeats, None
     if int(name[1]) == 0:
@@ -135,31 +245,29 @@ def folder_repeats(folder: Path, subset: Subset) -> tuple[int, str | None]:
     return int(name[1]), name[2] or None
 
 
-def caption_path(image: Path, extension: str) -> Path:
-    """Return the caption file of an image; the extension may lack its dot."""
-    return image.with_name(f"{image.stem}.{extension.removeprefix('.')}")
+def repeats_name(folder: Path) -> re.Match[str] | None:
+    """Return the parts of a folder name such as `25_name`; of a link, its own name counts first, then its target's."""
+    own = REPEATS_FOLDER.fullmatch(folder.absolute().name)
+    return own or REPEATS_FOLDER.fullmatch(folder.resolve().name)
 
 
-def read_tags(image: Path, subset: Subset, folder_name: str | None = None) -> tuple[str, bool]:
+def read_tags(image: Path, subset: Subset, captions: CaptionFiles, folder_name: str | None = None) -> tuple[str, bool]:
     """Return the tags of an image, joined by `", "`, and whether they are its own.
 
     The tags come from the caption file; where that is empty or missing, from the settings, else from the folder's name.
 
     Raises:
-        BwlabError: there are no tags, or the caption file is not UTF-8 text.
+        BwlabError: there are no tags, or the caption file is not text.
 
     """
-    path = caption_path(image, subset.settings.caption_extension)
-    try:
-        caption = normalized_tags(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        caption = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise BwlabError(f"caption {path}", "not readable as UTF-8 text", "Correct the file") from error
+    extension = subset.settings.caption_extension
+    path = captions.find(image, extension)
+    caption = normalized_tags(read_caption_text(path)) if path is not None else ""
     captioned = bool(caption)
     if not captioned:
         default = subset.settings.caption if subset.settings.caption is not None else folder_name
         if default is None:
-            raise MissingCaption(image, path)
+            missing = path or caption_path(image, extension)
+            raise MissingCaption(image, missing, captions.find_other(image, extension))
         caption = default
     return normalized_tags(" ".join(part for part in (subset.prefix, caption, subset.suffix) if part)), captioned

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bwlab.dataset.buckets import BaseSize, Frame, Sizing, frame_image, subset_sizing
+from bwlab.dataset.caption_checks import caption_notes
+from bwlab.dataset.captions import CaptionFiles
 from bwlab.dataset.duplicates import BITS, Fingerprint, equal_groups, fingerprint, similar_pairs
 from bwlab.dataset.examples import Example, Subset, split_tags
-from bwlab.dataset.folders import images_of, read_example, unread_paths
+from bwlab.dataset.folders import (
+    folder_notes,
+    images_of,
+    left_out_note,
+    other_captions_note,
+    read_example,
+    unread_paths,
+)
 from bwlab.errors import BwlabError
 from bwlab.images import Size, UnreadableImage, image_size, read_image
 
@@ -102,7 +111,7 @@ class Survey:
         duplicates: groups of equal files.
         near_duplicates: pairs of images that look the same but are different files.
         unread: files of image formats that are not read.
-        notes: warnings about the settings.
+        notes: warnings about the settings, the contents of the folders and the captions.
         long_captions: captions longer than the text encoder reads; None if no base was given.
         token_limit: number of tokens that the text encoder reads; None if no base was given.
         broken_stop: whether broken images stop a run.
@@ -170,11 +179,12 @@ def survey(
     broken: list[Problem] = []
     unusable: list[Problem] = []
     images: list[SurveyedImage] = []
+    caption_files = CaptionFiles()
     for subset in subsets:
         sizing = known_sizing(subset, base)
         for path in images_of(subset):
             try:
-                images.append(survey_image(path, subset, sizing))
+                images.append(survey_image(path, subset, sizing, caption_files))
             except UnreadableImage as error:
                 broken.append(Problem(path, error.found))
             except BwlabError as error:
@@ -193,11 +203,22 @@ def survey(
         duplicates=tuple(equal_groups({example.path: example.digest for example in examples})),
         near_duplicates=tuple(near_duplicates(images)),
         unread=tuple(path for subset in subsets for path in unread_paths(subset)),
-        notes=tuple(dict.fromkeys(note for subset in subsets for note in subset.notes)),
+        notes=tuple(dict.fromkeys(notes_of(subsets, examples))),
         long_captions=long_captions,
         token_limit=limit,
         broken_stop=not all(subset.settings.skip_broken for subset in subsets),
     )
+
+
+def notes_of(subsets: Sequence[Subset], examples: Sequence[Example]) -> Iterator[str]:
+    """Yield warnings about settings, contents of folders and captions, one line each."""
+    for subset in subsets:
+        yield from subset.notes
+        yield from folder_notes(subset)
+    for note in (left_out_note(subsets), other_captions_note(examples)):
+        if note is not None:
+            yield note
+    yield from caption_notes(examples)
 
 
 def known_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:
@@ -208,10 +229,10 @@ def known_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:
     return None if base is None else subset_sizing(subset, base)
 
 
-def survey_image(path: Path, subset: Subset, sizing: Sizing | None) -> SurveyedImage:
+def survey_image(path: Path, subset: Subset, sizing: Sizing | None, caption_files: CaptionFiles) -> SurveyedImage:
     """Return one image after reading it whole; BwlabError if a run could not use it."""
     image = read_image(path)
-    example = read_example(path, subset)
+    example = read_example(path, subset, caption_files)
     if sizing is None:
         return SurveyedImage(example, fingerprint(image), None)
     frame = frame_image(image_size(path), sizing)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.dataset.folders import caption_path
+from bwlab.dataset.captions import CaptionFiles, caption_path, decoded_text
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.images import UnreadableImage, read_image
@@ -93,6 +93,7 @@ class _FolderTagger:
         self.settings, self.tag_images = settings, tag_images
         self._records: dict[Path, CaptionRecord] = {}
         self._owners: dict[Path, Path] = {}
+        self._captions = CaptionFiles()
 
     def outcomes(self, paths: Sequence[Path]) -> list[TagOutcome]:
         """Tag one batch and return what became of each image's caption."""
@@ -124,8 +125,8 @@ class _FolderTagger:
             return TagOutcome(image, caption, "shared", note=f"its caption is that of {owner.name}")
         try:
             before = read_caption(caption)
-        except UnicodeDecodeError:
-            return TagOutcome(image, caption, "broken", note=f"{caption.name} is not UTF-8 text")
+        except ValueError:
+            return TagOutcome(image, caption, "broken", note=f"{caption.name} is not UTF-8 or UTF-16 text")
         by_person = before is not None and before.strip() and not self._record(caption).is_own(caption, before)
         return (
             TagOutcome(image, caption, "kept", before or "") if by_person and self.settings.mode is Mode.KEEP else None
@@ -166,13 +167,14 @@ class _FolderTagger:
         return self._records[caption.parent]
 
     def _caption_path(self, image: Path) -> Path:
-        return caption_path(image, self.settings.extension)
+        extension = self.settings.extension
+        return self._captions.find(image, extension) or caption_path(image, extension)
 
 
 def read_caption(path: Path) -> str | None:
-    """Return the text of a caption file, None if it does not exist; BwlabError if it is not readable."""
+    """Return the text of a caption file, None if it does not exist; errors if it is not readable or not text."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return decoded_text(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:

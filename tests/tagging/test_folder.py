@@ -135,7 +135,7 @@ def test_broken_images_and_captions_are_reported_and_the_others_tagged(images: P
     outcomes = tag(images)
     assert actions(outcomes) == ["broken", "broken", "new"]
     assert "unreadable" in outcomes["a.png"].note
-    assert outcomes["b.jpg"].note == "b.txt is not UTF-8 text"
+    assert outcomes["b.jpg"].note == "b.txt is not UTF-8 or UTF-16 text"
     assert not (images / "a.txt").exists()
     assert (images / "b.txt").read_bytes() == b"\xff\xfe caf\xe9"
 
