@@ -34,7 +34,8 @@ def modules_after(*arguments: str) -> set[str]:
 def test_no_heavy_import(arguments: list[str]) -> None:
     modules = modules_after(*arguments)
     assert "bwlab" in modules
-    assert modules & set(HEAVY) == set()
+    allowed = {"numpy"} if arguments == ["plugins"] else set()  # which plugins' measures are made with
+    assert modules & set(HEAVY) <= allowed
 
 
 def test_the_list_of_commands_needs_no_models_of_settings() -> None:

@@ -29,6 +29,12 @@ KINDS = {
     "bwlab_run_finished": "training",
     "bwlab_extra_losses": "loss",
 }
+COMMANDS = "bwlab_register_commands"
+# Hooks that plugins are asked when they are loaded.
+CALLED_AT_LOADING = frozenset(
+    {"bwlab_register_adapters", "bwlab_register_block_schemes", "bwlab_register_formats", "bwlab_register_taggers"}
+)
+LONGEST_NAME = 30
 COLOURS = {"loaded": "green", "failed": "red", "disabled": "dim"}
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -49,7 +55,7 @@ def list_command(as_json: JsonOption = False) -> None:
 
     manager = build_manager()
     if as_json:
-        typer.echo(json.dumps([as_dict(record) for record in manager.records], indent=2))
+        typer.echo(json.dumps([as_dict(record, manager) for record in manager.records], indent=2))
     else:
         stdout_console().print(plugin_table(manager))
 
@@ -85,21 +91,50 @@ def new_command(
 
 def kinds(record: PluginRecord) -> list[str]:
     """Return the kinds of a plugin: a word for each group of hooks that it implements; foreign hooks by their names."""
-    words = [KINDS.get(hook, hook.removeprefix("bwlab_").removeprefix("register_")) for hook in record.hooks]
+    words = [
+        KINDS.get(hook, hook.removeprefix("bwlab_").removeprefix("register_").replace("_", " "))
+        for hook in record.hooks
+    ]
     return sorted(set(words))
 
 
-def gives(record: PluginRecord) -> list[str]:
-    """Return the names that a plugin registers, each once."""
-    return list(dict.fromkeys(given.name for given in record.registrations))
+def gives(record: PluginRecord, manager: PluginManager) -> tuple[list[str], list[str]]:
+    """Return the names that a plugin registers, each once, and a line for each hook that raises when it is asked.
+
+    Measures, metrics, scorers and whatever hooks of other plugins register are named too, and commands.
+    """
+    from bwlab.plugins.discovery import reason
+
+    names = [given.name for given in record.registrations]
+    broken = []
+    for hook in record.hooks:
+        if hook in CALLED_AT_LOADING or not hook.startswith("bwlab_register_"):
+            continue
+        try:
+            names += _command_names(record, manager) if hook == COMMANDS else _named(record, manager, hook)
+        except (Exception, SystemExit) as error:  # foreign code: it must not hide the other plugins
+            broken.append(f"{record.name} of {record.source}: {hook}: {reason(error)}")
+    return list(dict.fromkeys(names)), broken
 
 
-def as_dict(record: PluginRecord) -> dict[str, object]:
+def _command_names(record: PluginRecord, manager: PluginManager) -> list[str]:
+    from typer.main import get_group
+
+    own = typer.Typer()
+    manager.caller_for(record, COMMANDS)(app=own)
+    return [f"bwlab {name}" for name in get_group(own).commands]
+
+
+def _named(record: PluginRecord, manager: PluginManager, hook: str) -> list[str]:
+    return [str(given.name) for entries in manager.caller_for(record, hook)() for given in entries]
+
+
+def as_dict(record: PluginRecord, manager: PluginManager) -> dict[str, object]:
     """Return a plugin's row of `bwlab plugins --json`."""
     return {
         "name": record.name,
         "kind": kinds(record),
-        "gives": gives(record),
+        "gives": gives(record, manager)[0],
         "distribution": record.distribution,
         "version": record.version,
         "state": record.state,
@@ -114,11 +149,20 @@ def plugin_table(manager: PluginManager) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("plugin", "kind", "gives", "distribution", "version", "state", box=box.SIMPLE_HEAD)
+    given = {record.name: gives(record, manager) for record in manager.records}
+    longest = max((len(name) for names, _ in given.values() for name in names), default=0)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in ("plugin", "kind", "gives", "distribution", "state"):
+        wraps = head in ("kind", "gives")
+        least = min(longest + 1, LONGEST_NAME) if head == "gives" else None
+        most = 16 if head == "kind" else None
+        table.add_column(head, overflow="fold", no_wrap=not wraps, min_width=least, max_width=most)
     notes = [Text(f"{error}", style="yellow") for error in manager.clashes()]
     for record in manager.records:
         state = Text(record.state, style=COLOURS[record.state])
-        words = (record.name, ", ".join(kinds(record)), ", ".join(gives(record)), record.distribution, record.version)
+        names, broken = given[record.name]
+        notes += [Text(line, style="red") for line in broken]
+        words = (record.name, ", ".join(kinds(record)), ", ".join(names), record.source)
         table.add_row(*(Text(word) for word in words), state)
         if record.error:
             notes.append(Text(f"{record.name} of {record.source}: {record.error}", style="red"))

@@ -145,8 +145,12 @@ class PluginManager:
         """Yield each plugin that implements `hook`, with a caller for it alone, so that a failure stops no other."""
         for record in self.loaded:
             if hook in record.hooks:
-                others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
-                yield record, self.pluggy.subset_hook_caller(hook, others)
+                yield record, self.caller_for(record, hook)
+
+    def caller_for(self, record: PluginRecord, hook: str) -> pluggy.HookCaller:
+        """Return a caller of `hook` of one plugin alone."""
+        others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
+        return self.pluggy.subset_hook_caller(hook, others)
 
     def clashes(self) -> list[BwlabError]:
         """Return an error for each name that two plugins register."""

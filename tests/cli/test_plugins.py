@@ -39,7 +39,7 @@ def test_the_table_fits_and_says_why(arguments: list[str], capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= WIDTH
     rows = [line.split() for line in lines]
-    assert ["plugin", "kind", "gives", "distribution", "version", "state"] in rows
+    assert ["plugin", "kind", "gives", "distribution", "state"] in rows
     assert ["lora", "adapter", "lora", "bwlab", "0.1.0", "loaded"] in rows
     assert ["bad", "bwlab-bad", "0.3", "failed"] in rows
     assert any(line.startswith("bad of bwlab-bad 0.3: RuntimeError: it is very") for line in lines)
@@ -168,3 +168,39 @@ def test_new_refuses_a_name_that_is_taken(tmp_path: Path, capsys: pytest.Capture
     assert run("plugins", "new", "lora", "--out", str(tmp_path / "project")) == 2
     assert "an installed plugin has that name" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_everything_that_a_plugin_gives_is_named(
+    packages: FakePackages, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        from bwlab import hookimpl
+
+        @hookimpl
+        def bwlab_register_conflict_measures():
+            from bwlab_analysis.measures import ConflictMeasure
+
+            return [ConflictMeasure("my_overlap", "made up", lambda pair: {}, lambda parts: None)]
+
+        @hookimpl
+        def bwlab_register_commands(app):
+            app.command("shine")(lambda: None)
+
+        @hookimpl
+        def bwlab_register_fidelity_scorers():
+            raise ValueError("no scorer here")
+    """
+    packages.install("bwlab-other", "2.0", {"other": source})
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("plugins") == 0
+    text = capsys.readouterr().out
+    for name in ("my_overlap", "bwlab shine", "sign_conflict", "effective_rank,", "lora-diffusion-list,"):
+        assert name in text
+    words = " ".join(text.split())
+    assert "other of bwlab-other 2.0: bwlab_register_fidelity_scorers: ValueError: no scorer here" in words
+    assert "\u2026" not in text
+    assert all("loaded" in line for line in text.splitlines() if " bwlab 0.1.0 " in line)
+    assert run("plugins", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert sorted(rows["other"]["gives"]) == ["bwlab shine", "my_overlap"]
+    assert "bwlab analyze" in rows["analysis"]["gives"]
