@@ -151,7 +151,7 @@ def recommend_command(
     prompts: PromptsOption,
     base: BaseOption = "emoji",
     clip: ClipOption = None,
-    budget: Annotated[int, typer.Option(min=1, help="Number of compositions to generate and score.")] = 12,
+    budget: Annotated[int, typer.Option(min=1, help="Number of compositions to generate and score.")] = 16,
     seeds: SeedsOption = 4,
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
@@ -169,7 +169,7 @@ def recommend_command(
     from bwlab_analysis.fidelity.recommend import recommend
     from bwlab_analysis.report.documents import fidelity_settings, recommend_document
     from bwlab_analysis.report.fidelity import present_trials
-    from bwlab_analysis.report.gallery import condition_strips
+    from bwlab_analysis.report.gallery import condition_strips, reference_strips
     from bwlab_analysis.report.show import show
 
     sampling = new_sampling(prompts, seeds, steps, cfg)
@@ -178,14 +178,17 @@ def recommend_command(
     judge = new_judge(manager, base, clip, id_images, style_images)
     loaded_base = open_base(base, manager, device)
     with ProgressBar("sampling and scoring") as bar:
-        trials = recommend(loaded_base, (identity, style), judge, sampling, budget, seed, bar.update)
+        found = recommend(loaded_base, (identity, style), judge, sampling, budget, seed, bar.update)
     settings = fidelity_settings(base, (identity, style), judge, sampling)
     show(
-        lambda: present_trials(trials, loaded_base.scheme),
-        lambda: recommend_document(settings, trials, loaded_base.scheme),
+        lambda: present_trials(found.trials, loaded_base.scheme),
+        lambda: recommend_document(settings, found.trials, loaded_base.scheme),
         as_json=as_json,
         report=report,
-        images=lambda: condition_strips([trial.scores for trial in trials]),
+        images=lambda: {
+            **reference_strips(judge.references),
+            **condition_strips([*found.known, *(trial.scores for trial in found.trials)]),
+        },
     )
 
 

@@ -26,7 +26,8 @@ from bwlab_analysis.fidelity.scores import (
 
 IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)
-
+# Scales of the whole identity and the whole style adapter: what people try by hand first.
+OVERALL = ((1.0, 0.5), (0.5, 1.0), (1.0, 0.75), (0.75, 1.0))
 
 LATENTS = 8
 NAMES = {"a": "identity", "b": "style"}
@@ -54,6 +55,13 @@ class PairScales:
         """Return the composition with another scale in one block of one adapter."""
         changed = tuple((name, scale if name == block else old) for name, old in self.scales(adapter).items())
         return PairScales(changed, self.style) if adapter == IDENTITY else PairScales(self.identity, changed)
+
+    def times(self, identity: float, style: float) -> PairScales:
+        """Return the composition with every scale of each adapter multiplied by a number."""
+        return PairScales(
+            tuple((block, scale * identity) for block, scale in self.identity),
+            tuple((block, scale * style) for block, scale in self.style),
+        )
 
     def spec(self, adapter: str) -> str:
         """Return the scales of an adapter as a block spec, such as `"in0=0, *=1"`."""
@@ -123,6 +131,20 @@ class Trial(Scored):
     def tied(self) -> bool:
         """Whether its distance to the best trial is within the noise, so that the interval reaches 0."""
         return self.behind_best.low <= 0
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """The result of a search.
+
+    Attributes:
+        trials: the compositions that were tried, the best first.
+        known: scores and images of the base and of each adapter alone.
+
+    """
+
+    trials: tuple[Trial, ...]
+    known: tuple[ConditionScores, ...]
 
 
 @dataclass(frozen=True)
@@ -209,9 +231,10 @@ def search_scales(
 ) -> list[Trial]:
     """Return the compositions that were tried, the best first.
 
-    Both whole adapters come first. Then the style acts only in single parts of the scheme (arXiv 2403.07500,
-    section 4), with its layers in text encoders unchanged. Then single blamed blocks are turned down, the worst first.
-    The rest of the budget goes to the best composition so far, with one more block turned down or up again.
+    Both whole adapters come first, then one of them at a lower scale overall. Then the style acts only in single parts
+    of the scheme (arXiv 2403.07500, section 4), with its layers in text encoders unchanged. Then single blamed blocks
+    are turned down, the worst first. The rest of the budget goes to the best composition so far, with one more block
+    turned down or up again.
 
     Args:
         search: the scoring of compositions.
@@ -271,11 +294,14 @@ def _proposals(
     start: PairScales, scheme: BlockScheme, worst: Sequence[WeightedBlock]
 ) -> Iterator[tuple[PairScales, str]]:
     yield start, WHOLE
+    for identity, style in OVERALL:
+        changed = f"identity at {identity:g}" if identity < 1 else f"style at {style:g}"
+        yield start.times(identity, style), f"{changed} overall"
     for part, members in scheme.parts:
         covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
-        style = tuple((block, float(block in covered)) for block, _ in start.style)
-        if any(scale for block, scale in style if block != TEXT):
-            yield PairScales(start.identity, style), f"style in {part} only"
+        kept = tuple((block, float(block in covered)) for block, _ in start.style)
+        if any(scale for block, scale in kept if block != TEXT):
+            yield PairScales(start.identity, kept), f"style in {part} only"
     for blamed in worst:
         for scale in TURNED_DOWN:
             yield (
@@ -311,8 +337,8 @@ def recommend(
     budget: int,
     seed: int = 0,
     on_condition: OnCondition | None = None,
-) -> list[Trial]:
-    """Return the compositions that were tried, the best first.
+) -> Recommendation:
+    """Return the compositions that were tried, the best first, and what each adapter gives alone.
 
     Proposals come from the blame of each block by the activations of the base, for the prompts of the sampling.
 
@@ -347,4 +373,4 @@ def recommend(
 
     search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
     blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
-    return search_scales(search, base.scheme, blocks, blame, budget)
+    return Recommendation(tuple(search_scales(search, base.scheme, blocks, blame, budget)), tuple(known))

@@ -16,7 +16,9 @@ from bwlab_analysis.report.verdict import (
     conflict_score,
     conflict_score_text,
     few_images_warning,
+    is_recommended,
     loss_warnings,
+    not_recommended_text,
     shares_initialisation,
     weights_verdict,
 )
@@ -248,7 +250,8 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
         **head,
         "specs": dict(specs),
         **_notations(specs, scheme),
-        "verdict": best_trial_text(trials),
+        "recommended": is_recommended(trials),
+        "verdict": best_trial_text(trials) if is_recommended(trials) else not_recommended_text(trials),
         "warning": few_images_warning([trial.scores for trial in trials]),
         "trials": [
             {

@@ -10,7 +10,13 @@ from bwlab_analysis.fidelity.scores import HARMONIC
 from bwlab_analysis.report.advice import spec_items
 from bwlab_analysis.report.numbers import interval_cell, number_cell, signed_text, words_of
 from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Section
-from bwlab_analysis.report.verdict import best_trial_text, carrier_lines, few_images_warning
+from bwlab_analysis.report.verdict import (
+    best_trial_text,
+    carrier_lines,
+    few_images_warning,
+    is_recommended,
+    not_recommended_text,
+)
 
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
@@ -78,8 +84,12 @@ def present_trials(trials: Sequence[Trial], scheme: BlockScheme) -> Presentation
         Section("Compositions tried, best first", (table,)),
         Section("Scales of every composition", (_scales_table(trials),), page_only=True),
     )
-    conclusion = Section("Best composition", (best_trial_text(trials), *spec_items(specs, scheme)))
-    return Presentation("Recommended composition", conclusion, details)
+    if is_recommended(trials):
+        title, first = "Recommended composition", tuple[Item, ...]()
+    else:
+        title, first = "Compositions tried", (not_recommended_text(trials),)
+    conclusion = Section("Best composition", (*first, best_trial_text(trials), *spec_items(specs, scheme)))
+    return Presentation(title, conclusion, details)
 
 
 def _scores_row(scores: ConditionScores, scorers: Sequence[str]) -> Row:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from bwlab_analysis.fidelity.scores import ConditionScores
+    from bwlab_analysis.fidelity.scores import ConditionScores, References
 
 MOST_BYTES = 3_500_000
 QUALITIES = (90, 75, 55, 35)
@@ -48,8 +48,14 @@ def condition_strips(conditions: Sequence[ConditionScores]) -> Mapping[str, Imag
     return {scores.name: strip(scores.images[:STRIP_IMAGES]) for scores in conditions}
 
 
+def reference_strips(references: References) -> Mapping[str, Image]:
+    """Return a strip of the first reference images of the identity and of the style."""
+    both = {"identity": references.identity, "style": references.style}
+    return {f"reference images of the {name}": strip(images[:STRIP_IMAGES]) for name, images in both.items()}
+
+
 def strip(images: Sequence[Image]) -> Image:
-    """Return images of one size side by side, at most 256 pixels high."""
+    """Return images side by side, at most 256 pixels high and of the size of the first."""
     from PIL import Image
 
     small = [image.convert("RGB") for image in images]
@@ -58,7 +64,7 @@ def strip(images: Sequence[Image]) -> Image:
     width, height = small[0].size
     joined = Image.new("RGB", (width * len(small), height), "white")
     for index, image in enumerate(small):
-        joined.paste(image, (index * width, 0))
+        joined.paste(image.resize((width, height)), (index * width, 0))
     return joined
 
 

@@ -51,6 +51,7 @@ TOP_1, CHANCE = 0.22, 0.06
 
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH_IMAGES = 12
+ENOUGH_RETAINED = 0.25  # of each adapter's own gain, for a composition to be recommended
 MOST_CARRIERS = 4
 LEAST_RISE = 0.005  # a smaller rise is shown as +0.00
 
@@ -295,6 +296,21 @@ def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
     if count >= ENOUGH_IMAGES:
         return ""
     return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise --seeds."
+
+
+def is_recommended(trials: Sequence[Trial]) -> bool:
+    """Return whether the best composition retains enough of both adapters, beyond the noise, to be recommended."""
+    best = trials[0]
+    return best.retained.low > 0 and min(best.retention.identity, best.retention.style) >= ENOUGH_RETAINED
+
+
+def not_recommended_text(trials: Sequence[Trial]) -> str:
+    """Return why no composition is recommended."""
+    best = trials[0].retention
+    return (
+        f"No composition is recommended. The best of {len(trials)} retains {100 * best.identity:.0f} % of the identity "
+        f"and {100 * best.style:.0f} % of the style; look at the images, and try other training or other adapters."
+    )
 
 
 def best_trial_text(trials: Sequence[Trial]) -> str:

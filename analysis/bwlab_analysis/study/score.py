@@ -60,7 +60,7 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
     sampling = Sampling(settings.prompts, tuple(range(settings.seeds)), settings.steps, settings.cfg)
     base, judge = context.base(settings.base), context.judge(settings.judge)
     try:
-        trials = recommend(base, files, judge, sampling, settings.budget)
+        trials = recommend(base, files, judge, sampling, settings.budget).trials
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     best = trials[0]
