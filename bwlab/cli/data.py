@@ -16,7 +16,7 @@ from bwlab.tables import EMPTY, Cell, Column, Row, Table, columns_of, print_tabl
 from bwlab.terminal import counted
 
 if TYPE_CHECKING:
-    from bwlab.dataset.survey import BucketCount, FolderCount, Survey
+    from bwlab.dataset.survey import BucketCount, FolderCount, NearDuplicate, Survey
     from bwlab.training.config import TrainConfig
 
 SCHEMA = "bwlab.data.check"
@@ -201,8 +201,7 @@ def lines(survey: Survey) -> Iterator[str]:
     yield from listed("Images that cannot be used", [problem.reason for problem in survey.unusable])
     yield from listed("Images in formats that bwlab does not read", [str(path) for path in survey.unread])
     yield from listed("Equal files", [" = ".join(str(path) for path in group) for group in survey.duplicates])
-    pairs = [f"{pair.first} ~ {pair.second} ({pair.bits} of {pair.of} bits differ)" for pair in survey.near_duplicates]
-    yield from listed("Images that look the same", pairs)
+    yield from listed("Images that look the same", [pair_text(pair) for pair in survey.near_duplicates])
     yield from listed(
         "Images smaller than their bucket, which will be enlarged", [str(path) for path in survey.enlarged]
     )
@@ -215,6 +214,12 @@ def lines(survey: Survey) -> Iterator[str]:
         yield "bwlab train would stop. Correct the broken images and the images that cannot be used."
     else:
         yield f"{counted(survey.trainable, 'image')} can be trained."
+
+
+def pair_text(pair: NearDuplicate) -> str:
+    """Return a line about two images that look the same."""
+    verb = "differs" if pair.bits == 1 else "differ"
+    return f"{pair.first} ~ {pair.second} ({pair.bits} of {pair.of} bits {verb})"
 
 
 def listed(heading: str, entries: Sequence[str]) -> Iterator[str]:

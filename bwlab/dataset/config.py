@@ -20,7 +20,7 @@ class DataConfig(Settings):
     """Caption of images that have none; if it is not set, the name of a `25_name` folder, and elsewhere an error."""
 
     caption_extension: Text = ".txt"
-    """File extension of the captions."""
+    """File extension of the captions; `.png.txt` stands for captions with the whole name of their image."""
 
     repeats: int = Field(default=1, ge=1, le=100_000)
     """How often each image counts in an epoch, unless the name of its folder (`25_name`) gives the number."""

@@ -157,13 +157,16 @@ def repeats_notes(images: Iterable[Path], subset: Subset) -> Iterator[str]:
         outer = [parent for parent in folder.parents if parent.is_relative_to(subset.settings.folder)]
         named = next((parent for parent in outer if repeats_name(parent) is not None), None)
         if named is not None:
-            images_count = counted(count, "image")
-            yield f"{folder}: {images_count} without the repeats of {named.name}, which count for its own images only"
+            images_text, name = counted(count, "image"), named.absolute().name
+            yield f"{folder}: {images_text} without the repeats of {name}, which count for its own images only"
 
 
 def has_images(folder: Path) -> bool:
-    """Return whether there are images directly in a folder."""
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder_files(folder, recursive=False).files)
+    """Return whether there are images directly in a folder; False if it cannot be read."""
+    try:
+        return bool(folder_files(folder, recursive=False).with_suffix(IMAGE_SUFFIXES))
+    except BwlabError:
+        return False
 
 
 def left_out_note(folders: Sequence[Subset]) -> str | None:

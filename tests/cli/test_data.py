@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,79 @@ def test_sixteen_bit_images_are_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     code, _, _ = check(capsys, str(tmp_path), "--set", "data.caption=grey", "--resolution", str(8))
     assert code == 0
     assert TrainConfig().data.skip_broken is False
+
+
+def data_folder(folder: Path, captions: Mapping[str, str | None]) -> Path:
+    """Write different images and their captions (None: no file), and return their folder."""
+    for seed, (name, caption) in enumerate(captions.items()):
+        write(folder / name, 40, 40, seed, caption)
+    return folder
+
+
+def notes_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, int, list[str]]:
+    """Return the exit code, the number of images that can be trained, and the notes."""
+    code, out, _ = check(capsys, *arguments, "--json")
+    found = json.loads(out)
+    return code, found["trainable"], found["notes"]
+
+
+def test_what_lies_beside_images_is_read_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = data_folder(
+        tmp_path / "data", {"a.JPG": None, "b.jfif": "fox, ink", "@eaDir/c.jpg": None, "._a.jpg": None}
+    )
+    (folder / "A.TXT").write_bytes("\ufeffa fox,\r\nink".encode("utf-16-le"))
+    for name in ("d.heic", "e.jxl", "f.CR2", "Thumbs.db", "desktop.ini", "clip.mp4"):
+        (folder / name).touch()
+    code, out, _ = check(capsys, str(folder))
+    assert code == 0
+    assert "a fox | 1\n" in out
+    assert "2 images in hidden files and in folders of the system left out: " in out
+    assert "Images in formats that bwlab does not read (3):\n" in out
+    assert out.endswith("2 images can be trained.\n")
+
+
+def test_links_are_followed_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = data_folder(tmp_path / "source", {"a.png": "fox", "b.png": "fox"})
+    folder = data_folder(tmp_path / "data", {"c.png": "fox"})
+    (folder / "5_fox").symlink_to(source)
+    assert notes_of(capsys, str(folder)) == (0, 3, [])
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "link").symlink_to(folder)
+    for data in (folder, tmp_path / "link"):
+        code, trainable, notes = notes_of(capsys, str(data))
+        assert (code, trainable) == (0, 3)
+        assert notes == [
+            f"{data / 'gone.png'}: a dead link; nowhere.png does not exist or cannot be read",
+            f"{data / 'loop'}: a link to {folder}, which is read already or contains the link; it is not followed",
+        ]
+
+
+def test_captions_of_another_ending_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = data_folder(tmp_path / "data", {"a.png": None, "b.jpg": None})
+    for name in ("a.png.txt", "b.jpg.txt"):
+        (folder / name).write_text("fox")
+    code, out, _ = check(capsys, str(folder))
+    assert code == 2
+    assert f"caption of {folder / 'a.png'}: a.txt is missing or empty, but a.png.txt is there\n" in out
+    fix = "data.caption_extension = .jpg.txt or .png.txt reads captions"
+    _, _, notes = notes_of(capsys, str(folder), "--set", "data.caption=owl")
+    assert [note.endswith(fix) for note in notes] == [True]
+    assert notes_of(capsys, str(folder), "--set", "data.caption_extension=.png.txt") == (0, 2, [])
+
+
+def test_captions_that_look_wrong_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions = ("Robo, white", "robo, whte", "robo, white", "a robot that stands")
+    folder = data_folder(tmp_path / "data", {f"{index}.png": caption for index, caption in enumerate(captions)})
+    code, out, _ = check(capsys, str(folder))
+    assert code == 0
+    assert 'Similar tags: "Robo" (1 image: 0.png) and "robo" (2 images: 1.png, 2.png)\n' in out
+    assert 'Similar tags: "whte" (1 image: 1.png) and "white" (2 images: 0.png, 2.png)\n' in out
+    assert "1 caption without commas, and 3 with commas: 3.png\n" in out
+
+
+def test_one_image_is_one_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = data_folder(tmp_path / "data", {"a.png": "fox"})
+    _, out, _ = check(capsys, str(folder), "--set", "regularisation.folder=new", "--set", "regularisation.generate=1")
+    assert "regularisation.folder = new: still empty; 1 image will be generated\n" in out
+    assert out.endswith("1 image can be trained.\n")

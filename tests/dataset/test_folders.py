@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bwlab.dataset.config import DataConfig, RegularisationConfig
-from bwlab.dataset.examples import dataset_hash
-from bwlab.dataset.folders import read_dataset
+from bwlab.dataset.examples import Subset, dataset_hash
+from bwlab.dataset.folders import folder_notes, left_out_note, read_dataset
 from bwlab.errors import BwlabError
 from tests.dataset.small_data import WriteData
 
@@ -119,3 +120,118 @@ def test_settings_that_do_not_fit_together_are_refused(write_data: WriteData) ->
     (folder / "a.toml").write_text("")
     with pytest.raises(BwlabError, match=r"a file, not a folder\. Give .* --dataset .*a\.toml"):
         read_dataset(DataConfig(folder=str(folder / "a.toml")))
+
+
+def paths_in(folder: Path) -> list[str]:
+    """Return the paths of the examples in a folder, as seen from there."""
+    return [str(example.path.relative_to(folder)) for example in read_dataset(DataConfig(folder=str(folder)))]
+
+
+def test_image_suffixes_count_in_any_letter_case(write_data: WriteData) -> None:
+    folder = write_data({"a.JPG": "fox", "b.Png": "fox", "c.jfif": "fox", "d.JFIF": "fox", "e.jpe": "fox"})
+    assert paths_in(folder) == ["a.JPG", "b.Png", "c.jfif", "d.JFIF", "e.jpe"]
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "$RECYCLE.BIN", "@eaDir", ".thumbnails", ".ipynb_checkpoints"])
+def test_folders_of_the_system_are_left_out(write_data: WriteData, name: str) -> None:
+    folder = write_data({"a.png": "fox", f"{name}/b.png": "fox", f"deep/{name}/x/b.png": "fox", "._a.png": "fox"})
+    assert paths_in(folder) == ["a.png"]
+    note = left_out_note([Subset(DataConfig(folder=str(folder)), "--data")])
+    assert note is not None
+    assert note.startswith("3 images in hidden files and in folders of the system left out: ")
+
+
+def test_a_data_folder_may_lie_in_a_hidden_folder(write_data: WriteData) -> None:
+    assert paths_in(write_data({".hidden/@eaDir/a.png": "fox"}) / ".hidden" / "@eaDir") == ["a.png"]
+
+
+def test_linked_images_and_folders_are_read(write_data: WriteData, tmp_path: Path) -> None:
+    source = write_data({"25_fox/a.png": "fox", "25_fox/deep/b.png": "owl", "c.png": "cat", "7_owl/d.png": "owl"})
+    folder = tmp_path / "links"
+    folder.mkdir()
+    for name in ("25_fox", "c.png", "c.txt"):
+        (folder / name).symlink_to(source / name)
+    (folder / "3_bird").symlink_to(source / "7_owl")
+    examples = read_dataset(DataConfig(folder=str(folder)))
+    found = {str(example.path.relative_to(folder)): (example.caption, example.repeats) for example in examples}
+    assert found == {
+        "25_fox/a.png": ("fox", 25),
+        "25_fox/deep/b.png": ("owl", 1),
+        "3_bird/d.png": ("owl", 3),
+        "c.png": ("cat", 1),
+    }
+    (tmp_path / "root").symlink_to(source / "25_fox")
+    assert [example.repeats for example in read_dataset(DataConfig(folder=str(tmp_path / "root")))] == [25, 1]
+
+
+def test_each_folder_is_read_once_whatever_links_lead_to_it(write_data: WriteData, tmp_path: Path) -> None:
+    folder = write_data({"x/a.png": "fox", "y/b.png": "owl"})
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    links = {"loop": folder, "up": folder.parent, "same": folder / "y", "one": outside, "two": outside}
+    for name, target in links.items():
+        (folder / "x" / name).symlink_to(target)
+    (outside / "back").symlink_to(folder / "x")
+    assert paths_in(folder) == ["x/a.png", "y/b.png"]
+    notes = list(folder_notes(Subset(DataConfig(folder=str(folder)), "--data")))
+    assert [note.partition(":")[0] for note in notes] == [
+        str(folder / "x" / name) for name in ("loop", "one/back", "same", "two", "up")
+    ]
+    assert all("not followed" in note for note in notes)
+
+
+def test_dead_links_are_named(write_data: WriteData) -> None:
+    folder = write_data({"a.png": "fox"})
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "self.png").symlink_to("self.png")
+    notes = list(folder_notes(Subset(DataConfig(folder=str(folder)), "--data")))
+    assert len(notes) == 2
+    assert notes[0] == f"{folder / 'gone.png'}: a dead link; nowhere.png does not exist or cannot be read"
+    (folder / "a.png").unlink()
+    with pytest.raises(BwlabError, match=r"no images in it; 2 dead links \(.*gone\.png, .*self\.png\)"):
+        read_dataset(DataConfig(folder=str(folder)))
+
+
+def test_a_dead_link_to_a_caption_is_named(write_data: WriteData) -> None:
+    folder = write_data({"a.png": None})
+    (folder / "a.txt").symlink_to("nowhere.txt")
+    with pytest.raises(BwlabError, match=r"a\.txt is a link to nowhere\.txt, which does not exist"):
+        read_dataset(DataConfig(folder=str(folder)))
+
+
+def test_a_folder_of_unread_images_says_so(tmp_path: Path) -> None:
+    for name in ("a.HEIC", "b.heic", "c.jxl", "d.NEF"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        BwlabError, match=r"no images in it; 4 files of a format that is not read \(.heic, .jxl, .nef\)"
+    ):
+        read_dataset(DataConfig(folder=str(tmp_path)))
+
+
+def test_folders_below_repeats_are_named(write_data: WriteData) -> None:
+    folder = write_data({"25_fox/a.png": "fox", "25_fox/more/b.png": "fox", "25_fox/3_x/c.png": "fox"})
+    notes = list(folder_notes(Subset(DataConfig(folder=str(folder)), "--data")))
+    reason = "1 image without the repeats of 25_fox, which count for its own images only"
+    assert notes == [f"{folder / '25_fox' / 'more'}: {reason}"]
+
+
+def test_subfolders_of_an_image_dir_are_named(write_data: WriteData) -> None:
+    folder = write_data({"a.png": "fox", "deep/b.png": "fox", "text/c.png": None})
+    (folder / "text" / "c.png").unlink()
+    subset = Subset(DataConfig(folder=str(folder)), "image_dir", recursive=False)
+    note = f"image_dir: images in its subfolders are not read, as in kohya's trainer: {folder / 'deep'}"
+    assert list(folder_notes(subset)) == [note]
+
+
+def test_a_folder_that_cannot_be_read_is_named(write_data: WriteData, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_data({"a.png": "fox", "locked/b.png": "fox"})
+    entries = Path.iterdir
+
+    def locked(self: Path) -> Iterator[Path]:
+        if self.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return entries(self)
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    with pytest.raises(BwlabError, match=r"folder .*locked: Permission denied\. Make it readable"):
+        read_dataset(DataConfig(folder=str(folder)))
