@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import unicodedata
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -17,21 +18,30 @@ JSON_ENDING = ".json"
 
 
 class OtherCaption(NamedTuple):
-    """A file beside an image that looks like its caption, but has another ending than the captions that are read.
+    """A file that looks like the caption of an image, but is not read, as it has another ending or lies elsewhere.
 
     Attributes:
         path: the file.
-        extension: value of `data.caption_extension` that reads it, such as `.caption` or `.png.txt`.
+        extension: value of `data.caption_extension` that reads it, such as `.caption` or `.png.txt`; empty if none
+            does, because it is JSON or lies beside the target of a linked image.
 
     """
 
     path: Path
     extension: str
 
-    @property
-    def is_json(self) -> bool:
-        """Whether it is a JSON file, which no setting reads."""
-        return self.extension.lower().endswith(JSON_ENDING)
+    def fix(self, wanted: str) -> str:
+        """Return what to do so that the file is read.
+
+        Args:
+            wanted: name of the caption file that is missing.
+
+        """
+        if self.extension:
+            return f"Rename it to {wanted}, or set data.caption_extension = {self.extension}"
+        if self.path.suffix.lower() == JSON_ENDING:
+            return f"JSON is not read: write the tags of {self.path.name} into {wanted}"
+        return f"Link or copy it to {wanted} beside the linked image"
 
 
 class _FolderNames(NamedTuple):
@@ -61,7 +71,7 @@ class CaptionFiles:
         it is exactly the caption file of another image.
         """
         wanted = caption_path(image, extension)
-        if wanted.exists():
+        if os.path.exists(wanted):  # noqa: PTH110 - Path.exists raises for a link into a folder that is not readable
             return wanted
         names = self._names(image.parent)
         others = self._exact_names(image.parent, extension)
@@ -71,15 +81,20 @@ class CaptionFiles:
         return image.with_name(min(alike, key=lambda name: (not _same_stem(name, wanted.name), name)))
 
     def find_other(self, image: Path, extension: str) -> OtherCaption | None:
-        """Return a file that looks like the caption of an image but has another ending, or None."""
+        """Return a file that looks like the caption of an image but has another ending, or None.
+
+        A caption with the right ending beside the target of a linked image counts too.
+        """
         names = self._names(image.parent)
         for ending in (*CAPTION_ENDINGS, *(image.suffix + ending for ending in CAPTION_ENDINGS)):
             wanted = caption_path(image, ending)
             for name in names.alike.get(folded(wanted.name), ()):
                 path = image.with_name(name)
                 if wanted != caption_path(image, extension) and path.is_file() and path.stat().st_size:
-                    return OtherCaption(path, ending)
-        return None
+                    return OtherCaption(path, "" if ending.endswith(JSON_ENDING) else ending)
+        target = image.resolve()
+        beside_target = self.find(target, extension) if image.is_symlink() and target.parent.is_dir() else None
+        return None if beside_target in (None, caption_path(image, extension)) else OtherCaption(beside_target, "")
 
     def _names(self, folder: Path) -> _FolderNames:
         if folder not in self._folders:

@@ -29,20 +29,19 @@ class MissingCaption(BwlabError):
     Args:
         image: the image file.
         path: the caption file that should be there.
-        other: a file that looks like the caption, with another ending.
+        other: a file that looks like the caption, with another ending or beside the target of a link.
 
     """
 
     def __init__(self, image: Path, path: Path, other: OtherCaption | None = None) -> None:
         found, fix = f"{path.name} is missing or empty", "Write it or give data.caption"
-        if path.is_symlink() and not path.exists():
-            found = f"{path.name} is a link to {path.readlink()}, which does not exist"
+        if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - Path.exists may raise for links
+            found = f"{path.name} is a link to {path.readlink()}, which does not exist or cannot be read"
         if other is not None:
-            found = f"{found}, but {other.path.name} is there"
-            fix = f"Rename it to {path.name}, or set data.caption_extension = {other.extension}"
-            if other.is_json:
-                fix = f"JSON is not read: write the tags of {other.path.name} into {path.name}"
+            name = other.path.name if other.path.parent == image.parent else str(other.path)
+            found, fix = f"{found}, but {name} is there", other.fix(path.name)
         super().__init__(f"caption of {image}", found, fix)
+        self.other = other
 
 
 def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_REGULARISATION) -> tuple[Example, ...]:
@@ -186,7 +185,7 @@ def images_inside(path: Path) -> int:
 
 
 def other_captions_note(examples: Iterable[Example]) -> str | None:
-    """Return one line about images that are trained without the caption that lies beside them with another ending."""
+    """Return one line about images that are trained without a caption that has another ending or lies elsewhere."""
     captions = CaptionFiles()
     others = [
         other
@@ -196,10 +195,10 @@ def other_captions_note(examples: Iterable[Example]) -> str | None:
     ]
     if not others:
         return None
-    extensions = sorted({other.extension for other in others if not other.is_json})
-    fix = f"data.caption_extension = {' or '.join(extensions)} reads captions" if extensions else "JSON is not read"
     images, names = counted(len(others), "image"), names_of([other.path for other in others])
-    return f"{images} without a caption, but with a file of another ending: {names}. {fix}"
+    extensions = sorted({other.extension for other in others if other.extension})
+    fix = f". data.caption_extension = {' or '.join(extensions)} reads captions" if extensions else ""
+    return f"{images} without a caption, although there are files such as {names}{fix}"
 
 
 def not_a_folder(folder: str) -> tuple[str, str]:

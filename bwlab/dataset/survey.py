@@ -13,6 +13,7 @@ from bwlab.dataset.captions import CaptionFiles
 from bwlab.dataset.duplicates import BITS, Fingerprint, equal_groups, fingerprint, similar_pairs
 from bwlab.dataset.examples import Example, Subset, split_tags
 from bwlab.dataset.folders import (
+    MissingCaption,
     folder_notes,
     images_of,
     left_out_note,
@@ -188,7 +189,7 @@ def survey(
             except UnreadableImage as error:
                 broken.append(Problem(path, error.found))
             except BwlabError as error:
-                unusable.append(Problem(path, f"{error.asked}: {error.found}"))
+                unusable.append(Problem(path, problem_text(error)))
             on_image()
     examples = [image.example for image in images]
     captions = {example.caption for example in examples}
@@ -219,6 +220,12 @@ def notes_of(subsets: Sequence[Subset], examples: Sequence[Example]) -> Iterator
         if note is not None:
             yield note
     yield from caption_notes(examples)
+
+
+def problem_text(error: BwlabError) -> str:
+    """Return an image's error in one line, with advice if there is a file that looks like its caption."""
+    has_other = isinstance(error, MissingCaption) and error.other is not None
+    return str(error) if has_other else f"{error.asked}: {error.found}"
 
 
 def known_sizing(subset: Subset, base: BaseSize | None) -> Sizing | None:

@@ -227,7 +227,10 @@ def test_captions_of_another_ending_are_named(tmp_path: Path, capsys: pytest.Cap
         (folder / name).write_text("fox")
     code, out, _ = check(capsys, str(folder))
     assert code == 2
-    assert f"caption of {folder / 'a.png'}: a.txt is missing or empty, but a.png.txt is there\n" in out
+    assert (
+        f"caption of {folder / 'a.png'}: a.txt is missing or empty, but a.png.txt is there. Rename it to a.txt, or "
+        in out
+    )
     fix = "data.caption_extension = .jpg.txt or .png.txt reads captions"
     _, _, notes = notes_of(capsys, str(folder), "--set", "data.caption=owl")
     assert [note.endswith(fix) for note in notes] == [True]

@@ -100,7 +100,21 @@ def test_captions_of_another_ending_are_named(write_data: WriteData, name: str, 
     examples = read_dataset(DataConfig(folder=str(folder), caption="owl"))
     note = other_captions_note(examples)
     assert note is not None
-    assert note.startswith(f"1 image without a caption, but with a file of another ending: {folder / name}. ")
+    assert note.startswith(f"1 image without a caption, although there are files such as {folder / name}")
+
+
+def test_a_caption_beside_the_target_of_a_link_is_named(write_data: WriteData, tmp_path: Path) -> None:
+    source = write_data({"a.png": "fox"})
+    link = tmp_path / "links" / "b.png"
+    link.parent.mkdir()
+    link.symlink_to(source / "a.png")
+    with pytest.raises(BwlabError) as error:
+        read_dataset(DataConfig(folder=str(link.parent)))
+    assert error.value.found == f"b.txt is missing or empty, but {source / 'a.txt'} is there"
+    assert error.value.fix == "Link or copy it to b.txt beside the linked image"
+    assert captions_of(link.parent, caption="owl") == ["owl"]
+    (link.parent / "b.txt").symlink_to(source / "a.txt")
+    assert captions_of(link.parent) == ["fox"]
 
 
 def test_captions_may_have_the_whole_name_of_their_image(write_data: WriteData) -> None:

@@ -195,7 +195,7 @@ def test_dead_links_are_named(write_data: WriteData) -> None:
 def test_a_dead_link_to_a_caption_is_named(write_data: WriteData) -> None:
     folder = write_data({"a.png": None})
     (folder / "a.txt").symlink_to("nowhere.txt")
-    with pytest.raises(BwlabError, match=r"a\.txt is a link to nowhere\.txt, which does not exist"):
+    with pytest.raises(BwlabError, match=r"a\.txt is a link to nowhere\.txt, which does not exist or cannot be read"):
         read_dataset(DataConfig(folder=str(folder)))
 
 
