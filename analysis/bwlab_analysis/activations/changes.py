@@ -22,6 +22,7 @@ from bwlab_analysis.measures import PREDICTION, Measured
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.terminal import OnProgress
 
 
 CHANGES = ("effect", "style", "structure", "representation")
@@ -71,6 +72,7 @@ def activation_changes(
     timesteps: Sequence[int] = TIMESTEPS,
     draws: int = 3,
     seed: int = 0,
+    on_pass: OnProgress | None = None,
 ) -> ActivationReport:
     """Return what an adapter at scale 1 changes in every block.
 
@@ -82,6 +84,7 @@ def activation_changes(
         timesteps: 0..999, at which the latents are noised.
         draws: random adapters of the same norms.
         seed: of the random adapters.
+        on_pass: function that shows the progress.
 
     """
     drawn = random_adapters(adapter, pipe.unet, draws, seed + 1)
@@ -91,7 +94,8 @@ def activation_changes(
     names = (BASE, "adapter", *(f"random {draw}" for draw in range(len(drawn))))
     variants = Variants(adapters, names, tuple(scales))
     gathered: dict[tuple[str, int], dict[str, list[LatentChanges]]] = {}
-    for batch in passes(pipe, scheme, (adapter,), variants, inputs, timesteps, [(BASE, name) for name in names[1:]]):
+    groups = [(BASE, name) for name in names[1:]]
+    for batch in passes(pipe, scheme, (adapter,), variants, inputs, timesteps, groups, on_pass):
         _add_pass(batch, gathered)
     measured = tuple(
         BlockChange(*block_at_time, _measures(list(variant.values()))) for block_at_time, variant in gathered.items()

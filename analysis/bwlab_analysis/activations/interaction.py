@@ -31,6 +31,7 @@ from bwlab_analysis.measures import ALL_TIMES, PREDICTION, BlockAtTimestep, Bloc
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.terminal import OnProgress
 
 
 DRAWS = 5
@@ -91,6 +92,7 @@ def interaction(
     draws: int = DRAWS,
     seed: int = 0,
     knock_outs: bool = True,
+    on_pass: OnProgress | None = None,
 ) -> InteractionReport:
     """Return the effects of two adapters in every block, alone and together.
 
@@ -106,13 +108,14 @@ def interaction(
         draws: number of random adapters for each null; 0 for no null.
         seed: seed of the random adapters.
         knock_outs: whether to switch off each block too, for the blame; otherwise the blame is empty.
+        on_pass: function that shows the progress.
 
     """
     random_a = random_adapters(a, pipe.unet, draws, seed + 1)
     random_b = random_adapters(b, pipe.unet, draws, seed + 101)
     variants = pair_variants(a, b, random_a, random_b, knock_outs)
     sums = _EffectSums(variants, len(random_a), len(random_b), knock_outs)
-    for batch in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups()):
+    for batch in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups(), on_pass):
         _add_pass(batch, sums)
     return InteractionReport(inputs.source, len(inputs), draws, tuple(timesteps), sums.effects(), sums.blame())
 

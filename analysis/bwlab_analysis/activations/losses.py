@@ -24,6 +24,7 @@ from bwlab_analysis.measures import BlockBlame, worst_first
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.terminal import OnProgress
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def loss_interference(
     draws: int = 5,
     seed: int = 0,
     knock_outs: bool = True,
+    on_pass: OnProgress | None = None,
 ) -> LossReport:
     """Return the effect of `other` on the losses of `own` on the training images of `own`.
 
@@ -108,6 +110,7 @@ def loss_interference(
         draws: number of random adapters in the place of `other`.
         seed: seed of the random adapters.
         knock_outs: whether to switch off each block too, for blame and need; otherwise both are empty.
+        on_pass: function that shows the progress.
 
     """
     drawn = random_adapters(other, pipe.unet, draws, seed + 1)
@@ -117,7 +120,8 @@ def loss_interference(
     settings += [without(A, block, alone=False) for block in needed]
     variants = pair_variants(own, other, (), drawn, knock_outs).only(settings)
     row = {name: torch.zeros(len(inputs), dtype=torch.float64) for name in settings}
-    for batch in passes(pipe, scheme, (own, other), variants, inputs, timesteps, [(name,) for name in settings]):
+    groups = [(name,) for name in settings]
+    for batch in passes(pipe, scheme, (own, other), variants, inputs, timesteps, groups, on_pass):
         for variant, losses in zip(batch.names, _losses(batch), strict=True):
             row[variant][batch.rows] += losses / len(timesteps)
     harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.losses import LossReport
     from bwlab_analysis.measures import BlockBlame
+
+
+class OnPass(Protocol):
+    """Function that shows the progress of a stage of the measurement."""
+
+    def __call__(self, done: int, total: int, stage: str) -> None:
+        """Show that `done` of `total` passes of a stage are done."""
 
 
 FilePair: TypeAlias = tuple[Path, Path]
@@ -59,9 +67,14 @@ class PairInBase:
 
 
 def measure_in_base(
-    pairs: Sequence[FilePair], settings: BaseSettings, manager: PluginManager
+    pairs: Sequence[FilePair],
+    settings: BaseSettings,
+    manager: PluginManager,
+    on_pass: OnPass | None = None,
 ) -> dict[FilePair, PairInBase]:
     """Return what each pair of adapters does in a base, which is loaded once; all pairs see the same inputs.
+
+    `on_pass` is called before each pass through the base.
 
     Raises:
         BwlabError: a bad base, adapter or folder.
@@ -79,7 +92,15 @@ def measure_in_base(
     }
     chosen = [] if settings.prompts else list(images.values())
     inputs = choose_inputs(base, chosen, settings.prompts, settings.latents, settings.seed)
-    return {(a, b): _measure_pair(base, adapters[a], adapters[b], inputs, images, settings) for a, b in pairs}
+    found = {}
+    for number, (a, b) in enumerate(pairs, 1):
+
+        def on_stage(done: int, total: int, stage: str, number: int = number) -> None:
+            if on_pass is not None:
+                on_pass(done, total, stage if len(pairs) == 1 else f"{stage} of pair {number} of {len(pairs)}")
+
+        found[a, b] = _measure_pair(base, adapters[a], adapters[b], inputs, images, settings, on_stage)
+    return found
 
 
 def _measure_pair(
@@ -89,6 +110,7 @@ def _measure_pair(
     inputs: Inputs,
     images: Mapping[str, EncodedFolder],
     settings: BaseSettings,
+    on_stage: OnPass,
 ) -> PairInBase:
     from bwlab_analysis.activations.inputs import folder_inputs
     from bwlab_analysis.activations.interaction import interaction
@@ -97,8 +119,18 @@ def _measure_pair(
     chosen = settings.timesteps, settings.draws, settings.seed
     own_inputs = {name: folder_inputs(folder, settings.latents, settings.seed) for name, folder in images.items()}
     losses = tuple(
-        loss_interference(base.pipe, base.scheme, own, other, own_inputs[name], name, *chosen)
+        loss_interference(
+            base.pipe,
+            base.scheme,
+            own,
+            other,
+            own_inputs[name],
+            name,
+            *chosen,
+            on_pass=partial(on_stage, stage=f"losses on {name}'s images"),
+        )
         for name, own, other in (("a", a, b), ("b", b, a))
         if name in own_inputs
     )
-    return PairInBase(base.scheme, interaction(base.pipe, base.scheme, a, b, inputs, *chosen), losses)
+    effects = interaction(base.pipe, base.scheme, a, b, inputs, *chosen, on_pass=partial(on_stage, stage="activations"))
+    return PairInBase(base.scheme, effects, losses)

@@ -21,6 +21,7 @@ from bwlab_analysis.activations.inputs import Inputs, text_conditions
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.terminal import OnProgress
 
 BASE, A, B, BOTH = "base", "a", "b", "both"
 
@@ -113,6 +114,7 @@ def passes(
     inputs: Inputs,
     timesteps: Sequence[int],
     groups: Sequence[Group],
+    on_pass: OnProgress | None = None,
 ) -> Iterator[Pass]:
     """Yield passes of all variants on all inputs at all timesteps, as many variants at once as memory allows.
 
@@ -124,12 +126,16 @@ def passes(
         inputs: latents, noise and captions.
         timesteps: 0..999.
         groups: names of the variants; those of a group are in one pass.
+        on_pass: function that is called before each pass with the numbers of finished passes and of all passes.
 
     """
     schedule, most = noise_schedule(pipe), rows_at_once(pipe, inputs.latents)
-    for portion in split_groups(groups, most):
-        compared = variants.only(tuple(dict.fromkeys(name for group in portion for name in group)))
-        size = max(1, most // len(compared.names))
+    portions = split_groups(groups, most)
+    names = [tuple(dict.fromkeys(name for group in portion for name in group)) for portion in portions]
+    sizes = [max(1, most // len(own)) for own in names]
+    done, total = 0, sum(-(-len(inputs) // size) for size in sizes) * len(timesteps)
+    for portion, own, size in zip(portions, names, sizes, strict=True):
+        compared = variants.only(own)
         batches = list(inputs.batches(size))
         texts = [variant_texts(pipe, pair, compared, batch.captions) for batch in batches]
         denoiser = BatchedDenoiser(pipe.unet, scheme, compared.adapters, compared.scales, texts[0][1])
@@ -138,6 +144,9 @@ def passes(
             noisy = schedule.add_noise(batch.latents, batch.noise, times)
             target = training_target(schedule, batch.latents, batch.noise, times)
             rows = slice(number * size, number * size + len(batch))
+            if on_pass is not None:
+                on_pass(done, total)
+            done += 1
             yield Pass(time, rows, noisy, target, times, texts[number][0], denoiser, compared.names, portion)
 
 

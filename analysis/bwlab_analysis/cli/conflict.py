@@ -134,7 +134,7 @@ def run_conflict(
 def compare_pairs(pairs: Sequence[FilePair], settings: BaseSettings | None, signs: bool) -> list[Compared]:
     """Return the comparison of each pair's weights, made without torch, and its effects in a base if there is one."""
     from bwlab.plugins.manager import build_manager
-    from bwlab.terminal import warn
+    from bwlab.terminal import ProgressBar, warn
     from bwlab_analysis.activations.pair import measure_in_base
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.adapter_weights import weights_of
@@ -144,7 +144,12 @@ def compare_pairs(pairs: Sequence[FilePair], settings: BaseSettings | None, sign
     measures = [measure for measure in conflict_measures(manager, warn) if signs or not measure.slow]
     weights = weights_of(settings.base if settings is not None else None)
     reports = [measure_conflict(a, b, measures, manager, weights) for a, b in pairs]
-    in_base = measure_in_base(pairs, settings, manager) if settings is not None else {}
+    in_base = {}
+    if settings is not None:
+        with ProgressBar("measuring in the base") as bar:
+            in_base = measure_in_base(
+                pairs, settings, manager, lambda done, total, stage: bar.update(done, total, stage)
+            )
     return [(report, in_base.get(pair)) for report, pair in zip(reports, pairs, strict=True)]
 
 

@@ -60,6 +60,7 @@ def activations_command(
     The latents are those of the images in --data, or of images that the base generates for --prompts.
     """
     from bwlab.plugins.manager import build_manager
+    from bwlab.terminal import ProgressBar
     from bwlab_analysis.activations.changes import activation_changes
     from bwlab_analysis.activations.inputs import parse_timesteps, require_inputs
     from bwlab_analysis.activations.loaded_base import choose_inputs, open_base, require_adapters
@@ -76,7 +77,10 @@ def activations_command(
     adapter = loaded_base.adapter(file)
     images = [] if data is None else [loaded_base.images(data, latents)]
     inputs = choose_inputs(loaded_base, images, texts, latents, seed)
-    changes = activation_changes(loaded_base.pipe, loaded_base.scheme, adapter, inputs, times, draws, seed)
+    with ProgressBar("measuring in the base") as bar:
+        changes = activation_changes(
+            loaded_base.pipe, loaded_base.scheme, adapter, inputs, times, draws, seed, bar.update
+        )
     show(
         lambda: present_activations(str(file), base, changes),
         lambda: activations_document(str(file), base, changes),

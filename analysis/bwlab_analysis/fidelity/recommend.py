@@ -354,7 +354,16 @@ def recommend(
     """
     identity, style = (base.adapter(file) for file in files)
     inputs = choose_inputs(base, [], sampling.prompts, LATENTS, seed)
-    effects = interaction(base.pipe, base.scheme, identity, style, inputs, draws=0, seed=seed)
+    effects = interaction(
+        base.pipe,
+        base.scheme,
+        identity,
+        style,
+        inputs,
+        draws=0,
+        seed=seed,
+        on_pass=None if on_condition is None else lambda done, total: on_condition(done, total, "blame of blocks"),
+    )
     blame = [
         WeightedBlock(NAMES[block.adapter], block.block, block.gain - max(block.loss or 0.0, 0.0))
         for block in effects.blame

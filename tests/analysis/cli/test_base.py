@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from bwlab.adapters.save import save_adapter
 from bwlab.base.load import load_base
+from bwlab.terminal import ProgressBar
 from tests.analysis.conftest import Outcome
 from tests.analysis.fidelity.test_scores import CONFIG
 from tests.analysis.random_adapters import random_adapter
@@ -95,6 +96,33 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
     assert "Denoising loss on each adapter's own training images" in table.out
     assert "…" not in table.out
+
+
+@pytest.mark.parametrize(
+    ("command", "stages"),
+    [
+        ("conflict A B --data-a IMAGES", {"activations", "losses on a's images"}),
+        ("conflict A B TEXT --prompts PROMPTS", {f"activations of pair {number} of 3" for number in (1, 2, 3)}),
+        ("activations A --prompts PROMPTS", {""}),
+    ],
+)
+def test_progress_is_shown(
+    bwlab: Run, files: Files, monkeypatch: pytest.MonkeyPatch, command: str, stages: set[str]
+) -> None:
+    shown: list[tuple[int, int, str]] = []
+
+    def update(self: ProgressBar, done: int, total: int, detail: str = "") -> None:
+        shown.append((done, total, detail))
+
+    monkeypatch.setattr(ProgressBar, "update", update)
+    words = {"A": files.a, "B": files.b, "TEXT": files.with_text, "IMAGES": files.images, "PROMPTS": files.prompts}
+    arguments = [words.get(word, word) for word in command.split()]
+    outcome = bwlab("analyze", *arguments, "--base", files.base, *FAST)
+    assert outcome.code == 0, outcome.err
+    assert {detail for _, _, detail in shown} == stages
+    for stage in stages:
+        own = [(done, total) for done, total, detail in shown if detail == stage]
+        assert own == [(done, len(own)) for done in range(len(own))]
 
 
 def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:
