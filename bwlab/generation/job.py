@@ -7,11 +7,12 @@ from pathlib import Path
 
 from bwlab.base.device import AUTO
 from bwlab.errors import BwlabError
+from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.controlnet import check_kind
 from bwlab.generation.img2img import DEFAULT_STRENGTH
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 
-WEIGHTINGS = ("compel",)
+WEIGHTINGS = ("compel", A1111)
 
 MAX_SEED = 2**63
 
@@ -33,7 +34,7 @@ class GenerateJob:
         control: method that finds its lines, see `bwlab.generation.controlnet.edge_map`.
         control_scale: scale of the ControlNet, 0 or more.
         control_end: the fraction of the sampling after which the ControlNet is off, 0..1.
-        weighting: the library that reads weights in prompts; None: none.
+        weighting: syntax of weights in prompts, one of `WEIGHTINGS`; None: prompts are read without weights.
         xy: one or two axes of the grids, columns first.
         device: name of a PyTorch device, or `"auto"`.
         count: number of images for each prompt, with seeds `seed`, `seed + 1`, ...

@@ -1,9 +1,9 @@
-"""Weights in prompts, such as `"a (red)1.4 fox, hat--"`, read by the library compel."""
+"""Weights in prompts, such as `"a (red)1.4 fox, hat--"`, read by the library compel, or as A1111 writes them."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bwlab.base.conditioning import encode_texts, text_encoders
 from bwlab.errors import BwlabError
+from bwlab.generation.chunks import encode_chunks
 from bwlab.generation.job import WEIGHTINGS
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ COMPEL = "compel"
 
 
 def require_weighting(name: str | None) -> None:
-    """Raise `BwlabError` unless the library for prompt weights is None, or known and installed."""
+    """Raise `BwlabError` unless the syntax of prompt weights is None, or known and its library installed."""
     if name is None:
         return
     if name not in WEIGHTINGS:
-        raise BwlabError(f"--weighting {name}", "no such library", f"Choose from {', '.join(WEIGHTINGS)}")
-    if importlib.util.find_spec(COMPEL) is None:
+        raise BwlabError(f"--weighting {name}", "no such syntax", f"Choose from {', '.join(WEIGHTINGS)}")
+    if name == COMPEL and importlib.util.find_spec(COMPEL) is None:
         raise BwlabError(f"--weighting {name}", "the package compel is not installed", "pip install 'bwlab[weighting]'")
 
 
@@ -64,19 +65,28 @@ def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor
         for tokenizer, encoder in zip(tokenizers, encoders, strict=False)
     ]
     context = {"context": torch.cat(contexts, dim=-1)}
-    pooled = (
-        encode_texts(pipe, [" ".join(_texts(Compel.parse_prompt_string(prompt))) for prompt in prompts]).pooled
-        if len(encoders) == 2
-        else None
-    )
+    pooled = encode_texts(pipe, [without_weights(prompt) for prompt in prompts]).pooled if len(encoders) == 2 else None
     return context if pooled is None else {**context, "pooled": pooled}
 
 
-def weighted_embeddings(
-    pipe: Pipeline, prompts: Sequence[str], negative: str, guided: bool
+def chunked_context(pipe: Pipeline, prompts: Sequence[str], weighting: str | None, count: int) -> dict[str, Tensor]:
+    """Return the same as `weighted_context` for prompts in `count` chunks, see `bwlab.generation.chunks`."""
+    text = encode_chunks(pipe, prompts, weighting, count)
+    return {"context": text.context} if text.pooled is None else {"context": text.context, "pooled": text.pooled}
+
+
+def pipeline_embeddings(
+    pipe: Pipeline,
+    prompts: Sequence[str],
+    negative: str,
+    guided: bool,
+    contexts: Callable[[Sequence[str]], dict[str, Tensor]],
 ) -> dict[str, Tensor | None]:
-    """Return the arguments that replace prompts in a pipeline, by name; with guidance also for the negative prompt."""
-    positive = weighted_context(pipe, prompts)
+    """Return the arguments that replace prompts in a pipeline, by name; with guidance also for the negative prompt.
+
+    `contexts` encodes prompts, as `weighted_context` does.
+    """
+    positive = contexts(prompts)
     embeddings: dict[str, Tensor | None] = {"prompt_embeds": positive["context"]}
     other: dict[str, Tensor] = {}
     if guided:
@@ -84,13 +94,20 @@ def weighted_embeddings(
         other = (
             {name: torch.zeros_like(value) for name, value in positive.items()}
             if zeros
-            else weighted_context(pipe, [negative] * len(prompts))
+            else contexts([negative] * len(prompts))
         )
     embeddings["negative_prompt_embeds"] = other.get("context")
     if "pooled" in positive:
         embeddings["pooled_prompt_embeds"] = positive["pooled"]
         embeddings["negative_pooled_prompt_embeds"] = other.get("pooled")
     return embeddings
+
+
+def without_weights(prompt: str) -> str:
+    """Return the words of a prompt in compel's grammar."""
+    from compel import Compel
+
+    return " ".join(_texts(Compel.parse_prompt_string(prompt)))
 
 
 def _require_plain(prompt: str, conjunction: Any) -> None:

@@ -93,7 +93,7 @@ class GenerationRecipe:
         version: version of bwlab.
         init_image: the init image; None if sampling started from noise.
         controlnet: the ControlNet; None without a ControlNet.
-        weighting: the library that read weights in the prompt; otherwise empty.
+        weighting: syntax of weights in the prompt; empty if it was read without weights.
 
     """
 

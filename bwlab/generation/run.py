@@ -15,6 +15,7 @@ from bwlab.adapters.attach import Scale, ScaledAdapter
 from bwlab.adapters.schedule import parse_schedule
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
+from bwlab.base.quiet import quiet_libraries
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
 from bwlab.files import make_folder
@@ -22,11 +23,12 @@ from bwlab.formats.dialects.textual_inversion import read_embedding
 from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import contact_sheet
 from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
-from bwlab.generation.embeddings import check_words
+from bwlab.generation.embeddings import attach_words
 from bwlab.generation.grid import Grid, GridCell, check_axes, check_cell, grids_of
 from bwlab.generation.img2img import InitImage, read_init_image
 from bwlab.generation.job import MAX_SEED, GenerateJob, check_controlnet, check_file, check_init_image, check_range
 from bwlab.generation.lora_tags import with_scales, with_tags
+from bwlab.generation.prompt_notes import notes_on_prompts
 from bwlab.generation.prompt_weighting import check_prompts, require_weighting
 from bwlab.generation.recipe import (
     GenerationRecipe,
@@ -40,7 +42,7 @@ from bwlab.generation.recipe import (
 )
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import sampler_named
-from bwlab.terminal import OnProgress, ProgressBar, counted
+from bwlab.terminal import OnProgress, ProgressBar, counted, warn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +67,7 @@ class SharedInputs:
         init_image: the image that sampling starts from; None: noise.
         controlnet: a ControlNet and its image, or None.
         embeddings: embeddings of words that prompts may use.
-        weighting: the library that reads weights in prompts; None: none.
+        weighting: syntax of weights in prompts; None: prompts are read without weights.
 
     """
 
@@ -104,13 +106,22 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     if job.weighting:
         check_prompts({job.negative, *(cell.prompt for cell in cells)})
     inputs = _shared_inputs(job, pipe, manager, scheme)
-    check_words(pipe, inputs.embeddings)
+    _warn_of_prompts(job, pipe, cells, inputs)
     make_folder(job.out, f"--out {job.out}")
     with ProgressBar(f"sampling {counted(len(cells), 'image')}", console=console) as bar:
         images = generate_cells(pipe, cells, inputs, bar.update)
     template = _recipe_template(job, pipe, inputs)
     generated = [GeneratedImage(image, template.of(cell, image)) for cell, image in zip(cells, images, strict=True)]
     return _write(job, generated, grids)
+
+
+def _warn_of_prompts(job: GenerateJob, pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs) -> None:
+    """Print the warnings about the prompts; `BwlabError` if an embedding does not fit the base."""
+    guided = any(cell.cfg > 1 for cell in cells)
+    prompts = list(dict.fromkeys([*(cell.prompt for cell in cells), *([job.negative] if guided else [])]))
+    with attach_words(pipe, inputs.embeddings), quiet_libraries():
+        for note in notes_on_prompts(pipe, prompts, job.weighting):
+            warn(note)
 
 
 def check_job(job: GenerateJob) -> None:

@@ -10,13 +10,21 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.attach import ScaledAdapter
+from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
 from bwlab.generation.attach import attach_scaled
+from bwlab.generation.chunks import chunk_count
 from bwlab.generation.controlnet import ControlNetInput
 from bwlab.generation.diffusers_pipelines import KeptOutside, Task, needs_own_mask, pipeline_for
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.img2img import InitImage, settings
-from bwlab.generation.prompt_weighting import require_weighting, weighted_embeddings
+from bwlab.generation.prompt_weighting import (
+    COMPEL,
+    chunked_context,
+    pipeline_embeddings,
+    require_weighting,
+    weighted_context,
+)
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 
 if TYPE_CHECKING:
@@ -48,7 +56,8 @@ def generate(
     """Return one image for each prompt, with the seed at the same index.
 
     Adapters act only inside this call, on the UNet and, if they have such layers, on the text encoders. The noise of
-    each image comes from a separate CPU generator, so it does not depend on the other images of its batch.
+    each image comes from a separate CPU generator, so it does not depend on the other images of its batch. Long prompts
+    are read in chunks (`bwlab.generation.chunks`), except by compel, which cuts them.
 
     Args:
         pipe: the base; only the noise schedule of its scheduler is used, and nothing is changed.
@@ -58,7 +67,7 @@ def generate(
         init_image: the image that sampling starts from; None: noise.
         controlnet: a ControlNet and its image, or None.
         embeddings: embeddings of words that prompts may use.
-        weighting: `"compel"` to read weights in prompts; None: prompts are read without weights.
+        weighting: `"compel"` or `"a1111"` to read weights in prompts; None: prompts are read without weights.
         batch_size: number of images that are sampled at once.
         on_step: called with (finished sampling steps, all sampling steps).
 
@@ -76,15 +85,32 @@ def generate(
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
     sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting)
-    firsts = range(0, len(prompts), batch_size)
     steps_done = steps if init_image is None else init_image.steps(steps)
-    images: list[Image.Image] = []
+    images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
-        for index, first in enumerate(firsts):
-            rows = slice(first, first + batch_size)
-            report = _reporter(on_step, index * steps_done, len(firsts) * steps_done)
-            images += _sample_batch(sampling, prompts[rows], seeds[rows], rows, len(prompts), report)
-    return images if init_image is None else [init_image.kept(image) for image in images]
+        batches = _batches(pipeline, prompts, negative if cfg > 1 else "", weighting, batch_size)
+        for index, rows in enumerate(batches):
+            report = _reporter(on_step, index * steps_done, len(batches) * steps_done)
+            sampled = _sample_batch(sampling, rows, prompts, seeds, report)
+            images |= zip(rows, sampled, strict=True)
+    ordered = [images[index] for index in range(len(prompts))]
+    return ordered if init_image is None else [init_image.kept(image) for image in ordered]
+
+
+def _batches(
+    pipe: Any, prompts: Sequence[str], negative: str, weighting: str | None, batch_size: int
+) -> list[list[int]]:
+    """Return the indices of the prompts of each batch; a batch has prompts of one number of chunks."""
+    counts = {prompt: _chunk_count(pipe, [prompt, negative], weighting) for prompt in dict.fromkeys(prompts)}
+    batches: list[list[int]] = []
+    for count in sorted(set(counts.values())):
+        rows = [index for index, prompt in enumerate(prompts) if counts[prompt] == count]
+        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    return batches
+
+
+def _chunk_count(pipe: Any, texts: Sequence[str], weighting: str | None) -> int:
+    return 1 if weighting == COMPEL else max(chunk_count(pipe, text, weighting) for text in dict.fromkeys(texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +147,7 @@ class _Sampling:
 
         return call
 
-    def adapters_of(self, rows: slice, total: int, copies: int) -> list[ScaledAdapter]:
+    def adapters_of(self, rows: Sequence[int], total: int, copies: int) -> list[ScaledAdapter]:
         """Return the adapters with scales per sample cut to `rows` of all samples and repeated `copies` times."""
         return [
             ScaledAdapter(scaled.adapter, _scale_for_rows(scaled.scale, rows, total, copies), scaled.schedule)
@@ -141,23 +167,26 @@ CONTEXT_NAMES = (
 
 def _sample_batch(
     sampling: _Sampling,
+    rows: Sequence[int],
     prompts: Sequence[str],
     seeds: Sequence[int],
-    rows: slice,
-    total: int,
     report: Callable[[int], None],
 ) -> list[Image.Image]:
+    """Return the images of the prompts and seeds at the indices `rows`."""
+    total = len(prompts)
+    own_seeds = [seeds[row] for row in rows]
+    texts = [prompts[row] for row in rows]
     with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=1)):
-        contexts = encode(sampling.pipeline, prompts, sampling.cfg, sampling.negative, sampling.weighting)
+        contexts = encode(sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting)
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
     with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)):
         result = sampling.pipeline(
             **contexts,
-            **sampling.image_arguments(len(seeds)),
+            **sampling.image_arguments(len(rows)),
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.cfg,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            callback_on_step_end=sampling.after_step(seeds, report),
+            generator=[torch.Generator().manual_seed(seed) for seed in own_seeds],
+            callback_on_step_end=sampling.after_step(own_seeds, report),
         )
     return list(result.images)
 
@@ -167,20 +196,32 @@ def encode(pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighti
     """Return text embeddings of the prompts and, with guidance, of the negative prompt.
 
     An empty negative prompt is encoded as the base expects: as zeros for SDXL, otherwise as the embedding of no text.
+    All prompts and the negative prompt get as many chunks as the longest of them has.
     """
-    if weighting is not None:
-        return weighted_embeddings(pipe, prompts, negative, cfg > 1)
+    guided = cfg > 1
+    with quiet_libraries():  # they warn of every long text, and bwlab reads it in chunks or says what is not read
+        if weighting == COMPEL:
+            return pipeline_embeddings(pipe, prompts, negative, guided, lambda texts: weighted_context(pipe, texts))
+        count = _chunk_count(pipe, [*prompts, negative if guided else ""], weighting)
+        if weighting is None and count == 1:
+            return _encode_short(pipe, prompts, guided, negative)
+        return pipeline_embeddings(
+            pipe, prompts, negative, guided, lambda texts: chunked_context(pipe, texts, weighting, count)
+        )
+
+
+def _encode_short(pipe: Any, prompts: Sequence[str], guided: bool, negative: str) -> Contexts:
     embeddings = pipe.encode_prompt(
         list(prompts),
         device=pipe.device,
         num_images_per_prompt=1,
-        do_classifier_free_guidance=cfg > 1,
+        do_classifier_free_guidance=guided,
         negative_prompt=[negative] * len(prompts) if negative else None,
     )
     return dict(zip(CONTEXT_NAMES, embeddings, strict=False))
 
 
-def _scale_for_rows(scale: Scale, rows: slice, total: int, copies: int) -> Scale:
+def _scale_for_rows(scale: Scale, rows: Sequence[int], total: int, copies: int) -> Scale:
     if isinstance(scale, Tensor):
         return _cut(scale, rows, total, copies)
     if isinstance(scale, dict):
@@ -191,13 +232,13 @@ def _scale_for_rows(scale: Scale, rows: slice, total: int, copies: int) -> Scale
     return scale
 
 
-def _cut(scale: Tensor, rows: slice, total: int, copies: int) -> Tensor:
+def _cut(scale: Tensor, rows: Sequence[int], total: int, copies: int) -> Tensor:
     if scale.dim() == 0:
         return scale
     if scale.shape != (total,):
         found = f"a tensor of shape {tuple(scale.shape)} for {total} prompts"
         raise BwlabError("an adapter scale per sample", found, "Give one number for each prompt")
-    return scale[rows].repeat(copies)
+    return scale[list(rows)].repeat(copies)
 
 
 def _reporter(on_step: OnProgress | None, done: int, total: int) -> Callable[[int], None]:

@@ -250,7 +250,7 @@ def test_bad_input_is_one_line(
         (("--image", image, "--strength", "nan"), "--strength nan: out of range"),
         (("--image", image, "--strength", "0.3"), "--strength 0.3: that is none of 2 steps"),
         (("--weighting", "compel", "--negative", '("a", "b").and()'), "text of another length"),
-        (("--weighting", "compl"), "--weighting compl: no such library"),
+        (("--weighting", "compl"), "--weighting compl: no such syntax"),
         (("--xy", "scale: 1", ""), "there is no adapter 1 among 0"),
         (("--xy", "steps: 0", ""), "steps of dpmpp_2m_karras 0: out of range"),
         (("--xy", "seed: 1, 2", "", "--count", "2"), "seeds are an axis and --count is 2"),

@@ -14,6 +14,7 @@ from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
 from bwlab.generation.embeddings import attach_words
+from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.prompt_weighting import require_weighting
 from bwlab.generation.sample import encode
 from tests.conftest import TINY_WIDTH
@@ -32,12 +33,13 @@ def xl(tiny_xl_pipeline: Path) -> Pipeline:
 @pytest.mark.parametrize("negative", ["", "dog"])
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_prompts_without_weights_are_read_as_ever(
-    pipe: Pipeline, request: pytest.FixtureRequest, negative: str, family: str, cfg: float
+    pipe: Pipeline, request: pytest.FixtureRequest, negative: str, family: str, cfg: float, weighting: str
 ) -> None:
     base = pipe if family == "sd" else request.getfixturevalue("xl")
-    prompts = ["a fox", "an owl, white background, far too long for this tokenizer"]
-    plain, weighted = (encode(base, prompts, cfg, negative, library) for library in (None, "compel"))
+    prompts = ["a fox", "an owl, white"]
+    plain, weighted = (encode(base, prompts, cfg, negative, syntax) for syntax in (None, weighting))
     assert {name for name, value in plain.items() if value is not None} == {
         name for name, value in weighted.items() if value is not None
     }
@@ -82,7 +84,7 @@ def test_what_needs_another_loop_is_refused(pipe: Pipeline, prompt: str, found: 
 
 def test_a_missing_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     require_weighting(None)
-    with pytest.raises(BwlabError, match="Choose from compel"):
+    with pytest.raises(BwlabError, match="Choose from compel, a1111"):
         require_weighting("compl")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BwlabError, match=r"pip install 'bwlab\[weighting\]'"):
