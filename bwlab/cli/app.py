@@ -13,9 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_group
+from typer.main import get_command, get_group
 
 from bwlab._version import __version__
+from bwlab.config.foreign_names import hint_for
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
@@ -104,7 +105,9 @@ def build_group(
 
     """
     plugged = plugin_commands(manager)
-    group = get_group(_built_in_app(asked, plugged))
+    # Not `get_group`, which leaves out the completion of shells.
+    group = get_command(_built_in_app(asked, plugged))
+    assert isinstance(group, TyperGroup)
     group.commands.update(plugged.commands)
     return group, plugged.failures
 
@@ -281,6 +284,10 @@ def usage_error(error: Any) -> BwlabError:
         problem = problems()[0]
         says = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should").rstrip(".")
         return BwlabError(f"{path}: {error.param.opts[0]} {problem['input']}", says, f"See {path} --help")
+    option = getattr(error, "option_name", None)
+    foreign = hint_for(option) if option is not None and path.endswith(" train") else None
+    if foreign is not None:
+        return BwlabError(f"{path} {option}", "a name of another trainer", f"Here it is {foreign}")
     found, near, meant = one_line(error.format_message()).partition(" Did you mean")
     found = found.rstrip(".")
     return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 
+from bwlab.config.foreign_names import hint_for
 from bwlab.config.model import SettingError, Settings, plain_type
 from bwlab.errors import BwlabError, first_line, nearest
 
@@ -156,6 +157,9 @@ def _section(model: type[Model], prefix: str, values: Mapping[str, Any], chosen:
 
 def unknown_key(setting: Setting, keys: Collection[str]) -> BwlabError:
     """Return the error for a key that does not exist, with the nearest one that does."""
+    foreign = hint_for(setting.key)
+    if foreign is not None:
+        return BwlabError(f"{setting.origin}: {setting.key}", "a name of another trainer", f"Here it is {foreign}")
     known = sorted(keys)
     near = nearest(setting.key, known, cutoff=0.4)
     # In the order of the model: `lr` alone means the optimiser's.

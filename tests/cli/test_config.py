@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from bwlab.cli.app import main
 from bwlab.cli.train import KEYS, command, parameter_name
+from bwlab.config.foreign_names import HINTS
 from bwlab.config.model import bound, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.training.config import TrainConfig
@@ -119,3 +120,39 @@ def test_every_flag_of_train_sets_one_key() -> None:
     assert flags == {*KEYS} | {"--resume", "--overwrite", "--preset", "--set"}
     assert len(set(KEYS.values())) == len(KEYS)
     assert set(KEYS.values()) <= set(setting_fields(TrainConfig))
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (
+            ("--network_dim", "16"),
+            "bwlab train --network_dim: a name of another trainer. Here it is the rank of the blocks",
+        ),
+        (("--network-alpha", "8"), "bwlab train --network-alpha: a name of another trainer. Here it is --alpha"),
+        (("--pretrained_model_name_or_path=x",), "Here it is --base (base)"),
+        (
+            ("--set", "training.network_dim=3"),
+            "--set: training.network_dim: a name of another trainer. Here it is",
+        ),
+        (("--set", "max_train_steps=3"), "Here it is --steps (training.steps)"),
+        (("--set", "training.step=3"), "unknown key. Did you mean training.steps?"),
+        (("--stepz", "3"), "no such option: --stepz"),
+    ],
+)
+def test_names_of_other_trainers_are_translated(
+    capsys: pytest.CaptureFixture[str], typed: tuple[str, ...], hint: str
+) -> None:
+    assert exit_code("train", *typed) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert error.count("\n") == 1
+
+
+def test_every_translation_names_something_that_is_there() -> None:
+    flags, keys = {*KEYS, "--set"}, {*setting_fields(TrainConfig)}
+    for name, hint in HINTS.items():
+        named = set(re.findall(r"--[a-z-]+", hint))
+        assert named <= flags, name
+        assert set(re.findall(r"(?<=--set )[a-z_.]+|(?<=\()[a-z_.]+(?=\))", hint)) <= keys, name
+        assert name not in keys
