@@ -1,1 +1,1 @@
-"""Adapter files of every dialect and algorithm: their keys, their modules and their bytes, read without torch."""
+"""Adapter files of every dialect and algorithm: their keys, modules and bytes, read without torch."""

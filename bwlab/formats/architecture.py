@@ -15,7 +15,7 @@ from bwlab.errors import BwlabError
 CROSS_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2"}
 
-# Modules that only one of the two families has: SDXL has three levels, no attention at the outer one, deeper
+# Modules that exist in only one of the two families: SDXL has three levels, no attention at the outer one, deeper
 # transformers and a second text encoder (diffusers' UNet configs).
 ONLY_SDXL = re.compile(r"te2\.|up_blocks\.0\.attentions\.|.*\.transformer_blocks\.[1-9]|add_embedding\.")
 ONLY_SD = re.compile(r"down_blocks\.(0\.attentions|2\.downsamplers|3)\.|up_blocks\.(2\.(attentions|upsamplers)|3)\.")
@@ -44,17 +44,17 @@ def architecture_of(
 ) -> str:
     """Return `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
 
-    Modules that one family alone has and the width of cross attention decide; without any, the width of the first text
-    encoder; without that, the metadata that kohya's trainer and bwlab write, or modelspec's.
+    The architecture is determined by modules that only one family has and by the width of cross attention; without
+    these, by the width of the first text encoder; without that, by the metadata of kohya's trainer, bwlab or modelspec.
 
     Args:
         file: the file's path, for messages.
-        shapes: module path -> shape of its delta, None where that is not known.
-        metadata: the file's.
-        keys: the file's. Text encoders that are numbered are of a model with several: SDXL, but also SD3 or FLUX.
+        shapes: module path -> shape of its delta, or None if the shape is unknown.
+        metadata: the metadata of the file.
+        keys: the keys of the file. Numbered text encoders belong to a model with several: SDXL, but also SD3 or FLUX.
 
     Raises:
-        BwlabError: modules of both families.
+        BwlabError: the file has modules of both families.
 
     """
     if _is_sdxl(file, shapes):
@@ -72,7 +72,7 @@ def architecture_of(
 
 
 def scheme_of(architecture: str) -> BlockScheme:
-    """Return the block scheme of these UNets; for an unknown one that of SD 1.x, which the embedded base shares."""
+    """Return the block scheme of an architecture; if it is unknown, the scheme of SD 1.x, as for the embedded base."""
     return scheme_for(SDXL if architecture == "sdxl" else SD14)
 
 
@@ -80,8 +80,8 @@ def _is_sdxl(file: Path, shapes: Shapes) -> bool:
     sdxl = next((path for path in shapes if ONLY_SDXL.match(path) or _width(shapes, path) == "sdxl"), None)
     sd = next((path for path in shapes if ONLY_SD.match(path) or _width(shapes, path) in ("sd1", "sd2")), None)
     if sdxl is not None and sd is not None:
-        found = f"{sd} is of Stable Diffusion 1.x or 2.x, {sdxl} of SDXL"
-        raise BwlabError(f"reading adapter {file}", found, "Give a file made for one model")
+        found = f"{sd} belongs to Stable Diffusion 1.x or 2.x, {sdxl} to SDXL"
+        raise BwlabError(f"reading adapter {file}", found, "Give a file that was made for one model")
     return sdxl is not None
 
 
@@ -113,6 +113,6 @@ def _declared(metadata: Mapping[str, str]) -> str:
 
 
 def foreign_model(keys: Iterable[str]) -> str | None:
-    """Return the model that these keys are for, where it is not Stable Diffusion 1.x, 2.x or SDXL; None if unclear."""
+    """Return the model that these keys belong to, if it is not Stable Diffusion 1.x, 2.x or SDXL; None if unclear."""
     listed = list(keys)
     return next((model for pattern, model in FOREIGN if any(re.search(pattern, key) for key in listed)), None)

@@ -24,18 +24,18 @@ TYPE_KEY = "bwlab.adapter_type"
 
 @dataclass(frozen=True, eq=False)
 class AdapterContents:
-    """An adapter file, whatever tool wrote it.
+    """The contents of an adapter file, independent of the tool that wrote it.
 
     Attributes:
-        path: of the file.
-        dialect: name of the reader that understood it, `"kohya"`, or of several, `"kohya and ldm"`.
-        architecture: `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+        path: the path of the file.
+        dialect: the name of the reader that understood the file, `"kohya"`, or of several readers, `"kohya and ldm"`.
+        architecture: the architecture, `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
         modules: path -> module, in the file's order.
-        embeddings: token (`"<s1>"`) -> embeddings `(width,)` or `(tokens, width)`; of SDXL's second encoder the name
-            starts with `te2:`.
-        metadata: the file's own.
-        unknown: keys that no reader understands, in the file's order.
-        kept_open: a context in which the file stays open, so that reading many modules takes less time.
+        embeddings: token (`"<s1>"`) -> embeddings `(width,)` or `(tokens, width)`; for SDXL's second encoder, the token
+            has the prefix `te2:`.
+        metadata: the metadata of the file.
+        unknown: the keys that no reader understands, in the file's order.
+        kept_open: a context that keeps the file open, which makes reading many modules faster.
 
     """
 
@@ -50,7 +50,7 @@ class AdapterContents:
 
     @property
     def dialects(self) -> tuple[str, ...]:
-        """The readers that understood its keys, the one of most keys first."""
+        """The readers that understood the keys, starting with the reader of the most keys."""
         return tuple(self.dialect.split(AND))
 
 
@@ -59,10 +59,10 @@ class ParsedKey:
     """A key that a reader understands.
 
     Attributes:
-        key: in the file.
-        path: of the module: a diffusers path, `te.<path>` or `te2.<path>`.
-        leaf: canonical name, `"lora_down.weight"`, `"alpha"`, ...
-        shape: for a leaf that other tools store in another shape than kohya and LyCORIS; None: as it is.
+        key: the key in the file.
+        path: the path of the module: a diffusers path, `te.<path>` or `te2.<path>`.
+        leaf: the canonical name of the leaf, `"lora_down.weight"`, `"alpha"`, ...
+        shape: the shape in kohya and LyCORIS files, if the file stores the leaf in another shape; else None.
 
     """
 
@@ -89,7 +89,7 @@ KINDS_OF_FILES: tuple[tuple[str, str], ...] = (
 
 
 def file_kind(keys: Iterable[str]) -> str | None:
-    """Return what a file with these keys is, where it is a known kind of file that is not an adapter; else None."""
+    """Return what a file with these keys is, if it is a known kind of file other than an adapter; else None."""
     listed = list(keys)
     return next((kind for pattern, kind in KINDS_OF_FILES if any(re.match(pattern, key) for key in listed)), None)
 
@@ -105,20 +105,19 @@ def assemble(
 ) -> AdapterContents:
     """Return the contents of a file.
 
-    Keys that name a leaf which another key has named already join the unknown ones, and so do all keys of a module
-    with a leaf that no algorithm knows: nothing is lost silently, and no module is kept with another delta than its
-    own.
+    Keys that repeat the leaf of an earlier key count as unknown, and so do all keys of a module with a leaf that no
+    algorithm knows: nothing is lost silently, and no module is kept with a wrong delta.
 
     Args:
         file: the file.
-        dialect: the reader's name.
+        dialect: the name of the reader.
         parsed: the keys that the reader understands, in any order.
-        alphas: path -> alpha, where the dialect keeps them elsewhere than in tensors, which win.
+        alphas: path -> alpha, if the dialect stores alphas outside of tensors; tensors take precedence.
         embeddings: token -> embedding.
         unknown: the keys that the reader does not understand.
 
     Raises:
-        BwlabError: nothing is left, leaves do not fit each other, or modules are of two architectures.
+        BwlabError: no module is left, leaves do not fit each other, or modules belong to two architectures.
 
     """
     left_out = list(unknown)
@@ -156,7 +155,7 @@ def assemble(
 def _module(
     file: AdapterFile, path: str, parsed: Mapping[str, ParsedKey], alpha: float | None
 ) -> tuple[ModuleWeights | None, list[str]]:
-    """Return the module that these leaves make, and the keys that have no part in it."""
+    """Return the module that these leaves form, and the keys that do not belong to it."""
     tensors = {leaf: _tensor(file, key) for leaf, key in parsed.items() if leaf != ALPHA}
     algorithm = algorithm_of({leaf: tensor.shape for leaf, tensor in tensors.items()})
     # A module of any algorithm may also change the layer's bias.
@@ -167,7 +166,7 @@ def _module(
     alpha = _alpha(file, parsed[ALPHA]) if ALPHA in parsed else alpha
     if SCALAR in tensors and algorithm is not None and wrong is None:
         rank = algorithm.rank({leaf: tensor.shape for leaf, tensor in own.items()})
-        if rank is not None:  # LyCORIS multiplies the delta by it, as alpha does.
+        if rank is not None:  # LyCORIS multiplies the delta by this scalar, as by alpha.
             alpha = (rank if alpha is None else alpha) * _alpha(file, parsed[SCALAR])
             strange.remove(parsed[SCALAR].key)
     named = file.metadata.get(TYPE_KEY)
@@ -182,7 +181,7 @@ def _module(
 
 
 def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
-    """Return what keeps these leaves from making one delta, or None."""
+    """Return why these leaves do not form a delta, or None if they do."""
     try:
         algorithm.shape({leaf: tensor.shape for leaf, tensor in leaves.items()})
     except UnfitLeaves as error:
@@ -200,7 +199,7 @@ def _tensor(file: AdapterFile, parsed: ParsedKey) -> LazyTensor:
 def _alpha(file: AdapterFile, parsed: ParsedKey) -> float:
     tensor = file.tensor(parsed.key)
     if tensor.size != 1:
-        raise _unfit(file, parsed.path, f"its alpha has the shape {tensor.shape}, where one number belongs")
+        raise _unfit(file, parsed.path, f"its alpha has the shape {tensor.shape}, instead of a single number")
     return float(tensor.read().reshape(-1)[0])
 
 

@@ -72,7 +72,7 @@ _MIDDLE = {path: index for index, path in LDM_MIDDLE.items()}
 _RESNET = {path: name for name, path in LDM_RESNET.items()}
 _LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MID = re.compile(r"(mid_block\.(?:resnets|attentions)\.\d+)\.(.+)")
-# Where a level has no transformers, its upsampler is the second thing in its last output block, else the third.
+# If a level has no transformers, its upsampler is the second module in its last output block, else the third.
 _NO_TRANSFORMERS = {"sdxl": 2}
 PAIRS = 3  # Blocks per level: two resnets and a downsampler on the way in, three resnets on the way out.
 
@@ -114,12 +114,12 @@ def path_of(name: str) -> str:
     'te.encoder.layers.0.mlp.fc1'
 
     Raises:
-        BwlabError: it is no name of a layer of a Stable Diffusion UNet or CLIP text encoder.
+        BwlabError: it is not the name of a layer of a Stable Diffusion UNet or CLIP text encoder.
 
     """
     for prefix, mark in TEXT_PREFIXES.items():
         if name.startswith(prefix):
-            # transformers 5 lost the level `text_model`; files keep it.
+            # transformers 5 removed the level `text_model`; files keep it.
             path = _unflatten(name, name.removeprefix(prefix).removeprefix("text_model_"))
             return mark + _required(name, path, _TEXT_TOP)
     return unet_path_of(name)
@@ -132,7 +132,7 @@ def unet_path_of(name: str) -> str:
     'down_blocks.1.attentions.0.proj_in'
 
     Raises:
-        BwlabError: it is no name of a layer of a Stable Diffusion UNet.
+        BwlabError: it is not the name of a layer of a Stable Diffusion UNet.
 
     """
     flat = name.removeprefix(UNET_PREFIX)
@@ -178,7 +178,7 @@ def kohya_name_of(path: str, two_text_encoders: bool = False) -> str:
 
 def _unflatten(name: str, flat: str) -> str:
     tokens, position = [], 0
-    # One past the end is where a whole name stops; at the end itself an underscore was the last character.
+    # A whole name stops one past the end; stopping at the end itself means that the last character was an underscore.
     while position <= len(flat):
         match = _TOKEN.match(flat, position)
         if match is None:
@@ -189,14 +189,14 @@ def _unflatten(name: str, flat: str) -> str:
 
 
 def _required(name: str, path: str, beginnings: frozenset[str]) -> str:
-    """Return a path that begins as a model's do; BwlabError for another, such as those of transformer models."""
+    """Return a path with a known beginning; BwlabError for any other path, such as a transformer model's."""
     if path.partition(".")[0] not in beginnings:
         raise _unknown(name, path)
     return path
 
 
 def _ldm_path(name: str, side: str, index: int, slot: int, inner: str) -> str:
-    """Two resnets and a resampler to each of the input levels, three resnets to each of the output levels."""
+    """Return the path, given two resnets and a resampler per input level and three resnets per output level."""
     if side == "input":
         level, pair = divmod(index - 1, 3)
         if inner == "op":
@@ -235,8 +235,8 @@ def ldm_name_of(path: str, architecture: str) -> str:
     ('lora_unet_output_blocks_2_1_conv', 'lora_unet_output_blocks_2_2_conv')
 
     Args:
-        path: of the adapter.
-        architecture: `"sd1"`, `"sd2"`, `"sdxl"`, as `AdapterContents.architecture` says.
+        path: the adapter path.
+        architecture: `"sd1"`, `"sd2"` or `"sdxl"`, as in `AdapterContents.architecture`.
 
     Raises:
         BwlabError: the original code has no such module.
@@ -276,5 +276,5 @@ def _mid_name(path: str) -> str | None:
 
 
 def _inner(kind: str, inner: str) -> str:
-    """Slot and module within a block: a resnet's modules have names of their own, a transformer's keep theirs."""
+    """Return the slot and module within a block: modules of resnets have LDM names, those of transformers do not."""
     return f"0_{_RESNET.get(inner, inner)}" if kind == "resnets" else f"1_{inner.replace('.', '_')}"

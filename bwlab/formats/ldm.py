@@ -5,7 +5,7 @@ UNet below `model.diffusion_model.`, numbered block by block through all levels;
 `first_stage_model.`; the text encoders below `cond_stage_model.` (SD 1.x, 2.x) or `conditioner.embedders.0.` and `.1.`
 (SDXL). CLIP ViT-L is kept as transformers names it, the text encoders of SD 2.x and SDXL's second as open_clip does.
 
-Everything is derived from the names of a model's tensors, so that models of any size map the same way, both ways: each
+Everything is derived from the names of a model's tensors, so models of any size are mapped in the same way: each
 tensor has one `TensorLocation`, and no two tensors share one.
 """
 
@@ -72,8 +72,8 @@ class TensorLocation:
     """Where a tensor lies in a single-file checkpoint.
 
     Attributes:
-        key: its name there.
-        third: 0, 1 or 2 where the file joins the rows of query, key and value in one tensor, else None.
+        key: the name of the tensor in the checkpoint.
+        third: 0, 1 or 2 if the file joins the rows of query, key and value in one tensor, else None.
         transposed: whether the file keeps the matrix transposed.
         pointwise: whether the file keeps the matrix `(out, in)` as a convolution `(out, in, 1, 1)`.
 
@@ -91,7 +91,7 @@ def component_locations(family: str, component: str, names: Iterable[str]) -> di
     Args:
         family: `"sd1"`, `"sd2"` or `"sdxl"`.
         component: `"unet"`, `"vae"`, `"text_encoder"` or `"text_encoder_2"`.
-        names: of the component's tensors, as its `state_dict` has them.
+        names: the names of the component's tensors, as in its `state_dict`.
 
     Raises:
         KeyError: a name has no location, or the family has no such component.
@@ -208,7 +208,7 @@ def _open_clip_location(name: str, prefix: str) -> TensorLocation:
 
 
 def by_key(locations: Mapping[str, TensorLocation]) -> dict[str, list[str]]:
-    """Return the way back: each key of the file with the names of the tensors in it, in the order of their rows."""
+    """Return the inverse: each key of the file with the names of the tensors in it, in the order of their rows."""
     names: dict[str, list[str]] = {}
     for name, location in sorted(locations.items(), key=lambda entry: entry[1].third or 0):
         names.setdefault(location.key, []).append(name)
@@ -216,11 +216,11 @@ def by_key(locations: Mapping[str, TensorLocation]) -> dict[str, list[str]]:
 
 
 def from_ldm(locations: Mapping[str, TensorLocation], read: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """Return a component's tensors by name, each with memory of its own.
+    """Return a component's tensors by name, each in its own memory.
 
     Args:
-        locations: of the tensors.
-        read: a tensor of the file, by its key.
+        locations: the locations of the tensors.
+        read: a function that returns a tensor of the file by key.
 
     """
     return {name: _extracted(read(location.key), location) for name, location in locations.items()}
@@ -239,7 +239,7 @@ def _extracted(tensor: Tensor, location: TensorLocation) -> Tensor:
 
 
 def shape_in_file(location: TensorLocation, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the file's tensor at a location, for a model's tensor of this shape."""
+    """Return the shape that a model's tensor of this shape has in the file."""
     if location.third is not None:
         return (3 * shape[0], *shape[1:])
     if location.transposed:
@@ -248,7 +248,7 @@ def shape_in_file(location: TensorLocation, shape: tuple[int, ...]) -> tuple[int
 
 
 def fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Return whether a file's shape is the wanted one, but for 1 x 1 kernels that some tools drop or add."""
+    """Return whether a file's shape matches the wanted shape, apart from 1 x 1 kernels that some tools drop or add."""
     return _without_kernel(shape) == _without_kernel(wanted)
 
 
@@ -260,8 +260,8 @@ def to_ldm(locations: Mapping[str, TensorLocation], state: Mapping[str, Tensor])
     """Return the file's tensors by key, the inverse of `from_ldm`.
 
     Args:
-        locations: of the tensors.
-        state: a component's tensors by name, every one that has a location.
+        locations: the locations of the tensors.
+        state: the component's tensors by name, including every tensor that has a location.
 
     """
     return {

@@ -1,4 +1,4 @@
-"""Any module as a plain LoRA: exactly where it has low-rank factors, else the nearest of a given rank."""
+"""Conversion of any module to a plain LoRA: exact if it has low-rank factors, else the nearest of a given rank."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bwlab.formats.tensors import LazyTensor, in_dtype
 from bwlab.linalg.factored import Array, FactoredMatrix
 from bwlab.linalg.truncation import Truncation, truncate, truncate_dense
 
-# The UNet's larger convolutions, all 3 x 3, and those of its layers that are convolutions of one pixel in all or some
-# models (diffusers' UNet2DConditionModel).
+# The UNet's larger convolutions, all 3 x 3, and the layers that are 1 x 1 convolutions in all or some models
+# (diffusers' UNet2DConditionModel).
 _KERNEL_3 = re.compile(r"(?:.+\.)?(?:conv[12]|(?:down|up)samplers\.\d+\.conv)|conv_in|conv_out")
 _ALWAYS_POINTWISE = re.compile(r".+\.conv_shortcut")
 _POINTWISE_IN_SD1 = re.compile(r".+\.attentions\.\d+\.proj_(?:in|out)")
@@ -29,20 +29,20 @@ class BaseWeights(Protocol):
     """The weights of a base model."""
 
     def shape(self, path: str) -> Shape:
-        """Of the weight of the layer at an adapter path; `BwlabError` if the model has no such layer."""
+        """Return the shape of the weight at an adapter path; `BwlabError` if the model has no such layer."""
 
     def weight(self, path: str) -> NDArray[np.floating]:
-        """Return the weight of the layer at an adapter path, read when it is asked for."""
+        """Return the weight of the layer at an adapter path, read on demand."""
 
 
 def weight_shape(module: ModuleWeights, architecture: str, base: BaseWeights | None = None) -> Shape:
     """Return the shape of the weight that a module changes: `(out, in)` or `(out, in, k, k)`.
 
-    Told by the base model; without one by the module's own leaves, and where these are those of a flattened convolution
-    (LoHa, LoKr) by the names of UNet layers.
+    The shape comes from the base model; without a base model, from the module's own leaves, or, if these may belong to
+    a flattened convolution (LoHa, LoKr), from the names of UNet layers.
 
     Raises:
-        BwlabError: only a base model could tell, or the given one has no such layer.
+        BwlabError: the shape cannot be determined without a base model, or the given one has no such layer.
 
     """
     if base is not None:
@@ -57,7 +57,7 @@ def nearest_lora(module: ModuleWeights, rank: int, base: BaseWeights | None = No
     """Return the module's delta as a product of at most this rank, which may be inexact; see `Truncation`.
 
     Raises:
-        BwlabError: the delta needs the base weight and there is no base, or a number is NaN or infinite.
+        BwlabError: the delta needs the base weight and no base was given, or a number is NaN or infinite.
 
     """
     return nearest(module.matrix(None if base is None else base.weight), rank)
@@ -81,13 +81,13 @@ def lora_module(
     """Return a LoRA module with these factors.
 
     Args:
-        path: adapter path.
+        path: the adapter path.
         matrix: the delta, flattened to `(out, in * k * k)`.
-        shape: of the weight.
-        dtype: to write the factors in, as safetensors names it.
-        alpha: to tell it with; None: the rank, a scale of 1.
-        source: the file it comes from, for messages.
-        biases: leaves that change the bias.
+        shape: the shape of the weight.
+        dtype: the dtype of the written factors, as safetensors names it.
+        alpha: the alpha to write; None for the rank, which gives the scale 1.
+        source: the file that the module comes from, for messages.
+        biases: the leaves that change the bias.
 
     """
     rank, ones = matrix.inner_rank, (1,) * (len(shape) - 2)
@@ -104,9 +104,9 @@ def bias_leaves(module: ModuleWeights) -> dict[str, LazyTensor]:
 
 
 def without_core(module: ModuleWeights) -> ModuleWeights:
-    """Return a Tucker module as a plain LoRA of a convolution, of the same rank and exact; others as they are.
+    """Return a Tucker module as an exact plain LoRA of a convolution, of the same rank; return other modules unchanged.
 
-    The core goes into down, in float32.
+    The core is multiplied into down, in float32.
     """
     if module.algorithm != "tucker":
         return module
@@ -126,7 +126,7 @@ def _may_be_conv(path: str) -> bool:
 
 def _guessed(module: ModuleWeights, own: Shape | None, architecture: str) -> Shape:
     if own is None:
-        raise _needs_base(module, f"{module.algorithm} does not tell the shape of the weight")
+        raise _needs_base(module, f"{module.algorithm} does not determine the shape of the weight")
     out, inner = own[0], math.prod(own[1:])
     if _KERNEL_3.fullmatch(module.path):
         if inner % 9:

@@ -1,4 +1,4 @@
-"""Metadata of a file that was made from others: theirs, brought up to date, and what was done."""
+"""Metadata of a file that was made from others: the earlier metadata, updated, and a record of the operation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bwlab.formats.modules import ModuleWeights, common_alpha
 
 HISTORY, PARENTS = "bwlab.history", "bwlab.parents"
 TAGS, TRIGGER, TITLE = "ss_tag_frequency", "modelspec.trigger_phrase", "modelspec.title"
-# What a file says of itself that is kept of each parent.
+# Descriptive entries of a file that are kept for each parent.
 OWN = (TITLE, TRIGGER, "ss_output_name", "ss_sd_model_name", "ss_base_model_version", "modelspec.author", HISTORY)
 
-# What tells of the tensors or keys of the file that it came from: hashes, ranks of lora_diffusion and of diffusers.
+# Entries about the tensors or keys of the earlier file: hashes, and the ranks of lora_diffusion and diffusers.
 _STALE = re.compile(r"sshs_(?:model|legacy)_hash|lora_adapter_metadata|(?:unet|text_encoder)(?::\d+:rank)?|<.+>|name")
 _PLAIN = {"lora": "networks.lora", "tucker": "lycoris.kohya"}
 
@@ -32,25 +32,25 @@ def derived_metadata(
     """Return the metadata of a file with these modules.
 
     Args:
-        earlier: of the file that it was made from.
-        modules: by path.
-        scheme: names the blocks.
-        step: what was done, to be put behind what was done before, as JSON under `bwlab.history`.
-        same_type: whether the modules are still written by the algorithms that they were.
+        earlier: the metadata of the file that it was made from.
+        modules: the modules by path.
+        scheme: the block scheme, which names the blocks.
+        step: a description of the operation, which is appended to the earlier ones as JSON under `bwlab.history`.
+        same_type: whether the modules still have the algorithms that they had before.
 
     """
     kept = {key: value for key, value in earlier.items() if not _STALE.fullmatch(key)}
     if not same_type:
-        kept.pop(TYPE_KEY, None)  # Which type of the plugins' it is, the leaves tell.
+        kept.pop(TYPE_KEY, None)  # The leaves show which plugin's type it is.
     history = json.dumps([*_history(earlier), {**step, "version": __version__}])
     return kept | _ranks(earlier, modules, scheme) | {"format": "pt", "bwlab.scheme": scheme.name, HISTORY: history}
 
 
 def merged_metadata(parents: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, str]:
-    """Return the metadata that a file made of several has of them: name and metadata of each.
+    """Return the metadata of a file made from several parents, given the name and metadata of each.
 
-    Entries that are equal stay. Tag frequencies are added up, trigger phrases and titles are joined, and what else the
-    files say of themselves is listed under `bwlab.parents`.
+    Equal entries are kept. Tag frequencies are added up, trigger phrases and titles are joined, and other descriptive
+    entries are listed under `bwlab.parents`.
     """
     every = [metadata for _, metadata in parents]
     kept = {key: value for key, value in every[0].items() if all(other.get(key) == value for other in every)}
@@ -91,7 +91,7 @@ def _history(earlier: Mapping[str, str]) -> list[object]:
 
 
 def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], scheme: BlockScheme) -> dict[str, str]:
-    """Ranks, alpha and network module as kohya's trainer and bwlab write them."""
+    """Return the ranks, alpha and network module as kohya's trainer and bwlab write them."""
     low_rank = [module for module in modules.values() if module.algorithm in _PLAIN]
     if not modules:
         return {}
@@ -113,6 +113,6 @@ def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], sch
 
 
 def ranks_in_order(blocks: Iterable[str], scheme: BlockScheme) -> list[str]:
-    """Names of blocks in the scheme's order, those that it does not know last."""
+    """Return the names of blocks in the order of the scheme, with unknown names last."""
     known = scheme.blocks()
     return sorted(blocks, key=lambda block: known.index(block) if block in known else len(known))

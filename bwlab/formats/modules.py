@@ -1,4 +1,4 @@
-"""One adapted module of a file: its leaves, read on demand, and the change of the weight that they stand for."""
+"""An adapted module of a file: its leaves, read on demand, and the change of the weight that they represent."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from bwlab.formats.algorithms.full import BIAS_LEAVES
 from bwlab.formats.tensors import LazyTensor, Numbers, exactly
 from bwlab.linalg.factored import Array, FactoredMatrix, Part
 
-# From an adapter path to the weight of that layer in a base model.
+# A function from an adapter path to the weight of that layer in a base model.
 WeightReader: TypeAlias = Callable[[str], NDArray[np.floating]]
 
 
 @dataclass(frozen=True, eq=False)
 class ModuleWeights:
-    """One adapted module.
+    """An adapted module.
 
     Attributes:
-        path: diffusers module path of the UNet; `te.<path>` / `te2.<path>` in text encoders.
+        path: the diffusers module path in the UNet; `te.<path>` / `te2.<path>` in text encoders.
         algorithm: `"lora"` (linear and conv), `"tucker"`, `"dora"`, `"dora-tucker"`, `"loha"`, `"doha"`, `"lokr"`,
             `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`; or the name of an adapter type of a
             plugin, whose leaves only that plugin understands.
-        leaves: canonical leaf name (kohya's and LyCORIS': `"lora_down.weight"`, `"hada_w1_a"`) -> tensor; alpha aside.
-        alpha: as the file has it, None where it has none; of `oft` and `boft` the constraint, which is no scale.
+        leaves: canonical leaf name (kohya's and LyCORIS', `"lora_down.weight"`) -> tensor; without alpha.
+        alpha: the alpha of the file, or None; for `oft` and `boft` it is the constraint, which is not a scale.
         source: the file, for messages.
 
     """
@@ -47,7 +47,7 @@ class ModuleWeights:
 
     @property
     def needs_base(self) -> bool:
-        """Whether `delta` needs the weight that it changes."""
+        """Whether `delta` needs the base weight."""
         return self._algorithm.needs_base
 
     @property
@@ -57,27 +57,27 @@ class ModuleWeights:
 
     @property
     def is_lora(self) -> bool:
-        """Whether the module is an up and a down, with a Tucker core between them or not."""
+        """Whether the module consists of an up and a down, with or without a Tucker core between them."""
         return self.algorithm in ("lora", "tucker")
 
     @cached_property
     def shape(self) -> Shape | None:
-        """The delta's: `(out, in)`, `(out, in, k, k)`, `(channels,)` of a norm, None where only the base weight has it.
+        """The delta's shape: `(out, in)`, `(out, in, k, k)`, `(channels,)` for a norm; None if only the base has it.
 
-        Convolutions of LoHa and of LoKr without a core or a whole w2 are `(out, in * k * k)`: their files do not say
-        the kernel.
+        Convolutions of LoHa, and of LoKr without a core or a whole w2, have `(out, in * k * k)`: their files do not
+        contain the size of the kernel.
         """
         return self._algorithm.shape(self._shapes)
 
     def rank(self) -> int | None:
-        """Return the rank that the file divides alpha by; None for algorithms and modules without one."""
+        """Return the rank by which alpha is divided; None for algorithms and modules without a rank."""
         return self._algorithm.rank(self._shapes)
 
     def scale(self) -> float:
-        """Return `alpha / rank`, 1 where there is no alpha or it is no scale.
+        """Return `alpha / rank`; 1 if there is no alpha or alpha is not a scale.
 
         Raises:
-            BrokenFileError: alpha is NaN, infinite or 0, which tools read as different scales.
+                BrokenFileError: alpha is NaN, infinite or 0, which different tools interpret differently.
 
         """
         self._checked_alpha()
@@ -85,15 +85,15 @@ class ModuleWeights:
         return 1.0 if self.alpha is None or rank is None else self.alpha / rank
 
     def matrix(self, weight_of: WeightReader | None = None) -> FactoredMatrix | Array:
-        """Return the delta as a matrix, scale folded in: its factors where it has any, else dense, in float64.
+        """Return the delta as a matrix, including the scale: its factors if it has any, else dense, in float64.
 
-        Whoever needs a delta as a matrix asks here, and treats the two forms by `isinstance`.
+        Callers that need a delta as a matrix use this method, and distinguish the two forms with `isinstance`.
 
         Args:
-            weight_of: reads the base weight, where the delta needs it; None: there is no base model.
+            weight_of: a function that reads the base weight, if the delta needs it; None if there is no base model.
 
         Returns:
-            A matrix `(out, in)`, of a convolution `(out, in * k * k)`.
+            A matrix `(out, in)`; for a convolution, `(out, in * k * k)`.
 
         Raises:
             BwlabError: the delta needs a base weight and there is none, or a number is NaN or infinite.
@@ -107,7 +107,7 @@ class ModuleWeights:
         return delta.reshape(len(delta), -1)
 
     def factors(self) -> FactoredMatrix | None:
-        """Return the delta as a low-rank product, scale folded in, of `(out, in)` or `(out, in * k * k)`.
+        """Return the delta as a low-rank product `(out, in)` or `(out, in * k * k)`, including the scale.
 
         Exact for `lora`, `tucker`, `loha` (rank r^2) and `lokr`; None for the others, and where the product would be
         no smaller than the dense delta. Raises `BrokenFileError` where a number is NaN or infinite.
@@ -117,15 +117,15 @@ class ModuleWeights:
         return self._algorithm.factors(self._numbers(self._algorithm.factor_dtype), self._checked_alpha())
 
     def factored_rank(self) -> int | None:
-        """Return the inner rank of `factors`, from the leaves' shapes alone; None where there are no factors."""
+        """Return the inner rank of `factors`, from the leaves' shapes alone; None if there are no factors."""
         return self._algorithm.factored_rank(self._shapes)
 
     def kronecker_parts(self) -> tuple[Part, ...]:
-        """Return the two matrices whose Kronecker product the delta is; none of other algorithms."""
+        """Return the two matrices whose Kronecker product is the delta; an empty tuple for other algorithms."""
         return self._algorithm.kronecker_parts(self._numbers(np.float64)) if self._algorithm.is_kronecker else ()
 
     def singular_values(self) -> NDArray[np.float64] | None:
-        """Return the delta's, scale folded in, in any order; None where they cost as much as those of a dense matrix.
+        """Return the delta's singular values in any order, including the scale; None if only the dense SVD gives them.
 
         Raises `BrokenFileError` where a number is NaN or infinite.
         """
@@ -136,14 +136,14 @@ class ModuleWeights:
         return None if factors is None else factors.singular_values()
 
     def delta(self, base_weight: NDArray[np.generic] | None = None, dtype: DTypeLike = np.float64) -> Numbers:
-        """Return the change of the weight, scale folded in.
+        """Return the change of the weight, including the scale.
 
         Args:
-            base_weight: the weight that it changes; only some algorithms need it, all take their shape from it.
-            dtype: float64 or float32, to compute in.
+            base_weight: the weight that is changed; only some algorithms need it, all take the shape from it.
+            dtype: the dtype of the computation, float64 or float32.
 
         Returns:
-            An array of the base weight's shape, else of `shape`.
+            An array with the shape of the base weight, or with `shape` if none is given.
 
         Raises:
             BwlabError: the base weight is needed and was not given or does not fit, or a number is NaN or infinite.
@@ -200,12 +200,12 @@ class ModuleWeights:
 
 
 def can_scale(module: ModuleWeights) -> bool:
-    """Whether its delta times any number can be written with the same leaves."""
+    """Return whether the delta of a module times any number can be written with the same leaves."""
     return module.algorithm in ALGORITHMS and ALGORITHMS[module.algorithm].is_linear
 
 
 def scaled_module(module: ModuleWeights, factor: float) -> ModuleWeights:
-    """Return the module whose deltas, of weight and bias, are `factor` times these.
+    """Return the module with the deltas of weight and bias multiplied by `factor`.
 
     Raises:
         BwlabError: the delta is not linear in any leaf (OFT, DoRA), or a number is NaN or infinite.
@@ -224,12 +224,12 @@ def scaled_module(module: ModuleWeights, factor: float) -> ModuleWeights:
 
 
 def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
-    """Return the module with the same delta and another alpha, the difference folded into a factor.
+    """Return the module with the same delta and another alpha; a factor absorbs the difference.
 
-    A module whose alpha is no scale is returned as it is.
+    A module whose alpha is not a scale is returned unchanged.
 
     Raises:
-        BwlabError: its alpha is NaN, infinite or 0.
+        BwlabError: the alpha of the module is NaN, infinite or 0.
 
     """
     own = own_alpha(module)
@@ -240,15 +240,15 @@ def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
 
 
 def own_alpha(module: ModuleWeights) -> float | None:
-    """Return the alpha by which `alpha / rank` is its scale; None where alpha is no scale, or only a plugin knows."""
+    """Return the alpha for which `alpha / rank` is the scale; None if alpha is no scale or only a plugin knows it."""
     rank = module.rank() if module.algorithm in ALGORITHMS else None
     return None if rank is None else module.scale() * rank
 
 
 def with_one_alpha(modules: Iterable[ModuleWeights]) -> list[ModuleWeights]:
-    """Return the modules with one alpha for all whose alpha is a scale: the commonest one.
+    """Return the modules with the commonest alpha in every module whose alpha is a scale.
 
-    diffusers 0.42 mis-scales files in which modules differ in alpha.
+    diffusers 0.42 mis-scales files whose modules have different alphas.
     """
     listed = list(modules)
     alpha = common_alpha(listed)
@@ -262,7 +262,7 @@ def common_alpha(modules: Iterable[ModuleWeights]) -> float | None:
 
 
 def with_unit_scale(module: ModuleWeights) -> ModuleWeights:
-    """Return the module with alpha equal to its rank, as tools read files that carry no alpha."""
+    """Return the module with alpha equal to its rank, which is how tools read files without alphas."""
     rank = module.rank()
     return module if rank is None else with_alpha(module, float(rank))
 

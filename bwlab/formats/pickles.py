@@ -1,4 +1,4 @@
-"""Reads `.pt` and `.bin` files of old tools through torch's weights-only loader: no code in them ever runs."""
+"""Reading `.pt` and `.bin` files of old tools with torch's weights-only loader, which never runs code in them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PICKLE_SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class PickleFile(AdapterFile):
-    """A pickle's tensors, by key; those of a list by their places in it, those of nested dicts by joined keys."""
+    """The tensors of a pickle by key: by index for lists, by joined keys for nested dicts."""
 
     tensors: dict[str, Tensor]
 
     def read(self, key: str) -> NDArray[np.generic]:
-        """One tensor in its own dtype; bfloat16 comes as the same numbers in float32."""
+        """Return a tensor in its own dtype; bfloat16 is returned as the same numbers in float32."""
         import torch
 
         tensor = self.tensors[key]
@@ -44,14 +44,14 @@ def open_pickle(path: Path) -> PickleFile:
     """Return the tensors of a pickle.
 
     Raises:
-        BwlabError: the file is missing or broken, or a pickle that needs more than tensors and plain containers.
+        BwlabError: the file is missing or broken, or needs more than tensors and plain containers.
 
     """
     import torch
 
     try:
         with warnings.catch_warnings():
-            # Of pickle protocols that torch does not write itself; whatever is wrong in one raises.
+            # torch warns of pickle protocols that it does not write itself; a real problem raises an error.
             warnings.simplefilter("ignore", UserWarning)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -76,7 +76,7 @@ def _name(tensor: Tensor) -> str:
 
 
 def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(key, value) of everything in nested dicts and lists; `state_dict` is a wrapper that says nothing."""
+    """Yield (key, value) for everything in nested dicts and lists; the wrapper `state_dict` adds nothing to keys."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flatten(inner, prefix if key == "state_dict" else f"{prefix}.{key}".lstrip("."))
@@ -88,4 +88,4 @@ def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _bad(path: Path, found: str) -> BwlabError:
-    return BwlabError(f"reading adapter {path}", found, "Give a file of tensors only, best a .safetensors file")
+    return BwlabError(f"reading adapter {path}", found, "Give a file with tensors only, preferably a .safetensors file")

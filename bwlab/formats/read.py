@@ -17,22 +17,22 @@ from bwlab.formats.safetensors import AdapterFile, open_adapter_file
 from bwlab.formats.tensors import LazyTensor
 from bwlab.formats.types import FormatReader, Formats
 
-# What trainers put beside an adapter: embeddings of new tokens, and other forms of them that bwlab does not use.
+# Extra tensors that trainers store with an adapter: embeddings of new tokens, and other forms that bwlab does not use.
 BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:string_to_param\.\*|(clip_l)|(clip_g))")
 BESIDE = re.compile(r"bundle_emb\..+")
 
 
 def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
-    """Return what is in an adapter file: the header and the alphas; other numbers are read when they are asked for.
+    """Return the contents of an adapter file: the header and the alphas; other numbers are read on demand.
 
     Args:
         path: a safetensors file; its dialect is found from its keys.
-        manager: asked for the readers of formats, plugins' included; None: the built-in readers alone.
+        manager: the source of format readers, including those of plugins; None for the built-in readers only.
         pickles: whether to read `.pt` and `.bin` files too, through torch's weights-only loader.
 
     Raises:
-        BwlabError: the file is missing, broken, a pickle that is not wanted or wants to run code, of no or of several
-            known dialects, or its tensors do not make modules.
+        BwlabError: the file is missing or broken, is a pickle that is not allowed or needs to run code, has no known
+            dialect or several, or its tensors do not form modules.
 
     """
     path = Path(path)
@@ -43,19 +43,19 @@ def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: 
 
 
 def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:
-    """Return the readers that a manager knows; if it knows none, or there is no manager, the built-in ones."""
+    """Return the readers that a manager knows, or the built-in readers if it knows none or there is no manager."""
     formats = () if manager is None else manager.formats()
     return tuple(entry for entry in formats if isinstance(entry, FormatReader)) or READERS
 
 
 def contents_of(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterContents:
-    """Return the contents of a file, by the readers that recognise it.
+    """Return the contents of a file, read by the readers that recognise it.
 
-    Readers with `fallback` (the built-in ones) are asked only where no other recognises the file, so that a plugin can
-    read a special kind of a known dialect. Readers that read key by key take turns at every key.
+    Readers with `fallback` (the built-in readers) are used only if no other reader recognises the file, so that a
+    plugin can read a special kind of a known dialect. Readers that read key by key are tried in turn for every key.
 
     Raises:
-        BwlabError: none recognises it, or several of which one reads whole files only.
+        BwlabError: no reader recognises the file, or several do and one of them reads whole files only.
 
     """
     matching = [reader for reader in readers if reader.recognises(file.entries.keys(), file.metadata)]
@@ -80,7 +80,7 @@ def read_keys(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterCont
 
     Args:
         file: the file.
-        readers: those with `keys`, in the order in which they are asked.
+        readers: the readers that have `keys`, in the order in which they are tried.
 
     Raises:
         BwlabError: see `assemble`.
@@ -132,7 +132,7 @@ def parsed_key(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:
 
 
 def bundled_embeddings(file: AdapterFile) -> dict[str, LazyTensor]:
-    """Return token -> embedding, of those that trainers put beside an adapter; those of `clip_g` start with `te2:`."""
+    """Return token -> embedding for the embeddings stored with an adapter; tokens of `clip_g` start with `te2:`."""
     embeddings = {}
     for key in file.entries:
         match = BUNDLED.fullmatch(key)

@@ -52,7 +52,7 @@ _WIDENED = {"BF16": widen_bfloat16, "F8_E4M3": widen_e4m3, "F8_E5M2": widen_e5m2
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: its dtype as the file names it, its shape, and its bytes `start..end` in the file."""
+    """The entry of a tensor: its dtype as named in the file, its shape, and its bytes `start..end` in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A checked safetensors file: what it holds, without the tensors, which `read` fetches."""
+    """A checked safetensors file: its entries without the tensors, which `read` loads."""
 
     path: Path
     metadata: Mapping[str, str]
@@ -71,7 +71,7 @@ class AdapterFile:
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Keep the file open inside the `with` block, so that each of many reads takes less time."""
+        """Keep the file open inside the `with` block, which makes many reads faster."""
         with FileIO(self.path) as file:
             self._kept_open.append(file)
             try:
@@ -80,10 +80,10 @@ class AdapterFile:
                 self._kept_open.remove(file)
 
     def read(self, key: str) -> NDArray[np.generic]:
-        """One tensor in its own dtype; bfloat16 and float8 come as the same numbers in float32."""
+        """Return a tensor in its own dtype; bfloat16 and float8 are returned as the same numbers in float32."""
         entry = self.entries[key]
         values = np.empty(math.prod(entry.shape), dtype=_DTYPES[entry.dtype])
-        # Not mapped: in module-sized pieces that are used once, faults of pages take longer than a copy.
+        # Not memory-mapped: for module-sized pieces that are used once, page faults take longer than a copy.
         with nullcontext(self._kept_open[-1]) if self._kept_open else FileIO(self.path) as file:
             file.seek(entry.start)
             if file.readinto(values.data) != values.nbytes:
@@ -92,7 +92,7 @@ class AdapterFile:
         return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
 
     def tensor(self, key: str) -> LazyTensor:
-        """One tensor, to be read when its numbers are asked for."""
+        """Return a tensor that is read on demand."""
         entry = self.entries[key]
         return LazyTensor(key, entry.dtype, entry.shape, lambda: self.read(key), str(self.path))
 
@@ -101,7 +101,7 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
     """Return the header of a safetensors file, checked against the file's size.
 
     Raises:
-        BwlabError: the file is missing, empty, cut short, or no safetensors file.
+        BwlabError: the file is missing, empty, cut short, or not a safetensors file.
 
     """
     path = Path(path)
@@ -140,7 +140,7 @@ def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str,
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return a JSON object; ValueError where it has a key twice, of which Python would drop one."""
+    """Return a JSON object; ValueError if it repeats a key, since Python would drop one of the values."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise ValueError("a key occurs twice")
@@ -165,13 +165,13 @@ def _bad(path: Path, found: str) -> BrokenFileError:
 def write_tensors(
     path: str | Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], dtype: str | None = None
 ) -> None:
-    """Write tensors by key, whole or not at all; the same tensors and metadata make the same bytes.
+    """Write tensors by key, completely or not at all; the same tensors and metadata give the same bytes.
 
     Args:
-        path: of the file.
-        tensors: each is read when its turn comes.
-        metadata: of the header.
-        dtype: of all floats that are not single numbers such as alpha; None: each tensor's own.
+        path: the path of the file.
+        tensors: the tensors by key; each is read just before it is written.
+        metadata: the metadata for the header.
+        dtype: the dtype of all floats except single numbers such as alpha; None for each tensor's own.
 
     Raises:
         BwlabError: a number is NaN, infinite or too large for its dtype, or the disk is full or not writable.

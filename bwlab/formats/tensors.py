@@ -1,4 +1,4 @@
-"""A tensor of a file that is read when it is asked for."""
+"""Tensors of files that are read on demand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DTYPES = {
 # Bits of float16.
 POSITIVE_INFINITY, NEGATIVE_INFINITY = 0x7C00, 0xFC00
 
-# As safetensors names them. The 8-bit floats are read but not written: few tools read them.
+# Names of dtypes in safetensors files. The 8-bit floats are read but not written, since few tools read them.
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _OTHERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 _WIDER = {"F8_E4M3": "F16", "F8_E5M2": "F16"}
@@ -42,13 +42,13 @@ DTYPE_OPTIONS = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 @dataclass(frozen=True, eq=False)
 class LazyTensor:
-    """Where a tensor comes from, and what it is, without its numbers.
+    """A description of a tensor and its source, without its numbers.
 
     Attributes:
-        key: its name in the file, for messages.
-        dtype: as safetensors files name it: `"F32"`, `"BF16"`, `"F8_E4M3"`, ...
-        shape: of the numbers; `()` of a single one.
-        fetch: reads the numbers in their own dtype; those that numpy lacks (bfloat16, float8) as float32, exactly.
+        key: the name of the tensor in the file, for messages.
+        dtype: the dtype as safetensors files name it: `"F32"`, `"BF16"`, `"F8_E4M3"`, ...
+        shape: the shape; `()` for a single number.
+        fetch: a function that reads the numbers in their own dtype; bfloat16 and float8, which numpy lacks, as float32.
         source: the file, for messages.
 
     """
@@ -61,12 +61,12 @@ class LazyTensor:
 
     @classmethod
     def of(cls, values: NDArray[np.generic], key: str = "", source: str = "") -> LazyTensor:
-        """One whose numbers are in memory already."""
+        """Return a tensor whose numbers are already in memory."""
         return cls(key, DTYPES.get(values.dtype.name, values.dtype.name), values.shape, lambda: values, source)
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     def read(self) -> NDArray[np.generic]:
@@ -74,17 +74,17 @@ class LazyTensor:
         return self.fetch().reshape(self.shape)
 
     def numbers(self, dtype: DTypeLike | None = np.float64) -> Numbers:
-        """Return the numbers as floats of this dtype; None: of their own, or float64 where they are whole numbers.
+        """Return the numbers as floats of this dtype; None for their own dtype, or float64 if they are integers.
 
         Raises:
-            BwlabError: one is NaN or infinite.
+            BwlabError: a number is NaN or infinite.
 
         """
         stored = self.read()
         if dtype is None:
             dtype = stored.dtype if stored.dtype.kind == "f" else np.float64
         values: Numbers = stored.astype(dtype, copy=False)
-        # Widening makes nothing infinite: half precision is looked through fastest as it is.
+        # Widening makes nothing infinite, and half precision is checked fastest before it is widened.
         if not _all_finite(stored if np.can_cast(stored.dtype, values.dtype) else values):
             bad = int(values.size - np.count_nonzero(np.isfinite(values)))
             found_bad = f"{bad} of the {values.size} numbers of {self.key} are NaN or infinite"
@@ -92,7 +92,7 @@ class LazyTensor:
         return values
 
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
-        """Return the same numbers in another shape of as many."""
+        """Return the same numbers in another shape of the same size."""
         return LazyTensor(self.key, self.dtype, shape, self.fetch, self.source)
 
 
@@ -105,12 +105,12 @@ def _all_finite(values: NDArray[np.generic]) -> bool:
 
 
 def is_float(dtype: str) -> bool:
-    """Whether safetensors' name of a dtype, `"F16"`, is that of floats."""
+    """Return whether a dtype, as safetensors names it (`"F16"`), is a float type."""
     return dtype in _FLOATS or dtype == "BF16" or dtype in _WIDER
 
 
 def written_dtype(dtype: str) -> str:
-    """Return the dtype that a tensor of this one is written in: itself, or one that holds all its numbers.
+    """Return the dtype in which a tensor of this dtype is written: the same, or one that holds all its numbers.
 
     >>> written_dtype("F8_E4M3"), written_dtype("BF16")
     ('F16', 'BF16')
@@ -119,7 +119,7 @@ def written_dtype(dtype: str) -> str:
 
 
 def encoded(tensor: LazyTensor) -> bytes:
-    """Return the bytes of a tensor in its `written_dtype`, rounded to the nearest where it holds more digits.
+    """Return the bytes of a tensor in its `written_dtype`, rounded to nearest if it has more digits.
 
     Raises:
         BwlabError: a number is NaN or infinite, or too large for the dtype.
@@ -133,7 +133,7 @@ def encoded(tensor: LazyTensor) -> bytes:
 
 
 def narrowed(values: NDArray[np.floating], dtype: str, key: str = "") -> NDArray[np.generic]:
-    """Finite numbers in a float dtype, as files keep them (bfloat16 as uint16); `BwlabError` where one overflows."""
+    """Return finite numbers in a file's float dtype (bfloat16 as uint16); `BwlabError` if a number overflows."""
     with np.errstate(over="ignore"):
         bits = round_bfloat16(values) if dtype == "BF16" else values.astype(_FLOATS[dtype], copy=False)
     if not np.isfinite(widened(bits, dtype)).all():
@@ -145,7 +145,7 @@ def narrowed(values: NDArray[np.floating], dtype: str, key: str = "") -> NDArray
 
 
 def widened(bits: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
-    """Return what `narrowed` made, as numbers again."""
+    """Return the result of `narrowed` as numbers again."""
     wide: NDArray[np.floating] = widen_bfloat16(bits) if dtype == "BF16" else bits.astype(bits.dtype, copy=False)
     return wide
 
@@ -158,17 +158,17 @@ def round_bfloat16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
 
 
 def size_in_bytes(tensor: LazyTensor) -> int:
-    """Of the tensor in a file."""
+    """Return the size of the tensor in a file, in bytes."""
     return math.prod(tensor.shape) * SIZES[written_dtype(tensor.dtype)]
 
 
 def in_dtype(values: NDArray[np.floating], dtype: str, key: str = "") -> LazyTensor:
-    """Numbers in memory as a tensor that is written in this dtype."""
+    """Return numbers in memory as a tensor that is written in this dtype."""
     return LazyTensor(key, dtype, values.shape, lambda: values)
 
 
 def exactly(values: NDArray[np.floating], dtype: str, key: str = "") -> LazyTensor:
-    """Like `in_dtype`, but in float32 where the dtype would round the numbers."""
+    """Return a tensor as `in_dtype` does, but in float32 if the dtype would round the numbers."""
     small = written_dtype(dtype)
     try:
         same = bool(np.array_equal(widened(narrowed(values, small, key), small), values))
@@ -178,7 +178,7 @@ def exactly(values: NDArray[np.floating], dtype: str, key: str = "") -> LazyTens
 
 
 def cast(tensor: LazyTensor, dtype: str | None) -> LazyTensor:
-    """Return the tensor, to be written in another dtype if its numbers are floats; None: in its own."""
+    """Return the tensor, to be written in another dtype if its numbers are floats; None keeps its own dtype."""
     if dtype is None or not is_float(tensor.dtype) or tensor.dtype == dtype:
         return tensor
     return LazyTensor(tensor.key, dtype, tensor.shape, tensor.fetch, tensor.source)
@@ -207,9 +207,9 @@ def widen_e5m2(bits: NDArray[np.generic]) -> NDArray[np.float32]:
 
 @cache
 def _e4m3_values() -> NDArray[np.float32]:
-    """Every number of the format by its bits, `(256,)`."""
+    """Return every number of the format by its bits, `(256,)`."""
     bits = np.arange(256)
     exponent, mantissa = (bits >> 3) & 15, bits & 7
     size = np.where(exponent == 0, mantissa / 8 * 2.0**-6, (1 + mantissa / 8) * 2.0 ** (exponent - 7))
-    size[(bits & 127) == 127] = np.nan  # The one pattern that is no number.
+    size[(bits & 127) == 127] = np.nan  # The only pattern that is not a number.
     return np.where(bits < 128, size, -size).astype(np.float32)

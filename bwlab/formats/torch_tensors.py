@@ -1,4 +1,4 @@
-"""Conversion between torch's tensors and those of files."""
+"""Conversion between torch's tensors and the tensors of files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def lazy_tensor(tensor: Tensor, key: str = "") -> LazyTensor:
-    """Return a torch tensor as one that is written in its own dtype; KeyError for a dtype that files lack."""
+    """Return a torch tensor as a file's tensor of the same dtype; KeyError for a dtype that files lack."""
     dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
     return LazyTensor(key, dtype, tuple(tensor.shape), lambda: _numbers(tensor, dtype))
 
 
 def torch_tensor(tensor: LazyTensor) -> Tensor:
-    """Return a file's tensor in its own dtype, with memory of its own; float8 comes as float32."""
+    """Return a file's tensor in its own dtype and its own memory; float8 is returned as float32."""
     import torch
 
     values = torch.from_numpy(np.array(tensor.read()))

@@ -1,6 +1,6 @@
 """Readers and writers of adapter files, as plugins register them.
 
-Both are descriptions that cost nothing to import. The functions in them import what they need when they are called.
+Both are descriptions that are cheap to import. Their functions import what they need when they are called.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeyParser:
-    """How the keys of a dialect are read one by one, so that a file with keys of several dialects is read too.
+    """A parser for single keys of a dialect, so that a file with keys of several dialects can be read too.
 
     Attributes:
-        split: key -> the name of its module and the leaf, both as the dialect writes them; None for any other key.
-        path: name of a module -> its adapter path; None for a module that no UNet or text encoder has.
-        alphas: the alphas that the dialect keeps elsewhere than in tensors, by path, given the keys that it parsed.
+        split: a function from a key to the module's name and the leaf, as the dialect writes them; None for other keys.
+        path: a function from a module's name to its adapter path; None for a module that no UNet or text encoder has.
+        alphas: a function from the parsed keys to alphas by path, for a dialect that stores them outside of tensors.
 
     """
 
@@ -35,15 +35,15 @@ class KeyParser:
 
 @dataclass(frozen=True)
 class FormatReader:
-    """Reads one dialect of adapter files.
+    """A reader for one dialect of adapter files.
 
     Attributes:
         name: e.g. `"kohya"`; unique among the readers of all installed plugins.
         summary: one line for lists.
-        recognises: whether a file with these keys and this metadata has keys of the dialect.
-        read: returns the contents of a file; see `bwlab.formats.contents.assemble`. None where `keys` is given.
-        fallback: whether it is asked only where no reader without this mark recognises the file; built-in ones are.
-        keys: reads the file key by key, together with other readers that do.
+        recognises: a function that returns whether a file with given keys and metadata has keys of the dialect.
+        read: a function that returns a file's contents; see `bwlab.formats.contents.assemble`. None if `keys` is given.
+        fallback: whether it is used only if no reader without this flag recognises the file, as for built-in readers.
+        keys: the parser that reads the file key by key, together with the parsers of other readers.
 
     """
 
@@ -55,22 +55,22 @@ class FormatReader:
     keys: KeyParser | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is one way to read."""
+        """Check that either `read` or `keys` is given."""
         if (self.read is None) == (self.keys is None):
             raise ValueError(f"the format reader {self.name} needs either read or keys")
 
 
 @dataclass(frozen=True)
 class FormatWriter:
-    """Writes one kind of adapter file; its name is a value of `bwlab convert --to`.
+    """A writer for one kind of adapter file; its name is a value of `bwlab convert --to`.
 
     Attributes:
         name: e.g. `"kohya"`; unique among the writers of all installed plugins.
         summary: one line for lists.
-        expresses: whether the kind of file can hold a module exactly.
-        write: writes modules and metadata, no embeddings, to a path, completely or not at all, with floats in a dtype
-            as safetensors names it; None: each in its own.
-        folder: whether the path is a folder's rather than a `.safetensors` file's.
+        expresses: a function that returns whether this kind of file can hold a module exactly.
+        write: function that writes modules and metadata, without embeddings, to a path, completely or not at all, with
+            floats in a dtype as safetensors names it; None for each tensor's own.
+        folder: whether the path is a folder rather than a `.safetensors` file.
 
     """
 

@@ -1,1 +1,1 @@
-"""Inspection of adapter files: contents per block, how they were trained, and what is wrong with them."""
+"""Inspection of adapter files: contents per block, training and defects."""

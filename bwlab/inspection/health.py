@@ -1,4 +1,4 @@
-"""Findings on an adapter file: what is damaged, and what tools that read it get wrong."""
+"""Findings on an adapter file: damage, and problems in tools that read it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bwlab.formats.modules import ModuleWeights
 
 Severity = Literal["error", "warning", "note"]
 
-# A module whose first direction has this share of its energy is a spike; modules of fewer ranks are not counted.
+# A module whose first direction has this share of its energy is a spike; modules of lower rank are not counted.
 SPIKE, SPIKE_RANK = 0.9, 4
-# Share of the adapter's energy in spikes from which a warning is given.
+# Share of the adapter's energy in spikes at which a warning is given.
 SPIKED_ENERGY = 0.1
 
 KOHYA_DIALECTS = frozenset({"kohya", "ldm", "kohya-doubled"})
@@ -24,13 +24,13 @@ KOHYA_DIALECTS = frozenset({"kohya", "ldm", "kohya-doubled"})
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect or surprise of a file.
+    """A defect or an unexpected property of a file.
 
     Attributes:
-        severity: `"error"`: the file is damaged; `"warning"`: some tool will get it wrong; `"note"`.
-        code: for programs, e.g. `"not-finite"`.
-        text: one line for people.
-        paths: modules or keys that it is about.
+        severity: `"error"` if the file is damaged; `"warning"` if some tool will get it wrong; else `"note"`.
+        code: a code for programs, such as `"not-finite"`.
+        text: a line of text for people.
+        paths: the modules or keys concerned.
 
     """
 
@@ -42,13 +42,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class ModuleHealth:
-    """Health of one module's numbers.
+    """The health of a module's numbers.
 
     Attributes:
-        finite: whether all of them, and alpha, are finite.
+        finite: whether all numbers, including alpha, are finite.
         zero: whether the module changes nothing.
-        energy: squared norm of the delta; None where that is not cheap.
-        top: share of the energy in the first direction, 0..1; None likewise, and where there is no energy.
+        energy: the squared norm of the delta; None if it is expensive to compute.
+        top: the share of the energy in the first direction, 0..1; None if it is expensive or there is no energy.
 
     """
 
@@ -79,10 +79,10 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
 
 
 def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
-    """Return everything that is wrong or surprising, the worst first.
+    """Return all findings, the most severe first.
 
     Args:
-        contents: the file's.
+        contents: the contents of the file.
         health: module path -> health of its numbers.
 
     """

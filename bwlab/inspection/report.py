@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 MOST_TAGS = 12
 
-# Label -> metadata keys, of which the first that is there and says something counts.
+# Label -> metadata keys, of which the first that is present and not empty is used.
 ENTRIES: Mapping[str, tuple[str, ...]] = {
     "name": ("ss_output_name", "name"),
     "base model": ("ss_sd_model_name", "sshs_model_name", "bwlab.base"),
@@ -67,12 +67,12 @@ class BlockSummary:
     """The modules of one block.
 
     Attributes:
-        name: of the block; `"other"` for modules that the block scheme does not know.
-        modules: how many.
-        algorithms: name -> modules.
-        ranks: rank -> modules; modules without a rank are not counted.
-        alphas: alpha -> modules; None where the file has none, which means the rank.
-        energy_share: of the adapter's energy, 0..1; None where that is not cheap for all modules.
+        name: the name of the block; `"other"` for modules that the block scheme does not know.
+        modules: the number of modules.
+        algorithms: name -> number of modules.
+        ranks: rank -> number of modules; modules without a rank are not counted.
+        alphas: alpha -> number of modules; the key None means that the file has no alpha, so that the rank applies.
+        energy_share: the share of the adapter's energy, 0..1; None if it is expensive for any module.
 
     """
 
@@ -89,21 +89,21 @@ class Inspection:
     """Everything that `bwlab inspect` shows of a file.
 
     Attributes:
-        path: of the file.
-        size: in bytes.
-        dialect: name of its reader.
-        architecture: `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
-        scheme: name of the block scheme.
+        path: the path of the file.
+        size: the size of the file in bytes.
+        dialect: the name of its reader.
+        architecture: the architecture,  `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+        scheme: the name of the block scheme.
         blocks: the blocks that have modules, in order.
-        total: all of them.
-        empty_blocks: blocks without a module.
-        dtypes: dtype -> how many numbers are stored in it, embeddings included.
+        total: the summary of all blocks together.
+        empty_blocks: the blocks without modules.
+        dtypes: dtype -> number of values stored in it, including embeddings.
         embeddings: token -> shape.
-        top1_share: share of the energy in each module's first direction, over all modules, 0..1; None as above.
+        top1_share: the share of the energy in the modules' first directions, over all modules, 0..1; None if expensive.
         training: label -> text from the metadata.
-        findings: what is wrong or surprising.
-        unknown: keys that no reader understands.
-        prompt_tag: a tag for the prompt of A1111 that turns on the cells with modules; None where there is none.
+        findings: the findings on the file.
+        unknown: the keys that no reader understands.
+        prompt_tag: an A1111 prompt tag that enables the blocks with modules; None if there is none.
         metadata: the whole metadata.
 
     """
@@ -210,7 +210,7 @@ def _prompt_tag(contents: AdapterContents, scheme: BlockScheme) -> str | None:
 
 
 def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return label -> text from the metadata, for labels that it has; empty for files without metadata."""
+    """Return label -> text from the metadata, for the labels that it contains; empty without metadata."""
     summary = {
         label: text
         for label, keys in ENTRIES.items()
@@ -246,7 +246,7 @@ def _date(seconds: str) -> str | None:
 
 
 def document(inspections: Iterable[Inspection]) -> dict[str, Json]:
-    """Return one document for all files."""
+    """Return a JSON document for all files."""
     return {
         "schema": "bwlab.inspect",
         "schema_version": SCHEMA_VERSION,
@@ -277,7 +277,7 @@ def _file(report: Inspection) -> dict[str, Json]:
 
 
 def _block(block: BlockSummary) -> dict[str, Json]:
-    """Alphas and ranks as lists of pairs: JSON has no keys that are numbers or null, and an alpha may be NaN."""
+    """Return a block, with alphas and ranks as lists of pairs, since JSON keys cannot be numbers or null."""
     return {
         "name": block.name,
         "modules": block.modules,
@@ -289,5 +289,5 @@ def _block(block: BlockSummary) -> dict[str, Json]:
 
 
 def _number(alpha: float | None) -> float | str | None:
-    """Itself, or its name where JSON has no such number."""
+    """Return the alpha, or its name if JSON cannot represent it."""
     return alpha if alpha is None or abs(alpha) < float("inf") else str(alpha)

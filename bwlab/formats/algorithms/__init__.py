@@ -1,6 +1,6 @@
-"""Every algorithm that adapter files are written in, and finding the one of a module.
+"""All algorithms that adapter files are written in, and the lookup of a module's algorithm.
 
-An algorithm is a subclass of `algorithm.Algorithm` and an entry of `ALGORITHMS`.
+An algorithm is a subclass of `algorithm.Algorithm` with an entry in `ALGORITHMS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bwlab.formats.algorithms.oft import Boft, Oft
 
 __all__ = ["ALGORITHMS", "Algorithm", "UnfitLeaves", "algorithm_named", "algorithm_of"]
 
-# The first that recognises a module's leaves is taken: one that adds a leaf to another stands before that other.
+# The first algorithm that recognises a module's leaves is used, so an algorithm that adds a leaf precedes the original.
 ALGORITHMS: Mapping[str, Algorithm] = {
     algorithm.name: algorithm
     for algorithm in (
@@ -41,10 +41,10 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 
 
 def algorithm_named(name: str) -> Algorithm:
-    """Return the algorithm of this name; for the name of a plugin's adapter type, one that computes nothing."""
+    """Return the algorithm with this name; for a plugin's adapter type, an algorithm that computes nothing."""
     return ALGORITHMS.get(name) or PluginAlgorithm(name)
 
 
 def algorithm_of(shapes: Mapping[str, Shape]) -> Algorithm | None:
-    """Return the algorithm of a module with leaves of these names and shapes, `alpha` aside; None if it is of none."""
+    """Return the algorithm of a module with these leaf names and shapes, excluding `alpha`; None if none matches."""
     return next((known for known in ALGORITHMS.values() if known.recognises(shapes)), None)

@@ -1,7 +1,7 @@
 """The base class of the algorithms that adapter files are written in.
 
-A subclass says which leaves a module of it has, and which change of the weight they stand for. `bwlab.formats.modules`
-reads the leaves from a file and calls it.
+A subclass defines which leaves its modules have, and which change of the weight they represent. `bwlab.formats.modules`
+reads the leaves from a file and calls the algorithm.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Shapes: TypeAlias = Mapping[str, Shape]
 
 
 class UnfitLeaves(ValueError):
-    """The leaves of a module do not make one delta; the message says which and how."""
+    """Raised when the leaves of a module do not form a delta; the message names the leaves and the reason."""
 
 
 class Algorithm(ABC):
-    """One way to write a change of a layer.
+    """A way to represent the change of a layer.
 
     Attributes:
-        name: e.g. `"loha"`.
-        leaves: every leaf that a module may have, `alpha` aside.
-        needs_base: whether the delta depends on the weight that it changes.
+        name: the name of the algorithm, such as `"loha"`.
+        leaves: all leaves that a module may have, excluding `alpha`.
+        needs_base: whether the delta depends on the base weight.
         is_linear: whether the delta is linear in the leaves that `linear_leaves` names.
         is_product: whether the delta is zero as soon as one leaf is zero.
         is_kronecker: whether the delta is a Kronecker product, whose two matrices have its singular values.
-        factor_dtype: the dtype in which `factors` takes the leaves; None: that of the file, whatever it is.
+        factor_dtype: the dtype in which `factors` expects the leaves; None for the file's own dtype.
 
     """
 
@@ -51,7 +51,7 @@ class Algorithm(ABC):
     factor_dtype: ClassVar[type[np.floating] | None] = np.float64
 
     def recognises(self, shapes: Shapes) -> bool:
-        """Return whether a module with leaves of these names and shapes is written this way."""
+        """Return whether a module with these leaf names and shapes is written with this algorithm."""
         return not self.leaves.isdisjoint(shapes)
 
     @abstractmethod
@@ -60,7 +60,7 @@ class Algorithm(ABC):
 
         Returns:
             `(out, in)` or `(out, in, k, k)`; `(out, in * k * k)` where the leaves do not determine the kernel;
-            `(channels,)` for a norm; None where only the base weight has the shape.
+            `(channels,)` for a norm; None where only the base weight determines the shape.
 
         Raises:
             UnfitLeaves: the shapes contradict each other.
@@ -69,28 +69,28 @@ class Algorithm(ABC):
 
     @abstractmethod
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-        """Return the change of the weight, scale folded in, in the leaves' dtype.
+        """Return the change of the weight, including the scale, in the leaves' dtype.
 
         Args:
-            leaves: by name.
-            alpha: None where the file has none.
-            base: the weight that is changed; never None if `needs_base`.
+            leaves: the leaves by name.
+            alpha: the alpha of the module; None if the file has none.
+            base: the base weight; never None if `needs_base`.
 
         Returns:
-            An array of as many numbers as the weight.
+            An array with as many numbers as the weight.
 
         """
 
     @abstractmethod
     def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
-        """Return the leaves, among those that a module has, whose multiples multiply the delta before alpha enters."""
+        """Return the leaves of a module that, multiplied by a number, multiply the delta, before alpha is applied."""
 
     def rank(self, shapes: Shapes) -> int | None:
-        """Return the rank that alpha is divided by; None if the algorithm or the module has none."""
+        """Return the rank by which alpha is divided; None if the algorithm or the module has no rank."""
         return None
 
     def factored_rank(self, shapes: Shapes) -> int | None:
-        """Return the inner rank of `factors`; None where there are none, or none smaller than the dense delta."""
+        """Return the inner rank of `factors`; None if there are no factors smaller than the dense delta."""
         return None
 
     def factors(self, leaves: Leaves, alpha: float | None) -> FactoredMatrix:
@@ -99,11 +99,11 @@ class Algorithm(ABC):
 
     def singular_values(self, leaves: Leaves, alpha: float | None) -> Numbers:
         """Return the delta's singular values in any order; called only where `is_kronecker`."""
-        raise NotImplementedError(f"{self.name} is no Kronecker product")
+        raise NotImplementedError(f"{self.name} is not a Kronecker product")
 
     def kronecker_parts(self, leaves: Leaves) -> tuple[Part, Part]:
         """Return the two matrices of the product; called only where `is_kronecker`."""
-        raise NotImplementedError(f"{self.name} is no Kronecker product")
+        raise NotImplementedError(f"{self.name} is not a Kronecker product")
 
     def fits(self, leaves: Mapping[str, LazyTensor], weight: Shape) -> bool:
         """Return whether a module with these leaves can change a weight of this shape."""
@@ -112,7 +112,7 @@ class Algorithm(ABC):
 
 
 class PluginAlgorithm(Algorithm):
-    """The algorithm of an adapter type whose leaves only its plugin understands: no shape, no rank, no delta."""
+    """The algorithm of an adapter type that only its plugin understands: it has no shape, no rank and no delta."""
 
     is_linear = False
 
@@ -120,7 +120,7 @@ class PluginAlgorithm(Algorithm):
         self.name, self.leaves = name, frozenset()
 
     def shape(self, shapes: Shapes) -> None:
-        """Return None: nothing is known of the weight."""
+        """Return None: the shape of the weight is unknown."""
 
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
         """Raise `BwlabError`: the plugin computes the delta from a loaded base model."""
@@ -128,7 +128,7 @@ class PluginAlgorithm(Algorithm):
         raise BwlabError(f"the delta of a module of type {self.name}", found, "Load the file with its base model")
 
     def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
-        """Return none."""
+        """Return an empty tuple."""
         return ()
 
 
@@ -138,16 +138,16 @@ def shapes_of(leaves: Mapping[str, LazyTensor] | Leaves) -> dict[str, Shape]:
 
 
 def flat(values: Numbers) -> Numbers:
-    """Return a weight or factor as a matrix: all dimensions but the first as one."""
+    """Return a weight or factor as a matrix, with all dimensions after the first flattened."""
     return values.reshape(values.shape[0], -1)
 
 
 def scale_of(alpha: float | None, rank: int | None) -> float:
-    """Return `alpha / rank`; 1 where the file has no alpha, or the module no rank."""
+    """Return `alpha / rank`; 1 if the file has no alpha or the module has no rank."""
     return 1.0 if alpha is None or rank is None else alpha / rank
 
 
 def unless_larger(rank: int, shape: Shape) -> int | None:
-    """Return the rank, or None where factors of this rank hold more numbers than the dense delta."""
+    """Return the rank, or None if factors of this rank hold more numbers than the dense delta."""
     out, inner = shape[0], math.prod(shape[1:])
     return rank if rank * (out + inner) <= out * inner else None

@@ -1,4 +1,4 @@
-"""DoRA: another algorithm's change, after which each row (or column) of the weight gets a length of its own.
+"""DoRA: the change of another algorithm, followed by rescaling each row (or column) of the weight to its own length.
 
 Source: DoRA, Liu et al. (arXiv 2402.09353), equation 5: `W' = m * (W + delta) / ||W + delta||`. LyCORIS applies it to
 LoHa and LoKr too, keeps one m per output `(out, 1, ...)` or, with `wd_on_output=False`, per input channel
@@ -21,7 +21,7 @@ EPSILON = float(np.finfo(np.float32).eps)
 class Dora(Algorithm):
     """Another algorithm whose changed weight is rescaled to the lengths in `dora_scale`.
 
-    It has no low-rank form and no cheap singular values, whatever the other algorithm has.
+    It has no low-rank form and no cheap singular values, even if the other algorithm has.
     """
 
     needs_base = True
@@ -33,7 +33,7 @@ class Dora(Algorithm):
         self.leaves = inner.leaves | {MAGNITUDE}
 
     def recognises(self, shapes: Shapes) -> bool:
-        """Return whether there are lengths beside leaves of the inner algorithm."""
+        """Return whether there are lengths in addition to the leaves of the inner algorithm."""
         return MAGNITUDE in shapes and self.inner.recognises(shapes)
 
     def shape(self, shapes: Shapes) -> Shape | None:
@@ -54,12 +54,12 @@ class Dora(Algorithm):
         return rescale(changed, leaves[MAGNITUDE]) - base
 
     def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
-        """Return those of the inner algorithm, whose delta may be written with another alpha."""
+        """Return the linear leaves of the inner algorithm, whose delta may be written with another alpha."""
         return self.inner.linear_leaves(names)
 
 
 def rescale(weight: Numbers, magnitude: Numbers) -> Numbers:
-    """Return `weight` `(out, in, ...)` with its rows, or the slices of its input channels, brought to these lengths."""
+    """Return `weight` `(out, in, ...)` with its rows, or the slices of its input channels, scaled to these lengths."""
     rows = magnitude.ndim == 1 or magnitude.shape[0] == weight.shape[0]
     over = tuple(axis for axis in range(weight.ndim) if axis != (0 if rows else 1))
     lengths = np.sqrt(np.sum(weight * weight, axis=over, keepdims=True)) + weight.dtype.type(EPSILON)
@@ -68,7 +68,7 @@ def rescale(weight: Numbers, magnitude: Numbers) -> Numbers:
 
 
 def _is_magnitude(size: Shape, weight: Shape) -> bool:
-    """Whether there is a length for each output, or for each input channel, of a weight of this shape or flattened."""
+    """Return whether there is one length per output, or per input channel, of a weight of this shape or flattened."""
     if not size or math.prod(size) == 0:
         return False
     rows = size[0] == weight[0] and math.prod(size[1:]) == 1

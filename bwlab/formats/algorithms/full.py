@@ -1,4 +1,4 @@
-"""Changes written as they are: IA3's factors of channels, whole differences of weights, and those of norms.
+"""Changes that are stored directly: the channel factors of IA3, and the full differences of weights and of norms.
 
 Sources: (IA)^3, Liu et al. (arXiv 2205.05638), section 3.3; the leaves are those of LyCORIS.
 """
@@ -24,21 +24,21 @@ class Ia3(Algorithm):
     needs_base = True
 
     def recognises(self, shapes: Shapes) -> bool:
-        """Return whether both leaves are there: `weight` alone may be anything."""
+        """Return whether both leaves are present: `weight` alone could mean anything."""
         return shapes.keys() >= self.leaves
 
     def shape(self, shapes: Shapes) -> None:
-        """Return None: the leaves determine one side only. Raise `UnfitLeaves` where they are no row of factors."""
+        """Return None: the leaves determine one side only. Raise `UnfitLeaves` if they are not a row of factors."""
         if sum(size != 1 for size in shapes[WEIGHT]) > 1 or 0 in shapes[WEIGHT]:
-            raise UnfitLeaves(f"weight {shapes[WEIGHT]} is no row of factors")
+            raise UnfitLeaves(f"weight {shapes[WEIGHT]} is not a row of factors")
 
     def fits(self, leaves: Mapping[str, LazyTensor], weight: Shape) -> bool:
-        """Return whether there is a factor for each channel of the side that is scaled."""
+        """Return whether there is one factor for each channel of the scaled side."""
         on_input = bool(leaves[ON_INPUT].read().reshape(-1)[0])
         return leaves[WEIGHT].size == weight[1 if on_input else 0]
 
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-        """Return `W * w`, w along the outputs or the inputs of the base weight W."""
+        """Return `W * w`, with w along the outputs or the inputs of the base weight W."""
         assert base is not None
         ones = tuple(1 for _ in base.shape[2:])
         on_input = bool(leaves[ON_INPUT].reshape(-1)[0])
@@ -50,7 +50,7 @@ class Ia3(Algorithm):
 
 
 class Full(Algorithm):
-    """The difference of a weight, and of a bias, as they are."""
+    """The full difference of a weight, and of a bias."""
 
     name = "full"
     leaves = frozenset({DIFF, DIFF_BIAS})

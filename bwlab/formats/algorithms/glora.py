@@ -1,7 +1,7 @@
 """GLoRA: `s * (W a1 a2 + b1 b2)`, `s = alpha / rank`, with the base weight W.
 
 Source: One-for-All, Chavan et al. (arXiv 2306.07967), equation 10, in the low-rank form of LyCORIS: a1 `(in, r)`,
-a2 `(r, in)`, b1 `(out, r)`, b2 `(r, in, k, k)`. Its first releases had them the other way round, a1 `(r, in)`,
+a2 `(r, in)`, b1 `(out, r)`, b2 `(r, in, k, k)`. Its first releases stored them the other way round: a1 `(r, in)`,
 a2 `(in, r)`, b1 `(r, in)`, b2 `(out, r)`, with a2 a1 and b2 b1.
 """
 
@@ -28,7 +28,7 @@ NAMES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 
 
 class Glora(Algorithm):
-    """A low-rank change beside a low-rank multiple of the weight."""
+    """A low-rank change plus a low-rank multiple of the weight."""
 
     name = "glora"
     leaves = frozenset(NAMES)
@@ -48,7 +48,7 @@ class Glora(Algorithm):
         return shapes["a2.weight"][0] if _is_new(shapes) else shapes["a1.weight"][0]
 
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-        """Return `s * (W a1 a2 + b1 b2)` in W's shape; of a convolution, a1 a2 mixes its input channels."""
+        """Return `s * (W a1 a2 + b1 b2)` in W's shape; for a convolution, a1 a2 mixes its input channels."""
         assert base is not None
         shapes = shapes_of(leaves)
         a1, a2, b1, b2 = (flat(leaves[name]) for name in NAMES)
@@ -66,5 +66,5 @@ class Glora(Algorithm):
 def _is_new(shapes: Shapes) -> bool:
     a1, a2, b1, b2 = (shapes[name] for name in NAMES)
     if min(len(a1), len(a2), len(b1), len(b2)) < 2:
-        raise UnfitLeaves(f"a1 {a1}, a2 {a2}, b1 {b1} and b2 {b2} are no matrices")
+        raise UnfitLeaves(f"a1 {a1}, a2 {a2}, b1 {b1} and b2 {b2} are not matrices")
     return a1[1] == a2[0] == b1[1] == b2[0]

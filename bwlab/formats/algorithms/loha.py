@@ -35,14 +35,14 @@ class Loha(Algorithm):
     is_product = True
 
     def shape(self, shapes: Shapes) -> Shape:
-        """Return `(out, in, k, k)` with cores; `(out, in)` or `(out, in * k * k)` without, which then look alike."""
+        """Return `(out, in, k, k)` with cores; without cores `(out, in)` or `(out, in * k * k)`, which look alike."""
         first, second = (_matrix_shape(shapes, number) for number in ("1", "2"))
         if first != second:
-            raise UnfitLeaves(f"its two factors are of the shapes {first} and {second}")
+            raise UnfitLeaves(f"its two factors have the shapes {first} and {second}")
         return first
 
     def rank(self, shapes: Shapes) -> int:
-        """Return the rows of `hada_w1_b`; the rank of the delta may be its square."""
+        """Return the number of rows of `hada_w1_b`; the rank of the delta may be the square of this number."""
         return shapes[RANK_LEAF][0]
 
     def factored_rank(self, shapes: Shapes) -> int | None:
@@ -50,7 +50,7 @@ class Loha(Algorithm):
         return unless_larger(self.rank(shapes) ** 2, self.shape(shapes))
 
     def factors(self, leaves: Leaves, alpha: float | None) -> FactoredMatrix:
-        """Return factors of rank r^2: column (i, j) of up is column i of one matrix's times column j of the other's."""
+        """Return factors of rank r^2: column (i, j) of up is column i of one up times column j of the other."""
         (up1, down1), (up2, down2) = (_factors(leaves, number) for number in ("1", "2"))
         up = (up1[:, :, None] * up2[:, None, :]).reshape(len(up1), -1)
         down = (down1[:, None, :] * down2[None, :, :]).reshape(-1, down1.shape[1])
@@ -68,7 +68,7 @@ class Loha(Algorithm):
 
 
 def _factors(leaves: Leaves, number: str) -> tuple[Numbers, Numbers]:
-    """One of the two low-rank matrices as `(out, r)`, `(r, in * k * k)`."""
+    """Return one of the two low-rank matrices as `(out, r)`, `(r, in * k * k)`."""
     a, b, core = leaves[f"hada_w{number}_a"], leaves[f"hada_w{number}_b"], leaves.get(f"hada_t{number}")
     return (flat(a), flat(b)) if core is None else (a.T, flat(np.einsum("mnhw,nj->mjhw", core, b)))
 

@@ -1,8 +1,8 @@
 """LoKr: the Kronecker product of two matrices, each whole or low-rank, `s * kron(w1, w2)`.
 
 Sources: KronA, Edalati et al. (arXiv 2212.10650), section 3; LyCORIS, Yeh et al. (arXiv 2309.14859), section 3.3. w1 is
-`lokr_w1` or `lokr_w1_a @ lokr_w1_b`; w2 is `lokr_w2`, `lokr_w2_a @ lokr_w2_b`, or with the core `lokr_t2` a Tucker
-product. Where both are whole the scale is 1, whatever alpha says.
+`lokr_w1` or `lokr_w1_a @ lokr_w1_b`; w2 is `lokr_w2`, `lokr_w2_a @ lokr_w2_b`, or, with the core `lokr_t2`, a Tucker
+product. If both are whole, the scale is 1, whatever alpha is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bwlab.formats.algorithms.algorithm import (
 )
 from bwlab.linalg.factored import FactoredMatrix, Part
 
-# One of the two matrices: `(out, r)`, `(r, in)` if it is low-rank, else itself `(out, in)`.
+# One of the two matrices: the factors `(out, r)`, `(r, in)` if it is low-rank, else the matrix `(out, in)`.
 PartMatrix: TypeAlias = tuple[Numbers, Numbers] | Numbers
 
 
@@ -40,23 +40,23 @@ class Lokr(Algorithm):
     is_kronecker = True
 
     def shape(self, shapes: Shapes) -> Shape:
-        """Return `(out, in, k, k)` where w2 has the kernel; else `(out, in)` or `(out, in * k * k)`."""
+        """Return `(out, in, k, k)` if w2 has the kernel; else `(out, in)` or `(out, in * k * k)`."""
         (a, c), (b, d, *kernel) = _part_shape(shapes, "1"), _part_shape(shapes, "2")
         return (a * b, c * d, *kernel)
 
     def rank(self, shapes: Shapes) -> int | None:
-        """Return the inner dimension of a low-rank part (both have the same); None where both parts are whole."""
+        """Return the inner dimension of a low-rank part (the same for both parts); None if both parts are whole."""
         return next((shapes[leaf][0] for leaf in ("lokr_w2_b", "lokr_w1_b") if leaf in shapes), None)
 
     def factored_rank(self, shapes: Shapes) -> int | None:
-        """Return the product of the parts' ranks; a whole part has its shorter side as rank."""
+        """Return the product of the parts' ranks; the rank of a whole part is its shorter side."""
         wholes = [shapes.get(f"lokr_w{number}") for number in ("1", "2")]
         low = self.rank(shapes) or 0
         rank = math.prod(low if whole is None else min(whole[0], math.prod(whole[1:])) for whole in wholes)
         return unless_larger(rank, self.shape(shapes))
 
     def factors(self, leaves: Leaves, alpha: float | None) -> FactoredMatrix:
-        """Return the product by its SVD: its singular vectors and values are the Kronecker products of its parts'."""
+        """Return the factors from the SVD, whose vectors and values are Kronecker products of those of the parts."""
         (left1, values1, right1), (left2, values2, right2) = (_svd(_part(leaves, number)) for number in ("1", "2"))
         scale = self._scale(leaves, alpha)
         values = np.kron(values1, values2) * abs(scale)
@@ -66,7 +66,7 @@ class Lokr(Algorithm):
         return FactoredMatrix.from_svd(*(np.asarray(each, np.float64) for each in svd))
 
     def singular_values(self, leaves: Leaves, alpha: float | None) -> Numbers:
-        """Return the parts' singular values, each times each."""
+        """Return all products of a singular value of one part and a singular value of the other."""
         first, second = (_svd(_part(leaves, number))[1] for number in ("1", "2"))
         return np.kron(first, second) * abs(self._scale(leaves, alpha))
 
@@ -96,7 +96,7 @@ def _part(leaves: Leaves, number: str) -> PartMatrix:
 
 
 def _svd(matrix: PartMatrix) -> tuple[Numbers, Numbers, Numbers]:
-    """`(out, r)`, `(r,)`, `(in, r)` of one part, without multiplying a low-rank one out."""
+    """Return the SVD `(out, r)`, `(r,)`, `(in, r)` of one part, without multiplying out low-rank factors."""
     if not isinstance(matrix, tuple):
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
         return left, values, right.T
@@ -120,7 +120,7 @@ def _part_shape(shapes: Shapes, number: str) -> Shape:
     whole = shapes.get(f"lokr_w{number}")
     if whole is not None:
         if len(whole) < 2 or 0 in whole:
-            raise UnfitLeaves(f"lokr_w{number} {whole} is no matrix")
+            raise UnfitLeaves(f"lokr_w{number} {whole} is not a matrix")
         return whole
     a, b, core = (shapes.get(f"lokr_{leaf}") for leaf in (f"w{number}_a", f"w{number}_b", f"t{number}"))
     if a is None and b is None:

@@ -34,10 +34,10 @@ class Lora(Algorithm):
     name = "lora"
     leaves = frozenset({DOWN, UP})
     is_product = True
-    factor_dtype: ClassVar[type[np.floating] | None] = None  # The factors are the leaves as they are.
+    factor_dtype: ClassVar[type[np.floating] | None] = None  # The factors are the leaves themselves.
 
     def recognises(self, shapes: Shapes) -> bool:
-        """Return whether there is a factor, and no Tucker core."""
+        """Return whether there is a factor and no Tucker core."""
         return not {DOWN, UP}.isdisjoint(shapes) and MID not in shapes
 
     def shape(self, shapes: Shapes) -> Shape:
@@ -57,19 +57,19 @@ class Lora(Algorithm):
         return (up[0], down[1], *(down[2:] if core is None else core[2:]))
 
     def rank(self, shapes: Shapes) -> int:
-        """Return the rows of down."""
+        """Return the number of rows of down."""
         return shapes[DOWN][0]
 
     def factored_rank(self, shapes: Shapes) -> int:
-        """Return the rank, however large: the file holds nothing smaller."""
+        """Return the rank, however large it is: the file holds no smaller form."""
         return self.rank(shapes)
 
     def factors(self, leaves: Leaves, alpha: float | None) -> FactoredMatrix:
-        """Return up `(out, r)` and down `(r, in * k * k)` with s beside them."""
+        """Return up `(out, r)` and down `(r, in * k * k)`, with s as a separate scale."""
         return FactoredMatrix(*self._up_down_scale(leaves, alpha))
 
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-        """Return `s * up @ down` in the shape of the weight, of a convolution `(out, in, k, k)`."""
+        """Return `s * up @ down` in the shape of the weight; for a convolution, `(out, in, k, k)`."""
         up, down, scale = self._up_down_scale(leaves, alpha)
         return ((up if scale == 1.0 else up * scale) @ down).reshape(self.shape(shapes_of(leaves)))
 
@@ -78,7 +78,7 @@ class Lora(Algorithm):
         return (UP,)
 
     def _up_down_scale(self, leaves: Leaves, alpha: float | None) -> tuple[Numbers, Numbers, float]:
-        """Up `(out, r)`, down `(r, in * k * k)` and s; a Tucker core is multiplied into down."""
+        """Return up `(out, r)`, down `(r, in * k * k)` and s; a Tucker core is multiplied into down."""
         down, core = flat(leaves[DOWN]), leaves.get(MID)
         if core is not None:
             down = flat(np.einsum("mnhw,nj->mjhw", core, down))

@@ -1,7 +1,7 @@
-"""diag-OFT and BOFT: orthogonal blocks R turn the weight, `delta = R W - W`; alpha is the constraint, no scale.
+"""diag-OFT and BOFT: orthogonal blocks R turn the weight, `delta = R W - W`; alpha is the constraint, not a scale.
 
 Sources: OFT, Qiu et al. (arXiv 2306.07280), section 4: R = (I + Q)(I - Q)^-1 with Q skew; BOFT, Liu et al. (arXiv
-2311.06243), section 4: m such stages, stage i mixing rows 2^i * b / 2 apart. As LyCORIS has it, blocks act as their
+2311.06243), section 4: m such stages, stage i mixing rows 2^i * b / 2 apart. As in LyCORIS, blocks act as their
 transposes in diag-OFT, Q is shrunk to the norm alpha * out, and `rescale` `(out, 1, ...)` multiplies the result.
 """
 
@@ -29,15 +29,15 @@ class Oft(Algorithm):
     dimensions: ClassVar[int] = 3  # of oft_blocks
 
     def recognises(self, shapes: Shapes) -> bool:
-        """Return whether there are blocks of one stage, or of a number of dimensions that makes no sense."""
+        """Return whether there are blocks of one stage, or blocks with an invalid number of dimensions."""
         return BLOCKS in shapes and len(shapes[BLOCKS]) != Boft.dimensions
 
     def shape(self, shapes: Shapes) -> None:
-        """Return None: the leaves determine the rows only. Raise `UnfitLeaves` where they are no square blocks."""
+        """Return None: the leaves determine the rows only. Raise `UnfitLeaves` if they are not square blocks."""
         blocks, rescale = shapes[BLOCKS], shapes.get(RESCALE)
         rows = blocks[-2] * blocks[-3] if len(blocks) in (Oft.dimensions, Boft.dimensions) else 0
         if not rows or blocks[-1] != blocks[-2]:
-            raise UnfitLeaves(f"oft_blocks {blocks} are no square blocks")
+            raise UnfitLeaves(f"oft_blocks {blocks} are not square blocks")
         if rescale is not None and rescale[:1] != (rows,):
             raise UnfitLeaves(f"rescale {rescale} does not fit oft_blocks {blocks} for {rows} rows")
 
@@ -54,7 +54,7 @@ class Oft(Algorithm):
         return _rescaled(turned.reshape(base.shape), leaves) - base
 
     def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
-        """Return none: no leaf multiplies the delta."""
+        """Return an empty tuple: no leaf scales the delta."""
         return ()
 
 
@@ -81,7 +81,7 @@ class Boft(Oft):
 
 
 def cayley(blocks: Numbers, constraint: float) -> Numbers:
-    """Return orthogonal `(..., b, b)` for any `(..., b, b)`; a constraint above 0 bounds the norm of all Q together."""
+    """Return orthogonal blocks for any blocks `(..., b, b)`; a constraint above 0 bounds the norm of all Q together."""
     skew = blocks - np.swapaxes(blocks, -1, -2)
     norm = float(np.linalg.norm(skew)) + 1e-8
     if 0 < constraint < norm:
@@ -92,7 +92,7 @@ def cayley(blocks: Numbers, constraint: float) -> Numbers:
 
 
 def _butterfly(weight: Numbers, turns: Numbers, half: int) -> Numbers:
-    """Bring rows `half` apart together, turn each block, and put the rows back: one stage of BOFT."""
+    """Apply one stage of BOFT: bring together rows that are `half` apart, rotate each block, and put the rows back."""
     columns, (count, size, _) = weight.shape[1], turns.shape
     together = weight.reshape(-1, 2, half, columns).swapaxes(1, 2).reshape(count, size, columns)
     return (turns @ together).reshape(-1, half, 2, columns).swapaxes(1, 2).reshape(-1, columns)

@@ -1,6 +1,6 @@
 """The dialects of adapter files that bwlab reads and writes without a plugin; light to import.
 
-Each module here reads a dialect, with its relatives, and writes it where bwlab can. To add a dialect:
+Each module here reads a dialect and its variants, and writes it if bwlab can. To add a dialect:
 
 1. Write a module like `dotted.py`. `recognises(keys, metadata)` returns whether a file with these keys has keys of the
    dialect. Its `KeyParser` splits a key into the module's name and the leaf, and turns that name into the module's path

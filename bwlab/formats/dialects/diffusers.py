@@ -1,4 +1,4 @@
-"""diffusers' dialects of all its releases: PEFT leaves below `unet.`, `lora.down`, and the attention processors."""
+"""The dialects of all releases of diffusers: PEFT leaves below `unet.`, `lora.down`, and the attention processors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bwlab.formats.safetensors import AdapterFile
     from bwlab.formats.tensors import LazyTensor
 
-# Not the keys of other tools, which have such leaves too.
+# Excludes the keys of other tools that have such leaves too.
 _PART = r"(?!base_model\.|lora_|lycoris_)(?:(unet|text_encoder(?:_2)?)\.)?"
 
 PEFT_STYLE = re.compile(rf"{_PART}(.+?)\.{PEFT_LEAF}")
@@ -38,28 +38,28 @@ METADATA_KEY = "lora_adapter_metadata"
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key has PEFT's leaves below `unet.`, `text_encoder.`, or a bare module path."""
+    """Return whether a key has PEFT's leaves below `unet.`, `text_encoder.` or a bare module path."""
     return any(PEFT_STYLE.fullmatch(key) for key in keys)
 
 
 def recognises_old(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key is of diffusers 0.17 to 0.20: `unet.<path>.lora.down.weight`."""
+    """Return whether a key was written by diffusers 0.17 to 0.20: `unet.<path>.lora.down.weight`."""
     return any(OLD.fullmatch(key) for key in keys)
 
 
 def recognises_oldest(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key is of diffusers before 0.17: `<path>.attn1.processor.to_q_lora.down.weight`."""
+    """Return whether a key was written by diffusers before 0.17: `<path>.attn1.processor.to_q_lora.down.weight`."""
     return any(OLDEST.fullmatch(key) for key in keys)
 
 
 def split(key: str) -> tuple[str, str] | None:
-    """Return the part of the pipeline with the module's path in it, and PEFT's leaf."""
+    """Return the pipeline component with the path of the module in it, and PEFT's leaf."""
     match = PEFT_STYLE.fullmatch(key)
     return (f"{match[1] or UNET}.{match[2]}", match[3]) if match else None
 
 
 def split_old(key: str) -> tuple[str, str] | None:
-    """Return the part of the pipeline with the module's path in it, and the leaf: `lora.down`, `lora.up` or alpha."""
+    """Return the pipeline component with the path of the module in it, and the leaf."""
     match = OLD.fullmatch(key)
     if match:
         return f"{match[1] or UNET}.{match[2]}", DOWN if match[3] == "down" else UP
@@ -68,7 +68,7 @@ def split_old(key: str) -> tuple[str, str] | None:
 
 
 def split_oldest(key: str) -> tuple[str, str] | None:
-    """Return the part of the pipeline with the path of an attention processor's layer in it, and the leaf."""
+    """Return the pipeline component with the path of an attention processor's layer in it, and the leaf."""
     match = OLDEST.fullmatch(key)
     if match is None:
         return None
@@ -78,7 +78,7 @@ def split_oldest(key: str) -> tuple[str, str] | None:
 
 
 def adapter_path(name: str) -> str | None:
-    """Return the adapter path of a module below its part of the pipeline; None if there is no such module.
+    """Return the adapter path of a module of a pipeline component; None if there is no such module.
 
     >>> adapter_path("text_encoder.text_model.encoder.layers.0.mlp.fc1")
     'te.encoder.layers.0.mlp.fc1'
@@ -90,7 +90,7 @@ def adapter_path(name: str) -> str | None:
 
 
 def alphas_in_metadata(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, float]:
-    """Path -> alpha, from PEFT's configs that diffusers keeps in the metadata as `unet.lora_alpha` and so on."""
+    """Return path -> alpha from the PEFT configs that diffusers keeps in the metadata (`unet.lora_alpha` etc.)."""
     try:
         entries = json.loads(file.metadata.get(METADATA_KEY, "{}"))
     except ValueError:
@@ -105,7 +105,7 @@ def alphas_in_metadata(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str
 
 
 def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Write modules and metadata to a `.safetensors` file as `save_lora_weights` of diffusers does."""
+    """Write modules and metadata to a `.safetensors` file, as diffusers' `save_lora_weights` does."""
     from bwlab.formats.safetensors import write_tensors
 
     tensors: dict[str, LazyTensor] = {}

@@ -1,4 +1,4 @@
-"""Keys with dots and LDM or diffusers names below a model's name: OneTrainer, ComfyUI and others since 2024.
+"""Keys with dots, with LDM or diffusers names below the name of a model: OneTrainer, ComfyUI and others since 2024.
 
 `unet.output_blocks.5.1.transformer_blocks.1.ff.net.2.lora_up.weight` (OneTrainer),
 `diffusion_model.input_blocks.4.1.proj_in.lora_A.weight` (ComfyUI), `clip_l.text_model.encoder...` for text encoders.
@@ -28,7 +28,7 @@ DOTTED = re.compile(
 
 
 def split(key: str) -> tuple[str, str] | None:
-    """Return kohya's name of the module in place of the dotted one, and the leaf."""
+    """Return kohya's name of the module that the key names with dots, and the leaf."""
     match = DOTTED.fullmatch(key)
     if match is None:
         return None
@@ -37,7 +37,7 @@ def split(key: str) -> tuple[str, str] | None:
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key names a known module with dots."""
+    """Return whether a key names a known module with dots."""
     names = {name for key in keys if (parts := split(key)) is not None for name in parts[:1]}
     return any(path_or_none(name) is not None for name in names)
 

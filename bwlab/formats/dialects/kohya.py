@@ -28,24 +28,24 @@ IN_TEXT_ENCODER = ("text_model_", "encoder_layers_", "text_projection")
 
 
 def recognises_kohya(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key is of kohya's: with diffusers' name of a UNet module, or with none of the UNet, of an encoder."""
+    """Return whether kohya's keys name UNet modules as diffusers does, or only text encoders' modules."""
     own = [key for key in keys if KOHYA.fullmatch(key) and not DOUBLED.fullmatch(key)]
     in_unet = [key for key in own if key.startswith("lora_unet_")]
     return any(not LDM.match(key) for key in in_unet) or (bool(own) and not in_unet)
 
 
 def recognises_ldm(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key is of kohya's on a UNet module with the name that the original Stable Diffusion code gives it."""
+    """Return whether a key has kohya's form and the original Stable Diffusion code's name of a UNet module."""
     return any(LDM.match(key) and KOHYA.fullmatch(key) for key in keys)
 
 
 def recognises_doubled(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key has the doubled prefix that some converters wrote."""
+    """Return whether a key has the doubled prefix that some converters wrote."""
     return any(DOUBLED.fullmatch(key) for key in keys)
 
 
 def recognises_lycoris(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key has the prefix that LyCORIS gives outside of kohya's trainer."""
+    """Return whether a key has the prefix that LyCORIS uses outside of kohya's trainer."""
     return any(LYCORIS.fullmatch(key) for key in keys)
 
 
@@ -56,7 +56,7 @@ def split_kohya(key: str) -> tuple[str, str] | None:
 
 
 def split_ldm(key: str) -> tuple[str, str] | None:
-    """Return kohya's name of a module with its LDM name, or of one of a text encoder, and the leaf."""
+    """Return kohya's name of a UNet module with an LDM name or of a text encoder's module, and the leaf."""
     match = KOHYA.fullmatch(key)
     return (match[1], match[2]) if match and (LDM.match(key) or not key.startswith("lora_unet_")) else None
 
@@ -68,7 +68,7 @@ def split_doubled(key: str) -> tuple[str, str] | None:
 
 
 def split_lycoris(key: str) -> tuple[str, str] | None:
-    """Return kohya's name of a module in place of LyCORIS' own, and the leaf."""
+    """Return kohya's name of the module that the key names as LyCORIS does, and the leaf."""
     match = LYCORIS.fullmatch(key)
     if match is None:
         return None
@@ -77,7 +77,7 @@ def split_lycoris(key: str) -> tuple[str, str] | None:
 
 
 def path_or_none(name: str) -> str | None:
-    """Return the adapter path of kohya's name of a module; None if it names none."""
+    """Return the adapter path of a kohya module name; None if it does not name a known module."""
     try:
         return path_of(name)
     except BwlabError:
@@ -85,24 +85,24 @@ def path_or_none(name: str) -> str | None:
 
 
 def write_kohya(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Write modules and metadata to a `.safetensors` file whose modules have their diffusers names."""
+    """Write modules and metadata to a `.safetensors` file, with diffusers' names of modules."""
     two = has_two_encoders(contents)
     _write(contents, path, dtype, lambda module: kohya_name_of(module, two))
 
 
 def write_ldm(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Write modules and metadata to a `.safetensors` file whose modules have the original code's names."""
+    """Write modules and metadata to a `.safetensors` file, with the original code's names of modules."""
     architecture = "sdxl" if has_two_encoders(contents) else contents.architecture
     _write(contents, path, dtype, lambda module: _ldm_name(module, architecture))
 
 
 def has_two_encoders(contents: AdapterContents) -> bool:
-    """Whether it is for a model with two text encoders, which kohya's names number."""
+    """Return whether the file is for a model with two text encoders, which kohya's names number."""
     return contents.architecture == "sdxl" or any(module.startswith("te2.") for module in contents.modules)
 
 
 def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str]) -> dict[str, LazyTensor]:
-    """Return the tensors of a file by key, alphas in float32 among them; `BwlabError` if two modules share a name."""
+    """Return the tensors of a file by key, including alphas in float32; `BwlabError` if two modules share a name."""
     import numpy as np
 
     from bwlab.formats.tensors import in_dtype

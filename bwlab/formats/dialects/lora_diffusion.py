@@ -1,7 +1,7 @@
 """lora_diffusion's files: layers by number, in the order in which its diffusers of early 2023 held them.
 
 Source: cloneofsimo/lora, lora_diffusion/lora.py: `_find_modules_v2` walks the model for modules of the target classes,
-and takes every Linear in them. In the UNet of that time the mid block stood behind the up blocks, and in a transformer
+and takes every Linear in them. In the UNet of that time, the mid block came after the up blocks, and in a transformer
 the feed-forward (class GEGLU) between the two attentions; transformers' CLIPAttention still holds k, v, q, out.
 """
 
@@ -35,12 +35,12 @@ TEXT_LAYERS = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key is a numbered layer, `unet:0:up`."""
+    """Return whether a key is a numbered layer, such as `unet:0:up`."""
     return any(NUMBERED.fullmatch(key) for key in keys)
 
 
 def recognises_list(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether the file is a list of tensors, whose keys are their indices."""
+    """Return whether the file is a list of tensors, whose keys are their indices."""
     return bool(keys) and all(INDEX.fullmatch(key) for key in keys)
 
 
@@ -61,12 +61,12 @@ def read(file: AdapterFile) -> AdapterContents:
 
 
 def read_list(file: AdapterFile) -> AdapterContents:
-    """Return the contents of a list `[up, down, ...]` of a UNet's attention layers or a text encoder's, at scale 1."""
+    """Return the contents of a list `[up, down, ...]` of the attention layers of a UNet or text encoder, at scale 1."""
     from bwlab.formats.contents import assemble
 
     keys = sorted(file.entries, key=int)
     if len(keys) % 2:
-        raise _unfit(file, f"it is a list of {len(keys)} tensors, where pairs belong")
+        raise _unfit(file, f"it is a list of {len(keys)} tensors, which do not form pairs")
     pairs = list(zip(keys[::2], keys[1::2], strict=True))
     shapes = [_shape(file, *pair) for pair in pairs]
     orders = (list(unet_layers(feed_forward)) for feed_forward in (False, True))
@@ -97,7 +97,7 @@ def _parsed(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[Pars
 
 
 def _numbered(file: AdapterFile, part: str) -> list[tuple[str, str]]:
-    """(up, down) keys of one part by their numbers, which must be 0, 1, 2, ... without a gap."""
+    """Return the (up, down) keys of one part in the order of their numbers, which must be 0, 1, 2, ... without gaps."""
     numbers = sorted({int(match[2]) for key in file.entries if (match := NUMBERED.fullmatch(key)) and match[1] == part})
     pairs = [(f"{part}:{number}:up", f"{part}:{number}:down") for number in range(len(numbers))]
     missing = [key for pair in pairs for key in pair if key not in file.entries]
@@ -107,10 +107,10 @@ def _numbered(file: AdapterFile, part: str) -> list[tuple[str, str]]:
 
 
 def _shape(file: AdapterFile, up: str, down: str) -> tuple[int, int]:
-    """(out, in) of a pair."""
+    """Return (out, in) of a pair."""
     shapes = file.entries[up].shape, file.entries[down].shape
     if any(len(shape) < 2 for shape in shapes):
-        raise _unfit(file, f"{up} {shapes[0]} and {down} {shapes[1]} are no matrices")
+        raise _unfit(file, f"{up} {shapes[0]} and {down} {shapes[1]} are not matrices")
     return shapes[0][0], shapes[1][1]
 
 
@@ -129,7 +129,7 @@ def _names(file: AdapterFile, part: str, shapes: Sequence[tuple[int, int]]) -> l
 
 
 def _targets(file: AdapterFile, part: str) -> set[str]:
-    """Return the classes whose layers were trained, as the metadata names them; attention where it does not."""
+    """Return the classes whose layers were trained, according to the metadata; attention if it does not name any."""
     try:
         return set(json.loads(file.metadata[part]))
     except (KeyError, ValueError, TypeError):
@@ -147,7 +147,7 @@ def _fit(wanted: Sequence[tuple[str, int, int | None]], shapes: Sequence[tuple[i
 
 
 def _text_names(shapes: Sequence[tuple[int, int]]) -> list[str] | None:
-    """Paths of a text encoder's attention layers, if there can be as many and all are squares of one size."""
+    """Return the paths of a text encoder's attention layers if the number fits and all are squares of one size."""
     if len(shapes) % len(TEXT_LAYERS) or len({size for shape in shapes for size in shape}) != 1:
         return None
     layers = range(len(shapes) // len(TEXT_LAYERS))

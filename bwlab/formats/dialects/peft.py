@@ -26,13 +26,13 @@ PEFT = re.compile(rf"base_model\.model\.(.+?)\.{PEFT_LEAF}")
 TEXT_BEGINNINGS = ("text_model.", "encoder.", "text_projection")
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-# Models that keep CLIP's transformer below `text_model.` today: the one with a projection. Files kept it for both once.
+# Models that keep CLIP's transformer below `text_model.` today: the one with a projection. Older files use it for both.
 TEXT_MODEL = "text_model."
 _WRITTEN_LEAVES = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether a key is below `base_model.model.`."""
+    """Return whether a key starts with `base_model.model.`."""
     return any(PEFT.fullmatch(key) for key in keys)
 
 
@@ -43,7 +43,7 @@ def split(key: str) -> tuple[str, str] | None:
 
 
 def path_of_name(name: str) -> str | None:
-    """Return the adapter path of a module of a UNet, or of a text encoder if it is named as one of those are."""
+    """Return the adapter path of a module: of a text encoder if its name has that form, else of a UNet."""
     bare = name.removeprefix("unet.")
     path = f"te.{name.removeprefix('text_model.')}" if name.startswith(TEXT_BEGINNINGS) else bare
     return path if is_path(path) else None
@@ -56,9 +56,9 @@ def alphas_beside(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, flo
 
 
 def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[str, float]:
-    """Path -> alpha in kohya's sense (divided by the rank it gives the scale), of a PEFT config; none if it has none.
+    """Return path -> alpha of a PEFT config, in kohya's sense (alpha / rank is the scale); empty if it has no alphas.
 
-    A pattern of `alpha_pattern` means the paths that it ends; with `use_rslora` PEFT divides by the root of the rank.
+    A pattern of `alpha_pattern` matches the ends of paths; with `use_rslora`, PEFT divides by the root of the rank.
     """
     default = config.get("lora_alpha", config.get("alpha"))
     patterns = config.get("alpha_pattern") or {}
@@ -83,13 +83,13 @@ def _config(file: AdapterFile) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        found = f"{path} beside it cannot be read: {error}"
-        raise BwlabError(f"reading adapter {file.path}", found, "Mend or remove that file") from error
+        found = f"{path} next to it cannot be read: {error}"
+        raise BwlabError(f"reading adapter {file.path}", found, "Repair or remove that file") from error
     return config if isinstance(config, dict) else {}
 
 
 def expresses(module: ModuleWeights) -> bool:
-    """Whether the module can be written exactly: a LoRA, with a Tucker core or without, that leaves the bias alone."""
+    """Return whether the module can be written exactly: a LoRA, with or without a Tucker core, that changes no bias."""
     return module.is_lora and module.bias_leaf() is None
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bwlab.formats.tensors import LazyTensor
 
 
-# A1111, kohya, and for SDXL one embedding for each encoder; these do not say the token, which is the file's name.
+# A1111, kohya, and for SDXL one embedding per encoder; these files do not contain the token, which is the file's name.
 NAMELESS = {"string_to_param.*": "", "emb_params": "", "clip_l": "", "clip_g": "te2:"}
 # diffusers: the token is the key. Other dialects' keys have dots or colons, a list's are numbers.
 TOKEN = re.compile(r"<[^<>]+>|(?!\d+$)[^.:]+")
@@ -35,12 +35,12 @@ USE_EMBEDDING_FILE = "Give a textual-inversion file of diffusers, AUTOMATIC1111 
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Whether every key is that of an embedding."""
+    """Return whether every key is the key of an embedding."""
     return bool(keys) and all(key in NAMELESS or TOKEN.fullmatch(key) for key in keys)
 
 
 def read(file: AdapterFile) -> AdapterContents:
-    """Return the embeddings of a file; a tensor of more than two dimensions is none."""
+    """Return the embeddings of a file; tensors of more than two dimensions are not embeddings."""
     from bwlab.formats.contents import assemble
 
     name = file.metadata.get("name", file.path.stem)
@@ -54,10 +54,10 @@ def read(file: AdapterFile) -> AdapterContents:
 
 
 def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
-    """Write each token's file, beside the adapter `out`, and return their paths.
+    """Write one file per token next to the adapter `out`, and return the paths.
 
-    Of Stable Diffusion 1.x and 2.x the key is the token, as diffusers has it; of SDXL `clip_l` and `clip_g` hold the
-    embeddings for the two encoders, and the metadata the token.
+    For Stable Diffusion 1.x and 2.x, the key is the token, as in diffusers; for SDXL, `clip_l` and `clip_g` hold the
+    embeddings for the two encoders, and the metadata holds the token.
     """
     from bwlab.formats.safetensors import write_tensors
 
@@ -74,7 +74,7 @@ def write_embeddings(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Pa
 def embedding_paths(embeddings: Mapping[str, LazyTensor], out: Path) -> list[Path]:
     """Return a path for each token, named by adapter and token: `style.safetensors` -> `style-s1.safetensors`.
 
-    Where the names of two tokens differ in characters that names of files lose, a number follows.
+    If two tokens differ only in characters that file names cannot hold, a number is appended.
     """
     paths: list[Path] = []
     for token in _by_token(embeddings):
@@ -98,9 +98,9 @@ class Embedding:
     """A token with vectors of its own.
 
     Attributes:
-        word: as prompts write it.
+        word: the token as written in prompts.
         vectors: `"te"`, and `"te2"` for SDXL -> float32 `(vectors, width)`.
-        source: the file, for messages.
+        source: the path of the file, for messages.
 
     """
 
@@ -110,12 +110,12 @@ class Embedding:
 
 
 def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
-    """Return the embedding in a file, under the given word, else under that of the file, else under the file's name.
+    """Return the embedding of a file, under the given word, else the word in the file, else the file's name.
 
-    `.pt` and `.bin` files go through torch's weights-only loader; one that needs more is refused.
+    `.pt` and `.bin` files are read with torch's weights-only loader; files that need more are refused.
 
     Raises:
-        BwlabError: the file is missing, broken, holds something else, or NaN.
+        BwlabError: the file is missing or broken, holds something else, or holds NaN.
 
     """
     from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
@@ -131,13 +131,13 @@ def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
             raise _bad(path, f"clip_l and clip_g hold {' and '.join(map(str, sorted(counts)))} vectors")
         return Embedding(word or file.metadata.get("name") or path.stem, parts, str(path))
     if len(keys) != 1:
-        raise _bad(path, f"it holds {len(keys)} tensors where an embedding has one, or clip_l and clip_g")
+        raise _bad(path, f"it holds {len(keys)} tensors instead of one, or clip_l and clip_g")
     own = file.metadata.get("name") or path.stem if keys[0] in NAMELESS_KEYS else keys[0]
     return Embedding(word or own, {"te": _rows(file, keys[0])}, str(path))
 
 
 def embeddings_of(tensors: Mapping[str, LazyTensor]) -> list[Embedding]:
-    """Return the embeddings that an adapter file holds: token -> tensor, of a second encoder under `te2:`."""
+    """Return the embeddings of an adapter file, given token -> tensor; `te2:` marks tokens of the second encoder."""
     words = dict.fromkeys(name.removeprefix(SECOND) for name in tensors)
     embeddings = []
     for word in words:
