@@ -80,7 +80,7 @@ def test_peft_with_its_config_beside_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 3, "lora_alpha": 12}))
     assert_holds(read(tmp_path, tensors), "peft", 4.0)
     (tmp_path / "adapter_config.json").write_text("{")
-    with pytest.raises(BwlabError, match=r"adapter_config\.json beside it cannot be read"):
+    with pytest.raises(BwlabError, match=r"adapter_config\.json next to it cannot be read"):
         read(tmp_path, tensors)
 
 

@@ -31,14 +31,14 @@ from tests.formats.dialects_made import assert_holds, keyed, read
         ({"lora_unet_conv_in.lora_up.weight": (4, 3), "lora_unet_conv_in.lora_down.weight": (2, 3)}, "do not make one"),
         ({"lora_unet_conv_in.hada_w1_a": (4, 3), "lora_unet_conv_in.hada_w1_b": (3, 5),
           "lora_unet_conv_in.hada_w2_a": (4, 2), "lora_unet_conv_in.hada_w2_b": (3, 5)}, "hada_w2_a .* do not make"),
-        ({"lora_unet_conv_in.lokr_w1": (4,), "lora_unet_conv_in.lokr_w2": (4, 3)}, r"lokr_w1 \(4,\) is no matrix"),
+        ({"lora_unet_conv_in.lokr_w1": (4,), "lora_unet_conv_in.lokr_w2": (4, 3)}, r"lokr_w1 \(4,\) is not a matrix"),
         ({"lora_unet_conv_in.lokr_w1": (4, 3)}, "it has neither lokr_w2 nor lokr_w2_a"),
         ({"lora_unet_conv_in.hada_w1_a": (4, 3)}, "it has hada_w1_a, but no hada_w1_b"),
         ({"lora_unet_conv_in.a1.weight": (4, 3)}, r"it has a1\.weight, but no a2\.weight"),
-        ({"lora_unet_conv_in.oft_blocks": (4, 3, 2)}, "are no square blocks"),
+        ({"lora_unet_conv_in.oft_blocks": (4, 3, 2)}, "are not square blocks"),
         ({"lora_unet_conv_in.diff": (4, 3), "lora_unet_conv_in.diff_b": (3,)}, "do not fit one layer"),
         ({"lora_unet_conv_in.w_norm": (4, 3)}, "do not fit one norm"),
-        ({"lora_unet_conv_in.weight": (4, 3), "lora_unet_conv_in.on_input": ()}, "is no row of factors"),
+        ({"lora_unet_conv_in.weight": (4, 3), "lora_unet_conv_in.on_input": ()}, "is not a row of factors"),
     ],
 )  # fmt: skip
 def test_bad_files_are_one_error(tmp_path: Path, tensors: dict[str, tuple[int, ...]], found: str) -> None:
