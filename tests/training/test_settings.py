@@ -47,7 +47,7 @@ def test_the_paper_preset_has_the_papers_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("[training]\nlearning_rate = 1", "training.learning_rate"),
+        ("[training]\nlearningrate = 1", "training.learningrate"),
         ("[training]\nstep = 1", "training.step"),
         ("[adaptor]\nblocks = 'all=4'", "adaptor.blocks"),
         ("bose = 'emoji'", "bose"),
