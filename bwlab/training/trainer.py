@@ -196,7 +196,7 @@ class Trainer:
         for record, extra_losses in self._extra_losses:
             try:
                 extra = extra_losses(run=run, batch=tensors, prediction=prediction)
-            except (Exception, SystemExit) as error:
+            except Exception as error:
                 # The run ends: without this loss it would train something else than was asked for.
                 asked = f"bwlab_extra_losses of plugin {record.name} of {record.source}"
                 raise BwlabError(asked, reason(error), "Mend or disable the plugin, then add --resume") from error

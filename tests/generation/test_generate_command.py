@@ -240,7 +240,7 @@ def test_bad_input_is_one_line(
         (("--adapter", file, "--schedule", "0-0.5:1, 0.4-1:1"), "0-0.5 and 0.4-1 overlap"),
         (("--adapter", file, "--schedule", "0-1:nan"), "'nan': it is not a finite number"),
         (("--embedding", "none.pt"), "--embedding none.pt: no such file"),
-        (("--embedding", f"{file}=<x>"), "tensors where an embedding has one"),
+        (("--embedding", f"{file}=<x>"), "tensors instead of one"),
         (("--embedding", wide), "768 wide, and this base's text embeddings 32"),
         (("--mask", file), "--mask: there is no init image"),
         (("--strength", "0.5"), "--strength: there is no init image"),

@@ -58,13 +58,13 @@ Block scheme sd; 2 modules changed by both: 51.0 % of a's energy, 60.4 % of b's.
  mid     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
  out3               exactly 0                   -                   -            -
  all     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
-The conflict of weights is exactly 0 where only one adapter changes modules: in0 (a only), out3 (b
-only).
+The conflict of the weights is exactly 0 where only one adapter changes modules: in0 (a only), out3
+(b only).
 Cosine 0.0066 (random pair: 0 +- 0.0081): at chance (within 3 standard deviations of a random pair),
 as between nearly all real adapters. It does not show a conflict.
 Block by block: at chance (mid).
 Out overlap x1.09 of chance (random pair: x1 +- 0.24), x16.7 at most: at chance (within 3 standard
-deviations of a random pair). They write into unrelated directions.
+deviations of a random pair). The adapters write into unrelated directions.
 Block by block: at chance (mid).
 Conflict
 Weights cannot show whether these adapters conflict. Add --base and the training images (--data-a,
