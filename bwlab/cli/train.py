@@ -30,6 +30,7 @@ KEYS: Mapping[str, str] = {
     "--alpha": "adapter.alpha",
     "--initial": "adapter.initial",
     "--steps": "training.steps",
+    "--epochs": "training.epochs",
     "--batch-size": "training.batch_size",
     "--accumulation": "training.accumulation",
     "--optimizer": "training.optimizer",

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 RANK = 'the rank of the blocks: --blocks "all=16" (adapter.blocks)'
 BASE = "--base (base)"
 PREVIEWS = "previews every N steps: --set preview.every=100"
+EPOCH_PREVIEWS = "previews every N epochs: --set preview.every_epochs=1"
+EPOCH_CHECKPOINTS = "checkpoints every N epochs: --set checkpoint.every_epochs=1"
 CHECKPOINTS = "checkpoints every N steps: --set checkpoint.every=500"
 
 HINTS: Mapping[str, str] = {
@@ -35,6 +37,8 @@ HINTS: Mapping[str, str] = {
     "output_dir": "--out (out)",
     "output_name": "--out (out), the folder of the run",
     "max_train_steps": "--steps (training.steps)",
+    "max_train_epochs": "--epochs (training.epochs)",
+    "num_train_epochs": "--epochs (training.epochs)",
     "train_batch_size": "--batch-size (training.batch_size)",
     "gradient_accumulation_steps": "--accumulation (training.accumulation)",
     "learning_rate": "--lr (training.lr)",
@@ -47,6 +51,8 @@ HINTS: Mapping[str, str] = {
     "mixed_precision": "--precision (training.precision)",
     "save_every_n_steps": CHECKPOINTS,
     "save_every": CHECKPOINTS,
+    "save_every_n_epochs": EPOCH_CHECKPOINTS,
+    "sample_every_n_epochs": EPOCH_PREVIEWS,
     "sample_every_n_steps": PREVIEWS,
     "sample_every": PREVIEWS,
     "sample_prompts": "--set preview.prompts=...",

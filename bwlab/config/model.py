@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -81,24 +81,40 @@ Options = Mapping[str, Annotated[object, AfterValidator(require_plain)]]
 class Settings(BaseModel):
     """A group of settings, each described by the docstring below it and checked when the group is made.
 
+    Attributes:
+        alternatives: settings that say the same in two ways, such as a number of epochs or of steps. A value of the
+            first takes the place of the second one's default, and both are never given.
+
     Raises:
-        SettingError: a key that does not exist or a value that its setting cannot have.
+        SettingError: a key that does not exist, a value that its setting cannot have, or two alternatives.
 
     """
+
+    alternatives: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def __init__(self, **values: object) -> None:
+        for key, other in self.alternatives.items():
+            if values.get(key) is not None:
+                if values.get(other) is not None:
+                    raise SettingError(key, values[key], f"{other} = {values[other]} is given too", "Give one of them")
+                values[other] = None
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise setting_error(error, values, type(self).model_fields) from error
 
     def replace(self, **changes: Any) -> Self:
-        """Return these settings with some values changed, all of them checked again."""
-        return type(self)(**{**dict(self), **changes})
+        """Return these settings with some values changed, all of them checked again.
+
+        A changed value takes the place of its alternative.
+        """
+        pairs = {**self.alternatives, **{other: key for key, other in self.alternatives.items()}}
+        replaced = {pairs[key] for key in changes if key in pairs} - changes.keys()
+        return type(self)(**{**{key: value for key, value in self if key not in replaced}, **changes})
 
 
 Value = TypeVar("Value")

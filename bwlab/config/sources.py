@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,6 +115,38 @@ def setting_values(settings: Settings) -> dict[str, object]:
 def is_table(field: FieldInfo) -> bool:
     """Return whether a setting is a table that takes any key, such as `adapter.options`."""
     return getattr(plain_type(field.annotation), "__origin__", None) is Mapping
+
+
+def alternatives(model: type[Settings]) -> dict[str, str]:
+    """Return the `alternatives` of a model and its sections, both ways, by dotted key."""
+    pairs: dict[str, str] = {}
+    for name, section in {"": model, **sections(model)}.items():
+        prefix = f"{name}." if name else ""
+        for key, other in section.alternatives.items():
+            pairs |= {prefix + key: prefix + other, prefix + other: prefix + key}
+    return pairs
+
+
+def merged(model: type[Settings], levels: Iterable[Sequence[Setting]]) -> list[Setting]:
+    """Return the settings of several levels, those that win last.
+
+    A setting takes the place of its alternative on an earlier level.
+
+    Raises:
+        BwlabError: two alternatives on one level.
+
+    """
+    pairs, settings = alternatives(model), list[Setting]()
+    for level in levels:
+        keys = {setting.key: setting for setting in level}
+        for key in keys.keys() & pairs.keys():
+            if pairs[key] in keys:
+                first, second = sorted((keys[key], keys[pairs[key]]), key=lambda setting: setting.key)
+                asked = f"{first.origin}: {first.key}"
+                raise BwlabError(asked, f"{second.key} is given too ({second.origin})", "Give one of them")
+        superseded = {pairs[key] for key in keys.keys() & pairs.keys()}
+        settings = [*(setting for setting in settings if setting.key not in superseded), *level]
+    return settings
 
 
 def build(model: type[Model], settings: Iterable[Setting]) -> Model:

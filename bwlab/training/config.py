@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,8 +35,13 @@ class AdapterConfig(Settings):
 class OptimizerConfig(Settings):
     """The optimiser: number of steps, batch size, learning rate and precision."""
 
-    steps: int = Field(default=1000, ge=1)
+    alternatives: ClassVar[Mapping[str, str]] = {"epochs": "steps"}
+
+    steps: int | None = Field(default=1000, ge=1)
     """Number of optimiser steps."""
+
+    epochs: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Number of epochs, instead of steps: in an epoch every image is shown once, times its repeats."""
 
     batch_size: int = Field(default=4, ge=1, le=65_536)
     """Images per batch, for each process."""
@@ -140,8 +146,13 @@ class TrackingConfig(Settings):
 class PreviewConfig(Settings):
     """Images that are sampled during the training."""
 
-    every: int = Field(default=500, ge=0)
+    alternatives: ClassVar[Mapping[str, str]] = {"every_epochs": "every"}
+
+    every: int | None = Field(default=500, ge=0)
     """Steps between previews; 0 samples them only at the end."""
+
+    every_epochs: int | None = Field(default=None, ge=1)
+    """Epochs between previews, instead of steps."""
 
     prompts: Texts = ()
     """Prompts of the previews; an empty list means the first two different captions of the data."""
@@ -165,8 +176,13 @@ class PreviewConfig(Settings):
 class CheckpointConfig(Settings):
     """Checkpoints, from which a run can be resumed."""
 
-    every: int = Field(default=500, ge=0)
+    alternatives: ClassVar[Mapping[str, str]] = {"every_epochs": "every"}
+
+    every: int | None = Field(default=500, ge=0)
     """Steps between checkpoints; 0 saves one only at the end (and on Ctrl-C)."""
+
+    every_epochs: int | None = Field(default=None, ge=1)
+    """Epochs between checkpoints, instead of steps."""
 
     keep: int = Field(default=2, ge=1)
     """Number of newest checkpoints that are kept."""

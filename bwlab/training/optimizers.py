@@ -189,10 +189,14 @@ def new_optimizer(
         return spec.load()([dict(group) for group in groups], **arguments)
 
 
-def rate_factor(config: OptimizerConfig) -> Factor:
+def rate_factor(config: OptimizerConfig, steps: int) -> Factor:
     """Return the schedule: from the number of steps taken to the factor of the learning rate, 0..1.
 
     The schedules are those of diffusers. As functions of the step alone they have no state to save.
+
+    Args:
+        config: the schedule, its warm-up and its cycles.
+        steps: number of steps of the whole run.
 
     Raises:
         BwlabError: the warm-up takes the whole run.
@@ -200,11 +204,11 @@ def rate_factor(config: OptimizerConfig) -> Factor:
     """
     from diffusers.optimization import get_scheduler
 
-    if config.warmup >= config.steps:
-        reason = f"the run has {config.steps} steps"
-        raise BwlabError(f"training.warmup = {config.warmup}", reason, "Lower training.warmup or raise training.steps")
+    if config.warmup >= steps:
+        reason = f"the run has {steps} steps"
+        raise BwlabError(f"training.warmup = {config.warmup}", reason, "Lower training.warmup or train longer")
     # diffusers' schedules need an optimiser, of which they read the learning rate alone: 1 turns rates into factors.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, config.steps, config.cycles)
+    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, steps, config.cycles)
     factor: Factor = schedule.lr_lambdas[0]
     return factor

@@ -112,7 +112,7 @@ class Outputs:
         trainable, step = self.setup.trainable, self.trainer.step
         written: list[Path] = []
         if trainable.adapter.layers:
-            entries = training_metadata(self.config, self.setup.data.examples, self.setup.base_hash, step)
+            entries = training_metadata(self.config, self.setup, step)
             save_adapter(trainable.adapter, path, entries)
             written.append(path)
         if trainable.token_embeddings is not None:
@@ -153,33 +153,34 @@ def option_text(options: Mapping[str, object]) -> str:
     return f"({text})" if text else ""
 
 
-def training_metadata(config: TrainConfig, examples: tuple[Example, ...], base_hash: str, steps: int) -> dict[str, str]:
+def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> dict[str, str]:
     """Return the metadata of an adapter file: `bwlab.*` to repeat the run, `ss_*` for other tools.
 
     Args:
         config: all settings of the run.
-        examples: the examples of the run.
-        base_hash: hash of the base's weights.
+        setup: the data, the base and the length of the run.
         steps: number of optimiser steps taken.
 
     """
-    training = config.training
+    training, examples, epochs = config.training, setup.data.examples, setup.epochs
     new = [example for example in examples if not example.regularisation]
     images = sum(example.repeats for example in new)
     regularised = len(new) < len(examples)
     return {
         "bwlab.config": toml_text(config),
         "bwlab.blocks": config.adapter.blocks,
-        "bwlab.base_hash": base_hash,
+        "bwlab.base_hash": setup.base_hash,
         "bwlab.dataset_hash": dataset_hash(examples),
         "ss_output_name": Path(config.out).name,
         "ss_sd_model_name": Path(config.base).name,
         "ss_num_train_images": str(images),
         "ss_num_reg_images": str(images if regularised else 0),  # an epoch has as many of both
-        "ss_num_batches_per_epoch": str(-(-images * (2 if regularised else 1) // training.batch_size)),
+        "ss_num_batches_per_epoch": str(-(-epochs.examples // training.batch_size)),
         "ss_total_batch_size": str(training.batch_size),
         "ss_steps": str(steps),
-        "ss_max_train_steps": str(training.steps),
+        "ss_max_train_steps": str(setup.steps),
+        "ss_epoch": str(epochs.at(steps)),
+        "ss_num_epochs": str(epochs.at(setup.steps)),
         "ss_gradient_accumulation_steps": str(training.accumulation),
         "ss_learning_rate": repr(training.rate()),
         "ss_unet_lr": training.block_lr or repr(training.rate()),

@@ -17,6 +17,7 @@ from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.noise_schedule import noise_schedule
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
+from bwlab.dataset.epochs import Epochs, epoch_examples
 from bwlab.dataset.folders import subsets
 from bwlab.dataset.latents import TensorCache, encode_captions
 from bwlab.dataset.order import generator_for
@@ -56,6 +57,8 @@ class TrainingSetup:
         trainable: the parameters that are trained, on the device, in float32.
         data: the encoded examples.
         texts: the embeddings of captions.
+        epochs: the epochs of the data in steps of this run.
+        steps: number of optimiser steps of the whole run.
 
     """
 
@@ -67,11 +70,13 @@ class TrainingSetup:
     trainable: Trainable
     data: TrainingSet
     texts: CaptionEmbeddings
+    epochs: Epochs
+    steps: int
 
     def resume_invariants(self, config: TrainConfig) -> dict[str, str]:
         """Return the settings that must stay the same for a run to be resumed, by name."""
         return {
-            **resume_invariants(config),
+            **resume_invariants(config, self.steps),
             **self.data.resume_invariants(),
             "precision": self.accelerator.mixed_precision,
             "processes": str(self.processes.size),
@@ -87,7 +92,8 @@ def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
     """Raise BwlabError for mistakes in the settings that show without loading anything."""
     manager.adapter_type(config.adapter.type)
     checked_options(config.training.optimizer, config.training.optimizer_options)
-    rate_factor(config.training)
+    if config.training.steps is not None:
+        rate_factor(config.training, config.training.steps)
     check_trackers(config.tracking)
     check_regularisation(config.regularisation)
     subsets(config.data)
@@ -114,7 +120,10 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
     if trainable.token_embeddings is not None:
         require_used(trainable.token_embeddings, [example.caption for example in data.examples])
     trainable.to(accelerator.device)
-    return TrainingSetup(accelerator, processes, pipe, schedule, base_hash, trainable, data, texts)
+    batch = training.batch_size * training.accumulation * processes.size
+    epochs = Epochs(epoch_examples(data.examples), batch)
+    steps = epochs.steps(training.epochs) if training.epochs is not None else training.steps or 0
+    return TrainingSetup(accelerator, processes, pipe, schedule, base_hash, trainable, data, texts, epochs, steps)
 
 
 def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Trainable:

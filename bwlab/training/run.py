@@ -108,7 +108,7 @@ class Run:
     def _open(self, existing: ExistingRun, record: RunRecord) -> Callable[[], None]:
         """Make the folder ready, report that the run starts, and return the function that finishes the trackers."""
         self.folder.open(self.config, existing, self.trainer.step)
-        self.folder.write_log("started", self.trainer.step, steps=self.config.training.steps)
+        self.folder.write_log("started", self.trainer.step, steps=self.setup.steps)
         finish = self.outputs.start()
         self.hooks.call("bwlab_run_started", run=record)
         return finish
@@ -128,26 +128,27 @@ class Run:
             adapter=config.adapter.type,
             blocks=config.adapter.blocks,
             block_ranks={block: max(layer_ranks) for block, layer_ranks in ranks.items()},
-            steps=training.steps,
+            steps=self.setup.steps,
             first_step=self.trainer.step,
-            batch_size=training.batch_size * training.accumulation * self.processes.size,
+            batch_size=self.setup.epochs.step_examples,
             parameters=self.trainer.parameter_count(),
             seed=training.seed,
             config=toml_text(config),
         )
 
     def _train_steps(self, record: RunRecord, stop: StopRequest) -> None:
-        steps, preview, saving = self.config.training.steps, self.config.preview.every, self.config.checkpoint.every
-        bar = TrainingBar(self.console, self.trainer.step, steps)
+        steps, epochs = self.setup.steps, self.setup.epochs
+        preview, checkpoint = self.config.preview, self.config.checkpoint
+        bar = TrainingBar(self.console, self.trainer.step, steps, epochs)
         with bar:
             while self.trainer.step < steps:
                 self._train_step(record, bar)
                 step, last = self.trainer.step, self.trainer.step == steps
                 stopping = self.processes.any(stop.asked)
                 with self._main_only() as is_main:
-                    if is_main and (last or stopping or (saving and step % saving == 0)):
+                    if is_main and (last or stopping or epochs.due(step, checkpoint.every, checkpoint.every_epochs)):
                         self._save_checkpoint()
-                    if is_main and preview and step % preview == 0 and not last and not stopping:
+                    if is_main and not last and not stopping and epochs.due(step, preview.every, preview.every_epochs):
                         self.outputs.preview()
                 if stopping:
                     self.console.print(f"stopped after step {step}; add --resume to go on from there", soft_wrap=True)

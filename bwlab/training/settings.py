@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from bwlab.config.sources import Setting, build, parse_set, read_file, setting_values
+from bwlab.config.sources import Setting, build, merged, parse_set, read_file, setting_values
 from bwlab.errors import BwlabError
 from bwlab.training.config import TrainConfig
 
@@ -41,6 +41,8 @@ FREE = frozenset(
         "base",
         "out",
         "adapter.initial",  # only where the run started
+        "training.steps",  # compared as the number of steps where the schedule depends on it
+        "training.epochs",
         "training.device",
         "training.gradient_checkpointing",
         "training.precision",  # compared as the precision that it means on this machine
@@ -73,14 +75,20 @@ def read_config(
 def collect(
     path: Path | None, preset_name: str | None, flags: Mapping[str, tuple[str, object]], sets: Sequence[str]
 ) -> list[Setting]:
-    """Return the settings of all sources, those that win last; see `read_config`."""
-    settings: list[Setting] = []
+    """Return the settings of all sources, those that win last; see `read_config`.
+
+    Raises:
+        BwlabError: one source gives two settings that exclude each other, such as steps and epochs.
+
+    """
+    levels: list[list[Setting]] = []
     if preset_name is not None:
-        settings += [Setting(key, value, f"--preset {preset_name}") for key, value in preset(preset_name).items()]
+        levels.append([Setting(key, value, f"--preset {preset_name}") for key, value in preset(preset_name).items()])
     if path is not None:
-        settings += read_file(path)
-    settings += [Setting(key, value, flag) for key, (flag, value) in flags.items()]
-    return settings + [parse_set(text) for text in sets]
+        levels.append(read_file(path))
+    levels.append([Setting(key, value, flag) for key, (flag, value) in flags.items()])
+    levels.append([parse_set(text) for text in sets])
+    return merged(TrainConfig, levels)
 
 
 def build_config(settings: Iterable[Setting]) -> TrainConfig:
@@ -95,17 +103,19 @@ def preset(name: str) -> Mapping[str, object]:
     return PRESETS[name]
 
 
-def is_free(key: str, config: TrainConfig) -> bool:
-    """Return whether a setting may change when a run is resumed; the number of steps unless a schedule needs it."""
-    if key == "training.steps":
-        return config.training.schedule == "constant"
+def is_free(key: str) -> bool:
+    """Return whether a setting may change when a run is resumed."""
     return key in FREE or key.startswith(FREE_SECTIONS)
 
 
-def resume_invariants(config: TrainConfig) -> dict[str, str]:
-    """Return the settings that must stay the same for a run to be resumed, by key."""
+def resume_invariants(config: TrainConfig, steps: int) -> dict[str, str]:
+    """Return the settings that must stay the same for a run to be resumed, by key.
+
+    The number of steps is one of them if the learning rate schedule depends on it, whether steps or epochs give it.
+    """
     values = {**setting_values(config), "training.lr": config.training.rate()}
-    return {key: _as_text(value) for key, value in values.items() if not is_free(key, config)}
+    invariants = {key: _as_text(value) for key, value in values.items() if not is_free(key)}
+    return invariants if config.training.schedule == "constant" else {**invariants, "training.steps": str(steps)}
 
 
 def _as_text(value: object) -> str:

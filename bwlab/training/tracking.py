@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from bwlab.dataset.epochs import Epochs
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.terminal import ProgressBar
 from bwlab.training.config import TrackingConfig
@@ -70,7 +71,7 @@ class Trackers:
 
 
 class TrainingBar:
-    """A bar with the steps, the time left and the loss, smoothed over about 50 steps as single losses vary widely.
+    """A bar with the steps, the time left, the epoch and the loss, smoothed over about 50 steps as losses vary widely.
 
     It is shown during a `with` block. Where the console is no terminal, one line at the end takes its place.
 
@@ -78,11 +79,12 @@ class TrainingBar:
         console: the console for the bar.
         step: number of steps already taken.
         steps: number of steps of the whole run.
+        epochs: the epochs in these steps.
 
     """
 
-    def __init__(self, console: Console, step: int, steps: int) -> None:
-        self._console, self._step, self._steps = console, step, steps
+    def __init__(self, console: Console, step: int, steps: int, epochs: Epochs) -> None:
+        self._console, self._step, self._steps, self._epochs = console, step, steps, epochs
         self._bar = ProgressBar("training steps", steps, console=console, done=step, keep=True)
         self._sum = self._weight = 0.0
 
@@ -93,14 +95,15 @@ class TrainingBar:
     def __exit__(self, *error: object) -> None:
         self._bar.__exit__(*error)
         if not self._console.is_terminal and self._weight:
-            self._console.print(f"training steps {self._step}/{self._steps} {self._loss_text()}", highlight=False)
+            self._console.print(f"training steps {self._step}/{self._steps} {self._detail()}", highlight=False)
 
     def advance(self, loss: float) -> None:
         """Show one more step and its loss."""
         self._sum = SMOOTHING * self._sum + (1 - SMOOTHING) * loss
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         self._step += 1
-        self._bar.advance(self._loss_text())
+        self._bar.advance(self._detail())
 
-    def _loss_text(self) -> str:
-        return f"loss {self._sum / self._weight:.4f}"
+    def _detail(self) -> str:
+        epoch = f"epoch {self._epochs.at(self._step)}/{self._epochs.at(self._steps)}"
+        return f"{epoch} loss {self._sum / self._weight:.4f}"

@@ -61,7 +61,7 @@ class Trainer:
         self.config, self.setup = config.training, setup
         self._extra_losses = list(manager.each("bwlab_extra_losses"))
         self.step = 0
-        self._factor = rate_factor(self.config)
+        self._factor = rate_factor(self.config, setup.steps)
         setup.trainable.set_training(True)
         groups = parameter_groups(config, setup.trainable)
         self._rates = [float(group["lr"]) for group in groups]
@@ -107,9 +107,11 @@ class Trainer:
     def resume(self, state: TrainingState, settings: dict[str, str]) -> None:
         """Go on from a saved state; BwlabError if it belongs to a run with other settings."""
         check_settings(state, settings)
-        if state.step > self.config.steps:
+        if state.step > self.setup.steps:
+            epochs = self.config.epochs
+            asked = f"--steps {self.setup.steps}" if epochs is None else f"--epochs {epochs} ({self.setup.steps} steps)"
             found = f"the run has already taken {state.step} steps"
-            raise BwlabError(f"--steps {self.config.steps}", found, "Give more steps")
+            raise BwlabError(asked, found, "Give more steps" if epochs is None else "Give more epochs")
         self.setup.trainable.load(state.part(TRAINABLE))
         load_optimizer(state, self._plain_optimizer)
         if self._average is not None:
@@ -141,7 +143,7 @@ class Trainer:
             self._average.update(self.step)
         return StepRecord(
             self.step,
-            self.config.steps,
+            self.setup.steps,
             sum(losses.values()),
             self.config.rate() * factor * self._prodigy_rate(),
             grad_norm,

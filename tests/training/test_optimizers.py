@@ -105,13 +105,13 @@ def test_a_missing_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_schedule_is_a_function_of_the_step(schedule: Schedule, expected: list[float]) -> None:
-    factor = rate_factor(OptimizerConfig(steps=6, warmup=2, schedule=schedule, cycles=2))
+    factor = rate_factor(OptimizerConfig(warmup=2, schedule=schedule, cycles=2), 6)
     assert [factor(step) for step in range(6)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(BwlabError, match="the run has 5 steps"):
-        rate_factor(OptimizerConfig(steps=5, warmup=5))
+        rate_factor(OptimizerConfig(warmup=5), 5)
 
 
 def rates_of(base: Path, data: Path, out: Path, *sets: str) -> dict[str, float]:
