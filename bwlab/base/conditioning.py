@@ -7,14 +7,16 @@ about an image's size and crop to the time embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bwlab.base.quiet import quiet_libraries
+from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -58,17 +60,70 @@ def text_encoders(pipe: Pipeline) -> tuple[nn.Module, ...]:
     return (pipe.text_encoder,) if second is None else (pipe.text_encoder, second)
 
 
-def encode_texts(pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
+def encode_texts(pipe: Pipeline, captions: Sequence[str], clip_skip: int = 1) -> TextBatch:
     """Return the captions' embeddings, computed as diffusers' pipelines do; gradients flow where the caller lets them.
 
     Captions beyond the tokenizer's length are cut.
+
+    Args:
+        pipe: the base.
+        captions: the captions.
+        clip_skip: the layer of the text encoder that is read, see `layers_skipped`.
+
     """
     device = pipe.text_encoder.device
-    with quiet_libraries():  # diffusers would print the text that is cut off, at every step
+    # diffusers would print the text that is cut off, at every step
+    with quiet_libraries(), layers_skipped(pipe, clip_skip):
         if len(text_encoders(pipe)) == 1:
             return TextBatch(pipe.encode_prompt(list(captions), device, 1, False)[0])
         encoded = pipe.encode_prompt(list(captions), device=device, do_classifier_free_guidance=False)
     return TextBatch(encoded[0], encoded[2])
+
+
+@contextmanager
+def layers_skipped(pipe: Pipeline, clip_skip: int) -> Iterator[None]:
+    """Leave out the last layers of the text encoder inside a `with` block.
+
+    The final layer norm follows the last layer that is left, as in kohya's sd-scripts (`get_hidden_states` of
+    library/train_util.py) and the AUTOMATIC1111 web UI ("Clip skip"). diffusers counts the layers that are left out,
+    `clip_skip - 1`.
+
+    Args:
+        pipe: the base; adapters that are attached to its text encoder stay attached.
+        clip_skip: the layer that is read, counted from the last one, which is 1.
+
+    Raises:
+        BwlabError: the text encoder has fewer layers, or the base is SDXL.
+
+    """
+    check_clip_skip(pipe, clip_skip)
+    if clip_skip == 1:
+        yield
+        return
+    transformer = _transformer(pipe.text_encoder)
+    layers = transformer.layers
+    transformer.layers = nn.ModuleList(list(layers)[: 1 - clip_skip])
+    try:
+        yield
+    finally:
+        transformer.layers = layers
+
+
+def check_clip_skip(pipe: Pipeline, clip_skip: int) -> None:
+    """Raise BwlabError unless the layer `clip_skip` of the text encoder, counted from the last one, can be read."""
+    if clip_skip == 1:
+        return
+    asked = f"clip skip {clip_skip}"
+    if len(text_encoders(pipe)) == 2:
+        raise BwlabError(asked, "SDXL always reads the last but one layer of its text encoders", "Leave it out")
+    count = len(_transformer(pipe.text_encoder).layers)
+    if not 1 <= clip_skip <= count:
+        raise BwlabError(asked, f"the text encoder has {count} layers", f"Give 1 to {count}")
+
+
+def _transformer(encoder: Any) -> Any:
+    """Return the module with the layers of a CLIP text encoder; older versions of transformers keep it deeper."""
+    return getattr(encoder, "text_model", encoder).encoder
 
 
 def size_conditions(sizes: Sequence[SizeCondition]) -> Tensor:

@@ -76,6 +76,12 @@ def command(
     weighting: Annotated[
         str | None, typer.Option(help=f"Syntax of weights in prompts: {' or '.join(WEIGHTINGS)}.")
     ] = None,
+    clip_skip: Annotated[
+        int,
+        typer.Option(
+            help="Layer of the text encoder that is read, counted from the last one, which is 1.", min=1, max=12
+        ),
+    ] = 1,
     xy: Annotated[tuple[str, str] | None, typer.Option(help=XY_HELP, metavar="COLUMNS ROWS")] = None,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")] = AUTO,
     out: Annotated[Path, typer.Option(help="Folder that the images are written to.", metavar="DIR")] = Path("images"),
@@ -113,6 +119,7 @@ def command(
         control_scale=control_scale,
         control_end=control_end,
         weighting=weighting,
+        clip_skip=clip_skip,
         seed=seed,
         count=count,
         steps=steps,

@@ -64,6 +64,7 @@ HINTS: Mapping[str, str] = {
     "enable_bucket": "--set data.buckets=true",
     "min_bucket_reso": "--set data.bucket_min=256",
     "max_bucket_reso": "--set data.bucket_max=1024",
+    "clip_skip": "--set training.clip_skip=2",
     "prior_loss_weight": "--set regularisation.weight=1",
     "reg_data_dir": "--set regularisation.folder=DIR",
     "ema_decay": "--set training.ema=0.999",

@@ -35,6 +35,7 @@ class GenerateJob:
         control_scale: scale of the ControlNet, 0 or more.
         control_end: the fraction of the sampling after which the ControlNet is off, 0..1.
         weighting: syntax of weights in prompts, one of `WEIGHTINGS`; None: prompts are read without weights.
+        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
         xy: one or two axes of the grids, columns first.
         device: name of a PyTorch device, or `"auto"`.
         count: number of images for each prompt, with seeds `seed`, `seed + 1`, ...
@@ -61,6 +62,7 @@ class GenerateJob:
     control_scale: float = 1.0
     control_end: float = 1.0
     weighting: str | None = None
+    clip_skip: int = 1
     seed: int = 0
     count: int = 1
     steps: int = 25

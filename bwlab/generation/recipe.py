@@ -94,6 +94,7 @@ class GenerationRecipe:
         init_image: the init image; None if sampling started from noise.
         controlnet: the ControlNet; None without a ControlNet.
         weighting: syntax of weights in the prompt; empty if it was read without weights.
+        clip_skip: the layer of the text encoder that was read, counted from the last one, which is 1.
 
     """
 
@@ -113,6 +114,7 @@ class GenerationRecipe:
     init_image: RecipeInitImage | None = None
     controlnet: RecipeControlNet | None = None
     weighting: str = ""
+    clip_skip: int = 1
 
     def to_json(self) -> str:
         """Return the recipe as JSON, for the text chunk `bwlab`."""
@@ -133,6 +135,7 @@ class GenerationRecipe:
             "Size": f"{self.width}x{self.height}",
             "Model hash": self.base_hash[:10],
             "Model": self.base,
+            **({"Clip skip": str(self.clip_skip)} if self.clip_skip > 1 else {}),
             **({"Denoising strength": f"{self.init_image.strength:g}"} if self.init_image else {}),
             **({"ControlNet 0": json.dumps(_controlnet_entry(self.controlnet))} if self.controlnet else {}),
             **self._lora_entries(),

@@ -13,6 +13,7 @@ from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter
 from bwlab.adapters.schedule import parse_schedule
+from bwlab.base.conditioning import check_clip_skip
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.quiet import quiet_libraries
@@ -68,6 +69,7 @@ class SharedInputs:
         controlnet: a ControlNet and its image, or None.
         embeddings: embeddings of words that prompts may use.
         weighting: syntax of weights in prompts; None: prompts are read without weights.
+        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
 
     """
 
@@ -77,6 +79,7 @@ class SharedInputs:
     controlnet: ControlNetInput | None = None
     embeddings: tuple[Embedding, ...] = ()
     weighting: str | None = None
+    clip_skip: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,7 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     job = with_tags(job)
     check_job(job)
     pipe = load_base(job.base).to(chosen_device(job.device))
+    check_clip_skip(pipe, job.clip_skip)
     scheme = base_scheme(pipe, manager.block_schemes())
     job = with_scales(job, scheme)
     grids = grids_of(job, scheme)
@@ -134,6 +138,7 @@ def check_job(job: GenerateJob) -> None:
     check_range("--seed", job.seed, 0, MAX_SEED - job.count)
     check_range("--count", job.count, 1, 100_000)
     check_range("--steps", job.steps, 1, 1000)
+    check_range("--clip-skip", job.clip_skip, 1, 12)
     check_range("--cfg", job.cfg, 0, 1000)
     for path in job.adapters:
         check_file("--adapter", path, "Give an adapter's .safetensors file")
@@ -159,6 +164,7 @@ def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, sch
             *(embedding for adapter in adapters for embedding in adapter.embeddings),
         ),
         weighting=job.weighting,
+        clip_skip=job.clip_skip,
     )
 
 
@@ -224,6 +230,7 @@ def _one_pass(
         controlnet=inputs.controlnet,
         embeddings=inputs.embeddings,
         weighting=inputs.weighting,
+        clip_skip=inputs.clip_skip,
         on_step=on_step,
     )
 
@@ -267,6 +274,7 @@ class _RecipeTemplate:
             init_image=self.init_image,
             controlnet=self.controlnet,
             weighting=self.job.weighting or "",
+            clip_skip=self.job.clip_skip,
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.attach import ScaledAdapter
+from bwlab.base.conditioning import layers_skipped
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
 from bwlab.generation.attach import attach_scaled
@@ -50,6 +51,7 @@ def generate(
     controlnet: ControlNetInput | None = None,
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
+    clip_skip: int = 1,
     batch_size: int = 8,
     on_step: OnProgress | None = None,
 ) -> list[Image.Image]:
@@ -68,12 +70,13 @@ def generate(
         controlnet: a ControlNet and its image, or None.
         embeddings: embeddings of words that prompts may use.
         weighting: `"compel"` or `"a1111"` to read weights in prompts; None: prompts are read without weights.
+        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
         batch_size: number of images that are sampled at once.
         on_step: called with (finished sampling steps, all sampling steps).
 
     Raises:
         BwlabError: prompts and seeds differ in number; an adapter, an embedding or the init image does not
-            fit; or a name is unknown.
+            fit; a name is unknown; or the text encoder has no such layer (`clip_skip`).
 
     """
     if len(prompts) != len(seeds):
@@ -84,7 +87,7 @@ def generate(
     if init_image is not None:
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
-    sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting)
+    sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip)
     steps_done = steps if init_image is None else init_image.steps(steps)
     images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
@@ -125,6 +128,7 @@ class _Sampling:
     init_image: InitImage | None
     controlnet: ControlNetInput | None
     weighting: str | None
+    clip_skip: int
 
     def image_arguments(self, count: int) -> dict[str, object]:
         """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
@@ -177,7 +181,9 @@ def _sample_batch(
     own_seeds = [seeds[row] for row in rows]
     texts = [prompts[row] for row in rows]
     with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=1)):
-        contexts = encode(sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting)
+        contexts = encode(
+            sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
+        )
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
     with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)):
         result = sampling.pipeline(
@@ -192,14 +198,17 @@ def _sample_batch(
 
 
 @torch.no_grad()
-def encode(pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighting: str | None = None) -> Contexts:
+def encode(
+    pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighting: str | None = None, clip_skip: int = 1
+) -> Contexts:
     """Return text embeddings of the prompts and, with guidance, of the negative prompt.
 
     An empty negative prompt is encoded as the base expects: as zeros for SDXL, otherwise as the embedding of no text.
     All prompts and the negative prompt get as many chunks as the longest of them has.
     """
     guided = cfg > 1
-    with quiet_libraries():  # they warn of every long text, and bwlab reads it in chunks or says what is not read
+    # Libraries warn of every long text, and bwlab reads it in chunks or says what is not read.
+    with quiet_libraries(), layers_skipped(pipe, clip_skip):
         if weighting == COMPEL:
             return pipeline_embeddings(pipe, prompts, negative, guided, lambda texts: weighted_context(pipe, texts))
         count = _chunk_count(pipe, [*prompts, negative if guided else ""], weighting)

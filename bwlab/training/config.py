@@ -77,6 +77,10 @@ class OptimizerConfig(Settings):
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Norm that gradients are clipped to; 0 clips none."""
 
+    clip_skip: int = Field(default=1, ge=1, le=12)
+    """Layer of the text encoder that is read, counted from the last one, which is 1; SDXL always reads the last but
+    one."""
+
     min_snr_gamma: float | None = Field(default=None, gt=0)
     """Cap of the loss weight by signal-to-noise ratio (arXiv 2303.09556, section 3.4); if it is not set, all timesteps
     weigh the same."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.save import save_adapter
+from bwlab.base.conditioning import text_encoders
 from bwlab.config.sources import setting_values
 from bwlab.config.toml import toml_text
 from bwlab.dataset.examples import Example, dataset_hash, split_tags
@@ -103,7 +104,11 @@ class Outputs:
         step = self.trainer.step
         with self.trainer.averaged_weights():
             paths = generate_previews(
-                self.setup.pipe, self.config.preview, self.prompts, lambda index: self.folder.preview(step, index)
+                self.setup.pipe,
+                self.config.preview,
+                self.prompts,
+                lambda index: self.folder.preview(step, index),
+                self.config.training.clip_skip,
             )
         self.folder.write_log("preview", step, paths=", ".join(path.name for path in paths))
 
@@ -128,7 +133,11 @@ def preview_prompts(config: PreviewConfig, captions: list[str]) -> tuple[str, ..
 
 
 def generate_previews(
-    pipe: StableDiffusionPipeline, config: PreviewConfig, prompts: tuple[str, ...], path_of: Callable[[int], Path]
+    pipe: StableDiffusionPipeline,
+    config: PreviewConfig,
+    prompts: tuple[str, ...],
+    path_of: Callable[[int], Path],
+    clip_skip: int,
 ) -> list[Path]:
     """Generate an image for each prompt, with all that is attached to the pipeline; return the paths of the PNGs."""
     images = generate(
@@ -139,6 +148,7 @@ def generate_previews(
         steps=config.steps,
         cfg=config.cfg,
         negative=config.negative,
+        clip_skip=clip_skip,
     )
     paths = [path_of(index) for index in range(len(images))]
     for path, image in zip(paths, images, strict=True):
@@ -189,6 +199,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "ss_lr_warmup_steps": str(training.warmup),
         "ss_max_grad_norm": repr(training.max_grad_norm),
         "ss_min_snr_gamma": str(training.min_snr_gamma),
+        "ss_clip_skip": str(training.clip_skip if len(text_encoders(setup.pipe)) == 1 else None),
         "ss_noise_offset": str(training.noise_offset or None),
         "ss_prior_loss_weight": repr(config.regularisation.weight),
         "ss_mixed_precision": training.precision,

@@ -12,7 +12,7 @@ from rich.console import Console
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.conditioning import check_clip_skip, text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.noise_schedule import noise_schedule
 from bwlab.blocks.scheme import BlockScheme
@@ -109,6 +109,7 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
     accelerator = new_accelerator(training.precision, training.device, pipe.unet.num_parameters())
     processes = Processes(accelerator)
     with processes.together():
+        check_clip_skip(pipe, training.clip_skip)
         base_hash = weights_hash(pipe)
         trainable = new_trainable(config, pipe, manager)
         check_gradient_path(pipe.unet, trainable.adapter.layers, config.training)
@@ -159,11 +160,11 @@ def caption_embeddings(
     config: TrainConfig, pipe: Pipeline, trainable: Trainable, data: TrainingSet
 ) -> CaptionEmbeddings:
     """Return the embeddings of captions: cached, unless training changes them or the captions are too many."""
-    captions = data.all_captions()
+    captions, clip_skip = data.all_captions(), config.training.clip_skip
     if captions is None or trainable.trains_text():
-        return CaptionEmbeddings(pipe, None, trainable.trains_text())
+        return CaptionEmbeddings(pipe, None, trainable.trains_text(), clip_skip)
     cache = TensorCache(Path(config.data.cache or cache_folder()))
-    return CaptionEmbeddings(pipe, encode_captions(sorted(captions), pipe, cache), False)
+    return CaptionEmbeddings(pipe, encode_captions(sorted(captions), pipe, cache, clip_skip), False, clip_skip)
 
 
 def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:

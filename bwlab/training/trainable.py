@@ -157,11 +157,14 @@ class CaptionEmbeddings:
         pipe: the base, whose text encoders compute them.
         cached: embeddings by caption, one row each; None means that each batch is computed anew.
         with_gradients: whether gradients flow into the text encoders.
+        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
 
     """
 
-    def __init__(self, pipe: Pipeline, cached: dict[str, TextBatch] | None, with_gradients: bool) -> None:
-        self._pipe, self._cached, self._with_gradients = pipe, cached, with_gradients
+    def __init__(
+        self, pipe: Pipeline, cached: dict[str, TextBatch] | None, with_gradients: bool, clip_skip: int = 1
+    ) -> None:
+        self._pipe, self._cached, self._with_gradients, self._clip_skip = pipe, cached, with_gradients, clip_skip
 
     def batch(self, captions: Sequence[str], device: torch.device) -> TextBatch:
         """Return the captions' embeddings on a device.
@@ -174,6 +177,6 @@ class CaptionEmbeddings:
             context = torch.cat([row.context for row in rows]).to(device)
             return TextBatch(context, torch.cat(pooled).to(device) if pooled else None)
         if self._with_gradients:
-            return encode_texts(self._pipe, captions)
+            return encode_texts(self._pipe, captions, self._clip_skip)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return encode_texts(self._pipe, captions)
+            return encode_texts(self._pipe, captions, self._clip_skip)
