@@ -25,6 +25,8 @@ KEYS: Mapping[str, str] = {
     "--data": "data.folder",
     "--dataset": "data.dataset",
     "--out": "out",
+    "--name": "output.name",
+    "--save-dtype": "output.dtype",
     "--adapter": "adapter.type",
     "--blocks": "adapter.blocks",
     "--alpha": "adapter.alpha",
@@ -46,6 +48,7 @@ METAVARS: Mapping[str, str] = {
     "--data": "DIR",
     "--dataset": "FILE",
     "--out": "DIR",
+    "--name": "NAME",
     "--blocks": "SPEC",
     "--initial": "FILE",
     "--block-lr": "SPEC",
@@ -113,7 +116,8 @@ def command(
     """Train an adapter into chosen blocks of a base model.
 
     Settings come from a preset, the TOML file, options and --set; later sources win ('bwlab config init' writes all
-    settings). The folder of the run receives adapter.safetensors, config.toml, log.jsonl, previews/ and checkpoints/.
+    settings). The folder of the run receives adapter.safetensors (or --name), config.toml, log.jsonl, previews/ and
+    checkpoints/.
     """
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import stderr_console

@@ -1,9 +1,9 @@
 """Latents of images and embeddings of captions, each computed once and kept in a cache on disk.
 
 Entries of the cache are keyed by content: the image's bytes, its size, whether it is mirrored, and the autoencoder's
-weights and scale; or the caption, the tokenizers, the text encoders' weights and the layer that is read. A latent is kept as the mean and the
-deviation of its posterior, so training samples it anew at each step, as it would without a cache. Each entry is
-computed alone, never in a batch, so its bits depend on nothing else.
+weights and scale; or the caption, the tokenizers, the text encoders' weights and the layer that is read. A latent is
+kept as the mean and the deviation of its posterior, so training samples it anew at each step, as it would without a
+cache. Each entry is computed alone, never in a batch, so its bits depend on nothing else.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ __all__ = ["ExistingRun", "TrainConfig", "train"]
 def train(
     config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun = ExistingRun.REFUSE
 ) -> Path:
-    """Train the adapter that `config` describes and return the path of `OUT/adapter.safetensors`.
+    """Train the adapter that `config` describes and return the path of its file in `OUT`.
 
     Args:
         config: all settings of the run.

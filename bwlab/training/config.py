@@ -134,6 +134,16 @@ class TokensConfig(Settings):
     """Train the embeddings only, without an adapter."""
 
 
+class OutputConfig(Settings):
+    """The adapter file that the run writes."""
+
+    name: Text = "adapter"
+    """Name of the adapter file without its extension; the adapters of checkpoints are named after it too."""
+
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Dtype of the saved weights; alphas and embeddings of new words are always saved in fp32."""
+
+
 class TrackingConfig(Settings):
     """Trackers of accelerate that the run reports to, beside `log.jsonl`."""
 
@@ -204,6 +214,7 @@ class TrainConfig(Settings):
     adapter: AdapterConfig = AdapterConfig()
     data: DataConfig = DataConfig()
     regularisation: RegularisationConfig = RegularisationConfig()
+    output: OutputConfig = OutputConfig()
     training: OptimizerConfig = OptimizerConfig()
     tokens: TokensConfig = TokensConfig()
     preview: PreviewConfig = PreviewConfig()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from bwlab.adapters.save import save_adapter
 from bwlab.base.conditioning import text_encoders
 from bwlab.config.sources import setting_values
@@ -19,7 +21,7 @@ from bwlab.generation.sample import generate
 from bwlab.plugins.events import StepRecord
 from bwlab.training.config import PreviewConfig, TrainConfig
 from bwlab.training.prepare import TrainingSetup
-from bwlab.training.run_folder import RunFolder
+from bwlab.training.run_folder import DEFAULT_NAME, RunFolder
 from bwlab.training.state import save_state
 from bwlab.training.tracking import Trackers
 from bwlab.training.trainer import Trainer
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_PROMPTS = 2
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # Names of the optimisers in the metadata of kohya's trainer.
 KOHYA_OPTIMIZERS = {
@@ -118,7 +121,7 @@ class Outputs:
         written: list[Path] = []
         if trainable.adapter.layers:
             entries = training_metadata(self.config, self.setup, step)
-            save_adapter(trainable.adapter, path, entries)
+            save_adapter(trainable.adapter, path, entries, dtype=DTYPES[self.config.output.dtype])
             written.append(path)
         if trainable.token_embeddings is not None:
             written += trainable.token_embeddings.save(path.parent, prefix)
@@ -181,7 +184,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "bwlab.blocks": config.adapter.blocks,
         "bwlab.base_hash": setup.base_hash,
         "bwlab.dataset_hash": dataset_hash(examples),
-        "ss_output_name": Path(config.out).name,
+        "ss_output_name": Path(config.out).name if config.output.name == DEFAULT_NAME else config.output.name,
         "ss_sd_model_name": Path(config.base).name,
         "ss_num_train_images": str(images),
         "ss_num_reg_images": str(images if regularised else 0),  # an epoch has as many of both

@@ -94,6 +94,9 @@ def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
     checked_options(config.training.optimizer, config.training.optimizer_options)
     if config.training.steps is not None:
         rate_factor(config.training, config.training.steps)
+    if config.output.name in config.tokens.words:
+        fix = "Choose another word, or another name with --name"
+        raise BwlabError(f"tokens.words, {config.output.name!r}", "the adapter's file has that name", fix)
     check_trackers(config.tracking)
     check_regularisation(config.regularisation)
     subsets(config.data)

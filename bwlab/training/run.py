@@ -36,7 +36,7 @@ def run(config: TrainConfig, manager: PluginManager, console: Console, existing:
     """Train and return the path of the adapter file; see `bwlab.training.train`."""
     if not config.out:
         raise BwlabError("bwlab train", "no folder for the run given", "Give one with --out DIR")
-    folder = RunFolder(Path(config.out))
+    folder = RunFolder(Path(config.out), config.output.name)
     folder.check(existing)
     setup = prepare(config, manager, console)
     return Run(config, folder, setup, manager, console).finish(existing)

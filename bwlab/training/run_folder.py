@@ -14,15 +14,19 @@ from typing import IO, Self
 from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.training.config import TrainConfig
+from bwlab.training.config import OutputConfig, TrainConfig
 from bwlab.training.settings import read_config
 from bwlab.training.tracking import TENSORBOARD
 
-OWN_FILES = ("adapter.safetensors", "config.toml", "log.jsonl")
+DEFAULT_NAME = OutputConfig().name
 STATE_NAME = re.compile(r"step-(\d{6,})\.state\.safetensors")
-CHECKPOINT_NAME = re.compile(r"step-(\d{6,})(\.state|-.+)?\.safetensors")
+CHECKPOINT_NAME = re.compile(r"(?P<prefix>.*-)?step-(?P<step>\d{6,})(\.state|-.+)?\.safetensors")
 PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
-UNFINISHED_NAME = re.compile(r"\.(adapter|config|log|step-\d{6,}).*\.[0-9a-f]{32}\.tmp")
+UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+# Characters that a file's name cannot hold on one of the common systems.
+FORBIDDEN = frozenset('/\\:*?"<>|')
+LONGEST_NAME = 200  # of 255 bytes, with room for a step and a word
 
 LOCK_NAME = ".lock"
 
@@ -40,12 +44,13 @@ class RunFolder:
 
     Args:
         path: the folder; nothing is written before `open`.
+        name: name of the adapter file without its extension.
 
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.adapter, self.config, self.log = (path / name for name in OWN_FILES)
+    def __init__(self, path: Path, name: str = DEFAULT_NAME) -> None:
+        self.path, self._names = path, (name,)
+        self.adapter, self.config, self.log = path / f"{name}.safetensors", path / "config.toml", path / "log.jsonl"
         self.previews, self._checkpoints = path / "previews", path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
@@ -54,7 +59,7 @@ class RunFolder:
 
     def checkpoint_adapter(self, step: int) -> Path:
         """Return the path of the adapter file after `step` steps."""
-        return self._checkpoints / f"step-{step:06}.safetensors"
+        return self._checkpoints / f"{checkpoint_prefix(self._names[0])}step-{step:06}.safetensors"
 
     def preview(self, step: int, index: int) -> Path:
         """Return the path of one preview image."""
@@ -69,12 +74,13 @@ class RunFolder:
         """Delete all but the newest `keep` checkpoints."""
         for step in self.checkpoint_steps()[:-keep]:
             self.checkpoint(step).unlink(missing_ok=True)
-            for path in self._checkpoint_files():
-                if path.name.startswith((f"step-{step:06}.", f"step-{step:06}-")):
+            for path, its_step in self._checkpoint_files():
+                if its_step == step:
                     path.unlink()
 
     def check(self, existing: ExistingRun) -> None:
         """Raise BwlabError if a run may not write into the folder; write nothing."""
+        check_name(self._names[0])
         asked = f"--out {self.path}"
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
@@ -92,6 +98,9 @@ class RunFolder:
         that a killed run left unfinished are removed.
         """
         make_folder(self.path)
+        former = self._former_config()
+        if former is not None:
+            self._names = tuple(dict.fromkeys((*self._names, former.output.name)))
         for folder in (self.path, self._checkpoints, self.previews):
             for path in folder.glob(".*.tmp"):
                 if UNFINISHED_NAME.fullmatch(path.name):
@@ -105,27 +114,50 @@ class RunFolder:
         write_atomically(self.config, toml_text(config).encode())
 
     def _outputs(self) -> Iterator[Path]:
-        embeddings = (self.path / f"{word}.safetensors" for word in self._words())
-        yield from (path for path in (self.adapter, self.config, self.log, *embeddings) if path.is_file())
-        yield from self._checkpoint_files()
+        former = self._former_config()
+        names = (*self._names, *(former.tokens.words if former is not None else ()))
+        files = (self.config, self.log, *(self.path / f"{name}.safetensors" for name in names))
+        yield from (path for path in files if path.is_file())
+        yield from (path for path, _ in self._checkpoint_files())
         yield from (path for path in self.previews.glob("*.png") if PREVIEW_NAME.fullmatch(path.name))
         yield from (self.path / TENSORBOARD).rglob("events.out.tfevents.*")
 
-    def _checkpoint_files(self) -> list[Path]:
-        return [path for path in self._checkpoints.glob("*") if CHECKPOINT_NAME.fullmatch(path.name)]
+    def _checkpoint_files(self) -> list[tuple[Path, int]]:
+        """Return the files of checkpoints, also of those under the name that the run had before, with their steps."""
+        prefixes = {"", *map(checkpoint_prefix, self._names)}
+        names = ((path, CHECKPOINT_NAME.fullmatch(path.name)) for path in self._checkpoints.glob("*"))
+        return [(path, int(name["step"])) for path, name in names if name and (name["prefix"] or "") in prefixes]
 
-    def _words(self) -> tuple[str, ...]:
-        """Return the new words of the run in this folder; none if its settings cannot be read."""
+    def _former_config(self) -> TrainConfig | None:
+        """Return the settings of the run in this folder; None if they cannot be read."""
         try:
-            return read_config(self.config).tokens.words
+            return read_config(self.config)
         except BwlabError:
-            return ()
+            return None
 
     def write_log(self, event: str, step: int, **values: float | str) -> None:
         """Append one line to the log."""
         record = {"event": event, "step": step, **values}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def checkpoint_prefix(name: str) -> str:
+    """Return the beginning of the names of checkpoints' adapters: none unless the run has a name of its own."""
+    return "" if name == DEFAULT_NAME else f"{name}-"
+
+
+def check_name(name: str) -> None:
+    """Raise BwlabError unless an adapter file can have this name."""
+    asked, fix = f"output.name = {name!r}", "Give a name such as fox"
+    bad = sorted(FORBIDDEN & set(name)) or [character for character in name if not character.isprintable()]
+    if not name.strip() or bad or name.startswith("."):
+        reason = f"it holds {bad[0]!r}" if bad else "it starts with a dot" if name.strip() else "it is empty"
+        raise BwlabError(asked, reason, f"{fix}; --out gives the folder" if bad else fix)
+    if name.endswith(".safetensors"):
+        raise BwlabError(asked, "the extension is added to it", f"Give {name.removesuffix('.safetensors')}")
+    if len(name.encode()) > LONGEST_NAME:
+        raise BwlabError(asked, f"it is longer than {LONGEST_NAME} bytes", "Give a shorter name")
 
 
 def logged_step(line: str) -> float:

@@ -48,7 +48,7 @@ FREE = frozenset(
         "training.precision",  # compared as the precision that it means on this machine
     }
 )
-FREE_SECTIONS = ("data.", "regularisation.", "preview.", "checkpoint.", "tracking.")
+FREE_SECTIONS = ("output.", "data.", "regularisation.", "preview.", "checkpoint.", "tracking.")
 
 
 def read_config(

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 DEFAULT_INITIAL = "*"  # the initial text of A1111
-RESERVED = ("adapter",)  # names of files in a run's folder
 # A word names a file; and in prompts these characters separate words or have meanings of their own.
 FORBIDDEN = frozenset("/\\,()[]:|\0")
 
@@ -166,7 +165,7 @@ def check_new_word(word: str, words: Sequence[str], vocabulary: object) -> None:
         raise BwlabError(asked, reason, fix)
     if word != word.lower():
         raise BwlabError(asked, "text encoders read lower case only", f"Write {word.lower()}")
-    if word in RESERVED or word in vocabulary or f"{word}</w>" in vocabulary:  # type: ignore[operator]
+    if word in vocabulary or f"{word}</w>" in vocabulary:  # type: ignore[operator]
         raise BwlabError(asked, "the base knows that word already", fix)
     # diffusers expands a word with several embeddings by replacing text, which would change a longer word too.
     containing = [other for other in words if word in other]

@@ -57,7 +57,7 @@ def test_previews_read_the_layer(tiny_pipeline: Path, two_images: Path, tmp_path
 def test_a_skipped_layer_is_not_trained(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     sets = "training.steps=2", "adapter.blocks=te=2", SKIP, "training.weight_decay=0"
     with safe_open(run(short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)), framework="pt") as file:
-        changed = {layer: False for layer in ("layers_0", "layers_1")}
+        changed = dict.fromkeys(("layers_0", "layers_1"), False)
         for key in file.keys():  # noqa: SIM118 - not a mapping
             if key.endswith("lora_up.weight"):
                 layer = next(name for name in changed if name in key)
