@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from bwlab.adapters.names import adapter_name
 from bwlab.adapters.schedule import Schedule, parse_schedule
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec, number_text, parse_number, parse_spec, spec_from_values
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.generation.contact_sheet import Label
-from bwlab.generation.job import MAX_SEED, GenerateJob, adapter_name, check_range
+from bwlab.generation.job import MAX_SEED, GenerateJob, check_range
 from bwlab.generation.samplers import sampler_named
 
 ADAPTER_AXES = ("blocks", "scale", "schedule")

@@ -156,12 +156,3 @@ def check_file(option: str, path: Path, fix: str) -> None:
     """Raise `BwlabError` unless an option's file exists."""
     if not path.is_file():
         raise BwlabError(f"{option} {path}", "a folder, not a file" if path.is_dir() else "no such file", fix)
-
-
-def adapter_name(path: Path) -> str:
-    """Return a short name of an adapter file; an `adapter.safetensors` is named after its run folder.
-
-    >>> adapter_name(Path("loras/fox.safetensors")), adapter_name(Path("runs/ink/adapter.safetensors"))
-    ('fox', 'ink')
-    """
-    return path.parent.name or path.stem if path.name == "adapter.safetensors" else path.stem

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bwlab.adapters.names import adapter_name
 from bwlab.blocks.notations.prompt_tag import PRESETS, from_a1111_tag
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import NUMBER, number_text
 from bwlab.errors import BwlabError, did_you_mean
-from bwlab.generation.job import GenerateJob, adapter_name
+from bwlab.generation.job import GenerateJob
 
 TAG = re.compile(r"<\s*(?P<kind>lora|lyco|hypernet)\s*:(?P<rest>[^<>]*)>", re.IGNORECASE)
 SUFFIX = ".safetensors"

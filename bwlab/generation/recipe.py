@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bwlab.adapters.names import adapter_name
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
-from bwlab.generation.job import adapter_name
 from bwlab.generation.samplers import sampler_named
 
 if TYPE_CHECKING:
