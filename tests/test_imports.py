@@ -34,7 +34,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
                 ("formats", "benchmark"),
                 ("adapters", "base", "inspection"),
                 ("dataset", "testing"),
-                ("tagging",),
+                ("tagging", "optimizers"),
                 ("plugins",),
                 ("generation", "merging"),
                 ("training", API),

@@ -21,6 +21,7 @@ KINDS = {
     "bwlab_register_adapters": "adapter",
     "bwlab_register_block_schemes": "blocks",
     "bwlab_register_formats": "format",
+    "bwlab_register_optimizers": "optimiser",
     "bwlab_register_taggers": "tagger",
     "bwlab_register_commands": "commands",
     "bwlab_run_started": "training",
@@ -32,7 +33,13 @@ KINDS = {
 COMMANDS = "bwlab_register_commands"
 # Hooks that plugins are asked when they are loaded.
 CALLED_AT_LOADING = frozenset(
-    {"bwlab_register_adapters", "bwlab_register_block_schemes", "bwlab_register_formats", "bwlab_register_taggers"}
+    {
+        "bwlab_register_adapters",
+        "bwlab_register_block_schemes",
+        "bwlab_register_formats",
+        "bwlab_register_optimizers",
+        "bwlab_register_taggers",
+    }
 )
 LONGEST_NAME = 30
 COLOURS = {"loaded": "green", "failed": "red", "disabled": "dim"}

@@ -13,7 +13,8 @@ import typer
 from bwlab.config.model import bound, bounds, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.errors import BwlabError
-from bwlab.training.config import OptimizerConfig, TrainConfig
+from bwlab.optimizers.types import DEFAULT_RATE
+from bwlab.training.config import TrainConfig
 from bwlab.training.settings import PresetName
 
 if TYPE_CHECKING:
@@ -56,8 +57,26 @@ METAVARS: Mapping[str, str] = {
 # Effective values of settings whose default is None.
 DERIVED_DEFAULTS: Mapping[str, str] = {
     "adapter.alpha": "the rank",
-    "training.lr": f"{OptimizerConfig().rate():g}",
+    "training.lr": f"{DEFAULT_RATE:g}",
 }
+
+
+def adapter_names() -> list[str]:
+    """Return the names of all adapter types, for completion in a shell."""
+    from bwlab.plugins.manager import build_manager
+
+    return sorted(build_manager().adapter_types())
+
+
+def optimizer_names() -> list[str]:
+    """Return the names of all optimisers, for completion in a shell."""
+    from bwlab.plugins.manager import build_manager
+
+    return sorted(build_manager().optimizers())
+
+
+# Options whose values plugins register.
+COMPLETIONS: Mapping[str, Callable[[], list[str]]] = {"--adapter": adapter_names, "--optimizer": optimizer_names}
 
 
 def parameter_name(flag: str) -> str:
@@ -82,6 +101,7 @@ def setting_option(flag: str, key: str) -> inspect.Parameter:
         metavar=METAVARS.get(flag),
         min=bound(field, "ge"),
         max=bound(field, "le"),
+        autocompletion=COMPLETIONS.get(flag),
         show_default=DERIVED_DEFAULTS.get(key, default is not None),
     )
     given: Any = kind if default is not None else kind | None

@@ -15,19 +15,21 @@ import pluggy
 
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import SchemeFinder
-from bwlab.errors import BwlabError, BwlabWarning
+from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
+from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins.discovery import Candidate, Registration, installed_candidates, load_all, reason
 from bwlab.tagging.tagger import Tagger
 
 State = Literal["loaded", "failed", "disabled"]
-Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, Tagger)
+Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, OptimizerType, Tagger)
 
 CALLED = {
     AdapterType: "adapter type",
     SchemeFinder: "block scheme",
     FormatReader: "reader of the format",
     FormatWriter: "writer of the format",
+    OptimizerType: "optimiser",
     Tagger: "tagger",
 }
 
@@ -42,7 +44,7 @@ class PluginRecord:
         version: version of that package; empty if unknown.
         state: whether it was loaded; only loaded plugins are ever called.
         hooks: names of the hooks that it implements.
-        registrations: the adapter types, block schemes, formats and taggers that it registers.
+        registrations: the adapter types, block schemes, formats, optimisers and taggers that it registers.
         error: the reason why it failed, one line; otherwise empty.
         cause: the exception behind `error`, for its traceback.
 
@@ -132,6 +134,18 @@ class PluginManager:
         known = self.adapter_types()
         if name not in known:
             raise self._unknown(f"adapter type {name!r}", "types", known)
+        return known[name]
+
+    def optimizers(self) -> dict[str, OptimizerType]:
+        """Return the optimisers by name; raise `BwlabError` if two plugins register the same name."""
+        return self._unique(OptimizerType)
+
+    def optimizer(self, name: str) -> OptimizerType:
+        """Return the optimiser of this name; if there is none, raise `BwlabError` with the nearest name and all."""
+        known = self.optimizers()
+        if name not in known:
+            error = self._unknown(f"optimiser {name!r}", "optimisers", known)
+            raise BwlabError(error.asked, error.found, did_you_mean(name, known) + error.fix)
         return known[name]
 
     def tagger(self, name: str) -> Tagger:

@@ -49,15 +49,15 @@ class OptimizerConfig(Settings):
     accumulation: int = Field(default=1, ge=1, le=65_536)
     """Batches whose gradients make one step."""
 
-    optimizer: Literal["adamw", "adafactor", "prodigy"] = "adamw"
-    """Optimiser; `prodigy` estimates its learning rate."""
+    optimizer: Text = "adamw"
+    """Optimiser: adamw, adafactor, prodigy, lion, adamw8bit, or one that a plugin registered (`bwlab plugins`)."""
 
     optimizer_options: Options = Field(default_factory=dict)
     """Further arguments of the optimiser."""
 
     lr: float | None = Field(default=None, gt=0)
-    """Learning rate, or for `prodigy` a factor of the rate that it estimates; if it is not set, 5e-4, or 1 for
-    `prodigy`."""
+    """Learning rate, or for `prodigy` a factor of the rate that it finds; if it is not set, 5e-4, 1e-4 for `lion` and 1
+    for `prodigy`."""
 
     block_lr: Text | None = None
     """Learning rates of single blocks as a block spec, such as "upper=1e-3, te=5e-5"; other blocks have `lr`."""
@@ -108,11 +108,6 @@ class OptimizerConfig(Settings):
 
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the adapter's initial weights, the order of images, the noise and the timesteps."""
-
-    def rate(self) -> float:
-        """Return the learning rate: `lr`, or the optimiser's usual one."""
-        usual = 1.0 if self.optimizer == "prodigy" else 5e-4
-        return usual if self.lr is None else self.lr
 
 
 class TokensConfig(Settings):

@@ -24,6 +24,7 @@ from bwlab.training.prepare import TrainingSetup
 from bwlab.training.run_folder import DEFAULT_NAME, RunFolder
 from bwlab.training.state import save_state
 from bwlab.training.tracking import Trackers
+from bwlab.training.trainable import learning_rate
 from bwlab.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -32,13 +33,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPTS = 2
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-# Names of the optimisers in the metadata of kohya's trainer.
-KOHYA_OPTIMIZERS = {
-    "adamw": "torch.optim.adamw.AdamW",
-    "adafactor": "transformers.optimization.Adafactor",
-    "prodigy": "prodigyopt.prodigy.Prodigy",
-}
 
 
 class Outputs:
@@ -176,6 +170,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
 
     """
     training, examples, epochs = config.training, setup.data.examples, setup.epochs
+    rate = learning_rate(training, setup.optimizer)
     new = [example for example in examples if not example.regularisation]
     images = sum(example.repeats for example in new)
     regularised = len(new) < len(examples)
@@ -195,9 +190,9 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "ss_epoch": str(epochs.at(steps)),
         "ss_num_epochs": str(epochs.at(setup.steps)),
         "ss_gradient_accumulation_steps": str(training.accumulation),
-        "ss_learning_rate": repr(training.rate()),
-        "ss_unet_lr": training.block_lr or repr(training.rate()),
-        "ss_optimizer": f"{KOHYA_OPTIMIZERS[training.optimizer]}{option_text(training.optimizer_options)}",
+        "ss_learning_rate": repr(rate),
+        "ss_unet_lr": training.block_lr or repr(rate),
+        "ss_optimizer": f"{setup.optimizer.class_name()}{option_text(training.optimizer_options)}",
         "ss_lr_scheduler": training.schedule,
         "ss_lr_warmup_steps": str(training.warmup),
         "ss_max_grad_norm": repr(training.max_grad_norm),

@@ -24,17 +24,17 @@ from bwlab.dataset.order import generator_for
 from bwlab.dataset.training_set import TrainingSet
 from bwlab.errors import BwlabError
 from bwlab.files import cache_folder
+from bwlab.optimizers.types import OptimizerType
 from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.data import load_training_set
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
-from bwlab.training.optimizers import checked_options, rate_factor
 from bwlab.training.regularisation import check_regularisation
 from bwlab.training.settings import resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
 from bwlab.training.tracking import check_trackers
-from bwlab.training.trainable import CaptionEmbeddings, Trainable
+from bwlab.training.trainable import CaptionEmbeddings, Trainable, learning_rate, rate_factor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,6 +57,7 @@ class TrainingSetup:
         trainable: the parameters that are trained, on the device, in float32.
         data: the encoded examples.
         texts: the embeddings of captions.
+        optimizer: the optimiser.
         epochs: the epochs of the data in steps of this run.
         steps: number of optimiser steps of the whole run.
 
@@ -70,13 +71,14 @@ class TrainingSetup:
     trainable: Trainable
     data: TrainingSet
     texts: CaptionEmbeddings
+    optimizer: OptimizerType
     epochs: Epochs
     steps: int
 
     def resume_invariants(self, config: TrainConfig) -> dict[str, str]:
         """Return the settings that must stay the same for a run to be resumed, by name."""
         return {
-            **resume_invariants(config, self.steps),
+            **resume_invariants(config, self.steps, learning_rate(config.training, self.optimizer)),
             **self.data.resume_invariants(),
             "precision": self.accelerator.mixed_precision,
             "processes": str(self.processes.size),
@@ -91,7 +93,9 @@ class TrainingSetup:
 def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
     """Raise BwlabError for mistakes in the settings that show without loading anything."""
     manager.adapter_type(config.adapter.type)
-    checked_options(config.training.optimizer, config.training.optimizer_options)
+    optimizer = manager.optimizer(config.training.optimizer)
+    optimizer.checked_options(config.training.optimizer_options)
+    optimizer.load()
     if config.training.steps is not None:
         rate_factor(config.training, config.training.steps)
     if config.output.name in config.tokens.words:
@@ -127,7 +131,19 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
     batch = training.batch_size * training.accumulation * processes.size
     epochs = Epochs(epoch_examples(data.examples), batch)
     steps = epochs.steps(training.epochs) if training.epochs is not None else training.steps or 0
-    return TrainingSetup(accelerator, processes, pipe, schedule, base_hash, trainable, data, texts, epochs, steps)
+    return TrainingSetup(
+        accelerator=accelerator,
+        processes=processes,
+        pipe=pipe,
+        schedule=schedule,
+        base_hash=base_hash,
+        trainable=trainable,
+        data=data,
+        texts=texts,
+        optimizer=manager.optimizer(training.optimizer),
+        epochs=epochs,
+        steps=steps,
+    )
 
 
 def new_trainable(config: TrainConfig, pipe: Pipeline, manager: PluginManager) -> Trainable:

@@ -49,7 +49,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, name: str = DEFAULT_NAME) -> None:
-        self.path, self._names = path, (name,)
+        self.path = path
+        self._names: tuple[str, ...] = (name,)
         self.adapter, self.config, self.log = path / f"{name}.safetensors", path / "config.toml", path / "log.jsonl"
         self.previews, self._checkpoints = path / "previews", path / "checkpoints"
 

@@ -108,12 +108,18 @@ def is_free(key: str) -> bool:
     return key in FREE or key.startswith(FREE_SECTIONS)
 
 
-def resume_invariants(config: TrainConfig, steps: int) -> dict[str, str]:
+def resume_invariants(config: TrainConfig, steps: int, rate: float) -> dict[str, str]:
     """Return the settings that must stay the same for a run to be resumed, by key.
 
     The number of steps is one of them if the learning rate schedule depends on it, whether steps or epochs give it.
+
+    Args:
+        config: all settings.
+        steps: number of steps of the whole run.
+        rate: the learning rate, whether it is set or the optimiser's usual one.
+
     """
-    values = {**setting_values(config), "training.lr": config.training.rate()}
+    values = {**setting_values(config), "training.lr": rate}
     invariants = {key: _as_text(value) for key, value in values.items() if not is_free(key)}
     return invariants if config.training.schedule == "constant" else {**invariants, "training.steps": str(steps)}
 

@@ -2,13 +2,13 @@
 
 A file holds the trained parameters (not folded as in `adapter.safetensors`), their moving average and the optimiser's
 state, and in its header the step and the settings that must stay the same. Generators and schedules have no state: see
-`bwlab.dataset.order` and `bwlab.training.optimizers`.
+`bwlab.dataset.order` and `bwlab.training.trainable`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,16 @@ def require_finite(step: int, state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state by `index/name`."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}/{name}": torch.as_tensor(value)
-        for index, values in state.items()
-        for name, value in values.items()
-        if value is not None
-    }
+    """Return an optimiser's state by `index/name`, and by `index/name/part` where a state has parts."""
+    return {key: torch.as_tensor(value) for key, value in _parts(optimizer.state_dict()["state"], "")}
+
+
+def _parts(state: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            yield from _parts(value, f"{prefix}{name}/")
+        elif value is not None:
+            yield f"{prefix}{name}", value
 
 
 def optimizer_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
@@ -82,10 +84,13 @@ def load_optimizer(saved: TrainingState, optimizer: torch.optim.Optimizer) -> No
     """Put a saved optimiser state into a fresh optimiser of the same parameters, in place."""
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in saved.part(OPTIMIZER).items():
-        index, name = key.split("/")
+        index, *names, last = key.split("/")
+        part = state.setdefault(int(index), {})
+        for name in names:
+            part = part.setdefault(name, {})
         # Counters are whole numbers in Python, not tensors.
         whole = tensor.dim() == 0 and not tensor.is_floating_point()
-        state.setdefault(int(index), {})[name] = int(tensor) if whole else tensor
+        part[last] = int(tensor) if whole else tensor
     groups = optimizer.state_dict()["param_groups"]
     for group, numbers in zip(groups, saved.groups, strict=True):
         group.update(numbers)

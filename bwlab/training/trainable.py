@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,24 @@ from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import EVERYTHING
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.training.config import TrainConfig
+from bwlab.optimizers.types import OptimizerType
+from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.textual_inversion import TokenEmbeddings
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
+
+Factor: TypeAlias = Callable[[int], float]
+
+# Names of the schedules in diffusers.
+SCHEDULES = {
+    "constant": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "cosine_restarts": "cosine_with_restarts",
+    "polynomial": "polynomial",
+}
 
 TOKENS = "tokens"  # prefix of their keys in a state
 DEFAULT_TOKEN_RATE = 5e-3
@@ -94,17 +106,17 @@ class Trainable:
         return self.token_embeddings.rows if self.token_embeddings else ()
 
 
-def parameter_groups(config: TrainConfig, trainable: Trainable) -> list[dict[str, Any]]:
+def parameter_groups(config: TrainConfig, trainable: Trainable, optimizer: OptimizerType) -> list[dict[str, Any]]:
     """Return the groups of an optimiser: one for each learning rate, and one without weight decay for new words.
 
     Parameters with a rate of 0 are in no group and get no gradient: they keep their initial values.
 
     Raises:
-        BwlabError: a bad `training.block_lr`, nothing left to train, or several rates with Prodigy.
+        BwlabError: a bad `training.block_lr`, nothing left to train, or several rates for an optimiser that finds one.
 
     """
     by_rate: dict[float, list[nn.Parameter]] = {}
-    rates = layer_rates(config, trainable.adapter)
+    rates = layer_rates(config.training, trainable.adapter, optimizer)
     for path, layer in trainable.adapter.layers.items():
         layer.requires_grad_(rates[path] > 0)
         if rates[path] > 0:
@@ -112,27 +124,36 @@ def parameter_groups(config: TrainConfig, trainable: Trainable) -> list[dict[str
     decay = config.training.weight_decay
     groups = [{"params": by_rate[rate], "lr": rate, "weight_decay": decay} for rate in sorted(by_rate)]
     if trainable.token_embeddings is not None:
-        groups.append({"params": list(trainable.token_embeddings.rows), "lr": token_rate(config), "weight_decay": 0.0})
+        groups.append(
+            {"params": list(trainable.token_embeddings.rows), "lr": token_rate(config, optimizer), "weight_decay": 0.0}
+        )
     if not groups:
         reason = "every block that has a rank has a rate of 0"
         raise BwlabError(f"training.block_lr = {config.training.block_lr}", reason, "Give one of them a rate above 0")
-    if config.training.optimizer == "prodigy" and len({group["lr"] for group in groups}) > 1:
+    if optimizer.one_rate and len({group["lr"] for group in groups}) > 1:
         rates_text = ", ".join(f"{group['lr']:g}" for group in groups)
         fix = "Give one rate, or 0 for blocks that are not to be trained (training.block_lr, tokens.lr)"
-        raise BwlabError("training.optimizer = prodigy", f"it takes one rate, and there are {rates_text}", fix)
+        raise BwlabError(
+            f"training.optimizer = {optimizer.name}", f"it takes one rate, and there are {rates_text}", fix
+        )
     return groups
 
 
-def token_rate(config: TrainConfig) -> float:
+def token_rate(config: TrainConfig, optimizer: OptimizerType) -> float:
     """Return the learning rate of the embeddings of new words."""
     if config.tokens.lr is not None:
         return config.tokens.lr
-    return config.training.rate() if config.training.optimizer == "prodigy" else DEFAULT_TOKEN_RATE
+    return learning_rate(config.training, optimizer) if optimizer.one_rate else DEFAULT_TOKEN_RATE
 
 
-def layer_rates(config: TrainConfig, adapter: Adapter) -> Mapping[str, float]:
+def learning_rate(config: OptimizerConfig, optimizer: OptimizerType) -> float:
+    """Return the learning rate of the adapter: `lr`, or the optimiser's usual one."""
+    return optimizer.rate if config.lr is None else config.lr
+
+
+def layer_rates(config: OptimizerConfig, adapter: Adapter, optimizer: OptimizerType) -> Mapping[str, float]:
     """Return the learning rate of each layer by path; BwlabError for a bad spec or a block without trained layers."""
-    rate, text = config.training.rate(), config.training.block_lr
+    rate, text = learning_rate(config, optimizer), config.block_lr
     if text is None:
         return dict.fromkeys(adapter.layers, rate)
     try:
@@ -148,6 +169,31 @@ def layer_rates(config: TrainConfig, adapter: Adapter) -> Mapping[str, float]:
             reason = f"{name} has no layer that is trained"
             raise BwlabError(f"training.block_lr = {text}", reason, f"Leave it out, or give {name} a rank")
     return {path: spec.value_of(path) for path in adapter.layers}
+
+
+def rate_factor(config: OptimizerConfig, steps: int) -> Factor:
+    """Return the schedule: from the number of steps taken to the factor of the learning rate, 0..1.
+
+    The schedules are those of diffusers. As functions of the step alone they have no state to save.
+
+    Args:
+        config: the schedule, its warm-up and its cycles.
+        steps: number of steps of the whole run.
+
+    Raises:
+        BwlabError: the warm-up takes the whole run.
+
+    """
+    from diffusers.optimization import get_scheduler
+
+    if config.warmup >= steps:
+        reason = f"the run has {steps} steps"
+        raise BwlabError(f"training.warmup = {config.warmup}", reason, "Lower training.warmup or train longer")
+    # diffusers' schedules need an optimiser, of which they read the learning rate alone: 1 turns rates into factors.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, steps, config.cycles)
+    factor: Factor = schedule.lr_lambdas[0]
+    return factor
 
 
 class CaptionEmbeddings:

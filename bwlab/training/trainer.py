@@ -19,7 +19,6 @@ from bwlab.plugins.events import RunRecord, StepRecord
 from bwlab.training.config import TrainConfig
 from bwlab.training.device import compiled_unet
 from bwlab.training.objective import NoisyBatch, noisy_batch, prediction_loss
-from bwlab.training.optimizers import checked_options, new_optimizer, rate_factor
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.state import (
     AVERAGE,
@@ -33,7 +32,7 @@ from bwlab.training.state import (
     optimizer_tensors,
     require_finite,
 )
-from bwlab.training.trainable import parameter_groups
+from bwlab.training.trainable import learning_rate, parameter_groups, rate_factor
 
 if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
@@ -63,13 +62,14 @@ class Trainer:
         self.step = 0
         self._factor = rate_factor(self.config, setup.steps)
         setup.trainable.set_training(True)
-        groups = parameter_groups(config, setup.trainable)
+        optimizer = setup.optimizer
+        groups = parameter_groups(config, setup.trainable, optimizer)
         self._rates = [float(group["lr"]) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         # The fused AdamW is the fast one on CPUs and CUDA; other devices may lack it.
         fused = setup.accelerator.device.type in ("cpu", "cuda")
-        options = checked_options(self.config.optimizer, self.config.optimizer_options)
-        self._plain_optimizer = new_optimizer(self.config.optimizer, groups, options, fused)
+        options = optimizer.checked_options(self.config.optimizer_options)
+        self._plain_optimizer = optimizer.new(groups, options, fused)
         self._optimizer = setup.accelerator.prepare(self._plain_optimizer)
         self._unet = compiled_unet(setup.pipe.unet) if self.config.compile else setup.pipe.unet
         parameters = setup.trainable.parameters()
@@ -145,7 +145,7 @@ class Trainer:
             self.step,
             self.setup.steps,
             sum(losses.values()),
-            self.config.rate() * factor * self._prodigy_rate(),
+            learning_rate(self.config, self.setup.optimizer) * factor * self._found_rate(),
             grad_norm,
             time.perf_counter() - began,
             {name: loss for name, loss in losses.items() if name},
@@ -158,9 +158,9 @@ class Trainer:
             group["lr"] = rate * factor
         return factor
 
-    def _prodigy_rate(self) -> float:
-        """Return the learning rate that Prodigy has found; 1 for other optimisers."""
-        return float(self._plain_optimizer.param_groups[0].get("d", 1.0))
+    def _found_rate(self) -> float:
+        """Return the learning rate that the optimiser has found; 1 for one that does not look for it."""
+        return float(self._plain_optimizer.param_groups[0]["d"]) if self.setup.optimizer.one_rate else 1.0
 
     def _backward(self, run: RunRecord) -> Losses:
         """Compute the gradients of one step and return the mean losses of its micro-batches."""

@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from bwlab.cli.app import build_app
+from bwlab.optimizers.types import DEFAULT_RATE
 from bwlab.training.config import TrainConfig
 from docs.command_line import command_page
 from docs.generate import own_manager
@@ -71,7 +72,7 @@ def test_a_section_has_what_the_parser_takes(name: str) -> None:
         ("--blocks SPEC", TrainConfig().adapter.blocks),
         ("--steps INTEGER", TrainConfig().training.steps),
         ("--batch-size INTEGER", TrainConfig().training.batch_size),
-        ("--lr FLOAT", TrainConfig().training.rate()),
+        ("--lr FLOAT", DEFAULT_RATE),
         ("--seed INTEGER", TrainConfig().training.seed),
     ],
 )

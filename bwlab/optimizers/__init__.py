@@ -1,0 +1,1 @@
+"""Optimisers of training: how plugins describe them, and those that bwlab has."""
