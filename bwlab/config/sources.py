@@ -164,7 +164,10 @@ def build(model: type[Model], settings: Iterable[Setting]) -> Model:
         table = next((name for name, field in fields.items() if is_table(field) and key.startswith(f"{name}.")), None)
         if table is not None:
             values.setdefault(table, {})[key.removeprefix(f"{table}.")] = plain_value(setting, object)
-        elif key not in fields or is_table(fields[key]):
+        elif key in fields and is_table(fields[key]):
+            fix = f"Give each entry by its name: --set {key}.NAME=VALUE"
+            raise BwlabError(f"{setting.origin}: {key}", "a table of entries", fix)
+        elif key not in fields:
             raise unknown_key(setting, [name for name, field in fields.items() if not is_table(field)])
         else:
             values[key] = plain_value(setting, plain_type(fields[key].annotation))

@@ -1,0 +1,162 @@
+"""Effects that rows of options assert."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from PIL import Image
+
+from bwlab.generation.recipe import read_recipe
+from tests.options.rows import Done, Effect
+
+
+def both_work(without: Done, with_option: Done) -> None:
+    """Assert that both calls end well."""
+    assert without.code == 0, without.err
+    assert with_option.code == 0, with_option.err
+
+
+def all_of(*effects: Effect) -> Effect:
+    """Return an effect that is all of several."""
+
+    def check(without: Done, with_option: Done) -> None:
+        for effect in effects:
+            effect(without, with_option)
+
+    return check
+
+
+def refused(text: str) -> Effect:
+    """Return the effect that the call with the option ends with exit code 2 and a line that holds a text."""
+
+    def check(without: Done, with_option: Done) -> None:
+        assert without.code == 0, without.err
+        assert with_option.code == 2
+        assert text in with_option.err, with_option.err
+        assert with_option.err.count("bwlab: error: ") == 1
+
+    return check
+
+
+def needed(text: str) -> Effect:
+    """Return the effect that only the call without the option ends with exit code 2 and a line that holds a text."""
+
+    def check(without: Done, with_option: Done) -> None:
+        assert (without.code, with_option.code) == (2, 0), with_option.err
+        assert text in without.err, without.err
+
+    return check
+
+
+def says(text: str, *not_said: str) -> Effect:
+    """Return the effect that only the call with the option prints a text, and only the other one those `not_said`."""
+
+    def check(without: Done, with_option: Done) -> None:
+        both_work(without, with_option)
+        first, second = without.out + without.err, with_option.out + with_option.err
+        assert text in second, second
+        assert text not in first, first
+        for other in not_said:
+            assert other in first, first
+            assert other not in second, second
+
+    return check
+
+
+def prints_json(check_values: Callable[[Any], object]) -> Effect:
+    """Return the effect that the call with the option prints JSON of which a condition holds."""
+
+    def check(without: Done, with_option: Done) -> None:
+        both_work(without, with_option)
+        assert without.out.lstrip()[:1] != "{"
+        assert check_values(json.loads(with_option.out))
+
+    return check
+
+
+def json_differs(select: Callable[[Any], object], expected: object = None) -> Effect:
+    """Return the effect on a part of the JSON that both calls print: it differs, and is then what is expected."""
+
+    def check(without: Done, with_option: Done) -> None:
+        both_work(without, with_option)
+        first, second = (select(json.loads(done.out)) for done in (without, with_option))
+        assert first != second, second
+        if expected is not None:
+            assert second == expected
+
+    return check
+
+
+def pixels(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return the pixels of an image, `(h, w, 3)`."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def first_image(done: Done) -> Path:
+    """Return the first image that a call wrote."""
+    return next(path for path in done.files("**/0000-*.png"))
+
+
+def other_pixels(without: Done, with_option: Done) -> None:
+    """Assert that the first image of both calls has one size but other pixels."""
+    both_work(without, with_option)
+    first, second = pixels(first_image(without)), pixels(first_image(with_option))
+    assert first.shape == second.shape
+    assert (first != second).any()
+
+
+def recorded(path: str, expected: object) -> Effect:
+    """Return the effect that only the recipe of the call with the option has an expected value at a dotted path."""
+
+    def check(without: Done, with_option: Done) -> None:
+        assert recipe_value(with_option, path) == expected
+        assert recipe_value(without, path) != expected
+
+    return check
+
+
+def recipe_value(done: Done, path: str) -> object:
+    """Return the value in the recipe of the first image at a dotted path; None if there is none."""
+    recipe = read_recipe(first_image(done))
+    assert recipe is not None
+    return value_at(json.loads(recipe.to_json()), path)
+
+
+def value_at(document: Any, path: str) -> object:
+    """Return the value at a dotted path of JSON, with the index of a list as a number; None if there is none."""
+    for part in path.split("."):
+        if isinstance(document, list):
+            document = document[int(part)] if int(part) < len(document) else None
+        else:
+            document = (document or {}).get(part)
+    return document
+
+
+def new_image(path: str, expected: object) -> Effect:
+    """Return the effect that pixels differ and that only the recipe with the option has an expected value at a path."""
+    return all_of(other_pixels, recorded(path, expected))
+
+
+def tensors_in(path: Path) -> dict[str, Any]:
+    """Return the tensors of a safetensors file."""
+    return dict(safetensors.torch.load_file(path))
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file."""
+    with safetensors.safe_open(path, "np") as file:
+        return dict(file.metadata() or {})
+
+
+def same_tensors(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Return whether two files hold the same keys, kinds, shapes and numbers."""
+    return first.keys() == second.keys() and all(
+        first[key].dtype == second[key].dtype and first[key].equal(second[key]) for key in first
+    )
