@@ -37,6 +37,9 @@ class Plugins(Protocol):
     def formats(self) -> tuple[FormatType, ...]:
         """Return readers and writers; the built-in readers are known without them."""
 
+    def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
+        """Return a module of a plugin's adapter type with the delta that the plugin computes."""
+
 
 def load_adapter(
     path: str | Path,

@@ -13,8 +13,9 @@ from torch import Tensor
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.errors import BwlabError
-from bwlab.formats.contents import TYPE_KEY
-from bwlab.formats.keys import kohya_name_of
+from bwlab.formats.algorithms import UnfitLeaves, algorithm_of
+from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
+from bwlab.formats.keys import ALPHA, kohya_name_of
 from bwlab.formats.safetensors import write_tensors
 from bwlab.formats.torch_tensors import lazy_tensor
 
@@ -50,7 +51,7 @@ def save_adapter(
         for leaf, tensor in layer.file_tensors(alpha).items():
             tensors[f"{name}.{leaf}"] = _stored(tensor, leaf, dtype)
     _require_finite(f"saving {path}", tensors)
-    entries = {**adapter.metadata, **file_metadata(adapter, alpha), **(metadata or {})}
+    entries = {**adapter.metadata, **file_metadata(adapter, alpha), **_shapes(adapter, alpha), **(metadata or {})}
     write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
 
 
@@ -86,6 +87,28 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
         arguments = {"conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
         entries["ss_network_args"] = json.dumps(arguments)
     return entries | _base_model(adapter)
+
+
+def _shapes(adapter: Adapter, alpha: float) -> dict[str, str]:
+    """Return the entry with the shapes of the changed weights; empty if the leaves of every layer determine them."""
+    shapes = {
+        path: list(layer.weight_shape)
+        for path, layer in adapter.layers.items()
+        if not _determine_shape({leaf: tuple(value.shape) for leaf, value in layer.file_tensors(alpha).items()})
+    }
+    return {SHAPES_KEY: json.dumps(shapes, separators=(",", ":"))} if shapes else {}
+
+
+def _determine_shape(leaves: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether an algorithm of bwlab knows all of these leaves and their shapes determine the weight's."""
+    shapes = {leaf: shape for leaf, shape in leaves.items() if leaf != ALPHA}
+    algorithm = algorithm_of(shapes)
+    if algorithm is None or not algorithm.leaves >= shapes.keys():
+        return False
+    try:
+        return algorithm.shape(shapes) is not None
+    except (UnfitLeaves, KeyError):
+        return False
 
 
 def block_ranks(adapter: Adapter) -> dict[str, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,8 @@ from bwlab.formats.tensors import LazyTensor
 
 AND = " and "
 TYPE_KEY = "bwlab.adapter_type"
+# Shapes of the changed weights as JSON, by module path; written for adapter types whose leaves do not determine them.
+SHAPES_KEY = "bwlab.weight_shapes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +128,10 @@ def assemble(
     for key in parsed:
         if groups.setdefault(key.path, {}).setdefault(key.leaf, key) is not key:
             left_out.append(key.key)
-    modules = {}
+    modules, recorded = {}, _recorded_shapes(file.metadata)
     with file.kept_open():  # for alphas, which are read now
         for path, leaves in groups.items():
-            module, lost = _module(file, path, leaves, (alphas or {}).get(path))
+            module, lost = _module(file, path, leaves, (alphas or {}).get(path), recorded.get(path))
             left_out += lost
             if module is not None:
                 modules[path] = module
@@ -152,8 +155,21 @@ def assemble(
     )
 
 
+def _recorded_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of weights by module path that the metadata records; empty if there are none."""
+    try:
+        entries = json.loads(metadata.get(SHAPES_KEY, "{}"))
+        return {str(path): tuple(int(size) for size in shape) for path, shape in entries.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
 def _module(
-    file: AdapterFile, path: str, parsed: Mapping[str, ParsedKey], alpha: float | None
+    file: AdapterFile,
+    path: str,
+    parsed: Mapping[str, ParsedKey],
+    alpha: float | None,
+    recorded_shape: tuple[int, ...] | None,
 ) -> tuple[ModuleWeights | None, list[str]]:
     """Return the module that these leaves form, and the keys that do not belong to it."""
     tensors = {leaf: _tensor(file, key) for leaf, key in parsed.items() if leaf != ALPHA}
@@ -172,7 +188,7 @@ def _module(
     named = file.metadata.get(TYPE_KEY)
     if named is not None and named not in ALGORITHMS and (strange or wrong):
         # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows its leaves.
-        return ModuleWeights(path, named, tensors, alpha, str(file.path)), []
+        return ModuleWeights(path, named, tensors, alpha, str(file.path), recorded_shape), []
     if wrong is not None:
         raise _unfit(file, path, wrong)
     if algorithm is None or strange:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bwlab._version import __version__
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.formats.contents import TYPE_KEY
+from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
 from bwlab.formats.modules import ModuleWeights, common_alpha
 
 HISTORY, PARENTS = "bwlab.history", "bwlab.parents"
@@ -36,12 +36,13 @@ def derived_metadata(
         modules: the modules by path.
         scheme: the block scheme, which names the blocks.
         step: a description of the operation, which is appended to the earlier ones as JSON under `bwlab.history`.
-        same_type: whether the modules still have the algorithms that they had before.
+        same_type: whether modules of a plugin's adapter type are still of that type.
 
     """
     kept = {key: value for key, value in earlier.items() if not _STALE.fullmatch(key)}
-    if not same_type:
-        kept.pop(TYPE_KEY, None)  # The leaves show which plugin's type it is.
+    if not same_type:  # The leaves show which algorithm it is.
+        kept.pop(TYPE_KEY, None)
+        kept.pop(SHAPES_KEY, None)
     history = json.dumps([*_history(earlier), {**step, "version": __version__}])
     return kept | _ranks(earlier, modules, scheme) | {"format": "pt", "bwlab.scheme": scheme.name, HISTORY: history}
 

@@ -32,10 +32,11 @@ class ModuleWeights:
         path: the diffusers module path in the UNet; `te.<path>` / `te2.<path>` in text encoders.
         algorithm: `"lora"` (linear and conv), `"tucker"`, `"dora"`, `"dora-tucker"`, `"loha"`, `"doha"`, `"lokr"`,
             `"dokr"`, `"oft"`, `"boft"`, `"glora"`, `"ia3"`, `"full"` or `"norm"`; or the name of an adapter type of a
-            plugin, whose leaves only that plugin understands.
+            plugin, whose delta only that plugin computes.
         leaves: canonical leaf name (kohya's and LyCORIS', `"lora_down.weight"`) -> tensor; without alpha.
         alpha: the alpha of the file, or None; for `oft` and `boft` it is the constraint, which is not a scale.
         source: the file, for messages.
+        weight_shape: the shape of the changed weight, if the metadata of the file records it; else None.
 
     """
 
@@ -44,6 +45,12 @@ class ModuleWeights:
     leaves: Mapping[str, LazyTensor]
     alpha: float | None
     source: str = ""
+    weight_shape: Shape | None = None
+
+    @property
+    def has_delta(self) -> bool:
+        """Whether the delta can be computed; False for an adapter type that no installed plugin registers."""
+        return self.algorithm in ALGORITHMS
 
     @property
     def needs_base(self) -> bool:
@@ -67,11 +74,15 @@ class ModuleWeights:
         Convolutions of LoHa, and of LoKr without a core or a whole w2, have `(out, in * k * k)`: their files do not
         contain the size of the kernel.
         """
-        return self._algorithm.shape(self._shapes)
+        return self.weight_shape or self._algorithm.shape(self._shapes)
 
     def rank(self) -> int | None:
         """Return the rank by which alpha is divided; None for algorithms and modules without a rank."""
         return self._algorithm.rank(self._shapes)
+
+    def listed_rank(self) -> int | None:
+        """Return the rank to show for the module: `rank`, or the rank in the sense of a plugin's adapter type."""
+        return self.rank()
 
     def scale(self) -> float:
         """Return `alpha / rank`; 1 if there is no alpha or alpha is not a scale.

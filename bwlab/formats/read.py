@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -39,7 +40,18 @@ def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: 
     file = _open(path, pickles)
     if not file.entries:
         raise BwlabError(f"reading adapter {path}", "it holds no tensors", "Give an adapter file")
-    return contents_of(file, readers_of(manager))
+    return _with_types(contents_of(file, readers_of(manager)), manager)
+
+
+def _with_types(contents: AdapterContents, manager: Formats | None) -> AdapterContents:
+    """Return the contents with the modules of plugins' adapter types as those plugins compute them."""
+    if manager is None or all(module.has_delta for module in contents.modules.values()):
+        return contents
+    modules = {
+        path: module if module.has_delta else manager.module_of_type(module)
+        for path, module in contents.modules.items()
+    }
+    return dataclasses.replace(contents, modules=modules)
 
 
 def readers_of(manager: Formats | None) -> tuple[FormatReader, ...]:

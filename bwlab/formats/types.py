@@ -89,3 +89,9 @@ class Formats(Protocol):
 
     def formats(self) -> tuple[FormatType, ...]:
         """Return readers and writers."""
+
+    def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
+        """Return a module of a plugin's adapter type with the delta that the plugin computes.
+
+        The module is returned unchanged if no installed plugin registers its type.
+        """

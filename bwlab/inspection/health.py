@@ -8,9 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.algorithms.full import BIAS_LEAVES
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
+from bwlab.terminal import counted
 
 Severity = Literal["error", "warning", "note"]
 
@@ -49,6 +52,8 @@ class ModuleHealth:
         zero: whether the module changes nothing.
         energy: the squared norm of the delta; None if it is expensive to compute.
         top: the share of the energy in the first direction, 0..1; None if it is expensive or there is no energy.
+        rank: the rank of the module; None if it has none.
+        failure: why the plugin of the module's adapter type could not compute the delta; empty if there is no failure.
 
     """
 
@@ -56,6 +61,8 @@ class ModuleHealth:
     zero: bool
     energy: float | None
     top: float | None
+    rank: int | None = None
+    failure: str = ""
 
 
 def module_health(module: ModuleWeights) -> ModuleHealth:
@@ -64,18 +71,24 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
     for leaf, tensor in module.leaves.items():
         numbers = tensor.read()
         if not np.isfinite(numbers.astype(np.float64)).all():
-            return ModuleHealth(False, False, None, None)
+            return ModuleHealth(False, False, None, None, module.rank())
         zero[leaf] = not numbers.any()
     if module.alpha is not None and not np.isfinite(module.alpha):
-        return ModuleHealth(False, False, None, None)
+        return ModuleHealth(False, False, None, None, module.rank())
     own = [is_zero for leaf, is_zero in zero.items() if leaf not in BIAS_LEAVES]
     nothing = any(own) if module.is_product else all(own)
     nothing = nothing and all(zero[leaf] for leaf in BIAS_LEAVES if leaf in zero)
-    values = None if module.alpha == 0 and module.rank() is not None else module.singular_values()
+    try:
+        rank = module.listed_rank()
+        values = None if module.alpha == 0 and module.rank() is not None else module.singular_values()
+    except BwlabError as error:  # from the plugin of the module's adapter type
+        if module.algorithm in ALGORITHMS:
+            raise
+        return ModuleHealth(True, nothing, None, None, failure=f"{error.asked}: {error.found}")
     if values is None:
-        return ModuleHealth(True, nothing, None, None)
+        return ModuleHealth(True, nothing, None, None, rank)
     energy = float(np.sum(values**2))
-    return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None)
+    return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None, rank)
 
 
 def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
@@ -88,6 +101,7 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
     """
     found = [
         *_numbers(health),
+        *_types(contents, health),
         *_alphas(contents),
         *_spikes(contents, health),
         *_keys(contents),
@@ -106,6 +120,22 @@ def _numbers(health: Mapping[str, ModuleHealth]) -> list[Finding]:
         findings.append(Finding("error", "not-finite", text, broken))
     if zero:
         findings.append(Finding("warning", "all-zero", f"{_some(zero, len(health))} change nothing: all zero", zero))
+    return findings
+
+
+def _types(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
+    """Return what is wrong with the plugins of the file's adapter types."""
+    failed = {path: numbers.failure for path, numbers in health.items() if numbers.failure}
+    missing = [path for path, module in contents.modules.items() if not module.has_delta]
+    findings = []
+    if failed:
+        others = f" (and {counted(len(failed) - 1, 'module')} more)" if len(failed) > 1 else ""
+        text = f"{next(iter(failed.values()))}{others}"
+        findings.append(Finding("error", "plugin-failed", text, tuple(failed)))
+    if missing:
+        name = contents.modules[missing[0]].algorithm
+        text = f"no installed plugin registers the adapter type {name}: its deltas are unknown"
+        findings.append(Finding("warning", "unknown-type", text, tuple(missing)))
     return findings
 
 

@@ -172,7 +172,7 @@ def _summary(
         name=name,
         modules=len(modules),
         algorithms=_counted(module.algorithm for module in modules),
-        ranks=dict(sorted(_counted(rank for module in modules if (rank := module.rank()) is not None).items())),
+        ranks=dict(sorted(_counted(rank for path in paths if (rank := health[path].rank) is not None).items())),
         alphas=_counted(module.alpha for module in modules if module.rank() is not None),
         energy_share=energy / whole if whole else None,
     )

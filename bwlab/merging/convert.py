@@ -16,13 +16,14 @@ from bwlab.base.weights import ModelWeights, open_model
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec, parse_spec
 from bwlab.errors import BwlabError
-from bwlab.formats.algorithms import ALGORITHMS
+from bwlab.formats.algorithms import ALGORITHMS, unknown_type
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.lora_form import BaseWeights, bias_leaves, lora_module, nearest_lora, weight_shape
 from bwlab.formats.metadata import derived_metadata
 from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import is_float, written_dtype
+from bwlab.formats.types import FormatWriter
 from bwlab.linalg.factored import FactoredMatrix
 from bwlab.linalg.truncation import Truncation
 from bwlab.merging.output import (
@@ -83,11 +84,14 @@ def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Out
         require_known(contents)
     base = None if job.base is None else open_model(job.base)
     scheme = known_scheme(contents.architecture, base.config if base else None, manager)
-    modules, fits = _changed(job, contents, base, scheme, dtype, track)
-    metadata = derived_metadata(contents.metadata, modules, scheme, _step(job, contents), same_type=not fits)
+    modules, fits = _changed(job, contents, base, scheme, writer, dtype, track)
+    lost_types = _types(contents.modules) - _types(modules)
+    same_type = not fits and not lost_types
+    metadata = derived_metadata(contents.metadata, modules, scheme, _step(job, contents), same_type=same_type)
     files = write_adapter(contents, modules, metadata, job.target, writer)
     dropped = len(contents.modules) - len(modules) - sum(fit.after == 0 for fit in fits)
-    return Outcome(files, len(modules), scheme, tuple(fits), tuple(_notes(contents, dropped)))
+    notes = [f"modules of adapter type {name} are written as LoRA" for name in sorted(lost_types)]
+    return Outcome(files, len(modules), scheme, tuple(fits), (*notes, *_notes(contents, dropped)))
 
 
 def _changed(
@@ -95,6 +99,7 @@ def _changed(
     contents: AdapterContents,
     base: ModelWeights | None,
     scheme: BlockScheme,
+    writer: FormatWriter,
     dtype: str | None,
     track: Track,
 ) -> tuple[Modules, list[Fit]]:
@@ -110,7 +115,35 @@ def _changed(
             modules, fits = resized(
                 modules, job.rank, architecture=contents.architecture, base=base, dtype=dtype, track=track
             )
+    modules = _in_a_form_for(modules, writer, spec, contents.architecture, base)
     return (modules if spec is None else scaled_blocks(modules, spec)), scaled_fits(fits, spec)
+
+
+def _in_a_form_for(
+    modules: Modules, writer: FormatWriter, spec: BlockSpec | None, architecture: str, base: ModelWeights | None
+) -> Modules:
+    """Return the modules, those of plugins' adapter types as LoRA if the writer or the scales need it.
+
+    Either all of these modules are changed or none, since a file names one adapter type. Modules whose type gives no
+    factors stay: the writer or the scaling refuses them and says what to do.
+    """
+    typed = [module for module in modules.values() if module.algorithm not in ALGORITHMS and module.has_delta]
+    scales = {spec.value_of(module.path) for module in typed} if spec is not None else set()
+    if scales <= {0.0, 1.0} and all(map(writer.expresses, typed)):
+        return modules
+    weight_of = None if base is None else base.weight
+    made = {}
+    for module in typed:
+        matrix = module.matrix(weight_of) if not module.needs_base or base is not None else None
+        if isinstance(matrix, FactoredMatrix):
+            shape = weight_shape(module, architecture, base)
+            made[module.path] = lora_module(module.path, matrix, shape, "F32", source=module.source)
+    return {**modules, **made}
+
+
+def _types(modules: Modules) -> set[str]:
+    """Return the adapter types of plugins among the modules."""
+    return {module.algorithm for module in modules.values()} - ALGORITHMS.keys()
 
 
 def _step(job: Conversion, contents: AdapterContents) -> dict[str, object]:
@@ -179,7 +212,7 @@ def resized(
         track: function that shows the progress.
 
     Raises:
-        BwlabError: a module needs the base's weight and there is none, or only a plugin knows its algorithm.
+        BwlabError: a module needs the base's weight and there is none, or its plugin is not installed.
 
     """
     small = dtype or commonest_dtype(modules.values())
@@ -243,13 +276,9 @@ def commonest_dtype(modules: Iterable[ModuleWeights]) -> str:
 
 
 def require_readable(module: ModuleWeights) -> None:
-    """Raise `BwlabError` if only a plugin knows what the module's leaves mean."""
-    if module.algorithm not in ALGORITHMS:
-        raise BwlabError(
-            f"the delta of {module.path} in {module.source}",
-            f"it is of the adapter type {module.algorithm}, whose leaves only its plugin knows",
-            "Convert it without --rank to kohya's form",
-        )
+    """Raise `BwlabError` if the module is of an adapter type that no installed plugin registers."""
+    if not module.has_delta:
+        raise unknown_type(f"the delta of {module.path} in {module.source}", module.algorithm)
 
 
 def _listed(names: Sequence[str]) -> str:

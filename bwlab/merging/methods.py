@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.lora_form import BaseWeights, lora_module, nearest, weight_shape
 from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.tensors import LazyTensor, in_dtype
@@ -192,7 +193,7 @@ def combined(
     """
     if _all_of(parts, "norm"):
         return _direct(parts), None
-    if len(parts) == 1 and method.linear and rank is None:
+    if len(parts) == 1 and method.linear and rank is None and parts[0].module.algorithm in ALGORITHMS:
         return scaled_module(parts[0].module, parts[0].scale), None
     shape = _common_shape(parts, architecture, base)
     if len(parts) == 1 and method.linear and rank is not None:
@@ -216,7 +217,7 @@ def _near(
     parts: Sequence[ScaledModule], method: Method, rank: int | None, base: BaseWeights | None
 ) -> tuple[Truncation, int | None]:
     """Return the merged delta as factors, and the sum of the ranks of its parts; None for a dense delta."""
-    own = [part.module.factors() for part in parts] if method.linear else []
+    own = [_factors(part.module, base) for part in parts] if method.linear else []
     factors = [matrix.scaled(part.scale) for matrix, part in zip(own, parts, strict=False) if matrix is not None]
     if len(factors) == len(parts):
         whole = concatenated(factors)
@@ -229,6 +230,14 @@ def _near(
     weight = base.weight(path) if base is not None else None
     dense = dense_delta(parts, method, weight)
     return nearest(dense.reshape(len(dense), -1), rank), None
+
+
+def _factors(module: ModuleWeights, base: BaseWeights | None) -> FactoredMatrix | None:
+    """Return the factors of a delta, of a plugin's adapter type in a base too; None for a dense delta."""
+    if module.algorithm in ALGORITHMS or base is None:
+        return module.factors()
+    matrix = module.matrix(base.weight)
+    return matrix if isinstance(matrix, FactoredMatrix) else None
 
 
 def _single(part: ScaledModule, rank: int, shape: tuple[int, ...], base: BaseWeights | None) -> MergedModule:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError, did_you_mean
-from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.dialects.textual_inversion import embedding_paths, write_embeddings
 from bwlab.formats.lora_form import bias_leaves
@@ -226,7 +225,9 @@ def require_expressible(modules: Modules, writer: FormatWriter, source: object) 
 def _way_out(unfit: Sequence[ModuleWeights]) -> str:
     if any(module.algorithm == "norm" or bias_leaves(module) for module in unfit):
         return "Write it as kohya or ldm, which hold norms and biases too"
-    needs = any(module.algorithm in ALGORITHMS and module.needs_base for module in unfit)
+    if not all(module.has_delta for module in unfit):
+        return "Write it as kohya, which keeps every leaf, or install the plugin of its adapter type"
+    needs = any(module.needs_base or module.shape is None for module in unfit)
     return f"Approximate it by LoRA with --rank N{' and --base BASE' if needs else ''}, or write it as kohya or ldm"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pluggy
 
@@ -20,6 +20,9 @@ from bwlab.formats.types import FormatReader, FormatType, FormatWriter
 from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins.discovery import Candidate, Registration, installed_candidates, load_all, reason
 from bwlab.tagging.tagger import Tagger
+
+if TYPE_CHECKING:
+    from bwlab.formats.modules import ModuleWeights
 
 State = Literal["loaded", "failed", "disabled"]
 Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, OptimizerType, Tagger)
@@ -128,6 +131,18 @@ class PluginManager:
     def formats(self) -> tuple[FormatType, ...]:
         """Return the readers, then the writers; raise `BwlabError` if two plugins register the same name."""
         return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
+
+    def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
+        """Return a module of a plugin's adapter type with the delta that the plugin computes.
+
+        The module is returned unchanged if no installed plugin registers its type.
+        """
+        for record, given in self._registered(AdapterType):
+            if given.name == module.algorithm:
+                from bwlab.adapters.typed_module import typed_module
+
+                return typed_module(module, given, f"plugin {record.name} of {record.source}")
+        return module
 
     def adapter_type(self, name: str) -> AdapterType:
         """Return the adapter type of this name; if there is none, raise `BwlabError` with the known names."""

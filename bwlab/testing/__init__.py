@@ -60,6 +60,10 @@ class AdapterContract:
         """`delta()` equals the change of the effective weight."""
         clauses.delta_is_the_weight_change(self.bench())
 
+    def test_file_means_the_delta(self) -> None:
+        """The delta of a saved file is `delta()`, and so is the product of `factors()`."""
+        clauses.file_means_the_delta(self.bench())
+
     def test_alpha_is_honoured(self) -> None:
         """Twice the alpha is twice the delta."""
         clauses.alpha_is_honoured(self.bench())

@@ -17,8 +17,11 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
+from bwlab.adapters.typed_module import typed_module
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.spec import parse_spec
+from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.read import read_contents
 from bwlab.formats.types import FormatType
 from bwlab.testing.bench import (
     SCHEME,
@@ -127,6 +130,28 @@ def delta_is_the_weight_change(bench: Bench) -> None:
             )
 
 
+def file_means_the_delta(bench: Bench) -> None:
+    """The delta of a saved file is `delta()`, and so is the product of `factors()`.
+
+    All commands but `train` and `generate` take the deltas from there. A file whose leaves are all named as in kohya's
+    or LyCORIS' files is read as those tools read it, so a type with another meaning needs other names.
+    """
+    adapter = bench.trained()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "adapter.safetensors"
+        save_adapter(adapter, file)
+        modules = read_contents(file, _OnlyType(bench.adapter_type)).modules
+        for path, layer in adapter.layers.items():
+            weight = bench.layer(path).weight.detach()
+            expected = layer.delta(weight if layer.needs_base_weight else None).detach().flatten(1)
+            delta = torch.from_numpy(modules[path].delta(weight.numpy())).flatten(1)
+            require_close(f"the delta of {path} in a file", [delta], [expected.double()], 1e-5)
+            factors = layer.factors()
+            if factors is not None:
+                product = torch.from_numpy(factors.dense())
+                require_close(f"the product of factors() of {path}", [product], [expected.double()], 1e-5)
+
+
 def alpha_is_honoured(bench: Bench) -> None:
     """Twice the alpha is twice the delta, for types whose alpha is a scale."""
     if bench.adapter_type.needs_base_weight or "alpha" not in bench.adapter_type.leaves:
@@ -191,6 +216,7 @@ CLAUSES: tuple[Clause, ...] = (
     samples_are_scaled_apart,
     tensors_round_trip,
     delta_is_the_weight_change,
+    file_means_the_delta,
     alpha_is_honoured,
     rank_0_creates_nothing,
     unknown_options_are_refused,
@@ -208,6 +234,9 @@ class _OnlyType:
 
     def formats(self) -> tuple[FormatType, ...]:
         return ()
+
+    def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
+        return typed_module(module, self.adapter_type, "the plugin")
 
 
 def _create(bench: Bench, path: str, rank: int, **options: object) -> AdapterLayer:

@@ -35,10 +35,10 @@ class OftLike(BaseAwareLayer):
 
     @classmethod
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> Self:
-        return cls(layer, 1, tensors["oft_blocks"].detach().clone())
+        return cls(layer, 1, tensors["turn"].detach().clone())
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"oft_blocks": self.block.detach()}
+        return {"turn": self.block.detach()}
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]
         turned = self.base_part(base_output, base).to(self.block.dtype)
@@ -69,7 +69,7 @@ class DenseOftLike(OftLike):
 OFT_LIKE = AdapterType(
     name="oft-like",
     summary="turns the output of every layer",
-    leaves=("oft_blocks",),
+    leaves=("turn",),
     needs_base_weight=True,
     load=lambda: OftLike,
     targets=lambda path, kind: True,

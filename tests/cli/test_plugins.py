@@ -111,8 +111,10 @@ def test_check_finds_a_wrong_delta(packages: FakePackages, capsys: pytest.Captur
     packages.install("bwlab-doubled", "1.0", {"doubled": BROKEN})
     assert run("plugins", "check", "doubled") == 1
     broken = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BROKEN")]
-    assert len(broken) == 1
-    assert "delta" in broken[0]
+    assert [line.split(":")[0].split(" (")[0] for line in broken] == [
+        "BROKEN  delta is the weight change",
+        "BROKEN  file means the delta",
+    ]
 
 
 def test_new_writes_a_project_that_passes_its_tests(packages: FakePackages, tmp_path: Path) -> None:

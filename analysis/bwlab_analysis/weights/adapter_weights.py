@@ -122,7 +122,7 @@ class AdapterWeights:
 
     def rank(self, path: str) -> int:
         """Return the rank in the file's own sense; of a module without one, the shorter side of its delta."""
-        return self.contents.modules[path].rank() or min(self.shapes[path])
+        return self.contents.modules[path].listed_rank() or min(self.shapes[path])
 
 
 def _beside_identity(dense: Array) -> FactoredMatrix:
@@ -155,9 +155,7 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
     if not shapes:
         tokens = [f"embeddings of {', '.join(contents.embeddings)}"] if contents.embeddings else []
         found = "; ".join([*tokens, *(part.line for part in left_out)])
-        needs_base = any(module.needs_base for module in contents.modules.values()) and base is None
-        fix = "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
-        raise BwlabError(f"reading adapter {path}", found, "Give its base model with --base" if needs_base else fix)
+        raise BwlabError(f"reading adapter {path}", found, _advice(contents.modules.values(), base))
     place = {block: number for number, block in enumerate(scheme.blocks())}
     ordered = sorted(shapes, key=lambda path: place[blocks[path]])
     return AdapterWeights(
@@ -172,6 +170,16 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
     )
 
 
+def _advice(modules: Iterable[ModuleWeights], base: ModelWeights | None) -> str:
+    """Return the advice for a file without a single delta that can be computed."""
+    listed = list(modules)
+    if base is None and any(module.has_delta and (module.needs_base or module.shape is None) for module in listed):
+        return "Give its base model with --base"
+    if any(not module.has_delta for module in listed):
+        return "Install the plugin of the adapter type"
+    return "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
+
+
 def _require_layers(file: Path, paths: Iterable[str], base: ModelWeights) -> None:
     wanted = list(paths)
     missing = [path for path in wanted if f"{path}.weight" not in base.tensors]
@@ -184,12 +192,12 @@ def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -
     """Why a module's delta is no matrix that the file, or the base with it, tells, or None if it is."""
     if not in_scheme:
         return "no module of a known UNet or text encoder"
-    if module.needs_base:
+    if not module.has_delta:
+        return f"adapter type {module.algorithm}, which no installed plugin registers"
+    if module.needs_base or module.shape is None:
         if base is not None:
             return None
         return f"{module.algorithm}, whose deltas need the base model's weights"
-    if module.shape is None:
-        return f"type {module.algorithm}, which only its plugin understands"
     return "changes of norms, which are no matrices" if len(module.shape) < 2 else None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bwlab.formats.algorithms.algorithm import Algorithm, PluginAlgorithm, Shape, UnfitLeaves
+from bwlab.formats.algorithms.algorithm import Algorithm, PluginAlgorithm, Shape, UnfitLeaves, unknown_type
 from bwlab.formats.algorithms.dora import Dora
 from bwlab.formats.algorithms.full import Full, Ia3, Norm
 from bwlab.formats.algorithms.glora import Glora
@@ -16,7 +16,7 @@ from bwlab.formats.algorithms.lokr import Lokr
 from bwlab.formats.algorithms.lora import Lora, Tucker
 from bwlab.formats.algorithms.oft import Boft, Oft
 
-__all__ = ["ALGORITHMS", "Algorithm", "UnfitLeaves", "algorithm_named", "algorithm_of"]
+__all__ = ["ALGORITHMS", "Algorithm", "UnfitLeaves", "algorithm_named", "algorithm_of", "unknown_type"]
 
 # The first algorithm that recognises a module's leaves is used, so an algorithm that adds a leaf precedes the original.
 ALGORITHMS: Mapping[str, Algorithm] = {

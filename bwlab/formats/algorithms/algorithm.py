@@ -112,7 +112,7 @@ class Algorithm(ABC):
 
 
 class PluginAlgorithm(Algorithm):
-    """The algorithm of an adapter type that only its plugin understands: it has no shape, no rank and no delta."""
+    """The algorithm of an adapter type that no installed plugin registers: it has no shape, no rank and no delta."""
 
     is_linear = False
 
@@ -123,13 +123,18 @@ class PluginAlgorithm(Algorithm):
         """Return None: the shape of the weight is unknown."""
 
     def delta(self, leaves: Leaves, alpha: float | None, base: Numbers | None) -> Numbers:
-        """Raise `BwlabError`: the plugin computes the delta from a loaded base model."""
-        found = "only the plugin of that adapter type computes it"
-        raise BwlabError(f"the delta of a module of type {self.name}", found, "Load the file with its base model")
+        """Raise `BwlabError`: without the plugin the meaning of the leaves is unknown."""
+        raise unknown_type(f"a module of adapter type {self.name}", self.name)
 
     def linear_leaves(self, names: Collection[str]) -> tuple[str, ...]:
         """Return an empty tuple."""
         return ()
+
+
+def unknown_type(asked: str, name: str) -> BwlabError:
+    """Return the error for a module of an adapter type that no installed plugin registers."""
+    found = f"no installed plugin registers the adapter type {name}"
+    return BwlabError(asked, found, "Install its plugin; 'bwlab plugins' lists the plugins that are installed")
 
 
 def shapes_of(leaves: Mapping[str, LazyTensor] | Leaves) -> dict[str, Shape]:
