@@ -99,7 +99,7 @@ def survey_settings(config: TrainConfig, with_base: bool) -> Survey:
     from bwlab.dataset.folders import present_subsets
     from bwlab.dataset.survey import image_count, survey
     from bwlab.terminal import ProgressBar
-    from bwlab.training.data import long_captions
+    from bwlab.training.data import long_captions, text_reading
 
     subsets = present_subsets(config.data, config.regularisation)
     count = image_count(subsets)
@@ -107,7 +107,7 @@ def survey_settings(config: TrainConfig, with_base: bool) -> Survey:
     with ProgressBar("reading images", count) as bar:
         if pipe is None:
             return survey(subsets, None, bar.advance)
-        return survey(subsets, base_size(pipe), bar.advance, partial(long_captions, pipe))
+        return survey(subsets, base_size(pipe), bar.advance, partial(long_captions, pipe, text_reading(config)))
 
 
 def document(survey: Survey) -> dict[str, Any]:
@@ -207,7 +207,9 @@ def lines(survey: Survey) -> Iterator[str]:
     )
     if survey.long_captions:
         captions = [shorten(caption, CAPTION_WIDTH) for caption in survey.long_captions]
-        yield from listed(f"Captions longer than {survey.token_limit} tokens", captions)
+        yield from listed(
+            f"Captions longer than {survey.token_limit} tokens, cut there (see data.max_tokens)", captions
+        )
     if not survey.trainable:
         yield "No image can be trained: bwlab train would stop."
     elif survey.stops:

@@ -62,6 +62,7 @@ HINTS: Mapping[str, str] = {
     "caption_dropout_rate": "--set data.caption_dropout=0.1",
     "caption_tag_dropout_rate": "--set data.tag_dropout=0.1",
     "cache_latents_to_disk": "--set data.cache=true",
+    "max_token_length": "--set data.max_tokens=150",
     "enable_bucket": "--set data.buckets=true",
     "min_bucket_reso": "--set data.bucket_min=256",
     "max_bucket_reso": "--set data.bucket_max=1024",

@@ -185,7 +185,7 @@ def plain_type(annotation: object) -> object:
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the words that a setting may be, none if it is not one of several words."""
     kind = plain_type(field.annotation)
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    return tuple(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else ()
 
 
 def bound(field: FieldInfo, name: str) -> Any:

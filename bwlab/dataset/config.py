@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from bwlab.config.model import Settings, Text
@@ -34,6 +36,9 @@ class DataConfig(Settings):
 
     cache: Text | None = None
     """Folder of the cached latents and text embeddings; if it is not set, the user's cache folder."""
+
+    max_tokens: Literal[75, 150, 225] = 75
+    """Tokens that are read of a caption, in one, two or three chunks of 75; the rest is cut."""
 
     shuffle_caption: bool = False
     """Shuffle the tags of a caption at each step."""

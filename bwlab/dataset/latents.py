@@ -1,7 +1,7 @@
 """Latents of images and embeddings of captions, each computed once and kept in a cache on disk.
 
 Entries of the cache are keyed by content: the image's bytes, its size, whether it is mirrored, and the autoencoder's
-weights and scale; or the caption, the tokenizers, the text encoders' weights and the layer that is read. A latent is
+weights and scale; or the caption, the tokenizers, the text encoders' weights and how they are read. A latent is
 kept as the mean and the deviation of its posterior, so training samples it anew at each step, as it would without a
 cache. Each entry is computed alone, never in a batch, so its bits depend on nothing else.
 """
@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch, encode_texts, text_encoders
+from bwlab.base.conditioning import TextBatch, text_encoders
 from bwlab.base.latents import Posterior, encode_images, latent_scale, latent_shift
 from bwlab.base.load import module_hash
+from bwlab.base.text_chunks import TextReading
 from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
 from bwlab.errors import BwlabError
@@ -125,7 +126,7 @@ def encode_examples(
 
 @torch.no_grad()
 def encode_captions(
-    captions: Iterable[str], pipe: Pipeline, cache: TensorCache, clip_skip: int = 1
+    captions: Iterable[str], pipe: Pipeline, cache: TensorCache, reading: TextReading
 ) -> dict[str, TextBatch]:
     """Return the embedding of each caption as a batch of one, float32, as sampling would compute it."""
     weights = [module_hash(encoder) for encoder in text_encoders(pipe)]
@@ -133,14 +134,11 @@ def encode_captions(
     tokenizer_hashes = [tokenizer_hash(tokenizer) for tokenizer in tokenizers if tokenizer is not None]
 
     def encode(caption: str) -> dict[str, Tensor]:
-        text = encode_texts(pipe, [caption], clip_skip)
+        text = reading.encode(pipe, [caption])
         return {"context": text.context} | ({} if text.pooled is None else {"pooled": text.pooled})
 
-    reading = () if clip_skip == 1 else (f"clip_skip={clip_skip}",)
-    entries = {
-        caption: cache.get("text", (caption, *weights, *tokenizer_hashes, *reading), partial(encode, caption))
-        for caption in captions
-    }
+    content = (*weights, *tokenizer_hashes, *reading.cache_key())
+    entries = {caption: cache.get("text", (caption, *content), partial(encode, caption)) for caption in captions}
     return {caption: TextBatch(entry["context"], entry.get("pooled")) for caption, entry in entries.items()}
 
 

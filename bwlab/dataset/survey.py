@@ -24,7 +24,7 @@ from bwlab.dataset.folders import (
 from bwlab.errors import BwlabError
 from bwlab.images import Size, UnreadableImage, image_size, read_image
 
-# From captions: how many tokens the text encoder reads, and which captions are longer.
+# From captions: how many tokens are read of each, and which captions are longer.
 FindLongCaptions = Callable[[Collection[str]], tuple[int, tuple[str, ...]]]
 
 
@@ -113,8 +113,8 @@ class Survey:
         near_duplicates: pairs of images that look the same but are different files.
         unread: files of image formats that are not read.
         notes: warnings about the settings, the contents of the folders and the captions.
-        long_captions: captions longer than the text encoder reads; None if no base was given.
-        token_limit: number of tokens that the text encoder reads; None if no base was given.
+        long_captions: captions that are cut; None if no base was given.
+        token_limit: number of tokens that are read of a caption, without begin and end; None if no base was given.
         broken_stop: whether broken images stop a run.
 
     """
@@ -171,7 +171,7 @@ def survey(
         base: size of the images that the base was made for; None means that only folders with a resolution of their
             own have buckets.
         on_image: called after each image.
-        find_long: returns the captions that a text encoder does not read to their end.
+        find_long: returns the captions that are not read to their end.
 
     Raises:
         BwlabError: a folder does not exist or is empty, or a size is impossible.

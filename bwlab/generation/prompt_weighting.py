@@ -70,7 +70,7 @@ def weighted_context(pipe: Pipeline, prompts: Sequence[str]) -> dict[str, Tensor
 
 
 def chunked_context(pipe: Pipeline, prompts: Sequence[str], weighting: str | None, count: int) -> dict[str, Tensor]:
-    """Return the same as `weighted_context` for prompts in `count` chunks, see `bwlab.generation.chunks`."""
+    """Return the same as `weighted_context` for prompts in `count` chunks, see `bwlab.base.text_chunks`."""
     text = encode_chunks(pipe, prompts, weighting, count)
     return {"context": text.context} if text.pooled is None else {"context": text.context, "pooled": text.pooled}
 

@@ -59,7 +59,7 @@ def generate(
 
     Adapters act only inside this call, on the UNet and, if they have such layers, on the text encoders. The noise of
     each image comes from a separate CPU generator, so it does not depend on the other images of its batch. Long prompts
-    are read in chunks (`bwlab.generation.chunks`), except by compel, which cuts them.
+    are read in chunks (`bwlab.base.text_chunks`), except by compel, which cuts them.
 
     Args:
         pipe: the base; only the noise schedule of its scheduler is used, and nothing is changed.

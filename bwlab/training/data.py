@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bwlab.base.quiet import quiet_libraries
+from bwlab.base.text_chunks import TextReading, chunk_size
 from bwlab.dataset.buckets import Frame, Sizing, base_size, frame_example, subset_sizing
 from bwlab.dataset.examples import Example, Subset
 from bwlab.dataset.folders import folder_notes, other_captions_note, read_dataset, subsets, unread_paths
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
     from bwlab.training.config import TrainConfig
 
+
+CHUNK_TOKENS = 75  # of CLIP's text encoders, without begin and end; `data.max_tokens` counts in them
+MOST_CHUNKS = 3
 
 FramedExample = tuple[Example, "Frame | UnreadableImage"]
 
@@ -53,7 +56,7 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
     with ProgressBar("encoding images", len(framed), console=console) as bar:
         images = encode_examples(framed, encoder, bar.advance)
     readable = readable_examples(examples, images, config.data.skip_broken, console)
-    for warning in warnings_of(folders, [example for example, _ in readable], pipe):
+    for warning in warnings_of(folders, [example for example, _ in readable], pipe, text_reading(config)):
         console.print(warning, style="yellow", soft_wrap=True, markup=False)
     kept, encoded = zip(*readable, strict=True)
     return TrainingSet(kept, encoded, base.factor, config.regularisation.weight)
@@ -88,7 +91,14 @@ def readable_examples(
     return readable
 
 
-def warnings_of(folders: Sequence[Subset], examples: Sequence[Example], pipe: Pipeline) -> Iterator[str]:
+def text_reading(config: TrainConfig) -> TextReading:
+    """Return how the captions of a run are read."""
+    return TextReading(config.training.clip_skip, config.data.max_tokens // CHUNK_TOKENS)
+
+
+def warnings_of(
+    folders: Sequence[Subset], examples: Sequence[Example], pipe: Pipeline, reading: TextReading
+) -> Iterator[str]:
     """Yield warnings about the data, one line each."""
     yield from dict.fromkeys(note for subset in folders for note in (*subset.notes, *folder_notes(subset)))
     unread = [path for subset in folders for path in unread_paths(subset)]
@@ -102,14 +112,14 @@ def warnings_of(folders: Sequence[Subset], examples: Sequence[Example], pipe: Pi
     other_captions = other_captions_note(examples)
     if other_captions is not None:
         yield other_captions
-    limit, long = long_captions(pipe, {example.caption for example in examples})
+    limit, long = long_captions(pipe, reading, {example.caption for example in examples})
     if long:
-        yield f"{counted(len(long), 'caption')} longer than {limit} tokens; the text encoder does not read the rest"
+        setting = "data.max_tokens is at its most" if reading.chunks == MOST_CHUNKS else "data.max_tokens reads more"
+        yield f"{counted(len(long), 'caption')} longer than {limit} tokens and cut there ({setting})"
 
 
-def long_captions(pipe: Pipeline, captions: Collection[str]) -> tuple[int, tuple[str, ...]]:
-    """Return how many tokens the text encoder reads, and the captions that have more, sorted."""
-    limit = int(pipe.tokenizer.model_max_length)
-    with quiet_libraries():  # transformers warns of each caption
-        tokens = {caption: pipe.tokenizer(caption, truncation=False).input_ids for caption in sorted(captions)}
-    return limit, tuple(caption for caption, ids in tokens.items() if len(ids) > limit)
+def long_captions(pipe: Pipeline, reading: TextReading, captions: Collection[str]) -> tuple[int, tuple[str, ...]]:
+    """Return how many tokens are read of a caption, without begin and end, and the captions that are cut, sorted."""
+    return reading.chunks * chunk_size(pipe), tuple(
+        caption for caption in sorted(captions) if reading.cuts(pipe, caption)
+    )

@@ -20,6 +20,7 @@ from bwlab.generation.recipe import write_png
 from bwlab.generation.sample import generate
 from bwlab.plugins.events import StepRecord
 from bwlab.training.config import PreviewConfig, TrainConfig
+from bwlab.training.data import CHUNK_TOKENS
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.run_folder import DEFAULT_NAME, RunFolder
 from bwlab.training.state import save_state
@@ -198,6 +199,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "ss_max_grad_norm": repr(training.max_grad_norm),
         "ss_min_snr_gamma": str(training.min_snr_gamma),
         "ss_clip_skip": str(training.clip_skip if len(text_encoders(setup.pipe)) == 1 else None),
+        "ss_max_token_length": str(config.data.max_tokens if config.data.max_tokens > CHUNK_TOKENS else None),
         "ss_noise_offset": str(training.noise_offset or None),
         "ss_prior_loss_weight": repr(config.regularisation.weight),
         "ss_mixed_precision": training.precision,

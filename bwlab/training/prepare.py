@@ -26,7 +26,7 @@ from bwlab.errors import BwlabError
 from bwlab.files import cache_folder
 from bwlab.optimizers.types import OptimizerType
 from bwlab.training.config import OptimizerConfig, TrainConfig
-from bwlab.training.data import load_training_set
+from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
@@ -82,6 +82,7 @@ class TrainingSetup:
             **self.data.resume_invariants(),
             "precision": self.accelerator.mixed_precision,
             "processes": str(self.processes.size),
+            "data.max_tokens": str(config.data.max_tokens),
             "the base's weights": self.base_hash,
         }
 
@@ -179,11 +180,11 @@ def caption_embeddings(
     config: TrainConfig, pipe: Pipeline, trainable: Trainable, data: TrainingSet
 ) -> CaptionEmbeddings:
     """Return the embeddings of captions: cached, unless training changes them or the captions are too many."""
-    captions, clip_skip = data.all_captions(), config.training.clip_skip
+    captions, reading = data.all_captions(), text_reading(config)
     if captions is None or trainable.trains_text():
-        return CaptionEmbeddings(pipe, None, trainable.trains_text(), clip_skip)
+        return CaptionEmbeddings(pipe, None, trainable.trains_text(), reading)
     cache = TensorCache(Path(config.data.cache or cache_folder()))
-    return CaptionEmbeddings(pipe, encode_captions(sorted(captions), pipe, cache, clip_skip), False, clip_skip)
+    return CaptionEmbeddings(pipe, encode_captions(sorted(captions), pipe, cache, reading), False, reading)
 
 
 def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.conditioning import TextBatch, encode_texts, text_encoders
+from bwlab.base.conditioning import TextBatch, text_encoders
+from bwlab.base.text_chunks import TextReading
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import EVERYTHING
 from bwlab.blocks.spec import parse_spec
@@ -203,14 +204,14 @@ class CaptionEmbeddings:
         pipe: the base, whose text encoders compute them.
         cached: embeddings by caption, one row each; None means that each batch is computed anew.
         with_gradients: whether gradients flow into the text encoders.
-        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
+        reading: how captions are read.
 
     """
 
     def __init__(
-        self, pipe: Pipeline, cached: dict[str, TextBatch] | None, with_gradients: bool, clip_skip: int = 1
+        self, pipe: Pipeline, cached: dict[str, TextBatch] | None, with_gradients: bool, reading: TextReading
     ) -> None:
-        self._pipe, self._cached, self._with_gradients, self._clip_skip = pipe, cached, with_gradients, clip_skip
+        self._pipe, self._cached, self._with_gradients, self._reading = pipe, cached, with_gradients, reading
 
     def batch(self, captions: Sequence[str], device: torch.device) -> TextBatch:
         """Return the captions' embeddings on a device.
@@ -223,6 +224,6 @@ class CaptionEmbeddings:
             context = torch.cat([row.context for row in rows]).to(device)
             return TextBatch(context, torch.cat(pooled).to(device) if pooled else None)
         if self._with_gradients:
-            return encode_texts(self._pipe, captions, self._clip_skip)
+            return self._reading.encode(self._pipe, captions)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return encode_texts(self._pipe, captions, self._clip_skip)
+            return self._reading.encode(self._pipe, captions)

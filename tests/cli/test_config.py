@@ -97,7 +97,9 @@ def test_options_of_train_have_type_default_and_range_of_their_settings() -> Non
 @pytest.mark.parametrize(
     ("typed", "completions"),
     [
-        ("train --optimizer ad", ["adamw", "adafactor"]),
+        ("train --optimizer ad", ["adafactor", "adamw", "adamw8bit"]),
+        ("train --adapter lo", ["locon", "lora"]),
+        ("train --save-dtype f", ["fp32", "fp16"]),
         ("train --preset ", ["paper"]),
         ("config init --preset ", ["paper"]),
     ],

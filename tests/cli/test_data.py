@@ -42,7 +42,7 @@ Images that look the same (1):
 class/x.png ~ class/y.png (0 of 63 bits differ)
 Images smaller than their bucket, which will be enlarged (1):
 data/more/wide.png
-Captions longer than 16 tokens (1):
+Captions longer than 14 tokens, cut there (see data.max_tokens) (1):
 ink, fox, a tag that is long
 bwlab train would stop. Correct the broken images and the images that cannot be used.
 """

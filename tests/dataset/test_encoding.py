@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bwlab.base.conditioning import encode_texts
 from bwlab.base.load import load_base
+from bwlab.base.text_chunks import TextReading
 from bwlab.dataset.latents import TensorCache, encode_captions, read_tensors, tokenizer_hash
 from bwlab.errors import BwlabError
 from bwlab.images import read_image_tensor
@@ -39,7 +40,7 @@ def test_entries_are_the_outputs_of_the_models(pipe: Pipeline, two_images: Path,
 def test_captions_are_what_the_encoders_say(base: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     pipe: Pipeline = request.getfixturevalue(base)
     for _ in range(2):  # computed, then kept
-        found = encode_captions(["ink, fox", ""], pipe, TensorCache(tmp_path))
+        found = encode_captions(["ink, fox", ""], pipe, TensorCache(tmp_path), TextReading())
         for caption in ("ink, fox", ""):
             with torch.no_grad():
                 wanted = encode_texts(pipe, [caption])
@@ -54,7 +55,7 @@ def test_the_second_time_nothing_is_computed(
 ) -> None:
     config = settings(two_images, f"data.cache={tmp_path / 'cache'}")
     first, _ = load(config, pipe)
-    texts = encode_captions(["fox"], pipe, TensorCache(tmp_path / "cache"))
+    texts = encode_captions(["fox"], pipe, TensorCache(tmp_path / "cache"), TextReading())
 
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("computed again")
@@ -65,7 +66,7 @@ def test_the_second_time_nothing_is_computed(
     for one, other in zip(first.images, second.images, strict=True):
         assert torch.equal(one.plain.mean, other.plain.mean)
         assert torch.equal(one.plain.deviation, other.plain.deviation)
-    again = encode_captions(["fox"], pipe, TensorCache(tmp_path / "cache"))
+    again = encode_captions(["fox"], pipe, TensorCache(tmp_path / "cache"), TextReading())
     assert torch.equal(texts["fox"].context, again["fox"].context)
 
 
@@ -90,7 +91,7 @@ def test_other_weights_and_tokens_are_another_entry(tiny_pipeline: Path, two_ima
     config = settings(two_images, f"data.cache={tmp_path / 'cache'}")
     for count in (2, 4):
         load(config, changed)
-        encode_captions(["fox", "owl"], changed, cache)
+        encode_captions(["fox", "owl"], changed, cache, TextReading())
         assert len(entries(tmp_path / "cache" / "latents")) == count
         assert len(entries(tmp_path / "cache" / "text")) == count
         with torch.no_grad():
@@ -185,7 +186,7 @@ def test_every_warning_is_one_line(pipe: Pipeline, write_data: WriteData) -> Non
     assert printed.splitlines() == [
         f"1 file left out, as .tiff is not read: {folder / 'c.tiff'}",
         '1 image without a caption, and trained with one such as "sly fox"',
-        "1 caption longer than 16 tokens; the text encoder does not read the rest",
+        "1 caption longer than 14 tokens and cut there (data.max_tokens reads more)",
     ]
 
 

@@ -90,7 +90,7 @@ BAD_VALUES = [
     (["--lr", "nan"], "--lr: training.lr = nan"),
     (["--lr", "0"], "--lr: training.lr = 0.0: out of range"),
     (["--seed", "x"], "--seed"),
-    (["--optimizer", "adam"], "'adam' is not one of 'adamw', 'adafactor', 'prodigy'"),
+    (["--optimizer", "adam"], "optimiser 'adam': no plugin registers it. Did you mean adamw?"),
     (["--preset", "papper"], "papper"),
     (["--set", "training.step=3"], "Did you mean training.steps?"),
     (["--set", "adapter.options.rank_dropuot=0.3"], "rank_dropuot"),
