@@ -9,9 +9,11 @@ kind, the whole adapter) into one value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias
+
+from bwlab.errors import BwlabError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,6 +47,7 @@ class Measured:
         random: mean value of random adapters of the same shapes and norms; None where it has no meaning.
         random_sd: standard deviation of the values of random adapters; None if it is unknown.
         details: further numbers for `--json`, by name.
+        error: why there is no value, in one line; then the value is NaN. Empty otherwise.
 
     """
 
@@ -52,13 +55,99 @@ class Measured:
     random: float | None = None
     random_sd: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
 
 
-def _finite(measured: Measured | None) -> Measured | None:
-    if measured is None:
+@dataclass(frozen=True)
+class FailedParts:
+    """The reason why a measure could not reduce a module to numbers, in one line."""
+
+    error: str
+
+
+ModuleParts: TypeAlias = "Parts | FailedParts | None"
+"""What a measure reduces a module to; None if it has no answer."""
+
+
+@dataclass(frozen=True)
+class MeasureError:
+    """A measure that has no value because its plugin failed.
+
+    Attributes:
+        plugin: the plugin, `"plugin NAME of DISTRIBUTION VERSION"`.
+        name: name of the measure.
+        block: name of the block, or of another group of modules.
+        reason: what went wrong, in one line.
+
+    """
+
+    plugin: str
+    name: str
+    block: str
+    reason: str
+
+
+def attempted(function: Callable[..., object], *arguments: object) -> object:
+    """Return what a plugin's function returns, or `FailedParts` if it raises."""
+    try:
+        return function(*arguments)
+    except (Exception, SystemExit) as error:  # foreign code: it must not stop the other measures
+        text = first_line(error)
+        return FailedParts(text if isinstance(error, BwlabError) else f"{type(error).__name__}: {text}")
+
+
+def _parts(returned: object, call: str) -> ModuleParts:
+    if returned is None or isinstance(returned, FailedParts):
+        return returned
+    if not isinstance(returned, Mapping) or not all(map(_is_number, returned.values())):
+        return FailedParts(f"{call} returned {_shown(returned)}, not numbers by name")
+    return returned
+
+
+def _combined(modules: Sequence[ModuleParts], of_block: Callable[[Sequence[Parts]], object]) -> Measured | None:
+    """Return the value of modules together; a `Measured` with an error if a module or `of_block` failed."""
+    failed = next((parts for parts in modules if isinstance(parts, FailedParts)), None)
+    if failed is not None:
+        return Measured(math.nan, error=failed.error)
+    known = [parts for parts in modules if parts is not None and not isinstance(parts, FailedParts)]
+    if not known:
         return None
-    numbers = (measured.value, measured.random or 0.0, measured.random_sd or 0.0, *measured.details.values())
-    return measured if all(map(math.isfinite, numbers)) else None
+    returned = attempted(of_block, known)
+    if isinstance(returned, FailedParts):
+        return Measured(math.nan, error=returned.error)
+    if returned is None:
+        return None
+    if not isinstance(returned, Measured):
+        return Measured(math.nan, error=f"of_block returned {_shown(returned)}, not Measured or None")
+    numbers = (returned.value, returned.random, returned.random_sd, *returned.details.values())
+    wrong = next((number for number in numbers if number is not None and not _is_finite(number)), None)
+    return returned if wrong is None else Measured(math.nan, error=f"of_block returned {_shown(wrong)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, SupportsFloat) and not isinstance(value, str)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, SupportsFloat) and math.isfinite(float(value))
+
+
+def _shown(value: object) -> str:
+    """Return a number as text, and the type of anything else."""
+    return f"{float(value)}" if isinstance(value, int | float) else type(value).__name__
+
+
+def measure_errors(
+    groups: Iterable[tuple[str, Mapping[str, Measured | None]]], measures: Iterable[BlockMetric | ConflictMeasure]
+) -> tuple[MeasureError, ...]:
+    """Return the errors of measures in groups of modules, given as the group's name and its measures by name."""
+    owners = {measure.name: measure.owner for measure in measures}
+    return tuple(
+        MeasureError(owners.get(name, ""), name, group, measured.error)
+        for group, values in groups
+        for name, measured in values.items()
+        if measured is not None and measured.error
+    )
 
 
 @dataclass(frozen=True)
@@ -70,6 +159,7 @@ class BlockMetric:
         summary: one line that explains the number.
         of_module: function that reduces the spectrum of a module's delta; returns None for no answer (a zero delta).
         of_block: function that combines the numbers of at least one module.
+        owner: the plugin, for messages; set when the metric is registered.
 
     """
 
@@ -77,10 +167,15 @@ class BlockMetric:
     summary: str
     of_module: Callable[[Spectrum], Parts | None]
     of_block: Callable[[Sequence[Parts]], Measured | None]
+    owner: str = ""
 
-    def value_of(self, modules: Sequence[Parts]) -> Measured | None:
-        """Return the value of these modules together; None without modules, or if the value is not finite."""
-        return _finite(self.of_block(modules)) if modules else None
+    def parts_of(self, delta: Spectrum) -> ModuleParts:
+        """Return the numbers of a module, or why there are none."""
+        return _parts(attempted(self.of_module, delta), "of_module")
+
+    def value_of(self, modules: Sequence[ModuleParts]) -> Measured | None:
+        """Return the value of these modules together, with an error if the metric failed; None for no answer."""
+        return _combined(modules, self.of_block)
 
 
 @dataclass(frozen=True)
@@ -93,6 +188,7 @@ class ConflictMeasure:
         of_pair: function that reduces the pair of a module's two deltas; returns None for no answer.
         of_block: function that combines the numbers of at least one module that both adapters change.
         slow: whether it is measured only with a separate option (`--signs`), because it multiplies the deltas out.
+        owner: the plugin, for messages; set when the measure is registered.
 
     """
 
@@ -101,10 +197,15 @@ class ConflictMeasure:
     of_pair: Callable[[FactorPair], Parts | None]
     of_block: Callable[[Sequence[Parts]], Measured | None]
     slow: bool = False
+    owner: str = ""
 
-    def value_of(self, modules: Sequence[Parts]) -> Measured | None:
-        """Return the value of these modules together; None without modules, or if the value is not finite."""
-        return _finite(self.of_block(modules)) if modules else None
+    def parts_of(self, pair: FactorPair) -> ModuleParts:
+        """Return the numbers of a module, or why there are none."""
+        return _parts(attempted(self.of_pair, pair), "of_pair")
+
+    def value_of(self, modules: Sequence[ModuleParts]) -> Measured | None:
+        """Return the value of these modules together, with an error if the measure failed; None for no answer."""
+        return _combined(modules, self.of_block)
 
 
 @dataclass(frozen=True)
@@ -118,6 +219,7 @@ class FidelityScorer:
         load: function that returns the scorer and imports its models only when called. The scorer takes (generated,
             references), or (generated, prompts) with one prompt for each image, and returns one score per generated
             image; a higher score means more similar.
+        owner: the plugin, for messages; set when the scorer is registered; empty for built-in scorers.
 
     """
 
@@ -125,6 +227,7 @@ class FidelityScorer:
     kind: Literal["identity", "style", "text"]
     summary: str
     load: Callable[[], Callable[[Sequence[Image], Sequence[Any]], list[float]]]
+    owner: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,23 +121,23 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     return prompts
 
 
-def require_inputs(path: Path | None, folders: Mapping[str, Path | None]) -> tuple[str, ...]:
+def require_inputs(path: Path | None, folders: Collection[Path], option: str = "--data DIR") -> tuple[str, ...]:
     """Return the prompts of a text file, or none without a file, and check that a file or an image folder is given.
 
     Args:
         path: path of the text file.
-        folders: folders of images by name of the option.
+        folders: folders of images.
+        option: the option that gives a folder, for messages.
 
     Raises:
         BwlabError: the file cannot be read or holds no prompt, a folder does not exist, or nothing is given.
 
     """
-    for option, folder in folders.items():
-        if folder is not None and not folder.is_dir():
-            raise BwlabError(f"{option} {folder}", *not_a_folder(str(folder)))
-    if path is None and not any(folders.values()):
-        options = " or ".join(f"{option} DIR" for option in folders)
-        raise BwlabError("measuring in a base", "no prompts and no images", f"Give --prompts FILE or {options}")
+    for folder in folders:
+        if not folder.is_dir():
+            raise BwlabError(f"--data {folder}", *not_a_folder(str(folder)))
+    if path is None and not folders:
+        raise BwlabError("measuring in a base", "no prompts and no images", f"Give --prompts FILE or {option}")
     return read_prompts(path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -183,7 +183,19 @@ class _EffectSums:
     def effects(self) -> tuple[BlockEffects, ...]:
         """Return the effects at every block and timestep, over all timesteps first."""
         order = sorted(self._sums, key=lambda block_at_time: block_at_time[1] != ALL_TIMES)
-        return tuple(BlockEffects(*block_at_time, self._measures(self._sums[block_at_time])) for block_at_time in order)
+        measures = {block_at_time: self._measures(self._sums[block_at_time]) for block_at_time in order}
+        self._add_errors(measures[PREDICTION, ALL_TIMES])
+        return tuple(BlockEffects(*block_at_time, values) for block_at_time, values in measures.items())
+
+    def _add_errors(self, measures: dict[str, Measured | None]) -> None:
+        """Add the standard errors over latents to the retentions of the prediction, as the detail `error`."""
+        sums = [torch.cat(parts, dim=1).flatten(2) for parts in self._predictions.values()]
+        base, a, b, both = (torch.cat([times[index] for times in sums], dim=1) for index in range(len(PAIR)))
+        for name, effect, kept in (("retention_a", a - base, both - b), ("retention_b", b - base, both - a)):
+            measured = measures[name]
+            if measured is not None and len(base) > 1:
+                error = _ratio_error((kept * effect).sum(1), effect.square().sum(1))
+                measures[name] = replace(measured, details={"error": error})
 
     def blame(self) -> tuple[BlockBlame, ...]:
         """Return the blame of each block of each adapter, starting with the largest gain of the other adapter."""
@@ -276,6 +288,12 @@ def pair_sums(base: Tensor, with_a: Tensor, with_b: Tensor, with_both: Tensor) -
         b_kept=_dot(hab - ha, b),
         beyond=_dot(beyond, beyond),
     )
+
+
+def _ratio_error(parts: Tensor, wholes: Tensor) -> float:
+    """Return the standard error of `sum(parts) / sum(wholes)`, `(latents,)` each and two or more (delta method)."""
+    residuals = parts - parts.sum() / wholes.sum() * wholes
+    return float(residuals.std() / wholes.mean() / len(parts) ** 0.5)
 
 
 def _dot(one: Tensor, other: Tensor) -> float:

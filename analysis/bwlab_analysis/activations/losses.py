@@ -7,7 +7,7 @@ raises that loss again; the blame of a block of b is how much of the harm goes a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,18 @@ from bwlab.adapters.adapter import Adapter
 from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
-from bwlab_analysis.activations.passes import BASE, BOTH, A, B, Pass, pair_variants, passes, random_name, without
+from bwlab_analysis.activations.passes import (
+    BASE,
+    BOTH,
+    A,
+    B,
+    Pass,
+    Variants,
+    pair_variants,
+    passes,
+    random_name,
+    without,
+)
 from bwlab_analysis.activations.random_adapters import random_adapters
 from bwlab_analysis.measures import BlockBlame, worst_first
 
@@ -56,6 +67,7 @@ class LossReport:
         gain: gain by the adapter itself, `base - own`.
         harm: harm by the other adapter, `both - own`.
         random_harm: harm by each random adapter with the norms of the other adapter.
+        gain_lost_error: standard error of `gain_lost` over images (delta method); NaN for a single image.
         blame: for each block of the other adapter, the fall of the loss without it; the most blamed block first.
         need: for each block of the adapter itself, the rise of the loss without it; the most needed block first.
 
@@ -69,6 +81,7 @@ class LossReport:
     gain: Loss
     harm: Loss
     random_harm: tuple[float, ...]
+    gain_lost_error: float
     blame: tuple[BlockLoss, ...]
     need: tuple[BlockLoss, ...]
 
@@ -77,6 +90,17 @@ class LossReport:
         """The harm as a share of the adapter's gain over the base; None if the gain is not above its standard error."""
         gains = self.gain.value > 0 and self.gain.value > self.gain.error
         return self.harm.value / self.gain.value if gains else None
+
+    @property
+    def kept(self) -> Loss | None:
+        """The share of its gain that the adapter keeps beside the other one: 1 keeps all, below 0 less than nothing."""
+        lost = self.gain_lost
+        return None if lost is None else Loss(1 - lost, self.gain_lost_error)
+
+    @property
+    def random_kept(self) -> tuple[float, ...]:
+        """The share of its gain that the adapter keeps beside each random adapter; empty if `kept` is None."""
+        return () if self.kept is None else tuple(1 - harm / self.gain.value for harm in self.random_harm)
 
     @property
     def doubtful(self) -> bool:
@@ -119,34 +143,95 @@ def loss_interference(
     settings += [without(B, block, alone=False) for block in blamed]
     settings += [without(A, block, alone=False) for block in needed]
     variants = pair_variants(own, other, (), drawn, knock_outs).only(settings)
-    row = {name: torch.zeros(len(inputs), dtype=torch.float64) for name in settings}
-    groups = [(name,) for name in settings]
-    for batch in passes(pipe, scheme, (own, other), variants, inputs, timesteps, groups, on_pass):
-        for variant, losses in zip(batch.names, _losses(batch), strict=True):
-            row[variant][batch.rows] += losses / len(timesteps)
-    harms = [row[random_name(B, draw, alone=False)] - row[A] for draw in range(len(drawn))]
-    both = row[BOTH]
+    losses = _variant_losses(pipe, scheme, (own, other), variants, inputs, timesteps, on_pass)
+    blame = [BlockLoss(block, losses.rise(without(B, block, alone=False), BOTH)) for block in blamed]
+    need = [BlockLoss(block, losses.rise(BOTH, without(A, block, alone=False))) for block in needed]
+    return losses.report(name, len(drawn), blame, need)
 
-    def mean(values: Tensor) -> Loss:
+
+def loss_beside_all(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    own: Adapter,
+    others: Sequence[Adapter],
+    inputs: Inputs,
+    name: str,
+    timesteps: Sequence[int] = TIMESTEPS,
+    draws: int = 5,
+    seed: int = 0,
+    on_pass: OnProgress | None = None,
+) -> LossReport:
+    """Return the effect of all other adapters together on the losses of `own` on its training images.
+
+    The arguments are those of `loss_interference`. In each random draw every other adapter is replaced by a random
+    one. No blocks are switched off, so blame and need are empty.
+    """
+    drawn = [random_adapters(other, pipe.unet, draws, seed + 1 + 101 * index) for index, other in enumerate(others)]
+    adapters = (own, *others, *(adapter for group in drawn for adapter in group))
+    on: dict[str, list[Adapter]] = {BASE: [], A: [own], BOTH: [own, *others]}
+    draws = draws if any(drawn) else 0
+    for draw in range(draws):
+        on[random_name(B, draw, alone=False)] = [own, *(group[draw] for group in drawn if group)]
+    # By identity: an adapter may be equal to another one.
+    scales = tuple(tuple(float(any(it is adapter for it in active)) for adapter in adapters) for active in on.values())
+    variants = Variants(adapters, tuple(on), scales)
+    losses = _variant_losses(pipe, scheme, (own, *others), variants, inputs, timesteps, on_pass)
+    return losses.report(name, draws, (), ())
+
+
+@dataclass(frozen=True, eq=False)
+class _VariantLosses:
+    """The loss of each latent in each variant, a mean over timesteps."""
+
+    inputs: Inputs
+    by_variant: Mapping[str, Tensor]
+
+    def rise(self, before: str, after: str) -> Loss:
+        """Return the rise of the loss from one variant to another."""
+        return self._mean(self.by_variant[after] - self.by_variant[before])
+
+    def report(self, name: str, draws: int, blame: Sequence[BlockLoss], need: Sequence[BlockLoss]) -> LossReport:
+        gain, harm = self.rise(A, BASE), self.rise(A, BOTH)
+        lost = harm.value / gain.value if gain.value else math.nan
+        # The delta method: the error of a ratio of means is that of the mean residual, over the denominator.
+        residuals = self.by_variant[BOTH] - self.by_variant[A] - lost * (self.by_variant[BASE] - self.by_variant[A])
+        return LossReport(
+            name,
+            self.inputs.source,
+            self._mean(self.by_variant[BASE]),
+            self._mean(self.by_variant[A]),
+            self._mean(self.by_variant[BOTH]),
+            gain,
+            harm,
+            tuple(self.rise(A, random_name(B, draw, alone=False)).value for draw in range(draws)),
+            self._mean(residuals).error / abs(gain.value) if gain.value else math.nan,
+            _sorted(blame),
+            _sorted(need),
+        )
+
+    def _mean(self, values: Tensor) -> Loss:
         # The latents of one image with different noise are not independent: average them first.
-        images = torch.stack([values[first :: inputs.distinct].mean() for first in range(inputs.distinct)])
+        distinct = self.inputs.distinct
+        images = torch.stack([values[first::distinct].mean() for first in range(distinct)])
         error = float(images.std()) / math.sqrt(len(images)) if len(images) > 1 else math.nan
         return Loss(float(values.mean()), error)
 
-    blame = [BlockLoss(block, mean(both - row[without(B, block, alone=False)])) for block in blamed]
-    need = [BlockLoss(block, mean(row[without(A, block, alone=False)] - both)) for block in needed]
-    return LossReport(
-        name,
-        inputs.source,
-        mean(row[BASE]),
-        mean(row[A]),
-        mean(both),
-        mean(row[BASE] - row[A]),
-        mean(both - row[A]),
-        tuple(float(harm.mean()) for harm in harms),
-        _sorted(blame),
-        _sorted(need),
-    )
+
+def _variant_losses(
+    pipe: Pipeline,
+    scheme: BlockScheme,
+    adapters: Sequence[Adapter],
+    variants: Variants,
+    inputs: Inputs,
+    timesteps: Sequence[int],
+    on_pass: OnProgress | None,
+) -> _VariantLosses:
+    row = {name: torch.zeros(len(inputs), dtype=torch.float64) for name in variants.names}
+    groups = [(name,) for name in variants.names]
+    for batch in passes(pipe, scheme, adapters, variants, inputs, timesteps, groups, on_pass):
+        for variant, losses in zip(batch.names, _losses(batch), strict=True):
+            row[variant][batch.rows] += losses / len(timesteps)
+    return _VariantLosses(inputs, row)
 
 
 @torch.no_grad()

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from bwlab.adapters.names import adapter_name
+from bwlab.terminal import letters
 
 if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
     from bwlab.blocks.scheme import BlockScheme
-    from bwlab.dataset.encoded import EncodedFolder
     from bwlab.plugins.manager import PluginManager
     from bwlab_analysis.activations.inputs import Inputs
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.losses import LossReport
     from bwlab_analysis.measures import BlockBlame
+    from bwlab_analysis.weights.conflict import ConflictReport
 
 
 class OnPass(Protocol):
@@ -32,12 +36,25 @@ FilePair: TypeAlias = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class BaseSettings:
-    """How to measure adapters in a base; the attributes have the names of the command's options."""
+    """How to measure adapters in a base; the attributes have the names of the command's options.
+
+    Attributes:
+        base: name or path of the base.
+        data: folder of training images by adapter file; files without images are missing.
+        prompts: file of prompts for which the base generates images to measure on; None: measure on training images.
+        texts: the prompts in it.
+        timesteps: timesteps 0..999 to measure at.
+        latents: number of noisy latents.
+        draws: number of random adapters for each null.
+        seed: seed of the noise and of the random adapters.
+        device: name of a PyTorch device, or `"auto"`.
+
+    """
 
     base: str
-    data_a: Path | None
-    data_b: Path | None
-    prompts: tuple[str, ...]
+    data: Mapping[Path, Path]
+    prompts: Path | None
+    texts: tuple[str, ...]
     timesteps: tuple[int, ...]
     latents: int
     draws: int
@@ -50,13 +67,17 @@ class PairInBase:
     """What two adapters do in a base.
 
     Attributes:
+        settings: how it was measured.
         scheme: blocks of the base.
+        prompt: prompt or caption of the first latent.
         interaction: what they do to its activations.
         losses: on the training images that were given.
 
     """
 
+    settings: BaseSettings
     scheme: BlockScheme
+    prompt: str
     interaction: InteractionReport
     losses: tuple[LossReport, ...]
 
@@ -66,12 +87,27 @@ class PairInBase:
         return self.interaction.blame
 
 
+Compared: TypeAlias = "tuple[ConflictReport, PairInBase | None]"
+"""Two adapters compared by their weights, and in a base if one was given."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredInBase:
+    """What several adapters do in a base.
+
+    Attributes:
+        pairs: what each pair does.
+        together: with three or more adapters, the losses on each adapter's training images beside all others.
+
+    """
+
+    pairs: Mapping[FilePair, PairInBase]
+    together: Mapping[Path, LossReport]
+
+
 def measure_in_base(
-    pairs: Sequence[FilePair],
-    settings: BaseSettings,
-    manager: PluginManager,
-    on_pass: OnPass | None = None,
-) -> dict[FilePair, PairInBase]:
+    files: Sequence[Path], settings: BaseSettings, manager: PluginManager, on_pass: OnPass | None = None
+) -> MeasuredInBase:
     """Return what each pair of adapters does in a base, which is loaded once; all pairs see the same inputs.
 
     `on_pass` is called before each pass through the base.
@@ -80,57 +116,94 @@ def measure_in_base(
         BwlabError: a bad base, adapter or folder.
 
     """
+    from bwlab_analysis.activations.inputs import folder_inputs
     from bwlab_analysis.activations.loaded_base import choose_inputs, open_base
 
     base = open_base(settings.base, manager, settings.device)
-    adapters = {file: base.adapter(file) for file in dict.fromkeys(file for pair in pairs for file in pair)}
-    folders = {"a": settings.data_a, "b": settings.data_b}
-    images = {
-        name: base.images(folder, settings.latents, f"--data-{name}")
-        for name, folder in folders.items()
-        if folder is not None
+    adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
+    images = {file: base.images(folder, settings.latents) for file, folder in settings.data.items()}
+    chosen = [] if settings.texts else list(images.values())
+    inputs = choose_inputs(base, chosen, settings.texts, settings.latents, settings.seed)
+    own = {file: folder_inputs(folder, settings.latents, settings.seed) for file, folder in images.items()}
+    measuring = _Measuring(base, adapters, inputs, own, settings, on_pass or _no_progress)
+    pairs = list(combinations(files, 2))
+    of_pairs = {
+        pair: measuring.pair(pair, "" if len(pairs) == 1 else f" of pair {number} of {len(pairs)}")
+        for number, pair in enumerate(pairs, 1)
     }
-    chosen = [] if settings.prompts else list(images.values())
-    inputs = choose_inputs(base, chosen, settings.prompts, settings.latents, settings.seed)
-    found = {}
-    for number, (a, b) in enumerate(pairs, 1):
-
-        def on_stage(done: int, total: int, stage: str, number: int = number) -> None:
-            if on_pass is not None:
-                on_pass(done, total, stage if len(pairs) == 1 else f"{stage} of pair {number} of {len(pairs)}")
-
-        found[a, b] = _measure_pair(base, adapters[a], adapters[b], inputs, images, settings, on_stage)
-    return found
+    together = measuring.together(files) if len(files) > 2 else {}
+    return MeasuredInBase(of_pairs, together)
 
 
-def _measure_pair(
-    base: LoadedBase,
-    a: Adapter,
-    b: Adapter,
-    inputs: Inputs,
-    images: Mapping[str, EncodedFolder],
-    settings: BaseSettings,
-    on_stage: OnPass,
-) -> PairInBase:
-    from bwlab_analysis.activations.inputs import folder_inputs
-    from bwlab_analysis.activations.interaction import interaction
-    from bwlab_analysis.activations.losses import loss_interference
+def _no_progress(done: int, total: int, stage: str) -> None:
+    pass
 
-    chosen = settings.timesteps, settings.draws, settings.seed
-    own_inputs = {name: folder_inputs(folder, settings.latents, settings.seed) for name, folder in images.items()}
-    losses = tuple(
-        loss_interference(
-            base.pipe,
-            base.scheme,
-            own,
-            other,
-            own_inputs[name],
-            name,
-            *chosen,
-            on_pass=partial(on_stage, stage=f"losses on {name}'s images"),
+
+@dataclass(frozen=True, eq=False)
+class _Measuring:
+    """What the measurements of all pairs share.
+
+    Attributes:
+        base: the base.
+        adapters: the adapters by file.
+        inputs: the latents on which activations are measured.
+        own: each adapter's training images, by file.
+        settings: the settings.
+        on_pass: function that shows the progress.
+
+    """
+
+    base: LoadedBase
+    adapters: Mapping[Path, Adapter]
+    inputs: Inputs
+    own: Mapping[Path, Inputs]
+    settings: BaseSettings
+    on_pass: OnPass
+
+    @property
+    def _chosen(self) -> tuple[Sequence[int], int, int]:
+        return self.settings.timesteps, self.settings.draws, self.settings.seed
+
+    def pair(self, pair: FilePair, which: str) -> PairInBase:
+        """Return what two adapters do; `which` of the pairs they are stands behind each stage of the progress."""
+        from bwlab_analysis.activations.interaction import interaction
+        from bwlab_analysis.activations.losses import loss_interference
+
+        pipe, scheme = self.base.pipe, self.base.scheme
+        a, b = (self.adapters[file] for file in pair)
+        losses = tuple(
+            loss_interference(
+                pipe,
+                scheme,
+                own,
+                other,
+                self.own[file],
+                name,
+                *self._chosen,
+                on_pass=partial(self.on_pass, stage=f"losses on {adapter_name(file)}'s images{which}"),
+            )
+            for name, file, own, other in (("a", pair[0], a, b), ("b", pair[1], b, a))
+            if file in self.own
         )
-        for name, own, other in (("a", a, b), ("b", b, a))
-        if name in own_inputs
-    )
-    effects = interaction(base.pipe, base.scheme, a, b, inputs, *chosen, on_pass=partial(on_stage, stage="activations"))
-    return PairInBase(base.scheme, effects, losses)
+        on_activations = partial(self.on_pass, stage=f"activations{which}")
+        effects = interaction(pipe, scheme, a, b, self.inputs, *self._chosen, on_pass=on_activations)
+        return PairInBase(self.settings, scheme, self.inputs.captions[0], effects, losses)
+
+    def together(self, files: Sequence[Path]) -> dict[Path, LossReport]:
+        """Return the losses on each adapter's training images beside all other adapters."""
+        from bwlab_analysis.activations.losses import loss_beside_all
+
+        return {
+            file: loss_beside_all(
+                self.base.pipe,
+                self.base.scheme,
+                self.adapters[file],
+                [self.adapters[other] for other in files if other != file],
+                self.own[file],
+                name,
+                *self._chosen,
+                on_pass=partial(self.on_pass, stage=f"losses on {adapter_name(file)}'s images beside all"),
+            )
+            for file, name in zip(files, letters(len(files)), strict=True)
+            if file in self.own
+        }

@@ -68,7 +68,7 @@ def activations_command(
     from bwlab_analysis.report.documents import activations_document
     from bwlab_analysis.report.show import show
 
-    times, texts = parse_timesteps(timesteps), require_inputs(prompts, {"--data": data})
+    times, texts = parse_timesteps(timesteps), require_inputs(prompts, () if data is None else (data,))
     if data is not None and texts:
         raise BwlabError(f"--data {data}", f"also --prompts {prompts}", "Give either images or prompts")
     manager = build_manager()
@@ -140,7 +140,7 @@ def fidelity_command(
     settings = fidelity_settings(base, files, judge, sampling)
     show(
         lambda: present_fidelity((str(files[0]), str(files[1])), scores, checked, profiles, judge),
-        lambda: fidelity_document(settings, scores, checked, profiles, judge.leading),
+        lambda: fidelity_document(settings, scores, checked, profiles, judge),
         as_json=as_json,
         report=report,
         images=lambda: condition_strips(scores),
@@ -185,8 +185,8 @@ def recommend_command(
         found = recommend(loaded_base, (identity, style), judge, sampling, budget, seed, bar.update)
     settings = fidelity_settings(base, (identity, style), judge, sampling)
     show(
-        lambda: present_trials(found.trials, loaded_base.scheme),
-        lambda: recommend_document(settings, found.trials, loaded_base.scheme),
+        lambda: present_trials(found.trials, loaded_base.scheme, judge.errors),
+        lambda: recommend_document(settings, found.trials, loaded_base.scheme, judge.errors),
         as_json=as_json,
         report=report,
         images=lambda: {
@@ -218,7 +218,7 @@ def new_judge(manager: PluginManager, base: str, clip: str | None, identity: Pat
     from bwlab_analysis.installed import fidelity_scorers
 
     references = References(*(tuple(read_images(folder)[:MOST_REFERENCES]) for folder in (identity, style)))
-    return Judge([*built_in_scorers(clip_of(base, clip)), *fidelity_scorers(manager, warn)], references)
+    return Judge(fidelity_scorers(manager, warn, built_in_scorers(clip_of(base, clip))), references)
 
 
 def require_two(files: Sequence[Path]) -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from bwlab.adapters.adapter import Adapter
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap, harmonic_mean
 from bwlab_analysis.fidelity.conditions import BASE, BOTH, Condition
-from bwlab_analysis.measures import FidelityScorer
+from bwlab_analysis.measures import FailedParts, FidelityScorer, MeasureError, attempted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 KINDS = ("identity", "style", "text")
 OnCondition: TypeAlias = Callable[[int, int, str], None]
 Score: TypeAlias = Callable[[Sequence["Image"], Sequence[object]], list[float]]
+
+Returned = TypeVar("Returned")
 
 HARMONIC = "harmonic"
 """The harmonic mean of an image's scores."""
@@ -105,7 +107,14 @@ class Judge:
         if missing:
             raise BwlabError("scoring fidelity", f"no scorer of {', '.join(missing)}", "Give a CLIP model with --clip")
         self.scorers, self.references = tuple(scorers), references
-        self._load: dict[str, Score] = {scorer.name: scorer.load() for scorer in scorers}
+        self._failures: dict[str, str] = {}
+        self._load: dict[str, Score] = {scorer.name: self._loaded(scorer) for scorer in scorers}
+
+    @property
+    def errors(self) -> tuple[MeasureError, ...]:
+        """The scorers of plugins that failed; they are not asked again."""
+        owners = {scorer.name: scorer.owner for scorer in self.scorers}
+        return tuple(MeasureError(owners[name], name, "all", reason) for name, reason in self._failures.items())
 
     @property
     def leading(self) -> tuple[str, ...]:
@@ -113,15 +122,51 @@ class Judge:
         return tuple(next(scorer.name for scorer in self.scorers if scorer.kind == kind) for kind in KINDS)
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        """Return the scores of each image by each scorer, and their harmonic mean."""
+        """Return the scores of each image by each scorer that did not fail, and their harmonic mean."""
         against: dict[str, Sequence[object]] = {
             "identity": self.references.identity,
             "style": self.references.style,
             "text": prompts,
         }
-        values = {scorer.name: tuple(self._load[scorer.name](images, against[scorer.kind])) for scorer in self.scorers}
+        values = {}
+        for scorer in self.scorers:
+            scores = self._scores(scorer, images, against[scorer.kind])
+            if scores is not None:
+                values[scorer.name] = scores
         triples = zip(*(values[name] for name in self.leading), strict=True)
         return {**values, HARMONIC: tuple(harmonic_mean(triple) for triple in triples)}
+
+    def _loaded(self, scorer: FidelityScorer) -> Score:
+        return scorer.load() if not scorer.owner else self._guarded(scorer, scorer.load) or _no_scores
+
+    def _scores(
+        self, scorer: FidelityScorer, images: Sequence[Image], against: Sequence[object]
+    ) -> tuple[float, ...] | None:
+        """Return the scores of images by one scorer; None if it is a plugin's and failed now or before."""
+        if not scorer.owner:
+            return tuple(self._load[scorer.name](images, against))
+        if scorer.name in self._failures:
+            return None
+        scores = self._guarded(scorer, lambda: [float(score) for score in self._load[scorer.name](images, against)])
+        if scores is None:
+            return None
+        if len(scores) != len(images):
+            self._failures[scorer.name] = f"it returned {len(scores)} scores for {len(images)} images"
+        elif not np.isfinite(scores).all():
+            self._failures[scorer.name] = "it returned NaN or infinity"
+        return None if scorer.name in self._failures else tuple(scores)
+
+    def _guarded(self, scorer: FidelityScorer, function: Callable[[], Returned]) -> Returned | None:
+        returned = attempted(function)
+        if isinstance(returned, FailedParts):
+            self._failures[scorer.name] = returned.error
+            return None
+        return cast("Returned", returned)
+
+
+def _no_scores(images: Sequence[Image], against: Sequence[object]) -> list[float]:
+    """Return no scores, in place of a scorer that could not be loaded."""
+    return []
 
 
 def score_condition(
@@ -244,4 +289,5 @@ def difference(one: ConditionScores, other: ConditionScores, seeds: int) -> dict
     return {
         name: bootstrap(np.reshape(np.subtract(values, other.values[name]), (-1, seeds)))
         for name, values in one.values.items()
+        if name in other.values
     }

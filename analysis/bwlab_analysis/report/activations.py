@@ -6,7 +6,7 @@ from statistics import fmean
 
 from bwlab.terminal import counted
 from bwlab_analysis.activations.changes import CHANGES, ActivationReport
-from bwlab_analysis.report.numbers import heat_table
+from bwlab_analysis.report.numbers import heat_table, times_of
 from bwlab_analysis.report.presentation import BlockMap, Presentation, Section
 
 
@@ -24,11 +24,6 @@ def present_activations(file: str, base: str, report: ActivationReport) -> Prese
     details = (Section("Changes of activations by block and timestep", tuple(tables)),)
     conclusion = Section("Summary", (summary, BlockMap({name: _means(report, name) for name in CHANGES})))
     return Presentation(f"What {file} changes in {base}", conclusion, details)
-
-
-def times_of(timesteps: tuple[int, ...]) -> list[str]:
-    """Return the column heads of timesteps."""
-    return [f"t {time}" for time in timesteps]
 
 
 def random_note(draws: int) -> str:

@@ -1,125 +1,184 @@
-"""The presentation of `bwlab analyze conflict`: two or more adapters, by their weights and in a base."""
+"""The presentation of `bwlab analyze conflict` for two adapters, by their weights and in a base."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from bwlab.tables import EMPTY, NO_VALUE, Cell, Column, Row, Table, columns_of
-from bwlab.terminal import counted, letters
-from bwlab_analysis.measures import ALL_TIMES, PREDICTION, ConflictMeasure, Measured
-from bwlab_analysis.report.advice import advice_items
-from bwlab_analysis.report.norms import group_values, left_out_lines
+from bwlab.tables import NO_VALUE, Cell, Column, Row, Table, columns_of
+from bwlab.terminal import counted
+from bwlab_analysis.measures import ALL_TIMES, PREDICTION, ConflictMeasure
+from bwlab_analysis.report.advice import (
+    WHOLE_ADAPTER,
+    Step,
+    advice_items,
+    commands,
+    spec_items,
+    specs_of,
+    steps_of,
+)
+from bwlab_analysis.report.answer import answer_lines, conflict_score_text, weights_only_text
 from bwlab_analysis.report.numbers import (
     beside_random_cell,
     count_cell,
     decimals_of_column,
+    error_lines,
+    group_values,
     heat_table,
+    left_out_lines,
     measure_cell,
     measure_column,
     number_cell,
     number_text,
     share_cell,
     share_text,
+    times_of,
     words_of,
 )
 from bwlab_analysis.report.presentation import BlockMap, Item, Presentation, Section, Verbatim
-from bwlab_analysis.report.verdict import WEIGHTS_ONLY, conflict_score_text, loss_warnings, weights_verdict
+from bwlab_analysis.report.verdict import weights_verdict
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 
 if TYPE_CHECKING:
-    from bwlab_analysis.activations.interaction import InteractionReport
-    from bwlab_analysis.activations.losses import Loss, LossReport
+    from bwlab_analysis.activations.interaction import BlockEffects, InteractionReport
+    from bwlab_analysis.activations.losses import LossReport
     from bwlab_analysis.activations.pair import PairInBase
     from bwlab_analysis.measures import BlockBlame
 
-Compared: TypeAlias = "tuple[ConflictReport, PairInBase | None]"
-"""Two adapters compared by their weights, and in a base if one was given."""
-
+MOST_ROWS = 10
+"""Rows of a table on a terminal, so that the numbers fit a screen of 24 lines."""
+NOTE = "In brackets: with a random adapter of the same norms in place of one adapter."
+MOST_HEAD = 24
+"""Characters of an adapter's name in the head of a column."""
 EFFECTS = {
-    "effect_a": "effect of a",
-    "effect_b": "effect of b",
+    "effect_a": "effect of {a}",
+    "effect_b": "effect of {b}",
     "alignment": "alignment",
-    "retention_a": "a retained",
-    "retention_b": "b retained",
+    "retention_a": "{a} retained",
+    "retention_b": "{b} retained",
     "interaction": "interaction",
 }
 """Column heads of the measures of activations."""
+ANGLE = "smallest_angle"  # a rough scale, which would make the short table wider than 80 columns
 EXACTLY_0 = Cell("exactly 0", 0.0)
 BLAMED_ON_TERMINAL = 8
-COMPARED_WEIGHTS = ("cosine", "out_overlap", "in_overlap")
-RETAINED = "Share of its effect that the adapter in a row retains beside the adapter in a column"
 
 
 def present_conflict(report: ConflictReport, in_base: PairInBase | None, cells: bool = False) -> Presentation:
     """Return the presentation of two adapters; with tables by cell if `cells`."""
-    title, weights = f"{report.file_a} (a) and {report.file_b} (b)", _weights_section(report, cells)
+    title, weights = f"Conflict of {' and '.join(report.names)}", _weights_section(report)
+    measures = _measures_table("block", report.blocks, report)
+    few = replace(report, measures=tuple(measure for measure in report.measures if measure.name != ANGLE))
+    by_cell = (_measures_table("cell", report.cells, report),) if cells else ()
+    files = Verbatim((f"{report.names[0]} = {report.file_a}", f"{report.names[1]} = {report.file_b}"))
     if in_base is None:
-        conclusion = Section("Conflict", (WEIGHTS_ONLY, BlockMap(_weights_by_block(report))))
-        return Presentation(title, conclusion, (weights,))
-    interaction, losses = in_base.interaction, in_base.losses
-    conclusion = Section(
-        "Conflict",
-        (
-            BlockMap({**_effects_by_block(interaction), **_weights_by_block(report)}),
-            *loss_warnings(losses),
-            conflict_score_text(losses),
-            *advice_items(in_base.blame, in_base.scheme),
-        ),
-    )
-    details = (weights, _activations_section(interaction), _times_section(interaction), *_losses_sections(losses))
-    return Presentation(title, conclusion, details)
-
-
-def present_conflicts(files: Sequence[Path], pairs: Sequence[Compared]) -> Presentation:
-    """Return the presentation of all pairs of several adapters; each pair is a part of it."""
-    names = dict(zip(files, letters(len(files)), strict=True))
-    listing = Verbatim(tuple(f"{letter} = {file}" for file, letter in names.items()))
-    details = [Section("Weights of all pairs", (listing, _weights_of_pairs(names, pairs)))]
-    in_base = [(report, pair) for report, pair in pairs if pair is not None]
-    if in_base:
-        note = _inputs_note(in_base[0][1].interaction)
-        tables = (_effects_of_pairs(names, in_base, note), _retained(names, in_base))
-        details.append(Section("The base's prediction with all pairs", tables))
-        conclusion = "The blocks of every pair and the advice are in --json and --report, or give only two files."
-    else:
-        conclusion = f"The blocks of every pair are in --json and --report, or give only two files. {WEIGHTS_ONLY}"
-    parts = tuple(present_conflict(report, pair) for report, pair in pairs)
-    return Presentation("Pairs of adapters", Section("Conflict", (conclusion,)), tuple(details), parts)
-
-
-def _weights_section(report: ConflictReport, cells: bool) -> Section:
-    total = report.total
-    files = (
-        f"a = {report.file_a}: {counted(total.modules_a, 'module')}",
-        f"b = {report.file_b}: {counted(total.modules_b, 'module')}",
-    )
-    summary = (
-        f"Block scheme {report.scheme}; {counted(total.shared, 'module')} changed by both: "
-        f"{share_text(report.shared_share_a)} of a's energy, {share_text(report.shared_share_b)} of b's."
-    )
-    groups = {"block": report.blocks, **({"cell": report.cells} if cells else {})}
-    tables = [table for head, rows in groups.items() for table in _weights_tables(head, rows, report)]
-    left_out = [
-        *left_out_lines(report.file_a.name, report.left_out_a),
-        *left_out_lines(report.file_b.name, report.left_out_b),
+        answer = (weights_only_text(report.names), *weights_verdict(report, by_block=False), *_left_out(report))
+        conclusion = Section("Answer", (*answer, BlockMap(_weights_by_block(report))))
+        table = replace(_measures_table("block", report.blocks, few), terminal_rows=MOST_ROWS)
+        whole = replace(weights, items=(files, *weights.items, measures))
+        return Presentation(title, conclusion, (Section("Weights by block", (table, *by_cell)), whole), short=True)
+    steps = steps_of(in_base.blame)
+    details = [
+        _numbers_section(report.names, in_base),
+        replace(weights, items=(files, *weights.items, measures, *by_cell), detail=not _asked_for(report, cells)),
+        _activations_section(in_base.interaction, report.names),
+        _times_section(in_base.interaction, report.names),
+        *_tools_section(steps, in_base, report.names),
     ]
-    return Section("Weights", (Verbatim(files), summary, *tables, *weights_verdict(report), *left_out))
+    return Presentation(title, _answer_section(report, in_base, steps), tuple(details), short=True)
 
 
-def _weights_tables(head: str, groups: Sequence[GroupConflict], report: ConflictReport) -> tuple[Table, Table]:
-    """Return the table of modules and energies, and the table of the measures."""
-    heads = columns_of(head, "modules of a", "of b", "of both", "energy of a", "of b", "of both")
-    energies = Table(heads, tuple(map(_energy_row, groups)), totals=(_energy_row(report.total),))
+def _asked_for(report: ConflictReport, cells: bool) -> bool:
+    """Return whether options ask for measures of weights that otherwise are details."""
+    return cells or any(measure.slow for measure in report.measures)
+
+
+def _answer_section(report: ConflictReport, in_base: PairInBase, steps: Sequence[Step]) -> Section:
+    names = names_by_letter(report)
+    lines = commands(report, in_base, steps)
+    to_copy = ("To copy:", lines) if lines.lines else ()
+    items = (
+        *answer_lines(report.names, in_base),
+        BlockMap({**_effects_by_block(in_base.interaction, report.names), **_weights_by_block(report)}),
+        conflict_score_text(in_base.losses, report.names),
+        *advice_items(steps, names),
+        *to_copy,
+        *_left_out(report),
+    )
+    return Section("Answer", items)
+
+
+def names_by_letter(report: ConflictReport) -> dict[str, str]:
+    """Return the names of two adapters by their letters in measurements."""
+    return dict(zip("ab", report.names, strict=True))
+
+
+def heads_of(names: Sequence[str]) -> dict[str, str]:
+    """Return the column heads of the measures of activations, with the names of the adapters."""
+    a, b = map(short_head, names)
+    return {measure: head.format(a=a, b=b) for measure, head in EFFECTS.items()}
+
+
+def short_head(name: str) -> str:
+    """Return a name for the head of a column: a long one without its middle.
+
+    >>> short_head("fox"), short_head("the-name-of-an-adapter-at-step-1200")
+    ('fox', 'the-name-of~at-step-1200')
+    """
+    half = (MOST_HEAD - 1) // 2
+    return name if len(name) <= MOST_HEAD else f"{name[:half]}~{name[-(MOST_HEAD - half - 1) :]}"
+
+
+def _numbers_section(names: tuple[str, str], in_base: PairInBase) -> Section:
+    """Return the numbers behind the answer: losses on training images, and retained effects by block."""
+    report = in_base.interaction
+    whole = [effects for effects in report.effects if effects.timestep == ALL_TIMES]
+    columns = columns_of("block", *(f"{short_head(name)} retained" for name in names))
+
+    def row(effects: BlockEffects) -> Row:
+        retained = (effects.measures[f"retention_{letter}"] for letter in "ab")
+        return (Cell(effects.block), *(beside_random_cell(measured, 2) for measured in retained))
+
+    blocks = (effects for effects in whole if effects.block != PREDICTION)
+    rows = tuple(map(row, (report.at(PREDICTION), *blocks)))
+    table = Table(columns, rows, note=NOTE if report.draws else "", terminal_rows=MOST_ROWS)
+    return Section("Numbers", (*losses_tables(in_base.losses, dict(zip("ab", names, strict=True))), table))
+
+
+def _weights_section(report: ConflictReport) -> Section:
+    a, b = report.names
+    total = report.total
+    summary = (
+        f"Block scheme {report.scheme}; {a} has {counted(total.modules_a, 'module')}, {b} has {total.modules_b}; "
+        f"{counted(total.shared, 'module')} changed by both: {share_text(report.shared_share_a)} of {a}'s energy, "
+        f"{share_text(report.shared_share_b)} of {b}'s."
+    )
+    short_a, short_b = map(short_head, report.names)
+    heads = columns_of(
+        "block",
+        *(f"modules of {short_a}", f"of {short_b}", "of both"),
+        *(f"energy of {short_a}", f"of {short_b}", "of both"),
+    )
+    energies = Table(heads, tuple(map(_energy_row, report.blocks)), totals=(_energy_row(report.total),))
+    return Section("Weights", (summary, energies, *weights_verdict(report)), detail=True)
+
+
+def _left_out(report: ConflictReport) -> list[str]:
+    parts = ((report.file_a, report.left_out_a), (report.file_b, report.left_out_b))
+    lines = [line for file, left_out in parts for line in left_out_lines(file.name, left_out)]
+    return [*lines, *error_lines(report.errors)]
+
+
+def _measures_table(head: str, groups: Sequence[GroupConflict], report: ConflictReport) -> Table:
     columns = (Column(head, align="left"), *(measure_column(measure.name) for measure in report.measures))
 
     def row(group: GroupConflict) -> Row:
-        return (Cell(group.name), *_measure_cells(group, report.measures))
+        return (Cell(group.name), *measure_cells(group, report.measures))
 
-    return energies, Table(columns, tuple(map(row, groups)), totals=(row(report.total),))
+    return Table(columns, tuple(map(row, groups)), totals=(row(report.total),))
 
 
 def _energy_row(group: GroupConflict) -> Row:
@@ -128,7 +187,7 @@ def _energy_row(group: GroupConflict) -> Row:
     return (Cell(group.name), *map(count_cell, counts), *map(share_cell, shares))
 
 
-def _measure_cells(group: GroupConflict, measures: Sequence[ConflictMeasure]) -> Row:
+def measure_cells(group: GroupConflict, measures: Sequence[ConflictMeasure]) -> Row:
     """Return the cells of measures; a group without shared modules has a cosine of exactly 0 and no other measures."""
     if group.disjoint:
         return tuple(EXACTLY_0 if measure.name == "cosine" else NO_VALUE for measure in measures)
@@ -140,7 +199,7 @@ def _weights_by_block(report: ConflictReport) -> dict[str, dict[str, float]]:
     return {f"{words_of(measure.name)} (weights)": group_values(groups, measure.name) for measure in report.measures}
 
 
-def _activations_section(report: InteractionReport) -> Section:
+def _activations_section(report: InteractionReport, names: tuple[str, str]) -> Section:
     whole = [effects for effects in report.effects if effects.timestep == ALL_TIMES]
     sizes = [effects.measures[name] for effects in whole for name in ("effect_a", "effect_b")]
     digits = decimals_of_column(measured.value for measured in sizes if measured is not None)
@@ -154,100 +213,81 @@ def _activations_section(report: InteractionReport) -> Section:
         )
         for effects in whole
     )
-    table = Table(columns_of("block", *EFFECTS.values()), rows, note=_inputs_note(report))
-    return Section("Activations in the base", (table, *_blame_items(report.blame)))
+    table = Table(columns_of("block", *heads_of(names).values()), rows, note=inputs_note(report))
+    return Section("Activations in the base", (table, *_blame_items(report.blame, names)), detail=True)
 
 
-def _inputs_note(report: InteractionReport) -> str:
+def inputs_note(report: InteractionReport) -> str:
+    """Return on which latents activations were measured, and what the numbers in brackets are."""
     times = f"{'timestep' if len(report.timesteps) == 1 else 'timesteps'} {', '.join(map(str, report.timesteps))}"
-    null = " In brackets: with a random adapter of the same norms in place of one adapter." if report.draws else ""
-    return f"{counted(report.latents, 'latent')} at {times} ({report.inputs}).{null}"
+    return f"{counted(report.latents, 'latent')} at {times} ({report.inputs}).{' ' + NOTE if report.draws else ''}"
 
 
-def _blame_items(blame: Sequence[BlockBlame]) -> tuple[Item, ...]:
+def _blame_items(blame: Sequence[BlockBlame], names: Sequence[str]) -> tuple[Item, ...]:
     if not blame:
         return ("One of the adapters has no effect on these latents, so there is no block to blame.",)
+    named = dict(zip("ab", names, strict=True))
     rows = tuple(
-        (Cell(f"{block.adapter} in {block.block}"), share_cell(block.gain), share_cell(block.loss)) for block in blame
+        (Cell(f"{named[block.adapter]} in {block.block}"), share_cell(block.gain), share_cell(block.loss))
+        for block in blame
     )
     heads = columns_of("switched off", "gives the other", "costs its own")
     note = "Shares of each adapter's effect on the prediction; below 0: the adapter is worse off without the block."
     return (Table(heads, rows, title="Blame", note=note, terminal_rows=BLAMED_ON_TERMINAL),)
 
 
-def _times_section(report: InteractionReport) -> Section:
+def _times_section(report: InteractionReport, names: tuple[str, str]) -> Section:
     blocks = list(dict.fromkeys(effects.block for effects in report.effects))
-    heads = [f"t {time}" for time in report.timesteps]
+    heads, words = times_of(report.timesteps), heads_of(names)
     tables = []
     for name in ("retention_a", "retention_b", "interaction"):
         values = {(effects.block, f"t {effects.timestep}"): effects.measures[name] for effects in report.effects}
-        tables.append(heat_table(EFFECTS[name].capitalize(), "block", blocks, heads, values))
+        tables.append(heat_table(words[name], "block", blocks, heads, values))
     return Section("Activations by timestep", tuple(tables), page_only=True)
 
 
-def _effects_by_block(report: InteractionReport) -> dict[str, dict[str, float]]:
+def _effects_by_block(report: InteractionReport, names: tuple[str, str]) -> dict[str, dict[str, float]]:
+    """Return the maps of a pair, the most telling first: what each retains, the blame, then the effects."""
     groups = [(effects.block, effects.measures) for effects in report.effects if effects.timestep == ALL_TIMES]
-    maps = {head: group_values(groups, name) for name, head in EFFECTS.items()}
-    for adapter in ("a", "b"):
-        blamed = {block.block: block.gain for block in report.blame if block.adapter == adapter}
-        maps[f"blame of {adapter} (activations)"] = blamed
-    return maps
+    heads = heads_of(names)
+    conflicts = ("retention_a", "retention_b", "interaction")
+    maps = {heads[name]: group_values(groups, name) for name in conflicts}
+    for letter, name in zip("ab", names, strict=True):
+        blamed = {block.block: block.gain for block in report.blame if block.adapter == letter}
+        maps[f"blame of {name} (activations)"] = blamed
+    return {**maps, **{head: group_values(groups, name) for name, head in heads.items() if name not in conflicts}}
 
 
-def _losses_sections(reports: Sequence[LossReport]) -> tuple[Section, ...]:
+def _tools_section(steps: Sequence[Step], in_base: PairInBase, names: tuple[str, str]) -> tuple[Section, ...]:
+    specs = zip(names, specs_of(steps).values(), strict=True)
+    items = spec_items({name: spec for name, spec in specs if spec != WHOLE_ADAPTER}, in_base.scheme)
+    return (Section("The advice for other tools", tuple(items), detail=True),) if steps else ()
+
+
+def losses_tables(reports: Sequence[LossReport], names: Mapping[str, str]) -> tuple[Table, ...]:
+    """Return a table of the losses on each adapter's training images, or nothing without any.
+
+    Args:
+        reports: losses on the images of each adapter.
+        names: names of the adapters by their letters.
+
+    """
     if not reports:
         return ()
-    heads = columns_of("images of", "base", "alone", "both", "harm", "random", "of its gain")
-    inputs = "; ".join(f"{report.adapter}: {report.inputs}" for report in reports)
+    heads = columns_of("images of", "base", "alone", "both", "harm", "random", "kept")
     note = (
-        f"Images: {inputs}. Harm: the rise of the loss that the other adapter causes; random: the rise that random "
-        "adapters cause; of its gain: the harm as a share of the adapter's own gain. In brackets: standard errors."
+        "Losses: harm is the rise by the other adapter, random that by random ones, kept the share of its gain that "
+        "is left. In brackets: standard errors."
     )
-    table = Table(heads, tuple(map(_loss_row, reports)), note=note)
-    return (Section("Denoising loss on each adapter's own training images", (table,)),)
+    return (Table(heads, tuple(_loss_row(report, names) for report in reports), note=note),)
 
 
-def _loss_row(report: LossReport) -> Row:
-    losses = (report.base, report.own, report.both, report.harm)
+def _loss_row(report: LossReport, names: Mapping[str, str]) -> Row:
+    losses = (report.base.value, report.own.value, report.both.value)
     random = fmean(report.random_harm) if report.random_harm else None
-    lost = report.gain_lost
-    share = Cell(EMPTY if lost is None else f"{100 * lost:.0f} %", lost)
-    return (Cell(report.adapter), *map(_loss_cell, losses), number_cell(random, 3), share)
-
-
-def _loss_cell(loss: Loss) -> Cell:
-    return number_cell(loss.value, 3, "" if math.isnan(loss.error) else f"({number_text(loss.error, 3)})")
-
-
-def _weights_of_pairs(names: Mapping[Path, str], pairs: Sequence[Compared]) -> Table:
-    measures = [measure for measure in pairs[0][0].measures if measure.name in COMPARED_WEIGHTS]
-    columns = (*columns_of("pair", "shared modules"), *(measure_column(measure.name) for measure in measures))
-    rows = tuple(
-        (Cell(_pair_name(names, report)), count_cell(report.total.shared), *_measure_cells(report.total, measures))
-        for report, _ in pairs
-    )
-    return Table(columns, rows)
-
-
-def _effects_of_pairs(
-    names: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, PairInBase]], note: str
-) -> Table:
-    rows = []
-    for report, pair in pairs:
-        measures = pair.interaction.at(PREDICTION).measures
-        values = [beside_random_cell(measures[name], 2) for name in ("alignment", "interaction")]
-        rows.append((Cell(_pair_name(names, report)), *values))
-    return Table(columns_of("pair", "alignment", "interaction"), tuple(rows), note=note)
-
-
-def _retained(names: Mapping[Path, str], pairs: Sequence[tuple[ConflictReport, PairInBase]]) -> Table:
-    values: dict[tuple[str, str], Measured | None] = {}
-    for report, pair in pairs:
-        a, b, measures = names[report.file_a], names[report.file_b], pair.interaction.at(PREDICTION).measures
-        values |= {(a, b): measures["retention_a"], (b, a): measures["retention_b"]}
-    every = list(names.values())
-    return heat_table(RETAINED, "adapter", every, every, values, "1: the adapter retains its whole effect.")
-
-
-def _pair_name(names: Mapping[Path, str], report: ConflictReport) -> str:
-    return f"{names[report.file_a]}, {names[report.file_b]}"
+    kept = report.kept
+    share = NO_VALUE if kept is None else Cell(f"{100 * kept.value:.0f} %", kept.value, f"({100 * kept.error:.0f})")
+    error = report.harm.error
+    harm = number_cell(report.harm.value, 3, "" if math.isnan(error) else f"({number_text(error, 3)})")
+    values = (number_cell(value, 3) for value in losses)
+    return (Cell(names[report.adapter]), *values, harm, number_cell(random, 3), share)

@@ -8,16 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured
-from bwlab_analysis.report.advice import notations_of, specs_of, steps_of
+from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured, MeasureError
+from bwlab_analysis.report.advice import commands, notations_of, specs_of, steps_of
+from bwlab_analysis.report.answer import answer_lines, conflict_score, conflict_score_text, loss_warnings
 from bwlab_analysis.report.verdict import (
     best_trial_text,
     carrier_lines,
-    conflict_score,
-    conflict_score_text,
     few_images_warning,
     is_recommended,
-    loss_warnings,
     not_recommended_text,
     shares_initialisation,
     weights_verdict,
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.losses import Loss, LossReport
-    from bwlab_analysis.activations.pair import PairInBase
+    from bwlab_analysis.activations.pair import Compared, PairInBase
     from bwlab_analysis.fidelity.bootstrap import Interval
     from bwlab_analysis.fidelity.recommend import Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
@@ -54,13 +52,22 @@ def norms_document(report: NormsReport) -> dict[str, Json]:
         "total": _norms(report.total),
         "empty_blocks": list(report.empty_blocks),
         "left_out": _left_out(report.left_out),
+        "errors": _errors(report.errors),
     }
 
 
-def conflicts_document(pairs: Sequence[tuple[ConflictReport, PairInBase | None]]) -> dict[str, Json]:
+def conflicts_document(
+    names: Mapping[Path, str], pairs: Sequence[Compared], together: Mapping[Path, LossReport]
+) -> dict[str, Json]:
     """Return the report of `bwlab analyze conflict` for more than two adapters, with a document for every pair."""
     documents: list[Json] = [conflict_document(report, pair) for report, pair in pairs]
-    return {"schema": "bwlab.analyze.conflicts", "schema_version": SCHEMA_VERSION, "pairs": documents}
+    return {
+        "schema": "bwlab.analyze.conflicts",
+        "schema_version": SCHEMA_VERSION,
+        "names": {name: str(file) for file, name in names.items()},
+        "pairs": documents,
+        "together": {names[file]: loss_document(report) for file, report in together.items()},
+    }
 
 
 def conflict_document(report: ConflictReport, pair: PairInBase | None = None) -> dict[str, Json]:
@@ -70,6 +77,8 @@ def conflict_document(report: ConflictReport, pair: PairInBase | None = None) ->
         "schema_version": SCHEMA_VERSION,
         "a": str(report.file_a),
         "b": str(report.file_b),
+        "name_a": report.names[0],
+        "name_b": report.names[1],
         "scheme": report.scheme,
         "measures": _summaries(report.measures),
         "blocks": [_conflict(group) for group in report.blocks],
@@ -81,7 +90,8 @@ def conflict_document(report: ConflictReport, pair: PairInBase | None = None) ->
         "verdict": list(weights_verdict(report)),
         "left_out_a": _left_out(report.left_out_a),
         "left_out_b": _left_out(report.left_out_b),
-        **({} if pair is None else base_conflict_document(pair)),
+        "errors": _errors(report.errors),
+        **({} if pair is None else base_conflict_document(report, pair)),
     }
 
 
@@ -115,7 +125,13 @@ def _conflict(group: GroupConflict) -> dict[str, Json]:
 
 def measures_document(measures: Mapping[str, Measured | None]) -> dict[str, Json]:
     """Return measures by name, each with values to compare it with; null where there is no answer."""
-    return {name: None if measured is None else _measured(measured) for name, measured in measures.items()}
+    return {
+        name: None if measured is None or measured.error else _measured(measured) for name, measured in measures.items()
+    }
+
+
+def _errors(errors: Iterable[MeasureError]) -> list[Json]:
+    return [asdict(error) for error in errors]
 
 
 def _measured(measured: Measured) -> dict[str, Json]:
@@ -132,15 +148,20 @@ def _left_out(parts: Iterable[LeftOut]) -> list[Json]:
     return [{"reason": part.reason, "keys": list(part.keys)} for part in parts]
 
 
-def base_conflict_document(pair: PairInBase) -> dict[str, Json]:
-    """Return the effects of two adapters in a base as JSON: `activations`, `losses`, `advice`."""
+def base_conflict_document(report: ConflictReport, pair: PairInBase) -> dict[str, Json]:
+    """Return the effects of two adapters in a base as JSON: the answer, `activations`, `losses`, `advice`."""
+    names = dict(zip("ab", report.names, strict=True))
     return {
+        "answer": list(answer_lines(report.names, pair)),
         "activations": interaction_document(pair.interaction),
-        "losses": [loss_document(report) for report in pair.losses],
+        "losses": [loss_document(losses) for losses in pair.losses],
         "conflict_score": conflict_score(pair.losses),
-        "conflict_score_text": conflict_score_text(pair.losses),
-        "warnings": list(loss_warnings(pair.losses)),
-        "advice": advice_document(pair.blame, pair.scheme),
+        "conflict_score_text": conflict_score_text(pair.losses, report.names),
+        "warnings": list(loss_warnings(pair.losses, names)),
+        "advice": {
+            **advice_document(pair.blame, pair.scheme, names),
+            "commands": list(commands(report, pair, steps_of(pair.blame)).lines),
+        },
     }
 
 
@@ -171,6 +192,8 @@ def loss_document(report: LossReport) -> dict[str, Json]:
         "harm": _loss(report.harm),
         "random_harm": list(report.random_harm),
         "gain_lost": report.gain_lost,
+        "kept": None if report.kept is None else _loss(report.kept),
+        "random_kept": list(report.random_kept),
         "blame": {block.block: _loss(block.change) for block in report.blame},
         "need": {block.block: _loss(block.change) for block in report.need},
     }
@@ -181,13 +204,14 @@ def blame_document(blame: Sequence[BlockBlame]) -> list[Json]:
     return [asdict(block) for block in blame]
 
 
-def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme) -> dict[str, Json]:
-    """Return the blocks to turn down, in words and in the notation of every tool."""
+def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme, names: Mapping[str, str]) -> dict[str, Json]:
+    """Return the blocks to turn down, in words with the adapters' names and in the notation of every tool."""
     steps = steps_of(blame)
     specs = specs_of(steps)
     return {
         "steps": [
-            {"adapter": step.adapter, "block": step.block, "scale": step.scale, "words": step.words} for step in steps
+            {"adapter": step.adapter, "block": step.block, "scale": step.scale, "words": step.words(names)}
+            for step in steps
         ],
         "specs": dict(specs),
         **_notations(specs, scheme),
@@ -218,31 +242,36 @@ def fidelity_document(
     conditions: Sequence[ConditionScores],
     controls: Sequence[ConditionScores],
     profiles: Sequence[BlockProfile],
-    leading: Sequence[str],
+    judge: Judge,
 ) -> dict[str, Json]:
     """Return the report of `bwlab analyze fidelity`; intervals are 95 % bootstrap intervals over prompts and seeds."""
+    failed = [error.name for error in judge.errors]
     return {
         "schema": "bwlab.analyze.fidelity",
         "schema_version": SCHEMA_VERSION,
         **head,
         "warning": few_images_warning(conditions),
-        "carriers": list(carrier_lines(conditions, profiles, leading)) if profiles else [],
-        "conditions": [_scores(scores) for scores in conditions],
-        "controls": [_scores(scores) for scores in controls],
+        "carriers": list(carrier_lines(conditions, profiles, judge.leading)) if profiles else [],
+        "errors": _errors(judge.errors),
+        "conditions": [_scores(scores, failed) for scores in conditions],
+        "controls": [_scores(scores, failed) for scores in controls],
         "blocks": [
             {
                 "adapter": profile.adapter,
                 "block": profile.block,
-                "knocked_in": _intervals(profile.knocked_in),
-                "knocked_out": _intervals(profile.knocked_out),
+                "knocked_in": _intervals(profile.knocked_in, failed),
+                "knocked_out": _intervals(profile.knocked_out, failed),
             }
             for profile in profiles
         ],
     }
 
 
-def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme) -> dict[str, Json]:
+def recommend_document(
+    head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme, errors: Sequence[MeasureError] = ()
+) -> dict[str, Json]:
     """Return the report of `bwlab analyze recommend`: the compositions that were tried, the best first."""
+    failed = [error.name for error in errors]
     specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
     return {
         "schema": "bwlab.analyze.recommend",
@@ -253,6 +282,7 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
         "recommended": is_recommended(trials),
         "verdict": best_trial_text(trials) if is_recommended(trials) else not_recommended_text(trials),
         "warning": few_images_warning([trial.scores for trial in trials]),
+        "errors": _errors(errors),
         "trials": [
             {
                 "identity": trial.composition.spec("identity"),
@@ -267,7 +297,7 @@ def recommend_document(head: Mapping[str, Json], trials: Sequence[Trial], scheme
                     "high": trial.retained.high,
                 },
                 "behind_best": asdict(trial.behind_best),
-                "scores": _intervals(trial.scores.scores),
+                "scores": _intervals(trial.scores.scores, failed),
             }
             for trial in trials
         ],
@@ -289,15 +319,16 @@ def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]
     }
 
 
-def _scores(scores: ConditionScores) -> dict[str, Json]:
+def _scores(scores: ConditionScores, failed: Sequence[str]) -> dict[str, Json]:
     """Return the scores of a composition or a control, with `block` if a single block is knocked in or out."""
     condition = scores.condition
     knocked = {} if condition is None or condition.block is None else {"block": condition.block[1]}
-    return {"name": scores.name, "images": len(scores.images), **knocked, "scores": _intervals(scores.scores)}
+    return {"name": scores.name, "images": len(scores.images), **knocked, "scores": _intervals(scores.scores, failed)}
 
 
-def _intervals(scores: Mapping[str, Interval]) -> dict[str, Json]:
-    return {name: asdict(interval) for name, interval in scores.items()}
+def _intervals(scores: Mapping[str, Interval], failed: Iterable[str]) -> dict[str, Json]:
+    """Return the intervals by scorer, and null for scorers that failed."""
+    return {**dict.fromkeys(failed), **{name: asdict(interval) for name, interval in scores.items()}}
 
 
 def _loss(loss: Loss) -> dict[str, Json]:

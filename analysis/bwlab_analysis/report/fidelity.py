@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bwlab.tables import NO_VALUE, Cell, Column, Row, Table, columns_of
 from bwlab_analysis.fidelity.scores import HARMONIC
 from bwlab_analysis.report.advice import spec_items
-from bwlab_analysis.report.numbers import interval_cell, number_cell, signed_text, words_of
+from bwlab_analysis.report.numbers import ERROR, error_lines, interval_cell, number_cell, signed_text, words_of
 from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Section
 from bwlab_analysis.report.verdict import (
     best_trial_text,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
     from bwlab_analysis.fidelity.recommend import Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge
+    from bwlab_analysis.measures import MeasureError
 
 PROFILES_NOTE = (
     "Alone: the score with only this block, minus the score of the base. Beside the other adapter: the score with both "
@@ -54,13 +55,13 @@ def present_fidelity(
     """
     whole = [scores for scores in conditions if scores.condition is None or scores.condition.block is None]
     note = f"In brackets: 95 % intervals over prompts and seeds. {few_images_warning(conditions)}".rstrip()
-    scorers = list(conditions[0].scores)
+    scorers = [*(scorer.name for scorer in judge.scorers), HARMONIC]
     rows, others = (tuple(_scores_row(scores, scorers) for scores in group) for group in (whole, controls))
     scored = Table(columns_of("composition", *map(words_of, scorers)), rows, totals=others, note=note)
     summaries = {scorer.name: scorer.summary for scorer in judge.scorers}
     summaries[HARMONIC] = f"harmonic mean of {', '.join(judge.leading)}"
     listing = Listing(tuple(f"{words_of(name)}: {summary}" for name, summary in summaries.items()))
-    details = [Section("Scores of compositions", (scored, listing))]
+    details = [Section("Scores of compositions", (scored, *error_lines(judge.errors), listing))]
     conclusion: list[Item] = list(carrier_lines(conditions, profiles, judge.leading)) if profiles else []
     if profiles:
         tables = [_profile_table(scorer, profiles) for scorer in scorers]
@@ -70,7 +71,7 @@ def present_fidelity(
     return Presentation(title, Section("Summary", tuple(conclusion)), tuple(details))
 
 
-def present_trials(trials: Sequence[Trial], scheme: BlockScheme) -> Presentation:
+def present_trials(trials: Sequence[Trial], scheme: BlockScheme, errors: Sequence[MeasureError] = ()) -> Presentation:
     """Return the presentation of the compositions that were tried, with the best one as block specs."""
     best = trials[0].composition
     specs = {adapter: best.spec(adapter) for adapter in ("identity", "style")}
@@ -81,7 +82,7 @@ def present_trials(trials: Sequence[Trial], scheme: BlockScheme) -> Presentation
     )
     table = Table(columns, tuple(map(_trial_row, trials)), note=note)
     details = (
-        Section("Compositions tried, best first", (table,)),
+        Section("Compositions tried, best first", (table, *error_lines(errors))),
         Section("Scales of every composition", (_scales_table(trials),), page_only=True),
     )
     if is_recommended(trials):
@@ -93,7 +94,8 @@ def present_trials(trials: Sequence[Trial], scheme: BlockScheme) -> Presentation
 
 
 def _scores_row(scores: ConditionScores, scorers: Sequence[str]) -> Row:
-    return (Cell(scores.name), *(interval_cell(scores.scores[name]) for name in scorers))
+    cells = (interval_cell(scores.scores[name]) if name in scores.scores else ERROR for name in scorers)
+    return (Cell(scores.name), *cells)
 
 
 def _profile_table(scorer: str, profiles: Sequence[BlockProfile]) -> Table:
@@ -117,8 +119,8 @@ def _profile_table(scorer: str, profiles: Sequence[BlockProfile]) -> Table:
 def _profile_cells(profile: BlockProfile | None, scorer: str) -> Row:
     if profile is None:
         return (NO_VALUE, NO_VALUE)
-    intervals = (profile.knocked_in[scorer], profile.knocked_out[scorer])
-    return tuple(interval_cell(interval, text=signed_text) for interval in intervals)
+    intervals = (profile.knocked_in.get(scorer), profile.knocked_out.get(scorer))
+    return tuple(ERROR if interval is None else interval_cell(interval, text=signed_text) for interval in intervals)
 
 
 def _profile_maps(profiles: Sequence[BlockProfile]) -> Mapping[str, Mapping[str, float]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from bwlab.tables import Cell, Column, Row, Table, columns_of
 from bwlab.terminal import counted
-from bwlab_analysis.measures import BlockMetric, Measured
+from bwlab_analysis.measures import BlockMetric
 from bwlab_analysis.report.numbers import (
     count_cell,
+    error_lines,
+    group_values,
+    left_out_lines,
     measure_cell,
     measure_column,
     relative_text,
@@ -16,7 +19,6 @@ from bwlab_analysis.report.numbers import (
     words_of,
 )
 from bwlab_analysis.report.presentation import BlockMap, Item, Presentation, Section
-from bwlab_analysis.weights.adapter_weights import LeftOut
 from bwlab_analysis.weights.norms import GroupNorms, NormsReport
 
 
@@ -33,19 +35,9 @@ def present_norms(report: NormsReport, cells: bool = False, modules: bool = Fals
         conclusion.append(f"Of the base: delta norm / norm of the weights that the adapter changes, in {report.base}.")
     if report.empty_blocks:
         conclusion.append(f"Blocks without a module: {', '.join(report.empty_blocks)}.")
-    conclusion += left_out_lines(report.file.name, report.left_out)
+    conclusion += [*left_out_lines(report.file.name, report.left_out), *error_lines(report.errors)]
     details = (Section("Weights by block and by kind of module", tuple(tables)),)
     return Presentation(f"Weights of {report.file}", Section("Summary", tuple(conclusion)), details)
-
-
-def left_out_lines(file: str, left_out: Iterable[LeftOut]) -> list[str]:
-    """Return a line for each part of a file that the numbers do not cover."""
-    return [f"Not in these numbers, from {file}: {part.line}." for part in left_out]
-
-
-def group_values(groups: Iterable[tuple[str, Mapping[str, Measured | None]]], name: str) -> dict[str, float]:
-    """Return the value of a measure for each block that has a value."""
-    return {block: measured.value for block, measures in groups if (measured := measures.get(name)) is not None}
 
 
 def _groups_table(head: str, groups: Sequence[GroupNorms], report: NormsReport) -> Table:

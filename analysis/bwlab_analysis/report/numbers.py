@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bwlab.tables import EMPTY, NO_VALUE, Cell, Column, Table
 from bwlab_analysis.fidelity.bootstrap import Interval
-from bwlab_analysis.measures import Measured
+from bwlab_analysis.measures import Measured, MeasureError
+from bwlab_analysis.weights.adapter_weights import LeftOut
 
 COLUMNS = {
     "top1_share": Column("top-1 share", "(flat spectrum)"),
@@ -20,6 +21,10 @@ COLUMNS = {
 """Columns of the built-in measures whose heads name the number in brackets."""
 
 
+ERROR = Cell("error")
+"""The cell of a measure whose plugin failed."""
+
+
 def words_of(name: str) -> str:
     """Return the name of a measure as tables show it.
 
@@ -27,6 +32,12 @@ def words_of(name: str) -> str:
     'effective rank'
     """
     return name.replace("_", " ")
+
+
+def error_lines(errors: Iterable[MeasureError]) -> list[str]:
+    """Return a line for each measure that failed, whatever the number of blocks in which it did."""
+    first = {error.name: error for error in reversed(list(errors))}
+    return [f"No {words_of(name)}: {first[name].plugin}: {first[name].reason}." for name in reversed(first)]
 
 
 def measure_column(name: str) -> Column:
@@ -38,6 +49,8 @@ def measure_cell(name: str, measured: Measured | None) -> Cell:
     """Return the value of a measure with the value to compare it with."""
     if measured is None:
         return NO_VALUE
+    if measured.error:
+        return ERROR
     text, note = FORMATS.get(name, plain_text)(measured)
     return Cell(text, measured.value, f"({note})" if note else "")
 
@@ -76,6 +89,17 @@ def interval_cell(interval: Interval, digits: int = 2, text: Callable[[float, in
     return Cell(mean, interval.mean, f"({low}..{high})")
 
 
+def left_out_lines(file: str, left_out: Iterable[LeftOut]) -> list[str]:
+    """Return a line for each part of a file that the numbers do not cover."""
+    return [f"Not in these numbers, from {file}: {part.line}." for part in left_out]
+
+
+def group_values(groups: Iterable[tuple[str, Mapping[str, Measured | None]]], name: str) -> dict[str, float]:
+    """Return the value of a measure for each block that has a value."""
+    named = {block: measures.get(name) for block, measures in groups}
+    return {block: measured.value for block, measured in named.items() if measured is not None and not measured.error}
+
+
 def heat_table(
     title: str,
     corner: str,
@@ -105,6 +129,11 @@ def heat_table(
 
     columns = (Column(corner, align="left"), *map(Column, heads))
     return Table(columns, tuple((Cell(row), *(cell(row, head) for head in heads)) for row in rows), (), title, note)
+
+
+def times_of(timesteps: tuple[int, ...]) -> list[str]:
+    """Return the column heads of timesteps."""
+    return [f"t {time}" for time in timesteps]
 
 
 def decimals_for(spread: float, least: int = 3) -> int:

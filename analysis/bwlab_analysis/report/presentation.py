@@ -50,12 +50,14 @@ class Section:
         title: the heading.
         items: items from top to bottom.
         page_only: whether a terminal leaves the section out.
+        detail: whether a terminal shows the section only if details are asked for.
 
     """
 
     title: str
     items: tuple[Item, ...]
     page_only: bool = False
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Presentation:
         conclusion: the conclusion; a page begins with it, and the output on a terminal ends with it.
         details: the sections that support the conclusion.
         parts: presentations of parts of the result, which a page shows below.
+        short: whether the output on a terminal begins with the conclusion too, as it is short without its details.
 
     """
 
@@ -74,3 +77,4 @@ class Presentation:
     conclusion: Section
     details: tuple[Section, ...]
     parts: tuple[Presentation, ...] = ()
+    short: bool = False

@@ -22,6 +22,7 @@ def show(
     as_json: bool,
     report: Path | None,
     images: Callable[[], Mapping[str, Image]] = dict,
+    details: bool = False,
 ) -> None:
     """Print a result on standard output as tables or JSON, and write the report.
 
@@ -31,6 +32,7 @@ def show(
         as_json: whether to print JSON instead of tables.
         report: folder of the report, or None for no report.
         images: function that returns the images of the report by name.
+        details: whether to print the sections that are details.
 
     """
     if as_json:
@@ -38,7 +40,7 @@ def show(
     else:
         from bwlab.terminal import stdout_console
 
-        print_presentation(stdout_console(), presentation())
+        print_presentation(stdout_console(), presentation(), details)
     if report is not None:
         from bwlab.terminal import stderr_console
         from bwlab_analysis.report.page import write_report
@@ -47,13 +49,16 @@ def show(
         stderr_console().print(f"The report is {path}", soft_wrap=True)
 
 
-def print_presentation(console: Console, presentation: Presentation) -> None:
-    """Print a presentation on a terminal."""
-    for section in (*presentation.details, presentation.conclusion):
-        if not section.page_only:
-            console.print(section.title, style="bold underline")
-            for item in section.items:
-                print_item(console, item)
+def print_presentation(console: Console, presentation: Presentation, details: bool = False) -> None:
+    """Print a presentation on a terminal, with the sections that are details if `details`."""
+    sections = [section for section in presentation.details if not section.page_only]
+    shown = [section for section in sections if details or not section.detail]
+    for section in [presentation.conclusion, *shown] if presentation.short else [*shown, presentation.conclusion]:
+        console.print(section.title, style="bold underline")
+        for item in section.items:
+            print_item(console, item)
+    if len(shown) < len(sections):
+        console.print("More with --details, and all in --report DIR and --json.")
 
 
 def print_item(console: Console, item: Item) -> None:

@@ -1,6 +1,7 @@
-"""Verdicts in words: what the numbers mean, for weights, for losses in a base, and for fidelity.
+"""Verdicts in words: what the numbers mean, for weights and for fidelity.
 
-The advice is worded in `report.advice`, and the captions and notes of tables in `report.conflict`.
+Answers from a base are worded in `report.answer`, the advice in `report.advice`, and the captions and notes of tables
+in `report.conflict`.
 
 Weights are compared with the numbers of 220 pairs of 22 Stable Diffusion 1.5 LoRA files by different authors:
 median |cosine| 1.1e-4 with a maximum of 0.011 (at chance); out overlap x2.4 of chance for unrelated adapters, x4.7 for
@@ -20,7 +21,6 @@ from bwlab_analysis.report.numbers import cosine_text, multiple_text, words_of
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 
 if TYPE_CHECKING:
-    from bwlab_analysis.activations.losses import LossReport
     from bwlab_analysis.fidelity.recommend import Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
 
@@ -33,21 +33,6 @@ UNRELATED, SIMILAR_IMAGES, SAME_SUBJECT = 2.4, 4.7, 32.0
 AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
 # docs/study.md: rank correlations of -0.05 and -0.02 with the fidelity that 162 composed pairs lost.
 UNINFORMATIVE = "In bwlab's study it did not predict the fidelity that pairs lost."
-
-WEIGHTS_ONLY = (
-    "Weights cannot show whether these adapters conflict. Add --base and the training images (--data-a, --data-b) to "
-    "measure it."
-)
-
-WORTH = 0.02
-"""The smallest excess of gain over cost, as a share of the adapters' effects, for which a block is turned down."""
-# Spearman's rho with the fidelity that composed pairs lost: of all 162 pairs, and of the 54 held-out ones
-# (docs/study/tables.md, "What predicts the loss").
-SCORE_RHO, SCORE_RHO_HELD_OUT = 0.31, 0.68
-COSINE_RHO, COSINE_RHO_HELD_OUT = -0.05, 0.11
-# How often the block with the largest gain minus cost in activations was the best block to switch off, and how often
-# by chance; by losses it was at chance ("Blame against exhaustive search").
-TOP_1, CHANCE = 0.22, 0.06
 
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH_IMAGES = 12
@@ -64,27 +49,27 @@ class Reading:
     block: str
 
 
-def weights_verdict(report: ConflictReport) -> list[str]:
-    """Return what the weights of two adapters show, for all blocks together and then block by block."""
+def weights_verdict(report: ConflictReport, by_block: bool = True) -> list[str]:
+    """Return what the weights of two adapters show, for all blocks together and, if `by_block`, block by block."""
     total = report.total
     if total.disjoint:
         return [
             "No module is changed by both adapters: the conflict of their weights is exactly 0. They can still affect "
             "each other through the activations that blocks pass on, which weights do not show."
         ]
-    zeros = [name for name, share in (("a", total.share_a), ("b", total.share_b)) if share is None]
+    zeros = [name for name, share in zip(report.names, (total.share_a, total.share_b), strict=True) if share is None]
     if zeros:
         return [f"Nothing to compare: all deltas of {' and '.join(zeros)} are 0."]
     cosine = total.measures.get("cosine")
     if cosine is not None and abs(cosine.value) >= SAME_CHANGES:
-        return [*_disjoint(report), _same_changes(total, cosine)]
+        return [*_disjoint(report), _same_changes(report, cosine)]
     return [
         *_disjoint(report),
         *_shared_inputs(total),
         *_cosine(total),
-        *_by_block(report.blocks, _read_cosine),
+        *(_by_block(report.blocks, _read_cosine) if by_block else ()),
         *_out_overlap(total),
-        *_by_block(report.blocks, _read_out_overlap),
+        *(_by_block(report.blocks, _read_out_overlap) if by_block else ()),
     ]
 
 
@@ -94,16 +79,18 @@ def shares_initialisation(group: GroupConflict) -> bool:
     return overlap is not None and overlap.details["fraction"] > SAME_SPACE and overlap.details["chance"] < 0.5
 
 
-def _same_changes(group: GroupConflict, cosine: Measured) -> str:
-    everywhere = group.modules_a == group.modules_b == group.shared
-    where = "a and b make" if everywhere else "In the modules that both change, a and b make"
+def _same_changes(report: ConflictReport, cosine: Measured) -> str:
+    total, both = report.total, " and ".join(report.names)
+    everywhere = total.modules_a == total.modules_b == total.shared
+    where = f"{both} make" if everywhere else f"In the modules that both change, {both} make"
     if cosine.value > 0:
         return f"{where} the same changes up to a factor: they are the same adapter."
     return f"{where} the same changes with opposite signs: together they cancel out."
 
 
 def _disjoint(report: ConflictReport) -> Iterator[str]:
-    alone = [f"{group.name} ({'a' if group.modules_a else 'b'} only)" for group in report.blocks if group.disjoint]
+    a, b = report.names
+    alone = [f"{group.name} ({a if group.modules_a else b} only)" for group in report.blocks if group.disjoint]
     if alone:
         yield f"The conflict of the weights is exactly 0 where only one adapter changes modules: {', '.join(alone)}."
 
@@ -210,57 +197,6 @@ def _by_block(blocks: Sequence[GroupConflict], read: Callable[[GroupConflict], R
             for reading, same in names.items()
         ]
         yield f"Block by block: {'; '.join(parts)}."
-
-
-def conflict_score(losses: Sequence[LossReport]) -> float | None:
-    """Return the mean harm of two adapters to each other's loss on its own images; None unless both are known."""
-    return (losses[0].harm.value + losses[1].harm.value) / 2 if len(losses) == 2 else None
-
-
-def conflict_score_text(losses: Sequence[LossReport]) -> str:
-    """Return the conflict score in words, and how far it can be trusted."""
-    score = conflict_score(losses)
-    if score is None:
-        return (
-            "No conflict score: it needs the training images of both adapters (--data-a, --data-b). Effects on "
-            "activations alone hardly predicted the fidelity that pairs lost in bwlab's study (docs/study.md)."
-        )
-    harms = ", ".join(f"{report.adapter} {report.harm.value:+.3f}" for report in losses)
-    return (
-        f"Conflict score {score:.3f}: the mean rise of the loss on each adapter's training images beside the other "
-        f"adapter ({harms}). In bwlab's study its rank correlation with the fidelity that pairs lost was "
-        f"{SCORE_RHO:.2f} ({SCORE_RHO_HELD_OUT:.2f} on held-out pairs); for the cosine of the weights it was "
-        f"{COSINE_RHO:.2f} ({COSINE_RHO_HELD_OUT:.2f}). Take it as a hint; "
-        "'bwlab analyze recommend' generates and scores images to make sure."
-    )
-
-
-def loss_warnings(losses: Sequence[LossReport]) -> list[str]:
-    """Return a line for each adapter that does not lower the loss on its supposed training images."""
-    return [
-        f"{report.adapter} does not lower the loss on these images beyond doubt ({report.base.value:.3f} without it, "
-        f"{report.own.value:.3f} with it), as adapters do on their training images. Check --data-{report.adapter}: "
-        "with other images the conflict score is meaningless."
-        for report in losses
-        if report.doubtful
-    ]
-
-
-def blame_caution() -> str:
-    """Return how far blame can be trusted."""
-    return (
-        f"In bwlab's study, the block with the largest gain for its cost was the best block to switch off in "
-        f"{100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance): score the result of every change."
-    )
-
-
-def no_advice() -> str:
-    """Return the advice where no block is worth turning down."""
-    return (
-        "No block is worth turning down: switching a block off never gains the other adapter "
-        f"{100 * WORTH:.0f} % more of its effect than it costs its own. 'bwlab analyze recommend' searches for block "
-        "scales by generating images."
-    )
 
 
 def carrier_lines(

@@ -102,7 +102,7 @@ def _scorers(location: StudyLocation, manager: PluginManager, warn: Warn) -> lis
     from bwlab_analysis.fidelity.clip import built_in_scorers
     from bwlab_analysis.installed import fidelity_scorers
 
-    return [*built_in_scorers(location.clip), *fidelity_scorers(manager, warn)]
+    return fidelity_scorers(manager, warn, built_in_scorers(location.clip))
 
 
 def _references(settings: JudgeSettings) -> References:

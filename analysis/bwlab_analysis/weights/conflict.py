@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bwlab.adapters.names import adapter_names
 from bwlab.base.header import LABELS
 from bwlab.errors import BwlabError
 from bwlab.formats.types import Formats
 from bwlab.linalg.factored import Spectrum
 from bwlab.linalg.pair import FactorPair
-from bwlab_analysis.measures import ConflictMeasure, Measured, Parts
+from bwlab_analysis.measures import ConflictMeasure, Measured, MeasureError, ModuleParts, measure_errors
 from bwlab_analysis.weights.adapter_weights import AdapterWeights, LeftOut, Naming, grouped, open_weights, text_widths
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class PairParts:
 
     energy_a: float | None
     energy_b: float | None
-    parts: Mapping[str, Parts | None]
+    parts: Mapping[str, ModuleParts]
 
     @property
     def shared(self) -> bool:
@@ -76,12 +77,14 @@ class ConflictReport:
     """The result of `bwlab analyze conflict` for two files, from their weights alone.
 
     Attributes:
+        names: short names of a and b.
         shared_share_a, shared_share_b: each adapter's share of energy in modules that both change.
 
     """
 
     file_a: Path
     file_b: Path
+    names: tuple[str, str]
     scheme: str
     measures: tuple[ConflictMeasure, ...]
     blocks: tuple[GroupConflict, ...]
@@ -92,6 +95,11 @@ class ConflictReport:
     left_out_a: tuple[LeftOut, ...]
     left_out_b: tuple[LeftOut, ...]
 
+    @property
+    def errors(self) -> tuple[MeasureError, ...]:
+        """The measures that failed, by block; `"all"` is the whole adapters."""
+        return measure_errors([(group.name, group.measures) for group in (*self.blocks, self.total)], self.measures)
+
 
 def measure_conflict(
     file_a: Path,
@@ -99,6 +107,7 @@ def measure_conflict(
     measures: Sequence[ConflictMeasure],
     formats: Formats | None = None,
     base: ModelWeights | None = None,
+    names: tuple[str, str] | None = None,
 ) -> ConflictReport:
     """Return the conflict of two adapter files, which are read module by module.
 
@@ -107,6 +116,7 @@ def measure_conflict(
         measures: of pairs of deltas, plugins' included.
         formats: knows the readers of formats; None: the built-in ones alone.
         base: weights of the model they were made for, which the deltas of OFT and some others need.
+        names: short names of the adapters; None: those of `bwlab.adapters.names.adapter_names`.
 
     Raises:
         BwlabError: a file cannot be read, the two were made for different models, or they do not fit the base.
@@ -123,9 +133,11 @@ def measure_conflict(
         return tuple(_group(name, [pairs[path] for path in paths], whole, measures) for name, paths in members.items())
 
     shared = [pair for pair in pairs.values() if pair.shared]
+    name_a, name_b = names or adapter_names((file_a, file_b))
     return ConflictReport(
         file_a=file_a,
         file_b=file_b,
+        names=(name_a, name_b),
         scheme=a.scheme.name,
         measures=tuple(measures),
         blocks=groups({**a.blocks, **b.blocks}.__getitem__, a.scheme.blocks()),
@@ -166,7 +178,7 @@ def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[Co
     pair = FactorPair(delta_a, delta_b)
     with np.errstate(over="ignore", invalid="ignore"):  # `energy` refuses what overflows.
         energy_a, energy_b = a.energy(path, pair.a), b.energy(path, pair.b)
-    return PairParts(energy_a, energy_b, {measure.name: measure.of_pair(pair) for measure in measures})
+    return PairParts(energy_a, energy_b, {measure.name: measure.parts_of(pair) for measure in measures})
 
 
 def _energy_a(pairs: Iterable[PairParts]) -> float:
@@ -184,8 +196,7 @@ def _share(part: float, whole: float) -> float | None:
 def _group(name: str, pairs: list[PairParts], whole: Energies, measures: Sequence[ConflictMeasure]) -> GroupConflict:
     values = {}
     for measure in measures:
-        parts = [numbers for pair in pairs if (numbers := pair.parts.get(measure.name)) is not None]
-        values[measure.name] = measure.value_of(parts)
+        values[measure.name] = measure.value_of([pair.parts.get(measure.name) for pair in pairs])
     energy_a, energy_b = _energy_a(pairs), _energy_b(pairs)
     return GroupConflict(
         name=name,

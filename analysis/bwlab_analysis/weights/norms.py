@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.formats.types import Formats
 from bwlab.linalg.factored import Spectrum
-from bwlab_analysis.measures import BlockMetric, Measured, Parts
+from bwlab_analysis.measures import BlockMetric, Measured, MeasureError, ModuleParts, Parts, measure_errors
 from bwlab_analysis.weights.adapter_weights import KINDS, AdapterWeights, LeftOut, grouped, kind_of, open_weights
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ModuleNorms:
 
     rank: int
     energy: float
-    parts: dict[str, Parts | None]
+    parts: dict[str, ModuleParts]
     base_energy: float | None = None
 
 
@@ -118,6 +118,11 @@ class NormsReport:
     left_out: tuple[LeftOut, ...]
     base: str | None = None
 
+    @property
+    def errors(self) -> tuple[MeasureError, ...]:
+        """The metrics that failed, by block; `"all"` is the whole adapter."""
+        return measure_errors([(group.name, group.measures) for group in (*self.blocks, self.total)], self.metrics)
+
 
 def measure_norms(
     file: Path, metrics: Sequence[BlockMetric], formats: Formats | None = None, base: ModelWeights | None = None
@@ -164,7 +169,7 @@ def measure_norms(
 def _module(weights: AdapterWeights, path: str, metrics: Sequence[BlockMetric]) -> ModuleNorms:
     delta = Spectrum(weights.delta(path))
     energy = weights.energy(path, delta)
-    parts = {metric.name: metric.of_module(delta) for metric in metrics}
+    parts = {metric.name: metric.parts_of(delta) for metric in metrics}
     return ModuleNorms(weights.rank(path), energy, parts, weights.base_energy(path))
 
 
@@ -175,8 +180,7 @@ def _group(name: str, members: Iterable[ModuleNorms], energy: float, metrics: Se
     of_base = [module.base_energy for module in modules if module.base_energy is not None]
     measures = {}
     for metric in metrics:
-        parts = [numbers for module in modules if (numbers := module.parts[metric.name]) is not None]
-        measures[metric.name] = metric.value_of(parts)
+        measures[metric.name] = metric.value_of([module.parts[metric.name] for module in modules])
     share = own / energy if energy else None
     base_norm = math.sqrt(math.fsum(of_base)) if of_base else None
     return GroupNorms(name, len(modules), (min(ranks), max(ranks)), math.sqrt(own), share, measures, base_norm)

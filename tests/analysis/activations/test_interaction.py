@@ -44,6 +44,11 @@ def test_the_prediction_is_measured_as_by_hand(world: World, report: Interaction
     kept = ((hab - hb) * (ha - h0)).sum() / (ha - h0).square().sum()
     assert found["retention_a"] is not None
     assert found["retention_a"].value == pytest.approx(float(kept), rel=1e-4)
+    parts, wholes = (((hab - hb) * (ha - h0)).sum((0, 2, 3, 4)), (ha - h0).square().sum((0, 2, 3, 4)))
+    residuals = parts - kept * wholes
+    assert found["retention_a"].details["error"] == pytest.approx(
+        float(residuals.std() / wholes.mean() / len(parts) ** 0.5), rel=1e-3
+    )
 
 
 def test_switching_a_block_off_is_measured_as_by_hand(world: World, report: InteractionReport) -> None:

@@ -13,9 +13,10 @@ import torch
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.noise_schedule import noise_schedule, training_target
 from bwlab_analysis.activations.inputs import Inputs, text_conditions
-from bwlab_analysis.activations.losses import Loss, loss_interference
-from bwlab_analysis.report.verdict import loss_warnings
+from bwlab_analysis.activations.losses import Loss, loss_beside_all, loss_interference
+from bwlab_analysis.report.answer import loss_warnings
 from tests.analysis.activations.conftest import World
+from tests.analysis.random_adapters import random_adapter
 
 
 @torch.no_grad()
@@ -61,6 +62,40 @@ def test_the_share_of_the_gain_that_is_lost(world: World) -> None:
     assert replace(one, gain=Loss(0.4, 0.5)).gain_lost is None  # within its standard error
     assert replace(one, gain=Loss(-0.4, 0.1)).gain_lost is None
     assert replace(one, gain=Loss(0.4, math.nan)).gain_lost is None  # of a single image
+    known = replace(one, gain=Loss(0.4, 0.1), gain_lost_error=0.2, random_harm=(0.0, 0.04))
+    assert known.kept == Loss(0.75, 0.2)
+    assert known.random_kept == pytest.approx((1.0, 0.9))
+    assert replace(known, gain=Loss(0.4, 0.5)).random_kept == ()
+
+
+def test_the_error_of_the_lost_share_is_that_over_images(world: World) -> None:
+    """The delta method, from the losses of each of three images alone."""
+    one = partial(loss_interference, world.pipe, world.scheme, world.a, world.b, timesteps=(700,), draws=0)
+    inputs = world.inputs
+    whole = one(inputs=inputs, knock_outs=False)
+    images = [
+        one(inputs=Inputs(inputs.latents[[k]], inputs.noise[[k]], (inputs.captions[k],), "one", 1), knock_outs=False)
+        for k in range(3)
+    ]
+    gains, harms = ([getattr(image, name).value for image in images] for name in ("gain", "harm"))
+    lost = sum(harms) / sum(gains)
+    residuals = [harm - lost * gain for harm, gain in zip(harms, gains, strict=True)]
+    error = statistics.stdev(residuals) / math.sqrt(3) / abs(statistics.fmean(gains))
+    assert whole.gain_lost_error == pytest.approx(error, rel=1e-3)
+
+
+def test_the_loss_beside_all_others_is_that_with_all_of_them(world: World) -> None:
+    third = random_adapter(world.pipe.unet, "lora", "mid=2", 3)
+    report = loss_beside_all(
+        world.pipe, world.scheme, world.a, [world.b, third], world.inputs, "a", timesteps=(700, 200), draws=2
+    )
+    every = [ScaledAdapter(adapter) for adapter in (world.a, world.b, third)]
+    assert report.both.value == pytest.approx(loss(world, *every), rel=1e-5)
+    assert report.own.value == pytest.approx(loss(world, every[0]), rel=1e-5)
+    assert report.base.value == pytest.approx(loss(world), rel=1e-5)
+    assert report.harm.value == pytest.approx(report.both.value - report.own.value)
+    assert len(set(report.random_harm)) == 2
+    assert report.blame == report.need == ()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +106,7 @@ def test_images_whose_loss_is_not_lowered_are_doubted(world: World, gain: Loss, 
     report = loss_interference(world.pipe, world.scheme, world.a, world.b, world.inputs, timesteps=(700,), draws=0)
     one = replace(report, gain=gain)
     assert one.doubtful is doubtful
-    assert len(loss_warnings([one])) == doubtful
+    assert len(loss_warnings([one], {"a": "fox"})) == doubtful
 
 
 def test_latents_of_one_image_are_no_independent_ones(world: World) -> None:

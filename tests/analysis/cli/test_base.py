@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,19 +73,72 @@ def files(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> File
 def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, "--prompts", files.prompts, *FAST)
     assert outcome.code == 0, outcome.err
-    assert "effect of a" in outcome.out
+    text = " ".join(outcome.out.split())
+    assert re.match(
+        r"Answer Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % of its effect on the base's prediction; beside "
+        r"random adapters of style's norms, -?[\d.]+ % \+- [\d.]+ %\. Beside identity, style keeps",
+        text,
+    )
     assert "prediction" in outcome.out
-    assert "No block is worth turning down" in outcome.out or "Turn " in outcome.out
-    assert "No conflict score" in outcome.out
-    assert "Shares of each adapter's effect on the prediction" in outcome.out
+    assert "No block is worth turning down" in text or "Turn " in text
+    assert "No conflict score: it needs the training images of both adapters (--data identity=DIR --data style" in text
+    assert "effect of identity" not in text
     assert "…" not in outcome.out
 
 
+def test_details_of_a_conflict_are_printed_when_asked_for(bwlab: Run, files: Files) -> None:
+    arguments = ("analyze", "conflict", files.a, files.b, "--base", files.base, "--prompts", files.prompts, *FAST)
+    short, whole = (bwlab(*arguments, *more) for more in ((), ("--details",)))
+    assert whole.out.startswith(short.out.partition("More with --details")[0])
+    for words in ("effect of identity", "energy of identity", "Shares of each adapter's effect on the prediction"):
+        assert words not in short.out
+        assert words in whole.out
+    assert "More with --details" not in whole.out
+
+
+def test_the_lines_to_copy_run_as_printed(
+    bwlab: Run, files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With every block worth turning down, and with the tiny base in place of the embedded one, which has a scorer."""
+    monkeypatch.chdir(tmp_path)
+    spaced = tmp_path / "a style" / "adapter.safetensors"
+    spaced.parent.mkdir()
+    spaced.write_bytes(files.b.read_bytes())
+    monkeypatch.setattr("bwlab_analysis.report.advice.WORTH", -1e9)
+    for module in ("report.advice", "fidelity.clip"):
+        monkeypatch.setattr(f"bwlab_analysis.{module}.EMBEDDED", str(files.base))
+    data = ("--data", f"identity={files.images}", "--data", f"a style={files.images}")
+    outcome = bwlab("analyze", "conflict", files.a, spaced, "--base", files.base, *data, *FAST)
+    lines = outcome.out.partition("To copy:\n")[2].partition("Numbers\n")[0].splitlines()
+    assert [shlex.split(line)[1] for line in lines] == ["generate", "convert", "convert", "analyze"]
+    for line in lines[:3]:
+        done = bwlab(*shlex.split(line)[1:])
+        assert done.code == 0, done.err
+    assert len(list((tmp_path / "images").glob("*.png"))) == 1
+    turned = load_file(tmp_path / "a style-beside-others.safetensors")
+    assert 0 < len(turned) <= len(load_file(spaced))
+    search = bwlab(*shlex.split(lines[3])[1:])
+    # Random adapters may well be no better than the base: then it says so.
+    assert search.code == 0 or "with it alone and" in search.err
+
+
+def test_the_numbers_of_a_conflict_fit_a_screen(bwlab: Run, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    data = ("--data", f"identity={files.images}", "--data", f"style={files.images}")
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
+    numbers = outcome.out.partition("\nNumbers\n")[2].splitlines()
+    assert 20 < len(numbers) <= 24
+    copied = outcome.out.partition("To copy:\n")[2].splitlines()[:1]
+    assert all(len(line) <= 80 for line in outcome.out.splitlines() if line not in copied)
+
+
 def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
-    data = ("--data-a", files.images, "--data-b", files.images)
+    data = ("--data", f"identity={files.images}", "--data", f"b={files.images}")
     outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json")
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
+    assert (found["name_a"], found["name_b"]) == ("identity", "style")
+    assert len(found["answer"]) == 2
     assert found["schema"] == "bwlab.analyze.conflict"
     assert {place["block"] for place in found["activations"]["effects"]} >= {"in0", "mid", "out3", "prediction"}
     assert [report["adapter"] for report in found["losses"]] == ["a", "b"]
@@ -94,14 +148,14 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
     assert found["conflict_score_text"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
     table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
-    assert "Denoising loss on each adapter's own training images" in table.out
+    assert "Losses: harm is the rise by the other adapter" in table.out
     assert "…" not in table.out
 
 
 @pytest.mark.parametrize(
     ("command", "stages"),
     [
-        ("conflict A B --data-a IMAGES", {"activations", "losses on a's images"}),
+        ("conflict A B --data a=IMAGES", {"activations", "losses on identity's images"}),
         ("conflict A B TEXT --prompts PROMPTS", {f"activations of pair {number} of 3" for number in (1, 2, 3)}),
         ("activations A --prompts PROMPTS", {""}),
     ],
@@ -116,7 +170,7 @@ def test_progress_is_shown(
 
     monkeypatch.setattr(ProgressBar, "update", update)
     words = {"A": files.a, "B": files.b, "TEXT": files.with_text, "IMAGES": files.images, "PROMPTS": files.prompts}
-    arguments = [words.get(word, word) for word in command.split()]
+    arguments = [re.sub("[A-Z]+", lambda word: str(words[word[0]]), argument) for argument in command.split()]
     outcome = bwlab("analyze", *arguments, "--base", files.base, *FAST)
     assert outcome.code == 0, outcome.err
     assert {detail for _, _, detail in shown} == stages
@@ -126,16 +180,17 @@ def test_progress_is_shown(
 
 
 def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:
-    data = ("--data-a", files.images, "--data-b", files.images)
+    data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
     found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
+    names = {"a": found["name_a"], "b": found["name_b"]}
     of_none = [
-        report["adapter"]
+        names[report["adapter"]]
         for report in found["losses"]
         if report["gain"]["value"] <= max(0.0, report["gain"]["error"] or 0.0)
     ]
-    assert [line[0] for line in found["warnings"]] == of_none
+    assert [line.split()[0] for line in found["warnings"]] == of_none
     assert all(
-        f"Check --data-{line[0]}: with other images the conflict score is meaningless" in line
+        f"Check --data {line.split()[0]}=: with other images the conflict score is meaningless" in line
         for line in found["warnings"]
     )
     assert of_none, "random adapters on noise lower no loss"
@@ -152,13 +207,13 @@ def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) 
 
 
 def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
-    data = ("--data-a", files.images, "--data-b", files.images)
+    data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
     pair = (files.with_text, files.b)
     both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *FAST, "--json").out)
     in0 = next(place for place in both["activations"]["effects"] if place["block"] == "in0")
     assert in0["effect_a"]["random"] > 0
     turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *FAST)
-    assert "effect of b" in turned.out, turned.err
+    assert "Beside style, with_text keeps" in " ".join(turned.out.split()), turned.err
     of_one = bwlab("analyze", "activations", files.with_text, "--base", files.base, "--data", files.images, *FAST)
     assert "Effect" in of_one.out, of_one.err
 
@@ -174,12 +229,39 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     assert len(found["pairs"]) == 3
     table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
     assert table.code == 0, table.err
-    assert "a = " in table.out
     assert "Share of its effect that the adapter in a row retains beside the adapter in a column" in table.out
     rows = [line.split() for line in table.out.splitlines() if line.strip()]
-    matrix = rows[rows.index(["adapter", "a", "b", "c"]) + 2 :][:3]
-    assert [row[0] for row in matrix] == ["a", "b", "c"]
+    matrix = rows[rows.index(["adapter", "identity", "style", "third"]) + 2 :][:3]
+    assert [row[0] for row in matrix] == ["identity", "style", "third"]
     assert [row.index("-") for row in matrix] == [1, 3, 5]  # its own column, each other one with a random pair
+
+
+def test_three_adapters_with_images_say_who_keeps_how_much(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    three = (files.a, files.b, files.with_text)
+    data = [f"--data={name}={files.images}" for name in ("identity", "b", "with_text")]
+    options = ("--base", files.base, *data, *FAST)
+    found = json.loads(bwlab("analyze", "conflict", *three, *options, "--json").out)
+    assert list(found["names"]) == ["identity", "style", "with_text"] == list(found["together"])
+    assert [[report["adapter"] for report in pair["losses"]] for pair in found["pairs"]] == [["a", "b"]] * 3
+    for name, report in found["together"].items():
+        alone = {
+            losses["own"]["value"]
+            for pair in found["pairs"]
+            for losses in pair["losses"]
+            if pair[f"name_{losses['adapter']}"] == name
+        }
+        assert report["own"]["value"] == pytest.approx(alone.pop(), rel=1e-4)
+        assert report["harm"]["value"] == pytest.approx(report["both"]["value"] - report["own"]["value"])
+        assert len(report["random_harm"]) == 2
+    outcome = bwlab("analyze", "conflict", *three, *options, "--report", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("Answer\n")
+    assert "that the adapter in a row keeps beside the adapter in a column" in " ".join(outcome.out.split())
+    assert "all others" in outcome.out
+    assert (tmp_path / "report.html").read_text().count("<h2>") == 4 + 1
+    only_one = json.loads(bwlab("analyze", "conflict", *three, *options[:2], data[1], *FAST, "--json").out)
+    assert list(only_one["together"]) == ["style"]
+    assert sorted(len(pair["losses"]) for pair in only_one["pairs"]) == [0, 1, 1]
 
 
 def test_activations(bwlab: Run, files: Files) -> None:
@@ -248,10 +330,19 @@ SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
     ("arguments", "told"),
     [
         ("conflict A --base BASE", "1 adapter file"),
-        ("conflict A B --data-a IMAGES", "Add --base"),
+        ("conflict A B --data a=IMAGES", "Add --base"),
         ("conflict A B --timesteps 500", "bwlab analyze conflict --timesteps: this option needs a base"),
         ("conflict A B --base BASE", "no prompts and no images"),
-        ("conflict A B PROMPTS --base BASE --data-a IMAGES", "3 adapters and images"),
+        (
+            "conflict A B --base BASE --data IMAGES",
+            "it is not NAME=DIR. Write NAME=DIR with a name of identity, style (or",
+        ),
+        (
+            "conflict A B --base BASE --data fox=IMAGES",
+            "it names none of these adapters. Write NAME=DIR with a name of",
+        ),
+        ("conflict A B --base BASE --data a=IMAGES --data identity=IMAGES", "identity has images already"),
+        ("conflict A B --base BASE --data a=", "--data a=: it is not NAME=DIR"),
         ("conflict A B A", "a file is given twice"),
         ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
         ("activations A --base BASE --prompts A", "not UTF-8 text"),
@@ -260,8 +351,8 @@ SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
         ("activations A --base BASE --data BROKEN", "unreadable ("),
         ("activations A --base BASE --data BROKEN", "Repair or remove it\n"),
         ("activations A --base BASE --data BARE", "is missing or empty. Write the caption\n"),
-        ("conflict A B --base BASE --data-a CLIP --data-b IMAGES", "--data-a CLIP: no images in it"),
-        ("conflict A B --base BASE --data-a nofolder", "--data-a nofolder: no such folder"),
+        ("conflict A B --base BASE --data a=CLIP --data b=IMAGES", "--data CLIP: no images in it"),
+        ("conflict A B --base BASE --data a=nofolder", "--data nofolder: no such folder"),
         ("norms A --report PROMPTS", "--report PROMPTS: a file of that name is in the way"),
         ("activations A --base nowhere --data IMAGES --report PROMPTS/report", "--report PROMPTS/report: "),
         ("norms A --report TAKEN", "report.html in it is a folder"),

@@ -41,34 +41,24 @@ Blocks without a module: te, in1, in2, in3, out0, out1, out2, out3, rest.
 """
 
 CONFLICT = """
-Weights
-a = a.safetensors: 5 modules
-b = b.safetensors: 4 modules
-Block scheme sd; 2 modules changed by both: 51.0 % of a's energy, 60.4 % of b's.
- block   modules of a   of b   of both   energy of a      of b   of both
- ───────────────────────────────────────────────────────────────────────
- in0                3      0         0        49.0 %     0.0 %    32.9 %
- mid                2      2         2        51.0 %    60.4 %    54.1 %
- out3               0      2         0         0.0 %    39.6 %    13.0 %
- all                5      4         2       100.0 %   100.0 %   100.0 %
-                       cosine         out overlap          in overlap   angle, deg
- block          (random pair)       (random pair)       (random pair)     (random)
- ─────────────────────────────────────────────────────────────────────────────────
- in0                exactly 0                   -                   -            -
- mid     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
- out3               exactly 0                   -                   -            -
- all     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)      69 (64)
+Answer
+Weights cannot show whether a and b conflict. Add --base and the training images (--data a=DIR
+--data b=DIR) to measure it.
 The conflict of the weights is exactly 0 where only one adapter changes modules: in0 (a only), out3
 (b only).
 Cosine 0.0066 (random pair: 0 +- 0.0081): at chance (within 3 standard deviations of a random pair),
 as between nearly all real adapters. It does not show a conflict.
-Block by block: at chance (mid).
 Out overlap x1.09 of chance (random pair: x1 +- 0.24), x16.7 at most: at chance (within 3 standard
 deviations of a random pair). The adapters write into unrelated directions.
-Block by block: at chance (mid).
-Conflict
-Weights cannot show whether these adapters conflict. Add --base and the training images (--data-a,
---data-b) to measure it.
+Weights by block
+                       cosine         out overlap          in overlap
+ block          (random pair)       (random pair)       (random pair)
+ ────────────────────────────────────────────────────────────────────
+ in0                exactly 0                   -                   -
+ mid     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)
+ out3               exactly 0                   -                   -
+ all     0.0066 (0 +- 0.0081)   x1.09 (1 +- 0.24)   x0.85 (1 +- 0.25)
+More with --details, and all in --report DIR and --json.
 """
 
 
@@ -134,7 +124,7 @@ def test_json_of_a_conflict_has_scales_and_verdict(bwlab: Run, pair: tuple[Path,
     assert (document["schema"], document["schema_version"]) == ("bwlab.analyze.conflict", 2)
     assert [block["disjoint"] for block in document["blocks"]] == [True, False, True]
     cosine = document["total"]["cosine"]
-    table = bwlab("analyze", "conflict", *pair).out
+    table = bwlab("analyze", "conflict", *pair, "--details").out
     assert f"{cosine['value']:.4f} (0 +- {cosine['random_sd']:.4f})" in table
     assert f"x{document['total']['out_overlap']['value']:.2f} (1 +- " in table
     assert document["total"]["sign_conflict"]["random"] == 0.5

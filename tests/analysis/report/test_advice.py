@@ -34,11 +34,13 @@ def test_blocks_that_give_more_than_they_cost_are_turned_down() -> None:
 
 def test_steps_are_told_in_words() -> None:
     off, halved, _ = steps_of(BLAME)
-    assert (
-        off.words
-        == "Turn b off in out3: with the block off, a gets 40 % of its effect back and b loses 5 % of its own."
+    names = {"a": "robo", "b": "chalk"}
+    assert off.words(names) == (
+        "Turn chalk off in out3: with the block off, robo gets 40 % of its effect back and chalk loses 5 % of its own."
     )
-    assert halved.words == "Turn a down to 0.5 in mid: with the block off, b gets 10 % of its effect back."
+    assert halved.words(names) == (
+        "Turn robo down to 0.5 in mid: with the block off, chalk gets 10 % of its effect back."
+    )
 
 
 def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], need: dict[str, float]) -> LossReport:
@@ -47,7 +49,7 @@ def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], 
 
     harm = Loss(sum(blame.values()), 0.0)
     without, alone, both, gain = (Loss(value, 0.0) for value in (base, own, own + harm.value, base - own))
-    return LossReport(adapter, "made up", without, alone, both, gain, harm, (), losses(blame), losses(need))
+    return LossReport(adapter, "made up", without, alone, both, gain, harm, (), 0.0, losses(blame), losses(need))
 
 
 def test_losses_become_shares_of_the_adapters_effects() -> None:

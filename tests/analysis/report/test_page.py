@@ -89,7 +89,7 @@ def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> lis
     third = tmp_path_factory.mktemp("third") / "third.safetensors"
     third.write_bytes(files.a.read_bytes())
     base = ("--base", files.base)
-    data = ("--data-a", files.images, "--data-b", files.images)
+    data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
     commands: tuple[tuple[object, ...], ...] = (
         ("norms", files.a),
         ("conflict", files.a, files.b, *base, *data, *FAST),

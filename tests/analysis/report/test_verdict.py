@@ -64,7 +64,7 @@ def test_each_block_has_its_verdict(report: ConflictReport) -> None:
 def test_one_adapter_twice_is_called_so(tmp_path: Path) -> None:
     file = write(tmp_path / "a.safetensors", adapter_tensors(0))
     assert weights_verdict(measure_conflict(file, file, [COSINE, OUT_OVERLAP])) == [
-        "a and b make the same changes up to a factor: they are the same adapter."
+        "a (a) and a (b) make the same changes up to a factor: they are the same adapter."
     ]
 
 
