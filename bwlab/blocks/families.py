@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from bwlab.blocks.scheme import ALL, BlockScheme, Module
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning, first_line
 
 PLAIN_DOWN, CROSS_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 PLAIN_UP, CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
@@ -151,14 +152,15 @@ def scheme_for(config: Mapping[str, object], finders: Iterable[Finder] = ()) -> 
 
     Args:
         config: the config as diffusers writes it to `unet/config.json`.
-        finders: finders of plugins, `manager.block_schemes()`; tried before the built-in finders.
+        finders: finders of plugins, `manager.block_schemes()`; tried before the built-in finders. A finder that
+            raises is left out with a `BwlabWarning`.
 
     Raises:
         BwlabError: no finder knows such a UNet.
 
     """
     for find in (*finders, find_sd, find_sdxl):
-        scheme = find(config)
+        scheme = _found(find, config)
         if scheme is not None:
             return scheme
     raise BwlabError(
@@ -166,6 +168,16 @@ def scheme_for(config: Mapping[str, object], finders: Iterable[Finder] = ()) -> 
         f"no known one fits {_described(config)}",
         "Use a UNet like that of Stable Diffusion 1.x, 2.x or SDXL, or install a plugin that knows this one",
     )
+
+
+def _found(find: Finder, config: Mapping[str, object]) -> BlockScheme | None:
+    try:
+        return find(config)
+    except Exception as error:  # of a plugin: it must not stop the finders of other models
+        name = getattr(find, "name", "")
+        message = f"block scheme {name} is left out: its finder raised {type(error).__name__}: {first_line(error)}"
+        warnings.warn(message, BwlabWarning, stacklevel=3)
+        return None
 
 
 def _described(config: Mapping[str, object]) -> str:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command, get_group
+from typer.main import get_command, get_command_name, get_group, get_group_from_info
+from typer.models import CommandInfo, TyperInfo
 
 from bwlab._version import __version__
 from bwlab.config.foreign_names import hint_for
 from bwlab.errors import BwlabError, BwlabWarning
-from bwlab.plugins.discovery import reason
+from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
 from bwlab.terminal import one_line, show_traceback, warn
 
@@ -48,6 +49,8 @@ PLUGINS_OF_COMMANDS = {"base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a cl
 # The error that typer raises for arguments it cannot read. It is click's or typer's, depending on the version, and only
 # a subclass is public.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+"""The base class of such errors."""
 
 # Errors of the file system, which are not defects of bwlab.
 OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
@@ -143,7 +146,7 @@ class PluginCommands:
     Attributes:
         apps: the app of each plugin, with the commands that it registered.
         commands: the same commands by name, ready to run.
-        failures: plugins whose commands are all left out, with the reasons.
+        failures: plugins that have commands left out, with the reasons.
 
     """
 
@@ -155,23 +158,60 @@ class PluginCommands:
 def plugin_commands(manager: PluginManager) -> PluginCommands:
     """Return the commands of all plugins.
 
-    Each plugin first gets a separate app, so that a plugin that raises half-way, takes an existing name, or has a
-    signature that typer cannot read does not spoil the commands of other plugins.
+    Each plugin first gets a separate app, so that a plugin that raises half-way or has a signature that typer cannot
+    read does not spoil the commands of other plugins. Commands whose name is taken are left out; bwlab's own come
+    first.
     """
     plugged = PluginCommands([], {}, [])
-    for record, register in manager.each("bwlab_register_commands"):
+    for record, register in sorted(
+        manager.each("bwlab_register_commands"), key=lambda plugin: plugin[0].distribution != OURS
+    ):
         own = typer.Typer()
         try:
             register(app=own)
             commands = get_group(own).commands
-            if taken := commands.keys() & {*COMMANDS, *GROUPS, *plugged.commands}:
-                raise ValueError(f"there is already a command {', '.join(sorted(taken))}")
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
             plugged.failures.append((record, error))
             continue
+        taken = commands.keys() & {*COMMANDS, *GROUPS, *plugged.commands}
+        if taken:
+            plugged.failures.append((record, ValueError(f"there is already a command {', '.join(sorted(taken))}")))
+            commands = {name: command for name, command in commands.items() if name not in taken}
+            own.registered_commands = [entry for entry in own.registered_commands if _name(entry) in commands]
+            own.registered_groups = [entry for entry in own.registered_groups if _name(entry) in commands]
         plugged.apps.append(own)
         plugged.commands.update(commands)
+        if record.distribution != OURS:
+            for name, command in commands.items():
+                _guard(name, command, record)
     return plugged
+
+
+def _name(entry: CommandInfo | TyperInfo) -> str:
+    """Return the name of a command or a group of commands of a typer app."""
+    if isinstance(entry, CommandInfo):
+        return entry.name or get_command_name(getattr(entry.callback, "__name__", ""))
+    group = get_group_from_info(entry, pretty_exceptions_short=True, suggest_commands=True, rich_markup_mode=None)
+    return str(group.name)
+
+
+def _guard(name: str, command: Any, record: PluginRecord) -> None:
+    """Let a plugin's command report an error of its code in one line that names the plugin."""
+    invoke = command.invoke
+
+    def guarded(context: Any) -> object:
+        try:
+            return invoke(context)
+        except (BwlabError, typer.Exit, typer.Abort, ClickError):
+            raise
+        except Exception as error:  # foreign code
+            if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+                raise
+            found = f"plugin {record.name} of {record.source} raised {reason(error)}"
+            fix = "Report it to the author of the plugin; bwlab --debug shows the traceback"
+            raise BwlabError(f"bwlab {name}", found, fix) from error
+
+    command.invoke = guarded
 
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
@@ -183,6 +223,8 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
     for record, error in unusable:
         warn(f"commands of plugin {record.name} of {record.source} are left out: {reason(error)}")
+    for clash in manager.clashes:
+        warn(str(clash))
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
     _require_plugin_of(first, command.commands)
     given = None if arguments is None else list(arguments)

@@ -164,7 +164,7 @@ def plugin_table(manager: PluginManager) -> Group:
         least = min(longest + 1, LONGEST_NAME) if head == "gives" else None
         most = 16 if head == "kind" else None
         table.add_column(head, overflow="fold", no_wrap=not wraps, min_width=least, max_width=most)
-    notes = [Text(f"{error}", style="yellow") for error in manager.clashes()]
+    notes = [Text(f"{error}", style="yellow") for error in manager.clashes]
     for record in manager.records:
         state = Text(record.state, style=COLOURS[record.state])
         names, broken = given[record.name]

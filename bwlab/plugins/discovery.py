@@ -19,6 +19,8 @@ from bwlab.tagging.tagger import Tagger
 
 GROUP = "bwlab"
 CALLER = "(given by the caller)"
+OURS = "bwlab"
+"""The distribution of the built-in plugins, whose names no other plugin can take."""
 
 RETURNS: dict[str, tuple[type[Registration], ...]] = {
     "bwlab_register_adapters": (AdapterType,),
@@ -130,15 +132,13 @@ def _alone(candidate: Candidate) -> pluggy.PluginManager:
 
 
 def _refuse_shared_names(candidates: Sequence[Candidate]) -> None:
-    """Refuse plugins that share a name: pluggy would load the first and silently drop the other."""
-    by_name: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        by_name.setdefault(candidate.name, []).append(candidate)
-    for name, sharing in by_name.items():
-        if len(sharing) > 1:
-            sources = " and ".join(candidate.source for candidate in sharing)
-            for candidate in sharing:
-                candidate.error = f"the name {name!r} is used by {sources}, so none of them is loaded; uninstall one"
+    """Refuse plugins whose name is taken: bwlab's own plugin has it, else that of the first distribution by name."""
+    owners: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.distribution != OURS):
+        owner = owners.setdefault(candidate.name, candidate)
+        if owner is not candidate:
+            found = f"the name {candidate.name!r} is taken by the plugin of {owner.source}"
+            candidate.error = f"{found}; rename the entry point, or uninstall one of the two"
 
 
 def _import(manager: pluggy.PluginManager, candidate: Candidate) -> None:

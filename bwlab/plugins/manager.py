@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pluggy
@@ -18,7 +18,7 @@ from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
 from bwlab.optimizers.types import OptimizerType
-from bwlab.plugins.discovery import Candidate, Registration, installed_candidates, load_all, reason
+from bwlab.plugins.discovery import OURS, Candidate, Registration, installed_candidates, load_all, reason
 from bwlab.tagging.tagger import Tagger
 
 if TYPE_CHECKING:
@@ -97,13 +97,14 @@ class PluginManager:
 
     Attributes:
         pluggy: pluggy's manager, which holds the hooks; use its `register` only in tests, since it checks nothing.
-        records: every plugin that was found, sorted by name.
+        records: every plugin that was found, sorted by name, without the registrations whose name is taken.
+        clashes: an error for each registration that is left out because its name is taken.
 
     """
 
     def __init__(self, manager: pluggy.PluginManager, records: Sequence[PluginRecord]) -> None:
         self.pluggy = manager
-        self.records = list(records)
+        self.records, self.clashes = _with_unique_names(records)
 
     @property
     def hook(self) -> pluggy.HookRelay:
@@ -121,15 +122,15 @@ class PluginManager:
         return [record for record in self.records if record.state == "failed"]
 
     def adapter_types(self) -> dict[str, AdapterType]:
-        """Return the adapter types by name; raise `BwlabError` if two plugins register the same name."""
+        """Return the adapter types by name."""
         return self._unique(AdapterType)
 
     def block_schemes(self) -> tuple[SchemeFinder, ...]:
-        """Return the finders of block schemes; raise `BwlabError` if two plugins register the same name."""
+        """Return the finders of block schemes."""
         return tuple(self._unique(SchemeFinder).values())
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Return the readers, then the writers; raise `BwlabError` if two plugins register the same name."""
+        """Return the readers, then the writers."""
         return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
 
     def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
@@ -152,7 +153,7 @@ class PluginManager:
         return known[name]
 
     def optimizers(self) -> dict[str, OptimizerType]:
-        """Return the optimisers by name; raise `BwlabError` if two plugins register the same name."""
+        """Return the optimisers by name."""
         return self._unique(OptimizerType)
 
     def optimizer(self, name: str) -> OptimizerType:
@@ -181,24 +182,11 @@ class PluginManager:
         others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
         return self.pluggy.subset_hook_caller(hook, others)
 
-    def clashes(self) -> list[BwlabError]:
-        """Return an error for each name that two plugins register."""
-        return [error for kind in CALLED for error in self._clashes(kind)]
-
     def _registered(self, kind: type[Registered]) -> Iterator[tuple[PluginRecord, Registered]]:
         for record in self.loaded:
             for given in record.registrations:
                 if isinstance(given, kind):
                     yield record, given
-
-    def _clashes(self, kind: type[Registered]) -> Iterator[BwlabError]:
-        owners: dict[str, str] = {}
-        for record, given in self._registered(kind):
-            owner = f"{record.source} (plugin {record.name})"
-            if given.name in owners:
-                found = f"registered by both {owners[given.name]} and {owner}"
-                yield BwlabError(f"{CALLED[kind]} {given.name!r}", found, "Uninstall one of them")
-            owners.setdefault(given.name, owner)
 
     def _unknown(self, asked: str, kind: str, known: Collection[str]) -> BwlabError:
         failed = f" (not loaded: {', '.join(record.name for record in self.failed)})" if self.failed else ""
@@ -207,9 +195,30 @@ class PluginManager:
         return BwlabError(asked, f"no plugin registers it{failed}", fix)
 
     def _unique(self, kind: type[Registered]) -> dict[str, Registered]:
-        for error in self._clashes(kind):
-            raise error
         return {given.name: given for _, given in self._registered(kind)}
+
+
+def _with_unique_names(records: Sequence[PluginRecord]) -> tuple[list[PluginRecord], list[BwlabError]]:
+    """Return the records without registrations whose name is taken, and an error for each of these.
+
+    A name belongs to bwlab's own plugin if that registers it, else to the first plugin by name.
+    """
+    owners: dict[tuple[type[Registration], str], PluginRecord] = {}
+    kept: dict[int, tuple[Registration, ...]] = {}
+    clashes = []
+    for record in sorted(records, key=lambda record: record.distribution != OURS):
+        own = []
+        for given in record.registrations:
+            owner = owners.get((type(given), given.name))
+            if owner is None:
+                own.append(given)
+                owners[type(given), given.name] = record
+            else:
+                asked = f"{CALLED[type(given)]} {given.name!r} of plugin {record.name} of {record.source}"
+                found = f"the name is taken by plugin {owner.name} of {owner.source}, so it is left out"
+                clashes.append(BwlabError(asked, found, "Rename it, or uninstall one of the two"))
+        kept[id(record)] = tuple(own)
+    return [replace(record, registrations=kept[id(record)]) for record in records], clashes
 
 
 def build_manager(

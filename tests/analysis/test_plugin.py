@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 import bwlab_analysis.plugin
-from bwlab.errors import BwlabError
 from bwlab.linalg.factored import Spectrum
 from bwlab.plugins.hookspecs import hookimpl
 from bwlab.plugins.manager import PluginManager, build_manager
@@ -114,14 +113,18 @@ def test_a_failing_plugin_costs_one_warning() -> None:
     assert "something else than a list of ConflictMeasure" in warnings[1]
 
 
-def test_one_name_given_twice_is_refused() -> None:
+def test_of_one_name_given_twice_the_first_is_kept() -> None:
     class Second:
         @hookimpl
         def bwlab_register_block_metrics(self) -> list[BlockMetric]:
             return [BlockMetric("effective_rank", "mine", lambda delta: None, lambda modules: None)]
 
-    with pytest.raises(BwlabError, match="'effective_rank': registered by both"):
-        block_metrics(manager_of(Second()), no_warning)
+    warnings = list[str]()
+    names = [metric.name for metric in block_metrics(manager_of(Second()), warnings.append)]
+    assert sorted(names) == ["effective_rank", "top1_share"]
+    assert len(warnings) == 1
+    assert "measure 'effective_rank' of plugin" in warnings[0]
+    assert "the name is taken by plugin" in warnings[0]
 
 
 def test_a_metric_sees_the_delta_with_its_scale(tmp_path: Path) -> None:

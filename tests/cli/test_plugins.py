@@ -76,7 +76,8 @@ def test_a_clash_of_types_is_in_the_list(packages: FakePackages, capsys: pytest.
     assert run("plugins") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert (
-        "adapter type 'lora': registered by both bwlab 0.1.0 (plugin lora) and bwlab-other 2.0 (plugin other)" in text
+        "adapter type 'lora' of plugin other of bwlab-other 2.0: the name is taken by plugin lora of bwlab 0.1.0"
+        in text
     )
 
 

@@ -46,7 +46,7 @@ def test_every_example_runs_and_every_plugin_in_it_loads(source: str) -> None:
     if "@hookimpl" in source:
         manager = build_manager([module])
         assert [record.error for record in manager.failed] == []
-        assert manager.clashes() == []
+        assert manager.clashes == []
 
 
 def test_every_hook_of_the_core_has_an_example() -> None:

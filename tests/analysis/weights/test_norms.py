@@ -63,10 +63,13 @@ def test_an_adapter_of_zeros_has_no_shares(tmp_path: Path) -> None:
     assert report.total.share is None
 
 
-def test_a_value_that_is_not_finite_counts_as_none(tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     broken = BlockMetric("broken", "always NaN", lambda delta: {}, lambda modules: Measured(math.nan))
     report = measure_norms(write(tmp_path / "a.safetensors", adapter_tensors(0)), [broken])
-    assert report.total.measures == {"broken": None}
+    broken_total = report.total.measures["broken"]
+    assert broken_total is not None
+    assert broken_total.error == "of_block returned nan"
+    assert {error.name for error in report.errors} == {"broken"}
 
 
 @pytest.mark.parametrize(
