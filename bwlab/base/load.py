@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.base.header import INPUTS
-from bwlab.base.names import base_path, hub_folder, is_hub_name
+from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.base.single_file import load_single_file
 from bwlab.blocks.families import scheme_for
@@ -67,6 +67,21 @@ def base_scheme(pipe: Pipeline, finders: Iterable[SchemeFinder]) -> BlockScheme:
     """Return the block scheme of the pipeline's UNet; `BwlabError` if none of the finders knows it."""
     config: Mapping[str, object] = dict(pipe.unet.config)
     return scheme_for(config, finders)
+
+
+def scheme_before_loading(base: str | Path, finders: Iterable[SchemeFinder]) -> BlockScheme | None:
+    """Return the block scheme of a base by its header or config alone, in a moment.
+
+    Returns:
+        The scheme, or None where only loading the base tells: for a name on the hub, and for a base that cannot be
+        loaded, which `load_base` says.
+
+    """
+    try:
+        path = base_path(base)
+        return scheme_for(base_unet(str(path)).config, finders) if path.exists() else None
+    except BwlabError:
+        return None
 
 
 def weights_hash(pipe: Pipeline) -> str:

@@ -95,8 +95,8 @@ def command(
     Scales and schedules are paired with adapters in order. Every PNG file carries its recipe.
     """
     from bwlab.generation.adapter_option import adapters_with_scales
+    from bwlab.generation.checks import checked_job
     from bwlab.generation.job import GenerateJob
-    from bwlab.generation.run import run_job
     from bwlab.plugins.manager import build_manager
     from bwlab.terminal import stderr_console
 
@@ -131,5 +131,9 @@ def command(
         grid=grid,
         overwrite=overwrite,
     )
-    for path in run_job(job, build_manager(), stderr_console()):
+    manager = build_manager()
+    checked_job(job, manager)  # before torch is imported
+    from bwlab.generation.run import run_job
+
+    for path in run_job(job, manager, stderr_console()):
         typer.echo(path)

@@ -126,6 +126,7 @@ def command(
     *,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would do, and write nothing.")] = False,
     preset: Annotated[PresetName | None, typer.Option(help="Preset that the other settings override.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -139,10 +140,9 @@ def command(
     settings). The folder of the run receives adapter.safetensors (or --name), config.toml, log.jsonl, previews/ and
     checkpoints/.
     """
+    from bwlab import training
     from bwlab.plugins.manager import build_manager
-    from bwlab.terminal import stderr_console
-    from bwlab.training import train
-    from bwlab.training.distributed import is_main_process, leave_processes
+    from bwlab.terminal import stderr_console, stdout_console
     from bwlab.training.settings import read_config
 
     existing = existing_run(resume, overwrite)
@@ -151,8 +151,15 @@ def command(
         config = Path(options["out"]) / "config.toml"
     flags = {key: (flag, given[parameter_name(flag)]) for flag, key in KEYS.items() if parameter_name(flag) in given}
     chosen = read_config(config, preset, flags, settings or ())
+    manager = build_manager()
+    training.check(chosen, manager, existing)
+    from bwlab.training.distributed import is_main_process, leave_processes  # imports torch
+
     try:
-        path = train(chosen, build_manager(), stderr_console(), existing)
+        if dry_run:
+            training.dry_run(chosen, manager, stdout_console(), existing)
+            return
+        path = training.train(chosen, manager, stderr_console(), existing)
         if is_main_process():
             typer.echo(path)
     finally:

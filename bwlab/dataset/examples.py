@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from bwlab.dataset.config import DataConfig
 from bwlab.images import Size
+
+if TYPE_CHECKING:
+    import torch
 
 SEPARATOR = ", "
 
@@ -110,6 +112,8 @@ class CaptionRule:
             return ""
         kept, rest = self._parts(caption)
         if self.shuffle:
+            import torch
+
             rest = [rest[index] for index in torch.randperm(len(rest), generator=generator).tolist()]
         if self.tag_dropout:
             rest = [tag for tag in rest if chance(generator) >= self.tag_dropout]
@@ -129,6 +133,8 @@ class CaptionRule:
 
 def chance(generator: torch.Generator) -> float:
     """Return a random number in 0..1, below 1."""
+    import torch
+
     return float(torch.rand((), generator=generator))
 
 

@@ -121,13 +121,23 @@ def _varied(job: GenerateJob, axes: Sequence[Axis], first: GridCell, scheme: Blo
     """Return the grid of one prompt and seed over the values of one or two axes, columns first."""
     across, *down = axes
     rows: list[Mapping[Axis, str]] = [{axis: value} for axis in down for value in axis.values] or [{}]
-    cells = tuple(tuple(varied_cell(first, {across: value, **row}, scheme) for value in across.values) for row in rows)
+    absent = {axis for axis in axes if axis.kind in ADAPTER_AXES and _is_absent(job, axis.adapter, first)}
+
+    def cell_of(choices: Mapping[Axis, str]) -> GridCell:
+        return varied_cell(first, {axis: value for axis, value in choices.items() if axis not in absent}, scheme)
+
+    cells = tuple(tuple(cell_of({across: value, **row}) for value in across.values) for row in rows)
     column_labels = tuple(Label(value, _called(across, job)) for value in across.values)
     row_labels = tuple(Label(value, _called(axis, job)) for axis in down for value in axis.values) or (Label(""),)
     kinds = {axis.kind for axis in axes}
     fixed = {"prompt": first.prompt, "seed": f"seed {first.seed}"}
     title = ", ".join(text for kind, text in fixed.items() if kind not in kinds)
     return Grid(column_labels, row_labels, cells, title, _footer(job, axes))
+
+
+def _is_absent(job: GenerateJob, adapter: int, cell: GridCell) -> bool:
+    """Return whether tags name an adapter, but none of the tags is in the prompt of a cell: it stays off there."""
+    return adapter >= len(job.adapters) - job.tagged() and not any(cell.scales[adapter].values.values())
 
 
 def _called(axis: Axis, job: GenerateJob) -> str:

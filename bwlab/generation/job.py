@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from bwlab.generation.controlnet import check_kind
 from bwlab.generation.img2img import DEFAULT_STRENGTH
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 
-WEIGHTINGS = ("compel", A1111)
+COMPEL = "compel"
+WEIGHTINGS = (COMPEL, A1111)
 
 MAX_SEED = 2**63
 
@@ -116,6 +118,16 @@ class GenerateJob:
 def _file_and_word(text: str) -> tuple[Path, str | None]:
     file, equals, word = text.rpartition("=")
     return (Path(file), word) if equals and not Path(text).is_file() else (Path(text), None)
+
+
+def require_weighting(name: str | None) -> None:
+    """Raise `BwlabError` unless the syntax of prompt weights is None, or known and its library installed."""
+    if name is None:
+        return
+    if name not in WEIGHTINGS:
+        raise BwlabError(f"--weighting {name}", "no such syntax", f"Choose from {', '.join(WEIGHTINGS)}")
+    if name == COMPEL and importlib.util.find_spec(COMPEL) is None:
+        raise BwlabError(f"--weighting {name}", "the package compel is not installed", "pip install 'bwlab[weighting]'")
 
 
 def check_range(option: str, value: float, least: float, most: float) -> None:

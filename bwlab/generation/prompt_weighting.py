@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +11,10 @@ from torch import Tensor
 from bwlab.base.conditioning import encode_texts, text_encoders
 from bwlab.errors import BwlabError
 from bwlab.generation.chunks import encode_chunks
-from bwlab.generation.job import WEIGHTINGS
+from bwlab.generation.job import COMPEL
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
-
-COMPEL = "compel"
-
-
-def require_weighting(name: str | None) -> None:
-    """Raise `BwlabError` unless the syntax of prompt weights is None, or known and its library installed."""
-    if name is None:
-        return
-    if name not in WEIGHTINGS:
-        raise BwlabError(f"--weighting {name}", "no such syntax", f"Choose from {', '.join(WEIGHTINGS)}")
-    if name == COMPEL and importlib.util.find_spec(COMPEL) is None:
-        raise BwlabError(f"--weighting {name}", "the package compel is not installed", "pip install 'bwlab[weighting]'")
 
 
 def check_prompts(prompts: Iterable[str]) -> None:

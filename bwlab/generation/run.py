@@ -12,7 +12,6 @@ import torch
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter
-from bwlab.adapters.schedule import parse_schedule
 from bwlab.base.conditioning import check_clip_skip
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
@@ -22,15 +21,16 @@ from bwlab.blocks.spec import BlockSpec
 from bwlab.files import make_folder
 from bwlab.formats.dialects.textual_inversion import read_embedding
 from bwlab.generation.attach import load_for_pipeline
+from bwlab.generation.checks import checked_grids, checked_job
 from bwlab.generation.contact_sheet import contact_sheet
 from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
 from bwlab.generation.embeddings import attach_words
-from bwlab.generation.grid import Grid, GridCell, check_axes, check_cell, grids_of
+from bwlab.generation.grid import Grid, GridCell
 from bwlab.generation.img2img import InitImage, read_init_image
-from bwlab.generation.job import MAX_SEED, GenerateJob, check_controlnet, check_file, check_init_image, check_range
-from bwlab.generation.lora_tags import with_scales, with_tags
+from bwlab.generation.job import GenerateJob
+from bwlab.generation.lora_tags import with_scales
 from bwlab.generation.prompt_notes import notes_on_prompts
-from bwlab.generation.prompt_weighting import check_prompts, require_weighting
+from bwlab.generation.prompt_weighting import check_prompts
 from bwlab.generation.recipe import (
     GenerationRecipe,
     RecipeControlNet,
@@ -42,7 +42,6 @@ from bwlab.generation.recipe import (
     write_png,
 )
 from bwlab.generation.sample import generate
-from bwlab.generation.samplers import sampler_named
 from bwlab.terminal import OnProgress, ProgressBar, counted, warn
 
 if TYPE_CHECKING:
@@ -97,16 +96,13 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
         BwlabError: the base, an adapter, scale, schedule, embedding, init image, axis, sampler or folder is wrong.
 
     """
-    job = with_tags(job)
-    check_job(job)
+    job = checked_job(job, manager)
     pipe = load_base(job.base).to(chosen_device(job.device))
     check_clip_skip(pipe, job.clip_skip)
     scheme = base_scheme(pipe, manager.block_schemes())
     job = with_scales(job, scheme)
-    grids = grids_of(job, scheme)
+    grids = checked_grids(job, scheme)
     cells = [cell for grid in grids for row in grid.cells for cell in row]
-    for cell in cells:
-        check_cell(cell, job.used_strength())
     if job.weighting:
         check_prompts({job.negative, *(cell.prompt for cell in cells)})
     inputs = _shared_inputs(job, pipe, manager, scheme)
@@ -126,27 +122,6 @@ def _warn_of_prompts(job: GenerateJob, pipe: Pipeline, cells: Sequence[GridCell]
     with attach_words(pipe, inputs.embeddings), quiet_libraries():
         for note in notes_on_prompts(pipe, prompts, job.weighting):
             warn(note)
-
-
-def check_job(job: GenerateJob) -> None:
-    """Raise `BwlabError` for options out of range, unknown names and missing files."""
-    sampler_named(job.sampler)
-    require_weighting(job.weighting)
-    job.paired_scales()
-    for schedule in job.paired_schedules():
-        parse_schedule(schedule)
-    check_range("--seed", job.seed, 0, MAX_SEED - job.count)
-    check_range("--count", job.count, 1, 100_000)
-    check_range("--steps", job.steps, 1, 1000)
-    check_range("--clip-skip", job.clip_skip, 1, 12)
-    check_range("--cfg", job.cfg, 0, 1000)
-    for path in job.adapters:
-        check_file("--adapter", path, "Give an adapter's .safetensors file")
-    for path, _ in job.embedding_files():
-        check_file("--embedding", path, "Give a textual-inversion file, or FILE=word")
-    check_init_image(job)
-    check_controlnet(job)
-    check_axes(job)
 
 
 def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> SharedInputs:

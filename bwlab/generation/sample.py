@@ -19,11 +19,10 @@ from bwlab.generation.controlnet import ControlNetInput
 from bwlab.generation.diffusers_pipelines import KeptOutside, Task, needs_own_mask, pipeline_for
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.img2img import InitImage, settings
+from bwlab.generation.job import COMPEL, require_weighting
 from bwlab.generation.prompt_weighting import (
-    COMPEL,
     chunked_context,
     pipeline_embeddings,
-    require_weighting,
     weighted_context,
 )
 from bwlab.generation.samplers import DEFAULT_SAMPLER

@@ -6,14 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.training.config import TrainConfig
-from bwlab.training.run_folder import ExistingRun
+from bwlab.training.run_folder import ExistingRun, folder_of
+from bwlab.training.settings import check_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bwlab.plugins.manager import PluginManager
 
-__all__ = ["ExistingRun", "TrainConfig", "train"]
+__all__ = ["ExistingRun", "TrainConfig", "check", "dry_run", "train"]
+
+
+def check(config: TrainConfig, manager: PluginManager, existing: ExistingRun = ExistingRun.REFUSE) -> None:
+    """Raise BwlabError for mistakes in settings, names, folders and files that show without the base's weights.
+
+    It takes a moment, as it imports neither torch nor diffusers; `train` and `dry_run` begin with it.
+    """
+    folder_of(config).check(existing)
+    check_settings(config, manager)
 
 
 def train(
@@ -33,6 +43,30 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
 
     """
+    check(config, manager, existing)
     from bwlab.training.run import run
 
     return run(config, manager, console, existing)
+
+
+def dry_run(
+    config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun = ExistingRun.REFUSE
+) -> None:
+    """Check what `config` describes as far as that needs no computation, and print the summary of the run.
+
+    The base and the headers of the data are read; no image is encoded and nothing is written.
+
+    Args:
+        config: all settings of the run.
+        manager: the plugins with adapter types, optimisers and block schemes.
+        console: the console for the summary.
+        existing: what a run would do if there is a run in `OUT` already.
+
+    Raises:
+        BwlabError: the settings, the base, the data or the folder are bad.
+
+    """
+    check(config, manager, existing)
+    from bwlab.training.run import dry_run as show
+
+    show(config, manager, console, existing)

@@ -18,7 +18,6 @@ from bwlab.base.noise_schedule import noise_schedule
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.dataset.epochs import Epochs, epoch_examples
-from bwlab.dataset.folders import subsets
 from bwlab.dataset.latents import TensorCache, encode_captions
 from bwlab.dataset.order import generator_for
 from bwlab.dataset.training_set import TrainingSet
@@ -30,10 +29,8 @@ from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
-from bwlab.training.regularisation import check_regularisation
-from bwlab.training.settings import resume_invariants
+from bwlab.training.settings import check_settings, resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
-from bwlab.training.tracking import check_trackers
 from bwlab.training.trainable import CaptionEmbeddings, Trainable, learning_rate, rate_factor
 
 if TYPE_CHECKING:
@@ -91,25 +88,25 @@ class TrainingSetup:
         return training_graph(self.pipe.unet, self.trainable.adapter.layers, training)
 
 
-def check_settings_alone(config: TrainConfig, manager: PluginManager) -> None:
-    """Raise BwlabError for mistakes in the settings that show without loading anything."""
-    manager.adapter_type(config.adapter.type)
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """The base and what is trained on it; see `TrainingSetup`."""
+
+    accelerator: Accelerator
+    processes: Processes
+    pipe: Pipeline
+    schedule: DDPMScheduler
+    base_hash: str
+    trainable: Trainable
+
+
+def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
+    """Check the settings, then load the base; BwlabError for anything that is wrong. Nothing is written."""
+    check_settings(config, manager)
     optimizer = manager.optimizer(config.training.optimizer)
-    optimizer.checked_options(config.training.optimizer_options)
     optimizer.load()
     if config.training.steps is not None:
         rate_factor(config.training, config.training.steps)
-    if config.output.name in config.tokens.words:
-        fix = "Choose another word, or another name with --name"
-        raise BwlabError(f"tokens.words, {config.output.name!r}", "the adapter's file has that name", fix)
-    check_trackers(config.tracking)
-    check_regularisation(config.regularisation)
-    subsets(config.data)
-
-
-def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> TrainingSetup:
-    """Load and check everything, with cheap checks first; BwlabError for anything that is wrong."""
-    check_settings_alone(config, manager)
     training = config.training
     # The precision depends on the base, and loading the base in all processes takes an accelerator.
     with Processes(new_accelerator(training.precision, training.device)).together():
@@ -123,25 +120,44 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
         check_gradient_path(pipe.unet, trainable.adapter.layers, config.training)
         schedule = noise_schedule(pipe)
         freeze(pipe, accelerator)
+    return PreparedModel(accelerator, processes, pipe, schedule, base_hash, trainable)
+
+
+def run_length(config: TrainConfig, examples: int, processes: int) -> tuple[Epochs, int]:
+    """Return the epochs of a run and its number of steps.
+
+    Args:
+        config: all settings.
+        examples: number of examples in an epoch.
+        processes: number of processes.
+
+    """
+    training = config.training
+    epochs = Epochs(examples, training.batch_size * training.accumulation * processes)
+    return epochs, epochs.steps(training.epochs) if training.epochs is not None else training.steps or 0
+
+
+def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> TrainingSetup:
+    """Load and check everything, with cheap checks first; BwlabError for anything that is wrong."""
+    model = prepare_model(config, manager)
+    processes, pipe, trainable = model.processes, model.pipe, model.trainable
     with processes.main_first():  # the others find its cache on disk
-        data = load_training_set(config, pipe, console if processes.is_main else Console(quiet=True), base_hash)
+        data = load_training_set(config, pipe, console if processes.is_main else Console(quiet=True), model.base_hash)
         texts = caption_embeddings(config, pipe, trainable, data)
     if trainable.token_embeddings is not None:
         require_used(trainable.token_embeddings, [example.caption for example in data.examples])
-    trainable.to(accelerator.device)
-    batch = training.batch_size * training.accumulation * processes.size
-    epochs = Epochs(epoch_examples(data.examples), batch)
-    steps = epochs.steps(training.epochs) if training.epochs is not None else training.steps or 0
+    trainable.to(model.accelerator.device)
+    epochs, steps = run_length(config, epoch_examples(data.examples), processes.size)
     return TrainingSetup(
-        accelerator=accelerator,
+        accelerator=model.accelerator,
         processes=processes,
         pipe=pipe,
-        schedule=schedule,
-        base_hash=base_hash,
+        schedule=model.schedule,
+        base_hash=model.base_hash,
         trainable=trainable,
         data=data,
         texts=texts,
-        optimizer=manager.optimizer(training.optimizer),
+        optimizer=manager.optimizer(config.training.optimizer),
         epochs=epochs,
         steps=steps,
     )
@@ -209,8 +225,6 @@ def load_initial(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginMa
 
     """
     asked = f"adapter.initial = {path}"
-    if not path.is_file():
-        raise BwlabError(asked, "no such file", "Give the path of an adapter file")
     encoders = text_encoders(pipe)
     initial = load_adapter(path, pipe.unet, manager, adapter.scheme, text_encoder=encoders)
     differing = initial.layers.keys() ^ adapter.layers.keys()

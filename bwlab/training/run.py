@@ -17,15 +17,19 @@ from rich.console import Console
 
 from bwlab.adapters.save import block_ranks
 from bwlab.config.toml import toml_text
+from bwlab.dataset.epochs import epoch_examples
+from bwlab.dataset.folders import read_dataset
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.plugins.manager import GuardedHooks, PluginManager
 from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
-from bwlab.training.prepare import TrainingSetup, prepare
-from bwlab.training.run_folder import ExistingRun, RunFolder, RunLock
+from bwlab.training.prepare import TrainingSetup, prepare, prepare_model, run_length
+from bwlab.training.run_folder import ExistingRun, RunFolder, RunLock, folder_of
 from bwlab.training.state import load_state
+from bwlab.training.summary import RunSummary
 from bwlab.training.tracking import TrainingBar
+from bwlab.training.trainable import rate_factor
 from bwlab.training.trainer import Trainer
 
 LAST_LOSSES = 100
@@ -34,12 +38,40 @@ REPEATED_INTERRUPT = 1.0  # seconds within which a launcher may repeat one Ctrl-
 
 def run(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun) -> Path:
     """Train and return the path of the adapter file; see `bwlab.training.train`."""
-    if not config.out:
-        raise BwlabError("bwlab train", "no folder for the run given", "Give one with --out DIR")
-    folder = RunFolder(Path(config.out), config.output.name)
+    folder = folder_of(config)
     folder.check(existing)
     setup = prepare(config, manager, console)
     return Run(config, folder, setup, manager, console).finish(existing)
+
+
+def dry_run(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun) -> None:
+    """Print the summary of a run and write nothing; see `bwlab.training.dry_run`."""
+    folder = folder_of(config)
+    folder.check(existing)
+    model = prepare_model(config, manager)
+    regularisation = config.regularisation
+    made = regularisation.generate and not (regularisation.folder and Path(regularisation.folder).is_dir())
+    examples = read_dataset(config.data, config.regularisation.replace(folder=None) if made else regularisation)
+    present = sum(example.regularisation for example in examples)
+    missing = max(0, regularisation.generate - present)
+    new = epoch_examples([example for example in examples if not example.regularisation])
+    epochs, steps = run_length(config, 2 * new if missing or present else new, model.processes.size)
+    rate_factor(config.training, steps)
+    saved = folder.checkpoint_steps() if existing is ExistingRun.RESUME else []
+    summary = RunSummary(
+        config=config,
+        folder=folder,
+        examples=examples,
+        missing=missing,
+        accelerator=model.accelerator,
+        trainable=model.trainable,
+        optimizer=manager.optimizer(config.training.optimizer),
+        epochs=epochs,
+        steps=steps,
+        first_step=saved[-1] if saved else 0,
+    )
+    if model.processes.is_main:
+        summary.show(console)
 
 
 class Run:
@@ -78,6 +110,7 @@ class Run:
                     self.folder.check(existing)
             self._resume(existing)
             record = self._record()
+            self._summary().show(self.console)
             held.enter_context(self._naming_last_checkpoint())
             with self._main_only() as is_main:
                 if is_main:
@@ -117,6 +150,20 @@ class Run:
         self.folder.write_log("finished", self.trainer.step, seconds=seconds)
         loss = sum(self._recent) / len(self._recent) if self._recent else float("nan")
         self.hooks.call("bwlab_run_finished", record=FinishRecord(self.trainer.step, loss, seconds, str(path)))
+
+    def _summary(self) -> RunSummary:
+        return RunSummary(
+            config=self.config,
+            folder=self.folder,
+            examples=self.setup.data.examples,
+            missing=0,
+            accelerator=self.setup.accelerator,
+            trainable=self.setup.trainable,
+            optimizer=self.setup.optimizer,
+            epochs=self.setup.epochs,
+            steps=self.setup.steps,
+            first_step=self.trainer.step,
+        )
 
     def _record(self) -> RunRecord:
         config, training = self.config, self.config.training

@@ -86,6 +86,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
         if not self.path.exists() or all(path.name == LOCK_NAME for path in self.path.iterdir()):
+            if existing is ExistingRun.RESUME:
+                reason = "the folder is empty" if self.path.exists() else "there is no such folder"
+                raise BwlabError(asked, f"no run to resume: {reason}", "Choose a run's folder or leave out --resume")
             return
         if existing is ExistingRun.REFUSE:
             raise BwlabError(asked, "the folder is not empty", "Add --resume or --overwrite, or choose another folder")
@@ -141,6 +144,13 @@ class RunFolder:
         record = {"event": event, "step": step, **values}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def folder_of(config: TrainConfig) -> RunFolder:
+    """Return the folder of a run; BwlabError if none is given."""
+    if not config.out:
+        raise BwlabError("bwlab train", "no folder for the run given", "Give one with --out DIR")
+    return RunFolder(Path(config.out), config.output.name)
 
 
 def checkpoint_prefix(name: str) -> str:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bwlab.config.sources import Setting, build, merged, parse_set, read_file, setting_values
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, did_you_mean
 from bwlab.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from bwlab.blocks.scheme import BlockScheme
+    from bwlab.blocks.spec import BlockSpec
+    from bwlab.plugins.manager import PluginManager
 
 PRESETS: Mapping[str, Mapping[str, object]] = {
     # Block-wise LoRA (arXiv 2403.07500), section 4: 20 images x 25 repeats, about 500 regularisation images sampled
@@ -127,3 +133,59 @@ def resume_invariants(config: TrainConfig, steps: int, rate: float) -> dict[str,
 def _as_text(value: object) -> str:
     """Return a setting's value as text, the same for the same value."""
     return str(sorted(value.items())) if isinstance(value, dict) else str(value)
+
+
+def check_settings(config: TrainConfig, manager: PluginManager) -> None:
+    """Raise BwlabError for mistakes that show without the base's weights: in settings, names, folders and files.
+
+    This imports nothing heavy, so that a misspelt name costs no waiting.
+    """
+    from bwlab.dataset.folders import images_of, present_subsets
+    from bwlab.training.regularisation import check_regularisation
+    from bwlab.training.tracking import check_trackers
+
+    optimizer = manager.optimizer(config.training.optimizer)
+    optimizer.checked_options(config.training.optimizer_options)
+    if config.output.name in config.tokens.words:
+        fix = "Choose another word, or another name with --name"
+        raise BwlabError(f"tokens.words, {config.output.name!r}", "the adapter's file has that name", fix)
+    check_adapter(config, manager)
+    check_trackers(config.tracking)
+    check_regularisation(config.regularisation)
+    for subset in present_subsets(config.data, config.regularisation):
+        images_of(subset)
+
+
+def check_adapter(config: TrainConfig, manager: PluginManager) -> None:
+    """Raise BwlabError for an unknown adapter type, option or block, or an initial adapter that cannot be read."""
+    from bwlab.base.load import scheme_before_loading
+    from bwlab.blocks.spec import parse_spec
+    from bwlab.formats.read import read_contents
+
+    settings = config.adapter
+    adapter_type = manager.adapter_type(settings.type)
+    for option, value in settings.options.items():
+        if option not in adapter_type.options:
+            known = ", ".join(adapter_type.options) or "none beyond rank and alpha"
+            fix = f"{did_you_mean(option, adapter_type.options)}Its options: {known}"
+            raise BwlabError(f"adapter.options.{option} = {value}", f"{settings.type} has no such option", fix)
+    scheme = scheme_before_loading(config.base, manager.block_schemes())
+    if scheme is not None and not config.tokens.alone:
+        parse_spec(settings.blocks, scheme, kind="rank")
+        if config.training.block_lr is not None:
+            rate_spec(config.training.block_lr, scheme, 1.0)
+    if settings.initial is not None:
+        if not Path(settings.initial).is_file():
+            found = "no such file"
+            raise BwlabError(f"adapter.initial = {settings.initial}", found, "Give the path of an adapter file")
+        read_contents(settings.initial, manager)
+
+
+def rate_spec(text: str, scheme: BlockScheme, rate: float) -> BlockSpec:
+    """Return the learning rates of `training.block_lr`, `rate` elsewhere; BwlabError for a bad spec."""
+    from bwlab.blocks.spec import parse_spec
+
+    try:
+        return parse_spec(text, scheme, kind="rate", default=rate)
+    except BwlabError as error:
+        raise BwlabError(f"training.block_lr: {error.asked}", error.found, error.fix) from error

@@ -16,10 +16,10 @@ from bwlab.base.conditioning import TextBatch, text_encoders
 from bwlab.base.text_chunks import TextReading
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import EVERYTHING
-from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab.optimizers.types import OptimizerType
 from bwlab.training.config import OptimizerConfig, TrainConfig
+from bwlab.training.settings import rate_spec
 from bwlab.training.textual_inversion import TokenEmbeddings
 
 if TYPE_CHECKING:
@@ -157,10 +157,7 @@ def layer_rates(config: OptimizerConfig, adapter: Adapter, optimizer: OptimizerT
     rate, text = learning_rate(config, optimizer), config.block_lr
     if text is None:
         return dict.fromkeys(adapter.layers, rate)
-    try:
-        spec = parse_spec(text, adapter.scheme, kind="rate", default=rate)
-    except BwlabError as error:
-        raise BwlabError(f"training.block_lr: {error.asked}", error.found, error.fix) from error
+    spec = rate_spec(text, adapter.scheme, rate)
     modules = {adapter.scheme.module_of(path) for path in adapter.layers}
     trained = {module.path for module in modules if module is not None}
     for entry in text.split(","):

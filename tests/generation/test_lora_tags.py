@@ -144,3 +144,20 @@ def test_two_files_of_one_name_must_be_told_apart(
     arguments = ("--prompt", "<lora:fox:1>", "--lora-dir", tmp_path)
     assert call(*common(tiny_pipeline, tmp_path / "out"), *arguments) == 2
     assert "a/fox.safetensors and b/fox.safetensors have this name" in capsys.readouterr().err
+
+
+def test_an_axis_of_an_adapter_leaves_prompts_without_its_tag_alone(
+    tiny_pipeline: Path, loras: Path, tmp_path: Path
+) -> None:
+    prompts = ("--prompt", "fox <lora:all:1>", "--prompt", "fox", "--lora-dir", loras)
+    axes = ("--xy", "blocks: all=1 | mid=1", "")
+    assert call(*common(tiny_pipeline, tmp_path / "grid"), *prompts, *axes) == 0
+    assert call(*common(tiny_pipeline, tmp_path / "plain"), "--prompt", "fox") == 0
+    plain = pixels(tmp_path / "plain" / "0000-seed0.png")
+    with_tag, without = (
+        [pixels(tmp_path / "grid" / f"{number:04}-seed0.png") for number in numbers] for numbers in ((0, 1), (2, 3))
+    )
+    assert all((image == plain).all() for image in without)
+    assert not (with_tag[0] == plain).all()
+    assert not (with_tag[0] == with_tag[1]).all()
+    assert read_recipe(tmp_path / "grid" / "0002-seed0.png").adapters == ()

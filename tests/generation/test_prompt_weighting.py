@@ -14,8 +14,7 @@ from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
 from bwlab.generation.embeddings import attach_words
-from bwlab.generation.job import WEIGHTINGS
-from bwlab.generation.prompt_weighting import require_weighting
+from bwlab.generation.job import WEIGHTINGS, require_weighting
 from bwlab.generation.sample import encode
 from tests.conftest import TINY_WIDTH
 

@@ -1,0 +1,149 @@
+"""The summary of a run that is shown before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bwlab.adapters.save import block_ranks
+from bwlab.terminal import counted
+from bwlab.training.trainable import learning_rate, parameter_groups
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from rich.console import Console
+
+    from bwlab.adapters.adapter import Adapter
+    from bwlab.dataset.epochs import Epochs
+    from bwlab.dataset.examples import Example
+    from bwlab.optimizers.types import OptimizerType
+    from bwlab.training.config import TrainConfig
+    from bwlab.training.run_folder import RunFolder
+    from bwlab.training.trainable import Trainable
+
+PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
+LABEL_WIDTH = 12
+
+
+@dataclass(frozen=True, eq=False)
+class RunSummary:
+    """What a run will do.
+
+    Attributes:
+        config: all settings.
+        folder: the folder of the run.
+        examples: the images.
+        missing: number of regularisation images that are still to be generated.
+        accelerator: device, precision and processes.
+        trainable: the parameters that are trained.
+        optimizer: the optimiser.
+        epochs: the epochs of the data in steps of this run.
+        steps: number of optimiser steps of the whole run.
+        first_step: number of steps already taken.
+
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    examples: Sequence[Example]
+    missing: int
+    accelerator: Accelerator
+    trainable: Trainable
+    optimizer: OptimizerType
+    epochs: Epochs
+    steps: int
+    first_step: int = 0
+
+    def show(self, console: Console) -> None:
+        """Print the summary, one label with its text in a row."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(width=LABEL_WIDTH, no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, text in self.rows():
+            table.add_row(Text(label, style="bold"), Text(text))
+        console.print(table)
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Yield (label, text) of each row."""
+        training, accelerator = self.config.training, self.accelerator
+        precision = PRECISIONS[accelerator.mixed_precision]
+        yield "base", f"{self.config.base}, {precision} on {accelerator.device}"
+        yield "images", self._images()
+        yield "steps", self._steps()
+        sizes = f"batch size {training.batch_size} × accumulation {training.accumulation}"
+        count = accelerator.num_processes
+        processes = f"{count} processes" if count > 1 else "1 process"
+        yield "batch", f"{counted(self.epochs.step_examples, 'image')} per step: {sizes} × {processes}"
+        yield "trained", self._trained()
+        if self.trainable.adapter.layers:
+            yield "ranks", ranks_text(self.trainable.adapter)
+        yield "optimiser", self._optimizer()
+        yield "saved", self._saved()
+
+    def _images(self) -> str:
+        new = [example for example in self.examples if not example.regularisation]
+        shown = sum(example.repeats for example in new)
+        classes = len(self.examples) - len(new)
+        text = f"{counted(len(new), 'image')}, {shown} with repeats"
+        if classes or self.missing:
+            made = f", {self.missing} to be generated" if self.missing else ""
+            text += f"; {counted(classes, 'regularisation image')}{made}, shown as often in total"
+        return text
+
+    def _steps(self) -> str:
+        begin = f", from step {self.first_step} on" if self.first_step else ""
+        length = self.steps * self.epochs.step_examples / self.epochs.examples
+        return f"{self.steps}{begin}: {length:.4g} epochs of {counted(self.epochs.examples, 'image')}"
+
+    def _trained(self) -> str:
+        groups = parameter_groups(self.config, self.trainable, self.optimizer)
+        numbers = sum(parameter.numel() for group in groups for parameter in group["params"])
+        adapter, words = self.trainable.adapter, self.config.tokens.words
+        parts = [f"{numbers:,} parameters"]
+        if adapter.layers:
+            parts.append(f"{self.config.adapter.type} in {counted(len(adapter.layers), 'module')}")
+        if words:
+            parts.append(f"new words {', '.join(words)}")
+        return ", ".join(parts)
+
+    def _optimizer(self) -> str:
+        training = self.config.training
+        rate = f"rate {learning_rate(training, self.optimizer):g}"
+        own = f" (blocks: {training.block_lr})" if training.block_lr else ""
+        warmup = f", warm-up over {counted(training.warmup, 'step')}" if training.warmup else ""
+        return f"{training.optimizer}, {rate}{own}, schedule {training.schedule}{warmup}"
+
+    def _saved(self) -> str:
+        checkpoints, previews = self.config.checkpoint, self.config.preview
+        file = self.folder.adapter if self.trainable.adapter.layers else self.folder.path
+        text = (
+            f"{file} ({self.config.output.dtype}); checkpoints {interval(checkpoints.every, checkpoints.every_epochs)}"
+        )
+        return f"{text}; previews {interval(previews.every, previews.every_epochs)}" if previews.enabled else text
+
+
+def interval(every: int | None, every_epochs: int | None) -> str:
+    """Return how often something comes, in words.
+
+    >>> interval(500, None), interval(None, 1), interval(0, None)
+    ('every 500 steps', 'every epoch', 'at the end')
+    """
+    if every_epochs is not None:
+        return "every epoch" if every_epochs == 1 else f"every {every_epochs} epochs"
+    return f"every {counted(every, 'step')}" if every else "at the end"
+
+
+def ranks_text(adapter: Adapter) -> str:
+    """Return the ranks of the blocks: neighbours of one rank share an entry, as in `in0 to in2 16, mid 4`."""
+    runs: list[tuple[list[str], str]] = []
+    for block, ranks in block_ranks(adapter).items():
+        text = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        if runs and runs[-1][1] == text:
+            runs[-1][0].append(block)
+        else:
+            runs.append(([block], text))
+    return ", ".join(f"{names[0]}{f' to {names[-1]}' if len(names) > 1 else ''} {text}" for names, text in runs)
