@@ -52,6 +52,7 @@ class Column:
         note: second line of the head.
         align: alignment of the cells; the first column is usually aligned to the left.
         wrap: whether long texts are wrapped on a terminal.
+        meaning: explanation of the numbers in plain words, which a page shows.
 
     """
 
@@ -59,6 +60,7 @@ class Column:
     note: str = ""
     align: Literal["left", "right"] = "right"
     wrap: bool = False
+    meaning: str = ""
 
 
 @dataclass(frozen=True)

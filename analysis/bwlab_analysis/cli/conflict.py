@@ -24,6 +24,8 @@ from bwlab_analysis.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from bwlab_analysis.activations.losses import LossReport
     from bwlab_analysis.activations.pair import BaseSettings, Compared
     from bwlab_analysis.measures import Json
@@ -98,6 +100,7 @@ def conflict_command(
         lambda: _document(comparison),
         as_json=as_json,
         report=report,
+        images=lambda: _images(comparison.names, settings),
         details=details,
     )
 
@@ -200,6 +203,13 @@ def _presentation(comparison: Comparison, cells: bool) -> Presentation:
     if len(comparison.pairs) == 1:
         return present_conflict(*comparison.pairs[0], cells)
     return present_conflicts(comparison.names, comparison.pairs, comparison.together, cells)
+
+
+def _images(names: Mapping[Path, str], settings: BaseSettings | None) -> dict[str, Image]:
+    """Return the images of the report: some training images of each adapter that has them."""
+    from bwlab_analysis.report.gallery import training_strips
+
+    return training_strips({} if settings is None else {names[file]: folder for file, folder in settings.data.items()})
 
 
 def _document(comparison: Comparison) -> dict[str, Json]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -62,6 +62,23 @@ EFFECTS = {
     "interaction": "interaction",
 }
 """Column heads of the measures of activations."""
+MEANINGS = {
+    "effect_a": "how far {a} alone moves the base's activations, as a share of their norm",
+    "effect_b": "how far {b} alone moves the base's activations, as a share of their norm",
+    "alignment": "cosine of the two effects: above 0 in one direction, below 0 against each other",
+    "retention_a": "share of {a}'s effect that is left beside {b}: 1 all of it, 0 nothing, below 0 reversed",
+    "retention_b": "share of {b}'s effect that is left beside {a}: 1 all of it, 0 nothing, below 0 reversed",
+    "interaction": "how far the effects do not simply add up: 0 they do",
+}
+"""What the measures of activations mean, in plain words."""
+LOSS_MEANINGS = {
+    "base": "denoising loss of the base alone on the adapter's training images; lower is better",
+    "alone": "the loss with the adapter",
+    "both": "the loss with both adapters",
+    "harm": "how far the other adapter raises the loss",
+    "random": "how far random adapters of the other adapter's norms raise it",
+    "kept": "share of the adapter's own gain over the base that is left beside the other one",
+}
 ANGLE = "smallest_angle"  # a rough scale, which would make the short table wider than 80 columns
 EXACTLY_0 = Cell("exactly 0", 0.0)
 BLAMED_ON_TERMINAL = 8
@@ -116,6 +133,13 @@ def names_by_letter(report: ConflictReport) -> dict[str, str]:
     return dict(zip("ab", report.names, strict=True))
 
 
+def effect_columns(names: Sequence[str], measures: Iterable[str] = EFFECTS) -> tuple[Column, ...]:
+    """Return the columns of measures of activations by block, with the names of the adapters."""
+    heads, (a, b) = heads_of(names), names
+    columns = (Column(heads[measure], meaning=MEANINGS[measure].format(a=a, b=b)) for measure in measures)
+    return (Column("block", align="left"), *columns)
+
+
 def heads_of(names: Sequence[str]) -> dict[str, str]:
     """Return the column heads of the measures of activations, with the names of the adapters."""
     a, b = map(short_head, names)
@@ -136,7 +160,7 @@ def _numbers_section(names: tuple[str, str], in_base: PairInBase) -> Section:
     """Return the numbers behind the answer: losses on training images, and retained effects by block."""
     report = in_base.interaction
     whole = [effects for effects in report.effects if effects.timestep == ALL_TIMES]
-    columns = columns_of("block", *(f"{short_head(name)} retained" for name in names))
+    columns = effect_columns(names, ("retention_a", "retention_b"))
 
     def row(effects: BlockEffects) -> Row:
         retained = (effects.measures[f"retention_{letter}"] for letter in "ab")
@@ -173,7 +197,8 @@ def _left_out(report: ConflictReport) -> list[str]:
 
 
 def _measures_table(head: str, groups: Sequence[GroupConflict], report: ConflictReport) -> Table:
-    columns = (Column(head, align="left"), *(measure_column(measure.name) for measure in report.measures))
+    measured = (replace(measure_column(measure.name), meaning=measure.summary) for measure in report.measures)
+    columns = (Column(head, align="left"), *measured)
 
     def row(group: GroupConflict) -> Row:
         return (Cell(group.name), *measure_cells(group, report.measures))
@@ -213,7 +238,7 @@ def _activations_section(report: InteractionReport, names: tuple[str, str]) -> S
         )
         for effects in whole
     )
-    table = Table(columns_of("block", *heads_of(names).values()), rows, note=inputs_note(report))
+    table = Table(effect_columns(names), rows, note=inputs_note(report))
     return Section("Activations in the base", (table, *_blame_items(report.blame, names)), detail=True)
 
 
@@ -247,15 +272,17 @@ def _times_section(report: InteractionReport, names: tuple[str, str]) -> Section
 
 
 def _effects_by_block(report: InteractionReport, names: tuple[str, str]) -> dict[str, dict[str, float]]:
-    """Return the maps of a pair, the most telling first: what each retains, the blame, then the effects."""
+    """Return the maps of a pair, conflicts first: what each loses, the blame, and then the other measures."""
     groups = [(effects.block, effects.measures) for effects in report.effects if effects.timestep == ALL_TIMES]
     heads = heads_of(names)
-    conflicts = ("retention_a", "retention_b", "interaction")
-    maps = {heads[name]: group_values(groups, name) for name in conflicts}
+    maps = {}
+    for measure, own, other in (("retention_a", *names), ("retention_b", *reversed(names))):
+        retained = group_values(groups, measure)
+        maps[f"share that {own} loses beside {other}"] = {block: 1 - value for block, value in retained.items()}
     for letter, name in zip("ab", names, strict=True):
         blamed = {block.block: block.gain for block in report.blame if block.adapter == letter}
         maps[f"blame of {name} (activations)"] = blamed
-    return {**maps, **{head: group_values(groups, name) for name, head in heads.items() if name not in conflicts}}
+    return {**maps, **{head: group_values(groups, name) for name, head in heads.items()}}
 
 
 def _tools_section(steps: Sequence[Step], in_base: PairInBase, names: tuple[str, str]) -> tuple[Section, ...]:
@@ -274,7 +301,8 @@ def losses_tables(reports: Sequence[LossReport], names: Mapping[str, str]) -> tu
     """
     if not reports:
         return ()
-    heads = columns_of("images of", "base", "alone", "both", "harm", "random", "kept")
+    columns = (Column(head, meaning=meaning) for head, meaning in LOSS_MEANINGS.items())
+    heads = (Column("images of", align="left"), *columns)
     note = (
         "Losses: harm is the rise by the other adapter, random that by random ones, kept the share of its gain that "
         "is left. In brackets: standard errors."

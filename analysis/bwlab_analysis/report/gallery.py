@@ -6,9 +6,12 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
     from bwlab_analysis.fidelity.scores import ConditionScores, References
@@ -52,6 +55,16 @@ def reference_strips(references: References) -> Mapping[str, Image]:
     """Return a strip of the first reference images of the identity and of the style."""
     both = {"identity": references.identity, "style": references.style}
     return {f"reference images of the {name}": strip(images[:STRIP_IMAGES]) for name, images in both.items()}
+
+
+def training_strips(folders: Mapping[str, Path]) -> dict[str, Image]:
+    """Return a strip of the first training images of each adapter, given their folders by the adapter's name."""
+    from bwlab.images import image_paths, read_rgb
+
+    return {
+        f"training images of {name}": strip([read_rgb(path) for path in islice(image_paths(folder), STRIP_IMAGES)])
+        for name, folder in folders.items()
+    }
 
 
 def strip(images: Sequence[Image]) -> Image:

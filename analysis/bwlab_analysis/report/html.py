@@ -68,13 +68,23 @@ def table_html(table: Table, level: int = 4) -> str:
             f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>',
             f"<tfoot>{foot}</tfoot>" if foot else "",
             "</table></div>",
+            _legend_html(table.columns),
         ]
     )
 
 
+def _legend_html(columns: Iterable[Column]) -> str:
+    """Return the meanings of the columns that have one, for readers without a mouse too."""
+    terms = "".join(
+        f"<dt>{escape(column.head)}</dt><dd>{escape(column.meaning)}</dd>" for column in columns if column.meaning
+    )
+    return f'<dl class="legend">{terms}</dl>' if terms else ""
+
+
 def _head_html(column: Column) -> str:
     note = f"<br><small>{escape(column.note)}</small>" if column.note else ""
-    return f"<th data-sort{_align(column)}>{escape(column.head)}{note}</th>"
+    title = f' title="{escape(column.meaning)}"' if column.meaning else ""
+    return f"<th data-sort{title}{_align(column)}>{escape(column.head)}{note}</th>"
 
 
 def _rows_html(rows: Iterable[Row], columns: Sequence[Column]) -> str:

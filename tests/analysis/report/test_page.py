@@ -69,7 +69,7 @@ window.addEventListener("load", () => {
     choose.dispatchEvent(new Event("change"));
   }
   const filled = [...document.querySelectorAll(".unet rect")].filter((rect) => rect.style.fill).length;
-  const texts = [...document.querySelectorAll("h1, h2, h3, p, li, td, td small, th, pre, figcaption")];
+  const texts = [...document.querySelectorAll("h1, h2, h3, p, li, dt, dd, td, td small, th, pre, figcaption")];
   const faint = Math.min(...texts.filter((one) => one.textContent).map(contrast));
   const dark = luminance(ground(document.body)) < 0.1;
   document.title = JSON.stringify({ wrong, wide: document.documentElement.scrollWidth, filled, faint, dark });
@@ -169,6 +169,36 @@ def test_every_command_writes_one(bwlab: Run, files: Files, tmp_path: Path) -> N
     assert outcome.code == 0
     assert "The report is" in outcome.err
     assert "Weights of" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_conflict_opens_with_the_answer_the_conflict_by_block_and_training_images(
+    bwlab: Run, files: Files, tmp_path: Path
+) -> None:
+    data = ("--data", f"a={files.images}", "--data", f"style={files.images}")
+    outcome = bwlab(
+        "analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--report", tmp_path, "--json"
+    )
+    text = (tmp_path / "report.html").read_text()
+    first = re.search(r"<h3>(.*?)</h3><p>(.*?)</p>", text)
+    assert first is not None
+    assert (first[1], html.unescape(first[2])) == ("Answer", json.loads(outcome.out)["answer"][0])
+    options = re.findall("<option>(.*?)</option>", text)
+    assert options[:2] == ["share that identity loses beside style", "share that style loses beside identity"]
+    drawn = json.loads(re.search(r'<script type="application/json">(.*?)</script>', text)[1])  # type: ignore[index]
+    effects = {
+        effect["block"]: effect["retention_a"]["value"]
+        for effect in json.loads(outcome.out)["activations"]["effects"]
+        if effect["timestep"] == "all"
+    }
+    assert float(drawn[options[0]]["mid"]["text"]) == pytest.approx(1 - effects["mid"], abs=0.006)
+    assert text.count("<img") == 2
+    assert "training images of identity" in text
+    assert "training images of style" in text
+    heads = dict(re.findall(r'<th data-sort title="(.*?)".*?>(.*?)</th>', text))
+    legend = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert heads["denoising loss of the base alone on the adapter&#x27;s training images; lower is better"] == "base"
+    assert all(legend[head.partition("<br>")[0]] for head in heads.values())
+    assert {"base", "kept", "cosine", "alignment", "identity retained"} <= set(legend)
 
 
 def test_images_are_made_to_fit() -> None:
