@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bwlab.terminal import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -83,7 +85,7 @@ def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
         yield "ranks", _counts(report.total.ranks) or "none"
         yield "alphas", _counts({_alpha(alpha): count for alpha, count in report.total.alphas.items()}) or "none"
         text = sum(block.modules for block in report.blocks if block.name == "te")
-        yield "text encoder", f"{text} modules" if text else "not adapted"
+        yield "text encoder", counted(text, "module") if text else "not adapted"
     if report.embeddings:
         shapes = (f"{token} ({' x '.join(map(str, shape))})" for token, shape in report.embeddings.items())
         yield "embeddings", ", ".join(shapes)

@@ -185,7 +185,7 @@ def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]
         path: scaled_module(module, spec.value_of(path)) for path, module in modules.items() if spec.value_of(path) != 0
     }
     if not kept:
-        found = f"all {len(modules)} modules are in blocks with the scale 0"
+        found = f"every module ({len(modules)}) is in a block with the scale 0"
         raise BwlabError(f"blocks {spec.text!r}", found, "Keep a block in which the adapter has modules")
     return kept
 

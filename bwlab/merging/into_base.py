@@ -20,6 +20,7 @@ from bwlab.linalg.factored import Array
 from bwlab.merging.merge import MergeRecipe, TrackParts, every_part, merge_inputs, notes, read_adapters
 from bwlab.merging.methods import Method, ScaledModule, bias_delta, dense_delta
 from bwlab.merging.output import SUFFIX, Outcome, dtype_named, refuse_overwriting
+from bwlab.terminal import counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +106,8 @@ def require_fit(adapters: Iterable[AdapterContents], layers: Mapping[str, nn.Mod
     for adapter in adapters:
         missing = [path for path in adapter.modules if path not in layers]
         if missing:
-            lacks = f"lacks {len(missing)} of the {len(adapter.modules)} layers that {adapter.path.name} changes"
+            changed = counted(len(adapter.modules), "layer")
+            lacks = f"lacks {len(missing)} of the {changed} that {adapter.path.name} changes"
             fix = "Use the base model that the adapters were made for"
             raise BwlabError(f"--into {base}", f"the model {lacks}, first {missing[0]}", fix)
 

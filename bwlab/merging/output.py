@@ -18,6 +18,7 @@ from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.tensors import DTYPE_OPTIONS
 from bwlab.formats.types import FormatWriter
 from bwlab.linalg.truncation import kept_share, relative_error
+from bwlab.terminal import counted
 
 if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
@@ -214,10 +215,10 @@ def require_expressible(modules: Modules, writer: FormatWriter, source: object) 
     if not unfit:
         return
     algorithms = Counter("a changed bias" if module.is_lora else module.algorithm for module in unfit)
-    kinds = ", ".join(f"{count} x {name}" for name, count in algorithms.items())
+    kinds, every = ", ".join(f"{count} x {name}" for name, count in algorithms.items()), counted(len(modules), "module")
     raise BwlabError(
         f"writing {source} as {writer.name}",
-        f"{len(unfit)} of its {len(modules)} modules cannot be expressed in it ({kinds}), first {unfit[0].path}",
+        f"{len(unfit)} of its {every} cannot be expressed in it ({kinds}), first {unfit[0].path}",
         _way_out(unfit),
     )
 

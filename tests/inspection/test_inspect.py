@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bwlab.cli.app import main
 from bwlab.inspection.health import Finding
 from bwlab.inspection.report import inspect_file, tag_counts, training_summary
 from tests.analysis.conftest import Outcome, bwlab
@@ -224,3 +225,18 @@ def test_the_commonest_tags_come_first_and_the_rest_is_counted() -> None:
     text = training_summary({"ss_tag_frequency": json.dumps(folders)})["tags"]
     assert text.startswith("tag19 20, tag18 19, ")
     assert text.endswith("tag08 9 and 8 more")
+
+
+def test_a_prompt_tag_is_offered_for_models_of_web_uis_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = write(tmp_path / "known.safetensors", adapter_tensors(0, shapes=SD1))
+    unknown = write(tmp_path / "unknown.safetensors", adapter_tensors(0))
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(known), str(unknown), "--json"])
+    assert end.value.code == 0
+    first, second = json.loads(capsys.readouterr().out)["files"]
+    assert first["architecture"] == "sd1"
+    assert first["prompt_tag"].startswith("<lora:known:1:lbw=")
+    assert second["architecture"] == "unknown"
+    assert second["prompt_tag"] is None

@@ -12,8 +12,8 @@ from bwlab_analysis.study import JOB_KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
+    from bwlab.tables import Table
     from bwlab_analysis.study.jobs import Job
     from bwlab_analysis.study.plan import StudyPlan, Subject
     from bwlab_analysis.study.runners import Runner
@@ -72,6 +72,7 @@ def study_command(
 
     Run the command again to continue a study that was stopped.
     """
+    from bwlab.tables import print_table
     from bwlab.terminal import ProgressBar, stdout_console, warn
     from bwlab_analysis.study.study import new_study, run_study
 
@@ -80,7 +81,8 @@ def study_command(
     run, console = chosen_runner(runner, workers), stdout_console()
     study = new_study(asked, out, device)
     if dry_run:
-        console.print(asked.title, job_table(study), sep="\n")
+        console.print(asked.title)
+        print_table(console, job_table(study))
         return
     with ProgressBar("jobs") as bar:
 
@@ -91,7 +93,7 @@ def study_command(
     if failures:
         raise BwlabError(f"study {plan}: {failures[0].job.name}", failures[0].reason, advice(len(failures)))
     if only:
-        console.print(job_table(study))
+        print_table(console, job_table(study))
     else:
         report(study, console)
 
@@ -166,15 +168,12 @@ def advice(failures: int) -> str:
 
 
 def job_table(study: Study) -> Table:
-    """Return a table with the number of all jobs and of finished jobs of each kind."""
-    from rich.table import Table
+    """Return a table with the number of all jobs and of finished jobs of each kind, and of all kinds."""
+    from bwlab.tables import Cell, Table, columns_of
 
-    table = Table()
-    table.add_column("kind")
-    for column in ("jobs", "done"):
-        table.add_column(column, justify="right")
     jobs = study.jobs()
-    for kind in JOB_KINDS:
-        of_kind = [job for job in jobs if job.kind == kind]
-        table.add_row(kind, str(len(of_kind)), str(sum(job.done(study.location.out) for job in of_kind)))
-    return table
+    counts = {kind: [job.done(study.location.out) for job in jobs if job.kind == kind] for kind in JOB_KINDS}
+    rows = tuple((Cell(kind), Cell(str(len(done))), Cell(str(sum(done)))) for kind, done in counts.items())
+    every = [finished for done in counts.values() for finished in done]
+    total = (Cell("all"), Cell(str(len(every))), Cell(str(sum(every))))
+    return Table(columns_of("kind", "jobs", "done"), rows, totals=(total,))

@@ -17,17 +17,20 @@ Run = Callable[..., Outcome]
 
 DRY_RUN = """\
 A tiny study
-┏━━━━━━━━━━━┳━━━━━━┳━━━━━━┓
-┃ kind      ┃ jobs ┃ done ┃
-┡━━━━━━━━━━━╇━━━━━━╇━━━━━━┩
-│ train     │    4 │    0 │
-│ merge     │    1 │    0 │
-│ generate  │   13 │    0 │
-│ measure   │    2 │    0 │
-│ score     │   16 │    0 │
-│ recommend │    1 │    0 │
-└───────────┴──────┴──────┘
+
+ kind        jobs   done
+ ───────────────────────
+ train          4      0
+ merge          1      0
+ generate      13      0
+ measure        2      0
+ score         16      0
+ recommend      1      0
+
+ all           37      0
+
 """
+"""The output, without blanks at the ends of lines."""
 
 
 @pytest.fixture
@@ -49,13 +52,14 @@ def copied(finished: Finished, tmp_path: Path) -> Path:
 
 def test_dry_run(study: Run, tmp_path: Path) -> None:
     outcome = study("--dry-run")
-    assert (outcome.code, outcome.out, outcome.err) == (0, DRY_RUN, "")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert [line.rstrip() for line in outcome.out.splitlines()] == DRY_RUN.splitlines()
     assert not (tmp_path / "out").exists()
 
 
 def test_finished_jobs_are_listed_and_not_run_again(study: Run, copied: Path) -> None:
     outcome = study("--dry-run", "--set", "sampling.seeds=2")
-    assert "│ generate  │   13 │   13 │" in outcome.out
+    assert " generate      13     13 " in outcome.out
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     outcome = study()
     assert outcome.code == 0, outcome.err
@@ -80,11 +84,11 @@ def test_another_plan_has_a_report_of_its_own(study: Run, copied: Path, tmp_path
 
 def test_settings_make_other_jobs(study: Run, copied: Path) -> None:
     outcome = study("--dry-run", "--set", "sampling.steps=3", "--set", "measures.draws=2")
-    assert "│ train     │    4 │    4 │" in outcome.out
-    assert "│ generate  │   13 │    0 │" in outcome.out
-    assert "│ measure   │    2 │    0 │" in outcome.out
+    assert " train          4      4 " in outcome.out
+    assert " generate      13      0 " in outcome.out
+    assert " measure        2      0 " in outcome.out
     outcome = study("--dry-run", "--set", "training.lr=1e-4", "--set", 'sampling.prompts=["a {identity}"]')
-    assert "│ train     │    4 │    0 │" in outcome.out
+    assert " train          4      0 " in outcome.out
 
 
 def test_only_some_kinds(study: Run, copied: Path) -> None:
@@ -92,8 +96,8 @@ def test_only_some_kinds(study: Run, copied: Path) -> None:
         shutil.rmtree(folder)
     outcome = study("--only", "merge")
     assert outcome.code == 0, outcome.err
-    assert "│ merge     │    1 │    1 │" in outcome.out
-    assert "│ score     │   16 │    0 │" in outcome.out
+    assert " merge          1      1 " in outcome.out
+    assert " score         16      0 " in outcome.out
     assert [path.name for path in copied.iterdir()] == ["jobs"]
 
 
@@ -110,9 +114,9 @@ def test_a_training_that_fails_costs_what_needs_it_alone(study: Run, copied: Pat
         "2 more failed or could not be run. Correct the cause and run the command again: finished jobs are kept"
     )
     outcome = study("--dry-run", plan=plan)
-    assert "│ train     │    4 │    3 │" in outcome.out
-    assert "│ generate  │   13 │   12 │" in outcome.out
-    assert "│ score     │   16 │   15 │" in outcome.out
+    assert " train          4      3 " in outcome.out
+    assert " generate      13     12 " in outcome.out
+    assert " score         16     15 " in outcome.out
 
 
 def test_advice() -> None:
