@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from bwlab.base.text_chunks import chunk_size
 from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.chunks import chunk_count, token_count
-from bwlab.generation.prompt_weighting import COMPEL, without_weights
+from bwlab.generation.job import COMPEL
+from bwlab.generation.prompt_weighting import without_weights
 from bwlab.terminal import counted
 
 if TYPE_CHECKING:
