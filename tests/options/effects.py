@@ -93,6 +93,11 @@ def json_differs(select: Callable[[Any], object], expected: object = None) -> Ef
     return check
 
 
+def json_path_differs(path: str, expected: object = None) -> Effect:
+    """Return the effect on the value at a dotted path of the JSON that both calls print; see `json_differs`."""
+    return json_differs(lambda document: value_at(document, path), expected)
+
+
 def pixels(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return the pixels of an image, `(h, w, 3)`."""
     with Image.open(path) as image:

@@ -13,10 +13,11 @@ import open_clip
 import pytest
 from PIL import Image
 
+from bwlab._version import __version__
 from tests.analysis.study.finished import TINY_CLIP
 from tests.options import made
-from tests.options.effects import Effect, both_work, json_differs, needed, prints_json, says
-from tests.options.rows import Done, Row, Runner, Table
+from tests.options.effects import both_work, json_differs, needed, prints_json, says
+from tests.options.rows import Done, Effect, Row, Runner, Table
 from tests.tagging.conftest import BLUE, GREEN, RED, ROWS, write_model
 
 COLOURS = {"a.png": RED, "b.png": GREEN, "c.png": BLUE}
@@ -246,7 +247,52 @@ PLUGINS_NEW = Table(
         Row("--out", "--out here", project_in("here", "bwlab-mine"), common="mine"),
     ],
 )
-TABLES = [TAG, DATA_CHECK, CONFIG_INIT, CONFIG_SHOW, PLUGINS, PLUGINS_CHECK, PLUGINS_NEW]
+
+
+def shows_a_traceback(without: Done, with_option: Done) -> None:
+    assert (without.code, with_option.code) == (2, 2)
+    assert "Traceback" in with_option.err
+    assert "Traceback" not in without.err
+
+
+def prints_the_version(without: Done, with_option: Done) -> None:
+    assert with_option.code == 0
+    assert with_option.out == f"bwlab {__version__}\n"
+    assert without.out != with_option.out
+
+
+def prints_a_completion(without: Done, with_option: Done) -> None:
+    assert with_option.code == 0
+    assert "_BWLAB_COMPLETE" in with_option.out
+    assert "_BWLAB_COMPLETE" not in without.out
+
+
+def installs_a_completion(without: Done, with_option: Done) -> None:
+    assert with_option.code == 0
+    assert with_option.files("home/**/*bwlab*")
+    assert not without.files("home/**/*bwlab*")
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the completion of shells installed for bash, in the folder of the call."""
+    monkeypatch.setenv("HOME", "home")
+    monkeypatch.setenv("SHELL", "/bin/bash")
+
+
+WRONG = "inspect no-such-file.safetensors"
+FRAME = Table(
+    "",
+    "",
+    [
+        Row("--version", "--version", prints_the_version, instead="plugins"),
+        Row("--debug", f"--debug {WRONG}", shows_a_traceback, instead=WRONG),
+        Row("--show-completion", "--show-completion bash", prints_a_completion, instead="plugins"),
+        Row("--install-completion", "--install-completion bash", installs_a_completion, instead="plugins"),
+    ],
+)
+PLUGINS_ALONE = Table("plugins", "", [Row("--json", "--json", prints_json(lambda document: document))])
+TABLES = [FRAME, PLUGINS_ALONE, TAG, DATA_CHECK, CONFIG_INIT, CONFIG_SHOW, PLUGINS, PLUGINS_CHECK, PLUGINS_NEW]
 
 
 @pytest.mark.parametrize(("table", "row"), [value for table in TABLES for value in table.parameters()])

@@ -13,7 +13,6 @@ from bwlab.formats.read import read_contents
 from tests.dataset.small_data import write_image
 from tests.options import made
 from tests.options.effects import (
-    Effect,
     both_work,
     needed,
     prints_json,
@@ -21,7 +20,7 @@ from tests.options.effects import (
     says,
     tensors_in,
 )
-from tests.options.rows import Done, Row, Runner, Table
+from tests.options.rows import Done, Effect, Row, Runner, Table
 
 
 def world(folder: Path, tiny: Path) -> dict[str, object]:

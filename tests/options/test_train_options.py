@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch.utils.checkpoint import checkpoint
 
 from bwlab.cli.train import KEYS
 from bwlab.config.sources import setting_fields
 from bwlab.generation.recipe import read_recipe
-from bwlab.training import graph
 from bwlab.training.config import TrainConfig
 from tests.dataset.small_data import write_image
 from tests.options import made
@@ -235,7 +235,7 @@ def calls(name: str) -> Effect:
 def counted() -> Iterator[None]:
     """Leave a file where a function is called whose effect is memory or speed; compile nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "checkpoint", leaving_a_file(graph.checkpoint, "checkpoint"))
+        patch.setattr("bwlab.training.graph.checkpoint", leaving_a_file(checkpoint, "checkpoint"))
         patch.setattr(torch, "compile", leaving_a_file(lambda model, backend: model, "compile"))
         yield
 
