@@ -26,7 +26,7 @@ class RecipeAdapter:
 
     Attributes:
         name: name of the file without its extension; for an `adapter.safetensors`, the name of the run folder.
-        sha256: SHA-256 of the whole file.
+        sha256: SHA-256 of the whole file; empty if no file holds these weights, as in previews between checkpoints.
         scale: the number or block spec as it was given.
         schedule: schedule of the scale over the sampling.
 
@@ -40,7 +40,7 @@ class RecipeAdapter:
 
 @dataclass(frozen=True)
 class RecipeEmbedding:
-    """A textual-inversion embedding in a recipe: its word, and the SHA-256 of its file."""
+    """A textual-inversion embedding in a recipe: its word, and the SHA-256 of its file, empty if there is none yet."""
 
     word: str
     sha256: str
@@ -148,7 +148,7 @@ class GenerationRecipe:
     def _lora_entries(self) -> dict[str, str]:
         if not self.adapters:
             return {}
-        hashes = ", ".join(f"{adapter.name}: {adapter.sha256[:10]}" for adapter in self.adapters)
+        hashes = ", ".join(f"{each.name}: {each.sha256[:10]}" for each in self.adapters if each.sha256)
         specs = "; ".join(
             f"{adapter.name}: {adapter.scale}" for adapter in self.adapters if not _is_number(adapter.scale)
         )
@@ -157,7 +157,7 @@ class GenerationRecipe:
         return {key: json.dumps(text) for key, text in entries.items() if text}
 
     def _embedding_entries(self) -> dict[str, str]:
-        hashes = ", ".join(f"{each.word}: {each.sha256[:10]}" for each in self.embeddings)
+        hashes = ", ".join(f"{each.word}: {each.sha256[:10]}" for each in self.embeddings if each.sha256)
         return {"TI hashes": json.dumps(hashes)} if hashes else {}
 
 

@@ -18,7 +18,7 @@ from bwlab.errors import BwlabError
 from bwlab.files import cache_folder
 from bwlab.images import UnreadableImage
 from bwlab.terminal import ProgressBar, counted
-from bwlab.training.regularisation import generate_missing
+from bwlab.training.sampling import generate_missing
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline

@@ -6,33 +6,28 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from bwlab.adapters.names import adapter_name
 from bwlab.adapters.save import save_adapter
 from bwlab.base.conditioning import text_encoders
 from bwlab.config.sources import setting_values
 from bwlab.config.toml import toml_text
 from bwlab.dataset.examples import Example, dataset_hash, split_tags
 from bwlab.files import make_folder
-from bwlab.generation.recipe import write_png
-from bwlab.generation.sample import generate
+from bwlab.generation.recipe import RecipeAdapter, RecipeEmbedding, file_hash, recipe_adapter, write_png
 from bwlab.plugins.events import StepRecord
-from bwlab.training.config import PreviewConfig, TrainConfig
+from bwlab.training.config import TrainConfig
 from bwlab.training.data import CHUNK_TOKENS
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.run_folder import DEFAULT_NAME, RunFolder
+from bwlab.training.sampling import generate_previews, preview_prompts, preview_recipe
 from bwlab.training.state import save_state
 from bwlab.training.tracking import Trackers
 from bwlab.training.trainable import learning_rate
 from bwlab.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
-
-DEFAULT_PROMPTS = 2
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -100,15 +95,28 @@ class Outputs:
         if not self.prompts:
             return
         step = self.trainer.step
+        recipe = preview_recipe(self.config, self.setup.base_hash, self._adapters_now(), self._embeddings_now())
         with self.trainer.averaged_weights():
-            paths = generate_previews(
-                self.setup.pipe,
-                self.config.preview,
-                self.prompts,
-                lambda index: self.folder.preview(step, index),
-                self.config.training.clip_skip,
-            )
+            images = generate_previews(self.setup.pipe, recipe, self.prompts)
+        paths = [self.folder.preview(step, index) for index in range(len(images))]
+        for path, (image, image_recipe) in zip(paths, images, strict=True):
+            make_folder(path.parent)
+            write_png(path, image, image_recipe, overwrite=True)
         self.folder.write_log("preview", step, paths=", ".join(path.name for path in paths))
+
+    def _adapters_now(self) -> tuple[RecipeAdapter, ...]:
+        """Return the adapter of this step as recipes name it; its hash is empty if no file holds these weights."""
+        if not self.setup.trainable.adapter.layers:
+            return ()
+        step, name = self.trainer.step, adapter_name(self.folder.adapter)
+        if step == self.setup.steps and self.folder.adapter.is_file():
+            return (recipe_adapter(self.folder.adapter, "1"),)
+        path = self.folder.checkpoint_adapter(step)
+        return (RecipeAdapter(f"{name}-step-{step:06}", file_hash(path) if path.is_file() else ""),)
+
+    def _embeddings_now(self) -> tuple[RecipeEmbedding, ...]:
+        words = self.setup.trainable.token_embeddings
+        return () if words is None else tuple(RecipeEmbedding(word, "") for word in self.config.tokens.words)
 
     def _write(self, path: Path, prefix: str) -> Path:
         """Write the adapter to `path` and embeddings of new words beside it; return the first file written."""
@@ -121,38 +129,6 @@ class Outputs:
         if trainable.token_embeddings is not None:
             written += trainable.token_embeddings.save(path.parent, prefix)
         return written[0]
-
-
-def preview_prompts(config: PreviewConfig, captions: list[str]) -> tuple[str, ...]:
-    """Return the prompts of previews: those of the settings, else the first two distinct captions."""
-    if not config.enabled:
-        return ()
-    return config.prompts or tuple(captions[:DEFAULT_PROMPTS])
-
-
-def generate_previews(
-    pipe: StableDiffusionPipeline,
-    config: PreviewConfig,
-    prompts: tuple[str, ...],
-    path_of: Callable[[int], Path],
-    clip_skip: int,
-) -> list[Path]:
-    """Generate an image for each prompt, with all that is attached to the pipeline; return the paths of the PNGs."""
-    images = generate(
-        pipe,
-        list(prompts),
-        [config.seed + index for index in range(len(prompts))],
-        (),
-        steps=config.steps,
-        cfg=config.cfg,
-        negative=config.negative,
-        clip_skip=clip_skip,
-    )
-    paths = [path_of(index) for index in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        make_folder(path.parent)
-        write_png(path, image, overwrite=True)
-    return paths
 
 
 def option_text(options: Mapping[str, object]) -> str:

@@ -141,7 +141,7 @@ def check_settings(config: TrainConfig, manager: PluginManager) -> None:
     This imports nothing heavy, so that a misspelt name costs no waiting.
     """
     from bwlab.dataset.folders import images_of, present_subsets
-    from bwlab.training.regularisation import check_regularisation
+    from bwlab.training.sampling import check_regularisation
     from bwlab.training.tracking import check_trackers
 
     optimizer = manager.optimizer(config.training.optimizer)

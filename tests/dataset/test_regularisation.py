@@ -9,7 +9,7 @@ import pytest
 
 from bwlab.errors import BwlabError
 from bwlab.generation.recipe import read_recipe
-from bwlab.training import regularisation
+from bwlab.training import sampling
 from bwlab.training.config import TrainConfig
 from tests.dataset.loaded import load, settings
 
@@ -58,7 +58,7 @@ def test_stopped_generation_is_resumed(
     assert again.pop("base-00006.txt") == b"by hand"
     assert again == {name: content for name, content in first.items() if name != "base-00006.txt"}
     assert (tmp_path / "class" / "base-00005.png").stat().st_mtime_ns == kept
-    monkeypatch.setattr(regularisation, "write_png", None)  # nothing is left to draw
+    monkeypatch.setattr(sampling, "write_png", None)  # nothing is left to draw
     load(config, pipe)
 
 

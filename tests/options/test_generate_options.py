@@ -159,6 +159,7 @@ GENERATE = Table(
             new_image("weighting", "a1111"),
             common=f"{OWN_PROMPT} 'flat, (fox:1.7)'",
         ),
+        Row("--clip-skip", "--clip-skip 2", new_image("clip_skip", 2)),
         Row("--xy", "--xy 'cfg: 1, 2' ''", wrote_a_sheet("xy-0000.png")),
         Row("--device", "--device cuda:7", refused("cuda:7")),
         Row("--out", "--out elsewhere", in_another_folder),

@@ -58,6 +58,9 @@ def world(folder: Path, tiny: Path) -> dict[str, object]:
         Image.fromarray(numbers.numpy()).save(wide / f"{name}.png")
         (wide / f"{name}.txt").write_text(f"ink, {name}")
     captioned(folder / "class", ".txt", seed=90)
+    long = captioned(folder / "long", ".txt")
+    for path in long.glob("*.txt"):
+        path.write_text(path.read_text() + 30 * ", and more of it")
     words = folder / "words"
     words.mkdir()
     for seed, caption in enumerate(("ink, <fox>", "ink, <owl>")):
@@ -80,6 +83,7 @@ def world(folder: Path, tiny: Path) -> dict[str, object]:
         "wide": wide,
         "class": folder / "class",
         "words": words,
+        "long": long,
         "dataset": dataset,
         "second": made.perturbed_pipeline(tiny, folder / "second-base"),
         "config": made.text_file(folder / "run.toml", "[training]", "lr = 0.003"),
@@ -205,6 +209,21 @@ def setting(key: str, value: str, effect: Effect, *also: str, common: str | None
     return Row(f"--set {key}", f"--set '{name}={value}'", all_of(effect, recorded(name)), also=others, common=common)
 
 
+def half_precision(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    first, second = (
+        {tensor.dtype for key, tensor in adapter(done).items() if key.endswith(".weight")}
+        for done in (without, with_option)
+    )
+    assert (first, second) == ({torch.float32}, {torch.float16})
+
+
+def nothing_written(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    assert with_option.names() == []
+    assert "steps" in with_option.err + with_option.out
+
+
 def from_the_start_file(without: Done, with_option: Done) -> None:
     """After one step of almost nothing, the adapter is the one it started from."""
     both_work(without, with_option)
@@ -260,10 +279,12 @@ QUIET = "--set preview.enabled=false"
 SMALL = f"{BASE} {QUIET} --steps 2 --blocks 'mid=2, te=2'"
 COMMON = f"{SMALL} --data {{data}}"
 WIDE = f"{SMALL} --data {{wide}}"
+LONGER_SEEN = f"{BASE} --steps 3 --blocks mid=2 --data {{data}} --set preview.steps=2 --set preview.prompts=fox"
 SEEN = f"{BASE} --steps 2 --blocks mid=2 --data {{data}} --set preview.steps=2 --set preview.prompts=fox"
 LARGE = f"{WIDE} --set data.resolution=64"
 ENDING = f"{SMALL} --data {{ending}}"
 WORDS = f"{BASE} {QUIET} --steps 2 --blocks mid=2 --data {{words}}"
+EPOCHS = f"{BASE} {QUIET} --data {{data}} --blocks mid=2"
 LONG = f"{BASE} {QUIET} --blocks mid=2 --data {{data}} --steps"
 
 
@@ -350,7 +371,16 @@ OPTIONS = Table(
             from_the_start_file,
             common=f"{BASE} {QUIET} --data {{data}} --steps 1 --blocks mid=2 --adapter lora --lr 1e-7",
         ),
+        Row("--name", "--name fox", files_appear("out/fox.safetensors")),
+        Row("--save-dtype", "--save-dtype fp16", half_precision),
         Row("--steps", "--steps 3", steps_logged(3)),
+        Row(
+            "--epochs",
+            "--epochs 2",
+            steps_logged(3),
+            common=f"{BASE} {QUIET} --data {{data}} --blocks mid=2",
+            instead="--steps 2",
+        ),
         Row("--batch-size", "--batch-size 1", all_of(other_weights, recorded("training.batch_size"))),
         Row("--accumulation", "--accumulation 2", all_of(other_weights, recorded("training.accumulation"))),
         Row("--optimizer", "--optimizer adafactor", all_of(other_weights, recorded("training.optimizer"))),
@@ -369,6 +399,7 @@ OPTIONS = Table(
             all_of(both_work, recorded("data.repeats")),
             common=f"{COMMON} --set regularisation.generate=0",
         ),
+        Row("--dry-run", "--dry-run", nothing_written),
         Row("--set", "--set training.noise_offset=0.3", all_of(other_weights, recorded("training.noise_offset"))),
     ],
 )
@@ -387,6 +418,7 @@ SETTINGS = Table(
         setting("data.keep_tokens", "4", other_weights, "data.shuffle_caption=true"),
         setting("data.caption_dropout", "1", other_weights),
         setting("data.tag_dropout", "0.9", other_weights),
+        setting("data.max_tokens", "150", other_weights, common=f"{SMALL} --data {{long}}"),
         setting("data.flip", "true", other_weights, "training.steps=4"),
         setting("data.random_crop", "true", other_weights, common=WIDE),
         setting("data.buckets", "true", other_weights, "data.bucket_step=8", common=WIDE),
@@ -421,6 +453,7 @@ SETTINGS = Table(
             other_weights,
             common=f"{LONG} 2 --blocks 'in0=2, out3=2'",
         ),
+        setting("training.clip_skip", "2", all_of(other_weights, other_metadata("ss_clip_skip", "2"))),
         setting("training.compile", "true", calls("compile")),
         setting("training.ema", "0.9", other_weights),
         setting("tokens.words", '["<fox>"]', embeddings, common=WORDS),
@@ -430,6 +463,7 @@ SETTINGS = Table(
         ),
         setting("tokens.alone", "true", no_adapter, 'tokens.words=["<fox>"]', common=WORDS),
         setting("preview.every", "1", files_appear("*/previews/step-000001-0.png"), common=SEEN),
+        setting("preview.every_epochs", "1", files_appear("*/previews/step-000002-0.png"), common=LONGER_SEEN),
         setting("preview.prompts", '["owl", "cat"]', files_appear("*/previews/step-000002-1.png"), common=SEEN),
         setting("preview.negative", "blue", preview_recipe("negative", "blue"), common=SEEN),
         setting("preview.steps", "3", preview_recipe("steps", 3), common=SEEN),
@@ -437,6 +471,12 @@ SETTINGS = Table(
         setting("preview.seed", "9", preview_recipe("seed", 9), common=SEEN),
         setting("preview.enabled", "false", no_previews, common=SEEN),
         setting("checkpoint.every", "1", files_appear("*/checkpoints/step-000001.state.safetensors")),
+        setting(
+            "checkpoint.every_epochs",
+            "1",
+            files_appear("*/checkpoints/step-000002.state.safetensors"),
+            common=f"{COMMON} --steps 3".replace("--set checkpoint.every=0", ""),
+        ),
         setting("checkpoint.keep", "1", fewer_checkpoints, "checkpoint.every=1"),
         setting("tracking.trackers", '["tensorboard"]', files_appear("*/tensorboard/**/*tfevents*")),
         setting(

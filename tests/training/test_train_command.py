@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typer.main import get_command
 import bwlab
 from bwlab.cli.app import exit_as_asked, exit_on_error, main
 from bwlab.cli.train import command
+from bwlab.generation.recipe import read_recipe
 from bwlab.plugins.events import StepRecord
 from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab.training.settings import read_config
@@ -73,6 +75,23 @@ def test_a_toml_file_makes_a_run(tiny_pipeline: Path, two_images: Path, tmp_path
     assert call([str(path)]) == 0
     tensors = safetensors.torch.load_file(tmp_path / "out" / "adapter.safetensors")
     assert all(key.startswith("lora_unet_mid_block_") for key in tensors)
+
+
+def test_previews_name_the_file_that_holds_their_weights(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fox"
+    settings = ("preview.enabled=true", "preview.every=1", "preview.steps=1", "preview.prompts=owl", "preview.seed=4")
+    more = [word for setting in (*settings, "checkpoint.every=2") for word in ("--set", setting)]
+    assert call(arguments(tiny_pipeline, two_images, out, "--steps", "3", *more)) == 0
+    recipes = [read_recipe(out / "previews" / f"step-{step:06}-0.png") for step in (1, 2, 3)]
+    assert {(recipe.prompt, recipe.seed, recipe.steps, recipe.cfg, recipe.width) for recipe in recipes} == {
+        ("owl", 4, 1, 7.0, 32)
+    }
+    named = [(use.name, use.sha256) for recipe in recipes for use in recipe.adapters]
+    checkpoint, final = out / "checkpoints" / "step-000002.safetensors", out / "adapter.safetensors"
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (checkpoint, final)]
+    assert named == [("fox-step-000001", ""), ("fox-step-000002", hashes[0]), ("fox", hashes[1])]
+    assert "Lora hashes" not in recipes[0].parameters()
+    assert f'Lora hashes: "fox: {hashes[1][:10]}"' in recipes[2].parameters()
 
 
 BAD_VALUES = [

@@ -1,7 +1,8 @@
-"""Regularisation images that the base generates itself (DreamBooth, arXiv 2208.12242, section 3.2)."""
+"""Images that a run samples: previews, and the class images of prior preservation (DreamBooth, arXiv 2208.12242)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,10 @@ from bwlab._version import __version__
 from bwlab.dataset.config import RegularisationConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.generation.recipe import GenerationRecipe, read_recipe, write_png
+from bwlab.generation.recipe import GenerationRecipe, RecipeAdapter, RecipeEmbedding, read_recipe, write_png
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.terminal import OnProgress
+from bwlab.training.config import PreviewConfig, TrainConfig
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 BATCH_SIZE = 8
+DEFAULT_PROMPTS = 2
 
 
 def check_regularisation(config: RegularisationConfig) -> None:
@@ -116,3 +119,67 @@ def write_captioned(folder: Path, recipe: GenerationRecipe, image: Image.Image) 
     if not caption.exists():
         write_atomically(caption, f"{recipe.prompt}\n".encode())
     write_png(path, image, replace(recipe, width=image.width, height=image.height), overwrite=True)
+
+
+def preview_prompts(config: PreviewConfig, captions: Sequence[str]) -> tuple[str, ...]:
+    """Return the prompts of previews: those of the settings, else the first two distinct captions."""
+    if not config.enabled:
+        return ()
+    return config.prompts or tuple(captions[:DEFAULT_PROMPTS])
+
+
+def preview_recipe(
+    config: TrainConfig,
+    base_hash: str,
+    adapters: tuple[RecipeAdapter, ...],
+    embeddings: tuple[RecipeEmbedding, ...],
+) -> GenerationRecipe:
+    """Return the recipe of a run's previews, with the seed of the first one and without prompt and size."""
+    preview = config.preview
+    return GenerationRecipe(
+        prompt="",
+        negative=preview.negative,
+        seed=preview.seed,
+        steps=preview.steps,
+        cfg=preview.cfg,
+        sampler=DEFAULT_SAMPLER,
+        base=Path(config.base).name,
+        base_hash=base_hash,
+        width=0,
+        height=0,
+        version=__version__,
+        adapters=adapters,
+        embeddings=embeddings,
+        clip_skip=config.training.clip_skip,
+    )
+
+
+def generate_previews(
+    pipe: Pipeline, recipe: GenerationRecipe, prompts: Sequence[str]
+) -> list[tuple[Image.Image, GenerationRecipe]]:
+    """Return an image for each prompt, made with all that is attached to the pipeline, and its recipe.
+
+    Args:
+        pipe: the base, with the trained layers and words attached.
+        recipe: what the images have in common; its seed is that of the first image, and the next ones count up.
+        prompts: one prompt for each image.
+
+    """
+    from bwlab.generation.sample import generate
+
+    seeds = [recipe.seed + index for index in range(len(prompts))]
+    images = generate(
+        pipe,
+        prompts,
+        seeds,
+        (),
+        steps=recipe.steps,
+        cfg=recipe.cfg,
+        sampler=recipe.sampler,
+        negative=recipe.negative,
+        clip_skip=recipe.clip_skip,
+    )
+    return [
+        (image, replace(recipe, prompt=prompt, seed=seed, width=image.width, height=image.height))
+        for image, prompt, seed in zip(images, prompts, seeds, strict=True)
+    ]
