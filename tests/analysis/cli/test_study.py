@@ -82,6 +82,20 @@ def test_another_plan_has_a_report_of_its_own(study: Run, copied: Path, tmp_path
     assert "Another study" in (copied / "reports" / "other" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("change", ['better = "joint"', 'worse = "base"', 'by = "identity"'])
+def test_claims_are_those_of_the_plan(study: Run, copied: Path, tmp_path: Path, change: str) -> None:
+    claims = []
+    by = "" if change.startswith("by") else 'by = "style"\n'
+    for name, own in (("plain", 'by = "style"\n'), ("other", f"{by}{change}\n")):
+        plan = tmp_path / f"{name}.toml"
+        plan.write_text(f'extends = "{TINY.as_posix()}"\n[claims."half is better"]\n{own}')
+        assert study(plan=plan).code == 0
+        report = (copied / "reports" / name / "report.md").read_text()
+        claims.append([line for line in report.splitlines() if "half is better" in line])
+    assert claims[0]
+    assert claims[0] != claims[1]
+
+
 def test_settings_make_other_jobs(study: Run, copied: Path) -> None:
     outcome = study("--dry-run", "--set", "sampling.steps=3", "--set", "measures.draws=2")
     assert " train          4      4 " in outcome.out
