@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bwlab.errors import BwlabError
-from bwlab.formats.dialects.lora_diffusion import unet_layers
+from bwlab.formats.dialects.lora_diffusion import UNetOrder
 from bwlab.formats.read import read_contents
 
 
@@ -25,9 +25,9 @@ class Hostile:
 
 
 def test_a_list_of_ups_and_downs(tmp_path: Path) -> None:
-    layers = list(unet_layers(feed_forward=False))
+    layers = list(UNetOrder().layers())
     tensors = []
-    for number, (_, out, inner) in enumerate(layers):
+    for number, (_, (out, inner, _)) in enumerate(layers):
         tensors += [torch.full((out, 2), float(number)), torch.ones(2, inner or 1024, dtype=torch.bfloat16)]
     torch.save(tensors, tmp_path / "a.pt")
     contents = read_contents(tmp_path / "a.pt", pickles=True)
