@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,8 @@ from bwlab.training.config import TrainConfig
 from bwlab.training.settings import PresetName
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from bwlab.training.run_folder import ExistingRun
 
 # The setting that each option gives; all other settings are given with --set.
@@ -75,6 +77,9 @@ def optimizer_names() -> list[str]:
     return sorted(build_manager().optimizers())
 
 
+PLAIN_METAVARS: Mapping[type, str] = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
+UNREACHED = 2**31  # a limit such as that of 63 bits is no use to a reader; the settings check it all the same
+
 # Options whose values plugins register.
 COMPLETIONS: Mapping[str, Callable[[], list[str]]] = {"--adapter": adapter_names, "--optimizer": optimizer_names}
 
@@ -95,17 +100,23 @@ def setting_option(flag: str, key: str) -> inspect.Parameter:
     words = choices(field)
     kind: Any = StrEnum(name, {word: word for word in words}) if words else plain_type(field.annotation)
     default = kind(field.default) if words else field.default if field.default != "" else None
-    limits = ", ".join(bounds(field)) if bound(field, "gt") is not None else ""  # typer's ranges include their ends
+    most = bound(field, "le")
     option = typer.Option(
-        help=" ".join((field.description or "").split()) + (f" ({limits})" if limits else ""),
-        metavar=METAVARS.get(flag),
+        help=" ".join((field.description or "").split()) + allowed(field, words),
+        metavar=METAVARS.get(flag) or ("NAME" if words else PLAIN_METAVARS[kind]),
         min=bound(field, "ge"),
-        max=bound(field, "le"),
+        max=None if most is None or most > UNREACHED else most,
         autocompletion=COMPLETIONS.get(flag),
         show_default=DERIVED_DEFAULTS.get(key, default is not None),
     )
     given: Any = kind if default is not None else kind | None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[given, option])
+
+
+def allowed(field: FieldInfo, words: Sequence[str]) -> str:
+    """Return the values that a setting takes as the end of its help, unless typer shows them as a range."""
+    values = ", ".join(words) or (", ".join(bounds(field)) if bound(field, "gt") is not None else "")
+    return f" ({values})" if values else ""
 
 
 def with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
