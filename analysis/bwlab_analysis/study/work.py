@@ -82,8 +82,9 @@ def _train(settings: TrainSettings, job: Job, context: JobContext, folder: Path)
     from bwlab_analysis.study.subjects import write_data
 
     run = folder / "run"
+    checkpoints = {} if "checkpoint.every_epochs" in settings.training else {"checkpoint.every": 0}
     values: dict[str, object] = {
-        "checkpoint.every": 0,
+        **checkpoints,
         "preview.enabled": False,
         **settings.training,
         **write_data(settings.learns, folder / "data"),

@@ -105,6 +105,20 @@ def test_settings_make_other_jobs(study: Run, copied: Path) -> None:
     assert " train          4      0 " in outcome.out
 
 
+def test_trainings_take_epochs_and_a_name(bwlab: Run, tmp_path: Path) -> None:
+    plan = tmp_path / "named.toml"
+    settings = 'training.epochs = 1\ncheckpoint.every_epochs = 1\noutput.name = "mine"\nadapter.blocks = "mid=1"'
+    plan.write_text(
+        f'[data]\nidentities = ["fox"]\nstyles = ["ink"]\n[defaults]\ntraining.batch_size = 8\n{settings}\n'
+        '[adapters.id]\nlearns = "identity"\n[compositions.id]\nuse = {id = 1}\n'
+    )
+    outcome = bwlab("study", "--plan", plan, "--out", tmp_path / "out", "--only", "train")
+    assert outcome.code == 0, outcome.err
+    (run,) = (tmp_path / "out" / "jobs" / "train").glob("*/run")
+    assert (run / "mine.safetensors").is_file()
+    assert list(run.glob("checkpoints/mine-step-*.safetensors"))
+
+
 def test_only_some_kinds(study: Run, copied: Path) -> None:
     for folder in (copied / "jobs" / "score", copied / "jobs" / "merge"):
         shutil.rmtree(folder)
