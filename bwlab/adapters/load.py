@@ -105,7 +105,7 @@ def _typed(
     named = types.get(contents.metadata.get(TYPE_KEY, ""))
     candidates = {named.name: named} if named is not None else types
     covered = {
-        path: {name for name, candidate in candidates.items() if _leaves(module) <= set(candidate.leaves)}
+        path: {name for name, candidate in candidates.items() if _fits(candidate, module)}
         for path, module in contents.modules.items()
         if isinstance(layers[path], nn.Linear | nn.Conv2d)
     }
@@ -130,6 +130,12 @@ def _require_types(contents: AdapterContents, typed: set[str], types: Mapping[st
             f"it is of type {contents.metadata.get(TYPE_KEY, 'unknown')}, its modules hold {leaves}",
             f"Install a plugin for it; types here: {', '.join(sorted(types)) or 'none'}",
         )
+
+
+def _fits(candidate: AdapterType, module: ModuleWeights) -> bool:
+    """Return whether a type has all leaves of a module, which is not one of another plugin's type."""
+    own = module.algorithm in ALGORITHMS or module.algorithm == candidate.name
+    return own and _leaves(module) <= set(candidate.leaves)
 
 
 def _leaves(module: ModuleWeights) -> set[str]:

@@ -7,17 +7,21 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.layer import AdapterLayer
 from bwlab.errors import BwlabError
-from bwlab.formats.algorithms import UnfitLeaves, algorithm_of
+from bwlab.formats.algorithms import ALGORITHMS, UnfitLeaves, algorithm_of
 from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
 from bwlab.formats.keys import ALPHA, kohya_name_of
+from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.safetensors import write_tensors
 from bwlab.formats.torch_tensors import lazy_tensor
+from bwlab.linalg.factored import Array, FactoredMatrix
 
 # Stable Diffusion's generations differ in the width of the text features that cross attention reads.
 _GENERATIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
@@ -90,25 +94,55 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
 
 
 def _shapes(adapter: Adapter, alpha: float) -> dict[str, str]:
-    """Return the entry with the shapes of the changed weights; empty if the leaves of every layer determine them."""
+    """Return the entry with the shapes of the weights whose deltas only the adapter type determines; empty if none."""
     shapes = {
         path: list(layer.weight_shape)
         for path, layer in adapter.layers.items()
-        if not _determine_shape({leaf: tuple(value.shape) for leaf, value in layer.file_tensors(alpha).items()})
+        if not _leaves_mean_delta(layer, layer.file_tensors(alpha), adapter.type_name)
     }
     return {SHAPES_KEY: json.dumps(shapes, separators=(",", ":"))} if shapes else {}
 
 
-def _determine_shape(leaves: Mapping[str, tuple[int, ...]]) -> bool:
-    """Return whether an algorithm of bwlab knows all of these leaves and their shapes determine the weight's."""
-    shapes = {leaf: shape for leaf, shape in leaves.items() if leaf != ALPHA}
+def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_name: str) -> bool:
+    """Return whether an algorithm of bwlab knows all leaves of a layer, and computes the layer's delta from them.
+
+    A type may give the names of LoRA another meaning: rsLoRA's scale is alpha / sqrt(rank). The products of
+    both deltas with one random vector are compared; the tolerance covers half precision.
+    """
+    leaves = {leaf: lazy_tensor(tensor, leaf) for leaf, tensor in tensors.items() if leaf != ALPHA}
+    shapes = {leaf: tensor.shape for leaf, tensor in leaves.items()}
     algorithm = algorithm_of(shapes)
-    if algorithm is None or not algorithm.leaves >= shapes.keys():
+    if algorithm is None or not algorithm.leaves >= leaves.keys():
         return False
     try:
-        return algorithm.shape(shapes) is not None
+        if algorithm.shape(shapes) is None:
+            return False
     except (UnfitLeaves, KeyError):
         return False
+    if type_name in ALGORITHMS:
+        return True  # readers do not ask a plugin for a type of this name
+    if layer.needs_base_weight:
+        return False
+    alpha = float(tensors[ALPHA]) if ALPHA in tensors else None
+    module = ModuleWeights("a layer", algorithm.name, leaves, alpha, "the adapter to be saved")
+    return not module.needs_base and _agree(module.matrix(), _matrix(layer))
+
+
+def _matrix(layer: AdapterLayer) -> FactoredMatrix | Array:
+    factors = layer.factors()
+    if factors is not None:
+        return factors
+    delta: Array = layer.delta().detach().to("cpu", torch.float64).flatten(1).numpy()
+    return delta
+
+
+def _agree(a: FactoredMatrix | Array, b: FactoredMatrix | Array) -> bool:
+    """Return whether two matrices give the same vector for a random one, to one per cent of its length."""
+    if a.shape != b.shape:
+        return False
+    probe = np.random.default_rng(0).standard_normal(a.shape[1])
+    image_a, image_b = (m.up @ (m.down @ probe) if isinstance(m, FactoredMatrix) else m @ probe for m in (a, b))
+    return bool(np.linalg.norm(image_a - image_b) <= 0.01 * np.linalg.norm(image_b))
 
 
 def block_ranks(adapter: Adapter) -> dict[str, list[int]]:

@@ -21,7 +21,8 @@ from bwlab.formats.tensors import LazyTensor
 
 AND = " and "
 TYPE_KEY = "bwlab.adapter_type"
-# Shapes of the changed weights as JSON, by module path; written for adapter types whose leaves do not determine them.
+# Shapes of the changed weights as JSON, by module path; written for modules whose delta or shape only the adapter type
+# determines. A module with an entry belongs to its type, even if its leaves have the names of an algorithm.
 SHAPES_KEY = "bwlab.weight_shapes"
 
 
@@ -186,8 +187,8 @@ def _module(
             alpha = (rank if alpha is None else alpha) * _alpha(file, parsed[SCALAR])
             strange.remove(parsed[SCALAR].key)
     named = file.metadata.get(TYPE_KEY)
-    if named is not None and named not in ALGORITHMS and (strange or wrong):
-        # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows its leaves.
+    if named is not None and named not in ALGORITHMS and (strange or wrong or recorded_shape is not None):
+        # bwlab wrote the file for an adapter type of some plugin, and only that plugin knows what its leaves mean.
         return ModuleWeights(path, named, tensors, alpha, str(file.path), recorded_shape), []
     if wrong is not None:
         raise _unfit(file, path, wrong)

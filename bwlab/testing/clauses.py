@@ -133,8 +133,8 @@ def delta_is_the_weight_change(bench: Bench) -> None:
 def file_means_the_delta(bench: Bench) -> None:
     """The delta of a saved file is `delta()`, and so is the product of `factors()`.
 
-    All commands but `train` and `generate` take the deltas from there. A file whose leaves are all named as in kohya's
-    or LyCORIS' files is read as those tools read it, so a type with another meaning needs other names.
+    All commands but `train` and `generate` take the deltas from there. A type may give the leaves of kohya's or
+    LyCORIS' files another meaning: bwlab then reads its files through the plugin, but other tools read them wrongly.
     """
     adapter = bench.trained()
     with tempfile.TemporaryDirectory() as folder:
@@ -252,7 +252,7 @@ def _apply(base: BaseLayer, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _fingerprint(model: nn.Module) -> list[tuple[str, int, bytes]]:
-    """Every module's name and identity, every tensor's name, identity and bits, and the number of hooks."""
+    """Return the name and identity of each module, those and the bits of each tensor, and the number of hooks."""
     modules = [(name, id(module), b"") for name, module in model.named_modules()]
     tensors = [(name, id(value), value.detach().numpy().tobytes()) for name, value in model.named_parameters()]
     return modules + tensors

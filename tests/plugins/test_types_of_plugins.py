@@ -314,6 +314,60 @@ def test_a_plugin_that_fails_gets_one_line(packages: FakePackages, run: Run, tmp
         assert "plugin-failed" in [finding["code"] for finding in entry["findings"]]
 
 
+@pytest.fixture
+def reused(packages: FakePackages, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Install a type that reuses the leaves of LoRA, write a file of it, `rs.safetensors`, and return its deltas."""
+    packages.install("bwlab-spelled", "1.2", {"spelled": typed_files.REUSED})
+    return typed_files.deltas(typed_files.save("rs-lora", tmp_path / "rs.safetensors"))
+
+
+def test_a_type_that_reuses_the_leaves_of_lora_is_read_by_its_plugin(
+    reused: dict[str, torch.Tensor], run: Run, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "rs.safetensors", tmp_path / "out.safetensors"
+    assert "BROKEN" not in run("plugins", "check", "rs-lora")
+    (entry,) = json.loads(run("inspect", file, "--json"))["files"]
+    assert entry["total"]["algorithms"] == {"rs-lora": len(reused)}
+    report = json.loads(run("analyze", "norms", file, "--json"))
+    assert {module["name"]: module["norm"] for module in report["modules"]} == {
+        path: pytest.approx(float(delta.norm()), rel=1e-5) for path, delta in reused.items()
+    }
+    assert "modules of adapter type rs-lora are written as LoRA" in run("convert", file, out, "--to", "diffusers")
+    require_deltas(out, reused)
+    run("convert", file, out, "--overwrite")
+    after = contents_of(out)
+    assert {module.algorithm for module in after.modules.values()} == {"rs-lora"}
+    for path, module in after.modules.items():
+        np.testing.assert_allclose(module.delta(), reused[path].numpy(), atol=1e-6)
+    run("merge", file, file, "--out", out, "--overwrite")
+    require_deltas(out, {path: 2 * delta for path, delta in reused.items()})
+
+
+def test_a_file_of_reused_leaves_is_never_taken_for_lora_without_its_plugin(
+    packages: FakePackages, reused: dict[str, torch.Tensor], run: Run, tmp_path: Path
+) -> None:
+    (packages.folder / "bwlab_spelled-1.2.dist-info" / "entry_points.txt").unlink()
+    file, out = tmp_path / "rs.safetensors", tmp_path / "out.safetensors"
+    assert "no installed plugin registers the adapter type rs-lora" in " ".join(run("inspect", file).split())
+    assert "Install the plugin of the adapter type" in run("analyze", "norms", file, code=2)
+    assert "install the plugin of its adapter type" in run("convert", file, out, "--to", "diffusers", code=2)
+    assert "no installed plugin registers the adapter type rs-lora" in run("merge", file, "--out", out, code=2)
+    asked = ["generate", "--base", "emoji", "--adapter", file, "--prompt", "noto, fox", "--out", tmp_path / "a.png"]
+    assert "it is of type rs-lora, its modules hold alpha, lora_down.weight, lora_up.weight" in run(*asked, code=2)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["lora", "locon", "ortho"])
+def test_types_whose_leaves_mean_their_delta_are_read_without_their_plugin(tmp_path: Path, name: str) -> None:
+    adapter = typed_files.save(name, tmp_path / "a.safetensors")
+    contents = read_contents(tmp_path / "a.safetensors")
+    assert SHAPES_KEY not in contents.metadata
+    expected = typed_files.deltas(adapter)
+    for path, module in contents.modules.items():
+        assert module.algorithm == "lora"
+        np.testing.assert_allclose(module.delta().reshape(expected[path].shape), expected[path].numpy(), atol=1e-6)
+
+
 def test_leaves_of_another_algorithm_break_the_contract() -> None:
     """A type that gives LoRA's leaves another scale is told so: every other tool reads its files as LoRA."""
     from bwlab.testing import run_contract

@@ -147,6 +147,27 @@ SOURCE = """
             for name, leaves in LEAVES.items()
         ]
 """
+# A type that gives the leaves of LoRA another scale, as rsLoRA does.
+REUSED = """
+    from bwlab import hookimpl
+    from bwlab.adapters.types import AdapterType
+
+    def load():
+        from bwlab_lora.layer import LoraLayer
+
+        class RankStabilised(LoraLayer):
+            @property
+            def scale(self):
+                return float(self.alpha / self.rank**0.5)
+
+        return RankStabilised
+
+    @hookimpl
+    def bwlab_register_adapters():
+        leaves = ("lora_down.weight", "lora_up.weight", "alpha")
+        targets = lambda path, kind: kind == "linear" and ".attn" in path
+        return [AdapterType("rs-lora", "made up", leaves, False, load, targets)]
+"""
 TYPES = ("sketch", "lattice", "turn", "gate")
 NEED_BASE = ("turn", "gate")
 BLOCKS = "in1=3, mid=2, *=0"
