@@ -64,9 +64,9 @@ class FactoredMatrix:
     Attributes:
         up_factor: `(out, r)`; half and single precision are widened where they are needed.
         down_factor: `(r, in)`.
-        scale: alpha / rank, where it is not in a factor yet.
-        parts: the two matrices of a Kronecker product, where they are known: its spaces are products of theirs.
-        known_svd: its singular value decomposition, where the factors were made from one.
+        scale: alpha / rank, if it is not contained in a factor.
+        parts: the two matrices of a Kronecker product, if known; the row and column spaces are products of theirs.
+        known_svd: the singular value decomposition, if the factors were made from one.
 
     Raises:
         ValueError: the factors are not two matrices that can be multiplied.
@@ -144,7 +144,7 @@ class FactoredMatrix:
 
 
 class Spectrum:
-    """Norm, singular values and singular vectors of one matrix; what several of them need is computed once.
+    """Norm, singular values and singular vectors of one matrix; intermediate results are computed once.
 
     Attributes:
         matrix: the matrix.
@@ -165,11 +165,11 @@ class Spectrum:
         return Grams(gram(matrix.up_factor) * matrix.scale**2, gram(matrix.down_factor.T))
 
     def norm(self) -> float:
-        """Return the Frobenius norm, `sqrt(sum((up^T up) * (down down^T)))`; exactly 0 where rounding alone is left."""
+        """Return the Frobenius norm, `sqrt(sum((up^T up) * (down down^T)))`; exactly 0 if only rounding is left."""
         return float(np.linalg.norm(self.singular_values())) if self.cancels else math.sqrt(self._square)
 
     def singular_values(self) -> Array:
-        """Return the singular values, largest first, `(min(r, out, in),)`; those that are only rounding are 0."""
+        """Return the singular values, largest first, `(min(r, out, in),)`; those below the rounding error are 0."""
         return self._zero_below_rounding(self._values)
 
     @cached_property
@@ -181,11 +181,11 @@ class Spectrum:
         return Svd(svd.left, values, svd.right).cut(kept)
 
     def rank(self) -> int:
-        """Return the numerical rank: how many singular values are more than rounding."""
+        """Return the numerical rank: the number of singular values above the rounding error."""
         return int(np.count_nonzero(self.singular_values()))
 
     def effective_rank(self) -> float | None:
-        """Return `exp(entropy(s / sum(s)))` of the singular values s, 1..rank; None of a zero matrix.
+        """Return `exp(entropy(s / sum(s)))` of the singular values s, 1..rank; None for a zero matrix.
 
         Source: Roy and Vetterli, The effective rank (EUSIPCO 2007), equations 2 to 4: singular values, not squares.
         """
@@ -197,7 +197,7 @@ class Spectrum:
         return float(np.exp(-np.sum(shares * np.log(shares))))
 
     def top1_share(self) -> float | None:
-        """Return `s_1^2 / sum(s^2)`, the energy of the largest direction, 1/rank..1; None of a zero matrix."""
+        """Return `s_1^2 / sum(s^2)`, the energy of the largest direction, 1/rank..1; None for a zero matrix."""
         squares = self.singular_values() ** 2
         total = float(squares.sum())
         return None if total == 0.0 else float(squares[0]) / total

@@ -1,6 +1,6 @@
 """Two low-rank matrices of one shape compared: inner product, cosine, overlaps and angles of their spaces.
 
-All of it follows from the Gram matrices of the factors side by side, which a pair computes once, in one product.
+All quantities follow from the Gram matrices of the factors side by side, which a pair computes once, in one product.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Overlap:
     Attributes:
         shared: `||U_a^T U_b||_F^2`, the number of shared directions, 0..min(ranks).
         rank_a, rank_b: dimensions of the subspaces, at least 1.
-        dimension: of the space around them.
+        dimension: the dimension of the space that contains them.
         parts_a, parts_b: the parts of subspaces that are Kronecker products.
 
     """
@@ -100,7 +100,7 @@ class FactorPair:
 
     @property
     def cosine(self) -> float | None:
-        """`inner / (norm norm)`, -1..1; None where either matrix is zero, since a zero has no direction."""
+        """`inner / (norm norm)`, -1..1; None where either matrix is zero, since a zero matrix has no direction."""
         norms = self.a.norm() * self.b.norm()
         return None if norms == 0.0 else min(1.0, max(-1.0, self.inner / norms))
 
@@ -122,7 +122,7 @@ class FactorPair:
 
     @cached_property
     def smallest_angle(self) -> float | None:
-        """The first of `principal_angles`, by a shorter way where it is not small; None where a matrix is zero."""
+        """The first of `principal_angles`, computed faster if it is not small; None if a matrix is zero."""
         if self._basis_products is not None:
             cosine = _largest_singular_value(self._basis_products[0])
             if cosine < LARGEST_EXACT_COSINE:
@@ -199,6 +199,6 @@ def _overlap(product: Array, dimension: int, parts_a: PartRanks, parts_b: PartRa
 
 
 def _largest_singular_value(matrix: Array) -> float:
-    """Return it from the smaller Gram matrix's eigenvalues, of which the largest is as exact as by an SVD."""
+    """Return the largest singular value, by the eigenvalues of the smaller Gram matrix, as exact as by an SVD."""
     thin = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     return math.sqrt(max(0.0, float(np.linalg.eigvalsh(thin.T @ thin)[-1])))

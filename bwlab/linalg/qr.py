@@ -1,4 +1,4 @@
-"""Gram matrices, thin QR and Cholesky triangles of tall matrices, in float64 whatever floats those are held in."""
+"""Gram matrices, thin QR and Cholesky triangles of tall matrices, computed in float64 from floats of any precision."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def _widen_halves(bits: npt.NDArray[np.int32], wide: Array) -> None:
     """Write the half-precision numbers with these bits, times 2^-112, in float64; in half the time of numpy's cast.
 
     Args:
-        bits: of the halves, sign-extended; they are overwritten.
-        wide: as many numbers.
+        bits: the bits of the half-precision numbers, sign-extended; they are overwritten.
+        wide: the result, an array of the same size.
 
     """
     # The exponent and the mantissa move to their places in single precision, whose exponents begin 112 lower.
@@ -135,7 +135,7 @@ def cholesky(gram: Array) -> Triangle:
 
 
 def _inverse(upper: Array) -> Array:
-    """Return the inverse of upper triangles `(..., r, r)`, by halves: numpy's own takes no notice of the zeros."""
+    """Return the inverse of upper triangles `(..., r, r)`, by halves: numpy's inverse does not use the zeros."""
     size = upper.shape[-1]
     if size <= UNDIVIDED:
         return np.asarray(np.linalg.inv(upper), dtype=np.float64)

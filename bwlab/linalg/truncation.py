@@ -1,7 +1,7 @@
-"""Sums and low-rank approximations of matrices, with what they cost: for merging, resizing and extracting adapters.
+"""Sums and low-rank approximations of matrices, with their errors, for merging, resizing and extracting adapters.
 
-All in numpy and float64. Factors come out balanced: each singular value is shared by both, so neither side overflows
-half precision where the product would not.
+Everything is computed in float64 with numpy. The factors are balanced: each singular value is split between both, so
+that neither factor overflows half precision if the product does not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MOST_STEPS = 50
 
 @dataclass(frozen=True, eq=False)
 class Truncation:
-    """A matrix of low rank in place of another.
+    """A low-rank approximation of a matrix.
 
     Attributes:
         matrix: the approximation.
-        energy: squared Frobenius norm of what it stands for.
+        energy: squared Frobenius norm of the approximated matrix.
         lost: squared Frobenius norm of the difference, at least 0.
 
     """
@@ -39,7 +39,7 @@ class Truncation:
 
     @property
     def kept(self) -> float:
-        """The share of the energy that is kept, 0..1; 1 of a zero matrix."""
+        """The share of the energy that is kept, 0..1; 1 for a zero matrix."""
         return kept_share(self.energy, self.lost)
 
     @property
@@ -49,12 +49,12 @@ class Truncation:
 
 
 def kept_share(energy: float, lost: float) -> float:
-    """`1 - lost / energy`, 0..1; 1 where there was nothing to keep."""
+    """`1 - lost / energy`, 0..1; 1 for a zero matrix."""
     return 1.0 if energy == 0 else max(0.0, 1 - lost / energy)
 
 
 def relative_error(energy: float, lost: float) -> float:
-    """`sqrt(lost / energy)`, 0..1; 0 where there was nothing to lose."""
+    """`sqrt(lost / energy)`, 0..1; 0 for a zero matrix."""
     return 0.0 if energy == 0 else math.sqrt(min(1.0, lost / energy))
 
 
@@ -62,7 +62,7 @@ def concatenated(matrices: Sequence[FactoredMatrix]) -> FactoredMatrix:
     """Return the exact sum of matrices of one shape: their ups side by side, their downs on top of each other.
 
     Raises:
-        ValueError: there are none, or their shapes differ.
+        ValueError: there are no matrices, or their shapes differ.
 
     """
     if len({matrix.shape for matrix in matrices}) != 1:

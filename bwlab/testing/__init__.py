@@ -37,7 +37,7 @@ class AdapterContract:
         clauses.fresh_adapter_is_a_no_op(self.bench())
 
     def test_detaching_restores_everything(self) -> None:
-        """The same module objects, bits and outputs are there after `attach`."""
+        """Modules, bits and outputs after `attach` are the same as before."""
         clauses.detaching_restores_everything(self.bench())
 
     def test_base_layers_are_not_owned(self) -> None:
@@ -86,10 +86,10 @@ class AdapterContract:
 
 
 def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
-    """Return every clause's name with None where it holds, or else one line on what is broken.
+    """Return the name of every clause with None if it holds, else with one line that says what is broken.
 
     A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error. The
-    name of the clause on `delta()` says which of the contract's layers it left out because the type adapts none such.
+    name of the clause on `delta()` lists the contract's layers that the type does not adapt, which were left out.
     """
     return [(_label(clause, adapter_type), _broken(clause, adapter_type)) for clause in clauses.CLAUSES]
 

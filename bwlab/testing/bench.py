@@ -1,6 +1,6 @@
-"""The toy model that the adapter contract is checked on, and comparisons that say by how much they fail.
+"""The toy model that the adapter contract is checked on, and comparisons whose errors say how large the difference is.
 
-The toy model has one layer of each kind, each dimension a different prime or so (square matrices hide
+The toy model has one layer of each kind, with dimensions that are mostly different primes (square matrices hide
 transposes and rank bugs), at paths that Stable Diffusion's UNet has, so that a type's `targets` finds them.
 """
 
@@ -109,7 +109,7 @@ SCHEME = scheme_for(SD14)
 
 
 def bench_for(adapter_type: AdapterType) -> Bench:
-    """Return the toy model's part that this type adapts; raises `ContractBroken` if that is nothing."""
+    """Return the part of the toy model that this type adapts; raise `ContractBroken` if it adapts no layer."""
     layers: dict[str, BaseLayer] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -141,7 +141,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def require_close(what: str, got: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Largest difference over the expected tensors' largest value (at least 1) within `tolerance`."""
+    """Require the largest difference, relative to the largest expected value (at least 1), to be within `tolerance`."""
     for x, y in zip(got, expected, strict=True):
         error = float((x - y).detach().abs().max() / y.detach().abs().max().clamp(min=1))
         require(error <= tolerance, f"{what}: off by {error:.2g} (allowed {tolerance:g})")

@@ -1,6 +1,6 @@
 """An adapter file of any dialect as low-rank matrices, one module read at a time, without torch.
 
-This is the one place of the analysis that knows of adapter files.
+No other module of the analysis reads adapter files.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class LeftOut:
     """Parts of a file that the numbers do not cover.
 
     Attributes:
-        reason: why, e.g. `"oft, which needs the base model"`.
-        keys: module paths, or the file's names of keys that no reader understands; at least one.
+        reason: the reason, e.g. `"oft, which needs the base model"`.
+        keys: module paths, or keys of the file that no reader understands; at least one.
 
     """
 
@@ -50,7 +50,7 @@ class LeftOut:
 
     @property
     def line(self) -> str:
-        """One line for tables: the reason, how many, and the first of them."""
+        """One line for tables: the reason, the number of keys, and the first key."""
         more = f" and {len(self.keys) - 1} more" if len(self.keys) > 1 else ""
         return f"{self.reason}: {self.keys[0]}{more}"
 
@@ -60,14 +60,14 @@ class AdapterWeights:
     """The matrices of an adapter file.
 
     Attributes:
-        contents: of the file.
-        scheme: of the blocks of the UNet it was made for.
-        names: paths of the modules whose deltas are matrices that the file alone tells, in the order of the blocks.
+        contents: the contents of the file.
+        scheme: the block scheme of the UNet that the adapter was made for.
+        names: the paths of the modules whose deltas can be computed as matrices, in the order of the blocks.
         blocks: module path -> block.
-        cells: module path -> cell, one resnet/attention pair.
+        cells: module path -> cell, a pair of resnet and attention.
         shapes: module path -> (out, in) of its delta; `in` of a convolution is channels x k x k.
-        left_out: what the file holds beside these.
-        base: the model's weights, where they were given.
+        left_out: the parts of the file that these matrices do not cover.
+        base: the weights of the base model, if they were given.
 
     """
 
@@ -82,13 +82,13 @@ class AdapterWeights:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return self.contents.path
 
     def delta(self, path: str) -> FactoredMatrix:
         """Return the delta of a module, scale folded in; BwlabError if a number in it is NaN or infinite.
 
-        Where the algorithm gives no smaller factors, the dense delta stands beside an identity of its shorter side.
+        If the algorithm has no smaller factors, one factor is the dense delta and the other is an identity matrix.
         """
         module = self.contents.modules[path]
         matrix = module.matrix(self.base.weight if self.base is not None else None)
@@ -98,7 +98,7 @@ class AdapterWeights:
         return matrix.with_parts(parts) if parts else matrix
 
     def energy(self, path: str, delta: Spectrum) -> float:
-        """`|delta|_F^2` of a module's delta; BwlabError if that is far too large to be computed with."""
+        """Return `|delta|_F^2` of a module's delta; BwlabError if it overflows."""
         with np.errstate(over="ignore", invalid="ignore"):
             try:
                 norm = delta.norm()
@@ -110,7 +110,7 @@ class AdapterWeights:
         return norm**2
 
     def base_energy(self, path: str) -> float | None:
-        """`|W|_F^2` of the base's weight that a module changes; None without a base."""
+        """Return `|W|_F^2` of the base weight that a module changes; None without a base."""
         if self.base is None:
             return None
         weight = self.base.weight(path).reshape(-1)
@@ -121,7 +121,7 @@ class AdapterWeights:
         return math.fsum(float(row @ row) for row in rows)
 
     def rank(self, path: str) -> int:
-        """Return the rank in the file's own sense; of a module without one, the shorter side of its delta."""
+        """Return the rank that the file records; for a module without a rank, the shorter side of its delta."""
         return self.contents.modules[path].listed_rank() or min(self.shapes[path])
 
 
@@ -134,13 +134,13 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
     """Return the matrices of an adapter file.
 
     Args:
-        path: of the file.
-        formats: knows the readers of formats, plugins' included; None: the built-in ones alone.
-        base: weights of the model that it was made for, which the deltas of OFT and some others need.
+        path: the path of the file.
+        formats: the source of format readers, including those of plugins; None for the built-in readers only.
+        base: the weights of the model that it was made for, which OFT and some other algorithms need.
 
     Raises:
-        BwlabError: the file is broken, of no known dialect, none of its modules is a matrix that is known, or they do
-            not fit the base.
+        BwlabError: the file is broken, has no known dialect or no module whose delta can be computed as a matrix, or
+            does not fit the base.
 
     """
     contents = read_contents(path, formats)
@@ -189,7 +189,7 @@ def _require_layers(file: Path, paths: Iterable[str], base: ModelWeights) -> Non
 
 
 def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -> str | None:
-    """Why a module's delta is no matrix that the file, or the base with it, tells, or None if it is."""
+    """Return why a module's delta cannot be computed as a matrix from the file and the base; None if it can."""
     if not in_scheme:
         return "no module of a known UNet or text encoder"
     if not module.has_delta:
@@ -212,7 +212,7 @@ def _left_out(reasons: Mapping[str, str | None], unknown: Iterable[str]) -> tupl
 
 
 def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
-    """Of the delta as a matrix; BwlabError if the base's weight has another."""
+    """Return the shape of the delta as a matrix; BwlabError if the base's weight has another shape."""
     own = module.shape
     if base is None:
         assert own is not None
@@ -244,7 +244,7 @@ def kind_of(path: str) -> str:
 
 
 def grouped(paths: Iterable[str], naming: Naming, order: Sequence[str]) -> dict[str, list[str]]:
-    """Group name -> its module paths, in `order`, empty groups left out."""
+    """Return group name -> its module paths, in `order`, without empty groups."""
     groups: dict[str, list[str]] = {name: [] for name in order}
     for path in paths:
         groups.setdefault(naming(path), []).append(path)
@@ -252,12 +252,12 @@ def grouped(paths: Iterable[str], naming: Naming, order: Sequence[str]) -> dict[
 
 
 def text_widths(shapes: Mapping[str, tuple[int, int]]) -> frozenset[int]:
-    """Widths of the text features that cross attention reads: 768 for SD 1.x, 1024 for SD 2.x, 2048 for SDXL."""
+    """Return the widths of the text that cross attention reads: 768 for SD 1.x, 1024 for SD 2.x, 2048 for SDXL."""
     return frozenset(shape[1] for module, shape in shapes.items() if READS_TEXT.match(module))
 
 
 def weights_of(base: str | None) -> ModelWeights | None:
-    """Return a base's weights, read as they are asked for; BwlabError if it is none."""
+    """Return a base's weights, read on demand; BwlabError if the path is not that of a base."""
     if base is None:
         return None
     from bwlab.base.weights import open_model

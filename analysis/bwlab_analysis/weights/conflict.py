@@ -1,4 +1,4 @@
-"""Conflict of two adapters' weights, per block, cell and in all."""
+"""Conflict of two adapters' weights, per block, per cell and in total."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PairParts:
-    """One module: `|delta|_F^2` in a and in b, None in the one that lacks it, and the parts of each measure."""
+    """One module: `|delta|_F^2` in a and in b (None if the adapter lacks it), and the parts of each measure."""
 
     energy_a: float | None
     energy_b: float | None
@@ -49,11 +49,11 @@ class GroupConflict:
     """The conflict in a block, a cell, or the whole adapters.
 
     Attributes:
-        name: of the group.
-        modules_a, modules_b, shared: how many modules a has in it, b has, and both have.
-        share_a, share_b: of each adapter's energy, 0..1; None of an adapter that is zero.
-        joint_share: of the energy of both together, 0..1; None if both are zero.
-        measures: measure name -> value; None where there is no answer, as in a group without shared modules.
+        name: the name of the group.
+        modules_a, modules_b, shared: the number of its modules that a, b and both adapters change.
+        share_a, share_b: the group's share of each adapter's energy, 0..1; None if the adapter is zero.
+        joint_share: the group's share of the energy of both adapters together, 0..1; None if both are zero.
+        measures: measure name -> value; None if the measure is undefined, as in a group without shared modules.
 
     """
 
@@ -113,10 +113,10 @@ def measure_conflict(
 
     Args:
         file_a, file_b: the adapters.
-        measures: of pairs of deltas, plugins' included.
-        formats: knows the readers of formats; None: the built-in ones alone.
-        base: weights of the model they were made for, which the deltas of OFT and some others need.
-        names: short names of the adapters; None: those of `bwlab.adapters.names.adapter_names`.
+        measures: the measures of pairs of deltas, including those of plugins.
+        formats: the source of format readers; None for the built-in readers only.
+        base: the weights of the model that they were made for, which OFT and some other algorithms need.
+        names: short names of the adapters; None for those of `bwlab.adapters.names.adapter_names`.
 
     Raises:
         BwlabError: a file cannot be read, the two were made for different models, or they do not fit the base.

@@ -64,7 +64,7 @@ TOP1_SHARE = BlockMetric(
 class ModuleNorms:
     """One module: the rank in the file, `|delta|_F^2`, the parts of each metric by its name, and `|W|_F^2`.
 
-    The last is of the base's weight that it changes, None without a base.
+    W is the base weight that the module changes; `|W|_F^2` is None without a base.
     """
 
     rank: int
@@ -78,13 +78,13 @@ class GroupNorms:
     """A block, cell, module kind or single module.
 
     Attributes:
-        name: of the group.
-        modules: how many are in it.
-        ranks: smallest and largest rank in the file.
-        norm: Frobenius norm of all its deltas together.
-        share: of the adapter's energy (squared norm), 0..1; None if the whole adapter is zero.
-        measures: metric name -> value, None where it has no answer.
-        base_norm: Frobenius norm of the base's weights that its modules change; None without a base.
+        name: the name of the group.
+        modules: the number of its modules.
+        ranks: the smallest and the largest rank that the file records.
+        norm: the Frobenius norm of all its deltas together.
+        share: the group's share of the adapter's energy (squared norm), 0..1; None if the whole adapter is zero.
+        measures: metric name -> value; None if the metric is undefined.
+        base_norm: the Frobenius norm of the base weights that its modules change; None without a base.
 
     """
 
@@ -131,9 +131,9 @@ def measure_norms(
 
     Args:
         file: the adapter.
-        metrics: of spectra and the like, plugins' included.
-        formats: knows the readers of formats; None: the built-in ones alone.
-        base: weights of the model it was made for, to compare with.
+        metrics: the metrics of modules, including those of plugins.
+        formats: the source of format readers; None for the built-in readers only.
+        base: the weights of the model that it was made for, to compare with.
 
     Raises:
         BwlabError: the file cannot be read, or does not fit the base.

@@ -1,4 +1,4 @@
-"""The null distribution of each conflict measure: what two random adapters give, by exact formulas.
+"""The null distribution of each conflict measure: its values for two random adapters, by exact formulas.
 
 A random adapter is one of the same shapes and singular values whose singular vectors are uniformly random (Haar).
 `pair_measures.py` puts these numbers beside each measure. Random adapters that are drawn and run in a base model are in
@@ -24,13 +24,13 @@ def cosine_variance(shape: tuple[int, int]) -> float:
 
     With a = sum_i s_i u_i v_i^T and b = sum_j t_j p_j q_j^T, <a, b> = sum_ij s_i t_j (u_i . p_j)(v_i . q_j). Products
     of different terms have mean 0, as flipping the sign of one u_i changes nothing in law; E (u_i . p_j)^2 = 1/m and
-    E (v_i . q_j)^2 = 1/n. What is left is sum_ij s_i^2 t_j^2 / (m n) = |a|^2 |b|^2 / (m n), whatever the ranks.
+    E (v_i . q_j)^2 = 1/n. The rest is sum_ij s_i^2 t_j^2 / (m n) = |a|^2 |b|^2 / (m n), whatever the ranks.
     """
     return 1.0 / (shape[0] * shape[1])
 
 
 def inner_variance_given_inputs(pair: FactorPair) -> float:
-    """Return the variance of `<a, b>` if the row spaces are as they are and only the column sides are random.
+    """Return the variance of `<a, b>` for given row spaces and random column sides.
 
     This is the scale of two adapters that share their initialisation. By the argument of `cosine_variance` with the
     v_i . q_j kept it is `sum_ij s_i^2 t_j^2 (v_i . q_j)^2 / m = |a b^T|_F^2 / m`, by traces of r x r products.
@@ -61,7 +61,7 @@ def _rank(parts: PartRanks) -> int:
 
 
 def _kronecker_moment(a: PartRanks, b: PartRanks) -> float:
-    """Return the mean of `trace(P Q)^2` of random projections P = P_1 x P_2, Q = Q_1 x Q_2, on parts of whatever sizes.
+    """Return the mean of `trace(P Q)^2` of random projections P = P_1 x P_2, Q = Q_1 x Q_2, on parts of any sizes.
 
     The mean of P_1 x P_1 is a sum of three maps of R^d x R^d, the Brauer algebra's: of the four indices i, j (rows) and
     k, l (columns) each has two pairs equal (`PAIRINGS`). `trace(P Q)^2 = trace((P x P)(Q x Q))` then asks how many
@@ -125,7 +125,7 @@ def least_angle(overlap: Overlap) -> float:
 
 
 def sign_conflict_sd(entries: float) -> float:
-    """Return the standard deviation of the sign conflict of two random matrices of so many entries; the mean is 0.5.
+    """Return the standard deviation of the sign conflict of two random matrices of this size; the mean is 0.5.
 
     `0.5 / sqrt(entries)` for every rank: flipping a row or a column of one matrix changes nothing in law, so the signs'
     products at different entries are uncorrelated.

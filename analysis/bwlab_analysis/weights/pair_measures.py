@@ -1,4 +1,4 @@
-"""The measures of two adapters' weights: cosine, overlaps, smallest angle, sign conflict, each with its random pair."""
+"""The measures of two adapters' weights (cosine, overlaps, smallest angle, sign conflict), with their random values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _overlap_parts(overlap: Overlap | None) -> Parts | None:
 
 
 def _overlap_of_block(modules: Sequence[Parts]) -> Measured:
-    """Return the directions shared in all modules together, as a multiple of those that random subspaces share."""
+    """Return the directions shared in all modules together, as a multiple of the number that random subspaces share."""
     expected = _total(modules, "expected")
     return Measured(
         _total(modules, "shared") / expected,
@@ -84,7 +84,7 @@ def _angle_of_block(modules: Sequence[Parts]) -> Measured:
 def _sign_parts(pair: FactorPair) -> Parts | None:
     """Count entries where neither delta is zero, and those where the signs differ, some rows at a time.
 
-    What is below the rounding of the products counts as zero.
+    Entries below the rounding error of the products count as zero.
     """
     counted = opposed = 0
     (up_a, down_a, limit_a), (up_b, down_b, limit_b) = _factors(pair.a), _factors(pair.b)
