@@ -55,7 +55,7 @@ class AdapterLayer(nn.Module, ABC):
     def from_tensors(cls, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:
         """Return the adapter for `layer` from `tensors` (leaf name -> tensor, as in a file), bit for bit.
 
-        It may be of a simpler class if the file holds no more than that.
+        The layer may be of a simpler class if the tensors are only those of that class.
         """
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> AdapterLayer:

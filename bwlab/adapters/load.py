@@ -143,7 +143,7 @@ def _leaves(module: ModuleWeights) -> set[str]:
 
 
 def _distance(candidate: AdapterType, paths: set[str], layers: Mapping[str, AdaptedLayer]) -> tuple[int, ...]:
-    """Return how many of these modules a type would not adapt, then how many others it would; the least fits best."""
+    """Return how many of these modules a type would not adapt, then how many others it would; least is best."""
     adapted = {
         path
         for path, layer in layers.items()

@@ -24,7 +24,7 @@ Geometry: TypeAlias = tuple[tuple[int, int], tuple[int, int] | str, tuple[int, i
 
 
 class LowRankLayer(AdapterLayer):
-    """LoRA (Hu et al. 2021, arXiv 2106.09685) on a Linear; on a k x k Conv2d the LoCon form.
+    """LoRA (Hu et al. 2021, arXiv 2106.09685) on a Linear, or its LoCon form on a k x k Conv2d.
 
     Linear: down `(rank, in)`, up `(out, rank)`. Conv2d: down is a k x k conv `(rank, in, k, k)` with the base layer's
     stride, padding and dilation, up a 1 x 1 conv `(out, rank, 1, 1)`. Down starts at kaiming-uniform with a = sqrt(5)

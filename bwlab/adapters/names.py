@@ -20,9 +20,9 @@ def adapter_name(path: Path) -> str:
 
 
 def adapter_names(files: Sequence[Path]) -> list[str]:
-    """Return a different name for each adapter file: its short name, with as many folders as tell it from the others.
+    """Return a different name for each adapter file: its short name, after the folders that distinguish it.
 
-    Files that folders do not tell apart are told apart by their positions.
+    Letters in the order of the files distinguish files with the same folders and name.
 
     >>> adapter_names([Path("fox.safetensors"), Path("old/ink.safetensors"), Path("new/ink.safetensors")])
     ['fox', 'old/ink', 'new/ink']

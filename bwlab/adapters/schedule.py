@@ -1,6 +1,6 @@
 """Schedules of an adapter's scale over the sampling steps: `"0-0.4:1, 0.4-1:0.3"`.
 
-The numbers before the colon are fractions of the sampling, 0 at its first step and 1 after its last; step i of n stands
+The numbers before the colon are fractions of the sampling, 0 at its first step and 1 after its last; step i of n is
 at i / n. The number after the colon multiplies the adapter's scale. Outside all entries the adapter is off.
 """
 

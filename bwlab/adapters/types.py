@@ -23,8 +23,8 @@ class AdapterType:
     """A kind of adapter, selected with `--adapter NAME`.
 
     Attributes:
-        name: e.g. `"lora"`; unique among all installed plugins.
-        summary: one line for lists.
+        name: the name, such as `"lora"`; unique among all installed plugins.
+        summary: a description for lists, in one line.
         leaves: the endings of its keys in a file, e.g. `("lora_down.weight", "lora_up.weight", "alpha")`.
         needs_base_weight: whether `delta()` needs the weight of the adapted layer.
         load: function that returns the layer class; imports torch only when called.

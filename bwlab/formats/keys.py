@@ -149,7 +149,7 @@ def unet_path_of(name: str) -> str:
 
 
 def is_path(path: str) -> bool:
-    """Whether this is the path of a layer of a Stable Diffusion UNet, or after `te.` or `te2.` of a CLIP text encoder.
+    """Return whether a path is of a layer of a Stable Diffusion UNet, or with `te.` or `te2.` of a CLIP text encoder.
 
     >>> is_path("down_blocks.0.resnets.1.conv1"), is_path("down_blocks.0.adaptors.1.conv1")
     (True, False)

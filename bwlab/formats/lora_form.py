@@ -1,4 +1,4 @@
-"""Conversion of any module to a plain LoRA: exact if it has low-rank factors, else the nearest of a given rank."""
+"""Convert any module to a plain LoRA: exactly if it has low-rank factors, else to the nearest of a given rank."""
 
 from __future__ import annotations
 

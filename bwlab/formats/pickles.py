@@ -1,4 +1,4 @@
-"""Reading `.pt` and `.bin` files of old tools with torch's weights-only loader, which never runs code in them."""
+"""Read `.pt` and `.bin` files of old tools with torch's weights-only loader, which never runs code in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads safetensors adapter files with numpy alone: no torch, bfloat16 included.
+"""Read safetensors adapter files with numpy alone: no torch, bfloat16 included.
 
 Layout (safetensors specification): 8 bytes of header length, little endian; a JSON header; the tensors' bytes.
 """

@@ -38,8 +38,8 @@ class FormatReader:
     """A reader for one dialect of adapter files.
 
     Attributes:
-        name: e.g. `"kohya"`; unique among the readers of all installed plugins.
-        summary: one line for lists.
+        name: the name, such as `"kohya"`; unique among the readers of all installed plugins.
+        summary: a description for lists, in one line.
         recognises: a function that returns whether a file with given keys and metadata has keys of the dialect.
         read: a function that returns a file's contents; see `bwlab.formats.contents.assemble`. None if `keys` is given.
         fallback: whether it is used only if no reader without this flag recognises the file, as for built-in readers.
@@ -65,8 +65,8 @@ class FormatWriter:
     """A writer for one kind of adapter file; its name is a value of `bwlab convert --to`.
 
     Attributes:
-        name: e.g. `"kohya"`; unique among the writers of all installed plugins.
-        summary: one line for lists.
+        name: the name, such as `"kohya"`; unique among the writers of all installed plugins.
+        summary: a description for lists, in one line.
         expresses: a function that returns whether this kind of file can hold a module exactly.
         write: function that writes modules and metadata, without embeddings, to a path, completely or not at all, with
             floats in a dtype as safetensors names it; None for each tensor's own.

@@ -1,4 +1,4 @@
-"""lora_diffusion's files: layers by number, in the order in which its `_find_modules` met them in the model.
+"""lora_diffusion's files: layers by number, in the order in which its `_find_modules` visits the model.
 
 Source: cloneofsimo/lora, lora_diffusion/lora.py: `_find_modules_v2` and the earlier loops walk `model.modules()` for
 modules of the target classes, and number the Linear layers in each of them; with `inject_trainable_lora_extended` also
@@ -49,7 +49,7 @@ Layer: TypeAlias = tuple[str, Shape]
 
 
 class FeedForward(Enum):
-    """Whether and where the feed-forward layers of a transformer block come in a file."""
+    """Whether and where a file has the feed-forward layer of each transformer block."""
 
     ABSENT = "absent"
     BETWEEN = "between the attentions"
