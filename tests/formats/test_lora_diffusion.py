@@ -258,7 +258,7 @@ COUNTS = "128 for attention, 144 with the feed-forward, 224 with ResNet blocks"
     [
         (lambda tensors: tensors.pop("unet:143:up"), "it lacks unet:143:up"),
         (lambda tensors: [tensors.pop(f"unet:143:{leaf}") for leaf in ("up", "down")],
-         f"its 143 layers of the unet do not fit the UNet of SD 1.x or 2.x: {COUNTS}"),
+         f"its 143 layers of the unet do not fit the UNet of SD 1.x or 2.x, which has {COUNTS}"),
         (lambda tensors: tensors.update({"unet:4:up": np.ones((320, 1), np.float16)}),
          f"2.x: number 4 is 320 x 320, but {BLOCK}.ff.net.0.proj is 2560 x 320"),
         (lambda tensors: tensors.update({"unet:0:up": np.ones(320, np.float16)}), "unet:0:up \\(320,\\) and unet:0:do"),

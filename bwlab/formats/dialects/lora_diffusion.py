@@ -277,8 +277,8 @@ def _misfit(shapes: Sequence[Shape]) -> str:
     if not near:
         named = (UNetOrder(), UNetOrder(feed_forward=FeedForward.BETWEEN))
         whole = UNetOrder(feed_forward=FeedForward.BETWEEN, resnets=Resnets.ALL)
-        counts = [len(_paths(order)) for order in (*named, whole)]
-        return f"{model}: {counts[0]} for attention, {counts[1]} with the feed-forward, {counts[2]} with ResNet blocks"
+        attention, forward, every = (len(_paths(order)) for order in (*named, whole))
+        return f"{model}, which has {attention} for attention, {forward} with the feed-forward, {every} with ResNet blocks"
     order = min(near, key=lambda order: len(near[order]))
     path, shape = list(order.layers())[near[order][0]]
     return f"{model}: number {near[order][0]} is {_words(shapes[near[order][0]])}, but {path} is {_words(shape)}"
