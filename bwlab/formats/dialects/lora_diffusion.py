@@ -278,7 +278,9 @@ def _misfit(shapes: Sequence[Shape]) -> str:
         named = (UNetOrder(), UNetOrder(feed_forward=FeedForward.BETWEEN))
         whole = UNetOrder(feed_forward=FeedForward.BETWEEN, resnets=Resnets.ALL)
         attention, forward, every = (len(_paths(order)) for order in (*named, whole))
-        return f"{model}, which has {attention} for attention, {forward} with the feed-forward, {every} with ResNet blocks"
+        return (
+            f"{model}, which has {attention} for attention, {forward} with the feed-forward, {every} with ResNet blocks"
+        )
     order = min(near, key=lambda order: len(near[order]))
     path, shape = list(order.layers())[near[order][0]]
     return f"{model}: number {near[order][0]} is {_words(shapes[near[order][0]])}, but {path} is {_words(shape)}"
