@@ -10,12 +10,13 @@ STAMP := $(VENV)/installed
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
 
-# Two processes, each for whole files, as fixtures of a file are made once; PROCESSES=0 runs all in one. Tests that need
-# much memory come after them, by themselves. pytest exits with 5 where ARGS name none of them.
+# Two processes, each for whole files, as fixtures of a file are made once, and in the order of tests/conftest.py;
+# PROCESSES=0 runs all in one. Tests that need much memory come after them, by themselves. pytest exits with 5 where ARGS
+# name none of them.
 PROCESSES ?= 2
 
 test: lint
-	LARGE_TESTS=without $(BIN)/pytest --doctest-modules -n $(PROCESSES) --dist loadfile $(ARGS)
+	LARGE_TESTS=without $(BIN)/pytest --doctest-modules -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 	LARGE_TESTS=alone $(BIN)/pytest $(ARGS) || [ $$? = 5 ]
 
 lint: $(STAMP)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,8 +36,27 @@ XL_SECOND_WIDTH = 24
 XL_POOLED_WIDTH = 20
 
 
+# Files that take longest; they are begun first, so that at the end no process waits for another.
+LONGEST = (
+    "tests/analysis/study/test_ray_runner.py",
+    "tests/training/test_distributed.py",
+    "tests/options/test_analysis_options.py",
+    "tests/options/test_train_options.py",
+    "tests/benchmarks/test_real_files.py",
+    "tests/training/test_options.py",
+    "tests/emoji/test_build.py",
+    "tests/test_wheel.py",
+)
+
+
+# Folders whose files share the finished study of tests/analysis/study/finished.py, which is slow to make.
+STUDIES = ("tests/analysis/study/", "tests/analysis/cli/test_study.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests marked `large` apart, as the environment variable LARGE_TESTS says: `alone`, or `without` them."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
     wanted = os.environ.get("LARGE_TESTS")
     if wanted not in ("alone", "without"):
         return
@@ -45,6 +64,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Have each process run whole files, and one of them all files that share a study."""
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "study" if file.startswith(STUDIES) and file not in LONGEST else file
+
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
