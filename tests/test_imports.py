@@ -53,6 +53,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
                 ("activations",),
                 ("fidelity",),
                 ("report",),
+                ("analyze",),
                 ("study",),
                 ("demo",),
                 ("cli",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,14 +12,15 @@ from pathlib import Path
 import bwlab
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
+from bwlab_analysis import analyze
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
 
-def maker(folder: Path) -> Callable[[str], Path]:
+def maker(folder: Path) -> Callable[..., Path]:
     """Return what makes a LoCon file of random numbers with these ranks."""
 
-    def make(ranks: str) -> Path:
+    def make(ranks: str, name: str = "random") -> Path:
         import torch
 
         from bwlab.adapters.adapter import create_adapter
@@ -40,8 +42,8 @@ def maker(folder: Path) -> Callable[[str], Path]:
         with torch.no_grad():
             for parameter in adapter.parameters():
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-        save_adapter(adapter, folder / "random.safetensors")
-        return folder / "random.safetensors"
+        save_adapter(adapter, folder / f"{name}.safetensors")
+        return folder / f"{name}.safetensors"
 
     return make
 
@@ -55,6 +57,13 @@ def test_the_examples_run(tmp_path: Path) -> None:
 def test_the_page_names_everything() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert [name for name in bwlab.__all__ if f"`bwlab.{name}" not in page] == []
+
+
+def test_the_page_names_every_analysis_and_its_arguments() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    functions = [value for name in analyze.__all__ if inspect.isfunction(value := getattr(analyze, name))]
+    assert len(functions) == 5
+    assert [function.__name__ for function in functions if f"`{function.__name__}(" not in page] == []
 
 
 def test_importing_bwlab_is_light() -> None:

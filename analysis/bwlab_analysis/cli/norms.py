@@ -18,21 +18,9 @@ def norms_command(
     With --base, also show the change as a share of the weights that it changes. Adapters such as OFT, whose deltas
     depend on the weights of the base, need --base.
     """
-    from bwlab.plugins.manager import build_manager
     from bwlab.terminal import warn
-    from bwlab_analysis.installed import block_metrics
-    from bwlab_analysis.report.documents import norms_document
-    from bwlab_analysis.report.norms import present_norms
+    from bwlab_analysis import analyze
     from bwlab_analysis.report.show import show
-    from bwlab_analysis.weights.adapter_weights import weights_of
-    from bwlab_analysis.weights.norms import measure_norms
 
-    manager = build_manager()
-    norms = measure_norms(file, block_metrics(manager, warn), manager, weights_of(base))
-
-    show(
-        lambda: present_norms(norms, cells, modules),
-        lambda: norms_document(norms),
-        as_json=as_json,
-        report=report,
-    )
+    found = analyze.norms(file, base=base, warn=warn)
+    show(lambda: found.presentation(cells, modules), found.document, as_json=as_json, report=report)

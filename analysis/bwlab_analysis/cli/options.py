@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -46,3 +48,19 @@ TimestepsOption = Annotated[
 ]
 LatentsOption = Annotated[int, typer.Option(min=1, help="Number of noisy latents to measure on.")]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")]
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a function that shows (done, total, stage) in a bar, which appears when it is first called."""
+    from bwlab.terminal import ProgressBar
+
+    with ExitStack() as held:
+        bars: list[ProgressBar] = []
+
+        def show(done: int, total: int, stage: str = "") -> None:
+            if not bars:
+                bars.append(held.enter_context(ProgressBar(text)))
+            bars[0].update(done, total, stage)
+
+        yield show

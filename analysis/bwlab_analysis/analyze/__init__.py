@@ -1,0 +1,23 @@
+"""The analyses of `bwlab analyze` as functions: files, folders and prompts in, frozen results out.
+
+The commands call these functions. Their arguments have the names of the options, which messages of errors name too.
+Importing this package imports neither torch nor diffusers.
+"""
+
+from bwlab_analysis.analyze.adapters import activations, conflict, norms
+from bwlab_analysis.analyze.compositions import fidelity, recommend
+from bwlab_analysis.analyze.results import Activations, Analysis, Conflict, Fidelity, Norms, Recommended
+
+__all__ = [
+    "Activations",
+    "Analysis",
+    "Conflict",
+    "Fidelity",
+    "Norms",
+    "Recommended",
+    "activations",
+    "conflict",
+    "fidelity",
+    "norms",
+    "recommend",
+]

@@ -1,0 +1,159 @@
+"""Analyses of adapter files by their weights and by their effects in a base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.errors import BwlabError
+from bwlab_analysis.analyze.arguments import (
+    TIMESTEPS,
+    File,
+    OnStage,
+    Prompts,
+    as_warning,
+    checked_timesteps,
+    data_folders,
+    named_files,
+    texts_or_images,
+)
+from bwlab_analysis.analyze.results import Activations, Conflict, Norms
+
+if TYPE_CHECKING:
+    from bwlab_analysis.installed import Warn
+
+
+def norms(file: File, *, base: str | None = None, warn: Warn | None = None) -> Norms:
+    """Measure for each block and kind of module how much an adapter changes, and how many directions it uses.
+
+    Args:
+        file: an adapter file of any tool.
+        base: base model whose weights the changes are compared with.
+        warn: called with each warning; None: a `BwlabWarning`.
+
+    Raises:
+        BwlabError: the file or the base cannot be read, or the adapter needs a base and none is given.
+
+    """
+    from bwlab.plugins.manager import build_manager
+    from bwlab_analysis.installed import block_metrics
+    from bwlab_analysis.weights.adapter_weights import weights_of
+    from bwlab_analysis.weights.norms import measure_norms
+
+    manager = build_manager()
+    return Norms(measure_norms(Path(file), block_metrics(manager, warn or as_warning), manager, weights_of(base)))
+
+
+def conflict(
+    *files: File,
+    base: str | None = None,
+    data: Mapping[File, File] | None = None,
+    prompts: Prompts = (),
+    timesteps: Sequence[int] = TIMESTEPS,
+    latents: int = 16,
+    random: int = 5,
+    seed: int = 0,
+    device: str = "auto",
+    signs: bool = False,
+    on_progress: OnStage | None = None,
+    warn: Warn | None = None,
+) -> Conflict:
+    """Compare two or more adapters by their weights and, with a base, by their effects on each other in it.
+
+    Args:
+        files: adapter files of any tool.
+        base: base model to measure activations and losses in; None: only the weights are compared.
+        data: folder of training images by adapter: its file, its short name, or its letter a, b ...
+        prompts: prompts for which the base generates images to measure on; none: measure on training images.
+        timesteps: timesteps 0..999 to measure at.
+        latents: number of noisy latents.
+        random: number of random adapters that replace each adapter, as the null.
+        seed: seed of the noise and of the random adapters.
+        device: name of a PyTorch device, or `"auto"`.
+        signs: also measure the sign conflict, which multiplies all deltas out.
+        on_progress: called with (done, total, stage) before each pass through the base.
+        warn: called with each warning; None: a `BwlabWarning`.
+
+    Raises:
+        BwlabError: a file, folder or base cannot be used, or a base is given without prompts and data.
+
+    """
+    from bwlab.plugins.manager import build_manager
+    from bwlab_analysis.activations.pair import BaseSettings, measure_in_base
+    from bwlab_analysis.installed import conflict_measures
+    from bwlab_analysis.weights.adapter_weights import weights_of
+    from bwlab_analysis.weights.conflict import measure_conflict
+
+    names, manager = named_files([Path(file) for file in files]), build_manager()
+    settings, folders = None, data_folders(data or {}, names)
+    if base is None and (folders or prompts):
+        raise BwlabError("comparing adapters on images or prompts", "no base is given", "Give a base")
+    if base is not None:
+        times, texts = checked_timesteps(timesteps), texts_or_images(prompts, folders.values(), "--data NAME=DIR")
+        path = None if not isinstance(prompts, str | Path) else Path(prompts)
+        settings = BaseSettings(base, folders, path, texts, times, latents, random, seed, device)
+    measures = [measure for measure in conflict_measures(manager, warn or as_warning) if signs or not measure.slow]
+    weights, pairs = weights_of(base), list(combinations(names, 2))
+    reports = []
+    for done, ((name_a, a), (name_b, b)) in enumerate(pairs):
+        if on_progress is not None and len(pairs) > 1:  # one pair takes too little time for a bar
+            on_progress(done, len(pairs), "weights")
+        reports.append(measure_conflict(a, b, measures, manager, weights, (name_a, name_b)))
+    by_file = {file: name for name, file in names}
+    if settings is None:
+        return Conflict(by_file, [(report, None) for report in reports], {}, folders)
+    on_pass = None if on_progress is None else lambda done, total, stage: on_progress(done, total, stage)
+    measured = measure_in_base([file for _, file in names], settings, manager, on_pass)
+    in_base = [(report, measured.pairs[report.file_a, report.file_b]) for report in reports]
+    return Conflict(by_file, in_base, measured.together, folders)
+
+
+def activations(
+    file: File,
+    *,
+    base: str = "emoji",
+    data: File | None = None,
+    prompts: Prompts = (),
+    timesteps: Sequence[int] = TIMESTEPS,
+    latents: int = 16,
+    random: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+    on_progress: OnStage | None = None,
+) -> Activations:
+    """Measure what an adapter changes in every block at every timestep.
+
+    Args:
+        file: an adapter file of any tool.
+        base: base model.
+        data: folder of captioned images to measure on.
+        prompts: prompts for which the base generates images to measure on, in place of `data`.
+        timesteps: timesteps 0..999 to measure at.
+        latents: number of noisy latents.
+        random: number of random adapters, as the null.
+        seed: seed of the noise and of the random adapters.
+        device: name of a PyTorch device, or `"auto"`.
+        on_progress: called with (done, total, stage) before each pass through the base.
+
+    Raises:
+        BwlabError: the file, folder or base cannot be used; or neither or both of `data` and `prompts` are given.
+
+    """
+    from bwlab.plugins.manager import build_manager
+    from bwlab_analysis.activations.changes import activation_changes
+    from bwlab_analysis.activations.loaded_base import choose_inputs, open_base, require_adapters
+
+    folders = () if data is None else (Path(data),)
+    times, texts = checked_timesteps(timesteps), texts_or_images(prompts, folders)
+    if folders and texts:
+        raise BwlabError(f"--data {data}", "also --prompts", "Give either images or prompts")
+    manager = build_manager()
+    require_adapters([Path(file)], manager)
+    loaded = open_base(base, manager, device)
+    adapter = loaded.adapter(Path(file))
+    inputs = choose_inputs(loaded, [loaded.images(folder, latents) for folder in folders], texts, latents, seed)
+    on_pass = None if on_progress is None else lambda done, total: on_progress(done, total, "")
+    report = activation_changes(loaded.pipe, loaded.scheme, adapter, inputs, times, random, seed, on_pass)
+    return Activations(Path(file), base, report)

@@ -1,0 +1,223 @@
+"""The results of the analyses: their numbers as attributes, as JSON, and as tables and sentences."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bwlab.blocks.scheme import BlockScheme
+    from bwlab_analysis.activations.changes import ActivationReport
+    from bwlab_analysis.activations.losses import LossReport
+    from bwlab_analysis.activations.pair import Compared
+    from bwlab_analysis.fidelity.recommend import Recommendation
+    from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
+    from bwlab_analysis.measures import Json
+    from bwlab_analysis.report.presentation import Presentation
+    from bwlab_analysis.weights.norms import NormsReport
+
+MOST_SHOWN = 300  # characters of the conclusion in a `repr`
+
+
+class Analysis(ABC):
+    """A result: its numbers as attributes, as JSON, and as tables and sentences."""
+
+    @abstractmethod
+    def document(self) -> dict[str, Json]:
+        """Return the result as the command prints it with `--json`."""
+
+    @abstractmethod
+    def presentation(self) -> Presentation:
+        """Return the tables and sentences that the command prints."""
+
+    def __repr__(self) -> str:
+        """Return the kind of the result and its conclusion, shortened to one line."""
+        sentences = [item for item in self.presentation().conclusion.items if isinstance(item, str)]
+        text = " ".join(" ".join(sentences).split())
+        short = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN].rpartition(' ')[0]} ..."
+        return f"<{type(self).__name__}: {short}>"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Norms(Analysis):
+    """How much an adapter changes in each block, and how many directions it uses; see `norms`."""
+
+    report: NormsReport
+
+    def document(self) -> dict[str, Json]:
+        """Return the result as `bwlab analyze norms --json` prints it."""
+        from bwlab_analysis.report.documents import norms_document
+
+        return norms_document(self.report)
+
+    def presentation(self, cells: bool = False, modules: bool = False) -> Presentation:
+        """Return the tables of blocks and kinds of modules; also of cells and of modules if asked for."""
+        from bwlab_analysis.report.norms import present_norms
+
+        return present_norms(self.report, cells, modules)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Conflict(Analysis):
+    """Several adapters compared; see `conflict`.
+
+    Attributes:
+        names: short names of the adapters by file.
+        pairs: for every pair of them, the comparison of their weights, and their effects in the base if one was given.
+        together: the losses on each adapter's training images beside all others, of three or more adapters.
+        data: folder of training images by adapter file.
+
+    """
+
+    names: Mapping[Path, str]
+    pairs: Sequence[Compared]
+    together: Mapping[Path, LossReport]
+    data: Mapping[Path, Path]
+
+    def document(self) -> dict[str, Json]:
+        """Return the result as `bwlab analyze conflict --json` prints it."""
+        from bwlab_analysis.report.documents import conflict_document, conflicts_document
+
+        if len(self.pairs) == 1:
+            return conflict_document(*self.pairs[0])
+        return conflicts_document(self.names, self.pairs, self.together)
+
+    def presentation(self, cells: bool = False) -> Presentation:
+        """Return the answer and the tables behind it; also those of cells if asked for."""
+        from bwlab_analysis.report.conflict import present_conflict
+        from bwlab_analysis.report.matrix import present_conflicts
+
+        if len(self.pairs) == 1:
+            return present_conflict(*self.pairs[0], cells)
+        return present_conflicts(self.names, self.pairs, self.together, cells)
+
+    def images(self) -> dict[str, Image.Image]:
+        """Return the images of the report: some training images of each adapter that has them."""
+        from bwlab_analysis.report.gallery import training_strips
+
+        return training_strips({self.names[file]: folder for file, folder in self.data.items()})
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Activations(Analysis):
+    """What an adapter changes in every block at every timestep; see `activations`.
+
+    Attributes:
+        file: the adapter.
+        base: name of the base.
+        report: the changes.
+
+    """
+
+    file: Path
+    base: str
+    report: ActivationReport
+
+    def document(self) -> dict[str, Json]:
+        """Return the result as `bwlab analyze activations --json` prints it."""
+        from bwlab_analysis.report.documents import activations_document
+
+        return activations_document(str(self.file), self.base, self.report)
+
+    def presentation(self) -> Presentation:
+        """Return the tables of blocks and timesteps."""
+        from bwlab_analysis.report.activations import present_activations
+
+        return present_activations(str(self.file), self.base, self.report)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Fidelity(Analysis):
+    """Scores of two adapters alone and together; see `fidelity`.
+
+    Attributes:
+        base: name of the base.
+        files: the identity adapter and the style adapter.
+        judge: the scorers with the reference images.
+        sampling: prompts, seeds and steps.
+        scores: of the base, of each adapter alone, of both, and of single blocks if asked for.
+        controls: scores of reference images.
+        blocks: what each block of each adapter adds.
+
+    """
+
+    base: str
+    files: tuple[Path, Path]
+    judge: Judge
+    sampling: Sampling
+    scores: tuple[ConditionScores, ...]
+    controls: tuple[ConditionScores, ...]
+    blocks: tuple[BlockProfile, ...]
+
+    def document(self) -> dict[str, Json]:
+        """Return the result as `bwlab analyze fidelity --json` prints it."""
+        from bwlab_analysis.report.documents import fidelity_document, fidelity_settings
+
+        settings = fidelity_settings(self.base, self.files, self.judge, self.sampling)
+        return fidelity_document(settings, self.scores, self.controls, self.blocks, self.judge)
+
+    def presentation(self) -> Presentation:
+        """Return the tables of scores."""
+        from bwlab_analysis.report.fidelity import present_fidelity
+
+        first, second = map(str, self.files)
+        return present_fidelity((first, second), self.scores, self.controls, self.blocks, self.judge)
+
+    def images(self) -> dict[str, Image.Image]:
+        """Return the generated images, one strip for each condition."""
+        from bwlab_analysis.report.gallery import condition_strips
+
+        return dict(condition_strips(self.scores))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Recommended(Analysis):
+    """The best block scales of two adapters among those tried; see `recommend`.
+
+    Attributes:
+        base: name of the base.
+        scheme: blocks of the base.
+        files: the identity adapter and the style adapter.
+        judge: the scorers with the reference images.
+        sampling: prompts, seeds and steps.
+        found: the compositions tried, the best first, and each adapter alone.
+
+    """
+
+    base: str
+    scheme: BlockScheme
+    files: tuple[Path, Path]
+    judge: Judge
+    sampling: Sampling
+    found: Recommendation
+
+    @property
+    def specs(self) -> tuple[str, str]:
+        """Block specs of the best composition: of the identity adapter and of the style adapter."""
+        best = self.found.trials[0].composition
+        return best.spec("identity"), best.spec("style")
+
+    def document(self) -> dict[str, Json]:
+        """Return the result as `bwlab analyze recommend --json` prints it."""
+        from bwlab_analysis.report.documents import fidelity_settings, recommend_document
+
+        settings = fidelity_settings(self.base, self.files, self.judge, self.sampling)
+        return recommend_document(settings, self.found.trials, self.scheme, self.judge.errors)
+
+    def presentation(self) -> Presentation:
+        """Return the table of the compositions tried."""
+        from bwlab_analysis.report.fidelity import present_trials
+
+        return present_trials(self.found.trials, self.scheme, self.judge.errors)
+
+    def images(self) -> dict[str, Image.Image]:
+        """Return the reference images and those of each composition, one strip for each."""
+        from bwlab_analysis.report.gallery import condition_strips, reference_strips
+
+        tried = [*self.found.known, *(trial.scores for trial in self.found.trials)]
+        return {**reference_strips(self.judge.references), **condition_strips(tried)}
