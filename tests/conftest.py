@@ -36,14 +36,15 @@ XL_SECOND_WIDTH = 24
 XL_POOLED_WIDTH = 20
 
 
-# Files that take longest; they are begun first, so that at the end no process waits for another.
+# Files that take longest; they are begun first, so that at the end no process waits for another. Those that start
+# processes of their own, and so take most memory, are not neighbours.
 LONGEST = (
     "tests/analysis/study/test_ray_runner.py",
-    "tests/training/test_distributed.py",
-    "tests/options/test_analysis_options.py",
     "tests/options/test_train_options.py",
     "tests/benchmarks/test_real_files.py",
+    "tests/training/test_distributed.py",
     "tests/training/test_options.py",
+    "tests/options/test_analysis_options.py",
     "tests/emoji/test_build.py",
     "tests/test_wheel.py",
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
 from bwlab_analysis.fidelity.scores import Judge, References
+from bwlab_analysis.report.numbers import error_lines
 from bwlab_analysis.study.jobs import Job, JudgeSettings
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class JobContext:
         judge: references of an identity and a style -> what scores images by them.
         clip: the open_clip model that scores.
         generated: name of a base, prompts, number of images, seed -> noisy latents of images by the base alone.
+        warned: the warnings of failures so far.
 
     """
 
@@ -63,6 +65,14 @@ class JobContext:
     judge: Callable[[JudgeSettings], Judge]
     clip: Callable[[], ClipModel]
     generated: Callable[[str, tuple[str, ...], int, int], Inputs]
+    warned: set[str] = field(default_factory=set)
+
+    def warn_of_failures(self, judge: Judge) -> None:
+        """Warn once of each scorer of a plugin that failed; the study has no scores by it."""
+        for line in error_lines(judge.errors):
+            if line not in self.warned:
+                self.warned.add(line)
+                self.warn(f"{line} The study has no such scores.")
 
     def file_of(self, job: Job) -> Path:
         """Return the adapter file that a training or merge made."""

@@ -33,6 +33,7 @@ def score(settings: ScoreSettings, job: Job, context: JobContext) -> dict[str, J
     each = len(images) // len(settings.prompts)
     prompts = [prompt for prompt in settings.prompts for _ in range(each)]
     values = context.judge(judge).values(images, prompts)
+    context.warn_of_failures(context.judge(judge))
     true = true_image(judge.identity, judge.style)
     if true is not None:
         values |= distances(context.clip(), images[:each], true)
@@ -63,6 +64,7 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
         trials = recommend(base, files, judge, sampling, settings.budget).trials
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
+    context.warn_of_failures(judge)
     best = trials[0]
     specs = [best.composition.spec("identity"), best.composition.spec("style")]
     return {"specs": list[Json](specs), "tried": len(trials), "values": _as_json(best.scores.values)}

@@ -258,7 +258,7 @@ def test_three_adapters_with_images_say_who_keeps_how_much(bwlab: Run, files: Fi
     assert outcome.out.startswith("Answer\n")
     assert "that the adapter in a row keeps beside the adapter in a column" in " ".join(outcome.out.split())
     assert "all others" in outcome.out
-    assert (tmp_path / "report.html").read_text().count("<h2>") == 4 + 1
+    assert (tmp_path / "report.html").read_text().count("<h2>") == 4 + 2  # and the training images
     only_one = json.loads(bwlab("analyze", "conflict", *three, *options[:2], data[1], *FAST, "--json").out)
     assert list(only_one["together"]) == ["style"]
     assert sorted(len(pair["losses"]) for pair in only_one["pairs"]) == [0, 1, 1]

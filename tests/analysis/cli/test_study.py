@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bwlab.plugins.hookspecs import hookimpl
+from bwlab.plugins.manager import build_manager
 from bwlab_analysis.cli.study import advice, asked_plan
+from bwlab_analysis.measures import FidelityScorer
 from bwlab_analysis.study.plan import Subject
 from tests.analysis.conftest import Outcome
 from tests.analysis.study.finished import TINY, Finished
@@ -117,6 +121,30 @@ def test_trainings_take_epochs_and_a_name(bwlab: Run, tmp_path: Path) -> None:
     (run,) = (tmp_path / "out" / "jobs" / "train").glob("*/run")
     assert (run / "mine.safetensors").is_file()
     assert list(run.glob("checkpoints/mine-step-*.safetensors"))
+
+
+class BrokenScorer:
+    """A plugin whose scorer raises."""
+
+    __name__ = "broken"
+
+    @hookimpl
+    def bwlab_register_fidelity_scorers(self) -> list[FidelityScorer]:
+        def load() -> Callable[[Sequence[Any], Sequence[Any]], list[float]]:
+            raise ValueError("no such weights")
+
+        return [FidelityScorer("sharpness", "style", "sharpness of edges", load)]
+
+
+def test_a_scorer_that_fails_costs_one_warning(bwlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bwlab.plugins.manager.build_manager", lambda: build_manager([BrokenScorer()]))
+    plan = tmp_path / "one.toml"
+    sampling = "[sampling]\nseeds = 1\nsteps = 1\n[compositions.base]\nuse = {}\n"
+    plan.write_text(f'[data]\nidentities = ["fox"]\nstyles = ["ink"]\n{sampling}')
+    outcome = bwlab("study", "--plan", plan, "--out", tmp_path / "out", "--only", "score")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("no such weights") == 1
+    assert "No sharpness: plugin broken of" in outcome.err
 
 
 def test_only_some_kinds(study: Run, copied: Path) -> None:
