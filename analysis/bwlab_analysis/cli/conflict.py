@@ -78,7 +78,7 @@ def conflict_command(
     from bwlab_analysis.analyze.arguments import TIMESTEPS, named_files
     from bwlab_analysis.report.show import show
 
-    times = TIMESTEPS
+    times: tuple[int, ...] = TIMESTEPS
     if base is None:
         _require_no_base_options(context)
     else:  # this import takes torch, which weights alone do not need
