@@ -22,6 +22,12 @@ batch         4 images per step: batch size 2 × accumulation 2 × 1 process
 """
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have lines of 120 characters, whatever the terminal of the tests."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture
 def data(write_data: WriteData) -> Path:
     return write_data({"a.png": "fox", "2_x/b.png": "owl", "2_x/c.png": "cat"})

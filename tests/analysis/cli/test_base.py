@@ -156,7 +156,10 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     ("command", "stages"),
     [
         ("conflict A B --data a=IMAGES", {"activations", "losses on identity's images"}),
-        ("conflict A B TEXT --prompts PROMPTS", {f"activations of pair {number} of 3" for number in (1, 2, 3)}),
+        (
+            "conflict A B TEXT --prompts PROMPTS",
+            {"weights", *(f"activations of pair {number} of 3" for number in (1, 2, 3))},
+        ),
         ("activations A --prompts PROMPTS", {""}),
     ],
 )
