@@ -126,7 +126,9 @@ def test_a_tagger_of_a_plugin_is_used_and_listed(bwlab: Run, images: Path, packa
     assert any(line.split(" | ")[:3] == ["flat", "tagger", "flat"] for line in lines(bwlab("plugins")[1]))
 
 
-def test_of_two_taggers_of_one_name_the_first_is_taken_and_both_are_named(bwlab: Run, images: Path, packages: FakePackages) -> None:
+def test_of_two_taggers_of_one_name_the_first_is_taken_and_both_are_named(
+    bwlab: Run, images: Path, packages: FakePackages
+) -> None:
     packages.install("bwlab-flat", "1.0", {"flat": FLAT})
     packages.install("bwlab-other", "2.0", {"other": FLAT})
     code, _, err = bwlab("tag", images, "--tagger", "flat")
