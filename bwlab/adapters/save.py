@@ -49,13 +49,14 @@ def save_adapter(
     """
     alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
     two_encoders = adapter.scheme.name == "sdxl"
-    tensors: dict[str, Tensor] = {}
-    for layer_path, layer in adapter.layers.items():
-        name = kohya_name_of(layer_path, two_encoders)
-        for leaf, tensor in layer.file_tensors(alpha).items():
-            tensors[f"{name}.{leaf}"] = _stored(tensor, leaf, dtype)
+    leaves = {layer_path: layer.file_tensors(alpha) for layer_path, layer in adapter.layers.items()}
+    tensors = {
+        f"{kohya_name_of(layer_path, two_encoders)}.{leaf}": _stored(tensor, leaf, dtype)
+        for layer_path, own in leaves.items()
+        for leaf, tensor in own.items()
+    }
     _require_finite(f"saving {path}", tensors)
-    entries = {**adapter.metadata, **file_metadata(adapter, alpha), **_shapes(adapter, alpha), **(metadata or {})}
+    entries = {**adapter.metadata, **file_metadata(adapter, alpha), **_shapes(adapter, leaves), **(metadata or {})}
     write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
 
 
@@ -93,12 +94,12 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
     return entries | _base_model(adapter)
 
 
-def _shapes(adapter: Adapter, alpha: float) -> dict[str, str]:
+def _shapes(adapter: Adapter, leaves: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
     """Return the entry with the shapes of the weights whose deltas only the adapter type determines; empty if none."""
     shapes = {
         path: list(layer.weight_shape)
         for path, layer in adapter.layers.items()
-        if not _leaves_mean_delta(layer, layer.file_tensors(alpha), adapter.type_name)
+        if not _leaves_mean_delta(layer, leaves[path], adapter.type_name)
     }
     return {SHAPES_KEY: json.dumps(shapes, separators=(",", ":"))} if shapes else {}
 

@@ -54,23 +54,24 @@ class TextReading:
         if self.chunks == 1:
             return encode_texts(pipe, captions, self.clip_skip)
         rows = [
-            [cut(tokens_of(pipe, tokenizer, [(caption, 1.0)]), tokenizer)[: self.chunks] for caption in captions]
-            for tokenizer in tokenizers(pipe)
+            [_chunks(pipe, tokenizer, caption)[: self.chunks] for caption in captions] for tokenizer in tokenizers(pipe)
         ]
         with layers_skipped(pipe, self.clip_skip):
             return encode_rows(pipe, rows, self.chunks)
 
     def cuts(self, pipe: Pipeline, caption: str) -> bool:
         """Return whether a caption is longer than what is read of it."""
-        return any(
-            len(cut(tokens_of(pipe, tokenizer, [(caption, 1.0)]), tokenizer)) > self.chunks
-            for tokenizer in tokenizers(pipe)
-        )
+        return any(len(_chunks(pipe, tokenizer, caption)) > self.chunks for tokenizer in tokenizers(pipe))
 
     def cache_key(self) -> tuple[str, ...]:
         """Return what distinguishes embeddings that are read in this way in a cache."""
         skip = () if self.clip_skip == 1 else (f"clip_skip={self.clip_skip}",)
         return skip if self.chunks == 1 else (*skip, f"chunks={self.chunks}")
+
+
+def _chunks(pipe: Pipeline, tokenizer: Any, caption: str) -> list[Chunk]:
+    """Return all chunks of a caption, without weights."""
+    return cut(tokens_of(pipe, tokenizer, [(caption, 1.0)]), tokenizer)
 
 
 def chunk_size(pipe: Pipeline) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
@@ -29,46 +31,29 @@ def load_adafactor() -> type[torch.optim.Optimizer]:
     return kind
 
 
-def load_prodigy() -> type[torch.optim.Optimizer]:
-    """Return Prodigy (Mishchenko and Defazio, arXiv 2306.06101); BwlabError if its package is not installed."""
-    try:
-        from prodigyopt import Prodigy
-    except ImportError as error:
-        raise missing("prodigy", "prodigyopt") from error
-    kind: type[torch.optim.Optimizer] = Prodigy
-    return kind
+def from_package(name: str, package: str, module: str, kind: str) -> Callable[[], type[torch.optim.Optimizer]]:
+    """Return a function that imports an optimiser's class from a package that bwlab does not need otherwise.
 
-
-def load_lion() -> type[torch.optim.Optimizer]:
-    """Return Lion (Chen et al., arXiv 2302.06675); BwlabError if its package is not installed."""
-    try:
-        from lion_pytorch import Lion
-    except ImportError as error:
-        raise missing("lion", "lion-pytorch") from error
-    kind: type[torch.optim.Optimizer] = Lion
-    return kind
-
-
-def load_adamw8bit() -> type[torch.optim.Optimizer]:
-    """Return the AdamW of bitsandbytes, whose moments have 8 bits (Dettmers et al., arXiv 2110.02861).
+    Args:
+        name: name of the optimiser, and of bwlab's extra that installs the package.
+        package: name of the package on PyPI.
+        module: the module that holds the class.
+        kind: name of the class.
 
     Raises:
-        BwlabError: its package is not installed, or does not run on this machine.
+        BwlabError: (by the function) the package is not installed, or does not run on this machine.
 
     """
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise missing("adamw8bit", "bitsandbytes") from error
-    kind: type[torch.optim.Optimizer] = AdamW8bit
-    return kind
 
+    def load() -> type[torch.optim.Optimizer]:
+        try:
+            found: type[torch.optim.Optimizer] = getattr(import_module(module), kind)
+        except ImportError as error:
+            reason = f"the package {package} is not installed"
+            raise BwlabError(f"training.optimizer = {name}", reason, f"pip install 'bwlab[{name}]'") from error
+        return found
 
-def missing(name: str, package: str) -> BwlabError:
-    """Return the error for an optimiser whose package is not installed."""
-    return BwlabError(
-        f"training.optimizer = {name}", f"the package {package} is not installed", f"pip install 'bwlab[{name}]'"
-    )
+    return load
 
 
 OPTIMIZERS: tuple[OptimizerType, ...] = (
@@ -94,11 +79,12 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         {"scale_parameter": False},
         {"relative_step": False, "warmup_init": False},
     ),
-    # The authors of Prodigy recommend both defaults for diffusion models, with a weight decay of 0.01.
+    # Mishchenko and Defazio, arXiv 2306.06101. The authors recommend both defaults for diffusion models, with a weight
+    # decay of 0.01.
     OptimizerType(
         "prodigy",
         "Prodigy, which finds its learning rate",
-        load_prodigy,
+        from_package("prodigy", "prodigyopt", "prodigyopt", "Prodigy"),
         {
             "betas": pair(FRACTION, FRACTION),
             "beta3": FRACTION,
@@ -114,18 +100,20 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         rate=1.0,
         one_rate=True,
     ),
-    # Every step of Lion has the size of the rate; its authors suggest a tenth to a third of AdamW's.
+    # Chen et al., arXiv 2302.06675. Every step has the size of the rate; the authors suggest a tenth to a third of
+    # AdamW's.
     OptimizerType(
         "lion",
         "Lion: steps of one size, half the memory of AdamW",
-        load_lion,
+        from_package("lion", "lion-pytorch", "lion_pytorch", "Lion"),
         {"betas": pair(FRACTION, FRACTION)},
         rate=1e-4,
     ),
+    # Dettmers et al., arXiv 2110.02861.
     OptimizerType(
         "adamw8bit",
         "AdamW with moments of 8 bits (bitsandbytes)",
-        load_adamw8bit,
+        from_package("adamw8bit", "bitsandbytes", "bitsandbytes.optim", "AdamW8bit"),
         {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "min_8bit_size": whole_number()},
     ),
 )

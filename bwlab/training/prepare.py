@@ -29,7 +29,7 @@ from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
-from bwlab.training.settings import check_settings, resume_invariants
+from bwlab.training.settings import resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
 from bwlab.training.trainable import CaptionEmbeddings, Trainable, learning_rate, rate_factor
 
@@ -101,8 +101,12 @@ class PreparedModel:
 
 
 def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
-    """Check the settings, then load the base; BwlabError for anything that is wrong. Nothing is written."""
-    check_settings(config, manager)
+    """Load the base and what is trained on it, for settings that `bwlab.training.check` accepts; nothing is written.
+
+    Raises:
+        BwlabError: the optimiser, the base or what is trained is wrong.
+
+    """
     optimizer = manager.optimizer(config.training.optimizer)
     optimizer.load()
     if config.training.steps is not None:

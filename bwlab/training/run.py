@@ -39,7 +39,6 @@ REPEATED_INTERRUPT = 1.0  # seconds within which a launcher may repeat one Ctrl-
 def run(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun) -> Path:
     """Train and return the path of the adapter file; see `bwlab.training.train`."""
     folder = folder_of(config)
-    folder.check(existing)
     setup = prepare(config, manager, console)
     return Run(config, folder, setup, manager, console).finish(existing)
 
@@ -47,7 +46,6 @@ def run(config: TrainConfig, manager: PluginManager, console: Console, existing:
 def dry_run(config: TrainConfig, manager: PluginManager, console: Console, existing: ExistingRun) -> None:
     """Print the summary of a run and write nothing; see `bwlab.training.dry_run`."""
     folder = folder_of(config)
-    folder.check(existing)
     model = prepare_model(config, manager)
     regularisation = config.regularisation
     made = regularisation.generate and not (regularisation.folder and Path(regularisation.folder).is_dir())

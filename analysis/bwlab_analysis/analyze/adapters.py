@@ -49,7 +49,7 @@ def norms(file: File, *, base: str | None = None, warn: Warn | None = None) -> N
 def conflict(
     *files: File,
     base: str | None = None,
-    data: Mapping[File, File] | None = None,
+    data: Mapping[str, File] | Mapping[Path, File] | None = None,
     prompts: Prompts = (),
     timesteps: Sequence[int] = TIMESTEPS,
     latents: int = 16,
@@ -87,7 +87,7 @@ def conflict(
     from bwlab_analysis.weights.conflict import measure_conflict
 
     names, manager = named_files([Path(file) for file in files]), build_manager()
-    settings, folders = None, data_folders(data or {}, names)
+    settings, folders = None, data_folders((data or {}).items(), names)
     if base is None and (folders or prompts):
         raise BwlabError("comparing adapters on images or prompts", "no base is given", "Give a base")
     if base is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -39,31 +39,34 @@ def named_files(files: Sequence[Path]) -> tuple[tuple[str, Path], ...]:
     return tuple(zip(adapter_names(files), files, strict=True))
 
 
-def data_folders(data: Mapping[File, File], names: Sequence[tuple[str, Path]]) -> dict[Path, Path]:
+def data_folders(data: Iterable[tuple[File, File]], names: Sequence[tuple[str, Path]]) -> dict[Path, Path]:
     """Return the folder of training images of each adapter file that has one.
 
     Args:
-        data: folder by adapter: its file, its short name, or its letter by position.
+        data: pairs of an adapter (its file, its short name, or its letter by position) and a folder.
         names: the adapter files with their names.
 
     Raises:
-        BwlabError: a key names no adapter, or two keys name one.
+        BwlabError: a pair names no adapter, or an adapter that has a folder already.
 
     """
     known: dict[str, Path] = dict(zip(letters(len(names)), (file for _, file in names), strict=True)) | dict(names)
     known |= {str(file): file for _, file in names}
     folders: dict[Path, Path] = {}
-    for key, folder in data.items():
+    for key, folder in data:
         file = known.get(str(key))
         if file is None:
-            choices = f"{', '.join(name for name, _ in names)} (or {', '.join(letters(len(names)))})"
-            fix = f"Write NAME=DIR with a name of {choices}"
-            raise BwlabError(f"--data {key}={folder}", "it names none of these adapters", fix)
+            raise BwlabError(f"--data {key}={folder}", "it names none of these adapters", names_to_write(names))
         if file in folders:
             fix = "Give one folder for each adapter"
             raise BwlabError(f"--data {key}={folder}", f"{key} has images already", fix)
         folders[file] = Path(folder)
     return folders
+
+
+def names_to_write(names: Sequence[tuple[str, Path]]) -> str:
+    """Return the advice to give training images by one of these names."""
+    return f"Write NAME=DIR with a name of {', '.join(name for name, _ in names)} (or {', '.join(letters(len(names)))})"
 
 
 def new_sampling(prompts: Prompts, seeds: int, steps: int, cfg: float) -> Sampling:

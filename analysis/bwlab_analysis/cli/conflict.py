@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +75,7 @@ def conflict_command(
     """
     from bwlab.terminal import warn
     from bwlab_analysis import analyze
-    from bwlab_analysis.analyze.arguments import TIMESTEPS, named_files
+    from bwlab_analysis.analyze.arguments import TIMESTEPS, data_folders, named_files
     from bwlab_analysis.report.show import show
 
     times: tuple[int, ...] = TIMESTEPS
@@ -85,7 +85,8 @@ def conflict_command(
         from bwlab_analysis.activations.inputs import parse_timesteps
 
         times = parse_timesteps(timesteps)
-    folders = parsed_data(data or (), named_files(files))
+    names = named_files(files)
+    folders = data_folders(parsed_data(data or (), names), names)
     with progress("measuring in the base" if base is not None else "comparing") as on_progress:
         found = analyze.conflict(
             *files,
@@ -111,30 +112,26 @@ def conflict_command(
     )
 
 
-def parsed_data(texts: Sequence[str], names: Sequence[tuple[str, Path]]) -> dict[str | Path, str | Path]:
-    """Return the folder of training images by the name of its adapter.
+def parsed_data(texts: Sequence[str], names: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
+    """Yield the name of an adapter and the folder that each value of `--data`, `NAME=DIR`, gives.
 
     Args:
-        texts: the values of `--data`, each `NAME=DIR`.
+        texts: the values.
         names: the adapter files with their names; letters by position name them too.
 
     Raises:
-        BwlabError: a value has no name or folder, names no adapter, or names one again.
+        BwlabError: a value has no name or no folder.
 
     """
+    from bwlab_analysis.analyze.arguments import names_to_write
+
     known = [*letters(len(names)), *(name for name, _ in names)]
-    folders: dict[str | Path, str | Path] = {}
     for text in texts:
         # A name may hold an equals sign.
-        name = max((name for name in known if text.startswith(f"{name}=")), key=len, default=None)
-        choices = f"{', '.join(name for name, _ in names)} (or {', '.join(letters(len(names)))})"
-        if name is None or text == f"{name}=":
-            wrong = "it names none of these adapters" if "=" in text[:-1] else "it is not NAME=DIR"
-            raise BwlabError(f"--data {text}", wrong, f"Write NAME=DIR with a name of {choices}")
-        if name in folders:
-            raise BwlabError(f"--data {text}", f"{name} has images already", "Give one folder for each adapter")
-        folders[name] = Path(text.removeprefix(f"{name}="))
-    return folders
+        name = max((name for name in known if text.startswith(f"{name}=")), key=len, default=text.partition("=")[0])
+        if "=" not in text[:-1] or text == f"{name}=":
+            raise BwlabError(f"--data {text}", "it is not NAME=DIR", names_to_write(names))
+        yield name, text.removeprefix(f"{name}=")
 
 
 def _require_no_base_options(context: typer.Context) -> None:

@@ -95,8 +95,8 @@ def present_conflict(report: ConflictReport, in_base: PairInBase | None, cells: 
         answer = (weights_only_text(report.names), *weights_verdict(report, by_block=False), *_left_out(report))
         conclusion = Section("Answer", (*answer, BlockMap(_weights_by_block(report))))
         table = replace(_measures_table("block", report.blocks, few), terminal_rows=MOST_ROWS)
-        told = set(answer)  # what the answer says is not said again
-        items = tuple(item for item in weights.items if not isinstance(item, str) or item not in told)
+        said = set(answer)  # the details do not repeat the answer
+        items = tuple(item for item in weights.items if not isinstance(item, str) or item not in said)
         whole = replace(weights, items=(files, *items, measures))
         return Presentation(title, conclusion, (Section("Weights by block", (table, *by_cell)), whole), short=True)
     steps = steps_of(in_base.blame)
