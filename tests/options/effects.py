@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
-from PIL import Image
 
 from bwlab.generation.recipe import read_recipe
+from tests.generation.test_generate_command import pixels
 from tests.options.rows import Done, Effect
+from tests.training.runs import same_tensors
 
 
 def both_work(without: Done, with_option: Done) -> None:
@@ -98,12 +98,6 @@ def json_path_differs(path: str, expected: object = None) -> Effect:
     return json_differs(lambda document: value_at(document, path), expected)
 
 
-def pixels(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the pixels of an image, `(h, w, 3)`."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 def first_image(done: Done) -> Path:
     """Return the first image that a call wrote."""
     return next(path for path in done.files("**/0000-*.png"))
@@ -160,8 +154,8 @@ def metadata_of(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def same_tensors(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    """Return whether two files hold the same keys, kinds, shapes and numbers."""
-    return first.keys() == second.keys() and all(
-        first[key].dtype == second[key].dtype and first[key].equal(second[key]) for key in first
-    )
+def numbers_differ(first: Path, second: Path) -> None:
+    """Assert that two safetensors files hold the same keys and shapes, with other numbers."""
+    shapes = [{key: tensor.shape for key, tensor in tensors_in(path).items()} for path in (first, second)]
+    assert shapes[0] == shapes[1]
+    assert not same_tensors(first, second)

@@ -15,12 +15,13 @@ from tests.options import made
 from tests.options.effects import (
     both_work,
     needed,
+    numbers_differ,
     prints_json,
-    same_tensors,
     says,
     tensors_in,
 )
 from tests.options.rows import Done, Effect, Row, Runner, Table
+from tests.training.runs import same_tensors
 
 
 def world(folder: Path, tiny: Path) -> dict[str, object]:
@@ -68,9 +69,7 @@ def other_keys(without: Done, with_option: Done) -> None:
 def other_numbers(without: Done, with_option: Done) -> None:
     """Both files hold the same keys and shapes, with other numbers."""
     both_work(without, with_option)
-    first, second = tensors_in(written(without)), tensors_in(written(with_option))
-    assert {key: tensor.shape for key, tensor in first.items()} == {key: tensor.shape for key, tensor in second.items()}
-    assert not same_tensors(first, second)
+    numbers_differ(written(without), written(with_option))
 
 
 def dialect(name: str) -> Effect:
@@ -157,7 +156,7 @@ def in_another_file(without: Done, with_option: Done) -> None:
 def replaced(without: Done, with_option: Done) -> None:
     """The file exists already, made from another source."""
     needed("Choose another path, or give --overwrite")(without, with_option)
-    assert not same_tensors(tensors_in(written(without)), tensors_in(written(with_option)))
+    assert not same_tensors(written(without), written(with_option))
 
 
 def a_whole_model(without: Done, with_option: Done) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bwlab.benchmark import load_benchmark
+from tests.generation.test_generate_command import pixels
 from tests.options import made
 from tests.options.effects import (
     both_work,
@@ -16,7 +17,6 @@ from tests.options.effects import (
     needed,
     new_image,
     other_pixels,
-    pixels,
     refused,
 )
 from tests.options.rows import Done, Effect, Row, Runner, Table
