@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from bwlab.formats.lora_form import BaseWeights, lora_module, nearest, weight_sh
 from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.tensors import LazyTensor, in_dtype
 from bwlab.linalg.factored import Array, FactoredMatrix
+from bwlab.linalg.sparse_merges import DARE_DENSITY, TIES_DENSITY, dare, module_generator, ties
 from bwlab.linalg.truncation import Truncation, concatenated
 from bwlab.merging.convert import resized_module
 from bwlab.merging.output import Fit
@@ -23,9 +23,6 @@ SUM, TIES, DARE, BLOCKS = "sum", "ties", "dare", "blocks"
 METHODS = (SUM, TIES, DARE, BLOCKS)
 ZIPLORA = "ziplora"
 """The method of `bwlab.merging.ziplora`, which needs a base and images."""
-
-TIES_DENSITY = 0.2  # the paper's default: keep the top 20 %
-DARE_DENSITY = 0.5
 
 MergedModule = tuple[ModuleWeights | None, Fit | None]
 # Algorithm whose delta is one leaf -> that leaf: sums of such leaves are exact.
@@ -123,55 +120,6 @@ def _delta(part: ScaledModule, base: Array | None) -> Array:
     if base is not None or delta.ndim == 1:
         return delta
     return delta.reshape(len(delta), -1)
-
-
-def ties(deltas: Sequence[Array], density: float) -> Array:
-    """Return the TIES merge of deltas: trimmed, with an elected sign for each number and the mean of those numbers.
-
-    Source: TIES-Merging, Yadav et al. (arXiv 2306.01708), section 4, with numbers ranked within this layer rather than
-    over the whole model; its lambda is a common scale of all deltas.
-
-    Args:
-        deltas: the scaled deltas.
-        density: share of the largest numbers of each delta that is kept, above 0 up to 1.
-
-    """
-    kept = np.stack([trimmed(delta, density) for delta in deltas])
-    elected = np.sign(kept.sum(axis=0))
-    agreeing = (np.sign(kept) == elected) & (kept != 0)
-    counts = np.maximum(agreeing.sum(axis=0), 1)
-    merged: Array = np.where(agreeing, kept, 0.0).sum(axis=0) / counts
-    return merged
-
-
-def trimmed(delta: Array, density: float) -> Array:
-    """Return the delta with all but its largest numbers by size set to 0; ties at the edge are all kept."""
-    count = max(1, round(density * delta.size))
-    if count >= delta.size:
-        return delta
-    sizes = np.abs(delta)
-    edge = np.partition(sizes, delta.size - count, axis=None)[delta.size - count]
-    return np.where(sizes >= edge, delta, 0.0)
-
-
-def dare(delta: Array, density: float, generator: np.random.Generator) -> Array:
-    """Return the delta with numbers dropped at random and the others divided by the share that is kept.
-
-    Source: DARE, Yu et al. (arXiv 2311.03099), section 3.2, with drop rate `1 - density`.
-    """
-    return np.where(generator.random(delta.shape) < density, delta / density, 0.0)
-
-
-def module_generator(seed: int, index: int, path: str) -> np.random.Generator:
-    """Return the random generator of one module of one adapter, which does not depend on other modules.
-
-    Args:
-        seed: seed of the merge.
-        index: index of the adapter in the merge.
-        path: path of the module.
-
-    """
-    return np.random.default_rng([seed, index, zlib.crc32(path.encode())])
 
 
 def combined(

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bwlab.config.options import FRACTION, POSITIVE, flag, number, pair, whole_number
 from bwlab.errors import BwlabError
-from bwlab.optimizers.types import FRACTION, POSITIVE, OptimizerType, flag, number, pair, whole_number
+from bwlab.optimizers.types import OptimizerType
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bwlab.linalg.factored import Array
-from bwlab.merging.methods import dare, module_generator, ties, trimmed
+from bwlab.linalg.sparse_merges import dare, module_generator, ties, trimmed
 
 NUMBERS = st.floats(-8, 8, allow_nan=False).map(lambda number: round(number, 2))
 DELTAS = st.lists(arrays(np.float64, (3, 5), elements=NUMBERS), min_size=1, max_size=4)

@@ -19,8 +19,9 @@ from bwlab.formats.read import read_contents
 from bwlab.formats.safetensors import open_adapter_file
 from bwlab.formats.tensors import in_dtype
 from bwlab.linalg.factored import Array
+from bwlab.linalg.sparse_merges import dare, module_generator, ties
 from bwlab.merging.merge import MergeRecipe, merge
-from bwlab.merging.methods import Method, dare, module_generator, ties
+from bwlab.merging.methods import Method
 from bwlab.merging.output import Outcome, Target
 from bwlab.plugins.manager import PluginManager, build_manager
 from tests.formats.lycoris_made import CASES, write_case

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 import bwlab
 from bwlab.cli.plugins import list_command
 from bwlab.cli.train import optimizer_names
+from bwlab.config.options import FRACTION
 from bwlab.errors import BwlabError
 from bwlab.optimizers.builtin import OPTIMIZERS as BUILT_IN
-from bwlab.optimizers.types import FRACTION, OptimizerType
+from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins.manager import build_manager
 from bwlab.training.config import OptimizerConfig, Schedule
 from bwlab.training.prepare import prepare
