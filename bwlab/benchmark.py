@@ -25,13 +25,15 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class BenchmarkStyle:
-    """One vendor's way of drawing.
+    """A style: one vendor's way of drawing, or a rule that is applied to a vendor's drawings.
 
     Attributes:
         style: the word for the style in captions.
-        role: `train` (the embedded base knows it) or `held-out`.
+        role: `train` (the embedded base knows it), `held-out`, or `unscored` (held out too, but images in it cannot be
+            scored).
         package, version: the npm package that the images come from.
         licence: SPDX identifier.
+        made_from: the style whose drawings the rule is applied to; empty for a vendor's own drawings.
 
     """
 
@@ -40,6 +42,7 @@ class BenchmarkStyle:
     package: str
     version: str
     licence: str
+    made_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,9 @@ class Benchmark:
 
     Attributes:
         folder: the folder with `manifest.json` and `pictures/`.
-        identities: identities that are held out of all training of the embedded base, drawn in every style.
-        style_identities: identities that the base knows, drawn in the held-out styles to train those styles on.
+        identities: identities that are held out of all training of the embedded base; see `identities_in` for those
+            that a style has.
+        style_identities: identities that the base knows, drawn in the other styles to train those styles on.
         styles: all styles, known ones first.
         images: (identity, style) -> entry of the manifest.
 
@@ -72,8 +76,12 @@ class Benchmark:
     images: Mapping[Pair, BenchmarkImage] = field(repr=False)
 
     def style_names(self, role: str | None = None) -> tuple[str, ...]:
-        """Return the style words, or those with a role: `train` or `held-out`."""
+        """Return the style words, or those with a role: `train`, `held-out` or `unscored`."""
         return tuple(style.style for style in self.styles if role in (None, style.role))
+
+    def identities_in(self, style: str) -> tuple[str, ...]:
+        """Return the held-out identities of which there is an image in a style."""
+        return tuple(identity for identity in self.identities if (identity, style) in self.images)
 
     def identity_pairs(self, identity: str) -> list[Pair]:
         """Return the pairs to learn a held-out identity from: its images in the styles that the base knows."""
@@ -81,7 +89,7 @@ class Benchmark:
 
     def style_pairs(self, style: str) -> list[Pair]:
         """Return the pairs to learn a held-out style from: none of a held-out identity."""
-        return [(identity, style) for identity in self.style_identities]
+        return [(identity, style) for identity in self.style_identities if (identity, style) in self.images]
 
     def entry(self, identity: str, style: str) -> BenchmarkImage:
         """Return the entry of an image; `BwlabError` naming the choices if there is none."""

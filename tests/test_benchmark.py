@@ -11,7 +11,7 @@ import pytest
 
 from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.errors import BwlabError
-from bwlab_emoji.benchmark_art import STYLE_IDENTITIES, shippable_sets, small_png, write_benchmark
+from bwlab_emoji.benchmark_art import STYLE_IDENTITIES, benchmark_styles, small_png, write_benchmark
 from bwlab_emoji.icon_sets import ICON_SETS
 from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
 
@@ -23,13 +23,15 @@ def benchmark() -> Benchmark:
     return load_benchmark()
 
 
-def test_every_held_out_identity_is_there_in_every_shippable_style(benchmark: Benchmark) -> None:
+def test_every_held_out_identity_is_there_in_every_style_but_one(benchmark: Benchmark) -> None:
     assert benchmark.identities == HELD_OUT
     assert len(benchmark.identities) == 42
-    assert len(benchmark.style_names()) == 8
-    for identity in benchmark.identities:
-        for style in benchmark.style_names():
-            assert benchmark.caption(identity, style) == caption(style, identity)
+    assert len(benchmark.style_names()) == 13
+    counts = {style: len(benchmark.identities_in(style)) for style in benchmark.style_names()}
+    assert counts.pop("outline") == 29
+    assert set(counts.values()) == {42}
+    for identity, style in benchmark.images:
+        assert benchmark.caption(identity, style) == caption(style, identity)
 
 
 def test_images_are_64_px_over_white(benchmark: Benchmark) -> None:
@@ -51,9 +53,13 @@ def test_style_data_holds_no_held_out_identity(benchmark: Benchmark) -> None:
     names = world_names([*benchmark.identities, *benchmark.style_identities])
     assert set(benchmark.style_identities) <= set(training_names(names))
     assert len(benchmark.style_identities) == 24
-    assert benchmark.style_names("held-out") == ("ink", "monotone", "emojione")
-    for style in benchmark.style_names("held-out"):
-        assert {identity for identity, _ in benchmark.style_pairs(style)}.isdisjoint(HELD_OUT)
+    held_out = ("ink", "monotone", "outline", "blueprint", "duotone", "chalk", "hatching")
+    assert benchmark.style_names("held-out") == held_out
+    assert benchmark.style_names("unscored") == ("emojione",)
+    for style in (*held_out, "emojione"):
+        learned = {identity for identity, _ in benchmark.style_pairs(style)}
+        assert len(learned) == (23 if style == "outline" else 24)
+        assert learned.isdisjoint(HELD_OUT)
 
 
 def test_identity_data_holds_no_held_out_style(benchmark: Benchmark) -> None:
@@ -65,7 +71,7 @@ def test_identity_data_holds_no_held_out_style(benchmark: Benchmark) -> None:
 def test_the_folder_is_small(benchmark: Benchmark) -> None:
     files = [path for path in benchmark.folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LIMIT
-    assert len([path for path in files if path.suffix == ".png"]) == len(benchmark.images) == 42 * 8 + 24 * 3
+    assert len([path for path in files if path.suffix == ".png"]) == len(benchmark.images) == 42 * 12 + 29 + 24 * 7 + 23
 
 
 def test_ink_is_black_and_white(benchmark: Benchmark) -> None:
@@ -121,10 +127,14 @@ def test_damage_is_noticed(benchmark: Benchmark, tmp_path: Path) -> None:
 
 def fake_packages(folder: Path) -> None:
     """Write icon packages in which every icon is a square in the package's own colour."""
-    for index, icons in enumerate(shippable_sets()):
+    styles = {style.icons: style for style in benchmark_styles() if style.made is None}
+    for index, (icons, style) in enumerate(styles.items()):
         body = f'<rect x="2" y="2" width="12" height="12" fill="#{index:x}{index:x}2244"/>'
-        drawn = {name: {"body": body} for name in (*HELD_OUT, *STYLE_IDENTITIES)}
-        drawn["fox"] = {"body": '<circle cx="8" cy="8" r="6" fill="#d51"/>'}
+        of_style = [
+            name for name in (*HELD_OUT, *STYLE_IDENTITIES) if icons.style != "outline" or style.names.get(name)
+        ]
+        drawn = {style.names.get(name, name): {"body": body} for name in of_style}
+        drawn[style.names.get("fox", "fox")] = {"body": '<circle cx="8" cy="8" r="6" fill="#d51"/>'}
         path = folder / "node_modules" / "@iconify-json" / icons.name / "icons.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"icons": drawn, "width": 16, "height": 16}))
@@ -133,7 +143,10 @@ def fake_packages(folder: Path) -> None:
 def test_the_benchmark_is_made_from_icon_packages(benchmark: Benchmark, tmp_path: Path) -> None:
     fake_packages(tmp_path / "art")
     made = load_benchmark(write_benchmark(tmp_path / "art", tmp_path / "out").parent)
-    assert made.images.keys() == benchmark.images.keys()
+    assert {pair for pair in made.images if pair[1] != "outline"} == {
+        pair for pair in benchmark.images if pair[1] != "outline"
+    }
+    assert {name for name, style in made.images if style == "outline"} == set(benchmark_styles()[7].names)
     assert made.styles == benchmark.styles
     assert made.image("fox", "noto").getpixel((32, 32)) == (0xDD, 0x55, 0x11)
     assert made.image("owl", "blob").getpixel((32, 32)) == (0x11, 0x22, 0x44)

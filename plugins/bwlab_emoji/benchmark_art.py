@@ -5,12 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bwlab.benchmark import BenchmarkStyle
 from bwlab.files import write_atomically
-from bwlab_emoji.icon_sets import ICON_SETS, SIZE, Drawings, IconSet, Pixels, fetch_icon_sets, on_background
+from bwlab_emoji.icon_sets import (
+    ICON_SETS,
+    SIZE,
+    Drawings,
+    IconSet,
+    Pixels,
+    fetch_icon_sets,
+    on_background,
+    styles_with_role,
+)
+from bwlab_emoji.made_styles import MADE_STYLES, MadeStyle
 from bwlab_emoji.world import HELD_OUT, caption
 
 STYLE_IDENTITIES: tuple[str, ...] = (
@@ -20,12 +32,74 @@ STYLE_IDENTITIES: tuple[str, ...] = (
 )
 COLOURS = 256
 
+UNSCORED = "unscored"
+"""The role of a style that no model was trained on and that cannot be scored: with it alone, the base's images do not
+become more like it (docs/benchmark.md, "The gate")."""
+
+OUTLINE = IconSet("streamline-emojis", "1.2.4", "outline", "CC-BY-4.0", "held-out")
+"""Drawings with dark outlines by other artists; they have 29 of the held-out identities and 23 of the style's."""
+OUTLINE_NAMES = {
+    **{name: f"{name}-face" for name in ("panda", "frog", "bear", "wolf", "hamster", "lion", "unicorn")},
+    **{
+        name: f"{name}-1" for name in ("strawberry", "penguin", "cactus", "hamburger", "pizza", "doughnut", "sunflower")
+    },
+    "fox": "fox-face-2",
+    "ice-cream": "soft-ice-cream-1",
+    "birthday-cake": "birthday-cake-1",
+    "fish": "tropical-fish",
+    "watermelon": "watermelon-1",
+    "whale": "spouting-whale",
+}
+
+
+@dataclass(frozen=True)
+class StyleArt:
+    """A style of the benchmark and how its images are made.
+
+    Attributes:
+        entry: the style as the manifest has it.
+        icons: the icon set that the drawings are taken from.
+        names: name of an identity -> its name in the set, where they differ.
+        made: the rule of a made style; None where the drawings are used as they are.
+
+    """
+
+    entry: BenchmarkStyle
+    icons: IconSet
+    names: Mapping[str, str] = field(default_factory=dict)
+    made: MadeStyle | None = None
+
+    def draw(self, drawings: Drawings, identity: str) -> Pixels | None:
+        """Return the image over white, `(64, 64, 3)` uint8; None if the set does not draw this identity."""
+        name = self.names.get(identity, identity)
+        if name not in drawings.names():
+            return None
+        return on_background(drawings.draw(name)) if self.made is None else self.made.draw(drawings, name)
+
+
+def benchmark_styles() -> tuple[StyleArt, ...]:
+    """Return the styles of the benchmark, the known ones first; all have licences that let their images be shipped."""
+    sets = {icons.style: icons for icons in ICON_SETS}
+    known = [StyleArt(_entry(sets[style]), sets[style]) for style in styles_with_role("train")]
+    drawn = [StyleArt(_entry(sets[style]), sets[style]) for style in ("ink", "monotone")]
+    made = [
+        StyleArt(_entry(sets[made.source], made.style, "held-out", made.source), sets[made.source], made=made)
+        for made in MADE_STYLES
+    ]
+    unscored = StyleArt(_entry(sets["emojione"], role=UNSCORED), sets["emojione"])
+    return (*known, *drawn, StyleArt(_entry(OUTLINE), OUTLINE, OUTLINE_NAMES), *made, unscored)
+
+
+def _entry(icons: IconSet, style: str | None = None, role: str | None = None, made_from: str = "") -> BenchmarkStyle:
+    package = f"@iconify-json/{icons.name}"
+    return BenchmarkStyle(style or icons.style, role or icons.role, package, icons.version, icons.licence, made_from)
+
 
 def write_benchmark(art_folder: Path, out: Path) -> Path:
     """Write `manifest.json` and `pictures/<style>/<identity>.png` below `out`, and return the manifest's path.
 
-    Every held-out identity in every style that may be shipped, and identities of the training world in the held-out
-    styles to train those styles on, each 64 x 64 over white. Share-alike art is left out.
+    The images are the held-out identities in every style, and identities of the training world in the styles that the
+    base does not know, to train those styles on. Each is 64 x 64 over white.
 
     Args:
         art_folder: where the icon packages are, or are installed to with npm.
@@ -34,16 +108,16 @@ def write_benchmark(art_folder: Path, out: Path) -> Path:
         BwlabError: the packages cannot be fetched, or a file cannot be written.
 
     """
-    sets = shippable_sets()
-    fetch_icon_sets(art_folder, sets)
-    images = [entry for icons in sets for entry in _write_style(art_folder, out, icons)]
+    styles = benchmark_styles()
+    fetch_icon_sets(art_folder, list(dict.fromkeys(style.icons for style in styles)))
+    images = [entry for style in styles for entry in _write_style(art_folder, out, style)]
     manifest = {
-        "format": 1,
+        "format": 2,
         "size": SIZE,
         "background": "white",
         "held_out_identities": list(HELD_OUT),
         "style_identities": list(STYLE_IDENTITIES),
-        "styles": [_style_entry(icons) for icons in sets],
+        "styles": [asdict(style.entry) for style in styles],
         "pictures": images,
     }
     path = out / "manifest.json"
@@ -51,32 +125,20 @@ def write_benchmark(art_folder: Path, out: Path) -> Path:
     return path
 
 
-def shippable_sets() -> tuple[IconSet, ...]:
-    """Return the icon sets whose licence lets their images be part of the package."""
-    return tuple(icons for icons in ICON_SETS if icons.role in ("train", "held-out"))
-
-
-def _style_entry(icons: IconSet) -> dict[str, str]:
-    return {
-        "style": icons.style,
-        "role": icons.role,
-        "package": f"@iconify-json/{icons.name}",
-        "version": icons.version,
-        "licence": icons.licence,
-    }
-
-
-def _write_style(art_folder: Path, out: Path, icons: IconSet) -> Iterator[dict[str, Any]]:
-    drawings = Drawings(art_folder, icons)
-    folder = out / "pictures" / icons.style
+def _write_style(art_folder: Path, out: Path, art: StyleArt) -> Iterator[dict[str, Any]]:
+    drawings, style = Drawings(art_folder, art.icons), art.entry.style
+    folder = out / "pictures" / style
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*HELD_OUT, *(STYLE_IDENTITIES if icons.role == "held-out" else ())):
-        data = small_png(on_background(drawings.draw(name)))
+    for name in (*HELD_OUT, *(() if art.entry.role == "train" else STYLE_IDENTITIES)):
+        pixels = art.draw(drawings, name)
+        if pixels is None:
+            continue
+        data = small_png(pixels)
         write_atomically(folder / f"{name}.png", data)
         yield {
             "identity": name,
-            "style": icons.style,
-            "caption": caption(icons.style, name),
+            "style": style,
+            "caption": caption(style, name),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
 

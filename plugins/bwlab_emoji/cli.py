@@ -96,6 +96,25 @@ def benchmark_command(
     typer.echo(f"The benchmark lies in {out}.")
 
 
+@app.command("measure-benchmark")
+def measure_benchmark_command(
+    work: WorkOption = None,
+    style: Annotated[list[str] | None, typer.Option(help="Measure only this style. Can be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the numbers to, as JSON.", metavar="FILE")] = None,
+) -> None:
+    """Measure how well images in each style that the base does not know can be scored, by identity and by style."""
+    from rich.console import Console
+
+    from bwlab.tables import print_table
+    from bwlab_emoji.benchmark_quality import gate_table, measure_benchmark, write_gates
+
+    console = Console(stderr=True)
+    gates = measure_benchmark(_work_folder(work), style, lambda name: console.print(f"measuring {name}"))
+    if out is not None:
+        write_gates(gates, out)
+    print_table(Console(), gate_table(gates))
+
+
 @app.command("scorer")
 def scorer_command(
     out: Annotated[Path, typer.Option(help="open_clip folder to write.")] = Path("emoji_scorer"),

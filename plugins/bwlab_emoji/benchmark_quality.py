@@ -1,0 +1,258 @@
+"""The gate of the benchmark: whether images in each held-out style can be scored by identity and by style."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bwlab.adapters.attach import ScaledAdapter
+from bwlab.adapters.load import load_adapter
+from bwlab.base.load import base_scheme, load_base
+from bwlab.base.names import EMBEDDED
+from bwlab.benchmark import Benchmark, load_benchmark
+from bwlab.config.sources import Setting
+from bwlab.errors import BwlabError
+from bwlab.files import write_atomically
+from bwlab.generation.sample import generate
+from bwlab.plugins.manager import build_manager
+from bwlab.tables import Cell, Column, Table
+from bwlab_analysis.fidelity.clip import ClipModel, embedded_scorer, load_clip
+from bwlab_emoji.world import caption
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Numbers = npt.NDArray[np.float64]
+
+LEAST_IDENTITY, LEAST_STYLE = 0.95, 0.9
+"""The areas under the ROC curve that a style must reach."""
+STEPS, CFG = 10, 3.0
+RESAMPLES = 1000
+# As the study trains a style on all blocks.
+TRAINING = {"adapter.type": "locon", "adapter.blocks": "all=16", "training.lr": 5e-4, "training.batch_size": 4}
+STYLE_STEPS = 120
+
+
+@dataclass(frozen=True)
+class Auc:
+    """An area under the ROC curve, 0..1 (0.5: by chance), with its 95 % bootstrap interval over identities."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StyleGate:
+    """How well images in a style can be scored.
+
+    Attributes:
+        style: the style word.
+        role: its role in the benchmark.
+        identities: number of held-out identities that it has.
+        identity: the AUC of identity margins of true images, the right identity against all others.
+        alone: the AUC of the style's cosine, images by an adapter of the style alone against those of the base.
+        base, with_style, true: mean cosine of the base's images, of the adapter's, and of the true images.
+
+    """
+
+    style: str
+    role: str
+    identities: int
+    identity: Auc
+    alone: Auc
+    base: float
+    with_style: float
+    true: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether both areas are large enough."""
+        return self.identity.value >= LEAST_IDENTITY and self.alone.value >= LEAST_STYLE
+
+
+def measure_benchmark(
+    work: Path, styles: Sequence[str] | None = None, on_style: Callable[[str], None] | None = None
+) -> list[StyleGate]:
+    """Return the gate of each style that the base does not know.
+
+    Args:
+        work: folder for the adapters of the styles, which are trained once.
+        styles: the styles; None: all.
+        on_style: called with each style before it is measured.
+
+    Raises:
+        BwlabError: a style is not one that the base does not know.
+
+    """
+    benchmark, clip = load_benchmark(), load_clip(embedded_scorer())
+    measured = [entry for entry in benchmark.styles if entry.role != "train"]
+    for style in styles or ():
+        if style not in {entry.style for entry in measured}:
+            known = ", ".join(entry.style for entry in measured)
+            raise BwlabError(f"--style {style}", "the benchmark has no such style to learn", f"Choose from {known}")
+    gates = []
+    for entry in measured:
+        if styles and entry.style not in styles:
+            continue
+        if on_style is not None:
+            on_style(entry.style)
+        gates.append(_gate(benchmark, clip, entry.style, entry.role, work))
+    return gates
+
+
+def _gate(benchmark: Benchmark, clip: ClipModel, style: str, role: str, work: Path) -> StyleGate:
+    names = benchmark.identities_in(style)
+    true = [benchmark.image(name, style) for name in names]
+    margins = identity_margins(clip, benchmark, true)
+    own = [benchmark.identities.index(name) for name in names]
+    references = clip.embed_images([benchmark.image(*pair) for pair in benchmark.style_pairs(style)], "style")
+    base, alone = (
+        _cosines(clip.embed_images(images, "style"), references)
+        for images in _images(_style_adapter(benchmark, style, work), [caption(style, name) for name in names])
+    )
+    return StyleGate(
+        style,
+        role,
+        len(names),
+        _identity_auc(margins, own),
+        _auc_of_pairs(alone, base),
+        float(base.mean()),
+        float(alone.mean()),
+        float(_cosines(clip.embed_images(true, "style"), references).mean()),
+    )
+
+
+def identity_margins(clip: ClipModel, benchmark: Benchmark, images: Sequence[Image.Image]) -> Numbers:
+    """Return how much nearer images are to each held-out identity than to all of them, `(images, identities)`.
+
+    The cosine of an image's identity part to the identity's mean in the known styles, less the mean over all held-out
+    identities, over their standard deviation.
+    """
+    known = benchmark.style_names("train")
+    means = [
+        clip.embed_images([benchmark.image(name, style) for style in known], "identity").mean(0)
+        for name in benchmark.identities
+    ]
+    cosines = clip.embed_images(images, "identity") @ functional.normalize(torch.stack(means), dim=-1).T
+    margins = (cosines - cosines.mean(1, keepdim=True)) / cosines.std(1, keepdim=True)
+    return np.asarray(margins, np.float64)
+
+
+def _cosines(embeddings: Tensor, references: Tensor) -> Numbers:
+    return np.asarray(embeddings @ functional.normalize(references.mean(0), dim=-1), np.float64)
+
+
+def area(right: npt.ArrayLike, wrong: npt.ArrayLike) -> float:
+    """Return the area under the ROC curve: how often a right value is above a wrong one, ties counting half.
+
+    >>> area([1.0, 2.0], [0.0, 1.0])
+    0.875
+    """
+    a, b = np.asarray(right, np.float64).ravel()[:, None], np.asarray(wrong, np.float64).ravel()
+    return float((a > b).mean() + (a == b).mean() / 2)
+
+
+def _identity_auc(margins: Numbers, own: Sequence[int]) -> Auc:
+    """Return the area of margins: each image's to its own identity, against the others' to that identity."""
+
+    def of(rows: npt.NDArray[np.int64]) -> float:
+        columns = np.asarray(own)[rows]
+        right = margins[rows, columns]
+        wrong = margins[rows][:, columns][columns[:, None] != columns]
+        return area(right, wrong)
+
+    return _with_interval(of, len(own))
+
+
+def _auc_of_pairs(alone: Numbers, base: Numbers) -> Auc:
+    return _with_interval(lambda rows: area(alone[rows], base[rows]), len(base))
+
+
+def _with_interval(of: Callable[[npt.NDArray[np.int64]], float], count: int) -> Auc:
+    generator = np.random.default_rng(0)
+    resampled = [of(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Auc(of(np.arange(count)), float(low), float(high))
+
+
+def _style_adapter(benchmark: Benchmark, style: str, work: Path) -> Path:
+    """Return the file of an adapter of a style, trained unless it is there already."""
+    from rich.console import Console
+
+    from bwlab.training import train
+    from bwlab.training.run_folder import ExistingRun
+    from bwlab.training.settings import build_config
+
+    folder = work / "gate" / style
+    file = folder / "run" / "adapter.safetensors"
+    if not file.is_file():
+        data = benchmark.write_dataset(folder / "data", benchmark.style_pairs(style))
+        values = {
+            **TRAINING,
+            "base": EMBEDDED,
+            "data.folder": str(data),
+            "out": str(folder / "run"),
+            "training.steps": STYLE_STEPS,
+        }
+        config = build_config([Setting(key, value, "bwlab base gate") for key, value in values.items()])
+        train(config, build_manager(), Console(quiet=True), ExistingRun.OVERWRITE)
+    return file
+
+
+def _images(file: Path, prompts: Sequence[str]) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Return the images of the base for prompts, and those with an adapter: the same seed for both of a prompt."""
+    pipe, manager = load_base(EMBEDDED), build_manager()
+    adapter = load_adapter(file, pipe.unet, manager, base_scheme(pipe, manager.block_schemes()))
+    base, alone = (
+        generate(pipe, prompts, range(len(prompts)), adapters, steps=STEPS, cfg=CFG)
+        for adapters in ((), (ScaledAdapter(adapter),))
+    )
+    return base, alone
+
+
+def gate_table(gates: Sequence[StyleGate]) -> Table:
+    """Return the gates as a table."""
+    columns = (Column("style", align="left"), *map(Column, ("identities", "identity AUC", "style AUC")))
+    columns += (*map(Column, ("base", "style alone", "true image")), Column("gate", align="left"))
+    rows = tuple(
+        (
+            Cell(gate.style),
+            Cell(str(gate.identities), gate.identities),
+            *(
+                Cell(f"{auc.value:.3f}", auc.value, f"({auc.low:.2f} to {auc.high:.2f})")
+                for auc in (gate.identity, gate.alone)
+            ),
+            *(Cell(f"{cosine:.2f}", cosine) for cosine in (gate.base, gate.with_style, gate.true)),
+            Cell("passed" if gate.passed else "not passed"),
+        )
+        for gate in gates
+    )
+    note = (
+        f"A style passes with an identity AUC of at least {LEAST_IDENTITY:g} (true images, the right identity against "
+        f"the others) and a style AUC of at least {LEAST_STYLE:g} (images by an adapter of the style alone against the "
+        "base's). In parentheses, 95 % intervals over identities. The last three numbers are mean cosines to the style."
+    )
+    return Table(columns, rows, title="The gate of the benchmark", note=note)
+
+
+def write_gates(gates: Sequence[StyleGate], file: Path) -> None:
+    """Write the gates as JSON."""
+    write_atomically(file, (json.dumps([asdict(gate) for gate in gates], indent=1) + "\n").encode())
+
+
+def read_gates(file: Path) -> list[StyleGate]:
+    """Return the gates of a file of `write_gates`."""
+    return [
+        StyleGate(**{**entry, "identity": Auc(**entry["identity"]), "alone": Auc(**entry["alone"])})
+        for entry in json.loads(file.read_text(encoding="utf-8"))
+    ]
