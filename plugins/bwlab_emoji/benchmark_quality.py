@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,15 @@ from bwlab.adapters.attach import ScaledAdapter
 from bwlab.adapters.load import load_adapter
 from bwlab.base.load import base_scheme, load_base
 from bwlab.base.names import EMBEDDED
-from bwlab.benchmark import Benchmark, load_benchmark
+from bwlab.base.open_clip import LOCAL, load_open_clip
+from bwlab.benchmark import Benchmark, BenchmarkStyle, load_benchmark, margins
 from bwlab.config.sources import Setting
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import build_manager
 from bwlab.tables import Cell, Column, Table
-from bwlab_analysis.fidelity.clip import ClipModel, embedded_scorer, load_clip
+from bwlab_emoji.scorer import part
 from bwlab_emoji.world import caption
 
 if TYPE_CHECKING:
@@ -94,62 +96,71 @@ def measure_benchmark(
         BwlabError: a style is not one that the base does not know.
 
     """
-    benchmark, clip = load_benchmark(), load_clip(embedded_scorer())
+    benchmark = load_benchmark()
     measured = [entry for entry in benchmark.styles if entry.role != "train"]
     for style in styles or ():
         if style not in {entry.style for entry in measured}:
             known = ", ".join(entry.style for entry in measured)
             raise BwlabError(f"--style {style}", "the benchmark has no such style to learn", f"Choose from {known}")
-    gates = []
+    scorer, gates = Scorer(benchmark), []
     for entry in measured:
         if styles and entry.style not in styles:
             continue
         if on_style is not None:
             on_style(entry.style)
-        gates.append(_gate(benchmark, clip, entry.style, entry.role, work))
+        gates.append(_gate(scorer, entry, work))
     return gates
 
 
-def _gate(benchmark: Benchmark, clip: ClipModel, style: str, role: str, work: Path) -> StyleGate:
+class Scorer:
+    """The scorer of the embedded base, on the benchmark's images."""
+
+    def __init__(self, benchmark: Benchmark) -> None:
+        folder = Path(str(files("bwlab"))) / "data" / "emoji_scorer"
+        self.benchmark = benchmark
+        self.model, self.preprocess, _ = load_open_clip(f"{LOCAL}{folder}")
+        self.identities = torch.stack([self._identity(name) for name in benchmark.identities])
+
+    def _identity(self, name: str) -> Tensor:
+        known = self.benchmark.style_names("train")
+        return self._mean([self.benchmark.image(name, style) for style in known], "identity")
+
+    def _mean(self, images: Sequence[Image.Image], name: str) -> Tensor:
+        return functional.normalize(self.embedded(images, name).mean(0), dim=-1)
+
+    @torch.no_grad()
+    def embedded(self, images: Sequence[Image.Image], name: str) -> Tensor:
+        """Return the part of the embeddings that carries `name`, `(images, width)` of length 1."""
+        batch = torch.stack([self.preprocess(image) for image in images])
+        return part(torch.cat([self.model.encode_image(piece) for piece in batch.split(32)]).double(), name)
+
+    def margins(self, images: Sequence[Image.Image]) -> Numbers:
+        """Return how much nearer images are to each held-out identity than to all, `(images, identities)`."""
+        return margins(np.asarray(self.embedded(images, "identity") @ self.identities.T))
+
+    def to_style(self, images: Sequence[Image.Image], style: str) -> Numbers:
+        """Return the cosines of images to the mean of the images that a style is learned from, `(images,)`."""
+        mean = self._mean([self.benchmark.image(*pair) for pair in self.benchmark.style_pairs(style)], "style")
+        return np.asarray(self.embedded(images, "style") @ mean)
+
+
+def _gate(scorer: Scorer, entry: BenchmarkStyle, work: Path) -> StyleGate:
+    benchmark, style = scorer.benchmark, entry.style
     names = benchmark.identities_in(style)
     true = [benchmark.image(name, style) for name in names]
-    margins = identity_margins(clip, benchmark, true)
-    own = [benchmark.identities.index(name) for name in names]
-    references = clip.embed_images([benchmark.image(*pair) for pair in benchmark.style_pairs(style)], "style")
-    base, alone = (
-        _cosines(clip.embed_images(images, "style"), references)
-        for images in _images(_style_adapter(benchmark, style, work), [caption(style, name) for name in names])
-    )
+    prompts = [caption(style, name) for name in names]
+    images = _images(_style_adapter(benchmark, style, work), prompts)
+    base, alone = (scorer.to_style(generated, style) for generated in images)
     return StyleGate(
         style,
-        role,
+        entry.role,
         len(names),
-        _identity_auc(margins, own),
-        _auc_of_pairs(alone, base),
+        identity_auc(scorer.margins(true), [benchmark.identities.index(name) for name in names]),
+        _with_interval(lambda rows: area(alone[rows], base[rows]), len(names)),
         float(base.mean()),
         float(alone.mean()),
-        float(_cosines(clip.embed_images(true, "style"), references).mean()),
+        float(scorer.to_style(true, style).mean()),
     )
-
-
-def identity_margins(clip: ClipModel, benchmark: Benchmark, images: Sequence[Image.Image]) -> Numbers:
-    """Return how much nearer images are to each held-out identity than to all of them, `(images, identities)`.
-
-    The cosine of an image's identity part to the identity's mean in the known styles, less the mean over all held-out
-    identities, over their standard deviation.
-    """
-    known = benchmark.style_names("train")
-    means = [
-        clip.embed_images([benchmark.image(name, style) for style in known], "identity").mean(0)
-        for name in benchmark.identities
-    ]
-    cosines = clip.embed_images(images, "identity") @ functional.normalize(torch.stack(means), dim=-1).T
-    margins = (cosines - cosines.mean(1, keepdim=True)) / cosines.std(1, keepdim=True)
-    return np.asarray(margins, np.float64)
-
-
-def _cosines(embeddings: Tensor, references: Tensor) -> Numbers:
-    return np.asarray(embeddings @ functional.normalize(references.mean(0), dim=-1), np.float64)
 
 
 def area(right: npt.ArrayLike, wrong: npt.ArrayLike) -> float:
@@ -162,26 +173,28 @@ def area(right: npt.ArrayLike, wrong: npt.ArrayLike) -> float:
     return float((a > b).mean() + (a == b).mean() / 2)
 
 
-def _identity_auc(margins: Numbers, own: Sequence[int]) -> Auc:
-    """Return the area of margins: each image's to its own identity, against the others' to that identity."""
+def identity_auc(margins: Numbers, own: Sequence[int]) -> Auc:
+    """Return the area of margins: each image's to its own identity, against the others' to that identity.
+
+    Args:
+        margins: `(images, identities)`.
+        own: for each image, the index of its identity.
+
+    """
 
     def of(rows: npt.NDArray[np.int64]) -> float:
         columns = np.asarray(own)[rows]
         right = margins[rows, columns]
         wrong = margins[rows][:, columns][columns[:, None] != columns]
-        return area(right, wrong)
+        return area(right, wrong) if wrong.size else float("nan")  # a resample may hold one identity alone
 
     return _with_interval(of, len(own))
-
-
-def _auc_of_pairs(alone: Numbers, base: Numbers) -> Auc:
-    return _with_interval(lambda rows: area(alone[rows], base[rows]), len(base))
 
 
 def _with_interval(of: Callable[[npt.NDArray[np.int64]], float], count: int) -> Auc:
     generator = np.random.default_rng(0)
     resampled = [of(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return Auc(of(np.arange(count)), float(low), float(high))
 
 

@@ -111,7 +111,7 @@ def _grain(shape: tuple[int, ...], width: float) -> Map:
 
 def _axes(like: Map) -> tuple[Map, Map]:
     rows, columns = np.indices(like.shape)
-    return rows.astype(np.float64), columns.astype(np.float64)
+    return np.asarray(rows, np.float64), np.asarray(columns, np.float64)
 
 
 def blueprint(drawing: Drawing) -> Map:

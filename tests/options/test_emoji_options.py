@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bwlab.tables import Column
+from bwlab.tables import Table as ShownTable
 from tests.options.effects import both_work, value_at
 from tests.options.rows import Done, Effect, Row, Runner, Table
 
@@ -23,6 +25,7 @@ CALLS = {
     "build.build": ("config", "console", "stages"),
     "base_quality.measure": ("base", "work", "cfg", "count", "seed", "sheet"),
     "benchmark_art.write_benchmark": ("work", "out"),
+    "benchmark_quality.measure_benchmark": ("work", "styles", "on_style"),
     "companions.build_scorer": ("config", "console"),
     "companions.build_controlnet": ("config", "base", "console"),
     "scorer_quality.measure_scorer": ("folder", "work"),
@@ -38,6 +41,11 @@ def recorded() -> Iterator[None]:
             patch.setattr(f"bwlab_emoji.{name}", recorder(arguments))
         for name in ("base_quality.retrieval_table", "scorer_quality.scorer_table", "scorer_quality.text_table"):
             patch.setattr(f"bwlab_emoji.{name}", str)
+        patch.setattr(
+            "bwlab_emoji.benchmark_quality.gate_table",
+            lambda gates: ShownTable((Column("gate"),), (), title=str(gates)),
+        )
+        patch.setattr("bwlab_emoji.benchmark_quality.write_gates", lambda gates, file: file.write_text(str(gates)))
         yield
 
 
@@ -46,6 +54,7 @@ def recorder(names: tuple[str, ...]) -> Callable[..., object]:
         values = {**dict(zip(names, given, strict=False)), **named}
         values = {name: asdict(value) if name == "config" else value for name, value in values.items()}
         values.pop("console", None)
+        values.pop("on_style", None)
         Path("call.json").write_text(json.dumps(values, default=str))
         return "measured", "measured"
 
@@ -113,7 +122,24 @@ MEASURE_SCORER = Table(
         Row("--work", "--work here", handed("work", "here")),
     ],
 )
-TABLES = [BUILD, MEASURE, BENCHMARK, SCORER, CONTROLNET, MEASURE_SCORER]
+
+
+def writes_measured(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    assert without.files("gate.json") == []
+    assert "measured" in with_option.file("gate.json").read_text()
+
+
+MEASURE_BENCHMARK = Table(
+    "base measure-benchmark",
+    "",
+    [
+        Row("--work", "--work here", handed("work", "here")),
+        Row("--style", "--style ink", handed("styles", ["ink"])),
+        Row("--out", "--out gate.json", writes_measured),
+    ],
+)
+TABLES = [BUILD, MEASURE, BENCHMARK, SCORER, CONTROLNET, MEASURE_SCORER, MEASURE_BENCHMARK]
 
 
 @pytest.mark.parametrize(("table", "row"), [value for table in TABLES for value in table.parameters()])
