@@ -131,26 +131,30 @@ def attach(
     adapters: Sequence[AdapterSource] = (),
     *,
     embeddings: Sequence[Embedding] = (),
+    fusion: str = "sum",
     manager: PluginManager | None = None,
 ) -> AbstractContextManager[None]:
     """Let adapters and words act on a pipeline inside a `with` block, and restore the pipeline exactly.
 
     Call the pipeline inside the block as usual, or another pipeline made of the same models. With schedules, call the
-    attached pipeline or a pipeline that shares its scheduler, because the scheduler determines the current step.
+    attached pipeline or a pipeline that shares its scheduler, because the scheduler determines the current step; so too
+    with fusions that depend on the step (switch, k-lora, est-lora).
 
     Args:
         pipe: a StableDiffusionPipeline or StableDiffusionXLPipeline, or an image-to-image or inpainting one.
         adapters: files, loaded adapters, or `ScaledAdapter(adapter, scale, schedule)`.
         embeddings: embeddings of words that prompts may use.
+        fusion: how several adapters act together on the UNet, as `bwlab generate --fusion` takes it.
         manager: the plugin manager; None: all installed plugins.
 
     Raises:
-        BwlabError: a file, scale, schedule or word is wrong, or an adapter does not fit; nothing is attached then.
+        BwlabError: a file, scale, schedule, word or fusion is wrong, or an adapter does not fit; nothing is attached
+            then.
 
     """
     from bwlab.generation.attach import attach_to_pipeline
 
-    return attach_to_pipeline(pipe, adapters, _manager(manager), embeddings)
+    return attach_to_pipeline(pipe, adapters, _manager(manager), embeddings, fusion)
 
 
 def generate(
@@ -165,6 +169,7 @@ def generate(
     negative: str = "",
     embeddings: Sequence[Embedding] = (),
     batch_size: int = 8,
+    fusion: str = "sum",
     manager: PluginManager | None = None,
 ) -> list[Image.Image]:
     """Return one image for each prompt with the seed at the same index; a single prompt or seed is used for all images.
@@ -180,6 +185,7 @@ def generate(
         negative: the negative prompt.
         embeddings: as for `attach`.
         batch_size: number of images that are sampled at once.
+        fusion: as for `attach`.
         manager: the plugin manager; None: all installed plugins.
 
     Raises:
@@ -212,6 +218,7 @@ def generate(
         negative=negative,
         embeddings=[*embeddings, *embeddings_of_adapters(scaled)],
         batch_size=batch_size,
+        fusion=manager.fusion(fusion),
     )
 
 

@@ -33,6 +33,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
                 ("files", "images", "terminal", "tables", "config", "blocks"),
                 ("formats", "benchmark"),
                 ("adapters", "base", "inspection"),
+                ("fusion",),
                 ("dataset", "testing"),
                 ("tagging", "optimizers"),
                 ("plugins",),

@@ -7,9 +7,10 @@ block removes the hooks. `layer_scale` resolves a scale per block to the scale o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -93,8 +94,7 @@ def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders
     model_layers = adapted_by_path(unet, text_encoder)
     for scaled in adapters:
         check_fits(scaled.adapter.name, scaled.adapter.layers, model_layers)
-    by_path = _scaled_layers(adapters)
-    handles = hook_layers([(model_layers[path], scaled_layers) for path, scaled_layers in by_path.items()])
+    handles = hook_layers(acting_layers(adapters), model_layers)
     try:
         yield
     finally:
@@ -102,36 +102,60 @@ def attach(unet: nn.Module, *adapters: ScaledAdapter, text_encoder: TextEncoders
             handle.remove()
 
 
-def _scaled_layers(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLayer]]:
+@dataclass(frozen=True, eq=False)
+class ScaledLayer:
+    """One adapter layer with its scale.
+
+    Attributes:
+        layer: the layer.
+        scale: a number, or one per sample `(batch,)`.
+        adapter: number of its adapter, from 0, in the order in which adapters were given.
+
+    """
+
+    layer: AdapterLayer
+    scale: LayerScale
+    adapter: int = 0
+
+
+# Path -> the adapter layers that act there.
+ActingLayers: TypeAlias = Mapping[str, Sequence[ScaledLayer]]
+# (path, output of the base layer, the scaled part of each adapter layer there) -> the tensor to add to the output.
+Combine: TypeAlias = Callable[[str, Tensor, Sequence[Tensor]], Tensor]
+
+
+def acting_layers(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLayer]]:
     """Return the adapter layers that act at each path, with their scales; layers with scale 0 are left out."""
     by_path: dict[str, list[ScaledLayer]] = {}
-    for scaled in adapters:
+    for number, scaled in enumerate(adapters):
         for path, layer in scaled.adapter.layers.items():
             scale = layer_scale(scaled.scale, path, scaled.adapter.scheme)
             if not is_zero(scale):
-                by_path.setdefault(path, []).append(ScaledLayer(layer, scale))
+                by_path.setdefault(path, []).append(ScaledLayer(layer, scale, number))
     return by_path
 
 
-def hook_layers(layers: Sequence[tuple[AdaptedLayer, Sequence[ScaledLayer]]]) -> list[RemovableHandle]:
-    """Set one hook per base layer and return the handles; if a hook cannot be set, all are removed."""
+def hook_layers(
+    layers: ActingLayers, bases: Mapping[str, AdaptedLayer], combine: Combine | None = None
+) -> list[RemovableHandle]:
+    """Set one hook per base layer and return the handles; if a hook cannot be set, all are removed.
+
+    Args:
+        layers: the adapter layers by path.
+        bases: the layers of the model by path.
+        combine: function that combines the parts of several adapter layers; None: they are added.
+
+    """
     handles: list[RemovableHandle] = []
     try:
-        for layer, scaled_layers in layers:
-            handles.append(layer.register_forward_hook(AdapterHook(layer, scaled_layers)))
+        for path, own in layers.items():
+            hook = AdapterHook(bases[path], own, None if combine is None else partial(combine, path))
+            handles.append(bases[path].register_forward_hook(hook))
     except BaseException:
         for handle in handles:
             handle.remove()
         raise
     return handles
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledLayer:
-    """One adapter layer with its scale: a number, or one per sample `(batch,)`."""
-
-    layer: AdapterLayer
-    scale: LayerScale
 
 
 class AdapterHook:
@@ -140,18 +164,31 @@ class AdapterHook:
     All adapter layers see the same unchanged input and base output, so their order does not matter.
     """
 
-    def __init__(self, base: AdaptedLayer, layers: Sequence[ScaledLayer]) -> None:
+    def __init__(
+        self,
+        base: AdaptedLayer,
+        layers: Sequence[ScaledLayer],
+        combine: Callable[[Tensor, Sequence[Tensor]], Tensor] | None = None,
+    ) -> None:
         self.parts = [(scaled.layer.on(base), scaled.scale) for scaled in layers]
+        self.combine = combine if len(layers) > 1 else None
 
     def __call__(self, module: object, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return the output of the layer with the parts of all adapters added, in the dtype of the output."""
+        if self.combine is not None:
+            parts = [_add(torch.zeros_like(output), layer, scale, args[0], output) for layer, scale in self.parts]
+            return output + self.combine(output, parts)
         adapted = output
         for layer, scale in self.parts:
-            if isinstance(scale, Tensor):
-                adapted = _add_per_sample(adapted, layer, scale, args[0], output)
-            else:
-                adapted = layer.add_to(adapted, _as_adapter(layer, args[0]), output, scale)
+            adapted = _add(adapted, layer, scale, args[0], output)
         return adapted
+
+
+def _add(adapted: Tensor, layer: AdapterLayer | BoundLayer, scale: LayerScale, x: Tensor, output: Tensor) -> Tensor:
+    """Return `adapted` plus the scaled part of one adapter layer."""
+    if isinstance(scale, Tensor):
+        return _add_per_sample(adapted, layer, scale, x, output)
+    return layer.add_to(adapted, _as_adapter(layer, x), output, scale)
 
 
 def _as_adapter(layer: AdapterLayer | BoundLayer, x: Tensor) -> Tensor:

@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from bwlab.base.device import AUTO
+from bwlab.fusion.types import SUM
 from bwlab.generation.controlnet import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
 
 ADAPTER_HELP = (
-    "Adapter file (repeatable; adapters add up), with its scale or block spec after a colon, "
+    "Adapter file (repeatable; by default they add up), with its scale or block spec after a colon, "
     'such as fox.safetensors:0.8 or "fox.safetensors:*=0, upper=1".'
 )
 SCALE_HELP = (
@@ -23,6 +24,10 @@ SCALE_HELP = (
 SCHEDULE_HELP = (
     'Schedule of the adapter at the same position, such as "0-0.4:1, 0.4-1:0.3": fractions of the sampling and '
     "factors of the scale; 0 elsewhere. [default: 1]"
+)
+FUSION_HELP = (
+    "How several adapters act together on the UNet: sum, switch, composite, k-lora, est-lora, kl, ties, dare, b-lora, "
+    "or one of a plugin, with its options after a colon, such as switch:steps=3."
 )
 XY_HELP = (
     'Contact sheet over the values of two axes, such as "scale: 0, 0.5, 1" "blocks: upper=1 | lower=1"; '
@@ -38,6 +43,7 @@ def command(
     adapter: Annotated[list[str] | None, typer.Option(help=ADAPTER_HELP, metavar="FILE[:SPEC]")] = None,
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
     schedule: Annotated[list[str] | None, typer.Option(help=SCHEDULE_HELP, metavar="SPANS")] = None,
+    fusion: Annotated[str, typer.Option(help=FUSION_HELP, metavar="NAME[:KEY=VALUE,...]")] = SUM,
     lora_dir: Annotated[
         Path | None, typer.Option(help="Folder of the adapters that prompts name as <lora:name:0.8>.", metavar="DIR")
     ] = None,
@@ -107,6 +113,7 @@ def command(
         adapters=adapters,
         scales=scales,
         schedules=tuple(schedule or ()),
+        fusion=fusion,
         lora_dir=lora_dir,
         embeddings=tuple(embedding or ()),
         negative=negative,

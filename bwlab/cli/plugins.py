@@ -1,4 +1,4 @@
-"""`bwlab plugins`: list plugins, check adapter types against the contract, and start a new plugin."""
+"""`bwlab plugins`: list plugins, check adapter types and fusion methods against their contracts, and start a plugin."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from bwlab.plugins.manager import PluginManager, PluginRecord
 
-app = typer.Typer(help="List plugins, check adapter types, or start a new plugin.")
+app = typer.Typer(help="List plugins, check adapter types and fusion methods, or start a new plugin.")
 
 KINDS = {
     "bwlab_declare_hooks": "hooks",
     "bwlab_register_adapters": "adapter",
     "bwlab_register_block_schemes": "blocks",
     "bwlab_register_formats": "format",
+    "bwlab_register_fusions": "fusion",
     "bwlab_register_optimizers": "optimiser",
     "bwlab_register_taggers": "tagger",
     "bwlab_register_commands": "commands",
@@ -37,6 +38,7 @@ CALLED_AT_LOADING = frozenset(
         "bwlab_register_adapters",
         "bwlab_register_block_schemes",
         "bwlab_register_formats",
+        "bwlab_register_fusions",
         "bwlab_register_optimizers",
         "bwlab_register_taggers",
     }
@@ -49,7 +51,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def default_command(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List plugins, check adapter types, or start a new plugin."""
+    """List plugins, check adapter types and fusion methods, or start a new plugin."""
     if context.invoked_subcommand is None:
         list_command(as_json)
 
@@ -68,15 +70,25 @@ def list_command(as_json: JsonOption = False) -> None:
 
 
 @app.command("check")
-def check_command(name: Annotated[str, typer.Argument(help="Name of the adapter type, such as lora.")]) -> None:
-    """Check an adapter type against the adapter contract; the exit code is 1 if a check fails."""
+def check_command(
+    name: Annotated[str, typer.Argument(help="Name of the adapter type or fusion method, such as lora or switch.")],
+) -> None:
+    """Check an adapter type or a fusion method against its contract; the exit code is 1 if a check fails."""
+    from bwlab.errors import BwlabError
     from bwlab.plugins.manager import build_manager
 
-    adapter_type = build_manager().adapter_type(name)
-    from bwlab.testing import run_contract
+    manager = build_manager()
+    fusions = manager.fusions()
+    if name not in fusions:
+        try:
+            adapter_type = manager.adapter_type(name)
+        except BwlabError as error:
+            fix = f"Known fusion methods: {', '.join(sorted(fusions))}. {error.fix}"
+            raise BwlabError(error.asked, error.found, fix) from None
+    from bwlab.testing import run_contract, run_fusion_contract
 
-    broken = show_checks(name, run_contract(adapter_type))
-    if broken:
+    checks = run_fusion_contract(fusions[name]) if name in fusions else run_contract(adapter_type)
+    if show_checks(name, checks):
         raise typer.Exit(1)
 
 

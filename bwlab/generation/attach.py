@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.adapters.attach import attach as attach_adapters
 from bwlab.adapters.load import load_adapter
+from bwlab.adapters.modules import adapted_by_path, check_fits
 from bwlab.adapters.schedule import changes
 from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme
+from bwlab.blocks.paths import in_text_encoder, in_unet
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
+from bwlab.fusion.builtin import PLAIN_SUM
+from bwlab.fusion.hooks import FusedAdapters
+from bwlab.fusion.method import SamplingStep
+from bwlab.fusion.types import SUM, Fusion
 from bwlab.generation.embeddings import attach_words
 
 if TYPE_CHECKING:
@@ -30,25 +37,32 @@ if TYPE_CHECKING:
 
 AdapterSource: TypeAlias = ScaledAdapter | Adapter | str | Path
 
-SCHEDULE_FIX = "Attach the adapters to the pipeline that samples, or leave out schedules"
+CHANGES = "scales that change over the steps"
+FIX = "Attach the adapters to the pipeline that samples, or leave out schedules and fusions that depend on the step"
 
 
 @contextmanager
 def attach_to_pipeline(
-    pipe: Pipeline, adapters: Sequence[AdapterSource], manager: PluginManager, embeddings: Sequence[Embedding] = ()
+    pipe: Pipeline,
+    adapters: Sequence[AdapterSource],
+    manager: PluginManager,
+    embeddings: Sequence[Embedding] = (),
+    fusion: str = SUM,
 ) -> Iterator[None]:
     """Let adapters and embeddings act on a pipeline inside the `with` block, and remove them however it ends.
 
     Embeddings inside adapter files are attached too. The UNet and the text encoders are adapted; afterwards their
-    modules are the same objects with the same bits as before.
+    modules are the same objects with the same bits as before. `fusion` says how several adapters act together on the
+    UNet, as `bwlab generate --fusion` does; on text encoders they add up.
 
     Raises:
-        BwlabError: a file or a word is wrong, or an adapter does not fit; nothing is attached then.
+        BwlabError: a file, a word or the fusion is wrong, or an adapter does not fit; nothing is attached then.
 
     """
     scheme = base_scheme(pipe, manager.block_schemes())
     scaled = [scaled_adapter(source, pipe, manager, scheme) for source in adapters]
-    with attach_words(pipe, [*embeddings, *embeddings_of_adapters(scaled)]), attach_scaled(pipe, scaled):
+    words = [*embeddings, *embeddings_of_adapters(scaled)]
+    with attach_words(pipe, words), attach_scaled(pipe, scaled, manager.fusion(fusion)):
         yield
 
 
@@ -70,47 +84,68 @@ def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, 
 
 
 @contextmanager
-def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> Iterator[None]:
+def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter], fusion: Fusion = PLAIN_SUM) -> Iterator[None]:
     """Let loaded adapters act on a pipeline, as `attach_to_pipeline` does."""
-    phases = _Phases(pipe, adapters)
-    with phases.stack:
-        phases.enter(0)
-        if len(phases.edges) == 1 and all(scaled.schedule.is_always_one() for scaled in adapters):
-            yield
-            return
-        handle = pipe.unet.register_forward_pre_hook(phases.before_unet, with_kwargs=True)
+    encoders = text_encoders(pipe)
+    model_layers = adapted_by_path(pipe.unet, encoders)
+    for scaled in adapters:
+        check_fits(scaled.adapter.name, scaled.adapter.layers, model_layers)
+    text = [ScaledAdapter(scaled.adapter.only(in_text_encoder), scaled.scale) for scaled in adapters]
+    with attach_adapters(pipe.unet, *text, text_encoder=encoders):
+        phases = _Phases(pipe, adapters, FusedAdapters(pipe.unet, model_layers, fusion))
         try:
+            phases.begin()
             yield
         finally:
-            handle.remove()
+            phases.end()
 
 
 class _Phases:
-    """The spans of the sampling in which no factor changes; adapters are attached anew for each span.
+    """The spans of the sampling in which no scale changes; the fusion plans anew for each span.
 
     A span in which an adapter is off costs nothing and keeps the base's bits.
     """
 
-    def __init__(self, pipe: Pipeline, adapters: Sequence[ScaledAdapter]) -> None:
-        self.pipe, self.adapters = pipe, adapters
+    def __init__(self, pipe: Pipeline, adapters: Sequence[ScaledAdapter], fused: FusedAdapters) -> None:
+        self.pipe, self.fused = pipe, fused
+        self.adapters = [
+            ScaledAdapter(scaled.adapter.only(in_unet), scaled.scale, scaled.schedule) for scaled in adapters
+        ]
         self.edges = changes(*(scaled.schedule for scaled in adapters))
-        self.stack = ExitStack()
-        self._now = -1
+        self._handle: RemovableHandle | None = None
+        self._span = -1
+        self._by_step = False
+        self._step: SamplingStep | None = None
 
-    def before_unet(self, unet: object, arguments: tuple[object, ...], named: Mapping[str, object]) -> None:
-        """Attach the adapters that act at the timestep of the coming call of the UNet."""
-        fraction = fraction_of(self.pipe, timestep_of(arguments, named))
-        self.enter(bisect_right(self.edges, fraction) - 1)
+    def begin(self) -> None:
+        """Set the hooks of the first step, and follow the sampling if later steps differ."""
+        self._enter(0, SamplingStep(0, 1))
+        always_one = all(scaled.schedule.is_always_one() for scaled in self.adapters)
+        if self._by_step or not (len(self.edges) == 1 and always_one):
+            self._handle = self.pipe.unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
 
-    def enter(self, phase: int) -> None:
-        """Attach the adapters with the factors of this span, in place of the earlier factors."""
-        if phase == self._now:
+    def end(self) -> None:
+        """Remove all hooks."""
+        self.fused.remove()
+        if self._handle is not None:
+            self._handle.remove()
+
+    def _before_unet(self, unet: object, arguments: tuple[object, ...], named: Mapping[str, object]) -> None:
+        """Set the hooks for the coming call of the UNet."""
+        timestep = timestep_of(arguments, named)
+        span = bisect_right(self.edges, fraction_of(self.pipe, timestep)) - 1
+        self._enter(span, step_of(self.pipe, timestep))
+
+    def _enter(self, span: int, step: SamplingStep) -> None:
+        if span == self._span and (not self._by_step or step == self._step):
             return
-        self._now = -1  # if attaching fails and sampling goes on, nothing counts as attached
-        self.stack.close()
-        now = [scaled.at(self.edges[phase]) for scaled in self.adapters]
-        self.stack.enter_context(attach_adapters(self.pipe.unet, *now, text_encoder=text_encoders(self.pipe)))
-        self._now = phase
+        if span != self._span:
+            self._span = -1  # if planning fails and sampling goes on, nothing counts as planned
+            self.fused.remove()
+            self._by_step = self.fused.plan([scaled.at(self.edges[span]) for scaled in self.adapters])
+            self._span = span
+        self._step = step
+        self.fused.act(step)
 
 
 def fraction_of(pipe: Pipeline, timestep: float) -> float:
@@ -125,12 +160,21 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
     """
     scheduler = pipe.scheduler
     if getattr(scheduler, "num_inference_steps", None) is None:
-        raise BwlabError("a schedule of scales", "the pipeline's scheduler has no sampling steps", SCHEDULE_FIX)
+        raise BwlabError(CHANGES, "the pipeline's scheduler has no sampling steps", FIX)
     places = (scheduler.timesteps.cpu() == timestep).nonzero()
     if not len(places):
         found = f"the UNet is called at timestep {timestep:g}, which the pipeline's scheduler does not visit"
-        raise BwlabError("a schedule of scales", found, SCHEDULE_FIX)
+        raise BwlabError(CHANGES, found, FIX)
     return int(places[0]) / len(scheduler.timesteps)
+
+
+def step_of(pipe: Pipeline, timestep: float) -> SamplingStep:
+    """Return the step of the sampling of `pipe.scheduler` at a timestep that it visits.
+
+    Each timestep counts once, however often a sampler visits it, and all of them count, as in `fraction_of`.
+    """
+    timesteps = torch.unique_consecutive(pipe.scheduler.timesteps.cpu())
+    return SamplingStep(int((timesteps == timestep).nonzero()[0]), len(timesteps))
 
 
 def timestep_of(arguments: Sequence[object], named: Mapping[str, object]) -> float:
@@ -139,5 +183,5 @@ def timestep_of(arguments: Sequence[object], named: Mapping[str, object]) -> flo
     steps = torch.unique(given.detach().cpu()) if isinstance(given, Tensor) else torch.tensor([float(str(given))])
     if len(steps) != 1:
         found = f"the UNet is called with {len(steps)} timesteps at once"
-        raise BwlabError("a schedule of scales", found, "Leave out schedules if samples are at different timesteps")
+        raise BwlabError(CHANGES, found, "Sample all images of a batch at one timestep")
     return float(steps[0])

@@ -34,6 +34,7 @@ def checked_job(job: GenerateJob, manager: PluginManager) -> GenerateJob:
     """
     job = with_tags(job)
     check_job(job)
+    manager.fusion(job.fusion)
     for path in job.adapters:
         read_contents(path, manager)
     scheme = scheme_before_loading(job.base, manager.block_schemes())

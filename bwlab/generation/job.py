@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bwlab.base.device import AUTO
 from bwlab.errors import BwlabError
+from bwlab.fusion.types import SUM
 from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.controlnet import check_kind
 from bwlab.generation.img2img import DEFAULT_STRENGTH
@@ -27,6 +28,7 @@ class GenerateJob:
         adapters: adapter files; `scales[i]` and `schedules[i]` belong to `adapters[i]`, and other adapters act at 1.
         lora_dir: folder of the adapters that tags in prompts name; None: tags are an error.
         tag_scales: for each prompt, the scales of the last adapters, which its tags name; empty without tags.
+        fusion: how several adapters act together, as `NAME` or `NAME:key=value,key=value`.
         embeddings: textual-inversion files, as `FILE` or `FILE=word`.
         image: file of the init image; None: sampling starts from noise.
         mask: file of the mask, white where the init image is generated anew; None: everywhere.
@@ -53,6 +55,7 @@ class GenerateJob:
     schedules: tuple[str, ...] = ()
     lora_dir: Path | None = None
     tag_scales: tuple[tuple[str, ...], ...] = ()
+    fusion: str = SUM
     embeddings: tuple[str, ...] = ()
     negative: str = ""
     image: Path | None = None

@@ -83,6 +83,19 @@ class RecipeControlNet:
 
 
 @dataclass(frozen=True)
+class RecipeFusion:
+    """The fusion of several adapters in a recipe: its name and all of its options."""
+
+    name: str
+    options: Mapping[str, object]
+
+    def text(self) -> str:
+        """Return the fusion as `bwlab generate --fusion` takes it: `k-lora:alpha=1.5,balance=true`."""
+        given = ",".join(f"{key}={json.dumps(value)}" for key, value in self.options.items())
+        return f"{self.name}:{given}" if given else self.name
+
+
+@dataclass(frozen=True)
 class GenerationRecipe:
     """Everything needed to generate one image again.
 
@@ -95,6 +108,7 @@ class GenerationRecipe:
         controlnet: the ControlNet; None without a ControlNet.
         weighting: syntax of weights in the prompt; empty if it was read without weights.
         clip_skip: the layer of the text encoder that was read, counted from the last one, which is 1.
+        fusion: how the adapters acted together; None if they were added or fewer than two acted.
 
     """
 
@@ -115,10 +129,12 @@ class GenerationRecipe:
     controlnet: RecipeControlNet | None = None
     weighting: str = ""
     clip_skip: int = 1
+    fusion: RecipeFusion | None = None
 
     def to_json(self) -> str:
-        """Return the recipe as JSON, for the text chunk `bwlab`."""
-        return json.dumps(asdict(self))
+        """Return the recipe as JSON, for the text chunk `bwlab`; without a fusion it has no key `fusion`."""
+        values = asdict(self)
+        return json.dumps(values if self.fusion else {key: values[key] for key in values if key != "fusion"})
 
     def parameters(self) -> str:
         """Return the recipe as the AUTOMATIC1111 web UI writes it, for the text chunk `parameters`."""
@@ -153,7 +169,8 @@ class GenerationRecipe:
             f"{adapter.name}: {adapter.scale}" for adapter in self.adapters if not _is_number(adapter.scale)
         )
         times = "; ".join(f"{adapter.name}: {adapter.schedule}" for adapter in self.adapters if adapter.schedule != "1")
-        entries = {"Lora hashes": hashes, "Lora block scales": specs, "Lora schedules": times}
+        fusion = self.fusion.text() if self.fusion else ""
+        entries = {"Lora hashes": hashes, "Lora block scales": specs, "Lora schedules": times, "Lora fusion": fusion}
         return {key: json.dumps(text) for key, text in entries.items() if text}
 
     def _embedding_entries(self) -> dict[str, str]:
@@ -181,6 +198,7 @@ def recipe_from_json(text: str) -> GenerationRecipe:
             "embeddings": tuple(RecipeEmbedding(**each) for each in values.get("embeddings", ())),
             "init_image": RecipeInitImage(**values["init_image"]) if values.get("init_image") else None,
             "controlnet": RecipeControlNet(**values["controlnet"]) if values.get("controlnet") else None,
+            "fusion": RecipeFusion(**values["fusion"]) if values.get("fusion") else None,
         }
         return GenerationRecipe(**{**values, **inputs})
     except (ValueError, KeyError, TypeError) as error:

@@ -16,10 +16,13 @@ from bwlab.base.conditioning import check_clip_skip
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.quiet import quiet_libraries
+from bwlab.blocks.paths import in_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
 from bwlab.files import make_folder
 from bwlab.formats.dialects.textual_inversion import read_embedding
+from bwlab.fusion.builtin import PLAIN_SUM
+from bwlab.fusion.types import SUM, Fusion
 from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.checks import checked_grids, checked_job
 from bwlab.generation.contact_sheet import contact_sheet
@@ -35,6 +38,7 @@ from bwlab.generation.recipe import (
     GenerationRecipe,
     RecipeControlNet,
     RecipeEmbedding,
+    RecipeFusion,
     RecipeInitImage,
     file_hash,
     first_free_number,
@@ -69,6 +73,7 @@ class SharedInputs:
         embeddings: embeddings of words that prompts may use.
         weighting: syntax of weights in prompts; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
+        fusion: how several adapters act together.
 
     """
 
@@ -79,6 +84,7 @@ class SharedInputs:
     embeddings: tuple[Embedding, ...] = ()
     weighting: str | None = None
     clip_skip: int = 1
+    fusion: Fusion = PLAIN_SUM
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +112,7 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     if job.weighting:
         check_prompts({job.negative, *(cell.prompt for cell in cells)})
     inputs = _shared_inputs(job, pipe, manager, scheme)
+    _check_fusion(inputs.fusion, cells)
     _warn_of_prompts(job, pipe, cells, inputs)
     make_folder(job.out, f"--out {job.out}")
     with ProgressBar(f"sampling {counted(len(cells), 'image')}", console=console) as bar:
@@ -113,6 +120,24 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     template = _recipe_template(job, pipe, inputs)
     generated = [GeneratedImage(image, template.of(cell, image)) for cell, image in zip(cells, images, strict=True)]
     return _write(job, generated, grids)
+
+
+def acting_in(cell: GridCell) -> int:
+    """Return the number of adapters with a scale other than 0 in a block of the UNet, at any step."""
+    scaled = zip(cell.scales, cell.schedules, strict=True)
+    return sum(
+        any(value and in_unet(path) for path, value in scale.values.items())
+        and any(span.factor for span in schedule.spans)
+        for scale, schedule in scaled
+    )
+
+
+def _check_fusion(fusion: Fusion, cells: Sequence[GridCell]) -> None:
+    """Warn of a fusion that has nothing to do; `BwlabError` if it does not take so many adapters."""
+    most = max(map(acting_in, cells))
+    fusion.type.check_count(most)
+    if fusion.type.name != SUM and most < 2:
+        warn(f"--fusion {fusion.type.name} changes nothing: it needs two adapters with a scale other than 0")
 
 
 def _warn_of_prompts(job: GenerateJob, pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs) -> None:
@@ -140,6 +165,7 @@ def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, sch
         ),
         weighting=job.weighting,
         clip_skip=job.clip_skip,
+        fusion=manager.fusion(job.fusion),
     )
 
 
@@ -206,6 +232,7 @@ def _one_pass(
         embeddings=inputs.embeddings,
         weighting=inputs.weighting,
         clip_skip=inputs.clip_skip,
+        fusion=inputs.fusion,
         on_step=on_step,
     )
 
@@ -226,6 +253,7 @@ class _RecipeTemplate:
     embeddings: tuple[RecipeEmbedding, ...]
     init_image: RecipeInitImage | None
     controlnet: RecipeControlNet | None
+    fusion: Fusion
 
     def of(self, cell: GridCell, image: Image.Image) -> GenerationRecipe:
         """Return the recipe of a cell's image."""
@@ -250,14 +278,22 @@ class _RecipeTemplate:
             controlnet=self.controlnet,
             weighting=self.job.weighting or "",
             clip_skip=self.job.clip_skip,
+            fusion=self._fusion(cell),
         )
+
+    def _fusion(self, cell: GridCell) -> RecipeFusion | None:
+        if self.fusion.type.name == SUM or acting_in(cell) < 2:
+            return None
+        return RecipeFusion(self.fusion.type.name, self.fusion.options)
 
 
 def _recipe_template(job: GenerateJob, pipe: Pipeline, inputs: SharedInputs) -> _RecipeTemplate:
     embeddings = tuple(
         RecipeEmbedding(embedding.word, file_hash(Path(embedding.source))) for embedding in inputs.embeddings
     )
-    return _RecipeTemplate(job, weights_hash(pipe), embeddings, _recipe_init_image(job), _recipe_controlnet(job))
+    return _RecipeTemplate(
+        job, weights_hash(pipe), embeddings, _recipe_init_image(job), _recipe_controlnet(job), inputs.fusion
+    )
 
 
 def _recipe_init_image(job: GenerateJob) -> RecipeInitImage | None:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bwlab.adapters.attach import ScaledAdapter
+from bwlab.adapters.attach import ScaledAdapter, acting_layers
 from bwlab.base.conditioning import layers_skipped
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
+from bwlab.fusion.builtin import PLAIN_SUM
+from bwlab.fusion.hooks import samples_by_adapter
+from bwlab.fusion.types import Fusion
 from bwlab.generation.attach import attach_scaled
 from bwlab.generation.chunks import chunk_count
 from bwlab.generation.controlnet import ControlNetInput
@@ -52,6 +55,7 @@ def generate(
     weighting: str | None = None,
     clip_skip: int = 1,
     batch_size: int = 8,
+    fusion: Fusion = PLAIN_SUM,
     on_step: OnProgress | None = None,
 ) -> list[Image.Image]:
     """Return one image for each prompt, with the seed at the same index.
@@ -71,6 +75,7 @@ def generate(
         weighting: `"compel"` or `"a1111"` to read weights in prompts; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
         batch_size: number of images that are sampled at once.
+        fusion: how several adapters act together on the UNet.
         on_step: called with (finished sampling steps, all sampling steps).
 
     Raises:
@@ -86,11 +91,12 @@ def generate(
     if init_image is not None:
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
-    sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip)
+    sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion)
     steps_done = steps if init_image is None else init_image.steps(steps)
     images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
-        batches = _batches(pipeline, prompts, negative if cfg > 1 else "", weighting, batch_size)
+        counts = _chunk_counts(pipeline, prompts, negative if cfg > 1 else "", weighting)
+        batches = _batches(list(zip(counts, sampling.adapters_by_row(len(prompts)), strict=True)), batch_size)
         for index, rows in enumerate(batches):
             report = _reporter(on_step, index * steps_done, len(batches) * steps_done)
             sampled = _sample_batch(sampling, rows, prompts, seeds, report)
@@ -99,14 +105,23 @@ def generate(
     return ordered if init_image is None else [init_image.kept(image) for image in ordered]
 
 
-def _batches(
-    pipe: Any, prompts: Sequence[str], negative: str, weighting: str | None, batch_size: int
-) -> list[list[int]]:
-    """Return the indices of the prompts of each batch; a batch has prompts of one number of chunks."""
+def _chunk_counts(pipe: Any, prompts: Sequence[str], negative: str, weighting: str | None) -> list[int]:
+    """Return the number of chunks of each prompt and the negative prompt."""
     counts = {prompt: _chunk_count(pipe, [prompt, negative], weighting) for prompt in dict.fromkeys(prompts)}
+    return [counts[prompt] for prompt in prompts]
+
+
+def _batches(kinds: Sequence[tuple[int, tuple[int, ...]]], batch_size: int) -> list[list[int]]:
+    """Return the indices of the prompts of each batch; all prompts of a batch are of one kind.
+
+    Args:
+        kinds: for each prompt, its number of chunks and, where they must not be mixed, the adapters that act on it.
+        batch_size: number of prompts in a batch.
+
+    """
     batches: list[list[int]] = []
-    for count in sorted(set(counts.values())):
-        rows = [index for index, prompt in enumerate(prompts) if counts[prompt] == count]
+    for kind in sorted(set(kinds)):
+        rows = [index for index, own in enumerate(kinds) if own == kind]
         batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     return batches
 
@@ -128,6 +143,7 @@ class _Sampling:
     controlnet: ControlNetInput | None
     weighting: str | None
     clip_skip: int
+    fusion: Fusion
 
     def image_arguments(self, count: int) -> dict[str, object]:
         """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
@@ -157,6 +173,13 @@ class _Sampling:
             for scaled in self.adapters
         ]
 
+    def adapters_by_row(self, total: int) -> list[tuple[int, ...]]:
+        """Return for each sample the adapters that act on it, if a batch must have the same adapters; else nothing."""
+        if self.fusion.mixes_samples():
+            return [()] * total
+        acts = samples_by_adapter(acting_layers(self.adapters_of(range(total), total, copies=1)))
+        return [tuple(number for number, samples in acts.items() if samples.expand(total)[row]) for row in range(total)]
+
 
 # Text embeddings that replace prompts in a pipeline, by name of the argument.
 Contexts = dict[str, Tensor | None]
@@ -184,7 +207,8 @@ def _sample_batch(
             sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
         )
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
-    with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)):
+    adapters = sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)
+    with attach_scaled(sampling.pipeline, adapters, sampling.fusion):
         result = sampling.pipeline(
             **contexts,
             **sampling.image_arguments(len(rows)),

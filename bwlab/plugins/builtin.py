@@ -1,4 +1,4 @@
-"""Register the built-in block schemes, formats, optimisers and taggers; light to import."""
+"""Register the built-in block schemes, formats, fusions, optimisers and taggers; light to import."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from bwlab.blocks.families import find_sd, find_sdxl
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.formats.dialects import READERS, WRITERS
 from bwlab.formats.types import FormatType
+from bwlab.fusion.builtin import FUSIONS
+from bwlab.fusion.types import FusionType
 from bwlab.optimizers.builtin import OPTIMIZERS
 from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins.hookspecs import hookimpl
@@ -30,6 +32,12 @@ def bwlab_register_block_schemes() -> list[SchemeFinder]:
 def bwlab_register_formats() -> list[FormatType]:
     """Return the built-in readers and writers."""
     return [*READERS, *WRITERS]
+
+
+@hookimpl
+def bwlab_register_fusions() -> list[FusionType]:
+    """Return `sum`, `switch`, `composite`, `k-lora`, `est-lora`, `kl`, `ties`, `dare` and `b-lora`."""
+    return list(FUSIONS)
 
 
 @hookimpl

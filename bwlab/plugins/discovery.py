@@ -13,6 +13,7 @@ from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, nearest
 from bwlab.formats.types import FormatReader, FormatWriter
+from bwlab.fusion.types import FusionType
 from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins import hookspecs
 from bwlab.tagging.tagger import Tagger
@@ -26,11 +27,12 @@ RETURNS: dict[str, tuple[type[Registration], ...]] = {
     "bwlab_register_adapters": (AdapterType,),
     "bwlab_register_block_schemes": (SchemeFinder,),
     "bwlab_register_formats": (FormatReader, FormatWriter),
+    "bwlab_register_fusions": (FusionType,),
     "bwlab_register_optimizers": (OptimizerType,),
     "bwlab_register_taggers": (Tagger,),
 }
 
-Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter | OptimizerType | Tagger
+Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter | FusionType | OptimizerType | Tagger
 
 
 @dataclass(eq=False)
@@ -43,7 +45,7 @@ class Candidate:
         version: version of that package; empty if unknown.
         load: function that imports the plugin.
         plugin: the imported module; None before the import.
-        registrations: the adapter types, block schemes, formats, optimisers and taggers that it registers.
+        registrations: the adapter types, block schemes, formats, fusions, optimisers and taggers that it registers.
         error: the reason why it was left out, one line; empty if there is none.
         cause: the exception behind `error`.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bwlab.adapters.types import AdapterType
     from bwlab.blocks.scheme import SchemeFinder
     from bwlab.formats.types import FormatType
+    from bwlab.fusion.types import FusionType
     from bwlab.optimizers.types import OptimizerType
     from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord, StepRecord
     from bwlab.tagging.tagger import Tagger
@@ -52,6 +53,11 @@ def bwlab_register_block_schemes() -> list[SchemeFinder]:  # type: ignore[empty-
 @hookspec
 def bwlab_register_formats() -> list[FormatType]:  # type: ignore[empty-body]
     """Return readers and writers of adapter files."""
+
+
+@hookspec
+def bwlab_register_fusions() -> list[FusionType]:  # type: ignore[empty-body]
+    """Return fusion methods (how several adapters act together); each is then a value of `bwlab generate --fusion`."""
 
 
 @hookspec

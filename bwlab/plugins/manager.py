@@ -7,7 +7,7 @@ left out completely and recorded with the reason; all other plugins load.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -17,6 +17,7 @@ from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
+from bwlab.fusion.types import Fusion, FusionType, split_fusion
 from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins.discovery import OURS, Candidate, Registration, installed_candidates, load_all, reason
 from bwlab.tagging.tagger import Tagger
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from bwlab.formats.modules import ModuleWeights
 
 State = Literal["loaded", "failed", "disabled"]
-Registered = TypeVar("Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, OptimizerType, Tagger)
+Registered = TypeVar(
+    "Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, FusionType, OptimizerType, Tagger
+)
 
 CALLED = {
     AdapterType: "adapter type",
     SchemeFinder: "block scheme",
     FormatReader: "reader of the format",
     FormatWriter: "writer of the format",
+    FusionType: "fusion method",
     OptimizerType: "optimiser",
     Tagger: "tagger",
 }
@@ -47,7 +51,7 @@ class PluginRecord:
         version: version of that package; empty if unknown.
         state: whether it was loaded; only loaded plugins are ever called.
         hooks: names of the hooks that it implements.
-        registrations: the adapter types, block schemes, formats, optimisers and taggers that it registers.
+        registrations: the adapter types, block schemes, formats, fusions, optimisers and taggers that it registers.
         error: the reason why it failed, one line; otherwise empty.
         cause: the exception behind `error`, for its traceback.
 
@@ -158,11 +162,21 @@ class PluginManager:
 
     def optimizer(self, name: str) -> OptimizerType:
         """Return the optimiser of this name; if there is none, raise `BwlabError` with the nearest name and all."""
-        known = self.optimizers()
-        if name not in known:
-            error = self._unknown(f"optimiser {name!r}", "optimisers", known)
-            raise BwlabError(error.asked, error.found, did_you_mean(name, known) + error.fix)
-        return known[name]
+        return self._nearest("optimiser", name, self.optimizers())
+
+    def fusions(self) -> dict[str, FusionType]:
+        """Return the fusion methods by name."""
+        return self._unique(FusionType)
+
+    def fusion(self, text: str) -> Fusion:
+        """Return the fusion that `NAME` or `NAME:key=value,key=value` names, with the defaults of its other options.
+
+        Raises:
+            BwlabError: there is no such fusion method (with the nearest name and all), or an option is wrong.
+
+        """
+        name, options = split_fusion(text)
+        return self._nearest("fusion method", name, self.fusions()).with_options(options)
 
     def tagger(self, name: str) -> Tagger:
         """Return the tagger of this name; if there is none, raise `BwlabError` with the known names."""
@@ -187,6 +201,13 @@ class PluginManager:
             for given in record.registrations:
                 if isinstance(given, kind):
                     yield record, given
+
+    def _nearest(self, kind: str, name: str, known: Mapping[str, Registered]) -> Registered:
+        """Return the entry of this name; if there is none, raise `BwlabError` with the nearest name and all names."""
+        if name not in known:
+            error = self._unknown(f"{kind} {name!r}", f"{kind}s", known)
+            raise BwlabError(error.asked, error.found, did_you_mean(name, known) + error.fix)
+        return known[name]
 
     def _unknown(self, asked: str, kind: str, known: Collection[str]) -> BwlabError:
         failed = f" (not loaded: {', '.join(record.name for record in self.failed)})" if self.failed else ""

@@ -1,4 +1,4 @@
-"""The test kit for authors of adapter types.
+"""The test kit for authors of adapter types and fusion methods.
 
 In a plugin's test suite:
 
@@ -8,19 +8,32 @@ In a plugin's test suite:
     class TestMyType(AdapterContract):
         adapter_type = MY_TYPE
 
-`bwlab plugins check NAME` runs the same clauses through `run_contract`.
+A fusion method is tested by `FusionContract` and its `fusion_type` in the same way. `bwlab plugins check NAME` runs the
+same clauses through `run_contract` and `run_fusion_contract`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, TypeVar
 
 from bwlab.adapters.layer import kind_of
 from bwlab.adapters.types import AdapterType
-from bwlab.testing import clauses
+from bwlab.fusion.types import FusionType
+from bwlab.testing import clauses, fusions
 from bwlab.testing.bench import SHAPES, Bench, ContractBroken, bench_for
 
-__all__ = ["AdapterContract", "ContractBroken", "run_contract", "skipped_shapes"]
+__all__ = [
+    "AdapterContract",
+    "ContractBroken",
+    "FusionContract",
+    "run_contract",
+    "run_fusion_contract",
+    "skipped_shapes",
+]
+
+AnyBench = TypeVar("AnyBench")
 
 
 class AdapterContract:
@@ -85,13 +98,65 @@ class AdapterContract:
         clauses.half_precision_works(self.bench())
 
 
+class FusionContract:
+    """One test for each clause of the contract of fusion methods; a subclass gives `fusion_type`."""
+
+    fusion_type: ClassVar[FusionType]
+
+    def bench(self) -> fusions.FusionBench:
+        """Return a small model and adapters for this method."""
+        return fusions.FusionBench(self.fusion_type)
+
+    def test_one_adapter_alone_is_unchanged(self) -> None:
+        """With one adapter, every bit is that of the adapter without a fusion."""
+        fusions.one_adapter_alone_is_unchanged(self.bench())
+
+    def test_scale_0_is_absent(self) -> None:
+        """An adapter with scale 0 changes no bit."""
+        fusions.scale_0_is_absent(self.bench())
+
+    def test_order_does_not_matter_unless_said(self) -> None:
+        """The order of the adapters changes nothing, unless the method is `ordered`."""
+        fusions.order_does_not_matter_unless_said(self.bench())
+
+    def test_adapters_act(self) -> None:
+        """Several adapters change the outputs, and their scales count."""
+        fusions.adapters_act(self.bench())
+
+    def test_samples_are_fused_apart(self) -> None:
+        """A scale per sample acts on that sample alone."""
+        fusions.samples_are_fused_apart(self.bench())
+
+    def test_evaluations_are_those_stated(self) -> None:
+        """The UNet is evaluated at each step as often as `evaluations` says."""
+        fusions.evaluations_are_those_stated(self.bench())
+
+    def test_the_model_is_restored(self) -> None:
+        """Modules, bits and hooks after use are the same as before."""
+        fusions.the_model_is_restored(self.bench())
+
+    def test_wrong_options_and_counts_are_refused(self) -> None:
+        """An unknown option and too many adapters raise `BwlabError`."""
+        fusions.wrong_options_and_counts_are_refused(self.bench())
+
+
 def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
     """Return the name of every clause with None if it holds, else with one line that says what is broken.
 
     A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error. The
     name of the clause on `delta()` lists the contract's layers that the type does not adapt, which were left out.
     """
-    return [(_label(clause, adapter_type), _broken(clause, adapter_type)) for clause in clauses.CLAUSES]
+    return [
+        (_label(clause, adapter_type), _broken(clause, partial(bench_for, adapter_type))) for clause in clauses.CLAUSES
+    ]
+
+
+def run_fusion_contract(fusion_type: FusionType) -> list[tuple[str, str | None]]:
+    """Return the name of every clause of the contract of fusion methods with None or what is broken."""
+    return [
+        (clause.__name__.replace("_", " "), _broken(clause, partial(fusions.FusionBench, fusion_type)))
+        for clause in fusions.FUSION_CLAUSES
+    ]
 
 
 def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
@@ -105,9 +170,9 @@ def _label(clause: clauses.Clause, adapter_type: AdapterType) -> str:
     return f"{name} ({', '.join(skipped)} left out: not adapted)" if skipped else name
 
 
-def _broken(clause: clauses.Clause, adapter_type: AdapterType) -> str | None:
+def _broken(clause: Callable[[AnyBench], None], bench: Callable[[], AnyBench]) -> str | None:
     try:
-        clause(bench_for(adapter_type))
+        clause(bench())
     # A foreign plugin may raise anything; a check that stopped at the first surprise would not help its author.
     except Exception as error:
         message = " ".join(str(error).split())

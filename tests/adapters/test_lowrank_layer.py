@@ -100,7 +100,7 @@ def test_only_the_shared_input_and_small_tensors_are_kept() -> None:
             sizes.append(tensor.numel())
         return tensor
 
-    handles = hook_layers([(base, [ScaledLayer(layer, 0.7), ScaledLayer(layer, -1.0)])])
+    handles = hook_layers({"layer": [ScaledLayer(layer, 0.7), ScaledLayer(layer, -1.0)]}, {"layer": base})
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = base(x)
     for handle in handles:

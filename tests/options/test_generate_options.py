@@ -97,6 +97,8 @@ def replaced(without: Done, with_option: Done) -> None:
 COMMON = "--prompt 'flat, fox' --steps 2 --device cpu"
 OWN_PROMPT = "--steps 2 --device cpu --prompt"
 FOX = "--adapter {fox}"
+TWO = "--adapter {fox}:0.3 --adapter {ink}:0.3"
+K_LORA = "--fusion k-lora"
 LED = "--controlnet emoji --control-image {image}"
 GENERATE = Table(
     "generate",
@@ -112,6 +114,20 @@ GENERATE = Table(
             new_image("adapters.0.schedule", "0-0.5:1"),
             also=FOX,
         ),
+        *(
+            Row(f"--fusion {name}", f"--fusion {given}", new_image("fusion.name", name), also=TWO)
+            for name, given in (
+                ("switch", "switch:steps=1"),
+                ("composite", "composite"),
+                ("k-lora", "k-lora"),
+                ("est-lora", "est-lora"),
+                ("kl", "kl"),
+                ("ties", "ties"),
+                ("dare", "dare"),
+            )
+        ),
+        Row("--fusion option", "--fusion k-lora:beta=9", new_image("fusion.options.beta", 9), also=TWO, instead=K_LORA),
+        Row("--fusion b-lora", "--fusion b-lora", refused("the base is not SDXL"), also=TWO),
         Row("--lora-dir", "--lora-dir {loras}", needed("--lora-dir"), common=f"{OWN_PROMPT} 'owl <lora:ink:1>'"),
         Row(
             "--embedding",

@@ -18,6 +18,7 @@ HEAD = """
     from bwlab.adapters.types import AdapterType
     from bwlab.blocks.scheme import SchemeFinder
     from bwlab.formats.types import FormatReader, FormatWriter
+    from bwlab.fusion.types import FusionType
     from bwlab.tagging.tagger import Tagger
     from bwlab_analysis.measures import BlockMetric, ConflictMeasure, FidelityScorer, Measured
 
@@ -32,6 +33,7 @@ ENTRIES = {
     "bwlab_register_adapters": ("lora", ADAPTER, "adapter type 'lora'"),
     "bwlab_register_block_schemes": ("sd", 'SchemeFinder("{name}", "x", lambda config: None)', "block scheme 'sd'"),
     "bwlab_register_formats": ("kohya", 'FormatWriter("{name}", "x", boom, boom)', "writer of the format 'kohya'"),
+    "bwlab_register_fusions": ("switch", 'FusionType("{name}", "x", boom)', "fusion method 'switch'"),
     "bwlab_register_taggers": ("clip", 'Tagger("{name}", "x", boom)', "tagger 'clip'"),
     "bwlab_register_block_metrics": (
         "top1_share",
@@ -82,6 +84,7 @@ def test_a_built_in_name_stays_built_in(packages: FakePackages, run: Run, tmp_pa
     commands: dict[str, list[object]] = {
         "bwlab_register_adapters": ["plugins", "check", "lora"],
         "bwlab_register_formats": ["convert", file, out],
+        "bwlab_register_fusions": ["plugins", "check", "switch"],
         "bwlab_register_block_metrics": ["analyze", "norms", file, "--json"],
         "bwlab_register_conflict_measures": ["analyze", "conflict", file, file, "--json"],
     }

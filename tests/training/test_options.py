@@ -137,7 +137,7 @@ def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     image = torch.randn(2, 5, 11, 13, generator=generator)
     plain = model(image)
     outputs, gradients = [], []
-    handles = hook_layers([(convolution, [ScaledLayer(layer, 1.0)])])
+    handles = hook_layers({"conv": [ScaledLayer(layer, 1.0)]}, {"conv": convolution})
     for run_model in (model, compiled.compiled_unet(model)):
         outputs.append(run_model(image))
         outputs[-1].square().sum().backward()

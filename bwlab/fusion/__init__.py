@@ -1,0 +1,1 @@
+"""Fusion methods: how several adapters act together, per layer, step and sample."""
