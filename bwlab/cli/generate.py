@@ -35,6 +35,13 @@ XY_HELP = (
 )
 
 
+def fusion_names() -> list[str]:
+    """Return the names of all fusion methods, for completion in a shell."""
+    from bwlab.plugins.manager import build_manager
+
+    return sorted(build_manager().fusions())
+
+
 def command(
     prompt: Annotated[list[str], typer.Option(help="Prompt (repeatable).", metavar="TEXT")],
     base: Annotated[
@@ -43,7 +50,9 @@ def command(
     adapter: Annotated[list[str] | None, typer.Option(help=ADAPTER_HELP, metavar="FILE[:SPEC]")] = None,
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,
     schedule: Annotated[list[str] | None, typer.Option(help=SCHEDULE_HELP, metavar="SPANS")] = None,
-    fusion: Annotated[str, typer.Option(help=FUSION_HELP, metavar="NAME[:KEY=VALUE,...]")] = SUM,
+    fusion: Annotated[
+        str, typer.Option(help=FUSION_HELP, metavar="NAME[:KEY=VALUE,...]", autocompletion=fusion_names)
+    ] = SUM,
     lora_dir: Annotated[
         Path | None, typer.Option(help="Folder of the adapters that prompts name as <lora:name:0.8>.", metavar="DIR")
     ] = None,

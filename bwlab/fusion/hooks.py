@@ -106,7 +106,7 @@ def samples_by_adapter(layers: ActingLayers) -> dict[int, Tensor]:
     """Return the samples on whose UNet each adapter acts: a boolean for all samples, or one per sample `(batch,)`."""
     acts: dict[int, Tensor] = {}
     for scaled in (scaled for path, own in layers.items() if in_unet(path) for scaled in own):
-        samples = torch.as_tensor(scaled.scale) != 0
+        samples = torch.as_tensor(scaled.scale).cpu() != 0
         acts[scaled.adapter] = acts[scaled.adapter] | samples if scaled.adapter in acts else samples
     return acts
 

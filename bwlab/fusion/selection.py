@@ -44,7 +44,7 @@ class Contest:
 
 
 def _where(scaled: ScaledLayer, acts: Tensor) -> ScaledLayer:
-    return ScaledLayer(scaled.layer, acts * torch.as_tensor(scaled.scale), scaled.adapter)
+    return ScaledLayer(scaled.layer, acts * torch.as_tensor(scaled.scale).cpu(), scaled.adapter)
 
 
 class TimedSelection(FusionMethod):
@@ -170,7 +170,7 @@ def _ratio_of_scales(first: LayerScale, second: LayerScale) -> LayerScale:
     """Return `|first| / |second|`; infinity where only the second is 0, and 1 where both are."""
     if not isinstance(first, Tensor) and not isinstance(second, Tensor):
         return abs(first / second)
-    one, other = torch.as_tensor(first).abs(), torch.as_tensor(second).abs()
+    one, other = (torch.as_tensor(scale).detach().cpu().abs() for scale in (first, second))
     ratio: Tensor = torch.where(one == other, torch.ones(()), one / other)
     return ratio
 

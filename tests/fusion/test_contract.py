@@ -13,6 +13,7 @@ from torch import Tensor
 from bwlab.adapters.attach import ActingLayers, ScaledLayer
 from bwlab.adapters.layer import AdaptedLayer
 from bwlab.cli.app import main
+from bwlab.cli.generate import FUSION_HELP, fusion_names
 from bwlab.fusion.builtin import FUSIONS
 from bwlab.fusion.method import FusionMethod, FusionPlan, same_at_every_step
 from bwlab.fusion.types import FusionType
@@ -98,3 +99,9 @@ def test_the_command_checks_fusion_methods(capsys: pytest.CaptureFixture[str]) -
     assert "ok      one adapter alone is unchanged\n" in shown.out
     assert shown.out.endswith(f"k-lora: {len(FUSION_CLAUSES)} of {len(FUSION_CLAUSES)} checks hold\n")
     assert "Known fusion methods: b-lora, composite, dare, est-lora, k-lora, kl, sum, switch, ties. " in shown.err
+
+
+def test_help_and_completion_name_every_method() -> None:
+    names = [fusion_type.name for fusion_type in FUSIONS]
+    assert f": {', '.join(names)}, or one of a plugin" in FUSION_HELP
+    assert fusion_names() == sorted(names)
