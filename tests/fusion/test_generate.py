@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import bwlab
 from bwlab.adapters.adapter import Adapter
@@ -118,6 +119,36 @@ def test_three_adapters_are_too_many_for_k_lora(
     assert "--fusion k-lora: 3 adapters act, and it takes 2. Give fewer adapters" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert call(*arguments[:-1], f"--adapter={adapter_files[0]}:0", "--fusion", "k-lora") == 0
+
+
+def test_cells_of_a_sheet_in_which_an_adapter_is_off(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The cell with scale 0 of the first adapter is an image of the second one alone."""
+    arguments = (*common(tiny_pipeline, tmp_path), "--prompt", "fox")
+    second = f"--adapter={adapter_files[1]}"
+    sheet = ("--fusion", "switch:steps=1", "--xy", "scale1: 0, 0.5", "")
+    assert call(*arguments, f"--adapter={adapter_files[0]}", second, *sheet) == 0
+    assert call(*arguments, second) == 0
+    off, on, alone = (tmp_path / f"{number:04}-seed0.png" for number in range(3))
+    assert np.abs(pixels(off).astype(int) - pixels(alone)).max() <= 2  # the size of a batch shows in the last bits
+    assert (pixels(on) != pixels(off)).any()
+    assert [read_recipe(file).fusion is None for file in (off, on)] == [True, False]
+
+
+def test_image_to_image_begins_late_in_the_turns(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """At half strength, the second half of the steps is done, in which the second adapter acts alone."""
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    out = tmp_path / "out"
+    arguments = (*common(tiny_pipeline, out), "--prompt", "fox", "--image", tmp_path / "red.png", "--strength", "0.5")
+    second = f"--adapter={adapter_files[1]}"
+    turns = ("--fusion", "switch:steps=2", "--steps", "4")
+    assert call(*arguments, f"--adapter={adapter_files[0]}", second, *turns) == 0
+    assert call(*arguments, second, "--steps", "4") == 0
+    switched, alone = (pixels(out / f"{number:04}-seed0.png") for number in range(2))
+    assert (switched == alone).all()
 
 
 def test_composite_is_the_mean_of_the_guided_predictions(
