@@ -19,9 +19,10 @@ class FeatureSelection(FusionMethod):
     """In each layer and sample, only the adapter acts that moves the features furthest from those of the base.
 
     Source: Cao et al., Dynamic Training-Free Fusion of Subject and Style LoRAs (arXiv 2602.15539), feature-level
-    selection: the adapter with the larger KL divergence between the base layer's features and its own acts. The paper
-    does not say how features become probabilities; here they are a softmax over the channels, and the divergence is
-    averaged over the positions. Its correction of the latents by CLIP and DINO is left out.
+    selection: the adapter with the larger KL divergence between the base layer's features and its own acts. By
+    summaries of the paper (its text was not at hand) it leaves open how features become probabilities; here they are a
+    softmax over the channels, and the divergence is averaged over the positions. Its correction of the latents by CLIP
+    and DINO is left out.
     """
 
     mixes_samples: ClassVar[bool] = True

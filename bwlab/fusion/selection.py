@@ -93,10 +93,10 @@ class TimedSelection(FusionMethod):
 class KLora(TimedSelection):
     """K-LoRA: the adapter whose K largest numbers add up to more acts.
 
-    Source: Ouyang et al., K-LoRA (arXiv 2502.18461): the content acts if
+    Source: Ouyang et al., K-LoRA (arXiv 2502.18461), by the code at github.com/HVision-NKU/K-LoRA: the content acts if
     `sum(top K of |delta_c|) / gamma > S * sum(top K of |delta_s|)`, with K the product of the ranks,
-    `S = alpha * step / steps + beta`, and gamma the ratio of the sums of all `|delta_c|` and `|delta_s|`, which the
-    authors' code averages over the layers.
+    `S = alpha * step / steps + beta`, and gamma the ratio of the sums of all `|delta_c|` and `|delta_s|`, averaged over
+    the layers.
 
     Attributes:
         alpha: growth of S over the sampling.

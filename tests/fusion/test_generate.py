@@ -142,7 +142,15 @@ def test_image_to_image_begins_late_in_the_turns(
     """At half strength, the second half of the steps is done, in which the second adapter acts alone."""
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     out = tmp_path / "out"
-    arguments = (*common(tiny_pipeline, out), "--prompt", "fox", "--image", tmp_path / "red.png", "--strength", "0.5")
+    arguments = (
+        *common(tiny_pipeline, out),
+        "--prompt",
+        "fox",
+        "--image",
+        str(tmp_path / "red.png"),
+        "--strength",
+        "0.5",
+    )
     second = f"--adapter={adapter_files[1]}"
     turns = ("--fusion", "switch:steps=2", "--steps", "4")
     assert call(*arguments, f"--adapter={adapter_files[0]}", second, *turns) == 0
