@@ -163,8 +163,9 @@ def margins(cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         cosines: of images' embeddings to the identities' mean embeddings, `(images, identities)`.
 
     """
-    spread: npt.NDArray[np.float64] = cosines.std(axis=1, ddof=1, keepdims=True)
-    return (cosines - cosines.mean(axis=1, keepdims=True)) / spread
+    around = cosines - cosines.mean(axis=1, keepdims=True)
+    found: npt.NDArray[np.float64] = around / cosines.std(axis=1, ddof=1, keepdims=True)
+    return found
 
 
 def _parsed(folder: Path, manifest: Mapping[str, Any]) -> Benchmark:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.resources
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.errors import BwlabError
 from bwlab_emoji.benchmark_art import STYLE_IDENTITIES, benchmark_styles, small_png, write_benchmark
 from bwlab_emoji.icon_sets import ICON_SETS
-from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
+from bwlab_emoji.world import ANIMALS_AND_PLANTS, FOOD_AND_DRINK, HELD_OUT, caption, training_names, world_names
 
 LIMIT = 2_500_000
 
@@ -28,7 +29,7 @@ def test_every_held_out_identity_is_there_in_every_style_but_one(benchmark: Benc
     assert len(benchmark.identities) == 42
     assert len(benchmark.style_names()) == 13
     counts = {style: len(benchmark.identities_in(style)) for style in benchmark.style_names()}
-    assert counts.pop("outline") == 29
+    assert counts.pop("pen") == 29
     assert set(counts.values()) == {42}
     for identity, style in benchmark.images:
         assert benchmark.caption(identity, style) == caption(style, identity)
@@ -53,13 +54,26 @@ def test_style_data_holds_no_held_out_identity(benchmark: Benchmark) -> None:
     names = world_names([*benchmark.identities, *benchmark.style_identities])
     assert set(benchmark.style_identities) <= set(training_names(names))
     assert len(benchmark.style_identities) == 24
-    held_out = ("ink", "monotone", "outline", "blueprint", "duotone", "chalk", "hatching")
+    held_out = ("ink", "monotone", "pen", "map", "dusk", "crayon", "pencil")
     assert benchmark.style_names("held-out") == held_out
     assert benchmark.style_names("unscored") == ("emojione",)
     for style in (*held_out, "emojione"):
         learned = {identity for identity, _ in benchmark.style_pairs(style)}
-        assert len(learned) == (23 if style == "outline" else 24)
+        assert len(learned) == (23 if style == "pen" else 24)
         assert learned.isdisjoint(HELD_OUT)
+
+
+def test_style_words_are_single_tokens_that_the_base_never_saw(benchmark: Benchmark) -> None:
+    """Words in several tokens move all that follow them, which the base never saw either."""
+    from transformers import CLIPTokenizer
+
+    folder = Path(str(importlib.resources.files("bwlab"))) / "data" / "emoji_base" / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    words = {word for name in training_names([*ANIMALS_AND_PLANTS, *FOOD_AND_DRINK]) for word in name.split("-")}
+    assert "fish" in words
+    for style in benchmark.style_names("held-out"):
+        assert tokenizer.tokenize(style) == [f"{style}</w>"]
+        assert style not in words
 
 
 def test_identity_data_holds_no_held_out_style(benchmark: Benchmark) -> None:
@@ -130,9 +144,7 @@ def fake_packages(folder: Path) -> None:
     styles = {style.icons: style for style in benchmark_styles() if style.made is None}
     for index, (icons, style) in enumerate(styles.items()):
         body = f'<rect x="2" y="2" width="12" height="12" fill="#{index:x}{index:x}2244"/>'
-        of_style = [
-            name for name in (*HELD_OUT, *STYLE_IDENTITIES) if icons.style != "outline" or style.names.get(name)
-        ]
+        of_style = [name for name in (*HELD_OUT, *STYLE_IDENTITIES) if icons.style != "pen" or style.names.get(name)]
         drawn = {style.names.get(name, name): {"body": body} for name in of_style}
         drawn[style.names.get("fox", "fox")] = {"body": '<circle cx="8" cy="8" r="6" fill="#d51"/>'}
         path = folder / "node_modules" / "@iconify-json" / icons.name / "icons.json"
@@ -143,10 +155,8 @@ def fake_packages(folder: Path) -> None:
 def test_the_benchmark_is_made_from_icon_packages(benchmark: Benchmark, tmp_path: Path) -> None:
     fake_packages(tmp_path / "art")
     made = load_benchmark(write_benchmark(tmp_path / "art", tmp_path / "out").parent)
-    assert {pair for pair in made.images if pair[1] != "outline"} == {
-        pair for pair in benchmark.images if pair[1] != "outline"
-    }
-    assert {name for name, style in made.images if style == "outline"} == set(benchmark_styles()[7].names)
+    assert {pair for pair in made.images if pair[1] != "pen"} == {pair for pair in benchmark.images if pair[1] != "pen"}
+    assert {name for name, style in made.images if style == "pen"} == set(benchmark_styles()[7].names)
     assert made.styles == benchmark.styles
     assert made.image("fox", "noto").getpixel((32, 32)) == (0xDD, 0x55, 0x11)
     assert made.image("owl", "blob").getpixel((32, 32)) == (0x11, 0x22, 0x44)

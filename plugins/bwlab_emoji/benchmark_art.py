@@ -36,9 +36,9 @@ UNSCORED = "unscored"
 """The role of a style that no model was trained on and that cannot be scored: with it alone, the base's images do not
 become more like it (docs/benchmark.md, "The gate")."""
 
-OUTLINE = IconSet("streamline-emojis", "1.2.4", "outline", "CC-BY-4.0", "held-out")
-"""Drawings with dark outlines by other artists; they have 29 of the held-out identities and 23 of the style's."""
-OUTLINE_NAMES = {
+PEN = IconSet("streamline-emojis", "1.2.4", "pen", "CC-BY-4.0", "held-out")
+"""Drawings in dark pen outlines by other artists; 29 of the held-out identities and 23 of the style's are among them."""
+PEN_NAMES = {
     **{name: f"{name}-face" for name in ("panda", "frog", "bear", "wolf", "hamster", "lion", "unicorn")},
     **{
         name: f"{name}-1" for name in ("strawberry", "penguin", "cactus", "hamburger", "pizza", "doughnut", "sunflower")
@@ -87,7 +87,7 @@ def benchmark_styles() -> tuple[StyleArt, ...]:
         for made in MADE_STYLES
     ]
     unscored = StyleArt(_entry(sets["emojione"], role=UNSCORED), sets["emojione"])
-    return (*known, *drawn, StyleArt(_entry(OUTLINE), OUTLINE, OUTLINE_NAMES), *made, unscored)
+    return (*known, *drawn, StyleArt(_entry(PEN), PEN, PEN_NAMES), *made, unscored)
 
 
 def _entry(icons: IconSet, style: str | None = None, role: str | None = None, made_from: str = "") -> BenchmarkStyle:

@@ -37,26 +37,26 @@ def test_the_ground_stays_white_and_the_drawing_does_not(made: MadeStyle, tmp_pa
     assert (image != 255).any(-1).mean() > 0.1
 
 
-def test_duotone_has_four_colours_from_dark_to_light(tmp_path: Path) -> None:
-    image = drawn(BY_NAME["duotone"], tmp_path)
+def test_dusk_has_four_colours_from_dark_to_light(tmp_path: Path) -> None:
+    image = drawn(BY_NAME["dusk"], tmp_path)
     assert image[32, 32].tolist() == [41, 26, 97]  # the dark square
     assert image[16, 32].tolist() == [255, 184, 115]  # the light one
 
 
-def test_blueprint_has_light_lines_on_blue(tmp_path: Path) -> None:
-    image = drawn(BY_NAME["blueprint"], tmp_path)
+def test_map_has_light_lines_on_blue(tmp_path: Path) -> None:
+    image = drawn(BY_NAME["map"], tmp_path)
     blue = image[13, 13]
     assert blue[2] - blue[0] > 80
     assert image[25, 32].min() > 180  # where dark and light meet
 
 
-def test_hatching_draws_dark_parts_denser(tmp_path: Path) -> None:
-    image = drawn(BY_NAME["hatching"], tmp_path).mean(-1)
+def test_pencil_draws_dark_parts_denser(tmp_path: Path) -> None:
+    image = drawn(BY_NAME["pencil"], tmp_path).mean(-1)
     assert image[28:36, 28:36].mean() + 30 < image[14:20, 14:20].mean()
 
 
-def test_chalk_has_white_lines_on_a_dark_board(tmp_path: Path) -> None:
-    image = drawn(BY_NAME["chalk"], tmp_path).mean(-1)
+def test_crayon_has_white_lines_on_a_dark_board(tmp_path: Path) -> None:
+    image = drawn(BY_NAME["crayon"], tmp_path).mean(-1)
     assert image[29:35, 29:35].max() < 110
     assert image[24:27, 29:35].max() > 180
 
