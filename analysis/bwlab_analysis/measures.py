@@ -39,6 +39,15 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A number with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Measured:
     """A measured number with the value of random adapters to compare it with.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bwlab.base.latents import encode_images
 from bwlab.dataset.config import DataConfig
-from bwlab.dataset.examples import Subset
+from bwlab.dataset.examples import Example, Subset
 from bwlab.dataset.folders import MissingCaption, images_of, read_example
 from bwlab.errors import BwlabError
 from bwlab.images import UnreadableImage, read_image_tensor
@@ -52,14 +52,25 @@ def encode_folder(pipe: Pipeline, folder: Path, most: int, option: str = "--data
         BwlabError: there is no such folder or no image in it, or an image is damaged or has no caption.
 
     """
-    subset = Subset(DataConfig(folder=str(folder)), f"{option} {folder}")
     side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+    examples = _examples(folder, most, option)
     try:
-        examples = [read_example(path, subset) for path in images_of(subset)[:most]]
         images = torch.stack([read_image_tensor(example.path, side) for example in examples])
-    # The advice of these errors names settings of a training, which do not exist here.
-    except MissingCaption as error:
-        raise BwlabError(error.asked, error.found, "Write the caption") from error
+    # The advice of this error names settings of a training, which do not exist here.
     except UnreadableImage as error:
         raise BwlabError(error.asked, error.found, "Repair or remove it") from error
     return EncodedFolder(folder, encode_images(pipe.vae, images).mean, tuple(example.caption for example in examples))
+
+
+def folder_captions(folder: Path, most: int, option: str = "--data") -> tuple[str, ...]:
+    """Return the captions of the first images of a folder; see `encode_folder`."""
+    return tuple(example.caption for example in _examples(folder, most, option))
+
+
+def _examples(folder: Path, most: int, option: str) -> list[Example]:
+    subset = Subset(DataConfig(folder=str(folder)), f"{option} {folder}")
+    try:
+        return [read_example(path, subset) for path in images_of(subset)[:most]]
+    # The advice of this error names settings of a training, which do not exist here.
+    except MissingCaption as error:
+        raise BwlabError(error.asked, error.found, "Write the caption") from error

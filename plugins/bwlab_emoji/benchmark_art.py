@@ -37,7 +37,7 @@ UNSCORED = "unscored"
 become more like it (docs/benchmark.md, "The gate")."""
 
 PEN = IconSet("streamline-emojis", "1.2.4", "pen", "CC-BY-4.0", "held-out")
-"""Drawings in dark pen outlines by other artists; 29 of the held-out identities and 23 of the style's are among them."""
+"""Drawings in dark pen outlines by other artists: 29 of the held-out identities, 23 of those to learn a style from."""
 PEN_NAMES = {
     **{name: f"{name}-face" for name in ("panda", "frog", "bear", "wolf", "hamster", "lion", "unicorn")},
     **{

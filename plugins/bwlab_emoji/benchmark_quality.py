@@ -261,11 +261,3 @@ def gate_table(gates: Sequence[StyleGate]) -> Table:
 def write_gates(gates: Sequence[StyleGate], file: Path) -> None:
     """Write the gates as JSON."""
     write_atomically(file, (json.dumps([asdict(gate) for gate in gates], indent=1) + "\n").encode())
-
-
-def read_gates(file: Path) -> list[StyleGate]:
-    """Return the gates of a file of `write_gates`."""
-    return [
-        StyleGate(**{**entry, "identity": Auc(**entry["identity"]), "alone": Auc(**entry["alone"])})
-        for entry in json.loads(file.read_text(encoding="utf-8"))
-    ]

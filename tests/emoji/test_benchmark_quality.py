@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,15 @@ from bwlab_emoji.benchmark_quality import (
     area,
     gate_table,
     identity_auc,
-    read_gates,
     write_gates,
 )
+
+
+def read_gates(file: Path) -> list[StyleGate]:
+    return [
+        StyleGate(**{**entry, "identity": Auc(**entry["identity"]), "alone": Auc(**entry["alone"])})
+        for entry in json.loads(file.read_text(encoding="utf-8"))
+    ]
 
 
 def test_an_area_is_the_share_of_pairs_in_order() -> None:

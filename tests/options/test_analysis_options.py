@@ -14,6 +14,7 @@ import pytest
 
 from bwlab_analysis import demo
 from bwlab_analysis.activations.interaction import interaction
+from bwlab_analysis.fidelity.clip import embedded_scorer
 from bwlab_analysis.study.work import perform
 from tests.analysis.study.finished import TINY
 from tests.options import made
@@ -312,6 +313,16 @@ CONFLICT = Table(
         Row("--signs", "--signs", says("sign conflict"), common="{fox} {ink} --details"),
         Row("--report", "--report page", report_written),
         Row("--details", "--details", says("angle, deg"), common="{fox} {ink}"),
+        Row("--samples", "--samples 3", json_path_differs("measured.seeds", 3)),
+        Row("--steps", "--steps 2", json_path_differs("measured.steps", 2)),
+        Row("--cfg", "--cfg 2", json_path_differs("measured.cfg", 2.0)),
+        Row("--clip", "--clip {clip}", json_path_differs("measured.costs.0.of", "likeness")),
+        Row(
+            "--learns",
+            "--learns fox=style",
+            json_path_differs("measured.costs.0.of", "style"),
+            common=f"{IN_BASE} --clip {embedded_scorer()} --learns ink=style --json",
+        ),
     ],
 )
 SCORED = "--base {tiny} --prompts {prompts} --clip {clip} --seeds 1 --steps 2 --cfg 1 --device cpu"

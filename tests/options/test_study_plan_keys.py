@@ -62,6 +62,7 @@ KEYS = [
     ),
     Key("adapters.*.settings", "[adapters.joint]\ntraining.seed = 9", {TRAIN, *IMAGES}),
     Key("compositions.*.use", "[compositions.joint]\nuse = {{id = 0.5}}", IMAGES),
+    Key("compositions.*.fusion", '[compositions."id + ortho"]\nfusion = "switch"', IMAGES),
     Key("compositions.*.merge", '[compositions."id + style, TIES"]\nmerge = "dare"', {MERGE, *IMAGES}),
     Key("compositions.*.density", '[compositions."id + style, TIES"]\ndensity = 0.4', {MERGE, *IMAGES}),
     Key("compositions.*.rank", '[compositions."id + style, TIES"]\nrank = 1', {MERGE, *IMAGES}),

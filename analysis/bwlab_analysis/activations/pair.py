@@ -13,14 +13,15 @@ from bwlab.adapters.names import adapter_name
 from bwlab.terminal import letters
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from bwlab.adapters.adapter import Adapter
     from bwlab.blocks.scheme import BlockScheme
-    from bwlab.plugins.manager import PluginManager
     from bwlab_analysis.activations.inputs import Inputs
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.losses import LossReport
-    from bwlab_analysis.measures import BlockBlame
+    from bwlab_analysis.measures import BlockBlame, Interval
     from bwlab_analysis.weights.conflict import ConflictReport
 
 
@@ -47,7 +48,6 @@ class BaseSettings:
         latents: number of noisy latents.
         draws: number of random adapters for each null.
         seed: seed of the noise and of the random adapters.
-        device: name of a PyTorch device, or `"auto"`.
 
     """
 
@@ -59,7 +59,55 @@ class BaseSettings:
     latents: int
     draws: int
     seed: int
-    device: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one adapter loses beside the other in generated images.
+
+    Attributes:
+        adapter: the adapter that loses, `"a"` or `"b"`.
+        of: what is scored: `"identity"`, `"style"`, `"likeness"` (to its training images), or `"latents"` where no
+            scorer is at hand.
+        base, alone, both: mean score of the images by the base, by the adapter alone, and by both; None for latents.
+        lost: share of `alone - base` that is lost; None if the adapter alone does not raise the score beyond doubt. For
+            latents: 1 - the cosine of the latents with both to those with the adapter alone, 0..2.
+        random_lost: the same beside random adapters of the other adapter's norms; None without any.
+
+    """
+
+    adapter: str
+    of: str
+    base: float | None
+    alone: float | None
+    both: float | None
+    lost: Interval | None
+    random_lost: Interval | None
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredConflict:
+    """What two adapters lose beside each other in images that were generated in a few steps.
+
+    Attributes:
+        prompts: the prompts.
+        seeds: number of images for each prompt.
+        steps, cfg: as in `bwlab.generation.sample.generate`.
+        costs: one for each adapter that can be scored.
+        images: the images, prompt by prompt, by the adapters that are on: `"base"`, `"a"`, `"b"`, `"both"`.
+
+    """
+
+    prompts: tuple[str, ...]
+    seeds: int
+    steps: int
+    cfg: float
+    costs: tuple[Cost, ...]
+    images: Mapping[str, tuple[Image, ...]]
+
+    def cost(self, adapter: str) -> Cost | None:
+        """Return what `"a"` or `"b"` loses; None if it could not be scored."""
+        return next((cost for cost in self.costs if cost.adapter == adapter), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +117,17 @@ class PairInBase:
     Attributes:
         settings: how it was measured.
         scheme: blocks of the base.
-        prompt: prompt or caption of the first latent.
         interaction: what they do to its activations.
         losses: on the training images that were given.
+        measured: what they lose beside each other in generated images; None if none were generated.
 
     """
 
     settings: BaseSettings
     scheme: BlockScheme
-    prompt: str
     interaction: InteractionReport
     losses: tuple[LossReport, ...]
+    measured: MeasuredConflict | None = None
 
     @property
     def blame(self) -> tuple[BlockBlame, ...]:
@@ -106,21 +154,28 @@ class MeasuredInBase:
 
 
 def measure_in_base(
-    files: Sequence[Path], settings: BaseSettings, manager: PluginManager, on_pass: OnPass | None = None
+    base: LoadedBase,
+    files: Sequence[Path],
+    adapters: Mapping[Path, Adapter],
+    settings: BaseSettings,
+    on_pass: OnPass | None = None,
 ) -> MeasuredInBase:
-    """Return what each pair of adapters does in a base, which is loaded once; all pairs see the same inputs.
+    """Return what each pair of adapters does in a base; all pairs see the same inputs.
 
-    `on_pass` is called before each pass through the base.
+    Args:
+        base: the base.
+        files: the adapters to compare.
+        adapters: the loaded adapters by file.
+        settings: how to measure.
+        on_pass: called before each pass through the base.
 
     Raises:
-        BwlabError: a bad base, adapter or folder.
+        BwlabError: a bad folder.
 
     """
     from bwlab_analysis.activations.inputs import folder_inputs
-    from bwlab_analysis.activations.loaded_base import choose_inputs, open_base
+    from bwlab_analysis.activations.loaded_base import choose_inputs
 
-    base = open_base(settings.base, manager, settings.device)
-    adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
     images = {file: base.images(folder, settings.latents) for file, folder in settings.data.items()}
     chosen = [] if settings.texts else list(images.values())
     inputs = choose_inputs(base, chosen, settings.texts, settings.latents, settings.seed)
@@ -187,7 +242,7 @@ class _Measuring:
         )
         on_activations = partial(self.on_pass, stage=f"activations{which}")
         effects = interaction(pipe, scheme, a, b, self.inputs, *self._chosen, on_pass=on_activations)
-        return PairInBase(self.settings, scheme, self.inputs.captions[0], effects, losses)
+        return PairInBase(self.settings, scheme, effects, losses)
 
     def together(self, files: Sequence[Path]) -> dict[Path, LossReport]:
         """Return the losses on each adapter's training images beside all other adapters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +15,17 @@ from bwlab_analysis.analyze.arguments import (
     OnStage,
     Prompts,
     as_warning,
+    by_file,
     checked_timesteps,
-    data_folders,
     named_files,
     texts_or_images,
 )
+from bwlab_analysis.analyze.generated import Sampled
 from bwlab_analysis.analyze.results import Activations, Conflict, Norms
 
 if TYPE_CHECKING:
+    from bwlab_analysis.activations.loaded_base import LoadedBase
+    from bwlab_analysis.activations.pair import BaseSettings, MeasuredInBase
     from bwlab_analysis.installed import Warn
 
 
@@ -56,6 +60,11 @@ def conflict(
     random: int = 5,
     seed: int = 0,
     device: str = "auto",
+    samples: int = 16,
+    steps: int = 6,
+    cfg: float = 3.0,
+    clip: str | None = None,
+    learns: Mapping[str, str] | Mapping[Path, str] | None = None,
     signs: bool = False,
     on_progress: OnStage | None = None,
     warn: Warn | None = None,
@@ -66,12 +75,18 @@ def conflict(
         files: adapter files of any tool.
         base: base model to measure activations and losses in; None: only the weights are compared.
         data: folder of training images by adapter: its file, its short name, or its letter a, b ...
-        prompts: prompts for which the base generates images to measure on; none: measure on training images.
+        prompts: prompts for which images are generated, and on which activations are measured; none: activations are
+            measured on training images, and images are generated for the tags that the captions have in common.
         timesteps: timesteps 0..999 to measure at.
         latents: number of noisy latents.
         random: number of random adapters that replace each adapter, as the null.
         seed: seed of the noise and of the random adapters.
         device: name of a PyTorch device, or `"auto"`.
+        samples: number of images of each composition in which conflict is measured; 0: no images are generated.
+        steps: sampling steps of these images.
+        cfg: guidance scale of these images.
+        clip: open_clip model to score them with: a folder, or NAME=WEIGHTS; None: the embedded base's own scorer.
+        learns: `"identity"` or `"style"` by adapter, as in `data`; otherwise it is found from the training images.
         signs: also measure the sign conflict, which multiplies all deltas out.
         on_progress: called with (done, total, stage) before each pass through the base.
         warn: called with each warning; None: a `BwlabWarning`.
@@ -81,19 +96,22 @@ def conflict(
 
     """
     from bwlab.plugins.manager import build_manager
-    from bwlab_analysis.activations.pair import BaseSettings, measure_in_base
+    from bwlab_analysis.activations.loaded_base import open_base
+    from bwlab_analysis.activations.pair import BaseSettings
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.conflict import measure_conflict
 
     names, manager = named_files([Path(file) for file in files]), build_manager()
-    settings, folders = None, data_folders((data or {}).items(), names)
+    settings, folders = None, by_file("data", (data or {}).items(), names)
+    sampled = Sampled(samples, steps, cfg, clip, by_file("learns", (learns or {}).items(), names, str))
+    sampled.check()
     if base is None and (folders or prompts):
         raise BwlabError("comparing adapters on images or prompts", "no base is given", "Give a base")
     if base is not None:
         times, texts = checked_timesteps(timesteps), texts_or_images(prompts, folders.values(), "--data NAME=DIR")
         path = None if not isinstance(prompts, str | Path) else Path(prompts)
-        settings = BaseSettings(base, folders, path, texts, times, latents, random, seed, device)
+        settings = BaseSettings(base, folders, path, texts, times, latents, random, seed)
     measures = [measure for measure in conflict_measures(manager, warn or as_warning) if signs or not measure.slow]
     weights, pairs = weights_of(base), list(combinations(names, 2))
     reports = []
@@ -101,13 +119,40 @@ def conflict(
         if on_progress is not None and len(pairs) > 1:  # one pair takes too little time for a bar
             on_progress(done, len(pairs), "weights")
         reports.append(measure_conflict(a, b, measures, manager, weights, (name_a, name_b)))
-    by_file = {file: name for name, file in names}
+    named = {file: name for name, file in names}
     if settings is None:
-        return Conflict(by_file, [(report, None) for report in reports], {}, folders)
-    on_pass = None if on_progress is None else lambda done, total, stage: on_progress(done, total, stage)
-    measured = measure_in_base([file for _, file in names], settings, manager, on_pass)
+        return Conflict(named, [(report, None) for report in reports], {}, folders)
+    loaded = open_base(settings.base, manager, device)
+    measured = _measured(loaded, [file for _, file in names], settings, sampled, on_progress, warn or as_warning)
     in_base = [(report, measured.pairs[report.file_a, report.file_b]) for report in reports]
-    return Conflict(by_file, in_base, measured.together, folders)
+    return Conflict(named, in_base, measured.together, folders)
+
+
+def _measured(
+    base: LoadedBase,
+    files: Sequence[Path],
+    settings: BaseSettings,
+    sampled: Sampled,
+    on_progress: OnStage | None,
+    warn: Warn,
+) -> MeasuredInBase:
+    """Return what each pair does in generated images, to activations and to losses."""
+    from bwlab_analysis.activations.pair import measure_in_base
+    from bwlab_analysis.analyze.generated import measure_generated
+
+    def on_pass(done: int, total: int, stage: str) -> None:
+        if on_progress is not None:
+            on_progress(done, total, stage)
+
+    adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
+    generated = {}
+    if sampled.samples:
+        generated = measure_generated(
+            base, files, adapters, settings.data, settings.texts, sampled, settings.seed, on_pass, warn
+        )
+    found = measure_in_base(base, files, adapters, settings, on_pass)
+    pairs = {pair: replace(in_base, measured=generated.get(pair)) for pair, in_base in found.pairs.items()}
+    return replace(found, pairs=pairs)
 
 
 def activations(

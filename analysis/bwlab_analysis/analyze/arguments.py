@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from bwlab.adapters.names import adapter_names
 from bwlab.errors import BwlabError, BwlabWarning
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
     from bwlab_analysis.fidelity.scores import Judge, Sampling
     from bwlab_analysis.installed import Warn
+
+Value = TypeVar("Value", Path, str)
 
 File: TypeAlias = "str | Path"
 Prompts: TypeAlias = "str | Path | Sequence[str]"
@@ -39,34 +41,41 @@ def named_files(files: Sequence[Path]) -> tuple[tuple[str, Path], ...]:
     return tuple(zip(adapter_names(files), files, strict=True))
 
 
-def data_folders(data: Iterable[tuple[File, File]], names: Sequence[tuple[str, Path]]) -> dict[Path, Path]:
-    """Return the folder of training images of each adapter file that has one.
+def by_file(
+    option: str,
+    values: Iterable[tuple[File, object]],
+    names: Sequence[tuple[str, Path]],
+    convert: Callable[[str], Value] = Path,  # type: ignore[assignment]
+) -> dict[Path, Value]:
+    """Return the value that an option gives to each adapter file: its folder of training images, for example.
 
     Args:
-        data: pairs of an adapter (its file, its short name, or its letter by position) and a folder.
+        option: name of the option, for messages.
+        values: pairs of an adapter (its file, its short name, or its letter by position) and its value.
         names: the adapter files with their names.
+        convert: the type of the values.
 
     Raises:
-        BwlabError: a pair names no adapter, or an adapter that has a folder already.
+        BwlabError: a pair names no adapter, or an adapter that has a value already.
 
     """
     known: dict[str, Path] = dict(zip(letters(len(names)), (file for _, file in names), strict=True)) | dict(names)
     known |= {str(file): file for _, file in names}
-    folders: dict[Path, Path] = {}
-    for key, folder in data:
+    found: dict[Path, Value] = {}
+    for key, value in values:
         file = known.get(str(key))
         if file is None:
-            raise BwlabError(f"--data {key}={folder}", "it names none of these adapters", names_to_write(names))
-        if file in folders:
-            fix = "Give one folder for each adapter"
-            raise BwlabError(f"--data {key}={folder}", f"{key} has images already", fix)
-        folders[file] = Path(folder)
-    return folders
+            raise BwlabError(f"--{option} {key}={value}", "it names none of these adapters", names_to_write(names))
+        if file in found:
+            fix = f"Give --{option} once for each adapter"
+            raise BwlabError(f"--{option} {key}={value}", f"{key} has one already", fix)
+        found[file] = convert(str(value))
+    return found
 
 
 def names_to_write(names: Sequence[tuple[str, Path]]) -> str:
-    """Return the advice to give training images by one of these names."""
-    return f"Write NAME=DIR with a name of {', '.join(name for name, _ in names)} (or {', '.join(letters(len(names)))})"
+    """Return the advice to name an adapter by one of these names."""
+    return f"Write NAME= with a name of {', '.join(name for name, _ in names)} (or {', '.join(letters(len(names)))})"
 
 
 def new_sampling(prompts: Prompts, seeds: int, steps: int, cfg: float) -> Sampling:

@@ -97,10 +97,14 @@ class Conflict(Analysis):
         return present_conflicts(self.names, self.pairs, self.together, cells)
 
     def images(self) -> dict[str, Image.Image]:
-        """Return the images of the report: some training images of each adapter that has them."""
-        from bwlab_analysis.report.gallery import training_strips
+        """Return the images of the report: some training images of each adapter, and some generated ones."""
+        from bwlab_analysis.report.gallery import measured_strips, training_strips
 
-        return training_strips({self.names[file]: folder for file, folder in self.data.items()})
+        strips = training_strips({self.names[file]: folder for file, folder in self.data.items()})
+        for report, pair in self.pairs:
+            if pair is not None and pair.measured is not None:
+                strips |= measured_strips(pair.measured, report.names)
+        return strips
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -12,6 +12,7 @@ from bwlab.errors import BwlabError
 from bwlab.terminal import letters
 from bwlab_analysis.cli.options import (
     CellsOption,
+    ClipOption,
     DeviceOption,
     JsonOption,
     LatentsOption,
@@ -22,7 +23,9 @@ from bwlab_analysis.cli.options import (
 )
 
 # Parameters of the options that have no effect without --base.
-BASE_OPTIONS = frozenset({"data", "prompts", "timesteps", "latents", "draws", "seed", "device"})
+BASE_OPTIONS = frozenset(
+    {"data", "prompts", "timesteps", "latents", "draws", "seed", "device", "samples", "steps", "cfg", "clip", "learns"}
+)
 
 
 def conflict_command(
@@ -46,7 +49,23 @@ def conflict_command(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Text file with one prompt per line; the base generates images for them to measure on.", metavar="FILE"
+            help="Text file with one prompt per line, to generate images for. [default: the tags that most captions "
+            "of both adapters have in common]",
+            metavar="FILE",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Number of images of each composition, for what each adapter loses in them.")
+    ] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of these images.")] = 6,
+    cfg: Annotated[float, typer.Option(help="Guidance scale of these images.")] = 3.0,
+    clip: ClipOption = None,
+    learns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What an adapter was trained on, identity or style (repeatable). [default: what is more alike in its "
+            "training images]",
+            metavar="NAME=KIND",
         ),
     ] = None,
     timesteps: TimestepsOption = "801,601,401,201",
@@ -68,14 +87,14 @@ def conflict_command(
 ) -> None:
     """Compare two or more adapters by their weights and, with --base, by their effects on each other in a base model.
 
-    The files alone give measures of the weights, each beside the value of a random pair. With --base, the activations
-    of the base are compared with each adapter alone and with both. With the adapters' training images in --data, the
-    losses show how much of its training each adapter keeps beside the other. With more than two adapters, every pair
-    is compared, and each adapter with all others together.
+    The files alone give measures of the weights, each beside the value of a random pair. With --base and the adapters'
+    training images in --data, images are generated in a few steps with each adapter alone and with both, and scored:
+    they show what each adapter loses beside the other. Activations and losses show in which blocks. With more than two
+    adapters, every pair is compared, and each adapter with all others together.
     """
     from bwlab.terminal import warn
     from bwlab_analysis import analyze
-    from bwlab_analysis.analyze.arguments import TIMESTEPS, data_folders, named_files
+    from bwlab_analysis.analyze.arguments import TIMESTEPS, by_file, named_files
     from bwlab_analysis.report.show import show
 
     times: tuple[int, ...] = TIMESTEPS
@@ -86,7 +105,8 @@ def conflict_command(
 
         times = parse_timesteps(timesteps)
     names = named_files(files)
-    folders = data_folders(parsed_data(data or (), names), names)
+    folders = by_file("data", parsed_pairs("data", data or (), names), names)
+    learned = by_file("learns", parsed_pairs("learns", learns or (), names), names, str)
     with progress("measuring in the base" if base is not None else "comparing") as on_progress:
         found = analyze.conflict(
             *files,
@@ -98,6 +118,11 @@ def conflict_command(
             random=draws,
             seed=seed,
             device=device,
+            samples=samples,
+            steps=steps,
+            cfg=cfg,
+            clip=clip,
+            learns=learned,
             signs=signs,
             on_progress=on_progress,
             warn=warn,
@@ -112,15 +137,16 @@ def conflict_command(
     )
 
 
-def parsed_data(texts: Sequence[str], names: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
-    """Yield the name of an adapter and the folder that each value of `--data`, `NAME=DIR`, gives.
+def parsed_pairs(option: str, texts: Sequence[str], names: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, str]]:
+    """Yield the name of an adapter and the value that each text of an option, such as `NAME=DIR`, gives it.
 
     Args:
-        texts: the values.
+        option: name of the option.
+        texts: the texts.
         names: the adapter files with their names; letters by position name them too.
 
     Raises:
-        BwlabError: a value has no name or no folder.
+        BwlabError: a text has no name or no value.
 
     """
     from bwlab_analysis.analyze.arguments import names_to_write
@@ -130,7 +156,7 @@ def parsed_data(texts: Sequence[str], names: Sequence[tuple[str, Path]]) -> Iter
         # A name may hold an equals sign.
         name = max((name for name in known if text.startswith(f"{name}=")), key=len, default=text.partition("=")[0])
         if "=" not in text[:-1] or text == f"{name}=":
-            raise BwlabError(f"--data {text}", "it is not NAME=DIR", names_to_write(names))
+            raise BwlabError(f"--{option} {text}", "it has no name or no value", names_to_write(names))
         yield name, text.removeprefix(f"{name}=")
 
 

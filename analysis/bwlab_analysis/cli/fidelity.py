@@ -11,6 +11,7 @@ import typer
 from bwlab.errors import BwlabError
 from bwlab_analysis.cli.options import (
     MOST_SEED,
+    ClipOption,
     DeviceOption,
     JsonOption,
     LatentsOption,
@@ -26,10 +27,6 @@ PromptsOption = Annotated[
     Path | None, typer.Option(help="Text file with one prompt per line.", metavar="FILE", show_default=False)
 ]
 ImagesOption = Annotated[Path, typer.Option(help="Folder of reference images.", metavar="DIR", show_default=False)]
-ClipOption = Annotated[
-    str | None,
-    typer.Option(help="open_clip model to score with: a folder, or NAME=WEIGHTS.", metavar="MODEL"),
-]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Number of images for each prompt.")]
 StepsOption = Annotated[int, typer.Option(min=1, help="Number of sampling steps.")]
 CfgOption = Annotated[float, typer.Option(help="Guidance scale.")]

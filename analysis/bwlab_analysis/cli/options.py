@@ -47,6 +47,10 @@ TimestepsOption = Annotated[
     str, typer.Option(help="Timesteps to measure at, each in 0..999, separated by commas.", metavar="LIST")
 ]
 LatentsOption = Annotated[int, typer.Option(min=1, help="Number of noisy latents to measure on.")]
+ClipOption = Annotated[
+    str | None,
+    typer.Option(help="open_clip model to score with: a folder, or NAME=WEIGHTS.", metavar="MODEL"),
+]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")]
 
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from bwlab_analysis.measures import Interval
+
 RESAMPLES = 2000
 
 Array: TypeAlias = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from bwlab.base.names import EMBEDDED
 from bwlab.base.open_clip import LOCAL, load_open_clip
+from bwlab.benchmark import load_benchmark
 from bwlab.errors import BwlabError, did_you_mean, first_line
 from bwlab_analysis.fidelity.style_statistics import style_likeness
 from bwlab_analysis.measures import FidelityScorer
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+IDENTITY, STYLE = "identity", "style"
+"""Parts of the embeddings of the embedded base's scorer."""
 CONFIG = "open_clip_config.json"
 GIVE_MODEL = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
 
@@ -126,6 +129,36 @@ def likeness_to_images(
 
     """
     return _cosines(clip.embed_images(generated, part), clip.embed_images(references, part))
+
+
+def identity_margins(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
+    """Return how much nearer each image is to an identity than to the benchmark's held-out identities.
+
+    The cosine to the mean embedding of the identity's images, less the mean of the cosines to the benchmark's 42
+    identities, over their standard deviation. A change of all cosines alike, as a style makes it, changes no margin.
+
+    Args:
+        clip: the scorer of the embedded base.
+        generated: images to score.
+        references: images of the identity.
+
+    """
+    own, others = clip.embed_images(references, IDENTITY).mean(0), _benchmark_identities(clip)
+    cosines = clip.embed_images(generated, IDENTITY) @ functional.normalize(torch.vstack([own, others]), dim=-1).T
+    apart = (cosines[:, 0] - cosines[:, 1:].mean(1)) / cosines[:, 1:].std(1)
+    return [float(margin) for margin in apart]
+
+
+@cache
+def _benchmark_identities(clip: ClipModel) -> Tensor:
+    """Return the mean embedding of each held-out identity of the benchmark in the known styles."""
+    benchmark = load_benchmark()
+    known = benchmark.style_names("train")
+    rows = [
+        clip.embed_images([benchmark.image(identity, style) for style in known], IDENTITY).mean(0)
+        for identity in benchmark.identities
+    ]
+    return torch.stack(rows)
 
 
 def likeness_to_texts(clip: ClipModel, generated: Sequence[Image], prompts: Sequence[str]) -> list[float]:

@@ -13,7 +13,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.activations.batched_denoiser import TEXT
 from bwlab_analysis.activations.interaction import interaction
 from bwlab_analysis.activations.loaded_base import LoadedBase, choose_inputs
-from bwlab_analysis.fidelity.bootstrap import Array, Interval, harmonic_mean, interval, resampled_means
+from bwlab_analysis.fidelity.bootstrap import Array, harmonic_mean, interval, resampled_means
 from bwlab_analysis.fidelity.conditions import Condition, four_conditions
 from bwlab_analysis.fidelity.scores import (
     ConditionScores,
@@ -23,6 +23,7 @@ from bwlab_analysis.fidelity.scores import (
     measure_fidelity,
     score_condition,
 )
+from bwlab_analysis.measures import Interval
 
 IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)

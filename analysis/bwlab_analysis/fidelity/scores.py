@@ -10,9 +10,9 @@ import numpy as np
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.errors import BwlabError
-from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap, harmonic_mean
+from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
 from bwlab_analysis.fidelity.conditions import BASE, BOTH, Condition
-from bwlab_analysis.measures import FailedParts, FidelityScorer, MeasureError, attempted
+from bwlab_analysis.measures import FailedParts, FidelityScorer, Interval, MeasureError, attempted
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,15 +8,14 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from bwlab.terminal import counted
 from bwlab_analysis.measures import PREDICTION, Measured
 from bwlab_analysis.report.numbers import number_text
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.losses import LossReport
-    from bwlab_analysis.activations.pair import PairInBase
+    from bwlab_analysis.activations.pair import Cost, MeasuredConflict, PairInBase
 
-WORTH = 0.02
-"""The smallest excess of gain over cost, as a share of the adapters' effects, for which a block is turned down."""
 # Spearman's rho with the fidelity that composed pairs lost: of all 162 pairs, and of the 54 held-out ones
 # (docs/study/tables.md, "What predicts the loss").
 SCORE_RHO, SCORE_RHO_HELD_OUT = 0.31, 0.68
@@ -27,14 +26,68 @@ TOP_1, CHANCE = 0.22, 0.06
 
 
 def answer_lines(names: tuple[str, str], in_base: PairInBase) -> Iterator[str]:
-    """Yield what each of two adapters keeps beside the other one: of its training, else of its effect."""
+    """Yield what each of two adapters loses beside the other one in generated images.
+
+    Where this was not measured or not scored: what it keeps of its training by the losses, else of its effect.
+    """
     losses = {report.adapter: report for report in in_base.losses}
     prediction = in_base.interaction.at(PREDICTION).measures
+    measured = in_base.measured
     for key, own, other in (("a", *names), ("b", *reversed(names))):
+        cost = None if measured is None else measured.cost(key)
+        if cost is not None:
+            yield cost_text(cost, own, other)
+        if cost is not None and cost.base is not None:
+            continue
         if key in losses:
             yield kept_text(losses[key], own, other, f"random adapters of {other}'s norms")
         else:
             yield retained_text(prediction[f"retention_{key}"], own, other)
+
+
+def cost_text(cost: Cost, own: str, other: str) -> str:
+    """Return how much one adapter loses beside another in generated images, in words."""
+    if cost.base is None:
+        return changed_text(cost, own, other)
+    what = "its likeness to its training images" if cost.of == "likeness" else f"its {cost.of}"
+    if cost.lost is None:
+        return (
+            f"{own} alone does not bring {what} into the generated images beyond doubt, so what it loses beside "
+            f"{other} cannot be measured."
+        )
+    share, low, high = (100 * value for value in (cost.lost.mean, cost.lost.low, cost.lost.high))
+    between = f"95 % interval {low:.0f} to {high:.0f} %"
+    null = ""
+    if cost.random_lost is not None:
+        null = f"; beside random adapters of {other}'s norms, {100 * cost.random_lost.mean:.0f} %"
+    if low > 0:
+        return f"Beside {other}, {own} loses {share:.0f} % of {what} ({between}{null})."
+    if high < 0:
+        return f"Beside {other}, {own} gains {-share:.0f} % of {what} ({between}{null})."
+    return f"Beside {other}, {own} loses nothing measurable of {what} ({share:.0f} %, {between}{null})."
+
+
+def changed_text(cost: Cost, own: str, other: str) -> str:
+    """Return how far one adapter's images change beside another, where no scorer tells whether this is damage."""
+    assert cost.lost is not None
+    null = ""
+    if cost.random_lost is not None:
+        null = f"; beside random adapters of {other}'s norms, {cost.random_lost.mean:.2f}"
+    return (
+        f"Beside {other}, the images of {own} change by {cost.lost.mean:.2f} (95 % interval {cost.lost.low:.2f} to "
+        f"{cost.lost.high:.2f}; 0: not at all, 1: into unrelated ones{null}). Without a scorer, --clip MODEL, nobody "
+        "knows whether this is damage."
+    )
+
+
+def measured_text(measured: MeasuredConflict) -> str:
+    """Return how the images were generated in which conflict was measured."""
+    count, prompts = measured.seeds * len(measured.prompts), measured.prompts
+    asked = repr(prompts[0]) if len(prompts) == 1 else counted(len(prompts), "prompt")
+    return (
+        f"Measured in {counted(count, 'image')} with neither adapter, with each and with both, generated in "
+        f"{counted(measured.steps, 'step')} at CFG {measured.cfg:g} for {asked}."
+    )
 
 
 def kept_text(report: LossReport, own: str, others: str, null: str) -> str:
@@ -150,18 +203,10 @@ def doubt_text(report: LossReport, own: str) -> str:
     )
 
 
-def blame_caution() -> str:
-    """Return how far blame can be trusted."""
-    return (
-        f"In bwlab's study, the block with the largest gain for its cost was the best block to switch off in "
-        f"{100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance): score the result of every change."
-    )
-
-
 def no_advice() -> str:
-    """Return the advice where no block is worth turning down."""
+    """Return why no block is advised, and what finds scales that help."""
     return (
-        "No block is worth turning down: switching a block off never gains the other adapter "
-        f"{100 * WORTH:.0f} % more of its effect than it costs its own. 'bwlab analyze recommend' searches for block "
-        "scales by generating images."
+        "No block is advised from these numbers: in bwlab's study, the block with the largest recovery for its cost "
+        f"was the best block to switch off in {100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance). "
+        "'bwlab analyze recommend' searches for block scales by generating and scoring images."
     )

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 from bwlab.tables import NO_VALUE, Cell, Column, Row, Table, columns_of
 from bwlab.terminal import counted
 from bwlab_analysis.measures import ALL_TIMES, PREDICTION, ConflictMeasure
-from bwlab_analysis.report.advice import (
-    WHOLE_ADAPTER,
-    Step,
-    advice_items,
-    commands,
-    spec_items,
-    specs_of,
-    steps_of,
+from bwlab_analysis.report.advice import search_commands
+from bwlab_analysis.report.answer import (
+    answer_lines,
+    conflict_score_text,
+    measured_text,
+    no_advice,
+    weights_only_text,
 )
-from bwlab_analysis.report.answer import answer_lines, conflict_score_text, weights_only_text
 from bwlab_analysis.report.numbers import (
     beside_random_cell,
     count_cell,
@@ -99,15 +97,13 @@ def present_conflict(report: ConflictReport, in_base: PairInBase | None, cells: 
         items = tuple(item for item in weights.items if not isinstance(item, str) or item not in said)
         whole = replace(weights, items=(files, *items, measures))
         return Presentation(title, conclusion, (Section("Weights by block", (table, *by_cell)), whole), short=True)
-    steps = steps_of(in_base.blame)
     details = [
         _numbers_section(report.names, in_base),
         replace(weights, items=(files, *weights.items, measures, *by_cell), detail=not _asked_for(report, cells)),
         _activations_section(in_base.interaction, report.names),
         _times_section(in_base.interaction, report.names),
-        *_tools_section(steps, in_base, report.names),
     ]
-    return Presentation(title, _answer_section(report, in_base, steps), tuple(details), short=True)
+    return Presentation(title, _answer_section(report, in_base), tuple(details), short=True)
 
 
 def _asked_for(report: ConflictReport, cells: bool) -> bool:
@@ -115,24 +111,25 @@ def _asked_for(report: ConflictReport, cells: bool) -> bool:
     return cells or any(measure.slow for measure in report.measures)
 
 
-def _answer_section(report: ConflictReport, in_base: PairInBase, steps: Sequence[Step]) -> Section:
-    names = names_by_letter(report)
-    lines = commands(report, in_base, steps)
-    to_copy = ("To copy:", lines) if lines.lines else ()
+def _answer_section(report: ConflictReport, in_base: PairInBase) -> Section:
+    lines = search_commands(report, in_base)
+    to_copy = ("To copy:", Verbatim(lines)) if lines else ()
     items = (
         *answer_lines(report.names, in_base),
+        *(() if in_base.measured is None else (measured_text(in_base.measured),)),
         BlockMap({**_effects_by_block(in_base.interaction, report.names), **_weights_by_block(report)}),
-        conflict_score_text(in_base.losses, report.names),
-        *advice_items(steps, names),
+        *(() if _scored(in_base) else (conflict_score_text(in_base.losses, report.names),)),
+        no_advice(),
         *to_copy,
         *_left_out(report),
     )
     return Section("Answer", items)
 
 
-def names_by_letter(report: ConflictReport) -> dict[str, str]:
-    """Return the names of two adapters by their letters in measurements."""
-    return dict(zip("ab", report.names, strict=True))
+def _scored(in_base: PairInBase) -> bool:
+    """Return whether generated images were scored for both adapters, so that no other measure is needed."""
+    costs = () if in_base.measured is None else in_base.measured.costs
+    return len([cost for cost in costs if cost.base is not None]) == 2
 
 
 def effect_columns(names: Sequence[str], measures: Iterable[str] = EFFECTS) -> tuple[Column, ...]:
@@ -285,12 +282,6 @@ def _effects_by_block(report: InteractionReport, names: tuple[str, str]) -> dict
         blamed = {block.block: block.gain for block in report.blame if block.adapter == letter}
         maps[f"blame of {name} (activations)"] = blamed
     return {**maps, **{head: group_values(groups, name) for name, head in heads.items()}}
-
-
-def _tools_section(steps: Sequence[Step], in_base: PairInBase, names: tuple[str, str]) -> tuple[Section, ...]:
-    specs = zip(names, specs_of(steps).values(), strict=True)
-    items = spec_items({name: spec for name, spec in specs if spec != WHOLE_ADAPTER}, in_base.scheme)
-    return (Section("The advice for other tools", tuple(items), detail=True),) if steps else ()
 
 
 def losses_tables(reports: Sequence[LossReport], names: Mapping[str, str]) -> tuple[Table, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured, MeasureError
-from bwlab_analysis.report.advice import commands, notations_of, specs_of, steps_of
+from bwlab_analysis.report.advice import notations_of, search_commands
 from bwlab_analysis.report.answer import answer_lines, conflict_score, conflict_score_text, loss_warnings
 from bwlab_analysis.report.verdict import (
     best_trial_text,
@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.losses import Loss, LossReport
-    from bwlab_analysis.activations.pair import Compared, PairInBase
-    from bwlab_analysis.fidelity.bootstrap import Interval
+    from bwlab_analysis.activations.pair import Compared, MeasuredConflict, PairInBase
     from bwlab_analysis.fidelity.recommend import Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
-    from bwlab_analysis.measures import BlockBlame
+    from bwlab_analysis.measures import BlockBlame, Interval
 
 
 def norms_document(report: NormsReport) -> dict[str, Json]:
@@ -149,19 +148,28 @@ def _left_out(parts: Iterable[LeftOut]) -> list[Json]:
 
 
 def base_conflict_document(report: ConflictReport, pair: PairInBase) -> dict[str, Json]:
-    """Return the effects of two adapters in a base as JSON: the answer, `activations`, `losses`, `advice`."""
+    """Return the effects of two adapters in a base as JSON: the answer, `activations`, `losses`, `commands`."""
     names = dict(zip("ab", report.names, strict=True))
     return {
         "answer": list(answer_lines(report.names, pair)),
+        "measured": None if pair.measured is None else measured_document(pair.measured),
         "activations": interaction_document(pair.interaction),
         "losses": [loss_document(losses) for losses in pair.losses],
         "conflict_score": conflict_score(pair.losses),
         "conflict_score_text": conflict_score_text(pair.losses, report.names),
         "warnings": list(loss_warnings(pair.losses, names)),
-        "advice": {
-            **advice_document(pair.blame, pair.scheme, names),
-            "commands": list(commands(report, pair, steps_of(pair.blame)).lines),
-        },
+        "commands": list(search_commands(report, pair)),
+    }
+
+
+def measured_document(measured: MeasuredConflict) -> dict[str, Json]:
+    """Return what two adapters lose beside each other in generated images; shares and mean scores."""
+    return {
+        "prompts": list(measured.prompts),
+        "seeds": measured.seeds,
+        "steps": measured.steps,
+        "cfg": measured.cfg,
+        "costs": [asdict(cost) for cost in measured.costs],
     }
 
 
@@ -202,20 +210,6 @@ def loss_document(report: LossReport) -> dict[str, Json]:
 def blame_document(blame: Sequence[BlockBlame]) -> list[Json]:
     """Return the gain of the other adapter and the cost to its own with each block off, as shares of their effects."""
     return [asdict(block) for block in blame]
-
-
-def advice_document(blame: Sequence[BlockBlame], scheme: BlockScheme, names: Mapping[str, str]) -> dict[str, Json]:
-    """Return the blocks to turn down, in words with the adapters' names and in the notation of every tool."""
-    steps = steps_of(blame)
-    specs = specs_of(steps)
-    return {
-        "steps": [
-            {"adapter": step.adapter, "block": step.block, "scale": step.scale, "words": step.words(names)}
-            for step in steps
-        ],
-        "specs": dict(specs),
-        **_notations(specs, scheme),
-    }
 
 
 def activations_document(file: str, base: str, report: ActivationReport) -> dict[str, Json]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from bwlab_analysis.activations.pair import MeasuredConflict
     from bwlab_analysis.fidelity.scores import ConditionScores, References
 
 MOST_BYTES = 3_500_000
@@ -55,6 +56,17 @@ def reference_strips(references: References) -> Mapping[str, Image]:
     """Return a strip of the first reference images of the identity and of the style."""
     both = {"identity": references.identity, "style": references.style}
     return {f"reference images of the {name}": strip(images[:STRIP_IMAGES]) for name, images in both.items()}
+
+
+def measured_strips(measured: MeasuredConflict, names: tuple[str, str]) -> dict[str, Image]:
+    """Return a strip of the first generated images with neither of two adapters, with each, and with both.
+
+    Seeds and prompts are the same in every strip; with several prompts each has one image.
+    """
+    a, b = names
+    heads = {"base": f"without {a} and {b}", "a": f"{a} alone", "b": f"{b} alone", "both": f"{a} and {b}"}
+    step = measured.seeds if len(measured.prompts) > 1 else 1
+    return {heads[name]: strip(images[::step][:STRIP_IMAGES]) for name, images in measured.images.items()}
 
 
 def training_strips(folders: Mapping[str, Path]) -> dict[str, Image]:

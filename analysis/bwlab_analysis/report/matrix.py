@@ -60,7 +60,7 @@ def present_conflicts(
         Section("The base's prediction with all pairs", _effects(names, in_base, bool(losses)), detail=True),
         Section("Weights of all pairs", (_files(names), _weights_of_pairs(pairs)), detail=True),
     ]
-    more = "The blocks and the advice of every pair are in --json and --report, or give only two files."
+    more = "The blocks of every pair are in --json and --report, or give only two files."
     return Presentation(title, Section("Answer", (*lines, HINT, more)), tuple(details), parts, short=True)
 
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from bwlab.tables import EMPTY, NO_VALUE, Cell, Column, Table
-from bwlab_analysis.fidelity.bootstrap import Interval
-from bwlab_analysis.measures import Measured, MeasureError
+from bwlab_analysis.measures import Interval, Measured, MeasureError
 from bwlab_analysis.weights.adapter_weights import LeftOut
 
 COLUMNS = {

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError, did_you_mean
+from bwlab.fusion.types import SUM
 from bwlab_analysis.study.plan import (
     IDENTITY,
     OUT,
@@ -22,6 +23,7 @@ from bwlab_analysis.study.plan import (
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
     from bwlab.blocks.spec import BlockSpec
+    from bwlab.plugins.manager import PluginManager
 
 
 def all_compositions(plan: StudyPlan, scheme: BlockScheme) -> dict[str, CompositionPlan]:
@@ -79,8 +81,9 @@ def adapters_alone(plan: StudyPlan, name: str, composition: CompositionPlan) -> 
 
     """
     used = in_order(plan, composition)
-    if [plan.adapters[adapter].learns for adapter, _ in used] != [IDENTITY, STYLE] or composition.merge:
-        fix = "Measure compositions that use one of each, unmerged"
+    plain = not composition.merge and composition.fusion == SUM
+    if [plan.adapters[adapter].learns for adapter, _ in used] != [IDENTITY, STYLE] or not plain:
+        fix = "Measure compositions that use one of each, unmerged and summed"
         raise BwlabError(f"measures of {name}", "not one identity's and one style's adapter side by side", fix)
     first, second = (_name_alone(adapter, scale) for adapter, scale in used)
     return first, second
@@ -137,6 +140,15 @@ def check_measures(measures: MeasurePlan, compositions: Mapping[str, Composition
         if not whole and matches(name, measures.recommend):
             fix = "Search a composition whose adapters are whole"
             raise BwlabError(f"measures.recommend: {name}", "its scales are not 1", fix)
+
+
+def check_fusions(plan: StudyPlan, manager: PluginManager) -> None:
+    """Raise BwlabError for a composition whose fusion method there is not, or has no such option."""
+    for name, composition in plan.compositions.items():
+        try:
+            manager.fusion(composition.fusion)
+        except BwlabError as error:
+            raise BwlabError(f"compositions.{name}.fusion: {error.asked}", error.found, error.fix) from error
 
 
 def check_specs(plan: StudyPlan, scheme: BlockScheme) -> None:

@@ -217,6 +217,7 @@ class _PlanJobs:
             seeds=sampling.seeds,
             steps=sampling.steps,
             cfg=sampling.cfg,
+            fusion=composition.fusion,
         )
         return Job(_pair_name(name, identity, style), settings, _numbered(adapters))
 

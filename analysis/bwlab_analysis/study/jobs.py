@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
+from bwlab.fusion.types import SUM
 from bwlab_analysis.study import GENERATE, JOB_KINDS, MEASURE, MERGE, RECOMMEND, SCORE, TRAIN
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class GenerateSettings:
         prompts: each is sampled with each seed.
         seeds: number of images of a prompt, from seed 0 on.
         steps, cfg: steps and guidance of DPM++ 2M Karras.
+        fusion: how the adapters act together.
 
     """
 
@@ -119,6 +121,7 @@ class GenerateSettings:
     seeds: int
     steps: int
     cfg: float
+    fusion: str = SUM
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,9 @@ class Job:
     def key(self) -> str:
         """Sixteen hexadecimal digits of a hash of kind, settings and needs."""
         needs = {role: job.key for role, job in self.needs.items()}
-        text = json.dumps([self.kind, asdict(self.settings), needs], sort_keys=True, ensure_ascii=False)
+        # A plain sum is left out, so that studies from before there were fusions continue.
+        settings = {name: value for name, value in asdict(self.settings).items() if (name, value) != ("fusion", SUM)}
+        text = json.dumps([self.kind, settings, needs], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folder(self, out: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from bwlab.config.model import Settings, Text, Texts
+from bwlab.fusion.types import SUM
 
 IDENTITY, STYLE, BOTH = "identity", "style", "both"
 OUT: Final = "out"
@@ -65,6 +66,10 @@ class CompositionPlan(Settings):
 
     merge: str | None = None
     """Method by which the adapters become one file, `ties`, `dare` or `ziplora`; None: they act side by side."""
+
+    fusion: Text = SUM
+    """Method by which adapters side by side act together, as `bwlab generate --fusion` takes it; those with roles take
+    the first adapter of `use` as the identity's."""
 
     density: float | None = Field(default=None, gt=0, le=1)
     """Share of the numbers that `ties` and `dare` keep."""

@@ -7,6 +7,7 @@ import tomllib
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bwlab.base.names import EMBEDDED
 from bwlab.config.model import SettingError, Settings, Text, checked
 from bwlab.config.sources import Setting, flattened
 from bwlab.errors import BwlabError, did_you_mean, first_line
+from bwlab.fusion.types import SUM
 from bwlab.merging.methods import DARE, TIES, ZIPLORA
 from bwlab.training.settings import build_config
 from bwlab_analysis.study.plan import (
@@ -195,6 +197,9 @@ def _composition(asked: str, table: Table, adapters: Mapping[str, AdapterPlan]) 
     if composition.merge is not None and (composition.merge not in MERGES or len(composition.use) < 2):
         fix = f"Merge two or more adapters by {', '.join(MERGES)}"
         raise BwlabError(f"{asked}.merge = {composition.merge}", f"{len(composition.use)} adapters", fix)
+    if composition.fusion != SUM and (composition.merge is not None or len(composition.use) < 2):
+        found = f"{len(composition.use)} adapters" if composition.merge is None else f"merge = {composition.merge} too"
+        raise BwlabError(f"{asked}.fusion = {composition.fusion}", found, "Use two or more adapters, unmerged")
     if composition.merge == ZIPLORA:
         learned = sorted(adapters[name].learns for name in composition.use)
         if learned != [IDENTITY, STYLE] or set(composition.use.values()) != {"1"}:
@@ -290,7 +295,11 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
 
     benchmark = load_benchmark()
     _check_subjects(f"{asked}: data.identities", plan.identities, benchmark.identities)
-    _check_subjects(f"{asked}: data.styles", plan.styles, benchmark.style_names("held-out"))
+    unknown = (*benchmark.style_names("held-out"), *benchmark.style_names("unscored"))
+    _check_subjects(f"{asked}: data.styles", plan.styles, unknown)
+    for identity, style in product(plan.identities, plan.styles):
+        if identity.folder is None and style.folder is None:
+            benchmark.entry(identity.name, style.name)  # raises for a pair of which there is no true image
     _check_prompts(f"{asked}: sampling.prompts", plan.sampling.prompts)
     try:
         parse_timesteps(plan.measures.timesteps)

@@ -9,7 +9,8 @@ from itertools import product
 
 import numpy as np
 
-from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
+from bwlab_analysis.fidelity.bootstrap import bootstrap
+from bwlab_analysis.measures import Interval
 from bwlab_analysis.study.plan import BASE, IDENTITY, STYLE, TRUE
 from bwlab_analysis.study.results import Floats, PairKey, Results
 

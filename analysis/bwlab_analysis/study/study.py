@@ -13,6 +13,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder
 from bwlab.plugins.manager import build_manager
+from bwlab_analysis.study.compositions import check_fusions
 from bwlab_analysis.study.context import StudyLocation, Warn
 from bwlab_analysis.study.expand import ExpandedPlan, expand
 from bwlab_analysis.study.jobs import Job, with_needs
@@ -60,8 +61,10 @@ def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
     from bwlab_analysis.fidelity.clip import clip_of
 
     _require_own(out)
+    manager = build_manager()
+    check_fusions(plan, manager)
     unet = base_unet(plan.base)
-    scheme = scheme_for(unet.config, build_manager().block_schemes())
+    scheme = scheme_for(unet.config, manager.block_schemes())
     clip = clip_of(plan.base, plan.clip)
     return Study(plan, StudyLocation(out, clip, device), scheme, expand(plan, scheme, scorer_hash(clip)))
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bwlab.tables import NO_VALUE, Cell, Row, Table, columns_of
-from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
+from bwlab_analysis.fidelity.bootstrap import bootstrap
+from bwlab_analysis.measures import Interval
 from bwlab_analysis.report.numbers import number_text
 from bwlab_analysis.study import JOB_KINDS
 from bwlab_analysis.study.blame_check import TRIED, SearchedPair, searched

@@ -143,7 +143,8 @@ def _generate(settings: GenerateSettings, job: Job, context: JobContext, folder:
     ]
     prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
     seeds = [*range(settings.seeds)] * len(settings.prompts)
-    images = generate(base.pipe, prompts, seeds, adapters, steps=settings.steps, cfg=settings.cfg)
+    fusion = base.manager.fusion(settings.fusion)
+    images = generate(base.pipe, prompts, seeds, adapters, steps=settings.steps, cfg=settings.cfg, fusion=fusion)
     buffer = io.BytesIO()
     in_rows(images, settings.seeds).save(buffer, "PNG")
     write_atomically(folder / SHEET, buffer.getvalue())

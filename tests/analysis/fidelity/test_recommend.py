@@ -10,10 +10,10 @@ from diffusers import UNet2DConditionModel
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.probe import scheme_of
-from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.conditions import Condition
 from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, WeightedBlock, search_scales
 from bwlab_analysis.fidelity.scores import ConditionScores
+from bwlab_analysis.measures import Interval
 from bwlab_analysis.report.documents import recommend_document
 from bwlab_analysis.report.fidelity import present_trials
 from tests.conftest import tiny_unet

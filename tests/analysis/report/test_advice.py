@@ -1,4 +1,4 @@
-"""What to turn down, and how to say it to other tools."""
+"""Blame as shares of effects, and block scales in the notations of other tools."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bwlab.blocks.notations.translate import translate_from
 from bwlab.blocks.spec import parse_spec
 from bwlab_analysis.activations.losses import BlockLoss, Loss, LossReport, blame_of_losses
 from bwlab_analysis.measures import BlockBlame, worst_first
-from bwlab_analysis.report.advice import notations_of, specs_of, steps_of
+from bwlab_analysis.report.advice import notations_of
 
 BLAME = (
     BlockBlame("b", "out3", 0.40, 0.05),
@@ -19,28 +19,6 @@ BLAME = (
     BlockBlame("a", "mid", 0.10, None),
     BlockBlame("b", "mid", 0.01, 0.0),
 )
-
-
-def test_blocks_that_give_more_than_they_cost_are_turned_down() -> None:
-    steps = steps_of(BLAME)
-    assert [(step.adapter, step.block, step.scale) for step in steps] == [
-        ("b", "out3", 0.0),
-        ("a", "mid", 0.5),
-        ("b", "in1", 0.5),
-    ]
-    assert specs_of(steps) == {"a": "mid=0.5, *=1", "b": "out3=0, in1=0.5, *=1"}
-    assert specs_of(()) == {"a": "1", "b": "1"}
-
-
-def test_steps_are_told_in_words() -> None:
-    off, halved, _ = steps_of(BLAME)
-    names = {"a": "robo", "b": "chalk"}
-    assert off.words(names) == (
-        "Turn chalk off in out3: with the block off, robo gets 40 % of its effect back and chalk loses 5 % of its own."
-    )
-    assert halved.words(names) == (
-        "Turn robo down to 0.5 in mid: with the block off, chalk gets 10 % of its effect back."
-    )
 
 
 def loss_report(adapter: str, base: float, own: float, blame: dict[str, float], need: dict[str, float]) -> LossReport:

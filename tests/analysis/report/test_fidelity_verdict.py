@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bwlab_analysis.fidelity.bootstrap import Interval, bootstrap
+from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, Trial
 from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
+from bwlab_analysis.measures import Interval
 from bwlab_analysis.report.verdict import best_trial_text, carrier_lines, few_images_warning
 
 

@@ -9,9 +9,8 @@ import pytest
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.changes import ActivationReport, BlockChange
 from bwlab_analysis.activations.interaction import BlockEffects, InteractionReport
-from bwlab_analysis.fidelity.bootstrap import Interval
 from bwlab_analysis.fidelity.scores import BlockProfile
-from bwlab_analysis.measures import Measured
+from bwlab_analysis.measures import Interval, Measured
 from bwlab_analysis.report.plots import plot_activations, plot_interaction, plot_profiles
 
 

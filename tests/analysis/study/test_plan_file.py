@@ -85,6 +85,7 @@ MISTAKES = {
     "no identity": ("[data]\nidentities = []", "it names no identity or no style"),
     "an unknown identity": ('[data]\nidentities = ["fox-face"]', "fox-face: the benchmark has none that is held out"),
     "a style the base knows": ('[data]\nstyles = ["noto"]', "noto: the benchmark has none that is held out. Did"),
+    "no true image": ('[data]\nidentities = ["owl"]\nstyles = ["pen"]', "owl in pen: the style has no owl"),
     "twice": ('[data]\nidentities = ["fox", "fox"]', "data.identities: fox: named twice"),
     "no folder": ('[data]\nstyles = [{name = "a", folder = "none"}]', "data.styles: a: no folder /"),
     "what is learned": ('[adapters.id]\nlearns = "foxes"', "adapters.id.learns: 'foxes'. Choose from identity, style"),
@@ -100,6 +101,12 @@ MISTAKES = {
     "no scale": ("[compositions.a]\nuse = {id = [1]}", "use.id = [1]: not a text"),
     "no merge": ('[compositions.a]\nuse = {id = 1}\nmerge = "ties"', "merge = ties: 1 adapters. Merge two or more"),
     "a merge": ('[compositions.a]\nuse = {id = 1, style = 1}\nmerge = "ty"', "merge = ty: 2 adapters"),
+    "a fusion": (
+        '[compositions.a]\nuse = {id = 1, style = 1}\nfusion = "swich"', "compositions.a.fusion: fusion method 'swich'"
+    ),
+    "nothing to fuse": ('[compositions.a]\nuse = {id = 1}\nfusion = "switch"', "fusion = switch: 1 adapters. Use two"),
+    "a fusion's option": ('[compositions.a]\nuse = {id = 1, style = 1}\nfusion = "switch:step=2"', "switch:step=2"),
+    "measure a fusion": ('[compositions."id + style"]\nfusion = "switch"', "unmerged and summed"),
     "density": ("[compositions.a]\nuse = {}\ndensity = 1.5", "compositions.a.density = 1.5: out of range"),
     "prompts": ("[compositions.a]\nuse = {}\nprompts = 0", "compositions.a.prompts = 0: out of range"),
     "a composition's key": ("[compositions.a]\nuses = {}", "compositions.a: uses: unknown. Did you mean use?"),

@@ -29,7 +29,7 @@ def study(clip: Path, tmp_path: Path) -> Study:
     return new_study(plan, tmp_path / "study", "cpu")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Return a cluster that the runner finds; it is not the runner's to end."""
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 1024**2)

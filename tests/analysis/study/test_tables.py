@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bwlab.tables import Cell, Table, columns_of, markdown_table
-from bwlab_analysis.fidelity.bootstrap import Interval
+from bwlab_analysis.measures import Interval
 from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, losses
 from bwlab_analysis.study.tables import (

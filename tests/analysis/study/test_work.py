@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 
 from bwlab_analysis.study import GENERATE, JOB_KINDS, TRAIN
 from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
-from bwlab_analysis.study.jobs import Job
+from bwlab_analysis.study.jobs import GenerateSettings, Job
 from bwlab_analysis.study.sheet import generated_images, in_rows
 from bwlab_analysis.study.work import perform
 from tests.analysis.study.finished import Finished
@@ -51,6 +52,16 @@ def test_an_adapter_kept_clear_of_another(finished: Finished) -> None:
     config = (finished.job(TRAIN, "ortho").folder(finished.out) / "run" / "config.toml").read_text()
     other = finished.job(TRAIN, "id, fox")
     assert json.dumps(str(other.folder(finished.out) / "run" / "adapter.safetensors")) in config
+
+
+def test_a_fusion_acts(finished: Finished, copied: JobContext) -> None:
+    summed = finished.job(GENERATE, "id + half style, fox x ink")
+    assert isinstance(summed.settings, GenerateSettings)
+    fused = Job("fused", replace(summed.settings, fusion="switch:steps=1"), summed.needs)
+    assert fused.key != summed.key
+    perform(fused, copied)
+    images = (generated_images(job, copied.location.out) for job in (summed, fused))
+    assert all(one.tobytes() != other.tobytes() for one, other in zip(*images, strict=True))
 
 
 def interrupted(job: Job, out: Path, left: str) -> Path:

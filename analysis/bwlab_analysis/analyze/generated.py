@@ -1,0 +1,136 @@
+"""Conflict in generated images: the prompts, the scorer and the training images with which it is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bwlab.adapters.names import adapter_name
+from bwlab.base.names import EMBEDDED
+from bwlab.errors import BwlabError
+from bwlab_analysis.analyze.arguments import MOST_REFERENCES
+
+if TYPE_CHECKING:
+    from bwlab.adapters.adapter import Adapter
+    from bwlab_analysis.activations.loaded_base import LoadedBase
+    from bwlab_analysis.activations.pair import FilePair, MeasuredConflict, OnPass
+    from bwlab_analysis.fidelity.rollouts import Learned
+    from bwlab_analysis.installed import Warn
+
+LEARNS = ("identity", "style")
+"""What an adapter may be said to have learned."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How images are generated to measure conflict in them; the attributes have the names of the command's options.
+
+    Attributes:
+        samples: number of images of each composition; 0: none are generated.
+        steps, cfg: as in `bwlab.generation.sample.generate`.
+        clip: open_clip model to score with; None: the embedded base's own scorer, or none with other bases.
+        learns: `"identity"` or `"style"` by adapter file, where it is not to be found from the training images.
+
+    """
+
+    samples: int
+    steps: int
+    cfg: float
+    clip: str | None
+    learns: Mapping[Path, str]
+
+    def check(self) -> None:
+        """Raise BwlabError for settings that no image can be generated with."""
+        if not math.isfinite(self.cfg):
+            raise BwlabError(f"--cfg {self.cfg}", "it is not a finite number", "Give a number such as 3")
+        for file, learned in self.learns.items():
+            if learned not in LEARNS:
+                asked = f"--learns {adapter_name(file)}={learned}"
+                raise BwlabError(asked, "an adapter learns an identity or a style", f"Give {' or '.join(LEARNS)}")
+
+
+def measure_generated(
+    base: LoadedBase,
+    files: Sequence[Path],
+    adapters: Mapping[Path, Adapter],
+    data: Mapping[Path, Path],
+    prompts: Sequence[str],
+    sampled: Sampled,
+    seed: int,
+    on_pass: OnPass,
+    warn: Warn,
+) -> dict[FilePair, MeasuredConflict]:
+    """Return what the adapters of each pair lose beside each other in generated images.
+
+    A pair without prompts, whose captions have no tags in common, is left out with a warning.
+
+    Args:
+        base: the base.
+        files: the adapters to compare.
+        adapters: the loaded adapters by file.
+        data: folder of training images by adapter file.
+        prompts: the prompts; none: the tags that most captions of both adapters have in common.
+        sampled: how images are generated.
+        seed: seed of the first image of each prompt.
+        on_pass: called with the numbers of finished sampling steps and of all.
+        warn: called with each warning.
+
+    Raises:
+        BwlabError: the scorer or an image cannot be read.
+
+    """
+    from bwlab.dataset.encoded import folder_captions
+    from bwlab_analysis.fidelity.rollouts import RolloutSettings, measure_rollouts
+
+    learned = _learned(base, data, sampled)
+    captions = {file: folder_captions(folder, MOST_REFERENCES) for file, folder in data.items()}
+    pairs, measured = list(combinations(files, 2)), {}
+    for number, pair in enumerate(pairs, 1):
+        texts = tuple(prompts) or _shared(pair, captions)
+        if not texts:
+            names = " and ".join(map(adapter_name, pair))
+            warn(f"No images are generated with {names}: their captions have no tags in common. Give --prompts FILE.")
+            continue
+        settings = RolloutSettings(texts, sampled.samples, sampled.steps, sampled.cfg, seed=seed)
+        stage = "generating images" + (f" of pair {number} of {len(pairs)}" if len(pairs) > 1 else "")
+        a, b = (adapters[file] for file in pair)
+        measured[pair] = measure_rollouts(
+            base.pipe,
+            a,
+            b,
+            {letter: learned[file] for letter, file in zip("ab", pair, strict=True) if file in learned},
+            settings,
+            partial(on_pass, stage=stage),
+        )
+    return measured
+
+
+def _learned(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> dict[Path, Learned]:
+    """Return what each adapter with training images has learned; nothing without a scorer."""
+    from bwlab.images import image_paths, read_rgb
+    from bwlab_analysis.fidelity.clip import clip_of, load_clip
+    from bwlab_analysis.fidelity.rollouts import learned_from
+
+    if not data or (sampled.clip is None and base.base != EMBEDDED):
+        return {}
+    clip = load_clip(clip_of(base.base, sampled.clip))
+    return {
+        file: learned_from(
+            clip,
+            [read_rgb(path) for path in islice(image_paths(folder), MOST_REFERENCES)],
+            sampled.learns.get(file),
+        )
+        for file, folder in data.items()
+    }
+
+
+def _shared(pair: FilePair, captions: Mapping[Path, Sequence[str]]) -> tuple[str, ...]:
+    from bwlab_analysis.fidelity.rollouts import shared_prompt
+
+    found = shared_prompt([captions[file] for file in pair if file in captions])
+    return (found,) if found and all(file in captions for file in pair) else ()

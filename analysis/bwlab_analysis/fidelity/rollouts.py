@@ -1,0 +1,263 @@
+"""Conflict measured: what each of two adapters loses beside the other in images that are generated in a few steps.
+
+A few short samples, scored, predict what full images lose better than any measure of weights, activations or losses
+(docs/study.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from bwlab.adapters.adapter import Adapter
+from bwlab.adapters.attach import ScaledAdapter
+from bwlab.generation.sample import generate
+from bwlab_analysis.activations.pair import Cost, MeasuredConflict
+from bwlab_analysis.activations.passes import BASE, BOTH, A, B, random_name, rows_at_once
+from bwlab_analysis.activations.random_adapters import random_adapters
+from bwlab_analysis.fidelity.bootstrap import Array, interval, resampled_means
+from bwlab_analysis.fidelity.clip import IDENTITY, STYLE, ClipModel, identity_margins, likeness_to_images
+from bwlab_analysis.measures import Interval
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bwlab.base.architectures import Pipeline
+    from bwlab.terminal import OnProgress
+
+LIKENESS, LATENTS = "likeness", "latents"
+SHARED_BY = 0.8
+"""The share of an adapter's captions that a tag must be in to be one of its common tags."""
+
+Scores: TypeAlias = Callable[[Sequence["Image"]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How images are generated to measure conflict.
+
+    Attributes:
+        prompts: the prompts.
+        samples: number of images of each composition, at least; as many for each prompt.
+        steps, cfg: as in `bwlab.generation.sample.generate`.
+        draws: number of random adapters in the place of each adapter.
+        seed: seed of the first image of each prompt, and of the random adapters.
+
+    """
+
+    prompts: tuple[str, ...]
+    samples: int = 16
+    steps: int = 6
+    cfg: float = 3.0
+    draws: int = 1
+    seed: int = 0
+
+    @property
+    def seeds(self) -> int:
+        """The number of images for each prompt."""
+        return math.ceil(self.samples / len(self.prompts))
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What an adapter was trained on, as far as images are scored by it.
+
+    Attributes:
+        of: `"identity"`, `"style"` or `"likeness"`.
+        scores: function that scores images by it, higher is better.
+
+    """
+
+    of: str
+    scores: Scores
+
+
+def learned_from(clip: ClipModel, images: Sequence[Image], of: str | None = None) -> Learned:
+    """Return what training images share, as a scorer of generated images.
+
+    Args:
+        clip: the model. The scorer of the embedded base tells identity from style; others score the likeness to the
+            training images as a whole.
+        images: the training images, one or more.
+        of: `"identity"` or `"style"`; None: the part of the embeddings that is more alike among the images.
+
+    """
+    if not {IDENTITY, STYLE} <= clip.parts.keys():
+        return Learned(LIKENESS, partial(_likeness, clip, images, ""))
+    if of is None:
+        of = max((IDENTITY, STYLE), key=lambda part: _alike(clip, images, part))
+    if of == IDENTITY:
+        return Learned(IDENTITY, lambda generated: identity_margins(clip, generated, images))
+    return Learned(STYLE, partial(_likeness, clip, images, STYLE))
+
+
+def _likeness(clip: ClipModel, images: Sequence[Image], part: str, generated: Sequence[Image]) -> list[float]:
+    return likeness_to_images(clip, generated, images, part)
+
+
+def _alike(clip: ClipModel, images: Sequence[Image], part: str) -> float:
+    """Return the mean cosine of two of the images, -1..1; 1 for a single image."""
+    embeddings = clip.embed_images(images, part)
+    count = len(embeddings)
+    pairs = (embeddings @ embeddings.T).sum() - count
+    return float(pairs) / (count * (count - 1)) if count > 1 else 1.0
+
+
+def measure_rollouts(
+    pipe: Pipeline,
+    a: Adapter,
+    b: Adapter,
+    learned: Mapping[str, Learned],
+    settings: RolloutSettings,
+    on_step: OnProgress | None = None,
+) -> MeasuredConflict:
+    """Return what two adapters lose beside each other in images that are generated for the same prompts and seeds.
+
+    Every image of a composition starts from the noise of the same image of the others. Intervals (95 %, bootstrap) are
+    over prompts and seeds.
+
+    Args:
+        pipe: the base.
+        a, b: the adapters.
+        learned: what `"a"` and `"b"` were trained on; empty if no scorer is at hand: then the change of the images'
+            latents is measured instead of scores.
+        settings: prompts, seeds and steps.
+        on_step: called with the numbers of finished sampling steps and of all.
+
+    """
+    drawn = {A: random_adapters(a, pipe.unet, settings.draws, settings.seed + 1)}
+    drawn[B] = random_adapters(b, pipe.unet, settings.draws, settings.seed + 101)
+    adapters = (a, b, *drawn[A], *drawn[B])
+    on: dict[str, tuple[Adapter, ...]] = {BASE: (), A: (a,), B: (b,), BOTH: (a, b)}
+    for replaced, other in ((A, b), (B, a)):
+        for draw, adapter in enumerate(drawn[replaced]):
+            on[random_name(replaced, draw, alone=False)] = (adapter, other)
+    images = _generated(pipe, adapters, on, settings, on_step)
+    own = {A: [random_name(B, draw, alone=False) for draw in range(len(drawn[B]))]}
+    own[B] = [random_name(A, draw, alone=False) for draw in range(len(drawn[A]))]
+    costs = [_cost(name, learned[name], images, own[name], settings) for name in (A, B) if name in learned]
+    if not learned:
+        latents = {name: _latents(pipe, shown) for name, shown in images.items()}
+        costs = [_change(name, latents, own[name], settings) for name in (A, B)]
+    shown = {name: tuple(images[name]) for name in (BASE, A, B, BOTH)}
+    return MeasuredConflict(settings.prompts, settings.seeds, settings.steps, settings.cfg, tuple(costs), shown)
+
+
+def _generated(
+    pipe: Pipeline,
+    adapters: Sequence[Adapter],
+    on: Mapping[str, Sequence[Adapter]],
+    settings: RolloutSettings,
+    on_step: OnProgress | None,
+) -> dict[str, list[Image]]:
+    """Return the images of every composition, prompt by prompt; all are sampled in the same batches."""
+    prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
+    seeds = list(range(settings.seed, settings.seed + settings.seeds)) * len(settings.prompts)
+    scaled = [
+        # By identity: an adapter may be equal to another one.
+        ScaledAdapter(
+            adapter,
+            torch.tensor([float(any(it is adapter for it in active)) for active in on.values() for _ in prompts]),
+        )
+        for adapter in adapters
+    ]
+    side = int(pipe.unet.config.sample_size)
+    rows = rows_at_once(pipe, torch.empty(1, 1, side, side))
+    images = generate(
+        pipe,
+        prompts * len(on),
+        seeds * len(on),
+        scaled,
+        steps=settings.steps,
+        cfg=settings.cfg,
+        batch_size=max(1, rows // (2 if settings.cfg > 1 else 1)),
+        on_step=on_step,
+    )
+    count = len(prompts)
+    return {name: images[place * count : (place + 1) * count] for place, name in enumerate(on)}
+
+
+def _cost(
+    name: str, learned: Learned, images: Mapping[str, Sequence[Image]], random: Sequence[str], settings: RolloutSettings
+) -> Cost:
+    def table(composition: str) -> Array:
+        return np.asarray(learned.scores(images[composition]), np.float64).reshape(-1, settings.seeds)
+
+    base, alone, both = (table(composition) for composition in (BASE, name, BOTH))
+    lost = share_lost(base, alone, both)
+    beside_random = (
+        share_lost(base, alone, np.mean([table(composition) for composition in random], 0)) if random else None
+    )
+    return Cost(name, learned.of, float(base.mean()), float(alone.mean()), float(both.mean()), lost, beside_random)
+
+
+def share_lost(base: Array, alone: Array, both: Array) -> Interval | None:
+    """Return `mean(alone - both) / mean(alone - base)` with its interval over prompts and seeds.
+
+    Args:
+        base, alone, both: `(prompts, seeds)` scores of the images by the base, by an adapter alone and by two.
+
+    Returns:
+        None if the adapter alone does not raise the score: if the interval of `mean(alone - base)` is not above 0.
+
+    """
+    gains = resampled_means(alone - base)
+    if not interval(float((alone - base).mean()), gains).low > 0:
+        return None
+    # Both tables have one shape, so the same prompts and seeds are drawn for both.
+    shares = resampled_means(alone - both) / np.where(gains > 0, gains, np.nan)
+    return interval(float((alone - both).mean() / (alone - base).mean()), shares[~np.isnan(shares)])
+
+
+def _latents(pipe: Pipeline, images: Sequence[Image]) -> torch.Tensor:
+    """Return the latents of images, `(images, numbers)`."""
+    from bwlab.base.latents import encode_images
+
+    pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]) / 127.5 - 1)
+    return encode_images(pipe.vae, pixels.movedim(-1, 1)).mean.flatten(1).double().cpu()
+
+
+def _change(name: str, latents: Mapping[str, torch.Tensor], random: Sequence[str], settings: RolloutSettings) -> Cost:
+    def changed(composition: str) -> Array:
+        cosines = torch.cosine_similarity(latents[name], latents[composition], dim=1)
+        return np.asarray(1 - cosines, np.float64).reshape(-1, settings.seeds)
+
+    def with_interval(changes: Array) -> Interval:
+        return interval(float(changes.mean()), resampled_means(changes))
+
+    beside_random = with_interval(np.mean([changed(composition) for composition in random], 0)) if random else None
+    return Cost(name, LATENTS, None, None, None, with_interval(changed(BOTH)), beside_random)
+
+
+def shared_prompt(captions: Sequence[Sequence[str]]) -> str | None:
+    """Return the tags that most captions of each adapter have in common, in the order in which captions have them.
+
+    >>> shared_prompt([["flat, fox, white", "noto, fox, white"], ["ink, cat, white", "ink, rose, white"]])
+    'ink, fox, white'
+
+    Args:
+        captions: the captions of each adapter's training images.
+
+    Returns:
+        None if the captions of an adapter have no tag in common.
+
+    """
+    places: dict[str, list[float]] = {}
+    for texts in captions:
+        tags = [[tag.strip() for tag in text.split(",") if tag.strip()] for text in texts]
+        found: dict[str, list[float]] = {}
+        for row in tags:
+            for place, tag in enumerate(dict.fromkeys(row)):
+                found.setdefault(tag, []).append(place / len(row))
+        common = {tag: where for tag, where in found.items() if len(where) >= SHARED_BY * len(texts)}
+        if not common:
+            return None
+        for tag, where in common.items():
+            places.setdefault(tag, []).append(float(np.mean(where)))
+    return ", ".join(sorted(places, key=lambda tag: float(np.mean(places[tag]))))
