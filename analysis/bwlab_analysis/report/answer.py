@@ -56,13 +56,15 @@ def cost_text(cost: Cost, own: str, other: str) -> str:
             f"{other} cannot be measured."
         )
     share, low, high = (100 * value for value in (cost.lost.mean, cost.lost.low, cost.lost.high))
-    between = f"95 % interval {low:.0f} to {high:.0f} %"
+    gain = high < 0
+    first, last = (-high, -low) if gain else (low, high)
+    between = f"95 % interval {first:.0f} to {last:.0f} %"
     null = ""
     if cost.random_lost is not None:
         null = f"; beside random adapters of {other}'s norms, {100 * cost.random_lost.mean:.0f} %"
     if low > 0:
         return f"Beside {other}, {own} loses {share:.0f} % of {what} ({between}{null})."
-    if high < 0:
+    if gain:
         return f"Beside {other}, {own} gains {-share:.0f} % of {what} ({between}{null})."
     return f"Beside {other}, {own} loses nothing measurable of {what} ({share:.0f} %, {between}{null})."
 

@@ -75,8 +75,10 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     assert outcome.code == 0, outcome.err
     text = " ".join(outcome.out.split())
     assert re.match(
-        r"Answer Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % of its effect on the base's prediction; beside "
-        r"random adapters of style's norms, -?[\d.]+ % \+- [\d.]+ %\. Beside identity, style keeps",
+        r"Answer Beside style, the images of identity change by [\d.]+ \(95 % interval [\d.]+ to [\d.]+; "
+        r"0: not at all, 1: into unrelated ones; beside random adapters of style's norms, [\d.]+\)\. Without a scorer, "
+        r"--clip MODEL, nobody knows whether this is damage\. Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % "
+        r"of its effect on the base's prediction; beside random adapters of style's norms, -?[\d.]+ % \+- [\d.]+ %\. ",
         text,
     )
     assert "prediction" in outcome.out
@@ -131,7 +133,7 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     assert (found["name_a"], found["name_b"]) == ("identity", "style")
-    assert len(found["answer"]) == 2
+    assert len(found["answer"]) == 4
     assert found["schema"] == "bwlab.analyze.conflict"
     assert {place["block"] for place in found["activations"]["effects"]} >= {"in0", "mid", "out3", "prediction"}
     assert [report["adapter"] for report in found["losses"]] == ["a", "b"]
@@ -148,13 +150,47 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert "…" not in table.out
 
 
+def test_a_clip_model_scores_what_each_adapter_loses(bwlab: Run, files: Files) -> None:
+    data = ("--data", f"identity={files.images}", "--data", f"style={files.images}")
+    arguments = ("analyze", "conflict", files.a, files.b, "--base", files.base, "--clip", files.clip, *data, *FAST)
+    found = json.loads(bwlab(*arguments, "--json").out)
+    costs = found["measured"]["costs"]
+    assert [(cost["adapter"], cost["of"]) for cost in costs] == [("a", "likeness"), ("b", "likeness")]
+    for cost in costs:
+        assert -1 <= cost["base"] <= 1
+        assert (cost["lost"] is None) == ("alone does not bring" in found["answer"]["ab".index(cost["adapter"])])
+    assert len(found["answer"]) == 2
+    assert "likeness to its training images" in found["answer"][0]
+    text = " ".join(bwlab(*arguments).out.split())
+    assert "Measured in 16 images with neither adapter, with each and with both, generated in 6 steps at CFG 3" in text
+    assert "Conflict score" not in text  # what is measured needs no hint
+
+
+def test_captions_without_common_tags_need_prompts(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    for number, image in enumerate(sorted(files.images.glob("*.png"))[:2] * 2):
+        (tmp_path / f"{number}.png").write_bytes(image.read_bytes())
+        (tmp_path / f"{number}.txt").write_text(f"caption {number}")
+    arguments = ("analyze", "conflict", files.a, files.b, "--base", files.base, *FAST, "--json")
+    outcome = bwlab(*arguments, "--data", f"a={tmp_path}", "--data", f"b={files.images}")
+    assert outcome.code == 0, outcome.err
+    assert "their captions have no tags in common. Give --prompts FILE" in " ".join(outcome.err.split())
+    assert json.loads(outcome.out)["measured"] is None
+
+
 @pytest.mark.parametrize(
     ("command", "stages"),
     [
-        ("conflict A B --data a=IMAGES", {"activations", "losses on identity's images"}),
+        ("conflict A B --data a=IMAGES --samples 0", {"activations", "losses on identity's images"}),
         (
             "conflict A B TEXT --prompts PROMPTS",
-            {"weights", *(f"activations of pair {number} of 3" for number in (1, 2, 3))},
+            {
+                "weights",
+                *(
+                    f"{what} of pair {number} of 3"
+                    for what in ("generating images", "activations")
+                    for number in (1, 2, 3)
+                ),
+            },
         ),
         ("activations A --prompts PROMPTS", {""}),
     ],
@@ -175,7 +211,8 @@ def test_progress_is_shown(
     assert {detail for _, _, detail in shown} == stages
     for stage in stages:
         own = [(done, total) for done, total, detail in shown if detail == stage]
-        assert own == [(done, len(own)) for done in range(len(own))]
+        first = int(stage.startswith("generating"))  # sampling reports the steps that are done, others those to come
+        assert own == [(first + done, len(own)) for done in range(len(own))]
 
 
 def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:

@@ -191,9 +191,11 @@ def test_a_conflict_opens_with_the_answer_the_conflict_by_block_and_training_ima
         if effect["timestep"] == "all"
     }
     assert float(drawn[options[0]]["mid"]["text"]) == pytest.approx(1 - effects["mid"], abs=0.006)
-    assert text.count("<img") == 2
-    assert "training images of identity" in text
-    assert "training images of style" in text
+    strips = re.findall("<figcaption>(.*?)</figcaption>", text)
+    assert strips == [
+        *("training images of identity", "training images of style"),
+        *("without identity and style", "identity alone", "style alone", "identity and style"),
+    ]
     heads = dict(re.findall(r'<th data-sort title="(.*?)".*?>(.*?)</th>', text))
     legend = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", text))
     assert heads["denoising loss of the base alone on the adapter&#x27;s training images; lower is better"] == "base"
