@@ -76,3 +76,12 @@ def test_a_style_needs_both_areas(tmp_path: Path) -> None:
     rows = gate_table(gates).rows
     assert [row[-1].text for row in rows] == ["passed", "not passed", "not passed"]
     assert rows[0][2].line == "0.990 (0.97 to 1.00)"
+
+
+def test_the_page_and_the_roles_follow_the_gate() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    gates, page = read_gates(docs / "benchmark-gate.json"), (docs / "benchmark.md").read_text(encoding="utf-8")
+    styles = {style.style: style.role for style in load_benchmark().styles if style.role != "train"}
+    assert styles == {gate.style: "held-out" if gate.passed else "unscored" for gate in gates}
+    for row in gate_table(gates).rows:
+        assert f"| {' | '.join(cell.line for cell in row)} |" in page
