@@ -34,11 +34,13 @@ def as_tensor(image: Image.Image) -> Tensor:
 
 def test_the_autoencoder_keeps_unseen_identities_in_every_style(base: StableDiffusionPipeline) -> None:
     benchmark = load_benchmark()
+    unseen = {"pen", "map", "dusk", "crayon", "pencil"}  # styles that the autoencoder was not trained on either
     for style in benchmark.style_names():
-        images = torch.stack([as_tensor(benchmark.image(name, style)) for name in benchmark.identities[::7]])
+        names = benchmark.identities_in(style)[::7]
+        images = torch.stack([as_tensor(benchmark.image(name, style)) for name in names])
         with torch.no_grad():
             rebuilt = base.vae.decode(base.vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
-        assert peak_signal_to_noise(rebuilt, images) > 25, style
+        assert peak_signal_to_noise(rebuilt, images) > (20 if style in unseen else 25), style
 
 
 def mean_paint(base: StableDiffusionPipeline, prompt: str) -> list[float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.save import block_ranks
+from bwlab.base.conditioning import text_encoders
 from bwlab.terminal import counted
 from bwlab.training.trainable import learning_rate, parameter_groups
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bwlab.adapters.adapter import Adapter
+    from bwlab.base.architectures import Pipeline
     from bwlab.dataset.epochs import Epochs
     from bwlab.dataset.examples import Example
     from bwlab.optimizers.types import OptimizerType
@@ -36,6 +38,7 @@ class RunSummary:
         examples: the images.
         missing: number of regularisation images that are still to be generated.
         accelerator: device, precision and processes.
+        pipe: the base.
         trainable: the parameters that are trained.
         optimizer: the optimiser.
         epochs: the epochs of the data in steps of this run.
@@ -49,6 +52,7 @@ class RunSummary:
     examples: Sequence[Example]
     missing: int
     accelerator: Accelerator
+    pipe: Pipeline
     trainable: Trainable
     optimizer: OptimizerType
     epochs: Epochs
@@ -79,6 +83,7 @@ class RunSummary:
         processes = f"{count} processes" if count > 1 else "1 process"
         yield "batch", f"{counted(self.epochs.step_examples, 'image')} per step: {sizes} × {processes}"
         yield "trained", self._trained()
+        yield "memory", self._memory()
         if self.trainable.adapter.layers:
             yield "ranks", ranks_text(self.trainable.adapter)
         yield "optimiser", self._optimizer()
@@ -110,6 +115,16 @@ class RunSummary:
             parts.append(f"new words {', '.join(words)}")
         return ", ".join(parts)
 
+    def _memory(self) -> str:
+        """Return what weights and gradients take; the rest is not known before the first step."""
+        models = (self.pipe.unet, self.pipe.vae, *text_encoders(self.pipe))
+        base = sum(parameter.nbytes for model in models for parameter in model.parameters())
+        trained = 2 * sum(parameter.nbytes for parameter in self.trainable.parameters())
+        return (
+            f"{megabytes(base)} for the base, {megabytes(trained)} for what is trained with its gradients; the "
+            "optimiser and the activations come on top"
+        )
+
     def _optimizer(self) -> str:
         training = self.config.training
         rate = f"rate {learning_rate(training, self.optimizer):g}"
@@ -124,6 +139,15 @@ class RunSummary:
             f"{file} ({self.config.output.dtype}); checkpoints {interval(checkpoints.every, checkpoints.every_epochs)}"
         )
         return f"{text}; previews {interval(previews.every, previews.every_epochs)}" if previews.enabled else text
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes in megabytes of 10^6 bytes.
+
+    >>> megabytes(2_400_000_000), megabytes(45_200)
+    ('2400 MB', '0.05 MB')
+    """
+    return f"{count / 1e6:.0f} MB" if count >= 10_000_000 else f"{count / 1e6:.1g} MB"
 
 
 def interval(every: int | None, every_epochs: int | None) -> str:

@@ -279,7 +279,8 @@ ACTIVATIONS = Table(
         Row("--report", "--report page", report_written),
     ],
 )
-IN_BASE = f"{{fox}} {{ink}} {MEASURED} --data fox={{identity}} --data ink={{style}} --device cpu"
+FEW = "--samples 2 --steps 1"
+IN_BASE = f"{{fox}} {{ink}} {MEASURED} --data fox={{identity}} --data ink={{style}} --device cpu {FEW}"
 CONFLICT = Table(
     "analyze conflict",
     f"{IN_BASE} --json",

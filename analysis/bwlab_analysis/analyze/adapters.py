@@ -96,7 +96,6 @@ def conflict(
 
     """
     from bwlab.plugins.manager import build_manager
-    from bwlab_analysis.activations.loaded_base import open_base
     from bwlab_analysis.activations.pair import BaseSettings
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.adapter_weights import weights_of
@@ -105,7 +104,7 @@ def conflict(
     names, manager = named_files([Path(file) for file in files]), build_manager()
     settings, folders = None, by_file("data", (data or {}).items(), names)
     sampled = Sampled(samples, steps, cfg, clip, by_file("learns", (learns or {}).items(), names, str))
-    sampled.check()
+    sampled.check(folders)
     if base is None and (folders or prompts):
         raise BwlabError("comparing adapters on images or prompts", "no base is given", "Give a base")
     if base is not None:
@@ -122,6 +121,8 @@ def conflict(
     named = {file: name for name, file in names}
     if settings is None:
         return Conflict(named, [(report, None) for report in reports], {}, folders)
+    from bwlab_analysis.activations.loaded_base import open_base  # imports torch, which weights alone do not need
+
     loaded = open_base(settings.base, manager, device)
     measured = _measured(loaded, [file for _, file in names], settings, sampled, on_progress, warn or as_warning)
     in_base = [(report, measured.pairs[report.file_a, report.file_b]) for report in reports]
@@ -145,12 +146,13 @@ def _measured(
             on_progress(done, total, stage)
 
     adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
+    # First, as it names an adapter that is broken.
+    found = measure_in_base(base, files, adapters, settings, on_pass)
     generated = {}
     if sampled.samples:
         generated = measure_generated(
             base, files, adapters, settings.data, settings.texts, sampled, settings.seed, on_pass, warn
         )
-    found = measure_in_base(base, files, adapters, settings, on_pass)
     pairs = {pair: replace(in_base, measured=generated.get(pair)) for pair, in_base in found.pairs.items()}
     return replace(found, pairs=pairs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, islice
@@ -44,14 +44,26 @@ class Sampled:
     clip: str | None
     learns: Mapping[Path, str]
 
-    def check(self) -> None:
-        """Raise BwlabError for settings that no image can be generated with."""
+    def check(self, data: Collection[Path]) -> None:
+        """Raise BwlabError for settings that are out of range or that would have no effect.
+
+        Args:
+            data: the adapter files that have training images.
+
+        """
         if not math.isfinite(self.cfg):
             raise BwlabError(f"--cfg {self.cfg}", "it is not a finite number", "Give a number such as 3")
         for file, learned in self.learns.items():
+            asked = f"--learns {adapter_name(file)}={learned}"
             if learned not in LEARNS:
-                asked = f"--learns {adapter_name(file)}={learned}"
                 raise BwlabError(asked, "an adapter learns an identity or a style", f"Give {' or '.join(LEARNS)}")
+            if file not in data:
+                raise BwlabError(asked, "it has no training images", f"Add --data {adapter_name(file)}=DIR")
+        if self.clip is not None and not data:
+            raise BwlabError(f"--clip {self.clip}", "no training images to compare with", "Add --data NAME=DIR")
+        if self.samples == 0 and (self.clip is not None or self.learns):
+            asked = "--clip" if self.clip is not None else "--learns"
+            raise BwlabError(asked, "no images are generated that it could score", "Leave out --samples 0")
 
 
 def measure_generated(
@@ -117,8 +129,14 @@ def _learned(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> d
     from bwlab_analysis.fidelity.rollouts import learned_from
 
     if not data or (sampled.clip is None and base.base != EMBEDDED):
+        clip = None
+    else:
+        clip = load_clip(clip_of(base.base, sampled.clip))
+    if sampled.learns and (clip is None or not clip.parts):
+        fix = "Leave out --learns: the likeness to the training images is scored as a whole"
+        raise BwlabError("--learns", "only the scorer of the embedded base tells identity from style", fix)
+    if clip is None:
         return {}
-    clip = load_clip(clip_of(base.base, sampled.clip))
     return {
         file: learned_from(
             clip,

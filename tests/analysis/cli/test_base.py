@@ -25,6 +25,7 @@ from tests.analysis.random_adapters import random_adapter
 
 Run = Callable[..., Outcome]
 FAST = ("--latents", 2, "--random", 2, "--timesteps", "700,200")
+QUICK = (*FAST, "--samples", 2, "--steps", 1)  # for conflict
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def test_the_lines_to_copy_run_as_printed(
     for module in ("report.advice", "fidelity.clip"):
         monkeypatch.setattr(f"bwlab_analysis.{module}.EMBEDDED", str(files.base))
     data = ("--data", f"identity={files.images}", "--data", f"a style={files.images}")
-    outcome = bwlab("analyze", "conflict", files.a, spaced, "--base", files.base, *data, *FAST)
+    outcome = bwlab("analyze", "conflict", files.a, spaced, "--base", files.base, *data, *QUICK)
     lines = outcome.out.partition("To copy:\n")[2].partition("Numbers\n")[0].splitlines()
     assert [shlex.split(line)[:3] for line in lines] == [["bwlab", "analyze", "recommend"]]
     search = bwlab(*shlex.split(lines[0])[1:])
@@ -120,7 +121,7 @@ def test_the_lines_to_copy_run_as_printed(
 def test_the_numbers_of_a_conflict_fit_a_screen(bwlab: Run, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     data = ("--data", f"identity={files.images}", "--data", f"style={files.images}")
-    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *QUICK)
     numbers = outcome.out.partition("\nNumbers\n")[2].splitlines()
     assert 20 < len(numbers) <= 24
     copied = outcome.out.partition("To copy:\n")[2].splitlines()[:1]
@@ -182,7 +183,7 @@ def test_captions_without_common_tags_need_prompts(bwlab: Run, files: Files, tmp
     [
         ("conflict A B --data a=IMAGES --samples 0", {"activations", "losses on identity's images"}),
         (
-            "conflict A B TEXT --prompts PROMPTS",
+            "conflict A B TEXT --prompts PROMPTS --samples 2 --steps 2",
             {
                 "weights",
                 *(
@@ -217,7 +218,9 @@ def test_progress_is_shown(
 
 def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files) -> None:
     data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
-    found = json.loads(bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json").out)
+    found = json.loads(
+        bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *QUICK, "--json").out
+    )
     names = {"a": found["name_a"], "b": found["name_b"]}
     of_none = [
         names[report["adapter"]]
@@ -245,10 +248,10 @@ def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) 
 def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
     data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
     pair = (files.with_text, files.b)
-    both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *FAST, "--json").out)
+    both = json.loads(bwlab("analyze", "conflict", *pair, "--base", files.base, *data, *QUICK, "--json").out)
     in0 = next(place for place in both["activations"]["effects"] if place["block"] == "in0")
     assert in0["effect_a"]["random"] > 0
-    turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *FAST)
+    turned = bwlab("analyze", "conflict", *pair[::-1], "--base", files.base, "--prompts", files.prompts, *QUICK)
     assert "Beside style, with_text keeps" in " ".join(turned.out.split()), turned.err
     of_one = bwlab("analyze", "activations", files.with_text, "--base", files.base, "--data", files.images, *FAST)
     assert "Effect" in of_one.out, of_one.err
@@ -263,7 +266,7 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     found = json.loads(outcome.out)
     assert found["schema"] == "bwlab.analyze.conflicts"
     assert len(found["pairs"]) == 3
-    table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *FAST)
+    table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *QUICK)
     assert table.code == 0, table.err
     assert "Share of its effect that the adapter in a row retains beside the adapter in a column" in table.out
     rows = [line.split() for line in table.out.splitlines() if line.strip()]
@@ -275,7 +278,7 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
 def test_three_adapters_with_images_say_who_keeps_how_much(bwlab: Run, files: Files, tmp_path: Path) -> None:
     three = (files.a, files.b, files.with_text)
     data = [f"--data={name}={files.images}" for name in ("identity", "b", "with_text")]
-    options = ("--base", files.base, *data, *FAST)
+    options = ("--base", files.base, *data, *QUICK)
     found = json.loads(bwlab("analyze", "conflict", *three, *options, "--json").out)
     assert list(found["names"]) == ["identity", "style", "with_text"] == list(found["together"])
     assert [[report["adapter"] for report in pair["losses"]] for pair in found["pairs"]] == [["a", "b"]] * 3
@@ -295,7 +298,7 @@ def test_three_adapters_with_images_say_who_keeps_how_much(bwlab: Run, files: Fi
     assert "that the adapter in a row keeps beside the adapter in a column" in " ".join(outcome.out.split())
     assert "all others" in outcome.out
     assert (tmp_path / "report.html").read_text().count("<h2>") == 4 + 2  # and the training images
-    only_one = json.loads(bwlab("analyze", "conflict", *three, *options[:2], data[1], *FAST, "--json").out)
+    only_one = json.loads(bwlab("analyze", "conflict", *three, *options[:2], data[1], *QUICK, "--json").out)
     assert list(only_one["together"]) == ["style"]
     assert sorted(len(pair["losses"]) for pair in only_one["pairs"]) == [0, 1, 1]
 
@@ -382,6 +385,15 @@ SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
             "identity has one already",
         ),
         ("conflict A B --base BASE --data a=", "--data a=: it has no name or no value"),
+        ("conflict A B --base BASE --data a=IMAGES --learns a=fox", "an adapter learns an identity or a style"),
+        (
+            "conflict A B --base BASE --data a=IMAGES --learns b=style",
+            "--learns style=style: it has no training images",
+        ),
+        ("conflict A B --base BASE --data a=IMAGES --learns a=style", "only the scorer of the embedded base tells"),
+        ("conflict A B --base BASE --prompts PROMPTS --clip CLIP", "no training images to compare with"),
+        ("conflict A B --base BASE --data a=IMAGES --clip CLIP --samples 0", "Leave out --samples 0"),
+        ("conflict A B --base BASE --data a=IMAGES --cfg nan", "--cfg nan: it is not a finite number"),
         ("conflict A B A", "a file is given twice"),
         ("activations A --base BASE --timesteps 1000", "whole numbers of 0..999"),
         ("activations A --base BASE --prompts A", "not UTF-8 text"),

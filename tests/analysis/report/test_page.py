@@ -22,7 +22,7 @@ from bwlab_analysis.report.numbers import number_cell, number_text
 from bwlab_analysis.report.page import write_report
 from bwlab_analysis.report.presentation import Presentation
 from bwlab_analysis.report.unet_map import fill_colour, unet_map
-from tests.analysis.cli.test_base import FAST, Files, fidelity_options
+from tests.analysis.cli.test_base import FAST, QUICK, Files, fidelity_options
 from tests.analysis.cli.test_base import files as files
 from tests.analysis.conftest import Outcome
 
@@ -92,7 +92,7 @@ def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> lis
     data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
     commands: tuple[tuple[object, ...], ...] = (
         ("norms", files.a),
-        ("conflict", files.a, files.b, *base, *data, *FAST),
+        ("conflict", files.a, files.b, *base, *data, *QUICK),
         ("conflict", files.a, files.b, third),
         ("activations", files.b, *base, "--data", files.images, *FAST),
         ("fidelity", "--adapter", files.b, "--adapter", files.b, *fidelity_options(files)),
@@ -176,7 +176,7 @@ def test_a_conflict_opens_with_the_answer_the_conflict_by_block_and_training_ima
 ) -> None:
     data = ("--data", f"a={files.images}", "--data", f"style={files.images}")
     outcome = bwlab(
-        "analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--report", tmp_path, "--json"
+        "analyze", "conflict", files.a, files.b, "--base", files.base, *data, *QUICK, "--report", tmp_path, "--json"
     )
     text = (tmp_path / "report.html").read_text()
     first = re.search(r"<h3>(.*?)</h3><p>(.*?)</p>", text)
