@@ -16,7 +16,7 @@ from tests.analysis.kohya import SHAPES, adapter_tensors, write
 ROOT = Path(__file__).resolve().parents[2]
 LORAS = ROOT.parent / "shared" / "loras"
 PAGE = ROOT / "docs" / "real-adapters.md"
-SAMPLED = 16  # all pairs take minutes: `python -m benchmarks.real_files` prints them
+SAMPLED = 15  # all pairs take minutes: `python -m benchmarks.real_files` prints them
 IN0 = [path for path in SHAPES if path.startswith("down_blocks.0.")]
 OUT3 = [path for path in SHAPES if path.startswith("up_blocks.3.")]
 
