@@ -1,7 +1,7 @@
 """Conflict measured: what each of two adapters loses beside the other in images that are generated in a few steps.
 
-A few short samples, scored, predict what full images lose better than any measure of weights, activations or losses
-(docs/study.md).
+The scores are those of images, but of few and unfinished ones: how well they tell what full images lose is not known
+beyond their intervals.
 """
 
 from __future__ import annotations
