@@ -154,17 +154,19 @@ def load_benchmark(folder: Path | None = None) -> Benchmark:
         raise BwlabError(f"benchmark {path}", f"not a readable manifest ({error})", "Install bwlab again") from error
 
 
-def margins(cosines: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how much nearer each image is to each identity than to all identities, in standard deviations.
+def margins(cosines: npt.NDArray[np.float64], others: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
+    """Return how much nearer each image is to each identity than to others on average, in their standard deviations.
 
     A change of all cosines alike, as a style makes it, changes no margin.
 
     Args:
-        cosines: of images' embeddings to the identities' mean embeddings, `(images, identities)`.
+        cosines: of images' embeddings to identities' mean embeddings, `(images, identities)`.
+        others: the same to the identities to compare with, `(images, others)`; None: all in `cosines`.
 
     """
-    around = cosines - cosines.mean(axis=1, keepdims=True)
-    found: npt.NDArray[np.float64] = around / cosines.std(axis=1, ddof=1, keepdims=True)
+    others = cosines if others is None else others
+    around = cosines - others.mean(axis=1, keepdims=True)
+    found: npt.NDArray[np.float64] = around / others.std(axis=1, ddof=1, keepdims=True)
     return found
 
 

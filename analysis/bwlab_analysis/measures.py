@@ -38,6 +38,10 @@ SCHEMA_VERSION = 2
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 
+IDENTITY, STYLE = "identity", "style"
+"""What an adapter learns; also the parts of the embeddings of the embedded base's scorer."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A number with its 95 % bootstrap interval."""

@@ -86,6 +86,11 @@ def embedded_folder() -> Path:
     return Path(str(files("bwlab").joinpath(EMBEDDED_FOLDER)))
 
 
+def embedded_scorer() -> str:
+    """Return the folder of the scorer of the embedded base."""
+    return str(files("bwlab").joinpath("data/emoji_scorer"))
+
+
 def _embedded_config() -> Mapping[str, object]:
     file = embedded_folder() / UNET_CONFIG
     if not file.is_file():

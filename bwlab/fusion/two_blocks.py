@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bwlab.adapters.attach import ActingLayers, ScaledLayer
 from bwlab.adapters.layer import AdaptedLayer
 from bwlab.errors import BwlabError
-from bwlab.fusion.method import FusionMethod, FusionPlan, same_at_every_step
+from bwlab.fusion.method import FusionMethod, FusionPlan, of_adapter, same_at_every_step
 
 BLOCKS = ("up_blocks.0.attentions.0.", "up_blocks.0.attentions.1.")  # W4 (content) and W5 (style)
 ONLY_SDXL = "add_embedding.linear_1"  # SDXL's UNet has it, those of SD 1.x and 2.x do not
@@ -29,13 +29,9 @@ class TwoBlocks(FusionMethod):
             raise BwlabError("--fusion b-lora", found, "Use an SDXL base, or another fusion method")
         kept: dict[str, list[ScaledLayer]] = {}
         for number, (block, role) in enumerate(zip(BLOCKS, ("first", "second"), strict=True)):
-            own = {
-                path: [scaled for scaled in each if scaled.adapter == number]
-                for path, each in layers.items()
-                if path.startswith(block)
-            }
-            if not any(own.values()):
+            own = {path: each for path, each in of_adapter(layers, number).items() if path.startswith(block)}
+            if not own:
                 found = f"the {role} adapter has no layer in {block.rstrip('.')}"
                 raise BwlabError("--fusion b-lora", found, "Give an adapter that was trained there")
             kept |= own
-        return same_at_every_step({path: each for path, each in kept.items() if each})
+        return same_at_every_step(kept)

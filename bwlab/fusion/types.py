@@ -96,9 +96,9 @@ class Fusion:
             BwlabError: the method takes fewer adapters, or does not fit the model or the adapters.
 
         """
-        from bwlab.fusion.method import same_at_every_step
+        from bwlab.fusion.method import adapter_numbers, same_at_every_step
 
-        count = len({scaled.adapter for own in layers.values() for scaled in own})
+        count = len(adapter_numbers(layers))
         self.type.check_count(count)
         if count < 2:
             return same_at_every_step(layers)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from torch.nn import functional
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.adapters.load import load_adapter
 from bwlab.base.load import base_scheme, load_base
-from bwlab.base.names import EMBEDDED
+from bwlab.base.names import EMBEDDED, embedded_scorer
 from bwlab.base.open_clip import LOCAL, load_open_clip
 from bwlab.benchmark import Benchmark, BenchmarkStyle, load_benchmark, margins
 from bwlab.config.sources import Setting
@@ -32,6 +31,9 @@ from bwlab_emoji.world import caption
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from bwlab.base.architectures import Pipeline
+    from bwlab.plugins.manager import PluginManager
 
 Numbers = npt.NDArray[np.float64]
 
@@ -102,13 +104,13 @@ def measure_benchmark(
         if style not in {entry.style for entry in measured}:
             known = ", ".join(entry.style for entry in measured)
             raise BwlabError(f"--style {style}", "the benchmark has no such style to learn", f"Choose from {known}")
-    scorer, gates = Scorer(benchmark), []
+    scorer, pipe, manager, gates = Scorer(benchmark), load_base(EMBEDDED), build_manager(), []
     for entry in measured:
         if styles and entry.style not in styles:
             continue
         if on_style is not None:
             on_style(entry.style)
-        gates.append(_gate(scorer, entry, work))
+        gates.append(_gate(scorer, entry, work, pipe, manager))
     return gates
 
 
@@ -116,9 +118,8 @@ class Scorer:
     """The scorer of the embedded base, on the benchmark's images."""
 
     def __init__(self, benchmark: Benchmark) -> None:
-        folder = Path(str(files("bwlab"))) / "data" / "emoji_scorer"
         self.benchmark = benchmark
-        self.model, self.preprocess, _ = load_open_clip(f"{LOCAL}{folder}")
+        self.model, self.preprocess, _ = load_open_clip(f"{LOCAL}{embedded_scorer()}")
         self.identities = torch.stack([self._identity(name) for name in benchmark.identities])
 
     def _identity(self, name: str) -> Tensor:
@@ -144,12 +145,12 @@ class Scorer:
         return np.asarray(self.embedded(images, "style") @ mean)
 
 
-def _gate(scorer: Scorer, entry: BenchmarkStyle, work: Path) -> StyleGate:
+def _gate(scorer: Scorer, entry: BenchmarkStyle, work: Path, pipe: Pipeline, manager: PluginManager) -> StyleGate:
     benchmark, style = scorer.benchmark, entry.style
     names = benchmark.identities_in(style)
     true = [benchmark.image(name, style) for name in names]
     prompts = [caption(style, name) for name in names]
-    images = _images(_style_adapter(benchmark, style, work), prompts)
+    images = _images(_style_adapter(benchmark, style, work, manager), prompts, pipe, manager)
     base, alone = (scorer.to_style(generated, style) for generated in images)
     return StyleGate(
         style,
@@ -198,7 +199,7 @@ def _with_interval(of: Callable[[npt.NDArray[np.int64]], float], count: int) -> 
     return Auc(of(np.arange(count)), float(low), float(high))
 
 
-def _style_adapter(benchmark: Benchmark, style: str, work: Path) -> Path:
+def _style_adapter(benchmark: Benchmark, style: str, work: Path, manager: PluginManager) -> Path:
     """Return the file of an adapter of a style, trained unless it is there already."""
     from rich.console import Console
 
@@ -217,14 +218,15 @@ def _style_adapter(benchmark: Benchmark, style: str, work: Path) -> Path:
             "out": str(folder / "run"),
             "training.steps": STYLE_STEPS,
         }
-        config = build_config([Setting(key, value, "bwlab base gate") for key, value in values.items()])
-        train(config, build_manager(), Console(quiet=True), ExistingRun.OVERWRITE)
+        config = build_config([Setting(key, value, "bwlab base measure-benchmark") for key, value in values.items()])
+        train(config, manager, Console(quiet=True), ExistingRun.OVERWRITE)
     return file
 
 
-def _images(file: Path, prompts: Sequence[str]) -> tuple[list[Image.Image], list[Image.Image]]:
+def _images(
+    file: Path, prompts: Sequence[str], pipe: Pipeline, manager: PluginManager
+) -> tuple[list[Image.Image], list[Image.Image]]:
     """Return the images of the base for prompts, and those with an adapter: the same seed for both of a prompt."""
-    pipe, manager = load_base(EMBEDDED), build_manager()
     adapter = load_adapter(file, pipe.unet, manager, base_scheme(pipe, manager.block_schemes()))
     base, alone = (
         generate(pipe, prompts, range(len(prompts)), adapters, steps=STEPS, cfg=CFG)

@@ -191,14 +191,19 @@ def unet_and_text(pipe: Pipeline) -> tuple[Tensor, Tensor]:
         return pipe.unet(noisy, 500, text).sample, words
 
 
-def calls_of_unet(pipe: Pipeline) -> Any:
-    """Return a hook that keeps what the UNet is called with and returns, and the list it fills."""
+def calls_of_unet(pipe: Pipeline) -> list[tuple[tuple[object, ...], dict[str, object], Tensor]]:
+    """Paint, and return what the UNet is called with and returns."""
     calls: list[tuple[tuple[object, ...], dict[str, object], Tensor]] = []
 
     def keep(_: object, arguments: tuple[object, ...], named: dict[str, object], output: Any) -> None:
         calls.append((arguments, named, output[0].clone()))
 
-    return keep, calls
+    handle = pipe.unet.register_forward_hook(keep, with_kwargs=True)
+    try:
+        paint(pipe)
+    finally:
+        handle.remove()
+    return calls
 
 
 @pytest.mark.parametrize("scale", [0.7, "upper=-1", {"*": torch.tensor([0.0, 0.5])}, torch.tensor([0.3, 1.0])])
@@ -206,13 +211,8 @@ def test_each_step_has_its_factor(pipe: Pipeline, manager: PluginManager, everyw
     unet_only = Adapter(
         "unet", "locon", {p: layer for p, layer in everywhere.layers.items() if p[:3] != "te."}, everywhere.scheme
     )
-    keep, calls = calls_of_unet(pipe)
     with attach_to_pipeline(pipe, [ScaledAdapter(unet_only, scale, "0-0.5:1, 0.75-1:0.3")], manager):
-        handle = pipe.unet.register_forward_hook(keep, with_kwargs=True)
-        try:
-            paint(pipe)
-        finally:
-            handle.remove()
+        calls = calls_of_unet(pipe)
     assert len(calls) == STEPS
     scheme = base_scheme(pipe, manager.block_schemes())
     parsed = parse_spec(scale, scheme, kind="scale", default=1.0) if isinstance(scale, str) else scale

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from bwlab.base.names import embedded_scorer
 from bwlab_analysis import demo
 from bwlab_analysis.activations.interaction import interaction
-from bwlab_analysis.fidelity.clip import embedded_scorer
 from bwlab_analysis.study.work import perform
 from tests.analysis.study.finished import TINY
 from tests.options import made

@@ -19,6 +19,8 @@ from bwlab.errors import BwlabError
 from bwlab.terminal import counted
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from bwlab.base.architectures import Pipeline
     from bwlab.dataset.encoded import EncodedFolder
 
@@ -78,12 +80,17 @@ def generated_inputs(pipe: Pipeline, prompts: Sequence[str], count: int, seed: i
         raise BwlabError("generating inputs", "no prompt", "Give one or more prompts")
     captions = tuple(prompts[index % len(prompts)] for index in range(count))
     images = generate(pipe, captions, range(seed, seed + count), steps=steps, cfg=3.0)
+    latents = latents_of(pipe, images)
+    source = f"{counted(count, 'image')} that the base generates for {counted(len(prompts), 'prompt')}"
+    return _noisy(latents, captions, seed, source, count)
+
+
+def latents_of(pipe: Pipeline, images: Sequence[Image]) -> Tensor:
+    """Return the latents of RGB images of the base's size, `(images, channels, h, w)`."""
     import numpy as np
 
     pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]) / 127.5 - 1)
-    latents = encode_images(pipe.vae, pixels.movedim(-1, 1)).mean
-    source = f"{counted(count, 'image')} that the base generates for {counted(len(prompts), 'prompt')}"
-    return _noisy(latents, captions, seed, source, count)
+    return encode_images(pipe.vae, pixels.movedim(-1, 1)).mean
 
 
 def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str, distinct: int) -> Inputs:

@@ -84,6 +84,11 @@ class Cost:
     lost: Interval | None
     random_lost: Interval | None
 
+    @property
+    def scored(self) -> bool:
+        """Whether images were scored, and not only compared by their latents."""
+        return self.base is not None
+
 
 @dataclass(frozen=True, eq=False)
 class MeasuredConflict:

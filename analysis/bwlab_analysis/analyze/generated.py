@@ -14,6 +14,7 @@ from bwlab.adapters.names import adapter_name
 from bwlab.base.names import EMBEDDED
 from bwlab.errors import BwlabError
 from bwlab_analysis.analyze.arguments import MOST_REFERENCES
+from bwlab_analysis.measures import IDENTITY, STYLE
 
 if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.fidelity.rollouts import Learned
     from bwlab_analysis.installed import Warn
 
-LEARNS = ("identity", "style")
+LEARNS = (IDENTITY, STYLE)
 """What an adapter may be said to have learned."""
 
 
@@ -100,7 +101,7 @@ def measure_generated(
     from bwlab_analysis.fidelity.rollouts import RolloutSettings, measure_rollouts
 
     learned = _learned(base, data, sampled)
-    captions = {file: folder_captions(folder, MOST_REFERENCES) for file, folder in data.items()}
+    captions = {} if prompts else {file: folder_captions(folder, MOST_REFERENCES) for file, folder in data.items()}
     pairs, measured = list(combinations(files, 2)), {}
     for number, pair in enumerate(pairs, 1):
         texts = tuple(prompts) or _shared(pair, captions)
@@ -128,10 +129,8 @@ def _learned(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> d
     from bwlab_analysis.fidelity.clip import clip_of, load_clip
     from bwlab_analysis.fidelity.rollouts import learned_from
 
-    if not data or (sampled.clip is None and base.base != EMBEDDED):
-        clip = None
-    else:
-        clip = load_clip(clip_of(base.base, sampled.clip))
+    scored = data and (sampled.clip is not None or base.base == EMBEDDED)
+    clip = load_clip(clip_of(base.base, sampled.clip)) if scored else None
     if sampled.learns and (clip is None or not clip.parts):
         fix = "Leave out --learns: the likeness to the training images is scored as a whole"
         raise BwlabError("--learns", "only the scorer of the embedded base tells identity from style", fix)
@@ -150,5 +149,7 @@ def _learned(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> d
 def _shared(pair: FilePair, captions: Mapping[Path, Sequence[str]]) -> tuple[str, ...]:
     from bwlab_analysis.fidelity.rollouts import shared_prompt
 
-    found = shared_prompt([captions[file] for file in pair if file in captions])
-    return (found,) if found and all(file in captions for file in pair) else ()
+    if not all(file in captions for file in pair):
+        return ()
+    found = shared_prompt([captions[file] for file in pair])
+    return (found,) if found else ()

@@ -6,27 +6,25 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bwlab.base.names import EMBEDDED
+from bwlab.base.names import EMBEDDED, embedded_scorer
 from bwlab.base.open_clip import LOCAL, load_open_clip
-from bwlab.benchmark import load_benchmark
+from bwlab.benchmark import load_benchmark, margins
 from bwlab.errors import BwlabError, did_you_mean, first_line
 from bwlab_analysis.fidelity.style_statistics import style_likeness
-from bwlab_analysis.measures import FidelityScorer
+from bwlab_analysis.measures import IDENTITY, STYLE, FidelityScorer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-IDENTITY, STYLE = "identity", "style"
-"""Parts of the embeddings of the embedded base's scorer."""
 CONFIG = "open_clip_config.json"
 GIVE_MODEL = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
 
@@ -145,8 +143,8 @@ def identity_margins(clip: ClipModel, generated: Sequence[Image], references: Se
     """
     own, others = clip.embed_images(references, IDENTITY).mean(0), _benchmark_identities(clip)
     cosines = clip.embed_images(generated, IDENTITY) @ functional.normalize(torch.vstack([own, others]), dim=-1).T
-    apart = (cosines[:, 0] - cosines[:, 1:].mean(1)) / cosines[:, 1:].std(1)
-    return [float(margin) for margin in apart]
+    found = np.asarray(cosines)
+    return [float(margin) for margin in margins(found[:, :1], found[:, 1:])[:, 0]]
 
 
 @cache
@@ -211,11 +209,6 @@ def clip_of(base: str, clip: str | None) -> str:
     raise BwlabError(f"fidelity with --base {base}", "no CLIP model to score with", fix)
 
 
-def embedded_scorer() -> str:
-    """Return the folder of the scorer of the embedded base."""
-    return str(Path(str(files("bwlab"))) / "data" / "emoji_scorer")
-
-
 def built_in_scorers(clip: str) -> list[FidelityScorer]:
     """Return scorers of identity, style and text by one CLIP model (loaded once), and of style by statistics."""
     model = cache(partial(load_clip, clip))
@@ -228,13 +221,13 @@ def built_in_scorers(clip: str) -> list[FidelityScorer]:
             "identity",
             "identity",
             f"{image_score}: {of_identity}cosine to the mean of the identity's images",
-            lambda: partial(likeness_to_images, model(), part="identity"),
+            lambda: partial(likeness_to_images, model(), part=IDENTITY),
         ),
         FidelityScorer(
             "style",
             "style",
             f"{image_score}: {of_style}cosine to the mean of the images in the style",
-            lambda: partial(likeness_to_images, model(), part="style"),
+            lambda: partial(likeness_to_images, model(), part=STYLE),
         ),
         FidelityScorer(
             "text", "text", f"{text_score}: cosine to the prompt", lambda: partial(likeness_to_texts, model())

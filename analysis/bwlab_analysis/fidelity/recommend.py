@@ -23,9 +23,8 @@ from bwlab_analysis.fidelity.scores import (
     measure_fidelity,
     score_condition,
 )
-from bwlab_analysis.measures import Interval
+from bwlab_analysis.measures import IDENTITY, STYLE, Interval
 
-IDENTITY, STYLE = "identity", "style"
 TURNED_DOWN = (0.0, 0.5)
 # Scales of the whole identity and the whole style adapter: what people try by hand first.
 OVERALL = ((1.0, 0.5), (0.5, 1.0), (1.0, 0.75), (0.75, 1.0))

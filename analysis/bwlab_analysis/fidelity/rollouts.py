@@ -18,12 +18,13 @@ import torch
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.generation.sample import generate
+from bwlab_analysis.activations.inputs import latents_of
 from bwlab_analysis.activations.pair import Cost, MeasuredConflict
 from bwlab_analysis.activations.passes import BASE, BOTH, A, B, random_name, rows_at_once
 from bwlab_analysis.activations.random_adapters import random_adapters
 from bwlab_analysis.fidelity.bootstrap import Array, interval, resampled_means
-from bwlab_analysis.fidelity.clip import IDENTITY, STYLE, ClipModel, identity_margins, likeness_to_images
-from bwlab_analysis.measures import Interval
+from bwlab_analysis.fidelity.clip import ClipModel, identity_margins, likeness_to_images
+from bwlab_analysis.measures import IDENTITY, STYLE, Interval
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,16 +136,15 @@ def measure_rollouts(
     drawn[B] = random_adapters(b, pipe.unet, settings.draws, settings.seed + 101)
     adapters = (a, b, *drawn[A], *drawn[B])
     on: dict[str, tuple[Adapter, ...]] = {BASE: (), A: (a,), B: (b,), BOTH: (a, b)}
-    for replaced, other in ((A, b), (B, a)):
-        for draw, adapter in enumerate(drawn[replaced]):
-            on[random_name(replaced, draw, alone=False)] = (adapter, other)
+    beside: dict[str, list[str]] = {}  # adapter -> its compositions with random ones
+    for name, own, replaced in ((A, a, B), (B, b, A)):
+        beside[name] = [random_name(replaced, draw, alone=False) for draw in range(len(drawn[replaced]))]
+        on |= {composition: (own, adapter) for composition, adapter in zip(beside[name], drawn[replaced], strict=True)}
     images = _generated(pipe, adapters, on, settings, on_step)
-    own = {A: [random_name(B, draw, alone=False) for draw in range(len(drawn[B]))]}
-    own[B] = [random_name(A, draw, alone=False) for draw in range(len(drawn[A]))]
-    costs = [_cost(name, learned[name], images, own[name], settings) for name in (A, B) if name in learned]
+    costs = [_cost(name, learned[name], images, beside[name], settings) for name in (A, B) if name in learned]
     if not learned:
-        latents = {name: _latents(pipe, shown) for name, shown in images.items()}
-        costs = [_change(name, latents, own[name], settings) for name in (A, B)]
+        latents = {name: latents_of(pipe, shown).flatten(1).double().cpu() for name, shown in images.items()}
+        costs = [_change(name, latents, beside[name], settings) for name in (A, B)]
     shown = {name: tuple(images[name]) for name in (BASE, A, B, BOTH)}
     return MeasuredConflict(settings.prompts, settings.seeds, settings.steps, settings.cfg, tuple(costs), shown)
 
@@ -186,14 +186,12 @@ def _generated(
 def _cost(
     name: str, learned: Learned, images: Mapping[str, Sequence[Image]], random: Sequence[str], settings: RolloutSettings
 ) -> Cost:
-    def table(composition: str) -> Array:
-        return np.asarray(learned.scores(images[composition]), np.float64).reshape(-1, settings.seeds)
-
-    base, alone, both = (table(composition) for composition in (BASE, name, BOTH))
+    compositions = (BASE, name, BOTH, *random)
+    # In one call, as a scorer looks at the training images each time.
+    scores = learned.scores([image for composition in compositions for image in images[composition]])
+    base, alone, both, *others = np.asarray(scores, np.float64).reshape(len(compositions), -1, settings.seeds)
     lost = share_lost(base, alone, both)
-    beside_random = (
-        share_lost(base, alone, np.mean([table(composition) for composition in random], 0)) if random else None
-    )
+    beside_random = share_lost(base, alone, np.mean(others, 0)) if random else None
     return Cost(name, learned.of, float(base.mean()), float(alone.mean()), float(both.mean()), lost, beside_random)
 
 
@@ -213,14 +211,6 @@ def share_lost(base: Array, alone: Array, both: Array) -> Interval | None:
     # Both tables have one shape, so the same prompts and seeds are drawn for both.
     shares = resampled_means(alone - both) / np.where(gains > 0, gains, np.nan)
     return interval(float((alone - both).mean() / (alone - base).mean()), shares[~np.isnan(shares)])
-
-
-def _latents(pipe: Pipeline, images: Sequence[Image]) -> torch.Tensor:
-    """Return the latents of images, `(images, numbers)`."""
-    from bwlab.base.latents import encode_images
-
-    pixels = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]) / 127.5 - 1)
-    return encode_images(pipe.vae, pixels.movedim(-1, 1)).mean.flatten(1).double().cpu()
 
 
 def _change(name: str, latents: Mapping[str, torch.Tensor], random: Sequence[str], settings: RolloutSettings) -> Cost:

@@ -37,8 +37,8 @@ def answer_lines(names: tuple[str, str], in_base: PairInBase) -> Iterator[str]:
         cost = None if measured is None else measured.cost(key)
         if cost is not None:
             yield cost_text(cost, own, other)
-        if cost is not None and cost.base is not None:
-            continue
+            if cost.scored:
+                continue
         if key in losses:
             yield kept_text(losses[key], own, other, f"random adapters of {other}'s norms")
         else:
@@ -47,7 +47,7 @@ def answer_lines(names: tuple[str, str], in_base: PairInBase) -> Iterator[str]:
 
 def cost_text(cost: Cost, own: str, other: str) -> str:
     """Return how much one adapter loses beside another in generated images, in words."""
-    if cost.base is None:
+    if not cost.scored:
         return changed_text(cost, own, other)
     what = "its likeness to its training images" if cost.of == "likeness" else f"its {cost.of}"
     if cost.lost is None:

@@ -129,7 +129,7 @@ def _answer_section(report: ConflictReport, in_base: PairInBase) -> Section:
 def _scored(in_base: PairInBase) -> bool:
     """Return whether generated images were scored for both adapters, so that no other measure is needed."""
     costs = () if in_base.measured is None else in_base.measured.costs
-    return len([cost for cost in costs if cost.base is not None]) == 2
+    return len([cost for cost in costs if cost.scored]) == 2
 
 
 def effect_columns(names: Sequence[str], measures: Iterable[str] = EFFECTS) -> tuple[Column, ...]:

@@ -12,12 +12,13 @@ from PIL.Image import Image
 
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.attach import ScaledAdapter
+from bwlab.base.names import embedded_scorer
 from bwlab.benchmark import load_benchmark
 from bwlab.blocks.spec import parse_spec
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
-from bwlab_analysis.fidelity.clip import embedded_scorer, identity_margins, load_clip
+from bwlab_analysis.fidelity.clip import identity_margins, load_clip
 from bwlab_analysis.fidelity.rollouts import (
     Learned,
     RolloutSettings,
