@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from bwlab.adapters.folded import FoldedWeight, can_fold
 from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BoundLayer
 from bwlab.adapters.modules import TextEncoders, adapted_by_path, check_fits
 from bwlab.adapters.schedule import Schedule, parse_schedule
@@ -136,19 +137,24 @@ def acting_layers(adapters: Sequence[ScaledAdapter]) -> dict[str, list[ScaledLay
 
 
 def hook_layers(
-    layers: ActingLayers, bases: Mapping[str, AdaptedLayer], combine: Combine | None = None
-) -> list[RemovableHandle]:
+    layers: ActingLayers, bases: Mapping[str, AdaptedLayer], combine: Combine | None = None, *, fold: bool = False
+) -> list[RemovableHandle | FoldedWeight]:
     """Set one hook per base layer and return the handles; if a hook cannot be set, all are removed.
 
     Args:
         layers: the adapter layers by path.
         bases: the layers of the model by path.
         combine: function that combines the parts of several adapter layers; None: they are added.
+        fold: whether layers that allow it get a weight with the deltas added, in place of a hook. The layer then costs
+            no more than without adapters, and its output differs by rounding.
 
     """
-    handles: list[RemovableHandle] = []
+    handles: list[RemovableHandle | FoldedWeight] = []
     try:
         for path, own in layers.items():
+            if fold and combine is None and all(can_fold(scaled.layer, scaled.scale, bases[path]) for scaled in own):
+                handles.append(FoldedWeight(bases[path], [(scaled.layer, scaled.scale) for scaled in own]))
+                continue
             hook = AdapterHook(bases[path], own, None if combine is None else partial(combine, path))
             handles.append(bases[path].register_forward_hook(hook))
     except BaseException:

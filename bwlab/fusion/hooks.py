@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.attach import ActingLayers, ScaledAdapter, ScaledLayer, acting_layers, hook_layers
+from bwlab.adapters.folded import FoldedWeight
 from bwlab.adapters.layer import AdaptedLayer
 from bwlab.blocks.paths import in_unet
 from bwlab.errors import BwlabError
@@ -21,14 +22,16 @@ class FusedAdapters:
     """Adapters that act on one UNet as a fusion says, from `act` until `remove`.
 
     The UNet's modules and bits are never touched. In a step with several evaluations, a hook on the UNet does all but
-    the first and averages the predictions.
+    the first and averages the predictions. `fold` is that of `bwlab.adapters.attach.hook_layers`.
     """
 
-    def __init__(self, unet: nn.Module, bases: Mapping[str, AdaptedLayer], fusion: Fusion) -> None:
-        self._unet, self._bases, self._fusion = unet, bases, fusion
+    def __init__(
+        self, unet: nn.Module, bases: Mapping[str, AdaptedLayer], fusion: Fusion, *, fold: bool = False
+    ) -> None:
+        self._unet, self._bases, self._fusion, self._fold = unet, bases, fusion, fold
         self._plan: FusionPlan | None = None
         self._passes: Sequence[ActingLayers] = ()
-        self._layer_handles: list[RemovableHandle] = []
+        self._layer_handles: list[RemovableHandle | FoldedWeight] = []
         self._unet_handle: RemovableHandle | None = None
 
     def plan(self, adapters: Sequence[ScaledAdapter]) -> bool:
@@ -63,7 +66,7 @@ class FusedAdapters:
     def _hook(self, layers: ActingLayers) -> None:
         self._unhook()
         assert self._plan is not None
-        self._layer_handles = hook_layers(layers, self._bases, self._plan.combine)
+        self._layer_handles = hook_layers(layers, self._bases, self._plan.combine, fold=self._fold)
 
     def _unhook(self) -> None:
         for handle in self._layer_handles:

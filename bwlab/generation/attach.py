@@ -84,15 +84,17 @@ def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, 
 
 
 @contextmanager
-def attach_scaled(pipe: Pipeline, adapters: Sequence[ScaledAdapter], fusion: Fusion = PLAIN_SUM) -> Iterator[None]:
-    """Let loaded adapters act on a pipeline, as `attach_to_pipeline` does."""
+def attach_scaled(
+    pipe: Pipeline, adapters: Sequence[ScaledAdapter], fusion: Fusion = PLAIN_SUM, *, fold: bool = False
+) -> Iterator[None]:
+    """Let loaded adapters act on a pipeline, as `attach_to_pipeline` does; `fold` as in `hook_layers`, on the UNet."""
     encoders = text_encoders(pipe)
     model_layers = adapted_by_path(pipe.unet, encoders)
     for scaled in adapters:
         check_fits(scaled.adapter.name, scaled.adapter.layers, model_layers)
     text = [ScaledAdapter(scaled.adapter.only(in_text_encoder), scaled.scale) for scaled in adapters]
     with attach_adapters(pipe.unet, *text, text_encoder=encoders):
-        phases = _Phases(pipe, adapters, FusedAdapters(pipe.unet, model_layers, fusion))
+        phases = _Phases(pipe, adapters, FusedAdapters(pipe.unet, model_layers, fusion, fold=fold))
         try:
             phases.begin()
             yield

@@ -56,6 +56,7 @@ def generate(
     clip_skip: int = 1,
     batch_size: int = 8,
     fusion: Fusion = PLAIN_SUM,
+    fold: bool = False,
     on_step: OnProgress | None = None,
 ) -> list[Image.Image]:
     """Return one image for each prompt, with the seed at the same index.
@@ -76,6 +77,8 @@ def generate(
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
         batch_size: number of images that are sampled at once.
         fusion: how several adapters act together on the UNet.
+        fold: whether adapters with one scale for all samples act through changed copies of the UNet's weights, where
+            these are float32: quicker, for the memory of the changed weights, and equal up to rounding.
         on_step: called with (finished sampling steps, all sampling steps).
 
     Raises:
@@ -91,7 +94,9 @@ def generate(
     if init_image is not None:
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
-    sampling = _Sampling(pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion)
+    sampling = _Sampling(
+        pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion, fold
+    )
     steps_done = steps if init_image is None else init_image.steps(steps)
     images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
@@ -144,6 +149,7 @@ class _Sampling:
     weighting: str | None
     clip_skip: int
     fusion: Fusion
+    fold: bool
 
     def image_arguments(self, count: int) -> dict[str, object]:
         """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
@@ -208,7 +214,7 @@ def _sample_batch(
         )
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
     adapters = sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)
-    with attach_scaled(sampling.pipeline, adapters, sampling.fusion):
+    with attach_scaled(sampling.pipeline, adapters, sampling.fusion, fold=sampling.fold):
         result = sampling.pipeline(
             **contexts,
             **sampling.image_arguments(len(rows)),

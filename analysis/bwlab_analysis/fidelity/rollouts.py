@@ -134,13 +134,12 @@ def measure_rollouts(
     """
     drawn = {A: random_adapters(a, pipe.unet, settings.draws, settings.seed + 1)}
     drawn[B] = random_adapters(b, pipe.unet, settings.draws, settings.seed + 101)
-    adapters = (a, b, *drawn[A], *drawn[B])
     on: dict[str, tuple[Adapter, ...]] = {BASE: (), A: (a,), B: (b,), BOTH: (a, b)}
     beside: dict[str, list[str]] = {}  # adapter -> its compositions with random ones
     for name, own, replaced in ((A, a, B), (B, b, A)):
         beside[name] = [random_name(replaced, draw, alone=False) for draw in range(len(drawn[replaced]))]
         on |= {composition: (own, adapter) for composition, adapter in zip(beside[name], drawn[replaced], strict=True)}
-    images = _generated(pipe, adapters, on, settings, on_step)
+    images = _generated(pipe, on, settings, on_step)
     costs = [_cost(name, learned[name], images, beside[name], settings) for name in (A, B) if name in learned]
     if not learned:
         latents = {name: latents_of(pipe, shown).flatten(1).double().cpu() for name, shown in images.items()}
@@ -150,37 +149,32 @@ def measure_rollouts(
 
 
 def _generated(
-    pipe: Pipeline,
-    adapters: Sequence[Adapter],
-    on: Mapping[str, Sequence[Adapter]],
-    settings: RolloutSettings,
-    on_step: OnProgress | None,
+    pipe: Pipeline, on: Mapping[str, Sequence[Adapter]], settings: RolloutSettings, on_step: OnProgress | None
 ) -> dict[str, list[Image]]:
-    """Return the images of every composition, prompt by prompt; all are sampled in the same batches."""
+    """Return the images of every composition, prompt by prompt."""
     prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
     seeds = list(range(settings.seed, settings.seed + settings.seeds)) * len(settings.prompts)
-    scaled = [
-        # By identity: an adapter may be equal to another one.
-        ScaledAdapter(
-            adapter,
-            torch.tensor([float(any(it is adapter for it in active)) for active in on.values() for _ in prompts]),
-        )
-        for adapter in adapters
-    ]
     side = int(pipe.unet.config.sample_size)
     rows = rows_at_once(pipe, torch.empty(1, 1, side, side))
-    images = generate(
-        pipe,
-        prompts * len(on),
-        seeds * len(on),
-        scaled,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        batch_size=max(1, rows // (2 if settings.cfg > 1 else 1)),
-        on_step=on_step,
-    )
-    count = len(prompts)
-    return {name: images[place * count : (place + 1) * count] for place, name in enumerate(on)}
+    images: dict[str, list[Image]] = {}
+    for place, (name, adapters) in enumerate(on.items()):
+        images[name] = generate(
+            pipe,
+            prompts,
+            seeds,
+            [ScaledAdapter(adapter) for adapter in adapters],
+            steps=settings.steps,
+            cfg=settings.cfg,
+            batch_size=max(1, rows // (2 if settings.cfg > 1 else 1)),
+            fold=True,
+            on_step=on_step and partial(_report, on_step, place, len(on)),
+        )
+    return images
+
+
+def _report(on_step: OnProgress, place: int, compositions: int, done: int, steps: int) -> None:
+    """Tell the steps of all compositions, of which `place` are finished."""
+    on_step(place * steps + done, compositions * steps)
 
 
 def _cost(

@@ -177,7 +177,7 @@ def score_condition(
 
     prompts, seeds = sampling.rows()
     uses = condition.uses(identity, style)
-    images = generate(pipe, prompts, seeds, uses, steps=sampling.steps, cfg=sampling.cfg)
+    images = generate(pipe, prompts, seeds, uses, steps=sampling.steps, cfg=sampling.cfg, fold=True)
     return scored(condition.name, images, prompts, len(sampling.seeds), judge, condition)
 
 

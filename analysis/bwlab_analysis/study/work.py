@@ -144,7 +144,9 @@ def _generate(settings: GenerateSettings, job: Job, context: JobContext, folder:
     prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
     seeds = [*range(settings.seeds)] * len(settings.prompts)
     fusion = base.manager.fusion(settings.fusion)
-    images = generate(base.pipe, prompts, seeds, adapters, steps=settings.steps, cfg=settings.cfg, fusion=fusion)
+    images = generate(
+        base.pipe, prompts, seeds, adapters, steps=settings.steps, cfg=settings.cfg, fusion=fusion, fold=True
+    )
     buffer = io.BytesIO()
     in_rows(images, settings.seeds).save(buffer, "PNG")
     write_atomically(folder / SHEET, buffer.getvalue())
