@@ -20,8 +20,8 @@ from bwlab_analysis.analyze.arguments import (
     named_files,
     texts_or_images,
 )
-from bwlab_analysis.analyze.generated import Sampled
-from bwlab_analysis.analyze.results import Activations, Conflict, Norms
+from bwlab_analysis.analyze.generated import SEARCH_IMAGES, Sampled
+from bwlab_analysis.analyze.results import Activations, Conflict, Norms, Recommended
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.loaded_base import LoadedBase
@@ -65,6 +65,8 @@ def conflict(
     cfg: float = 3.0,
     clip: str | None = None,
     learns: Mapping[str, str] | Mapping[Path, str] | None = None,
+    advise: bool = False,
+    budget: int = SEARCH_IMAGES,
     signs: bool = False,
     on_progress: OnStage | None = None,
     warn: Warn | None = None,
@@ -87,6 +89,8 @@ def conflict(
         cfg: guidance scale of these images.
         clip: open_clip model to score them with: a folder, or NAME=WEIGHTS; None: the embedded base's own scorer.
         learns: `"identity"` or `"style"` by adapter, as in `data`; otherwise it is found from the training images.
+        advise: also search for a composition of two adapters that is better than both whole, and prove it.
+        budget: number of images of that search, at most.
         signs: also measure the sign conflict, which multiplies all deltas out.
         on_progress: called with (done, total, stage) before each pass through the base.
         warn: called with each warning; None: a `BwlabWarning`.
@@ -103,8 +107,8 @@ def conflict(
 
     names, manager = named_files([Path(file) for file in files]), build_manager()
     settings, folders = None, by_file("data", (data or {}).items(), names)
-    sampled = Sampled(samples, steps, cfg, clip, by_file("learns", (learns or {}).items(), names, str))
-    sampled.check(folders)
+    sampled = Sampled(samples, steps, cfg, clip, by_file("learns", (learns or {}).items(), names, str), advise, budget)
+    sampled.check([file for _, file in names], folders)
     if base is None and (folders or prompts):
         raise BwlabError("comparing adapters on images or prompts", "no base is given", "Give a base")
     if base is not None:
@@ -124,9 +128,10 @@ def conflict(
     from bwlab_analysis.activations.loaded_base import open_base  # imports torch, which weights alone do not need
 
     loaded = open_base(settings.base, manager, device)
-    measured = _measured(loaded, [file for _, file in names], settings, sampled, on_progress, warn or as_warning)
+    chosen = [file for _, file in names]
+    measured, advice = _measured(loaded, chosen, settings, sampled, on_progress, warn or as_warning)
     in_base = [(report, measured.pairs[report.file_a, report.file_b]) for report in reports]
-    return Conflict(named, in_base, measured.together, folders)
+    return Conflict(named, in_base, measured.together, folders, advice)
 
 
 def _measured(
@@ -136,25 +141,31 @@ def _measured(
     sampled: Sampled,
     on_progress: OnStage | None,
     warn: Warn,
-) -> MeasuredInBase:
-    """Return what each pair does in generated images, to activations and to losses."""
+) -> tuple[MeasuredInBase, Recommended | None]:
+    """Return what each pair does in generated images, to activations and to losses, and the advice if it is wanted."""
     from bwlab_analysis.activations.pair import measure_in_base
-    from bwlab_analysis.analyze.generated import measure_generated
+    from bwlab_analysis.analyze.generated import advise, in_roles, learned_by_file, measure_generated
 
     def on_pass(done: int, total: int, stage: str) -> None:
         if on_progress is not None:
             on_progress(done, total, stage)
 
+    learned = learned_by_file(base, settings.data, sampled) if sampled.samples else {}
+    roles = in_roles((files[0], files[1]), learned) if sampled.advise else None
     adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
     # First, as it names an adapter that is broken.
     found = measure_in_base(base, files, adapters, settings, on_pass)
     generated = {}
     if sampled.samples:
         generated = measure_generated(
-            base, files, adapters, settings.data, settings.texts, sampled, settings.seed, on_pass, warn
+            base, files, adapters, settings.data, learned, settings.texts, sampled, settings.seed, on_pass, warn
         )
+    advice = None
+    if roles is not None and (measured := next(iter(generated.values()), None)) is not None:
+        prompts = measured.prompts
+        advice = advise(base, roles, settings.data, prompts, sampled, settings.seed, on_pass, warn)
     pairs = {pair: replace(in_base, measured=generated.get(pair)) for pair, in_base in found.pairs.items()}
-    return replace(found, pairs=pairs)
+    return replace(found, pairs=pairs), advice
 
 
 def activations(

@@ -79,7 +79,8 @@ def recommend(
     prompts: Prompts,
     base: str = "emoji",
     clip: str | None = None,
-    budget: int = 16,
+    budget: int = 600,
+    search_steps: int = 6,
     seeds: int = 4,
     steps: int = 25,
     cfg: float = 7.0,
@@ -88,7 +89,9 @@ def recommend(
     on_progress: OnStage | None = None,
     warn: Warn | None = None,
 ) -> Recommended:
-    """Search for the best block scales of an identity and a style adapter.
+    """Search for scales and schedules of an identity and a style adapter that are better than both whole, and prove it.
+
+    With several prompts, the search uses every other one and the proof the rest.
 
     Args:
         identity: file of the identity adapter.
@@ -98,18 +101,19 @@ def recommend(
         prompts: the prompts.
         base: base model.
         clip: open_clip model to score with: a folder, or NAME=WEIGHTS; None: the embedded base's own scorer.
-        budget: number of compositions to generate and score.
-        seeds: number of images for each prompt.
-        steps: sampling steps.
+        budget: number of images of the search, at most.
+        search_steps: sampling steps of the search.
+        seeds: number of images for each prompt of the proof.
+        steps: sampling steps of the proof.
         cfg: guidance scale.
-        seed: seed of the latents on which the blame of blocks is measured.
+        seed: chooses the seeds of the search.
         device: name of a PyTorch device, or `"auto"`.
         on_progress: called with (done, total, condition) before images are generated.
         warn: called with each warning; None: a `BwlabWarning`.
 
     Raises:
-        BwlabError: a file, folder, base or scorer cannot be used, there are no prompts, or an adapter alone does not
-            score better than the base.
+        BwlabError: a file, folder, base or scorer cannot be used, there are no prompts, the budget is too small, or
+            an adapter alone does not score better than the base.
 
     """
     from bwlab.plugins.manager import build_manager
@@ -121,5 +125,5 @@ def recommend(
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images, warn or as_warning)
     loaded = open_base(base, manager, device)
-    found = search(loaded, files, judge, sampling, budget, seed, on_progress)
+    found = search(loaded, files, judge, sampling, budget, search_steps, seed, on_progress)
     return Recommended(base, loaded.scheme, files, judge, sampling, found)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from bwlab.adapters.names import adapter_name
 from bwlab.base.names import EMBEDDED
 from bwlab.errors import BwlabError
-from bwlab_analysis.analyze.arguments import MOST_REFERENCES
+from bwlab_analysis.analyze.arguments import MOST_REFERENCES, new_judge, new_sampling
+from bwlab_analysis.analyze.results import Recommended
 from bwlab_analysis.measures import IDENTITY, STYLE
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 LEARNS = (IDENTITY, STYLE)
 """What an adapter may be said to have learned."""
+SEARCH_IMAGES = 600
+"""Number of images in which a search for a better composition tries the usual changes."""
+PROOF_STEPS, PROOF_IMAGES = 25, 16
+"""Sampling steps of the images with which advice is proved, and how many of each composition there are at least."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Sampled:
         steps, cfg: as in `bwlab.generation.sample.generate`.
         clip: open_clip model to score with; None: the embedded base's own scorer, or none with other bases.
         learns: `"identity"` or `"style"` by adapter file, where it is not to be found from the training images.
+        advise: whether a better composition is searched.
+        budget: number of images of that search, at most.
 
     """
 
@@ -44,12 +51,15 @@ class Sampled:
     cfg: float
     clip: str | None
     learns: Mapping[Path, str]
+    advise: bool = False
+    budget: int = SEARCH_IMAGES
 
-    def check(self, data: Collection[Path]) -> None:
+    def check(self, files: Collection[Path], data: Collection[Path]) -> None:
         """Raise BwlabError for settings that are out of range or that would have no effect.
 
         Args:
-            data: the adapter files that have training images.
+            files: the adapter files.
+            data: those that have training images.
 
         """
         if not math.isfinite(self.cfg):
@@ -65,6 +75,19 @@ class Sampled:
         if self.samples == 0 and (self.clip is not None or self.learns):
             asked = "--clip" if self.clip is not None else "--learns"
             raise BwlabError(asked, "no images are generated that it could score", "Leave out --samples 0")
+        if self.advise:
+            self._check_advise(files, data)
+
+    def _check_advise(self, files: Collection[Path], data: Collection[Path]) -> None:
+        if len(files) != 2:
+            fix = "Compare two adapters at a time"
+            raise BwlabError("--advise", f"{len(files)} adapters, and the search is for two", fix)
+        missing = [file for file in files if file not in data]
+        if missing:
+            names = " ".join(f"--data {adapter_name(file)}=DIR" for file in missing)
+            raise BwlabError("--advise", "the search compares images with training images of both", f"Add {names}")
+        if self.samples == 0:
+            raise BwlabError("--advise", "no images are generated (--samples 0)", "Leave out --samples 0")
 
 
 def measure_generated(
@@ -72,6 +95,7 @@ def measure_generated(
     files: Sequence[Path],
     adapters: Mapping[Path, Adapter],
     data: Mapping[Path, Path],
+    learned: Mapping[Path, Learned],
     prompts: Sequence[str],
     sampled: Sampled,
     seed: int,
@@ -87,6 +111,7 @@ def measure_generated(
         files: the adapters to compare.
         adapters: the loaded adapters by file.
         data: folder of training images by adapter file.
+        learned: what adapters with training images have learned; empty without a scorer.
         prompts: the prompts; none: the tags that most captions of both adapters have in common.
         sampled: how images are generated.
         seed: seed of the first image of each prompt.
@@ -94,13 +119,12 @@ def measure_generated(
         warn: called with each warning.
 
     Raises:
-        BwlabError: the scorer or an image cannot be read.
+        BwlabError: an image cannot be read.
 
     """
     from bwlab.dataset.encoded import folder_captions
     from bwlab_analysis.fidelity.rollouts import RolloutSettings, measure_rollouts
 
-    learned = _learned(base, data, sampled)
     captions = {} if prompts else {file: folder_captions(folder, MOST_REFERENCES) for file, folder in data.items()}
     pairs, measured = list(combinations(files, 2)), {}
     for number, pair in enumerate(pairs, 1):
@@ -123,8 +147,13 @@ def measure_generated(
     return measured
 
 
-def _learned(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> dict[Path, Learned]:
-    """Return what each adapter with training images has learned; nothing without a scorer."""
+def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> dict[Path, Learned]:
+    """Return what each adapter with training images has learned; nothing without a scorer.
+
+    Raises:
+        BwlabError: the scorer or an image cannot be read.
+
+    """
     from bwlab.images import image_paths, read_rgb
     from bwlab_analysis.fidelity.clip import clip_of, load_clip
     from bwlab_analysis.fidelity.rollouts import learned_from
@@ -144,6 +173,60 @@ def _learned(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> d
         )
         for file, folder in data.items()
     }
+
+
+def in_roles(pair: FilePair, learned: Mapping[Path, Learned]) -> FilePair:
+    """Return two adapters, the identity's first; BwlabError if the search for a composition cannot tell them apart."""
+    kinds = [learned[file].of if file in learned else "" for file in pair]
+    if "" in kinds:
+        raise BwlabError("--advise", "no model to score images with", "Give --clip MODEL")
+    if kinds == [STYLE, IDENTITY]:
+        return pair[1], pair[0]
+    if kinds[0] == kinds[1] and kinds[0] in LEARNS:
+        found = (
+            f"by their training images, both adapters learned {'an identity' if kinds[0] == IDENTITY else 'a style'}"
+        )
+        other = STYLE if kinds[0] == IDENTITY else IDENTITY
+        fix = f"The search is for an identity beside a style; --learns {adapter_name(pair[1])}={other} says so"
+        raise BwlabError("--advise", found, fix)
+    return pair
+
+
+def advise(
+    base: LoadedBase,
+    pair: FilePair,
+    data: Mapping[Path, Path],
+    prompts: Sequence[str],
+    sampled: Sampled,
+    seed: int,
+    on_pass: OnPass,
+    warn: Warn,
+) -> Recommended:
+    """Return the composition to use of two adapters, the identity's first, by a search; see `recommend`.
+
+    Args:
+        base: the base.
+        pair: the adapters.
+        data: their folders of training images, which are the references.
+        prompts: the prompts of the search and the proof.
+        sampled: settings of the search.
+        seed: chooses the seeds of the search.
+        on_pass: called with (done, all, stage), in images.
+        warn: called with each warning.
+
+    """
+    from bwlab_analysis.fidelity.recommend import recommend
+
+    identity, style = (data[file] for file in pair)
+    judge = new_judge(base.manager, base.base, sampled.clip, identity, style, warn)
+    proved = len(prompts) // 2 or 1
+    sampling = new_sampling(tuple(prompts), math.ceil(PROOF_IMAGES / proved), PROOF_STEPS, sampled.cfg)
+
+    def report(done: int, total: int, name: str) -> None:
+        on_pass(done, total, "search for a better composition")
+
+    found = recommend(base, pair, judge, sampling, sampled.budget, sampled.steps, seed, report)
+    return Recommended(base.base, base.scheme, pair, judge, sampling, found)
 
 
 def _shared(pair: FilePair, captions: Mapping[Path, Sequence[str]]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ class Conflict(Analysis):
         pairs: for every pair of them, the comparison of their weights, and their effects in the base if one was given.
         together: the losses on each adapter's training images beside all others, of three or more adapters.
         data: folder of training images by adapter file.
+        advice: the composition to use of two adapters, if it was searched.
 
     """
 
@@ -78,13 +79,15 @@ class Conflict(Analysis):
     pairs: Sequence[Compared]
     together: Mapping[Path, LossReport]
     data: Mapping[Path, Path]
+    advice: Recommended | None = None
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze conflict --json` prints it."""
         from bwlab_analysis.report.documents import conflict_document, conflicts_document
 
         if len(self.pairs) == 1:
-            return conflict_document(*self.pairs[0])
+            advice = {} if self.advice is None else {"advice": self.advice.document()}
+            return conflict_document(*self.pairs[0]) | advice
         return conflicts_document(self.names, self.pairs, self.together)
 
     def presentation(self, cells: bool = False) -> Presentation:
@@ -93,7 +96,8 @@ class Conflict(Analysis):
         from bwlab_analysis.report.matrix import present_conflicts
 
         if len(self.pairs) == 1:
-            return present_conflict(*self.pairs[0], cells)
+            advice = None if self.advice is None else self.advice.presentation()
+            return present_conflict(*self.pairs[0], cells, advice)
         return present_conflicts(self.names, self.pairs, self.together, cells)
 
     def images(self) -> dict[str, Image.Image]:
@@ -104,7 +108,7 @@ class Conflict(Analysis):
         for report, pair in self.pairs:
             if pair is not None and pair.measured is not None:
                 strips |= measured_strips(pair.measured, report.names)
-        return strips
+        return strips if self.advice is None else strips | self.advice.images()
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -181,7 +185,7 @@ class Fidelity(Analysis):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Recommended(Analysis):
-    """The best block scales of two adapters among those tried; see `recommend`.
+    """The composition of two adapters to use, with all that were tried; see `recommend`.
 
     Attributes:
         base: name of the base.
@@ -189,7 +193,7 @@ class Recommended(Analysis):
         files: the identity adapter and the style adapter.
         judge: the scorers with the reference images.
         sampling: prompts, seeds and steps.
-        found: the compositions tried, the best first, and each adapter alone.
+        found: the composition to use, its proof, and all compositions tried.
 
     """
 
@@ -202,26 +206,42 @@ class Recommended(Analysis):
 
     @property
     def specs(self) -> tuple[str, str]:
-        """Block specs of the best composition: of the identity adapter and of the style adapter."""
-        best = self.found.trials[0].composition
-        return best.spec("identity"), best.spec("style")
+        """Block specs of the composition to use: of the identity adapter and of the style adapter."""
+        return self.found.composition.spec("identity"), self.found.composition.spec("style")
+
+    @property
+    def schedules(self) -> tuple[str, str]:
+        """Schedules of the composition to use, of the identity adapter and of the style adapter; empty: none."""
+        return self.found.composition.schedules
+
+    @property
+    def _command(self) -> str:
+        from bwlab_analysis.report.advice import generate_command
+
+        return generate_command(self.base, self.files, self.found.composition)
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze recommend --json` prints it."""
         from bwlab_analysis.report.documents import fidelity_settings, recommend_document
 
         settings = fidelity_settings(self.base, self.files, self.judge, self.sampling)
-        return recommend_document(settings, self.found.trials, self.scheme, self.judge.errors)
+        return recommend_document(settings, self.found, self.scheme, self._command, self.judge.errors)
 
     def presentation(self) -> Presentation:
-        """Return the table of the compositions tried."""
-        from bwlab_analysis.report.fidelity import present_trials
+        """Return the composition to use and the table of the compositions tried."""
+        from bwlab_analysis.report.fidelity import present_recommendation
 
-        return present_trials(self.found.trials, self.scheme, self.judge.errors)
+        return present_recommendation(self.found, self.scheme, self._command, self.judge.errors)
 
     def images(self) -> dict[str, Image.Image]:
         """Return the reference images and those of each composition, one strip for each."""
         from bwlab_analysis.report.gallery import condition_strips, reference_strips
 
-        tried = [*self.found.known, *(trial.scores for trial in self.found.trials)]
+        proof = self.found.proof
+        new = (
+            []
+            if proof is None
+            else [replace(proof.whole, name="new images, both whole"), replace(proof.best, name="new images, the best")]
+        )
+        tried = [*self.found.known, *new, *(trial.scores for trial in self.found.trials)]
         return {**reference_strips(self.judge.references), **condition_strips(tried)}

@@ -24,7 +24,10 @@ from bwlab_analysis.cli.options import (
 
 # Parameters of the options that have no effect without --base.
 BASE_OPTIONS = frozenset(
-    {"data", "prompts", "timesteps", "latents", "draws", "seed", "device", "samples", "steps", "cfg", "clip", "learns"}
+    {
+        *("data", "prompts", "timesteps", "latents", "draws", "seed", "device"),
+        *("samples", "steps", "cfg", "clip", "learns", "advise", "budget"),
+    }
 )
 
 
@@ -68,6 +71,15 @@ def conflict_command(
             metavar="NAME=KIND",
         ),
     ] = None,
+    advise: Annotated[
+        bool,
+        typer.Option(
+            "--advise",
+            help="Also search for scales and schedules that are better than both adapters whole, and prove them on "
+            "new images, as 'bwlab analyze recommend' does.",
+        ),
+    ] = False,
+    budget: Annotated[int, typer.Option(min=1, help="Number of images of this search, at most.")] = 600,
     timesteps: TimestepsOption = "801,601,401,201",
     latents: LatentsOption = 16,
     draws: Annotated[
@@ -104,6 +116,8 @@ def conflict_command(
         from bwlab_analysis.activations.inputs import parse_timesteps
 
         times = parse_timesteps(timesteps)
+    if not advise and _given(context, "budget"):
+        raise BwlabError("--budget", "no composition is searched without --advise", "Add --advise")
     names = named_files(files)
     folders = by_file("data", parsed_pairs("data", data or (), names), names)
     learned = by_file("learns", parsed_pairs("learns", learns or (), names), names, str)
@@ -123,6 +137,8 @@ def conflict_command(
             cfg=cfg,
             clip=clip,
             learns=learned,
+            advise=advise,
+            budget=budget,
             signs=signs,
             on_progress=on_progress,
             warn=warn,
@@ -163,7 +179,12 @@ def parsed_pairs(option: str, texts: Sequence[str], names: Sequence[tuple[str, P
 def _require_no_base_options(context: typer.Context) -> None:
     """Raise BwlabError for options that have no effect without a base but were given."""
     for option in context.command.params:
-        source = context.get_parameter_source(str(option.name))
-        if option.name in BASE_OPTIONS and source is not None and source.name == "COMMANDLINE":
+        if option.name in BASE_OPTIONS and _given(context, option.name):
             asked = f"bwlab analyze conflict {option.opts[0]}"
             raise BwlabError(asked, "this option needs a base model, and none is given", "Add --base BASE")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Return whether an option was written on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -125,18 +125,21 @@ def recommend_command(
     prompts: PromptsOption,
     base: BaseOption = "emoji",
     clip: ClipOption = None,
-    budget: Annotated[int, typer.Option(min=1, help="Number of compositions to generate and score.")] = 16,
-    seeds: SeedsOption = 4,
-    steps: StepsOption = 25,
+    budget: Annotated[int, typer.Option(min=1, help="Number of images of the search, at most.")] = 600,
+    search_steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the search.")] = 6,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of images for each prompt of the proof.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the proof.")] = 25,
     cfg: CfgOption = 7.0,
-    seed: Annotated[
-        int, typer.Option(min=0, max=MOST_SEED, help="Seed for the latents on which blame is measured.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Chooses the seeds of the search.")] = 0,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Search for the best block scales of an identity and a style adapter, and show every composition tried."""
+    """Search for scales and schedules of an identity and a style adapter that are better than both whole.
+
+    The search generates many compositions in few steps. Then the best one is proved: generated in full beside both
+    whole, with seeds and, if there are several, prompts that the search did not use.
+    """
     from bwlab.terminal import warn
     from bwlab_analysis import analyze
     from bwlab_analysis.report.show import show
@@ -151,6 +154,7 @@ def recommend_command(
             base=base,
             clip=clip,
             budget=budget,
+            search_steps=search_steps,
             seeds=seeds,
             steps=steps,
             cfg=cfg,

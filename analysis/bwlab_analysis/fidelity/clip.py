@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -130,10 +131,11 @@ def likeness_to_images(
 
 
 def identity_margins(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
-    """Return how much nearer each image is to an identity than to the benchmark's held-out identities.
+    """Return how much nearer each image is to an identity than to the benchmark's held-out identities, at most about 1.
 
     The cosine to the mean embedding of the identity's images, less the mean of the cosines to the benchmark's 42
-    identities, over their standard deviation. A change of all cosines alike, as a style makes it, changes no margin.
+    identities, over their standard deviation; as a share of the largest that one of 42 numbers can reach, 6.3. A change
+    of all cosines alike, as a style makes it, changes no margin.
 
     Args:
         clip: the scorer of the embedded base.
@@ -144,7 +146,9 @@ def identity_margins(clip: ClipModel, generated: Sequence[Image], references: Se
     own, others = clip.embed_images(references, IDENTITY).mean(0), _benchmark_identities(clip)
     cosines = clip.embed_images(generated, IDENTITY) @ functional.normalize(torch.vstack([own, others]), dim=-1).T
     found = np.asarray(cosines)
-    return [float(margin) for margin in margins(found[:, :1], found[:, 1:])[:, 0]]
+    count = found.shape[1] - 1
+    most = (count - 1) / math.sqrt(count)
+    return [float(margin) / most for margin in margins(found[:, :1], found[:, 1:])[:, 0]]
 
 
 @cache
@@ -214,15 +218,22 @@ def built_in_scorers(clip: str) -> list[FidelityScorer]:
     model = cache(partial(load_clip, clip))
     # The scorer of the embedded base has separate parts for identity and for style.
     own = clip == embedded_scorer()
-    of_identity, of_style = ("its part for identity, ", "its part for style, ") if own else ("", "")
+    of_style = "its part for style, " if own else ""
     image_score, text_score = ("emoji scorer", "emoji scorer") if own else ("CLIP-I", "CLIP-T")
+    likeness = FidelityScorer(
+        "identity",
+        "identity",
+        f"{image_score}: cosine to the mean of the identity's images",
+        lambda: partial(likeness_to_images, model()),
+    )
+    margin = FidelityScorer(
+        "identity",
+        "identity",
+        "emoji scorer: margin of the identity over the benchmark's 42 held-out identities",
+        lambda: partial(identity_margins, model()),
+    )
     return [
-        FidelityScorer(
-            "identity",
-            "identity",
-            f"{image_score}: {of_identity}cosine to the mean of the identity's images",
-            lambda: partial(likeness_to_images, model(), part=IDENTITY),
-        ),
+        margin if own else likeness,
         FidelityScorer(
             "style",
             "style",

@@ -21,6 +21,7 @@ class Condition:
         identity, style: scales of the identity and of the style adapter.
         block: adapter (`"identity"` or `"style"`) and block that is knocked in or out; None in other compositions.
         knocked: `"in"`, `"out"` or None.
+        schedules: schedule of the identity adapter and of the style adapter; empty: none.
 
     """
 
@@ -29,10 +30,15 @@ class Condition:
     style: Scale
     block: tuple[str, str] | None = None
     knocked: Literal["in", "out"] | None = None
+    schedules: tuple[str, str] = ("", "")
 
     def uses(self, identity: Adapter, style: Adapter) -> list[ScaledAdapter]:
         """Return the adapters as `bwlab.generation.sample.generate` takes them."""
-        return [ScaledAdapter(identity, self.identity), ScaledAdapter(style, self.style)]
+        scales, schedules = (self.identity, self.style), self.schedules
+        return [
+            ScaledAdapter(adapter, scale, schedule or None)
+            for adapter, scale, schedule in zip((identity, style), scales, schedules, strict=True)
+        ]
 
 
 def four_conditions() -> tuple[Condition, ...]:

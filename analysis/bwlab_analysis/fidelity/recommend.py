@@ -1,87 +1,63 @@
-"""The search for the best composition of two adapters: each proposal is generated and scored."""
+"""The search for a composition of two adapters that is better than both of them whole, and its proof.
+
+Compositions are generated in few steps and scored. All begin with few images; the best get more and more, and are
+combined (successive halving: Jamieson and Talwalkar, arXiv 1502.07943). What comes out best is then generated in full
+beside both adapters whole, with seeds and, if there are several, prompts that the search did not use, because the best
+of many looks better than it is.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.batched_denoiser import TEXT
-from bwlab_analysis.activations.interaction import interaction
-from bwlab_analysis.activations.loaded_base import LoadedBase, choose_inputs
+from bwlab_analysis.activations.loaded_base import LoadedBase
 from bwlab_analysis.fidelity.bootstrap import Array, harmonic_mean, interval, resampled_means
-from bwlab_analysis.fidelity.conditions import Condition, four_conditions
+from bwlab_analysis.fidelity.conditions import BOTH, Condition, four_conditions
+from bwlab_analysis.fidelity.moves import WHOLE, Move, PairScales, cell_moves, single_moves
 from bwlab_analysis.fidelity.scores import (
     ConditionScores,
     Judge,
     OnCondition,
     Sampling,
-    measure_fidelity,
+    sample_condition,
     score_condition,
+    scored,
 )
 from bwlab_analysis.measures import IDENTITY, STYLE, Interval
 
-TURNED_DOWN = (0.0, 0.5)
-# Scales of the whole identity and the whole style adapter: what people try by hand first.
-OVERALL = ((1.0, 0.5), (0.5, 1.0), (1.0, 0.75), (0.75, 1.0))
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-LATENTS = 8
-NAMES = {"a": "identity", "b": "style"}
-
-WHOLE = "both whole"
-"""The composition that every search begins with."""
+FIRST_IMAGES = 8
+"""Number of images of each composition in the first round, at least; as many for each prompt."""
+COMBINED = 5
+"""Number of the best single moves that are combined with each other."""
+SINGLES = 0.4
+"""Share of the budget for single moves."""
+ROUNDS = (6, 3, 2)
+"""Number of compositions that get twice as many images, round by round."""
+SEARCH_SEEDS = 100_000
+"""The first seed of the search: far from the seeds with which its result is proved."""
 
 
 class NothingGained(BwlabError):
-    """An adapter alone scores no better than the base by its own score, so there is no gain to retain."""
+    """There is nothing to search for: an adapter alone, or its reference images, score no better than the base."""
 
 
 @dataclass(frozen=True)
-class PairScales:
-    """A block scale for each block of both adapters, as pairs so that compositions can be compared."""
-
-    identity: tuple[tuple[str, float], ...]
-    style: tuple[tuple[str, float], ...]
-
-    def scales(self, adapter: str) -> dict[str, float]:
-        """Return the scale of each block of an adapter: `"identity"` or `"style"`."""
-        return dict(self.identity if adapter == IDENTITY else self.style)
-
-    def with_scale(self, adapter: str, block: str, scale: float) -> PairScales:
-        """Return the composition with another scale in one block of one adapter."""
-        changed = tuple((name, scale if name == block else old) for name, old in self.scales(adapter).items())
-        return PairScales(changed, self.style) if adapter == IDENTITY else PairScales(self.identity, changed)
-
-    def times(self, identity: float, style: float) -> PairScales:
-        """Return the composition with every scale of each adapter multiplied by a number."""
-        return PairScales(
-            tuple((block, scale * identity) for block, scale in self.identity),
-            tuple((block, scale * style) for block, scale in self.style),
-        )
-
-    def spec(self, adapter: str) -> str:
-        """Return the scales of an adapter as a block spec, such as `"in0=0, *=1"`."""
-        scales = self.scales(adapter)
-        common = max(set(scales.values()), key=list(scales.values()).count)
-        named = [f"{block}={scale:g}" for block, scale in scales.items() if scale != common]
-        return ", ".join([*named, f"*={common:g}"])
-
-    def condition(self) -> Condition:
-        """Return the scales as a composition to be generated."""
-        name = f"identity {self.spec(IDENTITY)} + style {self.spec(STYLE)}"
-        return Condition(name, {**self.scales(IDENTITY), "*": 1.0}, {**self.scales(STYLE), "*": 1.0})
-
-
-@dataclass(frozen=True)
-class Retention:
-    """The shares that a composition retains of each adapter's own gain over the base, and of the text score.
+class Shares:
+    """How far a composition gets from the base to the reference images, by each score.
 
     Attributes:
-        identity, style: `(score - base) / (alone - base)`; 1: as with that adapter alone, 0: as without it.
+        identity, style: `(score - base) / (references - base)`; 0: as the base, 1: as the reference images.
         text: the text score as a share of the base's.
 
     """
@@ -91,46 +67,110 @@ class Retention:
     text: float
 
     @property
-    def harmonic_mean(self) -> float:
-        """The harmonic mean of the three, each counted as at most 1."""
+    def balance(self) -> float:
+        """The harmonic mean of the three, each counted as at most 1; 0 if one is lost."""
         return harmonic_mean([min(1.0, share) for share in (self.identity, self.style, self.text)])
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """A composition that was generated and scored.
+@dataclass(frozen=True)
+class Scale:
+    """The scale on which scores become shares.
 
     Attributes:
-        composition: the composition that was tried.
-        reason: the reason why it was proposed.
-        retention: the shares that it retains.
+        leading: names of the scorers of identity, style and text.
+        references: scores of the identity's reference images by the first, of the style's by the second.
+
+    """
+
+    leading: tuple[str, ...]
+    references: tuple[float, float]
+
+    def shares(self, scores: ConditionScores, base: ConditionScores) -> Shares:
+        """Return how far a composition gets, by the means over its images."""
+        means, zero = (
+            [np.mean(table.values[name], keepdims=True) for name in self.leading] for table in (scores, base)
+        )
+        return Shares(*(float(share[0]) for share in self._of_means(means, zero)))
+
+    def balances(self, scores: ConditionScores, base: ConditionScores, seeds: int) -> Array:
+        """Return resamples of the balance; for tables of one shape, the same prompts and seeds are drawn."""
+        means, zero = (
+            [resampled_means(np.reshape(table.values[name], (-1, seeds))) for name in self.leading]
+            for table in (scores, base)
+        )
+        return np.array([harmonic_mean(three) for three in np.minimum(np.transpose(self._of_means(means, zero)), 1)])
+
+    def require_gains(self, base: ConditionScores, alone: Mapping[str, ConditionScores]) -> None:
+        """Raise NothingGained for an adapter that alone scores no better than the base, or whose references do not."""
+        for adapter, top, name in zip((IDENTITY, STYLE), self.references, self.leading, strict=False):
+            zero = base.scores[name].mean
+            with_it = alone[adapter].scores[name].mean
+            if with_it <= zero:
+                found = f"{name} is {with_it:.3f} with it alone and {zero:.3f} without any adapter"
+                fix = (
+                    "Give reference images and prompts of the adapter's subject; if they are, generate better images "
+                    "(--search-steps)"
+                )
+                raise NothingGained(f"improving on the {adapter} adapter", found, fix)
+            if top <= zero:
+                found = f"{name} is {top:.3f} for the reference images and {zero:.3f} for images without any adapter"
+                raise NothingGained(f"improving on the {adapter} adapter", found, "Give other reference images")
+
+    def _of_means(self, means: Sequence[Array], zero: Sequence[Array]) -> list[Array]:
+        shares = [
+            (mean - low) / np.maximum(top - low, 1e-9)
+            for mean, low, top in zip(means, zero, self.references, strict=False)
+        ]
+        # A base whose text score is 0 or below gives nothing to lose.
+        known = zero[2] > 0
+        return [*shares, np.where(known, means[2] / np.where(known, zero[2], 1), 1.0)]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A composition that was tried in the search.
+
+    Attributes:
+        composition: its scales.
+        moves: what was done, from both whole on.
+        shares: how far it gets.
         scores: its scores and images.
+        balance: the balance of its shares, with the interval over prompts and seeds.
 
     """
 
     composition: PairScales
-    reason: str
-    retention: Retention
+    moves: tuple[Move, ...]
+    shares: Shares
     scores: ConditionScores
+    balance: Interval
+
+    @property
+    def reason(self) -> str:
+        """What was done, in words."""
+        return ", ".join(move.reason for move in self.moves) or WHOLE
 
 
 @dataclass(frozen=True, eq=False)
-class Trial(Scored):
-    """A composition among all compositions that were tried.
+class Proof:
+    """The best composition of the search beside both adapters whole, in images that the search did not use.
 
     Attributes:
-        retained: the harmonic mean of its retention, with the interval over prompts and seeds.
-        behind_best: its distance to the best trial's, at the same prompts and seeds; 0 for the best itself.
+        sampling: prompts, seeds and steps.
+        whole, best: their scores and images.
+        whole_shares, best_shares: how far they get.
+        gain: the balance of the best less that of both whole, with the interval over prompts and seeds.
+        new_prompts: whether the prompts are new too, not only the seeds.
 
     """
 
-    retained: Interval
-    behind_best: Interval
-
-    @property
-    def tied(self) -> bool:
-        """Whether its distance to the best trial is within the noise, so that the interval reaches 0."""
-        return self.behind_best.low <= 0
+    sampling: Sampling
+    whole: ConditionScores
+    best: ConditionScores
+    whole_shares: Shares
+    best_shares: Shares
+    gain: Interval
+    new_prompts: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,195 +178,182 @@ class Recommendation:
     """The result of a search.
 
     Attributes:
-        trials: the compositions that were tried, the best first.
+        trials: the compositions that were tried, those with most images first, and of these the best.
+        best: the one that was best in the search; None if none was better than both whole.
+        proof: the best one beside both whole; None if there is none.
         known: scores and images of the base and of each adapter alone.
+        budget: number of images that the search could make.
+        searched: prompts, seeds and steps of the search; its first compositions have fewer seeds.
 
     """
 
     trials: tuple[Trial, ...]
+    best: Trial | None
+    proof: Proof | None
     known: tuple[ConditionScores, ...]
+    budget: int
+    searched: Sampling
+
+    @property
+    def improves(self) -> bool:
+        """Whether the best composition is better than both whole, beyond the noise of the proof."""
+        return self.proof is not None and self.proof.gain.low > 0
+
+    @property
+    def composition(self) -> PairScales:
+        """The composition to use: the best one if it is proved to be better, otherwise both whole."""
+        if self.improves and self.best is not None:
+            return self.best.composition
+        return next(trial.composition for trial in self.trials if not trial.moves)
 
 
-@dataclass(frozen=True)
-class WeightedBlock:
-    """A block of an adapter with its blame: the greater the weight, the sooner the block is turned down."""
-
-    adapter: str
-    block: str
-    weight: float
+Sample: TypeAlias = Callable[[Condition, Sequence[int]], Sequence["Image"]]
+"""Generates a composition for each prompt with each seed, prompt by prompt."""
+Score: TypeAlias = Callable[[Condition, Sequence["Image"], int], ConditionScores]
+"""Scores images of a composition, of which so many adjacent ones belong to each prompt."""
 
 
-@dataclass(frozen=True, eq=False)
-class Search:
-    """The scoring of compositions.
-
-    Attributes:
-        score: function that generates and scores a composition.
-        base, identity, style: scores of the base and of each adapter alone.
-        leading: names of the scorers of identity, style and text.
-        seeds: number of images of each prompt; images of one prompt are adjacent.
-
-    """
-
-    score: Callable[[Condition], ConditionScores]
-    base: ConditionScores
-    identity: ConditionScores
-    style: ConditionScores
-    leading: tuple[str, ...]
-    seeds: int
-
-    def retention(self, scores: ConditionScores) -> Retention:
-        """Return the shares that a composition retains; NothingGained if an adapter scores no better than the base."""
-        identity, style, text = self.leading
-        whole = scores.scores[text].mean / self.base.scores[text].mean if self.base.scores[text].mean > 0 else 1.0
-        return Retention(
-            self._share(scores, self.identity, identity, IDENTITY), self._share(scores, self.style, style, STYLE), whole
-        )
-
-    def _share(self, scores: ConditionScores, alone: ConditionScores, name: str, adapter: str) -> float:
-        base = self.base.scores[name].mean
-        gain = alone.scores[name].mean - base
-        if gain <= 0:
-            found = f"{name} is {alone.scores[name].mean:.3f} with it alone and {base:.3f} without any adapter"
-            fix = (
-                "Give reference images and prompts of the adapter's subject; if they are, generate better images "
-                "(--steps) or more of them (--seeds)"
-            )
-            raise NothingGained(f"what a composition retains of the {adapter} adapter", found, fix)
-        return (scores.scores[name].mean - base) / gain
-
-    def resampled(self, scores: ConditionScores) -> Array:
-        """Return harmonic means of the retention `(RESAMPLES,)`; prompts and seeds are resampled alike for all scores.
-
-        If an adapter gains nothing in a resample, a composition that scores no worse than it alone retains it.
-        """
-        identity, style, text = self.leading
-        shares = [
-            self._resampled_share(scores, self.identity, identity),
-            self._resampled_share(scores, self.style, style),
-            _shares(self._means(scores, text), self._means(self.base, text)),
-        ]
-        return np.array([harmonic_mean(three) for three in np.minimum(np.transpose(shares), 1)])
-
-    def _resampled_share(self, scores: ConditionScores, alone: ConditionScores, name: str) -> Array:
-        base = self._means(self.base, name)
-        return _shares(self._means(scores, name) - base, self._means(alone, name) - base)
-
-    def _means(self, scores: ConditionScores, name: str) -> Array:
-        return resampled_means(np.reshape(scores.values[name], (-1, self.seeds)))
-
-
-def _shares(parts: Array, wholes: Array) -> Array:
-    """Return parts as shares of wholes; for a whole that is not above 0, all or nothing."""
-    gains = wholes > 0
-    return np.where(gains, parts / np.where(gains, wholes, 1), parts >= wholes)
-
-
-def search_scales(
-    search: Search,
-    scheme: BlockScheme,
-    blocks: Mapping[str, Sequence[str]],
-    blame: Sequence[WeightedBlock],
-    budget: int,
-) -> list[Trial]:
-    """Return the compositions that were tried, the best first.
-
-    Both whole adapters come first, then one of them at a lower scale overall. Then the style acts only in single parts
-    of the scheme (arXiv 2403.07500, section 4), with its layers in text encoders unchanged. Then single blamed blocks
-    are turned down, the worst first. The rest of the budget goes to the best composition so far, with one more block
-    turned down or up again.
+class Rollouts:
+    """Images of compositions with more and more seeds, and their scores.
 
     Args:
-        search: the scoring of compositions.
-        scheme: block scheme of the base, for its parts.
-        blocks: the blocks that the adapters `"identity"` and `"style"` change.
-        blame: blocks to turn down, from conflict measures or knock-outs.
-        budget: number of compositions to try, at least 1.
+        sample: generates a composition.
+        score: scores its images.
+        prompts: number of prompts.
+        budget: number of images to make at most.
+        first_seed: the first seed.
 
     """
-    if budget < 1:
-        raise BwlabError(f"--budget {budget}", "no composition would be tried", "Give 1 or more")
-    start = PairScales(
-        tuple((block, 1.0) for block in blocks[IDENTITY]), tuple((block, 1.0) for block in blocks[STYLE])
-    )
-    worst = sorted(blame, key=lambda block: -block.weight)
-    trials: dict[PairScales, Scored] = {}
 
-    def attempt(composition: PairScales, reason: str) -> None:
-        if composition not in trials and len(trials) < budget:
-            scores = search.score(composition.condition())
-            trials[composition] = Scored(composition, reason, search.retention(scores), scores)
+    def __init__(self, sample: Sample, score: Score, prompts: int, budget: int, first_seed: int = 0) -> None:
+        self._sample, self._score, self._first = sample, score, first_seed
+        self._images: dict[str, list[list[Image]]] = {}  # by composition, for each prompt
+        self.prompts, self.left = prompts, budget
 
-    for composition, reason in _proposals(start, scheme, worst):
-        # Half of the budget is left for compositions that build on the first trials.
-        if len(trials) < max(1, budget - budget // 2):
-            attempt(composition, reason)
-    while len(trials) < budget:
-        best = _ranked(trials.values())[0].composition
-        fresh = [proposal for proposal in _neighbours(best, worst) if proposal[0] not in trials]
-        if not fresh:
-            break
-        attempt(*fresh[0])
-    return _compared(search, _ranked(trials.values()))
+    def cost(self, condition: Condition, seeds: int) -> int:
+        """Return the number of images to make until a composition has so many seeds."""
+        return max(0, seeds - self._made(condition)) * self.prompts
 
+    def scores(self, condition: Condition, seeds: int) -> ConditionScores:
+        """Return the scores of a composition with so many seeds; missing images are made."""
+        made = self._made(condition)
+        rows = self._images.setdefault(condition.name, [[] for _ in range(self.prompts)])
+        if made < seeds:
+            new = self._sample(condition, range(self._first + made, self._first + seeds))
+            self.left -= len(new)
+            for prompt, row in enumerate(rows):
+                row.extend(new[prompt * (seeds - made) : (prompt + 1) * (seeds - made)])
+        return self._score(condition, [image for row in rows for image in row[:seeds]], seeds)
 
-def _ranked(trials: Iterable[Scored]) -> list[Scored]:
-    return sorted(trials, key=lambda trial: -trial.retention.harmonic_mean)
+    def _made(self, condition: Condition) -> int:
+        rows = self._images.get(condition.name)
+        return len(rows[0]) if rows else 0
 
 
-def _compared(search: Search, ranked: Sequence[Scored]) -> list[Trial]:
-    """Return the trials, best first, each with its distance to the best at the same resampled prompts and seeds."""
-    best, resampled = ranked[0].retention.harmonic_mean, [search.resampled(trial.scores) for trial in ranked]
-    return [
-        Trial(
-            trial.composition,
-            trial.reason,
-            trial.retention,
-            trial.scores,
-            interval(trial.retention.harmonic_mean, drawn),
-            interval(best - trial.retention.harmonic_mean, resampled[0] - drawn),
+class Search:
+    """The search over compositions of two adapters.
+
+    Args:
+        rollouts: images and scores of compositions.
+        scale: the scale on which scores become shares.
+
+    """
+
+    def __init__(self, rollouts: Rollouts, scale: Scale) -> None:
+        self._rollouts, self._scale = rollouts, scale
+        self._base, *self._alone = four_conditions()[:3]
+        self._first = math.ceil(FIRST_IMAGES / rollouts.prompts)
+        self._trials: dict[PairScales, tuple[int, Trial]] = {}  # with the number of seeds
+
+    def known(self) -> tuple[ConditionScores, ...]:
+        """Return the scores of the base and of each adapter alone; NothingGained if one is no better than the base."""
+        base, identity, style = (
+            self._rollouts.scores(condition, self._first) for condition in (self._base, *self._alone)
         )
-        for trial, drawn in zip(ranked, resampled, strict=True)
-    ]
+        self._scale.require_gains(base, {IDENTITY: identity, STYLE: style})
+        return base, identity, style
+
+    def run(
+        self, whole: PairScales, moves: Iterable[Move], refine: Callable[[Move], Iterable[Move]]
+    ) -> tuple[list[Trial], Trial | None]:
+        """Return the compositions that were tried, and the one that is better than both whole by most.
+
+        Single moves come first, with a share of the budget. Then the best of them are combined, and moves of one block
+        are tried on its cells. Round by round, fewer compositions get twice as many images; after the first of these
+        rounds, further moves are added to the leader.
+
+        Args:
+            whole: the composition to begin with.
+            moves: moves to try, the most likely ones to help first.
+            refine: function that returns the moves of single cells that a move is made of.
+
+        Returns:
+            The compositions, those with most images first and of these the best; and the best one, or None if both
+            whole are at least as good in the same images.
+
+        """
+        seeds, singles = self._first, self._best_singles(whole, moves)
+        for combined in (*_combinations(singles), *((cell,) for move in singles for cell in refine(move))):
+            self._try(whole, combined, seeds)
+        for kept in ROUNDS:
+            seeds *= 2
+            leaders = [trial for trial in self._ranked() if trial.moves][:kept]
+            compared = [self._base, whole.condition(), *(trial.composition.condition() for trial in leaders[:1])]
+            if sum(self._rollouts.cost(one, seeds) for one in compared) > self._rollouts.left:
+                break
+            for moved in ((), *(trial.moves for trial in leaders)):
+                self._try(whole, moved, seeds)
+            for move in singles if leaders and kept == ROUNDS[0] else ():
+                self._try(whole, (*self._leader().moves, move), seeds)
+        return self._ranked(), self._better_than(whole)
+
+    def _best_singles(self, whole: PairScales, moves: Iterable[Move]) -> list[Move]:
+        """Try both whole and single moves, as far as their share of the budget goes, and return the best moves."""
+        least = (1 - SINGLES) * self._rollouts.left
+        self._try(whole, (), self._first)
+        for move in moves:
+            if self._rollouts.left > least:
+                self._try(whole, (move,), self._first)
+        return [trial.moves[0] for trial in self._ranked() if trial.moves][:COMBINED]
+
+    def _try(self, whole: PairScales, moves: tuple[Move, ...], seeds: int) -> None:
+        """Try moves with so many seeds, if the budget allows and this is not done yet."""
+        if any(one.clashes(other) for one, other in combinations(moves, 2)):
+            return
+        composition = whole
+        for move in moves:
+            composition = move.applied(composition)
+        condition = composition.condition()
+        done, _ = self._trials.get(composition, (0, None))
+        cost = sum(self._rollouts.cost(needed, seeds) for needed in (condition, self._base))
+        if done >= seeds or (cost > self._rollouts.left and self._trials):
+            return
+        base, scores = self._rollouts.scores(self._base, seeds), self._rollouts.scores(condition, seeds)
+        shares = self._scale.shares(scores, base)
+        balance = interval(shares.balance, self._scale.balances(scores, base, seeds))
+        self._trials[composition] = seeds, Trial(composition, moves, shares, scores, balance)
+
+    def _leader(self) -> Trial:
+        return next(trial for trial in self._ranked() if trial.moves)
+
+    def _better_than(self, whole: PairScales) -> Trial | None:
+        """Return the leader, if it is better than both whole in the same images."""
+        if len(self._trials) == 1:
+            return None
+        leader = self._leader()
+        seeds = len(leader.scores.images) // self._rollouts.prompts
+        base, same = (self._rollouts.scores(one, seeds) for one in (self._base, whole.condition()))
+        return leader if leader.shares.balance > self._scale.shares(same, base).balance else None
+
+    def _ranked(self) -> list[Trial]:
+        ranked = sorted(self._trials.values(), key=lambda item: (-item[0], -item[1].shares.balance))
+        return [trial for _, trial in ranked]
 
 
-def _proposals(
-    start: PairScales, scheme: BlockScheme, worst: Sequence[WeightedBlock]
-) -> Iterator[tuple[PairScales, str]]:
-    yield start, WHOLE
-    for identity, style in OVERALL:
-        changed = f"identity at {identity:g}" if identity < 1 else f"style at {style:g}"
-        yield start.times(identity, style), f"{changed} overall"
-    for part, members in scheme.parts:
-        covered = {TEXT, *(scheme.block_of(path) for name in members for path in scheme.modules_of(name))}
-        kept = tuple((block, float(block in covered)) for block, _ in start.style)
-        if any(scale for block, scale in kept if block != TEXT):
-            yield PairScales(start.identity, kept), f"style in {part} only"
-    for blamed in worst:
-        for scale in TURNED_DOWN:
-            yield (
-                start.with_scale(blamed.adapter, blamed.block, scale),
-                f"blamed: {blamed.adapter} {_how(scale)} in {blamed.block}",
-            )
-
-
-def _how(scale: float) -> str:
-    return "off" if scale == 0 else f"at {scale:g}"
-
-
-def _neighbours(best: PairScales, worst: Sequence[WeightedBlock]) -> Iterator[tuple[PairScales, str]]:
-    """Yield the best composition with one changed block: first blamed blocks down, then blocks up again."""
-    for blamed in worst:
-        for scale in TURNED_DOWN:
-            if best.scales(blamed.adapter)[blamed.block] > scale:
-                reason = f"best so far, {blamed.adapter} {_how(scale)} in {blamed.block}"
-                yield best.with_scale(blamed.adapter, blamed.block, scale), reason
-    for blamed in reversed(worst):
-        now = best.scales(blamed.adapter)[blamed.block]
-        for scale in (0.5, 1.0):
-            if now < scale:
-                reason = f"best so far, {blamed.adapter} up to {scale:g} in {blamed.block}"
-                yield best.with_scale(blamed.adapter, blamed.block, scale), reason
+def _combinations(moves: Sequence[Move]) -> Iterator[tuple[Move, ...]]:
+    """Yield combinations of moves: the first two, three and so on, then all pairs."""
+    nested = [tuple(moves[:count]) for count in range(2, len(moves) + 1)]
+    yield from dict.fromkeys((*nested, *combinations(moves, 2)))
 
 
 def recommend(
@@ -335,51 +362,96 @@ def recommend(
     judge: Judge,
     sampling: Sampling,
     budget: int,
+    steps: int = 6,
     seed: int = 0,
     on_condition: OnCondition | None = None,
 ) -> Recommendation:
-    """Return the compositions that were tried, the best first, and what each adapter gives alone.
-
-    Proposals come from the blame of each block by the activations of the base, for the prompts of the sampling.
+    """Return the compositions that were tried, and the best one beside both adapters whole in new images.
 
     Args:
         base: the base.
         files: files of the identity adapter and of the style adapter.
         judge: the scorers.
-        sampling: prompts, seeds, steps.
-        budget: number of compositions to try, in addition to the base and each adapter alone.
-        seed: seed of the latents.
-        on_condition: called before each composition is generated.
+        sampling: prompts, seeds and steps. With several prompts, the search uses every other one and the proof the
+            rest. The seeds and steps are those of the proof.
+        budget: number of images that the search makes at most.
+        steps: sampling steps of the search.
+        seed: added to the seeds of the search.
+        on_condition: called before each composition is generated with (done, all, its name), in images.
+
+    Raises:
+        NothingGained: an adapter alone or its reference images score no better than the base.
+        BwlabError: the budget does not suffice for the base, each adapter and both.
 
     """
     identity, style = (base.adapter(file) for file in files)
-    inputs = choose_inputs(base, [], sampling.prompts, LATENTS, seed)
-    effects = interaction(
-        base.pipe,
-        base.scheme,
-        identity,
-        style,
-        inputs,
-        draws=0,
-        seed=seed,
-        on_pass=None if on_condition is None else lambda done, total: on_condition(done, total, "blame of blocks"),
-    )
-    blame = [
-        WeightedBlock(NAMES[block.adapter], block.block, block.gain - max(block.loss or 0.0, 0.0))
-        for block in effects.blame
-    ]
-    conditions = four_conditions()[:3]
-    known = measure_fidelity(base.pipe, identity, style, conditions, sampling, judge, on_condition)
-    without, with_identity, with_style = known
-    done = 0
+    prompts = sampling.prompts[::2]
+    least = 4 * len(prompts) * math.ceil(FIRST_IMAGES / len(prompts))
+    if budget < least:
+        found = f"the base, each adapter alone and both alone take {least} images"
+        raise BwlabError(f"--budget {budget}", found, f"Give {least} or more; 600 is a thorough search")
+    proved = Sampling(sampling.prompts[1::2] or prompts, sampling.seeds, sampling.steps, sampling.cfg)
+    total = budget + 3 * len(proved.prompts) * len(proved.seeds)
 
-    def score(condition: Condition) -> ConditionScores:
-        nonlocal done
+    def report(done: int, name: str) -> None:
         if on_condition is not None:
-            on_condition(done, budget, condition.name)
-        done += 1
-        return score_condition(base.pipe, identity, style, condition, sampling, judge)
+            on_condition(done, total, name)
 
-    search = Search(score, without, with_identity, with_style, judge.leading, len(sampling.seeds))
-    blocks = {"identity": tuple(identity.blocks()), "style": tuple(style.blocks())}
-    return Recommendation(tuple(search_scales(search, base.scheme, blocks, blame, budget)), tuple(known))
+    def sample(condition: Condition, seeds: Sequence[int]) -> Sequence[Image]:
+        report(budget - rollouts.left, condition.name)
+        part = Sampling(prompts, tuple(seeds), steps, sampling.cfg)
+        return sample_condition(base.pipe, identity, style, condition, part)
+
+    def score(condition: Condition, images: Sequence[Image], seeds: int) -> ConditionScores:
+        texts = [prompt for prompt in prompts for _ in range(seeds)]
+        return scored(condition.name, images, texts, seeds, judge, condition)
+
+    first_seed = SEARCH_SEEDS + seed
+    rollouts = Rollouts(sample, score, len(prompts), budget, first_seed)
+    scale = Scale(judge.leading, _reference_scores(judge, prompts))
+    search = Search(rollouts, scale)
+    known, whole = search.known(), PairScales.whole(identity, style)
+    adapters = {IDENTITY: identity, STYLE: style}
+    trials, best = search.run(
+        whole, single_moves(whole, base.scheme), lambda move: cell_moves(move, adapters[move.adapter])
+    )
+    proof = None
+    if best is not None:
+        made = 0
+
+        def prove(condition: Condition) -> ConditionScores:
+            nonlocal made
+            report(budget + made, condition.name)
+            made += len(proved.prompts) * len(proved.seeds)
+            return score_condition(base.pipe, identity, style, condition, proved, judge)
+
+        proof = proof_of(scale, best.composition, proved, prove, new_prompts=len(sampling.prompts) > 1)
+    most = len(trials[0].scores.images) // len(prompts)
+    searched = Sampling(prompts, tuple(range(first_seed, first_seed + most)), steps, sampling.cfg)
+    return Recommendation(tuple(trials), best, proof, known, budget, searched)
+
+
+def proof_of(
+    scale: Scale,
+    best: PairScales,
+    sampling: Sampling,
+    score: Callable[[Condition], ConditionScores],
+    *,
+    new_prompts: bool,
+) -> Proof:
+    """Return a composition beside both adapters whole, by `score`, which generates and scores with `sampling`."""
+    conditions = {condition.name: condition for condition in four_conditions()}
+    without, whole, changed = map(score, (four_conditions()[0], conditions[BOTH], best.condition()))
+    one, other = scale.shares(whole, without), scale.shares(changed, without)
+    drawn = [scale.balances(scores, without, len(sampling.seeds)) for scores in (changed, whole)]
+    gain = interval(other.balance - one.balance, drawn[0] - drawn[1])
+    return Proof(sampling, whole, changed, one, other, gain, new_prompts)
+
+
+def _reference_scores(judge: Judge, prompts: Sequence[str]) -> tuple[float, float]:
+    """Return the mean scores of the identity's images by the first scorer, and of the style's by the second."""
+    identity, style = (
+        float(np.mean(judge.values(images, [prompts[0]] * len(images))[name]))
+        for images, name in zip((judge.references.identity, judge.references.style), judge.leading, strict=False)
+    )
+    return identity, style

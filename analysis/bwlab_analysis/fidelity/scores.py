@@ -169,15 +169,22 @@ def _no_scores(images: Sequence[Image], against: Sequence[object]) -> list[float
     return []
 
 
-def score_condition(
-    pipe: Pipeline, identity: Adapter, style: Adapter, condition: Condition, sampling: Sampling, judge: Judge
-) -> ConditionScores:
-    """Return the scores of one composition; the base is not changed."""
+def sample_condition(
+    pipe: Pipeline, identity: Adapter, style: Adapter, condition: Condition, sampling: Sampling
+) -> list[Image]:
+    """Return the images of one composition, prompt by prompt; the base is not changed."""
     from bwlab.generation.sample import generate
 
     prompts, seeds = sampling.rows()
     uses = condition.uses(identity, style)
-    images = generate(pipe, prompts, seeds, uses, steps=sampling.steps, cfg=sampling.cfg, fold=True)
+    return generate(pipe, prompts, seeds, uses, steps=sampling.steps, cfg=sampling.cfg, fold=True)
+
+
+def score_condition(
+    pipe: Pipeline, identity: Adapter, style: Adapter, condition: Condition, sampling: Sampling, judge: Judge
+) -> ConditionScores:
+    """Return the scores of one composition; the base is not changed."""
+    images, prompts = sample_condition(pipe, identity, style, condition, sampling), sampling.rows()[0]
     return scored(condition.name, images, prompts, len(sampling.seeds), judge, condition)
 
 

@@ -12,10 +12,14 @@ from bwlab.blocks.notations.translate import translate_to
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
+from bwlab_analysis.measures import IDENTITY, STYLE
 from bwlab_analysis.report.presentation import Item, Listing, Verbatim
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bwlab_analysis.activations.pair import PairInBase
+    from bwlab_analysis.fidelity.moves import PairScales
     from bwlab_analysis.weights.conflict import ConflictReport
 
 
@@ -32,6 +36,17 @@ def spec_items(specs: Mapping[str, str], scheme: BlockScheme) -> Iterator[Item]:
         notes = [f"{adapter}, {tool}: {note}" for tool, known in translations.items() for note in known.notes]
         if notes:
             yield Listing(tuple(notes))
+
+
+def generate_command(base: str, files: tuple[Path, Path], composition: PairScales) -> str:
+    """Return the command line, for a shell, that generates with a composition; prompts are to be filled in."""
+    words = ["bwlab", "generate", "--base", base]
+    for file, adapter in zip(files, (IDENTITY, STYLE), strict=True):
+        words += ["--adapter", str(file), "--scale", composition.spec(adapter)]
+    if any(composition.schedules):
+        for schedule in composition.schedules:
+            words += ["--schedule", schedule or "0-1:1"]
+    return f"{shlex.join(words)} --prompt PROMPT --out OUT"
 
 
 def search_commands(weights: ConflictReport, in_base: PairInBase) -> tuple[str, ...]:

@@ -82,8 +82,10 @@ EXACTLY_0 = Cell("exactly 0", 0.0)
 BLAMED_ON_TERMINAL = 8
 
 
-def present_conflict(report: ConflictReport, in_base: PairInBase | None, cells: bool = False) -> Presentation:
-    """Return the presentation of two adapters; with tables by cell if `cells`."""
+def present_conflict(
+    report: ConflictReport, in_base: PairInBase | None, cells: bool = False, advice: Presentation | None = None
+) -> Presentation:
+    """Return the presentation of two adapters; with tables by cell if `cells`, and with `advice` if there is one."""
     title, weights = f"Conflict of {' and '.join(report.names)}", _weights_section(report)
     measures = _measures_table("block", report.blocks, report)
     few = replace(report, measures=tuple(measure for measure in report.measures if measure.name != ANGLE))
@@ -103,7 +105,9 @@ def present_conflict(report: ConflictReport, in_base: PairInBase | None, cells: 
         _activations_section(in_base.interaction, report.names),
         _times_section(in_base.interaction, report.names),
     ]
-    return Presentation(title, _answer_section(report, in_base), tuple(details), short=True)
+    if advice is not None:
+        details += [replace(section, detail=True) for section in advice.details]
+    return Presentation(title, _answer_section(report, in_base, advice), tuple(details), short=True)
 
 
 def _asked_for(report: ConflictReport, cells: bool) -> bool:
@@ -111,16 +115,17 @@ def _asked_for(report: ConflictReport, cells: bool) -> bool:
     return cells or any(measure.slow for measure in report.measures)
 
 
-def _answer_section(report: ConflictReport, in_base: PairInBase) -> Section:
+def _answer_section(report: ConflictReport, in_base: PairInBase, advice: Presentation | None) -> Section:
     lines = search_commands(report, in_base)
-    to_copy = ("To copy:", Verbatim(lines)) if lines else ()
+    to_do: tuple[Item, ...] = (no_advice(), *(("To copy:", Verbatim(lines)) if lines else ()))
+    if advice is not None:
+        to_do = advice.conclusion.items
     items = (
         *answer_lines(report.names, in_base),
         *(() if in_base.measured is None else (measured_text(in_base.measured),)),
         BlockMap({**_effects_by_block(in_base.interaction, report.names), **_weights_by_block(report)}),
         *(() if _scored(in_base) else (conflict_score_text(in_base.losses, report.names),)),
-        no_advice(),
-        *to_copy,
+        *to_do,
         *_left_out(report),
     )
     return Section("Answer", items)

@@ -8,15 +8,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab_analysis.measures import SCHEMA_VERSION, BlockMetric, ConflictMeasure, Json, Measured, MeasureError
+from bwlab_analysis.measures import (
+    IDENTITY,
+    SCHEMA_VERSION,
+    STYLE,
+    BlockMetric,
+    ConflictMeasure,
+    Json,
+    Measured,
+    MeasureError,
+)
 from bwlab_analysis.report.advice import notations_of, search_commands
 from bwlab_analysis.report.answer import answer_lines, conflict_score, conflict_score_text, loss_warnings
 from bwlab_analysis.report.verdict import (
-    best_trial_text,
     carrier_lines,
     few_images_warning,
     is_recommended,
-    not_recommended_text,
+    recommendation_text,
     shares_initialisation,
     weights_verdict,
 )
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.activations.losses import Loss, LossReport
     from bwlab_analysis.activations.pair import Compared, MeasuredConflict, PairInBase
-    from bwlab_analysis.fidelity.recommend import Trial
+    from bwlab_analysis.fidelity.recommend import Recommendation, Shares
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
     from bwlab_analysis.measures import BlockBlame, Interval
 
@@ -262,40 +270,60 @@ def fidelity_document(
 
 
 def recommend_document(
-    head: Mapping[str, Json], trials: Sequence[Trial], scheme: BlockScheme, errors: Sequence[MeasureError] = ()
+    head: Mapping[str, Json],
+    found: Recommendation,
+    scheme: BlockScheme,
+    command: str,
+    errors: Sequence[MeasureError] = (),
 ) -> dict[str, Json]:
-    """Return the report of `bwlab analyze recommend`: the compositions that were tried, the best first."""
+    """Return the report of `bwlab analyze recommend`: the composition to use, its proof, and all that were tried."""
     failed = [error.name for error in errors]
-    specs = {name: trials[0].composition.spec(name) for name in ("identity", "style")}
+    specs = {name: found.composition.spec(name) for name in (IDENTITY, STYLE)}
+    proof = found.proof
     return {
         "schema": "bwlab.analyze.recommend",
         "schema_version": SCHEMA_VERSION,
         **head,
         "specs": dict(specs),
+        "schedules": dict(zip((IDENTITY, STYLE), found.composition.schedules, strict=True)),
         **_notations(specs, scheme),
-        "recommended": is_recommended(trials),
-        "verdict": best_trial_text(trials) if is_recommended(trials) else not_recommended_text(trials),
-        "warning": few_images_warning([trial.scores for trial in trials]),
+        "command": command,
+        "recommended": is_recommended(found),
+        "verdict": recommendation_text(found),
+        "search": {
+            "budget": found.budget,
+            "prompts": list[Json](found.searched.prompts),
+            "seeds": list[Json](found.searched.seeds),
+            "steps": found.searched.steps,
+        },
+        "proof": None
+        if proof is None
+        else {
+            "images": len(proof.best.images),
+            "new_prompts": proof.new_prompts,
+            "gain": asdict(proof.gain),
+            "whole": {**_shares(proof.whole_shares), "scores": _intervals(proof.whole.scores, failed)},
+            "best": {**_shares(proof.best_shares), "scores": _intervals(proof.best.scores, failed)},
+        },
         "errors": _errors(errors),
         "trials": [
             {
-                "identity": trial.composition.spec("identity"),
-                "style": trial.composition.spec("style"),
+                "identity": trial.composition.spec(IDENTITY),
+                "style": trial.composition.spec(STYLE),
+                "schedules": list[Json](trial.composition.schedules),
                 "reason": trial.reason,
-                "retained": {
-                    "identity": trial.retention.identity,
-                    "style": trial.retention.style,
-                    "text": trial.retention.text,
-                    "mean": trial.retained.mean,
-                    "low": trial.retained.low,
-                    "high": trial.retained.high,
-                },
-                "behind_best": asdict(trial.behind_best),
+                "images": len(trial.scores.images),
+                "shares": _shares(trial.shares),
+                "balance": asdict(trial.balance),
                 "scores": _intervals(trial.scores.scores, failed),
             }
-            for trial in trials
+            for trial in found.trials
         ],
     }
+
+
+def _shares(shares: Shares) -> dict[str, Json]:
+    return {"identity": shares.identity, "style": shares.style, "text": shares.text, "balance": shares.balance}
 
 
 def _notations(specs: Mapping[str, str], scheme: BlockScheme) -> dict[str, Json]:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from bwlab.tables import NO_VALUE, Cell, Column, Row, Table, columns_of
 from bwlab_analysis.fidelity.scores import HARMONIC
+from bwlab_analysis.measures import IDENTITY, STYLE
 from bwlab_analysis.report.advice import spec_items
 from bwlab_analysis.report.numbers import ERROR, error_lines, interval_cell, number_cell, signed_text, words_of
-from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Section
+from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Section, Verbatim
 from bwlab_analysis.report.verdict import (
-    best_trial_text,
     carrier_lines,
     few_images_warning,
     is_recommended,
-    not_recommended_text,
+    recommendation_text,
 )
 
 if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
-    from bwlab_analysis.fidelity.recommend import Trial
+    from bwlab_analysis.fidelity.recommend import Proof, Recommendation, Trial
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge
     from bwlab_analysis.measures import MeasureError
 
@@ -29,10 +29,11 @@ PROFILES_NOTE = (
     "adapters, minus the score with both adapters without this block. In brackets: 95 % intervals."
 )
 SHARES_NOTE = (
-    "Identity, style: 1 is the score of that adapter alone, 0 the score of the base. Text: 1 is the score of the base. "
-    "Retained: the harmonic mean of these shares, each counted as at most 1, with its 95 % interval over prompts and "
-    "seeds."
+    "Identity, style: 0 is the score of the base, 1 the score of the reference images. Text: 1 is the score of the "
+    "base. Balance: the harmonic mean of these shares, each counted as at most 1, with its 95 % interval over prompts "
+    "and seeds. The best of many looks better than it is."
 )
+PROOF_NOTE = "These images were generated in full, with seeds that the search did not use."
 KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
 
@@ -71,26 +72,39 @@ def present_fidelity(
     return Presentation(title, Section("Summary", tuple(conclusion)), tuple(details))
 
 
-def present_trials(trials: Sequence[Trial], scheme: BlockScheme, errors: Sequence[MeasureError] = ()) -> Presentation:
-    """Return the presentation of the compositions that were tried, with the best one as block specs."""
-    best = trials[0].composition
-    specs = {adapter: best.spec(adapter) for adapter in ("identity", "style")}
-    note = f"{SHARES_NOTE} {few_images_warning([trial.scores for trial in trials])}".rstrip()
+def present_recommendation(
+    found: Recommendation,
+    scheme: BlockScheme,
+    command: str,
+    errors: Sequence[MeasureError] = (),
+) -> Presentation:
+    """Return the presentation of a search: the composition to use with its proof, and all that were tried.
+
+    Args:
+        found: the result of the search.
+        scheme: blocks of the base.
+        command: the command line that generates with the composition to use.
+        errors: scorers that failed.
+
+    """
+    specs = {adapter: found.composition.spec(adapter) for adapter in (IDENTITY, STYLE)}
+    schedules = zip((IDENTITY, STYLE), found.composition.schedules, strict=True)
+    lines = tuple(f'{adapter}: --schedule "{schedule}"' for adapter, schedule in schedules if schedule)
     columns = (
-        *columns_of("retained", "identity", "style", "text"),
-        Column("reason", align="left", wrap=True),
+        *columns_of("images", "balance", "identity", "style", "text"),
+        Column("what was done", align="left", wrap=True),
     )
-    table = Table(columns, tuple(map(_trial_row, trials)), note=note)
-    details = (
-        Section("Compositions tried, best first", (table, *error_lines(errors))),
-        Section("Scales of every composition", (_scales_table(trials),), page_only=True),
-    )
-    if is_recommended(trials):
-        title, first = "Recommended composition", tuple[Item, ...]()
-    else:
-        title, first = "Compositions tried", (not_recommended_text(trials),)
-    conclusion = Section("Best composition", (*first, best_trial_text(trials), *spec_items(specs, scheme)))
-    return Presentation(title, conclusion, details)
+    table = Table(columns, tuple(map(_trial_row, found.trials)), note=SHARES_NOTE)
+    details = [
+        *([Section("New images", (_proof_table(found.proof),))] if found.proof is not None else []),
+        Section("Compositions tried, those with most images first", (table, *error_lines(errors))),
+        Section("Scales of every composition", (_scales_table(found.trials),), page_only=True),
+    ]
+    title = "Recommended composition" if is_recommended(found) else "Compositions tried"
+    answer: list[Item] = [recommendation_text(found)]
+    if is_recommended(found):
+        answer += [*spec_items(specs, scheme), *([Verbatim(lines)] if lines else []), Verbatim((command,))]
+    return Presentation(title, Section("What to do", tuple(answer)), tuple(details))
 
 
 def _scores_row(scores: ConditionScores, scorers: Sequence[str]) -> Row:
@@ -136,14 +150,33 @@ def _profile_maps(profiles: Sequence[BlockProfile]) -> Mapping[str, Mapping[str,
 
 
 def _trial_row(trial: Trial) -> Row:
-    shares = (trial.retention.identity, trial.retention.style, trial.retention.text)
-    return (interval_cell(trial.retained), *map(number_cell, shares), Cell(trial.reason))
+    shares = (trial.shares.identity, trial.shares.style, trial.shares.text)
+    count = Cell(str(len(trial.scores.images)))
+    return (count, interval_cell(trial.balance), *map(number_cell, shares), Cell(trial.reason))
+
+
+def _proof_table(proof: Proof) -> Table:
+    rows = []
+    for name, shares in (("both whole", proof.whole_shares), ("the best of the search", proof.best_shares)):
+        cells = (shares.balance, shares.identity, shares.style, shares.text)
+        rows.append((Cell(name), *map(number_cell, cells)))
+    columns = (Column("composition", align="left"), *columns_of("balance", "identity", "style", "text"))
+    gain = interval_cell(proof.gain, text=signed_text)
+    note = f"The balance changes by {gain.text}; in brackets: the 95 % interval over prompts and seeds. {PROOF_NOTE}"
+    return Table(columns, tuple(rows), note=note)
 
 
 def _scales_table(trials: Sequence[Trial]) -> Table:
-    columns = tuple(Column(head, align="left") for head in ("reason", "identity's blocks", "style's blocks"))
+    columns = tuple(
+        Column(head, align="left") for head in ("what was done", "identity's blocks", "style's blocks", "schedules")
+    )
     rows = tuple(
-        (Cell(trial.reason), Cell(trial.composition.spec("identity")), Cell(trial.composition.spec("style")))
+        (
+            Cell(trial.reason),
+            Cell(trial.composition.spec(IDENTITY)),
+            Cell(trial.composition.spec(STYLE)),
+            Cell("; ".join(schedule or "none" for schedule in trial.composition.schedules)),
+        )
         for trial in trials
     )
     return Table(columns, rows)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from bwlab.terminal import counted
 from bwlab_analysis.measures import Measured
-from bwlab_analysis.report.numbers import cosine_text, multiple_text, words_of
+from bwlab_analysis.report.numbers import cosine_text, multiple_text, signed_text, words_of
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 
 if TYPE_CHECKING:
-    from bwlab_analysis.fidelity.recommend import Trial
+    from bwlab_analysis.fidelity.recommend import Recommendation
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
 
 SURE = 3.0  # standard deviations
@@ -36,7 +36,7 @@ UNINFORMATIVE = "In bwlab's study it did not predict the fidelity that pairs los
 
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH_IMAGES = 12
-ENOUGH_RETAINED = 0.25  # of each adapter's own gain, for a composition to be recommended
+ENOUGH_RETAINED = 0.25  # of the way from the base to the references, for a composition to be recommended
 MOST_CARRIERS = 4
 LEAST_RISE = 0.005  # a smaller rise is shown as +0.00
 
@@ -234,35 +234,38 @@ def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
     return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise --seeds."
 
 
-def is_recommended(trials: Sequence[Trial]) -> bool:
-    """Return whether the best composition retains enough of both adapters, beyond the noise, to be recommended."""
-    best = trials[0]
-    return best.retained.low > 0 and min(best.retention.identity, best.retention.style) >= ENOUGH_RETAINED
+def is_recommended(found: Recommendation) -> bool:
+    """Return whether the best composition is proved to be better and gets far enough with both adapters."""
+    if not found.improves or found.proof is None:
+        return False
+    return min(found.proof.best_shares.identity, found.proof.best_shares.style) >= ENOUGH_RETAINED
 
 
-def not_recommended_text(trials: Sequence[Trial]) -> str:
-    """Return why no composition is recommended."""
-    best = trials[0].retention
-    return (
-        f"No composition is recommended. The best of {len(trials)} retains {100 * best.identity:.0f} % of the identity "
-        f"and {100 * best.style:.0f} % of the style; look at the images, and try other training or other adapters."
+def recommendation_text(found: Recommendation) -> str:
+    """Return whether to change anything, and what it gains in images that the search did not use."""
+    proof, tried = found.proof, counted(len(found.trials), "composition")
+    if proof is None:
+        return f"Leave both as they are: none of {tried} is better than both whole."
+    images = counted(len(proof.best.images), "image")
+    where = f"{images} for {'prompts and seeds' if proof.new_prompts else 'seeds'} that the search did not use"
+    gain = proof.gain
+    between = f"95 % interval {signed_text(gain.low)} to {signed_text(gain.high)}"
+    if not found.improves:
+        return (
+            f"Leave both as they are: in {where}, the best of {tried} changes the balance by {signed_text(gain.mean)} "
+            f"({between}), which may be chance. More prompts, --seeds or --budget can find smaller gains."
+        )
+    both = ", ".join(
+        f"the {name} {100 * before:.0f} % without and {100 * after:.0f} % with the change"
+        for name, before, after in (
+            ("identity", proof.whole_shares.identity, proof.best_shares.identity),
+            ("style", proof.whole_shares.style, proof.best_shares.style),
+        )
     )
-
-
-def best_trial_text(trials: Sequence[Trial]) -> str:
-    """Return how certain it is that the best composition is better than the others."""
-    from bwlab_analysis.fidelity.recommend import WHOLE
-
-    if len(trials) == 1:
-        return "No other composition was tried: raise --budget."
-    tied = sum(trial.tied for trial in trials[1:])
-    whole = next((index for index, trial in enumerate(trials) if trial.reason == WHOLE), None)
-    if whole == 0:
-        beaten = "No composition is better than both adapters whole."
-    elif whole is None or trials[whole].tied:
-        beaten = "It may not be better than both adapters whole: the difference is within the noise."
-    else:
-        beaten = "It is better than both adapters whole, beyond the noise."
-    images = counted(len(trials[0].scores.images), "image")
-    others = f"{tied} of {counted(len(trials) - 1, 'other')} cannot be distinguished from the best by {images} of each"
-    return f"{beaten} {others}" + ("; raise --seeds to distinguish more." if tied else ".")
+    ways = f"Of the way from the base to the reference images, {both}."
+    if not is_recommended(found):
+        return (
+            f"No composition is recommended: the best of {tried} is better than both whole, but it loses too much of "
+            f"an adapter. {ways} Look at the images, and try other training or other adapters."
+        )
+    return f"Use the scales below: in {where}, they change the balance by {signed_text(gain.mean)} ({between}). {ways}"

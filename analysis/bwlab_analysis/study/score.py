@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bwlab.errors import BwlabError
 from bwlab_analysis.study.context import JobContext
 from bwlab_analysis.study.jobs import Job, Json, JudgeSettings, RecommendSettings, ScoreSettings
-from bwlab_analysis.study.plan import OWN, TRUE
+from bwlab_analysis.study.plan import IDENTITY, OWN, STYLE, TRUE
 from bwlab_analysis.study.sheet import generated_images
 from bwlab_analysis.study.subjects import learned_images, true_image
 
@@ -50,9 +50,9 @@ def _control(name: str, judge: JudgeSettings) -> list[Image]:
 
 
 def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dict[str, Json]:
-    """Return what `bwlab analyze recommend` recommends: the best composition's specs, and each image's scores.
+    """Return what `bwlab analyze recommend` recommends: scales and schedules, and scores with seeds it did not use.
 
-    Where it can compare nothing, as an adapter alone is no better than the base, both adapters stay whole.
+    Where nothing is better, or an adapter alone is no better than the base, both adapters stay whole.
     """
     from bwlab_analysis.fidelity.recommend import NothingGained, recommend
     from bwlab_analysis.fidelity.scores import Sampling
@@ -61,13 +61,19 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
     sampling = Sampling(settings.prompts, tuple(range(settings.seeds)), settings.steps, settings.cfg)
     base, judge = context.base(settings.base), context.judge(settings.judge)
     try:
-        trials = recommend(base, files, judge, sampling, settings.budget).trials
+        found = recommend(base, files, judge, sampling, settings.budget)
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     context.warn_of_failures(judge)
-    best = trials[0]
-    specs = [best.composition.spec("identity"), best.composition.spec("style")]
-    return {"specs": list[Json](specs), "tried": len(trials), "values": _as_json(best.scores.values)}
+    specs = [found.composition.spec(adapter) for adapter in (IDENTITY, STYLE)]
+    values = None if not found.improves or found.proof is None else _as_json(found.proof.best.values)
+    return {
+        "specs": list[Json](specs),
+        "schedules": list[Json](found.composition.schedules),
+        "tried": len(found.trials),
+        "values": values,
+        "reason": found.best.reason if found.improves and found.best else "nothing is better beyond the noise",
+    }
 
 
 def _as_json(values: Mapping[str, Sequence[float]]) -> dict[str, Json]:

@@ -2,41 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from diffusers import UNet2DConditionModel
 
+from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
+from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.probe import scheme_of
+from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.fidelity.conditions import Condition
-from bwlab_analysis.fidelity.recommend import PairScales, Retention, Search, WeightedBlock, search_scales
-from bwlab_analysis.fidelity.scores import ConditionScores
-from bwlab_analysis.measures import Interval
+from bwlab_analysis.fidelity.moves import Move, PairScales, cell_moves, single_moves
+from bwlab_analysis.fidelity.recommend import (
+    Recommendation,
+    Rollouts,
+    Scale,
+    Search,
+    Shares,
+    Trial,
+    proof_of,
+)
+from bwlab_analysis.fidelity.scores import ConditionScores, Sampling
 from bwlab_analysis.report.documents import recommend_document
-from bwlab_analysis.report.fidelity import present_trials
+from bwlab_analysis.report.fidelity import present_recommendation
 from tests.conftest import tiny_unet
 
 LEADING = ("who", "how", "what")
-BLOCKS = {"identity": ("in1", "mid", "out1"), "style": ("in0", "out1", "out3")}
+WHOLE = PairScales(
+    tuple((block, 1.0) for block in ("in1", "mid", "out1")), tuple((block, 1.0) for block in ("in0", "out1", "out3"))
+)
+REFERENCES = (1.0, 0.9)
+World = Callable[[Mapping[str, float], Mapping[str, float], tuple[str, str]], tuple[float, float, float]]
 
 
-def scores(who: float, how: float, what: float = 1.0) -> ConditionScores:
-    values = dict(zip(LEADING, (who, how, what), strict=True))
-    return ConditionScores(
-        None, "made up", {k: Interval(v, v, v) for k, v in values.items()}, {k: (v,) for k, v in values.items()}, ()
-    )
+def harmful(identity: Mapping[str, float], style: Mapping[str, float], schedules: tuple[str, str]) -> Any:
+    """Return scores of a world where the style's out1 takes the identity away, and its late start costs nothing."""
+    who = sum(identity[block] for block in ("in1", "mid", "out1")) / 3
+    how = sum(style[block] for block in ("in0", "out3")) / 2
+    return 0.2 + 0.5 * min(who, 1) * (1 - 0.6 * style["out1"]), 0.1 + 0.6 * min(how, 1), 1.0
 
 
-def painted(condition: Condition) -> ConditionScores:
-    """Return the style's out1 takes the identity away; everything else helps its own adapter."""
-    assert isinstance(condition.style, dict)
-    assert isinstance(condition.identity, dict)
-    harm = condition.style["out1"]
-    style = sum(condition.style[block] for block in ("in0", "out3")) / 2
-    identity = sum(condition.identity[block] for block in BLOCKS["identity"]) / 3
-    return scores(0.2 + 0.6 * identity * (1 - 0.9 * harm), 0.1 + 0.7 * style)
+class MadeUp:
+    """A world in place of a base: an image is the three scores of its composition plus noise of its seed."""
+
+    def __init__(self, world: World = harmful, noise: float = 0.0) -> None:
+        self.world, self.noise, self.made = world, noise, 0
+        self.seeds: set[int] = set()
+
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> Any:
+        blocks = ("in0", "in1", "mid", "out1", "out3")
+        scales: list[dict[str, Any]] = [
+            {
+                **dict.fromkeys(blocks, scale if isinstance(scale, float) else 0.0),
+                **(scale if isinstance(scale, Mapping) else {}),
+            }
+            for scale in (condition.identity, condition.style)
+        ]
+        true = np.asarray(self.world(scales[0], scales[1], condition.schedules), np.float64)
+        self.made += 2 * len(seeds)
+        self.seeds |= set(seeds)
+        return [
+            true + self.noise * np.random.default_rng((prompt, seed)).normal(size=3)
+            for prompt in range(2)
+            for seed in seeds
+        ]
+
+    def score(self, condition: Condition, images: Sequence[Any], seeds: int) -> ConditionScores:
+        values = {name: tuple(float(image[place]) for image in images) for place, name in enumerate(LEADING)}
+        scores = {name: bootstrap(np.reshape(own, (-1, seeds))) for name, own in values.items()}
+        return ConditionScores(condition, condition.name, scores, values, tuple(images))
+
+    def search(self, budget: int) -> Search:
+        return Search(Rollouts(self.sample, self.score, 2, budget, 1000), Scale(LEADING, REFERENCES))
 
 
 @pytest.fixture(scope="module")
@@ -44,104 +85,196 @@ def unet() -> UNet2DConditionModel:
     return tiny_unet()
 
 
-def search() -> Search:
-    return Search(painted, scores(0.2, 0.1), scores(0.8, 0.1), scores(0.2, 0.8), LEADING, 1)
+def run(unet: UNet2DConditionModel, world: MadeUp, budget: int) -> tuple[list[Trial], Trial | None]:
+    search = world.search(budget)
+    search.known()
+    return search.run(WHOLE, single_moves(WHOLE, scheme_of(unet)), lambda move: ())
 
 
-def blame() -> list[WeightedBlock]:
-    return [
-        WeightedBlock("style", "out3", 0.1),
-        WeightedBlock("style", "out1", 0.4),
-        WeightedBlock("identity", "mid", 0.2),
-    ]
+def test_it_finds_the_block_to_turn_down_and_what_to_make_stronger(unet: UNet2DConditionModel) -> None:
+    trials, best = run(unet, MadeUp(), budget=600)
+    assert best is trials[0]
+    assert best.composition.scales("style")["out1"] == 0
+    assert best.shares.balance > 0.74
+    assert len(best.scores.images) == 64
+    assert len({trial.composition for trial in trials}) == len(trials)
+    rounds = [len(trial.scores.images) for trial in trials]
+    assert rounds == sorted(rounds, reverse=True)
+    for count in set(rounds):
+        balances = [trial.shares.balance for trial in trials if len(trial.scores.images) == count]
+        assert balances == sorted(balances, reverse=True)
 
 
-def test_it_finds_the_block_to_turn_down(unet: UNet2DConditionModel) -> None:
-    trials = search_scales(search(), scheme_of(unet), BLOCKS, blame(), budget=16)
-    best = trials[0]
-    assert best.composition.scales("style") == {"in0": 1, "out1": 0, "out3": 1}
-    assert best.composition.scales("identity") == dict.fromkeys(BLOCKS["identity"], 1)
-    assert best.retention.harmonic_mean == pytest.approx(1)
-    assert [trial.retention.harmonic_mean for trial in trials] == sorted(
-        (t.retention.harmonic_mean for t in trials), reverse=True
-    )
-    assert len({trial.composition for trial in trials}) == len(trials) <= 16
-
-
-@pytest.mark.parametrize("budget", [1, 2, 5])
+@pytest.mark.parametrize("budget", [32, 33, 60, 200])
 def test_the_budget_is_kept_and_both_whole_are_always_tried(unet: UNet2DConditionModel, budget: int) -> None:
-    trials = search_scales(search(), scheme_of(unet), BLOCKS, blame(), budget)
-    assert len(trials) == budget
+    world = MadeUp()
+    trials, best = run(unet, world, budget)
+    assert best is None or best.moves
+    assert len(trials) > 1 or best is None
+    assert world.made <= budget
     assert "both whole" in {trial.reason for trial in trials}
+    assert min(world.seeds) == 1000
+
+
+def test_moves_that_help_are_combined(unet: UNet2DConditionModel) -> None:
+    def two(identity: Mapping[str, float], style: Mapping[str, float], schedules: tuple[str, str]) -> Any:
+        """Return scores of a world where two changes help, each half as much as both."""
+        both = any(identity.values()) * (0.2 * (style["out1"] == 0) + 0.2 * (schedules[1] == "0.33-1:1") + 0.2)
+        return 0.2 + both, 0.1 + 0.6 * min(style["in0"], 1), 1.0
+
+    _, best = run(unet, MadeUp(two), 600)
+    assert best is not None
+    assert len(best.moves) == 2
+    assert best.composition.schedules == ("", "0.33-1:1")
+    assert best.composition.scales("style")["out1"] == 0
 
 
 def test_a_spec_says_what_differs() -> None:
-    whole = PairScales((("in1", 1.0), ("mid", 1.0)), (("in0", 1.0), ("out1", 0.0), ("out3", 1.0)))
-    assert whole.spec("identity") == "*=1"
-    assert whole.spec("style") == "out1=0, *=1"
-    assert whole.with_scale("identity", "mid", 0.5).spec("identity") in {"mid=0.5, *=1", "in1=1, *=0.5"}
+    off = Move("style", "off in out1", {"out1": 0.0}, block="out1")
+    changed = Move("identity", "at 1.6 overall", {"*": 1.6}).applied(off.applied(WHOLE))
+    assert WHOLE.spec("identity") == "*=1"
+    assert changed.spec("style") == "out1=0, *=1"
+    assert changed.spec("identity") == "*=1.6"
+    cell = Move("style", "off in out1.0", {"out1.0": 0.0}, block="out1")
+    assert cell.applied(WHOLE).spec("style") == "out1.0=0, *=1"
+    assert Move("style", "at 0.5 overall", {"*": 0.5}).applied(cell.applied(WHOLE)).spec("style") == "out1.0=0, *=0.5"
+    assert cell.applied(off.applied(WHOLE)).scales("style")["out1.0"] == 0
+
+
+def test_moves_that_make_no_sense_together() -> None:
+    stronger, weaker = (Move("style", "overall", {"*": factor}) for factor in (1.3, 0.5))
+    late, later = (Move("style", "late", schedule=spans) for spans in ("0.3-1:1", "0.5-1:1"))
+    assert stronger.clashes(weaker)
+    assert late.clashes(later)
+    assert not late.clashes(stronger)
+    assert not stronger.clashes(Move("identity", "overall", {"*": 1.3}))
 
 
 def test_layers_of_text_encoders_stay_on_in_parts_and_the_spec_says_so(unet: UNet2DConditionModel) -> None:
-    blocks = {"identity": BLOCKS["identity"], "style": (*BLOCKS["style"], "in1", "te")}
-    trials = search_scales(search(), scheme_of(unet), blocks, [], budget=16)
-    parts = [trial for trial in trials if trial.reason.startswith("style in ")]
+    scheme, blocks = scheme_of(unet), ("in0", "in1", "out1", "out3", "te")
+    whole = PairScales(WHOLE.identity, tuple((block, 1.0) for block in blocks))
+    parts = [move for move in single_moves(whole, scheme) if move.words.startswith("in ")]
     assert parts
-    for trial in parts:
-        assert trial.composition.scales("style")["te"] == 1
-        spec = parse_spec(trial.composition.spec("style"), scheme_of(unet), kind="scale").by_block()
-        assert {block: spec[block] for block in blocks["style"]} == trial.composition.scales("style")
+    for move in parts:
+        found = move.applied(whole)
+        assert found.scales("style")["te"] == 1
+        spec = parse_spec(found.spec("style"), scheme, kind="scale").by_block()
+        assert {block: spec[block] for block in blocks} == found.scales("style")
 
 
-def test_what_is_retained() -> None:
-    found = search().retention(scores(0.5, 0.8, 0.9))
+def test_a_block_is_split_into_the_cells_that_the_adapter_has(unet: UNet2DConditionModel) -> None:
+    scheme, manager = scheme_of(unet), build_manager()
+    rank = parse_spec("in0=2", scheme, kind="rank")
+    adapter: Adapter = create_adapter(unet, manager.adapter_type("locon"), rank, None, scheme=scheme)
+    cells = list(cell_moves(Move("style", "off in in0", {"in0": 0.0}, block="in0"), adapter))
+    assert {cell for move in cells for cell in move.factors} == {scheme.cell_of(path) for path in adapter.layers}
+    assert len(cells) > 1
+    for move in cells:
+        parse_spec(move.applied(PairScales.whole(adapter, adapter)).spec("style"), scheme, kind="scale")
+    assert not list(cell_moves(Move("style", "late", schedule="0.3-1:1"), adapter))
+
+
+def test_what_shares_are() -> None:
+    world = MadeUp(lambda identity, style, schedules: (0.6, 0.9, 0.9))
+    base = MadeUp(lambda identity, style, schedules: (0.2, 0.1, 1.0))
+    (of_world, of_base) = (
+        one.score(Condition("", 0.0, 0.0), one.sample(Condition("", 0.0, 0.0), [0]), 1) for one in (world, base)
+    )
+    found = Scale(LEADING, REFERENCES).shares(of_world, of_base)
     assert (found.identity, found.style, found.text) == pytest.approx((0.5, 1, 0.9))
-    assert Retention(0.5, 2, 1).harmonic_mean == pytest.approx(0.75)
-    assert Retention(-0.1, 1, 1).harmonic_mean == 0
+    assert Shares(0.5, 2, 1).balance == pytest.approx(0.75)
+    assert Shares(-0.1, 1, 1).balance == 0
 
 
-def test_an_adapter_that_does_nothing_is_told() -> None:
-    useless = Search(painted, scores(0.2, 0.1), scores(0.2, 0.1), scores(0.2, 0.8), LEADING, 1)
-    with pytest.raises(BwlabError, match="retains of the identity adapter"):
-        useless.retention(scores(0.5, 0.5))
+@pytest.mark.parametrize(
+    ("references", "world", "told"),
+    [
+        (
+            REFERENCES,
+            lambda identity, style, schedules: (0.2, 0.1 + 0.2 * style["in0"], 1),
+            "who is 0.200 with it alone",
+        ),
+        ((0.1, 0.9), harmful, "who is 0.100 for the reference images"),
+    ],
+)
+def test_nothing_to_gain_is_told(references: tuple[float, float], world: World, told: str) -> None:
+    made = MadeUp(world)
+    search = Search(Rollouts(made.sample, made.score, 2, 100, 0), Scale(LEADING, references))
+    with pytest.raises(BwlabError, match=told):
+        search.known()
 
 
-def test_no_budget_is_an_error(unet: UNet2DConditionModel) -> None:
-    with pytest.raises(BwlabError, match="--budget 0"):
-        search_scales(search(), scheme_of(unet), BLOCKS, blame(), 0)
+def proved(unet: UNet2DConditionModel, world: MadeUp, seeds: int = 12) -> Recommendation:
+    """Return the result of a search with its proof."""
+    trials, best = run(unet, world, 600)
+    assert best is not None
+    sampling = Sampling(("a", "b"), tuple(range(seeds)))
+
+    def score(condition: Condition) -> ConditionScores:
+        return world.score(condition, world.sample(condition, sampling.seeds), seeds)
+
+    proof = proof_of(Scale(LEADING, REFERENCES), best.composition, sampling, score, new_prompts=True)
+    return Recommendation(tuple(trials), best, proof, (), 600, sampling)
 
 
-def test_a_lower_scale_overall_is_tried(unet: UNet2DConditionModel) -> None:
-    def overdone(condition: Condition) -> ConditionScores:
-        """Return scores of a world in which the style drowns the identity wherever it is above 0.5."""
-        assert isinstance(condition.style, dict)
-        assert isinstance(condition.identity, dict)
-        style = sum(condition.style[block] for block in BLOCKS["style"]) / 3
-        identity = sum(condition.identity[block] for block in BLOCKS["identity"]) / 3
-        return scores(0.2 + 0.6 * identity * min(1, 2 - 2 * style), 0.1 + 0.7 * min(1, 2 * style))
-
-    found = search_scales(replace(search(), score=overdone), scheme_of(unet), BLOCKS, blame(), budget=16)
-    assert found[0].reason == "style at 0.5 overall"
-    assert found[0].composition.spec("style") == "*=0.5"
-    assert found[0].retention.harmonic_mean == pytest.approx(1)
-    overall = {trial.reason for trial in found if trial.reason.endswith("overall")}
-    assert overall == {
-        "style at 0.5 overall",
-        "identity at 0.5 overall",
-        "style at 0.75 overall",
-        "identity at 0.75 overall",
-    }
+def test_what_is_better_is_proved_with_other_seeds(unet: UNet2DConditionModel) -> None:
+    world = MadeUp(noise=0.05)
+    found = proved(unet, world)
+    assert found.improves
+    assert found.proof is not None
+    assert 0.1 < found.proof.gain.low < found.proof.gain.mean < found.proof.gain.high < 0.4
+    assert found.best is not None
+    assert found.composition == found.best.composition
+    shown = present_recommendation(found, scheme_of(unet), "bwlab generate")
+    assert shown.title == "Recommended composition"
+    document: Any = recommend_document({}, found, scheme_of(unet), "bwlab generate")
+    assert document["recommended"] is True
+    assert document["verdict"].startswith("Use the scales below: in 24 images for prompts and seeds that the search")
+    assert document["proof"]["gain"]["low"] == found.proof.gain.low
+    assert document["specs"]["style"] == found.composition.spec("style")
 
 
-@pytest.mark.parametrize(("who", "recommended"), [(0.7, True), (0.25, False), (0.2, False)])
-def test_a_failure_is_not_recommended(unet: UNet2DConditionModel, who: float, recommended: bool) -> None:
-    def fixed(condition: Condition) -> ConditionScores:
-        """Return scores that no composition changes."""
-        return scores(who, 0.7)
+def test_the_best_of_many_equal_ones_is_not_recommended(unet: UNet2DConditionModel) -> None:
+    """All compositions are equal and noisy: one of them looks better than both whole, and the proof tells."""
+    world = MadeUp(
+        lambda identity, style, schedules: (
+            (0.5, 0.5, 1.0) if max([*identity.values(), *style.values()]) else (0.2, 0.1, 1.0)
+        ),
+        0.2,
+    )
 
-    trials = search_scales(replace(search(), score=fixed), scheme_of(unet), BLOCKS, blame(), budget=3)
-    shown = present_trials(trials, scheme_of(unet))
-    assert (shown.title == "Recommended composition") == recommended
-    document = recommend_document({}, trials, scheme_of(unet))
-    assert document["recommended"] is recommended
-    assert ("No composition is recommended" in str(document["verdict"])) != recommended
+    def sample(condition: Condition, seeds: Sequence[int]) -> Any:
+        own = np.random.default_rng(abs(hash(condition.name)) % 2**32)
+        return [image + 0.1 * own.normal(size=3) for image in world.sample(condition, seeds)]
+
+    search = Search(Rollouts(sample, world.score, 2, 600, 1000), Scale(LEADING, REFERENCES))
+    trials, best = search.run(WHOLE, single_moves(WHOLE, scheme_of(unet)), lambda move: ())
+    assert best is not None
+    score = lambda condition: world.score(condition, world.sample(condition, range(12)), 12)  # noqa: E731
+    proof = proof_of(
+        Scale(LEADING, REFERENCES),
+        best.composition,
+        Sampling(("a", "b"), tuple(range(12))),
+        score,
+        new_prompts=False,
+    )
+    found = Recommendation(tuple(trials), best, proof, (), 600, Sampling(("a", "b"), (0,)))
+    assert not found.improves
+    assert found.composition == WHOLE
+    document: Any = recommend_document({}, found, scheme_of(unet), "")
+    assert document["recommended"] is False
+    assert document["verdict"].startswith("Leave both as they are: in 24 images for seeds that the search did not use")
+    assert document["specs"] == {"identity": "*=1", "style": "*=1"}
+
+
+def test_what_is_better_and_still_bad_is_not_recommended(unet: UNet2DConditionModel) -> None:
+    weak: World = lambda identity, style, schedules: (  # noqa: E731
+        (0.2 + 0.03 * identity["in1"] * (2 - style["out1"]), 0.1 + 0.3 * min(style["in0"], 1), 1.0)
+    )
+    found = proved(unet, MadeUp(weak))
+    assert found.improves
+    shown = present_recommendation(found, scheme_of(unet), "bwlab generate")
+    assert shown.title == "Compositions tried"
+    document: Any = recommend_document({}, found, scheme_of(unet), "")
+    assert document["recommended"] is False
+    assert document["verdict"].startswith("No composition is recommended: the best of ")
