@@ -14,6 +14,7 @@ import pytest
 
 from bwlab.base.names import embedded_scorer
 from bwlab_analysis import demo
+from bwlab_analysis.fidelity.recommend import SEARCH_SEEDS
 from bwlab_analysis.study.work import perform
 from tests.analysis.study.finished import TINY
 from tests.options import made
@@ -42,15 +43,23 @@ def world(folder: Path, tiny: Path) -> dict[str, object]:
         call = f"generate --base {tiny} --steps 2 --cfg 1 --out {name} --adapter {files[name]} --prompt".split()
         assert run_in(folder, [*call, PROMPT]).code == 0
         (folder / name / "0000-seed0.txt").write_text(PROMPT)
+        # As a search makes them.
+        call = f"generate --base {tiny} --steps 2 --cfg 1 --seed {SEARCH_SEEDS} --count 8 --out of-{name}".split()
+        assert run_in(folder, [*call, "--adapter", str(files[name]), "--prompt", PROMPT]).code == 0
+        for image in (folder / f"of-{name}").glob("*.png"):
+            image.with_suffix(".txt").write_text(PROMPT)
     for name in ("fox", "ink"):
         (folder / f"{name}-or-third").mkdir()
         for one in (name, "third"):
-            shutil.copy(folder / one / "0000-seed0.png", folder / f"{name}-or-third" / f"{one}.png")
+            for image in sorted((folder / f"of-{one}").glob("*.png"))[:2]:
+                shutil.copy(image, folder / f"{name}-or-third" / f"{one}-{image.name}")
     return {
         **files,
         **emoji,
         "identity": folder / "fox",
         "style": folder / "ink",
+        "of_fox": folder / "of-fox",
+        "of_ink": folder / "of-ink",
         "identities": folder / "fox-or-third",
         "styles": folder / "ink-or-third",
         "other": made.images(folder / "other", ("panda", "owl"), "noto"),
@@ -87,7 +96,7 @@ TINY_DEMO = replace(demo.QUICK, identity_steps=1, style_steps=1, batch_size=1, s
 
 @pytest.fixture(scope="module", autouse=True)
 def shortened() -> Iterator[None]:
-    """Have the demo take few steps, and the study's jobs leave files."""
+    """Have the demo take few steps, searches begin with two images, and the study's jobs leave files."""
 
     def performed(*arguments: Any) -> None:
         Path(WORKER).write_text(str(os.getpid()))
@@ -95,6 +104,7 @@ def shortened() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bwlab_analysis.study.runners.perform", performed)
+        patch.setattr("bwlab_analysis.fidelity.recommend.FIRST_IMAGES", 2)
         patch.setattr(demo, "FULL", replace(TINY_DEMO, seeds=2))
         patch.setattr(demo, "QUICK", TINY_DEMO)
         yield
@@ -109,6 +119,15 @@ def file_named(key: str, name: str) -> Effect:
         assert second == name != first
 
     return check
+
+
+def other_seeds(without: Done, with_option: Done) -> None:
+    """Assert that the search uses other seeds; with these, a random scorer may find no gain."""
+    assert json.loads(without.out)["search"]["seeds"][0] == SEARCH_SEEDS
+    if with_option.code == 0:
+        assert json.loads(with_option.out)["search"]["seeds"][0] == SEARCH_SEEDS + 1
+    else:
+        assert "improving on the" in with_option.err
 
 
 def files_below(folder: str) -> Effect:
@@ -268,6 +287,10 @@ ACTIVATIONS = Table(
 )
 FEW = "--samples 2 --steps 1"
 IN_BASE = f"{{fox}} {{ink}} {MEASURED} --data fox={{identity}} --data ink={{style}} --device cpu {FEW}"
+SEARCHED = (
+    f"{{fox}} {{ink}} {MEASURED} --data fox={{of_fox}} --data ink={{of_ink}} --prompts {{prompts}} --clip {{clip}} "
+    "--device cpu --samples 1 --steps 2 --cfg 1 --json"
+)
 CONFLICT = Table(
     "analyze conflict",
     f"{IN_BASE} --json",
@@ -305,6 +328,19 @@ CONFLICT = Table(
         Row("--steps", "--steps 2", json_path_differs("measured.steps", 2)),
         Row("--cfg", "--cfg 2", json_path_differs("measured.cfg", 2.0)),
         Row("--clip", "--clip {clip}", json_path_differs("measured.costs.0.of", "likeness")),
+        Row(
+            "--advise",
+            "--advise --budget 8",
+            json_differs(lambda document: document.get("advice", {}).get("search", {}).get("budget"), 8),
+            common=SEARCHED,
+        ),
+        Row(
+            "--budget",
+            "--budget 14",
+            json_differs(lambda document: len(document["advice"]["trials"]) > 1, True),
+            common=f"{SEARCHED} --advise",
+            instead="--budget 8",
+        ),
         Row(
             "--learns",
             "--learns fox=style",
@@ -350,7 +386,7 @@ FIDELITY = Table(
         Row("--json", "--json", prints_json(lambda document: document["conditions"]), common=FIDELITY_CALL),
     ],
 )
-RECOMMEND_CALL = f"{REFERENCES} {SCORED} --budget 32 --search-steps 1"
+RECOMMEND_CALL = f"--id-images {{of_fox}} --style-images {{of_ink}} {SCORED} --budget 8 --search-steps 2"
 RECOMMEND = Table(
     "analyze recommend",
     f"{{fox}} {{ink}} {RECOMMEND_CALL} --json",
@@ -359,14 +395,14 @@ RECOMMEND = Table(
             "<identity>",
             "{third} {ink}",
             file_named("identity", "third"),
-            common=f"{RECOMMEND_CALL.replace('{identity}', '{identities}')} --json",
+            common=f"{RECOMMEND_CALL.replace('{of_fox}', '{identities}')} --json",
             instead="{fox} {ink}",
         ),
         Row(
             "<style>",
             "{fox} {third}",
             file_named("style", "third"),
-            common=f"{RECOMMEND_CALL.replace('{style}', '{styles}')} --json",
+            common=f"{RECOMMEND_CALL.replace('{of_ink}', '{styles}')} --json",
             instead="{fox} {ink}",
         ),
         Row("--id-images", "--id-images {identities}", json_path_differs("trials.0.scores.identity.mean")),
@@ -379,9 +415,9 @@ RECOMMEND = Table(
             needed("--clip"),
             common=f"{{fox}} {{ink}} {RECOMMEND_CALL.replace('--clip {clip}', '')} --json",
         ),
-        Row("--budget", "--budget 60", json_differs(lambda document: len(document["trials"]) > 1, True)),
-        Row("--search-steps", "--search-steps 2", json_path_differs("trials.0.scores.identity.mean")),
-        Row("--seed", "--seed 4", json_path_differs("trials.0.scores.identity.mean")),
+        Row("--budget", "--budget 14", json_differs(lambda document: len(document["trials"]) > 1, True)),
+        Row("--search-steps", "--search-steps 3", json_path_differs("trials.0.scores.identity.mean")),
+        Row("--seed", "--seed 1", other_seeds),
         Row(
             "--json",
             "--json",

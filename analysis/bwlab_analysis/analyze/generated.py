@@ -201,8 +201,10 @@ def advise(
     seed: int,
     on_pass: OnPass,
     warn: Warn,
-) -> Recommended:
+) -> Recommended | None:
     """Return the composition to use of two adapters, the identity's first, by a search; see `recommend`.
+
+    None, with a warning, if there is nothing to search for, as an adapter alone is no better than the base.
 
     Args:
         base: the base.
@@ -215,7 +217,7 @@ def advise(
         warn: called with each warning.
 
     """
-    from bwlab_analysis.fidelity.recommend import recommend
+    from bwlab_analysis.fidelity.recommend import NothingGained, recommend
 
     identity, style = (data[file] for file in pair)
     judge = new_judge(base.manager, base.base, sampled.clip, identity, style, warn)
@@ -225,7 +227,11 @@ def advise(
     def report(done: int, total: int, name: str) -> None:
         on_pass(done, total, "search for a better composition")
 
-    found = recommend(base, pair, judge, sampling, sampled.budget, sampled.steps, seed, report)
+    try:
+        found = recommend(base, pair, judge, sampling, sampled.budget, sampled.steps, seed, report)
+    except NothingGained as error:
+        warn(f"No better composition was searched: {error}")
+        return None
     return Recommended(base.base, base.scheme, pair, judge, sampling, found)
 
 
