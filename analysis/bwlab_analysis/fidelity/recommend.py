@@ -228,6 +228,7 @@ class Rollouts:
     def __init__(self, sample: Sample, score: Score, prompts: int, budget: int, first_seed: int = 0) -> None:
         self._sample, self._score, self._first = sample, score, first_seed
         self._images: dict[str, list[list[Image]]] = {}  # by composition, for each prompt
+        self._scores: dict[tuple[str, int], ConditionScores] = {}  # by composition and number of seeds
         self.prompts, self.left = prompts, budget
 
     def cost(self, condition: Condition, seeds: int) -> int:
@@ -236,6 +237,9 @@ class Rollouts:
 
     def scores(self, condition: Condition, seeds: int) -> ConditionScores:
         """Return the scores of a composition with so many seeds; missing images are made."""
+        key = condition.name, seeds
+        if key in self._scores:
+            return self._scores[key]
         made = self._made(condition)
         rows = self._images.setdefault(condition.name, [[] for _ in range(self.prompts)])
         if made < seeds:
@@ -243,7 +247,8 @@ class Rollouts:
             self.left -= len(new)
             for prompt, row in enumerate(rows):
                 row.extend(new[prompt * (seeds - made) : (prompt + 1) * (seeds - made)])
-        return self._score(condition, [image for row in rows for image in row[:seeds]], seeds)
+        self._scores[key] = self._score(condition, [image for row in rows for image in row[:seeds]], seeds)
+        return self._scores[key]
 
     def _made(self, condition: Condition) -> int:
         rows = self._images.get(condition.name)
