@@ -155,10 +155,14 @@ def test_of_images(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_recommend_goes_on(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The built-in scorers are replaced by the distance from the first images, those of the base: adapters gain."""
+    """The built-in scorers are replaced by the distance from the first images generated, those of the base."""
     first: list[np.ndarray] = []
+    references: set[bytes] = set()
 
     def distances(images: Sequence[Image.Image], against: Sequence[Any]) -> list[float]:
+        references.update(image.tobytes() for image in against if isinstance(image, Image.Image))
+        if images[0].tobytes() in references:
+            return [2.0] * len(images)
         pixels = [np.asarray(image, np.float64) / 255 for image in images]
         first.extend(pixels if not first else [])
         return [float(np.abs(own - base).mean()) + 0.1 for own, base in zip(pixels, cycle(first), strict=False)]
@@ -166,7 +170,7 @@ def test_recommend_goes_on(
     kinds: tuple[Literal["identity", "style", "text"], ...] = ("identity", "style", "text")
     built_in = [FidelityScorer(f"of_{kind}", kind, "made up", lambda: distances) for kind in kinds]
     monkeypatch.setattr("bwlab_analysis.fidelity.clip.built_in_scorers", lambda model: built_in)
-    asked = ["analyze", "recommend", file, file, *fidelity(file, tmp_path, "--budget", 1)]
+    asked = ["analyze", "recommend", file, file, *fidelity(file, tmp_path, "--budget", 32, "--search-steps", 1)]
     report = json.loads(run(capsys, *asked, "--json"))
     assert {"load_raises", "score_raises", "score_nan"} <= {entry["name"] for entry in report["errors"]}
     assert report["trials"][0]["scores"]["score_raises"] is None

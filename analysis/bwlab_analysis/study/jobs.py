@@ -193,10 +193,10 @@ class RecommendSettings:
     Attributes:
         base: the base model.
         judge: what scores the compositions that are tried.
-        prompts: each is sampled with each seed.
-        seeds: number of images of a prompt, from seed 0 on.
-        steps, cfg: steps and guidance of DPM++ 2M Karras.
-        budget: number of compositions that are tried.
+        prompts: the prompts of the search and of its proof.
+        seeds: number of images of a prompt in the proof, from seed 0 on.
+        steps, cfg: steps of the proof, and guidance of DPM++ 2M Karras.
+        budget: number of images that the search makes at most.
 
     """
 

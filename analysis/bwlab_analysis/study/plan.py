@@ -122,8 +122,8 @@ class MeasurePlan(Settings):
     recommend: Texts = ()
     """Those for which `bwlab analyze recommend` searches block scales, with the first prompt."""
 
-    budget: int = Field(default=12, ge=1)
-    """Number of compositions that the search tries."""
+    budget: int = Field(default=600, ge=1)
+    """Number of images that the search makes at most."""
 
     latents: int = Field(default=10, ge=1)
     """Number of latents, as `bwlab analyze conflict` takes it."""

@@ -11,7 +11,7 @@ from bwlab_analysis.study.plan_file import overlaid, read_table, shipped_plans
 
 
 def test_plans_that_ship() -> None:
-    assert set(shipped_plans()) == {"conflict", "paper", "paper-sd", "tune"}
+    assert set(shipped_plans()) == {"conflict", "pairs", "paper", "paper-sd", "tune"}
 
 
 def test_a_plan_lies_over_the_one_it_extends() -> None:

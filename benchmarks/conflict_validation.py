@@ -1,0 +1,284 @@
+"""What measured conflict is worth: `python -m benchmarks.conflict_validation sample --study OUT --work DIR --out FILE`.
+
+Every composition of two adapters in a study is sampled anew in few steps with another seed, and so is each of its
+adapters alone. What the short samples say that the identity and the style lose is compared with what the study's full
+images say: `python -m benchmarks.conflict_validation tables FILE` prints rank correlations with their ceilings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from bwlab.tables import Cell, Column, Table, columns_of, markdown_table
+from bwlab_analysis.study.statistics import spearman
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from bwlab_analysis.study.expand import PairJob
+    from bwlab_analysis.study.study import Study
+
+Numbers: TypeAlias = npt.NDArray[np.float64]
+
+FIRST_SEED = 1000
+SPLITS, RESAMPLES = 200, 500
+DIRECTIONS = {
+    "identity": "what the style costs the identity (margin)",
+    "style": "what the identity costs the style (cosine)",
+}
+PREDICTORS = {
+    "scored": "short samples, scored, same prompts",
+    "unseen": "short samples, scored, other prompts",
+    "latents": "short samples, change of latents",
+}
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Costs of pairs of adapters, `(pairs, prompts)` each.
+
+    Attributes:
+        names: composition, identity and style of each pair.
+        costs: direction and source (`target`, `scored`, `latents`) -> costs by prompt.
+
+    """
+
+    names: tuple[tuple[str, str, str], ...]
+    costs: dict[tuple[str, str], Numbers]
+
+    def of(self, identities: Sequence[str], styles: Sequence[str]) -> Pairs:
+        """Return the pairs of some identities and styles."""
+        rows = [row for row, (_, i, s) in enumerate(self.names) if i in identities and s in styles]
+        return Pairs(tuple(self.names[row] for row in rows), {key: table[rows] for key, table in self.costs.items()})
+
+
+def read_pairs(file: Path) -> Pairs:
+    """Return the costs that `sample` wrote."""
+    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["pairs"]
+    keys = list(product(DIRECTIONS, ("target", "scored", "latents")))
+    costs = {key: np.array([row[key[0]][key[1]] for row in rows], np.float64) for key in keys}
+    return Pairs(tuple((row["composition"], row["identity"], row["style"]) for row in rows), costs)
+
+
+def halves(prompts: int) -> Iterator[tuple[Numbers, Numbers]]:
+    """Yield random halves of the prompts, as boolean masks."""
+    rng = np.random.default_rng(0)
+    for _ in range(SPLITS):
+        first = np.zeros(prompts, bool)
+        first[rng.permutation(prompts)[: prompts // 2]] = True
+        yield first, ~first
+
+
+def reliability(target: Numbers) -> float:
+    """Return the mean rank correlation of the target's means over two random halves of the prompts."""
+    found = [spearman(target[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
+    return float(np.mean(found))
+
+
+def ceiling(target: Numbers, half: bool = False) -> float:
+    """Return the rank correlation that a perfect predictor could reach: the root of the target's reliability.
+
+    Args:
+        target: `(pairs, prompts)`.
+        half: whether the target is the mean over half of the prompts; otherwise the reliability of all is extrapolated
+            (Spearman and Brown 1910).
+
+    """
+    of_half = max(0.0, reliability(target))
+    return math.sqrt(of_half if half else 2 * of_half / (1 + of_half))
+
+
+def correlation(pairs: Pairs, direction: str, predictor: str) -> float:
+    """Return the rank correlation of a predictor with the target over pairs."""
+    target = pairs.costs[direction, "target"]
+    if predictor != "unseen":
+        return spearman(pairs.costs[direction, predictor].mean(1), target.mean(1))
+    scored = pairs.costs[direction, "scored"]
+    found = [spearman(scored[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
+    return float(np.mean(found))
+
+
+def with_interval(pairs: Pairs, direction: str, predictor: str) -> tuple[float, float, float]:
+    """Return a rank correlation with its 95 % interval from resampled identities."""
+    rng, identities = np.random.default_rng(0), sorted({identity for _, identity, _ in pairs.names})
+    rows = {name: [row for row, (_, i, _) in enumerate(pairs.names) if i == name] for name in identities}
+    drawn = []
+    for _ in range(RESAMPLES if predictor != "unseen" else RESAMPLES // 10):
+        chosen = [row for name in rng.choice(identities, len(identities)) for row in rows[name]]
+        resampled = Pairs(pairs.names, {key: table[chosen] for key, table in pairs.costs.items()})
+        drawn.append(correlation(resampled, direction, predictor))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return correlation(pairs, direction, predictor), float(low), float(high)
+
+
+def tables_of(pairs: Pairs) -> list[Table]:
+    """Return a table for each direction: all pairs, and two parts that share no identity and no style."""
+    identities, styles = (sorted({name[place] for name in pairs.names}) for place in (1, 2))
+    i, s = len(identities) // 2, len(styles) // 2
+    parts = {
+        "all": pairs,
+        "first half": pairs.of(identities[:i], styles[:s]),
+        "second half": pairs.of(identities[i:], styles[s:]),
+    }
+    return [_table(direction, parts) for direction in DIRECTIONS]
+
+
+def _table(direction: str, parts: dict[str, Pairs]) -> Table:
+    rows = []
+    for predictor, words in PREDICTORS.items():
+        for part, pairs in parts.items():
+            rho, low, high = with_interval(pairs, direction, predictor)
+            most = ceiling(pairs.costs[direction, "target"], half=predictor == "unseen")
+            texts = (str(len(pairs.names)), f"{rho:.2f} ({low:.2f} to {high:.2f})", f"{most:.2f}", f"{rho / most:.2f}")
+            rows.append((Cell(words), Cell(part), *(Cell(text) for text in texts)))
+    columns = (
+        Column("predictor", align="left"),
+        Column("pairs", align="left"),
+        *columns_of("n", "rho", "ceiling", "of the ceiling"),
+    )
+    return Table(columns, tuple(rows), title=DIRECTIONS[direction])
+
+
+@app.command("tables")
+def tables_command(file: Annotated[Path, typer.Argument(help="File that `sample` wrote.")]) -> None:
+    """Print the correlations as Markdown."""
+    for table in tables_of(read_pairs(file)):
+        typer.echo(markdown_table(table))
+
+
+@app.command("sample")
+def sample_command(
+    study: Annotated[Path, typer.Option(help="Folder of the finished study.")],
+    work: Annotated[Path, typer.Option(help="Folder for the short samples, to continue a stopped run.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")],
+    plan: Annotated[str, typer.Option(help="Plan of the study.")] = "pairs",
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 6,
+) -> None:
+    """Sample every composition in few steps, score these images and the study's, and write the costs."""
+    from bwlab_analysis.study.plan_file import read_plan
+    from bwlab_analysis.study.study import new_study
+
+    found = new_study(read_plan(plan), study)
+    pairs = [
+        row for identity, style in _subjects(found) for row in _Sampled(found, identity, style, work, steps).rows()
+    ]
+    document = {"plan": plan, "steps": steps, "first_seed": FIRST_SEED, "pairs": pairs}
+    out.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def _subjects(study: Study) -> list[tuple[str, str]]:
+    return [(i.name, s.name) for i in study.plan.identities for s in study.plan.styles]
+
+
+class _Sampled:
+    """The compositions of one identity and one style, in full and in few steps."""
+
+    def __init__(self, study: Study, identity: str, style: str, work: Path, steps: int) -> None:
+        self.study, self.identity, self.style, self.steps = study, identity, style, steps
+        self.file = work / f"{identity}-{style}.npz"
+        self.jobs: dict[str, PairJob] = {
+            pair.composition: pair
+            for pair in study.expanded.scores
+            if (pair.identity, pair.style) == (identity, style) and "images" in pair.job.needs
+        }
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """Yield the costs of each composition of two adapters."""
+        from bwlab_analysis.study.sheet import generated_images
+
+        short = self._short()
+        full = {
+            name: generated_images(pair.job.needs["images"], self.study.location.out)
+            for name, pair in self.jobs.items()
+        }
+        scores = {name: (self._scores(full[name]), self._scores(short[name])) for name in self.jobs}
+        for name, composition in self.study.plan.compositions.items():
+            if len(composition.use) != 2:
+                continue
+            alone = {
+                learns: self._alone(adapter, scale)
+                for adapter, scale in composition.use.items()
+                for learns in [self.study.plan.adapters[adapter].learns]
+            }
+            row: dict[str, object] = {"composition": name, "identity": self.identity, "style": self.style}
+            for place, direction in enumerate(DIRECTIONS):
+                other = alone[direction]
+                target, scored = (scores[other][source][place] - scores[name][source][place] for source in (0, 1))
+                changed = self._changed(short[other], short[name])
+                costs = {"target": target, "scored": scored, "latents": changed}
+                row[direction] = {source: [round(float(cost), 4) for cost in own] for source, own in costs.items()}
+            yield row
+
+    def _alone(self, adapter: str, scale: str) -> str:
+        compositions = self.study.plan.compositions
+        return next(name for name, one in compositions.items() if dict(one.use) == {adapter: scale})
+
+    def _short(self) -> dict[str, list[Image.Image]]:
+        from PIL import Image
+
+        if not self.file.is_file():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            made = {
+                name: np.stack([np.asarray(image) for image in self._generated(pair)])
+                for name, pair in self.jobs.items()
+            }
+            np.savez_compressed(self.file, allow_pickle=False, **made)
+        with np.load(self.file) as stored:
+            return {name: [Image.fromarray(image) for image in stored[name]] for name in self.jobs}
+
+    def _generated(self, pair: PairJob) -> list[Image.Image]:
+        from bwlab.adapters.attach import ScaledAdapter
+        from bwlab.generation.sample import generate
+        from bwlab_analysis.study.jobs import GenerateSettings
+
+        job, context = pair.job.needs["images"], _context(self.study)
+        settings = job.settings
+        assert isinstance(settings, GenerateSettings)
+        adapters = [
+            ScaledAdapter(context.adapter(settings.base, context.file_of(need)), scale)
+            for need, scale in zip(job.needs.values(), settings.scales, strict=True)
+        ]
+        base, seeds = context.base(settings.base), [FIRST_SEED] * len(settings.prompts)
+        return generate(base.pipe, settings.prompts, seeds, adapters, steps=self.steps, cfg=settings.cfg, fold=True)
+
+    def _scores(self, images: Sequence[Image.Image]) -> tuple[Numbers, Numbers]:
+        from bwlab.benchmark import load_benchmark
+        from bwlab_analysis.fidelity.clip import identity_margins, likeness_to_images
+
+        clip, benchmark = _context(self.study).clip(), load_benchmark()
+        own = [benchmark.image(*pair) for pair in benchmark.identity_pairs(self.identity)]
+        styled = [benchmark.image(*pair) for pair in benchmark.style_pairs(self.style)]
+        margins, cosines = identity_margins(clip, images, own), likeness_to_images(clip, images, styled, "style")
+        return np.array(margins), np.array(cosines)
+
+    def _changed(self, alone: Sequence[Image.Image], both: Sequence[Image.Image]) -> Numbers:
+        import torch
+
+        from bwlab_analysis.activations.inputs import latents_of
+
+        pipe = _context(self.study).base(self.study.plan.base).pipe
+        one, other = (latents_of(pipe, images).flatten(1).double().cpu() for images in (alone, both))
+        return np.asarray(1 - torch.cosine_similarity(one, other, dim=1))
+
+
+@cache
+def _context(study: Study) -> Any:
+    from bwlab_analysis.study.context import open_job_context
+
+    return open_job_context(study.location, print)
+
+
+if __name__ == "__main__":
+    app()
