@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bwlab.tables import NO_VALUE, Cell, Column, Table, columns_of
 from bwlab_analysis.measures import PREDICTION, Measured
-from bwlab_analysis.report.answer import kept_text, percent_text, retained_text, weights_only_text
+from bwlab_analysis.report.answer import cost_text, kept_text, percent_text, retained_text, weights_only_text
 from bwlab_analysis.report.conflict import inputs_note, measure_cells, present_conflict, short_head
 from bwlab_analysis.report.numbers import beside_random_cell, count_cell, heat_table, measure_column
 from bwlab_analysis.report.presentation import Item, Presentation, Section, Verbatim
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.losses import LossReport
-    from bwlab_analysis.activations.pair import Compared, PairInBase
+    from bwlab_analysis.activations.pair import Compared, Cost, PairInBase
     from bwlab_analysis.weights.conflict import ConflictReport
 
     InBase = Sequence[tuple[ConflictReport, PairInBase]]
@@ -87,10 +88,28 @@ def _retentions(pairs: InBase) -> dict[tuple[str, str], Measured | None]:
     return values
 
 
+def _costs(pairs: InBase) -> dict[tuple[str, str], Cost]:
+    """Return what one adapter loses beside another in generated images, by the names of both."""
+    costs = {}
+    for report, pair in pairs:
+        for cost in () if pair.measured is None else pair.measured.costs:
+            own, other = report.names if cost.adapter == "a" else report.names[::-1]
+            costs[own, other] = cost
+    return costs
+
+
 def _worst_line(
     name: str, names: Mapping[Path, str], losses: Mapping[tuple[str, str], LossReport], pairs: InBase
 ) -> str:
-    """Return what an adapter keeps beside the one that leaves it least, by losses if there are any."""
+    """Return what an adapter loses beside the one that costs it most.
+
+    In generated images that were scored; without them by losses, and without training images by effects.
+    """
+    costs = {other: cost for (of, other), cost in _costs(pairs).items() if of == name}
+    shares = {other: cost.lost.mean for other, cost in costs.items() if cost.scored and cost.lost is not None}
+    if shares:
+        worst = max(shares, key=shares.__getitem__)
+        return cost_text(costs[worst], name, worst)
     own = {other: report for (of, other), report in losses.items() if of == name}
     if own:
         worst = max(own, key=lambda other: own[other].harm.value)
@@ -112,15 +131,18 @@ def _kept(
     rows = tuple(
         (Cell(own), *(_kept_cell(values.get((own, other))) for other in (*every, ALL_OTHERS))) for own in every
     )
-    note = "+-: standard errors over images. An adapter without images, or whose gain is in doubt, has no number."
+    note = (
+        "+-: standard errors over images. In brackets: the same beside random adapters of the others' norms. An "
+        "adapter without images, or whose gain is in doubt, has no number."
+    )
     return Table(columns, rows, title=KEPT, note=note)
 
 
 def _kept_cell(report: LossReport | None) -> Cell:
-    kept = None if report is None else report.kept
-    if kept is None:
+    if report is None or (kept := report.kept) is None:
         return NO_VALUE
-    return Cell(percent_text(kept.value, kept.error), kept.value, fill=min(1.0, max(-1.0, kept.value)))
+    random = f"({percent_text(fmean(report.random_kept))})" if report.random_kept else ""
+    return Cell(percent_text(kept.value, kept.error), kept.value, random, min(1.0, max(-1.0, kept.value)))
 
 
 def _effects(names: Mapping[Path, str], pairs: InBase, with_matrix: bool) -> tuple[Item, ...]:
