@@ -109,6 +109,28 @@ def layers_skipped(pipe: Pipeline, clip_skip: int) -> Iterator[None]:
         transformer.layers = layers
 
 
+def skip_layers(pipe: Pipeline, clip_skip: int) -> None:
+    """Let the text encoder always leave out its last layers, as `layers_skipped` does for a while.
+
+    The layers are there between the calls of the encoder, so that adapters are attached to all of them.
+    """
+    check_clip_skip(pipe, clip_skip)
+    if clip_skip == 1:
+        return
+    transformer = _transformer(pipe.text_encoder)
+    every = transformer.layers
+    few = nn.ModuleList(list(every)[: 1 - clip_skip])
+
+    def cut(*_: object) -> None:
+        transformer.layers = few
+
+    def restore(*_: object) -> None:
+        transformer.layers = every
+
+    pipe.text_encoder.register_forward_pre_hook(cut)
+    pipe.text_encoder.register_forward_hook(restore, always_call=True)
+
+
 def check_clip_skip(pipe: Pipeline, clip_skip: int) -> None:
     """Raise BwlabError unless the layer `clip_skip` of the text encoder, counted from the last one, can be read."""
     if clip_skip == 1:

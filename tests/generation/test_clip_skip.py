@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from bwlab.base.conditioning import encode_texts, layers_skipped
+from bwlab.base.conditioning import encode_texts, layers_skipped, skip_layers
 from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
 from bwlab.generation.recipe import read_recipe
@@ -105,3 +105,16 @@ def test_a_layer_that_is_not_there_is_one_line(
     assert not (tmp_path / "out").exists()
     with pytest.raises(BwlabError, match="Give 1 to 2"):
         encode_texts(load_base(tiny_pipeline), ["ink"], 0)
+
+
+@torch.no_grad()
+def test_skipping_for_good_reads_the_same_layer_and_leaves_all_layers_in_place(pipe: StableDiffusionPipeline) -> None:
+    expected, layers = encode_texts(pipe, ["ink, fox"], 2).context, pipe.text_encoder.encoder.layers
+    skip_layers(pipe, 2)
+    assert torch.equal(encode_texts(pipe, ["ink, fox"]).context, expected)
+    assert pipe.text_encoder.encoder.layers is layers
+    with pytest.raises(AttributeError):
+        pipe.text_encoder("not ids")
+    assert pipe.text_encoder.encoder.layers is layers
+    with pytest.raises(BwlabError, match="clip skip 9"):
+        skip_layers(pipe, 9)

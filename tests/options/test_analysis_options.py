@@ -19,6 +19,7 @@ from bwlab_analysis.study.work import perform
 from tests.analysis.study.finished import TINY
 from tests.options import made
 from tests.options.effects import (
+    all_of,
     both_work,
     json_differs,
     json_path_differs,
@@ -245,6 +246,10 @@ NORMS = Table(
         Row("--report", "--report page", report_written),
     ],
 )
+CLIP_SKIPPED = all_of(
+    json_path_differs("clip_skip", 2),
+    json_differs(lambda document: {key: value for key, value in document.items() if key != "clip_skip"}),
+)
 MEASURED = "--base {tiny} --timesteps 601 --latents 2 --random 0"
 ACTIVATIONS = Table(
     "analyze activations",
@@ -275,6 +280,7 @@ ACTIVATIONS = Table(
         Row("--latents", "--latents 3", json_path_differs("latents", 3)),
         Row("--random", "--random 1", json_path_differs("random_adapters", 1)),
         Row("--seed", "--seed 5", json_path_differs("changes.4.effect.value")),
+        Row("--clip-skip", "--clip-skip 2", CLIP_SKIPPED),
         Row("--device", "--device cuda:7", refused("cuda:7")),
         Row(
             "--json",
@@ -318,6 +324,7 @@ CONFLICT = Table(
         Row("--latents", "--latents 4", json_path_differs("activations.latents", 4)),
         Row("--random", "--random 1", json_path_differs("activations.random_adapters", 1)),
         Row("--seed", "--seed 5", json_path_differs("losses.0.own.value")),
+        Row("--clip-skip", "--clip-skip 2", CLIP_SKIPPED),
         Row("--device", "--device cuda:7", refused("cuda:7")),
         Row("--json", "--json", prints_json(lambda document: document["blocks"]), common="{fox} {ink}"),
         Row("--cells", "--cells", says("mid.0"), common="{fox} {ink}"),
@@ -357,6 +364,7 @@ SETTINGS_OF_SAMPLING = [
     Row("--seeds", "--seeds 2", json_path_differs("seeds", [0, 1])),
     Row("--steps", "--steps 3", json_path_differs("steps", 3)),
     Row("--cfg", "--cfg 2", json_path_differs("cfg", 2)),
+    Row("--clip-skip", "--clip-skip 2", CLIP_SKIPPED),
     Row("--device", "--device cuda:7", refused("cuda:7")),
     Row("--report", "--report page", report_written),
 ]

@@ -32,6 +32,7 @@ class LoadedBase:
         pipe: its pipeline, on its device.
         scheme: its blocks.
         manager: the plugins, which read adapter files.
+        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
 
     """
 
@@ -39,6 +40,7 @@ class LoadedBase:
     pipe: Pipeline
     scheme: BlockScheme
     manager: PluginManager
+    clip_skip: int = 1
 
     def adapter(self, path: Path) -> Adapter:
         """Return an adapter for this base; BwlabError if the file is broken or does not fit."""
@@ -56,16 +58,18 @@ def require_adapters(files: Iterable[Path], manager: PluginManager) -> None:
         read_contents(file, manager)
 
 
-def open_base(base: str, manager: PluginManager, device: str = "auto") -> LoadedBase:
-    """Return a base on a device, frozen; BwlabError if it cannot be loaded."""
+def open_base(base: str, manager: PluginManager, device: str = "auto", clip_skip: int = 1) -> LoadedBase:
+    """Return a base on a device, frozen; BwlabError if it cannot be loaded or has no such layer (`clip_skip`)."""
+    from bwlab.base.conditioning import skip_layers
     from bwlab.base.device import chosen_device
 
     pipe = load_base(base)
+    skip_layers(pipe, clip_skip)
     pipe.to(chosen_device(device))
     pipe.set_progress_bar_config(disable=True)
     for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
         model.requires_grad_(False)
-    return LoadedBase(base, pipe, base_scheme(pipe, manager.block_schemes()), manager)
+    return LoadedBase(base, pipe, base_scheme(pipe, manager.block_schemes()), manager, clip_skip)
 
 
 def choose_inputs(

@@ -59,6 +59,7 @@ def conflict(
     latents: int = 16,
     random: int = 5,
     seed: int = 0,
+    clip_skip: int = 1,
     device: str = "auto",
     samples: int = 16,
     steps: int = 6,
@@ -83,6 +84,7 @@ def conflict(
         latents: number of noisy latents.
         random: number of random adapters that replace each adapter, as the null.
         seed: seed of the noise and of the random adapters.
+        clip_skip: layer of the text encoder that is read, counted from the last one, which is 1.
         device: name of a PyTorch device, or `"auto"`.
         samples: number of images of each composition in which conflict is measured; 0: no images are generated.
         steps: sampling steps of these images.
@@ -127,11 +129,11 @@ def conflict(
         return Conflict(named, [(report, None) for report in reports], {}, folders)
     from bwlab_analysis.activations.loaded_base import open_base  # imports torch, which weights alone do not need
 
-    loaded = open_base(settings.base, manager, device)
+    loaded = open_base(settings.base, manager, device, clip_skip)
     chosen = [file for _, file in names]
     measured, advice = _measured(loaded, chosen, settings, sampled, on_progress, warn or as_warning)
     in_base = [(report, measured.pairs[report.file_a, report.file_b]) for report in reports]
-    return Conflict(named, in_base, measured.together, folders, advice)
+    return Conflict(named, in_base, measured.together, folders, advice, clip_skip)
 
 
 def _measured(
@@ -178,6 +180,7 @@ def activations(
     latents: int = 16,
     random: int = 3,
     seed: int = 0,
+    clip_skip: int = 1,
     device: str = "auto",
     on_progress: OnStage | None = None,
 ) -> Activations:
@@ -192,6 +195,7 @@ def activations(
         latents: number of noisy latents.
         random: number of random adapters, as the null.
         seed: seed of the noise and of the random adapters.
+        clip_skip: layer of the text encoder that is read, counted from the last one, which is 1.
         device: name of a PyTorch device, or `"auto"`.
         on_progress: called with (done, total, stage) before each pass through the base.
 
@@ -209,9 +213,9 @@ def activations(
         raise BwlabError(f"--data {data}", "also --prompts", "Give either images or prompts")
     manager = build_manager()
     require_adapters([Path(file)], manager)
-    loaded = open_base(base, manager, device)
+    loaded = open_base(base, manager, device, clip_skip)
     adapter = loaded.adapter(Path(file))
     inputs = choose_inputs(loaded, [loaded.images(folder, latents) for folder in folders], texts, latents, seed)
     on_pass = None if on_progress is None else lambda done, total: on_progress(done, total, "")
     report = activation_changes(loaded.pipe, loaded.scheme, adapter, inputs, times, random, seed, on_pass)
-    return Activations(Path(file), base, report)
+    return Activations(Path(file), base, report, clip_skip)

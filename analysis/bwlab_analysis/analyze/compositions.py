@@ -25,6 +25,7 @@ def fidelity(
     steps: int = 25,
     cfg: float = 7.0,
     blocks: bool = True,
+    clip_skip: int = 1,
     device: str = "auto",
     on_progress: OnStage | None = None,
     warn: Warn | None = None,
@@ -43,6 +44,7 @@ def fidelity(
         steps: sampling steps.
         cfg: guidance scale.
         blocks: also score with each block of each adapter knocked in (alone) and knocked out.
+        clip_skip: layer of the text encoder that is read, counted from the last one, which is 1.
         device: name of a PyTorch device, or `"auto"`.
         on_progress: called with (done, total, condition) before images are generated.
         warn: called with each warning; None: a `BwlabWarning`.
@@ -60,14 +62,14 @@ def fidelity(
     sampling = new_sampling(prompts, seeds, steps, cfg)
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images, warn or as_warning)
-    loaded = open_base(base, manager, device)
+    loaded = open_base(base, manager, device, clip_skip)
     first, second = (loaded.adapter(file) for file in files)
     conditions = [*four_conditions()]
     if blocks:
         conditions += [*knock_ins(first, second), *knock_outs(first, second)]
     scores = measure_fidelity(loaded.pipe, first, second, conditions, sampling, judge, on_progress)
     checked, profiles = controls(judge, sampling.prompts), block_profiles(scores, seeds)
-    return Fidelity(base, files, judge, sampling, tuple(scores), tuple(checked), tuple(profiles))
+    return Fidelity(base, files, judge, sampling, tuple(scores), tuple(checked), tuple(profiles), clip_skip)
 
 
 def recommend(
@@ -85,6 +87,7 @@ def recommend(
     steps: int = 25,
     cfg: float = 7.0,
     seed: int = 0,
+    clip_skip: int = 1,
     device: str = "auto",
     on_progress: OnStage | None = None,
     warn: Warn | None = None,
@@ -107,6 +110,7 @@ def recommend(
         steps: sampling steps of the proof.
         cfg: guidance scale.
         seed: chooses the seeds of the search.
+        clip_skip: layer of the text encoder that is read, counted from the last one, which is 1.
         device: name of a PyTorch device, or `"auto"`.
         on_progress: called with (done, total, condition) before images are generated.
         warn: called with each warning; None: a `BwlabWarning`.
@@ -124,6 +128,6 @@ def recommend(
     sampling = new_sampling(prompts, seeds, steps, cfg)
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images, warn or as_warning)
-    loaded = open_base(base, manager, device)
+    loaded = open_base(base, manager, device, clip_skip)
     found = search(loaded, files, judge, sampling, budget, search_steps, seed, on_progress)
-    return Recommended(base, loaded.scheme, files, judge, sampling, found)
+    return Recommended(base, loaded.scheme, files, judge, sampling, found, clip_skip)

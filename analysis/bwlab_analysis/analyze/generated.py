@@ -232,7 +232,7 @@ def advise(
     except NothingGained as error:
         warn(f"No better composition was searched: {error}")
         return None
-    return Recommended(base.base, base.scheme, pair, judge, sampling, found)
+    return Recommended(base.base, base.scheme, pair, judge, sampling, found, base.clip_skip)
 
 
 def _shared(pair: FilePair, captions: Mapping[Path, Sequence[str]]) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Conflict(Analysis):
         together: the losses on each adapter's training images beside all others, of three or more adapters.
         data: folder of training images by adapter file.
         advice: the composition to use of two adapters, if it was searched.
+        clip_skip: layer of the text encoder that was read, counted from the last one, which is 1.
 
     """
 
@@ -80,6 +81,7 @@ class Conflict(Analysis):
     together: Mapping[Path, LossReport]
     data: Mapping[Path, Path]
     advice: Recommended | None = None
+    clip_skip: int = 1
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze conflict --json` prints it."""
@@ -87,8 +89,12 @@ class Conflict(Analysis):
 
         if len(self.pairs) == 1:
             advice = {} if self.advice is None else {"advice": self.advice.document()}
-            return conflict_document(*self.pairs[0]) | advice
-        return conflicts_document(self.names, self.pairs, self.together)
+            return conflict_document(*self.pairs[0]) | advice | self._settings()
+        return conflicts_document(self.names, self.pairs, self.together) | self._settings()
+
+    def _settings(self) -> dict[str, Json]:
+        in_base = any(pair is not None for _, pair in self.pairs)
+        return {"clip_skip": self.clip_skip} if in_base else {}
 
     def presentation(self, cells: bool = False) -> Presentation:
         """Return the answer and the tables behind it; also those of cells if asked for."""
@@ -119,18 +125,20 @@ class Activations(Analysis):
         file: the adapter.
         base: name of the base.
         report: the changes.
+        clip_skip: layer of the text encoder that was read, counted from the last one, which is 1.
 
     """
 
     file: Path
     base: str
     report: ActivationReport
+    clip_skip: int = 1
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze activations --json` prints it."""
         from bwlab_analysis.report.documents import activations_document
 
-        return activations_document(str(self.file), self.base, self.report)
+        return activations_document(str(self.file), self.base, self.report) | {"clip_skip": self.clip_skip}
 
     def presentation(self) -> Presentation:
         """Return the tables of blocks and timesteps."""
@@ -151,6 +159,7 @@ class Fidelity(Analysis):
         scores: of the base, of each adapter alone, of both, and of single blocks if asked for.
         controls: scores of reference images.
         blocks: what each block of each adapter adds.
+        clip_skip: layer of the text encoder that was read, counted from the last one, which is 1.
 
     """
 
@@ -161,12 +170,13 @@ class Fidelity(Analysis):
     scores: tuple[ConditionScores, ...]
     controls: tuple[ConditionScores, ...]
     blocks: tuple[BlockProfile, ...]
+    clip_skip: int = 1
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze fidelity --json` prints it."""
         from bwlab_analysis.report.documents import fidelity_document, fidelity_settings
 
-        settings = fidelity_settings(self.base, self.files, self.judge, self.sampling)
+        settings = fidelity_settings(self.base, self.files, self.judge, self.sampling, self.clip_skip)
         return fidelity_document(settings, self.scores, self.controls, self.blocks, self.judge)
 
     def presentation(self) -> Presentation:
@@ -194,6 +204,7 @@ class Recommended(Analysis):
         judge: the scorers with the reference images.
         sampling: prompts, seeds and steps.
         found: the composition to use, its proof, and all compositions tried.
+        clip_skip: layer of the text encoder that was read, counted from the last one, which is 1.
 
     """
 
@@ -203,6 +214,7 @@ class Recommended(Analysis):
     judge: Judge
     sampling: Sampling
     found: Recommendation
+    clip_skip: int = 1
 
     @property
     def specs(self) -> tuple[str, str]:
@@ -218,13 +230,13 @@ class Recommended(Analysis):
     def _command(self) -> str:
         from bwlab_analysis.report.advice import generate_command
 
-        return generate_command(self.base, self.files, self.found.composition)
+        return generate_command(self.base, self.files, self.found.composition, self.clip_skip)
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze recommend --json` prints it."""
         from bwlab_analysis.report.documents import fidelity_settings, recommend_document
 
-        settings = fidelity_settings(self.base, self.files, self.judge, self.sampling)
+        settings = fidelity_settings(self.base, self.files, self.judge, self.sampling, self.clip_skip)
         return recommend_document(settings, self.found, self.scheme, self._command, self.judge.errors)
 
     def presentation(self) -> Presentation:

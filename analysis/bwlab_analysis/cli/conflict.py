@@ -13,6 +13,7 @@ from bwlab.terminal import letters
 from bwlab_analysis.cli.options import (
     CellsOption,
     ClipOption,
+    ClipSkipOption,
     DeviceOption,
     JsonOption,
     LatentsOption,
@@ -25,7 +26,7 @@ from bwlab_analysis.cli.options import (
 # Parameters of the options that have no effect without --base.
 BASE_OPTIONS = frozenset(
     {
-        *("data", "prompts", "timesteps", "latents", "draws", "seed", "device"),
+        *("data", "prompts", "timesteps", "latents", "draws", "seed", "clip_skip", "device"),
         *("samples", "steps", "cfg", "clip", "learns", "advise", "budget"),
     }
 )
@@ -86,6 +87,7 @@ def conflict_command(
         int, typer.Option("--random", min=0, help="Number of random adapters that replace each adapter, as the null.")
     ] = 5,
     seed: SeedOption = 0,
+    clip_skip: ClipSkipOption = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     cells: CellsOption = False,
@@ -131,6 +133,7 @@ def conflict_command(
             latents=latents,
             random=draws,
             seed=seed,
+            clip_skip=clip_skip,
             device=device,
             samples=samples,
             steps=steps,

@@ -12,6 +12,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.cli.options import (
     MOST_SEED,
     ClipOption,
+    ClipSkipOption,
     DeviceOption,
     JsonOption,
     LatentsOption,
@@ -41,6 +42,7 @@ def activations_command(
     latents: LatentsOption = 16,
     draws: Annotated[int, typer.Option("--random", min=0, help="Number of random adapters, as the null.")] = 3,
     seed: SeedOption = 0,
+    clip_skip: ClipSkipOption = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
@@ -63,6 +65,7 @@ def activations_command(
             latents=latents,
             random=draws,
             seed=seed,
+            clip_skip=clip_skip,
             device=device,
             on_progress=on_progress,
         )
@@ -89,6 +92,7 @@ def fidelity_command(
     blocks: Annotated[
         bool, typer.Option(help="Also score with each block of each adapter knocked in (alone) and knocked out.")
     ] = True,
+    clip_skip: ClipSkipOption = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
@@ -110,6 +114,7 @@ def fidelity_command(
             steps=steps,
             cfg=cfg,
             blocks=blocks,
+            clip_skip=clip_skip,
             device=device,
             on_progress=on_progress,
             warn=warn,
@@ -131,6 +136,7 @@ def recommend_command(
     steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the proof.")] = 25,
     cfg: CfgOption = 7.0,
     seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Chooses the seeds of the search.")] = 0,
+    clip_skip: ClipSkipOption = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
@@ -159,6 +165,7 @@ def recommend_command(
             steps=steps,
             cfg=cfg,
             seed=seed,
+            clip_skip=clip_skip,
             device=device,
             on_progress=on_progress,
             warn=warn,

@@ -51,6 +51,10 @@ ClipOption = Annotated[
     str | None,
     typer.Option(help="open_clip model to score with: a folder, or NAME=WEIGHTS.", metavar="MODEL"),
 ]
+ClipSkipOption = Annotated[
+    int,
+    typer.Option(help="Layer of the text encoder that is read, counted from the last one, which is 1.", min=1, max=12),
+]
 DeviceOption = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")]
 
 

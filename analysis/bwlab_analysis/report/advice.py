@@ -38,9 +38,11 @@ def spec_items(specs: Mapping[str, str], scheme: BlockScheme) -> Iterator[Item]:
             yield Listing(tuple(notes))
 
 
-def generate_command(base: str, files: tuple[Path, Path], composition: PairScales) -> str:
+def generate_command(base: str, files: tuple[Path, Path], composition: PairScales, clip_skip: int) -> str:
     """Return the command line, for a shell, that generates with a composition; prompts are to be filled in."""
     words = ["bwlab", "generate", "--base", base]
+    if clip_skip != 1:
+        words += ["--clip-skip", str(clip_skip)]
     for file, adapter in zip(files, (IDENTITY, STYLE), strict=True):
         words += ["--adapter", str(file), "--scale", composition.spec(adapter)]
     if any(composition.schedules):

@@ -357,7 +357,9 @@ def _loss(loss: Loss) -> dict[str, Json]:
     return {"value": loss.value, "error": None if math.isnan(loss.error) else loss.error}
 
 
-def fidelity_settings(base: str, files: Sequence[Path], judge: Judge, sampling: Sampling) -> dict[str, Json]:
+def fidelity_settings(
+    base: str, files: Sequence[Path], judge: Judge, sampling: Sampling, clip_skip: int
+) -> dict[str, Json]:
     """Return the settings that documents of fidelity begin with."""
     return {
         "base": base,
@@ -367,6 +369,7 @@ def fidelity_settings(base: str, files: Sequence[Path], judge: Judge, sampling: 
         "seeds": list(sampling.seeds),
         "steps": sampling.steps,
         "cfg": sampling.cfg,
+        "clip_skip": clip_skip,
         "scorers": {scorer.name: scorer.summary for scorer in judge.scorers},
         "harmonic_of": list(judge.leading),
         "references": {"identity": len(judge.references.identity), "style": len(judge.references.style)},
