@@ -1,4 +1,4 @@
-"""`bwlab plugins`: list plugins, check adapter types and fusion methods against their contracts, and start a plugin."""
+"""`bwlab plugins`: list plugins, check types, fusion methods and optimisers by their contracts, start a plugin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bwlab.plugins.manager import PluginManager, PluginRecord
 
-app = typer.Typer(help="List plugins, check adapter types and fusion methods, or start a new plugin.")
+app = typer.Typer(help="List plugins, check adapter types, fusion methods and optimisers, or start a new plugin.")
 
 KINDS = {
     "bwlab_declare_hooks": "hooks",
@@ -51,7 +51,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def default_command(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List plugins, check adapter types and fusion methods, or start a new plugin."""
+    """List plugins, check adapter types, fusion methods and optimisers, or start a new plugin."""
     if context.invoked_subcommand is None:
         list_command(as_json)
 
@@ -71,25 +71,38 @@ def list_command(as_json: JsonOption = False) -> None:
 
 @app.command("check")
 def check_command(
-    name: Annotated[str, typer.Argument(help="Name of the adapter type or fusion method, such as lora or switch.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of the adapter type, fusion method or optimiser, such as lora, switch or lion.")
+    ],
 ) -> None:
-    """Check an adapter type or a fusion method against its contract; the exit code is 1 if a check fails."""
-    from bwlab.errors import BwlabError
+    """Check an adapter type, fusion method or optimiser against its contract; the exit code is 1 if a check fails."""
     from bwlab.plugins.manager import build_manager
 
-    manager = build_manager()
-    fusions = manager.fusions()
-    if name not in fusions:
-        try:
-            adapter_type = manager.adapter_type(name)
-        except BwlabError as error:
-            fix = f"Known fusion methods: {', '.join(sorted(fusions))}. {error.fix}"
-            raise BwlabError(error.asked, error.found, fix) from None
-    from bwlab.testing import run_contract, run_fusion_contract
-
-    checks = run_fusion_contract(fusions[name]) if name in fusions else run_contract(adapter_type)
+    checks = contract_checks(name, build_manager())
     if show_checks(name, checks):
         raise typer.Exit(1)
+
+
+def contract_checks(name: str, manager: PluginManager) -> list[tuple[str, str | None]]:
+    """Return every clause of a contract with None or what is broken, for what has this name.
+
+    An adapter type comes before a fusion method of the same name, and that before an optimiser.
+    """
+    from bwlab.errors import BwlabError
+    from bwlab.testing import run_contract, run_fusion_contract, run_optimizer_contract
+
+    types, fusions, optimizers = manager.adapter_types(), manager.fusions(), manager.optimizers()
+    if name in types:
+        return run_contract(types[name])
+    if name in fusions:
+        return run_fusion_contract(fusions[name])
+    if name in optimizers:
+        return run_optimizer_contract(optimizers[name])
+    try:
+        return run_contract(manager.adapter_type(name))
+    except BwlabError as error:
+        known = f"Known fusion methods: {', '.join(sorted(fusions))}. Known optimisers: {', '.join(sorted(optimizers))}"
+        raise BwlabError(error.asked, error.found, f"{known}. {error.fix}") from None
 
 
 @app.command("new")

@@ -1,4 +1,4 @@
-"""The test kit for authors of adapter types and fusion methods.
+"""The test kit for authors of adapter types, fusion methods and optimisers.
 
 In a plugin's test suite:
 
@@ -8,8 +8,9 @@ In a plugin's test suite:
     class TestMyType(AdapterContract):
         adapter_type = MY_TYPE
 
-A fusion method is tested by `FusionContract` and its `fusion_type` in the same way. `bwlab plugins check NAME` runs the
-same clauses through `run_contract` and `run_fusion_contract`.
+A fusion method is tested by `FusionContract` and its `fusion_type` in the same way, an optimiser by `OptimizerContract`
+and its `optimizer_type`. `bwlab plugins check NAME` runs the same clauses through `run_contract`,
+`run_fusion_contract` and `run_optimizer_contract`.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from typing import ClassVar, TypeVar
 from bwlab.adapters.layer import kind_of
 from bwlab.adapters.types import AdapterType
 from bwlab.fusion.types import FusionType
-from bwlab.testing import clauses, fusions
+from bwlab.optimizers.types import OptimizerType
+from bwlab.testing import clauses, fusions, optimizers
 from bwlab.testing.bench import SHAPES, Bench, ContractBroken, bench_for
 
 __all__ = [
     "AdapterContract",
     "ContractBroken",
     "FusionContract",
+    "OptimizerContract",
     "run_contract",
     "run_fusion_contract",
+    "run_optimizer_contract",
     "skipped_shapes",
 ]
 
@@ -140,6 +144,44 @@ class FusionContract:
         fusions.wrong_options_and_counts_are_refused(self.bench())
 
 
+class OptimizerContract:
+    """One test for each clause of the contract of optimisers; a subclass gives `optimizer_type`."""
+
+    optimizer_type: ClassVar[OptimizerType]
+
+    def bench(self) -> optimizers.OptimizerBench:
+        """Return the material of the clauses for this optimiser."""
+        return optimizers.OptimizerBench(self.optimizer_type)
+
+    def test_the_loss_falls(self) -> None:
+        """The loss of a small problem falls."""
+        optimizers.the_loss_falls(self.bench())
+
+    def test_a_rate_of_0_changes_nothing(self) -> None:
+        """With the rate 0 and no weight decay, every bit stays."""
+        optimizers.a_rate_of_0_changes_nothing(self.bench())
+
+    def test_groups_have_their_own_rate(self) -> None:
+        """A group with the rate 0 stays while another one changes."""
+        optimizers.groups_have_their_own_rate(self.bench())
+
+    def test_parameters_without_gradient_stay(self) -> None:
+        """A parameter without gradient keeps every bit."""
+        optimizers.parameters_without_gradient_stay(self.bench())
+
+    def test_a_stopped_run_goes_on_bit_for_bit(self) -> None:
+        """A new optimiser with the state of a stopped one continues as if nothing had happened."""
+        optimizers.a_stopped_run_goes_on_bit_for_bit(self.bench())
+
+    def test_the_rate_found_is_shown(self) -> None:
+        """An optimiser that finds its rate has it as `d` in its groups."""
+        optimizers.the_rate_found_is_shown(self.bench())
+
+    def test_unknown_options_are_refused(self) -> None:
+        """An unknown option raises `BwlabError`."""
+        optimizers.unknown_options_are_refused(self.bench())
+
+
 def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
     """Return the name of every clause with None if it holds, else with one line that says what is broken.
 
@@ -156,6 +198,14 @@ def run_fusion_contract(fusion_type: FusionType) -> list[tuple[str, str | None]]
     return [
         (clause.__name__.replace("_", " "), _broken(clause, partial(fusions.FusionBench, fusion_type)))
         for clause in fusions.FUSION_CLAUSES
+    ]
+
+
+def run_optimizer_contract(optimizer_type: OptimizerType) -> list[tuple[str, str | None]]:
+    """Return the name of every clause of the contract of optimisers with None or what is broken."""
+    return [
+        (clause.__name__.replace("_", " "), _broken(clause, partial(optimizers.OptimizerBench, optimizer_type)))
+        for clause in optimizers.OPTIMIZER_CLAUSES
     ]
 
 
