@@ -200,8 +200,8 @@ def _top1_share(health: Iterable[ModuleHealth], whole: float | None) -> float | 
 
 
 def _prompt_tag(contents: AdapterContents, scheme: BlockScheme) -> str | None:
-    """Return the tag; None for a model that web UIs do not load, whose blocks the cells of LBW do not name."""
-    if contents.architecture == "unknown":
+    """Return the tag; None where the cells of LBW do not name every block of the adapter, or web UIs do not load it."""
+    if contents.architecture == "unknown" or contents.unknown:
         return None
     present = {module.path for path in contents.modules if (module := scheme.module_of(path)) is not None}
     cells = {module.ldm for module in scheme.modules if module.path in present}

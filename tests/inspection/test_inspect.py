@@ -240,3 +240,14 @@ def test_a_prompt_tag_is_offered_for_models_of_web_uis_alone(
     assert first["prompt_tag"].startswith("<lora:known:1:lbw=")
     assert second["architecture"] == "unknown"
     assert second["prompt_tag"] is None
+
+
+def test_a_prompt_tag_names_all_blocks_or_is_not_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = {**SD1, "side_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k": (4, 4)}
+    file = write(tmp_path / "outside.safetensors", adapter_tensors(0, paths=shapes, shapes=shapes))
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(file), "--json"])
+    assert end.value.code == 0
+    (found,) = json.loads(capsys.readouterr().out)["files"]
+    assert found["architecture"] == "sd1"
+    assert found["prompt_tag"] is None
