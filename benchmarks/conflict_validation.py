@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
 FIRST_SEED = 1000
-SPLITS, RESAMPLES = 200, 500
+RESAMPLES = 500
 DIRECTIONS = {
     "identity": "what the style costs the identity (margin)",
     "style": "what the identity costs the style (cosine)",
@@ -72,17 +72,14 @@ def read_pairs(file: Path) -> Pairs:
     return Pairs(tuple((row["composition"], row["identity"], row["style"]) for row in rows), costs)
 
 
-def halves(prompts: int) -> Iterator[tuple[Numbers, Numbers]]:
-    """Yield random halves of the prompts, as boolean masks."""
-    rng = np.random.default_rng(0)
-    for _ in range(SPLITS):
-        first = np.zeros(prompts, bool)
-        first[rng.permutation(prompts)[: prompts // 2]] = True
-        yield first, ~first
+def halves(prompts: int) -> list[tuple[list[int], list[int]]]:
+    """Return every way to split the prompts into two halves, each in both orders."""
+    firsts = map(list, combinations(range(prompts), prompts // 2))
+    return [(first, [other for other in range(prompts) if other not in first]) for first in firsts]
 
 
 def reliability(target: Numbers) -> float:
-    """Return the mean rank correlation of the target's means over two random halves of the prompts."""
+    """Return the mean rank correlation of the target's means over two halves of the prompts."""
     found = [spearman(target[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
     return float(np.mean(found))
 

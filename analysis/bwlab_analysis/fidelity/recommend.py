@@ -313,13 +313,15 @@ class Search:
         return self._ranked(), self._better_than(whole)
 
     def _best_singles(self, whole: PairScales, moves: Iterable[Move]) -> list[Move]:
-        """Try both whole and single moves, as far as their share of the budget goes, and return the best moves."""
+        """Try both whole and single moves, as far as their share of the budget goes, and return the best that help."""
         least = (1 - SINGLES) * self._rollouts.left
         self._try(whole, (), self._first)
         for move in moves:
             if self._rollouts.left > least:
                 self._try(whole, (move,), self._first)
-        return [trial.moves[0] for trial in self._ranked() if trial.moves][:COMBINED]
+        ranked = self._ranked()
+        helpful = ranked[: next(place for place, trial in enumerate(ranked) if not trial.moves)]
+        return [trial.moves[0] for trial in helpful[:COMBINED]]
 
     def _try(self, whole: PairScales, moves: tuple[Move, ...], seeds: int) -> None:
         """Try moves with so many seeds, if the budget allows and this is not done yet."""
