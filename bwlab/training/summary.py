@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from bwlab.adapters.save import block_ranks
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.dataset.buckets import base_size
 from bwlab.terminal import counted
 from bwlab.training.trainable import learning_rate, parameter_groups
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 LABEL_WIDTH = 12
+PASSES = 3
+"""How many passes of the UNet a step of training takes as long as: one forward, and backward about twice as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,7 @@ class RunSummary:
         yield "batch", f"{counted(self.epochs.step_examples, 'image')} per step: {sizes} × {processes}"
         yield "trained", self._trained()
         yield "memory", self._memory()
+        yield "time", self._time()
         if self.trainable.adapter.layers:
             yield "ranks", ranks_text(self.trainable.adapter)
         yield "optimiser", self._optimizer()
@@ -125,6 +132,28 @@ class RunSummary:
             "optimiser and the activations come on top"
         )
 
+    def _time(self) -> str:
+        """Return how long the remaining steps may take, from one pass of the UNet for one image."""
+        passes = PASSES * (self.steps - self.first_step) * self.config.training.accumulation
+        seconds = passes * self.config.training.batch_size * self._pass_seconds()
+        return f"about {duration_text(seconds)}, judged from one pass of the UNet; the progress bar knows better"
+
+    @torch.no_grad()
+    def _pass_seconds(self) -> float:
+        """Return the seconds of the UNet for one image; on other devices than CPUs the first pass only warms up."""
+        pipe, device = self.pipe, self.accelerator.device
+        side = (self.config.data.resolution or base_size(pipe).side) // base_size(pipe).factor
+        arguments = unet_arguments(pipe, encode_texts(pipe, [""]))
+        latents = torch.zeros(1, pipe.unet.config.in_channels, side, side, device=device, dtype=pipe.unet.dtype)
+        seconds = 0.0
+        for _ in range(1 if device.type == "cpu" else 2):
+            began = time.perf_counter()
+            with self.accelerator.autocast():
+                output = pipe.unet(latents, 500, **arguments, return_dict=False)[0]
+            float(output.sum())  # waits for the device
+            seconds = time.perf_counter() - began
+        return seconds
+
     def _optimizer(self) -> str:
         training = self.config.training
         rate = f"rate {learning_rate(training, self.optimizer):g}"
@@ -139,6 +168,20 @@ class RunSummary:
             f"{file} ({self.config.output.dtype}); checkpoints {interval(checkpoints.every, checkpoints.every_epochs)}"
         )
         return f"{text}; previews {interval(previews.every, previews.every_epochs)}" if previews.enabled else text
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration to one digit or two.
+
+    >>> duration_text(0.4), duration_text(95), duration_text(5000), duration_text(50_000)
+    ('1 second', '2 minutes', '1.4 hours', '14 hours')
+    """
+    if seconds < 60:
+        return counted(max(1, round(seconds)), "second")
+    if seconds < 3600:
+        return counted(round(seconds / 60), "minute")
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 10 else f"{hours:.0f} hours"
 
 
 def megabytes(count: int) -> str:
