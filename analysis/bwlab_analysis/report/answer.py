@@ -210,5 +210,6 @@ def no_advice() -> str:
     return (
         "No block is advised from these numbers: in bwlab's study, the block with the largest recovery for its cost "
         f"was the best block to switch off in {100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance). "
-        "'bwlab analyze recommend' searches for block scales by generating and scoring images."
+        "--advise searches for scales that are better, as 'bwlab analyze recommend' does, by generating and scoring "
+        "images."
     )
