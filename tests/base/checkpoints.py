@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from bwlab.base.architectures import PUBLISHED, Architecture
 from bwlab.base.noise_schedule import new_noise_schedule
@@ -59,19 +61,45 @@ def random_pipeline(
     Args:
         architecture: of the models.
         prediction: of the noise schedule; None: the noise.
-        dtype: in which the weights are made; None: float32.
+        dtype: in which the weights are made, from a few random numbers again and again, as a billion of them take half
+            a minute; None: float32, each number by itself.
     """
     import torch
 
     with torch.random.fork_rng(devices=[]), default_dtype(dtype or torch.float32):
         torch.manual_seed(0)
-        parts = {name: new_component(architecture, name).eval() for name in architecture.components()}
+        with nullcontext() if dtype is None else no_initialisation():
+            parts = {name: new_component(architecture, name).eval() for name in architecture.components()}
         for part in parts.values():
             for parameter in part.parameters():
-                if parameter.dim() == 1:  # biases start as zeros and norms as ones: swapped ones would not show
+                if dtype is not None:
+                    repeat_numbers(parameter)
+                elif parameter.dim() == 1:  # biases start as zeros and norms as ones: swapped ones would not show
                     torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.1)
     tokenizers = [clip_tokenizer(pad) for pad in architecture.pads]
     return new_pipeline(parts, tokenizers, new_noise_schedule(prediction or Prediction(EPSILON)))
+
+
+@contextmanager
+def no_initialisation() -> Iterator[None]:
+    """Leave the weights of new layers as they are in memory inside the `with` block."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "uniform_", "normal_", "xavier_uniform_"):
+            patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+        yield
+
+
+def repeat_numbers(parameter: torch.nn.Parameter, count: int = 2**20) -> None:
+    """Fill a parameter with `count` new random numbers, again and again."""
+    import torch
+
+    flat = parameter.data.view(-1)
+    numbers = 0.02 * torch.randn(min(count, len(flat)))
+    for begin in range(0, len(flat), count):
+        part = flat[begin : begin + count]
+        part.copy_(numbers[: len(part)])
 
 
 @contextmanager

@@ -172,6 +172,7 @@ def test_a_checkpoint_of_full_size(family: str, tmp_path: Path) -> None:
     del pipe
     gc.collect()
     loaded = load_base(file, torch.bfloat16)
+    assert torch.isfinite(written[0]).all()
     assert torch.equal(_output(loaded), written[0])
     assert weights_hash(loaded) == written[1]
 
