@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
@@ -34,8 +34,8 @@ Numbers: TypeAlias = npt.NDArray[np.float64]
 FIRST_SEED = 1000
 RESAMPLES = 500
 DIRECTIONS = {
-    "identity": "what the style costs the identity (margin)",
-    "style": "what the identity costs the style (cosine)",
+    "identity": "What the style costs the identity (margin)",
+    "style": "What the identity costs the style (cosine)",
 }
 PREDICTORS = {
     "scored": "short samples, scored, same prompts",
@@ -69,7 +69,7 @@ def read_pairs(file: Path) -> Pairs:
     rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["pairs"]
     keys = list(product(DIRECTIONS, ("target", "scored", "latents")))
     costs = {key: np.array([row[key[0]][key[1]] for row in rows], np.float64) for key in keys}
-    return Pairs(tuple((row["composition"], row["identity"], row["style"]) for row in rows), costs)
+    return Pairs(tuple((name, identity, style) for name, identity, style in (row["pair"] for row in rows)), costs)
 
 
 def halves(prompts: int) -> list[tuple[list[int], list[int]]]:
@@ -195,26 +195,22 @@ class _Sampled:
         """Yield the costs of each composition of two adapters."""
         from bwlab_analysis.study.sheet import generated_images
 
-        short = self._short()
-        full = {
-            name: generated_images(pair.job.needs["images"], self.study.location.out)
-            for name, pair in self.jobs.items()
-        }
-        scores = {name: (self._scores(full[name]), self._scores(short[name])) for name in self.jobs}
+        short, out = self._short(), self.study.location.out
+        full = {name: generated_images(pair.job.needs["images"], out) for name, pair in self.jobs.items()}
+        target, scored = self._scores(full), self._scores(short)
+        latents = self._by_name(short, self._latents([image for name in self.jobs for image in short[name]]))
         for name, composition in self.study.plan.compositions.items():
             if len(composition.use) != 2:
                 continue
-            alone = {
-                learns: self._alone(adapter, scale)
-                for adapter, scale in composition.use.items()
-                for learns in [self.study.plan.adapters[adapter].learns]
-            }
-            row: dict[str, object] = {"composition": name, "identity": self.identity, "style": self.style}
-            for place, direction in enumerate(DIRECTIONS):
-                other = alone[direction]
-                target, scored = (scores[other][source][place] - scores[name][source][place] for source in (0, 1))
-                changed = self._changed(short[other], short[name])
-                costs = {"target": target, "scored": scored, "latents": changed}
+            learns = {self.study.plan.adapters[adapter].learns: adapter for adapter in composition.use}
+            row: dict[str, object] = {"pair": [name, self.identity, self.style]}
+            for direction in DIRECTIONS:
+                alone = self._alone(learns[direction], composition.use[learns[direction]])
+                costs = {
+                    "target": target[direction][alone] - target[direction][name],
+                    "scored": scored[direction][alone] - scored[direction][name],
+                    "latents": 1 - (latents[alone] * latents[name]).sum(1),
+                }
                 row[direction] = {source: [round(float(cost), 4) for cost in own] for source, own in costs.items()}
             yield row
 
@@ -250,24 +246,30 @@ class _Sampled:
         base, seeds = context.base(settings.base), [FIRST_SEED] * len(settings.prompts)
         return generate(base.pipe, settings.prompts, seeds, adapters, steps=self.steps, cfg=settings.cfg, fold=True)
 
-    def _scores(self, images: Sequence[Image.Image]) -> tuple[Numbers, Numbers]:
+    def _scores(self, images: Mapping[str, Sequence[Image.Image]]) -> dict[str, dict[str, Numbers]]:
+        """Return the scores of each direction by composition."""
         from bwlab.benchmark import load_benchmark
         from bwlab_analysis.fidelity.clip import identity_margins, likeness_to_images
 
         clip, benchmark = _context(self.study).clip(), load_benchmark()
         own = [benchmark.image(*pair) for pair in benchmark.identity_pairs(self.identity)]
         styled = [benchmark.image(*pair) for pair in benchmark.style_pairs(self.style)]
-        margins, cosines = identity_margins(clip, images, own), likeness_to_images(clip, images, styled, "style")
-        return np.array(margins), np.array(cosines)
+        every = [image for name in self.jobs for image in images[name]]
+        margins, cosines = identity_margins(clip, every, own), likeness_to_images(clip, every, styled, "style")
+        return {"identity": self._by_name(images, margins), "style": self._by_name(images, cosines)}
 
-    def _changed(self, alone: Sequence[Image.Image], both: Sequence[Image.Image]) -> Numbers:
-        import torch
+    def _by_name(self, images: Mapping[str, Sequence[Image.Image]], numbers: npt.ArrayLike) -> dict[str, Numbers]:
+        """Return the numbers of all images, one composition after another, by composition."""
+        ends = np.cumsum([len(images[name]) for name in self.jobs])
+        return dict(zip(self.jobs, np.split(np.asarray(numbers, np.float64), ends[:-1]), strict=True))
 
+    def _latents(self, images: Sequence[Image.Image]) -> Numbers:
+        """Return `(images, numbers)` latents of length 1."""
         from bwlab_analysis.activations.inputs import latents_of
 
         pipe = _context(self.study).base(self.study.plan.base).pipe
-        one, other = (latents_of(pipe, images).flatten(1).double().cpu() for images in (alone, both))
-        return np.asarray(1 - torch.cosine_similarity(one, other, dim=1))
+        latents = latents_of(pipe, images).flatten(1).double().cpu()
+        return np.asarray(latents / latents.norm(dim=1, keepdim=True), np.float64)
 
 
 @cache

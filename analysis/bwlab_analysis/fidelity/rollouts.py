@@ -48,7 +48,8 @@ class RolloutSettings:
         samples: number of images of each composition, at least; as many for each prompt.
         steps, cfg: as in `bwlab.generation.sample.generate`.
         draws: number of random adapters in the place of each adapter.
-        seed: seed of the first image of each prompt, and of the random adapters.
+        seed: seed of the first image and of the random adapters. Every image of a composition has its own seed, as
+            images of one seed are alike whatever the prompt.
 
     """
 
@@ -153,7 +154,7 @@ def _generated(
 ) -> dict[str, list[Image]]:
     """Return the images of every composition, prompt by prompt."""
     prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
-    seeds = list(range(settings.seed, settings.seed + settings.seeds)) * len(settings.prompts)
+    seeds = range(settings.seed, settings.seed + len(prompts))
     side = int(pipe.unet.config.sample_size)
     rows = rows_at_once(pipe, torch.empty(1, 1, side, side))
     images: dict[str, list[Image]] = {}

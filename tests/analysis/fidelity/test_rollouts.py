@@ -75,7 +75,7 @@ def test_each_composition_is_what_generate_makes(base: LoadedBase) -> None:
     settings = RolloutSettings(("a fox", "an owl"), samples=3, steps=2, draws=0, seed=4)
     found = measure_rollouts(base.pipe, a, b, {"a": Learned("style", brightness)}, settings)
     assert found.seeds == 2  # at least 3 images, as many for each prompt
-    rows = (["a fox", "a fox", "an owl", "an owl"], [4, 5, 4, 5])
+    rows = (["a fox", "a fox", "an owl", "an owl"], [4, 5, 6, 7])
     on = {"base": (), "a": (a,), "b": (b,), "both": (a, b)}
     for name, active in on.items():
         expected = generate(base.pipe, *rows, [ScaledAdapter(one) for one in active], steps=2, cfg=3.0)
