@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 
-FIRST_SEED = 1000
 RESAMPLES = 500
 DIRECTIONS = {
     "identity": "What the style costs the identity (margin)",
@@ -162,16 +161,22 @@ def sample_command(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     plan: Annotated[str, typer.Option(help="Plan of the study.")] = "pairs",
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of every short sample; the study has the seed 0.")] = 1000,
+    only: Annotated[str, typer.Option(help="Composition to sample alone. [default: all of two adapters]")] = "",
 ) -> None:
     """Sample every composition in few steps, score these images and the study's, and write the costs."""
     from bwlab_analysis.study.plan_file import read_plan
     from bwlab_analysis.study.study import new_study
 
     found = new_study(read_plan(plan), study)
+    compositions = [name for name, one in found.plan.compositions.items() if len(one.use) == 2 and only in ("", name)]
+    short = _Short(work, steps, seed)
     pairs = [
-        row for identity, style in _subjects(found) for row in _Sampled(found, identity, style, work, steps).rows()
+        row
+        for identity, style in _subjects(found)
+        for row in _Sampled(found, identity, style, short, compositions).rows()
     ]
-    document = {"plan": plan, "steps": steps, "first_seed": FIRST_SEED, "pairs": pairs}
+    document = {"plan": plan, "steps": steps, "seed": seed, "pairs": pairs}
     out.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
@@ -179,16 +184,28 @@ def _subjects(study: Study) -> list[tuple[str, str]]:
     return [(i.name, s.name) for i in study.plan.identities for s in study.plan.styles]
 
 
-class _Sampled:
-    """The compositions of one identity and one style, in full and in few steps."""
+@dataclass(frozen=True)
+class _Short:
+    """Where short samples are kept, and how they are made."""
 
-    def __init__(self, study: Study, identity: str, style: str, work: Path, steps: int) -> None:
-        self.study, self.identity, self.style, self.steps = study, identity, style, steps
-        self.file = work / f"{identity}-{style}.npz"
+    work: Path
+    steps: int
+    seed: int
+
+
+class _Sampled:
+    """Compositions of one identity and one style with each adapter alone, in full and in few steps."""
+
+    def __init__(self, study: Study, identity: str, style: str, short: _Short, compositions: Sequence[str]) -> None:
+        self.study, self.identity, self.style, self.short = study, identity, style, short
+        self.compositions = compositions
+        self.file = short.work / f"{identity}-{style}.npz"
+        plan = study.plan.compositions
+        alone = [self._alone(*used) for name in compositions for used in plan[name].use.items()]
         self.jobs: dict[str, PairJob] = {
             pair.composition: pair
             for pair in study.expanded.scores
-            if (pair.identity, pair.style) == (identity, style) and "images" in pair.job.needs
+            if (pair.identity, pair.style) == (identity, style) and pair.composition in {*compositions, *alone}
         }
 
     def rows(self) -> Iterator[dict[str, object]]:
@@ -199,9 +216,8 @@ class _Sampled:
         full = {name: generated_images(pair.job.needs["images"], out) for name, pair in self.jobs.items()}
         target, scored = self._scores(full), self._scores(short)
         latents = self._by_name(short, self._latents([image for name in self.jobs for image in short[name]]))
-        for name, composition in self.study.plan.compositions.items():
-            if len(composition.use) != 2:
-                continue
+        for name in self.compositions:
+            composition = self.study.plan.compositions[name]
             learns = {self.study.plan.adapters[adapter].learns: adapter for adapter in composition.use}
             row: dict[str, object] = {"pair": [name, self.identity, self.style]}
             for direction in DIRECTIONS:
@@ -243,8 +259,10 @@ class _Sampled:
             ScaledAdapter(context.adapter(settings.base, context.file_of(need)), scale)
             for need, scale in zip(job.needs.values(), settings.scales, strict=True)
         ]
-        base, seeds = context.base(settings.base), [FIRST_SEED] * len(settings.prompts)
-        return generate(base.pipe, settings.prompts, seeds, adapters, steps=self.steps, cfg=settings.cfg, fold=True)
+        base, seeds = context.base(settings.base), [self.short.seed] * len(settings.prompts)
+        return generate(
+            base.pipe, settings.prompts, seeds, adapters, steps=self.short.steps, cfg=settings.cfg, fold=True
+        )
 
     def _scores(self, images: Mapping[str, Sequence[Image.Image]]) -> dict[str, dict[str, Numbers]]:
         """Return the scores of each direction by composition."""

@@ -82,7 +82,7 @@ def recommend(
     base: str = "emoji",
     clip: str | None = None,
     budget: int = 600,
-    search_steps: int = 6,
+    search_steps: int = 10,
     seeds: int = 4,
     steps: int = 25,
     cfg: float = 7.0,

@@ -60,8 +60,8 @@ def conflict_command(
     ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Number of images of each composition, for what each adapter loses in them.")
-    ] = 16,
-    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of these images.")] = 6,
+    ] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of these images.")] = 10,
     cfg: Annotated[float, typer.Option(help="Guidance scale of these images.")] = 3.0,
     clip: ClipOption = None,
     learns: Annotated[

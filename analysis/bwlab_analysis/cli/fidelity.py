@@ -131,7 +131,7 @@ def recommend_command(
     base: BaseOption = "emoji",
     clip: ClipOption = None,
     budget: Annotated[int, typer.Option(min=1, help="Number of images of the search, at most.")] = 600,
-    search_steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the search.")] = 6,
+    search_steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the search.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Number of images for each prompt of the proof.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the proof.")] = 25,
     cfg: CfgOption = 7.0,

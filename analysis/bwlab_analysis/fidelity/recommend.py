@@ -369,7 +369,7 @@ def recommend(
     judge: Judge,
     sampling: Sampling,
     budget: int,
-    steps: int = 6,
+    steps: int = 10,
     seed: int = 0,
     on_condition: OnCondition | None = None,
 ) -> Recommendation:

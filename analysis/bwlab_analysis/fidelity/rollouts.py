@@ -54,8 +54,8 @@ class RolloutSettings:
     """
 
     prompts: tuple[str, ...]
-    samples: int = 16
-    steps: int = 6
+    samples: int = 8
+    steps: int = 10
     cfg: float = 3.0
     draws: int = 1
     seed: int = 0
