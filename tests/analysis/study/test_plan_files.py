@@ -63,7 +63,9 @@ def test_what_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_an_unknown_plan_is_told_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(BwlabError, match=r"no such plan or file\. Did you mean paper\? Choose from conflict, pairs, paper"):
+    with pytest.raises(
+        BwlabError, match=r"no such plan or file\. Did you mean paper\? Choose from conflict, pairs, paper"
+    ):
         read_table("papper")
     with pytest.raises(BwlabError, match="Is a directory"):
         read_table(str(tmp_path))
