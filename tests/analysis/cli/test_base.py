@@ -141,7 +141,7 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert set(found["losses"][0]["blame"]) == {"in0", "out3"}
     assert found["commands"] == []  # only the embedded base has a scorer
     measured = found["measured"]
-    assert (measured["steps"], measured["cfg"], len(measured["prompts"])) == (6, 3.0, 1)
+    assert (measured["steps"], measured["cfg"], len(measured["prompts"])) == (10, 3.0, 1)
     assert [(cost["adapter"], cost["of"]) for cost in measured["costs"]] == [("a", "latents"), ("b", "latents")]
     harms = [report["harm"]["value"] for report in found["losses"]]
     assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
@@ -163,7 +163,7 @@ def test_a_clip_model_scores_what_each_adapter_loses(bwlab: Run, files: Files) -
     assert len(found["answer"]) == 2
     assert "likeness to its training images" in found["answer"][0]
     text = " ".join(bwlab(*arguments).out.split())
-    assert "Measured in 16 images with neither adapter, with each and with both, generated in 6 steps at CFG 3" in text
+    assert "Measured in 8 images with neither adapter, with each and with both, generated in 10 steps at CFG 3" in text
     assert "Conflict score" not in text  # what is measured needs no hint
 
 
