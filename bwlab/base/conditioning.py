@@ -7,6 +7,7 @@ about an image's size and crop to the time embedding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,18 +118,14 @@ def skip_layers(pipe: Pipeline, clip_skip: int) -> None:
     check_clip_skip(pipe, clip_skip)
     if clip_skip == 1:
         return
-    transformer = _transformer(pipe.text_encoder)
-    every = transformer.layers
-    few = nn.ModuleList(list(every)[: 1 - clip_skip])
+    forward = pipe.text_encoder.forward
 
-    def cut(*_: object) -> None:
-        transformer.layers = few
+    @functools.wraps(forward)
+    def skipping(*arguments: object, **named: object) -> object:
+        with layers_skipped(pipe, clip_skip):
+            return forward(*arguments, **named)
 
-    def restore(*_: object) -> None:
-        transformer.layers = every
-
-    pipe.text_encoder.register_forward_pre_hook(cut)
-    pipe.text_encoder.register_forward_hook(restore, always_call=True)
+    pipe.text_encoder.forward = skipping
 
 
 def check_clip_skip(pipe: Pipeline, clip_skip: int) -> None:

@@ -15,7 +15,7 @@ and its `optimizer_type`. `bwlab plugins check NAME` runs the same clauses throu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import ClassVar, TypeVar
 
@@ -195,18 +195,12 @@ def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
 
 def run_fusion_contract(fusion_type: FusionType) -> list[tuple[str, str | None]]:
     """Return the name of every clause of the contract of fusion methods with None or what is broken."""
-    return [
-        (clause.__name__.replace("_", " "), _broken(clause, partial(fusions.FusionBench, fusion_type)))
-        for clause in fusions.FUSION_CLAUSES
-    ]
+    return _outcomes(fusions.FUSION_CLAUSES, partial(fusions.FusionBench, fusion_type))
 
 
 def run_optimizer_contract(optimizer_type: OptimizerType) -> list[tuple[str, str | None]]:
     """Return the name of every clause of the contract of optimisers with None or what is broken."""
-    return [
-        (clause.__name__.replace("_", " "), _broken(clause, partial(optimizers.OptimizerBench, optimizer_type)))
-        for clause in optimizers.OPTIMIZER_CLAUSES
-    ]
+    return _outcomes(optimizers.OPTIMIZER_CLAUSES, partial(optimizers.OptimizerBench, optimizer_type))
 
 
 def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
@@ -218,6 +212,12 @@ def _label(clause: clauses.Clause, adapter_type: AdapterType) -> str:
     name = clause.__name__.replace("_", " ")
     skipped = skipped_shapes(adapter_type) if clause is clauses.delta_is_the_weight_change else ()
     return f"{name} ({', '.join(skipped)} left out: not adapted)" if skipped else name
+
+
+def _outcomes(
+    every: Iterable[Callable[[AnyBench], None]], bench: Callable[[], AnyBench]
+) -> list[tuple[str, str | None]]:
+    return [(clause.__name__.replace("_", " "), _broken(clause, bench)) for clause in every]
 
 
 def _broken(clause: Callable[[AnyBench], None], bench: Callable[[], AnyBench]) -> str | None:

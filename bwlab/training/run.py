@@ -109,7 +109,8 @@ class Run:
                     self.folder.check(existing)
             self._resume(existing)
             record = self._record()
-            self._summary().show(self.console)
+            if self.processes.is_main:  # it times a pass of the UNet
+                self._summary().show(self.console)
             held.enter_context(self._naming_last_checkpoint())
             with self._main_only() as is_main:
                 if is_main:

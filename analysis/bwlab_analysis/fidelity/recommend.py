@@ -20,7 +20,7 @@ import numpy as np
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.loaded_base import LoadedBase
 from bwlab_analysis.fidelity.bootstrap import Array, harmonic_mean, interval, resampled_means
-from bwlab_analysis.fidelity.conditions import BOTH, Condition, four_conditions
+from bwlab_analysis.fidelity.conditions import Condition, four_conditions
 from bwlab_analysis.fidelity.moves import WHOLE, Move, PairScales, cell_moves, single_moves
 from bwlab_analysis.fidelity.scores import (
     ConditionScores,
@@ -447,8 +447,8 @@ def proof_of(
     new_prompts: bool,
 ) -> Proof:
     """Return a composition beside both adapters whole, by `score`, which generates and scores with `sampling`."""
-    conditions = {condition.name: condition for condition in four_conditions()}
-    without, whole, changed = map(score, (four_conditions()[0], conditions[BOTH], best.condition()))
+    base, *_, both = four_conditions()
+    without, whole, changed = map(score, (base, both, best.condition()))
     one, other = scale.shares(whole, without), scale.shares(changed, without)
     drawn = [scale.balances(scores, without, len(sampling.seeds)) for scores in (changed, whole)]
     gain = interval(other.balance - one.balance, drawn[0] - drawn[1])

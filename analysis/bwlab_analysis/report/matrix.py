@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bwlab.tables import NO_VALUE, Cell, Column, Table, columns_of
 from bwlab_analysis.measures import PREDICTION, Measured
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     InBase = Sequence[tuple[ConflictReport, PairInBase]]
 
+OfOne = TypeVar("OfOne", "LossReport", "Cost")
+"""What is found of one adapter beside another."""
 COMPARED_WEIGHTS = ("cosine", "out_overlap", "in_overlap")
 KEPT = "Share of what it learned from its images that the adapter in a row keeps beside the adapter in a column"
 RETAINED = "Share of its effect that the adapter in a row retains beside the adapter in a column"
@@ -49,7 +51,7 @@ def present_conflicts(
         conclusion = Section("Answer", (weights_only_text(list(names.values())),))
         section = Section("Weights of all pairs", (_files(names), _weights_of_pairs(pairs)))
         return Presentation(title, conclusion, (section,), parts, short=True)
-    losses = _losses_of_pairs(in_base)
+    losses = _by_names(in_base, lambda pair: pair.losses)
     lines = [_worst_line(name, names, losses, in_base) for name in names.values()]
     lines += [
         kept_text(report, names[file], "all the others together", "as many random adapters of their norms")
@@ -69,14 +71,18 @@ def _files(names: Mapping[Path, str]) -> Verbatim:
     return Verbatim(tuple(f"{name} = {file}" for file, name in names.items()))
 
 
-def _losses_of_pairs(pairs: InBase) -> dict[tuple[str, str], LossReport]:
-    """Return the losses on the images of one adapter beside another, by the names of both."""
-    losses = {}
+def _by_names(pairs: InBase, of: Callable[[PairInBase], Iterable[OfOne]]) -> dict[tuple[str, str], OfOne]:
+    """Return what was found of one adapter beside another, by the names of both."""
+    by_names = {}
     for report, pair in pairs:
-        for found in pair.losses:
+        for found in of(pair):
             own, other = report.names if found.adapter == "a" else report.names[::-1]
-            losses[own, other] = found
-    return losses
+            by_names[own, other] = found
+    return by_names
+
+
+def _costs(pair: PairInBase) -> tuple[Cost, ...]:
+    return () if pair.measured is None else pair.measured.costs
 
 
 def _retentions(pairs: InBase) -> dict[tuple[str, str], Measured | None]:
@@ -88,16 +94,6 @@ def _retentions(pairs: InBase) -> dict[tuple[str, str], Measured | None]:
     return values
 
 
-def _costs(pairs: InBase) -> dict[tuple[str, str], Cost]:
-    """Return what one adapter loses beside another in generated images, by the names of both."""
-    costs = {}
-    for report, pair in pairs:
-        for cost in () if pair.measured is None else pair.measured.costs:
-            own, other = report.names if cost.adapter == "a" else report.names[::-1]
-            costs[own, other] = cost
-    return costs
-
-
 def _worst_line(
     name: str, names: Mapping[Path, str], losses: Mapping[tuple[str, str], LossReport], pairs: InBase
 ) -> str:
@@ -105,7 +101,7 @@ def _worst_line(
 
     In generated images that were scored; without them by losses, and without training images by effects.
     """
-    costs = {other: cost for (of, other), cost in _costs(pairs).items() if of == name}
+    costs = {other: cost for (of, other), cost in _by_names(pairs, _costs).items() if of == name}
     shares = {other: cost.lost.mean for other, cost in costs.items() if cost.scored and cost.lost is not None}
     if shares:
         worst = max(shares, key=shares.__getitem__)
