@@ -8,11 +8,10 @@ images say: `python -m benchmarks.conflict_validation tables FILE` prints rank c
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 import typer
 
 from bwlab.tables import Cell, Column, Table, columns_of, markdown_table
-from bwlab_analysis.study.statistics import spearman
+from bwlab_analysis.study.statistics import ceiling, halves, spearman
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,31 +68,6 @@ def read_pairs(file: Path) -> Pairs:
     keys = list(product(DIRECTIONS, ("target", "scored", "latents")))
     costs = {key: np.array([row[key[0]][key[1]] for row in rows], np.float64) for key in keys}
     return Pairs(tuple((name, identity, style) for name, identity, style in (row["pair"] for row in rows)), costs)
-
-
-def halves(prompts: int) -> list[tuple[list[int], list[int]]]:
-    """Return every way to split the prompts into two halves, each in both orders."""
-    firsts = map(list, combinations(range(prompts), prompts // 2))
-    return [(first, [other for other in range(prompts) if other not in first]) for first in firsts]
-
-
-def reliability(target: Numbers) -> float:
-    """Return the mean rank correlation of the target's means over two halves of the prompts."""
-    found = [spearman(target[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
-    return float(np.mean(found))
-
-
-def ceiling(target: Numbers, half: bool = False) -> float:
-    """Return the rank correlation that a perfect predictor could reach: the root of the target's reliability.
-
-    Args:
-        target: `(pairs, prompts)`.
-        half: whether the target is the mean over half of the prompts; otherwise the reliability of all is extrapolated
-            (Spearman and Brown 1910).
-
-    """
-    of_half = max(0.0, reliability(target))
-    return math.sqrt(of_half if half else 2 * of_half / (1 + of_half))
 
 
 def correlation(pairs: Pairs, direction: str, predictor: str) -> float:

@@ -44,7 +44,7 @@ IDENTITY, STYLE = "identity", "style"
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its 95 % bootstrap interval."""
+    """A number with its bootstrap interval, of 95 % unless something else is said."""
 
     mean: float
     low: float

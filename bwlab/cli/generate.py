@@ -26,7 +26,7 @@ SCHEDULE_HELP = (
     "factors of the scale; 0 elsewhere. [default: 1]"
 )
 FUSION_HELP = (
-    "How several adapters act together on the UNet: sum, switch, composite, k-lora, est-lora, kl, ties, dare, b-lora, "
+    "How several adapters act together on the UNet: sum, guided, switch, composite, k-lora, est-lora, kl, ties, dare, b-lora, "
     "or one of a plugin, with its options after a colon, such as switch:steps=3."
 )
 XY_HELP = (

@@ -20,6 +20,13 @@ def load_sum() -> type[FusionMethod]:
     return Sum
 
 
+def load_guided() -> type[FusionMethod]:
+    """Return the sum that is led away from the base."""
+    from bwlab.fusion.decoding import Guided
+
+    return Guided
+
+
 def load_switch() -> type[FusionMethod]:
     """Return LoRA Switch."""
     from bwlab.fusion.decoding import Switch
@@ -78,6 +85,15 @@ def load_b_lora() -> type[FusionMethod]:
 
 FUSIONS: tuple[FusionType, ...] = (
     FusionType(SUM, "the parts of all adapters are added", load_sum),
+    FusionType(
+        "guided",
+        "the sum; what the adapters change in each prediction is enlarged",
+        load_guided,
+        "formula: arXiv 2406.02507",
+        {"guidance": number(least=0.0)},
+        {"guidance": 0.3},
+        evaluations="two",
+    ),
     FusionType(
         "switch",
         "one adapter acts at a time, the next one after some steps (LoRA Switch)",

@@ -22,7 +22,7 @@ class FusedAdapters:
     """Adapters that act on one UNet as a fusion says, from `act` until `remove`.
 
     The UNet's modules and bits are never touched. In a step with several evaluations, a hook on the UNet does all but
-    the first and averages the predictions. `fold` is that of `bwlab.adapters.attach.hook_layers`.
+    the first and combines the predictions. `fold` is that of `bwlab.adapters.attach.hook_layers`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FusedAdapters:
         self._passes = self._plan.passes(step)
         self._hook(self._passes[0])
         if len(self._passes) > 1:
-            self._unet_handle = self._unet.register_forward_hook(self._average, with_kwargs=True)
+            self._unet_handle = self._unet.register_forward_hook(self._evaluate_rest, with_kwargs=True)
 
     def remove(self) -> None:
         """Remove all hooks."""
@@ -73,8 +73,8 @@ class FusedAdapters:
             handle.remove()
         self._layer_handles = []
 
-    def _average(self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        """Return the mean of the UNet's output with the first pass's layers and its outputs with those of the others.
+    def _evaluate_rest(self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
+        """Return the weighted sum of the UNet's output with the first pass's layers and its outputs with the others'.
 
         The UNet's `forward` is called, not the UNet, so that this hook and those of others do not run again.
         """
@@ -83,17 +83,18 @@ class FusedAdapters:
             self._hook(layers)
             outputs.append(unet.forward(*arguments, **named))
         self._hook(self._passes[0])  # for the next call, which may belong to the same step
-        return mean_output(outputs)
+        assert self._plan is not None
+        return weighted_output(outputs, self._plan.weights or [1 / len(outputs)] * len(outputs))
 
 
-def mean_output(outputs: Sequence[Any]) -> Any:
-    """Return the mean of outputs of one model: tensors, or tuples, lists or diffusers' outputs of tensors."""
+def weighted_output(outputs: Sequence[Any], weights: Sequence[float]) -> Any:
+    """Return the weighted sum of outputs of one model: tensors, or tuples, lists or diffusers' outputs of tensors."""
     first = outputs[0]
     if isinstance(first, Tensor):
-        return torch.stack(list(outputs)).mean(dim=0)
+        return torch.stack([weight * output for weight, output in zip(weights, outputs, strict=True)]).sum(dim=0)
     if isinstance(first, Mapping):
-        return type(first)(**{key: mean_output([output[key] for output in outputs]) for key in first})
-    return type(first)(mean_output(each) for each in zip(*outputs, strict=True))
+        return type(first)(**{key: weighted_output([output[key] for output in outputs], weights) for key in first})
+    return type(first)(weighted_output(each, weights) for each in zip(*outputs, strict=True))
 
 
 def numbered_anew(layers: Mapping[str, Sequence[ScaledLayer]]) -> dict[str, list[ScaledLayer]]:

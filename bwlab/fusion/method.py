@@ -32,22 +32,27 @@ class FusionPlan:
     """How the adapters act while their scales do not change.
 
     Attributes:
-        passes: function from a step to the adapter layers of each evaluation of the UNet, at least one; the predictions
-            of several evaluations are averaged.
+        passes: function from a step to the adapter layers of each evaluation of the UNet, at least one; an evaluation
+            without layers is the base's.
         combine: function from (path, output of the base layer, each adapter's part of that layer, scaled) to the tensor
             that is added to the output; it is called where at least two adapters act. None: the parts are added.
         by_step: whether `passes` depends on the step.
+        weights: factor of the prediction of each evaluation, in their order; the weighted predictions are added. None:
+            the predictions are averaged.
 
     """
 
     passes: Callable[[SamplingStep], Sequence[ActingLayers]]
     combine: Combine | None = None
     by_step: bool = False
+    weights: tuple[float, ...] | None = None
 
 
-def same_at_every_step(*passes: ActingLayers, combine: Combine | None = None) -> FusionPlan:
+def same_at_every_step(
+    *passes: ActingLayers, combine: Combine | None = None, weights: tuple[float, ...] | None = None
+) -> FusionPlan:
     """Return a plan whose evaluations of the UNet have the same adapter layers at every step."""
-    return FusionPlan(lambda step: passes, combine)
+    return FusionPlan(lambda step: passes, combine, weights=weights)
 
 
 class FusionMethod(ABC):

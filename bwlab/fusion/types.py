@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bwlab.fusion.method import FusionMethod, FusionPlan
 
 SUM = "sum"
-Evaluations: TypeAlias = Literal["one", "one for each adapter"]
+Evaluations: TypeAlias = Literal["one", "two", "one for each adapter"]
 FORM = "Write NAME or NAME:key=value,key=value, such as switch:steps=3"
 
 

@@ -36,7 +36,7 @@ def bwlab_register_formats() -> list[FormatType]:
 
 @hookimpl
 def bwlab_register_fusions() -> list[FusionType]:
-    """Return `sum`, `switch`, `composite`, `k-lora`, `est-lora`, `kl`, `ties`, `dare` and `b-lora`."""
+    """Return `sum`, `guided`, `switch`, `composite`, `k-lora`, `est-lora`, `kl`, `ties`, `dare` and `b-lora`."""
     return list(FUSIONS)
 
 

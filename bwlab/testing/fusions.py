@@ -151,7 +151,7 @@ def samples_are_fused_apart(bench: FusionBench) -> None:
 def evaluations_are_those_stated(bench: FusionBench) -> None:
     """The UNet is evaluated at each step as often as `evaluations` says."""
     adapters = [ScaledAdapter(adapter) for adapter in bench.several()]
-    stated = 1 if bench.fusion_type.evaluations == "one" else len(adapters)
+    stated = {"one": 1, "two": 2}.get(bench.fusion_type.evaluations, len(adapters))
     calls: list[object] = []
     handle = bench.model.get_submodule(bench.model.paths[0]).register_forward_hook(lambda *_: calls.append(None))
     try:

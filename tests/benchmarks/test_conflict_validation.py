@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.conflict_validation import Pairs, ceiling, correlation, halves, read_pairs, tables_of
+from benchmarks.conflict_validation import Pairs, correlation, read_pairs, tables_of
 from bwlab.tables import markdown_table
+from bwlab_analysis.study.statistics import ceiling
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -32,12 +33,6 @@ def made(noise: float, pairs: int = 400) -> Pairs:
         ("identity", "latents"): rng.normal(size=(pairs, 8)),
     }
     return Pairs(tuple((f"c{row}", "fox", "ink") for row in range(pairs)), costs)
-
-
-def test_halves_are_all_ways_to_split() -> None:
-    splits = halves(4)
-    assert len(splits) == 6
-    assert ([0, 3], [1, 2]) in splits
 
 
 @pytest.mark.parametrize("noise", [0.5, 2.0])

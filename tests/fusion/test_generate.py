@@ -179,6 +179,24 @@ def test_composite_is_the_mean_of_the_guided_predictions(
         assert torch.allclose(ours, torch.stack(guided).mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_guided_leads_away_from_the_base(
+    pipe: Pipeline, manager: PluginManager, adapters: tuple[Adapter, Adapter]
+) -> None:
+    """The prediction is the sum's, plus 0.6 times what the adapters changed; guidance 0 is the sum."""
+    scaled = [ScaledAdapter(adapters[0], 0.6), ScaledAdapter(adapters[1], 0.9)]
+    with attach_to_pipeline(pipe, scaled, manager, fusion="guided:guidance=0.6"):
+        calls = calls_of_unet(pipe)
+    assert len(calls) == STEPS
+    for arguments, named, output in calls:
+        with torch.no_grad():
+            base = pipe.unet(*arguments, **named)[0]
+            with attach(pipe.unet, *scaled):
+                both = pipe.unet(*arguments, **named)[0]
+        assert torch.allclose(output, both + 0.6 * (both - base), rtol=1e-4, atol=1e-5)
+    summed, unguided = (images(pipe, scaled, name, steps=2) for name in ("sum", "guided:guidance=0"))
+    assert all((ours == theirs).all() for ours, theirs in zip(unguided, summed, strict=True))
+
+
 def test_switch_is_two_schedules(pipe: Pipeline, adapters: tuple[Adapter, Adapter]) -> None:
     scheduled = [
         ScaledAdapter(adapters[0], 0.8, "0-0.25:1, 0.5-0.75:1"),

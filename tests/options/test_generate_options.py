@@ -117,6 +117,7 @@ GENERATE = Table(
         *(
             Row(f"--fusion {name}", f"--fusion {given}", new_image("fusion.name", name), also=TWO)
             for name, given in (
+                ("guided", "guided:guidance=1"),
                 ("switch", "switch:steps=1"),
                 ("composite", "composite"),
                 ("k-lora", "k-lora"),

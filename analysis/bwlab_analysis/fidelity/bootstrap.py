@@ -10,28 +10,38 @@ import numpy.typing as npt
 from bwlab_analysis.measures import Interval
 
 RESAMPLES = 2000
+CONFIDENCE = 0.95
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
 
-def bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
+def bootstrap(values: npt.ArrayLike, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of `(prompts, seeds)` values with its interval (percentile bootstrap, Efron 1979).
+
+    Args:
+        values: the values.
+        seed: for the resamples.
+        confidence: share of the resamples that the interval holds, 0 to 1; above 0.95 more resamples are drawn, so that
+            as many of them lie outside.
 
     Raises:
         ValueError: no values, or not two dimensions.
 
     """
-    return interval(float(np.mean(np.asarray(values, np.float64))), resampled_means(values, seed))
+    count = max(RESAMPLES, round(RESAMPLES * (1 - CONFIDENCE) / (1 - confidence)))
+    resampled = resampled_means(values, seed, count)
+    return interval(float(np.mean(np.asarray(values, np.float64))), resampled, confidence)
 
 
-def interval(mean: float, resampled: npt.ArrayLike) -> Interval:
-    """Return a number with the 95 % interval of its resamples."""
-    low, high = np.percentile(np.asarray(resampled, np.float64), [2.5, 97.5])
+def interval(mean: float, resampled: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+    """Return a number with the interval of its resamples, 95 % unless told."""
+    outside = 50 * (1 - confidence)
+    low, high = np.percentile(np.asarray(resampled, np.float64), [outside, 100 - outside])
     return Interval(mean, float(low), float(high))
 
 
-def resampled_means(values: npt.ArrayLike, seed: int = 0) -> Array:
-    """Return the means `(RESAMPLES,)` of `(prompts, seeds)` values, resampled over both.
+def resampled_means(values: npt.ArrayLike, seed: int = 0, count: int = RESAMPLES) -> Array:
+    """Return the means `(count,)` of `(prompts, seeds)` values, resampled over both.
 
     Prompts and seeds are drawn separately, because values of one prompt, or of one seed, are similar. For tables of the
     same shape, the same prompts and seeds are drawn.
@@ -44,8 +54,8 @@ def resampled_means(values: npt.ArrayLike, seed: int = 0) -> Array:
     if table.ndim != 2 or table.size == 0:
         raise ValueError(f"values of shape {table.shape}, not (prompts, seeds)")
     rng = np.random.default_rng(seed)
-    rows = rng.integers(table.shape[0], size=(RESAMPLES, table.shape[0]))
-    columns = rng.integers(table.shape[1], size=(RESAMPLES, table.shape[1]))
+    rows = rng.integers(table.shape[0], size=(count, table.shape[0]))
+    columns = rng.integers(table.shape[1], size=(count, table.shape[1]))
     means: Array = table[rows[:, :, None], columns[:, None, :]].mean((1, 2))
     return means
 

@@ -11,8 +11,8 @@ from bwlab.tables import Table
 from bwlab_analysis.report.plots import panels
 from bwlab_analysis.study.plan import BASE, CONTROLS, IDENTITY, STYLE
 from bwlab_analysis.study.results import Results
-from bwlab_analysis.study.statistics import Shares, interval
-from bwlab_analysis.study.tables import profiles, validation
+from bwlab_analysis.study.statistics import SUBJECT_KINDS, Shares, interval
+from bwlab_analysis.study.tables import LOST, profiles, validation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,8 @@ def figures_of(results: Results) -> dict[str, Image]:
     if (carried := profiles(shares)).rows:
         figures["what each block carries"] = as_image(carried_by_blocks(carried))
     if results.measures:
-        figures["what predicts the loss"] = as_image(predictions(validation(shares)))
+        for kind in SUBJECT_KINDS:
+            figures[LOST[kind].lower()] = as_image(predictions(validation(shares, kind)))
     return figures
 
 
@@ -81,7 +82,7 @@ def predictions(table: Table) -> Figure:
     axes.barh(range(len(rows)), [row[1].value for row in rows])
     axes.set_yticks(range(len(rows)), [row[0].text for row in rows], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("Spearman's rho with the fidelity lost, held-out pairs")
+    axes.set_xlabel("Spearman's rho with the share lost, held-out pairs")
     axes.set_xlim(-1, 1)
     return figure
 

@@ -1,15 +1,20 @@
-"""Statistics of a study: shares of what can be reached, differences with intervals, and rank correlations."""
+"""Statistics of a study: shares of what can be reached, differences with intervals, and rank correlations.
+
+A rank correlation stands beside its ceiling: what a perfect predictor would reach, given how much the outcome differs
+from prompt to prompt.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 
-from bwlab_analysis.fidelity.bootstrap import bootstrap
+from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, bootstrap
 from bwlab_analysis.measures import Interval
 from bwlab_analysis.study.plan import BASE, IDENTITY, STYLE, TRUE
 from bwlab_analysis.study.results import Floats, PairKey, Results
@@ -24,8 +29,8 @@ class Shares:
     """Scores on a scale from 0, the base's images for the words, to 1, the true image.
 
     An image's share is its score less the mean score of the base's images for the same identity and style, over the
-    mean distance, of all identities and styles, from the base's score to the true image's. Without true images the
-    score of the learned images themselves is 1.
+    mean distance, of all identities in the same style, from the base's score to the true image's. Without true images
+    the score of the learned images themselves is 1.
     """
 
     results: Results
@@ -35,9 +40,11 @@ class Shares:
         return {kind: self.results.values(BASE, kind) for kind in SUBJECT_KINDS}
 
     @cached_property
-    def _unit(self) -> dict[str, float]:
+    def _unit(self) -> dict[str, Floats]:
+        """The distance from 0 to 1 in scores, `(styles,)`: styles differ in how much of an identity they leave."""
         return {
-            kind: float((self._top(kind) - self._zero[kind][:, :, :1].mean((2, 3))).mean()) for kind in SUBJECT_KINDS
+            kind: np.asarray((self._top(kind) - self._zero[kind][:, :, :1].mean((2, 3))).mean(0), np.float64)
+            for kind in SUBJECT_KINDS
         }
 
     def _top(self, kind: str) -> Floats:
@@ -50,7 +57,7 @@ class Shares:
         values = self.results.values(composition, kind, prompts)
         # A sweep or a control has fewer prompts than the base: each is compared with the base's own of that prompt.
         zero = self._zero[kind][:, :, : values.shape[2]].mean(3, keepdims=True)
-        return np.asarray((values - zero) / self._unit[kind], np.float64)
+        return np.asarray((values - zero) / self._unit[kind][:, None, None], np.float64)
 
     def of_recommended(self, pair: PairKey) -> Floats | None:
         """Return `(seeds,)` balances of the scales recommended for a pair; None where none could be."""
@@ -59,7 +66,7 @@ class Shares:
             return None
         i, s = self.results.identities.index(pair[1]), self.results.styles.index(pair[2])
         identity, style = (
-            (scores[kind] - self._zero[kind][i, s, :1].mean()) / self._unit[kind] for kind in SUBJECT_KINDS
+            (scores[kind] - self._zero[kind][i, s, :1].mean()) / self._unit[kind][s] for kind in SUBJECT_KINDS
         )
         balance: Floats = harmonic(identity, style)[0]
         return balance
@@ -75,27 +82,22 @@ def harmonic(first: Floats, second: Floats) -> Floats:
     return np.asarray(np.divide(2 * a * b, a + b, out=np.zeros_like(a), where=a + b > 0), np.float64)
 
 
-def interval(values: Floats) -> Interval:
+def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of `(identities, styles, prompts, seeds)` values, resampled over identities and seeds.
 
     Styles and prompts are the study's own choice: they are averaged.
     """
-    return bootstrap(values.mean((1, 2)))
+    return bootstrap(values.mean((1, 2)), confidence=confidence)
 
 
-def lost(shares: Shares, composition: str) -> Floats:
-    """Return `(identities, styles)`: the shares that a pair loses against each of its adapters alone.
+def lost(shares: Shares, composition: str, kind: str) -> Floats:
+    """Return `(identities, styles, prompts)`: the share of identity, or of style, that a pair loses.
 
-    The mean of the identity's share lost (against the identity's adapter alone) and the style's; below 0 for a gain.
+    It is the share with the adapter that learned it alone, less that with both adapters; below 0 for a gain.
     """
-    alone = dict(zip(SUBJECT_KINDS, shares.results.alone[composition], strict=True))
-    both = [shares.of(alone[kind], kind, _prompts(shares, composition, kind)) for kind in SUBJECT_KINDS]
-    kept = [shares.of(composition, kind) for kind in SUBJECT_KINDS]
-    return np.asarray(sum((a - b).mean((2, 3)) for a, b in zip(both, kept, strict=True)) / 2, np.float64)
-
-
-def _prompts(shares: Shares, composition: str, kind: str) -> int:
-    return int(shares.results.values(composition, kind).shape[2])
+    alone = dict(zip(SUBJECT_KINDS, shares.results.alone[composition], strict=True))[kind]
+    kept = shares.of(composition, kind)
+    return np.asarray((shares.of(alone, kind, kept.shape[2]) - kept).mean(3), np.float64)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def correlation(
     pairs: Sequence[PairKey],
     measures: Mapping[PairKey, Mapping[str, float]],
     name: str,
-    outcome: Mapping[PairKey, float],
+    outcome: Mapping[PairKey, Floats],
     resamples: int = RESAMPLES,
 ) -> Correlation:
     """Return how a measure's ranks go with an outcome's, over pairs where the measure has an answer.
@@ -151,13 +153,13 @@ def correlation(
         pairs: the pairs.
         measures: the measures of each pair, by name.
         name: name of the measure.
-        outcome: the outcome of each pair.
+        outcome: the outcome of each pair, `(prompts,)`, of which the mean counts.
         resamples: number of resamples of identities for the interval; with 0 the interval is nan.
 
     """
     known = [pair for pair in pairs if name in measures[pair] and pair in outcome]
     values = np.array([measures[pair][name] for pair in known])
-    outcomes = np.array([outcome[pair] for pair in known])
+    outcomes = np.array([outcome[pair].mean() for pair in known])
     identities = sorted({identity for _, identity, _ in known})
     rows = [np.array([row for row, pair in enumerate(known) if pair[1] == identity]) for identity in identities]
     rng = np.random.default_rng(0)
@@ -179,12 +181,46 @@ def spearman(x: Floats, y: Floats) -> float:
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
-def losses(shares: Shares, compositions: Iterable[str]) -> dict[PairKey, float]:
-    """Return `lost` of every identity and style of these compositions."""
+def losses(shares: Shares, compositions: Iterable[str], kind: str) -> dict[PairKey, Floats]:
+    """Return what every identity and style of these compositions loses by prompt, `(prompts,)`: see `lost`."""
     results = shares.results
-    by_pair: dict[PairKey, float] = {}
+    by_pair: dict[PairKey, Floats] = {}
     for composition in compositions:
-        table = lost(shares, composition)
+        table = lost(shares, composition, kind)
         for (i, identity), (s, style) in product(enumerate(results.identities), enumerate(results.styles)):
-            by_pair[composition, identity, style] = float(table[i, s])
+            by_pair[composition, identity, style] = table[i, s]
     return by_pair
+
+
+def halves(prompts: int) -> list[tuple[list[int], list[int]]]:
+    """Return every way to split the prompts into two halves, each in both orders.
+
+    >>> halves(2)
+    [([0], [1]), ([1], [0])]
+    """
+    firsts = map(list, combinations(range(prompts), prompts // 2))
+    return [(first, [other for other in range(prompts) if other not in first]) for first in firsts]
+
+
+def reliability(outcome: Floats) -> float:
+    """Return the mean rank correlation of `(pairs, prompts)` outcomes' means over two halves of the prompts.
+
+    With fewer than two prompts or three pairs it is nan.
+    """
+    if outcome.shape[1] < 2:
+        return float("nan")
+    return float(np.mean([spearman(outcome[:, a].mean(1), outcome[:, b].mean(1)) for a, b in halves(outcome.shape[1])]))
+
+
+def ceiling(outcome: Floats, half: bool = False) -> float:
+    """Return the rank correlation that a perfect predictor could reach: the root of the outcome's reliability.
+
+    Args:
+        outcome: `(pairs, prompts)`.
+        half: whether the outcome to predict is the mean over half of the prompts; otherwise the reliability of all is
+            extrapolated (Spearman and Brown 1910).
+
+    """
+    found = reliability(outcome)
+    of_half = 0.0 if found < 0 else found
+    return math.sqrt(of_half if half else 2 * of_half / (1 + of_half))

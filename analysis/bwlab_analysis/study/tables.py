@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from bwlab.tables import NO_VALUE, Cell, Row, Table, columns_of
-from bwlab_analysis.fidelity.bootstrap import bootstrap
+from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, bootstrap
 from bwlab_analysis.measures import Interval
 from bwlab_analysis.report.numbers import number_text
 from bwlab_analysis.study import JOB_KINDS
 from bwlab_analysis.study.blame_check import TRIED, SearchedPair, searched
-from bwlab_analysis.study.plan import BASE, CONTROLS, DISTANCES, IN
-from bwlab_analysis.study.results import Floats, Results
+from bwlab_analysis.study.plan import BASE, CONTROLS, DISTANCES, IDENTITY, IN, STYLE
+from bwlab_analysis.study.results import Floats, PairKey, Results
 from bwlab_analysis.study.statistics import (
     RESAMPLES,
     SUBJECT_KINDS,
     Correlation,
     Shares,
+    ceiling,
     correlation,
     interval,
     losses,
@@ -31,7 +32,8 @@ def tables_of(results: Results) -> list[Table]:
     shares = Shares(results) if BASE in results.compositions else None
     tables = [cost(results)]
     if shares is not None:
-        tables = [fidelity(shares), claims(shares), profiles(shares), validation(shares), agreement(shares), *tables]
+        predicted = [validation(shares, kind) for kind in SUBJECT_KINDS] if results.measures else []
+        tables = [fidelity(shares), claims(shares), profiles(shares), *predicted, agreement(shares), *tables]
     return [table for table in tables if table.rows]
 
 
@@ -64,15 +66,27 @@ def _fidelity_row(shares: Shares, name: str) -> Row:
 
 
 def claims(shares: Shares) -> Table:
-    """Return the table of claims, each with the difference it is about."""
+    """Return the table of claims, each with the difference it is about.
+
+    The verdict goes by an interval that is corrected for the number of claims (Bonferroni): it is so wide that, if no
+    difference existed, all of these intervals together would hold 0 in 95 % of studies.
+    """
     rows = []
-    for name, claim in shares.results.plan["claims"].items():
+    plan = shares.results.plan["claims"]
+    corrected = 1 - (1 - CONFIDENCE) / max(1, len(plan))
+    for name, claim in plan.items():
         better, worse = (_by(shares, claim[side], claim["by"]) for side in ("better", "worse"))
         prompts = min(better.shape[2], worse.shape[2])
-        difference = interval(better[:, :, :prompts] - worse[:, :, :prompts])
-        rows.append((Cell(name), Cell(claim["by"]), interval_cell(difference, 3), Cell(verdict(difference))))
-    note = "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds."
-    return Table(columns_of("claim", "by", "difference", "verdict"), tuple(rows), title="Claims", note=note)
+        differences = better[:, :, :prompts] - worse[:, :, :prompts]
+        wide = interval(differences, corrected)
+        cells = (interval_cell(interval(differences), 3), Cell(_range_text(wide, 3)), Cell(verdict(wide)))
+        rows.append((Cell(name), Cell(claim["by"]), *cells))
+    note = (
+        "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds. The "
+        f"verdict goes by the wider interval, which is corrected for the number of claims, {len(plan)}."
+    )
+    heads = ("claim", "by", "difference", "corrected interval", "verdict")
+    return Table(columns_of(*heads), tuple(rows), title="Claims", note=note)
 
 
 def _by(shares: Shares, composition: str, by: str) -> Floats:
@@ -107,10 +121,14 @@ def profiles(shares: Shares) -> Table:
     )
 
 
-def validation(shares: Shares) -> Table:
-    """Return the table of how each measure's ranks agree with what is lost when two adapters act together."""
+CEILING = "ceiling"
+LOST = {IDENTITY: "What predicts the loss of identity", STYLE: "What predicts the loss of style"}
+
+
+def validation(shares: Shares, kind: str) -> Table:
+    """Return the table of how each measure's ranks agree with the loss of identity, or of style."""
     results = shares.results
-    outcome, parts = losses(shares, results.alone), split(results)
+    outcome, parts = losses(shares, results.alone, kind), split(results)
     names = dict.fromkeys(name for measures in results.measures.values() for name in measures)
     columns = ((parts.held_out, RESAMPLES), (parts.chosen_on, 0), (tuple(results.measures), 0))
     correlations = [
@@ -118,21 +136,35 @@ def validation(shares: Shares) -> Table:
         for name in names
     ]
     correlations.sort(key=lambda entry: -abs(entry[1][0].rho) if np.isfinite(entry[1][0].rho) else 1)
+    most = [_ceiling(pairs, outcome) for pairs, _ in columns]
     note = (
-        f"Spearman's rho of each measure with the fidelity lost against each adapter alone, over {len(parts.held_out)} "
-        f"held-out pairs (identities and styles on which nothing was chosen), {len(parts.chosen_on)} pairs for "
-        f"choosing, and all {len(results.measures)}. The interval is of the held-out rho, over identities."
+        f"Spearman's rho of each measure with the share of {kind} that is lost against its adapter alone, over "
+        f"{len(parts.held_out)} held-out pairs (identities and styles on which nothing was chosen), "
+        f"{len(parts.chosen_on)} pairs for choosing, and all {len(results.measures)}. Ceiling: what a perfect "
+        "predictor would reach, by how much the loss differs from prompt to prompt. The interval is of the held-out "
+        "rho, over identities."
     )
     heads = ("measure", "held-out rho", "rho for choosing", "rho of all", "95 % interval")
-    rows = tuple(_validation_row(name, rhos) for name, rhos in correlations)
-    return Table(columns_of(*heads), rows, title="What predicts the loss", note=note)
+    ceilings = (Cell(CEILING), *(_rho_cell(rho) for rho in most), Cell("-"))
+    rows = (ceilings, *(_validation_row(name, rhos) for name, rhos in correlations))
+    return Table(columns_of(*heads), rows, title=LOST[kind], note=note)
+
+
+def _ceiling(pairs: Sequence[PairKey], outcome: Mapping[PairKey, Floats]) -> float:
+    rows = [outcome[pair] for pair in pairs if pair in outcome]
+    prompts = min(map(len, rows), default=0)
+    return ceiling(np.reshape([row[:prompts] for row in rows], (len(rows), prompts)))
 
 
 def _validation_row(name: str, rhos: Sequence[Correlation]) -> Row:
-    cells = [_number_cell(measured.rho) if np.isfinite(measured.rho) else NO_VALUE for measured in rhos]
+    cells = [_rho_cell(measured.rho) for measured in rhos]
     held_out = rhos[0]
     interval_text = f"{number_text(held_out.low)} .. {number_text(held_out.high)}" if np.isfinite(held_out.rho) else "-"
     return (Cell(name), *cells, Cell(interval_text))
+
+
+def _rho_cell(rho: float) -> Cell:
+    return _number_cell(rho) if np.isfinite(rho) else NO_VALUE
 
 
 def agreement(shares: Shares) -> Table:
@@ -166,8 +198,11 @@ def interval_cell(shown: Interval, digits: int = 2) -> Cell:
     >>> interval_cell(Interval(0.5, -0.001, 0.75)).note
     '(0.00 .. 0.75)'
     """
-    mean, low, high = (number_text(value, digits) for value in (shown.mean, shown.low, shown.high))
-    return Cell(mean, shown.mean, f"({low} .. {high})")
+    return Cell(number_text(shown.mean, digits), shown.mean, f"({_range_text(shown, digits)})")
+
+
+def _range_text(shown: Interval, digits: int) -> str:
+    return f"{number_text(shown.low, digits)} .. {number_text(shown.high, digits)}"
 
 
 def agreement_rows(shares: Shares) -> Iterator[Row]:

@@ -18,7 +18,8 @@ from tests.analysis.study.test_tables import results
 
 def test_every_figure_is_drawn() -> None:
     found = figures_of(results())
-    assert set(found) == {"identity and style", "what each block carries", "what predicts the loss"}
+    predicted = {"what predicts the loss of identity", "what predicts the loss of style"}
+    assert set(found) == {"identity and style", "what each block carries"} | predicted
     for name, image in found.items():
         assert image.mode == "RGB", name
         assert min(image.size) > 150, name
@@ -48,10 +49,11 @@ def test_bars_are_shares_by_block() -> None:
 
 
 def test_predictions_are_the_measures_that_say_something() -> None:
-    (axes,) = predictions(validation(Shares(results()))).axes
+    (axes,) = predictions(validation(Shares(results()), "identity")).axes
     names = [text.get_text() for text in axes.get_yticklabels()]
-    assert set(names[:2]) == {"harm", "worth"}
-    assert names[2:] == ["noise"]
+    assert names[0] == "ceiling"
+    assert set(names[1:3]) == {"harm", "worth"}
+    assert names[3:] == ["noise"]
     assert axes.get_xlim() == (-1, 1)
 
 

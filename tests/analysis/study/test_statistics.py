@@ -11,7 +11,18 @@ from scipy.stats import spearmanr
 
 from bwlab_analysis.study.plan import TRUE
 from bwlab_analysis.study.results import Floats, PairKey
-from bwlab_analysis.study.statistics import Shares, correlation, harmonic, interval, losses, lost, spearman, split
+from bwlab_analysis.study.statistics import (
+    Shares,
+    ceiling,
+    correlation,
+    halves,
+    harmonic,
+    interval,
+    losses,
+    lost,
+    spearman,
+    split,
+)
 from tests.analysis.study.synthetic import IDENTITIES, PAIRS, PROMPTS, SEEDS, STYLES, UNIT, Kept, Told, made, zero
 
 SHAPE = (len(IDENTITIES), len(STYLES), PROMPTS, SEEDS)
@@ -29,6 +40,17 @@ def test_the_base_is_0_and_the_best_is_1(true: bool) -> None:
         top = TRUE if true else f"{kind}'s images"
         assert shares.of(top, kind) == pytest.approx(np.ones((*SHAPE[:2], 1, 1)))
         assert shares.of("half", kind) == pytest.approx(np.full(SHAPE, half))
+
+
+def test_the_way_from_0_to_1_is_that_of_the_style() -> None:
+    """The true images of one style are half as far from the base's as those of the others."""
+    results = made({"half": Kept(0.5, 0.5)})
+    for identity in IDENTITIES:
+        for kind in ("identity", "style"):
+            results.scores[TRUE, identity, "ink"][kind][:] -= UNIT / 2
+    shares = Shares(results)
+    assert shares.of("half", "identity")[:, 0] == pytest.approx(np.full((5, PROMPTS, SEEDS), 1.0))
+    assert shares.of("half", "identity")[:, 1:] == pytest.approx(np.full((5, 2, PROMPTS, SEEDS), 0.5))
 
 
 def test_a_share_is_of_its_own_prompt() -> None:
@@ -87,11 +109,13 @@ def test_what_is_lost_is_against_each_adapter_alone() -> None:
     }
     results = made(kept, Told(alone={"both": ("a", "b"), "first": ("a", "b")}))
     shares = Shares(results)
-    assert lost(shares, "both") == pytest.approx(np.full(SHAPE[:2], (0.4 + 0.5) / 2))
-    assert lost(shares, "first") == pytest.approx(np.full(SHAPE[:2], (0.5 + 0.6) / 2))
-    found = losses(shares, results.alone)
+    assert lost(shares, "both", "identity") == pytest.approx(np.full(SHAPE[:3], 0.4))
+    assert lost(shares, "both", "style") == pytest.approx(np.full(SHAPE[:3], 0.5))
+    assert lost(shares, "first", "style") == pytest.approx(np.full((*SHAPE[:2], 1), 0.6))
+    found = losses(shares, results.alone, "identity")
     assert len(found) == 2 * len(PAIRS)
-    assert found["first", "owl", "ink"] == pytest.approx(0.55)
+    assert found["first", "owl", "ink"] == pytest.approx([0.5])
+    assert found["both", "owl", "ink"] == pytest.approx([0.4] * PROMPTS)
 
 
 def test_what_was_recommended_is_a_share_of_the_first_prompts() -> None:
@@ -133,13 +157,13 @@ def test_spearman_of_fewer_than_three() -> None:
 
 def correlated(
     people: int, each: int, strength: float, seed: int
-) -> tuple[list[PairKey], dict[PairKey, float], Floats]:
+) -> tuple[list[PairKey], dict[PairKey, Floats], Floats]:
     rng = np.random.default_rng(seed)
     where = [("x", f"id{person}", f"style{one}") for person in range(people) for one in range(each)]
     shared = rng.normal(size=people).repeat(each)
     values = shared + rng.normal(size=people * each)
     outcome = strength * values + rng.normal(size=people * each)
-    return where, dict(zip(where, outcome, strict=True)), values
+    return where, dict(zip(where, outcome[:, None], strict=True)), values
 
 
 def test_a_correlation_with_its_interval() -> None:
@@ -147,7 +171,7 @@ def test_a_correlation_with_its_interval() -> None:
     measures = {one: {"m": float(value)} for one, value in zip(where, values, strict=True)}
     del measures[where[3]]["m"]
     found = correlation(where, measures, "m", outcome)
-    expected = spearmanr(np.delete(values, 3), np.delete(list(outcome.values()), 3)).statistic
+    expected = spearmanr(np.delete(values, 3), np.delete(np.concatenate(list(outcome.values())), 3)).statistic
     assert found.rho == pytest.approx(expected)
     assert found.pairs == 76
     assert -1 <= found.low < found.rho < found.high <= 1
@@ -168,6 +192,33 @@ def test_the_interval_covers() -> None:
 
 
 def test_a_measure_without_answers() -> None:
-    found = correlation([("x", "owl", "ink")], {("x", "owl", "ink"): {}}, "m", {("x", "owl", "ink"): 1.0})
+    found = correlation([("x", "owl", "ink")], {("x", "owl", "ink"): {}}, "m", {("x", "owl", "ink"): np.ones(1)})
     assert found.pairs == 0
     assert np.isnan([found.rho, found.low, found.high]).all()
+
+
+def test_halves_are_all_ways_to_split() -> None:
+    splits = halves(4)
+    assert len(splits) == 6
+    assert ([0, 3], [1, 2]) in splits
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_a_perfect_predictor_reaches_the_ceiling(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(400, 1))
+    outcome = true + noise * rng.normal(size=(400, 8))
+    assert spearman(true[:, 0], outcome.mean(1)) == pytest.approx(ceiling(outcome), abs=0.03)
+    assert spearman(true[:, 0], outcome[:, :4].mean(1)) == pytest.approx(ceiling(outcome, half=True), abs=0.03)
+
+
+def test_one_prompt_has_no_ceiling_and_noise_has_0() -> None:
+    assert np.isnan(ceiling(np.ones((5, 1))))
+    assert ceiling(np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]])) == 0
+
+
+def test_an_interval_of_more_confidence_is_wider() -> None:
+    values = np.random.default_rng(0).normal(size=SHAPE)
+    usual, wide = interval(values), interval(values, 0.998)
+    assert wide.mean == usual.mean
+    assert wide.low < usual.low < usual.high < wide.high

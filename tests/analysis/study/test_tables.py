@@ -52,13 +52,13 @@ def results(true: bool = True) -> Results:
         "both: id without in0": Kept(0.7, 0.6, prompts=1),
     }
     alone = {"both": ("id", "style")}
-    outcome = losses(Shares(made(kept, Told(alone=alone))), alone)
+    outcome = losses(Shares(made(kept, Told(alone=alone))), alone, "identity")
     measures = {
         ("both", *pair): {
             "silent": 1.0,
             "noise": float(rng.normal()),
-            "harm": outcome["both", *pair],
-            "worth": -outcome["both", *pair],
+            "harm": float(outcome["both", *pair].mean()),
+            "worth": -float(outcome["both", *pair].mean()),
         }
         for pair in PAIRS
     }
@@ -91,7 +91,7 @@ def test_without_true_images_the_learned_ones_are_1() -> None:
 def test_claims() -> None:
     shown = claims(Shares(results()))
     assert list(column(shown, 0)) == list(PLAN["claims"]), "in the plan's order"
-    assert {name: cell.text for name, cell in column(shown, 3).items()} == {
+    assert {name: cell.text for name, cell in column(shown, 4).items()} == {
         "worse is better": "reversed",
         "all is better": "holds",
         "one prompt": "reversed",
@@ -116,10 +116,12 @@ def test_profiles() -> None:
 
 
 def test_validation() -> None:
-    shown = validation(Shares(results()))
+    shown = validation(Shares(results()), "identity")
     rhos = {name: cell.value for name, cell in column(shown, 1).items()}
-    assert list(rhos)[2:] == ["noise", "silent"], "the strongest first, what says nothing last"
-    assert set(rhos) == {"harm", "worth", "noise", "silent"}
+    assert next(iter(rhos)) == "ceiling"
+    assert list(rhos)[3:] == ["noise", "silent"], "the strongest first, what says nothing last"
+    assert set(rhos) == {"ceiling", "harm", "worth", "noise", "silent"}
+    assert [cell.text for cell in shown.rows[0]] == ["ceiling", "1.00", "-", "1.00", "-"], "no loss differs by prompt"
     assert rhos["harm"] == pytest.approx(1)
     assert rhos["worth"] == pytest.approx(-1)
     assert column(shown, 1)["silent"].text == column(shown, 4)["silent"].text == "-"
@@ -127,12 +129,33 @@ def test_validation() -> None:
     assert column(shown, 3)["harm"].text == "1.00"
     assert "6 held-out pairs" in shown.note
     assert "2 pairs for choosing, and all 15" in shown.note
+    assert "share of identity that is lost" in shown.note
+
+
+def test_the_loss_of_style_is_another_table() -> None:
+    """Every pair loses as much style, so that a measure of the loss of identity says nothing about it."""
+    shown = validation(Shares(results()), "style")
+    assert abs(column(shown, 3)["harm"].value or 0.0) < 0.6
+    assert shown.title == "What predicts the loss of style"
+
+
+def test_verdicts_are_corrected_for_the_number_of_claims() -> None:
+    """A difference that is above 0 on its own says nothing among twenty."""
+    shape = (len(IDENTITIES), len(STYLES), 2, SEEDS)
+    identities = np.array([0.6, 0.7, 0.39, 0.39, 0.62])[:, None, None, None]
+    kept = {"better": Kept(np.broadcast_to(identities, shape), 0.5), "worse": Kept(0.4, 0.5)}
+    one = {"better": "better", "worse": "worse", "by": "identity"}
+    for count, says in ((1, "holds"), (20, "open")):
+        plan = {**PLAN, "sweeps": {}, "claims": {f"claim {index}": one for index in range(count)}}
+        shown = claims(Shares(made(kept, Told(plan))))
+        assert {cell.text for cell in column(shown, 4).values()} == {says}
 
 
 def test_all_tables_and_those_without_the_base() -> None:
     whole = results()
     titles = [shown.title for shown in tables_of(whole)]
-    assert titles == ["Fidelity", "Claims", "What each block carries", "What predicts the loss", "CPU time"]
+    predicted = ["What predicts the loss of identity", "What predicts the loss of style"]
+    assert titles == ["Fidelity", "Claims", "What each block carries", *predicted, "CPU time"]
     costs = [[cell.text for cell in row] for row in tables_of(whole)[-1].rows]
     assert costs == [["train", "1.5"], ["generate", "0.5"], ["in all", "2.0"]]
     without = {where: found for where, found in whole.scores.items() if where[0] != "base"}
