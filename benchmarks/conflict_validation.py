@@ -133,7 +133,7 @@ def sample_command(
     study: Annotated[Path, typer.Option(help="Folder of the finished study.")],
     work: Annotated[Path, typer.Option(help="Folder for the short samples, to continue a stopped run.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
-    plan: Annotated[str, typer.Option(help="Plan of the study.")] = "pairs",
+    plan: Annotated[str, typer.Option(help="Plan of the study.")] = "conflict",
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 6,
     seed: Annotated[int, typer.Option(help="Seed of every short sample; the study has the seed 0.")] = 1000,
     only: Annotated[str, typer.Option(help="Composition to sample alone. [default: all of two adapters]")] = "",

@@ -11,18 +11,30 @@ from bwlab_analysis.study.plan_file import overlaid, read_table, shipped_plans
 
 
 def test_plans_that_ship() -> None:
-    assert set(shipped_plans()) == {"conflict", "pairs", "paper", "paper-sd", "tune"}
+    assert set(shipped_plans()) == {"conflict", "fusion", "paper", "paper-sd", "tune"}
 
 
 def test_a_plan_lies_over_the_one_it_extends() -> None:
-    paper, conflict = read_table("paper"), read_table("conflict")
-    assert conflict["title"] != paper["title"]
-    assert conflict["sampling"] == paper["sampling"]
-    assert set(conflict["data"]["identities"]) <= set(paper["data"]["identities"])
-    assert "joint" in paper["compositions"]
-    assert "joint" not in conflict["compositions"]
-    assert "claims" not in conflict
-    assert conflict["adapters"]["id-all"] == paper["adapters"]["id-all"]
+    paper, larger = read_table("paper"), read_table("paper-sd")
+    assert larger["title"] != paper["title"]
+    assert larger["base"] == paper["base"]
+    assert larger["adapters"]["id-all"] != paper["adapters"]["id-all"]
+    assert larger["compositions"]["joint"] == paper["compositions"]["joint"]
+    assert "style-long" in paper["adapters"]
+    assert "style-long" not in larger["adapters"]
+
+
+def test_plans_that_share_their_jobs_have_the_same_settings() -> None:
+    """Trainings and images of one plan are those of the others only if every setting is equal."""
+    paper, fusion, conflict = (read_table(name) for name in ("paper", "fusion", "conflict"))
+    for other in (fusion, conflict):
+        assert other["sampling"] == paper["sampling"]
+        assert other["defaults"] == paper["defaults"]
+        for name in set(other["adapters"]) & set(paper["adapters"]):
+            assert other["adapters"][name] == paper["adapters"][name]
+    assert fusion["data"] == paper["data"]
+    for name in set(fusion["compositions"]) & set(paper["compositions"]):
+        assert fusion["compositions"][name] == paper["compositions"][name]
 
 
 def test_overlaid_keeps_what_it_is_given() -> None:
@@ -64,7 +76,7 @@ def test_what_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
 
 def test_an_unknown_plan_is_told_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        BwlabError, match=r"no such plan or file\. Did you mean paper\? Choose from conflict, pairs, paper"
+        BwlabError, match=r"no such plan or file\. Did you mean paper\? Choose from conflict, fusion, paper"
     ):
         read_table("papper")
     with pytest.raises(BwlabError, match="Is a directory"):
