@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,9 @@ SCHEDULES = (
 )
 STRONGER = 1.5
 """Factor of the identity in single parts."""
+USUAL_STYLE, USUAL_IDENTITY = ("upper", 1.2, 0.7), ("middle", STRONGER)
+"""A part of the scheme, the factor in it and, for the style, the factor elsewhere: together these were best of some
+thirty ways to scale and time adapters on other pairs (docs/study.md)."""
 
 
 @dataclass(frozen=True)
@@ -135,24 +138,60 @@ class Move:
         return 1.0
 
 
+def usual_moves(whole: PairScales, scheme: BlockScheme) -> tuple[Move, ...]:
+    """Return the moves that usually help, the more of them the better.
+
+    The style is made stronger in the upper blocks and weaker elsewhere, the identity stronger in the middle blocks.
+    Layers in text encoders are left unchanged, and so is an adapter that has no blocks outside that part.
+    """
+    members = dict(scheme.parts)
+    part, factor, elsewhere = USUAL_STYLE
+    other_part, stronger = USUAL_IDENTITY
+    if part not in members or other_part not in members:
+        return ()
+    style, inside = _blocks_of(whole, STYLE), _inside(members[part], scheme)
+    identity, middle = _blocks_of(whole, IDENTITY), _inside(members[other_part], scheme)
+    moves = []
+    if 0 < len(inside & {*style}) < len(style):
+        factors = {block: factor if block in inside else elsewhere for block in style}
+        moves.append(Move(STYLE, f"at {factor:g} in {part} and {elsewhere:g} elsewhere", factors))
+    if 0 < len(middle & {*identity}) < len(identity):
+        factors = {block: stronger for block in identity if block in middle}
+        moves.append(Move(IDENTITY, f"at {stronger:g} in {other_part}", factors))
+    return tuple(moves)
+
+
+def _blocks_of(whole: PairScales, adapter: str) -> list[str]:
+    """Return the blocks of the UNet that an adapter has."""
+    return [block for block in whole.scales(adapter) if block != TEXT]
+
+
+def _inside(members: Sequence[str], scheme: BlockScheme) -> set[str]:
+    """Return the blocks in which the blocks or modules of a part lie."""
+    return {scheme.block_of(path) for name in members for path in scheme.modules_of(name)}
+
+
 def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
     """Yield the moves that a search begins with, the most likely ones to help first.
 
-    Whole adapters stronger and weaker; schedules; the style in one part of the scheme only (arXiv 2403.07500, section
-    4), or at half in one part, or the identity stronger in one, with layers in text encoders unchanged; each block of
-    each adapter off.
+    The usual moves; whole adapters stronger and weaker; schedules; the style in one part of the scheme only (arXiv
+    2403.07500, section 4), or at half in one part, or the identity stronger in one, with layers in text encoders
+    unchanged; each block of each adapter off.
     """
+    usual = usual_moves(whole, scheme)
+    yield from usual
     yield from (Move(adapter, f"at {factor:g} overall", {"*": factor}) for adapter, factor in LIKELY)
     yield from (Move(adapter, words, schedule=schedule) for adapter, words, schedule in SCHEDULES)
     for part, members in scheme.parts:
-        inside = {scheme.block_of(path) for name in members for path in scheme.modules_of(name)}
-        style, identity = ([block for block in whole.scales(adapter) if block != TEXT] for adapter in (STYLE, IDENTITY))
+        inside = _inside(members, scheme)
+        style, identity = (_blocks_of(whole, adapter) for adapter in (STYLE, IDENTITY))
         if 0 < len(inside & {*style}) < len(style):
             yield Move(STYLE, f"in {part} only", {block: float(block in inside) for block in style})
             yield Move(STYLE, f"at half in {part}", {block: 0.5 for block in style if block in inside})
         if 0 < len(inside & {*identity}) < len(identity):
             factors = {block: STRONGER for block in identity if block in inside}
-            yield Move(IDENTITY, f"at {STRONGER:g} in {part}", factors)
+            move = Move(IDENTITY, f"at {STRONGER:g} in {part}", factors)
+            yield from (move,) if move not in usual else ()
     for adapter in (STYLE, IDENTITY):
         for block in whole.scales(adapter):
             yield Move(adapter, f"off in {block}", {block: 0.0}, block=block)

@@ -21,7 +21,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.activations.loaded_base import LoadedBase
 from bwlab_analysis.fidelity.bootstrap import Array, harmonic_mean, interval, resampled_means
 from bwlab_analysis.fidelity.conditions import Condition, four_conditions
-from bwlab_analysis.fidelity.moves import WHOLE, Move, PairScales, cell_moves, single_moves
+from bwlab_analysis.fidelity.moves import WHOLE, Move, PairScales, cell_moves, single_moves, usual_moves
 from bwlab_analysis.fidelity.scores import (
     ConditionScores,
     Judge,
@@ -279,18 +279,23 @@ class Search:
         return base, identity, style
 
     def run(
-        self, whole: PairScales, moves: Iterable[Move], refine: Callable[[Move], Iterable[Move]]
+        self,
+        whole: PairScales,
+        moves: Iterable[Move],
+        refine: Callable[[Move], Iterable[Move]],
+        together: tuple[Move, ...] = (),
     ) -> tuple[list[Trial], Trial | None]:
         """Return the compositions that were tried, and the one that is better than both whole by most.
 
-        Single moves come first, with a share of the budget. Then the best of them are combined, and moves of one block
-        are tried on its cells. Round by round, fewer compositions get twice as many images; after the first of these
-        rounds, further moves are added to the leader.
+        Single moves come first, with a share of the budget. Then `together` and the best of them are combined, and
+        moves of one block are tried on its cells. Round by round, fewer compositions get twice as many images; after
+        the first of these rounds, further moves are added to the leader.
 
         Args:
             whole: the composition to begin with.
             moves: moves to try, the most likely ones to help first.
             refine: function that returns the moves of single cells that a move is made of.
+            together: moves that are tried together, however each of them does alone.
 
         Returns:
             The compositions, those with most images first and of these the best; and the best one, or None if both
@@ -298,7 +303,7 @@ class Search:
 
         """
         seeds, singles = self._first, self._best_singles(whole, moves)
-        for combined in (*_combinations(singles), *((cell,) for move in singles for cell in refine(move))):
+        for combined in (together, *_combinations(singles), *((cell,) for move in singles for cell in refine(move))):
             self._try(whole, combined, seeds)
         for kept in ROUNDS:
             seeds *= 2
@@ -420,7 +425,10 @@ def recommend(
     known, whole = search.known(), PairScales.whole(identity, style)
     adapters = {IDENTITY: identity, STYLE: style}
     trials, best = search.run(
-        whole, single_moves(whole, base.scheme), lambda move: cell_moves(move, adapters[move.adapter])
+        whole,
+        single_moves(whole, base.scheme),
+        lambda move: cell_moves(move, adapters[move.adapter]),
+        usual_moves(whole, base.scheme),
     )
     proof = None
     if best is not None:

@@ -16,7 +16,7 @@ from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.probe import scheme_of
 from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.fidelity.conditions import Condition
-from bwlab_analysis.fidelity.moves import Move, PairScales, cell_moves, single_moves
+from bwlab_analysis.fidelity.moves import Move, PairScales, cell_moves, single_moves, usual_moves
 from bwlab_analysis.fidelity.recommend import (
     Recommendation,
     Rollouts,
@@ -127,6 +127,38 @@ def test_moves_that_help_are_combined(unet: UNet2DConditionModel) -> None:
     assert len(best.moves) == 2
     assert best.composition.schedules == ("", "0.33-1:1")
     assert best.composition.scales("style")["out1"] == 0
+
+
+def test_the_usual_moves_are_tried_together_even_if_each_of_them_harms(unet: UNet2DConditionModel) -> None:
+    def world(identity: Mapping[str, float], style: Mapping[str, float], schedules: tuple[str, str]) -> Any:
+        """Return scores of a world in which a stronger identity needs a weaker style in out1."""
+        stronger, weaker = identity["in1"] == 1.5, style["out1"] == 0.7
+        gained = 0.4 if stronger and weaker else 0.0 if stronger or weaker else 0.2
+        return 0.2 + any(identity.values()) * gained, 0.1 + 0.6 * min(style["in0"], 1), 1.0
+
+    moves = usual_moves(WHOLE, scheme_of(unet))
+    assert [move.reason for move in moves] == [
+        "style at 1.2 in upper and 0.7 elsewhere",
+        "identity at 1.5 in middle",
+    ]
+    for together, found in ((moves, moves), ((), None)):
+        search = MadeUp(world).search(200)
+        search.known()
+        _, best = search.run(WHOLE, moves, lambda move: (), together)
+        assert (best and best.moves) == found
+    assert best is None
+
+
+def test_the_usual_moves_need_blocks_inside_and_outside_of_their_part(unet: UNet2DConditionModel) -> None:
+    scheme = scheme_of(unet)
+    upper, all_of_them = (("in0", 1.0), ("out3", 1.0), ("te", 1.0)), (*WHOLE.style, ("te", 1.0))
+    assert len(usual_moves(WHOLE, scheme)) == 2
+    assert not usual_moves(PairScales(upper, upper), scheme)
+    (move,) = usual_moves(PairScales(all_of_them, all_of_them), scheme)
+    scales = move.applied(PairScales(all_of_them, all_of_them)).scales("style")
+    assert (scales["in0"], scales["out3"], scales["out1"], scales["te"]) == (1.2, 1.2, 0.7, 1.0)
+    named = {move.reason for move in single_moves(WHOLE, scheme)}
+    assert len(named) == len(list(single_moves(WHOLE, scheme))), "no move is tried twice"
 
 
 def test_a_spec_says_what_differs() -> None:
