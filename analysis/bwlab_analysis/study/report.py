@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from bwlab.tables import Table, markdown_table
 from bwlab_analysis.report.gallery import gallery
 from bwlab_analysis.report.html import heading, page, table_html
 from bwlab_analysis.report.page import FILE
+from bwlab_analysis.study.jobs import ScoreSettings
+from bwlab_analysis.study.plan import TRUE
 from bwlab_analysis.study.results import Results, read_results, write_results
 from bwlab_analysis.study.tables import tables_of
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 MARKDOWN = "report.md"
 FIGURES = "figures"
 REPORTS = "reports"
-PAIRS_IN_GRIDS = 3
+PAIRS_IN_GRIDS = 4
+IMAGES_IN_ROWS = 8
 
 
 def write_report(study: Study) -> list[Path]:
@@ -78,8 +81,22 @@ def html(tables: list[Table], images: Mapping[str, Image]) -> str:
     return "".join([*parts, heading("Figures and images"), f'<div class="large">{gallery(images)}</div>'])
 
 
+def one_of_each_prompt(images: Sequence[Image], seeds: int) -> list[Image]:
+    """Return the first image of each prompt, then the second of each, and so on, at most `IMAGES_IN_ROWS`.
+
+    Args:
+        images: prompt by prompt, seed by seed.
+        seeds: number of images of each prompt.
+
+    """
+    in_turn = [image for seed in range(seeds) for image in images[seed::seeds]]
+    return in_turn[:IMAGES_IN_ROWS]
+
+
 def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
-    """Return grids of images by name: for a few pairs, a row with every composition's first prompt.
+    """Return grids of images by name: for a few pairs, a row with images of every composition, of all prompts in turn.
+
+    The first row has the true image, where the benchmark has it.
 
     Args:
         study: a study whose images are generated.
@@ -88,9 +105,11 @@ def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
     """
     from bwlab_analysis.study.figures import labelled
     from bwlab_analysis.study.sheet import generated_images
+    from bwlab_analysis.study.subjects import true_image
 
     plan, out = study.plan, study.location.out
     sheets: dict[str, Image] = {}
+    true: Image | None = None
     for index, style in enumerate(plan.styles[:PAIRS_IN_GRIDS]):
         identity = plan.identities[index % len(plan.identities)]
         rows: dict[str, list[Image]] = {}
@@ -98,7 +117,10 @@ def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
             generation = pair.job.needs.get("images")
             is_shown = (pair.identity, pair.style) == (identity.name, style.name) and pair.composition not in swept
             if is_shown and generation is not None:
-                rows[pair.composition] = generated_images(generation, out)[: plan.sampling.seeds]
+                rows[pair.composition] = one_of_each_prompt(generated_images(generation, out), plan.sampling.seeds)
+            elif is_shown and pair.composition == TRUE and isinstance(pair.job.settings, ScoreSettings):
+                true = true_image(pair.job.settings.judge.identity, pair.job.settings.judge.style)
         if rows:
-            sheets[f"{identity.name} {style.name}"] = labelled(rows)
+            first = {} if true is None else {TRUE: [true.resize(next(iter(rows.values()))[0].size)]}
+            sheets[f"{identity.name} {style.name}"] = labelled({**first, **rows})
     return sheets

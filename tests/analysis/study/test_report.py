@@ -14,7 +14,7 @@ from PIL import Image
 from bwlab.tables import markdown_table
 from bwlab_analysis.report.html import page
 from bwlab_analysis.study.figures import figures_of
-from bwlab_analysis.study.report import file_of, grids, html, markdown, title_of
+from bwlab_analysis.study.report import file_of, grids, html, markdown, one_of_each_prompt, title_of
 from bwlab_analysis.study.results import read_results
 from bwlab_analysis.study.tables import tables_of
 from docs.study import tables_page
@@ -73,7 +73,15 @@ def test_grids_leave_sweeps_out(finished: Finished) -> None:
     name, larger = whole
     assert name == "fox ink"
     assert larger.height - image.height == 2 * 64
-    assert larger.height == 64 * len({pair.composition for pair in finished.study.expanded.scores if pair.job.needs})
+    compositions = {pair.composition for pair in finished.study.expanded.scores if pair.job.needs}
+    assert larger.height == 64 * (len(compositions) + 1), "the true image has a row of its own"
+
+
+def test_rows_of_grids_go_through_the_prompts() -> None:
+    images = [Image.new("RGB", (1, 1), (number, 0, 0)) for number in range(10)]
+    shown = one_of_each_prompt(images, 2)
+    assert [image.getpixel((0, 0))[0] for image in shown] == [0, 2, 4, 6, 8, 1, 3, 5]  # type: ignore[index]
+    assert one_of_each_prompt(images[:3], 1) == images[:3]
 
 
 def test_markdown_without_images() -> None:
