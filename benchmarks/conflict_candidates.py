@@ -105,7 +105,7 @@ class Measuring:
         """Return the measures of gradients of the loss on the images of `own`."""
         with_own = self._once(("gradients", own.scaled), lambda: list(self._gradients(own, own.scaled)))
         at_base = [
-            self._once(("base", one.scaled.adapter), lambda one=one: _mean(list(self._gradients(one))))  # type: ignore[misc]
+            self._once(("base", one.scaled.adapter), lambda one=one: _mean(list(self._gradients(one))))
             for one in (own, other)
         ]
         delta = self._once(("delta", other.scaled), lambda: self._delta(other.scaled))
@@ -305,7 +305,7 @@ def _context(study: Study) -> Any:
 
 
 def with_measures(costs: Pairs, file: Path) -> Pairs:
-    """Return pairs with the measures in a file in place of the short samples' costs, signed so that high is conflict."""
+    """Return pairs with the measures in a file in place of the short samples' costs; a high number means conflict."""
     rows = {tuple(row["pair"]): row for row in json.loads(file.read_text(encoding="utf-8"))["pairs"]}
     kept = [place for place, name in enumerate(costs.names) if name in rows]
     names = tuple(costs.names[place] for place in kept)

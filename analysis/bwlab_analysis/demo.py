@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,9 +18,10 @@ from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.dataset.config import DataConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
+from bwlab.fusion.types import SUM
 from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import Label, contact_sheet
-from bwlab.generation.recipe import GenerationRecipe, recipe_adapter, write_png
+from bwlab.generation.recipe import GenerationRecipe, RecipeFusion, recipe_adapter, write_png
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.terminal import ProgressBar, warn
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 MARK = ".bwlab-demo"
 IDENTITY, STYLE_FULL, STYLE_UPPER = "identity", "style-full", "style-upper"
 COMPARED_PAIRS = ((IDENTITY, STYLE_FULL), (IDENTITY, STYLE_UPPER))
+
+
+SCALED, GUIDED = ("middle=1.5, *=1", "upper=1.2, *=0.7"), "guided"
+SCALED_NOTE = "identity middle=1.5, style upper=1.2 *=0.7, guided"
+"""The scales of the identity and of the style, and the fusion, that are best in the study's plan `fusion`."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,25 @@ class DemoTraining:
 
 @dataclass(frozen=True)
 class SheetColumn:
-    """A column of the sheet: adapters that act together, each at scale 1."""
+    """A column of the sheet: adapters that act together.
+
+    Attributes:
+        label, note: its head.
+        adapters: their names.
+        scales: scale or block spec of each; empty: 1.
+        fusion: how they act together, as `bwlab generate --fusion` takes it.
+
+    """
 
     label: str
     note: str
     adapters: tuple[str, ...]
+    scales: tuple[str, ...] = ()
+    fusion: str = SUM
+
+    def scaled(self) -> list[tuple[str, str]]:
+        """Return each adapter with its scale."""
+        return list(zip(self.adapters, self.scales or ["1"] * len(self.adapters), strict=True))
 
 
 GeneratedColumns: TypeAlias = "list[tuple[SheetColumn, list[Image.Image]]]"
@@ -175,6 +195,7 @@ def columns(plan: DemoPlan) -> tuple[SheetColumn, ...]:
         SheetColumn("style alone", style, (STYLE_FULL,)),
         SheetColumn("full + full", f"identity {identity}, style {style}", (IDENTITY, STYLE_FULL)),
         SheetColumn("full + upper", f"identity {identity}, style {upper}", (IDENTITY, STYLE_UPPER)),
+        SheetColumn("scaled, guided", SCALED_NOTE, (IDENTITY, STYLE_FULL), SCALED, GUIDED),
     )
 
 
@@ -248,27 +269,29 @@ def generate_columns(
     """
     pipe = load_base(plan.base).to(chosen_device())
     scheme = base_scheme(pipe, manager.block_schemes())
-    adapters = {name: ScaledAdapter(load_for_pipeline(path, pipe, manager, scheme)) for name, path in files.items()}
+    adapters = {name: load_for_pipeline(path, pipe, manager, scheme) for name, path in files.items()}
     prompts, seeds = [prompt] * plan.seeds, range(plan.seeds)
     make_folder(folder, f"--out {folder}")
     base_hash = weights_hash(pipe)
     generated: GeneratedColumns = []
     with ProgressBar("sampling images", len(columns(plan)), console=console) as bar:
         for column in columns(plan):
-            uses = [adapters[name] for name in column.adapters]
-            images = generate(pipe, prompts, seeds, uses, steps=plan.sampling_steps, cfg=plan.cfg)
+            uses = [ScaledAdapter(adapters[name], scale) for name, scale in column.scaled()]
+            fusion = manager.fusion(column.fusion)
+            images = generate(pipe, prompts, seeds, uses, steps=plan.sampling_steps, cfg=plan.cfg, fusion=fusion)
             generated.append((column, images))
             bar.advance()
     for column, images in generated:
         for seed, image in enumerate(images):
-            recipe = _recipe(plan, prompt, seed, image, base_hash, [files[name] for name in column.adapters])
-            write_png(folder / f"{column.label.replace(' ', '')}-seed{seed}.png", image, recipe, overwrite=True)
+            used = tuple(recipe_adapter(files[name], scale) for name, scale in column.scaled())
+            told = RecipeFusion.of(manager.fusion(column.fusion))
+            recipe = replace(_recipe(plan, prompt, seed, image, base_hash), adapters=used, fusion=told)
+            name = column.label.replace(" ", "").replace(",", "-")
+            write_png(folder / f"{name}-seed{seed}.png", image, recipe, overwrite=True)
     return generated
 
 
-def _recipe(
-    plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_hash: str, files: Sequence[Path]
-) -> GenerationRecipe:
+def _recipe(plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_hash: str) -> GenerationRecipe:
     return GenerationRecipe(
         prompt=prompt,
         negative="",
@@ -281,7 +304,6 @@ def _recipe(
         width=image.width,
         height=image.height,
         version=__version__,
-        adapters=tuple(recipe_adapter(file, "1") for file in files),
     )
 
 

@@ -26,8 +26,8 @@ SCHEDULE_HELP = (
     "factors of the scale; 0 elsewhere. [default: 1]"
 )
 FUSION_HELP = (
-    "How several adapters act together on the UNet: sum, guided, switch, composite, k-lora, est-lora, kl, ties, dare, b-lora, "
-    "or one of a plugin, with its options after a colon, such as switch:steps=3."
+    "How several adapters act together on the UNet: sum, guided, switch, composite, k-lora, est-lora, kl, ties, dare, "
+    "b-lora, or one of a plugin, with its options after a colon, such as switch:steps=3."
 )
 XY_HELP = (
     'Contact sheet over the values of two axes, such as "scale: 0, 0.5, 1" "blocks: upper=1 | lower=1"; '

@@ -84,12 +84,19 @@ def test_upper_is_upper_only(done: tuple[Path, DemoResult]) -> None:
 def test_the_sheet_shows_every_combination_and_the_truth(plan: DemoPlan, done: tuple[Path, DemoResult]) -> None:
     out, result = done
     labels = [column.label for column in columns(plan)]
-    assert labels == ["base alone", "identity alone", "style alone", "full + full", "full + upper"]
+    assert labels == [
+        "base alone",
+        "identity alone",
+        "style alone",
+        "full + full",
+        "full + upper",
+        "scaled, guided",
+    ]
     assert result.sheet == out / "sheet.png"
     with Image.open(result.sheet) as sheet:
-        assert sheet.width > 6 * 192
+        assert sheet.width > 7 * 192
         assert sheet.height > 2 * 192
-    assert len(list(result.images.iterdir())) == 5 * plan.seeds
+    assert len(list(result.images.iterdir())) == 6 * plan.seeds
 
 
 def test_every_image_has_its_recipe(plan: DemoPlan, done: tuple[Path, DemoResult]) -> None:
@@ -98,6 +105,11 @@ def test_every_image_has_its_recipe(plan: DemoPlan, done: tuple[Path, DemoResult
     assert (recipe.prompt, recipe.seed, recipe.cfg) == ("ink, fox, white background", 1, plan.cfg)
     assert [use.name for use in recipe.adapters] == ["identity", "style-upper"]
     assert read_recipe(result.images / "basealone-seed0.png").adapters == ()
+    scaled = read_recipe(result.images / "scaled-guided-seed0.png")
+    assert [use.scale for use in scaled.adapters] == ["middle=1.5, *=1", "upper=1.2, *=0.7"]
+    assert recipe.fusion is None
+    assert scaled.fusion is not None
+    assert scaled.fusion.text() == "guided:guidance=0.3"
 
 
 def test_conflicts_are_measured(done: tuple[Path, DemoResult]) -> None:
