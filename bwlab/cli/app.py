@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +17,7 @@ from typer.main import get_command, get_command_name, get_group, get_group_from_
 from typer.models import CommandInfo, TyperInfo
 
 from bwlab._version import __version__
-from bwlab.config.foreign_names import hint_for
+from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
@@ -139,6 +139,20 @@ def _add_summary(app: typer.Typer, name: str) -> None:
         app.command(name, help=COMMANDS[name])(lambda: None)
 
 
+class NameTaken(ValueError):
+    """Commands of a plugin have names that others have.
+
+    Args:
+        owners: each of the names, and the distribution that has it.
+
+    """
+
+    def __init__(self, owners: Mapping[str, str]) -> None:
+        self.names = ", ".join(sorted(owners))
+        known = (f"there is already a command {name} of {owners[name]}" for name in sorted(owners))
+        super().__init__("; ".join(known))
+
+
 @dataclass(frozen=True)
 class PluginCommands:
     """The commands that plugins add.
@@ -147,12 +161,14 @@ class PluginCommands:
         apps: the app of each plugin, with the commands that it registered.
         commands: the same commands by name, ready to run.
         failures: plugins that have commands left out, with the reasons.
+        owners: the distribution of each command's plugin.
 
     """
 
     apps: list[typer.Typer]
     commands: dict[str, Any]
     failures: list[tuple[PluginRecord, BaseException]]
+    owners: dict[str, str] = field(default_factory=dict)
 
 
 def plugin_commands(manager: PluginManager) -> PluginCommands:
@@ -175,12 +191,13 @@ def plugin_commands(manager: PluginManager) -> PluginCommands:
             continue
         taken = commands.keys() & {*COMMANDS, *GROUPS, *plugged.commands}
         if taken:
-            plugged.failures.append((record, ValueError(f"there is already a command {', '.join(sorted(taken))}")))
+            plugged.failures.append((record, NameTaken({name: plugged.owners.get(name, OURS) for name in taken})))
             commands = {name: command for name, command in commands.items() if name not in taken}
             own.registered_commands = [entry for entry in own.registered_commands if _name(entry) in commands]
             own.registered_groups = [entry for entry in own.registered_groups if _name(entry) in commands]
         plugged.apps.append(own)
         plugged.commands.update(commands)
+        plugged.owners.update(dict.fromkeys(commands, record.source))
         if record.distribution != OURS:
             for name, command in commands.items():
                 _guard(name, command, record)
@@ -222,7 +239,11 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     for record in manager.failed:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
     for record, error in unusable:
-        warn(f"commands of plugin {record.name} of {record.source} are left out: {reason(error)}")
+        plugin = f"of plugin {record.name} of {record.source}"
+        if isinstance(error, NameTaken):
+            warn(f"command {error.names} {plugin} is left out: {error}")
+        else:
+            warn(f"commands {plugin} are left out: {reason(error)}")
     for clash in manager.clashes:
         warn(str(clash))
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
@@ -318,6 +339,13 @@ def exit_as_asked(call: Callable[[], object]) -> NoReturn:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
+HINTS_OF: Mapping[str, tuple[Mapping[str, str], str]] = {
+    "train": (HINTS, "another trainer"),
+    "generate": (GENERATE_HINTS, "another program"),
+}
+"""Command -> names of options in other programs, and whose they are."""
+
+
 def usage_error(error: Any) -> BwlabError:
     """Return typer's error about wrong arguments as a `BwlabError`."""
     path = error.ctx.command_path if error.ctx is not None else "bwlab"
@@ -327,9 +355,10 @@ def usage_error(error: Any) -> BwlabError:
         says = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should").rstrip(".")
         return BwlabError(f"{path}: {error.param.opts[0]} {problem['input']}", says, f"See {path} --help")
     option = getattr(error, "option_name", None)
-    foreign = hint_for(option) if option is not None and path.endswith(" train") else None
+    hints, others = HINTS_OF.get(path.rpartition(" ")[2], ({}, ""))
+    foreign = hint_for(option, hints) if option is not None else None
     if foreign is not None:
-        return BwlabError(f"{path} {option}", "a name of another trainer", f"Here it is {foreign}")
+        return BwlabError(f"{path} {option}", f"a name of {others}", f"Here it is {foreign}")
     found, near, meant = one_line(error.format_message()).partition(" Did you mean")
     found = found.rstrip(".")
     return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bwlab.terminal import counted
+from bwlab.terminal import counted, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,20 +33,34 @@ def command(
 ) -> None:
     """Show the contents of adapter files: dialect, algorithm, model, ranks and modules per block, training, and health.
 
-    Health lists NaN and infinite numbers, modules that change nothing, rank-1 spikes, and mistakes of other tools.
+    Health lists NaN and infinite numbers, modules that change nothing, rank-1 spikes, and mistakes of other tools. Of
+    several files, one that cannot be read costs a line; the exit code is then 2.
     """
     import json
 
+    from bwlab.errors import BwlabError
     from bwlab.inspection.report import inspect_file
     from bwlab.plugins.manager import build_manager
 
     manager = build_manager()
-    reports = (inspect_file(file, manager) for file in files)
+    unread: list[BwlabError] = []
+
+    def readable() -> Iterator[Inspection]:
+        for file in files:
+            try:
+                yield inspect_file(file, manager)
+            except BwlabError as error:
+                if len(files) == 1:
+                    raise
+                typer.echo(f"bwlab: error: {one_line(str(error))}", err=True)
+                unread.append(error)
+
+    reports = readable()
     if as_json:
         from bwlab.inspection.report import document
 
         typer.echo(json.dumps(document(reports), indent=2, allow_nan=False))
-        return
+        raise typer.Exit(2 if unread else 0)
     from bwlab.terminal import stdout_console
 
     console = stdout_console()
@@ -54,6 +68,7 @@ def command(
         if number:
             console.print()
         print_inspection(console, report)
+    raise typer.Exit(2 if unread else 0)
 
 
 def print_inspection(console: Console, report: Inspection) -> None:

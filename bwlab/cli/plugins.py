@@ -43,7 +43,7 @@ CALLED_AT_LOADING = frozenset(
         "bwlab_register_taggers",
     }
 )
-LONGEST_NAME = 30
+LONGEST_NAME = 22
 COLOURS = {"loaded": "green", "failed": "red", "disabled": "dim"}
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -66,7 +66,8 @@ def list_command(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([as_dict(record, manager) for record in manager.records], indent=2))
     else:
-        stdout_console().print(plugin_table(manager))
+        console = stdout_console()
+        console.print(plugin_table(manager, console.width))
 
 
 @app.command("check")
@@ -174,8 +175,14 @@ def as_dict(record: PluginRecord, manager: PluginManager) -> dict[str, object]:
     }
 
 
-def plugin_table(manager: PluginManager) -> Group:
-    """Return the table of all plugins, with a line below for each failed plugin and each name registered twice."""
+def plugin_table(manager: PluginManager, width: int = 80) -> Group:
+    """Return the table of all plugins, with a line below for each failed plugin and each name registered twice.
+
+    Args:
+        manager: the plugins.
+        width: columns of the terminal; the table has all of its columns from 80 on.
+
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table
@@ -183,12 +190,12 @@ def plugin_table(manager: PluginManager) -> Group:
 
     given = {record.name: gives(record, manager) for record in manager.records}
     longest = max((len(name) for names, _ in given.values() for name in names), default=0)
+    wider = max(0, width - 80) // 3
+    most = {"plugin": 14 + wider, "kind": 13 + wider, "distribution": 14 + wider}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for head in ("plugin", "kind", "gives", "distribution", "state"):
-        wraps = head in ("kind", "gives")
         least = min(longest + 1, LONGEST_NAME) if head == "gives" else None
-        most = 16 if head == "kind" else None
-        table.add_column(head, overflow="fold", no_wrap=not wraps, min_width=least, max_width=most)
+        table.add_column(head, overflow="fold", no_wrap=head == "state", min_width=least, max_width=most.get(head))
     notes = [Text(f"{error}", style="yellow") for error in manager.clashes]
     for record in manager.records:
         state = Text(record.state, style=COLOURS[record.state])

@@ -43,7 +43,7 @@ HINTS: Mapping[str, str] = {
     "gradient_accumulation_steps": "--accumulation (training.accumulation)",
     "learning_rate": "--lr (training.lr)",
     "unet_lr": "--lr (training.lr)",
-    "text_encoder_lr": 'a rate of its own: --block-lr "te=0.1" (training.block_lr), as a factor of --lr',
+    "text_encoder_lr": 'a learning rate of its own: --block-lr "te=5e-5" (training.block_lr)',
     "block_lr_zero_threshold": "--block-lr (training.block_lr)",
     "lr_scheduler": "--schedule (training.schedule)",
     "lr_warmup_steps": "--warmup (training.warmup)",
@@ -58,6 +58,7 @@ HINTS: Mapping[str, str] = {
     "sample_every": PREVIEWS,
     "sample_prompts": "--set preview.prompts=...",
     "caption_extention": "--set data.caption_extension=.txt",
+    "caption_extension": "--set data.caption_extension=.txt",
     "flip_aug": "--set data.flip=true",
     "caption_dropout_rate": "--set data.caption_dropout=0.1",
     "caption_tag_dropout_rate": "--set data.tag_dropout=0.1",
@@ -67,19 +68,67 @@ HINTS: Mapping[str, str] = {
     "min_bucket_reso": "--set data.bucket_min=256",
     "max_bucket_reso": "--set data.bucket_max=1024",
     "clip_skip": "--set training.clip_skip=2",
+    "min_snr_gamma": "--set training.min_snr_gamma=5",
+    "noise_offset": "--set training.noise_offset=0.05",
+    "keep_tokens": "--set data.keep_tokens=1",
+    "shuffle_caption": "--set data.shuffle_caption=true",
+    "gradient_checkpointing": "--set training.gradient_checkpointing=true",
+    "max_grad_norm": "--set training.max_grad_norm=1",
+    "resolution": "--set data.resolution=512",
+    "network_args": "an adapter type's own options (adapter.options)",
+    "network_train_unet_only": "what happens unless --blocks names te",
+    "network_train_text_encoder_only": '--blocks "te=8" (adapter.blocks)',
+    "down_lr_weight": '--block-lr "lower=5e-5, upper=1e-4" (training.block_lr), as learning rates',
+    "mid_lr_weight": '--block-lr "mid=5e-5" (training.block_lr), as learning rates',
+    "up_lr_weight": '--block-lr "lower=5e-5, upper=1e-4" (training.block_lr), as learning rates',
+    "instance_prompt": "--set data.caption=... for images without a caption file",
+    "v_parameterization": "read from the base; nothing is to be given",
+    "sdpa": "what is always used; nothing is to be given",
+    "xformers": "not needed: PyTorch's own attention is used",
+    "lowram": "not needed: models are loaded once",
     "prior_loss_weight": "--set regularisation.weight=1",
     "reg_data_dir": "--set regularisation.folder=DIR",
     "ema_decay": "--set training.ema=0.999",
 }
 
 
-def hint_for(name: str) -> str | None:
-    """Return what a setting of another trainer is called here; None for a name that no trainer is known to have.
+GENERATE_HINTS: Mapping[str, str] = {
+    "ckpt": "--base",
+    "model": "--base",
+    "pretrained_model_name_or_path": "--base",
+    "guidance_scale": "--cfg",
+    "cfg_scale": "--cfg",
+    "num_images": "--count",
+    "images_per_prompt": "--count",
+    "num_images_per_prompt": "--count",
+    "batch_count": "--count",
+    "num_inference_steps": "--steps",
+    "negative_prompt": "--negative",
+    "weight": "--scale, or FILE:WEIGHT in --adapter",
+    "multiplier": "--scale, or FILE:WEIGHT in --adapter",
+    "network_mul": "--scale, or FILE:WEIGHT in --adapter",
+    "network_weights": "--adapter",
+    "lora": "--adapter",
+    "lora_weights": "--adapter",
+    "outdir": "--out",
+    "output_dir": "--out",
+    "scheduler": "--sampler",
+    "init_img": "--image",
+    "denoising_strength": "--strength",
+    "width": "given by the base: images have the size that it was trained for",
+    "height": "given by the base: images have the size that it was trained for",
+}
+"""Names of options in other programs that generate images, and what they are in `bwlab generate`."""
+
+
+def hint_for(name: str, hints: Mapping[str, str] = HINTS) -> str | None:
+    """Return what a setting of another program is called here; None for a name that none is known to have.
 
     Args:
         name: as an option, `--network_dim`, or a key, `training.network_dim`.
+        hints: what each name is here: those of trainers, or of programs that generate images.
 
     >>> hint_for("--pretrained-model-name-or-path")
     '--base (base)'
     """
-    return HINTS.get(name.lstrip("-").rpartition(".")[2].replace("-", "_").lower())
+    return hints.get(name.lstrip("-").rpartition(".")[2].replace("-", "_").lower())

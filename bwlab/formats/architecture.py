@@ -112,6 +112,17 @@ def _declared(metadata: Mapping[str, str]) -> str:
     return by_spec
 
 
+def foreign_declaration(metadata: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the key and the value by which metadata name a model other than Stable Diffusion 1.x, 2.x and SDXL.
+
+    >>> foreign_declaration({"modelspec.architecture": "flux-1-dev/lora"})
+    ('modelspec.architecture', 'flux-1-dev/lora')
+    """
+    known = {"modelspec.architecture": tuple(MODELSPEC), "ss_base_model_version": ("sd_", "sdxl")}
+    said = ((key, metadata.get(key, "")) for key in known)
+    return next(((key, value) for key, value in said if value and not value.lower().startswith(known[key])), None)
+
+
 def foreign_model(keys: Iterable[str]) -> str | None:
     """Return the model that these keys belong to, if it is not Stable Diffusion 1.x, 2.x or SDXL; None if unclear."""
     listed = list(keys)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bwlab.blocks.spec import NOT_FINITE, NUMBER
 from bwlab.errors import BwlabError
+from bwlab.terminal import counted
 
 FIX = "Write a scale or a block spec after the colon, as in fox.safetensors:0.8"
 
@@ -24,7 +25,7 @@ def adapters_with_scales(texts: Sequence[str], scales: Sequence[str]) -> tuple[t
     """
     given = [split_adapter(text) for text in texts]
     if len(scales) > len(given):
-        found = f"{len(scales)} scales for {len(given)} adapters"
+        found = f"{counted(len(scales), 'scale')} for {counted(len(given), 'adapter')}"
         raise BwlabError("bwlab generate", found, "Give at most one --scale for each --adapter, in order")
     for (file, own), scale in zip(given, scales, strict=False):
         if own is not None:

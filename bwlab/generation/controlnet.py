@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +45,15 @@ class ControlNetInput:
     scale: float = 1.0
     end: float = 1.0
 
-    def settings(self, count: int, *, with_init_image: bool) -> dict[str, object]:
+    def settings(self, count: int, steps: int, *, with_init_image: bool) -> dict[str, object]:
         """Return the arguments of diffusers' ControlNet pipelines for `count` images.
+
+        Step i of n, from 0, is at the fraction i / n, as in schedules, and the ControlNet acts there if that is below
+        `end`. diffusers counts a step's end, (i + 1) / n.
 
         Args:
             count: number of images.
+            steps: number of sampling steps that are done.
             with_init_image: whether sampling starts from an init image, whose argument is then called `image`.
 
         """
@@ -56,7 +61,7 @@ class ControlNetInput:
         return {
             name: [self.image] * count,
             "controlnet_conditioning_scale": float(self.scale),
-            "control_guidance_end": float(self.end),
+            "control_guidance_end": math.ceil(self.end * steps - 1e-9) / max(1, steps),
         }
 
 

@@ -13,6 +13,7 @@ from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.controlnet import check_kind
 from bwlab.generation.img2img import DEFAULT_STRENGTH
 from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.terminal import counted
 
 COMPEL = "compel"
 WEIGHTINGS = (COMPEL, A1111)
@@ -113,7 +114,7 @@ class GenerateJob:
 
     def _paired(self, option: str, values: tuple[str, ...]) -> tuple[str, ...]:
         if len(values) > len(self.adapters):
-            found = f"{len(values)} {option}s for {len(self.adapters)} adapters"
+            found = f"{counted(len(values), option)} for {counted(len(self.adapters), 'adapter')}"
             raise BwlabError("bwlab generate", found, f"Give at most one --{option} for each --adapter, in order")
         return values + ("1",) * (len(self.adapters) - len(values))
 
@@ -152,13 +153,25 @@ def check_init_image(job: GenerateJob) -> None:
             check_file(option, path, "Give an image file")
 
 
+CONTROLNET_OPTIONS = {
+    "--control-image": "control_image",
+    "--control": "control",
+    "--control-scale": "control_scale",
+    "--control-end": "control_end",
+}
+
+
 def check_controlnet(job: GenerateJob) -> None:
     """Raise `BwlabError` if an option of the ControlNet is wrong or missing."""
     check_kind(job.control)
     check_range("--control-scale", job.control_scale, 0, 10)
     check_range("--control-end", job.control_end, 0, 1)
-    if job.controlnet is None and job.control_image is not None:
-        raise BwlabError("--control-image", "no ControlNet is given", "Give one with --controlnet")
+    if job.control_end == 0:
+        raise BwlabError("--control-end 0", "the ControlNet would never act", "Give more, or leave out --controlnet")
+    if job.controlnet is None:
+        for option, key in CONTROLNET_OPTIONS.items():
+            if getattr(job, key) != getattr(GenerateJob, key):
+                raise BwlabError(option, "no ControlNet is given", "Give one with --controlnet")
     if job.controlnet is not None and job.control_image is None:
         raise BwlabError(
             f"--controlnet {job.controlnet}", "no image is given for it to follow", "Give one with --control-image"

@@ -10,6 +10,7 @@ from bwlab.base.text_chunks import chunk_size
 from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.chunks import chunk_count, token_count
 from bwlab.generation.job import COMPEL
+from bwlab.generation.lora_tags import TAG
 from bwlab.generation.prompt_weighting import without_weights
 from bwlab.terminal import counted
 
@@ -29,13 +30,16 @@ BRACKETS = r"(?<!\\)\(+[^()\\]*(?:\\.[^()\\]*)*\)+"
 EDITED = r"(?<!\\)\[[^\[\]]*[:|][^\[\]]*\]"
 WILDCARD = r"\{[^{}]*\|[^{}]*\}|__[^\W_][\w\-/*]*?__"
 EMBEDDING = r"\bembedding:[^\s,()<>]+"
+AND = r"(?<=\S )AND(?= \S)"
 
 READ: Mapping[str | None, str] = {
     None: "|".join((WEIGHTED, BRACKETS, ESCAPE, SQUARE, BREAK)),
     COMPEL: "|".join((WEIGHTED, SQUARE, BREAK)),
 }
 ADVICE = (
+    (TAG.pattern, "Only 'bwlab generate' loads the adapters of tags"),
     (EDITED, "bwlab reads neither prompt editing nor alternating words"),
+    (AND, "bwlab composes no prompts with AND"),
     (WILDCARD, "bwlab fills in no wildcards"),
     (EMBEDDING, "Load an embedding with --embedding FILE and write its word alone"),
 )
@@ -58,8 +62,13 @@ def notes_on_prompts(pipe: Pipeline, prompts: Collection[str], weighting: str | 
         yield length
 
 
-def syntax_note(prompts: Collection[str], weighting: str | None) -> str | None:
+def syntax_note(prompts: Collection[str], weighting: str | None = None, *, selectable: bool = True) -> str | None:
     """Return a warning about syntax in prompts that is read as plain words, or None.
+
+    Args:
+        prompts: the prompts; where tags load adapters, without these tags.
+        weighting: syntax of weights in prompts, or None.
+        selectable: whether the command has the option `--weighting`.
 
     >>> syntax_note(["a (red:1.2) fox"], None)
     'prompt syntax read as plain words: (red:1.2). Add --weighting a1111 to read weights, escaped brackets and BREAK'
@@ -67,7 +76,9 @@ def syntax_note(prompts: Collection[str], weighting: str | None) -> str | None:
     """
     text = "\n".join(dict.fromkeys(prompts))
     examples = _matches(READ[weighting], text) if weighting in READ else []
-    advice = [f"Add --weighting {A1111} to read weights, escaped brackets and BREAK"] if examples else []
+    reads, option = "to read weights, escaped brackets and BREAK", f"--weighting {A1111}"
+    add = f"Add {option} {reads}" if selectable else f"Only 'bwlab generate' has {option}, {reads}"
+    advice = [add] if examples else []
     for pattern, fix in ADVICE:
         unread = _matches(pattern, text)
         examples += unread
@@ -81,7 +92,7 @@ def syntax_note(prompts: Collection[str], weighting: str | None) -> str | None:
 
 
 def _matches(pattern: str, text: str) -> list[str]:
-    return [match[0] for match in re.finditer(pattern, text)]
+    return [match[0] for match in re.finditer(pattern, text, re.IGNORECASE if pattern == TAG.pattern else 0)]
 
 
 def chunk_note(pipe: Pipeline, prompts: Collection[str], weighting: str | None) -> str | None:

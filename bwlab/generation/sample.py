@@ -154,7 +154,10 @@ class _Sampling:
     def image_arguments(self, count: int) -> dict[str, object]:
         """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
         with_init_image = self.init_image is not None
-        control = {} if self.controlnet is None else self.controlnet.settings(count, with_init_image=with_init_image)
+        steps = self.steps if self.init_image is None else self.init_image.steps(self.steps)
+        control = (
+            {} if self.controlnet is None else self.controlnet.settings(count, steps, with_init_image=with_init_image)
+        )
         return {**settings(self.init_image, count, masked=not needs_own_mask(self.pipeline)), **control}
 
     def after_step(self, seeds: Sequence[int], on_step: Callable[[int], None]) -> Callable[..., dict[str, object]]:

@@ -11,6 +11,7 @@ import numpy as np
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.algorithms.full import BIAS_LEAVES
+from bwlab.formats.architecture import foreign_declaration
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
 from bwlab.terminal import counted
@@ -105,6 +106,7 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
         *_alphas(contents),
         *_spikes(contents, health),
         *_keys(contents),
+        *_model(contents),
         *_diffusers(contents),
     ]
     order = ("error", "warning", "note")
@@ -182,6 +184,15 @@ def _keys(contents: AdapterContents) -> list[Finding]:
         text = "doubled prefix in its keys: most tools load nothing; 'bwlab convert' mends it"
         findings.append(Finding("warning", "doubled-prefix", text))
     return findings
+
+
+def _model(contents: AdapterContents) -> list[Finding]:
+    """Return what the metadata say about the model, if it is not the one that the modules belong to."""
+    said = foreign_declaration(contents.metadata)
+    if said is None:
+        return []
+    key, model = said
+    return [Finding("warning", "other-model", f"its metadata name another model: {key} is {model}")]
 
 
 def _diffusers(contents: AdapterContents) -> list[Finding]:

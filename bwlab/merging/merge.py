@@ -294,7 +294,7 @@ def merge_inputs(
 
     """
     if len(scales) > len(adapters):
-        found = f"{len(scales)} scales for {len(adapters)} adapters"
+        found = f"{counted(len(scales), 'scale')} for {counted(len(adapters), 'adapter')}"
         raise BwlabError("--scale", found, "Give one scale for each adapter, in their order")
     texts = [*scales, *["1"] * (len(adapters) - len(scales))]
     specs = tuple(parse_spec(text, scheme, kind="scale", default=1.0) for text in texts)

@@ -90,7 +90,7 @@ class GuardedHooks:
             record, caller = entry
             try:
                 caller(**arguments)
-            except Exception as error:  # foreign code: it must not cost the user the run
+            except (Exception, SystemExit) as error:  # foreign code: it must not cost the user the run
                 self._callers[hook].remove(entry)
                 message = f"hook {hook} of plugin {record.name} of {record.source} is left out from now on: "
                 warnings.warn(message + reason(error), BwlabWarning, stacklevel=2)

@@ -16,8 +16,10 @@ from bwlab.config.sources import setting_values
 from bwlab.config.toml import toml_text
 from bwlab.dataset.examples import Example, dataset_hash, split_tags
 from bwlab.files import make_folder
+from bwlab.generation.prompt_notes import syntax_note
 from bwlab.generation.recipe import RecipeAdapter, RecipeEmbedding, file_hash, recipe_adapter, write_png
 from bwlab.plugins.events import StepRecord
+from bwlab.terminal import warn
 from bwlab.training.config import TrainConfig
 from bwlab.training.data import CHUNK_TOKENS
 from bwlab.training.prepare import TrainingSetup
@@ -45,6 +47,9 @@ class Outputs:
     def __init__(self, config: TrainConfig, folder: RunFolder, setup: TrainingSetup, trainer: Trainer) -> None:
         self.config, self.folder, self.setup, self.trainer = config, folder, setup, trainer
         self.prompts = preview_prompts(config.preview, setup.data.distinct_captions())
+        own = (*config.preview.prompts, config.preview.negative) if config.preview.enabled else ()
+        if note := syntax_note(own, selectable=False):
+            warn(f"previews: {note}")
         self._trackers: Trackers | None = None
 
     def start(self) -> Callable[[], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Losses = dict[str, Tensor]  # by name; the loss of the prediction itself has the empty name
 
 DIVERGENCE_FIX = "Lower training.lr or check the data"
+PLUGIN_FIX = "Mend or disable the plugin, then add --resume"
 
 
 class Trainer:
@@ -59,6 +60,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, setup: TrainingSetup, manager: PluginManager) -> None:
         self.config, self.setup = config.training, setup
         self._extra_losses = list(manager.each("bwlab_extra_losses"))
+        self._givers: dict[str, str] = {}  # name of an extra loss -> hook and plugin
         self.step = 0
         self._factor = rate_factor(self.config, setup.steps)
         setup.trainable.set_training(True)
@@ -196,16 +198,16 @@ class Trainer:
         losses = {"": prediction_loss(prediction, batch)}
         tensors = batch.tensors(text)
         for record, extra_losses in self._extra_losses:
+            # If it fails, the run ends: without this loss it would train something else than was asked for.
+            asked = f"bwlab_extra_losses of plugin {record.name} of {record.source}"
             try:
                 extra = extra_losses(run=run, batch=tensors, prediction=prediction)
-            except Exception as error:
-                # The run ends: without this loss it would train something else than was asked for.
-                asked = f"bwlab_extra_losses of plugin {record.name} of {record.source}"
-                raise BwlabError(asked, reason(error), "Mend or disable the plugin, then add --resume") from error
-            for name, loss in (item for given in extra for item in (given or {}).items()):
+            except (Exception, SystemExit) as error:
+                raise BwlabError(asked, reason(error), PLUGIN_FIX) from error
+            for name, loss in (item for given in extra for item in checked_losses(asked, given)):
                 if name in losses:
                     raise BwlabError(f"extra loss {name!r}", "two plugins give it", "Disable one of them")
-                losses[name] = loss.float()
+                losses[name], self._givers[name] = loss, asked
         return losses
 
     def _predict(self, batch: NoisyBatch, text: TextBatch) -> Tensor:
@@ -216,8 +218,10 @@ class Trainer:
     def _require_finite(self, losses: dict[str, float]) -> None:
         for name, loss in losses.items():
             if not math.isfinite(loss):
-                found = f"the {f'extra loss {name!r}' if name else 'loss'} is {loss}"
-                raise BwlabError(f"training step {self.step + 1}", found, DIVERGENCE_FIX)
+                step = f"training step {self.step + 1}"
+                if name:
+                    raise BwlabError(f"{step}, {self._givers[name]}", f"the loss {name!r} is {loss}", PLUGIN_FIX)
+                raise BwlabError(step, f"the loss is {loss}", DIVERGENCE_FIX)
 
     def _clip_gradients(self) -> float:
         """Scale the gradients down to the greatest norm that is allowed and return the norm they had."""
@@ -227,6 +231,26 @@ class Trainer:
         if not math.isfinite(norm) and accelerator.scaler is None:
             raise BwlabError(f"training step {self.step + 1}", f"the gradient's norm is {norm}", DIVERGENCE_FIX)
         return norm
+
+
+def checked_losses(asked: str, given: object) -> Iterator[tuple[str, Tensor]]:
+    """Yield each loss that a plugin returned for a step, by name, as a tensor without dimensions.
+
+    Args:
+        asked: the hook and the plugin, for messages.
+        given: what it returned: None or losses by name.
+
+    Raises:
+        BwlabError: it returned something else than single numbers by name.
+
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise BwlabError(asked, f"it returned {type(given).__name__}, not losses by name", PLUGIN_FIX)
+    for name, loss in (given or {}).items():
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise BwlabError(asked, f"the loss {name!r} is {what}, not a tensor of one number", PLUGIN_FIX)
+        yield str(name), loss.float().reshape(())
 
 
 class MovingAverage:

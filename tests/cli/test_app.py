@@ -154,7 +154,7 @@ def test_a_plugin_adds_a_command(packages: FakePackages, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("source", "error"),
     [
-        (COMMAND.format(name="plugins", body="pass"), "there is already a command plugins"),
+        (COMMAND.format(name="plugins", body="pass"), "there is already a command plugins of bwlab"),
         (COMMAND.format(name="glow", body="pass").replace("() ->", "(x: 'NoSuchType') ->"), "NoSuchType"),
         (COMMAND.format(name="glow", body="pass") + "\n        raise SystemExit\n", "SystemExit"),
     ],
@@ -166,7 +166,9 @@ def test_broken_commands_are_left_out(
     packages.install("bwlab-glow", "1.2", {"glow": source})
     assert exit_code("--help") == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("bwlab: warning: commands of plugin glow of bwlab-glow 1.2 are left out: ")
+    which = "command plugins" if error.startswith("there is") else "commands"
+    assert captured.err.startswith(f"bwlab: warning: {which} of plugin glow of bwlab-glow 1.2 ")
+    assert "left out: " in captured.err
     assert error in captured.err
     assert captured.err.count("\n") == 1
     assert "plugins" in captured.out
@@ -217,7 +219,18 @@ def test_a_plugin_cannot_take_the_name_of_a_command_that_is_not_asked_for() -> N
             app.command("train")(lambda: None)
 
     _, failures = build_app(build_manager([Greedy()], installed=False), "blocks")
-    assert "there is already a command train" in str(failures[0][1])
+    assert str(failures[0][1]) == "there is already a command train of bwlab"
+
+
+def test_other_commands_of_a_plugin_stay(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    body = "pass\n\n        @app.command(name='boomer')\n        def boomer() -> None:\n            print('boom')"
+    packages.install("bwlab-glow", "1.2", {"glow": COMMAND.format(name="train", body=body)})
+    assert exit_code("boomer") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "boom\n"
+    assert (
+        "command train of plugin glow of bwlab-glow 1.2 is left out: there is already a command train" in captured.err
+    )
 
 
 def test_a_command_of_a_plugin_that_is_not_installed_says_how_to_install_it(

@@ -12,9 +12,10 @@ import pytest
 import typer
 from typer.main import get_command
 
+from bwlab.cli import generate
 from bwlab.cli.app import main
 from bwlab.cli.train import KEYS, command, parameter_name
-from bwlab.config.foreign_names import HINTS
+from bwlab.config.foreign_names import GENERATE_HINTS, HINTS
 from bwlab.config.model import bound, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.training.config import TrainConfig
@@ -142,6 +143,9 @@ def test_every_flag_of_train_sets_one_key() -> None:
         (("--set", "max_train_steps=3"), "Here it is --steps (training.steps)"),
         (("--set", "training.step=3"), "unknown key. Did you mean training.steps?"),
         (("--stepz", "3"), "no such option: --stepz"),
+        (("--min_snr_gamma", "5"), "Here it is --set training.min_snr_gamma=5"),
+        (("--resolution", "512"), "Here it is --set data.resolution=512"),
+        (("--text_encoder_lr", "5e-5"), 'Here it is a learning rate of its own: --block-lr "te=5e-5"'),
     ],
 )
 def test_names_of_other_trainers_are_translated(
@@ -153,6 +157,19 @@ def test_names_of_other_trainers_are_translated(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [("--guidance_scale", "--cfg"), ("--num_images", "--count"), ("--ckpt", "--base"), ("--weight", "--scale, or")],
+)
+def test_names_of_other_programs_are_translated_for_generate(
+    capsys: pytest.CaptureFixture[str], typed: str, hint: str
+) -> None:
+    assert exit_code("generate", "--prompt", "fox", typed, "3") == 2
+    error = capsys.readouterr().err
+    assert f"bwlab generate {typed}: a name of another program. Here it is {hint}" in error
+    assert error.count("\n") == 1
+
+
 def test_every_translation_names_something_that_is_there() -> None:
     flags, keys = {*KEYS, "--set"}, {*setting_fields(TrainConfig)}
     for name, hint in HINTS.items():
@@ -160,3 +177,9 @@ def test_every_translation_names_something_that_is_there() -> None:
         assert named <= flags, name
         assert set(re.findall(r"(?<=--set )[a-z_.]+|(?<=\()[a-z_.]+(?=\))", hint)) <= keys, name
         assert name not in keys
+    app = typer.Typer()
+    app.command()(generate.command)
+    own = {option for parameter in get_command(app).params for option in parameter.opts}
+    for name, hint in GENERATE_HINTS.items():
+        assert set(re.findall(r"--[a-z-]+", hint)) <= own, name
+        assert f"--{name}" not in own

@@ -45,6 +45,19 @@ def test_the_table_fits_and_says_why(arguments: list[str], capsys: pytest.Captur
     assert any(line.startswith("bad of bwlab-bad 0.3: RuntimeError: it is very") for line in lines)
 
 
+@pytest.mark.parametrize("distribution", ["bwlab-company-style-adapters", "bwlab-" + "a-very-long-name-" * 3])
+def test_every_column_is_there_at_80_columns(
+    distribution: str, packages: FakePackages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    packages.install(distribution, "1.0.0", {"company_styles": ""})
+    assert run("plugins") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert ["plugin", "kind", "gives", "distribution", "state"] in [line.split() for line in lines]
+    assert sum(line.endswith("loaded") for line in lines) > 10
+
+
 @pytest.mark.usefixtures("bad_plugin")
 @pytest.mark.parametrize("arguments", [["plugins", "--json"], ["plugins", "list", "--json"]], ids=" ".join)
 def test_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

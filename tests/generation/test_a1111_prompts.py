@@ -144,6 +144,8 @@ def test_the_command_reads_weights_and_escapes(tiny_pipeline: Path, tmp_path: Pa
         ("{red|blue} __coat/colour__ fox", "a1111", "{red|blue}, __coat/colour__. bwlab fills in no wildcards"),
         ("a [fox:owl:0.5]", "a1111", "[fox:owl:0.5]. bwlab reads neither prompt editing"),
         ("(a), (b), (c), (d), (e)", None, "(a), (b), (c), (d) and 1 more. Add"),
+        ("fox AND owl", "a1111", "AND. bwlab composes no prompts with AND"),
+        ("fox <lora:ink:0.8>", None, "<lora:ink:0.8>. Only 'bwlab generate' loads the adapters of tags"),
     ],
 )
 def test_syntax_that_is_not_read_is_named(prompt: str, weighting: str | None, said: str) -> None:
@@ -157,6 +159,7 @@ def test_syntax_that_is_not_read_is_named(prompt: str, weighting: str | None, sa
     [
         ("a fox: red, 12:30, snake_case, __init__ :)", None),
         ("a BREAKFAST, <s1>", None),
+        ("SAND AND, AND", None),
         ("(fox:1.2), [owl], BREAK", "a1111"),
         (r'("a (red)1.4 fox", "owl").blend(0.7, 0.3), \(x\)', "compel"),
     ],

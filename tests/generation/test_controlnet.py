@@ -66,6 +66,23 @@ def test_lines_change_what_is_generated_and_a_scale_of_0_does_not(
     assert np.abs(plain - off).max() <= 1
 
 
+@pytest.mark.parametrize(("end", "on"), [(0.1, 1), (0.3, 1), (0.34, 2), (2 / 3, 2), (0.67, 3), (1.0, 3)])
+def test_it_acts_at_the_steps_before_its_end(
+    pipe: StableDiffusionPipeline, folder: Path, image: Path, end: float, on: int
+) -> None:
+    """Step i of 3 is at i / 3: also with few steps, the first one always has it."""
+    control = read_controlnet_input(str(folder), image, "canny", pipe, end=end)
+    calls: list[float] = []
+    handle = control.net.register_forward_pre_hook(
+        lambda net, arguments, named: calls.append(named["conditioning_scale"]), with_kwargs=True
+    )
+    try:
+        generate(pipe, ["a fox"], [1], steps=3, cfg=1.0, sampler="euler", controlnet=control)
+    finally:
+        handle.remove()
+    assert [scale > 0 for scale in calls] == [True] * on + [False] * (3 - on)
+
+
 def test_it_is_what_diffusers_own_pipeline_generates(pipe: StableDiffusionPipeline, folder: Path, image: Path) -> None:
     from bwlab.generation.diffusers_pipelines import pipeline_for
 

@@ -111,6 +111,36 @@ def test_json_has_a_version_and_holds_the_numbers(tmp_path: Path, bwlab: Callabl
     assert first["findings"] == []
 
 
+def test_a_file_that_cannot_be_read_costs_one_line_of_several(tmp_path: Path, bwlab: Callable[..., Outcome]) -> None:
+    first, last = (write(tmp_path / f"{name}.safetensors", adapter_tensors(0), METADATA) for name in ("a", "z"))
+    broken = tmp_path / "m.safetensors"
+    broken.write_text("no tensors")
+    outcome = bwlab("inspect", first, broken, last)
+    assert outcome.code == 2
+    assert outcome.out.count("health") == 2
+    assert outcome.err.count("bwlab: error: ") == 1
+    assert "m.safetensors" in outcome.err
+    as_json = bwlab("inspect", first, broken, last, "--json")
+    assert as_json.code == 2
+    assert [Path(file["file"]).name for file in json.loads(as_json.out)["files"]] == ["a.safetensors", "z.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"modelspec.architecture": "flux-1-dev/lora"},
+        {"ss_base_model_version": "flux1"},
+        {"modelspec.architecture": "x"},
+    ],
+)
+def test_a_model_that_the_metadata_name_instead_is_told(tmp_path: Path, metadata: dict[str, str]) -> None:
+    ((key, model),) = metadata.items()
+    found = findings(write(tmp_path / "a.safetensors", adapter_tensors(0, shapes=SD1), metadata))
+    assert found["other-model"].text == f"its metadata name another model: {key} is {model}"
+    known = {"modelspec.architecture": "stable-diffusion-v1/lora", "ss_base_model_version": "sd_v1"}
+    assert not findings(write(tmp_path / "b.safetensors", adapter_tensors(0, shapes=SD1), known))
+
+
 def test_numbers_that_are_none_are_an_error_of_the_file_not_of_the_command(
     tmp_path: Path, bwlab: Callable[..., Outcome]
 ) -> None:

@@ -218,6 +218,32 @@ class Broken:
             raise ValueError("the tracker's disk is full")
 
 
+class Leaving:
+    """A plugin whose hook ends the program."""
+
+    __name__ = "leaving"
+
+    @bwlab.hookimpl
+    def bwlab_step_finished(self, record: StepRecord) -> None:
+        raise SystemExit("step boom")
+
+
+def giving(losses: object) -> type[object]:
+    """Return a plugin that gives these extra losses."""
+
+    class Giving:
+        __name__ = "giving"
+
+        @bwlab.hookimpl
+        def bwlab_extra_losses(self, prediction: torch.Tensor) -> object:
+            return losses
+
+    return Giving
+
+
+GIVING = r"bwlab: error: (training step 1, )?bwlab_extra_losses of plugin giving of .*: "
+
+
 class BrokenLoss:
     """A plugin whose loss raises."""
 
@@ -236,6 +262,19 @@ class BrokenLoss:
             BrokenLoss,
             2,
             r"bwlab: error: bwlab_extra_losses of plugin broken-loss of .*: ValueError: no reference images",
+        ),
+        (Leaving, 0, r"bwlab: warning: hook bwlab_step_finished of plugin leaving of .* is left out .* step boom"),
+        (giving({"mine": "x"}), 2, f"{GIVING}the loss 'mine' is str, not a tensor of one number"),
+        (
+            giving({"mine": torch.ones(3)}),
+            2,
+            rf"{GIVING}the loss 'mine' is a tensor of shape \(3,\), not a tensor of one",
+        ),
+        (giving([torch.ones(1)]), 2, f"{GIVING}it returned list, not losses by name"),
+        (
+            giving({"mine": torch.tensor(float("nan"))}),
+            2,
+            f"{GIVING}the loss 'mine' is nan; no checkpoint yet. Mend or dis",
         ),
     ],
 )
@@ -261,3 +300,22 @@ def test_a_hook_that_raises_is_named(
     if plugin is Broken:
         assert Broken.calls == 2  # of four steps: it is not called again
         assert (tmp_path / "out" / "adapter.safetensors").is_file()
+
+
+def test_previews_and_prompts_of_analyses_warn_of_syntax_that_they_do_not_read(
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bwlab_analysis.activations.inputs import read_prompts
+
+    prompt = "fox <lora:x:1> (fox:1.2), BREAK"
+    previews = ("--set", f"preview.prompts=['{prompt}']", "--set", "preview.steps=1")
+    main_code = call(arguments(tiny_pipeline, two_images, tmp_path / "out", "--steps", "1", *previews))
+    assert main_code == 0
+    said = (
+        "prompt syntax read as plain words: (fox:1.2), BREAK, <lora:x:1>. Only 'bwlab generate' has --weighting a1111"
+    )
+    assert f"bwlab: warning: previews: {said}" in capsys.readouterr().err
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(prompt)
+    read_prompts(prompts)
+    assert f"bwlab: warning: --prompts {prompts}: {said}" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from bwlab.base.latents import encode_images
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.dataset.folders import not_a_folder
 from bwlab.errors import BwlabError
-from bwlab.terminal import counted
+from bwlab.generation.prompt_notes import syntax_note
+from bwlab.terminal import counted, warn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,6 +126,8 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     prompts = tuple(line.strip() for line in lines if line.strip())
     if not prompts:
         raise BwlabError(f"--prompts {path}", "no prompt in it", "Write one prompt per line")
+    if note := syntax_note(prompts, selectable=False):
+        warn(f"--prompts {path}: {note}")
     return prompts
 
 

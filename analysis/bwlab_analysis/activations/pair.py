@@ -48,6 +48,7 @@ class BaseSettings:
         latents: number of noisy latents.
         draws: number of random adapters for each null.
         seed: seed of the noise and of the random adapters.
+        clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
 
     """
 
@@ -59,6 +60,7 @@ class BaseSettings:
     latents: int
     draws: int
     seed: int
+    clip_skip: int = 1
 
 
 @dataclass(frozen=True)

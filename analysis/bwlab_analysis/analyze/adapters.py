@@ -116,7 +116,7 @@ def conflict(
     if base is not None:
         times, texts = checked_timesteps(timesteps), texts_or_images(prompts, folders.values(), "--data NAME=DIR")
         path = None if not isinstance(prompts, str | Path) else Path(prompts)
-        settings = BaseSettings(base, folders, path, texts, times, latents, random, seed)
+        settings = BaseSettings(base, folders, path, texts, times, latents, random, seed, clip_skip)
     measures = [measure for measure in conflict_measures(manager, warn or as_warning) if signs or not measure.slow]
     weights, pairs = weights_of(base), list(combinations(names, 2))
     reports = []

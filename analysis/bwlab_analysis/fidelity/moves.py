@@ -166,7 +166,7 @@ def _blocks_of(whole: PairScales, adapter: str) -> list[str]:
     return [block for block in whole.scales(adapter) if block != TEXT]
 
 
-def _inside(members: Sequence[str], scheme: BlockScheme) -> set[str]:
+def _inside(members: Sequence[str], scheme: BlockScheme) -> set[str | None]:
     """Return the blocks in which the blocks or modules of a part lie."""
     return {scheme.block_of(path) for name in members for path in scheme.modules_of(name)}
 

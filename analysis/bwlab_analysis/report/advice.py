@@ -66,6 +66,8 @@ def search_commands(weights: ConflictReport, in_base: PairInBase) -> tuple[str, 
         return ()
     images = [f"--id-images={folders[0]}", f"--style-images={folders[1]}", f"--prompts={prompts}"]
     files = [str(weights.file_a), str(weights.file_b)]
+    images += ["--clip-skip", str(settings.clip_skip)] if settings.clip_skip != 1 else []
+    images += ["--cfg", f"{in_base.measured.cfg:g}"] if in_base.measured is not None else []
     return (shlex.join(["bwlab", "analyze", "recommend", *files, "--base", settings.base, *images]),)
 
 
