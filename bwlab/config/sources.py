@@ -77,8 +77,15 @@ def read_file(path: Path) -> list[Setting]:
     except FileNotFoundError:
         raise BwlabError(f"config {path}", "no such file", "Give the path of a TOML file") from None
     except (OSError, ValueError) as error:
-        raise BwlabError(f"config {path}", first_line(error), "Correct the TOML file") from error
+        raise BwlabError(f"config {path}", first_line(error), toml_fix(path)) from error
     return [Setting(key, value, str(path)) for key, value in flattened(tables)]
+
+
+def toml_fix(path: Path) -> str:
+    """Return what to do about a file that is not TOML: those of other trainers are YAML or JSON."""
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        return "Correct the TOML file"
+    return "bwlab's own files are TOML: 'bwlab config init FILE.toml' writes one with every setting and its default"
 
 
 def flattened(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bwlab.config.model import SettingError, Text, checked
+from bwlab.config.sources import toml_fix
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
 from bwlab.errors import BwlabError, did_you_mean, first_line
@@ -184,7 +185,7 @@ def read_tables(path: Path) -> Table:
     except FileNotFoundError:
         raise BwlabError(f"data.dataset = {path}", "no such file", "Give the path of a dataset TOML") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BwlabError(f"data.dataset = {path}", first_line(error), "Correct the TOML file") from error
+        raise BwlabError(f"data.dataset = {path}", first_line(error), toml_fix(path)) from error
 
 
 def dataset_subsets(dataset: Table, origin: str, general: Options, config: DataConfig) -> Iterator[Subset]:

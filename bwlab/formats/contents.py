@@ -85,6 +85,8 @@ KINDS_OF_FILES: tuple[tuple[str, str], ...] = (
     (r"lllite_", "a ControlNet-LLLite"),
     (r"(?:control_model|controlnet_cond_embedding|controlnet_down_blocks)\.", "a ControlNet"),
     (r".*\.(?:motion_modules|temporal_transformer)\.", "a motion module or motion LoRA of AnimateDiff"),
+    (r"conv_first\.|(?:model\.)?body\.\d+\.rdb\d", "an upscaler"),
+    (r"id_encoder\.", "a PhotoMaker"),
     (r"(?:adapter\.)?body\.\d+\.", "a T2I-Adapter"),
     (r"(?:first_stage_model\.)?(?:encoder|decoder)\.conv_in\.weight", "an autoencoder (VAE)"),
     (r"(?:text_model|transformer\.text_model)\.encoder\.layers\.\d+\.\w+\.\w+\.(?:weight|bias)$", "a text encoder"),

@@ -158,6 +158,19 @@ def test_names_of_other_trainers_are_translated(
 
 
 @pytest.mark.parametrize(
+    ("name", "text"), [("ai.yaml", "job: extension\nconfig:\n  name: x\n"), ("trainer.json", '{"batch_size": 4}')]
+)
+def test_a_config_of_another_trainer_is_told_what_bwlab_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert exit_code("train", str(tmp_path / name)) == 2
+    error = capsys.readouterr().err
+    assert "bwlab's own files are TOML: 'bwlab config init FILE.toml' writes one" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("typed", "hint"),
     [("--guidance_scale", "--cfg"), ("--num_images", "--count"), ("--ckpt", "--base"), ("--weight", "--scale, or")],
 )

@@ -55,7 +55,7 @@ def test_every_column_is_there_at_80_columns(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert ["plugin", "kind", "gives", "distribution", "state"] in [line.split() for line in lines]
-    assert sum(line.endswith("loaded") for line in lines) > 10
+    assert sum(line.rstrip().endswith("loaded") for line in lines) > 4
 
 
 @pytest.mark.usefixtures("bad_plugin")

@@ -163,6 +163,10 @@ def test_numbered_text_encoders_alone_are_not_of_sd1(
     [
         ("image_proj.proj.weight", "an IP-Adapter"),
         ("ip_adapter.1.to_k_ip.weight", "an IP-Adapter"),
+        ("body.0.rdb1.conv1.weight", "an upscaler"),
+        ("conv_first.weight", "an upscaler"),
+        ("body.0.resnets.0.block1.weight", "a T2I-Adapter"),
+        ("id_encoder.visual_projection.weight", "a PhotoMaker"),
         ("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight", "a ControlNet-LLLite"),
         ("control_model.input_blocks.0.0.weight", "a ControlNet"),
         ("down_blocks.0.motion_modules.0.proj_in.processor.to_q_lora.down.weight", "a motion module or motion LoRA"),

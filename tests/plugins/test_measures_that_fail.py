@@ -78,7 +78,7 @@ SCORERS = {
     "load_raises": "ImportError: no module named lpips",
     "score_raises": "ZeroDivisionError: division by zero",
     "score_nan": "it returned NaN or infinity",
-    "score_few": "it returned 1 scores for ",
+    "score_few": "it returned 1 score for ",
 }
 
 

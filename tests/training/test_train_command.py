@@ -308,12 +308,9 @@ def test_previews_and_prompts_of_analyses_warn_of_syntax_that_they_do_not_read(
     from bwlab_analysis.activations.inputs import read_prompts
 
     prompt = "fox <lora:x:1> (fox:1.2), BREAK"
-    previews = ("--set", f"preview.prompts=['{prompt}']", "--set", "preview.steps=1")
-    main_code = call(arguments(tiny_pipeline, two_images, tmp_path / "out", "--steps", "1", *previews))
-    assert main_code == 0
-    said = (
-        "prompt syntax read as plain words: (fox:1.2), BREAK, <lora:x:1>. Only 'bwlab generate' has --weighting a1111"
-    )
+    previews = ("--set", "preview.enabled=true", "--set", f"preview.prompts=['{prompt}']", "--set", "preview.steps=1")
+    assert call(arguments(tiny_pipeline, two_images, tmp_path / "out", "--steps", "1", *previews)) == 0
+    said = "prompt syntax read as plain words: (fox:1.2), BREAK, <lora:x:1>. Only 'bwlab generate' has --weighting"
     assert f"bwlab: warning: previews: {said}" in capsys.readouterr().err
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(prompt)

@@ -10,6 +10,7 @@ import numpy as np
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.errors import BwlabError
+from bwlab.terminal import counted
 from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
 from bwlab_analysis.fidelity.conditions import BASE, BOTH, Condition
 from bwlab_analysis.measures import FailedParts, FidelityScorer, Interval, MeasureError, attempted
@@ -151,7 +152,9 @@ class Judge:
         if scores is None:
             return None
         if len(scores) != len(images):
-            self._failures[scorer.name] = f"it returned {len(scores)} scores for {len(images)} images"
+            self._failures[scorer.name] = (
+                f"it returned {counted(len(scores), 'score')} for {counted(len(images), 'image')}"
+            )
         elif not np.isfinite(scores).all():
             self._failures[scorer.name] = "it returned NaN or infinity"
         return None if scorer.name in self._failures else tuple(scores)
