@@ -18,10 +18,9 @@ from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.dataset.config import DataConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.fusion.types import SUM
 from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import Label, contact_sheet
-from bwlab.generation.recipe import GenerationRecipe, RecipeFusion, recipe_adapter, write_png
+from bwlab.generation.recipe import GenerationRecipe, recipe_adapter, write_png
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.terminal import ProgressBar, warn
@@ -45,9 +44,9 @@ IDENTITY, STYLE_FULL, STYLE_UPPER = "identity", "style-full", "style-upper"
 COMPARED_PAIRS = ((IDENTITY, STYLE_FULL), (IDENTITY, STYLE_UPPER))
 
 
-SCALED, GUIDED = ("middle=1.5, *=1", "upper=1.2, *=0.7"), "guided"
-SCALED_NOTE = "identity middle=1.5, style upper=1.2 *=0.7, guided"
-"""The scales of the identity and of the style, and the fusion, that are best in the study's plan `fusion`."""
+SCALED = ("middle=1.5, *=1", "upper=1.2, *=0.7")
+SCALED_NOTE = "identity middle=1.5, style upper=1.2 *=0.7"
+"""The scales of the identity and of the style that are best in the study's plan `fusion`."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,6 @@ class SheetColumn:
         label, note: its head.
         adapters: their names.
         scales: scale or block spec of each; empty: 1.
-        fusion: how they act together, as `bwlab generate --fusion` takes it.
 
     """
 
@@ -124,7 +122,6 @@ class SheetColumn:
     note: str
     adapters: tuple[str, ...]
     scales: tuple[str, ...] = ()
-    fusion: str = SUM
 
     def scaled(self) -> list[tuple[str, str]]:
         """Return each adapter with its scale."""
@@ -195,7 +192,7 @@ def columns(plan: DemoPlan) -> tuple[SheetColumn, ...]:
         SheetColumn("style alone", style, (STYLE_FULL,)),
         SheetColumn("full + full", f"identity {identity}, style {style}", (IDENTITY, STYLE_FULL)),
         SheetColumn("full + upper", f"identity {identity}, style {upper}", (IDENTITY, STYLE_UPPER)),
-        SheetColumn("scaled, guided", SCALED_NOTE, (IDENTITY, STYLE_FULL), SCALED, GUIDED),
+        SheetColumn("full + full, scaled", SCALED_NOTE, (IDENTITY, STYLE_FULL), SCALED),
     )
 
 
@@ -277,15 +274,13 @@ def generate_columns(
     with ProgressBar("sampling images", len(columns(plan)), console=console) as bar:
         for column in columns(plan):
             uses = [ScaledAdapter(adapters[name], scale) for name, scale in column.scaled()]
-            fusion = manager.fusion(column.fusion)
-            images = generate(pipe, prompts, seeds, uses, steps=plan.sampling_steps, cfg=plan.cfg, fusion=fusion)
+            images = generate(pipe, prompts, seeds, uses, steps=plan.sampling_steps, cfg=plan.cfg)
             generated.append((column, images))
             bar.advance()
     for column, images in generated:
         for seed, image in enumerate(images):
             used = tuple(recipe_adapter(files[name], scale) for name, scale in column.scaled())
-            told = RecipeFusion.of(manager.fusion(column.fusion))
-            recipe = replace(_recipe(plan, prompt, seed, image, base_hash), adapters=used, fusion=told)
+            recipe = replace(_recipe(plan, prompt, seed, image, base_hash), adapters=used)
             name = column.label.replace(" ", "").replace(",", "-")
             write_png(folder / f"{name}-seed{seed}.png", image, recipe, overwrite=True)
     return generated

@@ -90,7 +90,7 @@ def test_the_sheet_shows_every_combination_and_the_truth(plan: DemoPlan, done: t
         "style alone",
         "full + full",
         "full + upper",
-        "scaled, guided",
+        "full + full, scaled",
     ]
     assert result.sheet == out / "sheet.png"
     with Image.open(result.sheet) as sheet:
@@ -105,11 +105,8 @@ def test_every_image_has_its_recipe(plan: DemoPlan, done: tuple[Path, DemoResult
     assert (recipe.prompt, recipe.seed, recipe.cfg) == ("ink, fox, white background", 1, plan.cfg)
     assert [use.name for use in recipe.adapters] == ["identity", "style-upper"]
     assert read_recipe(result.images / "basealone-seed0.png").adapters == ()
-    scaled = read_recipe(result.images / "scaled-guided-seed0.png")
+    scaled = read_recipe(result.images / "full+full-scaled-seed0.png")
     assert [use.scale for use in scaled.adapters] == ["middle=1.5, *=1", "upper=1.2, *=0.7"]
-    assert recipe.fusion is None
-    assert scaled.fusion is not None
-    assert scaled.fusion.text() == "guided:guidance=0.3"
 
 
 def test_conflicts_are_measured(done: tuple[Path, DemoResult]) -> None:
