@@ -138,6 +138,12 @@ class Move:
         return 1.0
 
 
+def usual_specs() -> tuple[str, str]:
+    """Return the block specs of the identity and of the style after both usual moves."""
+    (part, factor, elsewhere), (other_part, stronger) = USUAL_STYLE, USUAL_IDENTITY
+    return f"{other_part}={stronger:g}, *=1", f"{part}={factor:g}, *={elsewhere:g}"
+
+
 def usual_moves(whole: PairScales, scheme: BlockScheme) -> tuple[Move, ...]:
     """Return the moves that usually help, the more of them the better.
 

@@ -1,4 +1,4 @@
-"""Advice on a conflict: the search for block scales as a command, and scales in the notation of every tool."""
+"""Advice on a conflict: command lines to copy, and scales in the notation of every tool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bwlab_analysis.activations.pair import PairInBase
-    from bwlab_analysis.fidelity.moves import PairScales
     from bwlab_analysis.weights.conflict import ConflictReport
 
 
@@ -38,17 +37,36 @@ def spec_items(specs: Mapping[str, str], scheme: BlockScheme) -> Iterator[Item]:
             yield Listing(tuple(notes))
 
 
-def generate_command(base: str, files: tuple[Path, Path], composition: PairScales, clip_skip: int) -> str:
-    """Return the command line, for a shell, that generates with a composition; prompts are to be filled in."""
+def generate_command(
+    base: str, files: tuple[Path, Path], specs: tuple[str, str], clip_skip: int, schedules: tuple[str, str] = ("", "")
+) -> str:
+    """Return the command line, for a shell, that generates with two adapters; prompts are to be filled in."""
     words = ["bwlab", "generate", "--base", base]
     if clip_skip != 1:
         words += ["--clip-skip", str(clip_skip)]
-    for file, adapter in zip(files, (IDENTITY, STYLE), strict=True):
-        words += ["--adapter", str(file), "--scale", composition.spec(adapter)]
-    if any(composition.schedules):
-        for schedule in composition.schedules:
+    for file, spec in zip(files, specs, strict=True):
+        words += ["--adapter", str(file), "--scale", spec]
+    if any(schedules):
+        for schedule in schedules:
             words += ["--schedule", schedule or "0-1:1"]
     return f"{shlex.join(words)} --prompt PROMPT --out OUT"
+
+
+def commands_to_copy(weights: ConflictReport, in_base: PairInBase) -> tuple[str, ...]:
+    """Return command lines for a shell: scales that helped other pairs, and the search for those of this pair.
+
+    The scales were measured on the embedded base alone, and it must be known which adapter learned an identity and
+    which a style.
+    """
+    learned = {cost.of: cost.adapter for cost in (() if in_base.measured is None else in_base.measured.costs)}
+    lines = search_commands(weights, in_base)
+    if in_base.settings.base != EMBEDDED or not learned.keys() >= {IDENTITY, STYLE}:
+        return lines
+    from bwlab_analysis.fidelity.moves import usual_specs
+
+    files = {"a": weights.file_a, "b": weights.file_b}
+    chosen = files[learned[IDENTITY]], files[learned[STYLE]]
+    return (generate_command(in_base.settings.base, chosen, usual_specs(), in_base.settings.clip_skip), *lines)
 
 
 def search_commands(weights: ConflictReport, in_base: PairInBase) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bwlab.tables import NO_VALUE, Cell, Column, Row, Table, columns_of
 from bwlab.terminal import counted
 from bwlab_analysis.measures import ALL_TIMES, PREDICTION, ConflictMeasure
-from bwlab_analysis.report.advice import search_commands
+from bwlab_analysis.report.advice import commands_to_copy
 from bwlab_analysis.report.answer import (
     answer_lines,
     conflict_score_text,
@@ -116,8 +116,8 @@ def _asked_for(report: ConflictReport, cells: bool) -> bool:
 
 
 def _answer_section(report: ConflictReport, in_base: PairInBase, advice: Presentation | None) -> Section:
-    lines = search_commands(report, in_base)
-    to_do: tuple[Item, ...] = (no_advice(), *(("To copy:", Verbatim(lines)) if lines else ()))
+    lines = commands_to_copy(report, in_base)
+    to_do: tuple[Item, ...] = (no_advice(), *((_to_copy(lines), Verbatim(lines)) if lines else ()))
     if advice is not None:
         to_do = advice.conclusion.items
     items = (
@@ -129,6 +129,13 @@ def _answer_section(report: ConflictReport, in_base: PairInBase, advice: Present
         *_left_out(report),
     )
     return Section("Answer", items)
+
+
+def _to_copy(lines: Sequence[str]) -> str:
+    """Return what the lines to copy are."""
+    if len(lines) == 1:
+        return "To copy:"
+    return "To copy (first scales that helped most pairs of bwlab's study, then the search for this pair's own):"
 
 
 def _scored(in_base: PairInBase) -> bool:

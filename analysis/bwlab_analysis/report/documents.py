@@ -18,7 +18,7 @@ from bwlab_analysis.measures import (
     Measured,
     MeasureError,
 )
-from bwlab_analysis.report.advice import notations_of, search_commands
+from bwlab_analysis.report.advice import commands_to_copy, notations_of
 from bwlab_analysis.report.answer import answer_lines, conflict_score, conflict_score_text, loss_warnings
 from bwlab_analysis.report.verdict import (
     carrier_lines,
@@ -166,7 +166,7 @@ def base_conflict_document(report: ConflictReport, pair: PairInBase) -> dict[str
         "conflict_score": conflict_score(pair.losses),
         "conflict_score_text": conflict_score_text(pair.losses, report.names),
         "warnings": list(loss_warnings(pair.losses, names)),
-        "commands": list(search_commands(report, pair)),
+        "commands": list(commands_to_copy(report, pair)),
     }
 
 

@@ -33,7 +33,8 @@ def tables_of(results: Results) -> list[Table]:
     tables = [cost(results)]
     if shares is not None:
         predicted = [validation(shares, kind) for kind in SUBJECT_KINDS] if results.measures else []
-        tables = [fidelity(shares), claims(shares), profiles(shares), *predicted, agreement(shares), *tables]
+        claimed = [claims(shares), *([claims_by_style(shares)] if len(results.styles) > 1 else [])]
+        tables = [fidelity(shares), *claimed, profiles(shares), *predicted, agreement(shares), *tables]
     return [table for table in tables if table.rows]
 
 
@@ -75,18 +76,36 @@ def claims(shares: Shares) -> Table:
     plan = shares.results.plan["claims"]
     corrected = 1 - (1 - CONFIDENCE) / max(1, len(plan))
     for name, claim in plan.items():
-        better, worse = (_by(shares, claim[side], claim["by"]) for side in ("better", "worse"))
-        prompts = min(better.shape[2], worse.shape[2])
-        differences = better[:, :, :prompts] - worse[:, :, :prompts]
+        differences = _differences(shares, claim)
         wide = interval(differences, corrected)
-        cells = (interval_cell(interval(differences), 3), Cell(_range_text(wide, 3)), Cell(verdict(wide)))
+        pairs = differences.mean((2, 3))
+        above = Cell(f"{int((pairs > 0).sum())} of {pairs.size}")
+        cells = (interval_cell(interval(differences), 3), Cell(_range_text(wide, 3)), above, Cell(verdict(wide)))
         rows.append((Cell(name), Cell(claim["by"]), *cells))
     note = (
         "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds. The "
         f"verdict goes by the wider interval, which is corrected for the number of claims, {len(plan)}."
     )
-    heads = ("claim", "by", "difference", "corrected interval", "verdict")
+    heads = ("claim", "by", "difference", "corrected interval", "pairs above 0", "verdict")
     return Table(columns_of(*heads), tuple(rows), title="Claims", note=note)
+
+
+def claims_by_style(shares: Shares) -> Table:
+    """Return the table of the differences that claims are about, style by style."""
+    styles, plan = shares.results.styles, shares.results.plan["claims"]
+    rows = [
+        (Cell(name), *(interval_cell(interval(_differences(shares, claim)[:, [s]]), 3) for s in range(len(styles))))
+        for name, claim in plan.items()
+    ]
+    note = "The differences in each style, with 95 % intervals over identities and seeds that are not corrected."
+    return Table(columns_of("claim", *styles), tuple(rows), title="Claims by style", note=note)
+
+
+def _differences(shares: Shares, claim: Mapping[str, str]) -> Floats:
+    """Return `(identities, styles, prompts, seeds)` differences of the shares that a claim is about."""
+    better, worse = (_by(shares, claim[side], claim["by"]) for side in ("better", "worse"))
+    prompts = min(better.shape[2], worse.shape[2])
+    return np.asarray(better[:, :, :prompts] - worse[:, :, :prompts], np.float64)
 
 
 def _by(shares: Shares, composition: str, by: str) -> Floats:

@@ -13,6 +13,7 @@ from bwlab_analysis.study.results import Results
 from bwlab_analysis.study.statistics import Shares, losses
 from bwlab_analysis.study.tables import (
     claims,
+    claims_by_style,
     fidelity,
     interval_cell,
     profiles,
@@ -91,7 +92,7 @@ def test_without_true_images_the_learned_ones_are_1() -> None:
 def test_claims() -> None:
     shown = claims(Shares(results()))
     assert list(column(shown, 0)) == list(PLAN["claims"]), "in the plan's order"
-    assert {name: cell.text for name, cell in column(shown, 4).items()} == {
+    assert {name: cell.text for name, cell in column(shown, 5).items()} == {
         "worse is better": "reversed",
         "all is better": "holds",
         "one prompt": "reversed",
@@ -148,14 +149,27 @@ def test_verdicts_are_corrected_for_the_number_of_claims() -> None:
     for count, says in ((1, "holds"), (20, "open")):
         plan = {**PLAN, "sweeps": {}, "claims": {f"claim {index}": one for index in range(count)}}
         shown = claims(Shares(made(kept, Told(plan))))
-        assert {cell.text for cell in column(shown, 4).values()} == {says}
+        assert {cell.text for cell in column(shown, 5).values()} == {says}
+        assert {cell.text for cell in column(shown, 4).values()} == {"9 of 15"}
+
+
+def test_claims_by_style() -> None:
+    """The difference is 0.1 in the first style, 0.2 in the second, 0.3 in the third."""
+    shape = (len(IDENTITIES), len(STYLES), 2, SEEDS)
+    styles = np.array([0.5, 0.6, 0.7])[None, :, None, None]
+    kept = {"better": Kept(np.broadcast_to(styles, shape), 0.5), "worse": Kept(0.4, 0.5)}
+    plan = {**PLAN, "sweeps": {}, "claims": {"it is": {"better": "better", "worse": "worse", "by": "identity"}}}
+    shown = claims_by_style(Shares(made(kept, Told(plan))))
+    assert [column.head for column in shown.columns] == ["claim", *STYLES]
+    assert [cell.text for cell in shown.rows[0]] == ["it is", "0.100", "0.200", "0.300"]
 
 
 def test_all_tables_and_those_without_the_base() -> None:
     whole = results()
     titles = [shown.title for shown in tables_of(whole)]
+    claimed = ["Claims", "Claims by style"]
     predicted = ["What predicts the loss of identity", "What predicts the loss of style"]
-    assert titles == ["Fidelity", "Claims", "What each block carries", *predicted, "CPU time"]
+    assert titles == ["Fidelity", *claimed, "What each block carries", *predicted, "CPU time"]
     costs = [[cell.text for cell in row] for row in tables_of(whole)[-1].rows]
     assert costs == [["train", "1.5"], ["generate", "0.5"], ["in all", "2.0"]]
     without = {where: found for where, found in whole.scores.items() if where[0] != "base"}
