@@ -143,6 +143,8 @@ def _check_fusion(fusion: Fusion, cells: Sequence[GridCell]) -> None:
 def _warn_of_prompts(job: GenerateJob, pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs) -> None:
     """Print the warnings about the prompts; `BwlabError` if an embedding does not fit the base."""
     guided = any(cell.cfg > 1 for cell in cells)
+    if job.negative and not guided:
+        warn(f"--negative {job.negative!r} has no effect: there is guidance only with --cfg above 1")
     prompts = list(dict.fromkeys([*(cell.prompt for cell in cells), *([job.negative] if guided else [])]))
     with attach_words(pipe, inputs.embeddings), quiet_libraries():
         for note in notes_on_prompts(pipe, prompts, job.weighting):

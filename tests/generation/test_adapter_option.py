@@ -65,7 +65,7 @@ def test_bad_scales_are_one_line(
     bad = [
         (("--adapter", f"{file}:0.8", "--scale", "0.5"), "--scale 0.5: all.safetensors at the same position"),
         (("--adapter", f"{file}:0.8", "--adapter", file, "--scale", "0.5"), "has the scale 0.8 after its colon"),
-        (("--adapter", f"{file}:0.8", "--scale", "0.5", "--scale", "1"), "2 scales for 1 adapters"),
+        (("--adapter", f"{file}:0.8", "--scale", "0.5", "--scale", "1"), "2 scales for 1 adapter"),
         (("--adapter", f"{file}:"), "there is no scale after the colon"),
         (("--adapter", f"{file}:strong"), "strong"),
         (("--adapter", f"{file}:uper=1"), "uper"),

@@ -129,6 +129,15 @@ def test_a_schedule_of_zero_is_no_adapter(
     assert 'Lora schedules: "all: 0-0.5:1"' in recipe.parameters()
 
 
+def test_a_negative_prompt_without_guidance_is_told(tiny_pipeline: Path, tmp_path: Path, capsys: Captured) -> None:
+    asked = (*common(tiny_pipeline, tmp_path), "--prompt", "fox", "--negative", "dog")
+    assert call(*asked, "--cfg", "1") == 0
+    said = "bwlab: warning: --negative 'dog' has no effect: there is guidance only with --cfg above 1"
+    assert said in capsys.readouterr().err
+    assert call(*asked, "--cfg", "2") == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
 def test_a_controlnet_changes_the_image_and_is_in_the_recipe(tmp_path: Path) -> None:
     control_image = tmp_path / "fox.png"
     load_benchmark().image("fox", "noto").save(control_image)

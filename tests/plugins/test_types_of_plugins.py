@@ -281,6 +281,10 @@ def test_a_type_whose_plugin_is_gone(packages: FakePackages, run: Run, tmp_path:
     assert gone in run("merge", file, "--out", out, code=2)
     assert gone in run("merge", file, "--into", "emoji", "--out", tmp_path / "model", code=2)
     assert "install the plugin of its adapter type" in run("convert", file, out, "--to", "diffusers", code=2)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("fox")
+    images = ("--id-images", tmp_path / "none", "--style-images", tmp_path / "none", "--prompts", prompts)
+    assert gone in run("analyze", "recommend", file, file, "--base", "no-such-base", *images, code=2), "told first"
     run("convert", file, out)
     assert contents_of(out).metadata[TYPE_KEY] == "sketch"
 

@@ -15,6 +15,7 @@ from bwlab.base.load import base_scheme, load_base
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.dataset.encoded import encode_folder
 from bwlab.formats.read import read_contents
+from bwlab.merging.convert import require_readable
 from bwlab_analysis.activations.inputs import Inputs, folder_inputs, generated_inputs
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ class LoadedBase:
 
 
 def require_adapters(files: Iterable[Path], manager: PluginManager) -> None:
-    """Raise BwlabError for a file that is no adapter; only headers are read."""
+    """Raise BwlabError for a file that is no adapter, or of a type that no plugin registers; only headers are read."""
     for file in files:
-        read_contents(file, manager)
+        for module in read_contents(file, manager).modules.values():
+            require_readable(module)
 
 
 def open_base(base: str, manager: PluginManager, device: str = "auto", clip_skip: int = 1) -> LoadedBase:
