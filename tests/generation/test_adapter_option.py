@@ -84,5 +84,5 @@ def test_bad_scales_are_one_line(
 
 def test_scales_of_options_fill_up_the_adapters_without_one() -> None:
     assert adapters_with_scales(["a.safetensors", "b.safetensors"], ["0.5"])[1] == ("0.5", "1")
-    with pytest.raises(BwlabError, match="1 scales for 0 adapters"):
+    with pytest.raises(BwlabError, match="1 scale for 0 adapters"):
         adapters_with_scales([], ["1"])

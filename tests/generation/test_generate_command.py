@@ -221,8 +221,8 @@ def test_bad_input_is_one_line(
     safetensors.torch.save_file({"<x>": torch.zeros(768)}, wide)
     Image.new("RGB", (32, 32)).save(image)
     bad = [
-        (("--scale", "1"), "1 scales for 0 adapters"),
-        (("--adapter", file, "--scale", "1", "--scale", "2"), "2 scales for 1 adapters"),
+        (("--scale", "1"), "1 scale for 0 adapters"),
+        (("--adapter", file, "--scale", "1", "--scale", "2"), "2 scales for 1 adapter"),
         (("--adapter", file, "--scale", "strong"), "strong"),
         (("--adapter", file, "--scale", "nan"), "nan"),
         (("--adapter", file, "--scale", "uper=1"), "uper"),
@@ -244,7 +244,7 @@ def test_bad_input_is_one_line(
         (("--device", "meta:x"), "--device meta:x"),
         (("--base", "none"), "--base none: no such folder"),
         (("--sampler", "lcm", "--steps", "51"), "steps of lcm 51: out of range. Give 1 to 50"),
-        (("--schedule", "1"), "1 schedules for 0 adapters"),
+        (("--schedule", "1"), "1 schedule for 0 adapters"),
         (("--adapter", file, "--schedule", "0.5-0.4:1"), "0.5-0.4 ends before it begins"),
         (("--adapter", file, "--schedule", "0-0.5:1, 0.4-1:1"), "0-0.5 and 0.4-1 overlap"),
         (("--adapter", file, "--schedule", "0-1:nan"), "'nan': it is not a finite number"),

@@ -123,7 +123,7 @@ def test_bad_tags_are_one_line(tiny_pipeline: Path, loras: Path, tmp_path: Path,
         (("--prompt", "<hypernet:all:1>", *here), "bwlab reads no hypernetworks"),
         (("--prompt", "fox", "--negative", "<lora:all:1>", *here), "tags in --negative load no adapter"),
         (("--prompt", "fox", "--xy", "prompt: a <lora:all:1> | b", "", *here), "tags in --xy load no adapter"),
-        (("--prompt", "<lora:all:1>", "--schedule", "1", *here), "1 schedules for 0 adapters"),
+        (("--prompt", "<lora:all:1>", "--schedule", "1", *here), "1 schedule for 0 adapters"),
     ]
     out = tmp_path / "out"
     for arguments, named in bad:
