@@ -197,7 +197,7 @@ def plugin_commands(manager: PluginManager) -> PluginCommands:
             own.registered_groups = [entry for entry in own.registered_groups if _name(entry) in commands]
         plugged.apps.append(own)
         plugged.commands.update(commands)
-        plugged.owners.update(dict.fromkeys(commands, record.source))
+        plugged.owners.update(dict.fromkeys(commands, record.distribution))
         if record.distribution != OURS:
             for name, command in commands.items():
                 _guard(name, command, record)

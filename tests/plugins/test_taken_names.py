@@ -172,7 +172,9 @@ def test_a_command(packages: FakePackages, run: Run, taken: str) -> None:
     packages.install("a-rival", "0.1", {"a-rival": source})
     shown, errors = run(taken, "--help")
     assert "rival" not in shown
-    message = f"commands of plugin a-rival of a-rival 0.1 are left out: ValueError: there is already a command {taken}"
+    message = (
+        f"command {taken} of plugin a-rival of a-rival 0.1 is left out: there is already a command {taken} of bwlab"
+    )
     assert errors == f"bwlab: warning: {message}\n"
     assert run("rival-own")[0] == "own\n"
 
