@@ -9,7 +9,7 @@ import pytest
 from bwlab.errors import BwlabError
 from bwlab.training.run_folder import ExistingRun
 from tests.training.runs import files_in, run, short_config
-from tests.training.test_resume import KillAt
+from tests.training.test_resume import KillAt, Killed
 
 OPTIONS = {
     "adamw, warm-up and cosine, accumulation": (
@@ -46,7 +46,7 @@ def test_a_killed_run_ends_with_the_same_files(
         monkeypatch.chdir(tmp_path / name)  # the settings, which the files hold, name the same folder
         config = short_config(tiny_pipeline, two_words, Path("out"), *sets)
         if stop is not None:
-            with pytest.raises(SystemExit):
+            with pytest.raises(Killed):
                 run(config, KillAt(stop))
             run(config, existing=ExistingRun.RESUME)
         else:

@@ -12,7 +12,7 @@ from bwlab.training.config import TrackingConfig
 from bwlab.training.run_folder import ExistingRun
 from bwlab.training.tracking import check_trackers
 from tests.training.runs import files_in, run, short_config
-from tests.training.test_resume import KillAt
+from tests.training.test_resume import KillAt, Killed
 
 
 def test_tensorboard_gets_every_step_once(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_tensorboard_gets_every_step_once(tiny_pipeline: Path, two_images: Path,
 
     sets = "tracking.trackers=tensorboard", "tracking.project=foxes", "checkpoint.every=2", "training.steps=4"
     config = short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)
-    with pytest.raises(SystemExit):
+    with pytest.raises(Killed):
         run(config, KillAt(3))
     run(config, existing=ExistingRun.RESUME)
     written = EventAccumulator(str(tmp_path / "out" / "tensorboard" / "foxes" / "out")).Reload()
