@@ -112,17 +112,8 @@ def test_the_lines_to_copy_run_as_printed(
     data = ("--data", f"identity={files.images}", "--data", f"a style={files.images}")
     outcome = bwlab("analyze", "conflict", files.a, spaced, "--base", files.base, *data, *QUICK)
     lines = [line for line in outcome.out.partition("Numbers\n")[0].splitlines() if line.startswith("bwlab ")]
-    generate, search_line = lines
-    said = " ".join(outcome.out.split())
-    assert (
-        "To copy (first scales that helped most pairs of bwlab's study, then the search for this pair's own):" in said
-    )
-    assert "--scale 'middle=1.5, *=1'" in generate
-    assert "--scale 'upper=1.2, *=0.7'" in generate
-    made = bwlab(*shlex.split(generate.replace("PROMPT", "fox").replace("OUT", "made"))[1:], "--steps", "1")
-    assert made.code == 0, made.err
-    assert shlex.split(search_line)[:3] == ["bwlab", "analyze", "recommend"]
-    search = bwlab(*shlex.split(search_line)[1:])
+    assert [shlex.split(line)[:3] for line in lines] == [["bwlab", "analyze", "recommend"]]
+    search = bwlab(*shlex.split(lines[0])[1:])
     # Random adapters may well be no better than the base: then it says so.
     assert search.code == 0 or "with it alone and" in search.err
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from bwlab.blocks.configs import SD14
@@ -10,7 +14,7 @@ from bwlab.blocks.notations.translate import translate_from
 from bwlab.blocks.spec import parse_spec
 from bwlab_analysis.activations.losses import BlockLoss, Loss, LossReport, blame_of_losses
 from bwlab_analysis.measures import BlockBlame, worst_first
-from bwlab_analysis.report.advice import notations_of
+from bwlab_analysis.report.advice import commands_to_copy, notations_of
 
 BLAME = (
     BlockBlame("b", "out3", 0.40, 0.05),
@@ -60,3 +64,21 @@ def test_what_another_tool_does_otherwise_is_told() -> None:
     )
     assert notations_of("*=1", scheme) == {}
     assert notations_of("*=0.5", scheme)["LoRA Block Weight"].notes == ()
+
+
+@pytest.mark.parametrize(
+    ("learned", "lines"), [(("identity", "style"), 1), (("style", "identity"), 1), (("style",), 0)]
+)
+def test_scales_that_helped_other_pairs_are_a_line_to_copy(learned: tuple[str, ...], lines: int) -> None:
+    costs = tuple(SimpleNamespace(of=of, adapter=letter) for of, letter in zip(learned, "ab", strict=False))
+    settings = SimpleNamespace(base="emoji", clip_skip=2, data={}, prompts=None)
+    in_base: Any = SimpleNamespace(settings=settings, measured=SimpleNamespace(costs=costs, cfg=3.0))
+    weights: Any = SimpleNamespace(file_a=Path("a.safetensors"), file_b=Path("b.safetensors"))
+    found = commands_to_copy(weights, in_base)
+    assert len(found) == lines
+    if lines:
+        first, second = ("a", "b") if learned[0] == "identity" else ("b", "a")
+        assert found[0] == (
+            f"bwlab generate --base emoji --clip-skip 2 --adapter {first}.safetensors --scale 'middle=1.5, *=1' "
+            f"--adapter {second}.safetensors --scale 'upper=1.2, *=0.7' --prompt PROMPT --out OUT"
+        )
