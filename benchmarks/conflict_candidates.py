@@ -22,7 +22,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,9 +30,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.conflict_validation import DIRECTIONS, Pairs, read_pairs, with_interval
-from bwlab.tables import Cell, Column, Table, columns_of, markdown_table
-from bwlab_analysis.study.statistics import ceiling
+from benchmarks.conflict_validation import DIRECTIONS, Pairs, context_of, read_pairs, tables_of
+from bwlab.tables import markdown_table
 
 if TYPE_CHECKING:
     from bwlab.adapters.attach import ScaledAdapter
@@ -265,7 +263,7 @@ def _measured(study: Study, compositions: Sequence[str], identity: str, style: s
         if (pair.identity, pair.style) == (identity, style) and pair.composition in compositions
     }
     rows: list[dict[str, object]] = []
-    measuring = Measuring(_context(study).base(study.plan.base))
+    measuring = Measuring(context_of(study).base(study.plan.base))
     learned: dict[tuple[str, str], Learned] = {}
     for name in compositions:
         start = time.process_time()
@@ -293,15 +291,8 @@ def _learned(study: Study, base: LoadedBase, job: Job, scale: str) -> Learned:
 
     folder = job.folder(study.location.out)
     (data,) = (folder / "data").iterdir()
-    adapter = _context(study).adapter(study.plan.base, _context(study).file_of(job))
+    adapter = context_of(study).adapter(study.plan.base, context_of(study).file_of(job))
     return Learned(ScaledAdapter(adapter, scale), folder_inputs(base.images(data, IMAGES), IMAGES, 0))
-
-
-@cache
-def _context(study: Study) -> Any:
-    from bwlab_analysis.study.context import open_job_context
-
-    return open_job_context(study.location, print)
 
 
 def with_measures(costs: Pairs, file: Path) -> Pairs:
@@ -318,35 +309,13 @@ def with_measures(costs: Pairs, file: Path) -> Pairs:
     return Pairs(names, found)
 
 
-def tables_of(pairs: Pairs) -> list[Table]:
-    """Return a table for each direction: all pairs, and two parts that share no identity and no style."""
-    identities, styles = (sorted({name[place] for name in pairs.names}) for place in (1, 2))
-    i, s = len(identities) // 2, len(styles) // 2
-    first, second = pairs.of(identities[:i], styles[:s]), pairs.of(identities[i:], styles[s:])
-    columns = (Column("measure", align="left"), *columns_of("all", "first half", "second half", "interval of all"))
-    tables = []
-    for direction, title in DIRECTIONS.items():
-        rows = [_row("ceiling", [ceiling(part.costs[direction, "target"]) for part in (pairs, first, second)], "-")]
-        for measure, words in MEASURES.items():
-            found = [with_interval(part, direction, measure) for part in (pairs, first, second)]
-            _, low, high = found[0]
-            rows.append(_row(words, [rho for rho, _, _ in found], f"{low:.2f} to {high:.2f}"))
-        counts = ", ".join(str(len(part.names)) for part in (pairs, first, second))
-        tables.append(Table(columns, tuple(rows), title=title, note=f"Numbers of pairs: {counts}."))
-    return tables
-
-
-def _row(words: str, numbers: Sequence[float], interval: str) -> tuple[Cell, ...]:
-    return (Cell(words), *(Cell(f"{number:.2f}") for number in numbers), Cell(interval))
-
-
 @app.command("tables")
 def tables_command(
     file: Annotated[Path, typer.Argument(help="File that `measure` wrote.")],
     costs: Annotated[Path, typer.Argument(help="File that `benchmarks.conflict_validation sample` wrote.")],
 ) -> None:
     """Print the rank correlations as Markdown."""
-    for table in tables_of(with_measures(read_pairs(costs), file)):
+    for table in tables_of(with_measures(read_pairs(costs), file), MEASURES):
         typer.echo(markdown_table(table))
 
 

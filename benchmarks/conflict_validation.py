@@ -93,8 +93,14 @@ def with_interval(pairs: Pairs, direction: str, predictor: str) -> tuple[float, 
     return correlation(pairs, direction, predictor), float(low), float(high)
 
 
-def tables_of(pairs: Pairs) -> list[Table]:
-    """Return a table for each direction: all pairs, and two parts that share no identity and no style."""
+def tables_of(pairs: Pairs, predictors: Mapping[str, str] = PREDICTORS) -> list[Table]:
+    """Return a table for each direction: all pairs, and two parts that share no identity and no style.
+
+    Args:
+        pairs: the pairs.
+        predictors: source of the costs that predict the target -> words for it.
+
+    """
     identities, styles = (sorted({name[place] for name in pairs.names}) for place in (1, 2))
     i, s = len(identities) // 2, len(styles) // 2
     parts = {
@@ -102,12 +108,12 @@ def tables_of(pairs: Pairs) -> list[Table]:
         "first half": pairs.of(identities[:i], styles[:s]),
         "second half": pairs.of(identities[i:], styles[s:]),
     }
-    return [_table(direction, parts) for direction in DIRECTIONS]
+    return [_table(direction, parts, predictors) for direction in DIRECTIONS]
 
 
-def _table(direction: str, parts: dict[str, Pairs]) -> Table:
+def _table(direction: str, parts: Mapping[str, Pairs], predictors: Mapping[str, str]) -> Table:
     rows = []
-    for predictor, words in PREDICTORS.items():
+    for predictor, words in predictors.items():
         for part, pairs in parts.items():
             rho, low, high = with_interval(pairs, direction, predictor)
             most = ceiling(pairs.costs[direction, "target"], half=predictor == "unseen")
@@ -226,7 +232,7 @@ class _Sampled:
         from bwlab.generation.sample import generate
         from bwlab_analysis.study.jobs import GenerateSettings
 
-        job, context = pair.job.needs["images"], _context(self.study)
+        job, context = pair.job.needs["images"], context_of(self.study)
         settings = job.settings
         assert isinstance(settings, GenerateSettings)
         adapters = [
@@ -243,7 +249,7 @@ class _Sampled:
         from bwlab.benchmark import load_benchmark
         from bwlab_analysis.fidelity.clip import identity_margins, likeness_to_images
 
-        clip, benchmark = _context(self.study).clip(), load_benchmark()
+        clip, benchmark = context_of(self.study).clip(), load_benchmark()
         own = [benchmark.image(*pair) for pair in benchmark.identity_pairs(self.identity)]
         styled = [benchmark.image(*pair) for pair in benchmark.style_pairs(self.style)]
         every = [image for name in self.jobs for image in images[name]]
@@ -259,13 +265,14 @@ class _Sampled:
         """Return `(images, numbers)` latents of length 1."""
         from bwlab_analysis.activations.inputs import latents_of
 
-        pipe = _context(self.study).base(self.study.plan.base).pipe
+        pipe = context_of(self.study).base(self.study.plan.base).pipe
         latents = latents_of(pipe, images).flatten(1).double().cpu()
         return np.asarray(latents / latents.norm(dim=1, keepdim=True), np.float64)
 
 
 @cache
-def _context(study: Study) -> Any:
+def context_of(study: Study) -> Any:
+    """Return what the jobs of a study run with; its base and scorer are loaded once."""
     from bwlab_analysis.study.context import open_job_context
 
     return open_job_context(study.location, print)

@@ -138,6 +138,11 @@ def warn(message: str) -> None:
     typer.echo(f"bwlab: warning: {one_line(message)}", err=True)
 
 
+def print_error(message: str) -> None:
+    """Print one error line on standard error; the command goes on, or ends by itself."""
+    typer.echo(f"bwlab: error: {one_line(message)}", err=True)
+
+
 def one_line(message: str) -> str:
     """Return `message` with each run of white space replaced by one space.
 

@@ -20,13 +20,14 @@ from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import Label, contact_sheet
-from bwlab.generation.recipe import GenerationRecipe, recipe_adapter, write_png
+from bwlab.generation.recipe import GenerationRecipe, RecipeAdapter, recipe_adapter, write_png
 from bwlab.generation.sample import generate
 from bwlab.generation.samplers import DEFAULT_SAMPLER
 from bwlab.terminal import ProgressBar, warn
 from bwlab.training import train
 from bwlab.training.config import AdapterConfig, CheckpointConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from bwlab.training.run_folder import ExistingRun
+from bwlab_analysis.fidelity.moves import usual_specs
 from bwlab_analysis.installed import conflict_measures
 from bwlab_analysis.report.conflict import present_conflict
 from bwlab_analysis.report.documents import conflict_document
@@ -42,11 +43,6 @@ if TYPE_CHECKING:
 MARK = ".bwlab-demo"
 IDENTITY, STYLE_FULL, STYLE_UPPER = "identity", "style-full", "style-upper"
 COMPARED_PAIRS = ((IDENTITY, STYLE_FULL), (IDENTITY, STYLE_UPPER))
-
-
-SCALED = ("middle=1.5, *=1", "upper=1.2, *=0.7")
-SCALED_NOTE = "identity middle=1.5, style upper=1.2 *=0.7"
-"""The scales of the identity and of the style that are best in the study's plan `fusion`."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +182,15 @@ def trainings(plan: DemoPlan) -> tuple[DemoTraining, ...]:
 def columns(plan: DemoPlan) -> tuple[SheetColumn, ...]:
     """Return the generated columns of the sheet; the true image follows them."""
     identity, style, upper = plan.identity_blocks, plan.style_blocks, plan.upper_blocks
+    scales = usual_specs()
+    scaled = f"identity scaled {scales[0]}; style scaled {scales[1]}"
     return (
         SheetColumn("base alone", f"knows neither {plan.identity} nor {plan.style}", ()),
         SheetColumn("identity alone", identity, (IDENTITY,)),
         SheetColumn("style alone", style, (STYLE_FULL,)),
         SheetColumn("full + full", f"identity {identity}, style {style}", (IDENTITY, STYLE_FULL)),
         SheetColumn("full + upper", f"identity {identity}, style {upper}", (IDENTITY, STYLE_UPPER)),
-        SheetColumn("full + full, scaled", SCALED_NOTE, (IDENTITY, STYLE_FULL), SCALED),
+        SheetColumn("full + full, scaled", scaled, (IDENTITY, STYLE_FULL), scales),
     )
 
 
@@ -280,13 +278,15 @@ def generate_columns(
     for column, images in generated:
         for seed, image in enumerate(images):
             used = tuple(recipe_adapter(files[name], scale) for name, scale in column.scaled())
-            recipe = replace(_recipe(plan, prompt, seed, image, base_hash), adapters=used)
+            recipe = _recipe(plan, prompt, seed, image, base_hash, used)
             name = column.label.replace(" ", "").replace(",", "-")
             write_png(folder / f"{name}-seed{seed}.png", image, recipe, overwrite=True)
     return generated
 
 
-def _recipe(plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_hash: str) -> GenerationRecipe:
+def _recipe(
+    plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_hash: str, used: tuple[RecipeAdapter, ...]
+) -> GenerationRecipe:
     return GenerationRecipe(
         prompt=prompt,
         negative="",
@@ -299,6 +299,7 @@ def _recipe(plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_has
         width=image.width,
         height=image.height,
         version=__version__,
+        adapters=used,
     )
 
 

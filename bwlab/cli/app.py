@@ -21,7 +21,7 @@ from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
-from bwlab.terminal import one_line, show_traceback, warn
+from bwlab.terminal import one_line, print_error, show_traceback, warn
 
 HELP = "Train adapters into chosen blocks of a diffusion UNet, analyse them, and generate images with them."
 # The built-in commands and groups of commands, in the order of the help. Each is a module of this package. The texts
@@ -365,5 +365,5 @@ def usage_error(error: Any) -> BwlabError:
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"bwlab: error: {one_line(message)}", err=True)
+    print_error(message)
     raise SystemExit(USER_ERROR)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bwlab.terminal import counted, one_line
+from bwlab.terminal import counted, print_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +52,7 @@ def command(
             except BwlabError as error:
                 if len(files) == 1:
                     raise
-                typer.echo(f"bwlab: error: {one_line(str(error))}", err=True)
+                print_error(str(error))
                 unread.append(error)
 
     reports = readable()

@@ -92,6 +92,8 @@ HINTS: Mapping[str, str] = {
 }
 
 
+SCALE = "--scale, or FILE:WEIGHT in --adapter"
+SIZE = "given by the base: images have the size that it was trained for"
 GENERATE_HINTS: Mapping[str, str] = {
     "ckpt": "--base",
     "model": "--base",
@@ -104,9 +106,9 @@ GENERATE_HINTS: Mapping[str, str] = {
     "batch_count": "--count",
     "num_inference_steps": "--steps",
     "negative_prompt": "--negative",
-    "weight": "--scale, or FILE:WEIGHT in --adapter",
-    "multiplier": "--scale, or FILE:WEIGHT in --adapter",
-    "network_mul": "--scale, or FILE:WEIGHT in --adapter",
+    "weight": SCALE,
+    "multiplier": SCALE,
+    "network_mul": SCALE,
     "network_weights": "--adapter",
     "lora": "--adapter",
     "lora_weights": "--adapter",
@@ -115,8 +117,8 @@ GENERATE_HINTS: Mapping[str, str] = {
     "scheduler": "--sampler",
     "init_img": "--image",
     "denoising_strength": "--strength",
-    "width": "given by the base: images have the size that it was trained for",
-    "height": "given by the base: images have the size that it was trained for",
+    "width": SIZE,
+    "height": SIZE,
 }
 """Names of options in other programs that generate images, and what they are in `bwlab generate`."""
 

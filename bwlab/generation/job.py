@@ -172,7 +172,7 @@ def check_controlnet(job: GenerateJob) -> None:
         for option, key in CONTROLNET_OPTIONS.items():
             if getattr(job, key) != getattr(GenerateJob, key):
                 raise BwlabError(option, "no ControlNet is given", "Give one with --controlnet")
-    if job.controlnet is not None and job.control_image is None:
+    elif job.control_image is None:
         raise BwlabError(
             f"--controlnet {job.controlnet}", "no image is given for it to follow", "Give one with --control-image"
         )

@@ -37,7 +37,7 @@ READ: Mapping[str | None, str] = {
     COMPEL: "|".join((WEIGHTED, SQUARE, BREAK)),
 }
 ADVICE = (
-    (TAG.pattern, "Only 'bwlab generate' loads the adapters of tags"),
+    (f"(?i:{TAG.pattern})", "Only 'bwlab generate' loads the adapters of tags"),
     (EDITED, "bwlab reads neither prompt editing nor alternating words"),
     (AND, "bwlab composes no prompts with AND"),
     (WILDCARD, "bwlab fills in no wildcards"),
@@ -92,7 +92,7 @@ def syntax_note(prompts: Collection[str], weighting: str | None = None, *, selec
 
 
 def _matches(pattern: str, text: str) -> list[str]:
-    return [match[0] for match in re.finditer(pattern, text, re.IGNORECASE if pattern == TAG.pattern else 0)]
+    return [match[0] for match in re.finditer(pattern, text)]
 
 
 def chunk_note(pipe: Pipeline, prompts: Collection[str], weighting: str | None) -> str | None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from bwlab.adapters.names import adapter_name
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
-from bwlab.fusion.types import SUM, Fusion
 from bwlab.generation.samplers import sampler_named
 
 if TYPE_CHECKING:
@@ -89,11 +88,6 @@ class RecipeFusion:
 
     name: str
     options: Mapping[str, object]
-
-    @classmethod
-    def of(cls, fusion: Fusion) -> RecipeFusion | None:
-        """Return a fusion as recipes hold it; None for the plain sum."""
-        return None if fusion.type.name == SUM else cls(fusion.type.name, fusion.options)
 
     def text(self) -> str:
         """Return the fusion as `bwlab generate --fusion` takes it: `k-lora:alpha=1.5,balance=true`."""

@@ -284,7 +284,9 @@ class _RecipeTemplate:
         )
 
     def _fusion(self, cell: GridCell) -> RecipeFusion | None:
-        return None if acting_in(cell) < 2 else RecipeFusion.of(self.fusion)
+        if self.fusion.type.name == SUM or acting_in(cell) < 2:
+            return None
+        return RecipeFusion(self.fusion.type.name, self.fusion.options)
 
 
 def _recipe_template(job: GenerateJob, pipe: Pipeline, inputs: SharedInputs) -> _RecipeTemplate:

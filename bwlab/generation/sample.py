@@ -97,7 +97,7 @@ def generate(
     sampling = _Sampling(
         pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion, fold
     )
-    steps_done = steps if init_image is None else init_image.steps(steps)
+    steps_done = sampling.steps_done
     images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
         counts = _chunk_counts(pipeline, prompts, negative if cfg > 1 else "", weighting)
@@ -151,12 +151,18 @@ class _Sampling:
     fusion: Fusion
     fold: bool
 
+    @property
+    def steps_done(self) -> int:
+        """The number of steps that are done: with an init image, a share of all."""
+        return self.steps if self.init_image is None else self.init_image.steps(self.steps)
+
     def image_arguments(self, count: int) -> dict[str, object]:
         """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
         with_init_image = self.init_image is not None
-        steps = self.steps if self.init_image is None else self.init_image.steps(self.steps)
         control = (
-            {} if self.controlnet is None else self.controlnet.settings(count, steps, with_init_image=with_init_image)
+            {}
+            if self.controlnet is None
+            else self.controlnet.settings(count, self.steps_done, with_init_image=with_init_image)
         )
         return {**settings(self.init_image, count, masked=not needs_own_mask(self.pipeline)), **control}
 

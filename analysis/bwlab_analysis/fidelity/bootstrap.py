@@ -34,7 +34,7 @@ def bootstrap(values: npt.ArrayLike, seed: int = 0, confidence: float = CONFIDEN
 
 
 def interval(mean: float, resampled: npt.ArrayLike, confidence: float = CONFIDENCE) -> Interval:
-    """Return a number with the interval of its resamples, 95 % unless told."""
+    """Return a number with the interval of its resamples, of 95 % by default."""
     outside = 50 * (1 - confidence)
     low, high = np.percentile(np.asarray(resampled, np.float64), [outside, 100 - outside])
     return Interval(mean, float(low), float(high))

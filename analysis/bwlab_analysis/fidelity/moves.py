@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,8 @@ SCHEDULES = (
 STRONGER = 1.5
 """Factor of the identity in single parts."""
 USUAL_STYLE, USUAL_IDENTITY = ("upper", 1.2, 0.7), ("middle", STRONGER)
-"""A part of the scheme, the factor in it and, for the style, the factor elsewhere: together these were best of some
-thirty ways to scale and time adapters on other pairs (docs/study.md)."""
+"""A part of the scheme, the factor in it and, for the style, the factor elsewhere: together these were best of
+some seventy ways to scale, time and guide adapters on other pairs (docs/study.md)."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +156,18 @@ def usual_moves(whole: PairScales, scheme: BlockScheme) -> tuple[Move, ...]:
     if part not in members or other_part not in members:
         return ()
     style, inside = _blocks_of(whole, STYLE), _inside(members[part], scheme)
-    identity, middle = _blocks_of(whole, IDENTITY), _inside(members[other_part], scheme)
     moves = []
     if 0 < len(inside & {*style}) < len(style):
         factors = {block: factor if block in inside else elsewhere for block in style}
         moves.append(Move(STYLE, f"at {factor:g} in {part} and {elsewhere:g} elsewhere", factors))
-    if 0 < len(middle & {*identity}) < len(identity):
-        factors = {block: stronger for block in identity if block in middle}
-        moves.append(Move(IDENTITY, f"at {stronger:g} in {other_part}", factors))
-    return tuple(moves)
+    return (*moves, *_stronger_identity(whole, other_part, _inside(members[other_part], scheme), stronger))
+
+
+def _stronger_identity(whole: PairScales, part: str, inside: Collection[str | None], factor: float) -> Iterator[Move]:
+    """Yield the move that makes the identity stronger in a part; nothing if all or none of its blocks lie there."""
+    factors = {block: factor for block in _blocks_of(whole, IDENTITY) if block in inside}
+    if 0 < len(factors) < len(_blocks_of(whole, IDENTITY)):
+        yield Move(IDENTITY, f"at {factor:g} in {part}", factors)
 
 
 def _blocks_of(whole: PairScales, adapter: str) -> list[str]:
@@ -189,15 +192,11 @@ def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
     yield from (Move(adapter, f"at {factor:g} overall", {"*": factor}) for adapter, factor in LIKELY)
     yield from (Move(adapter, words, schedule=schedule) for adapter, words, schedule in SCHEDULES)
     for part, members in scheme.parts:
-        inside = _inside(members, scheme)
-        style, identity = (_blocks_of(whole, adapter) for adapter in (STYLE, IDENTITY))
+        style, inside = _blocks_of(whole, STYLE), _inside(members, scheme)
         if 0 < len(inside & {*style}) < len(style):
             yield Move(STYLE, f"in {part} only", {block: float(block in inside) for block in style})
             yield Move(STYLE, f"at half in {part}", {block: 0.5 for block in style if block in inside})
-        if 0 < len(inside & {*identity}) < len(identity):
-            factors = {block: STRONGER for block in identity if block in inside}
-            move = Move(IDENTITY, f"at {STRONGER:g} in {part}", factors)
-            yield from (move,) if move not in usual else ()
+        yield from (move for move in _stronger_identity(whole, part, inside, STRONGER) if move not in usual)
     for adapter in (STYLE, IDENTITY):
         for block in whole.scales(adapter):
             yield Move(adapter, f"off in {block}", {block: 0.0}, block=block)

@@ -109,10 +109,10 @@ def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
 
     plan, out = study.plan, study.location.out
     sheets: dict[str, Image] = {}
-    true: Image | None = None
     for index, style in enumerate(plan.styles[:PAIRS_IN_GRIDS]):
         identity = plan.identities[index % len(plan.identities)]
         rows: dict[str, list[Image]] = {}
+        true: Image | None = None
         for pair in study.expanded.scores:
             generation = pair.job.needs.get("images")
             is_shown = (pair.identity, pair.style) == (identity.name, style.name) and pair.composition not in swept
