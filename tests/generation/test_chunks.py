@@ -95,7 +95,8 @@ def test_long_prompts_are_said_in_one_line(
     assert call(*base, "--prompt", "fox", "--negative", f"{FIRST} {SECOND}", "--cfg", "1") == 0
     assert call(*base, "--prompt", "fox") == 0
     last = capsys.readouterr().err
-    assert "warning" not in last
+    assert last.count("warning") == last.count("has no effect: there is guidance only with --cfg above 1") == 1
+    assert "tokens" not in last
     assert [alarm for alarm in ALARMS if alarm in error + last] == []
     long, cut = (pixels(tmp_path / f"000{n}-seed0.png") for n in range(2))
     assert (long != cut).any()
