@@ -40,7 +40,10 @@ else:
     UNREAD_SUFFIXES |= AVIF_SUFFIXES
 
 # Names of folders that systems and storage devices fill, in lower case; hidden files and folders are left out anyway.
-SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information", "@eadir", "@recycle", "#recycle"})
+SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "$recycle.bin", "system volume information", "lost+found", "found.000"}
+    | {"@eadir", "@recycle", "#recycle", "@tmp", "#snapshot", "thumbs", "thumbnails"}
+)
 
 WHITE = (255, 255, 255)
 PROFILE_MODES = ("RGB", "CMYK", "L")  # modes that colour profiles describe

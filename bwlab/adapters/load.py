@@ -86,8 +86,7 @@ def load_adapter(
 def _require_modules(contents: AdapterContents) -> None:
     asked = f"loading adapter {contents.path}"
     if contents.unknown:
-        found = f"{len(contents.unknown)} of its keys mean nothing to bwlab, first {contents.unknown[0]}"
-        raise BwlabError(asked, found, "Drop them with: bwlab convert IN OUT --to kohya --drop-unknown")
+        raise BwlabError(asked, contents.unknown_text, "Drop them with: bwlab convert IN OUT --to kohya --drop-unknown")
     if not contents.modules:
         found = f"it contains only embeddings ({', '.join(contents.embeddings)})"
         raise BwlabError(asked, found, "Use it as an embedding")

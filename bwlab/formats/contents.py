@@ -15,9 +15,10 @@ from bwlab.formats.algorithms.algorithm import Algorithm, UnfitLeaves
 from bwlab.formats.algorithms.full import DIFF_BIAS
 from bwlab.formats.architecture import architecture_of, foreign_model
 from bwlab.formats.keys import ALPHA, SCALAR
-from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.safetensors import AdapterFile
 from bwlab.formats.tensors import LazyTensor
+from bwlab.terminal import counted
 
 AND = " and "
 TYPE_KEY = "bwlab.adapter_type"
@@ -38,7 +39,8 @@ class AdapterContents:
         embeddings: token (`"<s1>"`) -> embeddings `(width,)` or `(tokens, width)`; for SDXL's second encoder, the token
             has the prefix `te2:`.
         metadata: the metadata of the file.
-        unknown: the keys that no reader understands, in the file's order.
+        unknown: the keys that no reader understands and those that repeat others, in the file's order.
+        repeated: those of `unknown` that repeat the leaf of a module under another name.
         kept_open: a context that keeps the file open, which makes reading many modules faster.
 
     """
@@ -50,12 +52,23 @@ class AdapterContents:
     embeddings: Mapping[str, LazyTensor]
     metadata: Mapping[str, str]
     unknown: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
     kept_open: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, repr=False, compare=False)
 
     @property
     def dialects(self) -> tuple[str, ...]:
         """The readers that understood the keys, starting with the reader of the most keys."""
         return tuple(self.dialect.split(AND))
+
+    @property
+    def unknown_text(self) -> str:
+        """How many keys are unknown or repeat others, and the first of each: `"1 key that no reader ..."`."""
+        repeated = set(self.repeated)
+        kinds = (
+            ([key for key in self.unknown if key not in repeated], "that no reader understands"),
+            (self.repeated, "of modules that the file has under another name too"),
+        )
+        return " and ".join(f"{counted(len(keys), 'key')} {what}, first {keys[0]}" for keys, what in kinds if keys)
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ KINDS_OF_FILES: tuple[tuple[str, str], ...] = (
     (r".*\.(?:motion_modules|temporal_transformer)\.", "a motion module or motion LoRA of AnimateDiff"),
     (r"conv_first\.|(?:model\.)?body\.\d+\.rdb\d", "an upscaler"),
     (r"id_encoder\.", "a PhotoMaker"),
+    (r"(?:320|640|768|1024|1280|2048)\.[01]\.(?:linear\.)?\d+\.(?:weight|bias)", "a hypernetwork"),
     (r"(?:adapter\.)?body\.\d+\.", "a T2I-Adapter"),
     (r"(?:first_stage_model\.)?(?:encoder|decoder)\.conv_in\.weight", "an autoencoder (VAE)"),
     (r"(?:text_model|transformer\.text_model)\.encoder\.layers\.\d+\.\w+\.\w+\.(?:weight|bias)$", "a text encoder"),
@@ -126,11 +140,12 @@ def assemble(
         BwlabError: no module is left, leaves do not fit each other, or modules belong to two architectures.
 
     """
-    left_out = list(unknown)
+    left_out, repeated = list(unknown), []
     groups: dict[str, dict[str, ParsedKey]] = {}
     for key in parsed:
         if groups.setdefault(key.path, {}).setdefault(key.leaf, key) is not key:
-            left_out.append(key.key)
+            repeated.append(key.key)
+    left_out += repeated
     modules, recorded = {}, _recorded_shapes(file.metadata)
     with file.kept_open():  # for alphas, which are read now
         for path, leaves in groups.items():
@@ -154,6 +169,7 @@ def assemble(
         embeddings=dict(embeddings or {}),
         metadata=file.metadata,
         unknown=tuple(sorted(left_out, key=lambda key: order.get(key, len(order)))),
+        repeated=tuple(repeated),
         kept_open=file.kept_open,
     )
 
@@ -182,11 +198,14 @@ def _module(
     own = {leaf: tensor for leaf, tensor in tensors.items() if leaf in known}
     strange = [parsed[leaf].key for leaf in tensors if leaf not in known]
     wrong = None if algorithm is None else _misfit(algorithm, own)
-    alpha = _alpha(file, parsed[ALPHA]) if ALPHA in parsed else alpha
+    alpha = _number(file, parsed[ALPHA]) if ALPHA in parsed else alpha
+    scalar = 1.0
     if SCALAR in tensors and algorithm is not None and wrong is None:
         rank = algorithm.rank({leaf: tensor.shape for leaf, tensor in own.items()})
         if rank is not None:  # LyCORIS multiplies the delta by this scalar, as by alpha.
-            alpha = (rank if alpha is None else alpha) * _alpha(file, parsed[SCALAR])
+            scalar = _number(file, parsed[SCALAR])
+            if scalar != 0:  # An alpha of 0 would not mean a delta of 0 to every tool.
+                alpha = (rank if alpha is None else alpha) * scalar
             strange.remove(parsed[SCALAR].key)
     named = file.metadata.get(TYPE_KEY)
     if named is not None and named not in ALGORITHMS and (strange or wrong or recorded_shape is not None):
@@ -196,7 +215,8 @@ def _module(
         raise _unfit(file, path, wrong)
     if algorithm is None or strange:
         return None, [key.key for key in parsed.values()]
-    return ModuleWeights(path, algorithm.name, own, alpha, str(file.path)), []
+    module = ModuleWeights(path, algorithm.name, own, alpha, str(file.path))
+    return module if scalar != 0 else scaled_module(module, 0.0), []
 
 
 def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
@@ -215,10 +235,10 @@ def _tensor(file: AdapterFile, parsed: ParsedKey) -> LazyTensor:
     return tensor if parsed.shape is None else tensor.reshaped(parsed.shape)
 
 
-def _alpha(file: AdapterFile, parsed: ParsedKey) -> float:
+def _number(file: AdapterFile, parsed: ParsedKey) -> float:
     tensor = file.tensor(parsed.key)
     if tensor.size != 1:
-        raise _unfit(file, parsed.path, f"its alpha has the shape {tensor.shape}, instead of a single number")
+        raise _unfit(file, parsed.path, f"its {parsed.leaf} has the shape {tensor.shape}, instead of a single number")
     return float(tensor.read().reshape(-1)[0])
 
 

@@ -111,9 +111,10 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > MAX_HEADER_BYTES:
-                raise _bad(path, "it is empty" if size == 0 else "it is no safetensors file")
+                raise _bad(path, "it is empty" if size == 0 else _other_file(prefix) or "it is no safetensors file")
             if 8 + length > size:
-                raise _bad(path, f"it is cut short or no safetensors file: {size} bytes, {8 + length} of them header")
+                cut = f"it is cut short or no safetensors file: {size} bytes, {8 + length} of them header"
+                raise _bad(path, _other_file(prefix) or cut)
             header = file.read(length)
     except OSError as error:
         raise BwlabError(f"reading adapter {path}", error.strerror or str(error), "Give an adapter file") from error
@@ -122,6 +123,20 @@ def open_adapter_file(path: str | Path) -> AdapterFile:
     if end > size:
         raise _bad(path, f"it is cut short: {size} bytes where its header promises {end}")
     return AdapterFile(path, metadata, entries)
+
+
+def _other_file(beginning: bytes) -> str | None:
+    """Return what a file that begins with these 8 bytes is; None if that is not known.
+
+    Web pages and pointers of Git LFS are what people get where a download goes wrong.
+    """
+    if beginning.lstrip().startswith(b"<"):
+        return "it is a web page, not the file: the download went wrong"
+    if beginning.startswith(b"version "):
+        return "it is a pointer of Git LFS, not the file: git lfs pull fetches it"
+    if beginning.startswith(b"PK\x03\x04"):
+        return "it is a zip archive or a pickle of torch, no safetensors file"
+    return None
 
 
 def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str, str], dict[str, TensorEntry]]:

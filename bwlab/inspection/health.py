@@ -177,9 +177,7 @@ def _spikes(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> li
 def _keys(contents: AdapterContents) -> list[Finding]:
     findings = []
     if contents.unknown:
-        count = len(contents.unknown)
-        text = f"{count} {'key' if count == 1 else 'keys'} that no reader understands, first {contents.unknown[0]}"
-        findings.append(Finding("warning", "unknown-keys", text, contents.unknown))
+        findings.append(Finding("warning", "unknown-keys", contents.unknown_text, contents.unknown))
     if "kohya-doubled" in contents.dialects:
         text = "doubled prefix in its keys: most tools load nothing; 'bwlab convert' mends it"
         findings.append(Finding("warning", "doubled-prefix", text))

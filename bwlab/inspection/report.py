@@ -15,6 +15,7 @@ from bwlab.blocks.notations.prompt_tag import a1111_tag
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import spec_from_values
 from bwlab.errors import BwlabError
+from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.architecture import scheme_of
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
@@ -163,6 +164,11 @@ def _blocks(
     return tuple(_summary(name, paths, contents, health, whole) for name, paths in members.items() if paths)
 
 
+def _has_alpha(module: ModuleWeights) -> bool:
+    """Return whether the alpha is a scale, or one whose meaning only a plugin knows."""
+    return module.rank() is not None or (module.alpha is not None and module.algorithm not in ALGORITHMS)
+
+
 def _summary(
     name: str, paths: list[str], contents: AdapterContents, health: Mapping[str, ModuleHealth], whole: float | None
 ) -> BlockSummary:
@@ -173,7 +179,7 @@ def _summary(
         modules=len(modules),
         algorithms=_counted(module.algorithm for module in modules),
         ranks=dict(sorted(_counted(rank for path in paths if (rank := health[path].rank) is not None).items())),
-        alphas=_counted(module.alpha for module in modules if module.rank() is not None),
+        alphas=_counted(module.alpha for module in modules if _has_alpha(module)),
         energy_share=energy / whole if whole else None,
     )
 

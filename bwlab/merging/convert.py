@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 Track = Callable[[Sequence[ModuleWeights]], Iterable[ModuleWeights]]
 
-KEYS_LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -158,20 +157,15 @@ def _notes(contents: AdapterContents, dropped: int) -> list[str]:
     if dropped:
         notes.append(f"left out: {counted(dropped, 'module')} of {len(contents.modules)} in blocks with the scale 0")
     if contents.unknown:
-        unknown = counted(len(contents.unknown), "key")
-        notes.append(f"left out: {unknown} that no reader understands, first {contents.unknown[0]}")
+        notes.append(f"left out: {contents.unknown_text}")
     return notes
 
 
 def require_known(contents: AdapterContents) -> None:
-    """Raise `BwlabError`, which lists them, if the file has keys that no reader understands."""
+    """Raise `BwlabError` if the file has keys that no reader understands or that repeat others."""
     if not contents.unknown:
         return
-    keys = _listed(contents.unknown)
-    count = "1 key is" if len(contents.unknown) == 1 else f"{len(contents.unknown)} keys are"
-    raise BwlabError(
-        f"converting {contents.path}", f"{count} not understood: {keys}", "Leave them out with --drop-unknown"
-    )
+    raise BwlabError(f"converting {contents.path}", contents.unknown_text, "Leave them out with --drop-unknown")
 
 
 def scaled_blocks(modules: Modules, spec: BlockSpec) -> dict[str, ModuleWeights]:
@@ -279,8 +273,3 @@ def require_readable(module: ModuleWeights) -> None:
     """Raise `BwlabError` if the module is of an adapter type that no installed plugin registers."""
     if not module.has_delta:
         raise unknown_type(f"the delta of {module.path} in {module.source}", module.algorithm)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - KEYS_LISTED} more" if len(names) > KEYS_LISTED else ""
-    return ", ".join(names[:KEYS_LISTED]) + more

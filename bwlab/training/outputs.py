@@ -173,7 +173,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "ss_num_epochs": str(epochs.at(setup.steps)),
         "ss_gradient_accumulation_steps": str(training.accumulation),
         "ss_learning_rate": repr(rate),
-        "ss_unet_lr": training.block_lr or repr(rate),
+        "ss_unet_lr": repr(rate),
         "ss_optimizer": f"{setup.optimizer.class_name()}{option_text(training.optimizer_options)}",
         "ss_lr_scheduler": training.schedule,
         "ss_lr_warmup_steps": str(training.warmup),

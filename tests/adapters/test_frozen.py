@@ -134,7 +134,7 @@ def test_a_file_without_modules_and_one_with_unknown_keys_are_errors(tmp_path: P
     whole = write_case(CASES[0], tmp_path)
     tensors = safetensors.torch.load_file(whole) | {"lora_unet_conv_in.q_layer.weight": torch.ones(3)}
     safetensors.torch.save_file(tensors, whole)
-    with pytest.raises(BwlabError, match=r"1 of its keys mean nothing to bwlab, first lora_unet_conv_in\.q_layer"):
+    with pytest.raises(BwlabError, match=r"1 key that no reader understands, first lora_unet_conv_in\.q_layer"):
         load_adapter(whole, model, manager, SCHEME)
 
 

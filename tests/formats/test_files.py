@@ -110,7 +110,10 @@ def test_reading_imports_no_torch(tmp_path: Path) -> None:
     [
         (b"", "it is empty"),
         (b"\x00\x01", "no safetensors file"),
-        (b"PK\x03\x04" + b"\x00" * 100, "cut short or no safetensors"),
+        (b"PK\x03\x04" + b"\x00" * 100, "a zip archive or a pickle of torch"),
+        (b"QK\x03\x04" + b"\x00" * 100, "cut short or no safetensors"),
+        (b"<!DOCTYPE html><html>Log in</html>", "it is a web page, not the file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS.*git lfs pull"),
         (b"\xff" * 64, "no safetensors file"),
         ((5).to_bytes(8, "little") + b"nojsn", "no safetensors header"),
         ((2).to_bytes(8, "little") + b"[]", "no safetensors header"),

@@ -170,6 +170,7 @@ def test_numbered_text_encoders_alone_are_not_of_sd1(
         ("lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight", "a ControlNet-LLLite"),
         ("control_model.input_blocks.0.0.weight", "a ControlNet"),
         ("down_blocks.0.motion_modules.0.proj_in.processor.to_q_lora.down.weight", "a motion module or motion LoRA"),
+        ("768.1.linear.0.weight", "a hypernetwork"),
         ("decoder.conv_in.weight", r"an autoencoder \(VAE\)"),
         ("cond_stage_model.transformer.text_model.embeddings.position_ids", "a whole model"),
         ("text_model.encoder.layers.0.mlp.fc1.weight", "a text encoder"),
@@ -192,6 +193,28 @@ def test_a_scalar_scales_the_delta(tmp_path: Path, with_alpha: bool) -> None:
     np.testing.assert_allclose(delta, 0.1 * (0.5 if with_alpha else 1.0) * up @ down, rtol=1e-5, atol=1e-6)
 
 
+def test_a_scalar_of_zero_is_a_delta_of_zero(tmp_path: Path) -> None:
+    tensors = lora(KEY, 640, 768) | {f"{KEY}.scalar": np.array(0.0), f"{KEY}.alpha": np.array(2.0)}
+    source = written(tmp_path / "a.safetensors", tensors)
+    assert exit_code("convert", source, tmp_path / "b.safetensors") == 0
+    for path in (source, tmp_path / "b.safetensors"):
+        module = read_contents(path).modules[PATH]
+        assert module.alpha == 2
+        assert not module.delta().any()
+
+
+def test_a_module_with_two_names_is_told_from_an_unknown_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = lora(f"unet.{PATH}", 640, 768, ("lora_A.weight", "lora_B.weight"))
+    source = written(tmp_path / "a.safetensors", lora(KEY, 640, 768) | twice | {"strange": np.ones(1)})
+    assert exit_code("convert", source, tmp_path / "b.safetensors") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "1 key that no reader understands, first strange and 2 keys of modules that the file has" in error
+    assert exit_code("convert", source, tmp_path / "b.safetensors", "--drop-unknown") == 0
+    assert "2 keys of modules that the file has under another name too, first" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("leaf", ["magnitude", "lora_magnitude_vector", "lora_magnitude_vector.weight"])
 def test_every_spelling_of_a_magnitude_is_doras(tmp_path: Path, leaf: str) -> None:
     tensors = lora(KEY, 640, 768) | {f"{KEY}.{leaf}": np.ones(640, np.float32)}
@@ -204,7 +227,7 @@ def test_a_module_with_a_leaf_that_nobody_knows_goes_whole(tmp_path: Path, capsy
     tensors = lora(KEY, 640, 768) | lora(other, 1280, 1280) | {f"{KEY}.gate": np.array(0.1, np.float32)}
     source = written(tmp_path / "a.safetensors", tensors)
     assert exit_code("convert", source, tmp_path / "b.safetensors") == 2
-    assert "3 keys are not understood" in capsys.readouterr().err
+    assert "3 keys that no reader understands" in capsys.readouterr().err
     assert exit_code("convert", source, tmp_path / "b.safetensors", "--drop-unknown") == 0
     assert {key.partition(".")[0] for key in load_file(tmp_path / "b.safetensors")} == {other}
     capsys.readouterr()

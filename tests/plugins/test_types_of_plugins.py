@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import bwlab
 from bwlab.adapters.adapter import Adapter
@@ -96,6 +97,8 @@ def test_inspect(made: dict[str, Adapter], run: Run, tmp_path: Path, name: str) 
     # The files of the other types hold no rank, so their layers have rank 1.
     ranks = [layer.rank if name == "sketch" else 1 for layer in made[name].layers.values()]
     assert entry["total"]["ranks"] == [{"rank": rank, "modules": ranks.count(rank)} for rank in sorted(set(ranks))]
+    alphas = sum(key.endswith(".alpha") for key in load_file(tmp_path / f"{name}.safetensors"))
+    assert sum(alpha["modules"] for alpha in entry["total"]["alphas"] if alpha["alpha"] is not None) == alphas
     assert {finding["code"] for finding in entry["findings"]} == {"diffusers"}
     if name == "sketch":
         energies = {path: float((delta**2).sum()) for path, delta in typed_files.deltas(made[name]).items()}
@@ -256,8 +259,6 @@ def test_merge_into_a_base(made: dict[str, Adapter], run: Run, tmp_path: Path, n
 
 
 def test_a_file_without_shapes_needs_the_base(made: dict[str, Adapter], run: Run, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     plain = tmp_path / "plain.safetensors"
     save_file(load_file(tmp_path / "sketch.safetensors"), plain, {TYPE_KEY: "sketch"})
     assert "Give its base model with --base" in run("analyze", "norms", plain, code=2)

@@ -168,6 +168,13 @@ def test_each_block_has_its_own_learning_rate(tiny_pipeline: Path, two_images: P
     assert {rates[block] for block in ("in1", "in2", "out1", "out2")} == {3e-4}
 
 
+def test_the_learning_rate_in_the_metadata_is_a_number(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    sets = "training.lr=3e-4", "training.block_lr=upper=1e-3", "training.steps=1"
+    with safe_open(run(short_config(tiny_pipeline, two_images, tmp_path / "run", *sets)), framework="pt") as file:
+        assert float(file.metadata()["ss_unet_lr"]) == 3e-4
+        assert 'block_lr = "upper=1e-3"' in file.metadata()["bwlab.config"]
+
+
 @pytest.mark.parametrize(
     ("sets", "named"),
     [
