@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 Track = Callable[[Sequence[ModuleWeights]], Iterable[ModuleWeights]]
 
 
-
 @dataclass(frozen=True)
 class Conversion:
     """The options of a conversion.

@@ -132,7 +132,9 @@ def test_image_suffixes_count_in_any_letter_case(write_data: WriteData) -> None:
     assert paths_in(folder) == ["a.JPG", "b.Png", "c.jfif", "d.JFIF", "e.jpe"]
 
 
-@pytest.mark.parametrize("name", ["__MACOSX", "$RECYCLE.BIN", "@eaDir", "lost+found", "Thumbs", ".thumbnails", ".ipynb_checkpoints"])
+@pytest.mark.parametrize(
+    "name", ["__MACOSX", "$RECYCLE.BIN", "@eaDir", "lost+found", "Thumbs", ".thumbnails", ".ipynb_checkpoints"]
+)
 def test_folders_of_the_system_are_left_out(write_data: WriteData, name: str) -> None:
     folder = write_data({"a.png": "fox", f"{name}/b.png": "fox", f"deep/{name}/x/b.png": "fox", "._a.png": "fox"})
     assert paths_in(folder) == ["a.png"]
