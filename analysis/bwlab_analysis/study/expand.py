@@ -135,12 +135,14 @@ class _PlanJobs:
         self.fingerprint = cache(fingerprint)  # the files of a folder are read once
 
     def of_pairs(self, compositions: Mapping[str, CompositionPlan], make: MakeJob) -> list[PairJob]:
-        """Return the jobs of compositions for every identity and style."""
-        return [
-            PairJob(name, identity.name, style.name, make(name, composition, identity, style))
-            for name, composition in compositions.items()
-            for identity, style in self.pairs
-        ]
+        """Return the jobs of compositions for every identity and style; compositions that are alike share theirs."""
+        shared: dict[str, Job] = {}
+        pairs = []
+        for name, composition in compositions.items():
+            for identity, style in self.pairs:
+                job = make(name, composition, identity, style)
+                pairs.append(PairJob(name, identity.name, style.name, shared.setdefault(job.key, job)))
+        return pairs
 
     def of_controls(self) -> list[PairJob]:
         """Return the jobs that score the controls; only the benchmark has true images."""

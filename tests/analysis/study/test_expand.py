@@ -82,6 +82,8 @@ def test_compositions_that_do_the_same_are_one_job(scheme: BlockScheme) -> None:
     work = expand(plan({"both": BOTH, "again": BOTH}), scheme, "scorer")
     assert len(of_kind(work, GENERATE)) == 6
     assert len(work.scores) == (2 + len(CONTROLS)) * 6
+    # Also where a name differs: the folder of a job has its name.
+    assert len({pair.job.folder(Path()) for pair in work.scores if pair.composition in ("both", "again")}) == 6
 
 
 def test_an_adapter_of_both_or_orthogonal_to_another_is_one_for_each_pair(scheme: BlockScheme) -> None:
