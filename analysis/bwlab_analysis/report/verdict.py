@@ -31,8 +31,8 @@ SAME_CHANGES = 1 - 1e-6
 LARGEST_REAL_COSINE = 0.0144
 UNRELATED, SIMILAR_IMAGES, SAME_SUBJECT = 2.4, 4.7, 32.0
 AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
-# docs/study.md: rank correlations of the cosine with the identity and the style that 108 composed pairs lost.
-UNINFORMATIVE = "In bwlab's study it did not predict the fidelity that pairs lost."
+# docs/study.md: rank correlations of the cosine with the identity and the style that 240 composed pairs lost.
+UNINFORMATIVE = "In bwlab's study it hardly predicted the fidelity that pairs lost."
 
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH_IMAGES = 12
