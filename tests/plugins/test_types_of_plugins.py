@@ -36,11 +36,23 @@ FAILURES = {
 }
 
 
+@pytest.fixture(scope="module")
+def saved() -> dict[str, tuple[Adapter, bytes]]:
+    """Return a place for what `made` has once made."""
+    return {}
+
+
 @pytest.fixture
-def made(packages: FakePackages, tmp_path: Path) -> dict[str, Adapter]:
+def made(packages: FakePackages, tmp_path: Path, saved: dict[str, tuple[Adapter, bytes]]) -> dict[str, Adapter]:
     """Install the plugin and write a file of each type, `<type>.safetensors`."""
     packages.install("bwlab-spelled", "1.2", {"spelled": typed_files.source()})
-    return {name: typed_files.save(name, tmp_path / f"{name}.safetensors") for name in TYPES}
+    for name in TYPES:
+        file = tmp_path / f"{name}.safetensors"
+        if name in saved:
+            file.write_bytes(saved[name][1])
+        else:
+            saved[name] = (typed_files.save(name, file), file.read_bytes())
+    return {name: saved[name][0] for name in TYPES}
 
 
 @pytest.fixture

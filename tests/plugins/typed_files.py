@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +14,9 @@ from bwlab.adapters.save import save_adapter
 from bwlab.base.load import base_scheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
 
 # Each type is spelled with leaves that only the plugin knows. `sketch` has factors; `lattice` is dense; `turn` and
 # `gate` need the base weight, as OFT and IA3 do. BREAK is filled in by tests of plugins that fail.
@@ -179,9 +184,15 @@ def source(breaks: str = "") -> str:
     return SOURCE.format(breaks=breaks)
 
 
+@cache
+def base() -> Pipeline:
+    """Return the embedded base; nothing here changes it."""
+    return bwlab.load_base()
+
+
 def save(name: str, file: Path, blocks: str = BLOCKS, seed: int = 0) -> Adapter:
     """Write a file of a type on the embedded base, with random numbers, and return the adapter."""
-    pipe, manager = bwlab.load_base(), build_manager()
+    pipe, manager = base(), build_manager()
     scheme = base_scheme(pipe, manager.block_schemes())
     generator = torch.Generator().manual_seed(seed)
     ranks = parse_spec(blocks, scheme, kind="rank")
@@ -197,5 +208,4 @@ def save(name: str, file: Path, blocks: str = BLOCKS, seed: int = 0) -> Adapter:
 
 def deltas(adapter: Adapter) -> dict[str, torch.Tensor]:
     """Return the deltas of an adapter on the embedded base in float64, by path."""
-    pipe = bwlab.load_base()
-    return {path: delta.detach().double() for path, delta in adapter.deltas(pipe.unet)}
+    return {path: delta.detach().double() for path, delta in adapter.deltas(base().unet)}
