@@ -134,8 +134,8 @@ class Measuring:
         handles = hook_layers(acting, self._layers, alone)
         try:
             with torch.no_grad():
-                for arguments, _ in self._noisy(own.inputs):
-                    self._unet(**arguments)
+                for arguments, _ in self.noisy(own.inputs):
+                    self.unet(**arguments)
         finally:
             for handle in handles:
                 handle.remove()
@@ -146,7 +146,7 @@ class Measuring:
         }
 
     @property
-    def _unet(self) -> nn.Module:
+    def unet(self) -> nn.Module:
         unet: nn.Module = self.base.pipe.unet
         return unet
 
@@ -154,7 +154,7 @@ class Measuring:
     def _layers(self) -> Mapping[str, Any]:
         from bwlab.adapters.modules import adapted_by_path
 
-        layers: Mapping[str, Any] = self._once(("layers",), lambda: adapted_by_path(self._unet))
+        layers: Mapping[str, Any] = self._once(("layers",), lambda: adapted_by_path(self.unet))
         return layers
 
     def _once(self, key: tuple[object, ...], make: Any) -> Any:
@@ -172,7 +172,7 @@ class Measuring:
             sample, timestep = arguments
             calls.append({**named, "sample": sample, "timestep": timestep, "return_dict": False})
 
-        handle = self._unet.register_forward_pre_hook(note, with_kwargs=True)
+        handle = self.unet.register_forward_pre_hook(note, with_kwargs=True)
         try:
             seeds = [1000 + index for index in range(len(prompts))]
             generate(self.base.pipe, prompts, seeds, [own.scaled], steps=STEPS, cfg=CFG, fold=True)
@@ -184,11 +184,11 @@ class Measuring:
         from bwlab.generation.attach import attach_scaled
 
         with torch.no_grad(), attach_scaled(self.base.pipe, adapters, fold=True):
-            negative, positive = self._unet(**call)[0].chunk(2)
+            negative, positive = self.unet(**call)[0].chunk(2)
         guided: Tensor = negative + CFG * (positive - negative)
         return guided
 
-    def _noisy(self, inputs: Inputs) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    def noisy(self, inputs: Inputs) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Yield the UNet's arguments for all latents at each timestep, and the noise."""
         from bwlab_analysis.activations.inputs import text_conditions
 
@@ -209,9 +209,7 @@ class Measuring:
             for weight in weights.values():
                 weight.requires_grad_(True)
             for image in learned.inputs.batches(1):
-                losses = [
-                    (self._unet(**arguments)[0] - noise).square().mean() for arguments, noise in self._noisy(image)
-                ]
+                losses = [(self.unet(**arguments)[0] - noise).square().mean() for arguments, noise in self.noisy(image)]
                 found = torch.autograd.grad(torch.stack(losses).mean(), list(weights.values()))
                 yield dict(zip(weights, found, strict=True))
             for weight in weights.values():
@@ -238,15 +236,21 @@ def measure_command(
     study: Annotated[Path, typer.Option(help="Folder of the finished study.")],
     out: Annotated[Path, typer.Option(help="JSON file to write; pairs that it has are not measured again.")],
     plan: Annotated[str, typer.Option(help="Plan of the study.")] = "conflict",
+    clip: Annotated[str | None, typer.Option(help="Scorer that the study was run with.")] = None,
 ) -> None:
     """Measure every composition of two adapters in both directions."""
+    from bwlab.fusion.types import SUM
     from bwlab_analysis.study.plan_file import read_plan
     from bwlab_analysis.study.study import new_study
 
-    found = new_study(read_plan(plan), study)
+    found = new_study(read_plan(plan, clip=clip), study)
     known = json.loads(out.read_text(encoding="utf-8"))["pairs"] if out.is_file() else []
     done = {tuple(row["pair"]) for row in known}
-    compositions = [name for name, one in found.plan.compositions.items() if len(one.use) == 2]
+    compositions = [
+        name
+        for name, one in found.plan.compositions.items()
+        if len(one.use) == 2 and one.merge is None and one.fusion == SUM
+    ]
     for identity in found.plan.identities:
         for style in found.plan.styles:
             missing = [name for name in compositions if (name, identity.name, style.name) not in done]
