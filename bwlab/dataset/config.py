@@ -8,6 +8,8 @@ from pydantic import Field
 
 from bwlab.config.model import Settings, Text
 
+MOST_REPEATS = 100_000
+
 
 class DataConfig(Settings):
     """The images and captions to train on."""
@@ -24,7 +26,7 @@ class DataConfig(Settings):
     caption_extension: Text = ".txt"
     """File extension of the captions; `.png.txt` stands for captions with the whole name of their image."""
 
-    repeats: int = Field(default=1, ge=1, le=100_000)
+    repeats: int = Field(default=1, ge=1, le=MOST_REPEATS)
     """How often each image counts in an epoch, unless the name of its folder (`25_name`) gives the number."""
 
     resolution: int | None = Field(default=None, ge=8, le=8192)

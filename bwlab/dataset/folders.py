@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from bwlab.dataset.captions import CaptionFiles, OtherCaption, caption_path, read_caption_text
-from bwlab.dataset.config import DataConfig, RegularisationConfig
+from bwlab.dataset.config import MOST_REPEATS, DataConfig, RegularisationConfig
 from bwlab.dataset.examples import Example, Subset, normalized_tags
 from bwlab.dataset.kohya_toml import read_dataset_toml
 from bwlab.errors import BwlabError
 from bwlab.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, FolderFiles, folder_files, image_paths
 from bwlab.terminal import counted
 
-REPEATS_FOLDER = re.compile(r"(\d+)_(.*)")
+REPEATS_FOLDER = re.compile(r"([0-9]+)_(.*)")
+MOST_EXAMPLES = 10_000_000  # in an epoch, with repeats; each takes some bytes of memory
 NAMES_IN_NOTES = 3
 NO_REGULARISATION = RegularisationConfig()
 
@@ -48,12 +49,17 @@ def read_dataset(config: DataConfig, regularisation: RegularisationConfig = NO_R
     """Return the examples of all folders, those of each folder sorted by path.
 
     Raises:
-        BwlabError: there is no such folder or no image in it, a caption is missing or unreadable, repeats are 0, or
-            the dataset TOML has a mistake.
+        BwlabError: there is no such folder or no image in it, a caption is missing or unreadable, repeats are 0 or too
+            many, or the dataset TOML has a mistake.
 
     """
     folders, captions = subsets(config, regularisation), CaptionFiles()
-    return tuple(read_example(path, subset, captions) for subset in folders for path in images_of(subset))
+    examples = tuple(read_example(path, subset, captions) for subset in folders for path in images_of(subset))
+    total = sum(example.repeats for example in examples)
+    if total > MOST_EXAMPLES:
+        found = f"an epoch of {total} images with their repeats, of at most {MOST_EXAMPLES}"
+        raise BwlabError(folders[0].asked, found, "Give folders fewer repeats (data.repeats, 25_name)")
+    return examples
 
 
 def subsets(config: DataConfig, regularisation: RegularisationConfig = NO_REGULARISATION) -> tuple[Subset, ...]:
@@ -236,15 +242,19 @@ def folder_repeats(folder: Path, subset: Subset) -> tuple[int, str | None]:
     """Return the repeats and the caption in a folder's name (`25_name`), else the repeats of the settings.
 
     Raises:
-        BwlabError: the name asks for 0 repeats.
+        BwlabError: the name asks for 0 repeats, or for more than `MOST_REPEATS`.
 
     """
     name = repeats_name(folder) if subset.recursive else None
     if name is None:
         return subset.settings.repeats, None
-    if int(name[1]) == 0:
+    digits = name[1].lstrip("0")
+    if not digits:
         raise BwlabError(f"data folder {folder}", "its name asks for 0 repeats", "Rename it, for example to 1_name")
-    return int(name[1]), name[2] or None
+    if len(digits) > len(str(MOST_REPEATS)) or int(digits) > MOST_REPEATS:
+        found = f"its name asks for more than {MOST_REPEATS} repeats"
+        raise BwlabError(f"data folder {folder}", found, "Rename it, for example to 1_name")
+    return int(digits), name[2] or None
 
 
 def repeats_name(folder: Path) -> re.Match[str] | None:
