@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKSUM = "sha256"
+"""Key of a checksum in the metadata of a safetensors file."""
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -42,6 +50,17 @@ def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return a SHA-256 (hex) of a text and of named tensors on the CPU: their names, shapes, dtypes and bytes."""
+    import torch
+
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _write_and_sync(path: Path, pieces: Iterable[bytes]) -> None:

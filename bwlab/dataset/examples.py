@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +140,15 @@ def chance(generator: torch.Generator) -> float:
 
 def dataset_hash(examples: Sequence[Example]) -> str:
     """Return a SHA-256 of images, captions and their settings, whatever the folders are called."""
-    lines = sorted(example_content(example) for example in examples)
+    return _hash(sorted(map(example_content, examples)))
+
+
+def order_hash(examples: Sequence[Example]) -> str:
+    """Return a SHA-256 of the examples in their order, on which the images of each batch depend."""
+    return _hash(map(example_content, examples))
+
+
+def _hash(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ cache. Each entry is computed alone, never in a batch, so its bits depend on not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from bwlab.base.text_chunks import TextReading
 from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
 from bwlab.errors import BwlabError
-from bwlab.files import make_folder, write_atomically
+from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
 from bwlab.images import UnreadableImage, read_image_tensor
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 
 LAYOUT = "3"  # raised when the contents of an entry change, or how images are read
-CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
@@ -184,15 +183,6 @@ class TensorCache:
         make_folder(path.parent)
         write_atomically(path, save(tensors, {CHECKSUM: checksum(tensors)}))
         return tensors
-
-
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 of named tensors on the CPU."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bwlab.base.conditioning import SizeCondition, size_conditions
 from bwlab.base.latents import Posterior
-from bwlab.dataset.examples import Example, dataset_hash
+from bwlab.dataset.examples import Example, dataset_hash, order_hash
 from bwlab.dataset.latents import EncodedImage
 from bwlab.dataset.order import BatchSlot, Order, generator_for, new_order
 from bwlab.images import Size
@@ -125,6 +125,7 @@ class TrainingSet:
         return {
             "resolution": ", ".join(str(size) for size in sizes),
             "the data": dataset_hash(self.examples),
+            "the order of the images, which is that of their names,": order_hash(self.examples),
             "regularisation.weight": str(self.prior_weight),
         }
 

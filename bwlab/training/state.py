@@ -1,8 +1,8 @@
 """Training states: all that a run needs to be resumed bit for bit, in one safetensors file each.
 
 A file holds the trained parameters (not folded as in `adapter.safetensors`), their moving average and the optimiser's
-state, and in its header the step and the settings that must stay the same. Generators and schedules have no state: see
-`bwlab.dataset.order` and `bwlab.training.trainable`.
+state, and in its header the step, the settings that must stay the same, and a checksum of it all. Generators and
+schedules have no state: see `bwlab.dataset.order` and `bwlab.training.trainable`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bwlab.errors import BwlabError, first_line
-from bwlab.files import make_folder, write_atomically
+from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
 
 HEADER = "bwlab.checkpoint"
 TRAINABLE, OPTIMIZER, AVERAGE = "trainable/", "optimizer/", "average/"
@@ -110,16 +110,20 @@ def save_state(state: TrainingState, path: Path) -> None:
         "settings": dict(state.settings),
         "scaler": dict(state.scaler),
     }
+    text = json.dumps(header)
     make_folder(path.parent)
-    write_atomically(path, save(dict(state.tensors), {HEADER: json.dumps(header)}))
+    write_atomically(path, save(dict(state.tensors), {HEADER: text, CHECKSUM: checksum(state.tensors, text)}))
 
 
 def load_state(path: Path) -> TrainingState:
     """Return the training state in a file; BwlabError if the file is damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
+            metadata = file.metadata() or {}
+            header = json.loads(metadata[HEADER])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        if metadata.get(CHECKSUM) != checksum(tensors, metadata[HEADER]):
+            raise ValueError("its checksum is another: it was changed since it was saved")
         return TrainingState(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = f"not a whole checkpoint ({first_line(error)})"

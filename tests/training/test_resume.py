@@ -139,6 +139,37 @@ def test_a_damaged_checkpoint_is_named(tiny_pipeline: Path, two_images: Path, tm
         run(config, existing=ExistingRun.RESUME)
 
 
+@pytest.mark.parametrize("place", ["tensor", "header"])
+def test_a_checkpoint_with_one_flipped_bit_is_named(
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, place: str
+) -> None:
+    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=2", "checkpoint.every=1")
+    run(config)
+    state = tmp_path / "out" / "checkpoints" / "step-000002.state.safetensors"
+    content = bytearray(state.read_bytes())
+    at = len(content) - 5 if place == "tensor" else content.index(b'step\\": 2') + 8
+    content[at] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint \(its checksum is"):
+        run(config, existing=ExistingRun.RESUME)
+    state.unlink()  # as the message says
+    run(config, existing=ExistingRun.RESUME)
+    assert state.is_file()
+
+
+def test_images_renamed_into_another_order_are_named(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    run(short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=2"))
+    longer = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=3")
+    *_, last = sorted(path.stem for path in two_images.glob("*.png"))
+    for path in two_images.glob(f"{last}.*"):
+        path.rename(path.with_name(f"0{path.suffix}"))
+    with pytest.raises(BwlabError, match=r"the order of the images, which is that of their names, is .*, but was"):
+        run(longer, existing=ExistingRun.RESUME)
+    for path in two_images.glob("0.*"):
+        path.rename(path.with_name(f"zzz{path.suffix}"))
+    run(longer, existing=ExistingRun.RESUME)
+
+
 def test_a_folder_in_use_is_refused_and_untouched(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
