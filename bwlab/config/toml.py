@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import tomlkit
 
@@ -27,6 +29,28 @@ def toml_text(settings: Settings) -> str:
         (f"[{name}]\n" if name else "") + "".join(f"{line}\n" for line in _lines(table))
         for name, table in tables.items()
     )
+
+
+def with_names_only(settings: Settings) -> Settings:
+    """Return settings in which files and folders that exist are named alone, without the folders that they are in.
+
+    They can be shown to others, who have no such folders and need not know what they are called.
+    """
+    changes = {key: _name_only(value) for key, value in settings}
+    return settings.model_copy(update=changes)
+
+
+def _name_only(value: object) -> object:
+    if isinstance(value, Settings):
+        return with_names_only(value)
+    if isinstance(value, Mapping):
+        return {key: _name_only(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_name_only(inner) for inner in value)
+    # os.path.exists is False for what no path can be, where Path.exists raises.
+    if isinstance(value, str) and set(value) & {"/", "\\"} and os.path.exists(value):  # noqa: PTH110
+        return Path(value).resolve().name
+    return value
 
 
 def commented_toml(settings: Settings) -> str:

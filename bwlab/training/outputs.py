@@ -13,7 +13,7 @@ from bwlab.adapters.names import adapter_name
 from bwlab.adapters.save import save_adapter
 from bwlab.base.conditioning import text_encoders
 from bwlab.config.sources import setting_values
-from bwlab.config.toml import toml_text
+from bwlab.config.toml import toml_text, with_names_only
 from bwlab.dataset.examples import Example, dataset_hash, split_tags
 from bwlab.files import make_folder
 from bwlab.generation.prompt_notes import syntax_note
@@ -145,6 +145,8 @@ def option_text(options: Mapping[str, object]) -> str:
 def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> dict[str, str]:
     """Return the metadata of an adapter file: `bwlab.*` to repeat the run, `ss_*` for other tools.
 
+    Adapters are passed on, so the metadata name files and folders without where they lie.
+
     Args:
         config: all settings of the run.
         setup: the data, the base and the length of the run.
@@ -157,7 +159,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
     images = sum(example.repeats for example in new)
     regularised = len(new) < len(examples)
     return {
-        "bwlab.config": toml_text(config),
+        "bwlab.config": toml_text(with_names_only(config)),
         "bwlab.blocks": config.adapter.blocks,
         "bwlab.base_hash": setup.base_hash,
         "bwlab.dataset_hash": dataset_hash(examples),

@@ -61,7 +61,11 @@ def test_the_metadata_can_repeat_the_run(tiny_pipeline: Path, two_images: Path, 
     assert (metadata["ss_steps"], metadata["ss_num_train_images"]) == ("2", "2")
     again = tmp_path / "again.toml"
     again.write_text(metadata["bwlab.config"])
-    assert read_config(again) == config
+    sets = f"base={tiny_pipeline}", f"data.folder={two_images}", f"out={config.out}"
+    assert read_config(again, sets=sets) == config
+    # Files are passed on: what folders are called above the run's is nobody's business.
+    assert [key for key, value in metadata.items() if str(tmp_path.parent) in value] == []
+    assert tomllib.loads(metadata["bwlab.config"])["out"] == "out"
     assert tomllib.loads(metadata["bwlab.config"])["adapter"]["blocks"] == "upper=3"
 
 
