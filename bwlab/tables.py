@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from bwlab.text import single_line
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -159,9 +161,9 @@ def _rich_table(table: Table) -> RichTable:
         head = Text("\n".join(filter(None, (column.head, column.note))))
         shown.add_column(head, justify=column.align, no_wrap=not column.wrap, overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(cell.line) for cell in row))
+        shown.add_row(*(Text(single_line(cell.line)) for cell in row))
     if table.totals:
         shown.add_section()
     for row in table.totals:
-        shown.add_row(*(Text(cell.line) for cell in row))
+        shown.add_row(*(Text(single_line(cell.line)) for cell in row))
     return shown

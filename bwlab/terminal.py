@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from operator import length_hint
 from string import ascii_lowercase, ascii_uppercase
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import typer
 
 from bwlab.errors import BwlabError
+from bwlab.text import CONTROLS, HALVES, single_line, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
 
 Item = TypeVar("Item")
 
 OnProgress = Callable[[int, int], None]  # called with (done, total)
 
 WIDTH = 100  # columns of output that does not go to a terminal
+LONGEST_LINE = 2000  # characters of an error or a warning; more of it comes from a file and helps nobody
 
 
 def stdout_console() -> Console:
@@ -34,12 +40,47 @@ def stderr_console() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = _console_class()
+    console = made(stderr=stderr, highlight=False, markup=False, emoji=False)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDTH)
+    return made(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDTH)
+
+
+@cache
+def _console_class() -> type[Console]:
+    """Return rich's console with text made `visible`: names and metadata come from strangers."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class VisibleConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(single_line(text), **options)
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                shown = segment.control or not CONTROLS.search(segment.text)
+                yield segment if shown else Segment(visible(segment.text), segment.style)
+
+    return VisibleConsole
+
+
+def echo(text: object, *, exact: bool = False, err: bool = False, nl: bool = True) -> None:
+    """Print a line.
+
+    Args:
+        text: what is printed, made a `single_line`.
+        exact: whether a program that reads the output gets the text as it is: a document or a path.
+        err: whether it goes to standard error.
+        nl: whether a line feed follows.
+
+    """
+    line, stream = str(text), sys.stderr if err else sys.stdout
+    if not exact:
+        line = single_line(line)
+    elif stream.isatty() or HALVES.search(line):
+        line = visible(line)
+    typer.echo(line, err=err, nl=nl)
 
 
 class ProgressBar:
@@ -144,14 +185,17 @@ def print_error(message: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """Return `message` with each run of white space replaced by one space.
+    """Return `message` made `visible`, with one space for each run of white space; a long one loses its middle.
 
     >>> one_line("first\\n  second")
     'first second'
     """
-    return " ".join(message.split())
+    line = visible(" ".join(message.split()))
+    half = LONGEST_LINE // 2
+    left_out = len(line) - 2 * half
+    return line if left_out <= 0 else f"{line[:half]} [{left_out} more characters] {line[-half:]}"
 
 
 def show_traceback(error: BaseException) -> None:
     """Print the traceback of `error` on standard error."""
-    typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    typer.echo(visible("".join(traceback.format_exception(error))), err=True, nl=False)

@@ -29,7 +29,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
         map(
             frozenset,
             (
-                ("errors", "_version", "linalg"),
+                ("errors", "text", "_version", "linalg"),
                 ("files", "images", "terminal", "tables", "config", "blocks"),
                 ("formats", "benchmark"),
                 ("adapters", "base", "inspection"),

@@ -12,6 +12,7 @@ import typer
 from bwlab.blocks.block_map import Counts, Level, MapRow
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
+from bwlab.terminal import echo
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +69,7 @@ def command(
     counts = unet.counts(scheme)
     rows = block_map(scheme, counts, "cell" if cells else "block")
     if as_json:
-        typer.echo(json.dumps(_as_dict(base, scheme, rows, counts), indent=2))
+        echo(json.dumps(_as_dict(base, scheme, rows, counts), indent=2), exact=True)
     else:
         _print_table(base, scheme, rows, counts, cells)
 
@@ -95,11 +96,11 @@ def _translation(
 
 def _print_translation(result: Translation, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(asdict(result)))
+        echo(json.dumps(asdict(result)), exact=True)
         return
-    typer.echo(result.text)
+    echo(result.text, exact=True)
     for note in result.notes:
-        typer.echo(f"bwlab: note: {note}", err=True)
+        echo(f"bwlab: note: {note}", err=True)
 
 
 def _as_dict(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[str, Counts]) -> dict[str, object]:

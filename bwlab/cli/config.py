@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bwlab.errors import BwlabError
+from bwlab.terminal import echo
 from bwlab.training.settings import PresetName
 
 app = typer.Typer(help="Show or write the settings of a training run.", no_args_is_help=True)
@@ -27,12 +28,12 @@ def init_command(
 
     text = commented_toml(read_config(preset_name=preset))
     if file is None:
-        typer.echo(text, nl=False)
+        echo(text, nl=False, exact=True)
         return
     if file.exists():
         raise BwlabError(f"config {file}", "the file exists", "Choose another name, or delete it first")
     write_atomically(file, text.encode())
-    typer.echo(file)
+    echo(file, exact=True)
 
 
 @app.command("show")
@@ -48,4 +49,4 @@ def show_command(
     from bwlab.training.settings import build_config, collect
 
     sources = collect(config, preset, {}, settings or ())
-    typer.echo(toml_with_origins(build_config(sources), sources), nl=False)
+    echo(toml_with_origins(build_config(sources), sources), nl=False, exact=True)

@@ -13,7 +13,7 @@ import typer
 
 from bwlab.cli.app import USER_ERROR
 from bwlab.tables import EMPTY, Cell, Column, Row, Table, columns_of, print_table
-from bwlab.terminal import counted
+from bwlab.terminal import counted, echo
 
 if TYPE_CHECKING:
     from bwlab.dataset.survey import BucketCount, FolderCount, NearDuplicate, Survey
@@ -62,13 +62,13 @@ def check_command(
     config, of_run = run_settings(source, base, resolution, settings or [])
     survey = survey_settings(config, with_base=base is not None or (of_run and resolution is None))
     if as_json:
-        typer.echo(json.dumps(document(survey), indent=2, ensure_ascii=False))
+        echo(json.dumps(document(survey), indent=2, ensure_ascii=False), exact=True)
     else:
         console = stdout_console()
         for table in tables(survey, tags):
             print_table(console, table)
         for line in lines(survey):
-            typer.echo(line)
+            echo(line)
     if survey.stops:
         raise typer.Exit(USER_ERROR)
 

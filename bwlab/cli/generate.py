@@ -12,6 +12,7 @@ from bwlab.fusion.types import SUM
 from bwlab.generation.controlnet import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
 from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from bwlab.terminal import echo
 
 ADAPTER_HELP = (
     "Adapter file (repeatable; by default they add up), with its scale or block spec after a colon, "
@@ -152,4 +153,4 @@ def command(
     from bwlab.generation.run import run_job
 
     for path in run_job(job, manager, stderr_console()):
-        typer.echo(path)
+        echo(path, exact=True)

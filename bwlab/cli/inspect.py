@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bwlab.terminal import counted, print_error
+from bwlab.terminal import counted, echo, print_error
+from bwlab.text import single_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,7 @@ def command(
     if as_json:
         from bwlab.inspection.report import document
 
-        typer.echo(json.dumps(document(reports), indent=2, allow_nan=False))
+        echo(json.dumps(document(reports), indent=2, allow_nan=False), exact=True)
         raise typer.Exit(2 if unread else 0)
     from bwlab.terminal import stdout_console
 
@@ -75,7 +76,7 @@ def print_inspection(console: Console, report: Inspection) -> None:
     """Print a report: the file, its blocks, its training and its health."""
     from rich.text import Text
 
-    console.print(Text(str(report.path), style="bold"), soft_wrap=True)
+    console.print(Text(single_line(str(report.path)), style="bold"), soft_wrap=True)
     console.print(_pairs(dict(_facts(report))))
     if report.blocks:
         console.print(_block_table(report))
@@ -88,7 +89,7 @@ def print_inspection(console: Console, report: Inspection) -> None:
         return
     lines = _grid("")
     for finding in report.findings:
-        lines.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(finding.text))
+        lines.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(single_line(finding.text)))
     console.print(lines)
 
 
@@ -117,7 +118,7 @@ def _pairs(facts: Mapping[str, str]) -> Table:
 
     table = _grid("dim")
     for label, text in facts.items():
-        table.add_row(Text(label), Text(text))
+        table.add_row(Text(single_line(label)), Text(single_line(text)))
     return table
 
 

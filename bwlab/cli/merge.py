@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab.terminal import counted
+from bwlab.terminal import counted, echo
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -204,4 +204,4 @@ def show(outcome: Outcome) -> None:
     if outcome.fits:
         stdout_console().print(fit_table(outcome))
     for line in lines(outcome):
-        typer.echo(line)
+        echo(line)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bwlab.terminal import echo
+
 if TYPE_CHECKING:
     from rich.console import Group
 
@@ -64,7 +66,7 @@ def list_command(as_json: JsonOption = False) -> None:
 
     manager = build_manager()
     if as_json:
-        typer.echo(json.dumps([as_dict(record, manager) for record in manager.records], indent=2))
+        echo(json.dumps([as_dict(record, manager) for record in manager.records], indent=2), exact=True)
     else:
         console = stdout_console()
         console.print(plugin_table(manager, console.width))
@@ -118,8 +120,8 @@ def new_command(
     folder = out if out is not None else Path(f"bwlab-{name}")
     taken = [record.name for record in build_manager().records]
     for path in write_project(name, folder, taken):
-        typer.echo(f"wrote {path}")
-    typer.echo(f"next: pip install -e {folder} && bwlab plugins check {name}")
+        echo(f"wrote {path}")
+    echo(f"next: pip install -e {folder} && bwlab plugins check {name}")
 
 
 def kinds(record: PluginRecord) -> list[str]:
@@ -211,7 +213,7 @@ def plugin_table(manager: PluginManager, width: int = 80) -> Group:
 def show_checks(name: str, checks: Sequence[tuple[str, str | None]]) -> int:
     """Print one line for each check of the contract and return the number of failed checks."""
     for check, error in checks:
-        typer.echo(f"ok      {check}" if error is None else f"BROKEN  {check}: {error}")
+        echo(f"ok      {check}" if error is None else f"BROKEN  {check}: {error}")
     broken = sum(error is not None for _, error in checks)
-    typer.echo(f"{name}: {len(checks) - broken} of {len(checks)} checks hold")
+    echo(f"{name}: {len(checks) - broken} of {len(checks)} checks hold")
     return broken

@@ -14,6 +14,7 @@ from bwlab.config.model import bound, bounds, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.errors import BwlabError
 from bwlab.optimizers.types import DEFAULT_RATE
+from bwlab.terminal import echo
 from bwlab.training.config import TrainConfig
 from bwlab.training.settings import PresetName
 
@@ -172,7 +173,7 @@ def command(
             return
         path = training.train(chosen, manager, stderr_console(), existing)
         if is_main_process():
-            typer.echo(path)
+            echo(path, exact=True)
     finally:
         leave_processes()
 

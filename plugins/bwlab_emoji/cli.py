@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bwlab.files import cache_folder
+from bwlab.terminal import echo, stderr_console, stdout_console
 
 app = typer.Typer(help="Build and measure the embedded base model.", no_args_is_help=True)
 
@@ -44,11 +45,9 @@ def build_command(
     compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
 ) -> None:
     """Train the embedded base on the emoji packages of npm. Continues from the last checkpoint."""
-    from rich.console import Console
-
     from bwlab_emoji.build import STAGES, BuildConfig, build
 
-    console = Console(stderr=True)
+    console = stderr_console()
     config = BuildConfig(
         out=out,
         work=_work_folder(work),
@@ -76,12 +75,10 @@ def measure_command(
     ] = None,
 ) -> None:
     """Measure the quality of a base: how often the true image nearest to a generated one is the right one."""
-    from rich.console import Console
-
     from bwlab_emoji.base_quality import measure, retrieval_table
 
     report = measure(base, _work_folder(work), cfg=cfg, count=count, seed=seed, sheet=sheet)
-    Console().print(retrieval_table(report))
+    stdout_console().print(retrieval_table(report))
 
 
 @app.command("benchmark")
@@ -93,7 +90,7 @@ def benchmark_command(
     from bwlab_emoji.benchmark_art import write_benchmark
 
     write_benchmark(_work_folder(work), out)
-    typer.echo(f"The benchmark lies in {out}.")
+    echo(f"The benchmark lies in {out}.")
 
 
 @app.command("measure-benchmark")
@@ -103,16 +100,14 @@ def measure_benchmark_command(
     out: Annotated[Path | None, typer.Option(help="File to write the numbers to, as JSON.", metavar="FILE")] = None,
 ) -> None:
     """Measure how well images in each style that the base does not know can be scored, by identity and by style."""
-    from rich.console import Console
-
     from bwlab.tables import print_table
     from bwlab_emoji.benchmark_quality import gate_table, measure_benchmark, write_gates
 
-    console = Console(stderr=True)
+    console = stderr_console()
     gates = measure_benchmark(_work_folder(work), style, lambda name: console.print(f"measuring {name}"))
     if out is not None:
         write_gates(gates, out)
-    print_table(Console(), gate_table(gates))
+    print_table(stdout_console(), gate_table(gates))
 
 
 @app.command("scorer")
@@ -123,11 +118,9 @@ def scorer_command(
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
 ) -> None:
     """Train the scorer of identities and styles, a small open_clip model. Continues from the last checkpoint."""
-    from rich.console import Console
-
     from bwlab_emoji.companions import CompanionConfig, build_scorer
 
-    console = Console(stderr=True)
+    console = stderr_console()
     build_scorer(CompanionConfig(out, _work_folder(work), steps, seed), console)
     console.print(f"The scorer lies in {out}; open_clip loads it as local-dir:{out}.", soft_wrap=True)
 
@@ -138,12 +131,10 @@ def measure_scorer_command(
     work: WorkOption = None,
 ) -> None:
     """Measure how well a scorer knows identities and styles that it was not trained on, beside controls."""
-    from rich.console import Console
-
     from bwlab_emoji.scorer_quality import measure_scorer, scorer_table, text_table
 
     images, texts = measure_scorer(folder, _work_folder(work))
-    console = Console()
+    console = stdout_console()
     console.print(scorer_table(images))
     console.print(text_table(texts))
 
@@ -157,10 +148,8 @@ def controlnet_command(
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
 ) -> None:
     """Train the embedded base's ControlNet on edges of emoji art. Continues from the last checkpoint."""
-    from rich.console import Console
-
     from bwlab_emoji.companions import CompanionConfig, build_controlnet
 
-    console = Console(stderr=True)
+    console = stderr_console()
     build_controlnet(CompanionConfig(out, _work_folder(work), steps, seed), base, console)
     console.print(f"The ControlNet lies in {out}.", soft_wrap=True)

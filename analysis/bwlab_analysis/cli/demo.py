@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bwlab.terminal import echo
+
 
 def demo_command(
     quick: Annotated[
@@ -37,10 +39,10 @@ def demo_command(
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")
     plan = replace(QUICK if quick else FULL, base=base)
     result = run_demo(plan, folder, build_manager(), stderr_console(), overwrite=overwrite)
-    typer.echo(f"Done in {result.seconds / 60:.1f} minutes.")
+    echo(f"Done in {result.seconds / 60:.1f} minutes.")
     for name, path in result.adapters.items():
-        typer.echo(f"adapter {name:12} {path}")
+        echo(f"adapter {name:12} {path}")
     for path in result.conflicts:
-        typer.echo(f"conflict             {path}")
-    typer.echo(f"images               {result.images}")
-    typer.echo(f"sheet                {result.sheet}")
+        echo(f"conflict             {path}")
+    echo(f"images               {result.images}")
+    echo(f"sheet                {result.sheet}")

@@ -179,11 +179,11 @@ def conflict_score_text(losses: Sequence[LossReport], names: tuple[str, str]) ->
     harms = ", ".join(f"{name} {report.harm.value:+.3f}" for name, report in zip(names, losses, strict=True))
     return (
         f"Conflict score {score:.3f}: the mean rise of the loss on each adapter's training images beside the other "
-        f"adapter ({harms}). In bwlab's study the rise on an identity's images went along somewhat with the identity that "
-        f"was lost (rank correlation {HARM_RHO['identity']:.2f}), the rise on a style's images not with the style "
+        f"adapter ({harms}). In bwlab's study the rise on an identity's images went along somewhat with the identity "
+        f"that was lost (rank correlation {HARM_RHO['identity']:.2f}), the rise on a style's images not with the style "
         f"({HARM_RHO['style']:.2f}), and the cosine of the weights hardly with either "
-        f"({COSINE_RHO['identity']:.2f}, {COSINE_RHO['style']:.2f}). Take it as a hint; 'bwlab analyze recommend' generates and scores images to make "
-        "sure."
+        f"({COSINE_RHO['identity']:.2f}, {COSINE_RHO['style']:.2f}). Take it as a hint; 'bwlab analyze recommend' "
+        "generates and scores images to make sure."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.tables import Table, print_table
+from bwlab.terminal import echo
 from bwlab_analysis.measures import Json
 from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Verbatim
 
@@ -82,9 +83,7 @@ def print_json(document: Mapping[str, Json]) -> None:
     """Print a document as JSON."""
     import json
 
-    import typer
-
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    echo(json.dumps(document, indent=2, allow_nan=False), exact=True)
 
 
 def typed_command() -> str:
