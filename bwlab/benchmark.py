@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
+from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +149,7 @@ def load_benchmark(folder: Path | None = None) -> Benchmark:
     folder = Path(str(importlib.resources.files("bwlab"))) / "data" / "benchmark" if folder is None else folder
     path = folder / "manifest.json"
     try:
-        return _parsed(folder, json.loads(path.read_text(encoding="utf-8")))
+        return _parsed(folder, parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BwlabError(f"benchmark {path}", f"not a readable manifest ({error})", "Install bwlab again") from error
 

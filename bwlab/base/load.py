@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from bwlab.base.single_file import load_single_file
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme, SchemeFinder
 from bwlab.errors import BwlabError
+from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +182,7 @@ def _contents(folder: Path, most: int = 4) -> str:
 
 def _pipeline_class(index: Path, asked: str) -> str:
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = parse_json(index.read_text(encoding="utf-8"))
         return str(content["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BwlabError(asked, "its model_index.json is not readable", BASE_ADVICE) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from bwlab.blocks.block_map import Counts, count, known_counts
 from bwlab.blocks.configs import KNOWN, OF_FAMILY
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError, did_you_mean
+from bwlab.text import parse_json
 
 EMBEDDED = "emoji"
 EMBEDDED_FOLDER = "data/emoji_base"
@@ -102,7 +102,7 @@ def _embedded_config() -> Mapping[str, object]:
 def _read_config(file: Path) -> Mapping[str, object]:
     fix = "Give the folder of a diffusers pipeline, such as save_pretrained writes"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BwlabError(f"the UNet config {file}", f"it cannot be read ({error})", fix) from None
     if not isinstance(config, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from bwlab.errors import BwlabError
 from bwlab.formats.ldm import TEXT_MODEL, TensorLocation, component_locations
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
 from bwlab.formats.tensors import LazyTensor, Numbers
+from bwlab.text import parse_json
 
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 NORMS = ("layer_norm1", "layer_norm2")
@@ -120,7 +120,7 @@ def _component_files(folder: Path, asked: str) -> Iterable[AdapterFile]:
 
 def _shards(index: Path, asked: str) -> list[str]:
     try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise BwlabError(asked, f"{index} cannot be read", "Save the model again") from error
 

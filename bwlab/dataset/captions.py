@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import unicodedata
 from pathlib import Path, PurePath
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from bwlab.errors import BwlabError
 from bwlab.images import IMAGE_SUFFIXES, folder_entries
+from bwlab.text import parse_json
 
 # Endings that trainers and taggers give to captions.
 CAPTION_ENDINGS = (".txt", ".caption", ".captions", ".cap", ".tags", ".text", ".prompt", ".json")
@@ -163,8 +163,8 @@ def read_caption_text(path: Path) -> str:
 def is_json_object(text: str) -> bool:
     """Return whether a text is a JSON object or array, and no list of tags."""
     try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(text), dict | list)
+    except ValueError:
         return False
 
 

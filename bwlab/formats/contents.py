@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.safetensors import AdapterFile
 from bwlab.formats.tensors import LazyTensor
 from bwlab.terminal import counted
+from bwlab.text import parse_json
 
 AND = " and "
 TYPE_KEY = "bwlab.adapter_type"
@@ -177,7 +177,7 @@ def assemble(
 def _recorded_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of weights by module path that the metadata records; empty if there are none."""
     try:
-        entries = json.loads(metadata.get(SHAPES_KEY, "{}"))
+        entries = parse_json(metadata.get(SHAPES_KEY, "{}"))
         return {str(path): tuple(int(size) for size in shape) for path, shape in entries.items()}
     except (ValueError, TypeError, AttributeError):
         return {}

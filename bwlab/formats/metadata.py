@@ -10,6 +10,7 @@ from bwlab._version import __version__
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
 from bwlab.formats.modules import ModuleWeights, common_alpha
+from bwlab.text import parse_json
 
 HISTORY, PARENTS = "bwlab.history", "bwlab.parents"
 TAGS, TRIGGER, TITLE = "ss_tag_frequency", "modelspec.trigger_phrase", "modelspec.title"
@@ -73,7 +74,7 @@ def _tag_frequencies(every: Sequence[Mapping[str, str]]) -> dict[str, dict[str, 
     total: dict[str, dict[str, int]] = {}
     for metadata in every:
         try:
-            folders = json.loads(metadata.get(TAGS, "{}"))
+            folders = parse_json(metadata.get(TAGS, "{}"))
             counts = [(folder, tag, int(count)) for folder, tags in folders.items() for tag, count in tags.items()]
         except (ValueError, AttributeError, TypeError):
             continue
@@ -85,7 +86,7 @@ def _tag_frequencies(every: Sequence[Mapping[str, str]]) -> dict[str, dict[str, 
 
 def _history(earlier: Mapping[str, str]) -> list[object]:
     try:
-        steps = json.loads(earlier.get(HISTORY, "[]"))
+        steps = parse_json(earlier.get(HISTORY, "[]"))
     except ValueError:
         return []
     return steps if isinstance(steps, list) else []

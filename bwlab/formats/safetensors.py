@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,10 @@ def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str,
             raise _bad(path, f"{key} has dtype {entry.dtype}, which bwlab does not read")
         if entry.end - entry.start != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
             raise _bad(path, f"{key} has shape {entry.shape} but {entry.end - entry.start} bytes")
+    in_order = sorted(entries.items(), key=lambda item: (item[1].start, item[1].end))
+    for (one, before), (other, after) in pairwise(in_order):
+        if after.start < before.end:
+            raise _bad(path, f"{one} and {other} share bytes, which the format forbids")
     return metadata, entries
 
 
@@ -166,11 +171,10 @@ def _entry(field: Mapping[str, object], data_start: int) -> TensorEntry:
     shape, offsets = field["shape"], field["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list):
         raise TypeError("shape and data_offsets are lists")
-    start, end = (int(offset) for offset in offsets)
-    sizes = tuple(int(size) for size in shape)
-    if start < 0 or any(size < 0 for size in sizes):
-        raise ValueError("negative size")
-    return TensorEntry(str(field["dtype"]), sizes, data_start + start, data_start + end)
+    start, end = offsets
+    if any(type(number) is not int or number < 0 for number in (*shape, *offsets)):
+        raise ValueError("a size that is no whole number, or negative")
+    return TensorEntry(str(field["dtype"]), tuple(shape), data_start + start, data_start + end)
 
 
 def _bad(path: Path, found: str) -> BrokenFileError:

@@ -15,6 +15,7 @@ from bwlab.adapters.names import adapter_name
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.generation.samplers import sampler_named
+from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -192,7 +193,7 @@ def file_hash(path: Path) -> str:
 def recipe_from_json(text: str) -> GenerationRecipe:
     """Return the recipe in a text chunk `bwlab`; `BwlabError` if the text is not a recipe."""
     try:
-        values: Mapping[str, Any] = json.loads(text)
+        values: Mapping[str, Any] = parse_json(text)
         inputs = {
             "adapters": tuple(RecipeAdapter(**each) for each in values["adapters"]),
             "embeddings": tuple(RecipeEmbedding(**each) for each in values.get("embeddings", ())),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from bwlab.formats.read import read_contents
 from bwlab.formats.tensors import LazyTensor
 from bwlab.formats.types import Formats
 from bwlab.inspection.health import Finding, ModuleHealth, findings_of, module_health
+from bwlab.text import parse_json
 
 Value = TypeVar("Value")
 
@@ -238,7 +238,7 @@ def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
 def tag_counts(metadata: Mapping[str, str]) -> dict[str, int]:
     """Return tag -> number of captions with it over all folders of `ss_tag_frequency`, the commonest first."""
     try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        folders = parse_json(metadata.get("ss_tag_frequency", "{}"))
         counts: Counter[str] = Counter()
         for tags in folders.values():
             counts.update({tag.strip(): int(count) for tag, count in tags.items()})

@@ -12,6 +12,7 @@ from typing import Literal
 
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
+from bwlab.text import parse_json
 
 Action = Literal["new", "refreshed", "appended", "overwritten", "unchanged", "kept"]
 
@@ -151,7 +152,7 @@ def _hash(text: str) -> str:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         captions = record["captions"]
         if record["version"] != RECORD_VERSION or not isinstance(captions, Mapping):
             raise ValueError("another version")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bwlab.errors import BwlabError, first_line
 from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
+from bwlab.text import parse_json
 
 HEADER = "bwlab.checkpoint"
 TRAINABLE, OPTIMIZER, AVERAGE = "trainable/", "optimizer/", "average/"
@@ -120,7 +121,7 @@ def load_state(path: Path) -> TrainingState:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            header = json.loads(metadata[HEADER])
+            header = parse_json(metadata[HEADER])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         if metadata.get(CHECKSUM) != checksum(tensors, metadata[HEADER]):
             raise ValueError("its checksum is another: it was changed since it was saved")

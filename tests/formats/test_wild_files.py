@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,79 @@ def test_a_module_with_a_leaf_that_nobody_knows_goes_whole(tmp_path: Path, capsy
     assert exit_code("inspect", source, "--json") == 0
     assert KEY in capsys.readouterr().out
     assert sorted(read_contents(source).unknown) == sorted(key for key in load_file(source) if key.startswith(KEY))
+
+
+def peft_file(folder: Path, config: str) -> Path:
+    """Write a PEFT adapter of one module with this config beside it."""
+    (folder / "adapter_config.json").write_text(config)
+    tensors = lora(f"base_model.model.{PATH}", 640, 768, ("lora_A.weight", "lora_B.weight"))
+    return written(folder / "adapter_model.safetensors", tensors)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("(([a-z_.0-9]+)+)+#", "could take very long"),
+        ("(.*.*.*.*.*)x", "could take very long"),
+        ("(a|a)*b", "could take very long"),
+        ("[", "no regular expression"),
+        ("attn2.to_k", 1.0),
+        ("down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", 1.0),
+        (r"attn\d\.to_[kv]", 1.0),
+        (r"down_blocks.*to_k", 1.0),
+        ("tn2.to_k", 4.0),
+        ("to_q", 4.0),
+    ],
+)
+def test_an_alpha_pattern_is_an_ending_and_never_takes_long(tmp_path: Path, pattern: str, found: str | float) -> None:
+    source = peft_file(tmp_path, json.dumps({"lora_alpha": 4.0, "alpha_pattern": {pattern: 1.0}}))
+    if isinstance(found, str):
+        with pytest.raises(BwlabError, match=rf"alpha_pattern .*: .*{found}"):
+            read_contents(source)
+    else:
+        assert read_contents(source).modules[PATH].alpha == found
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"lora_alpha": ' + "9" * 5000 + "}", '{"lora_alpha": NaN}'])
+def test_json_that_costs_more_than_it_weighs_is_one_line(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("inspect", peft_file(tmp_path, text)) == 2
+    error = capsys.readouterr().err
+    assert "adapter_config.json next to it cannot be read" in " ".join(error.split())
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a": {"b": Infinity}}', '{"a": {"b": 1e999}}', '{"a": {"b": ' + "9" * 5000 + "}}", "[3]", "{}"],
+)
+@pytest.mark.parametrize(
+    "key", ["ss_tag_frequency", "ss_network_args", "lora_adapter_metadata", "bwlab.history", "unet"]
+)
+def test_metadata_of_strangers_stop_nothing(
+    tmp_path: Path, key: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = written(tmp_path / "a.safetensors", lora(KEY, 640, 768), {key: text})
+    for command in (("inspect", source), ("convert", source, tmp_path / "b.safetensors")):
+        assert exit_code(*command) == 0, capsys.readouterr().err
+    assert exit_code("merge", source, source, "--out", tmp_path / "c.safetensors") == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets", "found"),
+    [
+        ([2.5, 4], [0, 40], "no safetensors header"),
+        ([True, 4], [0, 16], "no safetensors header"),
+        ([2, 4], [8, 40], "share bytes, which the format forbids"),
+    ],
+)
+def test_shapes_and_offsets_that_the_format_forbids(
+    tmp_path: Path, shape: list[float], offsets: list[int], found: str
+) -> None:
+    first = {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]}
+    header = json.dumps({"x": first, "y": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(80))
+    with pytest.raises(BwlabError, match=found):
+        read_contents(file)

@@ -16,6 +16,7 @@ from bwlab.blocks.notations.lists import Translation
 from bwlab.blocks.scheme import BlockScheme, short_names
 from bwlab.blocks.spec import BlockSpec, number_text, parse_number, spec_from_values
 from bwlab.errors import BwlabError
+from bwlab.text import parse_json
 
 TRANSFORMER = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.attentions\.(\d+)")
 FOLLOWER = re.compile(r"((?:down|up)_blocks\.\d+)\.(?:resnets|downsamplers|upsamplers)\.(\d+)")
@@ -61,7 +62,7 @@ def from_set_adapters(text: str, scheme: BlockScheme) -> BlockSpec:
 
     """
     try:
-        scales = json.loads(text)
+        scales = parse_json(text)
     except ValueError as error:
         raise _bad(text, f"it is no JSON ({error})") from None
     return spec_from_values(from_dict(scales, scheme), scheme, "scale")

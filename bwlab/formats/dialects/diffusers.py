@@ -20,6 +20,7 @@ from bwlab.formats.dialects.peft import (
 )
 from bwlab.formats.keys import ALPHA, DOWN, PEFT_LEAF, UP, is_path
 from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
+from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
@@ -92,8 +93,10 @@ def adapter_path(name: str) -> str | None:
 def alphas_in_metadata(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, float]:
     """Return path -> alpha from the PEFT configs that diffusers keeps in the metadata (`unet.lora_alpha` etc.)."""
     try:
-        entries = json.loads(file.metadata.get(METADATA_KEY, "{}"))
+        entries = parse_json(file.metadata.get(METADATA_KEY, "{}"))
     except ValueError:
+        return {}
+    if not isinstance(entries, dict):
         return {}
     ranks = {key.path: file.entries[key.key].shape[0] for key in keys if key.leaf == DOWN}
     alphas: dict[str, float] = {}

@@ -13,7 +13,6 @@ cli_pt_to_safetensors writes its default classes for every list.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections import Counter
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.formats.keys import DOWN, UP
 from bwlab.formats.types import FormatReader, FormatWriter
+from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
@@ -249,7 +249,7 @@ def _warn_of_classes(
 def _targets(file: AdapterFile, part: str) -> set[str]:
     """Return the classes whose layers were trained, according to the metadata; empty if it names none."""
     try:
-        return {str(name) for name in json.loads(file.metadata[part])}
+        return {str(name) for name in parse_json(file.metadata[part])}
     except (KeyError, ValueError, TypeError):
         return set()
 

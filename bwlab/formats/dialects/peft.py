@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.formats.keys import DOWN, PEFT_LEAF, UP, is_path
 from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
+from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     from bwlab.formats.contents import AdapterContents, ParsedKey
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 
 PEFT = re.compile(rf"base_model\.model\.(.+?)\.{PEFT_LEAF}")
+LITERAL = re.compile(r"[\w.-]+")
+REPETITION = re.compile(r"[*+{]")
+REPEATED_GROUP = re.compile(r"\)[*+?{]")
 TEXT_BEGINNINGS = ("text_model.", "encoder.", "text_projection")
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -59,16 +63,38 @@ def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[
     """Return path -> alpha of a PEFT config, in kohya's sense (alpha / rank is the scale); empty if it has no alphas.
 
     A pattern of `alpha_pattern` matches the ends of paths; with `use_rslora`, PEFT divides by the root of the rank.
+
+    Raises:
+        BwlabError: a pattern is no regular expression, or one that could take very long to match.
+
     """
     default = config.get("lora_alpha", config.get("alpha"))
-    patterns = config.get("alpha_pattern") or {}
+    patterns = [(_ending(pattern), alpha) for pattern, alpha in _items(config.get("alpha_pattern") or {})]
     alphas: dict[str, float] = {}
     for path, rank in ranks.items():
-        own = [alpha for pattern, alpha in _items(patterns) if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", path)]
+        own = [alpha for matches, alpha in patterns if matches(path)]
         alpha = own[0] if own else default
         if isinstance(alpha, int | float):
             alphas[path] = float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
     return alphas
+
+
+def _ending(pattern: str) -> Callable[[str], bool]:
+    """Return a function that tells whether a path ends with a pattern.
+
+    Patterns are names of modules as a rule. Others are regular expressions, which must have no repeated group and at
+    most one repetition: more of these can take longer than anyone waits.
+    """
+    if LITERAL.fullmatch(pattern):
+        return lambda path: path == pattern or path.endswith(f".{pattern}")
+    asked, fix = f"the alpha_pattern {pattern[:100]!r}", "Write the names of the modules there"
+    if len(REPETITION.findall(pattern)) > 1 or REPEATED_GROUP.search(pattern):
+        raise BwlabError(asked, "a regular expression that could take very long to match", fix)
+    try:
+        compiled = re.compile(rf"(?:.*\.)?(?:{pattern})")
+    except re.error as error:
+        raise BwlabError(asked, f"no regular expression ({error})", fix) from error
+    return lambda path: compiled.fullmatch(path) is not None
 
 
 def _items(patterns: object) -> list[tuple[str, object]]:
@@ -79,7 +105,7 @@ def _config(file: AdapterFile) -> dict[str, object]:
     """Return the config beside the file; empty if there is none."""
     path = file.path.parent / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -150,7 +150,7 @@ def test_what_cannot_be_said_is_an_error(sd: BlockScheme, form: str, spec: str, 
         ("diffusers", '{"unet": {"up": {"block_0": 1}}}', None, "'block_0'; it has block_1, block_2, block_3"),
         ("diffusers", '{"unet": {"up": {"block_1": [1, 2]}}}', None, "has 2 numbers for 3 transformers"),
         ("diffusers", '{"unet": {"mid": "1"}}', None, "mid is no number"),
-        ("diffusers", '{"unet": {"mid": NaN}}', None, "it is not a finite number"),
+        ("diffusers", '{"unet": {"mid": NaN}}', None, "NaN is no finite number"),
     ],
 )
 def test_bad_text_of_other_tools_is_told(sd: BlockScheme, form: str, text: str, kind: str | None, found: str) -> None:
