@@ -14,7 +14,6 @@ from typing import IO, Self
 from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
-from bwlab.text import parse_json
 from bwlab.training.config import OutputConfig, TrainConfig
 from bwlab.training.settings import read_config
 from bwlab.training.tracking import TENSORBOARD
@@ -175,7 +174,7 @@ def check_name(name: str) -> None:
 def logged_step(line: str) -> float:
     """Return the step of a log line; infinity for a line that a killed run left unfinished."""
     try:
-        return float(parse_json(line)["step"])
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from bwlab.errors import BwlabError, first_line
 from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
-from bwlab.text import parse_json
 
 HEADER = "bwlab.checkpoint"
 TRAINABLE, OPTIMIZER, AVERAGE = "trainable/", "optimizer/", "average/"
@@ -121,12 +120,12 @@ def load_state(path: Path) -> TrainingState:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            header = parse_json(metadata[HEADER])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         if metadata.get(CHECKSUM) != checksum(tensors, metadata[HEADER]):
             raise ValueError("its checksum is another: it was changed since it was saved")
+        header = json.loads(metadata[HEADER])  # infinity is allowed here: Prodigy's groups may hold it
         return TrainingState(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         reason = f"not a whole checkpoint ({first_line(error)})"
         raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
 
