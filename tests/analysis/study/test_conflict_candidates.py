@@ -10,15 +10,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.conflict_candidates import MEASURES, Learned, Measuring, app
+from benchmarks.conflict_candidates import MEASURES, Learned, Measuring, app, with_measures
+from benchmarks.conflict_validation import read_pairs, tables_of
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.generation.attach import attach_scaled
 from bwlab.plugins.manager import build_manager
+from bwlab.tables import markdown_table
 from bwlab_analysis.activations.inputs import Inputs, folder_inputs
 from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
 from tests.analysis.random_adapters import random_adapter
 from tests.analysis.study.finished import TINY, Finished
 
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 PROMPTS = ("ink, fox",)
 
 
@@ -78,6 +81,14 @@ def losses(measuring: Measuring, inputs: Inputs) -> Iterator[torch.Tensor]:
         yield torch.stack(
             [(measuring.unet(**call)[0] - noise).square().mean() for call, noise in measuring.noisy(image)]
         ).mean()
+
+
+def test_the_page_has_the_tables_of_the_numbers() -> None:
+    page = (DOCS / "study" / "candidates.md").read_text(encoding="utf-8")
+    pairs = with_measures(read_pairs(DOCS / "conflict-validation.json"), DOCS / "study" / "conflict-candidates.json")
+    assert len(pairs.names) == 240
+    for table in tables_of(pairs, MEASURES):
+        assert markdown_table(table).strip() in page
 
 
 def test_the_command_measures_each_pair_once(finished: Finished, clip: Path, tmp_path: Path) -> None:
