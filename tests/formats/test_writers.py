@@ -60,7 +60,7 @@ def test_every_layer(tmp_path: Path, architecture: str, form: str) -> None:
 RANKS = st.deferred(lambda: st.dictionaries(st.sampled_from(paths("sd1")), st.integers(1, 7), min_size=1, max_size=9))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RANKS, st.sampled_from(list(FORMS)), st.sampled_from(["F16", "F32"]), st.booleans(), st.integers(0, 99))
 def test_random_adapters(ranks: dict[str, int], form: str, dtype: str, has_alpha: bool, seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from tests.linalg.draws import COSINE, NORM, PRIMES, RANKS, SEEDS, SPECTRUM, fac
 
 
 @given(seed=SEEDS, out=PRIMES, rank=RANKS, inner=PRIMES, scale=st.sampled_from([1e-12, 1.0, 1e9]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_norm_and_spectrum_are_the_dense_ones(seed: int, out: int, rank: int, inner: int, scale: float) -> None:
     matrix = factored(seed, out, rank, inner, scale)
     dense = matrix.dense()

@@ -26,7 +26,7 @@ def dense_overlap(a: Array, b: Array) -> float:
 
 
 @given(seed=SEEDS, out=PRIMES, ranks=st.tuples(RANKS, RANKS), inner=PRIMES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_inner_cosine_and_overlaps_are_the_dense_ones(seed: int, out: int, ranks: tuple[int, int], inner: int) -> None:
     a, b = factored(seed, out, ranks[0], inner), factored(seed + 1, out, ranks[1], inner, 1e-3)
     dense_a, dense_b = a.dense(), b.dense()
@@ -88,7 +88,7 @@ def test_principal_angles_of_known_planes(angle: float) -> None:
 
 
 @given(seed=SEEDS, out=st.sampled_from([23, 29, 31, 37]), ranks=st.tuples(RANKS, RANKS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_principal_angles_are_the_dense_ones(seed: int, out: int, ranks: tuple[int, int]) -> None:
     a, b = factored(seed, out, ranks[0], 43), factored(seed + 1, out, ranks[1], 43)
     bases = [np.linalg.svd(m.dense(), full_matrices=False)[0][:, : Spectrum(m).rank()] for m in (a, b)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bwlab.linalg.factored import Array, FactoredMatrix
@@ -58,7 +58,6 @@ def test_a_truncation_is_the_nearest_of_its_rank(seed: int, inner_rank: int, ran
     assert np.allclose(np.linalg.norm(found.matrix.up, axis=0), np.linalg.norm(found.matrix.down, axis=1))
 
 
-@settings(deadline=None)
 @given(SEEDS, st.sampled_from([(11, 17), (17, 11), (131, 137), (139, 131)]), RANKS, st.booleans())
 def test_a_dense_matrix_too(seed: int, shape: tuple[int, int], rank: int, is_noise: bool) -> None:
     generator = np.random.default_rng(seed)

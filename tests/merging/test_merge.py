@@ -85,7 +85,7 @@ RANKS = st.dictionaries(st.sampled_from(sorted(SHAPES)), st.integers(1, 5), min_
 MANAGER = build_manager([bwlab.plugins.builtin], installed=False)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(RANKS, RANKS, SCALES, SCALES, st.integers(0, 99))
 def test_identities(a_ranks: dict[str, int], b_ranks: dict[str, int], s: float, t: float, seed: int) -> None:
     with TemporaryDirectory() as name:

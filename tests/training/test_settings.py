@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -223,7 +223,6 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None)  # an example writes a file, which takes as long as other writers make it wait
 @given(config=configs)
 def test_a_configuration_written_as_toml_reads_back_the_same(
     tmp_path_factory: pytest.TempPathFactory, config: TrainConfig

@@ -19,7 +19,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 SETTINGS = st.dictionaries(st.text(max_size=5), LEAVES | st.lists(LEAVES, max_size=3), max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETTINGS, st.randoms())
 def test_the_order_of_settings_decides_nothing(made: dict[str, Json], order: random.Random) -> None:
     shuffled = list(made.items())
@@ -27,7 +27,7 @@ def test_the_order_of_settings_decides_nothing(made: dict[str, Json], order: ran
     assert training("one", made).key == training("other", dict(shuffled)).key
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SETTINGS, SETTINGS)
 def test_settings_decide_the_key(one: dict[str, Json], other: dict[str, Json]) -> None:
     same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
@@ -67,7 +67,7 @@ def test_keys_stay_as_they_are() -> None:
     assert generation("x", {"0": training("a", {"words": "é"})}).key == "3232db412de75e42"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=100))
 def test_slugs_are_names_of_files(name: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9.-]{0,80}", slug(name))
@@ -100,7 +100,7 @@ def job_lists(draw: st.DrawFn) -> list[Job]:
     return made
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(job_lists())
 def test_needs_come_first_and_each_job_once(jobs: list[Job]) -> None:
     ordered = with_needs(jobs[-3:])

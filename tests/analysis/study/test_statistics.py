@@ -70,7 +70,7 @@ def test_balance_is_the_harmonic_mean_and_0_below_0() -> None:
     assert shares.balance("both", 1).shape[2] == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(*(arrays(np.float64, (3,), elements=st.floats(-2, 2, allow_subnormal=False)) for _ in range(2)))
 def test_harmonic(one: Floats, other: Floats) -> None:
     found = harmonic(one, other)
@@ -141,7 +141,7 @@ def test_the_split_shares_neither_identities_nor_styles() -> None:
     assert {where[0] for where in (*parts.chosen_on, *parts.held_out)} == {"x"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays(np.float64, (2, 7), elements=st.integers(-3, 3).map(float)))
 def test_spearman_is_scipys(table: Floats) -> None:
     one, other = table
