@@ -110,22 +110,22 @@ def save_state(state: TrainingState, path: Path) -> None:
         "settings": dict(state.settings),
         "scaler": dict(state.scaler),
     }
-    text = json.dumps(header)
+    # One entry of metadata: safetensors writes several in an order that differs from process to process.
+    whole = {**header, CHECKSUM: checksum(state.tensors, json.dumps(header))}
     make_folder(path.parent)
-    write_atomically(path, save(dict(state.tensors), {HEADER: text, CHECKSUM: checksum(state.tensors, text)}))
+    write_atomically(path, save(dict(state.tensors), {HEADER: json.dumps(whole)}))
 
 
 def load_state(path: Path) -> TrainingState:
     """Return the training state in a file; BwlabError if the file is damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = json.loads((file.metadata() or {})[HEADER])  # Prodigy's groups may hold infinity
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        if metadata.get(CHECKSUM) != checksum(tensors, metadata[HEADER]):
+        if header.pop(CHECKSUM) != checksum(tensors, json.dumps(header)):
             raise ValueError("its checksum is another: it was changed since it was saved")
-        header = json.loads(metadata[HEADER])  # infinity is allowed here: Prodigy's groups may hold it
         return TrainingState(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, RecursionError) as error:
         reason = f"not a whole checkpoint ({first_line(error)})"
         raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
 
