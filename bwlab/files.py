@@ -1,4 +1,4 @@
-"""Write a file completely or not at all."""
+"""Write a file completely or not at all, and tell whether it has changed since."""
 
 from __future__ import annotations
 

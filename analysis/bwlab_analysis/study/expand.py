@@ -23,6 +23,7 @@ from bwlab_analysis.study.compositions import (
 from bwlab_analysis.study.jobs import (
     GenerateSettings,
     Job,
+    JobSettings,
     Json,
     JudgeSettings,
     MeasureSettings,
@@ -133,16 +134,20 @@ class _PlanJobs:
         self.pairs = list(product(plan.identities, plan.styles))
         self.training = cache(self._training)
         self.fingerprint = cache(fingerprint)  # the files of a folder are read once
+        self._by_key: dict[str, Job] = {}
+
+    def _job(self, name: str, settings: JobSettings, needs: Mapping[str, Job] | None = None) -> Job:
+        """Return the job with these settings and needs, under the name by which it was first asked for."""
+        job = Job(name, settings, needs or {})
+        return self._by_key.setdefault(job.key, job)
 
     def of_pairs(self, compositions: Mapping[str, CompositionPlan], make: MakeJob) -> list[PairJob]:
-        """Return the jobs of compositions for every identity and style; compositions that are alike share theirs."""
-        shared: dict[str, Job] = {}
-        pairs = []
-        for name, composition in compositions.items():
-            for identity, style in self.pairs:
-                job = make(name, composition, identity, style)
-                pairs.append(PairJob(name, identity.name, style.name, shared.setdefault(job.key, job)))
-        return pairs
+        """Return the jobs of compositions for every identity and style."""
+        return [
+            PairJob(name, identity.name, style.name, make(name, composition, identity, style))
+            for name, composition in compositions.items()
+            for identity, style in self.pairs
+        ]
 
     def of_controls(self) -> list[PairJob]:
         """Return the jobs that score the controls; only the benchmark has true images."""
@@ -158,7 +163,7 @@ class _PlanJobs:
         """Return the job that scores a composition's images."""
         generation = self._generation(name, composition, identity, style)
         settings = ScoreSettings(self._judge(identity, style), self._prompts(identity, style, composition.prompts))
-        return Job(generation.name, settings, {"images": generation})
+        return self._job(generation.name, settings, {"images": generation})
 
     def measure(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
         """Return the job that measures a composition's two adapters."""
@@ -177,7 +182,7 @@ class _PlanJobs:
             blame=matches(name, plan.blame),
         )
         needs = {"a": self.training(first, identity, style), "b": self.training(second, identity, style)}
-        return Job(_pair_name(name, identity, style), settings, needs)
+        return self._job(_pair_name(name, identity, style), settings, needs)
 
     def recommend(self, name: str, composition: CompositionPlan, identity: Subject, style: Subject) -> Job:
         """Return the job that searches block scales for a composition's two adapters."""
@@ -193,11 +198,11 @@ class _PlanJobs:
             budget=self.plan.measures.budget,
         )
         needs = {"a": self.training(first, identity, style), "b": self.training(second, identity, style)}
-        return Job(_pair_name(name, identity, style), settings, needs)
+        return self._job(_pair_name(name, identity, style), settings, needs)
 
     def _control(self, name: str, identity: Subject, style: Subject) -> Job:
         settings = ScoreSettings(self._judge(identity, style), self._prompts(identity, style, 1), name)
-        return Job(_pair_name(name, identity, style), settings)
+        return self._job(_pair_name(name, identity, style), settings)
 
     def _judge(self, identity: Subject, style: Subject) -> JudgeSettings:
         return JudgeSettings(self.scorer, self.fingerprint(IDENTITY, identity), self.fingerprint(STYLE, style))
@@ -221,7 +226,7 @@ class _PlanJobs:
             cfg=sampling.cfg,
             fusion=composition.fusion,
         )
-        return Job(_pair_name(name, identity, style), settings, _numbered(adapters))
+        return self._job(_pair_name(name, identity, style), settings, _numbered(adapters))
 
     def _merge(
         self, name: str, composition: CompositionPlan, adapters: Iterable[Job], identity: Subject, style: Subject
@@ -235,7 +240,7 @@ class _PlanJobs:
         else:
             scales = tuple(composition.use.values())
             settings = MergeSettings(self.plan.base, composition.merge, scales, composition.density, composition.rank)
-        return Job(_pair_name(name, identity, style), settings, _numbered(adapters))
+        return self._job(_pair_name(name, identity, style), settings, _numbered(adapters))
 
     def _training(self, adapter: str, identity: Subject, style: Subject) -> Job:
         plan = self.plan.adapters[adapter]
@@ -245,9 +250,9 @@ class _PlanJobs:
         training = {key: cast(Json, plan.settings[key]) for key in sorted(plan.settings)}
         settings = TrainSettings(self.plan.base, learned, training, seed)
         if plan.orthogonal_to is None:
-            return Job(f"{adapter}, {' x '.join(subject.name for subject in learned)}", settings)
+            return self._job(f"{adapter}, {' x '.join(subject.name for subject in learned)}", settings)
         other = self.training(plan.orthogonal_to, identity, style)
-        return Job(_pair_name(adapter, identity, style), settings, {"orthogonal_to": other})
+        return self._job(_pair_name(adapter, identity, style), settings, {"orthogonal_to": other})
 
     def _learned(self, adapter: str, identity: Subject, style: Subject) -> tuple[SubjectFingerprint, ...]:
         subjects = {IDENTITY: identity, STYLE: style}
