@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import sys
 import warnings
@@ -104,10 +105,10 @@ def build_group(
     Args:
         manager: the plugin manager.
         asked: the first word that was typed. If it is a command, the other built-in commands are left out, because
-            importing them takes time; if it is `--help`, built-in commands have only their line of help.
+            importing them takes time; if it is `--help`, bwlab's own commands have only their line of help.
 
     """
-    plugged = plugin_commands(manager)
+    plugged = plugin_commands(manager, asked)
     # Not `get_group`, which leaves out the completion of shells.
     group = get_command(_built_in_app(asked, plugged))
     assert isinstance(group, TyperGroup)
@@ -171,7 +172,7 @@ class PluginCommands:
     owners: dict[str, str] = field(default_factory=dict)
 
 
-def plugin_commands(manager: PluginManager) -> PluginCommands:
+def plugin_commands(manager: PluginManager, asked: str | None = None) -> PluginCommands:
     """Return the commands of all plugins.
 
     Each plugin first gets a separate app, so that a plugin that raises half-way or has a signature that typer cannot
@@ -185,6 +186,8 @@ def plugin_commands(manager: PluginManager) -> PluginCommands:
         own = typer.Typer()
         try:
             register(app=own)
+            if asked == "--help" and record.distribution == OURS:
+                own.registered_groups = [_without_commands(group) for group in own.registered_groups]
             commands = get_group(own).commands
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
             plugged.failures.append((record, error))
@@ -202,6 +205,15 @@ def plugin_commands(manager: PluginManager) -> PluginCommands:
             for name, command in commands.items():
                 _guard(name, command, record)
     return plugged
+
+
+def _without_commands(group: TyperInfo) -> TyperInfo:
+    """Return a group with the same line of help and no commands; reading their signatures takes time."""
+    empty, app = copy.copy(group), copy.copy(group.typer_instance)
+    assert app is not None
+    app.registered_commands, app.registered_groups = [], []
+    empty.typer_instance = app
+    return empty
 
 
 def _name(entry: CommandInfo | TyperInfo) -> str:
