@@ -1,1 +1,1 @@
-"""Looking inside adapters: what each block learned, and where two adapters meet."""
+"""The analysis of adapters: what each block learned, and where two adapters conflict."""

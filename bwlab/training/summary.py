@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -206,11 +207,8 @@ def interval(every: int | None, every_epochs: int | None) -> str:
 
 def ranks_text(adapter: Adapter) -> str:
     """Return the ranks of the blocks: neighbours of one rank share an entry, as in `in0 to in2 16, mid 4`."""
-    runs: list[tuple[list[str], str]] = []
-    for block, ranks in block_ranks(adapter).items():
-        text = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-        if runs and runs[-1][1] == text:
-            runs[-1][0].append(block)
-        else:
-            runs.append(([block], text))
-    return ", ".join(f"{names[0]}{f' to {names[-1]}' if len(names) > 1 else ''} {text}" for names, text in runs)
+    ranks_of = block_ranks(adapter)
+    blocks = dict.fromkeys((*adapter.scheme.blocks(), *ranks_of))  # an untrained block between two parts them
+    texts = {block: " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) for block, ranks in ranks_of.items()}
+    runs = [(text, list(names)) for text, names in groupby(blocks, texts.get) if text is not None]
+    return ", ".join(f"{' to '.join(dict.fromkeys((names[0], names[-1])))} {text}" for text, names in runs)

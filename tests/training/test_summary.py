@@ -65,6 +65,14 @@ def test_a_dry_run_shows_the_summary_and_writes_nothing(
     assert EXPECTED in "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().err.splitlines())
 
 
+def test_blocks_that_are_not_neighbours_are_no_range(
+    tiny_pipeline: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = ("--blocks", "in0=2, mid=2", "--dry-run")
+    assert call([*arguments(tiny_pipeline, data, tmp_path / "out", *blocks)]) == 0
+    assert "ranks         in0 2, mid 2" in capsys.readouterr().out
+
+
 def test_a_dry_run_generates_no_regularisation_images(
     tiny_pipeline: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
