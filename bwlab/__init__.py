@@ -223,6 +223,6 @@ def generate(
 
 
 def _manager(given: PluginManager | None) -> PluginManager:
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
-    return build_manager() if given is None else given
+    return installed_manager() if given is None else given

@@ -21,7 +21,7 @@ from bwlab._version import __version__
 from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import OURS, reason
-from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager
+from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
 from bwlab.terminal import one_line, print_error, show_traceback, warn
 
 HELP = "Train adapters into chosen blocks of a diffusion UNet, analyse them, and generate images with them."
@@ -162,7 +162,7 @@ class PluginCommands:
         apps: the app of each plugin, with the commands that it registered.
         commands: the same commands by name, ready to run.
         failures: plugins that have commands left out, with the reasons.
-        owners: the distribution of each command's plugin.
+        owners: the distribution of each command's plugin, of commands that are left out because nobody asked too.
 
     """
 
@@ -186,13 +186,13 @@ def plugin_commands(manager: PluginManager, asked: str | None = None) -> PluginC
         own = typer.Typer()
         try:
             register(app=own)
-            if asked == "--help" and record.distribution == OURS:
-                own.registered_groups = [_without_commands(group) for group in own.registered_groups]
+            if record.distribution == OURS:
+                plugged.owners.update(dict.fromkeys(_leave_out_unasked(own, asked), OURS))
             commands = get_group(own).commands
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
             plugged.failures.append((record, error))
             continue
-        taken = commands.keys() & {*COMMANDS, *GROUPS, *plugged.commands}
+        taken = commands.keys() & {*COMMANDS, *GROUPS, *plugged.owners}
         if taken:
             plugged.failures.append((record, NameTaken({name: plugged.owners.get(name, OURS) for name in taken})))
             commands = {name: command for name, command in commands.items() if name not in taken}
@@ -205,6 +205,21 @@ def plugin_commands(manager: PluginManager, asked: str | None = None) -> PluginC
             for name, command in commands.items():
                 _guard(name, command, record)
     return plugged
+
+
+def _leave_out_unasked(own: typer.Typer, asked: str | None) -> list[str]:
+    """Leave out what a call does not need of a plugin of bwlab's own, and return the names of the commands left out.
+
+    Reading the signatures of commands takes time.
+    """
+    if asked == "--help":
+        own.registered_groups = [_without_commands(group) for group in own.registered_groups]
+    if asked not in COMMANDS and asked not in GROUPS:
+        return []
+    groups = [_without_commands(group) for group in own.registered_groups]
+    names = [*map(_name, own.registered_commands), *map(_name, groups)]
+    own.registered_commands, own.registered_groups = [], []
+    return names
 
 
 def _without_commands(group: TyperInfo) -> TyperInfo:
@@ -261,7 +276,7 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     frame.failures = [*((record, record.cause) for record in manager.failed), *unusable]
     _require_plugin_of(first, command.commands)
     given = None if arguments is None else list(arguments)
-    with _warnings_in_one_line():
+    with _warnings_in_one_line(), shared_manager(manager):
         exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
 
 

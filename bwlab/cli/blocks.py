@@ -59,10 +59,10 @@ def command(
     from bwlab.base.names import base_unet
     from bwlab.blocks.block_map import block_map
     from bwlab.blocks.families import scheme_for
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
     unet = base_unet(base)
-    scheme = scheme_for(unet.config, build_manager().block_schemes())
+    scheme = scheme_for(unet.config, installed_manager().block_schemes())
     if to or from_ or kind or name:
         _print_translation(_translation(scheme, to, from_, kind, name), as_json)
         return

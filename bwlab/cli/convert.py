@@ -42,8 +42,8 @@ def command(
     """
     from bwlab.merging.convert import Conversion, convert
     from bwlab.merging.output import Target
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import track
 
     job = Conversion(source, Target(out, to, dtype, overwrite), rank, blocks, base, drop_unknown)
-    show(convert(job, build_manager(), lambda modules: track(modules, "resizing modules")))
+    show(convert(job, installed_manager(), lambda modules: track(modules, "resizing modules")))

@@ -36,9 +36,9 @@ def command(
     """
     from bwlab.merging.extract import Extraction, extract
     from bwlab.merging.output import Target
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import track
 
     job = Extraction(tuned, base, rank, blocks, text_encoder)
     target = Target(out, to, dtype, overwrite)
-    show(extract(job, target, build_manager(), lambda keys: track(keys, "comparing tensors")))
+    show(extract(job, target, installed_manager(), lambda keys: track(keys, "comparing tensors")))

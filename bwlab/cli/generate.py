@@ -38,9 +38,9 @@ XY_HELP = (
 
 def fusion_names() -> list[str]:
     """Return the names of all fusion methods, for completion in a shell."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
-    return sorted(build_manager().fusions())
+    return sorted(installed_manager().fusions())
 
 
 def command(
@@ -113,7 +113,7 @@ def command(
     from bwlab.generation.adapter_option import adapters_with_scales
     from bwlab.generation.checks import checked_job
     from bwlab.generation.job import GenerateJob
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stderr_console
 
     adapters, scales = adapters_with_scales(adapter or (), scale or ())
@@ -148,7 +148,7 @@ def command(
         grid=grid,
         overwrite=overwrite,
     )
-    manager = build_manager()
+    manager = installed_manager()
     checked_job(job, manager)  # before torch is imported
     from bwlab.generation.run import run_job
 

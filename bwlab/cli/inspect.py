@@ -41,9 +41,9 @@ def command(
 
     from bwlab.errors import BwlabError
     from bwlab.inspection.report import inspect_file
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
-    manager = build_manager()
+    manager = installed_manager()
     unread: list[BwlabError] = []
 
     def readable() -> Iterator[Inspection]:

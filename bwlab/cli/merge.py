@@ -81,7 +81,7 @@ def command(
     from bwlab.merging.merge import MergeRecipe, merge
     from bwlab.merging.methods import BLOCKS, SUM, ZIPLORA, Method
     from bwlab.merging.output import Target
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import track
 
     data = (data_a, data_b)
@@ -93,7 +93,7 @@ def command(
     refuse_options(method, {"--data-a": data_a, "--data-b": data_b, "--steps": steps, "--lr": lr})
     name = BLOCKS if choose is not None and method == SUM else method
     recipe = MergeRecipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
-    manager = build_manager()
+    manager = installed_manager()
     if into is None:
         target = Target(out, to, dtype, overwrite)
         show(merge(recipe, target, manager, rank=rank, base=base, track=lambda every: track(every, "merging modules")))
@@ -143,7 +143,7 @@ def merge_by_ziplora(
 ) -> Outcome:
     """Merge two adapters by ZipLoRA; BwlabError if an adapter, a folder or the base is missing."""
     from bwlab.merging.ziplora import ZipLoraRecipe, load_frozen_base, merge_ziplora
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import ProgressBar
 
     data_a, data_b = data
@@ -155,7 +155,7 @@ def merge_by_ziplora(
     if base is None:
         raise BwlabError("--method ziplora", "no --base", "Give the base model that the adapters were trained on")
     recipe = ZipLoraRecipe((adapters[0], adapters[1]), (data_a, data_b), settings)
-    manager = build_manager()
+    manager = installed_manager()
     with ProgressBar("learning column weights") as bar:
         return merge_ziplora(recipe, load_frozen_base(base), target, manager, rank=rank, on_step=bar.update)
 

@@ -61,10 +61,10 @@ def default_command(context: typer.Context, as_json: JsonOption = False) -> None
 @app.command("list")
 def list_command(as_json: JsonOption = False) -> None:
     """List the plugins with kind, distribution, version and state, and the reasons for failures."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stdout_console
 
-    manager = build_manager()
+    manager = installed_manager()
     if as_json:
         echo(json.dumps([as_dict(record, manager) for record in manager.records], indent=2), exact=True)
     else:
@@ -79,9 +79,9 @@ def check_command(
     ],
 ) -> None:
     """Check an adapter type, fusion method or optimiser against its contract; the exit code is 1 if a check fails."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
-    checks = contract_checks(name, build_manager())
+    checks = contract_checks(name, installed_manager())
     if show_checks(name, checks):
         raise typer.Exit(1)
 
@@ -114,11 +114,11 @@ def new_command(
     out: Annotated[Path | None, typer.Option(help="Folder of the project. [default: bwlab-NAME]")] = None,
 ) -> None:
     """Write a working plugin project with an adapter type and its test; nothing is overwritten."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.plugins.scaffold import write_project
 
     folder = out if out is not None else Path(f"bwlab-{name}")
-    taken = [record.name for record in build_manager().records]
+    taken = [record.name for record in installed_manager().records]
     for path in write_project(name, folder, taken):
         echo(f"wrote {path}")
     echo(f"next: pip install -e {folder} && bwlab plugins check {name}")

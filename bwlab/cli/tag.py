@@ -109,10 +109,10 @@ def images_in(folder: Path) -> list[Path]:
 
 def load_tagger(name: str, flags: dict[str, str], settings: Sequence[str]) -> TagImages:
     """Return the tagging function of a tagger; BwlabError for an option given twice or one that the tagger lacks."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.tagging.tagger import require_known_options
 
-    tagger = build_manager().tagger(name)
+    tagger = installed_manager().tagger(name)
     options = dict(flags)
     for key, value in parsed_settings(settings):
         if key in options:

@@ -66,16 +66,16 @@ DERIVED_DEFAULTS: Mapping[str, str] = {
 
 def adapter_names() -> list[str]:
     """Return the names of all adapter types, for completion in a shell."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
-    return sorted(build_manager().adapter_types())
+    return sorted(installed_manager().adapter_types())
 
 
 def optimizer_names() -> list[str]:
     """Return the names of all optimisers, for completion in a shell."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
 
-    return sorted(build_manager().optimizers())
+    return sorted(installed_manager().optimizers())
 
 
 PLAIN_METAVARS: Mapping[type, str] = {int: "INTEGER", float: "FLOAT", str: "TEXT"}
@@ -153,7 +153,7 @@ def command(
     checkpoints/.
     """
     from bwlab import training
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stderr_console, stdout_console
     from bwlab.training.settings import read_config
 
@@ -163,7 +163,7 @@ def command(
         config = Path(options["out"]) / "config.toml"
     flags = {key: (flag, given[parameter_name(flag)]) for flag, key in KEYS.items() if parameter_name(flag) in given}
     chosen = read_config(config, preset, flags, settings or ())
-    manager = build_manager()
+    manager = installed_manager()
     training.check(chosen, manager, existing)
     from bwlab.training.distributed import is_main_process, leave_processes  # imports torch
 

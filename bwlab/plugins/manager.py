@@ -1,13 +1,15 @@
 """Find and load plugins, and collect what they register.
 
-Each call builds a new manager, so nothing leaks from one use or test to the next. A plugin that fails at any step is
-left out completely and recorded with the reason; all other plugins load.
+Each call builds a new manager, so nothing leaks from one use or test to the next; the parts of one command share that
+command's. A plugin that fails at any step is left out completely and recorded with the reason; all other plugins load.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -240,6 +242,24 @@ def _with_unique_names(records: Sequence[PluginRecord]) -> tuple[list[PluginReco
                 clashes.append(BwlabError(asked, found, "Rename it, or uninstall one of the two"))
         kept[id(record)] = tuple(own)
     return [replace(record, registrations=kept[id(record)]) for record in records], clashes
+
+
+_of_the_command: ContextVar[PluginManager | None] = ContextVar("_of_the_command", default=None)
+
+
+@contextmanager
+def shared_manager(manager: PluginManager) -> Iterator[None]:
+    """Let `installed_manager` return this manager inside the `with` block."""
+    token = _of_the_command.set(manager)
+    try:
+        yield
+    finally:
+        _of_the_command.reset(token)
+
+
+def installed_manager() -> PluginManager:
+    """Return the manager of the command that is running, or else a new manager of the installed plugins."""
+    return _of_the_command.get() or build_manager()
 
 
 def build_manager(

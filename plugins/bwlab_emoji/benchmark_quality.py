@@ -24,7 +24,7 @@ from bwlab.config.sources import Setting
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.generation.sample import generate
-from bwlab.plugins.manager import build_manager
+from bwlab.plugins.manager import installed_manager
 from bwlab.tables import Cell, Column, Table
 from bwlab_emoji.scorer import part
 from bwlab_emoji.world import caption
@@ -104,7 +104,7 @@ def measure_benchmark(
         if style not in {entry.style for entry in measured}:
             known = ", ".join(entry.style for entry in measured)
             raise BwlabError(f"--style {style}", "the benchmark has no such style to learn", f"Choose from {known}")
-    scorer, pipe, manager, gates = Scorer(benchmark), load_base(EMBEDDED), build_manager(), []
+    scorer, pipe, manager, gates = Scorer(benchmark), load_base(EMBEDDED), installed_manager(), []
     for entry in measured:
         if styles and entry.style not in styles:
             continue

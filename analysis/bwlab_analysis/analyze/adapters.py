@@ -41,12 +41,12 @@ def norms(file: File, *, base: str | None = None, warn: Warn | None = None) -> N
         BwlabError: the file or the base cannot be read, or the adapter needs a base and none is given.
 
     """
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab_analysis.installed import block_metrics
     from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.norms import measure_norms
 
-    manager = build_manager()
+    manager = installed_manager()
     return Norms(measure_norms(Path(file), block_metrics(manager, warn or as_warning), manager, weights_of(base)))
 
 
@@ -101,13 +101,13 @@ def conflict(
         BwlabError: a file, folder or base cannot be used, or a base is given without prompts and data.
 
     """
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab_analysis.activations.pair import BaseSettings
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.conflict import measure_conflict
 
-    names, manager = named_files([Path(file) for file in files]), build_manager()
+    names, manager = named_files([Path(file) for file in files]), installed_manager()
     settings, folders = None, by_file("data", (data or {}).items(), names)
     sampled = Sampled(samples, steps, cfg, clip, by_file("learns", (learns or {}).items(), names, str), advise, budget)
     sampled.check([file for _, file in names], folders)
@@ -203,7 +203,7 @@ def activations(
         BwlabError: the file, folder or base cannot be used; or neither or both of `data` and `prompts` are given.
 
     """
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab_analysis.activations.changes import activation_changes
     from bwlab_analysis.activations.loaded_base import choose_inputs, open_base, require_adapters
 
@@ -211,7 +211,7 @@ def activations(
     times, texts = checked_timesteps(timesteps), texts_or_images(prompts, folders)
     if folders and texts:
         raise BwlabError(f"--data {data}", "also --prompts", "Give either images or prompts")
-    manager = build_manager()
+    manager = installed_manager()
     require_adapters([Path(file)], manager)
     loaded = open_base(base, manager, device, clip_skip)
     adapter = loaded.adapter(Path(file))

@@ -53,12 +53,12 @@ def fidelity(
         BwlabError: a file, folder, base or scorer cannot be used, or there are no prompts.
 
     """
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab_analysis.activations.loaded_base import open_base, require_adapters
     from bwlab_analysis.fidelity.conditions import four_conditions, knock_ins, knock_outs
     from bwlab_analysis.fidelity.scores import block_profiles, controls, measure_fidelity
 
-    files, manager = (Path(identity), Path(style)), build_manager()
+    files, manager = (Path(identity), Path(style)), installed_manager()
     sampling = new_sampling(prompts, seeds, steps, cfg)
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images, warn or as_warning)
@@ -120,11 +120,11 @@ def recommend(
             an adapter alone does not score better than the base.
 
     """
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab_analysis.activations.loaded_base import open_base, require_adapters
     from bwlab_analysis.fidelity.recommend import recommend as search
 
-    files, manager = (Path(identity), Path(style)), build_manager()
+    files, manager = (Path(identity), Path(style)), installed_manager()
     sampling = new_sampling(prompts, seeds, steps, cfg)
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images, warn or as_warning)

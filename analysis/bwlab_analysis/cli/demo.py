@@ -32,13 +32,13 @@ def demo_command(
     """
     from dataclasses import replace
 
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stderr_console
     from bwlab_analysis.demo import FULL, QUICK, run_demo
 
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")
     plan = replace(QUICK if quick else FULL, base=base)
-    result = run_demo(plan, folder, build_manager(), stderr_console(), overwrite=overwrite)
+    result = run_demo(plan, folder, installed_manager(), stderr_console(), overwrite=overwrite)
     echo(f"Done in {result.seconds / 60:.1f} minutes.")
     for name, path in result.adapters.items():
         echo(f"adapter {name:12} {path}")

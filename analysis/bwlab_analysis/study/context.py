@@ -81,11 +81,11 @@ class JobContext:
 
 def open_job_context(location: StudyLocation, warn: Warn) -> JobContext:
     """Return a context in which nothing is open yet."""
-    from bwlab.plugins.manager import build_manager
+    from bwlab.plugins.manager import installed_manager
     from bwlab_analysis.activations.inputs import generated_inputs
     from bwlab_analysis.fidelity.clip import load_clip
 
-    manager = build_manager()
+    manager = installed_manager()
     base = cache(lambda name: open_base(name, manager, location.device))
     scorers = cache(lambda: _scorers(location, manager, warn))  # one model for all judges
 

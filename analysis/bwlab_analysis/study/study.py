@@ -12,7 +12,7 @@ from bwlab.base.names import base_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder
-from bwlab.plugins.manager import build_manager
+from bwlab.plugins.manager import installed_manager
 from bwlab_analysis.study.compositions import check_fusions
 from bwlab_analysis.study.context import StudyLocation, Warn
 from bwlab_analysis.study.expand import ExpandedPlan, expand
@@ -61,7 +61,7 @@ def new_study(plan: StudyPlan, out: Path, device: str = "auto") -> Study:
     from bwlab_analysis.fidelity.clip import clip_of
 
     _require_own(out)
-    manager = build_manager()
+    manager = installed_manager()
     check_fusions(plan, manager)
     unet = base_unet(plan.base)
     scheme = scheme_for(unet.config, manager.block_schemes())
