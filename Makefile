@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test lint docs benchmark fuzz clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -30,6 +30,10 @@ docs: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.train_step $(ARGS)
+
+# ARGS="--minutes 30" for longer; findings are kept in fuzz-findings/.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 from bwlab.config.foreign_names import hint_for
 from bwlab.config.model import SettingError, Settings, plain_type
 from bwlab.errors import BwlabError, first_line, nearest
+from bwlab.text import parse_toml
 
 Model = TypeVar("Model", bound=Settings)
 
@@ -57,8 +57,8 @@ def parse_value(text: str, kind: object) -> object:
     ([1, 2], 'fast', '4', 0.5)
     """
     try:
-        value: object = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value: object = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return _number_or_text(text) if kind is float else text
     return text if kind is str and not isinstance(value, str) else value
 
@@ -73,7 +73,7 @@ def _number_or_text(text: str) -> float | str:
 def read_file(path: Path) -> list[Setting]:
     """Return the settings of a TOML file; BwlabError if it is missing or not TOML."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = parse_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BwlabError(f"config {path}", "no such file", "Give the path of a TOML file") from None
     except (OSError, ValueError) as error:

@@ -6,7 +6,6 @@ are the defaults. An option that bwlab lacks is an error unless it is switched o
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +18,7 @@ from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
 from bwlab.errors import BwlabError, did_you_mean, first_line
 from bwlab.images import Size
+from bwlab.text import parse_toml
 
 Table = Mapping[str, object]
 
@@ -181,10 +181,10 @@ def is_dataset_toml(path: Path) -> bool:
 def read_tables(path: Path) -> Table:
     """Return a TOML file's tables; BwlabError if it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BwlabError(f"data.dataset = {path}", "no such file", "Give the path of a dataset TOML") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BwlabError(f"data.dataset = {path}", first_line(error), toml_fix(path)) from error
 
 

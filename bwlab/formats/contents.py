@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,12 @@ TYPE_KEY = "bwlab.adapter_type"
 # Shapes of the changed weights as JSON, by module path; written for modules whose delta or shape only the adapter type
 # determines. A module with an entry belongs to its type, even if its leaves have the names of an algorithm.
 SHAPES_KEY = "bwlab.weight_shapes"
+MOST_NUMBERS = 2**27
+"""The numbers of the largest weight that a module may change, 1 GB in float64.
+
+The largest weight known is the embedding of T5, 32,128 x 4,096. Files ask for more only to fill the memory: two
+factors of a few kilobytes can multiply to terabytes.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +185,8 @@ def _recorded_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of weights by module path that the metadata records; empty if there are none."""
     try:
         entries = parse_json(metadata.get(SHAPES_KEY, "{}"))
-        return {str(path): tuple(int(size) for size in shape) for path, shape in entries.items()}
+        shapes = {str(path): tuple(int(size) for size in shape) for path, shape in entries.items()}
+        return {path: shape for path, shape in shapes.items() if 0 <= math.prod(shape) <= MOST_NUMBERS}
     except (ValueError, TypeError, AttributeError):
         return {}
 
@@ -222,11 +230,17 @@ def _module(
 def _misfit(algorithm: Algorithm, leaves: Mapping[str, LazyTensor]) -> str | None:
     """Return why these leaves do not form a delta, or None if they do."""
     try:
-        algorithm.shape({leaf: tensor.shape for leaf, tensor in leaves.items()})
+        shape = algorithm.shape({leaf: tensor.shape for leaf, tensor in leaves.items()})
     except UnfitLeaves as error:
         return str(error)
     except KeyError as error:
         return f"it has {', '.join(sorted(leaves))}, but no {error.args[0]}"
+    except (ValueError, IndexError):  # a leaf has more dimensions than the algorithm knows, or fewer
+        shapes = ", ".join(f"{leaf} {tensor.shape}" for leaf, tensor in sorted(leaves.items()))
+        return f"its leaves do not make a {algorithm.name}: {shapes}"
+    if shape is not None and math.prod(shape) > MOST_NUMBERS:
+        sizes = " x ".join(str(size) for size in shape)
+        return f"it would change {sizes} numbers, and no layer of a known model has more than {MOST_NUMBERS:,}"
     return None
 
 

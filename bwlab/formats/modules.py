@@ -289,5 +289,9 @@ def _with(module: ModuleWeights, leaves: Iterable[str], factor: float, alpha: fl
 
 def _times(tensor: LazyTensor, factor: float) -> LazyTensor:
     wide = np.float64 if tensor.dtype == "F64" else np.float32
-    product: Numbers = (tensor.numbers(np.float64) * factor).astype(wide)
+    with np.errstate(over="ignore"):
+        product: Numbers = (tensor.numbers(np.float64) * factor).astype(wide)
+    if not np.isfinite(product).all():
+        found = f"{tensor.key} times {factor:.3g} is too large for {np.dtype(wide).name}"
+        raise BrokenFileError(f"reading adapter {tensor.source}", found, "Check its alpha and how it was made")
     return exactly(product, tensor.dtype, tensor.key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from io import FileIO
@@ -30,8 +30,11 @@ from bwlab.formats.tensors import (
     widen_e5m2,
     written_dtype,
 )
+from bwlab.text import HALVES
 
 MAX_HEADER_BYTES = 100_000_000
+MOST_DIMENSIONS = 8
+"""No algorithm's tensors have more than five; a shape of thousands of sizes takes long to multiply."""
 
 # numpy has no name for bfloat16 and the 8-bit floats: they are read as whole numbers and widened.
 _DTYPES = {
@@ -142,14 +145,18 @@ def _other_file(beginning: bytes) -> str | None:
 
 def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str, str], dict[str, TensorEntry]]:
     try:
-        fields = json.loads(header, object_pairs_hook=_once)
+        text = header.decode()
+        fields = json.loads(text, object_pairs_hook=_once)
         metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
+        _require_text(text, (*fields, *metadata, *metadata.values()))
         entries = {key: _entry(field, data_start) for key, field in fields.items()}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise _bad(path, "its header is no safetensors header") from error
     for key, entry in entries.items():
         if entry.dtype not in _DTYPES:
             raise _bad(path, f"{key} has dtype {entry.dtype}, which bwlab does not read")
+        if len(entry.shape) > MOST_DIMENSIONS:
+            raise _bad(path, f"{key} has {len(entry.shape)} dimensions; no adapter has more than {MOST_DIMENSIONS}")
         if entry.end - entry.start != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
             raise _bad(path, f"{key} has shape {entry.shape} but {entry.end - entry.start} bytes")
     in_order = sorted(entries.items(), key=lambda item: (item[1].start, item[1].end))
@@ -157,6 +164,12 @@ def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str,
         if after.start < before.end:
             raise _bad(path, f"{one} and {other} share bytes, which the format forbids")
     return metadata, entries
+
+
+def _require_text(header: str, texts: Iterable[str]) -> None:
+    """Raise ValueError if one of the texts of a header has half a surrogate pair, which UTF-8 cannot write."""
+    if "\\ud" in header.lower() and any(map(HALVES.search, texts)):
+        raise ValueError("half a surrogate pair")
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -83,13 +83,18 @@ class LazyTensor:
         stored = self.read()
         if dtype is None:
             dtype = stored.dtype if stored.dtype.kind == "f" else np.float64
-        values: Numbers = stored.astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # infinity is found below
+            values: Numbers = stored.astype(dtype, copy=False)
         # Widening makes nothing infinite, and half precision is checked fastest before it is widened.
         if not _all_finite(stored if np.can_cast(stored.dtype, values.dtype) else values):
-            bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-            found_bad = f"{bad} of the {values.size} numbers of {self.key} are NaN or infinite"
-            raise BrokenFileError(f"reading adapter {self.source}", found_bad, "Its training failed; train it again")
+            raise self._not_finite(stored, values)
         return values
+
+    def _not_finite(self, stored: NDArray[np.generic], values: Numbers) -> BrokenFileError:
+        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+        fault = "too large" if stored.dtype.kind != "f" or np.isfinite(stored).all() else "NaN or infinite"
+        found = f"{bad} of the {values.size} numbers of {self.key} are {fault}"
+        return BrokenFileError(f"reading adapter {self.source}", found, "Its training failed; train it again")
 
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
         """Return the same numbers in another shape of the same size."""
@@ -168,8 +173,8 @@ def in_dtype(values: NDArray[np.floating], dtype: str, key: str = "") -> LazyTen
 
 
 def exactly(values: NDArray[np.floating], dtype: str, key: str = "") -> LazyTensor:
-    """Return a tensor as `in_dtype` does, but in float32 if the dtype would round the numbers."""
-    small = written_dtype(dtype)
+    """Return a tensor as `in_dtype` does, but in float32 if the dtype would round the numbers or is of integers."""
+    small = written_dtype(dtype) if is_float(dtype) else "F32"
     try:
         same = bool(np.array_equal(widened(narrowed(values, small, key), small), values))
     except BwlabError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
@@ -22,6 +24,8 @@ Severity = Literal["error", "warning", "note"]
 SPIKE, SPIKE_RANK = 0.9, 4
 # Share of the adapter's energy in spikes at which a warning is given.
 SPIKED_ENERGY = 0.1
+# The norm of a delta, and the product of the largest numbers of a module's leaves.
+LARGEST, FAR_TOO_LARGE = float(np.finfo(np.float32).max), 1e100
 
 KOHYA_DIALECTS = frozenset({"kohya", "ldm", "kohya-doubled"})
 
@@ -50,6 +54,7 @@ class ModuleHealth:
 
     Attributes:
         finite: whether all numbers, including alpha, are finite.
+        overflows: whether the delta is too large for float32, in which most tools compute it.
         zero: whether the module changes nothing.
         energy: the squared norm of the delta; None if it is expensive to compute.
         top: the share of the energy in the first direction, 0..1; None if it is expensive or there is no energy.
@@ -64,21 +69,20 @@ class ModuleHealth:
     top: float | None
     rank: int | None = None
     failure: str = ""
+    overflows: bool = False
 
 
 def module_health(module: ModuleWeights) -> ModuleHealth:
     """Read a module's numbers, once, and return their health."""
-    zero = {}
-    for leaf, tensor in module.leaves.items():
-        numbers = tensor.read()
-        if not np.isfinite(numbers.astype(np.float64)).all():
-            return ModuleHealth(False, False, None, None, module.rank())
-        zero[leaf] = not numbers.any()
-    if module.alpha is not None and not np.isfinite(module.alpha):
+    largest = {leaf: _largest(tensor.read()) for leaf, tensor in module.leaves.items()}
+    alpha = 1.0 if module.alpha is None else module.alpha
+    if not np.isfinite([*largest.values(), alpha]).all():
         return ModuleHealth(False, False, None, None, module.rank())
-    own = [is_zero for leaf, is_zero in zero.items() if leaf not in BIAS_LEAVES]
+    own = [size == 0 for leaf, size in largest.items() if leaf not in BIAS_LEAVES]
     nothing = any(own) if module.is_product else all(own)
-    nothing = nothing and all(zero[leaf] for leaf in BIAS_LEAVES if leaf in zero)
+    nothing = nothing and all(largest[leaf] == 0 for leaf in BIAS_LEAVES if leaf in largest)
+    if math.prod(max(size, 1.0) for size in (*largest.values(), abs(alpha))) > FAR_TOO_LARGE:  # LAPACK would overflow
+        return ModuleHealth(True, nothing, None, None, module.rank(), overflows=True)
     try:
         rank = module.listed_rank()
         values = None if module.alpha == 0 and module.rank() is not None else module.singular_values()
@@ -88,8 +92,15 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
         return ModuleHealth(True, nothing, None, None, failure=f"{error.asked}: {error.found}")
     if values is None:
         return ModuleHealth(True, nothing, None, None, rank)
+    if not float(values.max(initial=0.0)) < LARGEST:
+        return ModuleHealth(True, nothing, None, None, rank, overflows=True)
     energy = float(np.sum(values**2))
     return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None, rank)
+
+
+def _largest(numbers: NDArray[np.generic]) -> float:
+    """Return the largest absolute number; NaN if there is one."""
+    return max(float(numbers.max(initial=0)), -float(numbers.min(initial=0)), key=lambda size: (math.isnan(size), size))
 
 
 def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
@@ -102,6 +113,7 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
     """
     found = [
         *_numbers(health),
+        *_embeddings(contents),
         *_types(contents, health),
         *_alphas(contents),
         *_spikes(contents, health),
@@ -115,13 +127,31 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
 
 def _numbers(health: Mapping[str, ModuleHealth]) -> list[Finding]:
     broken = tuple(path for path, numbers in health.items() if not numbers.finite)
+    huge = tuple(path for path, numbers in health.items() if numbers.overflows)
     zero = tuple(path for path, numbers in health.items() if numbers.zero)
     findings = []
     if broken:
         text = f"NaN or infinite numbers in {_some(broken, len(health))}: its training failed"
         findings.append(Finding("error", "not-finite", text, broken))
+    if huge:
+        text = f"numbers too large in {_some(huge, len(health))}: the delta is beyond float32"
+        findings.append(Finding("error", "too-large", text, huge))
     if zero:
         findings.append(Finding("warning", "all-zero", f"{_some(zero, len(health))} change nothing: all zero", zero))
+    return findings
+
+
+def _embeddings(contents: AdapterContents) -> list[Finding]:
+    numbers = {token: tensor.read() for token, tensor in contents.embeddings.items()}
+    broken = tuple(token for token, values in numbers.items() if not np.isfinite(values).all())
+    zero = tuple(token for token, values in numbers.items() if not values.any())
+    findings = []
+    if broken:
+        text = f"NaN or infinite numbers in the embeddings of {', '.join(broken)}: their training failed"
+        findings.append(Finding("error", "not-finite-embedding", text, broken))
+    if zero:
+        text = f"the embeddings of {', '.join(zero)} are all zero"
+        findings.append(Finding("warning", "all-zero-embedding", text, zero))
     return findings
 
 

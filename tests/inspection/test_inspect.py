@@ -156,6 +156,27 @@ def test_numbers_that_are_none_are_an_error_of_the_file_not_of_the_command(
     assert {"alpha": "inf", "modules": 1} in document["files"][0]["total"]["alphas"]
 
 
+def test_a_delta_beyond_float32_is_an_error(tmp_path: Path) -> None:
+    tensors = {key: value.astype(np.float64) for key, value in adapter_tensors(0).items()}
+    for leaf in ("lora_up", "lora_down"):
+        tensors[f"{kohya(MID)}.{leaf}.weight"] *= 1e200
+    found = findings(write(tmp_path / "a.safetensors", tensors))
+    assert found["too-large"].paths == (MID,)
+    assert found["too-large"].severity == "error"
+    assert "1 of 7 modules" in found["too-large"].text
+
+
+def test_embeddings_that_are_broken_are_named(tmp_path: Path) -> None:
+    numbers = {"fox": np.ones((1, 768), np.float32), "owl": np.full((1, 768), np.nan, np.float32)}
+    bundled = {f"bundle_emb.{token}.string_to_param.*": values for token, values in numbers.items()}
+    bundled["bundle_emb.cat.string_to_param.*"] = np.zeros((1, 768), np.float32)
+    found = findings(write(tmp_path / "a.safetensors", adapter_tensors(0) | bundled))
+    assert found["not-finite-embedding"].paths == ("owl",)
+    assert found["not-finite-embedding"].severity == "error"
+    assert found["all-zero-embedding"].paths == ("cat",)
+    assert set(found) == {"not-finite-embedding", "all-zero-embedding"}
+
+
 def test_modules_of_zeros_are_listed(tmp_path: Path) -> None:
     tensors = adapter_tensors(0) | of_zeros(adapter_tensors(0, [MID]))
     found = findings(write(tmp_path / "a.safetensors", tensors))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import tomllib
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from bwlab.config.sources import Setting, flattened
 from bwlab.errors import BwlabError, did_you_mean, first_line
 from bwlab.fusion.types import SUM
 from bwlab.merging.methods import DARE, TIES, ZIPLORA
+from bwlab.text import parse_toml
 from bwlab.training.settings import build_config
 from bwlab_analysis.study.plan import (
     BASE,
@@ -115,7 +115,7 @@ def read_table(name: str, beside: Path = Path(), above: tuple[str, ...] = ()) ->
 def _parsed(name: str, path: Path | None) -> dict[str, Any]:
     shipped = importlib.resources.files("bwlab_analysis.study") / "plans" / f"{name}.toml"
     try:
-        return tomllib.loads(shipped.read_text(encoding="utf-8") if path is None else path.read_text(encoding="utf-8"))
+        return parse_toml((shipped if path is None else path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         fix = f"{did_you_mean(name, shipped_plans())}Choose from {', '.join(shipped_plans())}, or a TOML file"
         raise BwlabError(f"--plan {name}", "no such plan or file", fix) from None

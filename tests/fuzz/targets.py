@@ -1,0 +1,197 @@
+"""The kinds of input that the fuzzer breaks, and the commands that read them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from PIL import Image
+
+from tests.fuzz.checked import Broken, run_checked
+from tests.fuzz.mutations import damaged, mutated, mutated_text
+from tests.fuzz.seeds import write_seeds
+
+# FILE is the broken input, GOOD a whole adapter, OUT a new path.
+ADAPTER_COMMANDS = (
+    "inspect FILE",
+    "inspect FILE --json",
+    "analyze norms FILE --json",
+    "analyze norms FILE --modules",
+    "analyze norms FILE --report OUT",
+    "analyze conflict FILE GOOD --json",
+    "analyze conflict GOOD FILE --details",
+    "analyze conflict FILE FILE --report OUT",
+    "convert FILE OUT.safetensors --to kohya --drop-unknown",
+    "convert FILE OUT.safetensors --to ldm",
+    "convert FILE OUT.safetensors --to diffusers --drop-unknown",
+    "convert FILE OUT --to peft",
+    "convert FILE OUT.safetensors --rank 2 --drop-unknown",
+    "convert FILE OUT.safetensors --dtype fp16 --blocks upper=0.5",
+    "merge FILE GOOD --out OUT.safetensors --drop-unknown",
+    "merge GOOD FILE --out OUT.safetensors --rank 3 --scale 0.5 --scale 1e30",
+    "merge FILE GOOD --out OUT.safetensors --method ties --rank 2",
+    "merge FILE GOOD --out OUT.safetensors --method dare --rank 2",
+)
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+CAPTION = "fox, a red fox, (red:1.2), <lora:fox:1>, grass\n"
+SETTINGS = """\
+base = "emoji"
+[data]
+folder = "missing"
+shuffle_tags = true
+[adapter]
+type = "locon"
+blocks = "upper=16, mid=4"
+alpha = 8
+[training]
+steps = 100
+batch_size = 4
+lr = 5e-4
+seed = 0
+schedule = "cosine"
+[checkpoint]
+every = 10
+[preview]
+prompts = ["a fox"]
+"""
+KOHYA_DATASET = """\
+[general]
+caption_extension = ".txt"
+shuffle_caption = true
+keep_tokens = 1
+[[datasets]]
+resolution = 64
+batch_size = 2
+  [[datasets.subsets]]
+  image_dir = "missing"
+  num_repeats = 3
+  class_tokens = "fox"
+"""
+PLAN = """\
+title = "Upper blocks or all?"
+base = "emoji"
+[data]
+identities = ["fox"]
+styles = ["ink"]
+[sampling]
+prompts = ["{style}, {identity}, white background"]
+seeds = 4
+[defaults]
+training.lr = 5e-4
+[adapters.id-all]
+learns = "identity"
+training.steps = 80
+[adapters.style-upper]
+learns = "style"
+adapter.blocks = "upper=16"
+[compositions.base]
+use = {}
+[compositions.together]
+use = {id-all = 1, style-upper = "out3=0.5, *=1"}
+[claims."the style is worth its harm"]
+better = "together"
+worse = "base"
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of input.
+
+    Attributes:
+        name: the name of the kind, such as `"adapter"`.
+        file: the path of the broken file in its folder, such as `"data/a.txt"`.
+        broken: draws the bytes of a broken file.
+        commands: the commands that read it; see `ADAPTER_COMMANDS`.
+        beside: path -> bytes of whole files beside it.
+        given: the path that stands for FILE, if it is not `file`.
+
+    """
+
+    name: str
+    file: str
+    broken: Callable[[Random], bytes]
+    commands: Sequence[str]
+    beside: dict[str, bytes]
+    given: str = ""
+
+
+class Bench:
+    """A folder in which broken files are written and read.
+
+    Attributes:
+        targets: the kinds of input by name.
+        seeds: the folder of whole files.
+        files: the whole files by name.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Write the whole files into a new folder."""
+        self._folder = folder / "read"
+        self._folder.mkdir(parents=True)
+        self.seeds = folder / "seeds"
+        self.files = write_seeds(self.seeds)
+        self._good = self.seeds / "half.safetensors"
+        self.targets = {target.name: target for target in self._targets()}
+
+    def _targets(self) -> Iterator[Target]:
+        names = sorted(self.files)
+        config = (self.seeds / "adapter_config.json").read_text()
+        weights = {"adapter_model.safetensors": self.files["peft"].to_bytes()}
+        pictures = {kind: picture(kind) for kind in PICTURE_FORMATS}
+
+        def adapter(random: Random) -> bytes:
+            return mutated(self.files[random.choice(names)], random)
+
+        def image(random: Random) -> bytes:
+            return damaged(pictures[random.choice(PICTURE_FORMATS)], random)
+
+        def text(whole: str) -> Callable[[Random], bytes]:
+            return lambda random: mutated_text(whole, random)
+
+        yield Target("adapter", "file.safetensors", adapter, ADAPTER_COMMANDS, {})
+        yield Target("peft", "adapter_config.json", text(config), ADAPTER_COMMANDS[:8], weights, next(iter(weights)))
+        yield Target("settings", "a.toml", text(SETTINGS), ("config show --config FILE",), {})
+        train = "train --base emoji --dataset FILE --out OUT --steps 1 --dry-run"
+        yield Target("dataset", "a.toml", text(KOHYA_DATASET), ("data check FILE", train), {})
+        yield Target("plan", "a.toml", text(PLAN), ("study --plan FILE --out OUT --dry-run",), {})
+        images = {"data/a.png": pictures["PNG"]}
+        yield Target("caption", "data/a.txt", text(CAPTION), ("data check FILE",), images, "data")
+        captions = {"data/a.txt": CAPTION.encode()}
+        yield Target("image", "data/a.png", image, ("data check FILE",), captions, "data")
+        yield Target("base", "file.safetensors", adapter, ("blocks FILE",), {})
+
+    def run(self, target: Target, content: bytes, commands: Sequence[str]) -> list[tuple[str, Broken]]:
+        """Return the promises that these commands break on a broken file, each with its command."""
+        broken = []
+        for command in commands:
+            for name, data in {**target.beside, target.file: content}.items():
+                (self._folder / name).parent.mkdir(exist_ok=True)
+                (self._folder / name).write_bytes(data)
+            words = [self._word(word, target) for word in command.split()]
+            try:
+                run_checked(words, self._folder, len(content))
+            except Broken as error:
+                broken.append((command, error))
+            shutil.rmtree(self._folder)
+            self._folder.mkdir()
+        return broken
+
+    def _word(self, word: str, target: Target) -> str:
+        if word.startswith("OUT"):
+            return str(self._folder / f"out{word.removeprefix('OUT')}")
+        return {"FILE": str(self._folder / (target.given or target.file)), "GOOD": str(self._good)}.get(word, word)
+
+
+def picture(kind: str) -> bytes:
+    """Return a small image in one of Pillow's formats."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, kind)
+    return written.getvalue()
