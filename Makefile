@@ -33,7 +33,7 @@ benchmark: $(STAMP)
 
 # The oldest versions that pyproject.toml allows, and tests with them; see docs/dependencies.md.
 OLDEST := $(VENV)-oldest
-OLDEST_TESTS ?= tests/formats tests/blocks tests/adapters tests/merging tests/inspection tests/test_emoji_base.py
+OLDEST_TESTS ?= tests/blocks tests/inspection tests/merging/test_commands.py tests/test_terminal.py tests/test_emoji_base.py
 
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
