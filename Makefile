@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint docs benchmark fuzz clean
+.PHONY: demo test lint docs benchmark fuzz oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -35,8 +35,26 @@ benchmark: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
+# The oldest versions that pyproject.toml allows, and tests with them; see docs/dependencies.md.
+OLDEST := $(VENV)-oldest
+OLDEST_TESTS ?= tests/blocks tests/inspection tests/merging/test_commands.py tests/test_terminal.py tests/test_emoji_base.py
+
+oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) -m docs.dependencies > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install -c $(OLDEST)/constraints.txt torch torchvision -e '.[dev]' -e plugins/bwlab_emoji
+	$(OLDEST)/bin/python -m pip check
+	$(OLDEST)/bin/bwlab --help
+	$(OLDEST)/bin/python -m pytest -p no:cacheprovider $(OLDEST_TESTS) $(ARGS)
+
+# Known flaws of what is installed; pip-audit asks an index of advisories over the network.
+audit: $(STAMP)
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are named beside the project so that pip solves all of them at once, whatever index it uses.
 $(STAMP): pyproject.toml

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bwlab._version import __version__
 from bwlab.plugins.hookspecs import hookimpl
+from bwlab.telemetry import refuse_telemetry
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -35,6 +36,8 @@ __all__ = [
     "load_base",
     "load_embedding",
 ]
+
+refuse_telemetry()
 
 
 def __getattr__(name: str) -> object:

@@ -29,7 +29,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
         map(
             frozenset,
             (
-                ("errors", "text", "_version", "linalg"),
+                ("errors", "text", "telemetry", "_version", "linalg"),
                 ("files", "images", "terminal", "tables", "config", "blocks"),
                 ("formats", "benchmark"),
                 ("adapters", "base", "inspection"),

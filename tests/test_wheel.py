@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,10 +44,17 @@ runpy.run_module("bwlab", run_name="__main__", alter_sys=True)
 """
 
 
-def build(source: Path, folder: Path) -> Path:
-    """Build the wheel of a source tree and return it."""
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
+# A time that no file of the tree has.
+BUILD_TIME = "1700000000"
+NOT_SOURCE = (".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist", "runs")
+
+
+def build(source: Path, folder: Path, *kinds: str) -> Path:
+    """Build the wheel of a source tree, or what the options `--wheel` and `--sdist` say, and return the wheel."""
+    options = kinds or ("--wheel",)
+    command = [sys.executable, "-m", "build", *options, "--no-isolation", "--outdir", str(folder), str(source)]
+    environment = os.environ | {"SOURCE_DATE_EPOCH": BUILD_TIME}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     (built,) = folder.glob("*.whl")
     return built
@@ -59,8 +69,8 @@ def unpacked(wheel: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel built from this tree."""
-    return build(ROOT, tmp_path_factory.mktemp("wheel"))
+    """Return the wheel built from this tree; the sdist is beside it."""
+    return build(ROOT, tmp_path_factory.mktemp("wheel"), "--wheel", "--sdist")
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +137,28 @@ def test_licence_and_notice_are_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {Path(name).name for name in archive.namelist() if ".dist-info/licenses/" in name}
     assert names == {"LICENSE", "NOTICE"}
+
+
+def test_both_are_the_same_bytes_wherever_and_whenever_they_are_built(wheel: Path, tmp_path: Path) -> None:
+    """The files of the copy are new, as in the clone of another person."""
+    ignored = shutil.ignore_patterns(*NOT_SOURCE)
+    copy = shutil.copytree(ROOT, tmp_path / "elsewhere", ignore=ignored, copy_function=shutil.copy)
+    again = build(copy, tmp_path / "built", "--wheel", "--sdist")
+    assert digests(again.parent) == digests(wheel.parent)
+    assert {name.rpartition(".")[2] for name in digests(wheel.parent)} == {"whl", "gz"}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the wheels and sdists in a folder, by name."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("bwlab-*")}
+
+
+def test_the_sdist_has_what_a_reader_looks_for_first(wheel: Path) -> None:
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "CHANGELOG.md", "LICENSE", "NOTICE", "SECURITY.md", "docs/dependencies.md"} <= names
+    assert not [name for name in names if name.startswith((".git/", ".venv"))]
 
 
 def test_it_is_the_unpacked_wheel_that_runs(site: Path) -> None:

@@ -215,7 +215,6 @@ def remote_job(location: StudyLocation) -> Callable[[Job], RemoteEnding]:
 
 
 def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
