@@ -17,7 +17,7 @@ from bwlab.errors import BrokenFileError, BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, algorithm_named
 from bwlab.formats.algorithms.algorithm import Algorithm, Leaves, Shape, shapes_of
 from bwlab.formats.algorithms.full import BIAS_LEAVES
-from bwlab.formats.tensors import LazyTensor, Numbers, exactly
+from bwlab.formats.tensors import LARGEST, LazyTensor, Numbers, exactly
 from bwlab.linalg.factored import Array, FactoredMatrix, Part
 
 # A function from an adapter path to the weight of that layer in a base model.
@@ -194,9 +194,11 @@ class ModuleWeights:
 
     def _checked_alpha(self) -> float | None:
         is_scale = self.rank() is not None
-        if self.alpha is None or (math.isfinite(self.alpha) and not (is_scale and self.alpha == 0)):
+        if self.alpha is None or (abs(self.alpha) <= LARGEST and not (is_scale and self.alpha == 0)):
             return self.alpha
-        meaning = "kohya's trainer reads 0 as the rank, other tools as no effect" if self.alpha == 0 else "no number"
+        meaning = "too large" if math.isfinite(self.alpha) else "no number"
+        if self.alpha == 0:
+            meaning = "kohya's trainer reads 0 as the rank, other tools as no effect"
         raise BrokenFileError(
             f"reading adapter {self.source}", f"alpha of {self.path} is {self.alpha:g}: {meaning}", "Set its alpha"
         )
@@ -253,7 +255,10 @@ def with_alpha(module: ModuleWeights, alpha: float) -> ModuleWeights:
 def own_alpha(module: ModuleWeights) -> float | None:
     """Return the alpha for which `alpha / rank` is the scale; None if alpha is no scale or only a plugin knows it."""
     rank = module.rank() if module.algorithm in ALGORITHMS else None
-    return None if rank is None else module.scale() * rank
+    if rank is None:
+        return None
+    module.scale()  # checks alpha
+    return float(rank) if module.alpha is None else module.alpha
 
 
 def with_one_alpha(modules: Iterable[ModuleWeights]) -> list[ModuleWeights]:

@@ -27,6 +27,8 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number of an adapter that is read: with larger ones, products of leaves would overflow float64."""
 # Bits of float16.
 POSITIVE_INFINITY, NEGATIVE_INFINITY = 0x7C00, 0xFC00
 
@@ -77,7 +79,7 @@ class LazyTensor:
         """Return the numbers as floats of this dtype; None for their own dtype, or float64 if they are integers.
 
         Raises:
-            BwlabError: a number is NaN or infinite.
+            BwlabError: a number is NaN, infinite, or beyond float32, where products of leaves would overflow.
 
         """
         stored = self.read()
@@ -87,14 +89,16 @@ class LazyTensor:
             values: Numbers = stored.astype(dtype, copy=False)
         # Widening makes nothing infinite, and half precision is checked fastest before it is widened.
         if not _all_finite(stored if np.can_cast(stored.dtype, values.dtype) else values):
-            raise self._not_finite(stored, values)
+            raise self._unfit(values, "too large" if np.isfinite(stored).all() else "NaN or infinite")
+        if stored.dtype.itemsize == 8 and max(values.max(initial=0), -values.min(initial=0)) > LARGEST:
+            raise self._unfit(np.where(abs(values) > LARGEST, np.inf, values), "too large")
         return values
 
-    def _not_finite(self, stored: NDArray[np.generic], values: Numbers) -> BrokenFileError:
+    def _unfit(self, values: Numbers, fault: str) -> BrokenFileError:
         bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        fault = "too large" if stored.dtype.kind != "f" or np.isfinite(stored).all() else "NaN or infinite"
         found = f"{bad} of the {values.size} numbers of {self.key} are {fault}"
-        return BrokenFileError(f"reading adapter {self.source}", found, "Its training failed; train it again")
+        asked = f"reading adapter {self.source}" if self.source else "writing an adapter"
+        return BrokenFileError(asked, found, "Its training failed; train it again")
 
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
         """Return the same numbers in another shape of the same size."""

@@ -16,6 +16,7 @@ from bwlab.formats.algorithms.full import BIAS_LEAVES
 from bwlab.formats.architecture import foreign_declaration
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.tensors import LARGEST
 from bwlab.terminal import counted
 
 Severity = Literal["error", "warning", "note"]
@@ -24,8 +25,6 @@ Severity = Literal["error", "warning", "note"]
 SPIKE, SPIKE_RANK = 0.9, 4
 # Share of the adapter's energy in spikes at which a warning is given.
 SPIKED_ENERGY = 0.1
-# The norm of a delta, and the product of the largest numbers of a module's leaves.
-LARGEST, FAR_TOO_LARGE = float(np.finfo(np.float32).max), 1e100
 
 KOHYA_DIALECTS = frozenset({"kohya", "ldm", "kohya-doubled"})
 
@@ -81,7 +80,7 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
     own = [size == 0 for leaf, size in largest.items() if leaf not in BIAS_LEAVES]
     nothing = any(own) if module.is_product else all(own)
     nothing = nothing and all(largest[leaf] == 0 for leaf in BIAS_LEAVES if leaf in largest)
-    if math.prod(max(size, 1.0) for size in (*largest.values(), abs(alpha))) > FAR_TOO_LARGE:  # LAPACK would overflow
+    if math.prod(max(size, 1.0) for size in (*largest.values(), abs(alpha))) > LARGEST:
         return ModuleHealth(True, nothing, None, None, module.rank(), overflows=True)
     try:
         rank = module.listed_rank()
@@ -92,8 +91,6 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
         return ModuleHealth(True, nothing, None, None, failure=f"{error.asked}: {error.found}")
     if values is None:
         return ModuleHealth(True, nothing, None, None, rank)
-    if not float(values.max(initial=0.0)) < LARGEST:
-        return ModuleHealth(True, nothing, None, None, rank, overflows=True)
     energy = float(np.sum(values**2))
     return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None, rank)
 

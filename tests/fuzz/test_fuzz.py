@@ -7,6 +7,7 @@ wrong with them.
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,16 @@ FOUND: dict[str, tuple[Callable[[], RawFile], str]] = {
     ),
     "a down beyond float32": (
         lambda: lora(lora_down__weight=("F64", [3, 67]), lora_up__weight=("F64", [61, 3])),
+        "",
+    ),
+    "an alpha that divided by the rank is 0": (
+        lambda: RawFile(lora(lokr_w1_a=("F32", [3, 2]), lokr_w1_b=("F32", [2, 5]), lokr_w2=("F32", [7, 11])).tensors
+                        | {f"{NAME}.alpha": RawTensor("F64", [], struct.pack("<d", 5e-324))}),
+        "",
+    ),
+    "an alpha beyond float32": (
+        lambda: RawFile(lora(lora_down__weight=("F32", [3, 67]), lora_up__weight=("F32", [61, 3])).tensors
+                        | {f"{NAME}.alpha": RawTensor("F64", [], struct.pack("<d", 1e200))}),
         "",
     ),
     "LoKr with a w1 of four dimensions": (

@@ -112,7 +112,7 @@ def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str
         name = name_of(module.path)
         leaves = dict(module.leaves)
         if module.alpha is not None:
-            leaves[ALPHA] = in_dtype(np.array(module.alpha, np.float32), "F32", f"{name}.{ALPHA}")
+            leaves[ALPHA] = in_dtype(np.array(module.alpha), "F32", f"{name}.{ALPHA}")
         for leaf, tensor in leaves.items():
             key = f"{name}.{leaf}"
             if key in tensors:
