@@ -263,7 +263,8 @@ def disk_error(error: OSError, folder: RunFolder) -> BwlabError:
 class StopRequest:
     """Sets `asked` at the first Ctrl-C or SIGTERM in a `with` block; a second one interrupts at once.
 
-    Outside the main thread, where Python delivers no signals, it does nothing.
+    Outside the main thread, where Python delivers no signals, it does nothing. SIGTERM is left to whoever handles it
+    already, as a worker of Ray does.
 
     Args:
         launched: whether a launcher started several processes. A launcher repeats the Ctrl-C that the terminal has sent
@@ -276,12 +277,14 @@ class StopRequest:
         self.asked = False
         self._wait = REPEATED_INTERRUPT if launched else 0.0
         self._asked_at = 0.0
-        self._signals = (signal.SIGINT,) if launched else (signal.SIGINT, signal.SIGTERM)
+        self._launched = launched
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in self._signals}
+            ends = not self._launched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            numbers = (signal.SIGINT, signal.SIGTERM) if ends else (signal.SIGINT,)
+            self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def __exit__(

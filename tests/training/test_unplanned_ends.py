@@ -146,6 +146,17 @@ def test_a_launchers_sigterm_ends_a_process_at_once() -> None:
         assert signal.getsignal(signal.SIGTERM) is not before
 
 
+def test_sigterm_is_left_to_whoever_handles_it() -> None:
+    def handle(number: int, frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        with StopRequest():
+            assert signal.getsignal(signal.SIGTERM) is handle
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGINT)
