@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test lint docs benchmark fuzz oldest audit clean
+.PHONY: demo test crash fuzz lint docs benchmark oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -18,6 +18,10 @@ PROCESSES ?= 2
 test: lint
 	LARGE_TESTS=without $(BIN)/pytest --doctest-modules -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 	LARGE_TESTS=alone $(BIN)/pytest $(ARGS) || [ $$? = 5 ]
+
+# Kill trainings, or with --of study studies, at random moments: ARGS="--kills 200".
+crash: $(STAMP)
+	$(BIN)/python -m tests.crash $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -190,7 +190,7 @@ class _Sampled:
 
     def rows(self) -> Iterator[dict[str, object]]:
         """Yield the costs of each composition of two adapters."""
-        from bwlab_analysis.study.sheet import generated_images
+        from bwlab_analysis.study.subjects import generated_images
 
         short, out = self._short(), self.study.location.out
         full = {name: generated_images(pair.job.needs["images"], out) for name, pair in self.jobs.items()}

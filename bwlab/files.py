@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Self
 
 from bwlab.errors import BwlabError
 
@@ -17,6 +21,10 @@ if TYPE_CHECKING:
 
 CHECKSUM = "sha256"
 """Key of a checksum in the metadata of a safetensors file."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system when a disk, or a user's share of it, is full."""
+LOCK_NAME = ".lock"
+UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -39,17 +47,67 @@ def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
 
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _write_and_sync(temporary, pieces)
-        temporary.replace(path)
+        with _temporary(path) as (temporary, file):
+            _write_and_sync(file, pieces)
+            _let_go(file)
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")
-        raise BwlabError(f"saving {path}", found, "Free some space or choose another folder") from error
+        fix = "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
+        raise BwlabError(f"saving {path}", found, f"{fix} or choose another folder") from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Yield the path of a new file beside `path` and the file, locked; it is deleted unless it is renamed.
+
+    The lock, which ends with the process, tells `remove_unfinished` that the file is still being written.
+    """
+    for last in (False, False, False, True):  # a file system without locks never gives one
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        file = temporary.open("xb")
+        if (try_lock(file) and _is_at(file, temporary)) or last:
+            break
+        file.close()  # another process took it for unfinished before it was locked
+        temporary.unlink(missing_ok=True)
+    try:
+        with file:
+            yield temporary, file
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete the files that killed processes left unfinished in a folder, if there are any.
+
+    Files that another process is writing now stay, and so do files of all other names.
+    """
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # another process has just finished or removed it
+            if UNFINISHED_NAME.fullmatch(path.name) and path.is_file():
+                _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with path.open("r+b") as file:
+        if try_lock(file):
+            _let_go(file)
+            path.unlink()
+
+
+def _write_and_sync(file: IO[bytes], pieces: Iterable[bytes]) -> None:
+    file.writelines(pieces)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _let_go(file: IO[bytes]) -> None:
+    """Close a file on systems where an open one can be neither renamed nor deleted, and so needs no lock."""
+    if os.name != "posix":
+        file.close()
 
 
 def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
@@ -61,13 +119,6 @@ def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _write_and_sync(path: Path, pieces: Iterable[bytes]) -> None:
-    with path.open("xb") as file:
-        file.writelines(pieces)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -103,3 +154,76 @@ def cache_folder() -> Path:
     """Return the folder for downloads and caches: the folder that `BWLAB_CACHE` names, or `~/.cache/bwlab`."""
     chosen = os.environ.get("BWLAB_CACHE")
     return Path(chosen) if chosen else Path.home() / ".cache" / "bwlab"
+
+
+class FolderLock:
+    """A lock on a folder, held for a `with` block and released with the process, however it ends.
+
+    The operating system holds the lock, not the file: the lock file of a killed process locks nothing.
+
+    Args:
+        folder: the folder; made if it does not exist.
+        what: what writes there, for messages.
+
+    """
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self._folder, self._path, self._what = folder, folder / LOCK_NAME, what
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Take the lock; BwlabError naming the process that holds it."""
+        make_folder(self._folder)
+        while self._file is None:
+            file = self._open()
+            if not try_lock(file):
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                file.close()
+                reason = f"another {self._what} (process {holder}) is writing there"
+                raise BwlabError(f"--out {self._folder}", reason, "Wait for it, or choose another folder")
+            if _is_at(file, self._path):
+                self._file = file
+            else:  # another process deleted the file between opening and locking
+                file.close()
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+        return self
+
+    def _open(self) -> IO[str]:
+        try:
+            return self._path.open("a+", encoding="utf-8")
+        except OSError as error:
+            reason = f"nothing can be written there ({error.strerror or error})"
+            fix = "Make the folder writable or choose another"
+            raise BwlabError(f"--out {self._folder}", reason, fix) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            if _is_at(self._file, self._path):  # else the folder was removed, and may be another's now
+                self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+
+def _is_at(file: IO[str] | IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def try_lock(file: IO[str] | IO[bytes]) -> bool:
+    """Lock an open file and return whether that worked; always true on systems without such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where two processes that write into one folder are not detected
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -48,8 +48,10 @@ XL_POOLED_WIDTH = 20
 LONGEST = (
     "tests/analysis/study/test_ray_runner.py",
     "tests/options/test_train_options.py",
+    "tests/training/test_unplanned_ends.py",
     "tests/benchmarks/test_real_files.py",
     "tests/training/test_distributed.py",
+    "tests/analysis/study/test_killed.py",
     "tests/training/test_options.py",
     "tests/options/test_analysis_options.py",
     "tests/emoji/test_build.py",
@@ -218,9 +220,8 @@ def tiny_unet() -> UNet2DConditionModel:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a random Stable Diffusion pipeline: 32 px images, 8 x 8 latents, 4-1-4 blocks."""
+def save_tiny_pipeline(folder: Path) -> Path:
+    """Write a random Stable Diffusion pipeline of 32 px images, 8 x 8 latents and 4-1-4 blocks, and return `folder`."""
     import torch
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
@@ -244,9 +245,14 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    folder = tmp_path_factory.mktemp("tiny_pipeline")
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a random Stable Diffusion pipeline; see `save_tiny_pipeline`."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny_pipeline"))
 
 
 @pytest.fixture(scope="session")

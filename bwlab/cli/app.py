@@ -55,6 +55,8 @@ ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 # Errors of the file system, which are not defects of bwlab.
 OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
+# Warnings of numpy, which name no module of an adapter. Where such numbers are used, they are checked.
+OF_ARITHMETIC = ("overflow encountered", "invalid value encountered", "divide by zero encountered")
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -282,7 +284,7 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Print each `BwlabWarning` inside the `with` block as bwlab's own warnings, once."""
+    """Print each `BwlabWarning` inside the `with` block as bwlab's own warnings, once, and none of arithmetic."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", BwlabWarning)
         others = warnings.showwarning
@@ -290,7 +292,7 @@ def _warnings_in_one_line() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, BwlabWarning):
                 warn(str(message))
-            else:
+            elif not (issubclass(category, RuntimeWarning) and str(message).startswith(OF_ARITHMETIC)):
                 others(message, category, *place, **more)
 
         warnings.showwarning = show

@@ -27,7 +27,7 @@ from bwlab.base.text_chunks import TextReading
 from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
 from bwlab.errors import BwlabError
-from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
+from bwlab.files import CHECKSUM, checksum, make_folder, remove_unfinished, write_atomically
 from bwlab.images import UnreadableImage, read_image_tensor
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ class TensorCache:
             return kept
         tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in make().items()}
         make_folder(path.parent)
+        remove_unfinished(path.parent)
         write_atomically(path, save(tensors, {CHECKSUM: checksum(tensors)}))
         return tensors
 

@@ -66,12 +66,14 @@ class Outputs:
 
     def write_final(self) -> Path:
         """Write the trained files and return `final_path`."""
+        self.folder.require_present()
         with self.trainer.averaged_weights():
             self._write(self.folder.adapter, "")
         return self.final_path()
 
     def write_checkpoint(self, settings: dict[str, str]) -> tuple[Path, Path]:
         """Write a checkpoint, delete the oldest ones, and return its paths: (adapter or embedding, training state)."""
+        self.folder.require_present()
         step = self.trainer.step
         state = self.trainer.state(settings)
         adapter_path, state_path = self.folder.checkpoint_adapter(step), self.folder.checkpoint(step)
@@ -99,6 +101,7 @@ class Outputs:
         """Generate and write the previews of this step, with the weights that would be saved now."""
         if not self.prompts:
             return
+        self.folder.require_present()
         step = self.trainer.step
         recipe = preview_recipe(self.config, self.setup.base_hash, self._adapters_now(), self._embeddings_now())
         with self.trainer.averaged_weights():
@@ -108,6 +111,10 @@ class Outputs:
             make_folder(path.parent)
             write_png(path, image, image_recipe, overwrite=True)
         self.folder.write_log("preview", step, paths=", ".join(path.name for path in paths))
+
+    def has_previews(self) -> bool:
+        """Return whether all previews of this step are written."""
+        return all(self.folder.preview(self.trainer.step, index).is_file() for index in range(len(self.prompts)))
 
     def _adapters_now(self) -> tuple[RecipeAdapter, ...]:
         """Return the adapter of this step as recipes name it; its hash is empty if no file holds these weights."""

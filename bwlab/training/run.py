@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,13 +20,14 @@ from bwlab.config.toml import toml_text
 from bwlab.dataset.epochs import epoch_examples
 from bwlab.dataset.folders import read_dataset
 from bwlab.errors import BwlabError
+from bwlab.files import NO_ROOM, FolderLock
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
 from bwlab.plugins.manager import GuardedHooks, PluginManager
 from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
 from bwlab.training.prepare import TrainingSetup, prepare, prepare_model, run_length
-from bwlab.training.run_folder import ExistingRun, RunFolder, RunLock, folder_of
-from bwlab.training.state import load_state
+from bwlab.training.run_folder import ExistingRun, RunFolder, folder_of
+from bwlab.training.state import TrainingState, load_state
 from bwlab.training.summary import RunSummary
 from bwlab.training.tracking import TrainingBar
 from bwlab.training.trainable import rate_factor
@@ -105,7 +106,7 @@ class Run:
         with ExitStack() as held:
             with self._main_only() as is_main:
                 if is_main:
-                    held.enter_context(RunLock(self.folder.path))
+                    held.enter_context(FolderLock(self.folder.path, "run"))
                     self.folder.check(existing)
             self._resume(existing)
             record = self._record()
@@ -132,11 +133,19 @@ class Run:
         with self.processes.together():
             saved = self.folder.checkpoint_steps() if existing is ExistingRun.RESUME else []
             if saved:
-                self.trainer.resume(load_state(self.folder.checkpoint(saved[-1])), self.settings)
+                self.trainer.resume(self._newest_state(saved), self.settings)
         step = torch.tensor(float(self.trainer.step))
         if self.processes.any(self.processes.mean([step]) != [float(step)]):
             reason = "its processes do not see the same checkpoints"
             raise BwlabError("--resume", reason, "Give a folder on a disk that all hosts share")
+
+    def _newest_state(self, saved: Sequence[int]) -> TrainingState:
+        """Return the newest training state; BwlabError, which tells the one before it, if it is damaged."""
+        try:
+            return load_state(self.folder.checkpoint(saved[-1]))
+        except BwlabError as error:
+            begin = f"resume from the one before, of step {saved[-2]}" if saved[1:] else "train from the first step"
+            raise BwlabError(error.asked, error.found, f"Delete it to {begin}") from error
 
     def _open(self, existing: ExistingRun, record: RunRecord) -> Callable[[], None]:
         """Make the folder ready, report that the run starts, and return the function that finishes the trackers."""
@@ -189,6 +198,7 @@ class Run:
         preview, checkpoint = self.config.preview, self.config.checkpoint
         bar = TrainingBar(self.console, self.trainer.step, steps, epochs)
         with bar:
+            self._preview_again()
             while self.trainer.step < steps:
                 self._train_step(record, bar)
                 step, last = self.trainer.step, self.trainer.step == steps
@@ -201,6 +211,14 @@ class Run:
                 if stopping:
                     self.console.print(f"stopped after step {step}; add --resume to go on from there", soft_wrap=True)
                     raise KeyboardInterrupt
+
+    def _preview_again(self) -> None:
+        """Make the previews of the step that the run is resumed from, if it ended between its checkpoint and them."""
+        step, preview = self.trainer.step, self.config.preview
+        due = 0 < step < self.setup.steps and self.setup.epochs.due(step, preview.every, preview.every_epochs)
+        with self._main_only() as is_main:
+            if is_main and due and not self.outputs.has_previews():
+                self.outputs.preview()
 
     def _train_step(self, run: RunRecord, bar: TrainingBar) -> None:
         record = self.trainer.train_step(run)
@@ -228,6 +246,7 @@ class Run:
         try:
             yield
         except (BwlabError, OSError) as error:
+            self.folder.require_present()
             reported = error if isinstance(error, BwlabError) else disk_error(error, self.folder)
             saved = self.folder.checkpoint_steps()
             where = f"last good checkpoint: {self.folder.checkpoint(saved[-1])}" if saved else "no checkpoint yet"
@@ -237,17 +256,20 @@ class Run:
 def disk_error(error: OSError, folder: RunFolder) -> BwlabError:
     """Return the error for a disk that is full, read-only and the like."""
     path = error.filename or folder.path
-    return BwlabError(f"writing {path}", error.strerror or str(error), "Make room, then add --resume")
+    fix = "Make room" if error.errno in NO_ROOM else "Make the folder writable"
+    return BwlabError(f"writing {path}", error.strerror or str(error), f"{fix}, then add --resume")
 
 
 class StopRequest:
-    """Sets `asked` at the first Ctrl-C in a `with` block; a second Ctrl-C interrupts at once.
+    """Sets `asked` at the first Ctrl-C or SIGTERM in a `with` block; a second one interrupts at once.
 
-    Outside the main thread, where Python delivers no signals, it does nothing.
+    Outside the main thread, where Python delivers no signals, it does nothing. SIGTERM is left to whoever handles it
+    already, as a worker of Ray does.
 
     Args:
         launched: whether a launcher started several processes. A launcher repeats the Ctrl-C that the terminal has sent
-            already, so a second one counts only after a second.
+            already, so a second one counts only after a second. It sends SIGTERM to the others when one has failed,
+            and they could not finish a step without it: this signal ends them as it does any program.
 
     """
 
@@ -255,18 +277,21 @@ class StopRequest:
         self.asked = False
         self._wait = REPEATED_INTERRUPT if launched else 0.0
         self._asked_at = 0.0
-        self._before: object = None
+        self._launched = launched
+        self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            ends = not self._launched and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            numbers = (signal.SIGINT, signal.SIGTERM) if ends else (signal.SIGINT,)
+            self._before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]  # what signal() returned
+        for number, before in self._before.items():
+            signal.signal(number, before)  # type: ignore[arg-type]  # what signal() returned
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:

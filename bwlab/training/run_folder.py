@@ -1,19 +1,16 @@
-"""The folder of a run: its files and their names, what may be replaced, its log and its lock."""
+"""The folder of a run: its files and their names, what may be replaced and its log."""
 
 from __future__ import annotations
 
 import enum
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
 
 from bwlab.config.toml import toml_text
 from bwlab.errors import BwlabError
-from bwlab.files import make_folder, write_atomically
+from bwlab.files import LOCK_NAME, UNFINISHED_NAME, make_folder, remove_unfinished, write_atomically
 from bwlab.training.config import OutputConfig, TrainConfig
 from bwlab.training.settings import read_config
 from bwlab.training.tracking import TENSORBOARD
@@ -22,13 +19,10 @@ DEFAULT_NAME = OutputConfig().name
 STATE_NAME = re.compile(r"step-(\d{6,})\.state\.safetensors")
 CHECKPOINT_NAME = re.compile(r"(?P<prefix>.*-)?step-(?P<step>\d{6,})(\.state|-.+)?\.safetensors")
 PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
-UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 # Characters that a file's name cannot hold on one of the common systems.
 FORBIDDEN = frozenset('/\\:*?"<>|')
 LONGEST_NAME = 200  # of 255 bytes, with room for a step and a word
-
-LOCK_NAME = ".lock"
 
 
 class ExistingRun(enum.Enum):
@@ -53,6 +47,7 @@ class RunFolder:
         self._names: tuple[str, ...] = (name,)
         self.adapter, self.config, self.log = path / f"{name}.safetensors", path / "config.toml", path / "log.jsonl"
         self.previews, self._checkpoints = path / "previews", path / "checkpoints"
+        self._opened = False
 
     def checkpoint(self, step: int) -> Path:
         """Return the path of the training state after `step` steps, the last file of a checkpoint to be written."""
@@ -74,10 +69,11 @@ class RunFolder:
     def prune(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints."""
         for step in self.checkpoint_steps()[:-keep]:
-            self.checkpoint(step).unlink(missing_ok=True)
+            state = self.checkpoint(step)
             for path, its_step in self._checkpoint_files():
-                if its_step == step:
+                if its_step == step and path != state:
                     path.unlink()
+            state.unlink()  # last: a checkpoint that a killed run has deleted in part is deleted by the next
 
     def check(self, existing: ExistingRun) -> None:
         """Raise BwlabError if a run may not write into the folder; write nothing."""
@@ -85,8 +81,9 @@ class RunFolder:
         asked = f"--out {self.path}"
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
-        if not self.path.exists() or all(path.name == LOCK_NAME for path in self.path.iterdir()):
-            if existing is ExistingRun.RESUME:
+        found = list(self.path.iterdir()) if self.path.exists() else []
+        if all(self._is_left_by_killed(path) for path in found):  # it was killed before it wrote its settings
+            if existing is ExistingRun.RESUME and not found:
                 reason = "the folder is empty" if self.path.exists() else "there is no such folder"
                 raise BwlabError(asked, f"no run to resume: {reason}", "Choose a run's folder or leave out --resume")
             return
@@ -95,36 +92,50 @@ class RunFolder:
         if existing is ExistingRun.RESUME and not self.config.is_file():
             raise BwlabError(asked, "no config.toml of a run to resume", "Choose a run's folder or leave out --resume")
 
+    def _is_left_by_killed(self, path: Path) -> bool:
+        """Return whether a path in the folder may be left by a run that was killed before it wrote its settings."""
+        if path in (self._checkpoints, self.previews) and path.is_dir():
+            return all(UNFINISHED_NAME.fullmatch(inner.name) for inner in path.iterdir())
+        return path.name == LOCK_NAME or UNFINISHED_NAME.fullmatch(path.name) is not None
+
     def open(self, config: TrainConfig, existing: ExistingRun, step: int) -> None:
         """Make the folder ready for a run that starts after `step` steps.
 
         Overwriting removes the files that bwlab wrote and nothing else; resuming cuts the log back to `step`. Files
-        that a killed run left unfinished are removed.
+        that a killed run left unfinished are removed, and checkpoints that it had no time to delete.
         """
         make_folder(self.path)
         former = self._former_config()
         if former is not None:
             self._names = tuple(dict.fromkeys((*self._names, former.output.name)))
         for folder in (self.path, self._checkpoints, self.previews):
-            for path in folder.glob(".*.tmp"):
-                if UNFINISHED_NAME.fullmatch(path.name):
-                    path.unlink()
+            remove_unfinished(folder)
         if existing is ExistingRun.OVERWRITE:
             for path in list(self._outputs()):
                 path.unlink()
         elif self.log.exists():
-            kept = [line for line in self.log.read_text(encoding="utf-8").splitlines() if logged_step(line) <= step]
-            write_atomically(self.log, "".join(f"{line}\n" for line in kept).encode())
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_atomically(self.log, "".join(f"{line}\n" for line in lines if logged_step(line) <= step).encode())
         write_atomically(self.config, toml_text(config).encode())
+        self.prune(config.checkpoint.keep)
+        self._opened = True
+
+    def require_present(self) -> None:
+        """Raise BwlabError if the folder was deleted or moved since it was opened."""
+        if self._opened and not self.config.is_file():
+            reason = "the folder or its config.toml was deleted or moved while the run wrote into it"
+            raise BwlabError(f"--out {self.path}", reason, "Move it back and add --resume, or start the run again")
 
     def _outputs(self) -> Iterator[Path]:
         former = self._former_config()
         names = (*self._names, *(former.tokens.words if former is not None else ()))
-        files = (self.config, self.log, *(self.path / f"{name}.safetensors" for name in names))
+        files = (self.log, *(self.path / f"{name}.safetensors" for name in names))
         yield from (path for path in files if path.is_file())
         yield from (path for path, _ in self._checkpoint_files())
         yield from (path for path in self.previews.glob("*.png") if PREVIEW_NAME.fullmatch(path.name))
         yield from (self.path / TENSORBOARD).rglob("events.out.tfevents.*")
+        if self.config.is_file():
+            yield self.config  # last: it tells what else is the run's
 
     def _checkpoint_files(self) -> list[tuple[Path, int]]:
         """Return the files of checkpoints, also of those under the name that the run had before, with their steps."""
@@ -140,7 +151,8 @@ class RunFolder:
             return None
 
     def write_log(self, event: str, step: int, **values: float | str) -> None:
-        """Append one line to the log."""
+        """Append one line to the log; BwlabError if the folder is gone."""
+        self.require_present()
         record = {"event": event, "step": step, **values}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -177,65 +189,3 @@ def logged_step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-class RunLock:
-    """A lock on a run's folder, held for a `with` block and released with the process, however it ends.
-
-    The operating system holds the lock, not the file: the lock file of a killed run locks nothing.
-
-    Args:
-        folder: the folder of the run; made if it does not exist.
-
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._path = folder, folder / LOCK_NAME
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Self:
-        """Take the lock; BwlabError naming the process that holds it."""
-        make_folder(self._folder)
-        while self._file is None:
-            file = self._path.open("a+", encoding="utf-8")
-            if not try_lock(file):
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                file.close()
-                reason = f"another run (process {holder}) is writing there"
-                raise BwlabError(f"--out {self._folder}", reason, "Wait for it, or choose another folder")
-            if self._is_at_path(file):
-                self._file = file
-            else:  # another run deleted the file between opening and locking
-                file.close()
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._path.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
-
-    def _is_at_path(self, file: IO[str]) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-
-def try_lock(file: IO[str]) -> bool:
-    """Lock an open file and return whether that worked; always true on systems without such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where two runs in one folder are not detected
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

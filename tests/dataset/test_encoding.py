@@ -124,6 +124,20 @@ def test_a_damaged_entry_is_made_again(pipe: Pipeline, two_images: Path, tmp_pat
     assert all(read_tensors(path) is not None for path in entries(tmp_path / "cache"))
 
 
+def test_what_a_killed_run_left_unfinished_is_removed_with_the_next_entry(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    cache.get("latents", ("x",), lambda: {"a": torch.zeros(3)})
+    (entry,) = entries(tmp_path)
+    unfinished = entry.with_name(f".{entry.name}.{'0a' * 16}.tmp")
+    unfinished.write_bytes(b"half")
+    cache.get("latents", ("x",), lambda: {"a": torch.ones(3)})
+    assert unfinished.exists(), "an entry that is there is only read"
+    entry.unlink()
+    cache.get("latents", ("x",), lambda: {"a": torch.zeros(3)})
+    assert not unfinished.exists()
+    assert list(entries(tmp_path)) == [entry]
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BwlabError, match="folder "):

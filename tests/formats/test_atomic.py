@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import pytest
 
 from bwlab import files as atomic
 from bwlab.errors import BwlabError
-from bwlab.files import write_atomically
+from bwlab.files import remove_unfinished, try_lock, write_atomically
 
 
-def full_disk(path: Path, pieces: Iterable[bytes]) -> None:
+def full_disk(file: IO[bytes], pieces: Iterable[bytes]) -> None:
     """Write half, then finds the disk full."""
     data = b"".join(pieces)
-    path.write_bytes(data[: len(data) // 2])
+    file.write(data[: len(data) // 2])
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -66,9 +68,8 @@ def test_a_full_disk_leaves_nothing_where_nothing_was(tmp_path: Path, monkeypatc
 
 
 def test_an_interrupt_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*args: Any) -> None:
-        full_disk_path, pieces = args
-        full_disk_path.write_bytes(b"".join(pieces)[:2])
+    def interrupted(file: IO[bytes], pieces: Iterable[bytes]) -> None:
+        file.write(b"".join(pieces)[:2])
         raise KeyboardInterrupt
 
     path = tmp_path / "x.bin"
@@ -83,3 +84,64 @@ def test_an_interrupt_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytes
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match="No such file or directory"):
         write_atomically(tmp_path / "none" / "x.bin", b"one")
+
+
+HELD = """
+import sys
+from bwlab.files import write_pieces_atomically
+
+def pieces():
+    yield b"half"
+    print("writing", flush=True)
+    yield sys.stdin.buffer.read()
+
+write_pieces_atomically(sys.argv[1], pieces())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs locks of files")
+def test_only_what_killed_processes_left_unfinished_is_removed(tmp_path: Path) -> None:
+    mine = [".mine.tmp", f".mine.{'0a' * 16}.tmpx", f"mine.{'0a' * 16}.tmp"]
+    for name in mine:
+        (tmp_path / name).write_bytes(b"keep me")
+    alive, killed = (
+        subprocess.Popen(
+            [sys.executable, "-c", HELD, str(tmp_path / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in ("alive", "killed")
+    )
+    for process in (alive, killed):
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+    killed.kill()
+    killed.communicate()
+    assert [path.name.partition(".")[0] for path in sorted(tmp_path.glob(".[ak]*"))] == ["", ""]
+    remove_unfinished(tmp_path)
+    (left,) = tmp_path.glob(".[ak]*")
+    assert left.name.startswith(".alive.")
+    alive.communicate(b", and whole")
+    assert alive.returncode == 0
+    assert (tmp_path / "alive").read_bytes() == b"half, and whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["alive", *mine])
+
+
+def test_a_file_taken_for_unfinished_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def removed_first(file: IO[bytes]) -> bool:
+        names.append(file.name)
+        if len(names) == 1:
+            Path(file.name).unlink()
+        return try_lock(file)
+
+    monkeypatch.setattr(atomic, "try_lock", removed_first)
+    write_atomically(tmp_path / "x.bin", b"one")
+    assert len(names) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]
+    assert (tmp_path / "x.bin").read_bytes() == b"one"
+
+
+def test_a_file_is_written_where_there_are_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "try_lock", lambda file: False)
+    write_atomically(tmp_path / "x.bin", b"one")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.bin"]

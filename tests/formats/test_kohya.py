@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -192,8 +193,8 @@ def test_the_text_encoder_round_trips_under_its_old_names(
 def test_a_full_disk_leaves_the_earlier_adapter(
     tmp_path: Path, unet: UNet2DConditionModel, scheme: BlockScheme, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, pieces: Iterable[bytes]) -> None:
-        path.write_bytes(b"".join(pieces)[:100])
+    def full(file: IO[bytes], pieces: Iterable[bytes]) -> None:
+        file.write(b"".join(pieces)[:100])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     path = saved(tmp_path, unet, scheme, "lora", "mid=2")

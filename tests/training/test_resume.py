@@ -135,7 +135,9 @@ def test_a_damaged_checkpoint_is_named(tiny_pipeline: Path, two_images: Path, tm
     run(config)
     state = tmp_path / "out" / "checkpoints" / "step-000002.state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint"):
+    with pytest.raises(
+        BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint .* to train from the first step"
+    ):
         run(config, existing=ExistingRun.RESUME)
 
 
@@ -150,8 +152,11 @@ def test_a_checkpoint_with_one_flipped_bit_is_named(
     at = len(content) - 5 if place == "tensor" else content.index(b'step\\": 2') + 8
     content[at] ^= 1
     state.write_bytes(content)
-    with pytest.raises(BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint \(its checksum is"):
+    with pytest.raises(
+        BwlabError, match=r"step-000002\.state\.safetensors: not a whole checkpoint \(its checksum is"
+    ) as caught:
         run(config, existing=ExistingRun.RESUME)
+    assert caught.value.fix == "Delete it to resume from the one before, of step 1"
     state.unlink()  # as the message says
     run(config, existing=ExistingRun.RESUME)
     assert state.is_file()

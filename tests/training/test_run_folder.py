@@ -12,14 +12,15 @@ import pytest
 
 import bwlab
 from bwlab.errors import BwlabError
+from bwlab.files import FolderLock
 from bwlab.plugins.events import StepRecord
-from bwlab.training.run_folder import ExistingRun, RunLock
+from bwlab.training.run_folder import ExistingRun
 from tests.training.runs import files_in, run, short_config
 
 HOLD = """
 import sys, pathlib
-from bwlab.training.run_folder import RunLock
-with RunLock(pathlib.Path(sys.argv[1])):
+from bwlab.files import FolderLock
+with FolderLock(pathlib.Path(sys.argv[1]), "run"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -39,13 +40,13 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
 def test_a_killed_holder_locks_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with (
         pytest.raises(BwlabError, match=rf"another run \(process {holder.pid}\) is writing there"),
-        RunLock(tmp_path / "out"),
+        FolderLock(tmp_path / "out", "run"),
     ):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     assert files_in(tmp_path / "out") == [".lock"], "the file stays behind"
-    with RunLock(tmp_path / "out"):
+    with FolderLock(tmp_path / "out", "run"):
         assert (tmp_path / "out" / ".lock").read_text() == f"{os.getpid()}\n"
     assert files_in(tmp_path / "out") == []
 
@@ -66,7 +67,7 @@ class SecondRun:
 
     @bwlab.hookimpl
     def bwlab_step_finished(self, record: StepRecord) -> None:
-        with pytest.raises(BwlabError, match="is writing there"), RunLock(Path(self.out)):
+        with pytest.raises(BwlabError, match="is writing there"), FolderLock(Path(self.out), "run"):
             pass
 
     def __init__(self, out: Path) -> None:

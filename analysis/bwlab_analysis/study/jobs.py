@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from bwlab.fusion.types import SUM
 from bwlab_analysis.study import GENERATE, JOB_KINDS, MEASURE, MERGE, RECOMMEND, SCORE, TRAIN
+from bwlab_analysis.study.stored import RESULT, fault, read_result
 
 if TYPE_CHECKING:
     from bwlab.merging.ziplora import ZipLoraSettings
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -257,13 +256,19 @@ class Job:
         return out / "jobs" / self.kind / f"{slug(self.name)}-{self.key}"
 
     def done(self, out: Path) -> bool:
-        """Return whether the result is there."""
-        return (self.folder(out) / RESULT).is_file()
+        """Return whether the result is there and can be used."""
+        return (self.folder(out) / RESULT).is_file() and self.fault(out) is None
+
+    def fault(self, out: Path) -> str | None:
+        """Return why the stored result cannot be used, so that the job is not done; None if it can, or there is none.
+
+        The file that it names is checked, too: images by their checksums, adapters by their length.
+        """
+        return fault(self.kind, self.folder(out))
 
     def result(self, out: Path) -> dict[str, Json]:
-        """Return the stored result; FileNotFoundError if the job is not done."""
-        result: dict[str, Json] = json.loads((self.folder(out) / RESULT).read_text(encoding="utf-8"))
-        return result
+        """Return the stored result; FileNotFoundError if there is none, BwlabError if it is damaged."""
+        return read_result(self.folder(out))
 
 
 def slug(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.files import make_folder, write_atomically
+from bwlab.files import make_folder, remove_unfinished, write_atomically
 from bwlab.tables import Table, markdown_table
 from bwlab_analysis.report.gallery import gallery
 from bwlab_analysis.report.html import heading, page, table_html
@@ -41,12 +41,13 @@ def write_report(study: Study) -> list[Path]:
     from bwlab_analysis.study.figures import figures_of, png
 
     out = study.location.out / REPORTS / study.plan.name
-    make_folder(out)
+    make_folder(out / FIGURES)
+    remove_unfinished(out)
+    remove_unfinished(out / FIGURES)
     stored = write_results(study, out)
     results = read_results(stored)
     tables = tables_of(results)
     images: dict[str, Image] = {**figures_of(results), **grids(study, results.swept)}
-    (out / FIGURES).mkdir(exist_ok=True)
     for name, image in images.items():
         write_atomically(out / FIGURES / file_of(name), png(image))
     write_atomically(out / MARKDOWN, markdown(results, tables, images).encode())
@@ -104,8 +105,7 @@ def grids(study: Study, swept: Collection[str] = ()) -> dict[str, Image]:
 
     """
     from bwlab_analysis.study.figures import labelled
-    from bwlab_analysis.study.sheet import generated_images
-    from bwlab_analysis.study.subjects import true_image
+    from bwlab_analysis.study.subjects import generated_images, true_image
 
     plan, out = study.plan, study.location.out
     sheets: dict[str, Image] = {}

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bwlab.errors import BrokenFileError, first_line
+from bwlab.files import write_atomically
 from bwlab_analysis.study import GENERATE
 from bwlab_analysis.study.expand import PairJob
 from bwlab_analysis.study.jobs import Json
@@ -145,9 +147,17 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """Return the results in a SQLite file; FileNotFoundError if there is none."""
+    """Return the results in a SQLite file; FileNotFoundError if there is none, BrokenFileError if it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(path)
+    try:
+        return _read(path)
+    except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
+        fix = "Run the study again: it is made anew from the finished jobs"
+        raise BrokenFileError(f"results {path}", f"not a whole file of results ({first_line(error)})", fix) from error
+
+
+def _read(path: Path) -> Results:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         about = {key: json.loads(value) for key, value in database.execute("select key, value from about")}
         stored = _Stored(database, OLD_WORDS if about.get("version", 1) < VERSION else {})
@@ -223,10 +233,8 @@ class _Stored:
 def write_results(study: Study, folder: Path) -> Path:
     """Gather the results of all finished jobs in `results.sqlite`, replacing the last one, and return its path."""
     path = folder / RESULTS
-    new = path.with_suffix(".partial")
-    new.unlink(missing_ok=True)
     alone = ((name, *both) for name, both in study.expanded.alone.items())
-    with closing(sqlite3.connect(new)) as database, database:
+    with closing(sqlite3.connect(":memory:")) as database:
         database.executescript(TABLES)
         database.executemany("insert into about values (?, ?)", _about(study))
         database.executemany("insert into alone values (?, ?, ?)", alone)
@@ -235,7 +243,8 @@ def write_results(study: Study, folder: Path) -> Path:
         database.executemany("insert into blame values (?, ?, ?, ?, ?, ?, ?, ?)", _blame_rows(study))
         database.executemany("insert into recommended values (?, ?, ?, ?, ?, ?, ?, ?)", _recommended_rows(study))
         database.executemany("insert into jobs values (?, ?, ?, ?)", _job_rows(study))
-    new.replace(path)
+        database.commit()
+        write_atomically(path, database.serialize())
     return path
 
 

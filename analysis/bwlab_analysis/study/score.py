@@ -9,8 +9,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.study.context import JobContext
 from bwlab_analysis.study.jobs import Job, Json, JudgeSettings, RecommendSettings, ScoreSettings
 from bwlab_analysis.study.plan import IDENTITY, OWN, STYLE, TRUE
-from bwlab_analysis.study.sheet import generated_images
-from bwlab_analysis.study.subjects import learned_images, true_image
+from bwlab_analysis.study.subjects import generated_images, learned_images, true_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,7 +11,7 @@ from pathlib import Path
 from bwlab.base.names import base_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab.files import make_folder
+from bwlab.files import LOCK_NAME, FolderLock, make_folder
 from bwlab.plugins.manager import installed_manager
 from bwlab_analysis.study.compositions import check_fusions
 from bwlab_analysis.study.context import StudyLocation, Warn
@@ -74,6 +74,8 @@ def run_study(
 ) -> list[Failure]:
     """Run the jobs that are not done yet and return those that failed.
 
+    A job whose stored result, images or adapter are damaged is named in a warning and run again.
+
     Args:
         study: the study.
         runner: runs the jobs.
@@ -81,9 +83,17 @@ def run_study(
         kinds: run only jobs of these kinds and what they need; empty: all.
         warn: takes warnings.
 
+    Raises:
+        BwlabError: another study is running in the same folder.
+
     """
-    make_folder(study.location.out / JOBS)
-    return runner(study.unfinished(kinds), study.location, on_job, warn)
+    with FolderLock(study.location.out, "study"):
+        make_folder(study.location.out / JOBS)
+        for job in study.jobs(kinds):
+            reason = job.fault(study.location.out)
+            if reason is not None:
+                warn(f"{job.kind} {job.name} is run again: {reason}")
+        return runner(study.unfinished(kinds), study.location, on_job, warn)
 
 
 def scorer_hash(clip: str) -> str:
@@ -95,7 +105,8 @@ def scorer_hash(clip: str) -> str:
 
 
 def _require_own(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / JOBS).is_dir():
+    others = [path for path in out.iterdir() if path.name != LOCK_NAME] if out.is_dir() else []
+    if others and not (out / JOBS).is_dir():
         raise BwlabError(
             f"--out {out}", "a folder with other things in it", "Give a new folder, or that of an earlier study"
         )

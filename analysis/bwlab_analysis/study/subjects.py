@@ -1,4 +1,7 @@
-"""The images of identities and styles: to learn from, to compare with, and the true image of a pair."""
+"""Images that identities and styles are learned from and compared with, the true one of a pair, and generated ones.
+
+The images of a generate job are kept side by side in one PNG file.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.benchmark import Pair, load_benchmark
-from bwlab.files import make_folder, write_atomically
-from bwlab_analysis.study.jobs import SubjectFingerprint
+from bwlab.files import make_folder, remove_unfinished, write_atomically
+from bwlab_analysis.study.jobs import Job, SubjectFingerprint
 from bwlab_analysis.study.plan import IDENTITY, Subject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+SHEET = "images.png"
 
 
 def fingerprint(kind: str, subject: Subject) -> SubjectFingerprint:
@@ -58,8 +63,7 @@ def data_folder(subject: SubjectFingerprint, folder: Path) -> Path:
     if subject.folder is not None:
         return Path(subject.folder)
     target = folder / f"{subject.kind}-{subject.name}"
-    for unfinished in target.glob(".*.tmp"):  # left by a run that was killed
-        unfinished.unlink()
+    remove_unfinished(target)
     return load_benchmark().write_dataset(target, _pairs(subject))
 
 
@@ -99,3 +103,26 @@ def _image_count(folder: Path) -> int:
     from bwlab.dataset.folders import read_dataset
 
     return len(read_dataset(DataConfig(folder=str(folder))))
+
+
+def in_rows(images: Sequence[Image], columns: int) -> Image:
+    """Return images of one size side by side, row by row."""
+    from PIL import Image
+
+    width, height = images[0].size
+    sheet = Image.new("RGB", (width * columns, height * (len(images) // columns)))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, index // columns * height))
+    return sheet
+
+
+def generated_images(job: Job, out: Path) -> list[Image]:
+    """Return the images of a generate job, prompt by prompt, seed by seed."""
+    from PIL import Image
+
+    result = job.result(out)
+    with Image.open(job.folder(out) / str(result["file"])) as file:
+        sheet = file.convert("RGB")
+    side = int(str(result["side"]))
+    corners = [(x, y) for y in range(0, sheet.height, side) for x in range(0, sheet.width, side)]
+    return [sheet.crop((x, y, x + side, y + side)) for x, y in corners]

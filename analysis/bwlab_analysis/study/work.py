@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from bwlab.files import make_folder, write_atomically
+from bwlab.errors import BwlabError
+from bwlab.files import make_folder, remove_unfinished, write_atomically
 from bwlab_analysis.study.context import JobContext
 from bwlab_analysis.study.jobs import (
-    RESULT,
     GenerateSettings,
     Job,
     Json,
@@ -22,7 +21,8 @@ from bwlab_analysis.study.jobs import (
     TrainSettings,
     ZipMergeSettings,
 )
-from bwlab_analysis.study.sheet import SHEET, in_rows
+from bwlab_analysis.study.stored import write_result, wrong_entry
+from bwlab_analysis.study.subjects import SHEET, data_folder, in_rows, write_data
 
 JobResult: TypeAlias = dict[str, Json]
 
@@ -33,7 +33,7 @@ def perform(job: Job, context: JobContext) -> JobResult:
     """Run a job whose needs are done and return its result; one that is done already is not run again.
 
     Raises:
-        BwlabError: as the training, merge, generation, ... says.
+        BwlabError: as the training, merge, generation, ... says, or a score that is no number.
 
     """
     out = context.location.out
@@ -41,11 +41,14 @@ def perform(job: Job, context: JobContext) -> JobResult:
         return job.result(out)
     folder = job.folder(out)
     make_folder(folder)
+    remove_unfinished(folder)
     cpu, wall = time.process_time(), time.perf_counter()
     result = _run(job, context, folder)
     result["cpu_seconds"] = round(time.process_time() - cpu, 3)
     result["seconds"] = round(time.perf_counter() - wall, 3)
-    write_atomically(folder / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    if reason := wrong_entry(job.kind, result):
+        raise BwlabError(f"{job.kind} {job.name}", reason, "Check the base, the images and the scorer")
+    write_result(folder, result)
     return result
 
 
@@ -79,7 +82,6 @@ def _train(settings: TrainSettings, job: Job, context: JobContext, folder: Path)
     from bwlab.training import train
     from bwlab.training.run_folder import ExistingRun
     from bwlab.training.settings import build_config
-    from bwlab_analysis.study.subjects import write_data
 
     run = folder / "run"
     checkpoints = {} if "checkpoint.every_epochs" in settings.training else {"checkpoint.every": 0}
@@ -118,7 +120,6 @@ def _merge(settings: MergeSettings, job: Job, context: JobContext, folder: Path)
 def _zip(settings: ZipMergeSettings, job: Job, context: JobContext, folder: Path) -> JobResult:
     from bwlab.merging.output import Target
     from bwlab.merging.ziplora import ZipLoraRecipe, merge_ziplora
-    from bwlab_analysis.study.subjects import data_folder
 
     first, second = (context.file_of(need) for need in job.needs.values())
     data_a, data_b = (data_folder(subject, folder / "data") for subject in settings.learned)

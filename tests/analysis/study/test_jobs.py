@@ -7,12 +7,15 @@ import random
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from bwlab_analysis.study import JOB_KINDS
-from bwlab_analysis.study.jobs import RESULT, Job, Json, MergeSettings, slug, with_needs
+from bwlab_analysis.study.jobs import Job, Json, MergeSettings, slug, with_needs
+from bwlab_analysis.study.stored import RESULT
 from tests.analysis.study.small_jobs import generation, scoring, settings_of, training
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -82,9 +85,10 @@ def test_a_result_is_kept_in_the_jobs_folder(tmp_path: Path) -> None:
     folder = job.folder(tmp_path)
     assert folder == tmp_path / "jobs" / "train" / f"id-fox-{job.key}"
     folder.mkdir(parents=True)
-    (folder / RESULT).write_text('{"file": "é"}', encoding="utf-8")
+    save_file({"one": np.zeros(2)}, folder / "é")
+    (folder / RESULT).write_text('{"file": "é", "cpu_seconds": 1}', encoding="utf-8")
     assert job.done(tmp_path)
-    assert job.result(tmp_path) == {"file": "é"}
+    assert job.result(tmp_path) == {"file": "é", "cpu_seconds": 1}
 
 
 @st.composite

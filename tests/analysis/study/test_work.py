@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from bwlab_analysis.study import GENERATE, JOB_KINDS, TRAIN
 from bwlab_analysis.study.context import JobContext, StudyLocation, open_job_context
 from bwlab_analysis.study.jobs import GenerateSettings, Job
-from bwlab_analysis.study.sheet import generated_images, in_rows
+from bwlab_analysis.study.subjects import generated_images, in_rows
 from bwlab_analysis.study.work import perform
 from tests.analysis.study.finished import Finished
 from tests.analysis.study.small_jobs import generation

@@ -1,0 +1,158 @@
+"""The stored results of jobs: written with a checksum, and checked whenever they are read.
+
+Results from before there were checksums are good if they are whole and their numbers are finite and possible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bwlab.errors import BrokenFileError, first_line
+from bwlab.files import CHECKSUM, write_atomically
+from bwlab.text import parse_json
+from bwlab_analysis.study import GENERATE, MEASURE, MERGE, RECOMMEND, SCORE, TRAIN
+
+RESULT = "result.json"
+ENTRIES = {
+    TRAIN: ("file",),
+    MERGE: ("file",),
+    GENERATE: ("file", "side"),
+    MEASURE: ("weights", "images", "prompts", "losses"),
+    SCORE: ("images_per_prompt", "values"),
+    RECOMMEND: ("specs", "tried", "values"),
+}
+"""What the result of a kind of job must have beside the CPU seconds."""
+RANGES = {
+    "identity": (-10.0, 2.0),  # the embedded base's own scorer gives a margin in standard deviations
+    "style": (-1.0, 1.0),
+    "text": (-1.0, 1.0),
+    "gram_style": (-1.0, 1.0),
+    "colours_and_edges": (0.0, 1.0),
+    "harmonic": (0.0, 2.0),
+    "embedding_distance": (0.0, 2.0),
+    "feature_distance": (0.0, 4.0),
+    "structure_distance": (0.0, 2.0),
+}
+"""Least and greatest value of the built-in scores; those of plugins may be any finite number."""
+ROUNDING = 1e-3
+"""How far a score may lie outside its range by rounding."""
+AGAIN = "Run the study again: this job is done anew"
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a job's result and its checksum, whole or not at all."""
+    text = json.dumps({**result, CHECKSUM: checksum_of(result)}, indent=1)
+    write_atomically(folder / RESULT, f"{text}\n".encode())
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return a job's result.
+
+    Raises:
+        FileNotFoundError: there is none.
+        BrokenFileError: it is damaged, or has a number that is not finite and no checksum.
+
+    """
+    path = folder / RESULT
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        kept = found.pop(CHECKSUM, None)
+        if kept is None:
+            parse_json(text)  # a job's own NaN is good, but nothing tells it from damage here
+        elif kept != checksum_of(found):
+            raise ValueError("its checksum is another: it was changed since it was written")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise BrokenFileError(f"result {path}", f"not a whole result ({first_line(error)})", AGAIN) from error
+    return found
+
+
+def checksum_of(result: Mapping[str, Any]) -> str:
+    """Return a SHA-256 (hex) of a result without its checksum."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def fault(kind: str, folder: Path) -> str | None:
+    """Return why the result in a job's folder cannot be used, with its path; None if it can be, or there is none."""
+    try:
+        result = read_result(folder)
+    except FileNotFoundError:
+        return None
+    except BrokenFileError as error:
+        return f"{error.asked}: {error.found}"
+    reason = wrong_entry(kind, result)
+    if reason is not None:
+        return f"result {folder / RESULT}: {reason}"
+    return wrong_file(kind, folder / str(result["file"]), result) if "file" in result else None
+
+
+def wrong_entry(kind: str, result: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the entries of a result; None if nothing is."""
+    missing = [name for name in ("cpu_seconds", *ENTRIES[kind]) if name not in result]
+    if missing:
+        return f"it has no {missing[0]!r}"
+    if kind not in (SCORE, RECOMMEND):
+        return None
+    each = result.get("images_per_prompt", 1)
+    if not isinstance(each, int) or each < 1:
+        return f"its images_per_prompt is {each!r}"
+    values = result["values"] or {}
+    if not isinstance(values, dict) or not all(isinstance(scores, list) and scores for scores in values.values()):
+        return "its scores are no lists by name"
+    return next(wrong_scores(values), None)
+
+
+def wrong_scores(values: Mapping[str, list[Any]]) -> Iterator[str]:
+    """Yield what is wrong with scores by name."""
+    for name, scores in values.items():
+        least, most = RANGES.get(name, (-math.inf, math.inf))
+        for score in scores:
+            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                yield f"the score {name!r} is {score}, not a finite number"
+            elif not least - ROUNDING <= score <= most + ROUNDING:
+                yield f"the score {name!r} is {score}, outside {least:g}..{most:g}"
+
+
+def wrong_file(kind: str, path: Path, result: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the images or the adapter that a result names, with its path; None if nothing is."""
+    if not path.is_file():
+        return f"{path}: there is no such file"
+    try:
+        if kind == GENERATE:
+            _check_images(path, int(result["side"]))
+        else:
+            _check_tensors(path)
+    except (OSError, ValueError, TypeError, SyntaxError) as error:  # the last is Pillow's for a damaged chunk
+        return f"{path}: not a whole file ({first_line(error)})"
+    return None
+
+
+def _check_images(path: Path, side: int) -> None:
+    """Raise OSError, ValueError or SyntaxError unless a PNG file is whole and holds images of a size."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        width, height = file.size
+        file.verify()  # each chunk has a checksum
+    if side < 1 or width % side or height % side:
+        raise ValueError(f"it is {width} x {height}, for images of {side} x {side}")
+
+
+def _check_tensors(path: Path) -> None:
+    """Raise OSError or ValueError unless a safetensors file is as long as its header says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(first_line(error)) from error
