@@ -198,11 +198,15 @@ def _required(name: str, path: str, beginnings: frozenset[str]) -> str:
 def _ldm_path(name: str, side: str, index: int, slot: int, inner: str) -> str:
     """Return the path, given two resnets and a resampler per input level and three resnets per output level."""
     if side == "input":
-        level, pair = divmod(index - 1, 3)
+        level, pair = divmod(index - 1, PAIRS)
+        if index == 0 or (pair == PAIRS - 1) != (inner == "op"):
+            raise _unknown(name, f"input block {index}")
         if inner == "op":
             return f"down_blocks.{level}.downsamplers.0.conv"
         return f"down_blocks.{level}.{_ldm_slot(name, slot)}.{pair}.{_ldm_inner(name, inner)}"
-    level, pair = divmod(index, 3)
+    level, pair = divmod(index, PAIRS)
+    if inner == "conv" and pair != PAIRS - 1:
+        raise _unknown(name, f"output block {index}")
     if inner == "conv":
         return f"up_blocks.{level}.upsamplers.0.conv"
     return f"up_blocks.{level}.{_ldm_slot(name, slot)}.{pair}.{_ldm_inner(name, inner)}"

@@ -11,7 +11,7 @@ from bwlab_analysis.study.plan_file import overlaid, read_table, shipped_plans
 
 
 def test_plans_that_ship() -> None:
-    assert set(shipped_plans()) == {"conflict", "fusion", "paper", "paper-sd", "tune"}
+    assert set(shipped_plans()) == {"conflict", "fusion", "paper", "paper-sd", "reversal", "tune"}
 
 
 def test_a_plan_lies_over_the_one_it_extends() -> None:
@@ -26,15 +26,16 @@ def test_a_plan_lies_over_the_one_it_extends() -> None:
 
 def test_plans_that_share_their_jobs_have_the_same_settings() -> None:
     """Trainings and images of one plan are those of the others only if every setting is equal."""
-    paper, fusion, conflict = (read_table(name) for name in ("paper", "fusion", "conflict"))
-    for other in (fusion, conflict):
+    paper, fusion, conflict, reversal = (read_table(name) for name in ("paper", "fusion", "conflict", "reversal"))
+    for other in (fusion, conflict, reversal):
         assert other["sampling"] == paper["sampling"]
         assert other["defaults"] == paper["defaults"]
         for name in set(other["adapters"]) & set(paper["adapters"]):
             assert other["adapters"][name] == paper["adapters"][name]
-    assert fusion["data"] == paper["data"]
-    for name in set(fusion["compositions"]) & set(paper["compositions"]):
-        assert fusion["compositions"][name] == paper["compositions"][name]
+    for other in (fusion, reversal):
+        assert other["data"] == paper["data"]
+        for name in set(other["compositions"]) & set(paper["compositions"]):
+            assert other["compositions"][name] == paper["compositions"][name]
 
 
 def test_overlaid_keeps_what_it_is_given() -> None:
