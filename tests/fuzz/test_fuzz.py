@@ -22,7 +22,7 @@ from bwlab.formats.read import read_contents
 from tests.analysis.kohya import adapter_tensors, kohya
 from tests.fuzz.checked import Broken, run_checked
 from tests.fuzz.mutations import mutated
-from tests.fuzz.raw import RawFile, RawTensor
+from tests.fuzz.raw import RawFile, RawTensor, copied
 from tests.fuzz.targets import ADAPTER_COMMANDS, Bench
 
 FILES = 2000
@@ -149,6 +149,15 @@ def running(_folder: Path) -> None:
 
 def filling(_folder: Path) -> None:
     assert b"\1" * 400_000_000
+
+
+@pytest.mark.parametrize("name", ["diffusers", "peft"])
+@pytest.mark.parametrize("command", ADAPTER_COMMANDS)
+def test_a_down_of_no_dimensions(name: str, command: str, bench: Bench) -> None:
+    file = copied(bench.files[name])
+    down = next(key for key in file.tensors if "lora_A" in key)
+    file.tensors[down] = RawTensor("F32", [], b"\1").filled()
+    assert bench.run(bench.targets["adapter"], file.to_bytes(), [command]) == []
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ def alphas_in_metadata(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str
         return {}
     if not isinstance(entries, dict):
         return {}
-    ranks = {key.path: file.entries[key.key].shape[0] for key in keys if key.leaf == DOWN}
+    shapes = {key.path: file.entries[key.key].shape for key in keys if key.leaf == DOWN}
+    ranks = {path: shape[0] for path, shape in shapes.items() if shape}  # a single number has no rank
     alphas: dict[str, float] = {}
     for part in COMPONENTS:
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}

@@ -55,7 +55,8 @@ def path_of_name(name: str) -> str | None:
 
 def alphas_beside(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, float]:
     """Return the alphas that the config beside a file gives, by path."""
-    ranks = {key.path: file.entries[key.key].shape[0] for key in keys if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
+    shapes = {key.path: file.entries[key.key].shape for key in keys if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
+    ranks = {path: shape[0] for path, shape in shapes.items() if shape}  # a single number has no rank
     return alphas_from(_config(file), ranks)
 
 
