@@ -42,6 +42,7 @@ FORBIDDEN = (
 
 OURS = ("bwlab: ", "The report is")
 LONGEST = 2200
+NAMES = re.compile(r"keys that no reader understands.*")  # some are called nan
 NO_NUMBER = re.compile(r"(?<![\w/])(nan|-?inf)(?![\w-])")
 
 
@@ -214,7 +215,7 @@ def _broken_numbers(words: Sequence[str], out: str) -> Iterator[str]:
             json.loads(out, parse_constant=_no_number)
         except ValueError as error:
             yield f"the JSON is none: {error}\n{out[:300]}"
-    elif words[0] == "analyze" and (found := NO_NUMBER.search(out)):
+    elif words[0] == "analyze" and (found := NO_NUMBER.search(NAMES.sub("", out))):
         yield f"it shows {found[0]} as a number\n{_around(out, found)}"
 
 

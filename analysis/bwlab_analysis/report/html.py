@@ -7,15 +7,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from bwlab.tables import Cell, Column, Row, Table
+from bwlab.text import visible
 from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Section, Verbatim
 from bwlab_analysis.report.unet_map import fill_colour, unet_map
 
 
 def page(title: str, body: str) -> str:
-    """Return a whole page with its style and script inside."""
+    """Return a whole page with its style and script inside, and characters that act on text made visible."""
     assets = importlib.resources.files("bwlab_analysis.report")
     style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return (
+    return visible(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{style}</style></head>'

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from bwlab.tables import Cell, Table, columns_of
+from bwlab.text import CONTROLS
 from bwlab_analysis.report.gallery import encode_all
 from bwlab_analysis.report.html import table_html
 from bwlab_analysis.report.numbers import number_cell, number_text
@@ -25,6 +28,7 @@ from bwlab_analysis.report.unet_map import fill_colour, unet_map
 from tests.analysis.cli.test_base import FAST, QUICK, Files, fidelity_options
 from tests.analysis.cli.test_base import files as files
 from tests.analysis.conftest import Outcome
+from tests.analysis.kohya import adapter_tensors
 
 Run = Callable[..., Outcome]
 
@@ -162,6 +166,37 @@ def test_long_names_fit_a_phone(presentations: list[Presentation], tmp_path: Pat
     title = re.search(r"<title>(\d+)</title>", done.stdout)
     assert title is not None
     assert int(title[1]) <= 390
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
+@pytest.mark.parametrize("command", [("norms",), ("conflict", "--details")])
+def test_names_of_strangers_run_nothing(command: tuple[str, ...], bwlab: Run, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        ask = f"http://127.0.0.1:{server.getsockname()[1]}"
+        poison = (
+            f"</title>\"'><script>document.title = 'owned'; fetch('{ask}/a')</script><img src='{ask}/b' onerror='x()'>"
+        )
+        poison += "\x1b]0;owned\x07\x9b31m\u202egnp"
+        metadata = dict.fromkeys(("ss_output_name", "modelspec.title", "ss_sd_model_name", poison), poison)
+        tensors = {**adapter_tensors(0), f"{poison}.weight": np.ones(3, np.float32)}
+        files = [tmp_path / f"{letter}{poison.replace('/', '|')}.safetensors" for letter in "ab"]
+        for file in files:
+            save_file(tensors, file, metadata)
+        given = files[:1] if command[0] == "norms" else files
+        assert bwlab("analyze", command[0], *given, *command[1:], "--report", tmp_path / "report").code == 0
+        path = tmp_path / "report" / "report.html"
+        assert CONTROLS.findall(path.read_text()) == []
+        assert r"\x1b]0;owned\x07\x9b31m\u202egnp" in path.read_text()
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom"]
+        done = subprocess.run(
+            [str(CHROMIUM), *flags, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert done.stdout.count("<script>") == 1
+    assert "<title>bwlab" in done.stdout
+    assert "<img" not in done.stdout
 
 
 def test_every_command_writes_one(bwlab: Run, files: Files, tmp_path: Path) -> None:
