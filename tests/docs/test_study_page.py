@@ -8,7 +8,7 @@ from docs.study import FOLDER, TABLES, stored, tables_page
 
 
 def test_the_results_are_there() -> None:
-    assert {file.name for file in stored()} >= {"conflict.sqlite", "fusion.sqlite", "paper.sqlite"}
+    assert {file.name for file in stored()} >= {"conflict.sqlite", "fusion.sqlite", "paper.sqlite", "reversal.sqlite"}
 
 
 def test_the_tables_are_those_of_the_results() -> None:
