@@ -101,7 +101,7 @@ def build_text(config: BuildConfig, art: Art) -> None:
 
 
 def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTraining, AutoencoderKL, CLIPTokenizer]:
-    """Return the UNet training at its last checkpoint, with the autoencoder and the tokenizer it stands on."""
+    """Return the UNet training at its last checkpoint, with the autoencoder and the tokenizer that it uses."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -165,7 +165,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
     import copy
 
     halved = copy.deepcopy(pipeline).to(torch.float16)
-    halved.vae.register_to_config(_name_or_path="")  # else the work folder's path is written into the config
+    halved.vae.register_to_config(_name_or_path="")  # otherwise the work folder's path would be written into the config
     halved.save_pretrained(out)
     for file in out.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes them readable by their owner alone
