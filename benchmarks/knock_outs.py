@@ -65,8 +65,8 @@ def measured(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """Return the CPU seconds of a call, and its result."""
     start = time.process_time()
     with torch.no_grad():
-        found = call()
-    return time.process_time() - start, found
+        result = call()
+    return time.process_time() - start, result
 
 
 def main(
