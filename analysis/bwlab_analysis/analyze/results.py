@@ -195,7 +195,7 @@ class Fidelity(Analysis):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Recommended(Analysis):
-    """The composition of two adapters to use, with all that were tried; see `recommend`.
+    """The composition of two adapters to use, and all compositions that were tried; see `recommend`.
 
     Attributes:
         base: name of the base.

@@ -33,7 +33,7 @@ def perform(job: Job, context: JobContext) -> JobResult:
     """Run a job whose needs are done and return its result; one that is done already is not run again.
 
     Raises:
-        BwlabError: as the training, merge, generation, ... says, or a score that is no number.
+        BwlabError: the training, merge, generation, ... fails, or a score is not a number.
 
     """
     out = context.location.out
