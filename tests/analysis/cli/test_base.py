@@ -77,7 +77,7 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     text = " ".join(outcome.out.split())
     assert re.match(
         r"Answer Beside style, the images of identity change by [\d.]+ \(95 % interval [\d.]+ to [\d.]+; "
-        r"0: not at all, 1: into unrelated ones; beside random adapters of style's norms, [\d.]+\)\. Without a scorer, "
+        r"0: not at all, 1: into unrelated ones; beside random adapters of style's norms, [\d.]+\)\. Without a scorer "
         r"\(--clip MODEL\) it is unknown whether this is damage\. Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % "
         r"of its effect on the base's prediction; beside random adapters of style's norms, -?[\d.]+ % \+- [\d.]+ %\. ",
         text,
