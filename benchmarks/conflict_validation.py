@@ -171,7 +171,7 @@ def _subjects(study: Study) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Short:
-    """Where short samples are kept, and how they are made."""
+    """Settings of the short samples, and the folder in which they are kept."""
 
     work: Path
     steps: int

@@ -54,7 +54,7 @@ class BuildConfig:
 def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
     """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
 
-    A stage whose result lies in `config.work` is not run again. Remove that folder to change its settings.
+    A stage whose result is in `config.work` is not run again. Remove that folder to change its settings.
     """
     config.work.mkdir(parents=True, exist_ok=True)
     art = load_art(config.work)

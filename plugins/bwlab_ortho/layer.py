@@ -101,7 +101,7 @@ class OrthoLayer(AdapterLayer):
         return LowRankLayer.from_tensors(layer, tensors)
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> OrthoLayer:
-        """Return an ortho layer with the delta of these tensors, without what lies in the avoided spaces."""
+        """Return an ortho layer with the delta of these tensors, without its part in the avoided spaces."""
         plain = LowRankLayer.from_tensors(layer, tensors)
         left, values, right = _decomposed(plain)
         unit = plain.scale * START * math.sqrt(len(left))

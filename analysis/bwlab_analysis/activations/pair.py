@@ -69,8 +69,8 @@ class Cost:
 
     Attributes:
         adapter: the adapter that loses, `"a"` or `"b"`.
-        of: what is scored: `"identity"`, `"style"`, `"likeness"` (to its training images), or `"latents"` where no
-            scorer is at hand.
+        of: subject of the score: `"identity"`, `"style"`, `"likeness"` (to its training images), or `"latents"` if no
+            scorer is available.
         base, alone, both: mean score of the images by the base, by the adapter alone, and by both; None for latents.
         lost: share of `alone - base` that is lost; None if the adapter alone does not raise the score beyond doubt. For
             latents: 1 - the cosine of the latents with both to those with the adapter alone, 0..2.

@@ -206,7 +206,7 @@ def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
 
 
 def cell_moves(move: Move, adapter: Adapter) -> Iterator[Move]:
-    """Yield the moves of single cells that a move of one block is made of; nothing if the block has one cell."""
+    """Yield the moves of single cells that make up a move of one block; nothing if the block has one cell."""
     of_layers = map(adapter.scheme.cell_of, adapter.layers)
     cells = dict.fromkeys(cell for cell in of_layers if cell and cell.startswith(f"{move.block}."))
     if not move.block or len(cells) < 2:

@@ -294,7 +294,7 @@ class Search:
         Args:
             whole: the composition to begin with.
             moves: moves to try, the most likely ones to help first.
-            refine: function that returns the moves of single cells that a move is made of.
+            refine: function that returns the moves of single cells that make up a move.
             together: moves that are tried together, whatever the score of each alone.
 
         Returns:

@@ -127,7 +127,7 @@ def measure_rollouts(
     Args:
         pipe: the base.
         a, b: the adapters.
-        learned: what `"a"` and `"b"` were trained on; empty if no scorer is at hand: then the change of the images'
+        learned: what `"a"` and `"b"` were trained on; empty if there is no scorer: then the change of the images'
             latents is measured instead of scores.
         settings: prompts, seeds and steps.
         on_step: called with the numbers of finished sampling steps and of all.

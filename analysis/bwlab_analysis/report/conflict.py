@@ -111,7 +111,7 @@ def present_conflict(
 
 
 def _asked_for(report: ConflictReport, cells: bool) -> bool:
-    """Return whether options ask for measures of weights that otherwise are details."""
+    """Return whether options request measures of weights that are details otherwise."""
     return cells or any(measure.slow for measure in report.measures)
 
 

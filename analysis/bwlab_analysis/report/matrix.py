@@ -143,7 +143,7 @@ def _kept_cell(report: LossReport | None) -> Cell:
 
 
 def _effects(names: Mapping[Path, str], pairs: InBase, with_matrix: bool) -> tuple[Item, ...]:
-    """Return the measures of all pairs on the base's prediction, with the matrix of retentions if it is asked for."""
+    """Return the measures of all pairs on the base's prediction, with the matrix of retentions if it is requested."""
     rows = []
     for report, pair in pairs:
         measures = pair.interaction.at(PREDICTION).measures

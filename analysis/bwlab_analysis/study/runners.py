@@ -96,7 +96,7 @@ def run_on_ray(
     A job whose worker dies is begun again, three times at most.
 
     Raises:
-        BwlabError: the cluster cannot be reached, or one GPU is asked for.
+        BwlabError: the cluster cannot be reached, or a single GPU is requested.
 
     """
     if location.device.startswith("cuda:"):
