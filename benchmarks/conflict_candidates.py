@@ -1,10 +1,10 @@
-"""Measures of conflict that no command has, on the pairs of the plan `conflict`: what would they predict?
+"""Measures of conflict that no command offers, and how well they predict lost fidelity on pairs of the plan `conflict`.
 
 `python -m benchmarks.conflict_candidates measure --study OUT --out FILE` measures every pair of a finished study, and
 `python -m benchmarks.conflict_candidates tables FILE COSTS` compares the measures with what full images lose (COSTS is
-the file of `python -m benchmarks.conflict_validation sample`), for identity and style apart.
+the file of `python -m benchmarks.conflict_validation sample`), for identity and style separately.
 
-Each measure looks at an adapter on its own training images or its own sampling, and at what the other one does there:
+Each measure takes the training images or the sampling of one adapter, and the effect of the other adapter there:
 
 - along the sampling with the adapter alone: how much of its effect on the prediction is left beside the other adapter
   (retention), and how far the other one moves the prediction, as a multiple of that effect (change);
@@ -87,12 +87,12 @@ class Measuring:
         }
 
     def along_sampling(self, own: Learned, other: Learned, prompts: Sequence[str]) -> dict[str, float]:
-        """Return retention and change on the latents that are met when sampling with `own` alone."""
+        """Return retention and change on the latents of sampling with `own` alone."""
         calls, base, alone = self._once(("sampling", own.scaled, tuple(prompts)), lambda: self._sampled(own, prompts))
         beside = [self._predicted(call, other.scaled) for call in calls]
-        both = [self._predicted(call, own.scaled, other.scaled) for call in calls]
+        together = [self._predicted(call, own.scaled, other.scaled) for call in calls]
         kept, moved, whole = 0.0, 0.0, 0.0
-        for zero, a, b, ab in zip(base, alone, beside, both, strict=True):
+        for zero, a, b, ab in zip(base, alone, beside, together, strict=True):
             effect = a - zero
             kept += float(((ab - b) * effect).sum())
             moved += float((ab - a).square().sum())
@@ -103,8 +103,8 @@ class Measuring:
         """Return the measures of gradients of the loss on the images of `own`."""
         with_own = self._once(("gradients", own.scaled), lambda: list(self._gradients(own, own.scaled)))
         at_base = [
-            self._once(("base", one.scaled.adapter), lambda one=one: _mean(list(self._gradients(one))))
-            for one in (own, other)
+            self._once(("base", adapter.scaled.adapter), lambda adapter=adapter: _mean(list(self._gradients(adapter))))
+            for adapter in (own, other)
         ]
         delta = self._once(("delta", other.scaled), lambda: self._delta(other.scaled))
         products = [_product(gradient, delta) for gradient in with_own]
@@ -123,14 +123,14 @@ class Measuring:
 
         def alone(path: str, output: Tensor, parts: Sequence[Tensor]) -> Tensor:
             mine, others = parts
-            found = (float((mine * others).sum()), float(mine.square().sum()), float(others.square().sum()))
-            sums[path] = [total + new for total, new in zip(sums.get(path, (0.0, 0.0, 0.0)), found, strict=True)]
+            products = (float((mine * others).sum()), float(mine.square().sum()), float(others.square().sum()))
+            sums[path] = [total + new for total, new in zip(sums.get(path, (0.0, 0.0, 0.0)), products, strict=True)]
             return mine
 
         layers = {
             path: pair for path, pair in acting_layers([own.scaled, other.scaled]).items() if path in self._layers
         }
-        acting = {path: pair for path, pair in layers.items() if any(one.adapter == 0 for one in pair)}
+        acting = {path: pair for path, pair in layers.items() if any(layer.adapter == 0 for layer in pair)}
         handles = hook_layers(acting, self._layers, alone)
         try:
             with torch.no_grad():
@@ -139,10 +139,10 @@ class Measuring:
         finally:
             for handle in handles:
                 handle.remove()
-        met = [(ab, aa, bb) for ab, aa, bb in sums.values() if aa > 0 and bb > 0]
+        products = [(ab, aa, bb) for ab, aa, bb in sums.values() if aa > 0 and bb > 0]
         return {
-            "parts": float(np.mean([ab / math.sqrt(aa * bb) for ab, aa, bb in met])),
-            "energy": float(np.mean([math.log(bb / aa) for _, aa, bb in met])),
+            "parts": float(np.mean([ab / math.sqrt(aa * bb) for ab, aa, bb in products])),
+            "energy": float(np.mean([math.log(bb / aa) for _, aa, bb in products])),
         }
 
     @property
@@ -210,8 +210,8 @@ class Measuring:
                 weight.requires_grad_(True)
             for image in learned.inputs.batches(1):
                 losses = [(self.unet(**arguments)[0] - noise).square().mean() for arguments, noise in self.noisy(image)]
-                found = torch.autograd.grad(torch.stack(losses).mean(), list(weights.values()))
-                yield dict(zip(weights, found, strict=True))
+                gradients = torch.autograd.grad(torch.stack(losses).mean(), list(weights.values()))
+                yield dict(zip(weights, gradients, strict=True))
             for weight in weights.values():
                 weight.requires_grad_(False)
 
@@ -223,8 +223,8 @@ class Measuring:
         return {path: delta_of(own[0], self._layers[path]) * own[0].scale for path, own in layers.items()}
 
 
-def _product(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    return sum(float((one[path] * other[path]).sum()) for path in one.keys() & other.keys())
+def _product(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    return sum(float((first[path] * second[path]).sum()) for path in first.keys() & second.keys())
 
 
 def _mean(gradients: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -243,19 +243,19 @@ def measure_command(
     from bwlab_analysis.study.plan_file import read_plan
     from bwlab_analysis.study.study import new_study
 
-    found = new_study(read_plan(plan, clip=clip), study)
+    finished = new_study(read_plan(plan, clip=clip), study)
     known = json.loads(out.read_text(encoding="utf-8"))["pairs"] if out.is_file() else []
     done = {tuple(row["pair"]) for row in known}
     compositions = [
         name
-        for name, one in found.plan.compositions.items()
-        if len(one.use) == 2 and one.merge is None and one.fusion == SUM
+        for name, composition in finished.plan.compositions.items()
+        if len(composition.use) == 2 and composition.merge is None and composition.fusion == SUM
     ]
-    for identity in found.plan.identities:
-        for style in found.plan.styles:
+    for identity in finished.plan.identities:
+        for style in finished.plan.styles:
             missing = [name for name in compositions if (name, identity.name, style.name) not in done]
             if missing:
-                known += _measured(found, missing, identity.name, style.name)
+                known += _measured(finished, missing, identity.name, style.name)
                 document = {"plan": plan, "pairs": known}
                 out.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
 
@@ -281,7 +281,7 @@ def _measured(study: Study, compositions: Sequence[str], identity: str, style: s
         prompts = job.settings.prompts[:PROMPTS]  # type: ignore[union-attr]
         row: dict[str, object] = {"pair": [name, identity, style]}
         for direction in DIRECTIONS:
-            (other,) = (one for kind, one in pair.items() if kind != direction)
+            (other,) = (adapter for kind, adapter in pair.items() if kind != direction)
             values = measuring.of(pair[direction], other, prompts)
             row[direction] = {key: float(f"{value:.5g}") for key, value in values.items()}
         row["cpu_seconds"] = round(time.process_time() - start, 2)
@@ -304,13 +304,13 @@ def with_measures(costs: Pairs, file: Path) -> Pairs:
     rows = {tuple(row["pair"]): row for row in json.loads(file.read_text(encoding="utf-8"))["pairs"]}
     kept = [place for place, name in enumerate(costs.names) if name in rows]
     names = tuple(costs.names[place] for place in kept)
-    found = {}
+    predictors = {}
     for direction in DIRECTIONS:
-        found[direction, "target"] = costs.costs[direction, "target"][kept]
+        predictors[direction, "target"] = costs.costs[direction, "target"][kept]
         for measure in MEASURES:
             values = [[SIGNS.get(measure, 1) * rows[name][direction][measure]] for name in names]
-            found[direction, measure] = np.array(values, np.float64)
-    return Pairs(names, found)
+            predictors[direction, measure] = np.array(values, np.float64)
+    return Pairs(names, predictors)
 
 
 @app.command("tables")

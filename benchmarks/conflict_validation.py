@@ -1,8 +1,9 @@
-"""What measured conflict is worth: `python -m benchmarks.conflict_validation sample --study OUT --work DIR --out FILE`.
+"""Validation of measured conflict: short samples as predictors of the fidelity that full images lose.
 
-Every composition of two adapters in a study is sampled anew in few steps with another seed, and so is each of its
-adapters alone. What the short samples say that the identity and the style lose is compared with what the study's full
-images say: `python -m benchmarks.conflict_validation tables FILE` prints rank correlations with their ceilings.
+`python -m benchmarks.conflict_validation sample --study OUT --work DIR --out FILE` samples every composition of two
+adapters in a study anew, in few steps and with another seed, and each of its adapters alone. It measures what the
+identity and the style lose in these short samples and in the study's full images.
+`python -m benchmarks.conflict_validation tables FILE` prints rank correlations of the two with their ceilings.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def correlation(pairs: Pairs, direction: str, predictor: str) -> float:
     if predictor != "unseen":
         return spearman(pairs.costs[direction, predictor].mean(1), target.mean(1))
     scored = pairs.costs[direction, "scored"]
-    found = [spearman(scored[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
-    return float(np.mean(found))
+    correlations = [spearman(scored[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
+    return float(np.mean(correlations))
 
 
 def with_interval(pairs: Pairs, direction: str, predictor: str) -> tuple[float, float, float]:
@@ -141,20 +142,24 @@ def sample_command(
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     plan: Annotated[str, typer.Option(help="Plan of the study.")] = "conflict",
     steps: Annotated[int, typer.Option(help="Sampling steps.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of every short sample; the study has the seed 0.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of every short sample; the study uses seed 0.")] = 1000,
     only: Annotated[str, typer.Option(help="Composition to sample alone. [default: all of two adapters]")] = "",
 ) -> None:
     """Sample every composition in few steps, score these images and the study's, and write the costs."""
     from bwlab_analysis.study.plan_file import read_plan
     from bwlab_analysis.study.study import new_study
 
-    found = new_study(read_plan(plan), study)
-    compositions = [name for name, one in found.plan.compositions.items() if len(one.use) == 2 and only in ("", name)]
+    finished = new_study(read_plan(plan), study)
+    compositions = [
+        name
+        for name, composition in finished.plan.compositions.items()
+        if len(composition.use) == 2 and only in ("", name)
+    ]
     short = _Short(work, steps, seed)
     pairs = [
         row
-        for identity, style in _subjects(found)
-        for row in _Sampled(found, identity, style, short, compositions).rows()
+        for identity, style in _subjects(finished)
+        for row in _Sampled(finished, identity, style, short, compositions).rows()
     ]
     document = {"plan": plan, "steps": steps, "seed": seed, "pairs": pairs}
     out.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -166,7 +171,7 @@ def _subjects(study: Study) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Short:
-    """Where short samples are kept, and how they are made."""
+    """Settings of the short samples, and the folder in which they are kept."""
 
     work: Path
     steps: int
@@ -212,7 +217,7 @@ class _Sampled:
 
     def _alone(self, adapter: str, scale: str) -> str:
         compositions = self.study.plan.compositions
-        return next(name for name, one in compositions.items() if dict(one.use) == {adapter: scale})
+        return next(name for name, composition in compositions.items() if dict(composition.use) == {adapter: scale})
 
     def _short(self) -> dict[str, list[Image.Image]]:
         from PIL import Image
@@ -272,7 +277,7 @@ class _Sampled:
 
 @cache
 def context_of(study: Study) -> Any:
-    """Return what the jobs of a study run with; its base and scorer are loaded once."""
+    """Return the context in which the jobs of a study run; its base and scorer are loaded once."""
     from bwlab_analysis.study.context import open_job_context
 
     return open_job_context(study.location, print)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gradient_path
 
-An adapter on in0 and out3 is trained on one style of the shipped pictures, with the exact gradient. On the way both
-gradients are taken of the same batches, pictures, noise and timesteps. That of out3 is exact either way.
+An adapter on in0 and out3 is trained on one style of the shipped images, with the exact gradient. During the training
+both gradients are computed for the same batches, images, noise and timesteps. That of out3 is exact either way.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Lesson:
             scheme=scheme,
             generator=torch.Generator().manual_seed(0),
         ).train()
-        self._latents, self._captions = pictures(self.pipe, style)
+        self._latents, self._captions = style_images(self.pipe, style)
         self._schedule = noise_schedule(self.pipe)
 
     def loss(self, batch: int, size: int) -> Tensor:
@@ -87,16 +87,16 @@ class Lesson:
     def gradient(self, batch: int, size: int) -> Tensor:
         """Return the gradient of the adapter's layers in the down blocks, as one row."""
         names, parameters = zip(*self.adapter.named_parameters(), strict=True)
-        found = torch.autograd.grad(self.loss(batch, size), parameters, allow_unused=True)
+        gradients = torch.autograd.grad(self.loss(batch, size), parameters, allow_unused=True)
         pairs = [
             (parameter, gradient)
-            for name, parameter, gradient in zip(names, parameters, found, strict=True)
+            for name, parameter, gradient in zip(names, parameters, gradients, strict=True)
             if name.startswith(DOWN)
         ]
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs])
 
 
-def pictures(pipe: Pipeline, style: str) -> tuple[Tensor, list[str]]:
+def style_images(pipe: Pipeline, style: str) -> tuple[Tensor, list[str]]:
     """Return latents `(images, channels, h, w)` and captions of one style of the benchmark."""
     import numpy as np
 
@@ -144,13 +144,13 @@ def main(
                 lesson.loss(batch, size).backward()
                 optimizer.step()
             done = moment
-            found = list(nearness(lesson, range(1_000_000, 1_000_000 + batches), size))
-            cosines = [one.cosine for one in found]
+            comparisons = list(nearness(lesson, range(1_000_000, 1_000_000 + batches), size))
+            cosines = [comparison.cosine for comparison in comparisons]
             table.add_row(
                 str(moment),
                 f"{statistics.mean(cosines):.3f}",
                 f"{min(cosines):.3f} .. {max(cosines):.3f}",
-                f"x{statistics.mean(one.length for one in found):.2f}",
+                f"x{statistics.mean(comparison.length for comparison in comparisons):.2f}",
             )
     Console().print(table)
 

@@ -1,6 +1,6 @@
 """Time all knock-outs of an adapter in one batched pass, against one pass for each: `python -m benchmarks.knock_outs`.
 
-Both do the same on the same latents at one timestep, in turns; the table shows CPU seconds (all threads), how far the
+Both ways evaluate the same latents at one timestep, in turns; the table shows CPU seconds (all threads), how far the
 results differ, and the share of block computations that is left when what variants have in common is computed once.
 """
 
@@ -65,8 +65,8 @@ def measured(call: Callable[[], Tensor]) -> tuple[float, Tensor]:
     """Return the CPU seconds of a call, and its result."""
     start = time.process_time()
     with torch.no_grad():
-        found = call()
-    return time.process_time() - start, found
+        result = call()
+    return time.process_time() - start, result
 
 
 def main(

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from benchmarks.peers import Contestant, ForwardOnly
 
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 LARGE = 1 << 18  # bytes
 
 
@@ -73,7 +73,7 @@ def peak_memory(make: Callable[[], Contestant], steps: int = 2) -> float:
 
     A first step, which makes the optimiser's state, comes before both. To be called in a process of its own, Linux
     only: the kernel keeps the highest mark and lets one set it back. Large tensors get pages of their own, so that
-    those that were freed do not count; glibc's default keeps many of them, for everybody alike.
+    those that were freed do not count; glibc's default keeps many of them, for all contestants alike.
     """
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(M_MMAP_THRESHOLD, LARGE)
@@ -92,6 +92,6 @@ def peak_memory(make: Callable[[], Contestant], steps: int = 2) -> float:
 
 def resident(field: str) -> float:
     """Return a field of /proc/self/status (`VmRSS`, `VmHWM`) in megabytes (10^6 bytes)."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024 / 1e6
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) * 1024 / 1e6

@@ -210,7 +210,7 @@ class _KohyaLayer(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`base(x) + up(down(x)) * multiplier * scale`."""
+        """Return `base(x) + up(down(x)) * multiplier * scale`."""
         output: Tensor = self._base_forward(x) + self.up(self.down(x)) * 1.0 * 1.0
         return output
 
@@ -296,7 +296,9 @@ CONTESTANTS: Sequence[type[Contestant]] = (
 
 def by_name(name: str) -> type[Contestant]:
     """Return the contestant of that name; BwlabError, which lists them, if there is none."""
-    found = {kind.name: kind for kind in CONTESTANTS}
-    if name not in found:
-        raise BwlabError(f"--who {name!r}", "nobody has that name", f"Choose from {', '.join(map(repr, found))}")
-    return found[name]
+    contestants = {kind.name: kind for kind in CONTESTANTS}
+    if name not in contestants:
+        raise BwlabError(
+            f"--who {name!r}", "there is no contestant of that name", f"Choose from {', '.join(map(repr, contestants))}"
+        )
+    return contestants[name]

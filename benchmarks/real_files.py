@@ -44,10 +44,10 @@ class RealPair:
 
 def adapter_files(folder: Path) -> list[Path]:
     """Return the adapter files of a folder by name; BwlabError if there are fewer than two."""
-    found = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
-    if len(found) < 2:
-        raise BwlabError(f"adapters in {folder}", f"{len(found)} file", "Give a folder with two or more")
-    return found
+    files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
+    if len(files) < 2:
+        raise BwlabError(f"adapters in {folder}", f"{len(files)} file", "Give a folder with two or more")
+    return files
 
 
 def as_safetensors(file: Path, folder: Path) -> Path:

@@ -94,13 +94,13 @@ class Setting:
         return unet
 
     def paths(self) -> tuple[str, ...]:
-        """Paths of the adapted layers."""
+        """Return the paths of the adapted layers."""
         ranks, kind = self._ranks(), build_manager().adapter_type(self.adapter)
         layers = layers_by_path(self.meta_unet())
         return tuple(p for p, layer in layers.items() if kind.targets(p, kind_of(layer)) and ranks.value_of(p))
 
     def first_block(self) -> str:
-        """Path of the first block that is trained, in the order in which data flows."""
+        """Return the path of the first trained block, in the order in which data flows."""
         flow = ("down_blocks", "mid_block", "up_blocks")
         roots = {".".join(path.split(".")[: 1 if path.startswith("mid") else 2]) for path in self.paths()}
         return min(roots, key=lambda root: (flow.index(root.split(".")[0]), root))

@@ -21,9 +21,9 @@ IDENTITIES = (
 )
 
 
-def contoured(picture: Image.Image) -> Image.Image:
+def contoured(image: Image.Image) -> Image.Image:
     """Return an image in the filter's style."""
-    rgb = picture.convert("RGB")
+    rgb = image.convert("RGB")
     flat = rgb.quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
     lines = ImageOps.grayscale(rgb.filter(ImageFilter.CONTOUR)).point(lambda level: 255 if level > 150 else 0)
     return ImageChops.multiply(flat, ImageOps.colorize(lines, (20, 30, 90), (255, 255, 255)))

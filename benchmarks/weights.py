@@ -66,7 +66,7 @@ def read(a: Path, b: Path) -> None:
 
 
 def norms(a: Path, b: Path) -> None:
-    """Norms of both files, per block, cell and kind."""
+    """Compute the norms of both files, per block, cell and kind."""
     from bwlab_analysis.weights.norms import measure_norms
 
     for path in (a, b):
@@ -74,7 +74,7 @@ def norms(a: Path, b: Path) -> None:
 
 
 def plain(a: Path, b: Path) -> None:
-    """Load both files and form the six Gram matrices of each module in float64, as anybody would write it."""
+    """Load both files and form the six Gram matrices of each module in float64, in the straightforward way."""
     from safetensors.numpy import load_file
 
     files = [load_file(path) for path in (a, b)]
@@ -99,7 +99,7 @@ def conflict(a: Path, b: Path) -> None:
 
 
 def spectra(a: Path, b: Path) -> None:
-    """Singular values of both files, beside their norms."""
+    """Compute the singular values of both files, beside their norms."""
     from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE, measure_norms
 
     for path in (a, b):
@@ -119,7 +119,7 @@ def measure(case: str, a: Path, b: Path) -> dict[str, float]:
     """Return CPU seconds from the process' start and its peak memory in MiB (Linux)."""
     RUNS[case](a, b)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    # Not getrusage: it still tells of the process that this one was forked from.
+    # getrusage would still include the process from which this one was forked.
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     return {"cpu": time.process_time(), "peak": peak / 1024}
 
@@ -133,7 +133,7 @@ def run_case(case: str, files: tuple[Path, Path]) -> dict[str, float]:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     command = [sys.executable, "-m", "benchmarks.weights", case, *map(str, files)]
-    # As users have it, with bytecode that the first turn leaves behind.
+    # As for users, with the bytecode that the first turn leaves behind.
     own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(command, env=own | threads, capture_output=True, text=True, check=True)
     measured: dict[str, float] = json.loads(done.stdout)
@@ -151,7 +151,7 @@ def main(folder: Path | None = None) -> None:
     for seed, path in enumerate(files):
         if not path.is_file():
             write_locon(path, seed)
-    # In turn, A B A B ..., so that a busy machine slows all alike.
+    # The cases take turns, A B A B ..., so that a busy machine slows all alike.
     turns = [{case: run_case(case, files) for case in RUNS} for _ in range(TURNS)]
     size = files[0].stat().st_size / 2**20
     title = f"two SDXL LoCon files of rank {RANK}, {size:.0f} MiB each, median of {TURNS}"

@@ -108,9 +108,9 @@ class SheetColumn:
     """A column of the sheet: adapters that act together.
 
     Attributes:
-        label, note: its head.
-        adapters: their names.
-        scales: scale or block spec of each; empty: 1.
+        label, note: its title and the line below the title.
+        adapters: names of the adapters.
+        scales: scale or block spec of each adapter; empty: 1.
 
     """
 
@@ -197,7 +197,9 @@ def columns(plan: DemoPlan) -> tuple[SheetColumn, ...]:
 def prepare_folder(out: Path, overwrite: bool) -> None:
     """Make `out`, or keep it if a demo wrote it; `BwlabError` if it holds anything else."""
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
-        raise BwlabError(f"--out {out}", "the folder is not empty and not a demo's", "Choose another folder")
+        raise BwlabError(
+            f"--out {out}", "the folder is not empty and was not written by a demo", "Choose another folder"
+        )
     try:
         if overwrite and out.is_dir():
             shutil.rmtree(out)
@@ -234,7 +236,7 @@ def train_config(plan: DemoPlan, training: DemoTraining, out: Path) -> TrainConf
 
 
 def compare(a: Path, b: Path, out: Path, manager: PluginManager, console: Console) -> Path:
-    """Print how the weights of two adapters conflict, and return the file with the same as JSON."""
+    """Print how the weights of two adapters conflict, and return the file with the same numbers as JSON."""
     measures = [measure for measure in conflict_measures(manager, warn) if not measure.slow]
     report = measure_conflict(a, b, measures, manager)
     print_presentation(console, present_conflict(report, None))

@@ -40,7 +40,7 @@ def _given(manager: PluginManager, hook: str, kind: type[Measure], warn: Warn) -
         try:
             given = [measure for measures in register() for measure in measures]
             if any(not isinstance(measure, kind) for measure in given):
-                raise TypeError(f"{hook} returned something else than a list of {kind.__name__}")
+                raise TypeError(f"{hook} returned something other than a list of {kind.__name__}")
         except (Exception, SystemExit) as error:  # foreign code: its errors must not stop the other measures
             warn(f"measures of {owner} are left out: {reason(error)}")
             continue

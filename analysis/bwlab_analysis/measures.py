@@ -28,7 +28,7 @@ Parts: TypeAlias = Mapping[str, float]
 PREDICTION = "prediction"
 """The UNet's output, beside the outputs of its blocks."""
 ALL_TIMES = "all"
-"""Every timestep together."""
+"""All timesteps together."""
 
 BlockAtTimestep: TypeAlias = tuple[str, int | str]
 """A block (or `PREDICTION`) at a timestep (or over `ALL_TIMES`)."""
@@ -44,7 +44,7 @@ IDENTITY, STYLE = "identity", "style"
 
 @dataclass(frozen=True)
 class Interval:
-    """A number with its bootstrap interval, of 95 % unless something else is said."""
+    """A number with its bootstrap interval, of 95 % unless stated otherwise."""
 
     mean: float
     low: float

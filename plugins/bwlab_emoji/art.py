@@ -60,7 +60,7 @@ class MoreArt:
     Attributes:
         names: as in captions, but with hyphens.
         pixels: `(names, styles, 64, 64, 4)` uint8, of the shippable styles in `ICON_SETS`' order.
-        drawn: `(names, styles)` bool: which there are.
+        drawn: `(names, styles)` bool: which drawings exist.
 
     """
 
@@ -70,7 +70,7 @@ class MoreArt:
 
 
 def load_more_art(work: Path, art: Art) -> MoreArt:
-    """Return what at least 4 shippable sets draw and is not in `art`, rendered once and kept below `work`.
+    """Return what at least 4 shippable sets draw and `art` lacks, rendered once and kept below `work`.
 
     A name with all words of a held-out identity is left out, and so is a name for a drawing that `art` or another name
     has already.

@@ -151,7 +151,7 @@ def retrieval(distance: Floats, candidates: Candidates, truths: Sequence[tuple[s
 
 
 def distances(images: Pixels, candidates: Candidates) -> Floats:
-    """Return `(n, identities, styles)`: feature distance to each true image, least over shifts of up to 2 px."""
+    """Return `(n, identities, styles)`: feature distance to each true image, the smallest over shifts of up to 2 px."""
     queries = features(images)
     flat = candidates.images.reshape(-1, *candidates.images.shape[2:])
     best = np.full((len(queries), len(flat)), np.inf, dtype=np.float32)
@@ -168,8 +168,8 @@ def distances(images: Pixels, candidates: Candidates) -> Floats:
 def features(images: Pixels) -> Floats:
     """Return `(n, 9216)`: colours in 0..1 at 32 x 32 and twice their differences to the right and below.
 
-    Euclidean distance of these is the quality bar's feature distance: colours tell style and identity, the
-    differences give outlines their weight.
+    Euclidean distance of these is the quality bar's feature distance: colours distinguish styles and
+    identities, and the differences give outlines their weight.
     """
     small = images.reshape(-1, 32, 2, 32, 2, 3).astype(np.float32).mean(axis=(2, 4)) / 255
     right = 2 * np.diff(small, axis=2, append=small[:, :, -1:])

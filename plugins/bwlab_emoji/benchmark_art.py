@@ -33,8 +33,8 @@ STYLE_IDENTITIES: tuple[str, ...] = (
 COLOURS = 256
 
 UNSCORED = "unscored"
-"""The role of a style that the base does not know and that the scorer cannot tell from what the base generates for its
-word (docs/benchmark.md, "The gate")."""
+"""The role of a style that the base does not know and that the scorer cannot distinguish from the base's images for
+its word (docs/benchmark.md, "The gate")."""
 GATE_NOT_PASSED = ("pen", "map", "crayon", "emojione")
 
 PEN = IconSet("streamline-emojis", "1.2.4", "pen", "CC-BY-4.0", "held-out")

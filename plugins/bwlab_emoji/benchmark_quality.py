@@ -41,7 +41,7 @@ LEAST_IDENTITY, LEAST_STYLE = 0.95, 0.9
 """The areas under the ROC curve that a style must reach."""
 STEPS, CFG = 10, 3.0
 RESAMPLES = 1000
-# As the study trains a style on all blocks.
+# The settings with which the study trains a style on all blocks.
 TRAINING = {"adapter.type": "locon", "adapter.blocks": "all=16", "training.lr": 5e-4, "training.batch_size": 4}
 STYLE_STEPS = 120
 
@@ -95,7 +95,7 @@ def measure_benchmark(
         on_style: called with each style before it is measured.
 
     Raises:
-        BwlabError: a style is not one that the base does not know.
+        BwlabError: the benchmark has no such style, or the base knows it.
 
     """
     benchmark = load_benchmark()

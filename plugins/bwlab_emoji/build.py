@@ -54,7 +54,7 @@ class BuildConfig:
 def build(config: BuildConfig, console: Console, stages: Sequence[str] = STAGES) -> Path:
     """Run the stages, each from its last checkpoint, and write the pipeline folder; return it.
 
-    A stage whose result lies in `config.work` is not run again. Remove that folder to change its settings.
+    A stage whose result is in `config.work` is not run again. Remove that folder to change its settings.
     """
     config.work.mkdir(parents=True, exist_ok=True)
     art = load_art(config.work)
@@ -101,7 +101,7 @@ def build_text(config: BuildConfig, art: Art) -> None:
 
 
 def load_denoiser_training(config: BuildConfig, art: Art) -> tuple[DenoiserTraining, AutoencoderKL, CLIPTokenizer]:
-    """Return the UNet training at its last checkpoint, with the autoencoder and the tokenizer it stands on."""
+    """Return the UNet training at its last checkpoint, with the autoencoder and the tokenizer that it uses."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -165,7 +165,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
     import copy
 
     halved = copy.deepcopy(pipeline).to(torch.float16)
-    halved.vae.register_to_config(_name_or_path="")  # else the work folder's path is written into the config
+    halved.vae.register_to_config(_name_or_path="")  # otherwise the work folder's path would be written into the config
     halved.save_pretrained(out)
     for file in out.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes them readable by their owner alone

@@ -44,7 +44,7 @@ def build_command(
     unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 6_500,
     compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
 ) -> None:
-    """Train the embedded base on the emoji packages of npm. Continues from the last checkpoint."""
+    """Train the embedded base on the emoji packages of npm, from the last checkpoint if there is one."""
     from bwlab_emoji.build import STAGES, BuildConfig, build
 
     console = stderr_console()
@@ -58,9 +58,9 @@ def build_command(
     )
     stages = tuple(chosen.value for chosen in stage) if stage else STAGES
     build(config, console, stages)
-    console.print(f"Done: {', '.join(stages)}. Checkpoints lie in {config.work}.")
+    console.print(f"Done: {', '.join(stages)}. Checkpoints are in {config.work}.")
     if "unet" in stages:
-        console.print(f"The pipeline lies in {out}.")
+        console.print(f"The pipeline is in {out}.")
 
 
 @app.command("measure")
@@ -71,7 +71,7 @@ def measure_command(
     count: Annotated[int, typer.Option(min=1, help="Number of captions to generate images for.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed for the choice of captions and for noise.")] = 0,
     sheet: Annotated[
-        Path | None, typer.Option(help="File to write a sheet to: the images, the true ones below them.")
+        Path | None, typer.Option(help="File to write a sheet to, with the true images below the generated ones.")
     ] = None,
 ) -> None:
     """Measure the quality of a base: how often the true image nearest to a generated one is the right one."""
@@ -90,7 +90,7 @@ def benchmark_command(
     from bwlab_emoji.benchmark_art import write_benchmark
 
     write_benchmark(_work_folder(work), out)
-    echo(f"The benchmark lies in {out}.")
+    echo(f"The benchmark is in {out}.")
 
 
 @app.command("measure-benchmark")
@@ -117,12 +117,12 @@ def scorer_command(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 3_300,
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
 ) -> None:
-    """Train the scorer of identities and styles, a small open_clip model. Continues from the last checkpoint."""
+    """Train the scorer of identities and styles, a small open_clip model, from the last checkpoint if there is one."""
     from bwlab_emoji.companions import CompanionConfig, build_scorer
 
     console = stderr_console()
     build_scorer(CompanionConfig(out, _work_folder(work), steps, seed), console)
-    console.print(f"The scorer lies in {out}; open_clip loads it as local-dir:{out}.", soft_wrap=True)
+    console.print(f"The scorer is in {out}; open_clip loads it as local-dir:{out}.", soft_wrap=True)
 
 
 @app.command("measure-scorer")
@@ -147,9 +147,9 @@ def controlnet_command(
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2_500,
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
 ) -> None:
-    """Train the embedded base's ControlNet on edges of emoji art. Continues from the last checkpoint."""
+    """Train the embedded base's ControlNet on edges of emoji art, from the last checkpoint if there is one."""
     from bwlab_emoji.companions import CompanionConfig, build_controlnet
 
     console = stderr_console()
     build_controlnet(CompanionConfig(out, _work_folder(work), steps, seed), base, console)
-    console.print(f"The ControlNet lies in {out}.", soft_wrap=True)
+    console.print(f"The ControlNet is in {out}.", soft_wrap=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PEAK_RATE = 5e-4
 CAPTION_DROPOUT = 0.3
-EMBEDDING_CHANNELS = (16, 32, 64)  # one halving between two of them: edges of 64 px meet latents of 16
+EMBEDDING_CHANNELS = (16, 32, 64)  # the size is halved between two of them: from edges of 64 px to latents of 16
 
 
 def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
@@ -40,7 +40,7 @@ def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
 
 @dataclass(frozen=True)
 class EdgePool:
-    """What the ControlNet learns from.
+    """The training data of the ControlNet.
 
     Attributes:
         latents: `(images, 8, 16, 16)`.
@@ -65,16 +65,16 @@ def edge_pool(
     Args:
         pipe: the embedded base.
         art: `(drawings, 64, 64, 4)`.
-        captions: one for each.
-        generator: for the moves.
+        captions: a caption for each drawing.
+        generator: source of the random moves.
 
     """
     from bwlab.base.latents import encode_images
     from bwlab.generation.controlnet import canny_lines
 
     plain = torch.from_numpy(np.ascontiguousarray(art.transpose(0, 3, 1, 2))).float() / 255
-    both = torch.cat([plain, moved(plain, generator)])
-    images = both[:, :3] * both[:, 3:] + 1 - both[:, 3:]
+    drawings = torch.cat([plain, moved(plain, generator)])
+    images = drawings[:, :3] * drawings[:, 3:] + 1 - drawings[:, 3:]
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     edges = [torch.from_numpy(canny_lines(grey.double().numpy())) > 0 for grey in (images * luma).sum(1)]
     latents = encode_images(pipe.vae, images * 2 - 1, at_once=64).mean
@@ -116,7 +116,7 @@ class ControlTraining:
             model.requires_grad_(False).eval()
         self.net = new_controlnet(pipe.unet).train()
         for model in (self.net, pipe.unet):
-            model.set_attn_processor(AttnProcessor())  # its backward is the fast one in bfloat16 on a CPU
+            model.set_attn_processor(AttnProcessor())  # its backward pass is the fast one in bfloat16 on a CPU
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )

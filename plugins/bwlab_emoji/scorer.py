@@ -28,7 +28,7 @@ CONTEXT = 20
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 
-# Which coordinates of an embedding carry what.
+# The coordinates of an embedding that carry each property.
 PARTS = {"identity": slice(0, 160), "style": slice(160, 224), "background": slice(224, 256)}
 WIDTH = 256
 PICTURES_AT = 0.1  # temperature between images
@@ -158,7 +158,7 @@ class ScorerTraining:
 
 
 def scorer_tokenizer(names: Sequence[str], styles: Sequence[str]) -> CLIPTokenizer:
-    """Return a tokenizer that knows every word of the captions it is taught as one token, others by their pieces."""
+    """Return a tokenizer that encodes every word of these captions as one token, and other words in pieces."""
     return new_tokenizer({*(word for name in names for word in name.split()), *styles, *BACKGROUNDS, "background"})
 
 
@@ -203,7 +203,7 @@ def same_identity(embeddings: Tensor, identities: Tensor) -> Tensor:
 
     Args:
         embeddings: `(batch, width)`, of length 1.
-        identities: `(batch,)` which identity each shows.
+        identities: `(batch,)` index of the identity that each shows.
 
     """
     itself = torch.eye(len(embeddings), dtype=torch.bool)
@@ -278,7 +278,7 @@ def scorer_loss(
         model: an `open_clip.CLIP`.
         data: images and words.
         views, texts: views and texts of the step.
-        tokens: of `texts.names`, the styles, the backgrounds and `texts.captions`, in this order.
+        tokens: token ids of `texts.names`, the styles, the backgrounds and `texts.captions`, in this order.
         style_weight: weight of the style's loss.
 
     """

@@ -25,11 +25,11 @@ GREY = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class ScorerData:
-    """What the scorer learns from.
+    """The training data of the scorer.
 
     Attributes:
         art: `(names, styles, 4, 64, 64)` uint8 RGBA.
-        drawn: `(names, styles)` bool: which of them there are.
+        drawn: `(names, styles)` bool: which drawings exist.
         names: identities as words of captions.
         styles: style words.
         tokenizer: tokenizer of the captions.
@@ -66,7 +66,7 @@ class Views:
 
 
 class Chance:
-    """Random numbers of one generator, by how many."""
+    """Random numbers of one generator, drawn by count."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -89,8 +89,8 @@ def draw_views(data: ScorerData, generator: torch.Generator) -> Views:
 
     Half of the views are easy: moved a little, a little blurred and noisy, over the backgrounds of captions. The others
     are hard: moved, turned and scaled more, in other colours, outlined, as silhouettes or edges, over any background.
-    Some identities are turned by quarters or joined from two drawings, in all of their views: there are more
-    identities to tell apart than drawings of them.
+    Some identities are turned by quarters or joined from two drawings, in all of their views: so there are
+    more identities to distinguish than drawings.
     """
     chance = Chance(generator)
     drawn = torch.randperm(len(data.names), generator=generator)[:IDENTITIES_A_STEP]
@@ -115,7 +115,7 @@ def joined(data: ScorerData, names: Tensor, styles: Tensor, joins: Tensor, chanc
 
     Args:
         data: the drawings.
-        names, styles: `(batch,)` which drawings.
+        names, styles: `(batch,)` indices of the drawings.
         joins: `(identities,)` which identities are joined: all views of one with the same other, at the same places.
         chance: random numbers.
 
@@ -132,8 +132,8 @@ def joined(data: ScorerData, names: Tensor, styles: Tensor, joins: Tensor, chanc
     behind = resampled(art[chosen], placed(chance.between(0.55, 0.85, count), -0.27 * towards))
     other = data.art[others, styles[chosen]].float() / 255
     before = resampled(other, placed(chance.between(0.35, 0.65, count), 0.45 * towards))
-    both = before + behind * (1 - before[:, 3:])
-    art[chosen] = unmultiplied(both)
+    joined = before + behind * (1 - before[:, 3:])
+    art[chosen] = unmultiplied(joined)
     return art
 
 

@@ -66,15 +66,15 @@ def measure_scorer(folder: Path, work: Path) -> tuple[dict[str, ScorerReport], T
     names = gallery_names(art)
     images = on_background(art.of(names, style_names()))
     model, _, tokenizer = load_open_clip(f"{LOCAL}{folder}")
-    found, small = embedded(model, images), small_images(images).float()
+    embeddings, small = embedded(model, images), small_images(images).float()
     rows = {
-        "the scorer": image_report(part(found, "identity"), part(found, "style")),
-        "the whole embedding": image_report(found, found),
+        "the scorer": image_report(part(embeddings, "identity"), part(embeddings, "style")),
+        "the whole embedding": image_report(embeddings, embeddings),
         # Less each style's mean, a style is no longer to be seen in pixels, but an identity is seen better.
         "16 x 16 pixels": image_report(small - small.mean(0), small - small.mean((0, 1))),
         "chance": ScorerReport(1 / CANDIDATES, 1 / CANDIDATES, 1 / len(style_names())),
     }
-    return rows, text_report(model, tokenizer, found, names)
+    return rows, text_report(model, tokenizer, embeddings, names)
 
 
 def style_names() -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def identity_share(features: Tensor, shared: Sequence[set[str]] = SHARED_OUTLINE
 
     Args:
         features: of `gallery_names`.
-        shared: styles between which nothing is looked up; without any, the share is `ScorerReport.any_pair`.
+        shared: pairs of styles that are left out; without any, the share is `ScorerReport.any_pair`.
 
     """
     count, styles = len(HELD_OUT), style_names()
@@ -135,10 +135,10 @@ def style_share(features: Tensor) -> float:
 
 
 @torch.no_grad()
-def text_report(model: Any, tokenizer: Any, found: Tensor, names: Sequence[str]) -> TextReport:
+def text_report(model: Any, tokenizer: Any, embeddings: Tensor, names: Sequence[str]) -> TextReport:
     """Return how well texts find images, by embeddings `(names, styles, width)` of `gallery_names`."""
     count, styles = len(HELD_OUT), styles_with_role("train", "held-out")
-    images = found[:, : len(styles)]
+    images = embeddings[:, : len(styles)]
     words = model.encode_text(tokenizer([name.replace("-", " ") for name in names]))
     named = (part(images, "identity") @ part(words, "identity").T).argmax(-1) == torch.arange(len(names))[:, None]
     by_style = part(images[:count], "style") @ part(model.encode_text(tokenizer(list(styles))), "style").T

@@ -26,7 +26,7 @@ KL_WEIGHT = 5e-4
 def new_autoencoder() -> AutoencoderKL:
     """Return an untrained AutoencoderKL: 64 x 64 images to 16 x 16 latents of 8 channels.
 
-    Group norm uses 4 groups: with one to three channels a group it normalises a image's mean colours
+    Group norm uses 4 groups: with one to three channels a group it normalises an image's mean colours
     away, and the decoder then shows everything green in grey.
     """
     from diffusers import AutoencoderKL

@@ -65,7 +65,7 @@ def training_names(available: Iterable[str]) -> tuple[str, ...]:
 
 
 def caption(style: str, name: str, background: str = "white") -> str:
-    """Return the caption of a image as comma-separated tags.
+    """Return the caption of an image as comma-separated tags.
 
     >>> caption("flat", "red-apple")
     'flat, red apple, white background'

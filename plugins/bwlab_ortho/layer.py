@@ -62,7 +62,7 @@ class OrthoLayer(AdapterLayer):
         self.left, self.values, self.right = nn.Parameter(left), nn.Parameter(values), nn.Parameter(right)
         self.avoid_left: Tensor | None
         self.avoid_right: Tensor | None
-        # Buffers: they move with the layer and are kept in checkpoints, so a resumed run does not hang on the file.
+        # Buffers: they move with the layer and are kept in checkpoints, so a resumed run does not need the file.
         self.register_buffer("avoid_left", None if avoid is None else avoid.left.to(left))
         self.register_buffer("avoid_right", None if avoid is None else avoid.right.to(right))
         self._source = "" if avoid is None else avoid.source
@@ -101,7 +101,7 @@ class OrthoLayer(AdapterLayer):
         return LowRankLayer.from_tensors(layer, tensors)
 
     def started_at(self, layer: BaseLayer, tensors: Mapping[str, Tensor]) -> OrthoLayer:
-        """Return an ortho layer with the delta of these tensors, without what lies in the avoided spaces."""
+        """Return an ortho layer with the delta of these tensors, without its part in the avoided spaces."""
         plain = LowRankLayer.from_tensors(layer, tensors)
         left, values, right = _decomposed(plain)
         unit = plain.scale * START * math.sqrt(len(left))
@@ -117,39 +117,39 @@ class OrthoLayer(AdapterLayer):
 
     @torch.no_grad()
     def file_tensors(self, alpha: float) -> dict[str, Tensor]:
-        """`tensors()` with `self.alpha / alpha` multiplied into up."""
+        """Return `tensors()` with `self.alpha / alpha` multiplied into up."""
         up, down = self._factors(self.alpha / alpha)
         return {DOWN: down.contiguous(), UP: up.contiguous(), ALPHA: torch.tensor(alpha)}
 
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
-        """`alpha / rank * U diag(s) V^T x`, of `base_output`'s shape."""
+        """Return `alpha / rank * U diag(s) V^T x`, of `base_output`'s shape."""
         up, down = self._factors(self.alpha / self.rank)
         return project_up(project_down_fast(x, down, self._geometry), up)
 
     def add_to(self, total: Tensor, x: Tensor, base_output: Tensor, scale: float) -> Tensor:
-        """`total` with `scale` times what `forward` gives added, in one pass over `total`."""
+        """Return `total` plus `scale` times the result of `forward`, in one pass over `total`."""
         up, down = self._factors(self.alpha / self.rank)
         return add_projected_up(total, project_down_fast(x, down, self._geometry), up, scale)
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """`alpha / rank * U diag(s) V^T` as a weight of shape `weight_shape`; the base weight is not needed."""
+        """Return `alpha / rank * U diag(s) V^T` as a weight of shape `weight_shape`; the base weight is not needed."""
         up, down = self._factors(self.alpha / self.rank)
         return (up.flatten(1) @ down.flatten(1)).reshape(self.weight_shape)
 
     @torch.no_grad()
     def factors(self) -> FactoredMatrix:
-        """Up `(out, r)` with the scale folded in and down `(r, in * k * k)`, as float64 arrays."""
+        """Return up `(out, r)` with the scale folded in and down `(r, in * k * k)`, as float64 arrays."""
         from bwlab.linalg.factored import FactoredMatrix
 
         up, down = (factor.flatten(1).double().cpu() for factor in self._factors(1.0))
         return FactoredMatrix((up * (self.alpha / self.rank)).numpy(), down.numpy())
 
     def bases(self) -> tuple[Tensor, Tensor]:
-        """U `(out, rank)` and V `(in * k * k, rank)`, with gradients."""
+        """Return U `(out, rank)` and V `(in * k * k, rank)`, with gradients."""
         return orthonormal(self.left, self.avoid_left), orthonormal(self.right, self.avoid_right)
 
     def singular_values(self) -> Tensor:
-        """S `(rank,)`, of either sign, before `alpha / rank`."""
+        """Return s `(rank,)`, of either sign, before `alpha / rank`."""
         return self.values * (START * math.sqrt(self.weight_shape[0]))
 
     def _factors(self, scale: float) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ class OrthoLayer(AdapterLayer):
 
 
 def _decomposed(layer: LowRankLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """Left `(out, r)`, singular values `(r,)` and right `(in * k * k, r)` of a layer's delta, in its dtype."""
+    """Return left `(out, r)`, singular values `(r,)` and right `(in * k * k, r)` of a layer's delta, in its dtype."""
     up, down = layer.up.detach().flatten(1).double(), layer.down.detach().flatten(1).double()
     out_basis, out_triangle = torch.linalg.qr(up)
     in_basis, in_triangle = torch.linalg.qr(down.T)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Off from orthonormal after one pass: a second one brings less than this to rounding; dependent columns leave more.
+# Deviation from orthonormal after one pass: a second pass reduces a smaller one to rounding; dependent columns leave
+# a larger one.
 WELL_ENOUGH = 0.05
 
 
@@ -50,7 +51,7 @@ class _ThinQR(torch.autograd.Function):
             wide = _outside(_outside(wide, avoid.to(wide)), avoid.to(wide))
         wide, first, _ = _cholesky_pass(wide)
         wide, second, error = _cholesky_pass(wide)
-        # Asking whether it went well would make the host wait for the device; NaN shows it as well.
+        # Asking whether it succeeded would make the host wait for the device; NaN shows a failure as well.
         basis: Tensor = torch.where(error < WELL_ENOUGH, wide, torch.nan).to(matrix.dtype)
         inverse = first @ second
         ctx.save_for_backward(basis, inverse, avoid)
@@ -69,16 +70,16 @@ class _ThinQR(torch.autograd.Function):
 
 
 def _cholesky_pass(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Q `(d, r)`, the inverse of R `(r, r)`, and by how much the columns given were not orthonormal."""
+    """Return Q `(d, r)`, the inverse of R `(r, r)`, and the deviation of the given columns from orthonormal ones."""
     gram = matrix.T @ matrix
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     lower, _ = torch.linalg.cholesky_ex(gram)
     inverse = torch.linalg.solve_triangular(lower, eye, upper=False).T
-    # Thrice as fast as solving for the whole of Q.
+    # Three times as fast as solving for the whole of Q.
     return matrix @ inverse, inverse, (gram - eye).abs().amax()
 
 
 def _outside(matrix: Tensor, avoid: Tensor) -> Tensor:
-    """`matrix` without its part in the span of `avoid`."""
+    """Return `matrix` without its part in the span of `avoid`."""
     outside: Tensor = torch.addmm(matrix, avoid, avoid.T @ matrix, alpha=-1)
     return outside

@@ -22,7 +22,7 @@ def load() -> type[AdapterLayer]:
 
 
 def prepare(options: Mapping[str, object], layers: Mapping[str, BaseLayer]) -> Mapping[str, Mapping[str, object]]:
-    """For each layer the spaces to keep out of, from the file that `orthogonal_to` names."""
+    """Return for each layer the spaces to avoid, from the file that `orthogonal_to` names."""
     from bwlab_ortho.spaces import OPTION, spaces_of
 
     if options.get(OPTION) is None:

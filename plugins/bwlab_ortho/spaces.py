@@ -28,7 +28,7 @@ def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces
 
     Args:
         file: path of an adapter file of any dialect and algorithm.
-        layers: to be adapted, by path.
+        layers: the layers to be adapted, by path.
 
     Raises:
         BwlabError: the file is missing, broken or not an adapter, was made for another architecture, or changes none of

@@ -141,7 +141,7 @@ def test_a_stopped_demo_continues(
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(BwlabError, match="not a demo's"):
+        with pytest.raises(BwlabError, match="was not written by a demo"):
             prepare_folder(tmp_path, overwrite)
     assert (tmp_path / "letter.txt").read_text() == "mine"
     with pytest.raises(BwlabError, match="a file of that name is in the way"):

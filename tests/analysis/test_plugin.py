@@ -110,7 +110,7 @@ def test_a_failing_plugin_costs_one_warning() -> None:
     assert len(conflict_measures(manager, warnings.append)) == 5
     assert len(warnings) == 2
     assert "ValueError: not today" in warnings[0]
-    assert "something else than a list of ConflictMeasure" in warnings[1]
+    assert "something other than a list of ConflictMeasure" in warnings[1]
 
 
 def test_of_one_name_given_twice_the_first_is_kept() -> None:

@@ -1,4 +1,4 @@
-"""Many variants of the same adapters in one forward pass of the denoiser, with what they share computed once.
+"""Many variants of the same adapters in one forward pass of the denoiser; shared computations are done once.
 
 A variant gives each adapter a scale. Two variants are the same computation up to the first block in which their scales
 differ. The batch therefore starts with one copy of the latents and grows where variants diverge: a hook before each
@@ -29,10 +29,10 @@ Variant: TypeAlias = Sequence[Scale]
 
 @dataclass(frozen=True, eq=False)
 class BlockOutput:
-    """What a block returned for every variant.
+    """The output of a block for every variant.
 
     Attributes:
-        block: its name.
+        block: name of the block.
         hidden: `(groups, latents, channels, h, w)`.
         group_of: for each variant, its position in `hidden`.
 
@@ -58,14 +58,14 @@ class BatchedDenoiser:
     """A denoiser with adapters, in several variants at once.
 
     Args:
-        unet: a diffusers `UNet2DConditionModel`; nothing of it is changed.
-        scheme: its blocks.
+        unet: a diffusers `UNet2DConditionModel`, which is not changed.
+        scheme: block scheme of the UNet.
         adapters: layers in text encoders are left out; give each variant its own text where they matter.
-        variants: each with one scale for each adapter.
-        text_of: for each variant, which of the texts given to `forward` it reads; None: all read the first.
+        variants: the variants, each with one scale for each adapter.
+        text_of: for each variant, the index of its text among those given to `forward`; None: all use the first text.
 
     Raises:
-        BwlabError: no variant, or a variant whose number of scales is not that of the adapters.
+        BwlabError: there is no variant, or a variant does not have one scale for each adapter.
 
     """
 
@@ -91,7 +91,7 @@ class BatchedDenoiser:
         self.stages = stages_of(scheme, self._scales, self.text_of)
 
     def cost(self) -> float:
-        """Return the share of block computations that is left of running every variant by itself: 0..1."""
+        """Return the number of block computations as a share of those of running every variant alone, 0..1."""
         return sum(stage.groups for stage in self.stages) / (len(self.stages) * len(self.variants))
 
     def forward(
@@ -104,7 +104,7 @@ class BatchedDenoiser:
         """Return the UNet's output for each variant, `(variants, latents, channels, h, w)`.
 
         Args:
-            latents: `(latents, channels, h, w)`, noisy; every variant sees the same.
+            latents: `(latents, channels, h, w)`, noisy; the same for every variant.
             timesteps: `(latents,)`.
             texts: keyword arguments of the UNet as `unet_arguments` gives them, for `latents`.
             on_block: called with each block's output as it is computed.
@@ -157,7 +157,7 @@ class BatchedDenoiser:
 
 
 def concatenate_arguments(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return keyword arguments whose tensors are those of all rows, one after another along the first dimension."""
+    """Return keyword arguments whose tensors are those of all rows, concatenated along the first dimension."""
     first = rows[0]
     return {
         name: torch.cat([row[name] for row in rows])
@@ -243,19 +243,19 @@ class Stage:
 
     @property
     def groups(self) -> int:
-        """The number of different computations here."""
+        """The number of different computations in this stage."""
         return len(self.leaders)
 
 
 def block_path(scheme: BlockScheme, block: str) -> str:
-    """Return the module path of a block, such as `up_blocks.0` of `out0`: what its modules' paths begin with."""
+    """Return the module path of a block, which is the prefix of its modules' paths: `up_blocks.0` for `out0`."""
     path = next(module.path for module in scheme.modules if module.block == block)
     parts = path.split(".")
     return parts[0] if parts[0] == "mid_block" else ".".join(parts[:2])
 
 
 def unet_blocks(scheme: BlockScheme) -> tuple[str, ...]:
-    """Return the blocks of the UNet proper, in the order in which data flows: without text encoders and the rest."""
+    """Return the blocks of the UNet in the order in which data flows, without text encoders and other modules."""
     return tuple(block for block in scheme.blocks() if block not in (TEXT, REST))
 
 
@@ -265,7 +265,7 @@ def stages_of(
     """Return the stages in the order of the computation, each with the variants that have diverged up to there.
 
     Args:
-        scheme: the UNet's blocks.
+        scheme: block scheme of the UNet.
         scales: for each adapter, module path -> the scale of each variant.
         text_of: for each variant, the index of the text that it reads.
 

@@ -1,4 +1,4 @@
-"""What one adapter changes in every block at every timestep, beside random adapters of its norms."""
+"""The changes that one adapter makes in every block at every timestep, beside random adapters of equal norms."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class BlockChange:
 
 @dataclass(frozen=True)
 class ActivationReport:
-    """What an adapter changes in every block at every timestep.
+    """The changes that an adapter makes in every block at every timestep.
 
     Attributes:
-        inputs: where the latents come from, in words.
-        latents: their number.
-        draws: random adapters.
-        timesteps: from noise to image.
-        changed_blocks: where the adapter has layers.
-        changes: every block, and the UNet's prediction, at every timestep.
+        inputs: source of the latents, in words.
+        latents: number of latents.
+        draws: number of random adapters.
+        timesteps: timesteps from noise to image.
+        changed_blocks: blocks in which the adapter has layers.
+        changes: changes in every block and in the UNet's prediction, at every timestep.
 
     """
 
@@ -74,16 +74,16 @@ def activation_changes(
     seed: int = 0,
     on_pass: OnProgress | None = None,
 ) -> ActivationReport:
-    """Return what an adapter at scale 1 changes in every block.
+    """Return the changes that an adapter at scale 1 makes in every block.
 
     Args:
-        pipe: the base; nothing of it is changed.
-        scheme: its blocks.
+        pipe: the base, which is not changed.
+        scheme: block scheme of the base.
         adapter: the adapter.
         inputs: latents, noise and captions.
-        timesteps: 0..999, at which the latents are noised.
-        draws: random adapters of the same norms.
-        seed: of the random adapters.
+        timesteps: timesteps 0..999 at which noise is added to the latents.
+        draws: number of random adapters of the same norms.
+        seed: seed of the random adapters.
         on_pass: function that shows the progress.
 
     """
@@ -105,7 +105,7 @@ def activation_changes(
 
 @dataclass(frozen=True)
 class LatentChanges:
-    """What a variant changes in some latents at one block and timestep, and the number of these latents."""
+    """The changes by a variant in some latents at one block and timestep, and the number of these latents."""
 
     latents: int
     changes: Mapping[str, float]
@@ -137,7 +137,7 @@ def _measures(variants: Sequence[Sequence[LatentChanges]]) -> dict[str, Measured
 
 
 def changes(base: Tensor, adapted: Tensor) -> dict[str, float]:
-    """Return what an adapter changed in activations `(latents, channels, h, w)`; each measure is 0 for no change.
+    """Return the measures of a change of activations `(latents, channels, h, w)`; each is 0 for no change.
 
     - `effect`: `|ha - h0| / |h0|`
     - `style`: relative change of the channels' Gram matrices (Gatys et al. 2016, equation 3), mean over latents
@@ -146,12 +146,14 @@ def changes(base: Tensor, adapted: Tensor) -> dict[str, float]:
     - `representation`: 1 - linear CKA (Kornblith et al. 2019), 0..1
     """
     h0, ha = base.double(), adapted.double()
-    one, other = (as_rows(tensor)[0] for tensor in (h0, ha))
+    rows_before, rows_after = (as_rows(tensor)[0] for tensor in (h0, ha))
     return {
         "effect": _ratio((ha - h0).norm(), h0.norm()),
         "style": _relative(grams(h0), grams(ha)),
         "structure": float((self_similarity(ha) - self_similarity(h0)).square().mean().sqrt()),
-        "representation": max(0.0, 1.0 - cka_of_rows(one - one.mean(0), other - other.mean(0))),
+        "representation": max(
+            0.0, 1.0 - cka_of_rows(rows_before - rows_before.mean(0), rows_after - rows_after.mean(0))
+        ),
     }
 
 
@@ -164,7 +166,7 @@ def grams(activations: Tensor) -> Tensor:
 def self_similarity(activations: Tensor) -> Tensor:
     """Return the cosines between positions, `(latents, positions, positions)`, on at most 16 x 16 pooled positions.
 
-    The mean over positions is taken off first: else one large channel makes all positions alike.
+    The mean over positions is subtracted first; otherwise one large channel would make all positions alike.
     """
     side = min(POSITIONS_A_SIDE, *activations.shape[-2:])
     pooled = functional.adaptive_avg_pool2d(activations, side).flatten(2)

@@ -38,8 +38,8 @@ class Inputs:
         latents: `(latents, channels, h, w)` clean, scaled as the UNet expects them.
         noise: the same shape.
         captions: a caption for each latent.
-        source: where the latents come from, in words.
-        distinct: number of different latents; then the same latents follow with other noise.
+        source: source of the latents, in words.
+        distinct: number of different latents; after these, the same latents follow with other noise.
 
     """
 

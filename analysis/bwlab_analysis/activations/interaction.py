@@ -1,4 +1,4 @@
-"""The effects of two adapters in a base and what each leaves of the other, beside random adapters of equal norms."""
+"""The effects of two adapters in a base, and how much of each is left beside the other or beside random adapters."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def interaction(
 ) -> InteractionReport:
     """Return the effects of two adapters in every block, alone and together.
 
-    Both act at scale 1. If an adapter has layers in text encoders, captions are encoded anew with it; nulls and
+    Both adapters act at scale 1. Captions are encoded anew with adapters that have layers in text encoders; nulls and
     knock-outs use the text of the variant for which they stand.
 
     Args:
@@ -213,7 +213,7 @@ class _EffectSums:
         return {name: self._measured(name, sums) for name in MEASURES}
 
     def _measured(self, name: str, sums: Mapping[str, PairSums]) -> Measured | None:
-        """Return a measure beside its null: b is replaced for a's retention, a for b's, and each in turn for others."""
+        """Return a measure beside its null: random adapters replace b for a's retention, a for b's, or each in turn."""
         value = getattr(sums[BOTH], name)
         if value is None:
             return None
@@ -228,7 +228,7 @@ class _EffectSums:
 
 @dataclass(frozen=True)
 class PairSums:
-    """Inner products, summed over latents and positions, that all measures of a pair are made of."""
+    """Inner products, summed over latents and positions, from which all measures of a pair are computed."""
 
     base: float = 0.0
     a: float = 0.0
@@ -259,19 +259,19 @@ class PairSums:
 
     @property
     def retention_a(self) -> float | None:
-        """The share of a's effect that is left beside b; None where a has none."""
+        """The share of a's effect that is left beside b; None where a has no effect."""
         return self.a_kept / self.a if self.a > 0 else None
 
     @property
     def retention_b(self) -> float | None:
-        """The share of b's effect that is left beside a; None where b has none."""
+        """The share of b's effect that is left beside a; None where b has no effect."""
         return self.b_kept / self.b if self.b > 0 else None
 
     @property
     def interaction(self) -> float | None:
         """`|hab - ha - hb + h0| / (|ha - h0| + |hb - h0|)`; None where neither has an effect."""
-        both = self.a**0.5 + self.b**0.5
-        return self.beyond**0.5 / both if both > 0 else None
+        norms = self.a**0.5 + self.b**0.5
+        return self.beyond**0.5 / norms if norms > 0 else None
 
 
 def pair_sums(base: Tensor, with_a: Tensor, with_b: Tensor, with_both: Tensor) -> PairSums:
@@ -296,8 +296,8 @@ def _ratio_error(parts: Tensor, wholes: Tensor) -> float:
     return float(residuals.std() / wholes.mean() / len(parts) ** 0.5)
 
 
-def _dot(one: Tensor, other: Tensor) -> float:
-    return float(torch.dot(one, other))
+def _dot(first: Tensor, second: Tensor) -> float:
+    return float(torch.dot(first, second))
 
 
 def _root_ratio(part: float, whole: float) -> float | None:

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoadedBase:
-    """A base model, ready to be measured.
+    """A base model that is ready for measurements.
 
     Attributes:
-        base: name or path that it was loaded by.
-        pipe: its pipeline, on its device.
-        scheme: its blocks.
+        base: name or path from which the model was loaded.
+        pipe: the pipeline, on its device.
+        scheme: block scheme of the model.
         manager: the plugins, which read adapter files.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
 
@@ -61,7 +61,7 @@ def require_adapters(files: Iterable[Path], manager: PluginManager) -> None:
 
 
 def open_base(base: str, manager: PluginManager, device: str = "auto", clip_skip: int = 1) -> LoadedBase:
-    """Return a base on a device, frozen; BwlabError if it cannot be loaded or has no such layer (`clip_skip`)."""
+    """Return a frozen base on a device; BwlabError if it cannot be loaded or its text encoder lacks that layer."""
     from bwlab.base.conditioning import skip_layers
     from bwlab.base.device import chosen_device
 
@@ -85,8 +85,8 @@ def choose_inputs(
     """
     if not folders:
         return generated_inputs(base.pipe, prompts, count, seed)
-    each = math.ceil(count / len(folders))
-    return concatenate_inputs([folder_inputs(images, each, seed + index) for index, images in enumerate(folders)])
+    per_folder = math.ceil(count / len(folders))
+    return concatenate_inputs([folder_inputs(images, per_folder, seed + index) for index, images in enumerate(folders)])
 
 
 def concatenate_inputs(parts: Sequence[Inputs]) -> Inputs:

@@ -104,7 +104,7 @@ class LossReport:
 
     @property
     def doubtful(self) -> bool:
-        """Whether these may not be its training images: the adapter lowers their loss by at most the standard error."""
+        """Whether the images may be other than the training images: their loss falls by at most its standard error."""
         return self.gain.value <= 0 or self.gain.value <= self.gain.error
 
 
@@ -172,7 +172,7 @@ def loss_beside_all(
     draws = draws if any(drawn) else 0
     for draw in range(draws):
         on[random_name(B, draw, alone=False)] = [own, *(group[draw] for group in drawn if group)]
-    # By identity: an adapter may be equal to another one.
+    # Compare by identity, because two adapters may be equal.
     scales = tuple(tuple(float(any(it is adapter for it in active)) for adapter in adapters) for active in on.values())
     variants = Variants(adapters, tuple(on), scales)
     losses = _variant_losses(pipe, scheme, (own, *others), variants, inputs, timesteps, on_pass)
@@ -250,7 +250,7 @@ def blame_of_losses(reports: Sequence[LossReport]) -> tuple[BlockBlame, ...]:
     An adapter's effect is how far it lowers the loss on its images; an adapter that does not lower it blames nothing.
 
     Args:
-        reports: on a's images, on b's, or on both.
+        reports: losses on a's images, on b's, or on both.
 
     """
     effects = {report.adapter: report.base.value - report.own.value for report in reports}

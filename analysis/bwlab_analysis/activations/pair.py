@@ -1,4 +1,4 @@
-"""Two adapters in a base model: what each pair does to activations and to the losses on training images."""
+"""Pairs of adapters in a base model: their effects on activations and on the losses on training images."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Cost:
 
     Attributes:
         adapter: the adapter that loses, `"a"` or `"b"`.
-        of: what is scored: `"identity"`, `"style"`, `"likeness"` (to its training images), or `"latents"` where no
-            scorer is at hand.
+        of: subject of the score: `"identity"`, `"style"`, `"likeness"` (to its training images), or `"latents"` if no
+            scorer is available.
         base, alone, both: mean score of the images by the base, by the adapter alone, and by both; None for latents.
         lost: share of `alone - base` that is lost; None if the adapter alone does not raise the score beyond doubt. For
             latents: 1 - the cosine of the latents with both to those with the adapter alone, 0..2.
@@ -100,7 +100,7 @@ class MeasuredConflict:
         prompts: the prompts.
         seeds: number of images for each prompt.
         steps, cfg: as in `bwlab.generation.sample.generate`.
-        costs: one for each adapter that can be scored.
+        costs: one entry for each adapter that can be scored.
         images: the images, prompt by prompt, by the adapters that are on: `"base"`, `"a"`, `"b"`, `"both"`.
 
     """
@@ -119,14 +119,14 @@ class MeasuredConflict:
 
 @dataclass(frozen=True, eq=False)
 class PairInBase:
-    """What two adapters do in a base.
+    """The effects of two adapters in a base.
 
     Attributes:
-        settings: how it was measured.
+        settings: settings of the measurement.
         scheme: blocks of the base.
-        interaction: what they do to its activations.
-        losses: on the training images that were given.
-        measured: what they lose beside each other in generated images; None if none were generated.
+        interaction: effects on the activations of the base.
+        losses: losses on the training images that were given.
+        measured: what the adapters lose beside each other in generated images; None if no images were generated.
 
     """
 
@@ -138,7 +138,7 @@ class PairInBase:
 
     @property
     def blame(self) -> tuple[BlockBlame, ...]:
-        """Blame by activations: by losses, the best block to switch off was found no better than by chance."""
+        """Blame by activations; blame by losses identified the best block to switch off no better than chance."""
         return self.interaction.blame
 
 
@@ -148,10 +148,10 @@ Compared: TypeAlias = "tuple[ConflictReport, PairInBase | None]"
 
 @dataclass(frozen=True, eq=False)
 class MeasuredInBase:
-    """What several adapters do in a base.
+    """The effects of several adapters in a base.
 
     Attributes:
-        pairs: what each pair does.
+        pairs: the effects of each pair.
         together: with three or more adapters, the losses on each adapter's training images beside all others.
 
     """
@@ -167,7 +167,7 @@ def measure_in_base(
     settings: BaseSettings,
     on_pass: OnPass | None = None,
 ) -> MeasuredInBase:
-    """Return what each pair of adapters does in a base; all pairs see the same inputs.
+    """Return the effects of each pair of adapters in a base; all pairs are measured on the same inputs.
 
     Args:
         base: the base.
@@ -177,7 +177,7 @@ def measure_in_base(
         on_pass: called before each pass through the base.
 
     Raises:
-        BwlabError: a bad folder.
+        BwlabError: a folder of images cannot be used.
 
     """
     from bwlab_analysis.activations.inputs import folder_inputs
@@ -203,7 +203,7 @@ def _no_progress(done: int, total: int, stage: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Measuring:
-    """What the measurements of all pairs share.
+    """The state that the measurements of all pairs share.
 
     Attributes:
         base: the base.
@@ -227,7 +227,7 @@ class _Measuring:
         return self.settings.timesteps, self.settings.draws, self.settings.seed
 
     def pair(self, pair: FilePair, which: str) -> PairInBase:
-        """Return what two adapters do; `which` of the pairs they are stands behind each stage of the progress."""
+        """Return the effects of two adapters; `which` names the pair and is appended to each stage of the progress."""
         from bwlab_analysis.activations.interaction import interaction
         from bwlab_analysis.activations.losses import loss_interference
 

@@ -29,11 +29,11 @@ Group: TypeAlias = tuple[str, ...]
 """Names of variants that are compared with each other."""
 
 ROWS_AT_ONCE = 96
-"""Latents times variants in one forward pass, at most; fewer where those take more than `BYTES_AT_ONCE`."""
+"""Largest number of latents times variants in one forward pass; fewer if these take more than `BYTES_AT_ONCE`."""
 BYTES_AT_ONCE = 4 << 30
-"""About what the activations of a pass may take."""
+"""Approximate limit of the memory that the activations of a pass take."""
 MAPS_OF_A_ROW = 100
-"""What a row of a pass takes at its peak, in maps of the first block: SD 1.5 at 64 x 64 latents took 0.5 GB a row."""
+"""Peak memory of a row of a pass, in feature maps of the first block: SD 1.5 at 64 x 64 latents took 0.5 GB a row."""
 BROKEN_BASE = "The base itself is broken; use another one"
 BROKEN_ADAPTER = "That adapter is broken or far too strong; check its norms with 'bwlab analyze norms'"
 
@@ -44,7 +44,7 @@ class Variants:
 
     Attributes:
         adapters: a, b, then random ones.
-        names: of the variants.
+        names: names of the variants.
         scales: for each variant, the scale of each adapter.
 
     """
@@ -58,23 +58,23 @@ class Variants:
         return self.names.index(name)
 
     def only(self, names: Sequence[str]) -> Variants:
-        """Return these variants alone, of the same adapters."""
+        """Return only these variants, of the same adapters."""
         return Variants(self.adapters, tuple(names), tuple(self.scales[self.index(name)] for name in names))
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """Some of the latents at one timestep.
+    """A forward pass: all variants on some of the latents at one timestep.
 
     Attributes:
-        time: 0..999.
-        rows: which of the latents.
-        noisy: `(latents, channels, h, w)`, what every variant sees.
-        target: the same shape; what the denoiser was trained to predict for it.
-        times: `(latents,)`, all the same.
+        time: the timestep, 0..999.
+        rows: indices of the latents.
+        noisy: `(latents, channels, h, w)`, the noisy latents, the same for every variant.
+        target: the prediction that the denoiser was trained to make for them, of the same shape.
+        times: `(latents,)`, the timestep of each latent, which is the same for all.
         texts: the text conditions of the variants, for these latents.
         denoiser: the denoiser in all variants.
-        names: of the variants.
+        names: names of the variants.
         groups: variants that are compared in this pass; the pass may hold others, which are compared in other passes.
 
     """
@@ -120,11 +120,11 @@ def passes(
 
     Args:
         pipe: the base.
-        scheme: its blocks.
+        scheme: block scheme of the base.
         pair: the adapters whose layers in text encoders count; they stand first in `variants.adapters`.
         variants: the variants to compare.
         inputs: latents, noise and captions.
-        timesteps: 0..999.
+        timesteps: timesteps 0..999.
         groups: names of the variants; those of a group are in one pass.
         on_pass: function that is called before each pass with the numbers of finished passes and of all passes.
 
@@ -171,7 +171,7 @@ def variant_texts(
 
 
 def rows_at_once(pipe: Pipeline, latents: Tensor) -> int:
-    """Return how many latents (times variants) a pass takes at most, 1 or more."""
+    """Return the largest number of latents (times variants) in a pass, 1 or more."""
     channels, element = int(pipe.unet.config.block_out_channels[0]), int(pipe.unet.dtype.itemsize)
     row = MAPS_OF_A_ROW * channels * latents[0, 0].numel() * element
     return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // row))

@@ -34,16 +34,16 @@ class BlockProbe:
     >>> probe.statistics()["mid"].samples  # two steps; with guidance the batch is doubled
     4
 
-    Nothing of the UNet is changed, and the hooks are gone after the block however it ends. Memory does not grow with
-    the number of steps: timesteps are gathered in `bins` equal ranges.
+    The UNet is not changed, and the hooks are removed when the block ends, even after an error. Memory does not grow
+    with the number of steps: timesteps are grouped into `bins` equal ranges.
 
     Args:
         unet: any diffusers UNet whose blocks have names; the scheme of a `UNet2DConditionModel` of SD or SDXL is known.
         blocks: names from the block scheme: blocks, parts, cells or module paths; None: every block.
         at: levels: `"block"` (the output of a whole block), `"cell"` (each resnet, transformer and
             resampler), `"module"` (each Linear and Conv2d).
-        scheme: None: found from the UNet's config.
-        bins: ranges that the 1000 timesteps are gathered in.
+        scheme: the block scheme; None: the scheme that fits the UNet's config.
+        bins: number of ranges into which the 1000 timesteps are divided.
 
     Raises:
         BwlabError: an unknown name or level, before anything is attached.
@@ -69,7 +69,7 @@ class BlockProbe:
         self._times: Tensor = torch.zeros(1)
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of what is probed: blocks and module paths, in the order in which data flows."""
+        """Return the names of the probed blocks and paths of the probed modules, in the order in which data flows."""
         return tuple(self._modules)
 
     def __enter__(self) -> Self:
@@ -89,13 +89,15 @@ class BlockProbe:
 
     def statistics(self) -> dict[str, Statistics]:
         """Return the statistics of each block or module over all timesteps; those that never ran are left out."""
-        return {name: found[ALL_TIMES].statistics() for name, found in self._moments.items() if ALL_TIMES in found}
+        return {
+            name: by_time[ALL_TIMES].statistics() for name, by_time in self._moments.items() if ALL_TIMES in by_time
+        }
 
     def by_timestep(self, name: str) -> dict[int, Statistics]:
-        """Return the statistics of one block or module by the least timestep of each range, from noise to image.
+        """Return the statistics of one block or module by the smallest timestep of each range, from noise to image.
 
         Raises:
-            BwlabError: nothing of that name is probed.
+            BwlabError: no block or module of that name is probed.
 
         """
         if name not in self._moments:
@@ -119,7 +121,7 @@ class BlockProbe:
         moments.setdefault(ALL_TIMES, Moments(channels)).add(output)
         times = self._times.expand(len(output)) if len(self._times) == 1 else self._times
         bins = (times * self.bins / TIMESTEPS).long().clamp(0, self.bins - 1)
-        if len(bins) != len(output):  # a module with another batch size than the UNet's: its samples have no timestep
+        if len(bins) != len(output):  # a module whose batch size differs from the UNet's: its samples have no timestep
             return
         for chosen in bins.unique().tolist():
             moments.setdefault(chosen, Moments(channels)).add(output[bins == chosen])
@@ -173,10 +175,10 @@ def _layers(path: str, held: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is known of one place's activations.
+    """Statistics of the activations of one block or module.
 
     Attributes:
-        samples: how many were seen (a batch of 4 over 3 steps: 12).
+        samples: number of samples (a batch of 4 over 3 steps: 12).
         mean: `(channels,)` over samples and positions.
         variance: `(channels,)`, likewise; of the population.
         norm: the mean over samples of the Euclidean norm of a sample's activations.
@@ -205,8 +207,8 @@ class Moments:
     """Accumulates `Statistics`.
 
     Args:
-        channels: of the activations.
-        seed: of the sketch; two blocks or modules can be compared by `cka` if their seeds are the same.
+        channels: number of channels of the activations.
+        seed: seed of the sketch; two blocks or modules can be compared by `cka` if their seeds are the same.
 
     """
 
@@ -223,7 +225,7 @@ class Moments:
         """Add `(batch, channels, h, w)`, `(batch, tokens, channels)` or `(batch, channels)`.
 
         Raises:
-            BwlabError: they have another number of channels, or are not finite.
+            BwlabError: the activations have another number of channels, or are not finite.
 
         """
         rows, samples = as_rows(activations)
@@ -253,7 +255,7 @@ class Moments:
         )
 
     def _add_moments(self, rows: Tensor) -> None:
-        """Chan, Golub and LeVeque 1983, equation 2.1: two sets' moments from those of each."""
+        """Return the moments of two sets together from those of each (Chan, Golub and LeVeque 1983, equation 2.1)."""
         count, mean = len(rows), rows.mean(0)
         squares = (rows - mean).square().sum(0)
         total, difference = self._rows + count, mean - self._mean
@@ -290,7 +292,7 @@ def cka(one: Statistics, other: Statistics) -> float:
     Kornblith et al. 2019 (arXiv 1905.00414), equation 3 with linear kernels, from the sketches: off by about 1/16.
 
     Raises:
-        BwlabError: they saw different numbers of samples.
+        BwlabError: the two have different numbers of samples.
 
     """
     if one.samples != other.samples:

@@ -1,6 +1,6 @@
 """The random null of every measure in a base: adapters of the same layers, ranks and norms with random directions.
 
-The null of measures of weights is exact and draws nothing: `bwlab_analysis.weights.null_distribution`.
+The null of measures of weights is exact and needs no draws: see `bwlab_analysis.weights.null_distribution`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bwlab.blocks.paths import in_unet
 from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.measures import Measured
 
-RANK = 16  # of a random delta in place of one that is no low-rank product
+RANK = 16  # rank of a random delta that replaces one without low-rank factors
 
 
 def random_adapters(adapter: Adapter, unet: nn.Module, draws: int, seed: int) -> list[Adapter]:
@@ -32,8 +32,8 @@ def random_adapters(adapter: Adapter, unet: nn.Module, draws: int, seed: int) ->
 def random_adapter_like(adapter: Adapter, unet: nn.Module, seed: int) -> Adapter:
     """Return an adapter whose deltas are random, each of the rank and Frobenius norm of the given adapter's.
 
-    Both factors are Gaussian, so that the delta's directions are uniform. Layers in text encoders, and those that are
-    no Linear or Conv2d (norms), are left out.
+    Both factors are Gaussian, so that the delta's directions are uniform. Layers in text encoders, and layers
+    other than Linear and Conv2d (norms), are left out.
     """
     generator = torch.Generator().manual_seed(seed)
     bases = adapted_by_path(unet)
@@ -46,7 +46,7 @@ def random_adapter_like(adapter: Adapter, unet: nn.Module, seed: int) -> Adapter
 
 
 def beside_random(value: float, random_values: Sequence[float]) -> Measured:
-    """Return a number beside the mean of what random adapters gave, with its spread where two or more are known."""
+    """Return a number beside the mean of random adapters' numbers, with their spread if there are two or more."""
     mean = statistics.fmean(random_values) if random_values else None
     return Measured(value, mean, statistics.stdev(random_values) if len(random_values) > 1 else None)
 

@@ -91,7 +91,7 @@ def conflict(
         cfg: guidance scale of these images.
         clip: open_clip model to score them with: a folder, or NAME=WEIGHTS; None: the embedded base's own scorer.
         learns: `"identity"` or `"style"` by adapter, as in `data`; otherwise it is found from the training images.
-        advise: also search for a composition of two adapters that is better than both whole, and prove it.
+        advise: also search for a composition of two adapters that is better than both at scale 1, and prove it.
         budget: number of images of that search, at most.
         signs: also measure the sign conflict, which multiplies all deltas out.
         on_progress: called with (done, total, stage) before each pass through the base.
@@ -144,7 +144,7 @@ def _measured(
     on_progress: OnStage | None,
     warn: Warn,
 ) -> tuple[MeasuredInBase, Recommended | None]:
-    """Return what each pair does in generated images, to activations and to losses, and the advice if it is wanted."""
+    """Return each pair's effects in generated images, on activations and on losses, and the advice if it is wanted."""
     from bwlab_analysis.activations.pair import measure_in_base
     from bwlab_analysis.analyze.generated import advise, in_roles, learned_by_file, measure_generated
 
@@ -155,8 +155,8 @@ def _measured(
     learned = learned_by_file(base, settings.data, sampled) if sampled.samples else {}
     roles = in_roles((files[0], files[1]), learned) if sampled.advise else None
     adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
-    # First, as it names an adapter that is broken.
-    found = measure_in_base(base, files, adapters, settings, on_pass)
+    # Measure the pairs first, because this names a broken adapter.
+    in_base = measure_in_base(base, files, adapters, settings, on_pass)
     generated = {}
     if sampled.samples:
         generated = measure_generated(
@@ -166,8 +166,8 @@ def _measured(
     if roles is not None and (measured := next(iter(generated.values()), None)) is not None:
         prompts = measured.prompts
         advice = advise(base, roles, settings.data, prompts, sampled, settings.seed, on_pass, warn)
-    pairs = {pair: replace(in_base, measured=generated.get(pair)) for pair, in_base in found.pairs.items()}
-    return replace(found, pairs=pairs), advice
+    pairs = {pair: replace(effects, measured=generated.get(pair)) for pair, effects in in_base.pairs.items()}
+    return replace(in_base, pairs=pairs), advice
 
 
 def activations(

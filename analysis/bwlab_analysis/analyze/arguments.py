@@ -33,7 +33,7 @@ MOST_REFERENCES = 64
 
 
 def named_files(files: Sequence[Path]) -> tuple[tuple[str, Path], ...]:
-    """Return the files with their short names; BwlabError for fewer than two, or one of three or more given twice."""
+    """Return the files with their short names; BwlabError for fewer than two, or for a repeat among three or more."""
     if len(files) < 2:
         raise BwlabError("bwlab analyze conflict", f"{len(files)} adapter file", "Give two or more adapter files")
     if len(files) > 2 and len(set(files)) < len(files):
@@ -61,16 +61,16 @@ def by_file(
     """
     known: dict[str, Path] = dict(zip(letters(len(names)), (file for _, file in names), strict=True)) | dict(names)
     known |= {str(file): file for _, file in names}
-    found: dict[Path, Value] = {}
+    by_file: dict[Path, Value] = {}
     for key, value in values:
         file = known.get(str(key))
         if file is None:
             raise BwlabError(f"--{option} {key}={value}", "it names none of these adapters", names_to_write(names))
-        if file in found:
+        if file in by_file:
             fix = f"Give --{option} once for each adapter"
-            raise BwlabError(f"--{option} {key}={value}", f"{key} has one already", fix)
-        found[file] = convert(str(value))
-    return found
+            raise BwlabError(f"--{option} {key}={value}", f"{key} has a value already", fix)
+        by_file[file] = convert(str(value))
+    return by_file
 
 
 def names_to_write(names: Sequence[tuple[str, Path]]) -> str:

@@ -92,7 +92,7 @@ def recommend(
     on_progress: OnStage | None = None,
     warn: Warn | None = None,
 ) -> Recommended:
-    """Search for scales and schedules of an identity and a style adapter that are better than both whole, and prove it.
+    """Search for scales and schedules of an identity and a style adapter better than both at scale 1, and prove it.
 
     With several prompts, the search uses every other one and the proof the rest.
 
@@ -109,7 +109,7 @@ def recommend(
         seeds: number of images for each prompt of the proof.
         steps: sampling steps of the proof.
         cfg: guidance scale.
-        seed: chooses the seeds of the search.
+        seed: number that is added to the seeds of the search.
         clip_skip: layer of the text encoder that is read, counted from the last one, which is 1.
         device: name of a PyTorch device, or `"auto"`.
         on_progress: called with (done, total, condition) before images are generated.
@@ -129,5 +129,5 @@ def recommend(
     require_adapters(files, manager)
     judge = new_judge(manager, base, clip, id_images, style_images, warn or as_warning)
     loaded = open_base(base, manager, device, clip_skip)
-    found = search(loaded, files, judge, sampling, budget, search_steps, seed, on_progress)
-    return Recommended(base, loaded.scheme, files, judge, sampling, found, clip_skip)
+    recommendation = search(loaded, files, judge, sampling, budget, search_steps, seed, on_progress)
+    return Recommended(base, loaded.scheme, files, judge, sampling, recommendation, clip_skip)

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from bwlab_analysis.installed import Warn
 
 LEARNS = (IDENTITY, STYLE)
-"""What an adapter may be said to have learned."""
+"""The values of `--learns`: what an adapter has learned."""
 SEARCH_IMAGES = 600
 """Number of images in which a search for a better composition tries the usual changes."""
 PROOF_STEPS, PROOF_IMAGES = 25, 16
-"""Sampling steps of the images with which advice is proved, and how many of each composition there are at least."""
+"""Number of sampling steps of the images that prove the advice, and smallest number of them for each composition."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Sampled:
 
         Args:
             files: the adapter files.
-            data: those that have training images.
+            data: the adapter files that have training images.
 
         """
         if not math.isfinite(self.cfg):
@@ -74,7 +74,7 @@ class Sampled:
             raise BwlabError(f"--clip {self.clip}", "no training images to compare with", "Add --data NAME=DIR")
         if self.samples == 0 and (self.clip is not None or self.learns):
             asked = "--clip" if self.clip is not None else "--learns"
-            raise BwlabError(asked, "no images are generated that it could score", "Leave out --samples 0")
+            raise BwlabError(asked, "no images are generated, so there is nothing to score", "Leave out --samples 0")
         if self.advise:
             self._check_advise(files, data)
 
@@ -85,7 +85,7 @@ class Sampled:
         missing = [file for file in files if file not in data]
         if missing:
             names = " ".join(f"--data {adapter_name(file)}=DIR" for file in missing)
-            raise BwlabError("--advise", "the search compares images with training images of both", f"Add {names}")
+            raise BwlabError("--advise", "the search needs the training images of both adapters", f"Add {names}")
         if self.samples == 0:
             raise BwlabError("--advise", "no images are generated (--samples 0)", "Leave out --samples 0")
 
@@ -162,7 +162,7 @@ def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sample
     clip = load_clip(clip_of(base.base, sampled.clip)) if scored else None
     if sampled.learns and (clip is None or not clip.parts):
         fix = "Leave out --learns: the likeness to the training images is scored as a whole"
-        raise BwlabError("--learns", "only the scorer of the embedded base tells identity from style", fix)
+        raise BwlabError("--learns", "only the scorer of the embedded base distinguishes identity from style", fix)
     if clip is None:
         return {}
     return {
@@ -176,19 +176,19 @@ def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sample
 
 
 def in_roles(pair: FilePair, learned: Mapping[Path, Learned]) -> FilePair:
-    """Return two adapters, the identity's first; BwlabError if the search for a composition cannot tell them apart."""
+    """Return two adapters, the identity's first; BwlabError if it is unknown which one learned the identity."""
     kinds = [learned[file].of if file in learned else "" for file in pair]
     if "" in kinds:
         raise BwlabError("--advise", "no model to score images with", "Give --clip MODEL")
     if kinds == [STYLE, IDENTITY]:
         return pair[1], pair[0]
     if kinds[0] == kinds[1] and kinds[0] in LEARNS:
-        found = (
+        learned_alike = (
             f"by their training images, both adapters learned {'an identity' if kinds[0] == IDENTITY else 'a style'}"
         )
         other = STYLE if kinds[0] == IDENTITY else IDENTITY
-        fix = f"The search is for an identity beside a style; --learns {adapter_name(pair[1])}={other} says so"
-        raise BwlabError("--advise", found, fix)
+        fix = f"Give --learns {adapter_name(pair[1])}={other} if so: the search needs an identity and a style"
+        raise BwlabError("--advise", learned_alike, fix)
     return pair
 
 
@@ -204,7 +204,7 @@ def advise(
 ) -> Recommended | None:
     """Return the composition to use of two adapters, the identity's first, by a search; see `recommend`.
 
-    None, with a warning, if there is nothing to search for, as an adapter alone is no better than the base.
+    Return None, with a warning, if there is nothing to search for because an adapter alone is no better than the base.
 
     Args:
         base: the base.
@@ -212,7 +212,7 @@ def advise(
         data: their folders of training images, which are the references.
         prompts: the prompts of the search and the proof.
         sampled: settings of the search.
-        seed: chooses the seeds of the search.
+        seed: number that is added to the seeds of the search.
         on_pass: called with (done, all, stage), in images.
         warn: called with each warning.
 
@@ -228,11 +228,11 @@ def advise(
         on_pass(done, total, "search for a better composition")
 
     try:
-        found = recommend(base, pair, judge, sampling, sampled.budget, sampled.steps, seed, report)
+        recommendation = recommend(base, pair, judge, sampling, sampled.budget, sampled.steps, seed, report)
     except NothingGained as error:
-        warn(f"No better composition was searched: {error}")
+        warn(f"The search for a better composition was not run: {error}")
         return None
-    return Recommended(base.base, base.scheme, pair, judge, sampling, found, base.clip_skip)
+    return Recommended(base.base, base.scheme, pair, judge, sampling, recommendation, base.clip_skip)
 
 
 def _shared(pair: FilePair, captions: Mapping[Path, Sequence[str]]) -> tuple[str, ...]:
@@ -240,5 +240,5 @@ def _shared(pair: FilePair, captions: Mapping[Path, Sequence[str]]) -> tuple[str
 
     if not all(file in captions for file in pair):
         return ()
-    found = shared_prompt([captions[file] for file in pair])
-    return (found,) if found else ()
+    prompt = shared_prompt([captions[file] for file in pair])
+    return (prompt,) if prompt else ()

@@ -56,7 +56,7 @@ class Norms(Analysis):
         return norms_document(self.report)
 
     def presentation(self, cells: bool = False, modules: bool = False) -> Presentation:
-        """Return the tables of blocks and kinds of modules; also of cells and of modules if asked for."""
+        """Return the tables of blocks and kinds of modules; `cells` and `modules` add those of cells and modules."""
         from bwlab_analysis.report.norms import present_norms
 
         return present_norms(self.report, cells, modules)
@@ -97,7 +97,7 @@ class Conflict(Analysis):
         return {"clip_skip": self.clip_skip} if in_base else {}
 
     def presentation(self, cells: bool = False) -> Presentation:
-        """Return the answer and the tables behind it; also those of cells if asked for."""
+        """Return the answer and the tables that support it; with `cells` also those of cells."""
         from bwlab_analysis.report.conflict import present_conflict
         from bwlab_analysis.report.matrix import present_conflicts
 
@@ -156,8 +156,8 @@ class Fidelity(Analysis):
         files: the identity adapter and the style adapter.
         judge: the scorers with the reference images.
         sampling: prompts, seeds and steps.
-        scores: of the base, of each adapter alone, of both, and of single blocks if asked for.
-        controls: scores of reference images.
+        scores: scores of the base, each adapter alone, both, and single blocks if these were requested.
+        controls: scores of reference images and of noise.
         blocks: what each block of each adapter adds.
         clip_skip: layer of the text encoder that was read, counted from the last one, which is 1.
 
@@ -195,7 +195,7 @@ class Fidelity(Analysis):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Recommended(Analysis):
-    """The composition of two adapters to use, with all that were tried; see `recommend`.
+    """The composition of two adapters to use, and all compositions that were tried; see `recommend`.
 
     Attributes:
         base: name of the base.

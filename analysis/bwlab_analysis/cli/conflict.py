@@ -59,16 +59,17 @@ def conflict_command(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, help="Number of images of each composition, for what each adapter loses in them.")
+        int,
+        typer.Option(min=0, help="Number of images of each composition, to measure what each adapter loses in them."),
     ] = 8,
-    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of these images.")] = 10,
-    cfg: Annotated[float, typer.Option(help="Guidance scale of these images.")] = 3.0,
+    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the images of --samples.")] = 10,
+    cfg: Annotated[float, typer.Option(help="Guidance scale of the images of --samples.")] = 3.0,
     clip: ClipOption = None,
     learns: Annotated[
         list[str] | None,
         typer.Option(
-            help="What an adapter was trained on, identity or style (repeatable). [default: what is more alike in its "
-            "training images]",
+            help="What an adapter was trained on, identity or style (repeatable). [default: the one in which its "
+            "training images are more alike]",
             metavar="NAME=KIND",
         ),
     ] = None,
@@ -76,11 +77,11 @@ def conflict_command(
         bool,
         typer.Option(
             "--advise",
-            help="Also search for scales and schedules that are better than both adapters whole, and prove them on "
-            "new images, as 'bwlab analyze recommend' does.",
+            help="Also search for scales and schedules that are better than both adapters at scale 1, and prove them "
+            "on new images, as 'bwlab analyze recommend' does.",
         ),
     ] = False,
-    budget: Annotated[int, typer.Option(min=1, help="Number of images of this search, at most.")] = 600,
+    budget: Annotated[int, typer.Option(min=1, help="Maximum number of images of the search by --advise.")] = 600,
     timesteps: TimestepsOption = "801,601,401,201",
     latents: LatentsOption = 16,
     draws: Annotated[
@@ -114,7 +115,7 @@ def conflict_command(
     times: tuple[int, ...] = TIMESTEPS
     if base is None:
         _require_no_base_options(context)
-    else:  # this import takes torch, which weights alone do not need
+    else:  # imports torch, which weights alone do not need
         from bwlab_analysis.activations.inputs import parse_timesteps
 
         times = parse_timesteps(timesteps)
@@ -124,7 +125,7 @@ def conflict_command(
     folders = by_file("data", parsed_pairs("data", data or (), names), names)
     learned = by_file("learns", parsed_pairs("learns", learns or (), names), names, str)
     with progress("measuring in the base" if base is not None else "comparing") as on_progress:
-        found = analyze.conflict(
+        comparison = analyze.conflict(
             *files,
             base=base,
             data=folders,
@@ -147,11 +148,11 @@ def conflict_command(
             warn=warn,
         )
     show(
-        lambda: found.presentation(cells),
-        found.document,
+        lambda: comparison.presentation(cells),
+        comparison.document,
         as_json=as_json,
         report=report,
-        images=found.images,
+        images=comparison.images,
         details=details,
     )
 

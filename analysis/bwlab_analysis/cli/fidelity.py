@@ -56,7 +56,7 @@ def activations_command(
     from bwlab_analysis.report.show import show
 
     with progress("measuring in the base") as on_progress:
-        found = analyze.activations(
+        changes = analyze.activations(
             file,
             base=base,
             data=data,
@@ -69,7 +69,7 @@ def activations_command(
             device=device,
             on_progress=on_progress,
         )
-    show(found.presentation, found.document, as_json=as_json, report=report)
+    show(changes.presentation, changes.document, as_json=as_json, report=report)
 
 
 def fidelity_command(
@@ -103,7 +103,7 @@ def fidelity_command(
     from bwlab_analysis.report.show import show
 
     with progress("sampling and scoring") as on_progress:
-        found = analyze.fidelity(
+        scores = analyze.fidelity(
             *require_two(adapter),
             id_images=id_images,
             style_images=style_images,
@@ -119,7 +119,7 @@ def fidelity_command(
             on_progress=on_progress,
             warn=warn,
         )
-    show(found.presentation, found.document, as_json=as_json, report=report, images=found.images)
+    show(scores.presentation, scores.document, as_json=as_json, report=report, images=scores.images)
 
 
 def recommend_command(
@@ -130,28 +130,30 @@ def recommend_command(
     prompts: PromptsOption,
     base: BaseOption = "emoji",
     clip: ClipOption = None,
-    budget: Annotated[int, typer.Option(min=1, help="Number of images of the search, at most.")] = 600,
+    budget: Annotated[int, typer.Option(min=1, help="Maximum number of images of the search.")] = 600,
     search_steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the search.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Number of images for each prompt of the proof.")] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the proof.")] = 25,
     cfg: CfgOption = 7.0,
-    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Chooses the seeds of the search.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Number that is added to the seeds of the search.")
+    ] = 0,
     clip_skip: ClipSkipOption = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
     report: ReportOption = None,
 ) -> None:
-    """Search for scales and schedules of an identity and a style adapter that are better than both whole.
+    """Search for scales and schedules of an identity and a style adapter that are better than both at scale 1.
 
-    The search generates many compositions in few steps. Then the best one is proved: generated in full beside both
-    whole, with seeds and, if there are several, prompts that the search did not use.
+    The search generates many compositions in few steps. Then the best one is proved: it is generated in full beside
+    both adapters at scale 1, with seeds and, if there are several, prompts that the search did not use.
     """
     from bwlab.terminal import warn
     from bwlab_analysis import analyze
     from bwlab_analysis.report.show import show
 
     with progress("sampling and scoring") as on_progress:
-        found = analyze.recommend(
+        recommended = analyze.recommend(
             identity,
             style,
             id_images=id_images,
@@ -170,7 +172,7 @@ def recommend_command(
             on_progress=on_progress,
             warn=warn,
         )
-    show(found.presentation, found.document, as_json=as_json, report=report, images=found.images)
+    show(recommended.presentation, recommended.document, as_json=as_json, report=report, images=recommended.images)
 
 
 def require_two(files: Sequence[Path]) -> tuple[Path, Path]:

@@ -22,5 +22,5 @@ def norms_command(
     from bwlab_analysis import analyze
     from bwlab_analysis.report.show import show
 
-    found = analyze.norms(file, base=base, warn=warn)
-    show(lambda: found.presentation(cells, modules), found.document, as_json=as_json, report=report)
+    norms = analyze.norms(file, base=base, warn=warn)
+    show(lambda: norms.presentation(cells, modules), norms.document, as_json=as_json, report=report)

@@ -130,7 +130,7 @@ def _subject(flag: str, text: str) -> Subject:
 
     name, equals, folder = text.partition("=")
     if not name or not equals or not Path(folder).is_dir():
-        found = f"no folder {folder}" if equals else "no ="
+        found = f"no folder {folder}" if equals else "it has no ="
         raise BwlabError(f"{flag} {text}", found, f"Give {flag} NAME=FOLDER, or NAME:WORDS=FOLDER for other words")
     own_name, _, words = name.partition(":")
     return Subject(own_name, words or own_name, str(Path(folder).resolve()))

@@ -61,6 +61,6 @@ def resampled_means(values: npt.ArrayLike, seed: int = 0, count: int = RESAMPLES
 
 
 def harmonic_mean(values: npt.ArrayLike) -> float:
-    """Return the harmonic mean of numbers; 0 if a number is 0 or below, because nothing makes up for a lost score."""
+    """Return the harmonic mean of numbers; 0 if a number is 0 or below, because nothing makes up for a lost one."""
     numbers = np.asarray(values, np.float64)
     return float(len(numbers) / (1 / numbers).sum()) if bool((numbers > 0).all()) else 0.0

@@ -133,9 +133,9 @@ def likeness_to_images(
 def identity_margins(clip: ClipModel, generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
     """Return how much nearer each image is to an identity than to the benchmark's held-out identities, at most about 1.
 
-    The cosine to the mean embedding of the identity's images, less the mean of the cosines to the benchmark's 42
-    identities, over their standard deviation; as a share of the largest that one of 42 numbers can reach, 6.3. A change
-    of all cosines alike, as a style makes it, changes no margin.
+    The margin is the cosine to the mean embedding of the identity's images, minus the mean of the cosines to the
+    benchmark's 42 identities, divided by their standard deviation. It is given as a share of 6.3, the largest that one
+    of 42 numbers can reach. A style that changes all cosines alike leaves the margin unchanged.
 
     Args:
         clip: the scorer of the embedded base.
@@ -145,10 +145,10 @@ def identity_margins(clip: ClipModel, generated: Sequence[Image], references: Se
     """
     own, others = clip.embed_images(references, IDENTITY).mean(0), _benchmark_identities(clip)
     cosines = clip.embed_images(generated, IDENTITY) @ functional.normalize(torch.vstack([own, others]), dim=-1).T
-    found = np.asarray(cosines)
-    count = found.shape[1] - 1
+    table = np.asarray(cosines)
+    count = table.shape[1] - 1
     most = (count - 1) / math.sqrt(count)
-    return [float(margin) / most for margin in margins(found[:, :1], found[:, 1:])[:, 0]]
+    return [float(margin) / most for margin in margins(table[:, :1], table[:, 1:])[:, 0]]
 
 
 @cache

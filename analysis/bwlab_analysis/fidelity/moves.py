@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
 
 WHOLE = "both whole"
-"""The composition that every search begins with."""
+"""Name of the composition with which every search begins: both adapters at scale 1."""
 
 LIKELY = ((IDENTITY, 1.3), (STYLE, 0.75), (IDENTITY, 1.6), (STYLE, 1.3))
 UNLIKELY = ((STYLE, 0.5), (IDENTITY, 0.75), (IDENTITY, 0.5))
-"""Factors of whole adapters, those that helped most on pairs other than the study's, and those that helped least."""
+"""Factors of whole adapters: those that helped most on pairs outside the study, and those that helped least."""
 SCHEDULES = (
     (STYLE, "at half in the first third of the steps", "0-0.33:0.5, 0.33-1:1"),
     (IDENTITY, "at 1.5 in the first half of the steps", "0-0.5:1.5, 0.5-1:1"),
@@ -28,8 +28,8 @@ SCHEDULES = (
 STRONGER = 1.5
 """Factor of the identity in single parts."""
 USUAL_STYLE, USUAL_IDENTITY = ("upper", 1.2, 0.7), ("middle", STRONGER)
-"""A part of the scheme, the factor in it and, for the style, the factor elsewhere: together these were best of
-some seventy ways to scale, time and guide adapters on other pairs (docs/study.md)."""
+"""A part of the scheme, the factor in it and, for the style, the factor elsewhere: together these were the best of
+some seventy ways to scale, schedule and guide adapters on other pairs (docs/study.md)."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ class PairScales:
     @classmethod
     def whole(cls, identity: Adapter, style: Adapter) -> PairScales:
         """Return the composition of two whole adapters."""
-        one, other = (tuple((block, 1.0) for block in adapter.blocks()) for adapter in (identity, style))
-        return cls(one, other)
+        identity_scales, style_scales = (
+            tuple((block, 1.0) for block in adapter.blocks()) for adapter in (identity, style)
+        )
+        return cls(identity_scales, style_scales)
 
     def scales(self, adapter: str) -> dict[str, float]:
         """Return the scale of each block and cell of an adapter: `"identity"` or `"style"`."""
@@ -89,7 +91,7 @@ class Move:
 
     Attributes:
         adapter: `"identity"` or `"style"`.
-        words: what is done to it, such as `"off in out1"`.
+        words: the change in words, such as `"off in out1"`.
         factors: factor of the scale of each block or cell; `"*"` stands for all others.
         schedule: its schedule; empty: as before.
         block: the block that the move is about; empty for moves of more than one.
@@ -104,11 +106,11 @@ class Move:
 
     @property
     def reason(self) -> str:
-        """What is done, in words."""
+        """The adapter and its change, in words."""
         return f"{self.adapter} {self.words}"
 
     def clashes(self, other: Move) -> bool:
-        """Return whether two moves change the same thing, so that they make no sense together."""
+        """Return whether two moves change the same thing, so that they cannot be combined."""
         if self.adapter != other.adapter:
             return False
         if self.schedule or other.schedule:
@@ -118,9 +120,9 @@ class Move:
     def applied(self, composition: PairScales) -> PairScales:
         """Return a composition with this change."""
         if self.schedule:
-            one, other = composition.schedules
-            mine = (self.schedule, other) if self.adapter == IDENTITY else (one, self.schedule)
-            return replace(composition, schedules=mine)
+            identity, style = composition.schedules
+            schedules = (self.schedule, style) if self.adapter == IDENTITY else (identity, self.schedule)
+            return replace(composition, schedules=schedules)
         scales = composition.scales(self.adapter)
         for name in self.factors:
             block = name.partition(".")[0]
@@ -145,7 +147,7 @@ def usual_specs() -> tuple[str, str]:
 
 
 def usual_moves(whole: PairScales, scheme: BlockScheme) -> tuple[Move, ...]:
-    """Return the moves that usually help, the more of them the better.
+    """Return the moves that usually help, and help most together.
 
     The style is made stronger in the upper blocks and weaker elsewhere, the identity stronger in the middle blocks.
     Layers in text encoders are left unchanged, and so is an adapter that has no blocks outside that part.
@@ -183,9 +185,9 @@ def _inside(members: Sequence[str], scheme: BlockScheme) -> set[str | None]:
 def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
     """Yield the moves that a search begins with, the most likely ones to help first.
 
-    The usual moves; whole adapters stronger and weaker; schedules; the style in one part of the scheme only (arXiv
-    2403.07500, section 4), or at half in one part, or the identity stronger in one, with layers in text encoders
-    unchanged; each block of each adapter off.
+    These are the usual moves; whole adapters stronger and weaker; schedules; the style in one part of the scheme only
+    (arXiv 2403.07500, section 4) or at half in one part, and the identity stronger in one part, with layers in text
+    encoders unchanged; and each block of each adapter off.
     """
     usual = usual_moves(whole, scheme)
     yield from usual
@@ -204,9 +206,9 @@ def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
 
 
 def cell_moves(move: Move, adapter: Adapter) -> Iterator[Move]:
-    """Yield the moves of single cells that a move of one block is made of; nothing if the block has one cell."""
-    found = map(adapter.scheme.cell_of, adapter.layers)
-    cells = dict.fromkeys(cell for cell in found if cell and cell.startswith(f"{move.block}."))
+    """Yield the moves of single cells that make up a move of one block; nothing if the block has one cell."""
+    of_layers = map(adapter.scheme.cell_of, adapter.layers)
+    cells = dict.fromkeys(cell for cell in of_layers if cell and cell.startswith(f"{move.block}."))
     if not move.block or len(cells) < 2:
         return
     for cell in cells:

@@ -1,9 +1,9 @@
-"""The search for a composition of two adapters that is better than both of them whole, and its proof.
+"""The search for a composition of two adapters that is better than both of them at scale 1, and its proof.
 
 Compositions are generated in few steps and scored. All begin with few images; the best get more and more, and are
-combined (successive halving: Jamieson and Talwalkar, arXiv 1502.07943). What comes out best is then generated in full
-beside both adapters whole, with seeds and, if there are several, prompts that the search did not use, because the best
-of many looks better than it is.
+combined (successive halving: Jamieson and Talwalkar, arXiv 1502.07943). The best composition is then generated in full
+beside both adapters at scale 1, with seeds and, if there are several, prompts that the search did not use, because the
+best of many looks better than it is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FIRST_IMAGES = 8
-"""Number of images of each composition in the first round, at least; as many for each prompt."""
+"""Smallest number of images of each composition in the first round; every prompt gets equally many."""
 COMBINED = 5
 """Number of the best single moves that are combined with each other."""
 SINGLES = 0.4
@@ -45,7 +45,7 @@ SINGLES = 0.4
 ROUNDS = (6, 3, 2)
 """Number of compositions that get twice as many images, round by round."""
 SEARCH_SEEDS = 100_000
-"""The first seed of the search: far from the seeds with which its result is proved."""
+"""The first seed of the search: far from the seeds of the proof."""
 
 
 class NothingGained(BwlabError):
@@ -106,10 +106,10 @@ class Scale:
             zero = base.scores[name].mean
             with_it = alone[adapter].scores[name].mean
             if with_it <= zero:
-                found = f"{name} is {with_it:.3f} with it alone and {zero:.3f} without any adapter"
+                found = f"{name} is {with_it:.3f} with the adapter alone and {zero:.3f} without any adapter"
                 fix = (
-                    "Give reference images and prompts of the adapter's subject; if they are, generate better images "
-                    "(--search-steps)"
+                    "Give reference images and prompts of the adapter's subject, or generate better images with more "
+                    "--search-steps"
                 )
                 raise NothingGained(f"improving on the {adapter} adapter", found, fix)
             if top <= zero:
@@ -132,8 +132,8 @@ class Trial:
 
     Attributes:
         composition: its scales.
-        moves: what was done, from both whole on.
-        shares: how far it gets.
+        moves: the moves that lead to it from both adapters at scale 1.
+        shares: how far it gets from the base to the reference images.
         scores: its scores and images.
         balance: the balance of its shares, with the interval over prompts and seeds.
 
@@ -147,19 +147,19 @@ class Trial:
 
     @property
     def reason(self) -> str:
-        """What was done, in words."""
+        """The moves in words."""
         return ", ".join(move.reason for move in self.moves) or WHOLE
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """The best composition of the search beside both adapters whole, in images that the search did not use.
+    """The best composition of the search beside both adapters at scale 1, in images that the search did not use.
 
     Attributes:
         sampling: prompts, seeds and steps.
-        whole, best: their scores and images.
-        whole_shares, best_shares: how far they get.
-        gain: the balance of the best less that of both whole, with the interval over prompts and seeds.
+        whole, best: scores and images of both adapters at scale 1 and of the best composition.
+        whole_shares, best_shares: how far each gets from the base to the reference images.
+        gain: the balance of the best composition minus that of both at scale 1; interval over prompts and seeds.
         new_prompts: whether the prompts are new too, not only the seeds.
 
     """
@@ -179,8 +179,8 @@ class Recommendation:
 
     Attributes:
         trials: the compositions that were tried, those with most images first, and of these the best.
-        best: the one that was best in the search; None if none was better than both whole.
-        proof: the best one beside both whole; None if there is none.
+        best: the composition that was best in the search; None if none was better than both adapters at scale 1.
+        proof: the best composition beside both adapters at scale 1; None if there is no best one.
         known: scores and images of the base and of each adapter alone.
         budget: number of images that the search could make.
         searched: prompts, seeds and steps of the search; its first compositions have fewer seeds.
@@ -196,31 +196,31 @@ class Recommendation:
 
     @property
     def improves(self) -> bool:
-        """Whether the best composition is better than both whole, beyond the noise of the proof."""
+        """Whether the best composition is better than both adapters at scale 1, beyond the noise of the proof."""
         return self.proof is not None and self.proof.gain.low > 0
 
     @property
     def composition(self) -> PairScales:
-        """The composition to use: the best one if it is proved to be better, otherwise both whole."""
+        """The composition to use: the best one if it is proved to be better, otherwise both at scale 1."""
         if self.improves and self.best is not None:
             return self.best.composition
         return next(trial.composition for trial in self.trials if not trial.moves)
 
 
 Sample: TypeAlias = Callable[[Condition, Sequence[int]], Sequence["Image"]]
-"""Generates a composition for each prompt with each seed, prompt by prompt."""
+"""Function that generates a composition for each prompt with each seed, prompt by prompt."""
 Score: TypeAlias = Callable[[Condition, Sequence["Image"], int], ConditionScores]
-"""Scores images of a composition, of which so many adjacent ones belong to each prompt."""
+"""Function that scores images of a composition, given the number of adjacent images that belong to each prompt."""
 
 
 class Rollouts:
     """Images of compositions with more and more seeds, and their scores.
 
     Args:
-        sample: generates a composition.
-        score: scores its images.
+        sample: function that generates a composition.
+        score: function that scores its images.
         prompts: number of prompts.
-        budget: number of images to make at most.
+        budget: maximum number of images to generate.
         first_seed: the first seed.
 
     """
@@ -232,11 +232,11 @@ class Rollouts:
         self.prompts, self.left = prompts, budget
 
     def cost(self, condition: Condition, seeds: int) -> int:
-        """Return the number of images to make until a composition has so many seeds."""
+        """Return the number of images to generate until a composition has this number of seeds."""
         return max(0, seeds - self._made(condition)) * self.prompts
 
     def scores(self, condition: Condition, seeds: int) -> ConditionScores:
-        """Return the scores of a composition with so many seeds; missing images are made."""
+        """Return the scores of a composition with this number of seeds; missing images are generated."""
         key = condition.name, seeds
         if key in self._scores:
             return self._scores[key]
@@ -285,7 +285,7 @@ class Search:
         refine: Callable[[Move], Iterable[Move]],
         together: tuple[Move, ...] = (),
     ) -> tuple[list[Trial], Trial | None]:
-        """Return the compositions that were tried, and the one that is better than both whole by most.
+        """Return the compositions that were tried, and the one that improves most on both adapters at scale 1.
 
         Single moves come first, with a share of the budget. Then `together` and the best of them are combined, and
         moves of one block are tried on its cells. Round by round, fewer compositions get twice as many images; after
@@ -294,12 +294,12 @@ class Search:
         Args:
             whole: the composition to begin with.
             moves: moves to try, the most likely ones to help first.
-            refine: function that returns the moves of single cells that a move is made of.
-            together: moves that are tried together, however each of them does alone.
+            refine: function that returns the moves of single cells that make up a move.
+            together: moves that are tried together, whatever the score of each alone.
 
         Returns:
             The compositions, those with most images first and of these the best; and the best one, or None if both
-            whole are at least as good in the same images.
+            adapters at scale 1 are at least as good in the same images.
 
         """
         seeds, singles = self._first, self._best_singles(whole, moves)
@@ -309,7 +309,7 @@ class Search:
             seeds *= 2
             leaders = [trial for trial in self._ranked() if trial.moves][:kept]
             compared = [self._base, whole.condition(), *(trial.composition.condition() for trial in leaders[:1])]
-            if sum(self._rollouts.cost(one, seeds) for one in compared) > self._rollouts.left:
+            if sum(self._rollouts.cost(condition, seeds) for condition in compared) > self._rollouts.left:
                 break
             for moved in ((), *(trial.moves for trial in leaders)):
                 self._try(whole, moved, seeds)
@@ -318,7 +318,7 @@ class Search:
         return self._ranked(), self._better_than(whole)
 
     def _best_singles(self, whole: PairScales, moves: Iterable[Move]) -> list[Move]:
-        """Try both whole and single moves, as far as their share of the budget goes, and return the best that help."""
+        """Try both at scale 1 and single moves within their share of the budget, and return the best that help."""
         least = (1 - SINGLES) * self._rollouts.left
         self._try(whole, (), self._first)
         for move in moves:
@@ -329,8 +329,8 @@ class Search:
         return [trial.moves[0] for trial in helpful[:COMBINED]]
 
     def _try(self, whole: PairScales, moves: tuple[Move, ...], seeds: int) -> None:
-        """Try moves with so many seeds, if the budget allows and this is not done yet."""
-        if any(one.clashes(other) for one, other in combinations(moves, 2)):
+        """Try moves with this number of seeds, if the budget allows it and they were not tried yet."""
+        if any(move.clashes(other) for move, other in combinations(moves, 2)):
             return
         composition = whole
         for move in moves:
@@ -349,13 +349,13 @@ class Search:
         return next(trial for trial in self._ranked() if trial.moves)
 
     def _better_than(self, whole: PairScales) -> Trial | None:
-        """Return the leader, if it is better than both whole in the same images."""
+        """Return the leader if it is better than both adapters at scale 1 in the same images."""
         if len(self._trials) == 1:
             return None
         leader = self._leader()
         seeds = len(leader.scores.images) // self._rollouts.prompts
-        base, same = (self._rollouts.scores(one, seeds) for one in (self._base, whole.condition()))
-        return leader if leader.shares.balance > self._scale.shares(same, base).balance else None
+        base, at_one = (self._rollouts.scores(condition, seeds) for condition in (self._base, whole.condition()))
+        return leader if leader.shares.balance > self._scale.shares(at_one, base).balance else None
 
     def _ranked(self) -> list[Trial]:
         ranked = sorted(self._trials.values(), key=lambda item: (-item[0], -item[1].shares.balance))
@@ -378,7 +378,7 @@ def recommend(
     seed: int = 0,
     on_condition: OnCondition | None = None,
 ) -> Recommendation:
-    """Return the compositions that were tried, and the best one beside both adapters whole in new images.
+    """Return the compositions that were tried, and the best one beside both adapters at scale 1 in new images.
 
     Args:
         base: the base.
@@ -386,9 +386,9 @@ def recommend(
         judge: the scorers.
         sampling: prompts, seeds and steps. With several prompts, the search uses every other one and the proof the
             rest. The seeds and steps are those of the proof.
-        budget: number of images that the search makes at most.
+        budget: maximum number of images of the search.
         steps: sampling steps of the search.
-        seed: added to the seeds of the search.
+        seed: number that is added to the seeds of the search.
         on_condition: called before each composition is generated with (done, all, its name), in images.
 
     Raises:
@@ -400,7 +400,7 @@ def recommend(
     prompts = sampling.prompts[::2]
     least = 4 * len(prompts) * math.ceil(FIRST_IMAGES / len(prompts))
     if budget < least:
-        found = f"the base, each adapter alone and both alone take {least} images"
+        found = f"the base, each adapter alone and both together take {least} images"
         raise BwlabError(f"--budget {budget}", found, f"Give {least} or more; 600 is a thorough search")
     proved = Sampling(sampling.prompts[1::2] or prompts, sampling.seeds, sampling.steps, sampling.cfg)
     total = budget + 3 * len(proved.prompts) * len(proved.seeds)
@@ -454,13 +454,13 @@ def proof_of(
     *,
     new_prompts: bool,
 ) -> Proof:
-    """Return a composition beside both adapters whole, by `score`, which generates and scores with `sampling`."""
+    """Return a composition beside both adapters at scale 1; `score` generates and scores images with `sampling`."""
     base, *_, both = four_conditions()
     without, whole, changed = map(score, (base, both, best.condition()))
-    one, other = scale.shares(whole, without), scale.shares(changed, without)
+    whole_shares, best_shares = scale.shares(whole, without), scale.shares(changed, without)
     drawn = [scale.balances(scores, without, len(sampling.seeds)) for scores in (changed, whole)]
-    gain = interval(other.balance - one.balance, drawn[0] - drawn[1])
-    return Proof(sampling, whole, changed, one, other, gain, new_prompts)
+    gain = interval(best_shares.balance - whole_shares.balance, drawn[0] - drawn[1])
+    return Proof(sampling, whole, changed, whole_shares, best_shares, gain, new_prompts)
 
 
 def _reference_scores(judge: Judge, prompts: Sequence[str]) -> tuple[float, float]:

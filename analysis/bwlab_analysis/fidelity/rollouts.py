@@ -1,7 +1,7 @@
-"""Conflict measured: what each of two adapters loses beside the other in images that are generated in a few steps.
+"""Measured conflict: what each of two adapters loses beside the other in images that are generated in a few steps.
 
-The scores are those of images, but of few and unfinished ones: how well they tell what full images lose is not known
-beyond their intervals.
+The scored images are few and unfinished; docs/analysis-in-a-base.md says how well their scores predict what full images
+lose.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LIKENESS, LATENTS = "likeness", "latents"
 SHARED_BY = 0.8
-"""The share of an adapter's captions that a tag must be in to be one of its common tags."""
+"""Share of an adapter's captions that must contain a tag for it to be one of the common tags."""
 
 Scores: TypeAlias = Callable[[Sequence["Image"]], Sequence[float]]
 
@@ -45,7 +45,7 @@ class RolloutSettings:
 
     Attributes:
         prompts: the prompts.
-        samples: number of images of each composition, at least; as many for each prompt.
+        samples: smallest number of images of each composition; every prompt gets equally many.
         steps, cfg: as in `bwlab.generation.sample.generate`.
         draws: number of random adapters in the place of each adapter.
         seed: seed of the first image and of the random adapters. Every image of a composition has its own seed, as
@@ -68,11 +68,11 @@ class RolloutSettings:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What an adapter was trained on, as far as images are scored by it.
+    """The subject of an adapter's training, by which images are scored.
 
     Attributes:
         of: `"identity"`, `"style"` or `"likeness"`.
-        scores: function that scores images by it, higher is better.
+        scores: function that scores images by it; a higher score is better.
 
     """
 
@@ -84,8 +84,8 @@ def learned_from(clip: ClipModel, images: Sequence[Image], of: str | None = None
     """Return what training images share, as a scorer of generated images.
 
     Args:
-        clip: the model. The scorer of the embedded base tells identity from style; others score the likeness to the
-            training images as a whole.
+        clip: the model. The scorer of the embedded base distinguishes identity from style; others score the likeness to
+            the training images as a whole.
         images: the training images, one or more.
         of: `"identity"` or `"style"`; None: the part of the embeddings that is more alike among the images.
 
@@ -127,7 +127,7 @@ def measure_rollouts(
     Args:
         pipe: the base.
         a, b: the adapters.
-        learned: what `"a"` and `"b"` were trained on; empty if no scorer is at hand: then the change of the images'
+        learned: what `"a"` and `"b"` were trained on; empty if there is no scorer: then the change of the images'
             latents is measured instead of scores.
         settings: prompts, seeds and steps.
         on_step: called with the numbers of finished sampling steps and of all.
@@ -174,7 +174,7 @@ def _generated(
 
 
 def _report(on_step: OnProgress, place: int, compositions: int, done: int, steps: int) -> None:
-    """Tell the steps of all compositions, of which `place` are finished."""
+    """Report the finished steps of all compositions, of which `place` are finished."""
     on_step(place * steps + done, compositions * steps)
 
 
@@ -182,7 +182,7 @@ def _cost(
     name: str, learned: Learned, images: Mapping[str, Sequence[Image]], random: Sequence[str], settings: RolloutSettings
 ) -> Cost:
     compositions = (BASE, name, BOTH, *random)
-    # In one call, as a scorer looks at the training images each time.
+    # Score all images in one call, because every call embeds the training images again.
     scores = learned.scores([image for composition in compositions for image in images[composition]])
     base, alone, both, *others = np.asarray(scores, np.float64).reshape(len(compositions), -1, settings.seeds)
     lost = share_lost(base, alone, both)
@@ -236,11 +236,11 @@ def shared_prompt(captions: Sequence[Sequence[str]]) -> str | None:
     places: dict[str, list[float]] = {}
     for texts in captions:
         tags = [[tag.strip() for tag in text.split(",") if tag.strip()] for text in texts]
-        found: dict[str, list[float]] = {}
+        positions: dict[str, list[float]] = {}
         for row in tags:
             for place, tag in enumerate(dict.fromkeys(row)):
-                found.setdefault(tag, []).append(place / len(row))
-        common = {tag: where for tag, where in found.items() if len(where) >= SHARED_BY * len(texts)}
+                positions.setdefault(tag, []).append(place / len(row))
+        common = {tag: where for tag, where in positions.items() if len(where) >= SHARED_BY * len(texts)}
         if not common:
             return None
         for tag, where in common.items():

@@ -113,7 +113,7 @@ class Judge:
 
     @property
     def errors(self) -> tuple[MeasureError, ...]:
-        """The scorers of plugins that failed; they are not asked again."""
+        """The scorers of plugins that failed; they are not called again."""
         owners = {scorer.name: scorer.owner for scorer in self.scorers}
         return tuple(MeasureError(owners[name], name, "all", reason) for name, reason in self._failures.items())
 
@@ -294,10 +294,10 @@ def block_profiles(scores: Sequence[ConditionScores], seeds: int) -> list[BlockP
     ]
 
 
-def difference(one: ConditionScores, other: ConditionScores, seeds: int) -> dict[str, Interval]:
+def difference(first: ConditionScores, second: ConditionScores, seeds: int) -> dict[str, Interval]:
     """Return the mean difference of each score, image by image, with its interval."""
     return {
-        name: bootstrap(np.reshape(np.subtract(values, other.values[name]), (-1, seeds)))
-        for name, values in one.values.items()
-        if name in other.values
+        name: bootstrap(np.reshape(np.subtract(values, second.values[name]), (-1, seeds)))
+        for name, values in first.values.items()
+        if name in second.values
     }

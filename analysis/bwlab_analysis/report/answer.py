@@ -71,15 +71,15 @@ def cost_text(cost: Cost, own: str, other: str) -> str:
 
 
 def changed_text(cost: Cost, own: str, other: str) -> str:
-    """Return how far one adapter's images change beside another, where no scorer tells whether this is damage."""
+    """Return how far one adapter's images change beside another, for which no scorer shows whether this is damage."""
     assert cost.lost is not None
     null = ""
     if cost.random_lost is not None:
         null = f"; beside random adapters of {other}'s norms, {cost.random_lost.mean:.2f}"
     return (
         f"Beside {other}, the images of {own} change by {cost.lost.mean:.2f} (95 % interval {cost.lost.low:.2f} to "
-        f"{cost.lost.high:.2f}; 0: not at all, 1: into unrelated ones{null}). Without a scorer, --clip MODEL, nobody "
-        "knows whether this is damage."
+        f"{cost.lost.high:.2f}; 0: not at all, 1: into unrelated ones{null}). Without a scorer (--clip MODEL) it "
+        "is unknown whether this is damage."
     )
 
 
@@ -179,11 +179,11 @@ def conflict_score_text(losses: Sequence[LossReport], names: tuple[str, str]) ->
     harms = ", ".join(f"{name} {report.harm.value:+.3f}" for name, report in zip(names, losses, strict=True))
     return (
         f"Conflict score {score:.3f}: the mean rise of the loss on each adapter's training images beside the other "
-        f"adapter ({harms}). In bwlab's study the rise on an identity's images went along somewhat with the identity "
-        f"that was lost (rank correlation {HARM_RHO['identity']:.2f}), the rise on a style's images not with the style "
-        f"({HARM_RHO['style']:.2f}), and the cosine of the weights hardly with either "
-        f"({COSINE_RHO['identity']:.2f}, {COSINE_RHO['style']:.2f}). Take it as a hint; 'bwlab analyze recommend' "
-        "generates and scores images to make sure."
+        f"adapter ({harms}). In bwlab's study the rise on an identity's images was somewhat correlated with "
+        f"the identity that was lost (rank correlation {HARM_RHO['identity']:.2f}), the rise on a style's images not "
+        f"with the style ({HARM_RHO['style']:.2f}), and the cosine of the weights hardly with either "
+        f"({COSINE_RHO['identity']:.2f}, {COSINE_RHO['style']:.2f}). Take the score as a hint; 'bwlab analyze "
+        "recommend' generates and scores images to make sure."
     )
 
 
@@ -208,7 +208,7 @@ def doubt_text(report: LossReport, own: str) -> str:
 
 
 def no_advice() -> str:
-    """Return why no block is advised, and what finds scales that help."""
+    """Return why no block is advised, and which command searches for scales that help."""
     return (
         "No block is advised from these numbers: in bwlab's study, the block with the largest recovery for its cost "
         f"was the best block to switch off in {100 * TOP_1:.0f} % of pairs ({100 * CHANCE:.0f} % by chance). "

@@ -63,10 +63,10 @@ EFFECTS = {
 MEANINGS = {
     "effect_a": "how far {a} alone moves the base's activations, as a share of their norm",
     "effect_b": "how far {b} alone moves the base's activations, as a share of their norm",
-    "alignment": "cosine of the two effects: above 0 in one direction, below 0 against each other",
-    "retention_a": "share of {a}'s effect that is left beside {b}: 1 all of it, 0 nothing, below 0 reversed",
-    "retention_b": "share of {b}'s effect that is left beside {a}: 1 all of it, 0 nothing, below 0 reversed",
-    "interaction": "how far the effects do not simply add up: 0 they do",
+    "alignment": "cosine of the two effects; above 0: in the same direction, below 0: in opposite directions",
+    "retention_a": "share of {a}'s effect that is left beside {b}; 1: all of it, 0: nothing, below 0: reversed",
+    "retention_b": "share of {b}'s effect that is left beside {a}; 1: all of it, 0: nothing, below 0: reversed",
+    "interaction": "how far the effects deviate from their sum; 0: they simply add up",
 }
 """What the measures of activations mean, in plain words."""
 LOSS_MEANINGS = {
@@ -111,7 +111,7 @@ def present_conflict(
 
 
 def _asked_for(report: ConflictReport, cells: bool) -> bool:
-    """Return whether options ask for measures of weights that otherwise are details."""
+    """Return whether options request measures of weights that are details otherwise."""
     return cells or any(measure.slow for measure in report.measures)
 
 
@@ -132,10 +132,10 @@ def _answer_section(report: ConflictReport, in_base: PairInBase, advice: Present
 
 
 def _to_copy(lines: Sequence[str]) -> str:
-    """Return what the lines to copy are."""
+    """Return the heading of the lines to copy."""
     if len(lines) == 1:
         return "To copy:"
-    return "To copy (first scales that helped most pairs of bwlab's study, then the search for this pair's own):"
+    return "To copy (scales that helped most pairs of bwlab's study, then the search for scales of this pair):"
 
 
 def _scored(in_base: PairInBase) -> bool:
@@ -267,8 +267,8 @@ def _blame_items(blame: Sequence[BlockBlame], names: Sequence[str]) -> tuple[Ite
         (Cell(f"{named[block.adapter]} in {block.block}"), share_cell(block.gain), share_cell(block.loss))
         for block in blame
     )
-    heads = columns_of("switched off", "gives the other", "costs its own")
-    note = "Shares of each adapter's effect on the prediction; below 0: the adapter is worse off without the block."
+    heads = columns_of("switched off", "other gains", "own loses")
+    note = "Shares of each adapter's effect on the prediction; a gain below 0 is a loss, a loss below 0 a gain."
     return (Table(heads, rows, title="Blame", note=note, terminal_rows=BLAMED_ON_TERMINAL),)
 
 
@@ -309,8 +309,8 @@ def losses_tables(reports: Sequence[LossReport], names: Mapping[str, str]) -> tu
     columns = (Column(head, meaning=meaning) for head, meaning in LOSS_MEANINGS.items())
     heads = (Column("images of", align="left"), *columns)
     note = (
-        "Losses: harm is the rise by the other adapter, random that by random ones, kept the share of its gain that "
-        "is left. In brackets: standard errors."
+        "Losses. Harm: rise of the loss by the other adapter; random: by random adapters; kept: share of the "
+        "adapter's gain that is left. In brackets: standard errors."
     )
     return (Table(heads, tuple(_loss_row(report, names) for report in reports), note=note),)
 

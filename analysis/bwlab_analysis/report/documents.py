@@ -271,30 +271,30 @@ def fidelity_document(
 
 def recommend_document(
     head: Mapping[str, Json],
-    found: Recommendation,
+    recommendation: Recommendation,
     scheme: BlockScheme,
     command: str,
     errors: Sequence[MeasureError] = (),
 ) -> dict[str, Json]:
     """Return the report of `bwlab analyze recommend`: the composition to use, its proof, and all that were tried."""
     failed = [error.name for error in errors]
-    specs = {name: found.composition.spec(name) for name in (IDENTITY, STYLE)}
-    proof = found.proof
+    specs = {name: recommendation.composition.spec(name) for name in (IDENTITY, STYLE)}
+    proof = recommendation.proof
     return {
         "schema": "bwlab.analyze.recommend",
         "schema_version": SCHEMA_VERSION,
         **head,
         "specs": dict(specs),
-        "schedules": dict(zip((IDENTITY, STYLE), found.composition.schedules, strict=True)),
+        "schedules": dict(zip((IDENTITY, STYLE), recommendation.composition.schedules, strict=True)),
         **_notations(specs, scheme),
         "command": command,
-        "recommended": is_recommended(found),
-        "verdict": recommendation_text(found),
+        "recommended": is_recommended(recommendation),
+        "verdict": recommendation_text(recommendation),
         "search": {
-            "budget": found.budget,
-            "prompts": list[Json](found.searched.prompts),
-            "seeds": list[Json](found.searched.seeds),
-            "steps": found.searched.steps,
+            "budget": recommendation.budget,
+            "prompts": list[Json](recommendation.searched.prompts),
+            "seeds": list[Json](recommendation.searched.seeds),
+            "steps": recommendation.searched.steps,
         },
         "proof": None
         if proof is None
@@ -317,7 +317,7 @@ def recommend_document(
                 "balance": asdict(trial.balance),
                 "scores": _intervals(trial.scores.scores, failed),
             }
-            for trial in found.trials
+            for trial in recommendation.trials
         ],
     }
 

@@ -73,7 +73,7 @@ def present_fidelity(
 
 
 def present_recommendation(
-    found: Recommendation,
+    recommendation: Recommendation,
     scheme: BlockScheme,
     command: str,
     errors: Sequence[MeasureError] = (),
@@ -81,28 +81,28 @@ def present_recommendation(
     """Return the presentation of a search: the composition to use with its proof, and all that were tried.
 
     Args:
-        found: the result of the search.
+        recommendation: the result of the search.
         scheme: blocks of the base.
         command: the command line that generates with the composition to use.
         errors: scorers that failed.
 
     """
-    specs = {adapter: found.composition.spec(adapter) for adapter in (IDENTITY, STYLE)}
-    schedules = zip((IDENTITY, STYLE), found.composition.schedules, strict=True)
+    specs = {adapter: recommendation.composition.spec(adapter) for adapter in (IDENTITY, STYLE)}
+    schedules = zip((IDENTITY, STYLE), recommendation.composition.schedules, strict=True)
     lines = tuple(f'{adapter}: --schedule "{schedule}"' for adapter, schedule in schedules if schedule)
     columns = (
         *columns_of("images", "balance", "identity", "style", "text"),
-        Column("what was done", align="left", wrap=True),
+        Column("change", align="left", wrap=True),
     )
-    table = Table(columns, tuple(map(_trial_row, found.trials)), note=SHARES_NOTE)
+    table = Table(columns, tuple(map(_trial_row, recommendation.trials)), note=SHARES_NOTE)
     details = [
-        *([Section("New images", (_proof_table(found.proof),))] if found.proof is not None else []),
+        *([Section("New images", (_proof_table(recommendation.proof),))] if recommendation.proof is not None else []),
         Section("Compositions tried, those with most images first", (table, *error_lines(errors))),
-        Section("Scales of every composition", (_scales_table(found.trials),), page_only=True),
+        Section("Scales of every composition", (_scales_table(recommendation.trials),), page_only=True),
     ]
-    title = "Recommended composition" if is_recommended(found) else "Compositions tried"
-    answer: list[Item] = [recommendation_text(found)]
-    if is_recommended(found):
+    title = "Recommended composition" if is_recommended(recommendation) else "Compositions tried"
+    answer: list[Item] = [recommendation_text(recommendation)]
+    if is_recommended(recommendation):
         answer += [*spec_items(specs, scheme), *([Verbatim(lines)] if lines else []), Verbatim((command,))]
     return Presentation(title, Section("What to do", tuple(answer)), tuple(details))
 
@@ -168,7 +168,7 @@ def _proof_table(proof: Proof) -> Table:
 
 def _scales_table(trials: Sequence[Trial]) -> Table:
     columns = tuple(
-        Column(head, align="left") for head in ("what was done", "identity's blocks", "style's blocks", "schedules")
+        Column(head, align="left") for head in ("change", "identity's blocks", "style's blocks", "schedules")
     )
     rows = tuple(
         (

@@ -1,4 +1,4 @@
-"""The presentation of `bwlab analyze conflict` for three or more adapters: who keeps how much beside whom."""
+"""The presentation of `bwlab analyze conflict` for three or more adapters: how much each keeps beside the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     InBase = Sequence[tuple[ConflictReport, PairInBase]]
 
 OfOne = TypeVar("OfOne", "LossReport", "Cost")
-"""What is found of one adapter beside another."""
+"""The type of a result for one adapter beside another."""
 COMPARED_WEIGHTS = ("cosine", "out_overlap", "in_overlap")
 KEPT = "Share of what it learned from its images that the adapter in a row keeps beside the adapter in a column"
 RETAINED = "Share of its effect that the adapter in a row retains beside the adapter in a column"
@@ -54,7 +54,7 @@ def present_conflicts(
     losses = _by_names(in_base, lambda pair: pair.losses)
     lines = [_worst_line(name, names, losses, in_base) for name in names.values()]
     lines += [
-        kept_text(report, names[file], "all the others together", "as many random adapters of their norms")
+        kept_text(report, names[file], "all the others together", "the same number of random adapters of their norms")
         for file, report in together.items()
     ]
     matrix: Item = _kept(list(names.values()), losses, together, names) if losses else _retained(names, in_base)
@@ -72,12 +72,12 @@ def _files(names: Mapping[Path, str]) -> Verbatim:
 
 
 def _by_names(pairs: InBase, of: Callable[[PairInBase], Iterable[OfOne]]) -> dict[tuple[str, str], OfOne]:
-    """Return what was found of one adapter beside another, by the names of both."""
+    """Return the results for one adapter beside another, by the names of both."""
     by_names = {}
     for report, pair in pairs:
-        for found in of(pair):
-            own, other = report.names if found.adapter == "a" else report.names[::-1]
-            by_names[own, other] = found
+        for result in of(pair):
+            own, other = report.names if result.adapter == "a" else report.names[::-1]
+            by_names[own, other] = result
     return by_names
 
 
@@ -99,7 +99,8 @@ def _worst_line(
 ) -> str:
     """Return what an adapter loses beside the one that costs it most.
 
-    In generated images that were scored; without them by losses, and without training images by effects.
+    The loss is that in generated images if they were scored, otherwise that by denoising losses or, without training
+    images, by effects.
     """
     costs = {other: cost for (of, other), cost in _by_names(pairs, _costs).items() if of == name}
     shares = {other: cost.lost.mean for other, cost in costs.items() if cost.scored and cost.lost is not None}
@@ -142,7 +143,7 @@ def _kept_cell(report: LossReport | None) -> Cell:
 
 
 def _effects(names: Mapping[Path, str], pairs: InBase, with_matrix: bool) -> tuple[Item, ...]:
-    """Return the measures of all pairs on the base's prediction, with the matrix of retentions if it is asked for."""
+    """Return the measures of all pairs on the base's prediction, with the matrix of retentions if it is requested."""
     rows = []
     for report, pair in pairs:
         measures = pair.interaction.at(PREDICTION).measures

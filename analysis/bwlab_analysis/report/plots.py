@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:
-    """Return bars of a pair's measures by block over all timesteps; lines show the range of random adapters."""
+    """Return a bar chart of a pair's measures by block over all timesteps; lines show the range of random adapters."""
     places = [place for place in report.effects if place.timestep == ALL_TIMES]
     values = {name: {place.block: place.measures[name] for place in places} for name in measures}
     return _bars(values, "share kept" if all("retention" in name for name in measures) else "")
@@ -46,7 +46,7 @@ def plot_activations(report: ActivationReport, measure: str = "effect") -> Figur
 
 
 def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -> Figure:
-    """Return bars of one score's change by each block of `"identity"` or `"style"`, with 95 % intervals.
+    """Return a bar chart of one score's change by each block of `"identity"` or `"style"`, with 95 % intervals.
 
     Raises:
         BwlabError: there is no profile of that adapter.
@@ -77,12 +77,12 @@ def _bars(values: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
     blocks = list(next(iter(values.values())))
     figure, (axes,) = panels(1.5 + 0.75 * len(blocks), 3.2)
     width = 0.8 / len(values)
-    for offset, (name, found) in enumerate(values.items()):
+    for offset, (name, measures) in enumerate(values.items()):
         places = [index + width * (offset + 0.5) - 0.4 for index in range(len(blocks))]
-        heights = [measured.value if (measured := found[block]) is not None else 0.0 for block in blocks]
+        heights = [measured.value if (measured := measures[block]) is not None else 0.0 for block in blocks]
         axes.bar(places, heights, 0.9 * width, label=name.replace("_", " "))
         for place, block in zip(places, blocks, strict=True):
-            measured = found[block]
+            measured = measures[block]
             if measured is not None and measured.random is not None:
                 spread = measured.random_sd or 0.0
                 axes.errorbar(place, measured.random, yerr=spread, color="black", capsize=3, fmt="_")

@@ -50,7 +50,7 @@ class Section:
         title: the heading.
         items: items from top to bottom.
         page_only: whether a terminal leaves the section out.
-        detail: whether a terminal shows the section only if details are asked for.
+        detail: whether a terminal shows the section only if details are requested.
 
     """
 

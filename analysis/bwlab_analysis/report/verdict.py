@@ -36,7 +36,7 @@ UNINFORMATIVE = "In bwlab's study it hardly predicted the fidelity that pairs lo
 
 # Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
 ENOUGH_IMAGES = 12
-ENOUGH_RETAINED = 0.25  # of the way from the base to the references, for a composition to be recommended
+ENOUGH_RETAINED = 0.25  # least share of the way from the base to the references of a recommended composition
 MOST_CARRIERS = 4
 LEAST_RISE = 0.005  # a smaller rise is shown as +0.00
 
@@ -234,38 +234,38 @@ def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
     return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise --seeds."
 
 
-def is_recommended(found: Recommendation) -> bool:
+def is_recommended(recommendation: Recommendation) -> bool:
     """Return whether the best composition is proved to be better and gets far enough with both adapters."""
-    if not found.improves or found.proof is None:
+    if not recommendation.improves or recommendation.proof is None:
         return False
-    return min(found.proof.best_shares.identity, found.proof.best_shares.style) >= ENOUGH_RETAINED
+    return min(recommendation.proof.best_shares.identity, recommendation.proof.best_shares.style) >= ENOUGH_RETAINED
 
 
-def recommendation_text(found: Recommendation) -> str:
-    """Return whether to change anything, and what it gains in images that the search did not use."""
-    proof, tried = found.proof, counted(len(found.trials), "composition")
+def recommendation_text(recommendation: Recommendation) -> str:
+    """Return the recommendation, and its gain in images that the search did not use."""
+    proof, tried = recommendation.proof, counted(len(recommendation.trials), "composition")
     if proof is None:
-        return f"Leave both as they are: none of {tried} is better than both whole."
+        return f"Leave both as they are: none of {tried} is better than both at scale 1."
     images = counted(len(proof.best.images), "image")
     where = f"{images} for {'prompts and seeds' if proof.new_prompts else 'seeds'} that the search did not use"
     gain = proof.gain
     between = f"95 % interval {signed_text(gain.low)} to {signed_text(gain.high)}"
-    if not found.improves:
+    if not recommendation.improves:
         return (
             f"Leave both as they are: in {where}, the best of {tried} changes the balance by {signed_text(gain.mean)} "
-            f"({between}), which may be chance. More prompts, --seeds or --budget can find smaller gains."
+            f"({between}), which may be chance. More prompts, more --seeds or a larger --budget can find smaller gains."
         )
-    both = ", ".join(
-        f"the {name} {100 * before:.0f} % without and {100 * after:.0f} % with the change"
+    shares = " and ".join(
+        f"the {name} covers {100 * before:.0f} % without and {100 * after:.0f} % with the change"
         for name, before, after in (
             ("identity", proof.whole_shares.identity, proof.best_shares.identity),
             ("style", proof.whole_shares.style, proof.best_shares.style),
         )
     )
-    ways = f"Of the way from the base to the reference images, {both}."
-    if not is_recommended(found):
+    ways = f"Of the way from the base to the reference images, {shares}."
+    if not is_recommended(recommendation):
         return (
-            f"No composition is recommended: the best of {tried} is better than both whole, but it loses too much of "
-            f"an adapter. {ways} Look at the images, and try other training or other adapters."
+            f"No composition is recommended: the best of {tried} is better than both at scale 1, but it shows too "
+            f"little of an adapter. {ways} Inspect the images, and try other training or other adapters."
         )
     return f"Use the scales below: in {where}, they change the balance by {signed_text(gain.mean)} ({between}). {ways}"

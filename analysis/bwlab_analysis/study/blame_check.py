@@ -1,4 +1,4 @@
-"""Whether the block that is blamed is the one to switch off, against switching off every block in turn."""
+"""Check of the blamed blocks against an exhaustive search, which switches off every block in turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bwlab_analysis.study.statistics import Shares
 Block = tuple[str, str]
 """Adapter `"a"` (the identity's) or `"b"` (the style's), and block."""
 TRIED = (1, 2, 3, 5)
-"""Numbers of most blamed blocks of which the best is switched off."""
+"""Numbers of most blamed blocks that are tried; the best of them is switched off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class SearchedPair:
 
     @property
     def best(self) -> float:
-        """The best gain of one block off; 0 if none gains."""
+        """The largest gain by switching off one block; 0 if there is none."""
         return max([0.0, *self.gains.values()])
 
     def regret(self, way: str, tried: int) -> float:
@@ -45,7 +45,7 @@ class SearchedPair:
         return self.best - max([0.0, *gains])
 
     def agrees(self, way: str) -> bool:
-        """Return whether the most blamed block is the one of most gain; false if no block is blamed."""
+        """Return whether the most blamed block has the largest gain; false if no block is blamed."""
         return self.ways.get(way, ())[:1] == (max(self.gains, key=lambda block: self.gains[block]),)
 
 
@@ -90,7 +90,7 @@ def _recommended_gain(shares: Shares, pair: PairKey) -> float | None:
 
 
 def _ways(blame: Mapping[str, Sequence[Blamed]]) -> Iterator[tuple[str, list[Block]]]:
-    """Yield each way of blaming with its order of blocks: by the other's gain, and by that less the own loss."""
+    """Yield each way of blaming with its order of blocks: by the other adapter's gain, and by gain minus loss."""
     for way, blocks in blame.items():
         yield f"{way}, gain", _ranked(blocks, 0.0)
         if all(block.loss is not None for block in blocks):

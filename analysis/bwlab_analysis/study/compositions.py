@@ -45,13 +45,13 @@ def swept(sweep: SweepPlan, of: CompositionPlan, blocks: Iterable[str]) -> Itera
 
 def adapted_blocks(adapter: AdapterPlan, scheme: BlockScheme) -> list[str]:
     """Return the blocks of the UNet that an adapter changes."""
-    # Ranks are asked for block by block, since a block's modules may have ranks of their own.
+    # Look ranks up block by block, because the modules of a block may have ranks of their own.
     ranks = rank_spec(adapter, scheme).by_block()
     return [block for block, rank in ranks.items() if rank and block != "te"]
 
 
 def rank_spec(adapter: AdapterPlan, scheme: BlockScheme) -> BlockSpec:
-    """Return the ranks of an adapter; BwlabError for a spec that makes no sense in the base's blocks."""
+    """Return the ranks of an adapter; BwlabError for a spec that does not fit the base's blocks."""
     from bwlab.blocks.spec import parse_spec
     from bwlab.training.config import AdapterConfig
 
@@ -120,10 +120,10 @@ def _more(a: int | None, b: int | None) -> int | None:
 
 
 def check_measures(measures: MeasurePlan, compositions: Mapping[str, CompositionPlan]) -> None:
-    """Raise BwlabError for a pattern without a composition, or for a search where adapters are not whole.
+    """Raise BwlabError for a pattern without a composition, or for a search whose adapters are not at scale 1.
 
     Args:
-        measures: what is to be measured.
+        measures: the pairs of adapters to measure.
         compositions: all compositions, those of sweeps among them.
 
     """
@@ -138,12 +138,12 @@ def check_measures(measures: MeasurePlan, compositions: Mapping[str, Composition
     for name in measured:
         whole = all(scale == "1" for scale in compositions[name].use.values())
         if not whole and matches(name, measures.recommend):
-            fix = "Search a composition whose adapters are whole"
+            fix = "Search a composition whose adapters have scale 1"
             raise BwlabError(f"measures.recommend: {name}", "its scales are not 1", fix)
 
 
 def check_fusions(plan: StudyPlan, manager: PluginManager) -> None:
-    """Raise BwlabError for a composition whose fusion method there is not, or has no such option."""
+    """Raise BwlabError for a composition whose fusion method does not exist or has no such option."""
     for name, composition in plan.compositions.items():
         try:
             manager.fusion(composition.fusion)
@@ -152,7 +152,7 @@ def check_fusions(plan: StudyPlan, manager: PluginManager) -> None:
 
 
 def check_specs(plan: StudyPlan, scheme: BlockScheme) -> None:
-    """Raise BwlabError for an adapter's ranks or a composition's scales that make no sense in the base's blocks."""
+    """Raise BwlabError for an adapter's ranks or a composition's scales that do not fit the base's blocks."""
     from bwlab.blocks.spec import parse_spec
 
     for name, adapter in plan.adapters.items():

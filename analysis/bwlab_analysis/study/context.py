@@ -1,4 +1,4 @@
-"""Where a study runs, and what a process opens once for all the jobs that it runs: base, adapters and scorers."""
+"""The location of a study, and the base, adapters and scorers that a process opens once for all of its jobs."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class StudyLocation:
 
 @dataclass(frozen=True, eq=False)
 class JobContext:
-    """A study's location, with what its jobs share; each thing is opened when it is first asked for.
+    """The location of a study and all that its jobs share, each opened on first use.
 
     Attributes:
         location: where the study runs.
-        warn: takes a warning.
+        warn: function that takes a warning.
         base: name of a base -> the base.
         adapter: name of a base, file -> the adapter for that base.
-        judge: references of an identity and a style -> what scores images by them.
+        judge: references of an identity and a style -> the judge that scores images by them.
         clip: the open_clip model that scores.
         generated: name of a base, prompts, number of images, seed -> noisy latents of images by the base alone.
         warned: the warnings of failures so far.
@@ -68,7 +68,7 @@ class JobContext:
     warned: set[str] = field(default_factory=set)
 
     def warn_of_failures(self, judge: Judge) -> None:
-        """Warn once of each scorer of a plugin that failed; the study has no scores by it."""
+        """Warn once about each scorer of a plugin that failed; the study has no scores by it."""
         for line in error_lines(judge.errors):
             if line not in self.warned:
                 self.warned.add(line)
@@ -87,7 +87,7 @@ def open_job_context(location: StudyLocation, warn: Warn) -> JobContext:
 
     manager = installed_manager()
     base = cache(lambda name: open_base(name, manager, location.device))
-    scorers = cache(lambda: _scorers(location, manager, warn))  # one model for all judges
+    scorers = cache(lambda: _scorers(location, manager, warn))  # all judges share one model
 
     @lru_cache(ADAPTERS_KEPT)
     def adapter(name: str, file: Path) -> Adapter:

@@ -1,4 +1,4 @@
-"""From a plan to its jobs: every adapter, composition, score and measure of every identity and style."""
+"""The expansion of a plan into jobs: every adapter, composition, score and measure of every identity and style."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 MakeJob: TypeAlias = Callable[[str, CompositionPlan, Subject, Subject], Job]
-"""Makes a job of a composition's name, the composition, an identity and a style."""
+"""Function that makes a job from a composition's name, the composition, an identity and a style."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def expand(plan: StudyPlan, scheme: BlockScheme, scorer: str) -> ExpandedPlan:
     Args:
         plan: the study.
         scheme: blocks of its base.
-        scorer: hash of the scorers' weights; scores by other weights are other jobs.
+        scorer: hash of the scorers' weights; scores by other weights are separate jobs.
 
     Raises:
         BwlabError: a measured composition is not of one identity's and one style's adapter side by side, no composition
@@ -137,7 +137,7 @@ class _PlanJobs:
         self._by_key: dict[str, Job] = {}
 
     def _job(self, name: str, settings: JobSettings, needs: Mapping[str, Job] | None = None) -> Job:
-        """Return the job with these settings and needs, under the name by which it was first asked for."""
+        """Return the job with these settings and needs, under the name of its first request."""
         job = Job(name, settings, needs or {})
         return self._by_key.setdefault(job.key, job)
 

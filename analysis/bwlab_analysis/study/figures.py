@@ -60,7 +60,7 @@ def identity_and_style(shares: Shares) -> Figure:
 
 
 def carried_by_blocks(table: Table) -> Figure:
-    """Return bars of identity and style by block, a panel for each sweep."""
+    """Return a bar chart of identity and style by block, with a panel for each sweep."""
     sweeps = list(dict.fromkeys(row[:2] for row in table.rows))
     figure, columns = panels(5 * len(sweeps), 3.5, len(sweeps))
     for panel, sweep in zip(columns, sweeps, strict=True):
@@ -76,7 +76,7 @@ def carried_by_blocks(table: Table) -> Figure:
 
 
 def predictions(table: Table) -> Figure:
-    """Return bars of held-out rank correlations, the strongest first."""
+    """Return a bar chart of held-out rank correlations, the strongest first."""
     rows = [row for row in table.rows if row[1].value is not None][:MEASURES_IN_FIGURE]
     figure, (axes,) = panels(8, 1 + 0.25 * len(rows))
     axes.barh(range(len(rows)), [row[1].value for row in rows])
@@ -88,7 +88,7 @@ def predictions(table: Table) -> Figure:
 
 
 def labelled(rows: Mapping[str, Sequence[Image]]) -> Image:
-    """Return a sheet of images of one size, row by row, each row's name at its left; at least one row of one."""
+    """Return a sheet of images of one size, row by row, with each row's name at its left; there must be an image."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(13)

@@ -24,12 +24,12 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 @dataclass(frozen=True)
 class SubjectFingerprint:
-    """An identity or a style as jobs know it.
+    """An identity or a style in the settings of jobs.
 
     Attributes:
         kind: `"identity"` or `"style"`.
         name: its name in the plan, and in the benchmark.
-        words: what prompts call it.
+        words: the words for it in prompts.
         folder: the folder of its captioned images; None if they are the benchmark's.
         files: a hash of the folder's files; None without a folder.
 
@@ -44,7 +44,7 @@ class SubjectFingerprint:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a training learns, and how.
+    """Settings of a training.
 
     Attributes:
         base: the base model, as `bwlab train` takes it.
@@ -63,7 +63,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class MergeSettings:
-    """How adapters become one file by TIES or DARE.
+    """Settings of a merge of adapters into one file by TIES or DARE.
 
     Attributes:
         base: the base model.
@@ -84,7 +84,7 @@ class MergeSettings:
 
 @dataclass(frozen=True)
 class ZipMergeSettings:
-    """How two adapters become one file by ZipLoRA.
+    """Settings of a merge of two adapters into one file by ZipLoRA.
 
     Attributes:
         base: the base model.
@@ -101,12 +101,12 @@ class ZipMergeSettings:
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """Images of a composition.
+    """Settings of the images of a composition.
 
     Attributes:
         base: the base model.
         scales: a scale for each adapter: a number or a block spec.
-        prompts: each is sampled with each seed.
+        prompts: the prompts; each is sampled with each seed.
         seeds: number of images of a prompt, from seed 0 on.
         steps, cfg: steps and guidance of DPM++ 2M Karras.
         fusion: how the adapters act together.
@@ -125,10 +125,10 @@ class GenerateSettings:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Whose images score a composition's, and by which weights.
+    """The reference images of scores, and the weights of the scorer.
 
     Attributes:
-        scorer: a hash of the scorer's weights; scores by other weights are other jobs.
+        scorer: a hash of the scorer's weights; scores by other weights are separate jobs.
         identity, style: the subjects whose images are the references.
 
     """
@@ -140,11 +140,11 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Scores of images.
+    """Settings of the scores of images.
 
     Attributes:
-        judge: what scores them.
-        prompts: the prompts of the images, each of equally many.
+        judge: references and scorer of the scores.
+        prompts: the prompts of the images; each has equally many images.
         control: name of the control that is scored; None for the images of the job that it needs.
 
     """
@@ -157,13 +157,13 @@ class ScoreSettings:
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """Measures of a pair of adapters, as `bwlab analyze conflict` takes them.
+    """Settings of the measures of a pair of adapters, as `bwlab analyze conflict` takes them.
 
     Attributes:
         base: the base model.
         scales: scale of the identity's adapter and of the style's: a number or a block spec.
         identity, style: the subjects that the adapters were trained on.
-        prompts: prompts whose images the adapters are measured on, too.
+        prompts: prompts for which images are generated to measure on, too.
         latents: number of latents of each source.
         timesteps: timesteps with commas between.
         draws: number of pairs of random adapters.
@@ -187,15 +187,15 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class RecommendSettings:
-    """A search for block scales, as `bwlab analyze recommend` does it.
+    """Settings of a search for block scales, as `bwlab analyze recommend` does it.
 
     Attributes:
         base: the base model.
-        judge: what scores the compositions that are tried.
+        judge: references and scorer of the compositions that are tried.
         prompts: the prompts of the search and of its proof.
         seeds: number of images of a prompt in the proof, from seed 0 on.
         steps, cfg: steps of the proof, and guidance of DPM++ 2M Karras.
-        budget: number of images that the search makes at most.
+        budget: maximum number of images of the search.
 
     """
 
@@ -224,12 +224,12 @@ JobSettings: TypeAlias = (
 class Job:
     """A training, merge, generation, measurement, score or recommendation.
 
-    Two jobs with equal settings and needs are one: they have one key, one folder and one result.
+    Two jobs with equal settings and needs are the same job: they share one key, one folder and one result.
 
     Attributes:
-        name: what people call it; decides nothing.
-        settings: all that decides the result beside the needs.
-        needs: jobs whose results it uses, by the part they play.
+        name: name in messages; it does not affect the result.
+        settings: all that determines the result beside the needs.
+        needs: jobs whose results it uses, by their role.
 
     """
 
@@ -246,7 +246,7 @@ class Job:
     def key(self) -> str:
         """Sixteen hexadecimal digits of a hash of kind, settings and needs."""
         needs = {role: job.key for role, job in self.needs.items()}
-        # A plain sum is left out, so that studies from before there were fusions continue.
+        # The key leaves out a plain sum, so that studies from before fusions existed can be continued.
         settings = {name: value for name, value in asdict(self.settings).items() if (name, value) != ("fusion", SUM)}
         text = json.dumps([self.kind, settings, needs], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -281,7 +281,7 @@ def slug(name: str) -> str:
 
 
 def with_needs(jobs: Iterable[Job]) -> list[Job]:
-    """Return jobs and all that they need, each key once, needs before what needs them, kinds in order."""
+    """Return jobs and all their needs, each key once, needs before the jobs that need them, kinds in order."""
     by_key: dict[str, Job] = {}
     for asked in jobs:
         for job in _needs_and_itself(asked):

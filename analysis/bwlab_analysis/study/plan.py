@@ -117,13 +117,13 @@ class MeasurePlan(Settings):
     """Compositions of one identity's and one style's adapter side by side; `*` stands for any text."""
 
     blame: Texts = ()
-    """Those of them whose blocks are blamed, too."""
+    """Measured compositions whose blocks are blamed, too."""
 
     recommend: Texts = ()
-    """Those for which `bwlab analyze recommend` searches block scales, with the first prompt."""
+    """Measured compositions for which `bwlab analyze recommend` searches block scales, with the first prompt."""
 
     budget: int = Field(default=600, ge=1)
-    """Number of images that the search makes at most."""
+    """Maximum number of images of the search."""
 
     latents: int = Field(default=10, ge=1)
     """Number of latents, as `bwlab analyze conflict` takes it."""
@@ -165,7 +165,7 @@ class StudyPlan:
         clip: the open_clip model that scores, as for `bwlab analyze fidelity`; None: the embedded base's own.
         identities, styles: every identity is paired with every style.
         adapters, compositions, sweeps, claims: the parts of the study by name.
-        measures: what is measured of pairs of adapters.
+        measures: the pairs of adapters that are measured.
         sampling: how images are generated.
 
     """

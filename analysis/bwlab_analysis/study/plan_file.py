@@ -299,7 +299,7 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
     _check_subjects(f"{asked}: data.styles", plan.styles, unknown)
     for identity, style in product(plan.identities, plan.styles):
         if identity.folder is None and style.folder is None:
-            benchmark.entry(identity.name, style.name)  # raises for a pair of which there is no true image
+            benchmark.entry(identity.name, style.name)  # raises for a pair without a true image
     _check_prompts(f"{asked}: sampling.prompts", plan.sampling.prompts)
     try:
         parse_timesteps(plan.measures.timesteps)
@@ -307,7 +307,7 @@ def check_plan(plan: StudyPlan, asked: str) -> None:
         raise BwlabError(f"{asked}: measures.timesteps = {plan.measures.timesteps}", error.found, error.fix) from error
     if not plan.compositions:
         fix = "Name compositions, [compositions.base] among them"
-        raise BwlabError(f"{asked}: compositions", "there are none", fix)
+        raise BwlabError(f"{asked}: compositions", "there are no compositions", fix)
     base = plan.compositions.get(BASE, CompositionPlan())
     if base.use or base.prompts:
         fix = f"Write [compositions.{BASE}] with use = {{}} and without prompts"
@@ -327,7 +327,7 @@ def _check_subjects(asked: str, subjects: Iterable[Subject], known: Collection[s
             raise BwlabError(f"{asked}: {subject.name}", "named twice", "Give each subject a name of its own")
         if subject.folder is None and subject.name not in known:
             fix = f"{did_you_mean(subject.name, known)}Choose from {', '.join(known)}, or give a folder of images"
-            raise BwlabError(f"{asked}: {subject.name}", "the benchmark has none that is held out", fix)
+            raise BwlabError(f"{asked}: {subject.name}", "the benchmark has no held-out subject of this name", fix)
         if subject.folder is not None and not Path(subject.folder).is_dir():
             raise BwlabError(f"{asked}: {subject.name}", f"no folder {subject.folder}", "Give a folder of images")
         seen.add(subject.name)

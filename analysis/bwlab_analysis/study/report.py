@@ -32,7 +32,7 @@ IMAGES_IN_ROWS = 8
 def write_report(study: Study) -> list[Path]:
     """Write `results.sqlite`, `report.md`, `report.html` and `figures/`, and return the first three's paths.
 
-    They lie in `reports/<plan>` of the study's folder, since several plans may share their jobs there.
+    The files are in `reports/<plan>` of the study's folder, because several plans may share their jobs there.
 
     Raises:
         BwlabError: matplotlib, which draws the figures, is not installed.

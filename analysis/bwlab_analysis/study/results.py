@@ -27,7 +27,7 @@ DIGITS = 6
 """Decimals of stored scores."""
 BLOCK_MEAN = ", mean of blocks"
 SOURCES = ("images", "prompts")
-"""What a pair's activations are measured on."""
+"""The sources of latents on which a pair's activations are measured."""
 
 VERSION = 2
 OLD_WORDS = {"paint": GENERATE, "picture": "image"}
@@ -136,7 +136,7 @@ class Results:
             for identity in self.identities
         ]
         if composition in CONTROLS:
-            # Their images are not of seeds, and one subject may have more than another.
+            # Images of controls have no seeds, and subjects may differ in their number.
             tables = [[np.mean(table, keepdims=True) for table in row] for row in tables]
         return np.asarray(tables, np.float64)
 
@@ -153,7 +153,7 @@ def read_results(path: Path) -> Results:
     try:
         return _read(path)
     except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
-        fix = "Run the study again: it is made anew from the finished jobs"
+        fix = "Run the study again: the file is made again from the finished jobs"
         raise BrokenFileError(f"results {path}", f"not a whole file of results ({first_line(error)})", fix) from error
 
 
@@ -177,7 +177,7 @@ class _Stored:
 
     Args:
         database: the open database.
-        words: words in names that are read as others.
+        words: words in names and their replacements.
 
     """
 
@@ -311,7 +311,7 @@ def measures_of(result: Mapping[str, Any]) -> dict[str, tuple[float, float | Non
 
 
 def _loss_values(losses: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return what the other adapter adds to the loss on each one's images, and its share of what that one gained."""
+    """Return what the other adapter adds to the loss on each adapter's images, also as a share of its gain."""
     values = {}
     for kind, loss in losses.items():
         harm, gain = loss["both"] - loss["own"], loss["base"] - loss["own"]

@@ -19,7 +19,7 @@ from bwlab_analysis.study.work import perform
 OnJob = Callable[[int, int, Job], None]
 
 TRIES = 4
-"""How often a job is begun whose worker dies."""
+"""Maximum number of starts of a job whose worker dies."""
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Shared memory of a cluster; it can be small, since jobs hand on files, not objects."""
 
@@ -38,13 +38,13 @@ class Runner(Protocol):
     def __call__(
         self, jobs: Sequence[Job], location: StudyLocation, on_job: OnJob, warn: Warn = warnings.warn
     ) -> list[Failure]:
-        """Run jobs, each after those that it needs, and return those that failed; what needs them is not run.
+        """Run jobs, each after those that it needs, and return those that failed; jobs that need these are not run.
 
         Args:
-            jobs: jobs, needs before what needs them.
+            jobs: jobs, needs before the jobs that need them.
             location: where the study runs.
-            on_job: called before each with (done, all, the job).
-            warn: takes warnings.
+            on_job: called before each job with (done, all, the job).
+            warn: function that takes warnings.
 
         """
 
@@ -74,7 +74,7 @@ def ray_runner(workers: int | None = None) -> Runner:
     All machines have to see the study's folder, the base and the images under the same paths.
 
     Args:
-        workers: jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
+        workers: number of jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
 
     Raises:
         BwlabError: Ray is not installed.
@@ -96,7 +96,7 @@ def run_on_ray(
     A job whose worker dies is begun again, three times at most.
 
     Raises:
-        BwlabError: the cluster cannot be reached, or one GPU is asked for.
+        BwlabError: the cluster cannot be reached, or a single GPU is requested.
 
     """
     if location.device.startswith("cuda:"):
@@ -118,10 +118,10 @@ class _Schedule:
 
     Args:
         ray: the module `ray`, connected to a cluster.
-        workers: jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
+        workers: number of jobs at once; None: as many as the cluster has cores, or GPUs where it has some.
         jobs: the jobs.
         location: where the study runs.
-        warn: takes warnings, each text once.
+        warn: function that takes warnings, each text once.
 
     """
 
@@ -183,8 +183,8 @@ class RemoteEnding:
     """How a job ended in a worker's process.
 
     Attributes:
-        reason: why it failed; None if it did not.
-        warnings: its warnings.
+        reason: why the job failed; None if it did not.
+        warnings: the warnings of the job.
 
     """
 

@@ -29,29 +29,29 @@ def score(settings: ScoreSettings, job: Job, context: JobContext) -> dict[str, J
         if settings.control
         else generated_images(job.needs["images"], context.location.out)
     )
-    each = len(images) // len(settings.prompts)
-    prompts = [prompt for prompt in settings.prompts for _ in range(each)]
+    per_prompt = len(images) // len(settings.prompts)
+    prompts = [prompt for prompt in settings.prompts for _ in range(per_prompt)]
     values = context.judge(judge).values(images, prompts)
     context.warn_of_failures(context.judge(judge))
     true = true_image(judge.identity, judge.style)
     if true is not None:
-        values |= distances(context.clip(), images[:each], true)
-    return {"images_per_prompt": each, "values": _as_json(values)}
+        values |= distances(context.clip(), images[:per_prompt], true)
+    return {"images_per_prompt": per_prompt, "values": _as_json(values)}
 
 
 def _control(name: str, judge: JudgeSettings) -> list[Image]:
-    """Return the images that a control stands for."""
+    """Return the images of a control."""
     if name == TRUE:
         true = true_image(judge.identity, judge.style)
-        assert true is not None  # expansion asks for this control only where it is known
+        assert true is not None  # jobs of this control exist only where the true image is known
         return [true]
     return learned_images(judge.identity if name == OWN else judge.style)
 
 
 def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dict[str, Json]:
-    """Return what `bwlab analyze recommend` recommends: scales and schedules, and scores with seeds it did not use.
+    """Return the result of `bwlab analyze recommend`: scales and schedules, and scores with seeds it did not use.
 
-    Where nothing is better, or an adapter alone is no better than the base, both adapters stay whole.
+    Where nothing is better, or an adapter alone is no better than the base, both adapters stay at scale 1.
     """
     from bwlab_analysis.fidelity.recommend import NothingGained, recommend
     from bwlab_analysis.fidelity.scores import Sampling
@@ -60,18 +60,24 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
     sampling = Sampling(settings.prompts, tuple(range(settings.seeds)), settings.steps, settings.cfg)
     base, judge = context.base(settings.base), context.judge(settings.judge)
     try:
-        found = recommend(base, files, judge, sampling, settings.budget)
+        recommendation = recommend(base, files, judge, sampling, settings.budget)
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     context.warn_of_failures(judge)
-    specs = [found.composition.spec(adapter) for adapter in (IDENTITY, STYLE)]
-    values = None if not found.improves or found.proof is None else _as_json(found.proof.best.values)
+    specs = [recommendation.composition.spec(adapter) for adapter in (IDENTITY, STYLE)]
+    values = (
+        None
+        if not recommendation.improves or recommendation.proof is None
+        else _as_json(recommendation.proof.best.values)
+    )
     return {
         "specs": list[Json](specs),
-        "schedules": list[Json](found.composition.schedules),
-        "tried": len(found.trials),
+        "schedules": list[Json](recommendation.composition.schedules),
+        "tried": len(recommendation.trials),
         "values": values,
-        "reason": found.best.reason if found.improves and found.best else "nothing is better beyond the noise",
+        "reason": recommendation.best.reason
+        if recommendation.improves and recommendation.best
+        else "nothing is better beyond the noise",
     }
 
 
@@ -89,11 +95,11 @@ def distances(clip: ClipModel, images: Sequence[Image], true: Image) -> dict[str
 
     Args:
         clip: the model.
-        images: all of one size.
-        true: is brought to their size.
+        images: the images, all of one size.
+        true: the true image, which is resized to their size.
 
     Raises:
-        BwlabError: the model's image tower hands out no feature maps.
+        BwlabError: the model's image tower provides no feature maps.
 
     """
     true = true if true.size == images[0].size else true.resize(images[0].size)
@@ -114,7 +120,7 @@ def feature_maps(clip: ClipModel, images: Sequence[Image]) -> list[Tensor]:
     """Return the image tower's first feature maps, up to four, each `(images, channels, h, w)`, channels of length 1.
 
     Raises:
-        BwlabError: the tower hands out no feature maps, as those of open_clip and of timm do.
+        BwlabError: the tower provides no feature maps, as those of open_clip and of timm do.
 
     """
     import torch
@@ -123,7 +129,7 @@ def feature_maps(clip: ClipModel, images: Sequence[Image]) -> list[Tensor]:
     tower: Any = getattr(clip.model.visual, "trunk", clip.model.visual)
     if not hasattr(tower, "forward_intermediates"):
         fix = "Use the scorer of the embedded base, or another whose image tower is open_clip's own or timm's"
-        raise BwlabError(f"feature distance by {clip.name}", "its image tower hands out no feature maps", fix)
+        raise BwlabError(f"feature distance by {clip.name}", "its image tower provides no feature maps", fix)
     with torch.no_grad():
         batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
         intermediates = tower.forward_intermediates(batch, intermediates_only=True)

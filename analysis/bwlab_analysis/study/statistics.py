@@ -26,7 +26,7 @@ SUBJECT_KINDS = (IDENTITY, STYLE)
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """Scores on a scale from 0, the base's images for the words, to 1, the true image.
+    """Scores on a scale from 0, the base's images for the same words, to 1, the true image.
 
     An image's share is its score less the mean score of the base's images for the same identity and style, over the
     mean distance, of all identities in the same style, from the base's score to the true image's. Without true images
@@ -147,7 +147,7 @@ def correlation(
     outcome: Mapping[PairKey, Floats],
     resamples: int = RESAMPLES,
 ) -> Correlation:
-    """Return how a measure's ranks go with an outcome's, over pairs where the measure has an answer.
+    """Return the rank correlation of a measure with an outcome, over pairs for which the measure has a value.
 
     Args:
         pairs: the pairs.
@@ -221,6 +221,6 @@ def ceiling(outcome: Floats, half: bool = False) -> float:
             extrapolated (Spearman and Brown 1910).
 
     """
-    found = reliability(outcome)
-    of_half = 0.0 if found < 0 else found
+    of_half = reliability(outcome)
+    of_half = 0.0 if of_half < 0 else of_half
     return math.sqrt(of_half if half else 2 * of_half / (1 + of_half))

@@ -26,7 +26,7 @@ ENTRIES = {
     SCORE: ("images_per_prompt", "values"),
     RECOMMEND: ("specs", "tried", "values"),
 }
-"""What the result of a kind of job must have beside the CPU seconds."""
+"""The entries that the result of each kind of job must have beside the CPU seconds."""
 RANGES = {
     "identity": (-10.0, 2.0),  # the embedded base's own scorer gives a margin in standard deviations
     "style": (-1.0, 1.0),
@@ -40,8 +40,8 @@ RANGES = {
 }
 """Least and greatest value of the built-in scores; those of plugins may be any finite number."""
 ROUNDING = 1e-3
-"""How far a score may lie outside its range by rounding."""
-AGAIN = "Run the study again: this job is done anew"
+"""How far a score may lie outside its range because of rounding."""
+AGAIN = "Run the study again: this job will be run again"
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
@@ -61,19 +61,19 @@ def read_result(folder: Path) -> dict[str, Any]:
     path = folder / RESULT
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text)
-        if not isinstance(found, dict):
-            raise ValueError("it is no JSON object")
-        kept = found.pop(CHECKSUM, None)
+        result = json.loads(text)
+        if not isinstance(result, dict):
+            raise ValueError("it is not a JSON object")
+        kept = result.pop(CHECKSUM, None)
         if kept is None:
-            parse_json(text)  # a job's own NaN is good, but nothing tells it from damage here
-        elif kept != checksum_of(found):
-            raise ValueError("its checksum is another: it was changed since it was written")
+            parse_json(text)  # without a checksum, a NaN that a job wrote cannot be distinguished from damage
+        elif kept != checksum_of(result):
+            raise ValueError("its checksum does not match: it was changed after it was written")
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise BrokenFileError(f"result {path}", f"not a whole result ({first_line(error)})", AGAIN) from error
-    return found
+    return result
 
 
 def checksum_of(result: Mapping[str, Any]) -> str:
@@ -96,23 +96,23 @@ def fault(kind: str, folder: Path) -> str | None:
 
 
 def wrong_entry(kind: str, result: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the entries of a result; None if nothing is."""
+    """Return why the entries of a result are invalid; None if they are valid."""
     missing = [name for name in ("cpu_seconds", *ENTRIES[kind]) if name not in result]
     if missing:
         return f"it has no {missing[0]!r}"
     if kind not in (SCORE, RECOMMEND):
         return None
-    each = result.get("images_per_prompt", 1)
-    if not isinstance(each, int) or each < 1:
-        return f"its images_per_prompt is {each!r}"
+    per_prompt = result.get("images_per_prompt", 1)
+    if not isinstance(per_prompt, int) or per_prompt < 1:
+        return f"its images_per_prompt is {per_prompt!r}"
     values = result["values"] or {}
     if not isinstance(values, dict) or not all(isinstance(scores, list) and scores for scores in values.values()):
-        return "its scores are no lists by name"
+        return "its scores are not lists by name"
     return next(wrong_scores(values), None)
 
 
 def wrong_scores(values: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Yield what is wrong with scores by name."""
+    """Yield a reason for each invalid score, given scores by name."""
     for name, scores in values.items():
         least, most = RANGES.get(name, (-math.inf, math.inf))
         for score in scores:
@@ -123,7 +123,7 @@ def wrong_scores(values: Mapping[str, list[Any]]) -> Iterator[str]:
 
 
 def wrong_file(kind: str, path: Path, result: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the images or the adapter that a result names, with its path; None if nothing is."""
+    """Return why the images or the adapter that a result names are damaged, with their path; None if they are whole."""
     if not path.is_file():
         return f"{path}: there is no such file"
     try:

@@ -1,4 +1,4 @@
-"""Images that identities and styles are learned from and compared with, the true one of a pair, and generated ones.
+"""Images from which identities and styles are learned, true images of pairs, and generated images.
 
 The images of a generate job are kept side by side in one PNG file.
 """
@@ -46,7 +46,7 @@ def learned_images(subject: SubjectFingerprint) -> list[Image]:
 
 
 def true_image(identity: SubjectFingerprint, style: SubjectFingerprint) -> Image | None:
-    """Return what an artist drew for a pair; None where nobody did."""
+    """Return the true image of a pair, drawn by an artist; None if there is none."""
     if identity.folder is not None or style.folder is not None:
         return None
     return load_benchmark().image(identity.name, style.name)
@@ -78,7 +78,7 @@ def write_data(learns: Sequence[SubjectFingerprint], folder: Path) -> dict[str, 
     folders = [data_folder(subject, folder) for subject in learns]
     if len(folders) == 1:
         return {"data.folder": str(folders[0])}
-    # Identity and style count alike, however many images each has.
+    # Repeats give identity and style equal weight, however many images each has.
     counts = [_image_count(image_folder) for image_folder in folders]
     lines = ["[[datasets]]"]
     for image_folder, count in zip(folders, counts, strict=True):

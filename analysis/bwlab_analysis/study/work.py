@@ -33,7 +33,7 @@ def perform(job: Job, context: JobContext) -> JobResult:
     """Run a job whose needs are done and return its result; one that is done already is not run again.
 
     Raises:
-        BwlabError: as the training, merge, generation, ... says, or a score that is no number.
+        BwlabError: the training, merge, generation, ... fails, or a score is not a number.
 
     """
     out = context.location.out
@@ -98,7 +98,7 @@ def _train(settings: TrainSettings, job: Job, context: JobContext, folder: Path)
     if "orthogonal_to" in job.needs:
         values["adapter.options.orthogonal_to"] = str(context.file_of(job.needs["orthogonal_to"]))
     config = build_config([Setting(key, value, f"study: {job.name}") for key, value in values.items()])
-    # A run that was ended before its settings were written begins anew.
+    # A run that ended before its settings were written is started again.
     existing = ExistingRun.RESUME if (run / "config.toml").is_file() else ExistingRun.OVERWRITE
     file = train(config, context.base(settings.base).manager, Console(quiet=True), existing)
     return {"file": str(file.relative_to(folder))}

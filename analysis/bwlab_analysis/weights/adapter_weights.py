@@ -106,7 +106,9 @@ class AdapterWeights:
                 norm = math.inf
         if not norm < LARGEST:
             found = f"the delta of {path} is far too large (its norm is over {LARGEST:g})"
-            raise BwlabError(f"reading adapter {self.path}", found, "No model survives it: check how it was made")
+            raise BwlabError(
+                f"reading adapter {self.path}", found, "Such a delta breaks any model: check how the file was made"
+            )
         return norm**2
 
     def base_energy(self, path: str) -> float | None:
@@ -198,16 +200,16 @@ def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -
         if base is not None:
             return None
         return f"{module.algorithm}, whose deltas need the base model's weights"
-    return "changes of norms, which are no matrices" if len(module.shape) < 2 else None
+    return "changes of norms, which are not matrices" if len(module.shape) < 2 else None
 
 
 def _left_out(reasons: Mapping[str, str | None], unknown: Iterable[str]) -> tuple[LeftOut, ...]:
-    found: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for path, reason in reasons.items():
         if reason is not None:
-            found.setdefault(reason, []).append(path)
+            by_reason.setdefault(reason, []).append(path)
     keys = tuple(unknown)
-    parts = [LeftOut(reason, tuple(paths)) for reason, paths in found.items()]
+    parts = [LeftOut(reason, tuple(paths)) for reason, paths in by_reason.items()]
     return (*parts, *([LeftOut("keys that no reader understands", keys)] if keys else []))
 
 

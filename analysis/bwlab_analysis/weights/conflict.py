@@ -162,7 +162,7 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
         raise BwlabError(asked, f"{len(differing)} of {len(shared)} shared modules differ in shape ({shapes})", fix)
     widths_a, widths_b = text_widths(a.shapes), text_widths(b.shapes)
     if widths_a and widths_b and widths_a.isdisjoint(widths_b):
-        raise BwlabError(asked, f"they read text of {min(widths_a)} and of {min(widths_b)} numbers a word", fix)
+        raise BwlabError(asked, f"they read text embeddings of widths {min(widths_a)} and {min(widths_b)}", fix)
     made_for = [adapter.contents.architecture for adapter in (a, b)]
     if "unknown" not in made_for and made_for[0] != made_for[1]:
         raise BwlabError(asked, f"one is for {LABELS[made_for[0]]}, the other for {LABELS[made_for[1]]}", fix)

@@ -92,11 +92,11 @@ def _tuples(size: int, inner_a: int, inner_b: int, x1: int, x2: int, y1: int, y2
 
     x1 is for the digits `// inner_a`, x2 for `% inner_a`; y1 and y2 for those of b.
 
-    What the outer digits, and the inner ones, have as a common factor is paired by itself; few indices are left.
+    Common factors of the outer digits, and of the inner ones, are paired separately; few indices are left.
     """
     outer, inner = math.gcd(size // inner_a, size // inner_b), math.gcd(inner_a, inner_b)
     a, b = inner_a // inner, inner_b // inner
-    # By symmetry x1 may be the first pairing, and x2 the first or the second: then i and j tell k and l.
+    # By symmetry x1 may be the first pairing, and x2 the first or the second: then i and j determine k and l.
     names = {x1: 0, x2: 1} if x1 != x2 else {x1: 0}
     for pairing in range(len(PAIRINGS)):
         names.setdefault(pairing, len(names))

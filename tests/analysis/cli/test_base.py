@@ -77,8 +77,8 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     text = " ".join(outcome.out.split())
     assert re.match(
         r"Answer Beside style, the images of identity change by [\d.]+ \(95 % interval [\d.]+ to [\d.]+; "
-        r"0: not at all, 1: into unrelated ones; beside random adapters of style's norms, [\d.]+\)\. Without a scorer, "
-        r"--clip MODEL, nobody knows whether this is damage\. Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % "
+        r"0: not at all, 1: into unrelated ones; beside random adapters of style's norms, [\d.]+\)\. Without a scorer "
+        r"\(--clip MODEL\) it is unknown whether this is damage\. Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % "
         r"of its effect on the base's prediction; beside random adapters of style's norms, -?[\d.]+ % \+- [\d.]+ %\. ",
         text,
     )
@@ -115,7 +115,7 @@ def test_the_lines_to_copy_run_as_printed(
     assert [shlex.split(line)[:3] for line in lines] == [["bwlab", "analyze", "recommend"]]
     search = bwlab(*shlex.split(lines[0])[1:])
     # Random adapters may well be no better than the base: then it says so.
-    assert search.code == 0 or "with it alone and" in search.err
+    assert search.code == 0 or "with the adapter alone and" in search.err
 
 
 def test_the_numbers_of_a_conflict_fit_a_screen(bwlab: Run, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
     assert found["conflict_score_text"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
     table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST)
-    assert "Losses: harm is the rise by the other adapter" in table.out
+    assert "Losses. Harm: rise of the loss by the other adapter" in table.out
     assert "…" not in table.out
 
 
@@ -383,7 +383,7 @@ SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
         ),
         (
             "conflict A B --base BASE --data a=IMAGES --data identity=IMAGES",
-            "identity has one already",
+            "identity has a value already",
         ),
         ("conflict A B --base BASE --data a=", "--data a=: it has no name or no value"),
         ("conflict A B --base BASE --data a=IMAGES --learns a=fox", "an adapter learns an identity or a style"),
@@ -391,7 +391,10 @@ SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
             "conflict A B --base BASE --data a=IMAGES --learns b=style",
             "--learns style=style: it has no training images",
         ),
-        ("conflict A B --base BASE --data a=IMAGES --learns a=style", "only the scorer of the embedded base tells"),
+        (
+            "conflict A B --base BASE --data a=IMAGES --learns a=style",
+            "only the scorer of the embedded base distinguishes",
+        ),
         ("conflict A B --base BASE --prompts PROMPTS --clip CLIP", "no training images to compare with"),
         ("conflict A B --base BASE --data a=IMAGES --clip CLIP --samples 0", "Leave out --samples 0"),
         ("conflict A B --base BASE --data a=IMAGES --cfg nan", "--cfg nan: it is not a finite number"),

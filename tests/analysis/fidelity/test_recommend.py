@@ -224,7 +224,7 @@ def test_what_shares_are() -> None:
         (
             REFERENCES,
             lambda identity, style, schedules: (0.2, 0.1 + 0.2 * style["in0"], 1),
-            "who is 0.200 with it alone",
+            "who is 0.200 with the adapter alone",
         ),
         ((0.1, 0.9), harmful, "who is 0.100 for the reference images"),
     ],
@@ -267,7 +267,7 @@ def test_what_is_better_is_proved_with_other_seeds(unet: UNet2DConditionModel) -
 
 
 def test_the_best_of_many_equal_ones_is_not_recommended(unet: UNet2DConditionModel) -> None:
-    """All compositions are equal and noisy: one of them looks better than both whole, and the proof tells."""
+    """All compositions are equal and noisy: one of them looks better than both at scale 1, and the proof shows it."""
     world = MadeUp(
         lambda identity, style, schedules: (
             (0.5, 0.5, 1.0) if max([*identity.values(), *style.values()]) else (0.2, 0.1, 1.0)

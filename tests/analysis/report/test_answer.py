@@ -38,8 +38,8 @@ def cost(low: float, mean: float, high: float, of: str = "identity", random: flo
         (
             Cost("a", "latents", None, None, None, Interval(0.31, 0.28, 0.35), Interval(0.12, 0.1, 0.14)),
             "Beside ink, the images of fox change by 0.31 (95 % interval 0.28 to 0.35; 0: not at all, 1: into "
-            "unrelated ones; beside random adapters of ink's norms, 0.12). Without a scorer, --clip MODEL, nobody "
-            "knows whether this is damage.",
+            "unrelated ones; beside random adapters of ink's norms, 0.12). Without a scorer (--clip MODEL) it "
+            "is unknown whether this is damage.",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_feature_maps_have_channels_of_length_1(scorer: ClipModel) -> None:
 
 def test_a_tower_without_feature_maps() -> None:
     clip = ClipModel("mine", SimpleNamespace(visual=object()), None, None)
-    with pytest.raises(BwlabError, match="feature distance by mine: its image tower hands out no feature maps"):
+    with pytest.raises(BwlabError, match="feature distance by mine: its image tower provides no feature maps"):
         feature_maps(clip, [Image.new("RGB", (8, 8))])
 
 
@@ -101,7 +101,7 @@ def test_what_is_recommended(finished: Finished) -> None:
     """Adapters of two steps may well be no better than the base by a random scorer: then it says so."""
     result: Any = finished.job("recommend", "id + style").result(finished.out)
     if result["values"] is None:
-        assert "with it alone and" in result["reason"]
+        assert "with the adapter alone and" in result["reason"]
         assert (result["specs"], result["tried"]) == (["1", "1"], 0)
     else:
         assert 1 <= result["tried"] <= 2

@@ -55,10 +55,10 @@ def run_again(study: Study) -> tuple[list[str], list[str]]:
     [
         (lambda path: path.write_bytes(b""), "not a whole result"),
         (lambda path: path.write_bytes(path.read_bytes()[:40]), "not a whole result"),
-        (lambda path: path.write_text("[]"), "it is no JSON object"),
+        (lambda path: path.write_text("[]"), "it is not a JSON object"),
         (lambda path: path.write_text("[" * 100_000), "not a whole result"),
         (lambda path: path.write_bytes(b"\xff"), "not a whole result"),
-        (lambda path: path.write_text(path.read_text().replace("seconds", "secands")), "its checksum is another"),
+        (lambda path: path.write_text(path.read_text().replace("seconds", "secands")), "its checksum does not match"),
         (lambda path: without_checksum(path, lambda result: result.pop("values")), "it has no 'values'"),
         (lambda path: without_checksum(path, scored("style", math.nan)), "NaN is no finite number"),
         (lambda path: without_checksum(path, scored("style", 1.5)), "the score 'style' is 1.5, outside -1..1"),
@@ -168,7 +168,7 @@ def test_damaged_results_are_named_and_made_anew(finished: Finished, copied: Stu
     path = copied.location.out / "reports" / "tiny" / "results.sqlite"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(BrokenFileError, match=r"results\.sqlite: not a whole file of results .*made anew"):
+    with pytest.raises(BrokenFileError, match=r"results\.sqlite: not a whole file of results .*made again"):
         read_results(path)
     for unfinished in (path.parent, path.parent / "figures"):
         (unfinished / f".x.png.{'0a' * 16}.tmp").write_bytes(b"half")

@@ -59,7 +59,7 @@ def test_alpha_0_is_refused_as_tools_read_it_differently(tmp_path: Path) -> None
         ({"oft_blocks": (2, 3, 4, 4)}, "boft, whose deltas need"),
         ({"weight": (7,), "on_input": ()}, "ia3, whose deltas need"),
         ({"lora_down.weight": (2, 5), "lora_up.weight": (7, 2), "dora_scale": (7, 1)}, "dora, whose deltas need"),
-        ({"w_norm": (7,)}, "changes of norms, which are no matrices"),
+        ({"w_norm": (7,)}, "changes of norms, which are not matrices"),
         ({"q_layer.weight": (3, 5)}, "keys that no reader understands"),
     ],
 )

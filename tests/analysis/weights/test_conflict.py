@@ -145,7 +145,7 @@ def test_other_schemes_and_other_text_widths_are_refused(tmp_path: Path) -> None
     with pytest.raises(BwlabError, match="different schemes, sd and sdxl"):
         compare(tmp_path, adapter_tensors(0), sdxl)
     other_text = adapter_tensors(1, [wide], shapes={wide: (7, 11)})
-    with pytest.raises(BwlabError, match="text of 53 and of 11 numbers"):
+    with pytest.raises(BwlabError, match="text embeddings of widths 53 and 11"):
         compare(tmp_path, adapter_tensors(0), other_text)
 
 
