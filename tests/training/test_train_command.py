@@ -290,7 +290,6 @@ def test_a_hook_that_raises_is_named(
 ) -> None:
     Broken.calls = 0
     monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager([plugin()]))
-    monkeypatch.setattr("bwlab.plugins.manager.build_manager", lambda: build_manager([plugin()]))
     with pytest.raises(SystemExit) as end:
         main(["train", *arguments(tiny_pipeline, two_images, tmp_path / "out", "--steps", "4")])
     assert int(end.value.code or 0) == code

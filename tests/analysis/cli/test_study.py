@@ -137,7 +137,7 @@ class BrokenScorer:
 
 
 def test_a_scorer_that_fails_costs_one_warning(bwlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bwlab.plugins.manager.build_manager", lambda: build_manager([BrokenScorer()]))
+    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager([BrokenScorer()]))
     plan = tmp_path / "one.toml"
     sampling = "[sampling]\nseeds = 1\nsteps = 1\n[compositions.base]\nuse = {}\n"
     plan.write_text(f'[data]\nidentities = ["fox"]\nstyles = ["ink"]\n{sampling}')
@@ -193,7 +193,7 @@ def test_identities_and_styles_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--identity", "fox"), "--identity fox: no =. Give --identity NAME=FOLDER, or NAME:WORDS=FOLDER"),
+        (("--identity", "fox"), "--identity fox: it has no =. Give --identity NAME=FOLDER, or NAME:WORDS=FOLDER"),
         (("--style", "line=nowhere"), "--style line=nowhere: no folder nowhere"),
         (("--set", "training.steps"), "--set training.steps: not of the form key=value. Write, for example"),
         (("--set", "training.stepps=3"), "training.stepps: unknown key. Did you mean training.steps?"),

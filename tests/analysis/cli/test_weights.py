@@ -166,8 +166,9 @@ def break_algorithm(folder: Path) -> Path:
     ("broken", "words"),
     [
         (break_nan, "NaN"),
-        (break_large, "is far too large"),
-        (break_larger, "is far too large"),
+        (lambda folder: break_large(folder, 1e35), "is far too large"),
+        (break_large, "are too large"),
+        (break_larger, "are too large"),
         (break_empty, "empty"),
         (break_algorithm, "it has neither lokr_w2 nor lokr_w2_a"),
         (lambda folder: folder / "no", "No such"),
