@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+from unittest import mock
 
 from bwlab.cli import app
-from bwlab.plugins.manager import build_manager
+from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab.text import CONTROLS
 
 SECONDS = 2.0
@@ -93,10 +94,9 @@ def watch() -> Watch:
 
 
 @functools.cache
-def _share_plugins() -> None:
-    """Let all calls share one plugin manager: finding the plugins again takes longer than most commands."""
-    manager = build_manager()
-    setattr(app, "build_manager", lambda: manager)  # noqa: B010 (mypy sees no such attribute)
+def _manager() -> PluginManager:
+    """Return the manager that all calls share: finding the plugins again takes longer than most commands."""
+    return build_manager()
 
 
 def _peak() -> int:
@@ -144,7 +144,6 @@ def run_checked(arguments: Sequence[object], folder: Path, size: int) -> int:
             as a number, more than one line of error, took too long or too much memory, ran code, or wrote elsewhere.
 
     """
-    _share_plugins()
     seen = watch()
     seen.folder, seen.events = str(folder), []
     words = [str(argument) for argument in arguments]
@@ -152,7 +151,8 @@ def run_checked(arguments: Sequence[object], folder: Path, size: int) -> int:
     _forget_peak()
     memory, start = _peak(), time.process_time()
     code: object = 0
-    with _time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    plugins = mock.patch.object(app, "build_manager", _manager)
+    with plugins, _time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             seen.on = True
             app.main(words)
