@@ -72,16 +72,31 @@ def _number_or_text(text: str) -> float | str:
 
 def read_file(path: Path) -> list[Setting]:
     """Return the settings of a TOML file; BwlabError if it is missing or not TOML."""
-    try:
-        tables = parse_toml(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BwlabError(f"config {path}", "no such file", "Give the path of a TOML file") from None
-    except (OSError, ValueError) as error:
-        raise BwlabError(f"config {path}", first_line(error), toml_fix(path)) from error
+    tables = read_tables(path, f"config {path}", "TOML file")
     return [Setting(key, value, str(path)) for key, value in flattened(tables)]
 
 
-def toml_fix(path: Path) -> str:
+def read_tables(path: Path, asked: str, wanted: str) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Args:
+        path: the file; a byte order mark is allowed.
+        asked: what the user asked for, for messages.
+        wanted: name of the kind of file, for messages.
+
+    Raises:
+        BwlabError: the file is missing or not TOML.
+
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise BwlabError(asked, "no such file", f"Give the path of a {wanted}") from None
+    except (OSError, ValueError) as error:
+        raise BwlabError(asked, first_line(error), _toml_fix(path)) from error
+
+
+def _toml_fix(path: Path) -> str:
     """Return what to do about a file that is not TOML: those of other trainers are YAML or JSON."""
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return "Correct the TOML file"

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bwlab.config.model import SettingError, Text, checked
-from bwlab.config.sources import toml_fix
+from bwlab.config.sources import read_tables
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Subset
-from bwlab.errors import BwlabError, did_you_mean, first_line
+from bwlab.errors import BwlabError, did_you_mean
 from bwlab.images import Size
-from bwlab.text import parse_toml
 
 Table = Mapping[str, object]
 
@@ -160,7 +159,7 @@ def read_dataset_toml(path: Path, config: DataConfig) -> tuple[Subset, ...]:
         BwlabError: the file cannot be read or has a mistake; the error for an unknown key has the nearest known one.
 
     """
-    tables = read_tables(path)
+    tables = _tables(path)
     check_keys(tables, {"general", "datasets"}, str(path))
     general = options_of(one_table(tables.get("general", {}), f"{path}: general"), Level.GENERAL, f"{path}: general")
     folders = tuple(
@@ -175,17 +174,11 @@ def read_dataset_toml(path: Path, config: DataConfig) -> tuple[Subset, ...]:
 
 def is_dataset_toml(path: Path) -> bool:
     """Return whether a TOML file is a dataset file, and not the settings of a run; BwlabError if it is not TOML."""
-    return bool({"datasets", "general"} & read_tables(path).keys())
+    return bool({"datasets", "general"} & _tables(path).keys())
 
 
-def read_tables(path: Path) -> Table:
-    """Return a TOML file's tables; BwlabError if it is missing or not TOML."""
-    try:
-        return parse_toml(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BwlabError(f"data.dataset = {path}", "no such file", "Give the path of a dataset TOML") from None
-    except (OSError, ValueError) as error:
-        raise BwlabError(f"data.dataset = {path}", first_line(error), toml_fix(path)) from error
+def _tables(path: Path) -> Table:
+    return read_tables(path, f"data.dataset = {path}", "dataset TOML")
 
 
 def dataset_subsets(dataset: Table, origin: str, general: Options, config: DataConfig) -> Iterator[Subset]:

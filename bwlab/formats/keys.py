@@ -205,9 +205,9 @@ def _ldm_path(name: str, side: str, index: int, slot: int, inner: str) -> str:
             return f"down_blocks.{level}.downsamplers.0.conv"
         return f"down_blocks.{level}.{_ldm_slot(name, slot)}.{pair}.{_ldm_inner(name, inner)}"
     level, pair = divmod(index, PAIRS)
-    if inner == "conv" and pair != PAIRS - 1:
-        raise _unknown(name, f"output block {index}")
     if inner == "conv":
+        if pair != PAIRS - 1:
+            raise _unknown(name, f"output block {index}")
         return f"up_blocks.{level}.upsamplers.0.conv"
     return f"up_blocks.{level}.{_ldm_slot(name, slot)}.{pair}.{_ldm_inner(name, inner)}"
 

@@ -89,20 +89,25 @@ class LazyTensor:
             values: Numbers = stored.astype(dtype, copy=False)
         # Widening makes nothing infinite, and half precision is checked fastest before it is widened.
         if not _all_finite(stored if np.can_cast(stored.dtype, values.dtype) else values):
-            raise self._unfit(values, "too large" if np.isfinite(stored).all() else "NaN or infinite")
-        if stored.dtype.itemsize == 8 and max(values.max(initial=0), -values.min(initial=0)) > LARGEST:
-            raise self._unfit(np.where(abs(values) > LARGEST, np.inf, values), "too large")
+            raise self._unfit(~np.isfinite(values), "too large" if np.isfinite(stored).all() else "NaN or infinite")
+        if stored.dtype.itemsize == 8 and largest_size(values) > LARGEST:
+            raise self._unfit(np.abs(values) > LARGEST, "too large")
         return values
 
-    def _unfit(self, values: Numbers, fault: str) -> BrokenFileError:
-        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        found = f"{bad} of the {values.size} numbers of {self.key} are {fault}"
+    def _unfit(self, wrong: NDArray[np.bool_], fault: str) -> BrokenFileError:
+        """Return the error about the numbers that are marked as wrong."""
+        found = f"{np.count_nonzero(wrong)} of the {wrong.size} numbers of {self.key} are {fault}"
         asked = f"reading adapter {self.source}" if self.source else "writing an adapter"
         return BrokenFileError(asked, found, "Its training failed; train it again")
 
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
         """Return the same numbers in another shape of the same size."""
         return LazyTensor(self.key, self.dtype, shape, self.fetch, self.source)
+
+
+def largest_size(values: NDArray[np.generic]) -> float:
+    """Return the largest absolute value, 0 of no numbers, and NaN if there is one; makes no copy."""
+    return float(np.maximum(float(values.max(initial=0)), -float(values.min(initial=0))))
 
 
 def _all_finite(values: NDArray[np.generic]) -> bool:

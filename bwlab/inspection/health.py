@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
@@ -16,7 +15,7 @@ from bwlab.formats.algorithms.full import BIAS_LEAVES
 from bwlab.formats.architecture import foreign_declaration
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
-from bwlab.formats.tensors import LARGEST
+from bwlab.formats.tensors import LARGEST, largest_size
 from bwlab.terminal import counted
 
 Severity = Literal["error", "warning", "note"]
@@ -73,7 +72,7 @@ class ModuleHealth:
 
 def module_health(module: ModuleWeights) -> ModuleHealth:
     """Read a module's numbers, once, and return their health."""
-    largest = {leaf: _largest(tensor.read()) for leaf, tensor in module.leaves.items()}
+    largest = {leaf: largest_size(tensor.read()) for leaf, tensor in module.leaves.items()}
     alpha = 1.0 if module.alpha is None else module.alpha
     if not np.isfinite([*largest.values(), alpha]).all():
         return ModuleHealth(False, False, None, None, module.rank())
@@ -93,11 +92,6 @@ def module_health(module: ModuleWeights) -> ModuleHealth:
         return ModuleHealth(True, nothing, None, None, rank)
     energy = float(np.sum(values**2))
     return ModuleHealth(True, nothing, energy, float(values.max() ** 2) / energy if energy else None, rank)
-
-
-def _largest(numbers: NDArray[np.generic]) -> float:
-    """Return the largest absolute number; NaN if there is one."""
-    return max(float(numbers.max(initial=0)), -float(numbers.min(initial=0)), key=lambda size: (math.isnan(size), size))
 
 
 def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> list[Finding]:
@@ -139,9 +133,9 @@ def _numbers(health: Mapping[str, ModuleHealth]) -> list[Finding]:
 
 
 def _embeddings(contents: AdapterContents) -> list[Finding]:
-    numbers = {token: tensor.read() for token, tensor in contents.embeddings.items()}
-    broken = tuple(token for token, values in numbers.items() if not np.isfinite(values).all())
-    zero = tuple(token for token, values in numbers.items() if not values.any())
+    largest = {token: largest_size(tensor.read()) for token, tensor in contents.embeddings.items()}
+    broken = tuple(token for token, size in largest.items() if not math.isfinite(size))
+    zero = tuple(token for token, size in largest.items() if size == 0)
     findings = []
     if broken:
         text = f"NaN or infinite numbers in the embeddings of {', '.join(broken)}: their training failed"

@@ -135,7 +135,7 @@ class RunFolder:
         yield from (path for path in self.previews.glob("*.png") if PREVIEW_NAME.fullmatch(path.name))
         yield from (self.path / TENSORBOARD).rglob("events.out.tfevents.*")
         if self.config.is_file():
-            yield self.config  # last: it tells what else is the run's
+            yield self.config  # last: it names the other files of the run
 
     def _checkpoint_files(self) -> list[tuple[Path, int]]:
         """Return the files of checkpoints, also of those under the name that the run had before, with their steps."""

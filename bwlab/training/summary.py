@@ -209,6 +209,10 @@ def ranks_text(adapter: Adapter) -> str:
     """Return the ranks of the blocks: neighbours of one rank share an entry, as in `in0 to in2 16, mid 4`."""
     ranks_of = block_ranks(adapter)
     blocks = dict.fromkeys((*adapter.scheme.blocks(), *ranks_of))  # an untrained block between two parts them
-    texts = {block: " to ".join(map(str, dict.fromkeys((ranks[0], ranks[-1])))) for block, ranks in ranks_of.items()}
-    runs = [(text, list(names)) for text, names in groupby(blocks, texts.get) if text is not None]
-    return ", ".join(f"{' to '.join(dict.fromkeys((names[0], names[-1])))} {text}" for text, names in runs)
+    texts = {block: _span(ranks) for block, ranks in ranks_of.items()}
+    return ", ".join(f"{_span(list(run))} {text}" for text, run in groupby(blocks, texts.get) if text is not None)
+
+
+def _span(entries: Sequence[object]) -> str:
+    """Return the first and the last entry, as in `1 to 4`; a single entry by itself."""
+    return str(entries[0]) if len(entries) == 1 else f"{entries[0]} to {entries[-1]}"

@@ -21,8 +21,8 @@ from tests.training.runs import files_in, run, same_tensors, short_config
 class At:
     """A plugin that does something after one step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
+        self.step, self.number = step, number
 
     @bwlab.hookimpl
     def bwlab_step_finished(self, record: StepRecord) -> None:
@@ -30,8 +30,8 @@ class At:
             self.act()
 
     def act(self) -> None:
-        """Interrupt as Ctrl-C does."""
-        signal.raise_signal(signal.SIGINT)
+        """Send the signal: that of Ctrl-C, or that of a batch system."""
+        signal.raise_signal(self.number)
 
 
 class Killed(BaseException):
@@ -89,13 +89,17 @@ def test_resume_before_the_first_checkpoint_starts_over(tiny_pipeline: Path, two
     assert run(config, existing=ExistingRun.RESUME).is_file(), "a complete run may be resumed too"
 
 
-def test_ctrl_c_saves_and_interrupts(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unhandled")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_saves_and_interrupts(
+    number: signal.Signals, tiny_pipeline: Path, two_images: Path, tmp_path: Path
+) -> None:
     straight = run(short_config(tiny_pipeline, two_images, tmp_path / "straight", "training.steps=5"))
     config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=5")
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
-        run(config, At(2))
-    assert signal.getsignal(signal.SIGINT) is before
+        run(config, At(2, number))
+    assert signal.getsignal(number) is before
     assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")
     assert same_tensors(straight, run(config, existing=ExistingRun.RESUME))
 

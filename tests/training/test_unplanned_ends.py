@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -121,31 +120,6 @@ def test_previews_that_a_kill_prevented_are_made_when_the_run_is_resumed(
     assert any("step-000002" in name for name in shown)
     for name in shown:
         assert (tmp_path / "killed" / "out" / name).read_bytes() == (tmp_path / "straight" / "out" / name).read_bytes()
-
-
-@pytest.fixture
-def unhandled() -> Iterator[None]:
-    """Leave SIGTERM to the system, as for a program of a shell; a process of pytest-xdist handles it."""
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-class Terminate(At):
-    """A plugin that ends the run as a batch system does."""
-
-    def act(self) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-
-@pytest.mark.usefixtures("unhandled")
-def test_sigterm_saves_a_checkpoint(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
-    config = short_config(tiny_pipeline, two_images, tmp_path / "out", "training.steps=4")
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        run(config, Terminate(2))
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")
 
 
 @pytest.mark.usefixtures("unhandled")

@@ -16,6 +16,7 @@ from bwlab.formats.dialects.peft import (
     expresses,
     lora_config,
     peft_tensors,
+    ranks_by_path,
     with_level,
 )
 from bwlab.formats.keys import ALPHA, DOWN, PEFT_LEAF, UP, is_path
@@ -98,8 +99,7 @@ def alphas_in_metadata(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str
         return {}
     if not isinstance(entries, dict):
         return {}
-    shapes = {key.path: file.entries[key.key].shape for key in keys if key.leaf == DOWN}
-    ranks = {path: shape[0] for path, shape in shapes.items() if shape}  # a single number has no rank
+    ranks = ranks_by_path(file, keys)
     alphas: dict[str, float] = {}
     for part in COMPONENTS:
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}

@@ -55,9 +55,13 @@ def path_of_name(name: str) -> str | None:
 
 def alphas_beside(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, float]:
     """Return the alphas that the config beside a file gives, by path."""
+    return alphas_from(_config(file), ranks_by_path(file, keys))
+
+
+def ranks_by_path(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, int]:
+    """Return path -> rank, from the factors whose first size is the rank; a single number has none."""
     shapes = {key.path: file.entries[key.key].shape for key in keys if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
-    ranks = {path: shape[0] for path, shape in shapes.items() if shape}  # a single number has no rank
-    return alphas_from(_config(file), ranks)
+    return {path: shape[0] for path, shape in shapes.items() if shape}
 
 
 def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[str, float]:
