@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch, encode_texts, layers_skipped, text_encoders
+from bwlab.base.conditioning import encode_texts, layers_skipped
+from bwlab.base.families.family import TextBatch
+from bwlab.base.models import family_of, text_encoders, tokenizers
 from bwlab.base.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class TextReading:
 
     def encode(self, pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
         """Return the captions' embeddings; gradients flow where the caller lets them."""
-        if self.chunks == 1:
+        if self.chunks == 1 or not family_of(pipe).reads_chunks:
             return encode_texts(pipe, captions, self.clip_skip)
         rows = [
             [_chunks(pipe, tokenizer, caption)[: self.chunks] for caption in captions] for tokenizer in tokenizers(pipe)
@@ -77,12 +79,6 @@ def _chunks(pipe: Pipeline, tokenizer: Any, caption: str) -> list[Chunk]:
 def chunk_size(pipe: Pipeline) -> int:
     """Return the number of tokens that the text encoder reads at once, without begin and end: 75 with CLIP."""
     return int(pipe.tokenizer.model_max_length) - 2
-
-
-def tokenizers(pipe: Pipeline) -> list[Any]:
-    """Return the tokenizer of each text encoder."""
-    names = ("tokenizer", "tokenizer_2")
-    return [getattr(pipe, name) for name in names[: len(text_encoders(pipe))]]
 
 
 def tokens_of(pipe: Pipeline, tokenizer: Any, parts: Iterable[tuple[str, float]]) -> Chunk:

@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch, text_encoders
+from bwlab.base.families.family import TextBatch
 from bwlab.base.latents import Posterior, encode_images, latent_scale, latent_shift
 from bwlab.base.load import module_hash
+from bwlab.base.models import text_encoders
 from bwlab.base.text_chunks import TextReading
 from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example

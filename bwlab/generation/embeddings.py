@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
 

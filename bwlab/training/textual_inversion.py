@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.generation.embeddings import text_ends_at

@@ -131,7 +131,7 @@ def measure_scorer_command(
     work: WorkOption = None,
 ) -> None:
     """Measure how well a scorer knows identities and styles that it was not trained on, beside controls."""
-    from bwlab_emoji.scorer_quality import measure_scorer, scorer_table, text_table
+    from bwlab_emoji.scoring.quality import measure_scorer, scorer_table, text_table
 
     images, texts = measure_scorer(folder, _work_folder(work))
     console = stdout_console()

@@ -28,7 +28,7 @@ CALLS = {
     "benchmark_quality.measure_benchmark": ("work", "styles", "on_style"),
     "companions.build_scorer": ("config", "console"),
     "companions.build_controlnet": ("config", "base", "console"),
-    "scorer_quality.measure_scorer": ("folder", "work"),
+    "scoring.quality.measure_scorer": ("folder", "work"),
 }
 """The functions that do the work, tested in tests/emoji, and the names of their arguments."""
 
@@ -39,7 +39,7 @@ def recorded() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, arguments in CALLS.items():
             patch.setattr(f"bwlab_emoji.{name}", recorder(arguments))
-        for name in ("base_quality.retrieval_table", "scorer_quality.scorer_table", "scorer_quality.text_table"):
+        for name in ("base_quality.retrieval_table", "scoring.quality.scorer_table", "scoring.quality.text_table"):
             patch.setattr(f"bwlab_emoji.{name}", str)
         patch.setattr(
             "bwlab_emoji.benchmark_quality.gate_table",
