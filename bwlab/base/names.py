@@ -18,8 +18,10 @@ from bwlab.text import parse_json
 
 EMBEDDED = "emoji"
 EMBEDDED_FOLDER = "data/emoji_base"
-UNET_CONFIG = Path("unet") / "config.json"
-CONFIGS = (UNET_CONFIG, Path("transformer") / "config.json")
+CONFIG = "config.json"
+UNET_CONFIG = Path("unet") / CONFIG
+DENOISERS = ("unet", "transformer")
+OTHER_COMPONENTS = ("_", "vae", "text_encoder", "tokenizer", "image_encoder", "safety_checker", "controlnet")
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
@@ -74,12 +76,26 @@ def _checkpoint_unet(path: Path) -> BaseUnet:
 
 
 def _folder_unet(folder: Path) -> BaseUnet:
-    file = next((folder / config for config in CONFIGS if (folder / config).is_file()), None)
-    if file is None:
+    denoiser = denoiser_folder(folder)
+    if denoiser is None:
         fix = "Give the folder of a diffusers pipeline, such as save_pretrained writes"
-        found = f"it is no diffusers pipeline with a UNet or transformer: {' and '.join(map(str, CONFIGS))} are missing"
+        found = f"it is no diffusers pipeline: there is no {' or '.join(f'{name}/{CONFIG}' for name in DENOISERS)}"
         raise BwlabError(f"base {str(folder)!r}", found, fix)
-    return BaseUnet(str(folder), _read_config(file))
+    return BaseUnet(str(folder), _read_config(denoiser / CONFIG))
+
+
+def denoiser_folder(folder: Path) -> Path | None:
+    """Return the folder of the denoiser in a pipeline's folder: `unet`, `transformer`, or a plugin family's own.
+
+    The latter is the first component of model_index.json with a config that is no autoencoder or text encoder.
+    """
+    names = [*DENOISERS]
+    try:
+        index = parse_json((folder / "model_index.json").read_text(encoding="utf-8"))
+        names += [name for name in index if not name.startswith(OTHER_COMPONENTS)]
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    return next((folder / name for name in names if (folder / name / CONFIG).is_file()), None)
 
 
 def embedded_folder() -> Path:

@@ -57,7 +57,7 @@ def _controlnet_classes(family: ModelFamily) -> PipelineClasses:
 
 def needs_own_mask(pipe: Pipeline) -> bool:
     """Return whether diffusers' inpainting pipelines refuse this base's denoiser."""
-    return denoiser_of(pipe).config.in_channels not in family_of(pipe).inpainting_channels
+    return denoiser_of(pipe).config.get("in_channels") not in family_of(pipe).inpainting_channels
 
 
 class KeptOutside:

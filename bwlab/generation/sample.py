@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bwlab.adapters.attach import ScaledAdapter, acting_layers
 from bwlab.base.conditioning import layers_skipped
-from bwlab.base.families.family import Task
+from bwlab.base.families.family import ModelFamily, Task
 from bwlab.base.models import family_of
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
@@ -165,9 +165,14 @@ class _Sampling:
     fold: bool
 
     @property
+    def family(self) -> ModelFamily:
+        """The family of the base."""
+        return family_of(self.pipeline)
+
+    @property
     def guided(self) -> bool:
         """Whether there is a second pass for the negative prompt."""
-        return self.cfg > 1 and family_of(self.pipeline).second_pass
+        return self.cfg > 1 and self.family.second_pass
 
     @property
     def steps_done(self) -> int:
@@ -194,7 +199,7 @@ class _Sampling:
             if not bool(values["latents"].isfinite().all()):
                 found = f"NaN or infinity after step {step + 1} of {self.steps}"
                 raise BwlabError("sampling", found, "Check the adapters, their scales and --cfg, or sample in float32")
-            on_step(step + 1)
+            on_step(min(step + 1, self.steps_done))  # Heun takes most steps twice
             return {**values, "latents": keep(values["latents"], timestep)} if keep else dict(values)
 
         return call
@@ -238,7 +243,7 @@ def _sample_batch(
     with attach_scaled(sampling.pipeline, adapters, sampling.fusion, fold=sampling.fold):
         result = sampling.pipeline(
             **contexts,
-            **sampling.image_arguments(len(rows)),
+            **{**sampling.family.sampling_options(sampling.pipeline), **sampling.image_arguments(len(rows))},
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in own_seeds],

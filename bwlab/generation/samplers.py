@@ -29,7 +29,7 @@ class Sampler:
     Attributes:
         name: value of `--sampler`.
         label: name in the AUTOMATIC1111 web UI, for image metadata.
-        scheduler: name of the class in diffusers; empty if it does not sample by diffusion.
+        scheduler: name of the class in diffusers for diffusion.
         settings: settings of the scheduler in addition to the noise schedule of the base.
         most_steps: highest number of steps that it can take.
         flow: name of the class in diffusers for flow matching; empty if it does not sample by that.
@@ -71,8 +71,20 @@ SAMPLERS: Mapping[str, Sampler] = {
         ),
         # For bases and adapters distilled for it: a few steps at guidance 1 to 2.
         Sampler("lcm", "LCM", "LCMScheduler", {"original_inference_steps": LCM_STEPS, "clip_sample": False}, LCM_STEPS),
-        Sampler("dpmpp_2m", "DPM++ 2M", "", flow="DPMSolverMultistepScheduler"),
-        Sampler("heun", "Heun", "", flow="FlowMatchHeunDiscreteScheduler"),
+        Sampler(
+            "dpmpp_2m",
+            "DPM++ 2M",
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
+            flow="DPMSolverMultistepScheduler",
+        ),
+        Sampler(
+            "heun",
+            "Heun",
+            "HeunDiscreteScheduler",
+            {"use_karras_sigmas": False},
+            flow="FlowMatchHeunDiscreteScheduler",
+        ),
     )
 }
 
@@ -100,17 +112,16 @@ def sampler_for(pipe: Pipeline, name: str) -> Sampler:
     """Return a sampler for a base; `"auto"` is the usual one.
 
     Raises:
-        BwlabError: there is no such sampler, or it does not sample by the process that the base was trained for.
+        BwlabError: there is no such sampler, or the base was trained by flow matching and it does not sample by that.
 
     """
     flow = is_flow(pipe.scheduler.config)
     if name == AUTO:
         return SAMPLERS["euler" if flow else DEFAULT_SAMPLER]
     sampler = sampler_named(name)
-    if not (sampler.flow if flow else sampler.scheduler):
-        process = "flow matching" if flow else "diffusion"
-        fitting = [other.name for other in SAMPLERS.values() if (other.flow if flow else other.scheduler)]
-        found = f"the base was trained by {process}, and this sampler does not sample by that"
+    if flow and not sampler.flow:
+        fitting = [other.name for other in SAMPLERS.values() if other.flow]
+        found = "the base was trained by flow matching, and this sampler does not sample by that"
         raise BwlabError(f"--sampler {name}", found, f"Choose from {', '.join((AUTO, *fitting))}")
     return sampler
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import pluggy
 
 from bwlab.adapters.types import AdapterType
+from bwlab.base.families import FAMILIES
 from bwlab.base.families.family import ModelFamily
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
+from bwlab.formats.dialects.own import reader_of
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
 from bwlab.fusion.types import Fusion, FusionType, split_fusion
 from bwlab.optimizers.types import OptimizerType
@@ -145,8 +147,10 @@ class PluginManager:
         return tuple(self._unique(ModelFamily).values())  # type: ignore[type-abstract]  # only asked for subclasses
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Return the readers, then the writers."""
-        return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
+        """Return the readers, then the writers; the families of plugins have a reader each."""
+        own = {family.name for family in FAMILIES}
+        families = (reader_of(family.name) for family in self.model_families() if family.name not in own)
+        return *self._unique(FormatReader).values(), *families, *self._unique(FormatWriter).values()
 
     def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
         """Return a module of a plugin's adapter type with the delta that the plugin computes.

@@ -16,25 +16,7 @@ from bwlab.base.families.equal_tokens import zeros_at_end
 from bwlab.base.load import load_base
 from bwlab.base.models import denoiser_of, family_of
 from bwlab.base.noise import FlowMatching, noise_process
-from bwlab.cli.app import main
-
-PROMPT = "a red square"
-
-
-def command(*arguments: object) -> int:
-    """Run a command and return its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
-
-
-def run(*arguments: object) -> None:
-    """Run a command, which must succeed."""
-    assert command(*arguments) == 0
-
-
-def pixels(image: object) -> np.ndarray:
-    return np.asarray(image, dtype=np.int16)
+from tests.families.commands import PROMPT, command, pixels, run
 
 
 def plain_image(folder: Path, steps: int, seed: int, cfg: float) -> np.ndarray:
@@ -51,9 +33,10 @@ def test_images_are_those_of_diffusers(sd3_folder: Path, tmp_path: Path) -> None
     [file] = tmp_path.glob("*.png")
     from PIL import Image
 
-    written = pixels(Image.open(file))
+    with Image.open(file) as image:
+        written, noted = pixels(image), json.dumps(dict(image.info))
     assert np.abs(written - plain_image(sd3_folder, 3, 5, 4.0)).max() <= 1
-    assert "Euler" in json.dumps(dict(Image.open(file).info))
+    assert "Euler" in noted
 
 
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m", "unipc"])
@@ -138,9 +121,16 @@ def adapter(sd3_folder: Path, two_images: Path, tmp_path: Path) -> Path:
 
 def test_an_adapter_is_trained_into_the_named_blocks(adapter: Path) -> None:
     tensors = safetensors.torch.load_file(adapter)
-    assert {"joint_blocks_1" in key or "transformer_blocks_1" in key for key in tensors} == {True, False}
-    assert all("blocks_1_" in key or "blocks_3_" in key for key in tensors)
-    losses = [json.loads(line)["loss"] for line in (adapter.parent / "log.jsonl").read_text().splitlines()]
+    blocks = {key.split(".")[2] for key in tensors}
+    assert blocks == {"1", "3"}
+    assert {len(t) for key, t in tensors.items() if "blocks.1." in key and "lora_A" in key} == {2}
+    assert {len(t) for key, t in tensors.items() if "blocks.3." in key and "lora_A" in key} == {3}
+    assert not any("norm" in key for key in tensors)
+    losses = [
+        record["loss"]
+        for line in (adapter.parent / "log.jsonl").read_text().splitlines()
+        if "loss" in (record := json.loads(line))
+    ]
     assert len(losses) >= 4
     assert all(np.isfinite(losses))
     assert list((adapter.parent / "previews").glob("*.png"))
@@ -167,6 +157,12 @@ def test_the_adapter_changes_images_and_loads_in_diffusers(sd3_folder: Path, ada
     )[0]
     assert (pixels(plain) != pixels(changed)).any()
     assert (pixels(plain) == pixels(off)).all()
+    theirs = StableDiffusion3Pipeline.from_pretrained(sd3_folder, text_encoder_3=None, tokenizer_3=None)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.load_lora_weights(adapter)
+    generator = torch.Generator().manual_seed(0)
+    image = theirs(PROMPT, num_inference_steps=3, guidance_scale=1, generator=generator, height=32, width=32).images[0]
+    assert np.abs(pixels(image) - pixels(changed)).max() <= 1
 
 
 def test_blocks_without_a_trained_layer_build_no_graph(sd3_folder: Path) -> None:
@@ -203,7 +199,8 @@ def test_conflict_is_measured_block_by_block(
     sd3_folder: Path, two_images: Path, two_adapters: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    given = "--base", sd3_folder, "--data-a", two_images, "--data-b", two_images, "--json"
+    data = (f"{name}={two_images}" for name in two_adapters)
+    given = "--base", sd3_folder, *(part for one in data for part in ("--data", one)), "--json"
     run("analyze", "conflict", *two_adapters, *given)
     text = capsys.readouterr().out
     assert "joint2" in json.dumps(json.loads(text))

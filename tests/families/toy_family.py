@@ -21,12 +21,12 @@ from bwlab.blocks.scheme import BlockScheme, Module
 class ToyDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Three blocks of two linear layers on the pixels of latents, with the text added to each pixel."""
 
-    @register_to_config
-    def __init__(self, channels: int = 4, width: int = 12, text: int = 8, blocks: int = 3, sample_size: int = 8) -> None:
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, channels: int = 4, width: int = 12, text: int = 8, depth: int = 3, sample_size: int = 8) -> None:
         super().__init__()
         self.enter, self.read = nn.Linear(channels + 1, width), nn.Linear(text, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(depth)
         )
         self.leave = nn.Linear(width, channels)
 
@@ -76,7 +76,7 @@ class ToyPipeline(DiffusionPipeline):  # type: ignore[misc]
 def find_toy(config: Mapping[str, object]) -> BlockScheme | None:
     if config.get("_class_name") != "ToyDenoiser":
         return None
-    count = int(str(config["blocks"]))
+    count = int(str(config["depth"]))
     blocks = [f"toy{number}" for number in range(count)]
     modules = [
         *(Module(f"blocks.{number}", block, block) for number, block in enumerate(blocks)),

@@ -106,6 +106,10 @@ class ModelFamily(ABC):
         """Return the block scheme of a denoiser with this config, or None if it is not of this family."""
         return None
 
+    def prompt_tokens(self, pipe: Pipeline) -> int | None:
+        """Return how many tokens of a caption are read, begin and end left out, if longer ones are cut; else None."""
+        return None
+
     def pipeline_class(self, name: str) -> Any:
         """Return the pipeline class of this name, of `kinds` or `classes`: that of diffusers."""
         import diffusers
@@ -155,6 +159,10 @@ class ModelFamily(ABC):
             conditions: see `conditions`.
 
         """
+
+    def sampling_options(self, pipe: Any) -> Mapping[str, object]:
+        """Return further arguments of every call of the pipelines, such as the size of images."""
+        return {}
 
     def image_stream(self, output: Any) -> Tensor:
         """Return the hidden states of the image in what a block of the denoiser returns."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwlab.base.families.family import ModelFamily, PipelineClasses, TextBatch
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.transformers import FLUX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +42,6 @@ class Flux(ModelFamily):
 
     def scheme(self, config: Mapping[str, object]) -> BlockScheme | None:
         """Return the scheme of double and single blocks."""
-        from bwlab.blocks.transformers import FLUX
-
         return FLUX(config)
 
     def load_options(self, folder: Path) -> Mapping[str, object]:
@@ -55,6 +54,10 @@ class Flux(ModelFamily):
         if inputs == PATCH**2 * latents:
             return None
         return f"a transformer of {inputs} input channels, and packed latents have {PATCH**2 * latents}"
+
+    def prompt_tokens(self, pipe: Pipeline) -> int | None:
+        """Return the tokens of the T5."""
+        return TEXT_TOKENS - 1
 
     def encode(self, pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
         """Return the tokens of the T5 and the pooled text of the CLIP."""
@@ -86,6 +89,11 @@ class Flux(ModelFamily):
             **conditions,
         )[0]
         return unpacked(prediction, latents.shape)
+
+    def sampling_options(self, pipe: Any) -> Mapping[str, object]:
+        """Return the size of images."""
+        side = self.base_side(pipe)
+        return {"height": side, "width": side}
 
     def image_stream(self, output: Any) -> Tensor:
         """Return the second output of a block; the first are the hidden states of the text."""

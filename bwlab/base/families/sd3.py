@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bwlab.base.families.family import ModelFamily, PipelineClasses, TextBatch, named_embeddings
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.transformers import SD3
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from bwlab.base.architectures import Pipeline
 
+T5_TOKENS = 256
 TEXT_TOKENS = 333  # of the two CLIP encoders (77, side by side) and of the T5 (256)
 
 
@@ -39,9 +41,7 @@ class StableDiffusion3(ModelFamily):
 
     def scheme(self, config: Mapping[str, object]) -> BlockScheme | None:
         """Return the scheme of joint blocks."""
-        from bwlab.blocks.families import scheme_for
-
-        return scheme_for(config) if config.get("_class_name") == "SD3Transformer2DModel" else None
+        return SD3(config)
 
     def load_options(self, folder: Path) -> Mapping[str, object]:
         """Leave out the image encoder, and the T5 where the folder has none."""
@@ -56,6 +56,12 @@ class StableDiffusion3(ModelFamily):
             from bwlab.base.families.equal_tokens import compute_equal_tokens_once
 
             compute_equal_tokens_once(self.denoiser_of(pipe))
+
+    def prompt_tokens(self, pipe: Pipeline) -> int | None:
+        """Return the tokens of the T5, or of the CLIP encoders where there is none."""
+        if getattr(pipe, "text_encoder_3", None) is not None:
+            return T5_TOKENS - 1
+        return int(pipe.tokenizer.model_max_length) - 2
 
     def encode(self, pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
         """Return the tokens of all encoders and the pooled text."""
