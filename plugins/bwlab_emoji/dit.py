@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab.base.families.equal_tokens import compute_equal_tokens_once
+from bwlab.base.load import load_base
+from bwlab.base.names import EMBEDDED
+from bwlab_emoji.art import load_art
+from bwlab_emoji.build import latent_pool
 from bwlab_emoji.text import WIDTH
 from bwlab_emoji.training import Muon, StageLog, TrainingFile
 from bwlab_emoji.unet import AVERAGE_DECAY, CAPTION_DROPOUT, LatentPool, trapezoid
@@ -220,3 +226,79 @@ def _optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, Muon]:
     others = [value for name, value in parameters.items() if name not in matrices]
     adam = torch.optim.AdamW(others, lr=PEAK_RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     return adam, Muon([parameters[name] for name in matrices], MATRIX_RATE)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Settings of a build of the embedded transformer.
+
+    Attributes:
+        out: the pipeline folder to write.
+        work: the folder of downloads, caches and checkpoints; keep it to continue a build.
+        seed: seed for every random choice.
+        steps: optimiser steps.
+        coloured_from: step from which coloured backgrounds are mixed in.
+        compile_model: use `torch.compile`.
+
+    """
+
+    out: Path
+    work: Path
+    seed: int = 0
+    steps: int = 18_000
+    coloured_from: int = 6_000
+    compile_model: bool = False
+
+
+def build_transformer(config: TransformerConfig, console: Console) -> Path:
+    """Train the transformer from its last checkpoint, and write its pipeline folder; return it.
+
+    Autoencoder, tokenizer and text encoder are those of the embedded base.
+    """
+    config.work.mkdir(parents=True, exist_ok=True)
+    base = load_base(EMBEDDED)
+    encoder = with_projection(base.text_encoder)
+    pool = latent_pool(base.vae, base.tokenizer, load_art(config.work))
+    training = TransformerTraining(
+        pool,
+        encode_captions(encoder, pool),
+        config.work,
+        config.steps,
+        config.coloured_from,
+        seed=config.seed,
+        compile_model=config.compile_model,
+    )
+    with StageLog("dit", config.work / "log.jsonl", console) as log:
+        training.run(log)
+    save_transformer(training, encoder, config.out)
+    return config.out
+
+
+def save_transformer(training: TransformerTraining, encoder: CLIPTextModelWithProjection, out: Path) -> None:
+    """Write the pipeline with averaged weights in half precision, as an ordinary folder without a T5.
+
+    diffusers loads it with `text_encoder_3=None, tokenizer_3=None`, as any Stable Diffusion 3 without a T5.
+    """
+    from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+
+    base = load_base(EMBEDDED)
+    transformer = new_transformer()
+    transformer.load_state_dict(training.average)
+    vae = AutoencoderKL.from_config({**base.vae.config, "scaling_factor": SCALING, "shift_factor": 0.0})
+    vae.load_state_dict(base.vae.state_dict())
+    tokenizer = copy.deepcopy(base.tokenizer)
+    tokenizer.model_max_length = TOKENS
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=new_flow_scheduler(),
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=encoder,
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+    pipeline.to(torch.float16).save_pretrained(out)
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes them readable by their owner alone

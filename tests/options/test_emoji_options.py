@@ -26,6 +26,7 @@ CALLS = {
     "base_quality.measure": ("base", "work", "cfg", "count", "seed", "sheet"),
     "benchmark_art.write_benchmark": ("work", "out"),
     "benchmark_quality.measure_benchmark": ("work", "styles", "on_style"),
+    "dit.build_transformer": ("config", "console"),
     "companions.build_scorer": ("config", "console"),
     "companions.build_controlnet": ("config", "base", "console"),
     "scoring.quality.measure_scorer": ("folder", "work"),
@@ -84,6 +85,8 @@ BUILD = Table(
         Row("--vae-steps", "--vae-steps 3", handed("config.vae_steps", 3)),
         Row("--unet-steps", "--unet-steps 3", handed("config.unet_steps", 3)),
         Row("--compile", "--compile", handed("config.compile_unet", True)),
+        Row("--kind", "--kind dit", handed("config.coloured_from", 6_000)),
+        Row("--dit-steps", "--dit-steps 3", handed("config.steps", 3), common="--kind dit"),
     ],
 )
 MEASURE = Table(
