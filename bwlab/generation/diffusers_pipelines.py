@@ -74,14 +74,16 @@ class KeptOutside:
         assert init_image.mask is not None
         self.scheduler = pipeline.scheduler
         latents = encode_images(pipeline.vae, pipeline.image_processor.preprocess(init_image.image)).mean
-        self.latents: Tensor = latents.expand(len(seeds), *latents.shape[1:])
+        family = family_of(pipeline)
+        self.latents: Tensor = family.sampled(latents.expand(len(seeds), *latents.shape[1:]))
         draws = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self.noise = torch.stack(draws).to(latents)
+        self.noise = family.sampled(torch.stack(draws).to(latents))
         mask = pipeline.image_processor.pil_to_numpy(init_image.mask.resize((latents.shape[3], latents.shape[2])))
-        self.mask = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
+        whole = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
+        self.mask = family.sampled(whole.expand(1, *latents.shape[1:]))
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Return latents `(batch, channels, h, w)` after the step, with the init image's latents outside the mask."""
+        """Return latents after the step, as the pipeline holds them, with the init image's latents outside the mask."""
         steps = self.scheduler.timesteps
         index = int((steps == timestep).nonzero()[-1]) + 1
         outside = self.latents

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 
 from bwlab.adapters.adapter import Adapter, create_adapter
@@ -123,6 +124,8 @@ def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
         trainable = new_trainable(config, pipe, manager)
         check_gradient_path(denoiser_of(pipe), trainable.adapter.layers, config.training)
         process = noise_process(pipe, training.timestep_sampling, training.timestep_shift)
+        if training.min_snr_gamma is not None:
+            process.min_snr_weights(process.sample_times(1, torch.Generator()), training.min_snr_gamma)
         freeze(pipe, accelerator)
     return PreparedModel(accelerator, processes, pipe, process, base_hash, trainable)
 

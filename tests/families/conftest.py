@@ -24,6 +24,17 @@ def flux_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
+def dev_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a tiny FLUX.1 dev, which trains on images of 32 px unless another size is asked for."""
+    from bwlab.base.families.flux import Flux
+
+    monkeypatch.setattr(Flux, "base_side", lambda self, pipe: 32)
+    folder = tmp_path_factory.mktemp("flux_dev")
+    tiny_flux(guidance=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
 def two_images(tmp_path: Path) -> Path:
     """Return a folder of two captioned images."""
     from PIL import Image

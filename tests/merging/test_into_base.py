@@ -301,7 +301,7 @@ def test_an_extraction_from_single_files(tmp_path: Path, manager: PluginManager,
         (Extraction("tiny", "tiny", 0), "--rank 0: out of range"),
         (Extraction("tiny", "tiny", None, "uper=3"), "block 'uper'"),
         (Extraction("none", "tiny", 3), "TUNED .*none: no such file or folder"),
-        (Extraction("tiny", "empty", 3), "BASE .*empty: there is no folder unet in it"),
+        (Extraction("tiny", "empty", 3), "BASE .*empty: there is no folder unet or transformer in it"),
     ],
 )
 def test_wrong_extractions_are_one_line(

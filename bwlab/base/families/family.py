@@ -164,6 +164,10 @@ class ModelFamily(ABC):
         """Return further arguments of every call of the pipelines, such as the size of images."""
         return {}
 
+    def sampled(self, latents: Tensor) -> Tensor:
+        """Return latents `(batch, channels, h, w)` as the pipelines hold them while they sample."""
+        return latents
+
     def image_stream(self, output: Any) -> Tensor:
         """Return the hidden states of the image in what a block of the denoiser returns."""
         hidden: Tensor = output[0] if isinstance(output, tuple) else output

@@ -95,6 +95,10 @@ class Flux(ModelFamily):
         side = self.base_side(pipe)
         return {"height": side, "width": side}
 
+    def sampled(self, latents: Tensor) -> Tensor:
+        """Return latents packed."""
+        return packed(latents)
+
     def image_stream(self, output: Any) -> Tensor:
         """Return the second output of a block; the first are the hidden states of the text."""
         hidden: Tensor = output[-1] if isinstance(output, tuple) else output
