@@ -69,10 +69,12 @@ def _size(image: Image.Image) -> str:
 
 def read_image(path: Path, option: str) -> Image.Image:
     """Return the image in a file as `bwlab.images.read_rgb` does; `BwlabError` if it cannot be read."""
-    from bwlab.images import read_rgb
+    from bwlab.images import LargeImageError, read_rgb
 
     try:
         return read_rgb(path)
+    except LargeImageError as error:
+        raise BwlabError(f"{option} {path}", str(error), "Make it smaller") from error
     except Exception as error:  # decoders raise almost any exception on damaged bytes
         found = "a folder" if path.is_dir() else "not a readable image" if path.exists() else "no such file"
         raise BwlabError(f"{option} {path}", found, "Give an image file") from error

@@ -62,7 +62,7 @@ def test_the_page_names_everything() -> None:
 def test_the_page_names_every_analysis_and_its_arguments() -> None:
     page = PAGE.read_text(encoding="utf-8")
     functions = [value for name in analyze.__all__ if inspect.isfunction(value := getattr(analyze, name))]
-    assert len(functions) == 5
+    assert len(functions) == 6
     assert [function.__name__ for function in functions if f"`{function.__name__}(" not in page] == []
 
 
