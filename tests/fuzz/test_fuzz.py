@@ -93,6 +93,10 @@ FOUND: dict[str, tuple[Callable[[], RawFile], str]] = {
         lambda: lora(lokr_w1=("F32", [3, 5, 1, 1]), lokr_w2=("F32", [7, 11])),
         "do not make a lokr",
     ),
+    "LoKr with a whole w2 and a factor of it": (
+        lambda: lora(lokr_w1=("F32", [3, 5]), lokr_w2=("F32", [7, 11]), lokr_w2_b=("F32", [])),
+        "both lokr_w2 and lokr_w2_b",
+    ),
     "300,000 x 300,000": (
         lambda: lora(lora_down__weight=("F16", [1, 300_000]), lora_up__weight=("F16", [300_000, 1])),
         "no layer of a known model",
