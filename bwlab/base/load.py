@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.base.header import INPUTS
+from bwlab.base.loaded import require_loaded
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.base.single_file import load_single_file
@@ -29,6 +30,7 @@ BASE_ADVICE = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x or SDXL, or th
 ONE_ENCODER, TWO_ENCODERS = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PIPELINES = {ONE_ENCODER: NEEDED, TWO_ENCODERS: (*NEEDED, "text_encoder_2", "tokenizer_2")}
+MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 
@@ -119,7 +121,8 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype) -> StableDiffusion
         dtype: of the weights in memory, whatever the files'.
 
     Raises:
-        BwlabError: the folder is no pipeline of SD 1.x, 2.x or XL, saying what was found there.
+        BwlabError: the folder is no pipeline of SD 1.x, 2.x or XL, saying what was found there; or the weights of a
+            component were not loaded.
 
     """
     import diffusers
@@ -143,6 +146,7 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype) -> StableDiffusion
         except Exception as error:
             raise BwlabError(asked, f"the pipeline does not load: {first_sentence(error)}", BASE_ADVICE) from error
     _require_latents_alone(pipe, asked)
+    require_loaded({name: getattr(pipe, name) for name in PIPELINES[kind] if name in MODELS}, folder, asked)
     return pipe
 
 
