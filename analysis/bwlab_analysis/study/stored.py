@@ -142,7 +142,7 @@ def wrong_file(kind: str, path: Path, result: Mapping[str, Any]) -> str | None:
             _check_images(path, int(result["side"]))
         else:
             _check_tensors(path)
-    except (OSError, ValueError, TypeError, SyntaxError) as error:  # the last is Pillow's for a damaged chunk
+    except (OSError, ValueError, TypeError, OverflowError, SyntaxError) as error:  # the last: Pillow, damaged chunks
         return f"{path}: not a whole file ({first_line(error)})"
     return None
 
@@ -151,9 +151,12 @@ def _check_images(path: Path, side: int) -> None:
     """Raise OSError, ValueError or SyntaxError unless a PNG file is whole and holds images of a size."""
     from PIL import Image
 
-    with Image.open(path) as file:
-        width, height = file.size
-        file.verify()  # each chunk has a checksum
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            file.verify()  # each chunk has a checksum
+    except Image.DecompressionBombError as error:
+        raise ValueError("its header promises too large an image") from error
     if side < 1 or width % side or height % side:
         raise ValueError(f"it is {width} x {height}, for images of {side} x {side}")
 
