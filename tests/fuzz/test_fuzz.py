@@ -21,8 +21,9 @@ from bwlab.cli.app import main
 from bwlab.formats.read import read_contents
 from tests.analysis.kohya import adapter_tensors, kohya
 from tests.fuzz.checked import Broken, run_checked
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import damaged, mutated
 from tests.fuzz.raw import RawFile, RawTensor, copied
+from tests.fuzz.readers import READERS, corpus
 from tests.fuzz.targets import ADAPTER_COMMANDS, Bench
 
 FILES = 2000
@@ -45,6 +46,18 @@ def test_files_broken_at_random(part: int, bench: Bench) -> None:
         content = target.broken(random)
         found = bench.run(target, content, [random.choice(target.commands)])
         assert found == [], f"file {number}: {found}"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_saved_corpus_and_damaged_copies_of_it(name: str) -> None:
+    """Bytes that once broke a reader, or that reach most of it, and some 20 damaged copies of each."""
+    saved = corpus(name)
+    assert saved
+    for path in saved:
+        whole = path.read_bytes()
+        READERS[name](whole)
+        for number in range(20):
+            READERS[name](damaged(whole, Random(number)))
 
 
 @settings(max_examples=50)
