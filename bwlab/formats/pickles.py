@@ -33,6 +33,7 @@ DEEPEST = 50
 """How many containers may hold each other."""
 LEAST_LETTERS, MOST_LETTERS = 40, 10_000_000
 """The letters that the key of a value counts for at least, and that all keys may have together."""
+OTHER_ORDER = "its numbers are in the byte order of another machine"
 BROKEN = (
     zipfile.BadZipFile,
     struct.error,
@@ -139,7 +140,7 @@ def _zipped(file: FileIO) -> tuple[object, Mapping[str, Place]]:
     if packed:
         raise _PickleError(f"a zip archive with the compressed record {packed[0]}; torch compresses none")
     if "byteorder" in records and _bytes(file, records["byteorder"]) != b"little":
-        raise _PickleError("its numbers are in the byte order of another machine")
+        raise _PickleError(OTHER_ORDER)
     reader = Unpickler()
     contents = reader.read(BytesIO(_bytes(file, records["data.pkl"])))
     return contents, {key: _place(file, records[f"data/{key}"]) for key in reader.storages}
@@ -162,7 +163,9 @@ def _in_a_row(file: FileIO) -> tuple[object, Mapping[str, Place]]:
     beginning = BytesIO(file.read(LONGEST_READ))
     if Unpickler().read(beginning) != OLD_FORM:
         raise ValueError("no number that marks the form")
-    _version, _machine = (Unpickler().read(beginning) for _ in range(2))
+    _version, machine = (Unpickler().read(beginning) for _ in range(2))
+    if not isinstance(machine, dict) or machine["little_endian"] is not True:
+        raise _PickleError(OTHER_ORDER)
     reader = Unpickler()
     contents, keys = reader.read(beginning), Unpickler().read(beginning)
     if not isinstance(keys, list):
