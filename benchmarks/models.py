@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from bwlab.blocks.configs import SD14, SD21, SDXL, UnetConfig, meta_unet
+from bwlab.blocks.configs import SD14, SD21, SDXL, DenoiserConfig, meta_unet
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-TINY: UnetConfig = dict(SD14) | {
+TINY: DenoiserConfig = dict(SD14) | {
     "block_out_channels": (8, 12, 16, 20),
     "layers_per_block": 1,
     "cross_attention_dim": 32,
@@ -22,11 +22,11 @@ TINY: UnetConfig = dict(SD14) | {
     "norm_num_groups": 4,
     "sample_size": 8,
 }
-MODELS: Mapping[str, UnetConfig] = {"sd14": SD14, "sd21": SD21, "sdxl": SDXL, "tiny": TINY}
+MODELS: Mapping[str, DenoiserConfig] = {"sd14": SD14, "sd21": SD21, "sdxl": SDXL, "tiny": TINY}
 TOKENS = 77
 
 
-def random_unet(config: UnetConfig, seed: int = 0) -> UNet2DConditionModel:
+def random_unet(config: DenoiserConfig, seed: int = 0) -> UNet2DConditionModel:
     """Return a frozen UNet of this config in evaluation mode, float32, on the CPU.
 
     Weights are normal with deviation 1 / sqrt(inputs), biases 0 and norms 1: activations keep a natural size, and
@@ -47,7 +47,9 @@ def random_unet(config: UnetConfig, seed: int = 0) -> UNet2DConditionModel:
     return unet
 
 
-def unet_inputs(config: UnetConfig, latents: int, batch: int, dtype: torch.dtype, seed: int = 1) -> dict[str, object]:
+def unet_inputs(
+    config: DenoiserConfig, latents: int, batch: int, dtype: torch.dtype, seed: int = 1
+) -> dict[str, object]:
     """Return the arguments of a forward pass: noisy latents `(batch, channels, latents, latents)`, timesteps, text."""
     generator = torch.Generator().manual_seed(seed)
 

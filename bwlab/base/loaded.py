@@ -16,7 +16,7 @@ from bwlab.formats.safetensors import ITEM_SIZES, AdapterFile, TensorEntry, open
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
 FIRST_NUMBERS = 8
 """The numbers of each tensor that are compared; all of them would mean reading the files twice."""
@@ -24,19 +24,25 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 """Names of layers in the files of older autoencoders, and the names that they are loaded under."""
 
 
-def require_loaded(parts: Mapping[str, nn.Module], folder: Path, asked: str) -> None:
-    """Raise `BwlabError` unless every tensor of a model begins with the numbers that it has in the model's files.
+def require_loaded(components: Mapping[str, object], folder: Path, asked: str) -> None:
+    """Raise `BwlabError` unless every tensor of the models begins with the numbers that it has in their files.
 
     Args:
-        parts: the models by the names of their folders.
+        components: the components of a pipeline by the names of their folders; those that are no models are left out.
         folder: the folder of the pipeline.
         asked: what the user asked for, for messages.
 
     """
-    for name, model in parts.items():
+    from torch import nn
+
+    for name, model in components.items():
+        if not isinstance(model, nn.Module):
+            continue
         stored = _beginnings(folder / name)
         own = {_name(key): tensor for key, tensor in model.state_dict().items()}
-        wrong = [key for key, tensor in own.items() if not _is_among(tensor, stored.get(key, []))]
+        # Files hold one name of a tensor that has two in the model.
+        right = {tensor.data_ptr() for key, tensor in own.items() if _is_among(tensor, stored.get(key, []))}
+        wrong = [key for key, tensor in own.items() if tensor.data_ptr() not in right]
         if wrong:
             versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in ("transformers", "diffusers"))
             found = f"{len(wrong)} of the {len(own)} tensors of its {name} are not those of the file, first {wrong[0]}"

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from bwlab.blocks.configs import KNOWN, UnetConfig, layer_shapes, meta_unet
+from bwlab.blocks.configs import KNOWN, TRANSFORMER_MODELS, UNETS, DenoiserConfig, layer_shapes, meta_denoiser
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.notations.lists import kohya_indices
 from bwlab.blocks.scheme import ALL, BlockScheme, Module
@@ -22,7 +22,10 @@ Level: TypeAlias = Literal["block", "cell"]
 
 LEAF = re.compile(r"(.+?)\.(resnets|attentions|downsamplers|upsamplers)\.\d+")
 
-FILE = "unet_counts.json"
+# Counts of known models: model -> module -> its three counts. A name of a transformer's modules may hold a range.
+FILES = {"unet_counts.json": UNETS, "transformer_counts.json": TRANSFORMER_MODELS}
+NUMBERED = re.compile(r"(\w+)\.(\d+)(\..+)?")
+RANGE = re.compile(r"(\w+)\.(\d+)-(\d+)(\..+)?")
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,20 @@ class MapRow:
 def block_map(scheme: BlockScheme, counts: Mapping[str, Counts], level: Level) -> list[MapRow]:
     """Return a row for each block or cell of the scheme, in its order; `counts` go by the module's path."""
     kohya_index = kohya_indices(scheme)
-    names = scheme.blocks() if level == "block" else scheme.cells()
-    return [_row(name, scheme, counts, kohya_index, level) for name in names]
+    members: dict[str, list[Module]] = {}
+    for module in scheme.modules:
+        members.setdefault(module.block if level == "block" else module.cell, []).append(module)
+    return [_row(name, modules, scheme, counts, kohya_index, level) for name, modules in members.items()]
 
 
 def _row(
-    name: str, scheme: BlockScheme, counts: Mapping[str, Counts], kohya_index: Mapping[str, int], level: Level
+    name: str,
+    modules: Sequence[Module],
+    scheme: BlockScheme,
+    counts: Mapping[str, Counts],
+    kohya_index: Mapping[str, int],
+    level: Level,
 ) -> MapRow:
-    modules = [module for module in scheme.modules if name == (module.block if level == "block" else module.cell)]
     paths = [module.path for module in modules]
     aliases = [alias for alias, block in scheme.aliases if level == "block" and block == name]
     tree = _common_tree(paths) if level == "block" else None
@@ -81,7 +90,10 @@ def _row(
 
 
 def _common_tree(paths: Iterable[str]) -> str | None:
-    trees = {match[1] if (match := LEAF.fullmatch(path)) else path for path in paths}
+    first, *others = paths
+    if others and all(path.startswith(f"{first}.") for path in others):
+        return first
+    trees = {match[1] if (match := LEAF.fullmatch(path)) else path for path in (first, *others)}
     return trees.pop() if len(trees) == 1 else None
 
 
@@ -95,8 +107,8 @@ class Counts:
     """The numbers of layers and parameters in a module.
 
     Attributes:
-        lora: layers that LoRA adapts.
-        locon: layers that LoCon adapts, including the layers of LoRA.
+        lora: layers that LoRA adapts where the block has a rank.
+        locon: layers that LoCon adapts there, including the layers of LoRA.
         parameters: all parameters, including biases and norms.
 
     """
@@ -114,45 +126,80 @@ def total(counts: Iterable[Counts]) -> Counts:
     return sum(counts, Counts())
 
 
-def count(config: UnetConfig, scheme: BlockScheme) -> dict[str, Counts]:
-    """Return the counts of each module of the scheme in a UNet with this config, by the module's path.
+def count(config: DenoiserConfig, scheme: BlockScheme) -> dict[str, Counts]:
+    """Return the counts of each module of the scheme in a denoiser with this config, by the module's path.
 
-    This needs torch and some seconds, because it builds the UNet on the meta device. Text encoders are not counted.
+    This needs torch and some seconds, because it builds the model on the meta device. Text encoders are not counted.
     """
-    unet = meta_unet(config)
+    denoiser = meta_denoiser({"_class_name": "UNet2DConditionModel", **config})
     counts: defaultdict[str, Counts] = defaultdict(Counts)
-    for path, parameter in unet.named_parameters():
+    for path, parameter in denoiser.named_parameters():
         counts[_module(scheme, path)] += Counts(parameters=parameter.numel())
-    for path, (kind, _) in layer_shapes(unet).items():
-        lora, locon = is_attention_target(path, kind), is_conv_target(path, kind)
-        counts[_module(scheme, path)] += Counts(int(lora), int(locon))
+    trained = scheme.trained_by(ALL)
+    for path, (kind, _) in layer_shapes(denoiser).items():
+        module = _module(scheme, path)
+        if module in trained:
+            counts[module] += Counts(int(is_attention_target(path, kind)), int(is_conv_target(path, kind)))
     return {module.path: counts[module.path] for module in scheme.modules if module.path in counts}
 
 
 def known_counts(name: str) -> dict[str, Counts]:
-    """Return the counts of a known UNet (a key of `configs.KNOWN`), without torch."""
-    table = json.loads(files("bwlab.blocks").joinpath(FILE).read_text(encoding="utf-8"))
-    return {path: Counts(*numbers) for path, numbers in table[name].items()}
+    """Return the counts of a known denoiser (a key of `configs.KNOWN`), without torch."""
+    file = next(file for file, models in FILES.items() if name in models)
+    table = json.loads(files("bwlab.blocks").joinpath(file).read_text(encoding="utf-8"))
+    return {path: Counts(*numbers) for key, numbers in table[name].items() for path in _paths_of(key)}
 
 
-def counted_text(names: Iterable[str] = KNOWN) -> str:
-    """Return the text of unet_counts.json: known UNet -> module -> its three counts."""
+def _paths_of(key: str) -> list[str]:
+    """Return the modules that a key of the table names: `"layers.0-29.norm1"` means 30."""
+    match = RANGE.fullmatch(key)
+    if match is None:
+        return [key]
+    return [f"{match[1]}.{number}{match[4] or ''}" for number in range(int(match[2]), int(match[3]) + 1)]
+
+
+def counted_text(names: Iterable[str]) -> str:
+    """Return the text of a file of counts of known denoisers: name -> module -> its three counts."""
     tables = {name: count(KNOWN[name], scheme_for(KNOWN[name])) for name in names}
-    return "{\n" + ",\n".join(f"{json.dumps(name)}: {_table_text(table)}" for name, table in tables.items()) + "\n}\n"
+    return (
+        "{\n"
+        + ",\n".join(f"{json.dumps(name)}: {_table_text(name, table)}" for name, table in tables.items())
+        + "\n}\n"
+    )
 
 
 def _module(scheme: BlockScheme, path: str) -> str:
     module = scheme.module_of(path)
     if module is None:
         found = f"its {path} lies in no block of the scheme {scheme.name}"
-        raise BwlabError("the blocks of this UNet", found, "Use a plugin with a block scheme that knows such UNets")
+        raise BwlabError("the blocks of this model", found, "Use a plugin with a block scheme that knows such models")
     return module.path
 
 
-def _table_text(table: Mapping[str, Counts]) -> str:
-    rows = (f"  {json.dumps(path)}: {[counts.lora, counts.locon, counts.parameters]}" for path, counts in table.items())
+def _table_text(name: str, table: Mapping[str, Counts]) -> str:
+    counted = table if name in UNETS else _with_ranges(table)
+    rows = (f"  {json.dumps(path)}: {[c.lora, c.locon, c.parameters]}" for path, c in counted.items())
     return "{\n" + ",\n".join(rows) + "\n}"
 
 
+def _with_ranges(table: Mapping[str, Counts]) -> dict[str, Counts]:
+    """Return the table with the equal blocks of a transformer as ranges."""
+    runs: dict[tuple[str, str, Counts], list[list[int]]] = {}
+    for path, counts in table.items():
+        match = NUMBERED.fullmatch(path)
+        name, number, rest = (match[1], int(match[2]), match[3] or "") if match else (path, -1, "")
+        ends = runs.setdefault((name, rest, counts), [])
+        if ends and ends[-1][1] == number - 1:
+            ends[-1][1] = number
+        else:
+            ends.append([number, number])
+    return {
+        f"{name}.{first}-{last}{rest}" if first >= 0 else name: counts
+        for (name, rest, counts), ends in runs.items()
+        for first, last in ends
+    }
+
+
 if __name__ == "__main__":
-    Path(__file__).with_name(FILE).write_text(counted_text(), encoding="utf-8")
+    for file, models in FILES.items():
+        Path(__file__).with_name(file).write_text(counted_text(models), encoding="utf-8")

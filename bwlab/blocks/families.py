@@ -1,4 +1,4 @@
-"""The block schemes of Stable Diffusion's UNets."""
+"""The block schemes of Stable Diffusion's UNets, and the scheme of any denoiser by its config."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from bwlab.blocks.scheme import ALL, BlockScheme, Module
+from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError, BwlabWarning, first_line
 
 PLAIN_DOWN, CROSS_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
@@ -148,25 +149,26 @@ def _aliases(blocks: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def scheme_for(config: Mapping[str, object], finders: Iterable[Finder] = ()) -> BlockScheme:
-    """Return the block scheme of the UNet with this config.
+    """Return the block scheme of the denoiser with this config.
 
     Args:
-        config: the config as diffusers writes it to `unet/config.json`.
+        config: the config as diffusers writes it to `unet/config.json` or `transformer/config.json`.
         finders: finders of plugins, `manager.block_schemes()`; tried before the built-in finders. A finder that
             raises is left out with a `BwlabWarning`.
 
     Raises:
-        BwlabError: no finder knows such a UNet.
+        BwlabError: no finder knows such a model.
 
     """
-    for find in (*finders, find_sd, find_sdxl):
+    built_in: tuple[Finder, ...] = (find_sd, find_sdxl, *TRANSFORMERS.values())
+    for find in (*finders, *built_in):
         scheme = _found(find, config)
         if scheme is not None:
             return scheme
     raise BwlabError(
-        "the block scheme of this UNet",
+        "the block scheme of this model",
         f"no known one fits {_described(config)}",
-        "Use a UNet like that of Stable Diffusion 1.x, 2.x or SDXL, or install a plugin that knows this one",
+        f"Use Stable Diffusion 1.x, 2.x, SDXL, {', '.join(TRANSFORMERS)}, or install a plugin that knows this model",
     )
 
 
@@ -182,6 +184,10 @@ def _found(find: Finder, config: Mapping[str, object]) -> BlockScheme | None:
 
 def _described(config: Mapping[str, object]) -> str:
     down, mid, up = block_types(config)
+    name = config.get("_class_name", "a config")
+    if not (down or up) and name != "UNet2DConditionModel":
+        sizes = [f"{key} {config[key]}" for key in ("num_layers", "num_single_layers", "n_layers") if key in config]
+        return f"{name} with {' and '.join(sizes) or 'no number of blocks'}"
     layers = config.get("layers_per_block", 2)
     kinds = f"{'/'.join(map(str, down)) or 'none'}, {mid}, {'/'.join(map(str, up)) or 'none'}"
-    return f"{config.get('_class_name', 'a config')} with the blocks {kinds} and {layers} layers per block"
+    return f"{name} with the blocks {kinds} and {layers} layers per block"

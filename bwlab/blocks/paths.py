@@ -1,10 +1,10 @@
-"""The models of a base that an adapter's paths lie in: the UNet and the text encoders."""
+"""The models of a base that an adapter's paths lie in: the denoiser (a UNet or transformer) and the text encoders."""
 
 from __future__ import annotations
 
 UNET = "unet"
 # As diffusers' pipelines name them, and what a path in one begins with.
-COMPONENTS = {UNET: "", "text_encoder": "te.", "text_encoder_2": "te2."}
+COMPONENTS = {UNET: "", "text_encoder": "te.", "text_encoder_2": "te2.", "text_encoder_3": "te3."}
 _BY_MARK = {prefix.removesuffix("."): name for name, prefix in COMPONENTS.items() if prefix}
 
 
@@ -18,10 +18,10 @@ def component_of(path: str) -> str:
 
 
 def in_unet(path: str) -> bool:
-    """Return whether an adapter path lies in the UNet."""
+    """Return whether an adapter path lies in the denoiser, a UNet or a transformer."""
     return component_of(path) == UNET
 
 
 def in_text_encoder(path: str) -> bool:
-    """Return whether an adapter path lies in a text encoder: whether it is `te.<path>` or `te2.<path>`."""
+    """Return whether an adapter path lies in a text encoder: `te.<path>`, `te2.<path>` or `te3.<path>`."""
     return not in_unet(path)

@@ -11,9 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal, TypeAlias, get_args
 
-from bwlab.blocks.scheme import ALL, EVERYTHING, BlockScheme, Module
+from bwlab.blocks.scheme import ALL, EVERYTHING, BlockScheme, Module, with_ranges
 from bwlab.errors import BwlabError
 
 Kind: TypeAlias = Literal["rank", "scale", "rate"]
@@ -56,29 +57,41 @@ class BlockSpec:
         return self.values[module.path]
 
     def by_block(self) -> dict[str, float | dict[str, float]]:
-        """Return the number of each block, of cells where they differ, and of modules where a cell is divided."""
-        return {block: self._of_block(block) for block in self.scheme.blocks()}
+        """Return the number of each block, of cells where they differ, and of modules where a cell is divided.
+
+        The rank of a block is that of its modules outside `apart`, as long as those have rank 0.
+        """
+        blocks: dict[str, list[Module]] = {}
+        for module in self.scheme.modules:
+            blocks.setdefault(module.block, []).append(module)
+        return {block: self._of_block(block, modules) for block, modules in blocks.items()}
 
     def canonical(self) -> str:
         """Return a short spec that means the same, which depends on the numbers only and not on how it was written."""
         base = self._commonest()
         entries = [] if self.kind == "rank" and base == 0 else [f"{EVERYTHING}={number_text(base)}"]
-        covered = self.scheme.modules_of(_everything(self.kind))
+        covered = _paths(EVERYTHING, self.scheme, self.kind)
+        named: list[tuple[str, float]] = []
         for block, value in self.by_block().items():
             for name, number in _flat(block, value):
-                default = base if self.scheme.modules_of(name) <= covered else 0.0
+                default = base if _paths(name, self.scheme, self.kind) <= covered else 0.0
                 if number != default:
-                    entries.append(f"{name}={number_text(number)}")
+                    named.append((name, number))
+        for number, group in groupby(named, key=lambda entry: entry[1]):
+            entries += [f"{name}={number_text(number)}" for name in with_ranges([n for n, _ in group], shortest=3)]
         return ", ".join(entries)
 
     def _commonest(self) -> float:
-        covered = self.scheme.modules_of(_everything(self.kind))
+        covered = _paths(EVERYTHING, self.scheme, self.kind)
         counts = Counter(self.values[module.path] for module in self.scheme.modules if module.path in covered)
         return counts.most_common(1)[0][0]
 
-    def _of_block(self, block: str) -> float | dict[str, float]:
-        modules = [module for module in self.scheme.modules if module.block == block]
-        if len(uniform := self._distinct(modules)) == 1:
+    def _of_block(self, block: str, modules: list[Module]) -> float | dict[str, float]:
+        trained = _paths(block, self.scheme, self.kind)
+        apart = any(self.values[module.path] for module in modules if module.path not in trained)
+        if not apart:
+            modules = [module for module in modules if module.path in trained]
+        if not apart and len(uniform := self._distinct(modules)) == 1:
             return uniform.pop()
         numbers: dict[str, float] = {}
         for cell in dict.fromkeys(module.cell for module in modules):
@@ -97,7 +110,7 @@ def parse_spec(text: str | float, scheme: BlockScheme, *, kind: Kind, default: f
     """Return the numbers that a spec gives to the blocks of a model.
 
     The later of two entries for one module wins, except that every name wins over `*`. For ranks `*` covers only the
-    UNet's blocks: `te` and `rest` get a rank only if they are named.
+    denoiser's blocks: `te` and `rest` get a rank only if they are named, and so does a transformer's modulation.
 
     Args:
         text: the spec; a single number `16` means `*=16`.
@@ -112,8 +125,7 @@ def parse_spec(text: str | float, scheme: BlockScheme, *, kind: Kind, default: f
     values = dict.fromkeys((module.path for module in scheme.modules), 0.0 if kind == "rank" else default)
     # The sort is stable: it moves "*" to the front and keeps the order of the names.
     for name, number in sorted(_entries(text, kind), key=lambda entry: entry[0] != EVERYTHING):
-        paths = scheme.modules_of(_everything(kind) if name == EVERYTHING else name)
-        values |= dict.fromkeys(paths, number)
+        values |= dict.fromkeys(_paths(name, scheme, kind), number)
     return spec_from_values(values, scheme, kind, text=str(text))
 
 
@@ -200,8 +212,11 @@ def _bad_entry(entry: str, entries: list[str], text: str) -> BwlabError:
     return BwlabError(f"block spec {_shown(text)}", found, fix)
 
 
-def _everything(kind: Kind) -> str:
-    return ALL if kind == "rank" else EVERYTHING
+def _paths(name: str, scheme: BlockScheme, kind: Kind) -> frozenset[str]:
+    """Return the paths of the modules that get the number of an entry."""
+    if kind == "rank":
+        return scheme.trained_by(ALL if name == EVERYTHING else name)
+    return scheme.modules_of(name)
 
 
 def _flat(block: str, value: float | dict[str, float]) -> Iterator[tuple[str, float]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.blocks.block_map import Counts, Level, MapRow
-from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.notations.lists import kohya_indices
+from bwlab.blocks.scheme import ALL, BlockScheme, with_ranges
 from bwlab.errors import BwlabError
 from bwlab.terminal import echo
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 ToOption = Annotated[
     tuple[str, str] | None,
     typer.Option(
-        "--to", metavar="FORM SPEC", help="Translate a block spec to lbw, lbw-short, kohya, diffusers or a1111."
+        "--to",
+        metavar="FORM SPEC",
+        help="Translate a block spec to lbw, lbw-short, lbw-full, kohya, diffusers or a1111.",
     ),
 ]
 FromOption = Annotated[
@@ -38,11 +41,17 @@ UNKNOWN = "-"
 
 def command(
     base: Annotated[
-        str, typer.Argument(help="Base model: emoji, sd14, sd21, sdxl, a diffusers folder or a checkpoint.")
+        str,
+        typer.Argument(
+            help="Base model: emoji, sd14, sdxl, flux or another known name, a diffusers folder or a checkpoint."
+        ),
     ] = "emoji",
     cells: Annotated[
         bool,
-        typer.Option("--cells", help="Show cells, which are one level finer: pairs of a resnet and a transformer."),
+        typer.Option(
+            "--cells",
+            help="Show cells, which are one level finer: a resnet with its transformer, or a stream of a block.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     to: ToOption = None,
@@ -121,53 +130,85 @@ def _print_table(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dic
 
     level: Level = "cell" if cells else "block"
     console = stdout_console()
-    console.print(map_table(f"{base}: blocks of the scheme {scheme.name}", rows, total(counts.values()), level))
+    title = f"{base}: blocks of the scheme {scheme.name}"
+    whole = "UNet" if scheme.denoiser == "UNet" else "model"  # "transformer" would widen the column of names
+    console.print(map_table(title, rows, total(counts.values()), level, whole))
     for line in footer(scheme, level):
         console.print(line, highlight=False, markup=False)
 
 
-def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level) -> Table:
-    """Return the table, with a row for each block or cell and a last row for the whole UNet."""
+def map_table(title: str, rows: Sequence[MapRow], whole: Counts, level: Level, name: str = "UNet") -> Table:
+    """Return the table, with a row for each block or cell and a last row of this name for the whole denoiser.
+
+    Names that no row has, such as LBW's of most transformers, get no column.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    coarse = level == "block"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(level, style="bold", no_wrap=True)
-    table.add_column("in diffusers", overflow="fold")
-    for header in ("aliases", "part") if coarse else ():
-        table.add_column(header)
-    for header in ("LBW", "kohya"):
-        table.add_column(header, no_wrap=True)
-    for header in ("LoRA", "LoCon", "parameters"):
+    texts = [[row.name] for row in rows]
+    for header, column in _columns(rows, level).items():
+        if any(column):
+            table.add_column(header, overflow="fold", no_wrap=header in ("LBW", "kohya"))
+            texts = [[*text, entry] for text, entry in zip(texts, column, strict=True)]
+    blank = [""] * (len(table.columns) - 1)
+    # Transformers have no convolutions, so LoCon adapts there what LoRA adapts.
+    headers = ("LoRA", "LoCon", "parameters") if whole.lora != whole.locon else ("LoRA", "parameters")
+    for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        names = [", ".join(row.aliases), ", ".join(row.parts)] if coarse else []
-        table.add_row(
-            *map(Text, [row.name, _paths(row.paths), *names, _span(row.lbw), _indices(row), *_counts(row.counts)])
-        )
+    for row, text in zip(rows, texts, strict=True):
+        table.add_row(*map(Text, [*text, *_counts(row.counts, headers)]))
     table.add_section()
-    blank = [""] * (5 if coarse else 3)
-    table.add_row(*map(Text, ["UNet", *blank, *_counts(whole)]), style="bold")
+    table.add_row(*map(Text, [name, *blank, *_counts(whole, headers)]), style="bold")
     return table
+
+
+def _columns(rows: Sequence[MapRow], level: Level) -> dict[str, list[str]]:
+    """Return header -> the text of each row, for the columns of names."""
+    names = {
+        "aliases": [", ".join(row.aliases) for row in rows],
+        "part": [", ".join(row.parts) for row in rows],
+    }
+    return {
+        "in diffusers": [_paths(row.paths) for row in rows],
+        **(names if level == "block" else {}),
+        "LBW": [_span(row.lbw) for row in rows],
+        "kohya": [_indices(row) for row in rows],
+    }
 
 
 def footer(scheme: BlockScheme, level: Level) -> list[str]:
     """Return the lines below the table: the parts and the meaning of the columns."""
+    adapters = "LoRA, LoCon" if scheme.denoiser == "UNet" else "LoRA"
     parts = "; ".join(f"{part} = {_joined(members)}" for part, members in scheme.parts)
     lines = [
         f"parts: {parts}",
         "* = every block that no other entry of a spec names; for ranks, only those of the part all",
-        "LoRA, LoCon: number of layers that they adapt; parameters: of the frozen UNet, without text encoders",
+        f"{adapters}: number of layers that they adapt; parameters: of the frozen {scheme.denoiser}, "
+        "without text encoders",
     ]
-    if scheme.ldm_cells():
+    if scheme.apart:
+        lines.append("modulation gets a rank only under names of its own: modulation, or the cell of a block")
+    if not scheme.ldm_cells():
+        lines.append("no LBW cells and no kohya list: both need two layers per block")
+    elif kohya_indices(scheme):
         lines.append("LBW: cells of LBW strings; kohya: indices in kohya's lists, from 0")
     else:
-        lines.append("no LBW cells and no kohya list: both need two layers per block")
+        lines.append("LBW: cells of LBW strings")
     if level == "block":
-        lines.append('one level finer: --cells; specs take all of these names: --blocks "in0=16, out3.2=4, *=0"')
+        lines.append(f'one level finer: --cells; specs take all of these names: --blocks "{_example(scheme)}"')
     return lines
+
+
+def _example(scheme: BlockScheme) -> str:
+    """Return a spec that shows a block or a range, and a cell."""
+    members = dict(scheme.parts)
+    blocks = members[ALL]
+    first = with_ranges(members["early"], shortest=2)[0] if "early" in members else blocks[0]
+    cell = next((cell for cell in reversed(scheme.cells()) if cell.startswith(f"{blocks[-1]}.")), blocks[-1])
+    return f"{first}=16, {cell}=4, *=0"
 
 
 def _paths(paths: Sequence[str]) -> str:
@@ -188,10 +229,11 @@ def _indices(row: MapRow) -> str:
     return ",".join(map(str, indices))
 
 
-def _counts(counts: Counts | None) -> list[str]:
+def _counts(counts: Counts | None, headers: Sequence[str]) -> list[str]:
     if counts is None:
-        return [UNKNOWN] * 3
-    return [str(counts.lora), str(counts.locon), f"{counts.parameters:,}"]
+        return [UNKNOWN] * len(headers)
+    texts = {"LoRA": str(counts.lora), "LoCon": str(counts.locon), "parameters": f"{counts.parameters:,}"}
+    return [texts[header] for header in headers]
 
 
 def _joined(members: Sequence[str]) -> str:

@@ -98,12 +98,14 @@ def survey_settings(config: TrainConfig, with_base: bool) -> Survey:
     from bwlab.dataset.buckets import base_size
     from bwlab.dataset.folders import present_subsets
     from bwlab.dataset.survey import image_count, survey
+    from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import ProgressBar
     from bwlab.training.data import long_captions, text_reading
 
     subsets = present_subsets(config.data, config.regularisation)
     count = image_count(subsets)
-    pipe = load_base(config.base) if with_base else None
+    families = installed_manager().model_families()
+    pipe = load_base(config.base, families=families) if with_base else None
     with ProgressBar("reading images", count) as bar:
         if pipe is None:
             return survey(subsets, None, bar.advance)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.base.models import family_of
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def fitted(image: Image.Image, pipe: Pipeline) -> Image.Image:
     """Return the middle of an image, as much as fits, at the resolution of the base."""
     from PIL import Image, ImageOps
 
-    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+    side = family_of(pipe).base_side(pipe)
     # Whole factors keep the pixels of small images sharp, as contact sheets do.
     sharp = image.width == image.height and side % image.width == 0
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS

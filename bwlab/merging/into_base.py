@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import denoiser_of
 from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, new_folder, remove_unfinished
@@ -63,7 +64,7 @@ def merge_into(
     name = base_dtype(base) if dtype is None else dtype_named(dtype)
     refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
-    pipe = load_base(base)
+    pipe = load_base(base, families=manager.model_families())
     scheme, layers = base_scheme(pipe, manager.block_schemes()), model_parts(pipe)
     require_fit(adapters, layers, base)
     inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
@@ -91,9 +92,9 @@ def base_dtype(base: str) -> str:
 def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
     """Return the modules of UNet and text encoders that have a weight, by path in adapters."""
     from bwlab.adapters.modules import TEXT_MODEL, text_prefix
-    from bwlab.base.conditioning import text_encoders
+    from bwlab.base.models import text_encoders
 
-    parts = {path: module for path, module in pipe.unet.named_modules() if _has_weight(module)}
+    parts = {path: module for path, module in denoiser_of(pipe).named_modules() if _has_weight(module)}
     for index, encoder in enumerate(text_encoders(pipe)):
         named = ((path.removeprefix(TEXT_MODEL), module) for path, module in encoder.named_modules())
         parts |= {text_prefix(index) + path: module for path, module in named if _has_weight(module)}

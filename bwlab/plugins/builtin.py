@@ -1,11 +1,14 @@
-"""Register the built-in block schemes, formats, fusions, optimisers and taggers; light to import."""
+"""Register the built-in block schemes, formats, fusions, families, optimisers and taggers; light to import."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bwlab.base.families import FAMILIES
+from bwlab.base.families.family import ModelFamily
 from bwlab.blocks.families import find_sd, find_sdxl
 from bwlab.blocks.scheme import SchemeFinder
+from bwlab.blocks.transformers import CHROMA, FLUX, FLUX2, LUMINA2, QWEN_IMAGE, SD3, WAN, Z_IMAGE
 from bwlab.formats.dialects import READERS, WRITERS
 from bwlab.formats.types import FormatType
 from bwlab.fusion.builtin import FUSIONS
@@ -21,10 +24,18 @@ WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
 
 @hookimpl
 def bwlab_register_block_schemes() -> list[SchemeFinder]:
-    """Return the schemes `sd` (1.x, 2.x, the embedded base) and `sdxl`."""
+    """Return the schemes of Stable Diffusion's UNets and of the transformers that diffusers knows under these names."""
     return [
         SchemeFinder("sd", "UNets of Stable Diffusion 1.x and 2.x: 4 levels down, mid, 4 up", find_sd),
         SchemeFinder("sdxl", "UNets of SDXL: 3 levels down, mid, 3 up", find_sdxl),
+        SchemeFinder("sd3", "Stable Diffusion 3 and 3.5: joint blocks of image and text", SD3),
+        SchemeFinder("flux", "FLUX.1 and its derivatives: double blocks, then single blocks", FLUX),
+        SchemeFinder("chroma", "Chroma: FLUX.1's blocks without their modulation", CHROMA),
+        SchemeFinder("flux2", "FLUX.2: double blocks, then single blocks", FLUX2),
+        SchemeFinder("qwen-image", "Qwen-Image: blocks of image and text", QWEN_IMAGE),
+        SchemeFinder("z-image", "Z-Image: refiners of noise and text, then layers", Z_IMAGE),
+        SchemeFinder("lumina2", "Lumina 2: refiners of noise and text, then layers", LUMINA2),
+        SchemeFinder("wan", "Wan 2.1 and 2.2: blocks of self and cross attention", WAN),
     ]
 
 
@@ -38,6 +49,12 @@ def bwlab_register_formats() -> list[FormatType]:
 def bwlab_register_fusions() -> list[FusionType]:
     """Return `sum`, `guided`, `switch`, `composite`, `k-lora`, `est-lora`, `kl`, `ties`, `dare` and `b-lora`."""
     return list(FUSIONS)
+
+
+@hookimpl
+def bwlab_register_model_families() -> list[ModelFamily]:
+    """Return `sd`, `sdxl` and `sd3`."""
+    return list(FAMILIES)
 
 
 @hookimpl

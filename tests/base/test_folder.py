@@ -12,8 +12,8 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
+from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
 

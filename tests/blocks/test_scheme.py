@@ -10,6 +10,7 @@ import pytest
 from bwlab.blocks.configs import SD14, SD21, SDXL
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme, Module
+from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import path_of
 from bwlab.plugins.manager import build_manager
@@ -167,7 +168,7 @@ def test_the_built_in_schemes_are_registered_as_a_plugins_would_be() -> None:
     import bwlab.plugins.builtin
 
     finders = build_manager([bwlab.plugins.builtin], installed=False).block_schemes()
-    assert [finder.name for finder in finders] == ["sd", "sdxl"]
+    assert [finder.name for finder in finders] == ["sd", "sdxl", *TRANSFORMERS]
     assert scheme_for(SDXL, finders).name == "sdxl"
 
 

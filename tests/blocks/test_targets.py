@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bwlab.blocks.block_map import FILE, counted_text, known_counts, total
+from bwlab.blocks.block_map import FILES, counted_text, known_counts, total
 from bwlab.blocks.configs import KNOWN, layer_shapes, meta_unet
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.targets import is_attention_target, is_conv_target
@@ -95,12 +95,13 @@ def test_the_known_unets_have_the_published_sizes(name: str, lora: int, locon: i
     assert (whole.lora, whole.locon, whole.parameters) == (lora, locon, parameters)
 
 
-def test_the_committed_counts_are_what_diffusers_builds() -> None:
-    """Builds each UNet on the meta device; `python -m bwlab.blocks.block_map` writes the file again."""
+@pytest.mark.parametrize("file", FILES)
+def test_the_committed_counts_are_what_diffusers_builds(file: str) -> None:
+    """Builds each model on the meta device; `python -m bwlab.blocks.block_map` writes the files again."""
     import bwlab.blocks
 
-    committed = Path(bwlab.blocks.__path__[0]) / FILE
-    assert committed.read_text(encoding="utf-8") == counted_text()
+    committed = Path(bwlab.blocks.__path__[0]) / file
+    assert committed.read_text(encoding="utf-8") == counted_text(FILES[file])
 
 
 @pytest.mark.parametrize("name", KNOWN)

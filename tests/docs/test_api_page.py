@@ -25,8 +25,8 @@ def maker(folder: Path) -> Callable[..., Path]:
 
         from bwlab.adapters.adapter import create_adapter
         from bwlab.adapters.save import save_adapter
-        from bwlab.base.conditioning import text_encoders
         from bwlab.base.load import base_scheme
+        from bwlab.base.models import text_encoders
 
         pipe, manager = bwlab.load_base(), build_manager()
         scheme = base_scheme(pipe, manager.block_schemes())

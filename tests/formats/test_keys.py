@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bwlab.blocks.configs import SD14, SD21, SDXL, UnetConfig, layer_shapes, meta_unet
+from bwlab.blocks.configs import SD14, SD21, SDXL, DenoiserConfig, layer_shapes, meta_unet
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import kohya_name_of, path_of, unet_path_of
 
@@ -42,14 +42,14 @@ def ldm_name(path: str, attention_levels: tuple[int, ...]) -> str:
 
 
 @pytest.mark.parametrize("config", [SD14, SD21, SDXL])
-def test_every_layer_of_a_unet_goes_there_and_back(config: UnetConfig) -> None:
+def test_every_layer_of_a_unet_goes_there_and_back(config: DenoiserConfig) -> None:
     paths = list(layer_shapes(meta_unet(config)))
     assert len(paths) > 250
     assert [path_of(kohya_name_of(path)) for path in paths] == paths
 
 
 @pytest.mark.parametrize(("config", "attention_levels"), [(SD14, (1, 2, 3)), (SDXL, (0, 1))])
-def test_every_ldm_name_is_understood(config: UnetConfig, attention_levels: tuple[int, ...]) -> None:
+def test_every_ldm_name_is_understood(config: DenoiserConfig, attention_levels: tuple[int, ...]) -> None:
     paths = [path for path in layer_shapes(meta_unet(config)) if "block" in path.split(".")[0]]
     for path in paths:
         name = "lora_unet_" + ldm_name(path, attention_levels).replace(".", "_")

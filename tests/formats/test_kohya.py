@@ -20,7 +20,7 @@ from bwlab import files as atomic
 from bwlab.adapters.adapter import create_adapter
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
-from bwlab.blocks.configs import SD14, SD21, SDXL, UnetConfig, meta_unet
+from bwlab.blocks.configs import SD14, SD21, SDXL, DenoiserConfig, meta_unet
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
@@ -149,7 +149,7 @@ def test_metadata_that_other_tools_read(tmp_path: Path, unet: UNet2DConditionMod
     ("config", "version", "is_v2"),
     [(SD14, "sd_v1", "False"), (SD21, "sd_v2", "True"), (SDXL, "sdxl_base_v1-0", "False")],
 )
-def test_metadata_names_the_generation(tmp_path: Path, config: UnetConfig, version: str, is_v2: str) -> None:
+def test_metadata_names_the_generation(tmp_path: Path, config: DenoiserConfig, version: str, is_v2: str) -> None:
     model, scheme = meta_unet(config), scheme_for(config)
     adapter = create_adapter(model, TYPES["lora"], parse_spec("mid=1", scheme, kind="rank"), 1.0, scheme=scheme)
     for layer in adapter.layers.values():

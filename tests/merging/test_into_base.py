@@ -15,8 +15,8 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
 from bwlab.base.architectures import PUBLISHED
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import text_encoders
 from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
 from bwlab.formats.modules import ModuleWeights

@@ -3,6 +3,9 @@
 LBW (sd-webui-lora-block-weight) and kohya's sd-scripts count the blocks of the original Stable Diffusion code: input
 block 1 + 3 i + j and output block 3 i + j are pair j of level i, input block 3 + 3 i is a downsampler, and an
 upsampler belongs to the last output block of its level.
+
+For FLUX.1 there are two lists. The Inspire Pack of ComfyUI takes 58 numbers: BASE, for the text encoders and all layers
+outside the blocks, then the 19 double and the 38 single blocks. LBW itself takes 61: CLIP, T5, IN, the blocks, OUT.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from typing import Literal, TypeAlias
 
 from bwlab.blocks.scheme import BlockScheme, short_names
 from bwlab.blocks.spec import BlockSpec, Kind, number_text, parse_number, spec_from_values
+from bwlab.blocks.transformers import LBW_FLUX
 from bwlab.errors import BwlabError
 
-ListFormat: TypeAlias = Literal["lbw", "lbw-short", "kohya"]
+ListFormat: TypeAlias = Literal["lbw", "lbw-short", "lbw-full", "kohya"]
 
 _LDM26 = ("BASE", *(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 _LDM20 = ("BASE", *(f"IN{i:02}" for i in range(9)), "M00", *(f"OUT{i:02}" for i in range(9)))
@@ -34,6 +38,10 @@ LBW_CELLS: Mapping[int, tuple[str, ...]] = {
 # sd-scripts, networks/lora.py: get_block_index(), for SDXL "copied from sdxl_train".
 KOHYA_SDXL_FIRST = ("time_embedding", "add_embedding")
 KOHYA_SDXL_LAST = ("conv_norm_out", "conv_out")
+INSPIRE_NOTE = (
+    "the first number is BASE, then 19 double and 38 single blocks, as the Inspire Pack of ComfyUI counts them in "
+    "files that adapt every block; LoRA Block Weight itself takes 61 numbers: --to lbw-full"
+)
 
 
 @dataclass(frozen=True)
@@ -60,16 +68,35 @@ class Slot:
 
 def list_slots(scheme: BlockScheme, form: ListFormat) -> tuple[Slot, ...]:
     """Return the entries of a list, in order; `BwlabError` if the tool has no list for such a model."""
+    double = [block for block in scheme.blocks() if block.startswith(("double", "single"))]
+    if double and form == "lbw":
+        return _inspire_slots(scheme, double)
+    if form == "lbw-full" and has_flux_list(scheme):
+        return tuple(_cell_slot(scheme, cell) for cell in LBW_FLUX)
     full = next((cells for cells in (_LDM26, _LDM20) if set(cells) == set(scheme.ldm_cells())), None)
     if full is None:
-        found = f"those lists fit UNets with two layers per block only, unlike this one of the scheme {scheme.name}"
-        raise BwlabError(f"a list of block numbers for {form}", found, "Use block specs, which name blocks")
-    if form == "lbw":
+        raise _no_list(scheme, form, bool(double))
+    if form in ("lbw", "lbw-full"):
         return tuple(_cell_slot(scheme, cell) for cell in full)
     if form == "lbw-short":
         short = LBW_CELLS[17 if full is _LDM26 else 12]
         return tuple(_cell_slot(scheme, cell) for cell in short)
     return _kohya_sd(scheme) if full is _LDM26 else _kohya_sdxl(scheme)
+
+
+def _inspire_slots(scheme: BlockScheme, blocks: Sequence[str]) -> tuple[Slot, ...]:
+    """Return the entries of the Inspire Pack's list: everything outside the blocks is its first number."""
+    # ComfyUI-Inspire-Pack, inspire/lora_block_weight.py: LoraLoaderBlockWeight.load_lbw()
+    members: dict[str, list[str]] = {"BASE": [], **{block: [] for block in blocks}}
+    for module in scheme.modules:
+        members[module.block if module.block in members else "BASE"].append(module.path)
+    return tuple(Slot(name, tuple(paths)) for name, paths in members.items())
+
+
+def _no_list(scheme: BlockScheme, form: ListFormat, double: bool) -> BwlabError:
+    found = f"{form} lists fit UNets with two layers per block only, unlike this model of the scheme {scheme.name}"
+    fix = "Use lbw, whose first number is for all else" if double else "Use block specs, which name blocks"
+    return BwlabError(f"a list of block numbers for {form}", found, fix)
 
 
 def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
@@ -85,7 +112,7 @@ def to_list(spec: BlockSpec, form: ListFormat) -> Translation:
     lost = [m for m in spec.scheme.modules if again[m.path] != spec.values[m.path]]
     names = ", ".join(short_names(spec.scheme, lost))
     if not lost:
-        return Translation(text)
+        return Translation(text, (INSPIRE_NOTE,) if form == "lbw" and has_flux_list(spec.scheme) else ())
     if form == "lbw-short":
         return Translation(
             text, (f"the short list turns off {names}: use it with LoRA files, which have nothing there",)
@@ -104,8 +131,7 @@ def from_list(text: str, scheme: BlockScheme, form: Literal["lbw", "kohya"], kin
 
     """
     pieces = [piece.strip() for piece in text.split(",")]
-    forms: tuple[ListFormat, ...] = ("lbw", "lbw-short") if form == "lbw" else ("kohya",)
-    lengths = {len(list_slots(scheme, length)): length for length in forms}
+    lengths = {len(list_slots(scheme, length)): length for length in _lengths(scheme, form)}
     if len(pieces) not in lengths:
         wanted = " or ".join(map(str, lengths))
         found = f"it has {len(pieces)} {'entry' if len(pieces) == 1 else 'entries'}, and this model's has {wanted}"
@@ -114,6 +140,20 @@ def from_list(text: str, scheme: BlockScheme, form: Literal["lbw", "kohya"], kin
     slots = list_slots(scheme, exact)
     numbers = [parse_number(piece, kind, f"{slot.name}={piece}") for piece, slot in zip(pieces, slots, strict=True)]
     return spec_from_values(from_numbers(numbers, scheme, exact, kind), scheme, kind)
+
+
+def _lengths(scheme: BlockScheme, form: Literal["lbw", "kohya"]) -> tuple[ListFormat, ...]:
+    """Return the forms of a tool's lists for this model, which differ by their lengths."""
+    if form == "kohya":
+        return ("kohya",)
+    if any(block.startswith("double") for block in scheme.blocks()):
+        return ("lbw", "lbw-full") if has_flux_list(scheme) else ("lbw",)
+    return ("lbw", "lbw-short")
+
+
+def has_flux_list(scheme: BlockScheme) -> bool:
+    """Return whether LBW's list of 61 numbers fits the model."""
+    return set(LBW_FLUX) == set(scheme.ldm_cells())
 
 
 def from_numbers(numbers: Sequence[float], scheme: BlockScheme, form: ListFormat, kind: Kind) -> dict[str, float]:
@@ -133,7 +173,7 @@ def from_numbers(numbers: Sequence[float], scheme: BlockScheme, form: ListFormat
 
 def kohya_indices(scheme: BlockScheme) -> dict[str, int]:
     """Return the index in kohya's list, from 0, of each module's path; empty where there is no list."""
-    if not scheme.ldm_cells():
+    if not scheme.ldm_cells() or has_flux_list(scheme):
         return {}
     return {path: index for index, slot in enumerate(list_slots(scheme, "kohya")) for path in slot.paths}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from bwlab.blocks.notations.lists import Translation, from_list, to_list
+from bwlab.blocks.notations.lists import Translation, from_list, has_flux_list, to_list
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec, number_text, parse_number, spec_from_values
 from bwlab.errors import BwlabError
@@ -33,7 +33,7 @@ def a1111_tag(spec: BlockSpec, name: str = DEFAULT_NAME) -> Translation:
     numbers = set(spec.values.values())
     if len(numbers) == 1:
         return Translation(f"<lora:{name}:{number_text(numbers.pop())}>")
-    listed = to_list(spec, "lbw")
+    listed = to_list(spec, "lbw-full" if has_flux_list(spec.scheme) else "lbw")
     note = "lbw= is read where the extension LoRA Block Weight is installed; elsewhere the tag acts at 1 on all blocks"
     return Translation(f"<lora:{name}:1:lbw={listed.text}>", (*listed.notes, note))
 

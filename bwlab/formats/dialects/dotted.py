@@ -17,13 +17,13 @@ _FIRST_TEXT = (
     r"|conditioner\.embedders\.0\.transformer|cond_stage_model\.transformer"
 )
 _SECOND_TEXT = r"clip_g|te2|text_encoder_2|text_encoders\.clip_g\.transformer"
-_LEAF = (
+LEAF = (
     r"lora_(?:down|up|mid)\.weight|lora_[AB](?:\.[^.]+)?\.weight|lora\.(?:down|up)\.weight|alpha|scalar|dora_scale"
     r"|magnitude|lora_magnitude_vector(?:\.weight)?|hada_\w+|lokr_\w+|oft_blocks|rescale|diff|diff_b|w_norm|b_norm"
 )
 DOTTED = re.compile(
     rf"(?!base_model\.|lora_|lycoris_)(?:(?:model\.)?diffusion_model\.|unet\.|({_FIRST_TEXT})\.|({_SECOND_TEXT})\.)?"
-    rf"([^:]+?)\.({_LEAF})"
+    rf"([^:]+?)\.({LEAF})"
 )
 
 
