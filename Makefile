@@ -35,7 +35,7 @@ docs: $(STAMP)
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.train_step $(ARGS)
 
-# ARGS="--minutes 30" for longer; findings are kept in fuzz-findings/.
+# ARGS="--minutes 30" for longer; findings are kept in fuzz-findings/. ARGS="--guided all" needs atheris: the extra fuzz.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 

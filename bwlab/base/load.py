@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.base.families import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
+from bwlab.base.loaded import require_loaded
 from bwlab.base.models import denoiser_of
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.base.quiet import first_sentence, quiet_libraries
@@ -121,7 +122,8 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable
         families: the model families.
 
     Raises:
-        BwlabError: the folder is no pipeline of one of the families, saying what was found there.
+        BwlabError: the folder is no pipeline of one of the families, saying what was found there; or the weights of
+            one of its models were not loaded.
 
     """
     kind, family = require_pipeline(folder, asked, families)
@@ -141,6 +143,7 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable
     refused = family.refusal(pipe)
     if refused is not None:
         raise BwlabError(asked, refused, BASE_ADVICE)
+    require_loaded(pipe.components, folder, asked)
     setattr(getattr(pipe, family.denoiser), MARK, family)
     family.prepare(pipe)
     return pipe
