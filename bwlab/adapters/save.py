@@ -98,9 +98,10 @@ def _require_finite(asked: str, tensors: Mapping[str, Tensor]) -> None:
 def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
     """Return the default entries; `ss_network_dim` is `"Dynamic"` if ranks differ, as in kohya's resizer."""
     ranks = sorted({layer.rank for layer in adapter.layers.values()})
+    network, arguments = next(iter(adapter.layers.values())).network()
     entries = {
         "format": "pt",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": network,
         "ss_network_dim": str(ranks[0]) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alpha:g}",
         "bwlab.version": __version__,
@@ -111,7 +112,8 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
     }
     conv_ranks = sorted({layer.rank for layer in adapter.layers.values() if layer.weight_shape[2:] not in ((), (1, 1))})
     if conv_ranks:
-        arguments = {"conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
+        arguments = {**arguments, "conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
+    if arguments:
         entries["ss_network_args"] = json.dumps(arguments)
     return entries | _base_model(adapter)
 
@@ -137,13 +139,13 @@ def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_
     algorithm = algorithm_of(shapes)
     if algorithm is None or not algorithm.leaves >= leaves.keys():
         return False
+    if type_name in ALGORITHMS:
+        return True  # readers do not ask a plugin for a type of this name
     try:
         if algorithm.shape(shapes) is None:
             return False
     except (UnfitLeaves, KeyError):
         return False
-    if type_name in ALGORITHMS:
-        return True  # readers do not ask a plugin for a type of this name
     if layer.needs_base_weight:
         return False
     alpha = float(tensors[ALPHA]) if ALPHA in tensors else None

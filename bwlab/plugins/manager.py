@@ -46,6 +46,10 @@ CALLED = {
     Tagger: "tagger",
 }
 
+# Adapter types of a plugin that is published separately from bwlab, and how to install it.
+LYCORIS_TYPES = frozenset({"loha", "lokr", "dora", "doha", "dokr", "oft", "boft", "glora", "ia3"})
+INSTALL_LYCORIS = "pip install 'bwlab[lycoris]', or ./plugins/bwlab_lycoris in a clone. "
+
 
 @dataclass(frozen=True)
 class PluginRecord:
@@ -168,7 +172,8 @@ class PluginManager:
         """Return the adapter type of this name; if there is none, raise `BwlabError` with the known names."""
         known = self.adapter_types()
         if name not in known:
-            raise self._unknown(f"adapter type {name!r}", "types", known)
+            error = self._unknown(f"adapter type {name!r}", "types", known)
+            raise BwlabError(error.asked, error.found, (INSTALL_LYCORIS if name in LYCORIS_TYPES else "") + error.fix)
         return known[name]
 
     def optimizers(self) -> dict[str, OptimizerType]:
