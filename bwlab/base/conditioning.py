@@ -123,12 +123,6 @@ def size_conditions(sizes: Sequence[SizeCondition]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
 
 
-def own_size(pipe: Pipeline) -> SizeCondition:
-    """Return the size that the base was made for, uncropped, which is the default of diffusers' pipelines."""
-    side = family_of(pipe).base_side(pipe)
-    return SizeCondition((side, side), (0, 0), (side, side))
-
-
 def denoiser_conditions(pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, Any]:
     """Return the keyword arguments that condition the denoiser of a base, see `ModelFamily.conditions`."""
     return family_of(pipe).conditions(pipe, text, sizes)

@@ -9,7 +9,6 @@ from bwlab.base.families.family import MARK, ModelFamily
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -76,9 +75,3 @@ def tokenizers(pipe: Any) -> list[Any]:
 def models_of(pipe: Any) -> tuple[nn.Module, ...]:
     """Return the networks of a base: denoiser, autoencoder and text encoders."""
     return (denoiser_of(pipe), pipe.vae, *text_encoders(pipe))
-
-
-def weights_device(pipe: Any) -> torch.device:
-    """Return the device of a base's denoiser."""
-    device: torch.device = denoiser_of(pipe).device
-    return device

@@ -10,8 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from bwlab.base.conditioning import SizeCondition, denoiser_conditions, encode_texts, own_size, size_conditions
-from bwlab.base.models import text_encoders
+from bwlab.base.conditioning import SizeCondition, denoiser_conditions, encode_texts, size_conditions
+from bwlab.base.models import family_of, text_encoders
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -79,7 +79,7 @@ def test_two_encoders_are_as_in_the_pipeline(two: Pipeline) -> None:
 
 @torch.no_grad()
 def test_without_sizes_the_base_s_own_is_told(two: Pipeline) -> None:
-    assert own_size(two) == SizeCondition((32, 32), (0, 0), (32, 32))
+    assert family_of(two).base_side(two) == 32
     arguments = denoiser_conditions(two, encode_texts(two, CAPTIONS))
     added = arguments["added_cond_kwargs"]
     assert isinstance(added, dict)

@@ -73,7 +73,6 @@ class WeightedLastToken:
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
         **_: object,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the outputs `(batch, tokens, width)` of image and text; None for the text in the last block."""
