@@ -1,6 +1,7 @@
-"""CPU seconds and memory of the weight-space analysis on two large files: `python -m benchmarks.weights`.
+"""CPU seconds and memory of the weight-space analysis on two large files: `python -m benchmarks.weights [sdxl|flux]`.
 
-Two LoCon files of SDXL and its text encoders, rank 64, half precision, are made of random numbers once. Each case runs
+Two LoCon files of SDXL and its text encoders, rank 64, half precision, or two LoRA files of FLUX.1's 57 blocks in
+kohya's keys, rank 16, single precision, are made of random numbers once. Each case runs
 in a process of its own, on one thread, from its start to its end; the cases take turns. `plain` is the yardstick: what
 loading both files and forming the Gram matrices costs that every number of `conflict` comes from.
 """
@@ -45,6 +46,33 @@ def write_locon(path: Path, seed: int, rank: int = RANK) -> None:
     save_file(tensors, path)
 
 
+def write_flux(path: Path, seed: int, rank: int = 16) -> None:
+    """Write a LoRA file of FLUX.1's 19 double and 38 single blocks, as sd-scripts does, with modulation."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(seed)
+    layers = {
+        f"double_blocks_{index}_{stream}_{name}": shape
+        for index in range(19)
+        for stream in ("img", "txt")
+        for name, shape in (
+            ("attn_qkv", (9216, 3072)),
+            ("attn_proj", (3072, 3072)),
+            ("mlp_0", (12288, 3072)),
+            ("mlp_2", (3072, 12288)),
+            ("mod_lin", (18432, 3072)),
+        )
+    }
+    single = {"linear1": (21504, 3072), "linear2": (3072, 15360), "modulation_lin": (9216, 3072)}
+    layers |= {f"single_blocks_{index}_{name}": shape for index in range(38) for name, shape in single.items()}
+    tensors: dict[str, np.ndarray] = {}
+    for name, (out, inner) in layers.items():
+        tensors[f"lora_unet_{name}.{DOWN}"] = rng.standard_normal((rank, inner), dtype=np.float32)
+        tensors[f"lora_unet_{name}.{UP}"] = 0.01 * rng.standard_normal((out, rank), dtype=np.float32)
+        tensors[f"lora_unet_{name}.alpha"] = np.array(rank, np.float32)
+    save_file(tensors, path)
+
+
 def text_shapes(encoder: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
     """Return the weights' shapes of a CLIP text encoder's layers by adapter path."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -63,6 +91,11 @@ def read(a: Path, b: Path) -> None:
         file = open_adapter_file(path)
         for key in file.entries:
             file.read(key).reshape(-1).view("u1").max()
+
+
+def inspect(a: Path, b: Path) -> None:
+    """Run `bwlab inspect A --json` on the first file."""
+    _bwlab("inspect", str(a), "--json")
 
 
 def norms(a: Path, b: Path) -> None:
@@ -91,9 +124,13 @@ def _wide(values: np.ndarray) -> np.ndarray:
 
 def conflict(a: Path, b: Path) -> None:
     """Run `bwlab analyze conflict A B --json`: norms, cosine, overlaps, smallest angle, per block, cell and in all."""
+    _bwlab("analyze", "conflict", str(a), str(b), "--json")
+
+
+def _bwlab(*arguments: str) -> None:
     from bwlab.cli.app import main as bwlab
 
-    sys.argv = ["bwlab", "analyze", "conflict", str(a), str(b), "--json"]
+    sys.argv = ["bwlab", *arguments]
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.suppress(SystemExit):
         bwlab()
 
@@ -108,6 +145,7 @@ def spectra(a: Path, b: Path) -> None:
 
 RUNS: dict[str, Callable[[Path, Path], None]] = {
     "read": read,
+    "inspect": inspect,
     "norms": norms,
     "spectra": spectra,
     "plain": plain,
@@ -140,21 +178,28 @@ def run_case(case: str, files: tuple[Path, Path]) -> dict[str, float]:
     return measured
 
 
-def main(folder: Path | None = None) -> None:
+FILES: dict[str, tuple[str, Callable[[Path, int], None]]] = {
+    "sdxl": (f"SDXL LoCon files of rank {RANK}", write_locon),
+    "flux": ("FLUX.1 LoRA files of rank 16", write_flux),
+}
+
+
+def main(kind: str = "sdxl", folder: Path | None = None) -> None:
     """Make the files, run the cases in turn, print the table and the ratio of conflict to plain."""
     from rich.console import Console
     from rich.table import Table
 
-    folder = folder if folder is not None else Path(tempfile.gettempdir()) / "bwlab-weights"
+    label, write = FILES[kind]
+    folder = folder if folder is not None else Path(tempfile.gettempdir()) / f"bwlab-weights-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
     files = folder / "a.safetensors", folder / "b.safetensors"
     for seed, path in enumerate(files):
         if not path.is_file():
-            write_locon(path, seed)
+            write(path, seed)
     # The cases take turns, A B A B ..., so that a busy machine slows all alike.
     turns = [{case: run_case(case, files) for case in RUNS} for _ in range(TURNS)]
     size = files[0].stat().st_size / 2**20
-    title = f"two SDXL LoCon files of rank {RANK}, {size:.0f} MiB each, median of {TURNS}"
+    title = f"two {label}, {size:.0f} MiB each, median of {TURNS}"
     table = Table("case", "CPU s", "of plain", "peak MiB", title=title)
     for case in RUNS:
         seconds, share, peak = (
@@ -172,7 +217,9 @@ def main(folder: Path | None = None) -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] in RUNS:
         print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))))  # noqa: T201 - read by run_case
-    elif any(argument.startswith("-") for argument in sys.argv[1:]):
-        sys.exit("usage: python -m benchmarks.weights [FOLDER]")
+    elif any(argument.startswith("-") for argument in sys.argv[1:]) or len(sys.argv) > 3:
+        sys.exit("usage: python -m benchmarks.weights [sdxl|flux] [FOLDER]")
     else:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+        kinds = [argument for argument in sys.argv[1:2] if argument in FILES]
+        folders = sys.argv[1 + len(kinds) :]
+        main(kinds[0] if kinds else "sdxl", Path(folders[0]) if folders else None)

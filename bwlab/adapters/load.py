@@ -17,6 +17,7 @@ from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BrokenFileError, BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
+from bwlab.formats.architecture import ARCHITECTURE_NAMES
 from bwlab.formats.contents import TYPE_KEY, AdapterContents
 from bwlab.formats.dialects.textual_inversion import embeddings_of
 from bwlab.formats.keys import ALPHA, DOWN, UP
@@ -63,7 +64,8 @@ def load_adapter(
     contents = read_contents(path, manager)
     _require_modules(contents)
     model_layers = adapted_by_path(unet, text_encoder)
-    require_layers(f"loading adapter {path}", contents.modules, model_layers, "load it with the text encoder")
+    made_for = "" if contents.architecture == "unknown" else f", made for {ARCHITECTURE_NAMES[contents.architecture]}"
+    require_layers(f"loading adapter {path}{made_for}", contents.modules, model_layers, "load it with the text encoder")
     adapter_type, typed = _typed(contents, model_layers, manager.adapter_types())
     layers: dict[str, AdapterLayer] = {}
     for layer_path, base in model_layers.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-UNET = "unet"
-# As diffusers' pipelines name them, and what a path in one begins with.
+UNET, TRANSFORMER = "unet", "transformer"
+# As diffusers' pipelines name them, and what a path in one begins with; a transformer takes the place of the UNet.
 COMPONENTS = {UNET: "", "text_encoder": "te.", "text_encoder_2": "te2.", "text_encoder_3": "te3."}
 _BY_MARK = {prefix.removesuffix("."): name for name, prefix in COMPONENTS.items() if prefix}
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 4  # different ranks or alphas
 
-ARCHITECTURES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL", "unknown": "unknown"}
 STYLES: Mapping[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -94,10 +93,12 @@ def print_inspection(console: Console, report: Inspection) -> None:
 
 
 def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
+    from bwlab.formats.architecture import ARCHITECTURE_NAMES
+
     yield "dialect", report.dialect
     if report.total.modules:
         yield "algorithm", _counts(report.total.algorithms)
-        yield "made for", f"{ARCHITECTURES[report.architecture]} (block scheme {report.scheme})"
+        yield "made for", f"{ARCHITECTURE_NAMES[report.architecture]} (block scheme {report.scheme})"
         yield "ranks", _counts(report.total.ranks) or "none"
         yield "alphas", _counts({_alpha(alpha): count for alpha, count in report.total.alphas.items()}) or "none"
         text = sum(block.modules for block in report.blocks if block.name == "te")

@@ -23,7 +23,7 @@ SCALE_HELP = (
     'Scale of an adapter: a number, or a block spec such as "upper=1, *=0.5" in which unnamed blocks keep 1. '
     "Give one for each adapter, in their order. [default: 1]"
 )
-FORM_HELP = "Form of the file: kohya, ldm, diffusers, peft, or a plugin's."
+FORM_HELP = "Form of the file: kohya, ldm, comfyui, diffusers, peft, or a plugin's."
 DTYPE_HELP = "Data type of the numbers: fp32, fp16 or bf16."
 DROP_UNKNOWN_HELP = "Leave out keys that no reader understands, instead of failing."
 METHOD_HELP = (

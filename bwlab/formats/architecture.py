@@ -10,6 +10,7 @@ from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
+from bwlab.formats.transformer_modules import NAMES, declared_architecture, transformer_scheme_of
 
 # Widths of the text features that cross attention reads, and of the text encoders that make them.
 CROSS_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -26,15 +27,25 @@ NUMBERED_TEXT = re.compile(r"lora_te1_|te1\.|clip_l\.|text_encoders\.")
 
 # Parts of keys -> the model whose denoiser has such modules.
 FOREIGN: tuple[tuple[str, str], ...] = (
-    (r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]\d", "FLUX"),
-    (r"(?:^|[._])joint_blocks[._]\d", "Stable Diffusion 3"),
-    (r"^transformer\.transformer_blocks\.\d+\.(?:attn\.add_|ff_context)", "Stable Diffusion 3"),
-    (r"^(?:transformer\.|lora_transformer_)", "a transformer model"),
-    (r"^(?:lora_unet_|lycoris_|unet\.)?(?:transformer_)?blocks[._]\d", "a transformer model"),
+    (r"^(?:transformer\.|lora_transformer_)", "a transformer model that bwlab does not know"),
+    (
+        r"^(?:lora_unet_|lycoris_|unet\.|diffusion_model\.)?"
+        r"(?:(?:double|single|joint)_|(?:single_)?transformer_)?(?:blocks|layers)[._]\d",
+        "a transformer model that bwlab does not know",
+    ),
     (r"^(?:lora_prior_|.*\bwuerstchen)", "Stable Cascade"),
 )
 # Beginnings of modelspec.architecture -> architecture.
 MODELSPEC = {"stable-diffusion-xl": "sdxl", "stable-diffusion-v1": "sd1", "stable-diffusion-v2": "sd2"}
+
+# Architecture -> the model's name for people.
+ARCHITECTURE_NAMES = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "Stable Diffusion 2.x",
+    "sdxl": "SDXL",
+    **NAMES,
+    "unknown": "unknown",
+}
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 
@@ -42,7 +53,7 @@ Shapes = Mapping[str, tuple[int, ...] | None]
 def architecture_of(
     file: Path, shapes: Shapes, metadata: Mapping[str, str], keys: Collection[str] = frozenset()
 ) -> str:
-    """Return `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+    """Return the architecture of an adapter for a UNet: `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
 
     The architecture is determined by modules that only one family has and by the width of cross attention; without
     these, by the width of the first text encoder; without that, by the metadata of kohya's trainer, bwlab or modelspec.
@@ -71,8 +82,16 @@ def architecture_of(
     return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else declared
 
 
-def scheme_of(architecture: str) -> BlockScheme:
-    """Return the block scheme of an architecture; if it is unknown, the scheme of SD 1.x, as for the embedded base."""
+def scheme_of(architecture: str, shapes: Shapes) -> BlockScheme:
+    """Return the block scheme of the model that modules belong to.
+
+    Args:
+        architecture: the architecture; if it is unknown, the scheme is that of SD 1.x, as for the embedded base.
+        shapes: module path -> shape of its delta, or None; the number of a transformer's blocks follows from them.
+
+    """
+    if architecture in NAMES:
+        return transformer_scheme_of(architecture, shapes)
     return scheme_for(SDXL if architecture == "sdxl" else SD14)
 
 
@@ -112,18 +131,27 @@ def _declared(metadata: Mapping[str, str]) -> str:
     return by_spec
 
 
-def foreign_declaration(metadata: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the key and the value by which metadata name a model other than Stable Diffusion 1.x, 2.x and SDXL.
+def foreign_declaration(metadata: Mapping[str, str], architecture: str) -> tuple[str, str] | None:
+    """Return the key and the value by which metadata name another model than the one that the modules belong to.
 
-    >>> foreign_declaration({"modelspec.architecture": "flux-1-dev/lora"})
+    >>> foreign_declaration({"modelspec.architecture": "flux-1-dev/lora"}, "sd1")
     ('modelspec.architecture', 'flux-1-dev/lora')
     """
+    if architecture in NAMES:
+        said = ((key, metadata.get(key, "")) for key in ("modelspec.architecture", "ss_base_model_version"))
+        return next(((key, value) for key, value in said if value and not _names(value, architecture)), None)
     known = {"modelspec.architecture": tuple(MODELSPEC), "ss_base_model_version": ("sd_", "sdxl")}
     said = ((key, metadata.get(key, "")) for key in known)
     return next(((key, value) for key, value in said if value and not value.lower().startswith(known[key])), None)
 
 
+def _names(value: str, architecture: str) -> bool:
+    """Return whether a value of the metadata names a transformer, or nothing that can be told from one."""
+    declared = declared_architecture({"modelspec.architecture": value})
+    return declared == architecture or (declared is None and not value.lower().startswith(("sd_", "sdxl", *MODELSPEC)))
+
+
 def foreign_model(keys: Iterable[str]) -> str | None:
-    """Return the model that these keys belong to, if it is not Stable Diffusion 1.x, 2.x or SDXL; None if unclear."""
+    """Return the model that these keys belong to, if it is one that bwlab does not read; None if unclear."""
     listed = list(keys)
     return next((model for pattern, model in FOREIGN if any(re.search(pattern, key) for key in listed)), None)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bwlab.blocks.paths import in_text_encoder
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, algorithm_of
 from bwlab.formats.algorithms.algorithm import Algorithm, UnfitLeaves
@@ -18,6 +19,7 @@ from bwlab.formats.keys import ALPHA, SCALAR
 from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.safetensors import AdapterFile
 from bwlab.formats.tensors import LazyTensor
+from bwlab.formats.transformer_modules import NAMES, is_of_transformer, transformer_architecture, under_diffusers_paths
 from bwlab.terminal import counted
 from bwlab.text import parse_json
 
@@ -41,7 +43,7 @@ class AdapterContents:
     Attributes:
         path: the path of the file.
         dialect: the name of the reader that understood the file, `"kohya"`, or of several readers, `"kohya and ldm"`.
-        architecture: the architecture, `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+        architecture: the architecture, `"sd1"`, `"sd2"`, `"sdxl"`, a transformer's such as `"flux"`, or `"unknown"`.
         modules: path -> module, in the file's order.
         embeddings: token (`"<s1>"`) -> embeddings `(width,)` or `(tokens, width)`; for SDXL's second encoder, the token
             has the prefix `te2:`.
@@ -61,6 +63,11 @@ class AdapterContents:
     unknown: tuple[str, ...]
     repeated: tuple[str, ...] = ()
     kept_open: Callable[[], AbstractContextManager[None]] = field(default=nullcontext, repr=False, compare=False)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...] | None]:
+        """The shape of each module's delta, by path; None where the leaves do not determine it."""
+        return shapes_of_modules(self.modules)
 
     @property
     def dialects(self) -> tuple[str, ...]:
@@ -96,7 +103,7 @@ class ParsedKey:
     shape: tuple[int, ...] | None = None
 
 
-MADE_FOR = "Give an adapter made for Stable Diffusion 1.x, 2.x or SDXL"
+MADE_FOR = f"Give an adapter made for Stable Diffusion 1.x, 2.x, SDXL, {', '.join(NAMES.values())}"
 
 # Beginnings or parts of keys -> what a file that has such keys is.
 KINDS_OF_FILES: tuple[tuple[str, str], ...] = (
@@ -162,16 +169,15 @@ def assemble(
                 modules[path] = module
     if not modules and not embeddings:
         raise _nothing(file, left_out)
-    other = foreign_model(left_out)
+    architecture, modules = _of_one_model(file, modules)
+    other = foreign_model(left_out) if architecture not in NAMES else None
     if other is not None:
         raise BwlabError(f"reading adapter {file.path}", f"it is an adapter for {other}", MADE_FOR)
     order = {key: index for index, key in enumerate(file.entries)}
     return AdapterContents(
         path=file.path,
         dialect=dialect,
-        architecture=architecture_of(
-            file.path, {path: module.shape for path, module in modules.items()}, file.metadata, file.entries
-        ),
+        architecture=architecture,
         modules=modules,
         embeddings=dict(embeddings or {}),
         metadata=file.metadata,
@@ -179,6 +185,24 @@ def assemble(
         repeated=tuple(repeated),
         kept_open=file.kept_open,
     )
+
+
+def shapes_of_modules(modules: Mapping[str, ModuleWeights]) -> dict[str, tuple[int, ...] | None]:
+    """Return the shape of each module's delta, by path; None where only a plugin or the base determines it."""
+    return {path: module.shape if module.has_delta else module.weight_shape for path, module in modules.items()}
+
+
+def _of_one_model(file: AdapterFile, modules: dict[str, ModuleWeights]) -> tuple[str, dict[str, ModuleWeights]]:
+    """Return the architecture of a file's modules, and the modules by the paths of diffusers."""
+    shapes = shapes_of_modules(modules)
+    architecture = transformer_architecture(file.path, shapes, file.metadata)
+    if architecture is None:
+        return architecture_of(file.path, shapes, file.metadata, file.entries), modules
+    in_unet = next((path for path in modules if not in_text_encoder(path) and not is_of_transformer(path)), None)
+    if in_unet is not None:
+        found = f"{in_unet} belongs to a UNet, other modules to {NAMES[architecture]}"
+        raise BwlabError(f"reading adapter {file.path}", found, "Give a file that was made for one model")
+    return architecture, under_diffusers_paths(file.path, modules, architecture)
 
 
 def _recorded_shapes(metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
@@ -267,6 +291,6 @@ def _nothing(file: AdapterFile, unknown: list[str]) -> BwlabError:
     first = f", the first {unknown[0]}" if unknown else ""
     return BwlabError(
         f"reading adapter {file.path}",
-        f"none of its {len(file.entries)} tensors is of an adapter for a Stable Diffusion UNet or text encoder{first}",
+        f"none of its {len(file.entries)} tensors is of an adapter for a known denoiser or text encoder{first}",
         MADE_FOR,
     )

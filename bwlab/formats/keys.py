@@ -2,7 +2,8 @@
 
 A kohya file flattens a module path by turning dots into underscores (`lora_unet_down_blocks_0_resnets_0_conv1`). As the
 path has underscores of its own, going back needs the vocabulary of names that UNets and CLIP text encoders use.
-kohya's SDXL trainer starts from the LDM names instead (`lora_unet_input_blocks_4_1_proj_in`); both are read.
+kohya's SDXL trainer starts from the LDM names instead (`lora_unet_input_blocks_4_1_proj_in`); both are read. So are
+the names of transformers (`bwlab.formats.transformer_names`), in the original code and in diffusers.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import re
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.errors import BwlabError
 from bwlab.formats.ldm import UNET_MID, UNET_OUTER, UNET_RESNET
+from bwlab.formats.transformer_names import is_transformer_name, transformer_name
 
-UNET_PREFIX = "lora_unet_"
+UNET_PREFIX, TRANSFORMER_PREFIX = "lora_unet_", "lora_transformer_"
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 SCALAR, MAGNITUDE = "scalar", "dora_scale"
-TEXT_PREFIXES = {"lora_te_": "te.", "lora_te1_": "te.", "lora_te2_": "te2."}
+TEXT_PREFIXES = {"lora_te_": "te.", "lora_te1_": "te.", "lora_te2_": "te2.", "lora_te3_": "te3."}
 
 _COMPOUND = (
     "down_blocks",
@@ -70,6 +72,9 @@ _LDM_BLOCK = re.compile(r"(input|output)_blocks_(\d+)_(\d+)_(.+)")
 _SINGLE = {path: name for name, path in LDM_SINGLE.items()}
 _MIDDLE = {path: index for index, path in LDM_MIDDLE.items()}
 _RESNET = {path: name for name, path in LDM_RESNET.items()}
+_T5 = re.compile(
+    r"encoder[._]block[._](\d+)[._]layer[._](\d+)[._](SelfAttention|DenseReluDense)[._]([qkvo]|w[io](?:_[01])?)"
+)
 _LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
 _MID = re.compile(r"(mid_block\.(?:resnets|attentions)\.\d+)\.(.+)")
 # If a level has no transformers, its upsampler is the second module in its last output block, else the third.
@@ -106,7 +111,9 @@ def canonical_leaf(leaf: str) -> str:
 
 
 def path_of(name: str) -> str:
-    """Return the adapter path of a kohya module name: a UNet path, or `te.<path>` / `te2.<path>`.
+    """Return the adapter path of a kohya module name: a UNet path, or `te.<path>`, `te2.<path>`, `te3.<path>`.
+
+    The layer of a transformer keeps the name that the file uses, in the original code or in diffusers, with dots.
 
     >>> path_of("lora_unet_up_blocks_3_attentions_0_transformer_blocks_0_attn1_to_out_0")
     'up_blocks.3.attentions.0.transformer_blocks.0.attn1.to_out.0'
@@ -114,15 +121,18 @@ def path_of(name: str) -> str:
     'te.encoder.layers.0.mlp.fc1'
 
     Raises:
-        BwlabError: it is not the name of a layer of a Stable Diffusion UNet or CLIP text encoder.
+        BwlabError: it is not the name of a layer of a known denoiser or text encoder.
 
     """
     for prefix, mark in TEXT_PREFIXES.items():
         if name.startswith(prefix):
+            t5 = _T5.fullmatch(name.removeprefix(prefix))
+            if t5 is not None:
+                return f"{mark}encoder.block.{t5[1]}.layer.{t5[2]}.{t5[3]}.{t5[4]}"
             # transformers 5 removed the level `text_model`; files keep it.
             path = _unflatten(name, name.removeprefix(prefix).removeprefix("text_model_"))
             return mark + _required(name, path, _TEXT_TOP)
-    return unet_path_of(name)
+    return transformer_name(name.removeprefix(TRANSFORMER_PREFIX).removeprefix(UNET_PREFIX)) or unet_path_of(name)
 
 
 def unet_path_of(name: str) -> str:
@@ -149,11 +159,15 @@ def unet_path_of(name: str) -> str:
 
 
 def is_path(path: str) -> bool:
-    """Return whether a path is of a layer of a Stable Diffusion UNet, or with `te.` or `te2.` of a CLIP text encoder.
+    """Return whether a path is of a layer of a UNet or transformer, or with `te.`, `te2.`, `te3.` of a text encoder.
 
     >>> is_path("down_blocks.0.resnets.1.conv1"), is_path("down_blocks.0.adaptors.1.conv1")
     (True, False)
     """
+    if is_t5(path):
+        return True
+    if not in_text_encoder(path) and is_transformer_name(path):
+        return True
     try:
         return path_of(kohya_name_of(path, two_text_encoders=True)) == path
     except BwlabError:
@@ -163,17 +177,27 @@ def is_path(path: str) -> bool:
 def kohya_name_of(path: str, two_text_encoders: bool = False) -> str:
     """Return the kohya module name of an adapter path; the inverse of `path_of`.
 
+    The layer of a transformer keeps its name, below OneTrainer's prefix where that is a name of diffusers alone.
+
     >>> kohya_name_of("down_blocks.0.attentions.1.proj_in")
     'lora_unet_down_blocks_0_attentions_1_proj_in'
     >>> kohya_name_of("te.encoder.layers.0.mlp.fc1", two_text_encoders=True)
     'lora_te1_text_model_encoder_layers_0_mlp_fc1'
     """
     mark, _, rest = path.partition(".")
-    if mark not in ("te", "te2"):
-        return UNET_PREFIX + path.replace(".", "_")
-    prefix = "lora_te2_" if mark == "te2" else "lora_te1_" if two_text_encoders else "lora_te_"
+    if is_t5(path):
+        return "lora_te3_" + rest.replace(".", "_")
+    if mark not in ("te", "te2", "te3"):
+        prefix = TRANSFORMER_PREFIX if path.startswith(DIFFUSERS_ONLY) else UNET_PREFIX
+        return prefix + path.replace(".", "_")
+    prefix = "lora_te1_" if two_text_encoders and mark == "te" else f"lora_{mark}_"
     level = "" if rest == "text_projection" else "text_model_"
     return prefix + level + rest.removeprefix("text_model.").replace(".", "_")
+
+
+def is_t5(path: str) -> bool:
+    """Return whether an adapter path is of a layer of a T5 text encoder."""
+    return in_text_encoder(path) and _T5.fullmatch(path.partition(".")[2]) is not None
 
 
 def _unflatten(name: str, flat: str) -> str:
@@ -225,9 +249,13 @@ def _ldm_inner(name: str, inner: str) -> str:
 def _unknown(name: str, rest: str) -> BwlabError:
     return BwlabError(
         f"the module that {name!r} names",
-        f"{rest!r} is no part of a Stable Diffusion UNet or CLIP text encoder",
-        "Use an adapter made for Stable Diffusion 1.x, 2.x or SDXL",
+        f"{rest!r} is no part of a known UNet, transformer or text encoder",
+        "Use an adapter for a model that bwlab knows",
     )
+
+
+# Lists of blocks that have these names in diffusers and not in the original code of FLUX and SD3.
+DIFFUSERS_ONLY = ("transformer_blocks.", "single_transformer_blocks.")
 
 
 def ldm_name_of(path: str, architecture: str) -> str:

@@ -85,20 +85,36 @@ class AdapterFile:
 
     def read(self, key: str) -> NDArray[np.generic]:
         """Return a tensor in its own dtype; bfloat16 and float8 are returned as the same numbers in float32."""
+        shape = self.entries[key].shape
+        return self.read_rows(key, 0, shape[0]) if shape else self._read(key, 0, shape)
+
+    def read_rows(self, key: str, first: int, last: int) -> NDArray[np.generic]:
+        """Return the rows `first` to before `last` of a tensor, as `read` does."""
+        shape = self.entries[key].shape
+        return self._read(key, first * math.prod(shape[1:]), (last - first, *shape[1:]))
+
+    def _read(self, key: str, skipped: int, shape: tuple[int, ...]) -> NDArray[np.generic]:
         entry = self.entries[key]
-        values = np.empty(math.prod(entry.shape), dtype=_DTYPES[entry.dtype])
+        values = np.empty(math.prod(shape), dtype=_DTYPES[entry.dtype])
         # Not memory-mapped: for module-sized pieces that are used once, page faults take longer than a copy.
         with nullcontext(self._kept_open[-1]) if self._kept_open else FileIO(self.path) as file:
-            file.seek(entry.start)
+            file.seek(entry.start + skipped * values.itemsize)
             if file.readinto(values.data) != values.nbytes:
                 raise _bad(self.path, f"{key} is cut short since the file was opened")
-        values = values.reshape(entry.shape)
+        values = values.reshape(shape)
         return _WIDENED[entry.dtype](values) if entry.dtype in _WIDENED else values
 
     def tensor(self, key: str) -> LazyTensor:
         """Return a tensor that is read on demand."""
         entry = self.entries[key]
-        return LazyTensor(key, entry.dtype, entry.shape, lambda: self.read(key), str(self.path))
+        return LazyTensor(
+            key,
+            entry.dtype,
+            entry.shape,
+            lambda: self.read(key),
+            str(self.path),
+            lambda first, last: self.read_rows(key, first, last),
+        )
 
 
 def open_adapter_file(path: str | Path) -> AdapterFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -54,6 +54,7 @@ class LazyTensor:
         shape: the shape; `()` for a single number.
         fetch: a function that reads the numbers in their own dtype; bfloat16 and float8, which numpy lacks, as float32.
         source: the file, for messages.
+        fetch_rows: a function that reads the rows from a first one to before a last one; None: all are read and cut.
 
     """
 
@@ -62,6 +63,7 @@ class LazyTensor:
     shape: tuple[int, ...]
     fetch: Callable[[], NDArray[np.generic]]
     source: str = ""
+    fetch_rows: Callable[[int, int], NDArray[np.generic]] | None = None
 
     @classmethod
     def of(cls, values: NDArray[np.generic], key: str = "", source: str = "") -> LazyTensor:
@@ -102,6 +104,20 @@ class LazyTensor:
         asked = f"reading adapter {self.source}" if self.source else "writing an adapter"
         return BrokenFileError(asked, found, "Its training failed; train it again")
 
+    def rows(self, ranges: Sequence[tuple[int, int]]) -> LazyTensor:
+        """Return these ranges of rows, one below the other, as a tensor that reads no others."""
+
+        def fetch() -> NDArray[np.generic]:
+            if self.fetch_rows is not None:
+                pieces = [self.fetch_rows(first, last) for first, last in ranges]
+            else:
+                whole = self.read()
+                pieces = [whole[first:last] for first, last in ranges]
+            return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+        shape = (sum(last - first for first, last in ranges), *self.shape[1:])
+        return LazyTensor(self.key, self.dtype, shape, fetch, self.source)
+
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
         """Return the same numbers in another shape of the same size."""
         return LazyTensor(self.key, self.dtype, shape, self.fetch, self.source)
@@ -118,6 +134,22 @@ def _all_finite(values: NDArray[np.generic]) -> bool:
     # Beyond the largest float16 there are only infinity and NaN: of either sign, the bits are in the numbers' order.
     positive, negative = (values.view(bits).max(initial=0) for bits in (np.int16, np.uint16))
     return bool(positive < POSITIVE_INFINITY and negative < NEGATIVE_INFINITY)
+
+
+def stacked(tensors: Sequence[LazyTensor], key: str) -> LazyTensor:
+    """Return tensors with the same columns, one below the other, in float32 if their dtypes differ."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    shape = (sum(tensor.shape[0] for tensor in tensors), *tensors[0].shape[1:])
+
+    def fetch() -> NDArray[np.generic]:
+        return np.concatenate([tensor.read() for tensor in tensors])
+
+    return LazyTensor(key, dtypes.pop() if len(dtypes) == 1 else "F32", shape, fetch, tensors[0].source)
+
+
+def same_numbers(one: LazyTensor, other: LazyTensor) -> bool:
+    """Return whether two tensors have the same shape and numbers; reads them only if they are two objects."""
+    return one is other or (one.shape == other.shape and bool(np.array_equal(one.read(), other.read())))
 
 
 def is_float(dtype: str) -> bool:

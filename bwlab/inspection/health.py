@@ -16,6 +16,7 @@ from bwlab.formats.architecture import foreign_declaration
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.tensors import LARGEST, largest_size
+from bwlab.formats.transformer_modules import NAMES
 from bwlab.terminal import counted
 
 Severity = Literal["error", "warning", "note"]
@@ -170,7 +171,8 @@ def _alphas(contents: AdapterContents) -> list[Finding]:
         text = f"alpha 0 in {_some(nothing, len(scaled))}: kohya's trainer takes the rank, other tools no effect"
         findings.append(Finding("error", "alpha-0", text, nothing))
     alphas = sorted({float(module.rank() or 0) if module.alpha is None else module.alpha for module in scaled.values()})
-    if len(alphas) > 1 and KOHYA_DIALECTS.issuperset(contents.dialects):
+    # Of transformers, diffusers reads an alpha for each module.
+    if len(alphas) > 1 and contents.architecture not in NAMES and KOHYA_DIALECTS.issuperset(contents.dialects):
         listed = ", ".join(f"{alpha:g}" for alpha in alphas[:4])
         text = (
             f"{len(alphas)} different alphas ({listed}{', ...' if len(alphas) > 4 else ''}): diffusers 0.42 mis-scales"
@@ -207,7 +209,7 @@ def _keys(contents: AdapterContents) -> list[Finding]:
 
 def _model(contents: AdapterContents) -> list[Finding]:
     """Return what the metadata say about the model, if it is not the one that the modules belong to."""
-    said = foreign_declaration(contents.metadata)
+    said = foreign_declaration(contents.metadata, contents.architecture)
     if said is None:
         return []
     key, model = said
@@ -217,6 +219,11 @@ def _model(contents: AdapterContents) -> list[Finding]:
 def _diffusers(contents: AdapterContents) -> list[Finding]:
     """Return what diffusers 0.42 gets wrong about the file."""
     algorithms = {module.algorithm for module in contents.modules.values()}
+    if contents.architecture in NAMES:
+        if contents.architecture == "sd3" and {"kohya", "dotted"}.intersection(contents.dialects):
+            text = "diffusers loads no layer of these keys of Stable Diffusion 3: bwlab convert --to diffusers"
+            return [Finding("warning", "diffusers", text)]
+        return []
     refused = sorted(algorithms - {"lora", "dora"})
     if {"lycoris", "peft"}.intersection(contents.dialects) and contents.modules:
         text = f"diffusers loads no layer of keys of the dialect {contents.dialect}, with a warning only"

@@ -93,7 +93,7 @@ class Inspection:
         path: the path of the file.
         size: the size of the file in bytes.
         dialect: the name of its reader.
-        architecture: the architecture,  `"sd1"`, `"sd2"`, `"sdxl"` or `"unknown"`.
+        architecture: the architecture,  a key of `ARCHITECTURE_NAMES`.
         scheme: the name of the block scheme.
         blocks: the blocks that have modules, in order.
         total: the summary of all blocks together.
@@ -130,8 +130,9 @@ class Inspection:
 def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
     """Read a file module by module; raises `BwlabError` if it cannot be read."""
     contents = read_contents(path, formats, pickles=True)
-    scheme = scheme_of(contents.architecture)
-    health = {name: module_health(module) for name, module in contents.modules.items()}
+    scheme = scheme_of(contents.architecture, contents.shapes)
+    with contents.kept_open():
+        health = {name: module_health(module) for name, module in contents.modules.items()}
     energies = [numbers.energy for numbers in health.values()]
     whole = None if None in energies else math.fsum(energy or 0.0 for energy in energies)
     blocks = _blocks(contents, scheme, health, whole)
@@ -190,7 +191,9 @@ def _counted(values: Iterable[Value]) -> dict[Value, int]:
 
 def _dtypes(contents: AdapterContents) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for tensor in (*_tensors(contents.modules.values()), *contents.embeddings.values()):
+    # Layers of a fused matrix share leaves, which are in the file once.
+    distinct = {id(tensor): tensor for tensor in _tensors(contents.modules.values())}
+    for tensor in (*distinct.values(), *contents.embeddings.values()):
         counts[tensor.dtype] += tensor.size
     return dict(counts.most_common())
 

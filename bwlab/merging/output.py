@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.dialects.textual_inversion import embedding_paths, write_embeddings
@@ -113,12 +114,31 @@ def write_adapter(
     return (*([target.path] if modules else []), *embeddings)
 
 
-def known_scheme(architecture: str, config: Mapping[str, object] | None, manager: PluginManager) -> BlockScheme:
-    """Return the block scheme of a base's UNet config, or of the published models of an architecture."""
-    from bwlab.blocks.families import scheme_for
-    from bwlab.formats.architecture import scheme_of
+def known_scheme(
+    architecture: str,
+    modules: Modules,
+    config: Mapping[str, object] | None,
+    manager: PluginManager,
+) -> BlockScheme:
+    """Return the block scheme of a base's config, or of the model that modules of an architecture belong to.
 
-    return scheme_of(architecture) if config is None else scheme_for(config, manager.block_schemes())
+    Raises:
+        BwlabError: the base is a model of another architecture than the modules.
+
+    """
+    from bwlab.blocks.families import scheme_for
+    from bwlab.formats.architecture import ARCHITECTURE_NAMES, scheme_of
+    from bwlab.formats.contents import shapes_of_modules
+
+    own = scheme_of(architecture, shapes_of_modules(modules))
+    if config is None:
+        return own
+    scheme = scheme_for(config, manager.block_schemes())
+    transformer = {own.name, scheme.name} & TRANSFORMERS.keys()
+    if architecture != "unknown" and transformer and own.name != scheme.name:
+        found = f"the adapter is for {ARCHITECTURE_NAMES[architecture]}, the base is of the scheme {scheme.name}"
+        raise BwlabError("--base", found, "Give the base that the adapter was made for")
+    return scheme
 
 
 @dataclass(frozen=True)

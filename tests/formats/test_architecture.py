@@ -66,4 +66,4 @@ def test_modules_of_both_families_are_refused() -> None:
 
 
 def test_the_scheme_of_an_unknown_architecture_is_that_of_sd() -> None:
-    assert [scheme_of(name).name for name in ("sd1", "sd2", "sdxl", "unknown")] == ["sd", "sd", "sdxl", "sd"]
+    assert [scheme_of(name, {}).name for name in ("sd1", "sd2", "sdxl", "unknown")] == ["sd", "sd", "sdxl", "sd"]

@@ -83,7 +83,7 @@ def test_text_encoder_names_follow_the_number_of_encoders() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "lora_unet_double_blocks_0_img_attn_qkv",
+        "lora_unet_double_blocks_0_img_attn_qkw",
         "lora_unet_",
         "lora_unet_unet_down_blocks_0_resnets_0_conv1",
         "lora_unet_middle_block_7_proj_in",

@@ -49,7 +49,7 @@ def contents_of(name: str) -> AdapterContents:
 def test_modules_are_counted_per_block_and_nothing_is_left_out(name: str) -> None:
     contents = contents_of(name)
     dialect, architecture, algorithm, rank, blocks, tokens = FILES[name]
-    scheme = scheme_of(contents.architecture)
+    scheme = scheme_of(contents.architecture, contents.shapes)
     found = dict.fromkeys(scheme.blocks(), 0)
     for path in contents.modules:
         block = scheme.block_of(path)

@@ -6,6 +6,7 @@ No other module of the analysis reads adapter files.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab.formats.architecture import READS_TEXT, scheme_of
+from bwlab.formats.architecture import ARCHITECTURE_NAMES, READS_TEXT, scheme_of
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
+from bwlab.formats.transformer_modules import is_of_transformer
 from bwlab.formats.types import Formats
 from bwlab.linalg.factored import Array, FactoredMatrix, Spectrum
 
@@ -31,7 +34,12 @@ NUMBERS_AT_ONCE = 1 << 20
 LARGEST_SVD_HELD = 64
 FITTING = "Give the base that the adapter was made for"
 
-KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "te", "other")
+KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "attn", "mlp", "modulation", "te", "other")
+_ATTENTION = re.compile(r"(?:.+\.)?(?:attn|attention)\.")
+_MLP = re.compile(r".+\.(?:ff|ff_context|ffn|\w+_mlp|feed_forward|proj_mlp)(?:\..+)?")
+_MODULATION = re.compile(
+    r".+\.(?:norm\d?(?:_context)?\.linear|(?:img|txt)_mod\.\d|adaLN_modulation\.\d)|\w+_modulation\w*\..+"
+)
 
 Naming = Callable[[str], str]
 
@@ -167,12 +175,12 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
 
     """
     contents = read_contents(path, formats)
-    scheme = scheme_of(contents.architecture)
+    scheme = scheme_of(contents.architecture, contents.shapes)
     blocks = {path: block for path in contents.modules if (block := scheme.block_of(path)) is not None}
     reasons = {path: _reason(module, path in blocks, base) for path, module in contents.modules.items()}
     known = {path: module for path, module in contents.modules.items() if reasons[path] is None}
     if base is not None:
-        _require_layers(path, known, base)
+        _require_layers(path, known, base, contents.architecture)
     shapes = {path: _shape(module, base) for path, module in known.items()}
     left_out = _left_out(reasons, contents.unknown)
     if not shapes:
@@ -200,21 +208,22 @@ def _advice(modules: Iterable[ModuleWeights], base: ModelWeights | None) -> str:
         return "Give its base model with --base"
     if any(not module.has_delta for module in listed):
         return "Install the plugin of the adapter type"
-    return "Give an adapter of Stable Diffusion 1.x to SDXL that changes weights"
+    return "Give an adapter that changes weights"
 
 
-def _require_layers(file: Path, paths: Iterable[str], base: ModelWeights) -> None:
+def _require_layers(file: Path, paths: Iterable[str], base: ModelWeights, architecture: str) -> None:
     wanted = list(paths)
     missing = [path for path in wanted if f"{path}.weight" not in base.tensors]
     if missing:
-        found = f"the base lacks {len(missing)} of its {len(wanted)} layers, first {missing[0]}"
+        made_for = "" if architecture == "unknown" else f"it is for {ARCHITECTURE_NAMES[architecture]}, and "
+        found = f"{made_for}the base lacks {len(missing)} of its {len(wanted)} layers, first {missing[0]}"
         raise BwlabError(f"adapter {file} on {base.name}", found, FITTING)
 
 
 def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -> str | None:
     """Return why a module's delta cannot be computed as a matrix from the file and the base; None if it can."""
     if not in_scheme:
-        return "no module of a known UNet or text encoder"
+        return "no module of a known denoiser or text encoder"
     if not module.has_delta:
         return f"adapter type {module.algorithm}, which no installed plugin registers"
     if module.needs_base or module.shape is None:
@@ -250,12 +259,20 @@ def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
 def kind_of(path: str) -> str:
     """Return the kind of a module, one of `KINDS`: self attention, cross attention, feed-forward, and so on.
 
+    In transformers these are attention over image and text together, the MLPs, and modulation (adaLN). FLUX.1's single
+    blocks join attention and MLP in `proj_out`, which is `proj`.
+
     >>> kind_of("mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), kind_of("up_blocks.0.upsamplers.0.conv")
     ('attn2', 'conv')
     """
     names = path.split(".")
-    if names[0] in ("te", "te2"):
+    if in_text_encoder(path):
         return "te"
+    if is_of_transformer(path) and not path.startswith("blocks."):  # Wan's attentions are named as a UNet's
+        kinds = (("modulation", _MODULATION), ("mlp", _MLP), ("attn", _ATTENTION))
+        kind = next((kind for kind, pattern in kinds if pattern.match(path)), None)
+        if kind is not None:
+            return kind
     for kind in ("attn1", "attn2", "ff"):
         if kind in names:
             return kind

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bwlab.adapters.names import adapter_names
-from bwlab.base.header import LABELS
 from bwlab.errors import BwlabError
+from bwlab.formats.architecture import ARCHITECTURE_NAMES
 from bwlab.formats.types import Formats
 from bwlab.linalg.factored import Spectrum
 from bwlab.linalg.pair import FactorPair
@@ -159,8 +159,12 @@ def compared_weights(
 
 def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
     asked, fix = f"comparing {a.path} and {b.path}", "Give two adapters of one base model"
+    made_for = [adapter.contents.architecture for adapter in (a, b)]
+    one, other = (ARCHITECTURE_NAMES[architecture] for architecture in made_for)
     if a.scheme.name != b.scheme.name:
-        raise BwlabError(asked, f"they are for UNets of different schemes, {a.scheme.name} and {b.scheme.name}", fix)
+        names = f"{a.scheme.name} and {b.scheme.name}"
+        models = f", of {one} and {other}" if "unknown" not in made_for else ""
+        raise BwlabError(asked, f"they are for models of different schemes, {names}{models}", fix)
     shared = [path for path in a.names if path in b.shapes]
     differing = [path for path in shared if a.shapes[path] != b.shapes[path]]
     if differing:
@@ -170,9 +174,8 @@ def _require_one_model(a: AdapterWeights, b: AdapterWeights) -> None:
     widths_a, widths_b = text_widths(a.shapes), text_widths(b.shapes)
     if widths_a and widths_b and widths_a.isdisjoint(widths_b):
         raise BwlabError(asked, f"they read text embeddings of widths {min(widths_a)} and {min(widths_b)}", fix)
-    made_for = [adapter.contents.architecture for adapter in (a, b)]
     if "unknown" not in made_for and made_for[0] != made_for[1]:
-        raise BwlabError(asked, f"one is for {LABELS[made_for[0]]}, the other for {LABELS[made_for[1]]}", fix)
+        raise BwlabError(asked, f"one is for {one}, the other for {other}", fix)
 
 
 def _pair(a: AdapterWeights, b: AdapterWeights, path: str, measures: Sequence[ConflictMeasure]) -> PairParts:

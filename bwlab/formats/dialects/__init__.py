@@ -15,10 +15,10 @@ A plugin registers the same two types through the hook `bwlab_register_formats` 
 
 from __future__ import annotations
 
-from bwlab.formats.dialects import diffusers, dotted, kohya, lora_diffusion, peft, textual_inversion
+from bwlab.formats.dialects import comfyui, diffusers, dotted, kohya, lora_diffusion, peft, textual_inversion
 from bwlab.formats.types import FormatReader, FormatWriter
 
-DIALECTS = (kohya, diffusers, peft, dotted, lora_diffusion, textual_inversion)
+DIALECTS = (kohya, diffusers, peft, dotted, comfyui, lora_diffusion, textual_inversion)
 
 READERS: tuple[FormatReader, ...] = tuple(reader for dialect in DIALECTS for reader in dialect.READERS)
 WRITERS: tuple[FormatWriter, ...] = tuple(writer for dialect in DIALECTS for writer in dialect.WRITERS)

@@ -1,4 +1,4 @@
-"""The dialects of all releases of diffusers: PEFT leaves below `unet.`, `lora.down`, and the attention processors."""
+"""The dialects of all releases of diffusers: PEFT leaves below `unet.`, `transformer.`, `lora.down`, and processors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.paths import COMPONENTS, UNET, component_of
+from bwlab.blocks.paths import COMPONENTS, TRANSFORMER, UNET, component_of
 from bwlab.formats.dialects.peft import (
     TEXT_MODEL,
     alphas_from,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bwlab.formats.tensors import LazyTensor
 
 # Excludes the keys of other tools that have such leaves too.
-_PART = r"(?!base_model\.|lora_|lycoris_)(?:(unet|text_encoder(?:_2)?)\.)?"
+_PART = r"(?!base_model\.|lora_|lycoris_)(?:(unet|transformer|text_encoder(?:_[23])?)\.)?"
 
 PEFT_STYLE = re.compile(rf"{_PART}(.+?)\.{PEFT_LEAF}")
 OLD = re.compile(rf"{_PART}(.+)\.(?:lora|lora_linear_layer)\.(down|up)\.weight")
@@ -86,7 +86,7 @@ def adapter_path(name: str) -> str | None:
     'te.encoder.layers.0.mlp.fc1'
     """
     part, _, path = name.partition(".")
-    prefix = COMPONENTS[part]
+    prefix = COMPONENTS.get(part, "")
     whole = prefix + (path.removeprefix("text_model.") if prefix else path)
     return whole if is_path(whole) else None
 
@@ -101,9 +101,10 @@ def alphas_in_metadata(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str
         return {}
     ranks = ranks_by_path(file, keys)
     alphas: dict[str, float] = {}
-    for part in COMPONENTS:
+    for part in (*COMPONENTS, TRANSFORMER):
         config = {key.removeprefix(f"{part}."): value for key, value in entries.items() if key.startswith(f"{part}.")}
-        own = {path: rank for path, rank in ranks.items() if component_of(path) == part}
+        component = UNET if part == TRANSFORMER else part
+        own = {path: rank for path, rank in ranks.items() if component_of(path) == component}
         alphas |= alphas_from(config, own) if config else {}
     return alphas
 
@@ -115,7 +116,7 @@ def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = N
     tensors: dict[str, LazyTensor] = {}
     configs: dict[str, object] = {}
     for component, modules in by_component(contents).items():
-        level = TEXT_MODEL if component != "unet" else ""
+        level = TEXT_MODEL if component not in (UNET, TRANSFORMER) else ""
         named = {with_level(name, level): module for name, module in modules.items()}
         tensors |= {f"{component}.{key}": tensor for key, tensor in peft_tensors(named).items()}
         # diffusers 0.42 drops the level from keys where the text encoder has none, and looks names up by their ends.
@@ -127,7 +128,7 @@ def write_diffusers(contents: AdapterContents, path: Path, dtype: str | None = N
 READERS = (
     FormatReader(
         "diffusers",
-        "diffusers: unet.<path>.lora_A.weight, alpha in the metadata",
+        "diffusers: unet.<path>.lora_A.weight or transformer.<path>.lora_A.weight, alpha in the metadata",
         recognises,
         fallback=True,
         keys=KeyParser(split, adapter_path, alphas_in_metadata),

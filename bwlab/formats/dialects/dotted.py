@@ -16,14 +16,15 @@ _FIRST_TEXT = (
     r"clip_l|te1?|text_encoder|text_encoders\.clip_l\.transformer"
     r"|conditioner\.embedders\.0\.transformer|cond_stage_model\.transformer"
 )
+_THIRD_TEXT = r"t5xxl|te3|text_encoder_3|text_encoders\.t5xxl\.transformer"
 _SECOND_TEXT = r"clip_g|te2|text_encoder_2|text_encoders\.clip_g\.transformer"
 LEAF = (
     r"lora_(?:down|up|mid)\.weight|lora_[AB](?:\.[^.]+)?\.weight|lora\.(?:down|up)\.weight|alpha|scalar|dora_scale"
     r"|magnitude|lora_magnitude_vector(?:\.weight)?|hada_\w+|lokr_\w+|oft_blocks|rescale|diff|diff_b|w_norm|b_norm"
 )
 DOTTED = re.compile(
-    rf"(?!base_model\.|lora_|lycoris_)(?:(?:model\.)?diffusion_model\.|unet\.|({_FIRST_TEXT})\.|({_SECOND_TEXT})\.)?"
-    rf"([^:]+?)\.({LEAF})"
+    rf"(?!base_model\.|lora_|lycoris_)(?:(?:model\.)?diffusion_model\.|unet\.|transformer\."
+    rf"|({_FIRST_TEXT})\.|({_SECOND_TEXT})\.|({_THIRD_TEXT})\.)?([^:]+?)\.({LEAF})"
 )
 
 
@@ -32,8 +33,8 @@ def split(key: str) -> tuple[str, str] | None:
     match = DOTTED.fullmatch(key)
     if match is None:
         return None
-    prefix = "lora_te1_" if match[1] else "lora_te2_" if match[2] else "lora_unet_"
-    return prefix + match[3].replace(".", "_"), match[4]
+    prefix = "lora_te1_" if match[1] else "lora_te2_" if match[2] else "lora_te3_" if match[3] else "lora_unet_"
+    return prefix + match[4].replace(".", "_"), match[5]
 
 
 def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:

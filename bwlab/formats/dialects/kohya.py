@@ -7,8 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.blocks.paths import in_text_encoder
+from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
-from bwlab.formats.keys import ALPHA, kohya_name_of, ldm_name_of, path_of
+from bwlab.formats.keys import ALPHA, UNET_PREFIX, kohya_name_of, ldm_name_of, path_of
+from bwlab.formats.transformer_names import is_original_name
 from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
 
 if TYPE_CHECKING:
@@ -17,21 +20,22 @@ if TYPE_CHECKING:
     from bwlab.formats.tensors import LazyTensor
 
 
-KOHYA = re.compile(r"(lora_(?:unet|te|te1|te2)_[^.]+)\.(.+)")
+KOHYA = re.compile(r"(lora_(?:unet|transformer|te|te1|te2|te3)_[^.]+)\.(.+)")
 LDM = re.compile(r"lora_unet_(?:input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_\d")
 DOUBLED = re.compile(
     r"lora_(?:(unet)_unet|(te\d?)_(?:te\d?|text_encoder(?:_2)?))_(.+?)[._](lora_(?:down|up)\.weight|alpha)"
 )
 LYCORIS = re.compile(r"lycoris_([^.]+)\.(.+)")
 
+DENOISER_PREFIXES = ("lora_unet_", "lora_transformer_")
 IN_TEXT_ENCODER = ("text_model_", "encoder_layers_", "text_projection")
 
 
 def recognises_kohya(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Return whether kohya's keys name UNet modules as diffusers does, or only text encoders' modules."""
     own = [key for key in keys if KOHYA.fullmatch(key) and not DOUBLED.fullmatch(key)]
-    in_unet = [key for key in own if key.startswith("lora_unet_")]
-    return any(not LDM.match(key) for key in in_unet) or (bool(own) and not in_unet)
+    in_denoiser = [key for key in own if key.startswith(DENOISER_PREFIXES)]
+    return any(not LDM.match(key) for key in in_denoiser) or (bool(own) and not in_denoiser)
 
 
 def recognises_ldm(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
@@ -58,7 +62,7 @@ def split_kohya(key: str) -> tuple[str, str] | None:
 def split_ldm(key: str) -> tuple[str, str] | None:
     """Return kohya's name of a UNet module with an LDM name or of a text encoder's module, and the leaf."""
     match = KOHYA.fullmatch(key)
-    return (match[1], match[2]) if match and (LDM.match(key) or not key.startswith("lora_unet_")) else None
+    return (match[1], match[2]) if match and (LDM.match(key) or not key.startswith(DENOISER_PREFIXES)) else None
 
 
 def split_doubled(key: str) -> tuple[str, str] | None:
@@ -85,13 +89,39 @@ def path_or_none(name: str) -> str | None:
 
 
 def write_kohya(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Write modules and metadata to a `.safetensors` file, with diffusers' names of modules."""
+    """Write modules and metadata to a `.safetensors` file, of UNets with diffusers' names of modules.
+
+    Modules of transformers have the names of the original code, and layers that are one matrix there are joined.
+    """
+    if contents.architecture in TRANSFORMERS:
+        _write_transformer(contents, path, dtype)
+        return
     two = has_two_encoders(contents)
     _write(contents, path, dtype, lambda module: kohya_name_of(module, two))
 
 
+def _write_transformer(contents: AdapterContents, path: Path, dtype: str | None) -> None:
+    from bwlab.formats.safetensors import write_tensors
+    from bwlab.formats.transformer_modules import in_original_code
+
+    modules = in_original_code(contents.modules, contents.architecture)
+    names = {module.path: _transformer_name(module.path, contents.architecture) for module in modules}
+    # Each module keeps its alpha: what reads these names reads an alpha for each module.
+    write_tensors(path, kohya_tensors(modules, names.__getitem__), contents.metadata, dtype)
+
+
+def _transformer_name(path: str, architecture: str) -> str:
+    """Return kohya's name; OneTrainer's for layers that have no exact form in a matrix of the original code."""
+    if not in_text_encoder(path) and is_original_name(path, architecture):
+        return UNET_PREFIX + path.replace(".", "_")
+    return kohya_name_of(path, two_text_encoders=True)
+
+
 def write_ldm(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
-    """Write modules and metadata to a `.safetensors` file, with the original code's names of modules."""
+    """Write modules and metadata to a `.safetensors` file, with the original code's names of a UNet's modules."""
+    if contents.architecture in TRANSFORMERS:
+        found = f"it is for {contents.architecture}, which that code does not have"
+        raise BwlabError(f"writing {contents.path} as ldm", found, "Write it as kohya, comfyui or diffusers")
     architecture = "sdxl" if has_two_encoders(contents) else contents.architecture
     _write(contents, path, dtype, lambda module: _ldm_name(module, architecture))
 
@@ -103,23 +133,27 @@ def has_two_encoders(contents: AdapterContents) -> bool:
 
 def kohya_tensors(modules: Iterable[ModuleWeights], name_of: Callable[[str], str]) -> dict[str, LazyTensor]:
     """Return the tensors of a file by key, including alphas in float32; `BwlabError` if two modules share a name."""
-    import numpy as np
-
-    from bwlab.formats.tensors import in_dtype
-
     tensors: dict[str, LazyTensor] = {}
     for module in modules:
-        name = name_of(module.path)
-        leaves = dict(module.leaves)
-        if module.alpha is not None:
-            leaves[ALPHA] = in_dtype(np.array(module.alpha), "F32", f"{name}.{ALPHA}")
-        for leaf, tensor in leaves.items():
+        for (name, leaf), tensor in module_tensors(module, name_of(module.path)).items():
             key = f"{name}.{leaf}"
             if key in tensors:
                 found = f"two modules would be named {name}, one of them {module.path}"
                 raise BwlabError(f"writing {module.source or 'an adapter'}", found, "Choose another form to write")
             tensors[key] = tensor
     return tensors
+
+
+def module_tensors(module: ModuleWeights, name: str) -> dict[tuple[str, str], LazyTensor]:
+    """Return the tensors of a module by its name in a file and the leaf, including alpha in float32."""
+    import numpy as np
+
+    from bwlab.formats.tensors import in_dtype
+
+    leaves = {(name, leaf): tensor for leaf, tensor in module.leaves.items()}
+    if module.alpha is not None:
+        leaves[name, ALPHA] = in_dtype(np.array(module.alpha), "F32", f"{name}.{ALPHA}")
+    return leaves
 
 
 def _write(contents: AdapterContents, path: Path, dtype: str | None, name_of: Callable[[str], str]) -> None:
@@ -146,7 +180,7 @@ def _anything(module: ModuleWeights) -> bool:
 READERS = (
     FormatReader(
         "kohya",
-        "kohya's keys with diffusers names: lora_unet_<path>.<leaf>",
+        "kohya's keys: lora_unet_<path>.<leaf>; transformers by names such as lora_unet_double_blocks_0_...",
         recognises_kohya,
         fallback=True,
         keys=KeyParser(split_kohya, path_or_none),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.paths import COMPONENTS, component_of
+from bwlab.blocks.paths import COMPONENTS, TRANSFORMER, UNET, component_of
+from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.formats.keys import DOWN, PEFT_LEAF, UP, is_path
@@ -31,7 +32,7 @@ TEXT_BEGINNINGS = ("text_model.", "encoder.", "text_projection")
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Models that keep CLIP's transformer below `text_model.` today: the one with a projection. Older files use it for both.
-TEXT_MODEL = "text_model."
+TEXT_MODEL, T5_BLOCKS = "text_model.", "encoder.block."
 _WRITTEN_LEAVES = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 
 
@@ -47,8 +48,8 @@ def split(key: str) -> tuple[str, str] | None:
 
 
 def path_of_name(name: str) -> str | None:
-    """Return the adapter path of a module: of a text encoder if its name has that form, else of a UNet."""
-    bare = name.removeprefix("unet.")
+    """Return the adapter path of a module: of a text encoder if its name has that form, else of a denoiser."""
+    bare = name.removeprefix("unet.").removeprefix("transformer.")
     path = f"te.{name.removeprefix('text_model.')}" if name.startswith(TEXT_BEGINNINGS) else bare
     return path if is_path(path) else None
 
@@ -127,8 +128,8 @@ def expresses(module: ModuleWeights) -> bool:
 def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) -> None:
     """Write a folder with a folder for each adapted model, which `PeftModel.from_pretrained(subfolder=...)` reads.
 
-    They are named as in diffusers pipelines: `unet`, `text_encoder`, `text_encoder_2`. Modules are named as in
-    transformers since 5.6: without `text_model.` in the first text encoder, with it in the second.
+    They are named as in diffusers pipelines: `unet` or `transformer`, `text_encoder`, `text_encoder_2`. Modules are
+    named as in transformers since 5.6: without `text_model.` in the first text encoder, with it in the second.
     """
     from bwlab.formats.safetensors import write_tensors
 
@@ -169,13 +170,16 @@ def by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeights
     for path, module in contents.modules.items():
         component = component_of(path)
         name = path.removeprefix(COMPONENTS[component])
+        if component == UNET and contents.architecture in TRANSFORMERS:
+            component = TRANSFORMER
         components.setdefault(component, {})[name] = with_unit_scale(without_core(module))
     return components
 
 
 def with_level(name: str, level: str) -> str:
     """Return the name of a text encoder's module below `level`, which may be empty."""
-    return name if name == "text_projection" else level + name.removeprefix(TEXT_MODEL)
+    outside = name == "text_projection" or name.startswith(T5_BLOCKS)
+    return name if outside else level + name.removeprefix(TEXT_MODEL)
 
 
 def peft_tensors(modules: Mapping[str, ModuleWeights]) -> dict[str, LazyTensor]:

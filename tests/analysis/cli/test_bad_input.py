@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     found["text"].write_text("Not an adapter at all.")
     found["cut"].write_bytes(found["good"].read_bytes()[:-40])
     adapter_file(found["sdxl"], small_unet("sdxl"), "lora", ["mid_block.", "up_blocks.0."], 0)
-    flux = "lora_unet_double_blocks_0_img_attn_qkv"
+    flux = "lora_unet_double_blocks_0_img_attn_proj"
     write(found["flux"], {f"{flux}.lora_down.weight": np.ones((2, 5)), f"{flux}.lora_up.weight": np.ones((7, 2))})
     wide = "lora_unet_mid_block_attentions_0_proj_in"
     write(found["wide"], {f"{wide}.lora_down.weight": np.ones((2, 7)), f"{wide}.lora_up.weight": np.ones((7, 2))})
@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         ("text", "no safetensors file"),
         ("cut", "it is cut short"),
         ("missing", "No such file"),
-        ("flux", "it is an adapter for FLUX"),
+        ("flux", "FLUX.1"),
         ("sdxl", "the base lacks|the model lacks|different schemes"),
         ("wide", "is \\(7, 7\\) in the adapter|was made for another model"),
     ],
@@ -116,7 +116,7 @@ def test_text_encoders_of_different_models_are_told_apart(bwlab: Run, tmp_path: 
 
     outcome = bwlab("analyze", "conflict", text_encoder("a", 768), text_encoder("b", 1024))
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
-    assert "one is for SD 1.x, the other for SD 2.x" in outcome.err
+    assert "one is for Stable Diffusion 1.x, the other for Stable Diffusion 2.x" in outcome.err
 
 
 def test_no_shared_module_is_an_answer(folder: Folder, tmp_path: Path) -> None:

@@ -111,9 +111,9 @@ def test_unknown_keys_beside_known_ones_are_listed(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    flux = module_tensors("double_blocks.0.img_attn.qkv", (7, 5), 2, 1.0, draw)
-    with pytest.raises(BwlabError, match="it is an adapter for FLUX"):
-        open_weights(write(tmp_path / "a.safetensors", flux))
+    video = module_tensors("double_blocks.0.img_attn_fused", (7, 5), 2, 1.0, draw)
+    with pytest.raises(BwlabError, match="it is an adapter for a transformer model that bwlab does not know"):
+        open_weights(write(tmp_path / "a.safetensors", video))
 
 
 def test_other_dialects_are_read_too(tmp_path: Path) -> None:
