@@ -58,7 +58,8 @@ def scaled_tensors(
     if contents.unknown:
         fix = "Drop them with: bwlab convert IN OUT --to kohya --drop-unknown"
         raise BwlabError(asked, contents.unknown_text, fix)
-    spec = parse_spec(scale, scheme_of(contents.architecture), kind="scale", default=1.0)
+    shapes = {path: module.shape for path, module in contents.modules.items()}
+    spec = parse_spec(scale, scheme_of(contents.architecture, shapes), kind="scale", default=1.0)
     groups: dict[float, list[ModuleWeights]] = {}
     for path, module in contents.modules.items():
         if module.algorithm not in ALGORITHMS:

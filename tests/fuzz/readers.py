@@ -108,7 +108,7 @@ def spec(content: bytes) -> None:
     text = content.decode("utf-8", "replace")
     for kind in KINDS:
         with _errors_allowed():
-            numbers = parse_spec(text, scheme_of("sd1"), kind=kind)
+            numbers = parse_spec(text, scheme_of("sd1", {}), kind=kind)
             assert all(map(math.isfinite, numbers.values.values()))
             assert parse_spec(numbers.canonical(), numbers.scheme, kind=kind).values == numbers.values
     with _errors_allowed():
