@@ -55,7 +55,7 @@ def test_skipping_is_left_out_where_it_makes_no_sense() -> None:
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        (["--model", "sd15"], "sd14, sd21, sdxl, tiny"),
+        (["--model", "sd15"], "sd14, sd21, sdxl, narrow, tiny"),
         (["--who", "kohyas"], "'kohya-style'"),
         (["--who", "kohya", "--model", "tiny"], "--sd-scripts"),
         (["--who", "PEFT", "--adapter", "lokr"], "have LoRA and LoCon alone"),
