@@ -8,8 +8,8 @@ from html import escape
 
 from bwlab.tables import Cell, Column, Row, Table
 from bwlab.text import visible
+from bwlab_analysis.report.block_map import block_map, fill_colour
 from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presentation, Section, Verbatim
-from bwlab_analysis.report.unet_map import fill_colour, unet_map
 
 
 def page(title: str, body: str) -> str:
@@ -55,7 +55,7 @@ def item_html(item: Item) -> str:
         case Verbatim(lines):
             return preformatted("\n".join(lines))
         case BlockMap(measures):
-            return unet_map(measures)
+            return block_map(measures)
 
 
 def table_html(table: Table, level: int = 4) -> str:

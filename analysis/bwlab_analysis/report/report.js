@@ -19,7 +19,7 @@ for (const head of document.querySelectorAll("th[data-sort]")) {
   head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
 }
 // The U shows one measure at a time.
-for (const map of document.querySelectorAll(".unet")) {
+for (const map of document.querySelectorAll(".blocks")) {
   const values = JSON.parse(map.querySelector("script").textContent);
   const choose = map.querySelector("select");
   const show = () => {

@@ -19,12 +19,12 @@ from safetensors.numpy import save_file
 
 from bwlab.tables import Cell, Table, columns_of
 from bwlab.text import CONTROLS
+from bwlab_analysis.report.block_map import fill_colour, block_map
 from bwlab_analysis.report.gallery import encode_all
 from bwlab_analysis.report.html import table_html
 from bwlab_analysis.report.numbers import number_cell, number_text
 from bwlab_analysis.report.page import write_report
 from bwlab_analysis.report.presentation import Presentation
-from bwlab_analysis.report.unet_map import fill_colour, unet_map
 from tests.analysis.cli.test_base import FAST, QUICK, Files, fidelity_options
 from tests.analysis.cli.test_base import files as files
 from tests.analysis.conftest import Outcome
@@ -72,7 +72,7 @@ window.addEventListener("load", () => {
     choose.selectedIndex = choose.options.length - 1;
     choose.dispatchEvent(new Event("change"));
   }
-  const filled = [...document.querySelectorAll(".unet rect")].filter((rect) => rect.style.fill).length;
+  const filled = [...document.querySelectorAll(".blocks rect")].filter((rect) => rect.style.fill).length;
   const texts = [...document.querySelectorAll("h1, h2, h3, p, li, dt, dd, td, td small, th, pre, figcaption")];
   const faint = Math.min(...texts.filter((one) => one.textContent).map(contrast));
   const dark = luminance(ground(document.body)) < 0.1;
@@ -250,7 +250,7 @@ def test_images_are_made_to_fit() -> None:
 
 def test_text_is_escaped() -> None:
     assert "<b>" not in table_html(Table(columns_of("<b>"), ((Cell("<b>", note="<b>"),),), title="<b>", note="<b>"))
-    assert "<script>alert" not in unet_map({"</script><script>alert(1)": {"in0": 1.0, "out0": 2.0}})
+    assert "<script>alert" not in block_map({"</script><script>alert(1)": {"in0": 1.0, "out0": 2.0}})
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.001, "0.00"), (0.5, "0.50"), (12345.6, "1.23e+04"), (-2, "-2.00")])

@@ -1,8 +1,9 @@
-"""The drawing of a UNet's blocks as a U, coloured by a measure that the reader of a page chooses."""
+"""The drawing of a model's blocks, coloured by a measure that the reader of a page chooses."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -14,37 +15,66 @@ FULL = 0.6
 WIDTH, STEP, BOX, HEIGHT = 460, 66, 130, 52
 LEFT, RIGHT = 8, 322
 INDENT = 12
+ROWS = 10  # of a column
+UNET_BLOCK = re.compile(r"(?:in|out)\d+|mid")
+NUMBERED_BLOCK = re.compile(r"(.*?)(\d+)")
 
 Measures = Mapping[str, Mapping[str, float]]
 """Measure -> block -> value."""
 
 
-def unet_map(measures: Measures) -> str:
-    """Return a drawing of all blocks with a value of any measure, and a list to choose the measure from."""
-    measures = _drawn(measures)
+def block_map(measures: Measures) -> str:
+    """Return a drawing of all blocks with a value of any measure, and a list to choose the measure from.
+
+    The blocks of a UNet are drawn as a U, those of a transformer as columns that are read from top to bottom.
+    """
     blocks = list(dict.fromkeys(block for values in measures.values() for block in values))
-    down = sorted((block for block in blocks if block.startswith("in")), key=_level)
-    up = sorted((block for block in blocks if block.startswith("out")), key=_level, reverse=True)
-    if not measures or not (down or up):
+    drawn, size = _u_shape(blocks) if any(map(UNET_BLOCK.fullmatch, blocks)) else _columns(blocks)
+    measures = {
+        name: {block: value for block, value in values.items() if f'data-block="{escape(block)}"' in drawn}
+        for name, values in measures.items()
+    }
+    measures = {name: values for name, values in measures.items() if values}
+    if not measures:
         return ""
-    drawn = "".join([*_skips(down, up), *_boxes(down, LEFT, 1), *_boxes(up, RIGHT, -1), _middle(down, up)])
-    height = (max(len(down), len(up)) + 1) * STEP
     options = "".join(f"<option>{escape(name)}</option>" for name in measures)
     values = json.dumps(_values(measures), allow_nan=False).replace("<", "\\u003c")
     return (
-        f'<div class="unet"><label>Colour by <select>{options}</select></label>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="The UNet\'s blocks">{drawn}</svg>'
+        f'<div class="blocks"><label>Colour by <select>{options}</select></label>'
+        f'<svg width="{size[0]}" viewBox="0 0 {size[0]} {size[1]}" role="img"'
+        f' aria-label="The blocks of the model">{drawn}</svg>'
         f'<script type="application/json">{values}</script></div>'
     )
 
 
-def _drawn(measures: Measures) -> dict[str, dict[str, float]]:
-    """Return the measures that have a value for a block of the drawing."""
-    drawn = {
-        name: {block: value for block, value in values.items() if block.startswith(("in", "mid", "out"))}
-        for name, values in measures.items()
-    }
-    return {name: values for name, values in drawn.items() if values}
+def _u_shape(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
+    """Return the drawing of a UNet's blocks, with its width and height."""
+    down = sorted((block for block in blocks if block.startswith("in")), key=_level)
+    up = sorted((block for block in blocks if block.startswith("out")), key=_level, reverse=True)
+    if not (down or up):
+        return "", (0, 0)
+    drawn = "".join([*_skips(down, up), *_boxes(down, LEFT, 1), *_boxes(up, RIGHT, -1), _middle(down, up)])
+    return drawn, (WIDTH, (max(len(down), len(up)) + 1) * STEP)
+
+
+def _columns(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
+    """Return the drawing of a transformer's blocks, with its width and height; each list begins a column."""
+    lists: dict[str, list[tuple[int, str]]] = {}
+    for block in blocks:
+        match = NUMBERED_BLOCK.fullmatch(block)
+        if match:
+            lists.setdefault(match[1], []).append((int(match[2]), block))
+    columns = [
+        [block for _, block in ordered[first : first + ROWS]]
+        for ordered in map(sorted, lists.values())
+        for first in range(0, len(ordered), ROWS)
+    ]
+    drawn = [
+        _box(block, LEFT + column * (BOX + LEFT), row * STEP + 6)
+        for column, members in enumerate(columns)
+        for row, block in enumerate(members)
+    ]
+    return "".join(drawn), (LEFT + len(columns) * (BOX + LEFT), max(map(len, columns), default=0) * STEP)
 
 
 def _values(measures: Measures) -> dict[str, dict[str, dict[str, str]]]:
