@@ -22,9 +22,9 @@ from torch.nn import functional
 
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.conditioning import encode_texts, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.load import base_scheme, load_base
-from bwlab.base.noise_schedule import noise_schedule, training_target
+from bwlab.base.noise import noise_process
 from bwlab.benchmark import load_benchmark
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
@@ -68,7 +68,7 @@ class Lesson:
             generator=torch.Generator().manual_seed(0),
         ).train()
         self._latents, self._captions = style_images(self.pipe, style)
-        self._schedule = noise_schedule(self.pipe)
+        self._process = noise_process(self.pipe)
 
     def loss(self, batch: int, size: int) -> Tensor:
         """Return the loss of one batch, a pure function of its number."""
@@ -76,13 +76,13 @@ class Lesson:
         chosen = torch.randint(len(self._captions), (size,), generator=draw)
         latents = self._latents[chosen]
         noise = torch.randn(latents.shape, generator=draw)
-        timesteps = torch.randint(self._schedule.config.num_train_timesteps, (size,), generator=draw)
-        noisy = self._schedule.add_noise(latents, noise, timesteps)
+        timesteps = self._process.sample_times(size, draw)
+        noisy = self._process.add_noise(latents, noise, timesteps)
         with torch.no_grad():
             text = encode_texts(self.pipe, [self._captions[int(index)] for index in chosen])
-        conditions = unet_arguments(self.pipe, text, None)
+        conditions = denoiser_conditions(self.pipe, text, None)
         prediction = self.pipe.unet(noisy, timesteps, return_dict=False, **conditions)[0]
-        return functional.mse_loss(prediction, training_target(self._schedule, latents, noise, timesteps))
+        return functional.mse_loss(prediction, self._process.target(latents, noise, timesteps))
 
     def gradient(self, batch: int, size: int) -> Tensor:
         """Return the gradient of the adapter's layers in the down blocks, as one row."""

@@ -9,7 +9,7 @@ import importlib.util
 import math
 import sys
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ class Contestant(ABC):
     Attributes:
         name: name in the table.
         graph_from_input: whether the noisy latents require a gradient, so that autograd covers the whole UNet.
+        only_low_rank: whether it has LoRA and LoCon alone.
 
     """
 
     name: str
     graph_from_input = False
+    only_low_rank = False
 
     def __init__(self, unet: nn.Module, setting: Setting) -> None:
         self.unet, self.setting = unet, setting
@@ -43,7 +45,12 @@ class Contestant(ABC):
     @classmethod
     def available(cls, setting: Setting) -> bool:
         """Return whether it can be measured here, in this setting."""
-        return True
+        return cls.trains(setting)
+
+    @classmethod
+    def trains(cls, setting: Setting) -> bool:
+        """Return whether it has the adapters of the setting."""
+        return not cls.only_low_rank or setting.adapter in ("lora", "locon")
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -129,6 +136,7 @@ class Peft(Contestant):
     """Hugging Face PEFT as the training scripts of diffusers use it: modules replaced, graph from the first adapter."""
 
     name = "PEFT"
+    only_low_rank = True
 
     def __init__(self, unet: nn.Module, setting: Setting) -> None:
         from peft import LoraConfig, inject_adapter_in_model
@@ -163,6 +171,15 @@ def _put(unet: nn.Module, modules: dict[str, Any]) -> None:
 class Lycoris(Contestant):
     """The lycoris-lora package with its default settings, which rebuild each weight in every step."""
 
+    # The package's names of adapter types, where they are not bwlab's.
+    algorithms: Mapping[str, str] = {
+        "locon": "lora",
+        "dora": "lora",
+        "doha": "loha",
+        "dokr": "lokr",
+        "oft": "diag-oft",
+    }
+
     name = "LyCORIS"
 
     @classmethod
@@ -177,12 +194,20 @@ class Lycoris(Contestant):
         layers = self.adapted_layers()
         # create_lycoris sets its own preset, so the network is made directly.
         LycorisNetwork.apply_preset({"enable_conv": True, "target_module": [], "target_name": list(layers)})
-        rank = setting.rank
+        rank, adapter = setting.rank, setting.adapter
         self._network = LycorisNetwork(
-            unet, 1.0, lora_dim=rank, conv_lora_dim=rank, alpha=rank, conv_alpha=rank, network_module="lora"
+            unet,
+            1.0,
+            lora_dim=rank,
+            conv_lora_dim=rank,
+            alpha=rank,
+            conv_alpha=rank,
+            network_module=self.algorithms.get(adapter, adapter),
+            weight_decompose=adapter in ("dora", "doha", "dokr"),
         )
         assert len(self._network.loras) == len(layers)
-        self.parameters = list(self._network.parameters())
+        # The network itself has no parameters before it is applied.
+        self.parameters = [parameter for lora in self._network.loras for parameter in lora.parameters()]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -224,6 +249,7 @@ class KohyaStyle(Contestant):
 
     name = "kohya-style"
     graph_from_input = True
+    only_low_rank = True
 
     def __init__(self, unet: nn.Module, setting: Setting) -> None:
         super().__init__(unet, setting)
@@ -247,6 +273,7 @@ class KohyaClone(Contestant):
 
     name = "kohya"
     graph_from_input = True
+    only_low_rank = True
     folder: Path | None = None
 
     def __init__(self, unet: nn.Module, setting: Setting) -> None:
@@ -266,8 +293,8 @@ class KohyaClone(Contestant):
 
     @classmethod
     def available(cls, setting: Setting) -> bool:
-        """Return whether a clone was given."""
-        return cls.folder is not None
+        """Return whether a clone was given, and it has such adapters."""
+        return cls.folder is not None and super().available(setting)
 
     @contextmanager
     def attached(self) -> Iterator[None]:

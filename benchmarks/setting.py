@@ -27,7 +27,7 @@ class Setting:
 
     Attributes:
         model: a name in `benchmarks.models.MODELS`.
-        adapter: `lora` or `locon`.
+        adapter: the adapter type.
         blocks: the trained blocks, as names of the block scheme joined by `+`.
         rank: rank of every layer; alpha is the same, so the scale is 1.
         latents: height and width of the latents.

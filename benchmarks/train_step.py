@@ -30,7 +30,7 @@ from bwlab.terminal import track
 
 def main(
     model: Annotated[str, typer.Option(help="Model: sd14, sd21, sdxl or tiny.")] = "sd14",
-    adapter: Annotated[str, typer.Option(help="Adapter type: lora or locon.")] = "locon",
+    adapter: Annotated[str, typer.Option(help="Adapter type, such as locon or lokr.")] = "locon",
     blocks: Annotated[str, typer.Option(help="Trained blocks, joined by +: all, out3, in0+out3.")] = "all",
     rank: Annotated[int, typer.Option(min=1)] = 16,
     latents: Annotated[int, typer.Option(min=8, help="Height and width of the latents.")] = 32,
@@ -57,11 +57,16 @@ def main(
 
 
 def chosen(who: str, setting: Setting, sd_scripts: Path | None) -> list[type[Contestant]]:
-    """Return the contestants that make sense for the setting; BwlabError for an unknown name."""
+    """Return the contestants that make sense for the setting; BwlabError for one that is unknown or does not."""
     if sd_scripts is not None:
         KohyaClone.folder = sd_scripts
     if who:
-        return [by_name(name.strip()) for name in who.split(",")]
+        named = [by_name(name.strip()) for name in who.split(",")]
+        lacking = [kind.name for kind in named if not kind.trains(setting)]
+        if lacking:
+            found = f"{' and '.join(lacking)} have LoRA and LoCon alone"
+            raise BwlabError(f"--who {who!r} --adapter {setting.adapter}", found, "Leave them out")
+        return named
     return [kind for kind in CONTESTANTS if kind.available(setting)]
 
 

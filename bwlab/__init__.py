@@ -54,7 +54,7 @@ def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtyp
 
     Args:
         base: `"emoji"`, the model that ships with bwlab; a diffusers folder, a single-file `.safetensors` checkpoint,
-            or a name on the hub, of SD 1.x, SD 2.x or SDXL.
+            or a name on the hub, of SD 1.x, SD 2.x, SDXL, SD 3 or a family that a plugin registers.
         device: name of a PyTorch device, or `"auto"`: the GPU if there is one.
         dtype: dtype of the weights; None: float32.
 
@@ -70,7 +70,7 @@ def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtyp
     from bwlab.base.device import chosen_device
     from bwlab.base.load import load_base as load
 
-    return load(base, dtype).to(chosen_device(device))
+    return load(base, dtype, _manager(None).model_families()).to(chosen_device(device))
 
 
 def blocks_of(unet: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -168,7 +168,7 @@ def generate(
     *,
     steps: int = 25,
     cfg: float = 7.0,
-    sampler: str = "dpmpp_2m_karras",
+    sampler: str = "auto",
     negative: str = "",
     embeddings: Sequence[Embedding] = (),
     batch_size: int = 8,

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ CHECKSUM = "sha256"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of the system when a disk, or a user's share of it, is full."""
 LOCK_NAME = ".lock"
-UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+UNFINISHED_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -52,7 +53,7 @@ def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
             _write_and_sync(file, pieces)
             _let_go(file)
             temporary.replace(path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except OSError as error:
         found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")
         fix = "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
@@ -66,7 +67,7 @@ def _temporary(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     The lock, which ends with the process, tells `remove_unfinished` that the file is still being written.
     """
     for last in (False, False, False, True):  # a file system without locks never gives one
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary = _temporary_path(path)
         file = temporary.open("xb")
         if (try_lock(file) and _is_at(file, temporary)) or last:
             break
@@ -80,18 +81,71 @@ def _temporary(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete the files that killed processes left unfinished in a folder, if there are any.
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
-    Files that another process is writing now stay, and so do files of all other names.
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`; after the `with` block its files are flushed to disk and it is renamed to it.
+
+    If anything fails, it is deleted. Of folders of that name, only an empty one is replaced.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be made or renamed.
+
+    """
+    temporary = _temporary_path(path)
+    temporary.mkdir()
+    try:
+        with _lock_on_folder(temporary):
+            yield temporary
+            for inner in temporary.rglob("*"):
+                _sync(inner)
+            if path.is_dir():
+                path.rmdir()
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(path.parent)
+
+
+@contextmanager
+def _lock_on_folder(path: Path) -> Iterator[bool]:
+    """Lock a folder inside the block and yield whether that worked; always true on systems without such locks."""
+    if os.name != "posix":
+        yield True
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Delete the files and folders that killed processes left unfinished in a folder, if there are any.
+
+    Those that another process is writing now stay, and so do all that have other names.
+
+    Args:
+        folder: the folder.
+        name: the name that they were to have; None: any name.
+
     """
     for path in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):  # another process has just finished or removed it
-            if UNFINISHED_NAME.fullmatch(path.name) and path.is_file():
+        own = UNFINISHED_NAME.fullmatch(path.name)
+        if own and name in (None, own[1]):
+            with contextlib.suppress(OSError):  # another process has just finished or removed it
                 _remove_if_abandoned(path)
 
 
 def _remove_if_abandoned(path: Path) -> None:
+    if path.is_dir():
+        with _lock_on_folder(path) as free:
+            if free:
+                shutil.rmtree(path)
+        return
     with path.open("r+b") as file:
         if try_lock(file):
             _let_go(file)
@@ -121,11 +175,11 @@ def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename survive a power cut, on systems where folders can be opened."""
+def _sync(path: Path) -> None:
+    """Flush a file or a folder, whose renamings then survive a power cut, to disk, where folders can be opened."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -216,8 +270,8 @@ def _is_at(file: IO[str] | IO[bytes], path: Path) -> bool:
         return False
 
 
-def try_lock(file: IO[str] | IO[bytes]) -> bool:
-    """Lock an open file and return whether that worked; always true on systems without such locks."""
+def try_lock(file: IO[str] | IO[bytes] | int) -> bool:
+    """Lock an open file, or a descriptor, and return whether that worked; always true on systems without such locks."""
     try:
         import fcntl
     except ImportError:  # Windows, where two processes that write into one folder are not detected

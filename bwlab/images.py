@@ -45,6 +45,8 @@ SYSTEM_FOLDERS = frozenset(
     | {"@eadir", "@recycle", "#recycle", "@tmp", "#snapshot", "thumbs", "thumbnails"}
 )
 
+MOST_PIXELS = 100_000_000
+"""Images of more pixels are not decoded; one of so many takes 0.4 GB, or 1.2 to 2 GB if it has transparent parts."""
 WHITE = (255, 255, 255)
 PROFILE_MODES = ("RGB", "CMYK", "L")  # modes that colour profiles describe
 SWAPPED_SIDES = range(5, 9)  # EXIF orientations that exchange width and height
@@ -75,15 +77,40 @@ class UnreadableImage(BwlabError):
         self.path = path
 
 
+class LargeImageError(ValueError):
+    """Raised for an image of more than `MOST_PIXELS` pixels, before it is decoded."""
+
+
+def open_image(path: Path) -> Image.Image:
+    """Return an image whose pixels are not decoded yet.
+
+    Raises:
+        LargeImageError: it has more than `MOST_PIXELS` pixels.
+        Exception: almost any kind, since decoders differ on damaged bytes; OSError if there is no such file.
+
+    """
+    limit = f"more than {MOST_PIXELS // 1_000_000} million pixels"
+    try:
+        file = Image.open(path)
+    except Image.DecompressionBombError as error:  # Pillow's own limit is higher
+        raise LargeImageError(limit) from error
+    if file.width * file.height > MOST_PIXELS:
+        file.close()
+        raise LargeImageError(f"{Size(*file.size)}, {limit}")
+    return file
+
+
 def read_rgb(path: Path) -> Image.Image:
     """Return the image in a file as RGB in sRGB, upright and on white; for an animation, the first image.
 
     Raises:
-        Exception: almost any kind, since decoders differ on damaged bytes; OSError if there is no such file.
+        Exception: as `open_image`.
 
     """
-    with Image.open(path) as file:
-        return over_white(ImageOps.exif_transpose(file))
+    with open_image(path) as file:
+        file.load()
+        ImageOps.exif_transpose(file, in_place=True)  # without a copy, which takes much memory of a large image
+        return over_white(file)
 
 
 def over_white(image: Image.Image) -> Image.Image:
@@ -100,12 +127,17 @@ def over_white(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if not plain.has_transparency_data:
         return in_srgb(plain, profile)
-    clear = plain.convert("RGBA")
+    clear = in_mode(plain, "RGBA")
     # Converted through RGBA, because Pillow warns about palettes with transparency that are converted to RGB directly.
     solid = plain.convert("L") if plain.mode == "LA" else clear.convert("RGB")
     white = Image.new("RGB", plain.size, WHITE)
     white.paste(in_srgb(solid, profile), mask=clear.getchannel("A"))
     return white
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in a mode; the image itself if it has that mode, as a copy of a large one takes much memory."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def in_eight_bits(image: Image.Image) -> Image.Image:
@@ -123,12 +155,12 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Return an image without transparency as RGB in sRGB, converted from its colour profile if it has one."""
     plain = image if image.mode in PROFILE_MODES else image.convert("RGB")
     if not profile:
-        return plain.convert("RGB")
+        return in_mode(plain, "RGB")
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         converted = ImageCms.profileToProfile(plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
-        return plain.convert("RGB")
+        return in_mode(plain, "RGB")
     assert converted is not None  # None is for conversions in place
     return converted
 
@@ -162,7 +194,7 @@ def image_size(path: Path) -> Size:
         UnreadableImage: the file does not begin like an image; the rest of the file is not read.
 
     """
-    with decoding(path), Image.open(path) as file:
+    with decoding(path), open_image(path) as file:
         width, height = file.size
         swapped = file.getexif().get(ExifTags.Base.Orientation) in SWAPPED_SIDES
         return Size(height, width) if swapped else Size(width, height)
@@ -307,6 +339,8 @@ def read_images(folder: Path) -> list[Image.Image]:
     for path in image_paths(folder):
         try:
             images.append(read_rgb(path))
+        except LargeImageError as error:
+            raise BwlabError(f"reference image {path}", str(error), "Make it smaller") from error
         except Exception as error:  # decoders raise almost any exception on damaged bytes
             raise BwlabError(f"reference image {path}", "unreadable", "Repair it or take it away") from error
     if not images:

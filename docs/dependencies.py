@@ -15,9 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-EMOJI = ROOT / "plugins" / "bwlab_emoji"
-CORE, BUILD, PLUGIN, DEV = "core", "build", "bwlab-emoji", "dev"
-OWN = {"bwlab", "bwlab-emoji"}
+CORE, BUILD, DEV = "core", "build", "dev"
+# The distributions of our own beside bwlab, and their folders.
+PLUGINS = {"bwlab-emoji": ROOT / "plugins" / "bwlab_emoji", "bwlab-lycoris": ROOT / "plugins" / "bwlab_lycoris"}
+OWN = {"bwlab", *PLUGINS}
 REQUIREMENT = re.compile(r"([\w.-]+)(?:>=([\w.]+))?")
 ROW = re.compile(
     r"^\| `([\w.-]+)` \| ([^|]*) \| ([\d.]+) \| ([^|]*) \| ([\d.,]+) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE
@@ -42,7 +43,7 @@ def parsed(requirement: str) -> tuple[str, str]:
 
 def declared() -> dict[str, dict[str, str]]:
     """Return the lower bound in each part of each dependency: `{"onnxruntime": {"onnx": "1.18", "dev": "1.18"}}`."""
-    parts = [*requirements(ROOT).items(), (PLUGIN, requirements(EMOJI)[CORE])]
+    parts = [*requirements(ROOT).items(), *((name, requirements(folder)[CORE]) for name, folder in PLUGINS.items())]
     every: dict[str, dict[str, str]] = {}
     for part, asked in parts:
         for name, bound in map(parsed, asked):
@@ -57,7 +58,7 @@ def rows(page: str) -> dict[str, tuple[str, ...]]:
 
 
 def constraints() -> Iterator[str]:
-    """Yield `name==bound` for every dependency of the core, of its extras for users, and of the emoji plugin."""
+    """Yield `name==bound` for every dependency of the core, of its extras for users, and of our other plugins."""
     for name, bounds in sorted(declared().items()):
         chosen = [bound for part, bound in bounds.items() if part not in (BUILD, DEV)]
         if chosen:

@@ -20,6 +20,7 @@ SOURCES = {
     "bwlab_emoji": "plugins",
     "bwlab_lora": "plugins",
     "bwlab_locon": "plugins",
+    "bwlab_lycoris": "plugins",
     "bwlab_ortho": "plugins",
 }
 # From left to right. The parts of one group do not import each other; `API` is the package's own `__init__`.

@@ -1,4 +1,4 @@
-"""The wheels of bwlab and of its emoji plugin work outside the clone and install only names of ours."""
+"""The wheels of bwlab and of its separate plugins work outside the clone and install only names of ours."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# Runs `python -m bwlab` with unpacked wheels first on the path, as if the emoji plugin and what it needs were not
-# installed: the environment of the tests has both.
+# The plugins that are distributions of their own.
+PLUGINS = ("bwlab_emoji", "bwlab_lycoris")
+
+# Runs `python -m bwlab` with unpacked wheels first on the path, as if those plugins and what emoji needs were
+# not installed: the environment of the tests has all.
 RUNNER = """
 import importlib.metadata, runpy, sys
 
 folders, arguments = sys.argv[1].split(";"), sys.argv[2:]
 with_plugin = len(folders) > 1
-hidden = {"resvg_py"} if with_plugin else {"resvg_py", "bwlab_emoji"}
+hidden = {"resvg_py", "bwlab_lycoris"} | (set() if with_plugin else {"bwlab_emoji"})
 
 
 class Hidden:
@@ -35,8 +38,8 @@ class Hidden:
 
 
 every = importlib.metadata.distributions
-if not with_plugin:
-    importlib.metadata.distributions = lambda **kind: (one for one in every(**kind) if one.name != "bwlab-emoji")
+absent = {name.replace("_", "-") for name in hidden}
+importlib.metadata.distributions = lambda **kind: (one for one in every(**kind) if one.name not in absent)
 sys.meta_path.insert(0, Hidden())
 sys.path[:0] = folders
 sys.argv = ["bwlab", *arguments]
@@ -75,10 +78,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plugin_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel of the emoji plugin, built from a copy of its folder alone."""
-    folder = tmp_path_factory.mktemp("plugin")
+    """Return the wheel of the emoji plugin."""
+    return built_plugin("bwlab_emoji", tmp_path_factory.mktemp("plugin"))
+
+
+def built_plugin(name: str, folder: Path) -> Path:
+    """Return the wheel of a plugin, built from a copy of its folder alone."""
     ignored = shutil.ignore_patterns("__pycache__", "build", "dist")
-    return build(shutil.copytree(ROOT / "plugins" / "bwlab_emoji", folder / "source", ignore=ignored), folder)
+    return build(shutil.copytree(ROOT / "plugins" / name, folder / "source", ignore=ignored), folder)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +128,7 @@ def test_only_our_names(wheel: Path) -> None:
 def test_every_module_and_data_file_is_in_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         shipped = set(archive.namelist())
-    plugins = (path for path in (ROOT / "plugins").rglob("*.py") if "bwlab_emoji" not in path.parts)
+    plugins = (path for path in (ROOT / "plugins").rglob("*.py") if not {*PLUGINS, "bwlab_comfyui"} & set(path.parts))
     sources = [*(ROOT / "bwlab").rglob("*"), *(ROOT / "analysis").rglob("*"), *plugins]
     wanted = {source_name(path) for path in sources if path.is_file() and "__pycache__" not in path.parts}
     assert wanted - shipped == set()
@@ -187,12 +194,14 @@ def test_data_outside_the_clone(site: Path) -> None:
     assert "pyproject.toml" in run_outside(site, "plugins", "new", "my-lora", "--out", str(target))
 
 
-def test_the_wheel_of_the_emoji_plugin_holds_it_alone(plugin_wheel: Path) -> None:
-    with zipfile.ZipFile(plugin_wheel) as archive:
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_the_wheel_of_a_plugin_holds_it_alone(plugin: str, plugin_wheel: Path, tmp_path: Path) -> None:
+    wheel = plugin_wheel if plugin == "bwlab_emoji" else built_plugin(plugin, tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     (metadata,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
-    assert {name.split("/")[0] for name in names} == {"bwlab_emoji", metadata}
-    sources = {f"bwlab_emoji/{path.name}" for path in (ROOT / "plugins" / "bwlab_emoji").glob("*.py")}
+    assert {name.split("/")[0] for name in names} == {plugin, metadata}
+    sources = {f"{plugin}/{path.name}" for path in (ROOT / "plugins" / plugin).glob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
 
 
@@ -203,6 +212,12 @@ def test_bwlab_base_comes_with_the_emoji_plugin(site: Path, plugin_site: Path) -
     together = call_outside([site, plugin_site], "base", "--help")
     assert together.returncode == 0, together.stderr
     assert "measure-scorer" in together.stdout
+
+
+def test_a_type_of_a_plugin_that_is_not_installed_is_named(site: Path, tmp_path: Path) -> None:
+    done = call_outside([site], "train", "--data", str(tmp_path), "--adapter", "loha", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "pip install 'bwlab[lycoris]'" in done.stderr
 
 
 def test_the_embedded_base_works_without_the_emoji_plugin(site: Path, tmp_path: Path) -> None:

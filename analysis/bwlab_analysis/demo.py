@@ -264,7 +264,7 @@ def generate_columns(
         console: where the progress is shown.
 
     """
-    pipe = load_base(plan.base).to(chosen_device())
+    pipe = load_base(plan.base, families=manager.model_families()).to(chosen_device())
     scheme = base_scheme(pipe, manager.block_schemes())
     adapters = {name: load_for_pipeline(path, pipe, manager, scheme) for name, path in files.items()}
     prompts, seeds = [prompt] * plan.seeds, range(plan.seeds)

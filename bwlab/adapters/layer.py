@@ -81,6 +81,11 @@ class AdapterLayer(nn.Module, ABC):
         """
         return self.tensors()
 
+    @classmethod
+    def network(cls) -> tuple[str, Mapping[str, str]]:
+        """Return kohya's name of the network module that reads files of this type, and its arguments, for metadata."""
+        return "networks.lora", {}
+
     @abstractmethod
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:
         """Return the tensor that is added to `base_output` at scale 1.

@@ -134,9 +134,12 @@ def _require_types(contents: AdapterContents, typed: set[str], types: Mapping[st
 
 
 def _fits(candidate: AdapterType, module: ModuleWeights) -> bool:
-    """Return whether a type has all leaves of a module, which is not one of another plugin's type."""
-    own = module.algorithm in ALGORITHMS or module.algorithm == candidate.name
-    return own and _leaves(module) <= set(candidate.leaves)
+    """Return whether a module is of a type: of the algorithm of its name, or of its leaves.
+
+    Leaves decide for types that no algorithm is named after, such as `locon`, and not for modules of plugins' types.
+    """
+    by_leaves = module.algorithm in ALGORITHMS and candidate.name not in ALGORITHMS
+    return (by_leaves or module.algorithm == candidate.name) and _leaves(module) <= set(candidate.leaves)
 
 
 def _leaves(module: ModuleWeights) -> set[str]:
@@ -164,8 +167,8 @@ def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
     for tensor in module.leaves.values():
         tensor.numbers()
     tensors = {leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()}
+    module.scale()  # raises for an alpha of 0
     if module.algorithm == "lora":
-        module.scale()
         tensors = {leaf: _shaped(tensor, leaf, tuple(base.weight.shape)) for leaf, tensor in tensors.items()}
     return tensors if module.alpha is None else tensors | {ALPHA: torch.tensor(module.alpha)}
 

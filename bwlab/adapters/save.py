@@ -1,4 +1,8 @@
-"""Save adapters as kohya files, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read."""
+"""Save adapters as other tools read them.
+
+Adapters of UNets get kohya's keys, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read; those of
+transformers get diffusers' keys, which ComfyUI reads too.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,20 @@ from torch import Tensor
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.layer import AdapterLayer
+from bwlab.blocks.paths import COMPONENTS, UNET, component_of
+from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, UnfitLeaves, algorithm_of
 from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
-from bwlab.formats.keys import ALPHA, kohya_name_of
+from bwlab.formats.keys import ALPHA, DOWN, UP, kohya_name_of
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.safetensors import write_tensors
 from bwlab.formats.torch_tensors import lazy_tensor
 from bwlab.linalg.factored import Array, FactoredMatrix
 
+UNET_KIND = "UNet"  # of `BlockScheme.denoiser`
+TRANSFORMER = "transformer"
+DIFFUSERS_LEAVES = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 # Stable Diffusion's generations differ in the width of the text features that cross attention reads.
 _GENERATIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
 
@@ -48,16 +57,29 @@ def save_adapter(
 
     """
     alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
-    two_encoders = adapter.scheme.name == "sdxl"
     leaves = {layer_path: layer.file_tensors(alpha) for layer_path, layer in adapter.layers.items()}
     tensors = {
-        f"{kohya_name_of(layer_path, two_encoders)}.{leaf}": _stored(tensor, leaf, dtype)
+        _key(adapter.scheme, layer_path, leaf): _stored(tensor, leaf, dtype)
         for layer_path, own in leaves.items()
         for leaf, tensor in own.items()
     }
     _require_finite(f"saving {path}", tensors)
     entries = {**adapter.metadata, **file_metadata(adapter, alpha), **_shapes(adapter, leaves), **(metadata or {})}
     write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
+
+
+def _key(scheme: BlockScheme, path: str, leaf: str) -> str:
+    """Return the key of a tensor: as kohya's trainer writes it for UNets, as diffusers does for transformers.
+
+    Keys of a plugin's family begin with the name of its scheme.
+    """
+    if scheme.denoiser == UNET_KIND:
+        return f"{kohya_name_of(path, two_text_encoders=scheme.name == 'sdxl')}.{leaf}"
+    component = component_of(path)
+    own = path.removeprefix(COMPONENTS[component])
+    if component == UNET:
+        component = TRANSFORMER if scheme.denoiser == TRANSFORMER else scheme.name
+    return f"{component}.{own}.{DIFFUSERS_LEAVES.get(leaf, leaf)}"
 
 
 def _stored(tensor: Tensor, leaf: str, dtype: torch.dtype | None) -> Tensor:
@@ -76,9 +98,10 @@ def _require_finite(asked: str, tensors: Mapping[str, Tensor]) -> None:
 def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
     """Return the default entries; `ss_network_dim` is `"Dynamic"` if ranks differ, as in kohya's resizer."""
     ranks = sorted({layer.rank for layer in adapter.layers.values()})
+    network, arguments = next(iter(adapter.layers.values())).network()
     entries = {
         "format": "pt",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": network,
         "ss_network_dim": str(ranks[0]) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alpha:g}",
         "bwlab.version": __version__,
@@ -89,7 +112,8 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
     }
     conv_ranks = sorted({layer.rank for layer in adapter.layers.values() if layer.weight_shape[2:] not in ((), (1, 1))})
     if conv_ranks:
-        arguments = {"conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
+        arguments = {**arguments, "conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
+    if arguments:
         entries["ss_network_args"] = json.dumps(arguments)
     return entries | _base_model(adapter)
 
@@ -115,13 +139,13 @@ def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_
     algorithm = algorithm_of(shapes)
     if algorithm is None or not algorithm.leaves >= leaves.keys():
         return False
+    if type_name in ALGORITHMS:
+        return True  # readers do not ask a plugin for a type of this name
     try:
         if algorithm.shape(shapes) is None:
             return False
     except (UnfitLeaves, KeyError):
         return False
-    if type_name in ALGORITHMS:
-        return True  # readers do not ask a plugin for a type of this name
     if layer.needs_base_weight:
         return False
     alpha = float(tensors[ALPHA]) if ALPHA in tensors else None

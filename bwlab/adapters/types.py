@@ -33,6 +33,8 @@ class AdapterType:
         options: names of the options that a user may give beyond rank and alpha.
         prepare: function from the user's options to the options of each layer's `create()`; None: all layers get the
             user's options.
+        splits_outputs: whether it divides the outputs of a layer into blocks of equal size, as OFT does; its contract
+            is then checked on layers whose numbers of outputs are powers of 2 in place of primes.
 
     """
 
@@ -44,3 +46,4 @@ class AdapterType:
     targets: Callable[[str, str], bool]
     options: tuple[str, ...] = ()
     prepare: PrepareOptions | None = None
+    splits_outputs: bool = False

@@ -1,14 +1,9 @@
-"""The conditioning of a UNet: text embeddings of one or two encoders and, for SDXL, the sizes of images.
-
-SD 1.x and 2.x give the UNet the last hidden states of their text encoder. SDXL (Podell et al., arXiv 2307.01952,
-section 2) joins the last but one hidden states of two encoders, and adds the pooled text of the second and six numbers
-about an image's size and crop to the time embedding.
-"""
+"""What conditions a denoiser: the text embeddings of its family, and for some families the sizes of images."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,27 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bwlab.base.families.family import TextBatch
+from bwlab.base.models import denoiser_of, family_of, text_encoders
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
-
-SECOND_ENCODER = "text_encoder_2"
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Encoded captions, as the UNet takes them.
-
-    Attributes:
-        context: `(batch, tokens, width)`, for cross-attention.
-        pooled: `(batch, pooled width)` of SDXL's second encoder; None for bases with one encoder.
-
-    """
-
-    context: Tensor
-    pooled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +36,6 @@ class SizeCondition:
     target: tuple[int, int]
 
 
-def text_encoders(pipe: Pipeline) -> tuple[nn.Module, ...]:
-    """Return the text encoders: one (`te.<path>` in adapters), or SDXL's two (`te.<path>` and `te2.<path>`)."""
-    second = getattr(pipe, SECOND_ENCODER, None)
-    return (pipe.text_encoder,) if second is None else (pipe.text_encoder, second)
-
-
 def encode_texts(pipe: Pipeline, captions: Sequence[str], clip_skip: int = 1) -> TextBatch:
     """Return the captions' embeddings, computed as diffusers' pipelines do; gradients flow where the caller lets them.
 
@@ -72,13 +47,9 @@ def encode_texts(pipe: Pipeline, captions: Sequence[str], clip_skip: int = 1) ->
         clip_skip: the layer of the text encoder that is read, see `layers_skipped`.
 
     """
-    device = pipe.text_encoder.device
     # diffusers would print the text that is cut off, at every step
     with quiet_libraries(), layers_skipped(pipe, clip_skip):
-        if len(text_encoders(pipe)) == 1:
-            return TextBatch(pipe.encode_prompt(list(captions), device, 1, False)[0])
-        encoded = pipe.encode_prompt(list(captions), device=device, do_classifier_free_guidance=False)
-    return TextBatch(encoded[0], encoded[2])
+        return family_of(pipe).encode(pipe, captions)
 
 
 @contextmanager
@@ -94,7 +65,7 @@ def layers_skipped(pipe: Pipeline, clip_skip: int) -> Iterator[None]:
         clip_skip: the layer that is read, counted from the last one, which is 1.
 
     Raises:
-        BwlabError: the text encoder has fewer layers, or the base is SDXL.
+        BwlabError: the text encoder has fewer layers, or the base has several text encoders.
 
     """
     check_clip_skip(pipe, clip_skip)
@@ -133,8 +104,9 @@ def check_clip_skip(pipe: Pipeline, clip_skip: int) -> None:
     if clip_skip == 1:
         return
     asked = f"clip skip {clip_skip}"
-    if len(text_encoders(pipe)) == 2:
-        raise BwlabError(asked, "SDXL always reads the last but one layer of its text encoders", "Leave it out")
+    if len(text_encoders(pipe)) > 1:
+        label = family_of(pipe).label
+        raise BwlabError(asked, f"{label} always reads the last but one layer of its text encoders", "Leave it out")
     count = len(_transformer(pipe.text_encoder).layers)
     if not 1 <= clip_skip <= count:
         raise BwlabError(asked, f"the text encoder has {count} layers", f"Give 1 to {count}")
@@ -151,26 +123,19 @@ def size_conditions(sizes: Sequence[SizeCondition]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
 
 
-def own_size(pipe: Pipeline) -> SizeCondition:
-    """Return the size that the base was made for, uncropped, which is the default of diffusers' pipelines."""
-    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
-    return SizeCondition((side, side), (0, 0), (side, side))
+def denoiser_conditions(pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, Any]:
+    """Return the keyword arguments that condition the denoiser of a base, see `ModelFamily.conditions`."""
+    return family_of(pipe).conditions(pipe, text, sizes)
 
 
-def unet_arguments(pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, object]:
-    """Return the keyword arguments that condition `pipe.unet`: `encoder_hidden_states` and SDXL's `added_cond_kwargs`.
+def predict(pipe: Pipeline, latents: Tensor, times: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+    """Return the prediction of a base's denoiser, shaped as `latents` `(batch, channels, h, w)`.
 
     Args:
         pipe: the base.
-        text: the encoded caption of each example.
-        sizes: time ids `(batch, 6)`, see `size_conditions`; None means the base's own size. Bases other than SDXL
-            ignore them.
+        latents: noisy latents.
+        times: `(batch,)` in 0..1000.
+        conditions: see `denoiser_conditions`.
 
     """
-    arguments: dict[str, object] = {"encoder_hidden_states": text.context}
-    if text.pooled is None:
-        return arguments
-    if sizes is None:
-        sizes = size_conditions([own_size(pipe)] * len(text.context))
-    arguments["added_cond_kwargs"] = {"text_embeds": text.pooled, "time_ids": sizes.to(text.context)}
-    return arguments
+    return family_of(pipe).run(denoiser_of(pipe), latents, times, conditions)

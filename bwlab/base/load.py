@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.base.header import INPUTS
+from bwlab.base.families import FAMILIES
+from bwlab.base.families.family import MARK, ModelFamily
+from bwlab.base.loaded import require_loaded
+from bwlab.base.models import denoiser_of
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.base.single_file import load_single_file
@@ -19,27 +22,26 @@ from bwlab.text import parse_json
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from torch import Tensor, nn
 
     from bwlab.base.architectures import Pipeline
 
 
-BASE_ADVICE = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x or SDXL, or their .safetensors checkpoint"
-ONE_ENCODER, TWO_ENCODERS = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
-NEEDED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-PIPELINES = {ONE_ENCODER: NEEDED, TWO_ENCODERS: (*NEEDED, "text_encoder_2", "tokenizer_2")}
+BASE_ADVICE = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x, SDXL or SD 3, or a .safetensors checkpoint"
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 
-def load_base(base: str | Path, dtype: torch.dtype | None = None) -> Pipeline:
+def load_base(
+    base: str | Path, dtype: torch.dtype | None = None, families: Iterable[ModelFamily] = FAMILIES
+) -> Pipeline:
     """Return a base model on the CPU, without safety checker; no pickle is read.
 
     Args:
-        base: `"emoji"`, the model that ships with bwlab; the folder of a diffusers pipeline of SD 1.x, SD 2.x or SDXL
-            (`"./emoji"` for a folder of that name); their single-file `.safetensors` checkpoint; or, where no such
-            path exists, a pipeline's name on the hub (`"owner/name"`).
+        base: `"emoji"`, the model that ships with bwlab; the folder of a diffusers pipeline of one of the families
+            (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x, SD 2.x or SDXL;
+            or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
         dtype: of the weights in memory, whatever the files'; None: float32.
+        families: the model families, `manager.model_families()`; by default the built-in ones.
 
     Raises:
         BwlabError: it is none of these, saying what was found.
@@ -55,7 +57,7 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None) -> Pipeline:
     else:
         if not path.exists() and is_hub_name(str(base)):
             path = hub_folder(str(base), asked)
-        pipe = load_folder(path, asked, dtype)
+        pipe = load_folder(path, asked, dtype, families)
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
@@ -64,8 +66,8 @@ def load_base(base: str | Path, dtype: torch.dtype | None = None) -> Pipeline:
 
 
 def base_scheme(pipe: Pipeline, finders: Iterable[SchemeFinder]) -> BlockScheme:
-    """Return the block scheme of the pipeline's UNet; `BwlabError` if none of the finders knows it."""
-    config: Mapping[str, object] = dict(pipe.unet.config)
+    """Return the block scheme of the pipeline's denoiser; `BwlabError` if none of the finders knows it."""
+    config: Mapping[str, object] = dict(denoiser_of(pipe).config)
     return scheme_for(config, finders)
 
 
@@ -85,8 +87,8 @@ def scheme_before_loading(base: str | Path, finders: Iterable[SchemeFinder]) -> 
 
 
 def weights_hash(pipe: Pipeline) -> str:
-    """Return the SHA-256 (hex) of the UNet's weights, which identifies the base; see `module_hash`."""
-    return module_hash(pipe.unet)
+    """Return the SHA-256 (hex) of the denoiser's weights, which identifies the base; see `module_hash`."""
+    return module_hash(denoiser_of(pipe))
 
 
 def module_hash(module: nn.Module) -> str:
@@ -110,67 +112,67 @@ def _tensor_digest(name: str, tensor: Tensor) -> bytes:
     return digest.digest()
 
 
-def load_folder(folder: Path, asked: str, dtype: torch.dtype) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable[ModelFamily] = FAMILIES) -> Pipeline:
     """Return the pipeline in a folder, on the CPU; no pickle is read.
 
     Args:
         folder: as diffusers' `save_pretrained` writes it.
         asked: what the user asked for, for messages.
         dtype: of the weights in memory, whatever the files'.
+        families: the model families.
 
     Raises:
-        BwlabError: the folder is no pipeline of SD 1.x, 2.x or XL, saying what was found there.
+        BwlabError: the folder is no pipeline of one of the families, saying what was found there; or the weights of
+            one of its models were not loaded.
 
     """
-    import diffusers
-
-    kind = require_pipeline(folder, asked)
-    extras: dict[str, object] = {"safety_checker": None, "requires_safety_checker": False}
-    if kind == TWO_ENCODERS:
-        extras = {"image_encoder": None, "add_watermarker": False}
+    kind, family = require_pipeline(folder, asked, families)
     with quiet_libraries():
         try:
-            pipe: StableDiffusionPipeline | StableDiffusionXLPipeline = getattr(diffusers, kind).from_pretrained(
+            pipe: Pipeline = family.pipeline_class(kind).from_pretrained(
                 folder,
                 torch_dtype=dtype,
-                variant=weights_variant(folder),
+                variant=weights_variant(folder / family.denoiser),
                 local_files_only=True,
                 use_safetensors=True,
-                feature_extractor=None,
-                **extras,
+                **family.load_options(folder),
             )
         # Broken files surface as OSError, ValueError, SafetensorError, KeyError ... by library and version.
         except Exception as error:
             raise BwlabError(asked, f"the pipeline does not load: {first_sentence(error)}", BASE_ADVICE) from error
-    _require_latents_alone(pipe, asked)
+    refused = family.refusal(pipe)
+    if refused is not None:
+        raise BwlabError(asked, refused, BASE_ADVICE)
+    require_loaded(pipe.components, folder, asked)
+    setattr(getattr(pipe, family.denoiser), MARK, family)
+    family.prepare(pipe)
     return pipe
 
 
-def _require_latents_alone(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, asked: str) -> None:
-    inputs, latents = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
-    if inputs != latents:
-        found = f"{INPUTS.get(inputs, 'a UNet')} ({inputs} input channels, but {latents} of latents)"
-        raise BwlabError(asked, found, BASE_ADVICE)
+def require_pipeline(folder: Path, asked: str, families: Iterable[ModelFamily] = FAMILIES) -> tuple[str, ModelFamily]:
+    """Return the class and the family of the pipeline in a folder.
 
+    Raises:
+        BwlabError: it cannot be loaded, saying what was found.
 
-def require_pipeline(folder: Path, asked: str) -> str:
-    """Return the class of the pipeline in a folder; `BwlabError` with what was found unless it can be loaded."""
+    """
     if not folder.exists():
         raise BwlabError(asked, "no such folder or file", BASE_ADVICE)
     index = folder / "model_index.json"
     if not index.is_file():
         raise BwlabError(asked, f"no model_index.json in it ({_contents(folder)})", BASE_ADVICE)
     kind = _pipeline_class(index, asked)
-    if kind not in PIPELINES:
+    family = next((family for family in families if kind in family.kinds), None)
+    if family is None:
         raise BwlabError(asked, f"a {kind}", BASE_ADVICE)
-    missing = [name for name in PIPELINES[kind] if not (folder / name).is_dir()]
+    missing = [name for name in family.folders if not (folder / name).is_dir()]
     if missing:
         raise BwlabError(asked, f"the pipeline lacks its folder {', '.join(missing)}", BASE_ADVICE)
-    for tokenizer in (name for name in PIPELINES[kind] if name.startswith("tokenizer")):
+    for tokenizer in (name for name in family.folders if name.startswith("tokenizer")):
         # transformers makes an empty tokenizer of an empty folder, without a word.
         if not any((folder / tokenizer / name).is_file() for name in VOCABULARIES):
             raise BwlabError(asked, f"the pipeline's {tokenizer} has no vocabulary", BASE_ADVICE)
-    return kind
+    return kind, family
 
 
 def _contents(folder: Path, most: int = 4) -> str:
@@ -189,7 +191,7 @@ def _pipeline_class(index: Path, asked: str) -> str:
 
 
 def weights_variant(folder: Path) -> str | None:
-    """Return `"fp16"` for a folder whose UNet exists only in files of that variant, else None."""
-    files = [path.name for path in (folder / "unet").glob("*.safetensors")]
+    """Return `"fp16"` for a component's folder that has only files of that variant, else None."""
+    files = [path.name for path in folder.glob("*.safetensors")]
     halved = [name for name in files if ".fp16" in name]
     return "fp16" if files and len(halved) == len(files) else None

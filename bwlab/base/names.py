@@ -1,4 +1,4 @@
-"""Names of base models: their paths, their folders on the hub, and their UNets' configs without loading them."""
+"""Names of base models: their paths, their folders on the hub, and their denoisers' configs without loading them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from bwlab.text import parse_json
 
 EMBEDDED = "emoji"
 EMBEDDED_FOLDER = "data/emoji_base"
-UNET_CONFIG = Path("unet") / "config.json"
+CONFIG = "config.json"
+UNET_CONFIG = Path("unet") / CONFIG
+DENOISERS = ("unet", "transformer")
+OTHER_COMPONENTS = ("_", "vae", "text_encoder", "tokenizer", "image_encoder", "safety_checker", "controlnet")
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
@@ -27,11 +30,11 @@ BASE_ADVICE = "Give 'emoji', a diffusers folder or a .safetensors checkpoint; a 
 
 @dataclass(frozen=True)
 class BaseUnet:
-    """The UNet of a base model, known by its config.
+    """The denoiser of a base model, known by its config.
 
     Attributes:
         name: as the user gave it.
-        config: the UNet's.
+        config: the denoiser's.
         known: its name in `KNOWN`, if it is one of those.
 
     """
@@ -73,12 +76,26 @@ def _checkpoint_unet(path: Path) -> BaseUnet:
 
 
 def _folder_unet(folder: Path) -> BaseUnet:
-    file = folder / UNET_CONFIG
-    if not file.is_file():
+    denoiser = denoiser_folder(folder)
+    if denoiser is None:
         fix = "Give the folder of a diffusers pipeline, such as save_pretrained writes"
-        found = f"it is no diffusers pipeline with a UNet: {UNET_CONFIG} is missing"
+        found = f"it is no diffusers pipeline: there is no {' or '.join(f'{name}/{CONFIG}' for name in DENOISERS)}"
         raise BwlabError(f"base {str(folder)!r}", found, fix)
-    return BaseUnet(str(folder), _read_config(file))
+    return BaseUnet(str(folder), _read_config(denoiser / CONFIG))
+
+
+def denoiser_folder(folder: Path) -> Path | None:
+    """Return the folder of the denoiser in a pipeline's folder: `unet`, `transformer`, or a plugin family's own.
+
+    The latter is the first component of model_index.json with a config that is no autoencoder or text encoder.
+    """
+    names = [*DENOISERS]
+    try:
+        index = parse_json((folder / "model_index.json").read_text(encoding="utf-8"))
+        names += [name for name in index if not name.startswith(OTHER_COMPONENTS)]
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    return next((folder / name for name in names if (folder / name / CONFIG).is_file()), None)
 
 
 def embedded_folder() -> Path:
@@ -104,9 +121,9 @@ def _read_config(file: Path) -> Mapping[str, object]:
     try:
         config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BwlabError(f"the UNet config {file}", f"it cannot be read ({error})", fix) from None
+        raise BwlabError(f"the config {file}", f"it cannot be read ({error})", fix) from None
     if not isinstance(config, dict):
-        raise BwlabError(f"the UNet config {file}", "it is no JSON object", fix)
+        raise BwlabError(f"the config {file}", "it is no JSON object", fix)
     return config
 
 

@@ -1,23 +1,14 @@
-"""The noise schedule of a base model: in training, in the analysis, and of a single-file checkpoint that names none.
-
-Samplers, which step along it, are in `bwlab.generation.samplers`.
-"""
+"""The noise schedule of a single-file checkpoint, which names none."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import Config
-from bwlab.base.prediction import EPSILON, VELOCITY, Prediction
-from bwlab.errors import BwlabError
+from bwlab.base.prediction import Prediction
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, SchedulerMixin
-    from torch import Tensor
-
-    from bwlab.base.architectures import Pipeline
-
-TRAINABLE = (EPSILON, VELOCITY, "sample")
+    from diffusers import SchedulerMixin
 
 STABLE_DIFFUSION: Config = {
     "beta_start": 0.00085,
@@ -28,26 +19,6 @@ STABLE_DIFFUSION: Config = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
-
-
-def noise_schedule(pipe: Pipeline) -> DDPMScheduler:
-    """Return the noise schedule that a base was trained with; BwlabError if its prediction type is unknown."""
-    from diffusers import DDPMScheduler
-
-    kind = pipe.scheduler.config.get("prediction_type", EPSILON)
-    if kind not in TRAINABLE:
-        fix = f"Use a base with {', '.join(TRAINABLE)}"
-        raise BwlabError("the base's scheduler", f"prediction_type {kind!r}", fix)
-    return DDPMScheduler.from_config(pipe.scheduler.config)
-
-
-def training_target(schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the target of the prediction: the noise, the velocity or the clean latents."""
-    kind = schedule.config.prediction_type
-    if kind == VELOCITY:
-        velocity: Tensor = schedule.get_velocity(latents, noise, timesteps)
-        return velocity
-    return noise if kind == EPSILON else latents
 
 
 def new_noise_schedule(prediction: Prediction) -> SchedulerMixin:

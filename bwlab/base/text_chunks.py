@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch, encode_texts, layers_skipped, text_encoders
+from bwlab.base.conditioning import encode_texts, layers_skipped
+from bwlab.base.families.family import TextBatch
+from bwlab.base.models import family_of, text_encoders, tokenizers
 from bwlab.base.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class TextReading:
 
     def encode(self, pipe: Pipeline, captions: Sequence[str]) -> TextBatch:
         """Return the captions' embeddings; gradients flow where the caller lets them."""
-        if self.chunks == 1:
+        if self.chunks == 1 or not family_of(pipe).reads_chunks:
             return encode_texts(pipe, captions, self.clip_skip)
         rows = [
             [_chunks(pipe, tokenizer, caption)[: self.chunks] for caption in captions] for tokenizer in tokenizers(pipe)
@@ -61,6 +63,8 @@ class TextReading:
 
     def cuts(self, pipe: Pipeline, caption: str) -> bool:
         """Return whether a caption is longer than what is read of it."""
+        if not family_of(pipe).reads_chunks:
+            return unread_tokens(pipe, caption) > 0
         return any(len(_chunks(pipe, tokenizer, caption)) > self.chunks for tokenizer in tokenizers(pipe))
 
     def cache_key(self) -> tuple[str, ...]:
@@ -76,25 +80,29 @@ def _chunks(pipe: Pipeline, tokenizer: Any, caption: str) -> list[Chunk]:
 
 def chunk_size(pipe: Pipeline) -> int:
     """Return the number of tokens that the text encoder reads at once, without begin and end: 75 with CLIP."""
-    return int(pipe.tokenizer.model_max_length) - 2
-
-
-def tokenizers(pipe: Pipeline) -> list[Any]:
-    """Return the tokenizer of each text encoder."""
-    names = ("tokenizer", "tokenizer_2")
-    return [getattr(pipe, name) for name in names[: len(text_encoders(pipe))]]
+    return int(tokenizers(pipe)[0].model_max_length) - 2 if tokenizers(pipe) else 0
 
 
 def tokens_of(pipe: Pipeline, tokenizer: Any, parts: Iterable[tuple[str, float]]) -> Chunk:
     """Return all tokens of a text in weighted parts; words with several vectors stand for as many tokens."""
     tokens: list[int] = []
     weights: list[float] = []
+    convert = getattr(pipe, "maybe_convert_prompt", None)  # of pipelines that know words of several vectors
     with quiet_libraries():  # transformers warns of every long text
         for text, weight in parts:
-            ids = tokenizer(pipe.maybe_convert_prompt(text, tokenizer), add_special_tokens=False).input_ids
+            converted = convert(text, tokenizer) if convert else text
+            ids = tokenizer(converted, add_special_tokens=False).input_ids
             tokens += ids
             weights += [weight] * len(ids)
     return Chunk(tuple(tokens), tuple(weights))
+
+
+def unread_tokens(pipe: Pipeline, text: str) -> int:
+    """Return how many tokens of a text the base does not read, where its family reads no chunks."""
+    most = family_of(pipe).prompt_tokens(pipe)
+    if most is None:
+        return 0
+    return max(0, len(tokens_of(pipe, tokenizers(pipe)[-1], [(text, 1.0)]).tokens) - most)
 
 
 def cut(text: Chunk, tokenizer: Any) -> list[Chunk]:

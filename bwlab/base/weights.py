@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bwlab.base.architectures import PUBLISHED, Config
 from bwlab.base.header import family_of, read_single_file_header
-from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
+from bwlab.base.names import base_path, base_unet, denoiser_folder, hub_folder, is_hub_name
 from bwlab.blocks.configs import meta_unet
-from bwlab.blocks.paths import COMPONENTS
+from bwlab.blocks.paths import COMPONENTS, UNET
 from bwlab.errors import BwlabError
 from bwlab.formats.ldm import TEXT_MODEL, TensorLocation, component_locations
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
@@ -94,12 +94,13 @@ def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
         return _from_file(str(base), path, asked)
     if not path.exists() and is_hub_name(str(base)):
         path = hub_folder(str(base), asked)
-    if not (path / "unet").is_dir():
-        found = "there is no folder unet in it" if path.exists() else "no such file or folder"
+    denoiser = denoiser_folder(path)
+    if denoiser is None:
+        found = "there is no folder unet or transformer in it" if path.exists() else "no such file or folder"
         raise BwlabError(asked, found, "Give 'emoji', a diffusers folder or a .safetensors checkpoint")
     tensors: dict[str, LazyTensor] = {}
     for component, prefix in COMPONENTS.items():
-        for file in _component_files(path / component, asked):
+        for file in _component_files(denoiser if component == UNET else path / component, asked):
             tensors |= {prefix + key.removeprefix(TEXT_MODEL): file.tensor(key) for key in file.entries}
     return ModelWeights(str(base), base_unet(str(path)).config, tensors)
 

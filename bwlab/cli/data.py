@@ -16,7 +16,8 @@ from bwlab.tables import EMPTY, Cell, Column, Row, Table, columns_of, print_tabl
 from bwlab.terminal import counted, echo
 
 if TYPE_CHECKING:
-    from bwlab.dataset.survey import BucketCount, FolderCount, NearDuplicate, Survey
+    from bwlab.dataset.buckets import BaseSize
+    from bwlab.dataset.survey import BucketCount, FindLongCaptions, FolderCount, NearDuplicate, Survey
     from bwlab.training.config import TrainConfig
 
 SCHEMA = "bwlab.data.check"
@@ -92,22 +93,28 @@ def run_settings(source: Path, base: str | None, resolution: int | None, sets: l
 
 def survey_settings(config: TrainConfig, with_base: bool) -> Survey:
     """Return a survey of the data of a run with these settings; with its base if `with_base`."""
+    from bwlab.dataset.folders import present_subsets
+    from bwlab.dataset.survey import image_count, survey
+    from bwlab.terminal import ProgressBar
+
+    subsets = present_subsets(config.data, config.regularisation)
+    count = image_count(subsets)
+    size, find_long = base_limits(config) if with_base else (None, None)
+    with ProgressBar("reading images", count) as bar:
+        return survey(subsets, size, bar.advance, find_long)
+
+
+def base_limits(config: TrainConfig) -> tuple[BaseSize, FindLongCaptions]:
+    """Return the size of images that the base of a run was made for, and what finds captions too long for it."""
     from functools import partial
 
     from bwlab.base.load import load_base
     from bwlab.dataset.buckets import base_size
-    from bwlab.dataset.folders import present_subsets
-    from bwlab.dataset.survey import image_count, survey
-    from bwlab.terminal import ProgressBar
+    from bwlab.plugins.manager import installed_manager
     from bwlab.training.data import long_captions, text_reading
 
-    subsets = present_subsets(config.data, config.regularisation)
-    count = image_count(subsets)
-    pipe = load_base(config.base) if with_base else None
-    with ProgressBar("reading images", count) as bar:
-        if pipe is None:
-            return survey(subsets, None, bar.advance)
-        return survey(subsets, base_size(pipe), bar.advance, partial(long_captions, pipe, text_reading(config)))
+    pipe = load_base(config.base, families=installed_manager().model_families())
+    return base_size(pipe), partial(long_captions, pipe, text_reading(config))
 
 
 def document(survey: Survey) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from bwlab.base.device import AUTO
 from bwlab.fusion.types import SUM
 from bwlab.generation.controlnet import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
-from bwlab.generation.samplers import DEFAULT_SAMPLER, SAMPLERS
+from bwlab.generation.samplers import AUTO as USUAL_SAMPLER
+from bwlab.generation.samplers import SAMPLERS
 from bwlab.terminal import echo
 
 ADAPTER_HELP = (
@@ -88,7 +89,7 @@ def command(
     count: Annotated[int, typer.Option(help="Number of images of each prompt, with seeds counting up.")] = 1,
     steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
     cfg: Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")] = 7.0,
-    sampler: Annotated[str, typer.Option(help=f"Sampler: {', '.join(SAMPLERS)}.")] = DEFAULT_SAMPLER,
+    sampler: Annotated[str, typer.Option(help=f"Sampler: {', '.join((USUAL_SAMPLER, *SAMPLERS))}.")] = USUAL_SAMPLER,
     weighting: Annotated[
         str | None, typer.Option(help=f"Syntax of weights in prompts: {' or '.join(WEIGHTINGS)}.")
     ] = None,

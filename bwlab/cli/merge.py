@@ -157,7 +157,7 @@ def merge_by_ziplora(
     recipe = ZipLoraRecipe((adapters[0], adapters[1]), (data_a, data_b), settings)
     manager = installed_manager()
     with ProgressBar("learning column weights") as bar:
-        return merge_ziplora(recipe, load_frozen_base(base), target, manager, rank=rank, on_step=bar.update)
+        return merge_ziplora(recipe, load_frozen_base(base, manager), target, manager, rank=rank, on_step=bar.update)
 
 
 def fit_table(outcome: Outcome) -> Table:

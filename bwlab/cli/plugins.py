@@ -24,6 +24,7 @@ KINDS = {
     "bwlab_register_block_schemes": "blocks",
     "bwlab_register_formats": "format",
     "bwlab_register_fusions": "fusion",
+    "bwlab_register_model_families": "family",
     "bwlab_register_optimizers": "optimiser",
     "bwlab_register_taggers": "tagger",
     "bwlab_register_commands": "commands",
@@ -41,6 +42,7 @@ CALLED_AT_LOADING = frozenset(
         "bwlab_register_block_schemes",
         "bwlab_register_formats",
         "bwlab_register_fusions",
+        "bwlab_register_model_families",
         "bwlab_register_optimizers",
         "bwlab_register_taggers",
     }

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bwlab.base.models import family_of
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Example, Subset
 from bwlab.errors import BwlabError
@@ -94,8 +95,8 @@ class Frame:
 
 def base_size(pipe: Pipeline) -> BaseSize:
     """Return the size of the images that a base was made for."""
-    factor = int(pipe.vae_scale_factor)
-    return BaseSize(factor * int(pipe.unet.config.sample_size), factor)
+    family = family_of(pipe)
+    return BaseSize(family.base_side(pipe), family.size_step(pipe))
 
 
 def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:

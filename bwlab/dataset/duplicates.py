@@ -18,7 +18,7 @@ SIDE = 32
 FREQUENCIES = 8
 BITS = FREQUENCIES**2 - 1
 NEAR_DUPLICATE_BITS = 4  # greatest number of bits that differ
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 128
 
 Fingerprint = NDArray[np.bool_]
 
@@ -58,10 +58,11 @@ def similar_pairs(fingerprints: Sequence[Fingerprint], most: int = NEAR_DUPLICAT
     """Yield all pairs whose fingerprints differ in at most `most` bits."""
     signs = np.stack(fingerprints).astype(np.float32) * 2 - 1 if fingerprints else np.zeros((0, BITS), np.float32)
     for begin in range(0, len(signs), ROWS_AT_ONCE):
-        distances = (BITS - signs[begin : begin + ROWS_AT_ONCE] @ signs.T) / 2
-        for row, column in np.argwhere(distances <= most).tolist():
-            if begin + row < column:
-                yield SimilarPair(begin + row, column, round(float(distances[row, column])))
+        products = signs[begin : begin + ROWS_AT_ONCE] @ signs[begin:].T  # equal bits less different ones
+        near = products >= BITS - 2 * most
+        for row in np.flatnonzero(np.count_nonzero(near, axis=1) > 1).tolist():  # every image is near to itself
+            for column in (row + 1 + np.flatnonzero(near[row, row + 1 :])).tolist():
+                yield SimilarPair(begin + row, begin + column, round((BITS - float(products[row, column])) / 2))
 
 
 def equal_groups(digests: Mapping[Key, str]) -> list[tuple[Key, ...]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.latents import encode_images
+from bwlab.base.models import family_of
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.examples import Example, Subset
 from bwlab.dataset.folders import MissingCaption, images_of, read_example
@@ -52,7 +53,7 @@ def encode_folder(pipe: Pipeline, folder: Path, most: int, option: str = "--data
         BwlabError: there is no such folder or no image in it, or an image is damaged or has no caption.
 
     """
-    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+    side = family_of(pipe).base_side(pipe)
     examples = _examples(folder, most, option)
     try:
         images = torch.stack([read_image_tensor(example.path, side) for example in examples])

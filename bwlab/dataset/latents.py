@@ -20,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch, text_encoders
+from bwlab.base.families.family import TextBatch
 from bwlab.base.latents import Posterior, encode_images, latent_scale, latent_shift
 from bwlab.base.load import module_hash
+from bwlab.base.models import text_encoders, tokenizers
 from bwlab.base.text_chunks import TextReading
 from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
@@ -129,8 +130,7 @@ def encode_captions(
 ) -> dict[str, TextBatch]:
     """Return the embedding of each caption as a batch of one, float32, as sampling would compute it."""
     weights = [module_hash(encoder) for encoder in text_encoders(pipe)]
-    tokenizers = [pipe.tokenizer, getattr(pipe, "tokenizer_2", None)]
-    tokenizer_hashes = [tokenizer_hash(tokenizer) for tokenizer in tokenizers if tokenizer is not None]
+    tokenizer_hashes = [tokenizer_hash(tokenizer) for tokenizer in tokenizers(pipe)]
 
     def encode(caption: str) -> dict[str, Tensor]:
         text = reading.encode(pipe, [caption])

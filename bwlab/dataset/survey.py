@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from bwlab.dataset.buckets import BaseSize, Frame, Sizing, frame_image, subset_sizing
@@ -23,6 +24,8 @@ from bwlab.dataset.folders import (
 )
 from bwlab.errors import BwlabError
 from bwlab.images import Size, UnreadableImage, image_size, read_image
+
+MOST_NEAR_DUPLICATES = 10_000  # pairs; of images that are nearly all alike there would be millions
 
 # From captions: how many tokens are read of each, and which captions are longer.
 FindLongCaptions = Callable[[Collection[str]], tuple[int, tuple[str, ...]]]
@@ -193,6 +196,7 @@ def survey(
             on_image()
     examples = [image.example for image in images]
     captions = {example.caption for example in examples}
+    near = near_duplicates(images)
     limit, long_captions = find_long(captions) if find_long is not None else (None, None)
     return Survey(
         folders=folder_counts(examples),
@@ -202,9 +206,9 @@ def survey(
         unusable=tuple(unusable),
         enlarged=tuple(image.example.path for image in images if image.frame is not None and image.frame.enlarged),
         duplicates=tuple(equal_groups({example.path: example.digest for example in examples})),
-        near_duplicates=tuple(near_duplicates(images)),
+        near_duplicates=near,
         unread=tuple(path for subset in subsets for path in unread_paths(subset)),
-        notes=tuple(dict.fromkeys(notes_of(subsets, examples))),
+        notes=tuple(dict.fromkeys([*notes_of(subsets, examples), *near_notes(near)])),
         long_captions=long_captions,
         token_limit=limit,
         broken_stop=not all(subset.settings.skip_broken for subset in subsets),
@@ -220,6 +224,12 @@ def notes_of(subsets: Sequence[Subset], examples: Sequence[Example]) -> Iterator
         if note is not None:
             yield note
     yield from caption_notes(examples)
+
+
+def near_notes(pairs: Sequence[NearDuplicate]) -> Iterator[str]:
+    """Yield a warning if the pairs of images that look the same are not all of them."""
+    if len(pairs) == MOST_NEAR_DUPLICATES:
+        yield f"at least {MOST_NEAR_DUPLICATES:,} pairs of images look the same; only so many are listed"
 
 
 def problem_text(error: BwlabError) -> str:
@@ -298,10 +308,11 @@ def tag_counts(examples: Sequence[Example]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def near_duplicates(images: Sequence[SurveyedImage]) -> list[NearDuplicate]:
-    """Return the pairs of images that look the same and are different files."""
+def near_duplicates(images: Sequence[SurveyedImage]) -> tuple[NearDuplicate, ...]:
+    """Return the pairs of images that look the same and are different files, `MOST_NEAR_DUPLICATES` at most."""
     distinct = list({image.example.digest: image for image in images}.values())
-    return [
+    pairs = islice(similar_pairs([image.fingerprint for image in distinct]), MOST_NEAR_DUPLICATES)
+    return tuple(
         NearDuplicate(distinct[pair.first].example.path, distinct[pair.second].example.path, pair.bits)
-        for pair in similar_pairs([image.fingerprint for image in distinct])
-    ]
+        for pair in pairs
+    )

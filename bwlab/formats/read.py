@@ -29,7 +29,7 @@ def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: 
     Args:
         path: a safetensors file; its dialect is found from its keys.
         manager: the source of format readers, including those of plugins; None for the built-in readers only.
-        pickles: whether to read `.pt` and `.bin` files too, through torch's weights-only loader.
+        pickles: whether to read `.pt` and `.bin` files too; no code in them runs.
 
     Raises:
         BwlabError: the file is missing or broken, is a pickle that is not allowed or needs to run code, has no known

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bwlab.errors import BrokenFileError, BwlabError
 from bwlab.files import write_pieces_atomically
 from bwlab.formats.tensors import (
+    MOST_DIMENSIONS,
     SIZES,
     LazyTensor,
     cast,
@@ -33,8 +34,6 @@ from bwlab.formats.tensors import (
 from bwlab.text import HALVES
 
 MAX_HEADER_BYTES = 100_000_000
-MOST_DIMENSIONS = 8
-"""No algorithm's tensors have more than five; a shape of thousands of sizes takes long to multiply."""
 
 # numpy has no name for bfloat16 and the 8-bit floats: they are read as whole numbers and widened.
 _DTYPES = {
@@ -51,6 +50,7 @@ _DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+ITEM_SIZES = {name: np.dtype(code).itemsize for name, code in _DTYPES.items()}
 _WIDENED = {"BF16": widen_bfloat16, "F8_E4M3": widen_e4m3, "F8_E5M2": widen_e5m2}
 
 
@@ -173,7 +173,7 @@ def _parse_header(path: Path, header: bytes, data_start: int) -> tuple[dict[str,
             raise _bad(path, f"{key} has dtype {entry.dtype}, which bwlab does not read")
         if len(entry.shape) > MOST_DIMENSIONS:
             raise _bad(path, f"{key} has {len(entry.shape)} dimensions; no adapter has more than {MOST_DIMENSIONS}")
-        if entry.end - entry.start != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
+        if entry.end - entry.start != math.prod(entry.shape) * ITEM_SIZES[entry.dtype]:
             raise _bad(path, f"{key} has shape {entry.shape} but {entry.end - entry.start} bytes")
     in_order = sorted(entries.items(), key=lambda item: (item[1].start, item[1].end))
     for (one, before), (other, after) in pairwise(in_order):

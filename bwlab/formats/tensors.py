@@ -27,6 +27,8 @@ DTYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+MOST_DIMENSIONS = 8
+"""No algorithm's tensors have more than five; a shape of thousands of sizes takes long to multiply."""
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number of an adapter that is read: with larger ones, products of leaves would overflow float64."""
 # Bits of float16.

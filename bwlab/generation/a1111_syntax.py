@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import TypeAlias
 
+from bwlab.errors import BwlabError
+
 A1111 = "a1111"
 ROUND, SQUARE = 1.1, 1 / 1.1
+MOST_WEIGHT = 10_000
 PIECE = re.compile(
     r"""\\[()\[\]\\] | \\ | \( | \[ | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\) | \) | \] | [^\\()\[\]:]+ | :""",
     re.VERBOSE | re.ASCII,
@@ -29,8 +32,17 @@ def parse_weights(prompt: str) -> tuple[Segment, ...]:
 
     >>> parse_weights(r"a (red:1.5) fox \(tame\) BREAK [owl")
     ((('a ', 1.0), ('red', 1.5), (' fox (tame)', 1.0)), (('owl', 0.9090909090909091),))
+
+    Raises:
+        BwlabError: a weight is beyond `MOST_WEIGHT`, where images are noise or NaN.
+
     """
-    return tuple(_joined(segment) for segment in _segments(_weighted(prompt)))
+    parts = _weighted(prompt)
+    for text, weight in parts:
+        if not abs(weight) <= MOST_WEIGHT:
+            found = f"the weight of {text!r} is {weight:g}"
+            raise BwlabError(f"prompt {prompt!r}", found, f"Give weights of at most {MOST_WEIGHT:,}, such as (fox:1.2)")
+    return tuple(_joined(segment) for segment in _segments(parts))
 
 
 def _weighted(prompt: str) -> list[Part]:

@@ -18,8 +18,8 @@ from bwlab.adapters.attach import attach as attach_adapters
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import adapted_by_path, check_fits
 from bwlab.adapters.schedule import changes
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme
+from bwlab.base.models import denoiser_of, family_of, text_encoders
 from bwlab.blocks.paths import in_text_encoder, in_unet
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
@@ -80,7 +80,7 @@ def scaled_adapter(source: AdapterSource, pipe: Pipeline, manager: PluginManager
 
 def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
     """Load an adapter file onto the pipeline's device."""
-    return load_adapter(path, pipe.unet, manager, scheme, text_encoder=text_encoders(pipe)).to(pipe.device)
+    return load_adapter(path, denoiser_of(pipe), manager, scheme, text_encoder=text_encoders(pipe)).to(pipe.device)
 
 
 @contextmanager
@@ -89,12 +89,12 @@ def attach_scaled(
 ) -> Iterator[None]:
     """Let loaded adapters act on a pipeline, as `attach_to_pipeline` does; `fold` as in `hook_layers`, on the UNet."""
     encoders = text_encoders(pipe)
-    model_layers = adapted_by_path(pipe.unet, encoders)
+    model_layers = adapted_by_path(denoiser_of(pipe), encoders)
     for scaled in adapters:
         check_fits(scaled.adapter.name, scaled.adapter.layers, model_layers)
     text = [ScaledAdapter(scaled.adapter.only(in_text_encoder), scaled.scale) for scaled in adapters]
-    with attach_adapters(pipe.unet, *text, text_encoder=encoders):
-        phases = _Phases(pipe, adapters, FusedAdapters(pipe.unet, model_layers, fusion, fold=fold))
+    with attach_adapters(denoiser_of(pipe), *text, text_encoder=encoders):
+        phases = _Phases(pipe, adapters, FusedAdapters(denoiser_of(pipe), model_layers, fusion, fold=fold))
         try:
             phases.begin()
             yield
@@ -124,7 +124,7 @@ class _Phases:
         self._enter(0, SamplingStep(0, 1))
         always_one = all(scaled.schedule.is_always_one() for scaled in self.adapters)
         if self._by_step or not (len(self.edges) == 1 and always_one):
-            self._handle = self.pipe.unet.register_forward_pre_hook(self._before_unet, with_kwargs=True)
+            self._handle = denoiser_of(self.pipe).register_forward_pre_hook(self._before_unet, with_kwargs=True)
 
     def end(self) -> None:
         """Remove all hooks."""
@@ -134,7 +134,7 @@ class _Phases:
 
     def _before_unet(self, unet: object, arguments: tuple[object, ...], named: Mapping[str, object]) -> None:
         """Set the hooks for the coming call of the UNet."""
-        timestep = timestep_of(arguments, named)
+        timestep = visited(self.pipe, timestep_of(arguments, named))
         span = bisect_right(self.edges, fraction_of(self.pipe, timestep)) - 1
         self._enter(span, step_of(self.pipe, timestep))
 
@@ -148,6 +148,19 @@ class _Phases:
             self._span = span
         self._step = step
         self.fused.act(step)
+
+
+def visited(pipe: Pipeline, time: float) -> float:
+    """Return the timestep of `pipe.scheduler` of which the denoiser is told `time`.
+
+    Where the denoiser gets times in other units or in half precision, this is the nearest one.
+    """
+    scale = family_of(pipe).time_scale
+    timesteps = getattr(pipe.scheduler, "timesteps", None)
+    if scale == 1 or timesteps is None:
+        return time
+    distances = (timesteps.cpu().double() - scale * time).abs()
+    return float(timesteps[int(distances.argmin())])
 
 
 def fraction_of(pipe: Pipeline, timestep: float) -> float:
@@ -165,7 +178,7 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
         raise BwlabError(CHANGES, "the pipeline's scheduler has no sampling steps", FIX)
     places = (scheduler.timesteps.cpu() == timestep).nonzero()
     if not len(places):
-        found = f"the UNet is called at timestep {timestep:g}, which the pipeline's scheduler does not visit"
+        found = f"the denoiser is called at timestep {timestep:g}, which the pipeline's scheduler does not visit"
         raise BwlabError(CHANGES, found, FIX)
     return int(places[0]) / len(scheduler.timesteps)
 
@@ -184,6 +197,6 @@ def timestep_of(arguments: Sequence[object], named: Mapping[str, object]) -> flo
     given = named["timestep"] if "timestep" in named else arguments[1]
     steps = torch.unique(given.detach().cpu()) if isinstance(given, Tensor) else torch.tensor([float(str(given))])
     if len(steps) != 1:
-        found = f"the UNet is called with {len(steps)} timesteps at once"
+        found = f"the denoiser is called with {len(steps)} timesteps at once"
         raise BwlabError(CHANGES, found, "Sample all images of a batch at one timestep")
     return float(steps[0])

@@ -19,7 +19,7 @@ from bwlab.generation.job import (
     require_weighting,
 )
 from bwlab.generation.lora_tags import with_scales, with_tags
-from bwlab.generation.samplers import sampler_named
+from bwlab.generation.samplers import check_sampler
 
 if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
@@ -45,7 +45,7 @@ def checked_job(job: GenerateJob, manager: PluginManager) -> GenerateJob:
 
 def check_job(job: GenerateJob) -> None:
     """Raise `BwlabError` for options out of range, unknown names and missing files."""
-    sampler_named(job.sampler)
+    check_sampler(job.sampler)
     require_weighting(job.weighting)
     job.paired_scales()
     for schedule in job.paired_schedules():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.conditioning import TextBatch
-from bwlab.base.text_chunks import Chunk, cut, encode_rows, tokenizers, tokens_of
+from bwlab.base.families.family import TextBatch
+from bwlab.base.models import tokenizers
+from bwlab.base.text_chunks import Chunk, cut, encode_rows, tokens_of
 from bwlab.generation.a1111_syntax import A1111, Segment, parse_weights
 
 if TYPE_CHECKING:

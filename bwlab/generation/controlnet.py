@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bwlab.base.models import denoiser_of
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError, did_you_mean, first_line
 from bwlab.generation.img2img import fitted, read_image
@@ -110,14 +111,14 @@ def load_controlnet(name: str, pipe: Pipeline) -> ControlNetModel:
     with quiet_libraries():
         try:
             net: ControlNetModel = ControlNetModel.from_pretrained(
-                folder, torch_dtype=pipe.unet.dtype, use_safetensors=True, local_files_only=True
+                folder, torch_dtype=denoiser_of(pipe).dtype, use_safetensors=True, local_files_only=True
             )
         # Broken files raise OSError, ValueError, SafetensorError ..., depending on library and version.
         except Exception as error:
             raise BwlabError(asked, f"it does not load: {first_line(error)}", CONTROLNET_FIX) from error
     _require_fit(asked, net, pipe)
     net.eval().requires_grad_(False)
-    return net.to(pipe.unet.device)
+    return net.to(denoiser_of(pipe).device)
 
 
 def controlnet_folder(name: str) -> Path:
@@ -130,7 +131,7 @@ def controlnet_folder(name: str) -> Path:
 
 
 def _require_fit(asked: str, net: Any, pipe: Pipeline) -> None:
-    mine, bases = net.config, pipe.unet.config
+    mine, bases = net.config, denoiser_of(pipe).config
     for key in SHARED_SETTINGS:
         here, there = _plain(mine.get(key)), _plain(bases.get(key))
         if here != there:

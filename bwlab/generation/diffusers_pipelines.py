@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.families.family import ModelFamily, PipelineClasses, Task
 from bwlab.base.latents import encode_images
+from bwlab.base.models import denoiser_of, family_of
 from bwlab.base.quiet import quiet_libraries
+from bwlab.errors import BwlabError
 from bwlab.generation.samplers import new_scheduler
 
 if TYPE_CHECKING:
@@ -19,23 +20,6 @@ if TYPE_CHECKING:
 
     from bwlab.base.architectures import Pipeline
     from bwlab.generation.img2img import InitImage
-
-
-Task: TypeAlias = Literal["text", "image", "inpaint"]
-
-# (one text encoder, SDXL's two) -> diffusers' class
-PIPELINE_CLASSES: Mapping[Task, tuple[str, str]] = {
-    "text": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
-    "image": ("StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline"),
-    "inpaint": ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
-}
-CONTROLNET_CLASSES: Mapping[Task, tuple[str, str]] = {
-    "text": ("StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline"),
-    "image": ("StableDiffusionControlNetImg2ImgPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
-    "inpaint": ("StableDiffusionControlNetInpaintPipeline", "StableDiffusionXLControlNetInpaintPipeline"),
-}
-
-INPAINTING_CHANNELS = (4, 9)  # input channels of the UNets that diffusers' inpainting pipelines take
 
 
 def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: ControlNetModel | None = None) -> Any:
@@ -48,26 +32,32 @@ def pipeline_for(pipe: Pipeline, sampler: str, task: Task = "text", controlnet: 
         controlnet: a ControlNet, or None.
 
     """
-    double = len(text_encoders(pipe)) == 2
+    family = family_of(pipe)
     components = {**pipe.components, "scheduler": new_scheduler(sampler, pipe)}
-    classes = PIPELINE_CLASSES
+    classes = family.classes
     if controlnet is not None:
-        components, classes = {**components, "controlnet": controlnet}, CONTROLNET_CLASSES
-    if double:
-        zeros = pipe.config.force_zeros_for_empty_prompt
-        settings: dict[str, object] = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
-    else:
-        components["safety_checker"] = None
-        settings = {"requires_safety_checker": False}
+        classes = _controlnet_classes(family)
+        components["controlnet"] = controlnet
+    kind = classes.of(task)
+    if not kind:
+        raise BwlabError(f"--image with {family.label}", "diffusers has no such pipeline", "Leave it out")
+    settings = family.pipeline_options(pipe)
+    components = {name: model for name, model in components.items() if name not in settings}
     with quiet_libraries():
-        pipeline = getattr(diffusers, classes[task][int(double)])(**components, **settings)
+        pipeline = family.pipeline_class(kind)(**components, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
+def _controlnet_classes(family: ModelFamily) -> PipelineClasses:
+    if family.controlnet_classes is None:
+        raise BwlabError(f"--controlnet with {family.label}", "bwlab has no ControlNet for it", "Leave it out")
+    return family.controlnet_classes
+
+
 def needs_own_mask(pipe: Pipeline) -> bool:
-    """Return whether diffusers' inpainting pipelines refuse this base's UNet."""
-    return pipe.unet.config.in_channels not in INPAINTING_CHANNELS
+    """Return whether diffusers' inpainting pipelines refuse this base's denoiser."""
+    return denoiser_of(pipe).config.get("in_channels") not in family_of(pipe).inpainting_channels
 
 
 class KeptOutside:
@@ -84,17 +74,24 @@ class KeptOutside:
         assert init_image.mask is not None
         self.scheduler = pipeline.scheduler
         latents = encode_images(pipeline.vae, pipeline.image_processor.preprocess(init_image.image)).mean
-        self.latents: Tensor = latents.expand(len(seeds), *latents.shape[1:])
+        family = family_of(pipeline)
+        self.latents: Tensor = family.sampled(latents.expand(len(seeds), *latents.shape[1:]))
         draws = [torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self.noise = torch.stack(draws).to(latents)
+        self.noise = family.sampled(torch.stack(draws).to(latents))
         mask = pipeline.image_processor.pil_to_numpy(init_image.mask.resize((latents.shape[3], latents.shape[2])))
-        self.mask = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
+        whole = torch.from_numpy(mask).to(latents).reshape(1, 1, *latents.shape[2:]).round()
+        self.mask = family.sampled(whole.expand(1, *latents.shape[1:]))
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Return latents `(batch, channels, h, w)` after the step, with the init image's latents outside the mask."""
+        """Return latents after the step, as the pipeline holds them, with the init image's latents outside the mask."""
         steps = self.scheduler.timesteps
         index = int((steps == timestep).nonzero()[-1]) + 1
         outside = self.latents
         if index < len(steps):
-            outside = self.scheduler.add_noise(self.latents, self.noise, steps[index : index + 1])
+            add_noise = getattr(self.scheduler, "scale_noise", None)  # of flow matching
+            outside = (
+                self.scheduler.add_noise(self.latents, self.noise, steps[index : index + 1])
+                if add_noise is None
+                else add_noise(self.latents, steps[index : index + 1], self.noise)
+            )
         return (self.mask * latents + (1 - self.mask) * outside).to(latents.dtype)

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.models import family_of, text_encoders, tokenizers
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 ENCODERS = ("te", "te2")
 OLD_END = 2  # the end-of-text token in old CLIP configs; transformers then takes the highest token as the end
 
@@ -34,12 +33,14 @@ def attach_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> Iterator[No
         BwlabError: an embedding is for another architecture, or a word is not distinct from others.
 
     """
+    if not embeddings:
+        yield
+        return
     encoders: list[Any] = list(text_encoders(pipe))
-    tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]
     check_words(pipe, embeddings)
     tokens = [token for embedding in embeddings for token in tokens_of(embedding)]
     with ExitStack() as stack:
-        for name, encoder, tokenizer in zip(ENCODERS, encoders, tokenizers, strict=False) if embeddings else ():
+        for name, encoder, tokenizer in zip(ENCODERS, encoders, tokenizers(pipe), strict=False):
             rows = [torch.from_numpy(each.vectors[name]).repeat(len(_spellings(each.word)), 1) for each in embeddings]
             stack.enter_context(_known(tokenizer, tokens))
             places = tokenizer.convert_tokens_to_ids(tokens)
@@ -57,6 +58,7 @@ def tokens_of(embedding: Embedding) -> list[str]:
 
 def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
     """Raise `BwlabError` unless the embeddings fit a pipeline's text encoders and their words are distinct."""
+    require_words_read(pipe, f"embedding {embeddings[0].source or embeddings[0].word}")
     encoders: list[Any] = list(text_encoders(pipe))
     wanted = {
         name: int(encoder.get_input_embeddings().weight.shape[1])
@@ -74,6 +76,13 @@ def check_words(pipe: Pipeline, embeddings: Sequence[Embedding]) -> None:
                 "Give an embedding that was made for this base's architecture",
             )
         _check_word(embedding.word, asked, [other.word for other in embeddings], vocabulary, tokens_of(embedding))
+
+
+def require_words_read(pipe: Pipeline, asked: str) -> None:
+    """Raise `BwlabError` unless prompts for a base may use new words."""
+    family = family_of(pipe)
+    if not family.reads_chunks:
+        raise BwlabError(asked, f"bwlab knows no new words for {family.label}", "Leave it out")
 
 
 def _check_word(word: str, asked: str, words: Sequence[str], vocabulary: Any, tokens: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from bwlab.blocks.spec import BlockSpec, number_text, parse_number, parse_spec, 
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.generation.contact_sheet import Label
 from bwlab.generation.job import MAX_SEED, GenerateJob, check_range
-from bwlab.generation.samplers import sampler_named
+from bwlab.generation.samplers import AUTO, most_steps, sampler_named
 
 ADAPTER_AXES = ("blocks", "scale", "schedule")
 IMAGE_AXES = ("prompt", "seed", "cfg", "steps", "sampler")
@@ -259,8 +259,8 @@ def check_cell(cell: GridCell, strength: float | None) -> None:
     """
     check_range("seed", cell.seed, 0, MAX_SEED - 1)
     check_range("cfg", cell.cfg, 0, 1000)
-    most = sampler_named(cell.sampler).most_steps
-    check_range(f"steps of {cell.sampler}", cell.steps, 1, most)
+    asked = "steps" if cell.sampler == AUTO else f"steps of {cell.sampler}"
+    check_range(asked, cell.steps, 1, most_steps(cell.sampler))
     if strength is not None and int(cell.steps * strength) < 1:
         found = f"that is none of {cell.steps} steps"
         raise BwlabError(f"--strength {strength:g}", found, "Give a higher strength, or more --steps")

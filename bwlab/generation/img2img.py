@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.base.models import family_of
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ def _size(image: Image.Image) -> str:
 
 def read_image(path: Path, option: str) -> Image.Image:
     """Return the image in a file as `bwlab.images.read_rgb` does; `BwlabError` if it cannot be read."""
-    from bwlab.images import read_rgb
+    from bwlab.images import LargeImageError, read_rgb
 
     try:
         return read_rgb(path)
+    except LargeImageError as error:
+        raise BwlabError(f"{option} {path}", str(error), "Make it smaller") from error
     except Exception as error:  # decoders raise almost any exception on damaged bytes
         found = "a folder" if path.is_dir() else "not a readable image" if path.exists() else "no such file"
         raise BwlabError(f"{option} {path}", found, "Give an image file") from error
@@ -81,7 +84,7 @@ def fitted(image: Image.Image, pipe: Pipeline) -> Image.Image:
     """Return the middle of an image, as much as fits, at the resolution of the base."""
     from PIL import Image, ImageOps
 
-    side = int(pipe.unet.config.sample_size) * int(pipe.vae_scale_factor)
+    side = family_of(pipe).base_side(pipe)
     # Whole factors keep the pixels of small images sharp, as contact sheets do.
     sharp = image.width == image.height and side % image.width == 0
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS

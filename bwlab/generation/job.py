@@ -12,7 +12,7 @@ from bwlab.fusion.types import SUM
 from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.controlnet import check_kind
 from bwlab.generation.img2img import DEFAULT_STRENGTH
-from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.generation.samplers import AUTO as AUTO_SAMPLER
 from bwlab.terminal import counted
 
 COMPEL = "compel"
@@ -73,7 +73,7 @@ class GenerateJob:
     count: int = 1
     steps: int = 25
     cfg: float = 7.0
-    sampler: str = DEFAULT_SAMPLER
+    sampler: str = AUTO_SAMPLER
     xy: tuple[str, ...] = ()
     device: str = AUTO
     out: Path = Path("images")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bwlab.base.text_chunks import chunk_size
+from bwlab.base.models import family_of
+from bwlab.base.text_chunks import chunk_size, unread_tokens
 from bwlab.generation.a1111_syntax import A1111
 from bwlab.generation.chunks import chunk_count, token_count
 from bwlab.generation.job import COMPEL
@@ -57,7 +58,10 @@ def notes_on_prompts(pipe: Pipeline, prompts: Collection[str], weighting: str | 
     syntax = syntax_note(prompts, weighting)
     if syntax:
         yield syntax
-    length = cut_note(pipe, prompts) if weighting == COMPEL else chunk_note(pipe, prompts, weighting)
+    if not family_of(pipe).reads_chunks:
+        length = unread_note(pipe, prompts)
+    else:
+        length = cut_note(pipe, prompts) if weighting == COMPEL else chunk_note(pipe, prompts, weighting)
     if length:
         yield length
 
@@ -119,6 +123,14 @@ def cut_note(pipe: Pipeline, prompts: Collection[str]) -> str | None:
     ids = pipe.tokenizer(pipe.maybe_convert_prompt(long[0], pipe.tokenizer), add_special_tokens=False).input_ids[size:]
     unread = _shortened(pipe.tokenizer.decode(ids))
     return f"{with_unread}: {counted(len(ids), 'token')} not read, from {unread!r} on"
+
+
+def unread_note(pipe: Pipeline, prompts: Collection[str]) -> str | None:
+    """Return a warning about prompts whose end is not read by a base that reads no chunks, or None."""
+    long = [prompt for prompt in dict.fromkeys(prompts) if unread_tokens(pipe, prompt)]
+    if not long:
+        return None
+    return f"{_prompts(long)} more tokens than the {family_of(pipe).prompt_tokens(pipe)} that the base reads"
 
 
 def _prompts(long: Collection[str]) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import encode_texts, text_encoders
+from bwlab.base.conditioning import encode_texts
+from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.generation.chunks import encode_chunks
 from bwlab.generation.job import COMPEL

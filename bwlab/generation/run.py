@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,8 @@ from bwlab.generation.recipe import (
     recipe_adapter,
     write_png,
 )
-from bwlab.generation.sample import generate
+from bwlab.generation.sample import generate, require_weights_read
+from bwlab.generation.samplers import sampler_for
 from bwlab.terminal import OnProgress, ProgressBar, counted, warn
 
 if TYPE_CHECKING:
@@ -103,8 +104,10 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
 
     """
     job = checked_job(job, manager)
-    pipe = load_base(job.base).to(chosen_device(job.device))
+    pipe = load_base(job.base, families=manager.model_families()).to(chosen_device(job.device))
     check_clip_skip(pipe, job.clip_skip)
+    require_weights_read(pipe, job.weighting)
+    job = replace(job, sampler=sampler_for(pipe, job.sampler).name)
     scheme = base_scheme(pipe, manager.block_schemes())
     job = with_scales(job, scheme)
     grids = checked_grids(job, scheme)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bwlab.adapters.attach import ScaledAdapter, acting_layers
 from bwlab.base.conditioning import layers_skipped
+from bwlab.base.families.family import ModelFamily, Task
+from bwlab.base.models import family_of
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
 from bwlab.fusion.builtin import PLAIN_SUM
@@ -19,7 +21,7 @@ from bwlab.fusion.types import Fusion
 from bwlab.generation.attach import attach_scaled
 from bwlab.generation.chunks import chunk_count
 from bwlab.generation.controlnet import ControlNetInput
-from bwlab.generation.diffusers_pipelines import KeptOutside, Task, needs_own_mask, pipeline_for
+from bwlab.generation.diffusers_pipelines import KeptOutside, needs_own_mask, pipeline_for
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.img2img import InitImage, settings
 from bwlab.generation.job import COMPEL, require_weighting
@@ -28,7 +30,7 @@ from bwlab.generation.prompt_weighting import (
     pipeline_embeddings,
     weighted_context,
 )
-from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.generation.samplers import AUTO
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +48,7 @@ def generate(
     adapters: Sequence[ScaledAdapter] = (),
     steps: int = 25,
     cfg: float = 7.0,
-    sampler: str = DEFAULT_SAMPLER,
+    sampler: str = AUTO,
     negative: str = "",
     *,
     init_image: InitImage | None = None,
@@ -86,6 +88,7 @@ def generate(
             fit; a name is unknown; or the text encoder has no such layer (`clip_skip`).
 
     """
+    require_weights_read(pipe, weighting)
     if len(prompts) != len(seeds):
         found = f"{len(prompts)} prompts and {len(seeds)} seeds"
         raise BwlabError("generating images", found, "Give one seed for each prompt")
@@ -100,7 +103,7 @@ def generate(
     steps_done = sampling.steps_done
     images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
-        counts = _chunk_counts(pipeline, prompts, negative if cfg > 1 else "", weighting)
+        counts = _chunk_counts(pipeline, prompts, negative if sampling.guided else "", weighting)
         batches = _batches(list(zip(counts, sampling.adapters_by_row(len(prompts)), strict=True)), batch_size)
         for index, rows in enumerate(batches):
             report = _reporter(on_step, index * steps_done, len(batches) * steps_done)
@@ -108,6 +111,14 @@ def generate(
             images |= zip(rows, sampled, strict=True)
     ordered = [images[index] for index in range(len(prompts))]
     return ordered if init_image is None else [init_image.kept(image) for image in ordered]
+
+
+def require_weights_read(pipe: Pipeline, weighting: str | None) -> None:
+    """Raise `BwlabError` if prompts have weights and the base's family does not read them."""
+    family = family_of(pipe)
+    if weighting is not None and not family.reads_chunks:
+        found = f"bwlab reads no weights in prompts for {family.label}"
+        raise BwlabError(f"--weighting {weighting}", found, "Leave it out")
 
 
 def _chunk_counts(pipe: Any, prompts: Sequence[str], negative: str, weighting: str | None) -> list[int]:
@@ -132,7 +143,9 @@ def _batches(kinds: Sequence[tuple[int, tuple[int, ...]]], batch_size: int) -> l
 
 
 def _chunk_count(pipe: Any, texts: Sequence[str], weighting: str | None) -> int:
-    return 1 if weighting == COMPEL else max(chunk_count(pipe, text, weighting) for text in dict.fromkeys(texts))
+    if weighting == COMPEL or not family_of(pipe).reads_chunks:
+        return 1
+    return max(chunk_count(pipe, text, weighting) for text in dict.fromkeys(texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +163,16 @@ class _Sampling:
     clip_skip: int
     fusion: Fusion
     fold: bool
+
+    @property
+    def family(self) -> ModelFamily:
+        """The family of the base."""
+        return family_of(self.pipeline)
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is a second pass for the negative prompt."""
+        return self.cfg > 1 and self.family.second_pass
 
     @property
     def steps_done(self) -> int:
@@ -176,7 +199,7 @@ class _Sampling:
             if not bool(values["latents"].isfinite().all()):
                 found = f"NaN or infinity after step {step + 1} of {self.steps}"
                 raise BwlabError("sampling", found, "Check the adapters, their scales and --cfg, or sample in float32")
-            on_step(step + 1)
+            on_step(min(step + 1, self.steps_done))  # Heun takes most steps twice
             return {**values, "latents": keep(values["latents"], timestep)} if keep else dict(values)
 
         return call
@@ -198,12 +221,6 @@ class _Sampling:
 
 # Text embeddings that replace prompts in a pipeline, by name of the argument.
 Contexts = dict[str, Tensor | None]
-CONTEXT_NAMES = (
-    "prompt_embeds",
-    "negative_prompt_embeds",
-    "pooled_prompt_embeds",  # this and the next are for SDXL only
-    "negative_pooled_prompt_embeds",
-)
 
 
 def _sample_batch(
@@ -222,11 +239,11 @@ def _sample_batch(
             sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
         )
     # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
-    adapters = sampling.adapters_of(rows, total, copies=2 if sampling.cfg > 1 else 1)
+    adapters = sampling.adapters_of(rows, total, copies=2 if sampling.guided else 1)
     with attach_scaled(sampling.pipeline, adapters, sampling.fusion, fold=sampling.fold):
         result = sampling.pipeline(
             **contexts,
-            **sampling.image_arguments(len(rows)),
+            **{**sampling.family.sampling_options(sampling.pipeline), **sampling.image_arguments(len(rows))},
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in own_seeds],
@@ -244,28 +261,19 @@ def encode(
     An empty negative prompt is encoded as the base expects: as zeros for SDXL, otherwise as the embedding of no text.
     All prompts and the negative prompt get as many chunks as the longest of them has.
     """
-    guided = cfg > 1
+    guided = cfg > 1 and family_of(pipe).second_pass
     # Libraries warn of every long text, and bwlab reads it in chunks or says what is not read.
     with quiet_libraries(), layers_skipped(pipe, clip_skip):
         if weighting == COMPEL:
             return pipeline_embeddings(pipe, prompts, negative, guided, lambda texts: weighted_context(pipe, texts))
+        if not family_of(pipe).reads_chunks:
+            return family_of(pipe).prompt_embeddings(pipe, prompts, guided, negative)
         count = _chunk_count(pipe, [*prompts, negative if guided else ""], weighting)
         if weighting is None and count == 1:
-            return _encode_short(pipe, prompts, guided, negative)
+            return family_of(pipe).prompt_embeddings(pipe, prompts, guided, negative)
         return pipeline_embeddings(
             pipe, prompts, negative, guided, lambda texts: chunked_context(pipe, texts, weighting, count)
         )
-
-
-def _encode_short(pipe: Any, prompts: Sequence[str], guided: bool, negative: str) -> Contexts:
-    embeddings = pipe.encode_prompt(
-        list(prompts),
-        device=pipe.device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=guided,
-        negative_prompt=[negative] * len(prompts) if negative else None,
-    )
-    return dict(zip(CONTEXT_NAMES, embeddings, strict=False))
 
 
 def _scale_for_rows(scale: Scale, rows: Sequence[int], total: int, copies: int) -> Scale:

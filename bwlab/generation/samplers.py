@@ -1,7 +1,4 @@
-"""Samplers (diffusers' schedulers) by name, built on the noise schedule of a base model.
-
-The noise schedule of training and analysis is in `bwlab.base.noise_schedule`.
-"""
+"""Samplers (diffusers' schedulers) by name, built on the noise of a base model, which is in `bwlab.base.noise`."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bwlab.base.noise_kind import is_flow
 from bwlab.errors import BwlabError, did_you_mean
 
 if TYPE_CHECKING:
@@ -16,8 +14,11 @@ if TYPE_CHECKING:
 
     from bwlab.base.architectures import Pipeline
 
+AUTO = "auto"
+"""The usual sampler of a base: `dpmpp_2m_karras` by diffusion, `euler` by flow matching."""
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
 KEPT_FROM_BASE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+DEFAULT_STEPS = 1000
 LCM_STEPS = 50  # steps of the sampler from which latent consistency models are distilled (arXiv 2310.04378)
 
 
@@ -28,9 +29,10 @@ class Sampler:
     Attributes:
         name: value of `--sampler`.
         label: name in the AUTOMATIC1111 web UI, for image metadata.
-        scheduler: name of the class in diffusers.
+        scheduler: name of the class in diffusers for diffusion.
         settings: settings of the scheduler in addition to the noise schedule of the base.
         most_steps: highest number of steps that it can take.
+        flow: name of the class in diffusers for flow matching; empty if it does not sample by that.
 
     """
 
@@ -38,7 +40,8 @@ class Sampler:
     label: str
     scheduler: str
     settings: Mapping[str, object] = field(default_factory=dict)
-    most_steps: int = 1000
+    most_steps: int = DEFAULT_STEPS
+    flow: str = ""
 
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -50,12 +53,38 @@ SAMPLERS: Mapping[str, Sampler] = {
             "DPMSolverMultistepScheduler",
             {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
         ),
-        Sampler("euler", "Euler", "EulerDiscreteScheduler", {"use_karras_sigmas": False}),
+        Sampler(
+            "euler",
+            "Euler",
+            "EulerDiscreteScheduler",
+            {"use_karras_sigmas": False},
+            flow="FlowMatchEulerDiscreteScheduler",
+        ),
         Sampler("euler_a", "Euler a", "EulerAncestralDiscreteScheduler"),
         Sampler("ddim", "DDIM", "DDIMScheduler", {"clip_sample": False}),
-        Sampler("unipc", "UniPC", "UniPCMultistepScheduler", {"solver_order": 2, "use_karras_sigmas": False}),
+        Sampler(
+            "unipc",
+            "UniPC",
+            "UniPCMultistepScheduler",
+            {"solver_order": 2, "use_karras_sigmas": False},
+            flow="UniPCMultistepScheduler",
+        ),
         # For bases and adapters distilled for it: a few steps at guidance 1 to 2.
         Sampler("lcm", "LCM", "LCMScheduler", {"original_inference_steps": LCM_STEPS, "clip_sample": False}, LCM_STEPS),
+        Sampler(
+            "dpmpp_2m",
+            "DPM++ 2M",
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": False},
+            flow="DPMSolverMultistepScheduler",
+        ),
+        Sampler(
+            "heun",
+            "Heun",
+            "HeunDiscreteScheduler",
+            {"use_karras_sigmas": False},
+            flow="FlowMatchHeunDiscreteScheduler",
+        ),
     )
 }
 
@@ -63,22 +92,71 @@ SAMPLERS: Mapping[str, Sampler] = {
 def sampler_named(name: str) -> Sampler:
     """Return the sampler of this name; if there is none, raise `BwlabError` with the nearest name and all names."""
     if name not in SAMPLERS:
-        fix = f"{did_you_mean(name.replace('++', 'pp'), SAMPLERS)}Choose from {', '.join(SAMPLERS)}"
+        fix = f"{did_you_mean(name.replace('++', 'pp'), SAMPLERS)}Choose from {', '.join((AUTO, *SAMPLERS))}"
         raise BwlabError(f"--sampler {name}", "no such sampler", fix)
     return SAMPLERS[name]
 
 
-def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
-    """Return a new diffusers scheduler: the sampler's steps on the noise schedule of the pipeline's scheduler.
+def most_steps(name: str) -> int:
+    """Return the highest number of steps of a sampler, or of `"auto"`."""
+    return DEFAULT_STEPS if name == AUTO else sampler_named(name).most_steps
 
-    Betas and prediction type (epsilon, v or sample) come from the pipeline, whatever scheduler it was saved with.
+
+def check_sampler(name: str) -> None:
+    """Raise `BwlabError` unless there is a sampler of this name; `"auto"` is one."""
+    if name != AUTO:
+        sampler_named(name)
+
+
+def sampler_for(pipe: Pipeline, name: str) -> Sampler:
+    """Return a sampler for a base; `"auto"` is the usual one.
+
+    Raises:
+        BwlabError: there is no such sampler, or the base was trained by flow matching and it does not sample by that.
+
+    """
+    flow = is_flow(pipe.scheduler.config)
+    if name == AUTO:
+        return SAMPLERS["euler" if flow else DEFAULT_SAMPLER]
+    sampler = sampler_named(name)
+    if flow and not sampler.flow:
+        fitting = [other.name for other in SAMPLERS.values() if other.flow]
+        found = "the base was trained by flow matching, and this sampler does not sample by that"
+        raise BwlabError(f"--sampler {name}", found, f"Choose from {', '.join((AUTO, *fitting))}")
+    return sampler
+
+
+def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
+    """Return a new diffusers scheduler: the sampler's steps on the noise of the pipeline's scheduler.
+
+    Betas and prediction type (epsilon, v or sample), or the shift of flow matching, come from the pipeline, whatever
+    scheduler it was saved with.
     """
     import diffusers
 
-    sampler = sampler_named(name)
+    sampler = sampler_for(pipe, name)
+    config = pipe.scheduler.config
+    if is_flow(config):
+        return _flow_scheduler(sampler, config)
     # Stable Diffusion's timesteps count from 1; pipelines saved without that setting would be corrected with a warning.
-    settings = {**_noise(pipe.scheduler.config), **sampler.settings, "steps_offset": 1}
-    scheduler: SchedulerMixin = getattr(diffusers, sampler.scheduler).from_config(pipe.scheduler.config, **settings)
+    settings = {**_noise(config), **sampler.settings, "steps_offset": 1}
+    scheduler: SchedulerMixin = getattr(diffusers, sampler.scheduler).from_config(config, **settings)
+    return scheduler
+
+
+def _flow_scheduler(sampler: Sampler, config: Mapping[str, object]) -> SchedulerMixin:
+    """Return a scheduler of flow matching; those made for diffusion are told to sample by it."""
+    import diffusers
+
+    told = {
+        "use_flow_sigmas": True,
+        "prediction_type": "flow_prediction",
+        "flow_shift": config.get("shift", config.get("flow_shift", 1.0)),
+        "solver_order": 2,
+    }
+    own = {"shift": config.get("shift", config.get("flow_shift", 1.0))}
+    settings = own if sampler.flow.startswith("FlowMatch") else told
+    scheduler: SchedulerMixin = getattr(diffusers, sampler.flow).from_config(config, **settings)
     return scheduler
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import denoiser_of
 from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
-from bwlab.files import make_folder
+from bwlab.files import make_folder, new_folder, remove_unfinished
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.tensors import is_float
 from bwlab.linalg.factored import Array
@@ -64,7 +64,7 @@ def merge_into(
     name = base_dtype(base) if dtype is None else dtype_named(dtype)
     refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
-    pipe = load_base(base)
+    pipe = load_base(base, families=manager.model_families())
     scheme, layers = base_scheme(pipe, manager.block_schemes()), model_parts(pipe)
     require_fit(adapters, layers, base)
     inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
@@ -92,9 +92,9 @@ def base_dtype(base: str) -> str:
 def model_parts(pipe: Pipeline) -> dict[str, nn.Module]:
     """Return the modules of UNet and text encoders that have a weight, by path in adapters."""
     from bwlab.adapters.modules import TEXT_MODEL, text_prefix
-    from bwlab.base.conditioning import text_encoders
+    from bwlab.base.models import text_encoders
 
-    parts = {path: module for path, module in pipe.unet.named_modules() if _has_weight(module)}
+    parts = {path: module for path, module in denoiser_of(pipe).named_modules() if _has_weight(module)}
     for index, encoder in enumerate(text_encoders(pipe)):
         named = ((path.removeprefix(TEXT_MODEL), module) for path, module in encoder.named_modules())
         parts |= {text_prefix(index) + path: module for path, module in named if _has_weight(module)}
@@ -144,6 +144,7 @@ def _has_weight(module: nn.Module) -> bool:
 
 
 def _save(pipe: Pipeline, out: Path, dtype: str) -> None:
+    remove_unfinished(out.parent, out.name)
     if out.suffix == SUFFIX:
         _save_file(pipe, out, dtype)
     else:
@@ -161,25 +162,17 @@ def _save_file(pipe: Pipeline, out: Path, dtype: str) -> None:
 
 def _save_folder(pipe: Pipeline, out: Path, dtype: str) -> None:
     """Write the folder under a temporary name first, so that it is written completely or not at all."""
-    import shutil
-
     import torch
 
     from bwlab.base.quiet import quiet_libraries
 
     _require_range(pipe, getattr(torch, TORCH_NAMES[dtype]))
     make_folder(out.parent)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with quiet_libraries():
+        with quiet_libraries(), new_folder(out) as temporary:
             pipe.to(getattr(torch, TORCH_NAMES[dtype])).save_pretrained(temporary)
-        if out.is_dir():
-            out.rmdir()  # It is empty; otherwise it would have been refused.
-        temporary.replace(out)
     except OSError as error:
         raise BwlabError(f"saving {out}", error.strerror or str(error), "Free some space or choose another") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _require_range(pipe: Pipeline, dtype: object) -> None:

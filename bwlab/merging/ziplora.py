@@ -26,10 +26,11 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.adapters.modules import layers_by_path
-from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts, predict
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base
-from bwlab.base.noise_schedule import noise_schedule
+from bwlab.base.models import denoiser_of, models_of, text_encoders
+from bwlab.base.noise import noise_process
 from bwlab.blocks.paths import in_unet
 from bwlab.dataset.encoded import EncodedFolder, encode_folder
 from bwlab.errors import BwlabError
@@ -122,7 +123,7 @@ def merge_ziplora(
     writer = writer_for(target, manager)
     scheme = base_scheme(pipe, manager.block_schemes())
     contents = read_adapters(recipe.adapters, manager, drop_unknown=False)
-    unet = pipe.unet
+    unet = denoiser_of(pipe)
     pair = [
         load_adapter(file, unet, manager, scheme, text_encoder=text_encoders(pipe)).to(unet.device, unet.dtype)
         for file in recipe.adapters
@@ -140,11 +141,11 @@ def merge_ziplora(
     return write_merged(merged_inputs, Method(), step, scheme, target, writer, rank=rank)
 
 
-def load_frozen_base(base: str) -> Pipeline:
+def load_frozen_base(base: str, manager: PluginManager) -> Pipeline:
     """Return a base with frozen weights on the best device; BwlabError if it cannot be loaded."""
-    pipe = load_base(base)
+    pipe = load_base(base, families=manager.model_families())
     pipe.to(chosen_device())
-    for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
+    for model in models_of(pipe):
         model.requires_grad_(False)
     return pipe
 
@@ -157,7 +158,7 @@ def learned_weights(
     on_step: OnProgress | None = None,
 ) -> list[dict[str, Tensor]]:
     """Return the learned column weights of each adapter, by path of the layer."""
-    unet, bases = pipe.unet, layers_by_path(pipe.unet)
+    unet, bases = denoiser_of(pipe), layers_by_path(denoiser_of(pipe))
     weights: list[dict[str, Tensor]] = [
         {path: nn.Parameter(torch.ones(_columns(layer), device=unet.device)) for path, layer in adapter.layers.items()}
         for adapter in pair
@@ -170,9 +171,9 @@ def learned_weights(
         loss = settings.penalty * overlap(*weights)
         for adapter, inputs in zip(pair, batches.draw(), strict=True):
             with torch.no_grad(), attach(unet, ScaledAdapter(adapter)):
-                alone = unet(**inputs).sample
+                alone = predict(pipe, *inputs)
             with attached_weighted(bases, pair, weights):
-                loss = loss + functional.mse_loss(unet(**inputs).sample, alone)
+                loss = loss + functional.mse_loss(predict(pipe, *inputs), alone)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -199,22 +200,21 @@ class NoisyBatches:
 
     def __init__(self, pipe: Pipeline, images: Sequence[EncodedFolder], settings: ZipLoraSettings) -> None:
         self.pipe, self.images, self.settings = pipe, images, settings
-        self.schedule = noise_schedule(pipe)
+        self.process = noise_process(pipe)
         self.generator = torch.Generator().manual_seed(settings.seed)
 
-    def draw(self) -> Iterator[dict[str, Any]]:
-        """Yield the UNet's keyword arguments for a batch of each adapter's images."""
+    def draw(self) -> Iterator[tuple[Tensor, Tensor, Mapping[str, Any]]]:
+        """Yield noisy latents, times and conditions of a batch of each adapter's images, as `predict` takes them."""
         for folder in self.images:
             size = (self.settings.batch_size,)
             rows = torch.randint(self.settings.images, size, generator=self.generator) % len(folder.latents)
             latents = folder.latents[rows]
             noise = torch.randn(latents.shape, generator=self.generator).to(latents)
-            steps = self.schedule.config.num_train_timesteps
-            times = torch.randint(steps, (len(rows),), generator=self.generator).to(latents.device)
+            times = self.process.sample_times(len(rows), self.generator).to(latents.device)
             with torch.no_grad():
                 texts = encode_texts(self.pipe, [folder.captions[row] for row in rows.tolist()])
-            noisy = self.schedule.add_noise(latents, noise, times)
-            yield {"sample": noisy, "timestep": times, **unet_arguments(self.pipe, texts)}
+            noisy = self.process.add_noise(latents, noise, times)
+            yield noisy, times, denoiser_conditions(self.pipe, texts)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""Register the built-in block schemes, formats, fusions, optimisers and taggers; light to import."""
+"""Register the built-in block schemes, formats, fusions, families, optimisers and taggers; light to import."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from bwlab.base.families import FAMILIES
+from bwlab.base.families.family import ModelFamily
 from bwlab.blocks.families import find_sd, find_sdxl
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.blocks.transformers import CHROMA, FLUX, FLUX2, LUMINA2, QWEN_IMAGE, SD3, WAN, Z_IMAGE
@@ -47,6 +49,12 @@ def bwlab_register_formats() -> list[FormatType]:
 def bwlab_register_fusions() -> list[FusionType]:
     """Return `sum`, `guided`, `switch`, `composite`, `k-lora`, `est-lora`, `kl`, `ties`, `dare` and `b-lora`."""
     return list(FUSIONS)
+
+
+@hookimpl
+def bwlab_register_model_families() -> list[ModelFamily]:
+    """Return `sd`, `sdxl` and `sd3`."""
+    return list(FAMILIES)
 
 
 @hookimpl

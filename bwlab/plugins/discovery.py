@@ -10,6 +10,7 @@ from typing import Self, TypeAlias
 import pluggy
 
 from bwlab.adapters.types import AdapterType
+from bwlab.base.families.family import ModelFamily
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, nearest
 from bwlab.formats.types import FormatReader, FormatWriter
@@ -28,11 +29,14 @@ RETURNS: dict[str, tuple[type[Registration], ...]] = {
     "bwlab_register_block_schemes": (SchemeFinder,),
     "bwlab_register_formats": (FormatReader, FormatWriter),
     "bwlab_register_fusions": (FusionType,),
+    "bwlab_register_model_families": (ModelFamily,),
     "bwlab_register_optimizers": (OptimizerType,),
     "bwlab_register_taggers": (Tagger,),
 }
 
-Registration: TypeAlias = AdapterType | SchemeFinder | FormatReader | FormatWriter | FusionType | OptimizerType | Tagger
+Registration: TypeAlias = (
+    AdapterType | SchemeFinder | FormatReader | FormatWriter | FusionType | ModelFamily | OptimizerType | Tagger
+)
 
 
 @dataclass(eq=False)
@@ -45,7 +49,8 @@ class Candidate:
         version: version of that package; empty if unknown.
         load: function that imports the plugin.
         plugin: the imported module; None before the import.
-        registrations: the adapter types, block schemes, formats, fusions, optimisers and taggers that it registers.
+        registrations: the adapter types, block schemes, formats, fusions, model families, optimisers and taggers that
+            it registers.
         error: the reason why it was left out, one line; empty if there is none.
         cause: the exception behind `error`.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bwlab.adapters.types import AdapterType
+    from bwlab.base.families.family import ModelFamily
     from bwlab.blocks.scheme import SchemeFinder
     from bwlab.formats.types import FormatType
     from bwlab.fusion.types import FusionType
@@ -58,6 +59,11 @@ def bwlab_register_formats() -> list[FormatType]:  # type: ignore[empty-body]
 @hookspec
 def bwlab_register_fusions() -> list[FusionType]:  # type: ignore[empty-body]
     """Return fusion methods (how several adapters act together); each is then a value of `bwlab generate --fusion`."""
+
+
+@hookspec
+def bwlab_register_model_families() -> list[ModelFamily]:  # type: ignore[empty-body]
+    """Return model families: how the base models of a kind are loaded, told of captions and noise, and sampled."""
 
 
 @hookspec
@@ -102,6 +108,6 @@ def bwlab_extra_losses(  # type: ignore[empty-body]
     """Return named scalars that are added to the loss of this step.
 
     `batch` holds, with the batch as first dimension, `latents`, `noise`, `timesteps`, `text` (embeddings), `noisy`
-    (the input of the UNet) and `target` (the output that it should have returned); `prediction` is the output that it
-    returned, `(batch, channels, h, w)`.
+    (the input of the denoiser) and `target` (the output that it should have returned); `prediction` is the output that
+    it returned, `(batch, channels, h, w)`.
     """

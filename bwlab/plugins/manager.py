@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import pluggy
 
 from bwlab.adapters.types import AdapterType
+from bwlab.base.families import FAMILIES
+from bwlab.base.families.family import ModelFamily
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
+from bwlab.formats.dialects.own import reader_of
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
 from bwlab.fusion.types import Fusion, FusionType, split_fusion
 from bwlab.optimizers.types import OptimizerType
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 State = Literal["loaded", "failed", "disabled"]
 Registered = TypeVar(
-    "Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, FusionType, OptimizerType, Tagger
+    "Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, FusionType, ModelFamily, OptimizerType, Tagger
 )
 
 CALLED = {
@@ -38,9 +41,14 @@ CALLED = {
     FormatReader: "reader of the format",
     FormatWriter: "writer of the format",
     FusionType: "fusion method",
+    ModelFamily: "model family",
     OptimizerType: "optimiser",
     Tagger: "tagger",
 }
+
+# Adapter types of a plugin that is published separately from bwlab, and how to install it.
+LYCORIS_TYPES = frozenset({"loha", "lokr", "dora", "doha", "dokr", "oft", "boft", "glora", "ia3"})
+INSTALL_LYCORIS = "pip install 'bwlab[lycoris]', or ./plugins/bwlab_lycoris in a clone. "
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class PluginRecord:
         version: version of that package; empty if unknown.
         state: whether it was loaded; only loaded plugins are ever called.
         hooks: names of the hooks that it implements.
-        registrations: the adapter types, block schemes, formats, fusions, optimisers and taggers that it registers.
+        registrations: the adapter types, block schemes, formats, fusions, model families, optimisers and taggers that
+            it registers.
         error: the reason why it failed, one line; otherwise empty.
         cause: the exception behind `error`, for its traceback.
 
@@ -132,12 +141,20 @@ class PluginManager:
         return self._unique(AdapterType)
 
     def block_schemes(self) -> tuple[SchemeFinder, ...]:
-        """Return the finders of block schemes."""
-        return tuple(self._unique(SchemeFinder).values())
+        """Return the finders of block schemes, those of model families included."""
+        families = (SchemeFinder(family.name, family.summary, family.scheme) for family in self.model_families())
+        finders = self._unique(SchemeFinder)
+        return (*finders.values(), *(family for family in families if family.name not in finders))
+
+    def model_families(self) -> tuple[ModelFamily, ...]:
+        """Return the model families."""
+        return tuple(self._unique(ModelFamily).values())  # type: ignore[type-abstract]  # only asked for subclasses
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Return the readers, then the writers."""
-        return *self._unique(FormatReader).values(), *self._unique(FormatWriter).values()
+        """Return the readers, then the writers; the families of plugins have a reader each."""
+        own = {family.name for family in FAMILIES}
+        families = (reader_of(family.name) for family in self.model_families() if family.name not in own)
+        return *self._unique(FormatReader).values(), *families, *self._unique(FormatWriter).values()
 
     def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
         """Return a module of a plugin's adapter type with the delta that the plugin computes.
@@ -155,7 +172,8 @@ class PluginManager:
         """Return the adapter type of this name; if there is none, raise `BwlabError` with the known names."""
         known = self.adapter_types()
         if name not in known:
-            raise self._unknown(f"adapter type {name!r}", "types", known)
+            error = self._unknown(f"adapter type {name!r}", "types", known)
+            raise BwlabError(error.asked, error.found, (INSTALL_LYCORIS if name in LYCORIS_TYPES else "") + error.fix)
         return known[name]
 
     def optimizers(self) -> dict[str, OptimizerType]:
@@ -232,12 +250,13 @@ def _with_unique_names(records: Sequence[PluginRecord]) -> tuple[list[PluginReco
     for record in sorted(records, key=lambda record: record.distribution != OURS):
         own = []
         for given in record.registrations:
-            owner = owners.get((type(given), given.name))
+            kind = next(kind for kind in CALLED if isinstance(given, kind))
+            owner = owners.get((kind, given.name))
             if owner is None:
                 own.append(given)
-                owners[type(given), given.name] = record
+                owners[kind, given.name] = record
             else:
-                asked = f"{CALLED[type(given)]} {given.name!r} of plugin {record.name} of {record.source}"
+                asked = f"{CALLED[kind]} {given.name!r} of plugin {record.name} of {record.source}"
                 found = f"the name is taken by plugin {owner.name} of {owner.source}, so it is left out"
                 clashes.append(BwlabError(asked, found, "Rename it, or uninstall one of the two"))
         kept[id(record)] = tuple(own)

@@ -24,7 +24,7 @@ from bwlab.adapters.types import AdapterType
 from bwlab.fusion.types import FusionType
 from bwlab.optimizers.types import OptimizerType
 from bwlab.testing import clauses, fusions, optimizers
-from bwlab.testing.bench import SHAPES, Bench, ContractBroken, bench_for
+from bwlab.testing.bench import Bench, ContractBroken, bench_for, shapes_for
 
 __all__ = [
     "AdapterContract",
@@ -205,7 +205,9 @@ def run_optimizer_contract(optimizer_type: OptimizerType) -> list[tuple[str, str
 
 def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
     """Return the contract's layers, such as `"Conv2d(5, 13, 3)"`, left out because the type does not adapt them."""
-    return tuple(label for label, path, make in SHAPES if not adapter_type.targets(path, kind_of(make())))
+    return tuple(
+        label for label, path, make in shapes_for(adapter_type) if not adapter_type.targets(path, kind_of(make()))
+    )
 
 
 def _label(clause: clauses.Clause, adapter_type: AdapterType) -> str:

@@ -1,13 +1,15 @@
 """The toy model that the adapter contract is checked on, and comparisons whose errors say how large the difference is.
 
 The toy model has one layer of each kind, with dimensions that are mostly different primes (square matrices hide
-transposes and rank bugs), at paths that Stable Diffusion's UNet has, so that a type's `targets` finds them.
+transposes and rank bugs), at paths that Stable Diffusion's UNet has, so that a type's `targets` finds them. For types
+that divide the outputs into blocks, the numbers of outputs are powers of 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +24,38 @@ from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 
 BATCH = 4
-SHAPES: tuple[tuple[str, str, Callable[[], BaseLayer]], ...] = (
-    (
-        "Linear(7, 11)",
-        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
-        lambda: nn.Linear(7, 11),
-    ),
-    ("Conv2d(6, 10, 1)", "down_blocks.1.attentions.0.proj_in", lambda: nn.Conv2d(6, 10, 1)),
-    ("Conv2d(5, 13, 3)", "up_blocks.1.resnets.0.conv1", lambda: nn.Conv2d(5, 13, 3, padding=1)),
-    (
-        "Conv2d(5, 13, 3, stride=2)",
-        "down_blocks.0.downsamplers.0.conv",
-        lambda: nn.Conv2d(5, 13, 3, stride=2, padding=1),
-    ),
-)
+# Label, path and constructor of a layer.
+Shape: TypeAlias = tuple[str, str, Callable[[], BaseLayer]]
+
+
+def _shapes(linear: int, pointwise: int, conv: int) -> tuple[Shape, ...]:
+    """Return the layers with these numbers of outputs."""
+    return (
+        (
+            f"Linear(7, {linear})",
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+            lambda: nn.Linear(7, linear),
+        ),
+        (
+            f"Conv2d(6, {pointwise}, 1)",
+            "down_blocks.1.attentions.0.proj_in",
+            lambda: nn.Conv2d(6, pointwise, 1),
+        ),
+        (
+            f"Conv2d(5, {conv}, 3)",
+            "up_blocks.1.resnets.0.conv1",
+            lambda: nn.Conv2d(5, conv, 3, padding=1),
+        ),
+        (
+            f"Conv2d(5, {conv}, 3, stride=2)",
+            "down_blocks.0.downsamplers.0.conv",
+            lambda: nn.Conv2d(5, conv, 3, stride=2, padding=1),
+        ),
+    )
+
+
+SHAPES = _shapes(11, 10, 13)
+EVEN_SHAPES = _shapes(8, 16, 32)
 
 
 class ContractBroken(AssertionError):
@@ -43,7 +63,7 @@ class ContractBroken(AssertionError):
 
 
 class ToyModel(nn.Module):
-    """The layers of `SHAPES` at their paths, each run on an input of its own.
+    """The layers of a type's contract at their paths, each run on an input of its own.
 
     `forward` takes and returns one tensor per layer, in order.
     """
@@ -108,18 +128,24 @@ class Bench:
 SCHEME = scheme_for(SD14)
 
 
+def shapes_for(adapter_type: AdapterType) -> tuple[Shape, ...]:
+    """Return the layers that the contract of this type is checked on, where the type adapts them."""
+    return EVEN_SHAPES if adapter_type.splits_outputs else SHAPES
+
+
 def bench_for(adapter_type: AdapterType) -> Bench:
     """Return the part of the toy model that this type adapts; raise `ContractBroken` if it adapts no layer."""
     layers: dict[str, BaseLayer] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for _, path, make in SHAPES:
+        for _, path, make in shapes_for(adapter_type):
             layer = make()
             if adapter_type.targets(path, kind_of(layer)):
                 layers[path] = layer.requires_grad_(False)
         inputs = [torch.randn(BATCH, 5, 7) if isinstance(x, nn.Linear) else _image(x) for x in layers.values()]
     if not layers:
-        raise ContractBroken(f"{adapter_type.name} adapts none of {', '.join(label for label, _, _ in SHAPES)}")
+        labels = ", ".join(label for label, _, _ in shapes_for(adapter_type))
+        raise ContractBroken(f"{adapter_type.name} adapts none of {labels}")
     return Bench(adapter_type, ToyModel(layers), inputs)
 
 

@@ -85,6 +85,13 @@ class OptimizerConfig(Settings):
     """Cap of the loss weight by signal-to-noise ratio (arXiv 2303.09556, section 3.4); if it is not set, all timesteps
     weigh the same."""
 
+    timestep_sampling: Literal["auto", "uniform", "logit_normal"] = "auto"
+    """How training draws times: `auto` as the base was trained, which is uniformly by diffusion and logit-normally by
+    flow matching (arXiv 2403.03206, section 3.1)."""
+
+    timestep_shift: float | None = Field(default=None, gt=0, le=100)
+    """Shift of the times towards noise by flow matching; if it is not set, that of the base's scheduler."""
+
     noise_offset: float = Field(default=0.0, ge=0, le=1)
     """Strength of the added noise that is constant over each channel; 0 adds none."""
 
@@ -98,7 +105,7 @@ class OptimizerConfig(Settings):
     """Path of the gradient: `exact`, or `skip`, which runs the inner blocks without a graph (an approximation)."""
 
     compile: bool = False
-    """Compile the UNet with torch.compile."""
+    """Compile the denoiser with torch.compile."""
 
     ema: float = Field(default=0.0, ge=0, le=0.999999)
     """Decay of the moving average of the trained weights, which is saved in their place; 0 saves the last weights."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from bwlab.base.models import family_of
 from bwlab.base.text_chunks import TextReading, chunk_size
 from bwlab.dataset.buckets import Frame, Sizing, base_size, frame_example, subset_sizing
 from bwlab.dataset.examples import Example, Subset
@@ -114,12 +115,14 @@ def warnings_of(
         yield other_captions
     limit, long = long_captions(pipe, reading, {example.caption for example in examples})
     if long:
+        if not family_of(pipe).reads_chunks:
+            yield f"{counted(len(long), 'caption')} longer than the {limit} tokens that the base reads, and cut there"
+            return
         setting = "data.max_tokens is at its most" if reading.chunks == MOST_CHUNKS else "data.max_tokens reads more"
         yield f"{counted(len(long), 'caption')} longer than {limit} tokens and cut there ({setting})"
 
 
 def long_captions(pipe: Pipeline, reading: TextReading, captions: Collection[str]) -> tuple[int, tuple[str, ...]]:
     """Return how many tokens are read of a caption, without begin and end, and the captions that are cut, sorted."""
-    return reading.chunks * chunk_size(pipe), tuple(
-        caption for caption in sorted(captions) if reading.cuts(pipe, caption)
-    )
+    limit = family_of(pipe).prompt_tokens(pipe) or reading.chunks * chunk_size(pipe)
+    return limit, tuple(caption for caption in sorted(captions) if reading.cuts(pipe, caption))

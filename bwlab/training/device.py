@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 BF16_PARAMETERS = 100_000_000
 PLAIN_ATTENTION_LATENTS = 16  # greatest side of the latents for which plain attention is used
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-CONTEXT = "encoder_hidden_states"
-CONTEXT_INDEX = 2  # of the arguments of a UNet2DConditionModel: sample, timestep, encoder_hidden_states
 
 BACKEND = "inductor"
 
@@ -94,26 +92,35 @@ def use_fast_attention(unet: nn.Module, mixed: str, device: str) -> None:
     nothing.
     """
     config: Any = unet.config
+    if type(unet).__name__ != "UNet2DConditionModel":
+        return
     if device == "cpu" and mixed == "bf16" and config.sample_size <= PLAIN_ATTENTION_LATENTS:
         from diffusers.models.attention_processor import AttnProcessor
 
         unet.set_attn_processor(AttnProcessor())  # type: ignore[operator]  # of diffusers' UNets
 
 
-def hold_in_half(unet: nn.Module, dtype: torch.dtype) -> None:
-    """Cast a frozen UNet2DConditionModel to `dtype`, permanently.
+def hold_in_half(denoiser: nn.Module, dtype: torch.dtype, inputs: Collection[str]) -> None:
+    """Cast a frozen denoiser to `dtype`, permanently.
 
     Under autocast alone every frozen weight would be cast in every step, since PyTorch caches the casts of trained
     weights only, and both copies would be held until the backward pass. Latents and text embeddings are cast on the way
     in and the prediction on the way out, so that the other parts of a pipeline stay in float32.
+
+    Args:
+        denoiser: a UNet or transformer of diffusers.
+        dtype: the dtype.
+        inputs: names of the arguments that are cast.
+
     """
-    nn.Module.to(unet, dtype)  # the method of diffusers warns about an empty list of exceptions
+    nn.Module.to(denoiser, dtype)  # the method of diffusers warns about an empty list of exceptions
+    places = {place for place, name in enumerate(inspect.signature(denoiser.forward).parameters) if name in inputs}
 
     def enter(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        positional = tuple(_cast(arg, dtype) if index in (0, CONTEXT_INDEX) else arg for index, arg in enumerate(args))
-        named = {key: _cast(value, dtype) if key in ("sample", CONTEXT) else value for key, value in kwargs.items()}
+        positional = tuple(_cast(arg, dtype) if place in places else arg for place, arg in enumerate(args))
+        named = {key: _cast(value, dtype) if key in inputs else value for key, value in kwargs.items()}
         return positional, named
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -122,24 +129,24 @@ def hold_in_half(unet: nn.Module, dtype: torch.dtype) -> None:
         output.sample = output.sample.float()
         return output
 
-    unet.register_forward_pre_hook(enter, with_kwargs=True)
-    unet.register_forward_hook(leave)
+    denoiser.register_forward_pre_hook(enter, with_kwargs=True)
+    denoiser.register_forward_hook(leave)
 
 
 def _cast(value: object, dtype: torch.dtype) -> object:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def compiled_unet(unet: nn.Module) -> Callable[..., Any]:
-    """Return a function that runs the UNet compiled, with the hooks that the UNet has at the first call.
+def compiled_denoiser(denoiser: nn.Module) -> Callable[..., Any]:
+    """Return a function that runs a denoiser compiled, with the hooks that it has at the first call.
 
-    The UNet itself is not changed, so previews do not wait for another compilation.
+    The denoiser itself is not changed, so previews do not wait for another compilation.
 
     Raises:
-        BwlabError: (by the function) the UNet cannot be compiled on this machine.
+        BwlabError: (by the function) the denoiser cannot be compiled on this machine.
 
     """
-    run = torch.compile(unet, backend=BACKEND)
+    run = torch.compile(denoiser, backend=BACKEND)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         from torch._dynamo.exc import TorchDynamoException

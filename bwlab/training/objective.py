@@ -1,22 +1,16 @@
-"""The training objective: noisy batches, the target of the prediction, and the loss.
-
-Sources: DDPM (Ho et al. 2020), equation 14; Salimans and Ho (2022), appendix D, for v-prediction.
-"""
+"""The training objective: noisy batches, the target of the prediction, and the loss (DDPM, Ho et al. 2020, eq. 14)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch
-from bwlab.base.noise_schedule import training_target
+from bwlab.base.families.family import TextBatch
+from bwlab.base.noise import NoiseProcess
 from bwlab.dataset.training_set import SampledBatch
-
-if TYPE_CHECKING:
-    from diffusers import DDPMScheduler
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class NoisyBatch:
         captions: caption of each example.
         latents: clean latents, `(batch, channels, h, w)`.
         noise: noise that was added, the same shape.
-        timesteps: timestep of each example, `(batch,)` int64.
+        timesteps: time of each example, `(batch,)`: int64 by diffusion, float32 in 0..1000 by flow matching.
         noisy: latents with the noise of those timesteps, shaped as `latents`.
         target: target of the prediction, shaped as `latents`.
         weights: weight of each example's loss, `(batch,)`.
@@ -72,7 +66,7 @@ class NoisyBatch:
 
 def noisy_batch(
     sampled: SampledBatch,
-    schedule: DDPMScheduler,
+    process: NoiseProcess,
     generator: torch.Generator,
     *,
     offset: float = 0.0,
@@ -82,7 +76,7 @@ def noisy_batch(
 
     Args:
         sampled: the examples.
-        schedule: the noise schedule.
+        process: how noise is added and what is predicted.
         generator: a generator on the CPU.
         offset: strength of added noise that is constant over each channel.
         gamma: cap of the loss weights by signal-to-noise ratio; None leaves the weights of the examples.
@@ -91,21 +85,20 @@ def noisy_batch(
     shape = sampled.means.shape
     latents = sampled.means + sampled.deviations * torch.randn(shape, generator=generator)
     noise = torch.randn(shape, generator=generator)
-    timesteps = torch.randint(schedule.config.num_train_timesteps, (shape[0],), generator=generator)
+    timesteps = process.sample_times(shape[0], generator)
     if offset:
         noise = noise + offset * torch.randn(*shape[:2], 1, 1, generator=generator)
     weights = sampled.weights.float()
     if gamma is not None:
-        snr = signal_to_noise(schedule.alphas_cumprod, timesteps)
-        weights = weights * min_snr_weights(snr, gamma, schedule.config.prediction_type).float()
+        weights = weights * process.min_snr_weights(timesteps, gamma).float()
     return NoisyBatch(
         sampled.indices,
         sampled.captions,
         latents,
         noise,
         timesteps,
-        schedule.add_noise(latents, noise, timesteps),
-        training_target(schedule, latents, noise, timesteps),
+        process.add_noise(latents, noise, timesteps),
+        process.target(latents, noise, timesteps),
         weights,
         sampled.sizes,
     )
@@ -115,30 +108,3 @@ def prediction_loss(prediction: Tensor, batch: NoisyBatch) -> Tensor:
     """Return the mean squared error of a prediction, a scalar in float32; weighted by example."""
     errors = (prediction.float() - batch.target.float()).square().mean(dim=(1, 2, 3))
     return (errors * batch.weights).mean()
-
-
-def signal_to_noise(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the signal-to-noise ratio `alpha^2 / sigma^2` at timesteps, `(batch,)` float64, 0 for pure noise."""
-    kept = alphas_cumprod.double().cpu()[timesteps.cpu()]
-    return kept / (1 - kept)
-
-
-def min_snr_weights(snr: Tensor, gamma: float, target: str) -> Tensor:
-    """Return the weight of each example's loss, `(batch,)`.
-
-    The weight of the loss on clean latents is `min(snr, gamma)`; on the noise that is divided by `snr`, on the
-    velocity by `snr + 1`, as their errors are that much greater (Hang et al., arXiv 2303.09556, section 3.4).
-
-    Args:
-        snr: signal-to-noise ratios, 0 or more.
-        gamma: the cap.
-        target: `epsilon`, `v_prediction` or `sample`.
-
-    """
-    capped = snr.clamp(max=gamma)
-    if target == "sample":
-        return capped
-    if target == "v_prediction":
-        return capped / (snr + 1)
-    # min(snr, gamma) / snr, written so that a ratio of 0 (zero terminal SNR) gives its limit 1.
-    return torch.clamp(gamma / snr, max=1.0)

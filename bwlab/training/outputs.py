@@ -11,7 +11,7 @@ import torch
 
 from bwlab.adapters.names import adapter_name
 from bwlab.adapters.save import save_adapter
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.models import text_encoders
 from bwlab.config.sources import setting_values
 from bwlab.config.toml import toml_text, with_names_only
 from bwlab.dataset.examples import Example, dataset_hash, split_tags

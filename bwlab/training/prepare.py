@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
-from bwlab.base.conditioning import check_clip_skip, text_encoders
+from bwlab.base.conditioning import check_clip_skip
 from bwlab.base.load import base_scheme, load_base, weights_hash
-from bwlab.base.noise_schedule import noise_schedule
+from bwlab.base.models import denoiser_of, family_of, models_of, text_encoders
+from bwlab.base.noise import NoiseProcess, noise_process
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.dataset.epochs import Epochs, epoch_examples
@@ -35,7 +37,6 @@ from bwlab.training.trainable import CaptionEmbeddings, Trainable, learning_rate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from diffusers import DDPMScheduler
 
     from bwlab.base.architectures import Pipeline
     from bwlab.plugins.manager import PluginManager
@@ -49,7 +50,7 @@ class TrainingSetup:
         accelerator: device and precision.
         processes: the processes of the run.
         pipe: the frozen base, on the device.
-        schedule: the noise schedule that the base was trained with.
+        process: the noise that the base was trained with.
         base_hash: hash of the base's weights.
         trainable: the parameters that are trained, on the device, in float32.
         data: the encoded examples.
@@ -63,7 +64,7 @@ class TrainingSetup:
     accelerator: Accelerator
     processes: Processes
     pipe: Pipeline
-    schedule: DDPMScheduler
+    process: NoiseProcess
     base_hash: str
     trainable: Trainable
     data: TrainingSet
@@ -85,7 +86,7 @@ class TrainingSetup:
 
     def graph(self, training: OptimizerConfig) -> AbstractContextManager[None]:
         """Return a context in which training steps build no more graph than the settings need."""
-        return training_graph(self.pipe.unet, self.trainable.adapter.layers, training)
+        return training_graph(denoiser_of(self.pipe), self.trainable.adapter.layers, training)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class PreparedModel:
     accelerator: Accelerator
     processes: Processes
     pipe: Pipeline
-    schedule: DDPMScheduler
+    process: NoiseProcess
     base_hash: str
     trainable: Trainable
 
@@ -114,17 +115,19 @@ def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
     training = config.training
     # The precision depends on the base, and loading the base in all processes takes an accelerator.
     with Processes(new_accelerator(training.precision, training.device)).together():
-        pipe = load_base(config.base)
-    accelerator = new_accelerator(training.precision, training.device, pipe.unet.num_parameters())
+        pipe = load_base(config.base, families=manager.model_families())
+    accelerator = new_accelerator(training.precision, training.device, denoiser_of(pipe).num_parameters())
     processes = Processes(accelerator)
     with processes.together():
         check_clip_skip(pipe, training.clip_skip)
         base_hash = weights_hash(pipe)
         trainable = new_trainable(config, pipe, manager)
-        check_gradient_path(pipe.unet, trainable.adapter.layers, config.training)
-        schedule = noise_schedule(pipe)
+        check_gradient_path(denoiser_of(pipe), trainable.adapter.layers, config.training)
+        process = noise_process(pipe, training.timestep_sampling, training.timestep_shift)
+        if training.min_snr_gamma is not None:
+            process.min_snr_weights(process.sample_times(1, torch.Generator()), training.min_snr_gamma)
         freeze(pipe, accelerator)
-    return PreparedModel(accelerator, processes, pipe, schedule, base_hash, trainable)
+    return PreparedModel(accelerator, processes, pipe, process, base_hash, trainable)
 
 
 def run_length(config: TrainConfig, examples: int, processes: int) -> tuple[Epochs, int]:
@@ -156,7 +159,7 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
         accelerator=model.accelerator,
         processes=processes,
         pipe=pipe,
-        schedule=model.schedule,
+        process=model.process,
         base_hash=model.base_hash,
         trainable=trainable,
         data=data,
@@ -183,7 +186,7 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
     """
     settings = config.adapter
     adapter = create_adapter(
-        pipe.unet,
+        denoiser_of(pipe),
         manager.adapter_type(settings.type),
         parse_spec(settings.blocks, scheme, kind="rank"),
         settings.alpha,
@@ -211,14 +214,14 @@ def freeze(pipe: Pipeline, accelerator: Accelerator) -> None:
     """Move the base, which is in float32, to the device, in evaluation mode and without gradients.
 
     As the latents need no gradient either, autograd's graph begins at the earliest adapted layer. In mixed precision
-    the UNet is held in half precision.
+    the denoiser is held in half precision.
     """
-    for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
+    for model in models_of(pipe):
         model.to(accelerator.device).eval().requires_grad_(False)
     if accelerator.mixed_precision in HALF:
-        hold_in_half(pipe.unet, HALF[accelerator.mixed_precision])
+        hold_in_half(denoiser_of(pipe), HALF[accelerator.mixed_precision], family_of(pipe).half_inputs)
     pipe.set_progress_bar_config(disable=True)
-    use_fast_attention(pipe.unet, accelerator.mixed_precision, accelerator.device.type)
+    use_fast_attention(denoiser_of(pipe), accelerator.mixed_precision, accelerator.device.type)
 
 
 def load_initial(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginManager) -> Adapter:
@@ -230,13 +233,13 @@ def load_initial(adapter: Adapter, path: Path, pipe: Pipeline, manager: PluginMa
     """
     asked = f"adapter.initial = {path}"
     encoders = text_encoders(pipe)
-    initial = load_adapter(path, pipe.unet, manager, adapter.scheme, text_encoder=encoders)
+    initial = load_adapter(path, denoiser_of(pipe), manager, adapter.scheme, text_encoder=encoders)
     differing = initial.layers.keys() ^ adapter.layers.keys()
     if differing:
         without = "the file" if next(iter(differing)) in adapter.layers else "adapter.blocks"
         reason = f"{len(differing)} layers differ; {without} has none for {min(differing)}"
         raise BwlabError(asked, reason, "Give adapter.blocks and adapter.type as the file has them")
-    model_layers = layers_by_path(pipe.unet, encoders)
+    model_layers = layers_by_path(denoiser_of(pipe), encoders)
     layers = {}
     for layer_path, layer in adapter.layers.items():
         started = layer.started_at(model_layers[layer_path], initial.layers[layer_path].file_tensors(layer.alpha))

@@ -12,7 +12,7 @@ from bwlab.dataset.config import RegularisationConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.generation.recipe import GenerationRecipe, RecipeAdapter, RecipeEmbedding, read_recipe, write_png
-from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.generation.samplers import AUTO, sampler_for
 from bwlab.terminal import OnProgress
 from bwlab.training.config import PreviewConfig, TrainConfig
 
@@ -61,7 +61,11 @@ def generate_missing(
         return
     folder = Path(config.folder)
     make_folder(folder, f"regularisation.folder = {folder}")
-    recipes = [image_recipe(config, config.seed + index, base, base_hash) for index in range(config.generate)]
+    sampler = sampler_for(pipe, AUTO).name
+    recipes = [
+        replace(image_recipe(config, config.seed + index, base, base_hash), sampler=sampler)
+        for index in range(config.generate)
+    ]
     missing = {recipe.seed for recipe in recipes if not is_generated(folder / image_name(recipe), recipe)}
     done = 0
     for begin in range(0, len(recipes), BATCH_SIZE):
@@ -85,7 +89,7 @@ def image_recipe(config: RegularisationConfig, seed: int, base: str, base_hash: 
         seed=seed,
         steps=config.steps,
         cfg=config.cfg,
-        sampler=DEFAULT_SAMPLER,
+        sampler=AUTO,
         base=Path(base).name,
         base_hash=base_hash,
         width=0,
@@ -142,7 +146,7 @@ def preview_recipe(
         seed=preview.seed,
         steps=preview.steps,
         cfg=preview.cfg,
-        sampler=DEFAULT_SAMPLER,
+        sampler=AUTO,
         base=Path(config.base).name,
         base_hash=base_hash,
         width=0,
@@ -167,6 +171,7 @@ def generate_previews(
     """
     from bwlab.generation.sample import generate
 
+    recipe = replace(recipe, sampler=sampler_for(pipe, recipe.sampler).name)
     seeds = [recipe.seed + index for index in range(len(prompts))]
     images = generate(
         pipe,

@@ -81,7 +81,20 @@ def optimizer_groups(optimizer: torch.optim.Optimizer) -> list[Group]:
 
 
 def load_optimizer(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
-    """Put a saved optimiser state into a fresh optimiser of the same parameters, in place."""
+    """Put a saved optimiser state into a fresh optimiser of the same parameters, in place.
+
+    Raises:
+        BwlabError: the state is that of another optimiser, or of other parameters.
+
+    """
+    try:
+        _load(saved, optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        found = f"the state of the optimiser in the checkpoint does not fit ({first_line(error)})"
+        raise BwlabError("--resume", found, "Train in another folder") from error
+
+
+def _load(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
     state: dict[int, dict[str, Any]] = {}
     for key, tensor in saved.part(OPTIMIZER).items():
         index, *names, last = key.split("/")
@@ -124,10 +137,19 @@ def load_state(path: Path) -> TrainingState:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
         if header.pop(CHECKSUM) != checksum(tensors, json.dumps(header)):
             raise ValueError("its checksum is another: it was changed since it was saved")
-        return TrainingState(header["step"], tensors, header["groups"], header["settings"], header["scaler"])
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        return _checked(TrainingState(header["step"], tensors, header["groups"], header["settings"], header["scaler"]))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = f"not a whole checkpoint ({first_line(error)})"
         raise BwlabError(f"checkpoint {path}", reason, "Delete it to resume from the one before") from error
+
+
+def _checked(state: TrainingState) -> TrainingState:
+    """Return a state; ValueError if an entry of its header is of another kind."""
+    groups = state.groups if isinstance(state.groups, list) else [None]
+    tables = (state.settings, state.scaler, *groups)
+    if type(state.step) is not int or state.step < 0 or not all(isinstance(table, dict) for table in tables):
+        raise ValueError("its header is not that of a training state")
+    return state
 
 
 def check_settings(state: TrainingState, settings: Mapping[str, str]) -> None:

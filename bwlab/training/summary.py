@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from bwlab.adapters.save import block_ranks
-from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts, predict
+from bwlab.base.models import denoiser_of, models_of
 from bwlab.dataset.buckets import base_size
 from bwlab.terminal import counted
 from bwlab.training.trainable import learning_rate, parameter_groups
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 LABEL_WIDTH = 12
 PASSES = 3
-"""How many passes of the UNet a step of training takes as long as: one forward, and backward about twice as long."""
+"""How many passes of the denoiser a step of training takes: one forward, and backward about twice as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ class RunSummary:
 
     def _memory(self) -> str:
         """Return what weights and gradients take; the rest is not known before the first step."""
-        models = (self.pipe.unet, self.pipe.vae, *text_encoders(self.pipe))
+        models = models_of(self.pipe)
         base = sum(parameter.nbytes for model in models for parameter in model.parameters())
         trained = 2 * sum(parameter.nbytes for parameter in self.trainable.parameters())
         return (
@@ -134,23 +135,25 @@ class RunSummary:
         )
 
     def _time(self) -> str:
-        """Return how long the remaining steps may take, from one pass of the UNet for one image."""
+        """Return how long the remaining steps may take, from one pass of the denoiser for one image."""
         passes = PASSES * (self.steps - self.first_step) * self.config.training.accumulation
         seconds = passes * self.config.training.batch_size * self._pass_seconds()
-        return f"about {duration_text(seconds)}, judged from one pass of the UNet; the progress bar knows better"
+        return f"about {duration_text(seconds)}, judged from one pass of the denoiser; the progress bar knows better"
 
     @torch.no_grad()
     def _pass_seconds(self) -> float:
-        """Return the seconds of the UNet for one image; on other devices than CPUs the first pass only warms up."""
+        """Return the seconds of the denoiser for one image; on other devices than CPUs the first pass only warms up."""
         pipe, device = self.pipe, self.accelerator.device
         side = (self.config.data.resolution or base_size(pipe).side) // base_size(pipe).factor
-        arguments = unet_arguments(pipe, encode_texts(pipe, [""]))
-        latents = torch.zeros(1, pipe.unet.config.in_channels, side, side, device=device, dtype=pipe.unet.dtype)
+        arguments = denoiser_conditions(pipe, encode_texts(pipe, [""]))
+        denoiser = denoiser_of(pipe)
+        latents = torch.zeros(1, pipe.vae.config.latent_channels, side, side, device=device, dtype=denoiser.dtype)
+        times = torch.full((1,), 500, device=device)
         seconds = 0.0
         for _ in range(1 if device.type == "cpu" else 2):
             began = time.perf_counter()
             with self.accelerator.autocast():
-                output = pipe.unet(latents, 500, **arguments, return_dict=False)[0]
+                output = predict(pipe, latents, times, arguments)
             float(output.sum())  # waits for the device
             seconds = time.perf_counter() - began
         return seconds

@@ -19,16 +19,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bwlab.base.conditioning import text_encoders
+from bwlab.base.models import TOKENIZERS, text_encoders, tokenizers
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
-from bwlab.generation.embeddings import text_ends_at
+from bwlab.generation.embeddings import require_words_read, text_ends_at
 from bwlab.training.config import TokensConfig
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 DEFAULT_INITIAL = "*"  # the initial text of A1111
 # A word names a file; and in prompts these characters separate words or have meanings of their own.
 FORBIDDEN = frozenset("/\\,()[]:|\0")
@@ -145,13 +144,13 @@ def new_token_embeddings(config: TokensConfig, pipe: Pipeline) -> TokenEmbedding
         if config.alone:
             raise BwlabError("tokens.alone = true", "no words are given", "Name them in tokens.words")
         return None
+    require_words_read(pipe, f"tokens.words = {', '.join(config.words)}")
     encoders: list[Any] = list(text_encoders(pipe))
-    tokenizers = [getattr(pipe, name) for name in TOKENIZERS[: len(encoders)]]
     for word in config.words:
-        check_new_word(word, config.words, tokenizers[0].get_vocab().keys())
+        check_new_word(word, config.words, tokenizers(pipe)[0].get_vocab().keys())
     rows = [
         initial_rows(config, tokenizer, encoder.get_input_embeddings().weight)
-        for tokenizer, encoder in zip(tokenizers, encoders, strict=True)
+        for tokenizer, encoder in zip(tokenizers(pipe), encoders, strict=True)
     ]
     return TokenEmbeddings(config.words, config.vectors, tuple(map(nn.Parameter, rows)))
 

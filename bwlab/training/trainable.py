@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.conditioning import TextBatch, text_encoders
+from bwlab.base.families.family import TextBatch
+from bwlab.base.models import denoiser_of, text_encoders
 from bwlab.base.text_chunks import TextReading
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import EVERYTHING
@@ -66,7 +67,7 @@ class Trainable:
     def attached(self, pipe: Pipeline) -> Iterator[None]:
         """Attach everything to the pipeline for a `with` block; afterwards the pipeline is what it was."""
         encoders = text_encoders(pipe)
-        with attach(pipe.unet, ScaledAdapter(self.adapter), text_encoder=encoders):
+        with attach(denoiser_of(pipe), ScaledAdapter(self.adapter), text_encoder=encoders):
             if self.token_embeddings is None:
                 yield
             else:

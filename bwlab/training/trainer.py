@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import TextBatch, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions
+from bwlab.base.families.family import TextBatch
+from bwlab.base.models import denoiser_of, family_of
 from bwlab.dataset.order import generator_for, seed_for
 from bwlab.errors import BwlabError
 from bwlab.plugins.discovery import reason
 from bwlab.plugins.events import RunRecord, StepRecord
 from bwlab.training.config import TrainConfig
-from bwlab.training.device import compiled_unet
+from bwlab.training.device import compiled_denoiser
 from bwlab.training.objective import NoisyBatch, noisy_batch, prediction_loss
 from bwlab.training.prepare import TrainingSetup
 from bwlab.training.state import (
@@ -73,7 +75,8 @@ class Trainer:
         options = optimizer.checked_options(self.config.optimizer_options)
         self._plain_optimizer = optimizer.new(groups, options, fused)
         self._optimizer = setup.accelerator.prepare(self._plain_optimizer)
-        self._unet = compiled_unet(setup.pipe.unet) if self.config.compile else setup.pipe.unet
+        denoiser = denoiser_of(setup.pipe)
+        self._denoiser = compiled_denoiser(denoiser) if self.config.compile else denoiser
         parameters = setup.trainable.parameters()
         self._average = MovingAverage(parameters, self.config.ema) if self.config.ema else None
 
@@ -188,7 +191,7 @@ class Trainer:
         sampled = setup.data.sample(micro_batch, size * setup.processes.size, config.seed)
         generator = generator_for(config.seed, "step", micro_batch)
         offset, gamma = config.noise_offset, config.min_snr_gamma
-        batch = noisy_batch(sampled, setup.schedule, generator, offset=offset, gamma=gamma)
+        batch = noisy_batch(sampled, setup.process, generator, offset=offset, gamma=gamma)
         return batch.rows(setup.processes.rows(size)).to(setup.accelerator.device)
 
     def _losses(self, run: RunRecord, batch: NoisyBatch) -> Losses:
@@ -211,9 +214,8 @@ class Trainer:
         return losses
 
     def _predict(self, batch: NoisyBatch, text: TextBatch) -> Tensor:
-        conditions = unet_arguments(self.setup.pipe, text, batch.sizes)
-        prediction: Tensor = self._unet(batch.noisy, batch.timesteps, return_dict=False, **conditions)[0]
-        return prediction
+        conditions = denoiser_conditions(self.setup.pipe, text, batch.sizes)
+        return family_of(self.setup.pipe).run(self._denoiser, batch.noisy, batch.timesteps, conditions)
 
     def _require_finite(self, losses: dict[str, float]) -> None:
         for name, loss in losses.items():

@@ -26,7 +26,7 @@ from bwlab.files import write_atomically
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import installed_manager
 from bwlab.tables import Cell, Column, Table
-from bwlab_emoji.scorer import part
+from bwlab_emoji.scoring.scorer import part
 from bwlab_emoji.world import caption
 
 if TYPE_CHECKING:

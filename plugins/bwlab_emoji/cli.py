@@ -22,6 +22,13 @@ class Stage(StrEnum):
     unet = "unet"
 
 
+class Kind(StrEnum):
+    """A kind of denoiser."""
+
+    unet = "unet"
+    dit = "dit"
+
+
 WorkOption = Annotated[
     Path | None,
     typer.Option(
@@ -38,16 +45,31 @@ def _work_folder(work: Path | None) -> Path:
 def build_command(
     out: Annotated[Path, typer.Option(help="Diffusers pipeline folder to write.")] = Path("emoji_base"),
     work: WorkOption = None,
-    stage: Annotated[list[Stage] | None, typer.Option(help="Run only this stage. Can be repeated.")] = None,
+    kind: Annotated[
+        Kind, typer.Option(help="Denoiser: a UNet, or a transformer (a small Stable Diffusion 3).")
+    ] = Kind.unet,
+    stage: Annotated[
+        list[Stage] | None, typer.Option(help="Run only this stage of a UNet's build. Can be repeated.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the autoencoder.")] = 6_500,
     unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 6_500,
+    dit_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the transformer.")] = 18_000,
     compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
 ) -> None:
     """Train the embedded base on the emoji packages of npm, from the last checkpoint if there is one."""
     from bwlab_emoji.build import STAGES, BuildConfig, build
 
     console = stderr_console()
+    if kind is Kind.dit:
+        from bwlab_emoji.dit import TransformerConfig, build_transformer
+
+        transformer = TransformerConfig(
+            out=out, work=_work_folder(work), seed=seed, steps=dit_steps, compile_model=compile_unet
+        )
+        build_transformer(transformer, console)
+        console.print(f"The pipeline is in {out}.")
+        return
     config = BuildConfig(
         out=out,
         work=_work_folder(work),
@@ -131,7 +153,7 @@ def measure_scorer_command(
     work: WorkOption = None,
 ) -> None:
     """Measure how well a scorer knows identities and styles that it was not trained on, beside controls."""
-    from bwlab_emoji.scorer_quality import measure_scorer, scorer_table, text_table
+    from bwlab_emoji.scoring.quality import measure_scorer, scorer_table, text_table
 
     images, texts = measure_scorer(folder, _work_folder(work))
     console = stdout_console()

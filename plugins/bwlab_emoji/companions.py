@@ -13,8 +13,8 @@ from bwlab.base.load import load_base
 from bwlab_emoji.art import Art, MoreArt, load_art, load_more_art, seen_names
 from bwlab_emoji.controlnet import ControlTraining, edge_pool, save_controlnet
 from bwlab_emoji.icon_sets import styles_with_role
-from bwlab_emoji.scorer import ScorerTraining, save_scorer, scorer_tokenizer
-from bwlab_emoji.scorer_data import ScorerData
+from bwlab_emoji.scoring.data import ScorerData
+from bwlab_emoji.scoring.scorer import ScorerTraining, save_scorer, scorer_tokenizer
 from bwlab_emoji.training import StageLog
 from bwlab_emoji.world import caption
 

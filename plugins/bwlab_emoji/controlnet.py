@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bwlab_emoji.scorer_data import resampled, unmultiplied
+from bwlab_emoji.scoring.data import resampled, unmultiplied
 from bwlab_emoji.training import StageLog, TrainingFile
 from bwlab_emoji.unet import noised, trapezoid
 from bwlab_emoji.vae import mixed_precision

@@ -10,14 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from bwlab.base.conditioning import (
-    SizeCondition,
-    encode_texts,
-    own_size,
-    size_conditions,
-    text_encoders,
-    unet_arguments,
-)
+from bwlab.base.conditioning import SizeCondition, denoiser_conditions, encode_texts, size_conditions
+from bwlab.base.models import family_of, text_encoders
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -57,7 +51,7 @@ def test_one_encoder_is_as_in_the_pipeline(one: Pipeline) -> None:
     text = encode_texts(one, CAPTIONS)
     assert text.context.shape == (3, 16, 32)
     assert text.pooled is None
-    arguments = unet_arguments(one, text, size_conditions([SizeCondition((7, 5), (3, 2), (11, 13))] * 3))
+    arguments = denoiser_conditions(one, text, size_conditions([SizeCondition((7, 5), (3, 2), (11, 13))] * 3))
     seen = seen_by_unet(one, prompt=list(CAPTIONS))
     assert list(arguments) == ["encoder_hidden_states"]
     assert torch.equal(text.context, seen["encoder_hidden_states"])
@@ -70,7 +64,7 @@ def test_two_encoders_are_as_in_the_pipeline(two: Pipeline) -> None:
     assert text.pooled is not None
     assert (text.context.shape, text.pooled.shape) == ((3, 16, 32 + 24), (3, 20))
     sizes = size_conditions([SizeCondition((7, 5), (3, 2), (11, 13))] * 3)
-    arguments = unet_arguments(two, text, sizes)
+    arguments = denoiser_conditions(two, text, sizes)
     seen = seen_by_unet(
         two, prompt=list(CAPTIONS), original_size=(7, 5), crops_coords_top_left=(3, 2), target_size=(11, 13)
     )
@@ -85,8 +79,8 @@ def test_two_encoders_are_as_in_the_pipeline(two: Pipeline) -> None:
 
 @torch.no_grad()
 def test_without_sizes_the_base_s_own_is_told(two: Pipeline) -> None:
-    assert own_size(two) == SizeCondition((32, 32), (0, 0), (32, 32))
-    arguments = unet_arguments(two, encode_texts(two, CAPTIONS))
+    assert family_of(two).base_side(two) == 32
+    arguments = denoiser_conditions(two, encode_texts(two, CAPTIONS))
     added = arguments["added_cond_kwargs"]
     assert isinstance(added, dict)
     assert torch.equal(added["time_ids"], seen_by_unet(two, prompt=list(CAPTIONS))["added_cond_kwargs"]["time_ids"])
@@ -96,7 +90,7 @@ def test_without_sizes_the_base_s_own_is_told(two: Pipeline) -> None:
 def test_the_unet_takes_the_arguments(one: Pipeline, two: Pipeline) -> None:
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for pipe in (one, two):
-        out: Tensor = pipe.unet(latents, 500, **unet_arguments(pipe, encode_texts(pipe, CAPTIONS))).sample
+        out: Tensor = pipe.unet(latents, 500, **denoiser_conditions(pipe, encode_texts(pipe, CAPTIONS))).sample
         assert out.shape == latents.shape
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
+from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
 
@@ -126,3 +128,31 @@ def test_an_empty_tokenizer_is_refused(copied: Path) -> None:
     for path in (copied / "tokenizer").iterdir():
         path.unlink()
     assert refusal(copied) == "the pipeline's tokenizer has no vocabulary"
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae", "text_encoder_2"])
+def test_weights_that_were_not_loaded_are_named(
+    component: str, tiny_xl_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = StableDiffusionXLPipeline.from_pretrained
+
+    @torch.no_grad()
+    def without_one(*arguments: Any, **options: Any) -> Any:
+        pipe = load(*arguments, **options)
+        for tensor in getattr(pipe, component).parameters():
+            tensor.normal_()
+        return pipe
+
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", without_one)
+    wanted = rf"tensors of its {component} are not those of the file, first .*\(transformers \d.*, diffusers \d"
+    with pytest.raises(BwlabError, match=wanted):
+        load_base(tiny_xl_pipeline)
+
+
+def test_one_tensor_that_was_not_loaded_is_named(copied: Path) -> None:
+    path = copied / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    (key,) = [key for key in tensors if key.endswith("final_layer_norm.bias")]
+    save_file({name: tensor for name, tensor in tensors.items() if name != key}, path, {"format": "pt"})
+    with pytest.raises(BwlabError, match=r"1 of the \d+ tensors of its text_encoder .* first final_layer_norm\.bias"):
+        load_base(copied)

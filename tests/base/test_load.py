@@ -34,8 +34,8 @@ def test_half_precision_files_are_float32_in_memory_with_the_same_hash(tiny_pipe
     full = load_base(tiny_pipeline).to(torch.float16)
     full.save_pretrained(tmp_path / "half")
     full.save_pretrained(tmp_path / "variant", variant="fp16")
-    assert weights_variant(tmp_path / "half") is None
-    assert weights_variant(tmp_path / "variant") == "fp16"
+    assert weights_variant(tmp_path / "half" / "unet") is None
+    assert weights_variant(tmp_path / "variant" / "unet") == "fp16"
     loaded = [load_base(tmp_path / name) for name in ("half", "variant")]
     for pipe in loaded:
         models = (pipe.unet, pipe.vae, pipe.text_encoder)

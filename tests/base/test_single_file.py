@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bwlab.base.architectures import PUBLISHED
-from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.header import family_of, read_single_file_header
 from bwlab.base.load import base_scheme, load_base, module_hash, weights_hash
+from bwlab.base.models import text_encoders
 from bwlab.base.prediction import EPSILON, VELOCITY, Prediction
 from bwlab.base.single_file import checkpoint_metadata, checkpoint_tensors, pipeline_family
 from bwlab.errors import BwlabError
@@ -43,7 +44,7 @@ def test_weights_and_outputs_are_those_that_were_written(family: str, small_file
     latents = torch.randn(2, 4, 8, 8, generator=generator)
     with torch.no_grad():
         outputs = [
-            pipe.unet(latents, 500, **unet_arguments(pipe, encode_texts(pipe, ["a cat", "an owl"]))).sample
+            pipe.unet(latents, 500, **denoiser_conditions(pipe, encode_texts(pipe, ["a cat", "an owl"]))).sample
             for pipe in (original, loaded)
         ]
         assert torch.equal(*outputs)
@@ -179,6 +180,6 @@ def test_a_checkpoint_of_full_size(family: str, tmp_path: Path) -> None:
 
 def _output(pipe: Pipeline) -> Tensor:
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(pipe.unet.dtype)
-    arguments = unet_arguments(pipe, encode_texts(pipe, ["a photo of a cat"]))
+    arguments = denoiser_conditions(pipe, encode_texts(pipe, ["a photo of a cat"]))
     output: Tensor = pipe.unet(latents, 500, **arguments).sample
     return output

@@ -57,6 +57,7 @@ def test_skipping_is_left_out_where_it_makes_no_sense() -> None:
         (["--model", "sd15"], "sd14, sd21, sdxl, tiny"),
         (["--who", "kohyas"], "'kohya-style'"),
         (["--who", "kohya", "--model", "tiny"], "--sd-scripts"),
+        (["--who", "PEFT", "--adapter", "lokr"], "have LoRA and LoCon alone"),
         (["--blocks", "outer", "--model", "tiny"], "block 'outer'"),
     ],
 )
@@ -83,6 +84,17 @@ def test_everybody_adapts_the_same_layers_and_leaves_the_unet_as_it_was(tmp_path
     with pytest.raises(BwlabError, match="float8"):
         Setting(precision="float8")
     assert Peft.available(setting)
+
+
+def test_the_types_of_lycoris_are_compared_with_lycoris() -> None:
+    for adapter in ("dokr", "oft"):
+        setting = Setting(model="tiny", latents=8, blocks="out3", rank=4, adapter=adapter)
+        unet = setting.new_unet()
+        kinds = [kind for kind in CONTESTANTS if kind.available(setting)]
+        assert {"bwlab", "LyCORIS"} <= {kind.name for kind in kinds}
+        assert not {"PEFT", "kohya-style"} & {kind.name for kind in kinds}
+        ours, theirs = (by_name(name)(unet, setting).parameters for name in ("bwlab", "LyCORIS"))
+        assert sum(parameter.numel() for parameter in ours) == sum(parameter.numel() for parameter in theirs)
 
 
 def test_the_gradient_path_is_compared_on_the_embedded_base() -> None:

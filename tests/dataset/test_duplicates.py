@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from bwlab.benchmark import load_benchmark
+from bwlab.dataset import duplicates
 from bwlab.dataset.duplicates import (
     BITS,
     NEAR_DUPLICATE_BITS,
@@ -56,6 +60,19 @@ def test_pairs_come_once_with_their_bits() -> None:
         SimilarPair(2, 3, 3),
     ]
     assert list(similar_pairs([])) == []
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.sampled_from([1, 3, 128]), most=st.sampled_from([0, 1, 4, 17]))
+@settings(max_examples=30)
+def test_pairs_are_those_of_a_direct_comparison(seed: int, rows: int, most: int) -> None:
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, 2, (7, BITS)).astype(bool)
+    prints = [drawn[number] ^ (generator.random(BITS) < 0.04) for number in generator.integers(0, 7, 23)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(duplicates, "ROWS_AT_ONCE", rows)
+        found = list(similar_pairs(prints, most))
+    bits = {(a, b): int((prints[a] ^ prints[b]).sum()) for a, b in combinations(range(23), 2)}
+    assert found == [SimilarPair(a, b, count) for (a, b), count in bits.items() if count <= most]
 
 
 def test_the_transform_is_orthogonal() -> None:

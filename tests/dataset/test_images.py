@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from bwlab.images import Size, UnreadableImage, image_size, read_image, read_image_tensor
+from bwlab import images
+from bwlab.errors import BwlabError
+from bwlab.images import Size, UnreadableImage, image_size, read_image, read_image_tensor, read_images
 from tests.dataset.files import write_png16
 from tests.dataset.small_data import WriteData
 
@@ -184,6 +187,43 @@ def test_a_jpeg_that_ends_early_is_broken(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="truncated"):
         read_image(tmp_path / "a.jpg")
     assert image_size(tmp_path / "a.jpg") == Size(64, 64)
+
+
+def png_of(width: int, height: int) -> bytes:
+    """Return a PNG whose header promises a size, and that ends there."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    checked = header + zlib.crc32(header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + checked + (0).to_bytes(4, "big") + b"IDAT"
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_000, 10_001), (13_001, 13_001), (60_000, 60_000)])
+def test_images_of_too_many_pixels_are_not_decoded(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_of(width, height))
+    for read in (read_image, image_size):
+        with pytest.raises(UnreadableImage, match=r"image .*large\.png: unreadable \(.*more than 100 million pixels\)"):
+            read(path)
+    with pytest.raises(BwlabError, match=r"reference image .*large\.png: .*more than 100 million pixels"):
+        read_images(tmp_path)
+
+
+def test_images_of_as_many_pixels_as_allowed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    half_clear().save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MOST_PIXELS", 143)
+    assert read_image(tmp_path / "a.png").size == image_size(tmp_path / "a.png") == (13, 11)
+    monkeypatch.setattr(images, "MOST_PIXELS", 142)
+    with pytest.raises(UnreadableImage, match="13 x 11, more than"):
+        read_image(tmp_path / "a.png")
+
+
+def test_what_is_read_does_not_depend_on_the_file_any_more(tmp_path: Path) -> None:
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
+        path = tmp_path / f"a.{kind.lower()}"
+        path.write_bytes(whole_file(kind))
+        image = read_image(path)
+        path.write_bytes(b"")
+        assert np.asarray(image).shape == (image.height, image.width, 3)
+        assert image.copy().mode == "RGB"
 
 
 def whole_file(kind: str) -> bytes:

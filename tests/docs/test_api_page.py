@@ -25,8 +25,8 @@ def maker(folder: Path) -> Callable[..., Path]:
 
         from bwlab.adapters.adapter import create_adapter
         from bwlab.adapters.save import save_adapter
-        from bwlab.base.conditioning import text_encoders
         from bwlab.base.load import base_scheme
+        from bwlab.base.models import text_encoders
 
         pipe, manager = bwlab.load_base(), build_manager()
         scheme = base_scheme(pipe, manager.block_schemes())
@@ -62,7 +62,7 @@ def test_the_page_names_everything() -> None:
 def test_the_page_names_every_analysis_and_its_arguments() -> None:
     page = PAGE.read_text(encoding="utf-8")
     functions = [value for name in analyze.__all__ if inspect.isfunction(value := getattr(analyze, name))]
-    assert len(functions) == 5
+    assert len(functions) == 6
     assert [function.__name__ for function in functions if f"`{function.__name__}(" not in page] == []
 
 

@@ -11,7 +11,8 @@ from docs.dependencies import ROOT, constraints, declared, licence, parsed, rows
 
 ROWS = rows((ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8"))
 INSTALLED = with_all_they_need(declared())
-UNSTATED = {"resvg-py", "cuda-toolkit"}  # metadata without a licence: MIT in its licence file; an empty package
+# Metadata without a licence: MIT and Apache-2.0 in their licence files; an empty package.
+UNSTATED = {"resvg-py", "atheris", "cuda-toolkit"}
 # What a licence is called in metadata, by what it is.
 FAMILIES = {
     "GPL": r"GPL|General Public",

@@ -15,9 +15,8 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.clip import clip_of, load_clip
 from bwlab_emoji.art import Art, MoreArt, seen_names, wanted
 from bwlab_emoji.companions import scorer_data
-from bwlab_emoji.scorer import PARTS, WIDTH, made_up_word, own_text, same_identity, style_weight, texts_of
-from bwlab_emoji.scorer_data import STYLES_A_STEP, ScorerData, draw_views
-from bwlab_emoji.scorer_quality import (
+from bwlab_emoji.scoring.data import STYLES_A_STEP, ScorerData, draw_views
+from bwlab_emoji.scoring.quality import (
     SHARED_OUTLINES,
     ScorerReport,
     identity_share,
@@ -25,6 +24,7 @@ from bwlab_emoji.scorer_quality import (
     small_images,
     style_share,
 )
+from bwlab_emoji.scoring.scorer import PARTS, WIDTH, made_up_word, own_text, same_identity, style_weight, texts_of
 from bwlab_emoji.training import Muon, orthogonalised
 from bwlab_emoji.world import HELD_OUT
 

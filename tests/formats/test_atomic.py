@@ -14,7 +14,7 @@ import pytest
 
 from bwlab import files as atomic
 from bwlab.errors import BwlabError
-from bwlab.files import remove_unfinished, try_lock, write_atomically
+from bwlab.files import new_folder, remove_unfinished, try_lock, write_atomically
 
 
 def full_disk(file: IO[bytes], pieces: Iterable[bytes]) -> None:
@@ -123,6 +123,60 @@ def test_only_what_killed_processes_left_unfinished_is_removed(tmp_path: Path) -
     assert alive.returncode == 0
     assert (tmp_path / "alive").read_bytes() == b"half, and whole"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["alive", *mine])
+
+
+HELD_FOLDER = """
+import sys
+from pathlib import Path
+from bwlab.files import new_folder
+
+with new_folder(Path(sys.argv[1])) as folder:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "x").write_text("whole")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs locks of files")
+def test_only_folders_of_a_name_that_killed_processes_left_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "alive").mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HELD_FOLDER, str(tmp_path / name)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for name in ("alive", "killed", "other")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+    for process in processes[1:]:
+        process.kill()
+        process.communicate()
+    remove_unfinished(tmp_path, "alive")
+    remove_unfinished(tmp_path, "killed")
+    assert sorted(path.name.rpartition(".")[0][:6] for path in tmp_path.glob(".*")) == [".alive", ".other"]
+    processes[0].communicate(b"")
+    assert (tmp_path / "alive" / "inner" / "x").read_text() == "whole"
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "alive"]
+
+
+def test_a_folder_whose_writing_fails_is_deleted_and_another_stays(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("mine")
+
+    def write(fault: type[BaseException] | None) -> None:
+        with new_folder(tmp_path / "x") as folder:
+            (folder / "a").write_text("new")
+            if fault:
+                raise fault
+
+    with pytest.raises(KeyboardInterrupt):
+        write(KeyboardInterrupt)
+    with pytest.raises(OSError, match="not empty"):
+        write(None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
 
 
 def test_a_file_taken_for_unfinished_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,27 @@
 
 Each broken file is drawn from one number, so `--seed N --files 1` makes it again. Files that break a promise are kept
 in `--out`, each beside a text with the command and the reason; the exit code is then 1.
+
+`--guided all` has atheris search for bytes that reach new code of the readers of `tests.fuzz.readers`, or of one of
+them, and break it. It needs the extra `fuzz`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from bwlab.terminal import counted, echo
+from tests.fuzz.guided import CORPUS
 from tests.fuzz.targets import Bench, Target
 
 
@@ -40,8 +47,34 @@ def main() -> None:
     parser.add_argument("--kind", default=None, help="kind of input, such as adapter; all in turn by default")
     parser.add_argument("--commands", type=int, default=None, help="number of commands for each file; all by default")
     parser.add_argument("--out", type=Path, default=Path("fuzz-findings"), help="folder for files that break a promise")
-    plan = Plan(**vars(parser.parse_args()))
+    parser.add_argument("--guided", choices=["all", *names()], default=None, help="break readers with atheris instead")
+    options = vars(parser.parse_args())
+    reader = options.pop("guided")
+    plan = Plan(**options)
+    if reader:
+        sys.exit(1 if guided(names() if reader == "all" else [reader], plan) else 0)
     sys.exit(1 if fuzz(plan) else 0)
+
+
+def names() -> list[str]:
+    """Return the names of the readers."""
+    return sorted(path.name for path in CORPUS.iterdir())
+
+
+def guided(readers: Sequence[str], plan: Plan) -> int:
+    """Break each reader in a process of its own, for an equal part of the minutes, and return how many broke."""
+    if importlib.util.find_spec("atheris") is None:
+        raise SystemExit("--guided needs atheris: pip install atheris")
+    seconds = round((plan.minutes or 5) * 60 / len(readers))
+    broken = 0
+    for name in readers:
+        grown = plan.out / "reached" / name
+        grown.mkdir(parents=True, exist_ok=True)
+        words = [name, str(grown), f"-max_total_time={seconds}", f"-seed={plan.seed + 1}"]
+        echo(f"{name}: {seconds} s")
+        command = [sys.executable, "-m", "tests.fuzz.guided", *words, f"-artifact_prefix={plan.out}/{name}-"]
+        broken += subprocess.run(command, check=False).returncode != 0
+    return broken
 
 
 def fuzz(plan: Plan) -> Counter[str]:

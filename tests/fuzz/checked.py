@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 from unittest import mock
 
 from bwlab.cli import app
+from bwlab.cli.app import build_group
 from bwlab.plugins.manager import PluginManager, build_manager
 from bwlab.text import CONTROLS
 
@@ -99,6 +100,12 @@ def _manager() -> PluginManager:
     return build_manager()
 
 
+@functools.cache
+def _group(manager: PluginManager, asked: str | None = None) -> Any:
+    """Return the command line for a first word, which calls share too: reading its signatures takes longer still."""
+    return build_group(manager, asked)
+
+
 def _peak() -> int:
     """Return the largest memory of this process since `_forget_peak`, in bytes; 0 where the system does not tell."""
     with contextlib.suppress(OSError):
@@ -151,8 +158,8 @@ def run_checked(arguments: Sequence[object], folder: Path, size: int) -> int:
     _forget_peak()
     memory, start = _peak(), time.process_time()
     code: object = 0
-    plugins = mock.patch.object(app, "build_manager", _manager)
-    with plugins, _time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    shared = mock.patch.multiple(app, build_manager=_manager, build_group=_group)
+    with shared, _time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             seen.on = True
             app.main(words)

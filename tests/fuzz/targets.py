@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.fuzz.checked import Broken, run_checked
 from tests.fuzz.mutations import damaged, mutated, mutated_text
+from tests.fuzz.pickled import mutated_pickle, whole_files
 from tests.fuzz.seeds import write_seeds
 
 # FILE is the broken input, GOOD a whole adapter, OUT a new path.
@@ -36,6 +37,12 @@ ADAPTER_COMMANDS = (
     "merge GOOD FILE --out OUT.safetensors --rank 3 --scale 0.5 --scale 1e30",
     "merge FILE GOOD --out OUT.safetensors --method ties --rank 2",
     "merge FILE GOOD --out OUT.safetensors --method dare --rank 2",
+)
+PICKLE_COMMANDS = (
+    "inspect FILE",
+    "inspect FILE --json",
+    "convert FILE OUT.safetensors --to kohya --drop-unknown",
+    "convert FILE OUT --to peft",
 )
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 CAPTION = "fox, a red fox, (red:1.2), <lora:fox:1>, grass\n"
@@ -128,6 +135,7 @@ class Bench:
         targets: the kinds of input by name.
         seeds: the folder of whole files.
         files: the whole files by name.
+        good: the whole adapter that stands for GOOD: the one of which the last broken one was made, whose shapes fit.
 
     """
 
@@ -137,7 +145,7 @@ class Bench:
         self._folder.mkdir(parents=True)
         self.seeds = folder / "seeds"
         self.files = write_seeds(self.seeds)
-        self._good = self.seeds / "half.safetensors"
+        self.good = self.seeds / "half.safetensors"
         self.targets = {target.name: target for target in self._targets()}
 
     def _targets(self) -> Iterator[Target]:
@@ -147,7 +155,9 @@ class Bench:
         pictures = {kind: picture(kind) for kind in PICTURE_FORMATS}
 
         def adapter(random: Random) -> bytes:
-            return mutated(self.files[random.choice(names)], random)
+            name = random.choice(names)
+            self.good = self.seeds / f"{name}.safetensors"
+            return mutated(self.files[name], random)
 
         def image(random: Random) -> bytes:
             return damaged(pictures[random.choice(PICTURE_FORMATS)], random)
@@ -165,6 +175,10 @@ class Bench:
         yield Target("caption", "data/a.txt", text(CAPTION), ("data check FILE",), images, "data")
         captions = {"data/a.txt": CAPTION.encode()}
         yield Target("image", "data/a.png", image, ("data check FILE",), captions, "data")
+        torch_files = whole_files()
+        yield Target(
+            "pickle", "file.pt", lambda random: mutated_pickle(random.choice(torch_files), random), PICKLE_COMMANDS, {}
+        )
         yield Target("base", "file.safetensors", adapter, ("blocks FILE",), {})
 
     def run(self, target: Target, content: bytes, commands: Sequence[str]) -> list[tuple[str, Broken]]:
@@ -186,7 +200,7 @@ class Bench:
     def _word(self, word: str, target: Target) -> str:
         if word.startswith("OUT"):
             return str(self._folder / f"out{word.removeprefix('OUT')}")
-        return {"FILE": str(self._folder / (target.given or target.file)), "GOOD": str(self._good)}.get(word, word)
+        return {"FILE": str(self._folder / (target.given or target.file)), "GOOD": str(self.good)}.get(word, word)
 
 
 def picture(kind: str) -> bytes:

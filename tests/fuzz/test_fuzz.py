@@ -21,8 +21,9 @@ from bwlab.cli.app import main
 from bwlab.formats.read import read_contents
 from tests.analysis.kohya import adapter_tensors, kohya
 from tests.fuzz.checked import Broken, run_checked
-from tests.fuzz.mutations import mutated
+from tests.fuzz.mutations import damaged, mutated
 from tests.fuzz.raw import RawFile, RawTensor, copied
+from tests.fuzz.readers import READERS, corpus
 from tests.fuzz.targets import ADAPTER_COMMANDS, Bench
 
 FILES = 2000
@@ -45,6 +46,18 @@ def test_files_broken_at_random(part: int, bench: Bench) -> None:
         content = target.broken(random)
         found = bench.run(target, content, [random.choice(target.commands)])
         assert found == [], f"file {number}: {found}"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_the_saved_corpus_and_damaged_copies_of_it(name: str) -> None:
+    """Bytes that once broke a reader, or that reach most of it, and some 20 damaged copies of each."""
+    saved = corpus(name)
+    assert saved
+    for path in saved:
+        whole = path.read_bytes()
+        READERS[name](whole)
+        for number in range(20):
+            READERS[name](damaged(whole, Random(number)))
 
 
 @settings(max_examples=50)
@@ -92,6 +105,10 @@ FOUND: dict[str, tuple[Callable[[], RawFile], str]] = {
     "LoKr with a w1 of four dimensions": (
         lambda: lora(lokr_w1=("F32", [3, 5, 1, 1]), lokr_w2=("F32", [7, 11])),
         "do not make a lokr",
+    ),
+    "LoKr with a whole w2 and a factor of it": (
+        lambda: lora(lokr_w1=("F32", [3, 5]), lokr_w2=("F32", [7, 11]), lokr_w2_b=("F32", [])),
+        "both lokr_w2 and lokr_w2_b",
     ),
     "300,000 x 300,000": (
         lambda: lora(lora_down__weight=("F16", [1, 300_000]), lora_up__weight=("F16", [300_000, 1])),

@@ -37,8 +37,8 @@ def strong_adapter(
     import torch
 
     from bwlab.adapters.adapter import create_adapter
-    from bwlab.base.conditioning import text_encoders
     from bwlab.base.load import base_scheme
+    from bwlab.base.models import text_encoders
     from bwlab.blocks.spec import parse_spec
 
     scheme = base_scheme(pipe, manager.block_schemes())

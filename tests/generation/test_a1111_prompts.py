@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.load import load_base
+from bwlab.errors import BwlabError
 from bwlab.generation.a1111_syntax import parse_weights
 from bwlab.generation.prompt_notes import syntax_note
 from bwlab.generation.recipe import read_recipe
@@ -174,3 +175,9 @@ def test_a_call_warns_once_of_all_prompts(tiny_pipeline: Path, tmp_path: Path, c
     error = capsys.readouterr().err
     assert error.count("warning") == 1
     assert "bwlab: warning: prompt syntax read as plain words: (a:2), [b], ((c)). Add" in error
+
+
+@pytest.mark.parametrize("prompt", [f"(fox:{'9' * 400})", "((((fox:9999):9999) BREAK owl", "[(fox:-20000)]"])
+def test_weights_that_no_image_can_have_are_refused(prompt: str) -> None:
+    with pytest.raises(BwlabError, match="the weight of 'fox' is"):
+        parse_weights(prompt)

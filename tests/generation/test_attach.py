@@ -20,8 +20,8 @@ from bwlab.adapters.attach import ScaledAdapter, layer_scale
 from bwlab.adapters.attach import attach as attach_adapters
 from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.save import save_adapter
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme
+from bwlab.base.models import text_encoders
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
 from bwlab.generation.attach import AdapterSource, attach_to_pipeline, embeddings_of_adapters, load_for_pipeline

@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bwlab.base.conditioning import encode_texts, text_encoders
+from bwlab.base.conditioning import encode_texts
+from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding, embeddings_of, read_embedding
 from bwlab.formats.tensors import LazyTensor

@@ -261,7 +261,7 @@ def test_bad_input_is_one_line(
         (("--weighting", "compel", "--negative", '("a", "b").and()'), "text of another length"),
         (("--weighting", "compl"), "--weighting compl: no such syntax"),
         (("--xy", "scale: 1", ""), "there is no adapter 1 among 0"),
-        (("--xy", "steps: 0", ""), "steps of dpmpp_2m_karras 0: out of range"),
+        (("--xy", "steps: 0", ""), "steps 0: out of range"),
         (("--xy", "seed: 1, 2", "", "--count", "2"), "seeds are an axis and --count is 2"),
         (("--xy", "prompt: owl | fox", "", "--prompt", "cat"), "prompts are an axis and 2 are given"),
     ]

@@ -241,7 +241,7 @@ def test_an_embedding_is_told_as_such(tmp_path: Path, bwlab: Callable[..., Outco
     [
         ("a.safetensors", b"", "it is empty"),
         ("a.safetensors", b"GIF89a and so on", "no safetensors file"),
-        ("a.pt", b"GIF89a and so on", "broken, or a pickle that needs more than tensors"),
+        ("a.pt", b"GIF89a and so on", "it is broken, cut short, or no file that torch wrote"),
     ],
 )
 def test_a_bad_file_is_one_line_and_exit_2(

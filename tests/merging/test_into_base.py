@@ -15,8 +15,8 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.save import save_adapter
 from bwlab.base.architectures import PUBLISHED
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import text_encoders
 from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
 from bwlab.formats.modules import ModuleWeights
@@ -102,6 +102,7 @@ def test_a_folder_says_what_the_attached_adapters_say(
     pipe = load_base(folder)
     files = two_adapters(pipe, tmp_path, manager)
     expected = attached(pipe, files, (0.5, -0.7), manager)
+    (tmp_path / f".out.{'0a' * 16}.tmp" / "unet").mkdir(parents=True)  # of a merge that was killed
     outcome = merge_into(MergeRecipe(files, ("0.5", "-0.7")), str(folder), tmp_path / "out", manager)
     assert outcome.files == (tmp_path / "out",)
     assert error(outputs(load_base(tmp_path / "out")), expected) < TOLERANCE
@@ -301,7 +302,7 @@ def test_an_extraction_from_single_files(tmp_path: Path, manager: PluginManager,
         (Extraction("tiny", "tiny", 0), "--rank 0: out of range"),
         (Extraction("tiny", "tiny", None, "uper=3"), "block 'uper'"),
         (Extraction("none", "tiny", 3), "TUNED .*none: no such file or folder"),
-        (Extraction("tiny", "empty", 3), "BASE .*empty: there is no folder unet in it"),
+        (Extraction("tiny", "empty", 3), "BASE .*empty: there is no folder unet or transformer in it"),
     ],
 )
 def test_wrong_extractions_are_one_line(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
 from bwlab.adapters.save import save_adapter
-from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import text_encoders
 from bwlab.benchmark import load_benchmark
 from bwlab.blocks.spec import parse_spec
 from bwlab.dataset.encoded import encode_folder
@@ -78,7 +79,7 @@ def prediction(pipe: Pipeline, *adapters: Adapter) -> torch.Tensor:
     channels, side = pipe.unet.config["in_channels"], pipe.unet.config["sample_size"]
     noisy = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(7))
     with torch.no_grad(), attach(pipe.unet, *map(ScaledAdapter, adapters)):
-        texts = unet_arguments(pipe, encode_texts(pipe, ["ink, owl"]))
+        texts = denoiser_conditions(pipe, encode_texts(pipe, ["ink, owl"]))
         sample: torch.Tensor = pipe.unet(noisy, 401, **texts).sample
     return sample
 
@@ -129,7 +130,7 @@ def test_learning_lowers_the_objective(
         return loss
 
     class Fixed(ziplora.NoisyBatches):
-        def draw(self) -> Iterator[dict[str, object]]:
+        def draw(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, Mapping[str, object]]]:
             self.generator.manual_seed(0)  # the same images and noise in every step
             return super().draw()
 

@@ -234,6 +234,13 @@ def report_written(without: Done, with_option: Done) -> None:
     assert "<html" in with_option.file("page/report.html").read_text()
 
 
+def pairs_written(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    assert not without.files("pairs.jsonl")
+    head, *pairs = map(json.loads, with_option.file("pairs.jsonl").read_text().splitlines())
+    assert ("cosine" in head["measures"], len(pairs)) == (True, 3)
+
+
 NORMS = Table(
     "analyze norms",
     "{fox}",
@@ -330,6 +337,7 @@ CONFLICT = Table(
         Row("--cells", "--cells", says("mid.0"), common="{fox} {ink}"),
         Row("--signs", "--signs", says("sign conflict"), common="{fox} {ink} --details"),
         Row("--report", "--report page", report_written),
+        Row("--out", "--out pairs.jsonl", pairs_written, common="{fox} {ink} {third}"),
         Row("--details", "--details", says("angle, deg"), common="{fox} {ink}"),
         Row("--samples", "--samples 3", json_path_differs("measured.seeds", 3)),
         Row("--steps", "--steps 2", json_path_differs("measured.steps", 2)),

@@ -26,9 +26,10 @@ CALLS = {
     "base_quality.measure": ("base", "work", "cfg", "count", "seed", "sheet"),
     "benchmark_art.write_benchmark": ("work", "out"),
     "benchmark_quality.measure_benchmark": ("work", "styles", "on_style"),
+    "dit.build_transformer": ("config", "console"),
     "companions.build_scorer": ("config", "console"),
     "companions.build_controlnet": ("config", "base", "console"),
-    "scorer_quality.measure_scorer": ("folder", "work"),
+    "scoring.quality.measure_scorer": ("folder", "work"),
 }
 """The functions that do the work, tested in tests/emoji, and the names of their arguments."""
 
@@ -39,7 +40,7 @@ def recorded() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, arguments in CALLS.items():
             patch.setattr(f"bwlab_emoji.{name}", recorder(arguments))
-        for name in ("base_quality.retrieval_table", "scorer_quality.scorer_table", "scorer_quality.text_table"):
+        for name in ("base_quality.retrieval_table", "scoring.quality.scorer_table", "scoring.quality.text_table"):
             patch.setattr(f"bwlab_emoji.{name}", str)
         patch.setattr(
             "bwlab_emoji.benchmark_quality.gate_table",
@@ -84,6 +85,8 @@ BUILD = Table(
         Row("--vae-steps", "--vae-steps 3", handed("config.vae_steps", 3)),
         Row("--unet-steps", "--unet-steps 3", handed("config.unet_steps", 3)),
         Row("--compile", "--compile", handed("config.compile_unet", True)),
+        Row("--kind", "--kind dit", handed("config.coloured_from", 6_000)),
+        Row("--dit-steps", "--dit-steps 3", handed("config.steps", 3), common="--kind dit"),
     ],
 )
 MEASURE = Table(

@@ -18,6 +18,7 @@ from bwlab.config.sources import setting_fields
 from bwlab.generation.recipe import read_recipe
 from bwlab.training.config import TrainConfig
 from tests.dataset.small_data import write_image
+from tests.families.pipelines import save_tiny_sd3
 from tests.generation.test_generate_command import pixels
 from tests.options import made
 from tests.options.effects import (
@@ -86,6 +87,7 @@ def world(folder: Path, tiny: Path) -> dict[str, object]:
         "words": words,
         "long": long,
         "dataset": dataset,
+        "flow": save_tiny_sd3(folder / "flow"),
         "second": made.perturbed_pipeline(tiny, folder / "second-base"),
         "config": made.text_file(folder / "run.toml", "[training]", "lr = 0.003"),
         **made.adapters(folder, tiny, first="mid=2"),
@@ -281,6 +283,7 @@ BASE = "--base {tiny} --out out --batch-size 2 --lr 0.01 --device cpu --set chec
 QUIET = "--set preview.enabled=false"
 SMALL = f"{BASE} {QUIET} --steps 2 --blocks 'mid=2, te=2'"
 COMMON = f"{SMALL} --data {{data}}"
+FLOW = f"{BASE.replace('tiny', 'flow')} {QUIET} --steps 2 --blocks joint1=2"
 WIDE = f"{SMALL} --data {{wide}}"
 LONGER_SEEN = f"{BASE} --steps 3 --blocks mid=2 --data {{data}} --set preview.steps=2 --set preview.prompts=fox"
 SEEN = f"{BASE} --steps 2 --blocks mid=2 --data {{data}} --set preview.steps=2 --set preview.prompts=fox"
@@ -449,6 +452,8 @@ SETTINGS = Table(
         setting("training.max_grad_norm", "0.001", other_weights, "training.optimizer=adafactor"),
         setting("training.min_snr_gamma", "1", other_weights),
         setting("training.noise_offset", "0.3", other_weights),
+        setting("training.timestep_sampling", "uniform", other_weights, common=f"{FLOW} --data {{data}}"),
+        setting("training.timestep_shift", "9", other_weights, common=f"{FLOW} --data {{data}}"),
         setting("training.gradient_checkpointing", "true", calls("checkpoint")),
         setting(
             "training.gradient_path",

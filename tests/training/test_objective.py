@@ -6,15 +6,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from bwlab.base.noise_schedule import training_target
+from bwlab.base.noise import Diffusion, min_snr_weights, signal_to_noise
 from bwlab.dataset.order import generator_for
 from bwlab.dataset.training_set import SampledBatch
 from bwlab.training.objective import (
     NoisyBatch,
-    min_snr_weights,
     noisy_batch,
     prediction_loss,
-    signal_to_noise,
 )
 
 TARGETS = ["epsilon", "v_prediction", "sample"]
@@ -40,7 +38,7 @@ def drawn(*indices: int) -> SampledBatch:
 
 
 def batch_of(indices: tuple[int, ...], prediction: str = "epsilon", **more: float) -> NoisyBatch:
-    return noisy_batch(drawn(*indices), schedule(prediction), generator_for(0, "x"), **more)
+    return noisy_batch(drawn(*indices), Diffusion(schedule(prediction)), generator_for(0, "x"), **more)
 
 
 def kept(timesteps: torch.Tensor) -> torch.Tensor:
@@ -101,8 +99,8 @@ def test_the_loss_counts_each_example_by_its_weight() -> None:
 
 def test_the_velocity_mixes_noise_and_latents() -> None:
     noise, latents = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    early = training_target(schedule("v_prediction"), latents, noise, torch.tensor([0]))
-    late = training_target(schedule("v_prediction"), latents, noise, torch.tensor([999]))
+    early = Diffusion(schedule("v_prediction")).target(latents, noise, torch.tensor([0]))
+    late = Diffusion(schedule("v_prediction")).target(latents, noise, torch.tensor([999]))
     assert float(early) > 0.99
     assert float(late) < 0.1
 

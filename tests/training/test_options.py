@@ -17,7 +17,7 @@ from torch import nn
 import bwlab
 from bwlab.adapters.attach import ScaledLayer, hook_layers
 from bwlab.adapters.lowrank import LowRankLayer
-from bwlab.base.conditioning import encode_texts, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.load import load_base
 from bwlab.dataset.order import generator_for
 from bwlab.errors import BwlabError
@@ -48,10 +48,10 @@ def test_a_step_is_the_mean_of_its_batches(tiny_pipeline: Path, two_images: Path
     with setup.trainable.attached(setup.pipe):
         for micro in range(3):
             generator = generator_for(0, "step", micro)
-            batch = noisy_batch(setup.data.sample(micro, 2, 0), setup.schedule, generator, offset=0.2, gamma=5)
+            batch = noisy_batch(setup.data.sample(micro, 2, 0), setup.process, generator, offset=0.2, gamma=5)
             with torch.no_grad():
                 text = encode_texts(setup.pipe, batch.captions)
-            conditions = unet_arguments(setup.pipe, text)
+            conditions = denoiser_conditions(setup.pipe, text)
             losses.append(prediction_loss(setup.pipe.unet(batch.noisy, batch.timesteps, **conditions).sample, batch))
         torch.stack(losses).mean().backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -138,7 +138,7 @@ def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     plain = model(image)
     outputs, gradients = [], []
     handles = hook_layers({"conv": [ScaledLayer(layer, 1.0)]}, {"conv": convolution})
-    for run_model in (model, compiled.compiled_unet(model)):
+    for run_model in (model, compiled.compiled_denoiser(model)):
         outputs.append(run_model(image))
         outputs[-1].square().sum().backward()
         assert layer.down.grad is not None
@@ -157,7 +157,7 @@ def test_a_backend_that_fails_is_an_error_of_one_line(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(compiled, "BACKEND", broken)
     with pytest.raises(BwlabError, match=r"training\.compile = true: .*\n?.*no compiler here"):
-        compiled.compiled_unet(nn.Linear(2, 3))(torch.ones(1, 2))
+        compiled.compiled_denoiser(nn.Linear(2, 3))(torch.ones(1, 2))
 
 
 class InfiniteSlope:

@@ -108,10 +108,10 @@ def test_the_loss_falls_on_two_images(tiny_pipeline: Path, two_images: Path, tmp
     sets = "training.steps=30", "adapter.blocks=all=4", "training.lr=1e-2", "training.batch_size=4"
     config = short_config(tiny_pipeline, two_images, tmp_path / "out", *sets)
     setup = prepare(config, plugins(), Console(quiet=True))
-    setup.schedule.register_to_config(prediction_type=prediction)
+    setup.process.schedule.register_to_config(prediction_type=prediction)  # type: ignore[attr-defined]
     trainer = Trainer(config, setup, plugins())
     record = RunRecord("", "", "", "", "", {}, 30, 0, 4, 1, 0, "")
-    batch = noisy_batch(setup.data.sample(0, 16, 1), setup.schedule, generator_for(1, "judge"))
+    batch = noisy_batch(setup.data.sample(0, 16, 1), setup.process, generator_for(1, "judge"))
     context = setup.texts.batch(batch.captions, torch.device("cpu")).context
 
     def judged() -> float:

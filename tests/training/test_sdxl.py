@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from rich.console import Console
 
-from bwlab.base.conditioning import encode_texts, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.load import load_base
 from bwlab.plugins.events import RunRecord
 from bwlab.training.config import TokensConfig
@@ -37,7 +37,7 @@ def test_the_unet_gets_text_pooled_text_and_the_sizes_of_the_examples(
     drawn = setup.data.sample(0, 2, 0)
     with torch.no_grad():
         text = encode_texts(setup.pipe, drawn.captions)
-    wanted = unet_arguments(setup.pipe, text, drawn.sizes)["added_cond_kwargs"]
+    wanted = denoiser_conditions(setup.pipe, text, drawn.sizes)["added_cond_kwargs"]
     assert isinstance(wanted, dict)
     torch.testing.assert_close(given[0]["context"], text.context)
     torch.testing.assert_close(given[0]["text_embeds"], wanted["text_embeds"])

@@ -56,7 +56,7 @@ def test_a_dry_run_shows_the_summary_and_writes_nothing(
     text = "".join(f"{line.rstrip()}\n" for line in captured.out.splitlines())
     assert EXPECTED in text
     assert re.search(r"\nmemory        [\d.]+ MB for the base, [\d.]+ MB for what is trained with its gradients", text)
-    assert re.search(r"\ntime          about \d+ seconds?, judged from one pass of the UNet", text)
+    assert re.search(r"\ntime          about \d+ seconds?, judged from one pass of the denoiser", text)
     assert "\nranks         in0 to in1 2, mid 4\n" in text
     assert "\noptimiser     adamw, rate 0.0005 (blocks: mid=1e-4), schedule constant\n" in text
     assert len(text.splitlines()) < 24

@@ -19,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter, attach, layer_scale
+from bwlab.base.families.family import ModelFamily
+from bwlab.base.models import family_of_denoiser
 from bwlab.blocks.paths import in_unet
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
@@ -33,7 +35,7 @@ class BlockOutput:
 
     Attributes:
         block: name of the block.
-        hidden: `(groups, latents, channels, h, w)`.
+        hidden: `(groups, latents, channels, h, w)`, or of a transformer `(groups, latents, tokens, width)`.
         group_of: for each variant, its position in `hidden`.
 
     """
@@ -43,7 +45,7 @@ class BlockOutput:
     group_of: tuple[int, ...]
 
     def variant(self, index: int) -> Tensor:
-        """Return one variant's hidden states, `(latents, channels, h, w)`."""
+        """Return one variant's hidden states, `(latents, ...)`."""
         return self.hidden[self.group_of[index]]
 
 
@@ -51,15 +53,16 @@ OnBlock: TypeAlias = Callable[[BlockOutput], None]
 
 TEXT, REST = "te", "rest"
 FIRST, LAST = "before the blocks", "after the blocks"
-AFTER_BLOCKS = ("conv_norm_out", "conv_out")
+SHARED = ("image_rotary_emb",)  # arguments of blocks that are the same for every sample
+AFTER_BLOCKS = ("conv_norm_out", "conv_out", "norm_out", "proj_out")
 
 
 class BatchedDenoiser:
     """A denoiser with adapters, in several variants at once.
 
     Args:
-        unet: a diffusers `UNet2DConditionModel`, which is not changed.
-        scheme: block scheme of the UNet.
+        denoiser: a diffusers UNet or transformer, which is not changed.
+        scheme: its block scheme.
         adapters: layers in text encoders are left out; give each variant its own text where they matter.
         variants: the variants, each with one scale for each adapter.
         text_of: for each variant, the index of its text among those given to `forward`; None: all use the first text.
@@ -71,7 +74,7 @@ class BatchedDenoiser:
 
     def __init__(
         self,
-        unet: nn.Module,
+        denoiser: nn.Module,
         scheme: BlockScheme,
         adapters: Sequence[Adapter],
         variants: Sequence[Variant],
@@ -81,7 +84,8 @@ class BatchedDenoiser:
         if not variants or wrong:
             found = f"a variant with {wrong[0]} scales for {len(adapters)} adapters" if wrong else "no variant"
             raise BwlabError("variants of adapters", found, "Give one scale for each adapter in each variant")
-        self.unet, self.scheme, self.variants = unet, scheme, tuple(variants)
+        self.denoiser, self.scheme, self.variants = denoiser, scheme, tuple(variants)
+        self.family = family_of_denoiser(denoiser)
         self.adapters = tuple(adapter.only(in_unet) for adapter in adapters)
         self.text_of = tuple(text_of) if text_of is not None else (0,) * len(variants)
         self._scales = [
@@ -101,12 +105,12 @@ class BatchedDenoiser:
         texts: Sequence[Mapping[str, Any]],
         on_block: OnBlock | None = None,
     ) -> Tensor:
-        """Return the UNet's output for each variant, `(variants, latents, channels, h, w)`.
+        """Return the denoiser's output for each variant, `(variants, latents, channels, h, w)`.
 
         Args:
             latents: `(latents, channels, h, w)`, noisy; the same for every variant.
             timesteps: `(latents,)`.
-            texts: keyword arguments of the UNet as `unet_arguments` gives them, for `latents`.
+            texts: keyword arguments of the denoiser as `denoiser_conditions` gives them, for `latents`.
             on_block: called with each block's output as it is computed.
 
         """
@@ -114,12 +118,8 @@ class BatchedDenoiser:
         rows = [texts[self.text_of[leader]] for leader in first.leaders]
         arguments: Mapping[str, Any] = concatenate_arguments(rows)
         with self._attached(count, on_block):
-            output: Tensor = self.unet(
-                latents.repeat(first.groups, *(1,) * (latents.dim() - 1)),
-                timesteps.repeat(first.groups),
-                **arguments,
-                return_dict=False,
-            )[0]
+            repeated = latents.repeat(first.groups, *(1,) * (latents.dim() - 1))
+            output = self.family.run(self.denoiser, repeated, timesteps.repeat(first.groups), arguments)
         last = self.stages[-1]
         apart: Tensor = output.unflatten(0, (last.groups, count))
         return apart[list(last.group_of)]
@@ -141,9 +141,9 @@ class BatchedDenoiser:
                     hook = _BatchWidening(self.stages[: self.stages.index(stage) + 1], count)
                     handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 if on_block is not None and stage.name != LAST:
-                    block = self.unet.get_submodule(block_path(self.scheme, stage.name))
-                    handles.append(block.register_forward_hook(_BlockOutputHook(stage, count, on_block)))
-            with attach(self.unet, *scaled):
+                    block = self.denoiser.get_submodule(block_path(self.scheme, stage.name))
+                    handles.append(block.register_forward_hook(_BlockOutputHook(self.family, stage, count, on_block)))
+            with attach(self.denoiser, *scaled):
                 yield
         finally:
             for handle in handles:
@@ -151,9 +151,10 @@ class BatchedDenoiser:
 
     def _entries(self, stage: Stage) -> list[nn.Module]:
         """Return the modules whose inputs are widened where `stage` begins."""
-        if stage.name == LAST:
-            return []
-        return [self.unet.get_submodule(block_path(self.scheme, stage.name))]
+        if stage.name == LAST:  # a transformer's last norm reads the time, which has the size of the first stage
+            norm = getattr(self.denoiser, "norm_out", None)
+            return [] if norm is None else [norm]
+        return [self.denoiser.get_submodule(block_path(self.scheme, stage.name))]
 
 
 def concatenate_arguments(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -180,7 +181,9 @@ class _BatchWidening:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         if not self._earlier:
             return None
-        return tuple(map(self._wide, args)), {name: self._wide(value) for name, value in kwargs.items()}
+        return tuple(map(self._wide, args)), {
+            name: value if name in SHARED else self._wide(value) for name, value in kwargs.items()
+        }
 
     def _wide(self, value: Any) -> Any:
         if isinstance(value, tuple):
@@ -195,12 +198,11 @@ class _BatchWidening:
 class _BlockOutputHook:
     """The hook that passes a block's hidden states to `on_block`."""
 
-    def __init__(self, stage: Stage, count: int, on_block: OnBlock) -> None:
-        self.stage, self.count, self.on_block = stage, count, on_block
+    def __init__(self, family: ModelFamily, stage: Stage, count: int, on_block: OnBlock) -> None:
+        self.family, self.stage, self.count, self.on_block = family, stage, count, on_block
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> None:
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        hidden = hidden.unflatten(0, (self.stage.groups, self.count))
+        hidden = self.family.image_stream(output).unflatten(0, (self.stage.groups, self.count))
         self.on_block(BlockOutput(self.stage.name, hidden, self.stage.group_of))
 
 
@@ -254,8 +256,8 @@ def block_path(scheme: BlockScheme, block: str) -> str:
     return parts[0] if parts[0] == "mid_block" else ".".join(parts[:2])
 
 
-def unet_blocks(scheme: BlockScheme) -> tuple[str, ...]:
-    """Return the blocks of the UNet in the order in which data flows, without text encoders and other modules."""
+def denoiser_blocks(scheme: BlockScheme) -> tuple[str, ...]:
+    """Return the blocks of the denoiser in the order in which data flows, without text encoders and other modules."""
     return tuple(block for block in scheme.blocks() if block not in (TEXT, REST))
 
 
@@ -265,13 +267,13 @@ def stages_of(
     """Return the stages in the order of the computation, each with the variants that have diverged up to there.
 
     Args:
-        scheme: block scheme of the UNet.
+        scheme: block scheme of the denoiser.
         scales: for each adapter, module path -> the scale of each variant.
         text_of: for each variant, the index of the text that it reads.
 
     """
     members: dict[str, list[tuple[float, ...]]] = {FIRST: [tuple(map(float, text_of))]}
-    members |= {block: [] for block in unet_blocks(scheme)} | {LAST: []}
+    members |= {block: [] for block in denoiser_blocks(scheme)} | {LAST: []}
     for adapter in scales:
         for path, values in adapter.items():
             members[stage_of(scheme, path)].append(values)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bwlab.adapters.adapter import Adapter
+from bwlab.base.models import denoiser_of
 from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.activations.batched_denoiser import BlockOutput, adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
@@ -87,7 +88,7 @@ def activation_changes(
         on_pass: function that shows the progress.
 
     """
-    drawn = random_adapters(adapter, pipe.unet, draws, seed + 1)
+    drawn = random_adapters(adapter, denoiser_of(pipe), draws, seed + 1)
     adapters = (adapter, *drawn)
     scales = [(0.0,) * len(adapters)]
     scales += [tuple(float(index == on) for index in range(len(adapters))) for on in range(len(adapters))]

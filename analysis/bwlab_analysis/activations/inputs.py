@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.conditioning import encode_texts, text_encoders, unet_arguments
+from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.latents import encode_images
+from bwlab.base.models import denoiser_of, text_encoders
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.dataset.folders import not_a_folder
 from bwlab.errors import BwlabError
@@ -103,10 +104,11 @@ def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str, dis
 def text_conditions(
     pipe: Pipeline, captions: Sequence[str], adapters: Sequence[ScaledAdapter] = ()
 ) -> Mapping[str, Any]:
-    """Return the UNet's keyword arguments for captions, read by text encoders with adapters."""
+    """Return the denoiser's keyword arguments for captions, read by text encoders with adapters."""
     scaled = [ScaledAdapter(entry.adapter.only(in_text_encoder), entry.scale) for entry in adapters]
-    with attach(pipe.unet, *(entry for entry in scaled if entry.adapter.layers), text_encoder=text_encoders(pipe)):
-        return unet_arguments(pipe, encode_texts(pipe, captions))
+    reading = [entry for entry in scaled if entry.adapter.layers]
+    with attach(denoiser_of(pipe), *reading, text_encoder=text_encoders(pipe)):
+        return denoiser_conditions(pipe, encode_texts(pipe, captions))
 
 
 def read_prompts(path: Path | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
+from bwlab.base.models import denoiser_of
 from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
@@ -111,8 +112,8 @@ def interaction(
         on_pass: function that shows the progress.
 
     """
-    random_a = random_adapters(a, pipe.unet, draws, seed + 1)
-    random_b = random_adapters(b, pipe.unet, draws, seed + 101)
+    random_a = random_adapters(a, denoiser_of(pipe), draws, seed + 1)
+    random_b = random_adapters(b, denoiser_of(pipe), draws, seed + 101)
     variants = pair_variants(a, b, random_a, random_b, knock_outs)
     sums = _EffectSums(variants, len(random_a), len(random_b), knock_outs)
     for batch in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups(), on_pass):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.load import load_adapter
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import denoiser_of, models_of, text_encoders
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.dataset.encoded import encode_folder
 from bwlab.formats.read import read_contents
@@ -45,8 +45,9 @@ class LoadedBase:
 
     def adapter(self, path: Path) -> Adapter:
         """Return an adapter for this base; BwlabError if the file is broken or does not fit."""
-        adapter = load_adapter(path, self.pipe.unet, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
-        return adapter.to(self.pipe.unet.device, self.pipe.unet.dtype)
+        denoiser = denoiser_of(self.pipe)
+        adapter = load_adapter(path, denoiser, self.manager, self.scheme, text_encoder=text_encoders(self.pipe))
+        return adapter.to(denoiser.device, denoiser.dtype)
 
     def images(self, folder: Path, most: int, option: str = "--data") -> EncodedFolder:
         """Return a folder's first images as latents; BwlabError for a bad folder, image or caption."""
@@ -65,11 +66,11 @@ def open_base(base: str, manager: PluginManager, device: str = "auto", clip_skip
     from bwlab.base.conditioning import skip_layers
     from bwlab.base.device import chosen_device
 
-    pipe = load_base(base)
+    pipe = load_base(base, families=manager.model_families())
     skip_layers(pipe, clip_skip)
     pipe.to(chosen_device(device))
     pipe.set_progress_bar_config(disable=True)
-    for model in (pipe.unet, pipe.vae, *text_encoders(pipe)):
+    for model in models_of(pipe):
         model.requires_grad_(False)
     return LoadedBase(base, pipe, base_scheme(pipe, manager.block_schemes()), manager, clip_skip)
 

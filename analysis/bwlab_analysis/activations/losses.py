@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
+from bwlab.base.models import denoiser_of
 from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.activations.batched_denoiser import adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
@@ -137,7 +138,7 @@ def loss_interference(
         on_pass: function that shows the progress.
 
     """
-    drawn = random_adapters(other, pipe.unet, draws, seed + 1)
+    drawn = random_adapters(other, denoiser_of(pipe), draws, seed + 1)
     settings = [BASE, A, BOTH, *(random_name(B, draw, alone=False) for draw in range(len(drawn)))]
     blamed, needed = (adapted_blocks(adapter) if knock_outs else () for adapter in (other, own))
     settings += [without(B, block, alone=False) for block in blamed]
@@ -166,7 +167,9 @@ def loss_beside_all(
     The arguments are those of `loss_interference`. In each random draw every other adapter is replaced by a random
     one. No blocks are switched off, so blame and need are empty.
     """
-    drawn = [random_adapters(other, pipe.unet, draws, seed + 1 + 101 * index) for index, other in enumerate(others)]
+    drawn = [
+        random_adapters(other, denoiser_of(pipe), draws, seed + 1 + 101 * index) for index, other in enumerate(others)
+    ]
     adapters = (own, *others, *(adapter for group in drawn for adapter in group))
     on: dict[str, list[Adapter]] = {BASE: [], A: [own], BOTH: [own, *others]}
     draws = draws if any(drawn) else 0

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
-from bwlab.base.noise_schedule import noise_schedule, training_target
+from bwlab.base.models import denoiser_of, family_of
+from bwlab.base.noise import noise_process
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
@@ -102,7 +103,7 @@ class Pass:
             found = (
                 f"NaN or infinity at timestep {self.time} in {len(broken)} of {len(self.names)} settings: {broken[0]}"
             )
-            raise BwlabError("running the UNet", found, BROKEN_BASE if broken[0] == BASE else BROKEN_ADAPTER)
+            raise BwlabError("running the denoiser", found, BROKEN_BASE if broken[0] == BASE else BROKEN_ADAPTER)
         return output
 
 
@@ -129,7 +130,7 @@ def passes(
         on_pass: function that is called before each pass with the numbers of finished passes and of all passes.
 
     """
-    schedule, most = noise_schedule(pipe), rows_at_once(pipe, inputs.latents)
+    process, most = noise_process(pipe), rows_at_once(pipe, inputs.latents)
     portions = split_groups(groups, most)
     names = [tuple(dict.fromkeys(name for group in portion for name in group)) for portion in portions]
     sizes = [max(1, most // len(own)) for own in names]
@@ -138,11 +139,11 @@ def passes(
         compared = variants.only(own)
         batches = list(inputs.batches(size))
         texts = [variant_texts(pipe, pair, compared, batch.captions) for batch in batches]
-        denoiser = BatchedDenoiser(pipe.unet, scheme, compared.adapters, compared.scales, texts[0][1])
+        denoiser = BatchedDenoiser(denoiser_of(pipe), scheme, compared.adapters, compared.scales, texts[0][1])
         for time, (number, batch) in product(timesteps, enumerate(batches)):
             times = torch.full((len(batch),), time, device=batch.latents.device)
-            noisy = schedule.add_noise(batch.latents, batch.noise, times)
-            target = training_target(schedule, batch.latents, batch.noise, times)
+            noisy = process.add_noise(batch.latents, batch.noise, times)
+            target = process.target(batch.latents, batch.noise, times)
             rows = slice(number * size, number * size + len(batch))
             if on_pass is not None:
                 on_pass(done, total)
@@ -172,8 +173,8 @@ def variant_texts(
 
 def rows_at_once(pipe: Pipeline, latents: Tensor) -> int:
     """Return the largest number of latents (times variants) in a pass, 1 or more."""
-    channels, element = int(pipe.unet.config.block_out_channels[0]), int(pipe.unet.dtype.itemsize)
-    row = MAPS_OF_A_ROW * channels * latents[0, 0].numel() * element
+    denoiser = denoiser_of(pipe)
+    row = MAPS_OF_A_ROW * family_of(pipe).row_numbers(denoiser, latents) * int(denoiser.dtype.itemsize)
     return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // row))
 
 

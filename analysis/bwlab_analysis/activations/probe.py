@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from bwlab.base.models import family_of_denoiser
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.batched_denoiser import REST, TEXT, block_path, unet_blocks
+from bwlab_analysis.activations.batched_denoiser import REST, TEXT, block_path, denoiser_blocks
 from bwlab_analysis.measures import ALL_TIMES
 
 LEVELS = ("block", "cell", "module")
@@ -38,7 +39,7 @@ class BlockProbe:
     with the number of steps: timesteps are grouped into `bins` equal ranges.
 
     Args:
-        unet: any diffusers UNet whose blocks have names; the scheme of a `UNet2DConditionModel` of SD or SDXL is known.
+        denoiser: a diffusers UNet or transformer of a known family.
         blocks: names from the block scheme: blocks, parts, cells or module paths; None: every block.
         at: levels: `"block"` (the output of a whole block), `"cell"` (each resnet, transformer and
             resampler), `"module"` (each Linear and Conv2d).
@@ -52,7 +53,7 @@ class BlockProbe:
 
     def __init__(
         self,
-        unet: nn.Module,
+        denoiser: nn.Module,
         blocks: Iterable[str] | None = None,
         at: Sequence[str] = ("block",),
         *,
@@ -61,9 +62,10 @@ class BlockProbe:
     ) -> None:
         if bins < 1:
             raise BwlabError(f"a probe with {bins} bins", "no range of timesteps", "Give 1 or more")
-        self.unet, self.bins = unet, bins
-        self.scheme = scheme if scheme is not None else scheme_of(unet)
-        self._modules = dict(_probed(unet, self.scheme, blocks, at))
+        self.denoiser, self.bins = denoiser, bins
+        self.family = family_of_denoiser(denoiser)
+        self.scheme = scheme if scheme is not None else scheme_of(denoiser)
+        self._modules = dict(_probed(denoiser, self.scheme, blocks, at))
         self._moments: dict[str, dict[int | str, Moments]] = {name: {} for name in self._modules}
         self._handles: list[RemovableHandle] = []
         self._times: Tensor = torch.zeros(1)
@@ -74,7 +76,7 @@ class BlockProbe:
 
     def __enter__(self) -> Self:
         try:
-            self._handles.append(self.unet.register_forward_pre_hook(self._note_time, with_kwargs=True))
+            self._handles.append(self.denoiser.register_forward_pre_hook(self._note_time, with_kwargs=True))
             for name, module in self._modules.items():
                 self._handles.append(module.register_forward_hook(_StatisticsHook(self, name)))
         except BaseException:
@@ -112,7 +114,7 @@ class BlockProbe:
 
     def _note_time(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = kwargs.get("timestep", args[1] if len(args) > 1 else 0)
-        self._times = torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu()
+        self._times = self.family.time_scale * torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu()
 
     def _add(self, name: str, output: Tensor) -> None:
         """Add the output `(batch, ...)` of a block or module."""
@@ -139,8 +141,8 @@ class _StatisticsHook:
         self.probe, self.name = probe, name
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-        self.probe._add(self.name, first)
+        sample = getattr(output, "sample", output)
+        self.probe._add(self.name, self.probe.family.image_stream(sample))
 
 
 def _probed(
@@ -151,7 +153,7 @@ def _probed(
     if unknown or not at:
         asked = f"a probe at {', '.join(unknown) or 'nothing'}"
         raise BwlabError(asked, "no such level", f"Choose from {', '.join(LEVELS)}")
-    names = unet_blocks(scheme) if blocks is None else blocks
+    names = denoiser_blocks(scheme) if blocks is None else blocks
     wanted = set[str]().union(*(scheme.modules_of(name) for name in names))
     chosen = [module for module in scheme.modules if module.path in wanted and module.block != TEXT]
     if not chosen:

@@ -4,9 +4,9 @@ The commands call these functions. Their arguments have the names of the options
 Importing this package imports neither torch nor diffusers.
 """
 
-from bwlab_analysis.analyze.adapters import activations, conflict, norms
+from bwlab_analysis.analyze.adapters import activations, conflict, conflict_pairs, norms
 from bwlab_analysis.analyze.compositions import fidelity, recommend
-from bwlab_analysis.analyze.results import Activations, Analysis, Conflict, Fidelity, Norms, Recommended
+from bwlab_analysis.analyze.results import Activations, Analysis, Conflict, Fidelity, Norms, PairsInFile, Recommended
 
 __all__ = [
     "Activations",
@@ -14,9 +14,11 @@ __all__ = [
     "Conflict",
     "Fidelity",
     "Norms",
+    "PairsInFile",
     "Recommended",
     "activations",
     "conflict",
+    "conflict_pairs",
     "fidelity",
     "norms",
     "recommend",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.errors import BwlabError
+from bwlab.terminal import counted
 from bwlab_analysis.analyze.arguments import (
     TIMESTEPS,
     File,
@@ -21,7 +23,7 @@ from bwlab_analysis.analyze.arguments import (
     texts_or_images,
 )
 from bwlab_analysis.analyze.generated import SEARCH_IMAGES, Sampled
-from bwlab_analysis.analyze.results import Activations, Conflict, Norms, Recommended
+from bwlab_analysis.analyze.results import Activations, Conflict, Norms, PairsInFile, Recommended
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.loaded_base import LoadedBase
@@ -134,6 +136,57 @@ def conflict(
     measured, advice = _measured(loaded, chosen, settings, sampled, on_progress, warn or as_warning)
     in_base = [(report, measured.pairs[report.file_a, report.file_b]) for report in reports]
     return Conflict(named, in_base, measured.together, folders, advice, clip_skip)
+
+
+def conflict_pairs(
+    *files: File,
+    out: File,
+    signs: bool = False,
+    cells: bool = False,
+    on_progress: OnStage | None = None,
+    warn: Warn | None = None,
+) -> PairsInFile:
+    """Compare the weights of all pairs of many adapters, and write each pair to a file as soon as it is measured.
+
+    A file that an earlier call has begun is continued. Few adapters are in memory at a time. Adapters that cannot be
+    read are named in the result.
+
+    Args:
+        files: adapter files of any tool.
+        out: the file, one JSON object in each line.
+        signs: also measure the sign conflict, which multiplies all deltas out.
+        cells: also write the measures of cells.
+        on_progress: called with (done, total, stage) before each pair.
+        warn: called with each warning; None: a `BwlabWarning`.
+
+    Raises:
+        BwlabError: the file cannot be written, or holds something else.
+
+    """
+    from bwlab.plugins.manager import installed_manager
+    from bwlab_analysis.installed import conflict_measures
+    from bwlab_analysis.report.all_pairs import PairsSummary, nearest_pairs
+    from bwlab_analysis.report.pairs_file import PairsFile
+    from bwlab_analysis.weights.all_pairs import AllPairs
+
+    names, manager = named_files([Path(file) for file in files]), installed_manager()
+    measures = [measure for measure in conflict_measures(manager, warn or as_warning) if signs or not measure.slow]
+    paths = [file for _, file in names]
+    pairs = AllPairs(paths, measures, manager)
+    with PairsFile(Path(out), paths, measures, cells) as file:
+        if file.dropped and warn is not None:
+            verb = "is" if file.dropped == 1 else "are"
+            lines = f"{counted(file.dropped, 'line')} {verb} damaged or of an adapter that has changed"
+            warn(f"{out}: {lines}; removed")
+        before, total = len(file.known), math.comb(len(paths), 2)
+        for done, (pair, outcome) in enumerate(pairs.reports(file.known), before + 1):
+            file.add(pair, outcome)
+            if on_progress is not None:
+                on_progress(done, total, "weights")
+        compared = ["total" in line for _, line in file.pairs()]
+        nearest = nearest_pairs(file)
+    found, failed, short = sum(compared), compared.count(False), [name for name, _ in names]
+    return PairsInFile(PairsSummary(Path(out), short, found, before, failed, nearest, pairs.unreadable))
 
 
 def _measured(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.fidelity.recommend import Recommendation
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores, Judge, Sampling
     from bwlab_analysis.measures import Json
+    from bwlab_analysis.report.all_pairs import PairsSummary
     from bwlab_analysis.report.presentation import Presentation
     from bwlab_analysis.weights.norms import NormsReport
 
@@ -115,6 +116,30 @@ class Conflict(Analysis):
             if pair is not None and pair.measured is not None:
                 strips |= measured_strips(pair.measured, report.names)
         return strips if self.advice is None else strips | self.advice.images()
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PairsInFile(Analysis):
+    """The weights of all pairs of many adapters, which are in a file; see `conflict_pairs`.
+
+    Attributes:
+        report: the counts, the nearest pairs, and the adapters that cannot be read.
+
+    """
+
+    report: PairsSummary
+
+    def document(self) -> dict[str, Json]:
+        """Return the summary as `bwlab analyze conflict --out FILE --json` prints it."""
+        from bwlab_analysis.report.all_pairs import pairs_document
+
+        return pairs_document(self.report)
+
+    def presentation(self) -> Presentation:
+        """Return the counts and the table of the nearest pairs."""
+        from bwlab_analysis.report.all_pairs import present_pairs
+
+        return present_pairs(self.report)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -96,6 +96,15 @@ def conflict_command(
         bool, typer.Option("--signs", help="Also measure the sign conflict, which multiplies all deltas out.")
     ] = False,
     report: ReportOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write the weights of all pairs to, one JSON object in each line. A file that an earlier "
+            "command has begun is continued. For many adapters: few are in memory at a time, and those that cannot be "
+            "read are named at the end.",
+            metavar="FILE.jsonl",
+        ),
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="Also print all measures of weights and activations, and the blame.")
     ] = False,
@@ -105,7 +114,7 @@ def conflict_command(
     The files alone give measures of the weights, each beside the value of a random pair. With --base and the adapters'
     training images in --data, images are generated in a few steps with each adapter alone and with both, and scored:
     they show what each adapter loses beside the other. Activations and losses show in which blocks. With more than two
-    adapters, every pair is compared, and each adapter with all others together.
+    adapters, every pair is compared, and each adapter with all others together. --out is for very many adapters.
     """
     from bwlab.terminal import warn
     from bwlab_analysis import analyze
@@ -119,6 +128,11 @@ def conflict_command(
         from bwlab_analysis.activations.inputs import parse_timesteps
 
         times = parse_timesteps(timesteps)
+    if out is not None:
+        if base is not None:
+            raise BwlabError("--out", "only the weights of all pairs are written to a file", "Leave out --base")
+        _write_pairs(files, out, signs, cells, as_json, report)
+        return
     if not advise and _given(context, "budget"):
         raise BwlabError("--budget", "no composition is searched without --advise", "Add --advise")
     names = named_files(files)
@@ -155,6 +169,20 @@ def conflict_command(
         images=comparison.images,
         details=details,
     )
+
+
+def _write_pairs(files: list[Path], out: Path, signs: bool, cells: bool, as_json: bool, report: Path | None) -> None:
+    """Write all pairs to a file, show the nearest ones, and name the adapters that cannot be read at the end."""
+    from bwlab.terminal import print_error, warn
+    from bwlab_analysis import analyze
+    from bwlab_analysis.report.show import show
+
+    with progress("comparing") as on_progress:
+        result = analyze.conflict_pairs(*files, out=out, signs=signs, cells=cells, on_progress=on_progress, warn=warn)
+    show(result.presentation, result.document, as_json=as_json, report=report)
+    for error in result.report.unreadable.values():
+        print_error(str(error))
+    raise typer.Exit(2 if result.report.unreadable else 0)
 
 
 def parsed_pairs(option: str, texts: Sequence[str], names: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ import torch
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
+from bwlab.base.models import denoiser_of
 from bwlab.generation.sample import generate
 from bwlab_analysis.activations.inputs import latents_of
 from bwlab_analysis.activations.pair import Cost, MeasuredConflict
@@ -133,8 +134,8 @@ def measure_rollouts(
         on_step: called with the numbers of finished sampling steps and of all.
 
     """
-    drawn = {A: random_adapters(a, pipe.unet, settings.draws, settings.seed + 1)}
-    drawn[B] = random_adapters(b, pipe.unet, settings.draws, settings.seed + 101)
+    drawn = {A: random_adapters(a, denoiser_of(pipe), settings.draws, settings.seed + 1)}
+    drawn[B] = random_adapters(b, denoiser_of(pipe), settings.draws, settings.seed + 101)
     on: dict[str, tuple[Adapter, ...]] = {BASE: (), A: (a,), B: (b,), BOTH: (a, b)}
     beside: dict[str, list[str]] = {}  # adapter -> its compositions with random ones
     for name, own, replaced in ((A, a, B), (B, b, A)):
@@ -155,7 +156,7 @@ def _generated(
     """Return the images of every composition, prompt by prompt."""
     prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
     seeds = range(settings.seed, settings.seed + len(prompts))
-    side = int(pipe.unet.config.sample_size)
+    side = int(denoiser_of(pipe).config.sample_size)
     rows = rows_at_once(pipe, torch.empty(1, 1, side, side))
     images: dict[str, list[Image]] = {}
     for place, (name, adapters) in enumerate(on.items()):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
     from bwlab_analysis.fidelity.scores import BlockProfile
+    from bwlab_analysis.weights.conflict import ConflictReport
 
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:
@@ -21,6 +22,14 @@ def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("rete
     places = [place for place in report.effects if place.timestep == ALL_TIMES]
     values = {name: {place.block: place.measures[name] for place in places} for name in measures}
     return _bars(values, "share kept" if all("retention" in name for name in measures) else "")
+
+
+def plot_conflict(report: ConflictReport, measures: Sequence[str] = ("out_overlap", "in_overlap")) -> Figure:
+    """Return a bar chart of measures of two adapters' weights by block; lines show the range of random adapters."""
+    values = {name: {block.name: block.measures[name] for block in report.blocks} for name in measures}
+    figure = _bars(values, " and ".join(name.replace("_", " ") for name in measures))
+    figure.suptitle(" and ".join(report.names))
+    return figure
 
 
 def plot_activations(report: ActivationReport, measure: str = "effect") -> Figure:

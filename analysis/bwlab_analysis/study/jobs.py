@@ -262,7 +262,7 @@ class Job:
     def fault(self, out: Path) -> str | None:
         """Return why the stored result cannot be used, so that the job is not done; None if it can, or there is none.
 
-        The file that it names is checked, too: images by their checksums, adapters by their length.
+        The file that it names is checked, too: see `bwlab_analysis.study.stored`.
         """
         return fault(self.kind, self.folder(out))
 

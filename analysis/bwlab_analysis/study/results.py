@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from bwlab.errors import BrokenFileError, first_line
 from bwlab.files import write_atomically
+from bwlab.text import parse_json
 from bwlab_analysis.study import GENERATE
 from bwlab_analysis.study.expand import PairJob
 from bwlab_analysis.study.jobs import Json
@@ -152,7 +153,7 @@ def read_results(path: Path) -> Results:
         raise FileNotFoundError(path)
     try:
         return _read(path)
-    except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
+    except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fix = "Run the study again: the file is made again from the finished jobs"
         raise BrokenFileError(f"results {path}", f"not a whole file of results ({first_line(error)})", fix) from error
 
@@ -172,6 +173,11 @@ def _read(path: Path) -> Results:
         )
 
 
+def _numbers(text: str) -> Floats:
+    """Return the scores in a JSON list; ValueError unless all are finite numbers."""
+    return np.asarray(parse_json(text), np.float64)
+
+
 class _Stored:
     """The tables of a database.
 
@@ -187,7 +193,7 @@ class _Stored:
     def scores(self) -> dict[PairKey, dict[str, Floats]]:
         scores: dict[PairKey, dict[str, Floats]] = {}
         for pair, (measure, prompts, values) in self._rows("scores", 'measure, prompts, "values"'):
-            scores.setdefault(pair, {})[measure] = np.reshape(json.loads(values), (prompts, -1))
+            scores.setdefault(pair, {})[measure] = _numbers(values).reshape(prompts, -1)
         return scores
 
     def measures(self) -> dict[PairKey, dict[str, float]]:
@@ -195,7 +201,7 @@ class _Stored:
         for pair, (measure, value) in self._rows("measures", "measure, value"):
             of_pair = measures.setdefault(pair, {})
             if value is not None:  # SQLite stores NaN as NULL
-                of_pair[self._name(measure)] = value
+                of_pair[self._name(measure)] = float(value)
         return measures
 
     def blame(self) -> dict[PairKey, dict[str, tuple[Blamed, ...]]]:
@@ -210,7 +216,7 @@ class _Stored:
         for pair, (measure, values) in self._rows("recommended", 'measure, "values"'):
             scores = recommended.setdefault(pair, {})
             if measure:
-                scores[measure] = np.reshape(json.loads(values), (1, -1))
+                scores[measure] = _numbers(values).reshape(1, -1)
         return recommended
 
     def cpu_seconds(self) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""The stored results of jobs: written with a checksum, and checked whenever they are read.
+"""The stored results of jobs: written with checksums of them and of their files, and checked whenever they are read.
 
-Results from before there were checksums are good if they are whole and their numbers are finite and possible.
+Results from before there were checksums are good if they are whole and their numbers are finite and possible, and their
+files if they are as long as they say.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bwlab.text import parse_json
 from bwlab_analysis.study import GENERATE, MEASURE, MERGE, RECOMMEND, SCORE, TRAIN
 
 RESULT = "result.json"
+FILE_CHECKSUM = "file_sha256"
 ENTRIES = {
     TRAIN: ("file",),
     MERGE: ("file",),
@@ -45,8 +47,10 @@ AGAIN = "Run the study again: this job will be run again"
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a job's result and its checksum, whole or not at all."""
-    text = json.dumps({**result, CHECKSUM: checksum_of(result)}, indent=1)
+    """Write a job's result, whole or not at all, with its checksum and that of the file that it names."""
+    files = {FILE_CHECKSUM: _file_checksum(folder / result["file"])} if "file" in result else {}
+    whole = {**result, **files}
+    text = json.dumps({**whole, CHECKSUM: checksum_of(whole)}, indent=1)
     write_atomically(folder / RESULT, f"{text}\n".encode())
 
 
@@ -79,6 +83,11 @@ def read_result(folder: Path) -> dict[str, Any]:
 def checksum_of(result: Mapping[str, Any]) -> str:
     """Return a SHA-256 (hex) of a result without its checksum."""
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def _file_checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fault(kind: str, folder: Path) -> str | None:
@@ -127,11 +136,13 @@ def wrong_file(kind: str, path: Path, result: Mapping[str, Any]) -> str | None:
     if not path.is_file():
         return f"{path}: there is no such file"
     try:
+        if result.get(FILE_CHECKSUM) not in (None, _file_checksum(path)):
+            return f"{path}: its checksum does not match: it was changed after it was written"
         if kind == GENERATE:
             _check_images(path, int(result["side"]))
         else:
             _check_tensors(path)
-    except (OSError, ValueError, TypeError, SyntaxError) as error:  # the last is Pillow's for a damaged chunk
+    except (OSError, ValueError, TypeError, OverflowError, SyntaxError) as error:  # the last: Pillow, damaged chunks
         return f"{path}: not a whole file ({first_line(error)})"
     return None
 
@@ -140,9 +151,12 @@ def _check_images(path: Path, side: int) -> None:
     """Raise OSError, ValueError or SyntaxError unless a PNG file is whole and holds images of a size."""
     from PIL import Image
 
-    with Image.open(path) as file:
-        width, height = file.size
-        file.verify()  # each chunk has a checksum
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            file.verify()  # each chunk has a checksum
+    except Image.DecompressionBombError as error:
+        raise ValueError("its header promises too large an image") from error
     if side < 1 or width % side or height % side:
         raise ValueError(f"it is {width} x {height}, for images of {side} x {side}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LARGEST = 1e60
 NUMBERS_AT_ONCE = 1 << 20
+LARGEST_SVD_HELD = 64
 FITTING = "Give the base that the adapter was made for"
 
 KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "attn", "mlp", "modulation", "te", "other")
@@ -76,6 +77,7 @@ class AdapterWeights:
         shapes: module path -> (out, in) of its delta; `in` of a convolution is channels x k x k.
         left_out: the parts of the file that these matrices do not cover.
         base: the weights of the base model, if they were given.
+        held: module path -> delta, if all are in memory; None: each is read from the file when it is asked for.
 
     """
 
@@ -87,6 +89,7 @@ class AdapterWeights:
     shapes: Mapping[str, tuple[int, int]]
     left_out: tuple[LeftOut, ...]
     base: ModelWeights | None = None
+    held: Mapping[str, FactoredMatrix] | None = None
 
     @property
     def path(self) -> Path:
@@ -98,12 +101,30 @@ class AdapterWeights:
 
         If the algorithm has no smaller factors, one factor is the dense delta and the other is an identity matrix.
         """
+        if self.held is not None:
+            return self.held[path]
         module = self.contents.modules[path]
         matrix = module.matrix(self.base.weight if self.base is not None else None)
         if not isinstance(matrix, FactoredMatrix):
             matrix = _beside_identity(matrix)
         parts = module.kronecker_parts()
         return matrix.with_parts(parts) if parts else matrix
+
+    def in_memory(self) -> AdapterWeights:
+        """Return the same matrices, all read and checked, with the SVDs that many comparisons need.
+
+        Raises:
+            BwlabError: a number is NaN or infinite, or a delta is far too large.
+
+        """
+        with self.contents.kept_open():
+            return replace(self, held={path: self._checked_delta(path) for path in self.names})
+
+    def _checked_delta(self, path: str) -> FactoredMatrix:
+        matrix = self.delta(path)
+        spectrum = Spectrum(matrix)
+        self.energy(path, spectrum)
+        return replace(matrix, known_svd=spectrum.svd) if matrix.inner_rank <= LARGEST_SVD_HELD else matrix
 
     def energy(self, path: str, delta: Spectrum) -> float:
         """Return `|delta|_F^2` of a module's delta; BwlabError if it overflows."""

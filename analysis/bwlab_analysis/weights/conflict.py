@@ -123,9 +123,16 @@ def measure_conflict(
 
     """
     a, b = open_weights(file_a, formats, base), open_weights(file_b, formats, base)
-    _require_one_model(a, b)
     with a.contents.kept_open(), b.contents.kept_open():
-        pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
+        return compared_weights(a, b, measures, names)
+
+
+def compared_weights(
+    a: AdapterWeights, b: AdapterWeights, measures: Sequence[ConflictMeasure], names: tuple[str, str] | None = None
+) -> ConflictReport:
+    """Return the conflict of two adapters that are open; arguments and errors are those of `measure_conflict`."""
+    _require_one_model(a, b)
+    pairs = {path: _pair(a, b, path, measures) for path in dict.fromkeys([*a.names, *b.names])}
     whole = Energies(_energy_a(pairs.values()), _energy_b(pairs.values()))
 
     def groups(naming: Naming, order: Sequence[str]) -> tuple[GroupConflict, ...]:
@@ -133,10 +140,10 @@ def measure_conflict(
         return tuple(_group(name, [pairs[path] for path in paths], whole, measures) for name, paths in members.items())
 
     shared = [pair for pair in pairs.values() if pair.shared]
-    name_a, name_b = names or adapter_names((file_a, file_b))
+    name_a, name_b = names or adapter_names((a.path, b.path))
     return ConflictReport(
-        file_a=file_a,
-        file_b=file_b,
+        file_a=a.path,
+        file_b=b.path,
         names=(name_a, name_b),
         scheme=a.scheme.name,
         measures=tuple(measures),

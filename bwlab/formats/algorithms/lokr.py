@@ -119,6 +119,9 @@ def _measured(matrix: PartMatrix) -> Part:
 def _part_shape(shapes: Shapes, number: str) -> Shape:
     whole = shapes.get(f"lokr_w{number}")
     if whole is not None:
+        factors = [leaf for leaf in (f"lokr_w{number}_a", f"lokr_w{number}_b", f"lokr_t{number}") if leaf in shapes]
+        if factors:
+            raise UnfitLeaves(f"it has both lokr_w{number} and {factors[0]}, and only one of them can count")
         if len(whole) < 2 or 0 in whole:
             raise UnfitLeaves(f"lokr_w{number} {whole} is not a matrix")
         return whole

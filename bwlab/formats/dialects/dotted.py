@@ -18,13 +18,13 @@ _FIRST_TEXT = (
 )
 _THIRD_TEXT = r"t5xxl|te3|text_encoder_3|text_encoders\.t5xxl\.transformer"
 _SECOND_TEXT = r"clip_g|te2|text_encoder_2|text_encoders\.clip_g\.transformer"
-_LEAF = (
+LEAF = (
     r"lora_(?:down|up|mid)\.weight|lora_[AB](?:\.[^.]+)?\.weight|lora\.(?:down|up)\.weight|alpha|scalar|dora_scale"
     r"|magnitude|lora_magnitude_vector(?:\.weight)?|hada_\w+|lokr_\w+|oft_blocks|rescale|diff|diff_b|w_norm|b_norm"
 )
 DOTTED = re.compile(
     rf"(?!base_model\.|lora_|lycoris_)(?:(?:model\.)?diffusion_model\.|unet\.|transformer\."
-    rf"|({_FIRST_TEXT})\.|({_SECOND_TEXT})\.|({_THIRD_TEXT})\.)?([^:]+?)\.({_LEAF})"
+    rf"|({_FIRST_TEXT})\.|({_SECOND_TEXT})\.|({_THIRD_TEXT})\.)?([^:]+?)\.({LEAF})"
 )
 
 

@@ -112,7 +112,7 @@ class Embedding:
 def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
     """Return the embedding of a file, under the given word, else the word in the file, else the file's name.
 
-    `.pt` and `.bin` files are read with torch's weights-only loader; files that need more are refused.
+    `.pt` and `.bin` files are read as `bwlab.formats.pickles` does; files that need more than tensors are refused.
 
     Raises:
         BwlabError: the file is missing or broken, holds something else, or holds NaN.

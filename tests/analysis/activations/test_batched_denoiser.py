@@ -11,7 +11,7 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter, attach
 from bwlab.errors import BwlabError
-from bwlab_analysis.activations.batched_denoiser import BatchedDenoiser, BlockOutput, Variant, unet_blocks
+from bwlab_analysis.activations.batched_denoiser import BatchedDenoiser, BlockOutput, Variant, denoiser_blocks
 from tests.analysis.random_adapters import random_adapter
 from tests.conftest import TINY_WIDTH, XL_POOLED_WIDTH, XL_SECOND_WIDTH, tiny_unet, tiny_xl_unet
 
@@ -60,7 +60,7 @@ def test_every_variant_is_what_it_is_alone(kind: str) -> None:
     latents = torch.randn(3, 4, 8, 8)
     times = torch.tensor([11, 503, 871])
     conditions = [text(TINY_WIDTH, 3, 4)] if kind == "sd" else [xl_text(3, 4)]
-    variants = variants_of(unet_blocks(scheme))
+    variants = variants_of(denoiser_blocks(scheme))
     denoiser = BatchedDenoiser(unet, scheme, adapters, variants)
     outputs = denoiser.forward(latents, times, conditions)
     assert outputs.shape == (len(variants), 3, 4, 8, 8)

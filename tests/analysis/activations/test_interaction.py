@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.noise_schedule import noise_schedule
+from bwlab.base.noise import noise_process
 from bwlab_analysis.activations.inputs import text_conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
 from bwlab_analysis.activations.random_adapters import delta_norm, random_adapter_like
@@ -27,7 +27,7 @@ def predictions(world: World, *adapters: Adapter, scale: object = 1.0) -> list[T
     outputs = []
     for time in (700, 200):
         times = torch.full((3,), time)
-        noisy = noise_schedule(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
+        noisy = noise_process(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
         with attach(world.pipe.unet, *(ScaledAdapter(one, scale) for one in adapters)):  # type: ignore[arg-type]
             outputs.append(world.pipe.unet(noisy, times, **text_conditions(world.pipe, world.inputs.captions)).sample)
     return outputs
@@ -61,7 +61,7 @@ def test_switching_a_block_off_is_measured_as_by_hand(world: World, report: Inte
     both = []
     for time in (700, 200):
         times = torch.full((3,), time)
-        noisy = noise_schedule(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
+        noisy = noise_process(world.pipe).add_noise(world.inputs.latents, world.inputs.noise, times)
         with torch.no_grad(), attach(world.pipe.unet, ScaledAdapter(world.a), ScaledAdapter(world.b, off)):
             text = text_conditions(world.pipe, world.inputs.captions)
             both.append(world.pipe.unet(noisy, times, **text).sample)

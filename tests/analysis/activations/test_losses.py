@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.noise_schedule import noise_schedule, training_target
+from bwlab.base.noise import noise_process
 from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.losses import Loss, loss_beside_all, loss_interference
 from bwlab_analysis.report.answer import loss_warnings
@@ -24,9 +24,9 @@ def loss(world: World, *uses: ScaledAdapter) -> float:
     losses = []
     for time in (700, 200):
         times = torch.full((3,), time)
-        schedule = noise_schedule(world.pipe)
+        schedule = noise_process(world.pipe)
         noisy = schedule.add_noise(world.inputs.latents, world.inputs.noise, times)
-        target = training_target(schedule, world.inputs.latents, world.inputs.noise, times)
+        target = schedule.target(world.inputs.latents, world.inputs.noise, times)
         with attach(world.pipe.unet, *uses):
             output = world.pipe.unet(noisy, times, **text_conditions(world.pipe, world.inputs.captions)).sample
         losses.append(float((output - target).square().mean()))

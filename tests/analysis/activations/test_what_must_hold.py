@@ -23,10 +23,10 @@ from torch import Tensor
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.noise_schedule import noise_schedule
+from bwlab.base.noise import noise_process
 from bwlab.base.weights import open_model
 from bwlab.plugins.manager import build_manager
-from bwlab_analysis.activations.batched_denoiser import unet_blocks
+from bwlab_analysis.activations.batched_denoiser import denoiser_blocks
 from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
 from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
@@ -60,7 +60,7 @@ class Bench:
     @torch.no_grad()
     def predictions(self, adapter: Adapter, scale: float) -> Tensor:
         pipe, times = self.loaded_base.pipe, torch.full((len(self.inputs),), 500)
-        noisy = noise_schedule(pipe).add_noise(self.inputs.latents, self.inputs.noise, times)
+        noisy = noise_process(pipe).add_noise(self.inputs.latents, self.inputs.noise, times)
         with attach(pipe.unet, ScaledAdapter(adapter, scale)):
             output: Tensor = pipe.unet(noisy, times, **text_conditions(pipe, self.inputs.captions)).sample
         return output
@@ -95,7 +95,7 @@ def last_linear(bench: Bench) -> str:
 @pytest.mark.parametrize("other", [0, 1])
 def test_behind_one_linear_layer_effects_add_up(bench: Bench, tmp_path: Path, other: int) -> None:
     """Two identical adapters (0) and two different ones (1) of a layer after which there are only additions."""
-    last = unet_blocks(bench.loaded_base.scheme)[-1]
+    last = denoiser_blocks(bench.loaded_base.scheme)[-1]
     for path, place in ((last_linear(bench), last), ("conv_out", PREDICTION)):
         report = bench.look(bench.adapter(tmp_path, [path]), bench.adapter(tmp_path, [path], other))
         assert value(report, place, "effect_a") > 0

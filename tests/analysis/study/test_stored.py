@@ -7,6 +7,7 @@ import math
 import shutil
 import sqlite3
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def flip(path: Path) -> None:
         (GENERATE, "joint", "images.png", lambda path: Image.new("RGB", (3, 64)).save(path)),
         (TRAIN, "style, ink", "run/adapter.safetensors", Path.unlink),
         (TRAIN, "style, ink", "run/adapter.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-20])),
+        (TRAIN, "style, ink", "run/adapter.safetensors", flip),
     ],
 )
 def test_a_damaged_file_is_named_and_made_again(
@@ -123,6 +125,15 @@ def test_a_damaged_file_is_named_and_made_again(
     assert f"{path}: " in warning
     assert ran == [job.key]
     assert path.read_bytes() == before
+
+
+def test_files_of_results_without_their_checksum_are_used(finished: Finished, copied: Study) -> None:
+    job, out = finished.job(TRAIN, "style, ink"), copied.location.out
+    assert (
+        job.result(out)["file_sha256"] == sha256((job.folder(out) / "run/adapter.safetensors").read_bytes()).hexdigest()
+    )
+    without_checksum(job.folder(out) / RESULT, lambda result: result.pop("file_sha256"))
+    assert job.done(out)
 
 
 def test_a_jobs_own_nan_is_kept_with_its_checksum(tmp_path: Path) -> None:

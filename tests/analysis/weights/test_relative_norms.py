@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from bwlab.adapters.load import load_adapter
-from bwlab.base.conditioning import text_encoders
 from bwlab.base.load import base_scheme, load_base
+from bwlab.base.models import text_encoders
 from bwlab.base.weights import open_model
 from bwlab.plugins.manager import build_manager
 from bwlab_analysis.weights.adapter_weights import kind_of

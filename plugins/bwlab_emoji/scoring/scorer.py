@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bwlab_emoji.scorer_data import ScorerData, Views, draw_views
+from bwlab_emoji.scoring.data import ScorerData, Views, draw_views
 from bwlab_emoji.text import new_tokenizer
 from bwlab_emoji.training import Muon, StageLog, TrainingFile
 from bwlab_emoji.vae import learning_rate, mixed_precision

@@ -16,7 +16,7 @@ from torch.nn import functional
 from bwlab.base.open_clip import LOCAL, load_open_clip
 from bwlab_emoji.art import Art, load_art, seen_names
 from bwlab_emoji.icon_sets import ICON_SETS, Pixels, on_background, styles_with_role
-from bwlab_emoji.scorer import part
+from bwlab_emoji.scoring.scorer import part
 from bwlab_emoji.world import HELD_OUT, caption
 
 SHARED_OUTLINES = ({"flat", "glossy", "ink"}, {"emojione", "monotone"})

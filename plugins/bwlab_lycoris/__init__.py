@@ -1,0 +1,1 @@
+"""LyCORIS' adapter types as a bwlab plugin."""
