@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test crash fuzz lint docs benchmark oldest audit clean
+.PHONY: demo test crash load conflict-table golden fuzz lint docs benchmark oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -22,6 +22,18 @@ test: lint
 # Kill trainings, or with --of study studies, at random moments: ARGS="--kills 200".
 crash: $(STAMP)
 	$(BIN)/python -m tests.crash $(ARGS)
+
+# Train for long and see what grows: ARGS="--minutes 15".
+load: $(STAMP)
+	$(BIN)/python -m tests.training.load $(ARGS)
+
+# The conflict table of two or more files beside that of a second, dense implementation: ARGS="a.safetensors b.safetensors".
+conflict-table: $(STAMP)
+	$(BIN)/python -m tests.truth.conflict_table $(ARGS)
+
+# Make the golden set of files and results again, and name what has changed.
+golden: $(STAMP)
+	$(BIN)/python -m tests.golden
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from bwlab.terminal import track
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Model: sd14, sd21, sdxl or tiny.")] = "sd14",
+    model: Annotated[str, typer.Option(help="Model: sd14, sd21, sdxl, narrow or tiny.")] = "sd14",
     adapter: Annotated[str, typer.Option(help="Adapter type, such as locon or lokr.")] = "locon",
     blocks: Annotated[str, typer.Option(help="Trained blocks, joined by +: all, out3, in0+out3.")] = "all",
     rank: Annotated[int, typer.Option(min=1)] = 16,

@@ -46,7 +46,8 @@ def save_adapter(
     """Write an adapter to `path`, completely or not at all.
 
     The file has one alpha, the most common alpha of the layers; for other layers `alpha_i / alpha` is folded into up.
-    If all layers share one alpha, every tensor is written bit for bit.
+    If all layers share one alpha, every tensor is written bit for bit. Files for transformers have no alpha: there
+    `alpha_i / rank` is folded into up.
 
     Args:
         metadata: further entries, such as `bwlab.config`, which take precedence over the default entries.
@@ -58,6 +59,8 @@ def save_adapter(
     """
     alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
     leaves = {layer_path: layer.file_tensors(alpha) for layer_path, layer in adapter.layers.items()}
+    if adapter.scheme.denoiser != UNET_KIND:
+        leaves = {path: _scaled(adapter.layers[path], own, adapter.type_name) for path, own in leaves.items()}
     tensors = {
         _key(adapter.scheme, layer_path, leaf): _stored(tensor, leaf, dtype)
         for layer_path, own in leaves.items()
@@ -80,6 +83,17 @@ def _key(scheme: BlockScheme, path: str, leaf: str) -> str:
     if component == UNET:
         component = TRANSFORMER if scheme.denoiser == TRANSFORMER else scheme.name
     return f"{component}.{own}.{DIFFUSERS_LEAVES.get(leaf, leaf)}"
+
+
+def _scaled(layer: AdapterLayer, tensors: dict[str, Tensor], type_name: str) -> dict[str, Tensor]:
+    """Return the factors of a LoRA layer with its scale in up and no alpha, which diffusers reads for no transformer.
+
+    The tensors of other layers are returned as they are.
+    """
+    if tensors.keys() != {DOWN, UP, ALPHA} or not _leaves_mean_delta(layer, tensors, type_name):
+        return tensors
+    scale = float(tensors[ALPHA]) / len(tensors[DOWN])
+    return {DOWN: tensors[DOWN], UP: tensors[UP] if scale == 1 else scale * tensors[UP]}
 
 
 def _stored(tensor: Tensor, leaf: str, dtype: torch.dtype | None) -> Tensor:

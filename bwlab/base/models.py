@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bwlab.base.families import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
+from bwlab.base.names import DENOISERS
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -22,16 +24,24 @@ def family_of(pipe: Any) -> ModelFamily:
         BwlabError: no family is known for it.
 
     """
-    for component in ("unet", "transformer", *getattr(pipe, "components", ())):
-        family = getattr(getattr(pipe, component, None), MARK, None)
-        if isinstance(family, ModelFamily):
-            return family
+    marked = _marked(pipe, DENOISERS)
+    if marked is not None:
+        return marked
     kind = type(pipe).__name__
     for known in FAMILIES:
         controlled = () if known.controlnet_classes is None else known.controlnet_classes.names()
         if kind in (*known.kinds, *known.classes.names(), *controlled):
             return known
+    marked = _marked(pipe, getattr(pipe, "components", ()))
+    if marked is not None:
+        return marked
     raise BwlabError(f"a {kind}", "no model family is known for it", "Load it with bwlab.load_base")
+
+
+def _marked(pipe: Any, components: Iterable[str]) -> ModelFamily | None:
+    """Return the family that one of the components is marked with."""
+    marks = (getattr(getattr(pipe, component, None), MARK, None) for component in components)
+    return next((mark for mark in marks if isinstance(mark, ModelFamily)), None)
 
 
 def denoiser_of(pipe: Any) -> Any:

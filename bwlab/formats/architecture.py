@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.families import scheme_for
-from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.scheme import ALL, BlockScheme, Module
 from bwlab.errors import BwlabError
 from bwlab.formats.transformer_modules import NAMES, declared_architecture, transformer_scheme_of
 
@@ -49,6 +49,8 @@ ARCHITECTURE_NAMES = {
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 
+NUMBERED = re.compile(r"[^.\d]+(?:\.[^.\d]+)*\.\d+")  # the list and the number of a block, at the start of a path
+
 
 def architecture_of(
     file: Path, shapes: Shapes, metadata: Mapping[str, str], keys: Collection[str] = frozenset()
@@ -86,13 +88,27 @@ def scheme_of(architecture: str, shapes: Shapes) -> BlockScheme:
     """Return the block scheme of the model that modules belong to.
 
     Args:
-        architecture: the architecture; if it is unknown, the scheme is that of SD 1.x, as for the embedded base.
+        architecture: the architecture; if it is unknown, the scheme is that of SD 1.x, as for the embedded base, or
+            of numbered blocks where that knows none of the modules.
         shapes: module path -> shape of its delta, or None; the number of a transformer's blocks follows from them.
 
     """
     if architecture in NAMES:
         return transformer_scheme_of(architecture, shapes)
-    return scheme_for(SDXL if architecture == "sdxl" else SD14)
+    scheme = scheme_for(SDXL if architecture == "sdxl" else SD14)
+    if architecture == "unknown" and shapes and not any(scheme.module_of(path) for path in shapes):
+        return _numbered_scheme(shapes)
+    return scheme
+
+
+def _numbered_scheme(paths: Iterable[str]) -> BlockScheme:
+    """Return a scheme for a model of a plugin's family, of which only paths are known: `blocks.2.0` is in `blocks2`."""
+    numbered = dict.fromkeys(match[0] for path in paths if (match := NUMBERED.match(path)))
+    modules = [Module(path, "".join(path.rsplit(".", 1)), "".join(path.rsplit(".", 1))) for path in numbered]
+    others = dict.fromkeys(path for path in paths if not NUMBERED.match(path))
+    modules += [Module(path, path, "rest") for path in others]
+    blocks = tuple(module.block for module in modules if module.block != "rest")
+    return BlockScheme("numbered", tuple(modules), ((ALL, blocks),), denoiser="denoiser")
 
 
 def _is_sdxl(file: Path, shapes: Shapes) -> bool:

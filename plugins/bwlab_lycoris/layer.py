@@ -21,8 +21,6 @@ from bwlab.formats.torch_tensors import lazy_tensor
 from bwlab_lycoris.fresh import fresh_tensors
 from bwlab_lycoris.kinds import KINDS
 
-NETWORK = "lycoris.kohya"
-
 
 class LycorisLayer(AdapterLayer):
     """A layer with the tensors of a LyCORIS module, each of which is trained.
@@ -67,7 +65,7 @@ class LycorisLayer(AdapterLayer):
     @classmethod
     def network(cls) -> tuple[str, Mapping[str, str]]:
         """Return kohya's name of LyCORIS, and the arguments that select this type."""
-        return NETWORK, KINDS[cls.type_name].arguments
+        return "lycoris.kohya", KINDS[cls.type_name].arguments
 
     def leaf(self, leaf: str) -> Tensor:
         """Return the parameter of a leaf."""

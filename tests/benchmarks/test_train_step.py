@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import gradient_path, train_step
+from benchmarks import gradient_path, lycoris_layers, train_step
 from benchmarks.measure import resident
 from benchmarks.peers import CONTESTANTS, Peft, by_name
 from benchmarks.setting import Setting
@@ -54,7 +55,7 @@ def test_skipping_is_left_out_where_it_makes_no_sense() -> None:
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        (["--model", "sd15"], "sd14, sd21, sdxl, tiny"),
+        (["--model", "sd15"], "sd14, sd21, sdxl, narrow, tiny"),
         (["--who", "kohyas"], "'kohya-style'"),
         (["--who", "kohya", "--model", "tiny"], "--sd-scripts"),
         (["--who", "PEFT", "--adapter", "lokr"], "have LoRA and LoCon alone"),
@@ -95,6 +96,14 @@ def test_the_types_of_lycoris_are_compared_with_lycoris() -> None:
         assert not {"PEFT", "kohya-style"} & {kind.name for kind in kinds}
         ours, theirs = (by_name(name)(unet, setting).parameters for name in ("bwlab", "LyCORIS"))
         assert sum(parameter.numel() for parameter in ours) == sum(parameter.numel() for parameter in theirs)
+
+
+def test_single_layers_are_compared_with_lycoris(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lycoris_layers, "CASES", {"small": (lambda: nn.Linear(64, 96), (1, 5, 64))})
+    printed = run(lycoris_layers.main, "--types lokr,oft --repeats 1")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    assert [row[:2] for row in rows] == [["lokr", "small"], ["oft", "small"]]
+    assert all(float(row[4]) > 0 for row in rows)
 
 
 def test_the_gradient_path_is_compared_on_the_embedded_base() -> None:

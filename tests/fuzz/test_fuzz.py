@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from bwlab.cli.app import main
 from bwlab.formats.read import read_contents
 from tests.analysis.kohya import adapter_tensors, kohya
+from tests.fuzz.__main__ import Plan, guided, names
 from tests.fuzz.checked import Broken, run_checked
 from tests.fuzz.mutations import damaged, mutated
 from tests.fuzz.raw import RawFile, RawTensor, copied
@@ -58,6 +59,15 @@ def test_the_saved_corpus_and_damaged_copies_of_it(name: str) -> None:
         READERS[name](whole)
         for number in range(20):
             READERS[name](damaged(whole, Random(number)))
+
+
+def test_each_reader_has_a_corpus_and_guided_fuzzing_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert names() == sorted(READERS)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install atheris"):
+        guided(names(), Plan(0, None, 1.0, None, None, tmp_path))
 
 
 @settings(max_examples=50)

@@ -15,6 +15,7 @@ from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.layer import AdapterLayer, BaseLayer
 from bwlab.adapters.types import AdapterType
 from bwlab.errors import BwlabError
+from bwlab.plugins.manager import LYCORIS_TYPES
 from bwlab.testing import run_contract
 from bwlab.testing.bench import Bench, bench_for
 from bwlab_lycoris.fresh import fresh_tensors
@@ -34,7 +35,7 @@ def test_each_type_keeps_the_contract(name: str) -> None:
 
 
 def test_types_are_named_after_the_algorithms_of_their_files() -> None:
-    assert {case.algorithm for case in TRAINED} == set(TYPES) == set(KINDS) == set(LAYERS)
+    assert {case.algorithm for case in TRAINED} == set(TYPES) == set(KINDS) == set(LAYERS) == LYCORIS_TYPES
 
 
 def trainable(case: Case, kind: str) -> tuple[BaseLayer, LycorisBaseModule, AdapterLayer]:

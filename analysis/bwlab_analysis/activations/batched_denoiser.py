@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -93,6 +93,9 @@ class BatchedDenoiser:
             for adapter, column in zip(self.adapters, zip(*variants, strict=True), strict=True)
         ]
         self.stages = stages_of(scheme, self._scales, self.text_of)
+        if not self.family.grows_between_blocks:
+            last = self.stages[-1]
+            self.stages = tuple(replace(last, name=stage.name) for stage in self.stages)
 
     def cost(self) -> float:
         """Return the number of block computations as a share of those of running every variant alone, 0..1."""

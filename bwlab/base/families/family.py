@@ -89,6 +89,12 @@ class ModelFamily(ABC):
     classes: PipelineClasses
     controlnet_classes: PipelineClasses | None = None
     reads_chunks: bool = False
+    grows_between_blocks: bool = False
+    """Whether a block may be given a larger batch than the one before, each sample of which continues one of those.
+
+    That holds if all that samples differ in reaches a block as its argument. Analysis then computes what variants of
+    adapters share once.
+    """
     second_pass: bool = True
     """Whether guidance takes a second pass for the negative prompt; otherwise the denoiser is told the guidance."""
     time_scale: float = 1.0

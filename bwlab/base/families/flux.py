@@ -32,6 +32,7 @@ class Flux(ModelFamily):
     summary = "FLUX.1 dev and schnell"
     label = "FLUX.1"
     denoiser = "transformer"
+    grows_between_blocks = True
     kinds = ("FluxPipeline",)
     folders = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     classes = PipelineClasses("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")

@@ -31,6 +31,7 @@ class StableDiffusion3(ModelFamily):
     summary = "Stable Diffusion 3 and 3.5, and the embedded transformer"
     label = "SD 3 or SD 3.5"
     denoiser = "transformer"
+    grows_between_blocks = True
     kinds = ("StableDiffusion3Pipeline",)
     folders = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     classes = PipelineClasses(

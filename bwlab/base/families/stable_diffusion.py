@@ -25,6 +25,7 @@ class _UnetFamily(ModelFamily):
     """What the families with a UNet2DConditionModel have in common."""
 
     denoiser = "unet"
+    grows_between_blocks = True
     reads_chunks = True
 
     def refusal(self, pipe: Pipeline) -> str | None:
