@@ -88,7 +88,8 @@ def transformer_architecture(file: Path, shapes: Shapes, metadata: Mapping[str, 
 
     """
     names = [name for name in shapes if is_of_transformer(name)]
-    if not names:
+    # bwlab writes adapters of a plugin's model family with the name of its scheme; its layers may have any names.
+    if not names or metadata.get("bwlab.scheme", "sd") not in ("sd", "sdxl", *NAMES):
         return None
     templates = {name: named(name).template for name in names}
     candidates = [arch for arch, table in TABLES.items() if all(t in table for t in templates.values())]

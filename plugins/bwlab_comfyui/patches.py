@@ -12,8 +12,7 @@ from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.architecture import scheme_of
 from bwlab.formats.contents import AdapterContents
-from bwlab.formats.dialects.kohya import has_two_encoders, kohya_tensors
-from bwlab.formats.keys import kohya_name_of
+from bwlab.formats.dialects.kohya import keyed_tensors
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
 from bwlab.formats.torch_tensors import torch_tensor
@@ -58,8 +57,7 @@ def scaled_tensors(
     if contents.unknown:
         fix = "Drop them with: bwlab convert IN OUT --to kohya --drop-unknown"
         raise BwlabError(asked, contents.unknown_text, fix)
-    shapes = {path: module.shape for path, module in contents.modules.items()}
-    spec = parse_spec(scale, scheme_of(contents.architecture, shapes), kind="scale", default=1.0)
+    spec = parse_spec(scale, scheme_of(contents.architecture, contents.shapes), kind="scale", default=1.0)
     groups: dict[float, list[ModuleWeights]] = {}
     for path, module in contents.modules.items():
         if module.algorithm not in ALGORITHMS:
@@ -67,8 +65,7 @@ def scaled_tensors(
             raise BwlabError(asked, found, "Convert it with: bwlab convert IN OUT --to kohya --rank N")
         if with_text or not in_text_encoder(path):
             groups.setdefault(spec.value_of(path), []).append(module)
-    two = has_two_encoders(contents)
     for strength, modules in groups.items():
         if strength != 0:
-            lazy = kohya_tensors(modules, lambda path: kohya_name_of(path, two))
+            lazy = keyed_tensors(contents, modules)
             yield strength, {key: torch_tensor(tensor) for key, tensor in lazy.items()}

@@ -93,21 +93,24 @@ def write_kohya(contents: AdapterContents, path: Path, dtype: str | None = None)
 
     Modules of transformers have the names of the original code, and layers that are one matrix there are joined.
     """
-    if contents.architecture in TRANSFORMERS:
-        _write_transformer(contents, path, dtype)
-        return
-    two = has_two_encoders(contents)
-    _write(contents, path, dtype, lambda module: kohya_name_of(module, two))
-
-
-def _write_transformer(contents: AdapterContents, path: Path, dtype: str | None) -> None:
+    from bwlab.formats.modules import with_one_alpha
     from bwlab.formats.safetensors import write_tensors
+
+    # What reads the names of transformers reads an alpha for each module.
+    modules = list(contents.modules.values())
+    modules = modules if contents.architecture in TRANSFORMERS else with_one_alpha(modules)
+    write_tensors(path, keyed_tensors(contents, modules), contents.metadata, dtype)
+
+
+def keyed_tensors(contents: AdapterContents, modules: Iterable[ModuleWeights]) -> dict[str, LazyTensor]:
+    """Return the tensors of some of a file's modules by kohya's keys; `BwlabError` if two would share a name."""
     from bwlab.formats.transformer_modules import in_original_code
 
-    modules = in_original_code(contents.modules, contents.architecture)
-    names = {module.path: _transformer_name(module.path, contents.architecture) for module in modules}
-    # Each module keeps its alpha: what reads these names reads an alpha for each module.
-    write_tensors(path, kohya_tensors(modules, names.__getitem__), contents.metadata, dtype)
+    if contents.architecture not in TRANSFORMERS:
+        two = has_two_encoders(contents)
+        return kohya_tensors(modules, lambda path: kohya_name_of(path, two))
+    named = in_original_code({module.path: module for module in modules}, contents.architecture)
+    return kohya_tensors(named, lambda path: _transformer_name(path, contents.architecture))
 
 
 def _transformer_name(path: str, architecture: str) -> str:
