@@ -201,7 +201,8 @@ def test_the_wheel_of_a_plugin_holds_it_alone(plugin: str, plugin_wheel: Path, t
         names = archive.namelist()
     (metadata,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
     assert {name.split("/")[0] for name in names} == {plugin, metadata}
-    sources = {f"{plugin}/{path.name}" for path in (ROOT / "plugins" / plugin).glob("*.py")}
+    folder = ROOT / "plugins" / plugin
+    sources = {f"{plugin}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
 
 
