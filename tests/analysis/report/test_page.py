@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from bwlab.tables import Cell, Table, columns_of
 from bwlab.text import CONTROLS
-from bwlab_analysis.report.block_map import fill_colour, block_map
+from bwlab_analysis.report.block_map import block_map, fill_colour
 from bwlab_analysis.report.gallery import encode_all
 from bwlab_analysis.report.html import table_html
 from bwlab_analysis.report.numbers import number_cell, number_text
