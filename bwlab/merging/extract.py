@@ -18,6 +18,7 @@ from bwlab.formats.contents import AdapterContents
 from bwlab.formats.lora_form import lora_module, nearest
 from bwlab.formats.metadata import derived_metadata
 from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.transformer_modules import NAMES
 from bwlab.linalg.factored import Array
 from bwlab.merging.output import Fit, Outcome, Target, known_scheme, require_rank, write_adapter, writer_for
 
@@ -107,7 +108,7 @@ def extract(job: Extraction, target: Target, manager: PluginManager, track: Trac
         )
         raise BwlabError(f"extracting {job.tuned}", where, "Give the fine-tuned model, or choose other blocks")
     shapes = {path: module.shape for path, module in difference.modules.items()}
-    architecture = architecture_of(Path(job.tuned), shapes, {})
+    architecture = scheme.name if scheme.name in NAMES else architecture_of(Path(job.tuned), shapes, {})
     step = {"command": "extract", "tuned": Path(job.tuned).name, "base": Path(job.base).name, "ranks": text}
     metadata = derived_metadata(_versions(architecture), difference.modules, scheme, step, same_type=False)
     contents = AdapterContents(Path(job.tuned), "models", architecture, difference.modules, {}, {}, ())

@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
         ("text", "no safetensors file"),
         ("cut", "it is cut short"),
         ("missing", "No such file"),
-        ("flux", "FLUX.1"),
+        ("flux", "FLUX.1|sd and flux|flux and sd"),
         ("sdxl", "the base lacks|the model lacks|different schemes"),
         ("wide", "is \\(7, 7\\) in the adapter|was made for another model"),
     ],
