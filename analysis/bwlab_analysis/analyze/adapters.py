@@ -172,12 +172,14 @@ def conflict_pairs(
     names, manager = named_files([Path(file) for file in files]), installed_manager()
     measures = [measure for measure in conflict_measures(manager, warn or as_warning) if signs or not measure.slow]
     paths = [file for _, file in names]
+    if len(set(paths)) < len(paths):
+        raise BwlabError("comparing all pairs", f"{paths[0]} is given twice", "Give each file once")
     pairs = AllPairs(paths, measures, manager)
     with PairsFile(Path(out), paths, measures, cells) as file:
-        if file.dropped and warn is not None:
+        if file.dropped:
             verb = "is" if file.dropped == 1 else "are"
             lines = f"{counted(file.dropped, 'line')} {verb} damaged or of an adapter that has changed"
-            warn(f"{out}: {lines}; removed")
+            (warn or as_warning)(f"{out}: {lines}; removed")
         before, total = len(file.known), math.comb(len(paths), 2)
         for done, (pair, outcome) in enumerate(pairs.reports(file.known), before + 1):
             file.add(pair, outcome)

@@ -123,4 +123,5 @@ def test_other_files_and_other_measures_are_refused(bwlab: Run, files: list[Path
     with out.open("ab") as held:
         assert try_lock(held)
         assert "another command is writing to it" in bwlab("analyze", "conflict", *files, "--out", out).err
+    assert "is given twice" in bwlab("analyze", "conflict", files[0], files[0], "--out", out).err
     assert "Leave out --base" in bwlab("analyze", "conflict", *files, "--out", out, "--base", "emoji").err
