@@ -100,7 +100,7 @@ def test_options_of_train_have_type_default_and_range_of_their_settings() -> Non
     ("typed", "completions"),
     [
         ("train --optimizer ad", ["adafactor", "adamw", "adamw8bit"]),
-        ("train --adapter lo", ["locon", "lora"]),
+        ("train --adapter lor", ["lora"]),
         ("generate --fusion k", ["k-lora", "kl"]),
         ("train --save-dtype f", ["fp32", "fp16"]),
         ("train --preset ", ["paper"]),
