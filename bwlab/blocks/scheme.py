@@ -12,7 +12,7 @@ from bwlab.errors import BwlabError, did_you_mean
 EVERYTHING = "*"
 ALL = "all"
 LDM_CELL = re.compile(r"BASE|IN\d*|M\d*|OUT\d*|[DS]\d\d|CLIP|T5")
-RANGE = re.compile(r"(?P<name>.*?[^\d])(?P<first>\d+)-(?P<last>\d+)(?P<rest>\.[a-z]+)?")
+RANGE = re.compile(r"(?P<name>.*?[^\d])(?P<first>\d{1,6})-(?P<last>\d{1,6})(?P<rest>\.[a-z]+)?", re.ASCII)
 FLAT_NUMBER = re.compile(r"_(\d+)$")
 NUMBERED = re.compile(r"(\w*?[^\W\d])(\d+)(\.[a-z]+)?")
 LONG_RUN = 5  # A list of fewer names is clearer than a range.

@@ -156,17 +156,17 @@ def _diagonal_blocks(module: ModuleWeights, ranges: Sequence[Range]) -> list[Mod
     if np.any(up.rows([(0, 1)]).read()[:, columns[0][1] :]):
         return None
     values = up.read()
+    if not values.any():  # of an adapter that was not trained: any blocks would do
+        return None
     for (first, last), (left, right) in zip(ranges, columns, strict=True):
         own = values[first:last]
         if np.any(own[:, :left]) or np.any(own[:, right:]):
             return None
-    alpha = own_alpha(module)
-    assert alpha is not None
     return [
         dataclasses.replace(
             module,
             leaves={DOWN: down.rows([(left, right)]), UP: _columns(up.rows([own]), left, right)},
-            alpha=None if module.alpha is None else alpha / count,
+            alpha=None if module.alpha is None else module.alpha / count,
         )
         for own, (left, right) in zip(ranges, columns, strict=True)
     ]

@@ -24,7 +24,7 @@ STACKS = (
     "layers",
     "blocks",
 )
-_BLOCK = re.compile(rf"({'|'.join(STACKS)})[._](\d+)[._](.+)")
+_BLOCK = re.compile(rf"({'|'.join(STACKS)})[._](\d{{1,6}})[._](.+)", re.ASCII)
 
 IMAGE_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 TEXT_QKV = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")

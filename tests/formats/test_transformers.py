@@ -164,6 +164,22 @@ def test_split_qkv_files_give_modules_of_the_rank_of_a_block_and_are_written_bit
     assert all(np.array_equal(file.read(key), value) for key, value in tensors.items())
 
 
+def test_fused_factors_with_alpha_0_or_of_zeros_are_read(tmp_path: Path) -> None:
+    """What is wrong with numbers is for `inspect` to say; zeros have no blocks on their diagonal."""
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    tensors = {
+        f"{name}.lora_down.weight": np.ones((6, 64), np.float32),
+        f"{name}.lora_up.weight": np.zeros((192, 6), np.float32),
+    }
+    contents = read_contents(write(tmp_path / "a.safetensors", tensors))
+    assert {module.rank() for module in contents.modules.values()} == {6}
+    up = np.zeros((192, 6), np.float32)
+    up[:64, :2] = up[64:128, 2:4] = up[128:, 4:] = 1
+    tensors |= {f"{name}.lora_up.weight": up, f"{name}.alpha": np.array(0.0, np.float32)}
+    contents = read_contents(write(tmp_path / "a.safetensors", tensors))
+    assert {(module.rank(), module.alpha) for module in contents.modules.values()} == {(2, 0.0)}
+
+
 def test_separate_layers_are_fused_block_diagonally_and_exactly(tmp_path: Path) -> None:
     """Ranks and alphas differ, and one layer is missing: the fused LoRA has the sum of the ranks."""
     draw, tensors = np.random.default_rng(1), no_tensors()
@@ -388,6 +404,7 @@ def test_text_encoders_are_named_as_in_the_models_pipeline(tmp_path: Path) -> No
             "two modules change transformer_blocks.0.attn.to_q",
         ),
         (dotted_keys({"transformer_blocks.0.attn1.to_q": (64, 64)}, "transformer."), "bwlab does not know"),
+        (dotted_keys({f"double_blocks.{5000 * '9'}.img_attn.qkv": (192, 64)}), "bwlab does not know"),
     ],
 )
 def test_files_that_fit_no_model_are_one_line(
