@@ -138,7 +138,12 @@ def test_bad_arguments_are_user_errors(arguments: list[str], found: str) -> None
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(None, "there is no unet/config.json"), ("{", "it cannot be read"), ("[1]", "it is no JSON object"), (b"\xff", "read")],
+    [
+        (None, "there is no unet/config.json"),
+        ("{", "it cannot be read"),
+        ("[1]", "it is no JSON object"),
+        (b"\xff", "read"),
+    ],
 )
 def test_a_folder_that_is_no_pipeline(tmp_path: Path, content: str | bytes | None, found: str) -> None:
     if content is not None:

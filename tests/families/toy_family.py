@@ -121,6 +121,9 @@ class Toy(ModelFamily):
         prediction: Tensor = denoiser(latents, times, **conditions)
         return prediction
 
+    def image_stream(self, output: Tensor) -> Tensor:
+        return output.flatten(1, 2)
+
     def row_numbers(self, denoiser: Any, latents: Tensor) -> int:
         return int(latents[0, 0].numel()) * int(denoiser.config.width)
 

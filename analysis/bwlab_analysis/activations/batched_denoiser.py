@@ -8,6 +8,7 @@ diverge there, and each block's adapter layers get one scale per sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class BlockOutput:
 
     Attributes:
         block: name of the block.
-        hidden: `(groups, latents, channels, h, w)`, or of a transformer `(groups, latents, tokens, width)`.
+        hidden: `(groups, latents, channels, h, w)`; the tokens of a transformer are laid out as the image has them.
         group_of: for each variant, its position in `hidden`.
 
     """
@@ -45,7 +46,7 @@ class BlockOutput:
     group_of: tuple[int, ...]
 
     def variant(self, index: int) -> Tensor:
-        """Return one variant's hidden states, `(latents, ...)`."""
+        """Return one variant's hidden states, `(latents, channels, h, w)`."""
         return self.hidden[self.group_of[index]]
 
 
@@ -120,7 +121,7 @@ class BatchedDenoiser:
         count, first = len(latents), self.stages[0]
         rows = [texts[self.text_of[leader]] for leader in first.leaders]
         arguments: Mapping[str, Any] = concatenate_arguments(rows)
-        with self._attached(count, on_block):
+        with self._attached(count, (latents.shape[-2], latents.shape[-1]), on_block):
             repeated = latents.repeat(first.groups, *(1,) * (latents.dim() - 1))
             output = self.family.run(self.denoiser, repeated, timesteps.repeat(first.groups), arguments)
         last = self.stages[-1]
@@ -128,7 +129,7 @@ class BatchedDenoiser:
         return apart[list(last.group_of)]
 
     @contextmanager
-    def _attached(self, count: int, on_block: OnBlock | None) -> Iterator[None]:
+    def _attached(self, count: int, size: tuple[int, int], on_block: OnBlock | None) -> Iterator[None]:
         by_name = {stage.name: stage for stage in self.stages}
         scaled = [
             ScaledAdapter(
@@ -141,11 +142,13 @@ class BatchedDenoiser:
         try:
             for stage in self.stages[1:]:
                 for module in self._entries(stage):
-                    hook = _BatchWidening(self.stages[: self.stages.index(stage) + 1], count)
-                    handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                    widening = _BatchWidening(self.stages[: self.stages.index(stage) + 1], count)
+                    handles.append(module.register_forward_pre_hook(widening, with_kwargs=True))
                 if on_block is not None and stage.name != LAST:
                     block = self.denoiser.get_submodule(block_path(self.scheme, stage.name))
-                    handles.append(block.register_forward_hook(_BlockOutputHook(self.family, stage, count, on_block)))
+                    handles.append(
+                        block.register_forward_hook(_BlockOutputHook(self.family, stage, count, size, on_block))
+                    )
             with attach(self.denoiser, *scaled):
                 yield
         finally:
@@ -201,12 +204,27 @@ class _BatchWidening:
 class _BlockOutputHook:
     """The hook that passes a block's hidden states to `on_block`."""
 
-    def __init__(self, family: ModelFamily, stage: Stage, count: int, on_block: OnBlock) -> None:
-        self.family, self.stage, self.count, self.on_block = family, stage, count, on_block
+    def __init__(self, family: ModelFamily, stage: Stage, count: int, size: tuple[int, int], on_block: OnBlock) -> None:
+        self.family, self.stage, self.count, self.size, self.on_block = family, stage, count, size, on_block
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> None:
-        hidden = self.family.image_stream(output).unflatten(0, (self.stage.groups, self.count))
+        hidden = as_maps(self.family.image_stream(output), *self.size).unflatten(0, (self.stage.groups, self.count))
         self.on_block(BlockOutput(self.stage.name, hidden, self.stage.group_of))
+
+
+def as_maps(hidden: Tensor, height: int, width: int) -> Tensor:
+    """Return hidden states as maps `(batch, channels, h, w)`.
+
+    Args:
+        hidden: maps, which are returned as they are, or the tokens of an image `(batch, tokens, channels)`, row by row.
+        height, width: of the latents, each of whose squares of equal size is a token.
+
+    """
+    if hidden.dim() != 3:
+        return hidden
+    side = max(1, round(math.sqrt(height * width / hidden.shape[1])))
+    maps: Tensor = hidden.mT.unflatten(2, (height // side, width // side))
+    return maps
 
 
 def _module_scales(adapter: Adapter, variant_scales: Sequence[Scale]) -> dict[str, tuple[float, ...]]:

@@ -175,7 +175,10 @@ class ModelFamily(ABC):
         return latents
 
     def image_stream(self, output: Any) -> Tensor:
-        """Return the hidden states of the image in what a block of the denoiser returns."""
+        """Return the hidden states of the image in what a block of the denoiser returns.
+
+        They are maps `(batch, channels, h, w)`, or tokens `(batch, tokens, channels)` row by row.
+        """
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
         return hidden
 

@@ -128,10 +128,16 @@ def packed(latents: Tensor) -> Tensor:
 
 
 def unpacked(tokens: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return tokens as latents of a shape `(batch, channels, h, w)`; the inverse of `packed`."""
-    batch, channels, height, width = shape
-    tiles = tokens.view(batch, height // PATCH, width // PATCH, channels, PATCH, PATCH)
-    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
+    """Return tokens as latents `(batch, channels, h, w)`; the inverse of `packed`.
+
+    Args:
+        tokens: as `packed` returns them, of any batch size.
+        shape: the shape of the latents, whose batch size does not count.
+
+    """
+    _, channels, height, width = shape
+    tiles = tokens.view(len(tokens), height // PATCH, width // PATCH, channels, PATCH, PATCH)
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), channels, height, width)
 
 
 def image_places(latents: Tensor) -> Tensor:
