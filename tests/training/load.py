@@ -2,7 +2,7 @@
 
     python -m tests.training.load --minutes 15 --steps 100000
 
-A tiny adapter is trained on the embedded base, with checkpoints and previews. Every hundredth of the steps is sampled,
+A tiny adapter is trained on the embedded base, with checkpoints and previews. Every `--every` steps the process is sampled,
 and the last quarter of the samples is compared with the second one, as the first holds what is only made once. Needs
 /proc, as on Linux.
 """
@@ -97,12 +97,12 @@ class Watch:
 
 
 def config_of(root: Path, steps: int, every: int, *sets: str) -> TrainConfig:
-    """Return a run of a tiny adapter on two images, with a checkpoint and a preview in every tenth of the samples."""
+    """Return a run of a tiny adapter on two images, with a checkpoint and a preview at every fifth sample."""
     for index, caption in enumerate(("ink, fox", "ink, owl")):
         write_image(root / "data" / f"{index}.png", index)
         (root / "data" / f"{index}.txt").write_text(caption, encoding="utf-8")
     places = f"data.folder={root / 'data'}", f"data.cache={root / 'cache'}", f"out={root / 'out'}"
-    lasting = f"training.steps={steps}", f"checkpoint.every={10 * every}", f"preview.every={10 * every}"
+    lasting = f"training.steps={steps}", f"checkpoint.every={5 * every}", f"preview.every={5 * every}"
     return read_config(sets=[*SETS, *places, *lasting, *sets])
 
 
