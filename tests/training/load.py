@@ -2,10 +2,9 @@
 
     python -m tests.training.load --minutes 15 --steps 100000
 
-A tiny adapter is trained on the embedded base, with checkpoints and previews. Every `--every` steps the process is
-sampled,
-and the last quarter of the samples is compared with the second one, as the first holds what is only made once. Needs
-/proc, as on Linux.
+A tiny adapter is trained on the embedded base, with checkpoints and previews. The process is sampled every `--every`
+steps, and the last quarter of the samples is compared with the second one, as the first holds what is only made once.
+Needs /proc, as on Linux.
 """
 
 from __future__ import annotations
