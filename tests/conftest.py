@@ -190,8 +190,8 @@ def tiny_xl_unet() -> UNet2DConditionModel:
     )
 
 
-def tiny_autoencoder() -> AutoencoderKL:
-    """Return an untrained AutoencoderKL from 32 x 32 images to 8 x 8 latents of 4 channels."""
+def tiny_autoencoder(**settings: float) -> AutoencoderKL:
+    """Return an untrained AutoencoderKL from 32 x 32 images to 8 x 8 latents of 4 channels, with these settings too."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -201,6 +201,7 @@ def tiny_autoencoder() -> AutoencoderKL:
         latent_channels=4,
         norm_num_groups=4,
         sample_size=32,
+        **settings,
     )
 
 

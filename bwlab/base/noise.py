@@ -1,6 +1,6 @@
 """How noise is added to latents, and what a denoiser learns to predict: by diffusion (DDPM) or by flow matching.
 
-A base's times run from 0, the image, to 1000, pure noise, as its denoiser is told them. Samplers, which step along
+A base's times run from 0, the image, to 1000, pure noise, as its denoiser gets them. Samplers, which step along
 them, are in `bwlab.generation.samplers`.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.models import family_of
-from bwlab.base.noise_kind import is_flow
+from bwlab.base.noise_kind import fixed_shift, is_flow
 from bwlab.base.prediction import EPSILON, VELOCITY
 from bwlab.errors import BwlabError
 
@@ -167,7 +167,7 @@ def base_shift(pipe: Pipeline) -> float:
     """
     config = pipe.scheduler.config
     if not config.get("use_dynamic_shifting"):
-        return float(config.get("shift", config.get("flow_shift", 1.0)))
+        return fixed_shift(config)
     family = family_of(pipe)
     tokens = (family.base_side(pipe) // family.size_step(pipe)) ** 2
     least, most = float(config.get("base_image_seq_len", 256)), float(config.get("max_image_seq_len", 4096))

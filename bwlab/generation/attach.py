@@ -151,7 +151,7 @@ class _Phases:
 
 
 def visited(pipe: Pipeline, time: float) -> float:
-    """Return the timestep of `pipe.scheduler` of which the denoiser is told `time`.
+    """Return the timestep of `pipe.scheduler` that the denoiser gets as `time`.
 
     Where the denoiser gets times in other units or in half precision, this is the nearest one.
     """

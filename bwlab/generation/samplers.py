@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bwlab.base.noise_kind import is_flow
+from bwlab.base.noise_kind import fixed_shift, is_flow
 from bwlab.errors import BwlabError, did_you_mean
 
 if TYPE_CHECKING:
@@ -145,17 +145,18 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
 
 
 def _flow_scheduler(sampler: Sampler, config: Mapping[str, object]) -> SchedulerMixin:
-    """Return a scheduler of flow matching; those made for diffusion are told to sample by it."""
+    """Return a scheduler of flow matching; those that are made for diffusion too are set to it."""
     import diffusers
 
-    told = {
-        "use_flow_sigmas": True,
-        "prediction_type": "flow_prediction",
-        "flow_shift": config.get("shift", config.get("flow_shift", 1.0)),
-        "solver_order": 2,
-    }
-    own = {"shift": config.get("shift", config.get("flow_shift", 1.0))}
-    settings = own if sampler.flow.startswith("FlowMatch") else told
+    shift = fixed_shift(config)
+    settings: dict[str, object] = {"shift": shift}
+    if not sampler.flow.startswith("FlowMatch"):
+        settings = {
+            "use_flow_sigmas": True,
+            "prediction_type": "flow_prediction",
+            "flow_shift": shift,
+            "solver_order": 2,
+        }
     scheduler: SchedulerMixin = getattr(diffusers, sampler.flow).from_config(config, **settings)
     return scheduler
 

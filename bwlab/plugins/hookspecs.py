@@ -63,7 +63,7 @@ def bwlab_register_fusions() -> list[FusionType]:  # type: ignore[empty-body]
 
 @hookspec
 def bwlab_register_model_families() -> list[ModelFamily]:  # type: ignore[empty-body]
-    """Return model families: how the base models of a kind are loaded, told of captions and noise, and sampled."""
+    """Return model families: how the base models of a kind are loaded, conditioned, trained and sampled."""
 
 
 @hookspec

@@ -15,7 +15,7 @@ from torch import Tensor
 from bwlab_emoji.art import Art, load_art
 from bwlab_emoji.icon_sets import ICON_SETS, Pixels, on_background, styles_with_role
 from bwlab_emoji.text import new_text_encoder, new_tokenizer
-from bwlab_emoji.training import StageLog
+from bwlab_emoji.training import StageLog, let_all_read
 from bwlab_emoji.unet import DenoiserTraining, LatentPool, new_scheduler, new_unet
 from bwlab_emoji.vae import AutoencoderTraining
 from bwlab_emoji.world import BACKGROUNDS, HELD_OUT, caption, training_names
@@ -167,8 +167,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, out: Path) -> None:
     halved = copy.deepcopy(pipeline).to(torch.float16)
     halved.vae.register_to_config(_name_or_path="")  # otherwise the work folder's path would be written into the config
     halved.save_pretrained(out)
-    for file in out.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes them readable by their owner alone
+    let_all_read(out)
 
 
 def sample_training_captions(art: Art, count: int = 64, seed: int = 0) -> list[tuple[str, str]]:

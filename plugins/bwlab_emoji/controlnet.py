@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab_emoji.scoring.data import resampled, unmultiplied
-from bwlab_emoji.training import StageLog, TrainingFile
+from bwlab_emoji.training import StageLog, TrainingFile, let_all_read
 from bwlab_emoji.unet import noised, trapezoid
 from bwlab_emoji.vae import mixed_precision
 
@@ -178,5 +178,4 @@ def save_controlnet(net: ControlNetModel, out: Path) -> None:
     halved = copy.deepcopy(net).to(torch.float16)
     halved.register_to_config(_name_or_path="")
     halved.save_pretrained(out)
-    for file in out.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes them readable by their owner alone
+    let_all_read(out)

@@ -15,16 +15,19 @@ from torch.nn import functional
 from bwlab.base.families.equal_tokens import compute_equal_tokens_once
 from bwlab.base.load import load_base
 from bwlab.base.names import EMBEDDED
+from bwlab.base.noise import FlowMatching
 from bwlab_emoji.art import load_art
 from bwlab_emoji.build import latent_pool
 from bwlab_emoji.text import WIDTH
-from bwlab_emoji.training import Muon, StageLog, TrainingFile
-from bwlab_emoji.unet import AVERAGE_DECAY, CAPTION_DROPOUT, LatentPool, trapezoid
+from bwlab_emoji.training import AveragedTraining, Muon, StageLog, TrainingFile, let_all_read
+from bwlab_emoji.unet import CAPTION_DROPOUT, LatentPool, trapezoid
 from bwlab_emoji.vae import LATENT_CHANNELS
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    from bwlab.base.architectures import Pipeline
 
 BLOCKS, HEADS, HEAD_WIDTH = 12, 5, 32
 TOKENS = 24
@@ -35,6 +38,8 @@ SCALING = 1.2
 """What latents are multiplied by, so that their standard deviation over the training world is 1."""
 PEAK_RATE = 1e-3
 MATRIX_RATE = 0.02
+SAVE_EVERY = 250
+PROCESS = FlowMatching()
 
 
 def new_transformer(seed: int = 0) -> SD3Transformer2DModel:
@@ -70,7 +75,7 @@ def new_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Return the noise process of Stable Diffusion 3 without a shift, since these latents have only 64 tokens."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    return FlowMatchEulerDiscreteScheduler(shift=1.0)
+    return FlowMatchEulerDiscreteScheduler(shift=PROCESS.shift)
 
 
 @torch.no_grad()
@@ -126,7 +131,7 @@ def encode_captions(encoder: CLIPTextModelWithProjection, pool: LatentPool) -> C
     )
 
 
-class TransformerTraining:
+class TransformerTraining(AveragedTraining):
     """A restartable training of the transformer by flow matching (arXiv 2403.03206), with a frozen text encoder.
 
     Args:
@@ -153,41 +158,28 @@ class TransformerTraining:
         compile_model: bool = False,
     ) -> None:
         self.pool, self.captions = pool, captions
-        self.steps, self.coloured_from, self.batch = steps, coloured_from, batch
+        self.coloured_from, self.batch = coloured_from, batch
         self.model = new_transformer(seed)
         compute_equal_tokens_once(self.model)
         self._forward = torch.compile(self.model) if compile_model else self.model
         self._adam, self._muon = _optimizers(self.model)
         self.generator = torch.Generator().manual_seed(seed)
         parts = {"model": self.model, "adam": self._adam, "muon": self._muon}
-        self._checkpoint = TrainingFile(folder / "dit.pt", parts, self.generator)
-        state = self._checkpoint.restore()
-        self.step: int = state.get("step", 0)
-        self.average: dict[str, Tensor] = state.get("average") or {
-            key: value.clone() for key, value in self.model.state_dict().items()
-        }
-
-    def save(self) -> None:
-        """Write the checkpoint, replacing the last one only when it is complete."""
-        self._checkpoint.save(self.step, average=self.average)
+        super().__init__(self.model, TrainingFile(folder / "dit.pt", parts, self.generator), steps)
 
     def _loss(self) -> Tensor:
-        images, backgrounds = self.pool.latents.shape[:2]
-        image = torch.randint(images, (self.batch,), generator=self.generator)
-        background = torch.randint(1, backgrounds, (self.batch,), generator=self.generator)
-        white = torch.rand(self.batch, generator=self.generator) < (0.5 if self.step >= self.coloured_from else 1)
-        background[white] = 0
+        image, background = self.pool.draw(self.batch, self.generator, coloured=self.step >= self.coloured_from)
         caption = self.captions.index[image, background]
         caption[torch.rand(self.batch, generator=self.generator) < CAPTION_DROPOUT] = self.captions.empty
         latents = self.pool.latents[image, background].float() * SCALING
         noise = torch.randn(latents.shape, generator=self.generator)
-        time = torch.randn(self.batch, generator=self.generator).sigmoid()
-        noisy = torch.lerp(latents, noise, time.view(-1, 1, 1, 1))
+        times = PROCESS.sample_times(self.batch, self.generator)
+        noisy = PROCESS.add_noise(latents, noise, times)
         states = functional.pad(self.captions.states[caption], (0, 0, 0, EMPTY_T5_TOKENS))
-        prediction = self._forward(noisy, states, self.captions.pooled[caption], time * 1000, return_dict=False)[0]
-        return functional.mse_loss(prediction, noise - latents)
+        prediction = self._forward(noisy, states, self.captions.pooled[caption], times, return_dict=False)[0]
+        return functional.mse_loss(prediction, PROCESS.target(latents, noise, times))
 
-    def _learn(self) -> float:
+    def _change(self) -> Tensor:
         loss = self._loss()
         factor = trapezoid(self.step, self.steps)
         for optimizer, peak in ((self._adam, PEAK_RATE), (self._muon, MATRIX_RATE)):
@@ -198,25 +190,7 @@ class TransformerTraining:
         for optimizer in (self._adam, self._muon):
             optimizer.step()
             optimizer.zero_grad()
-        self.step += 1
-        self._update_average()
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.step % 10:
-            return
-        keep = min(AVERAGE_DECAY**10, self.step / (self.step + 100))
-        for key, value in self.model.state_dict().items():
-            self.average[key].lerp_(value, 1 - keep)
-
-    def run(self, log: StageLog, save_every: int = 250) -> None:
-        """Train to the last step, with a checkpoint every `save_every` steps."""
-        while self.step < self.steps:
-            loss = self._learn()
-            log.step(self.step, self.steps, loss)
-            if self.step % save_every == 0 or self.step == self.steps:
-                self.save()
+        return loss
 
 
 def _optimizers(model: nn.Module) -> tuple[torch.optim.Optimizer, Muon]:
@@ -269,19 +243,20 @@ def build_transformer(config: TransformerConfig, console: Console) -> Path:
         compile_model=config.compile_model,
     )
     with StageLog("dit", config.work / "log.jsonl", console) as log:
-        training.run(log)
-    save_transformer(training, encoder, config.out)
+        training.run(log, SAVE_EVERY)
+    save_transformer(training, base, encoder, config.out)
     return config.out
 
 
-def save_transformer(training: TransformerTraining, encoder: CLIPTextModelWithProjection, out: Path) -> None:
+def save_transformer(
+    training: TransformerTraining, base: Pipeline, encoder: CLIPTextModelWithProjection, out: Path
+) -> None:
     """Write the pipeline with averaged weights in half precision, as an ordinary folder without a T5.
 
     diffusers loads it with `text_encoder_3=None, tokenizer_3=None`, as any Stable Diffusion 3 without a T5.
     """
     from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
-    base = load_base(EMBEDDED)
     transformer = new_transformer()
     transformer.load_state_dict(training.average)
     vae = AutoencoderKL.from_config({**base.vae.config, "scaling_factor": SCALING, "shift_factor": 0.0})
@@ -300,5 +275,4 @@ def save_transformer(training: TransformerTraining, encoder: CLIPTextModelWithPr
         tokenizer_3=None,
     )
     pipeline.to(torch.float16).save_pretrained(out)
-    for file in out.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes them readable by their owner alone
+    let_all_read(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,71 @@ class TrainingFile:
             part.load_state_dict(state[key])
         self.generator.set_state(state["generator"])
         return state
+
+
+AVERAGE_DECAY = 0.999
+AVERAGED_STEPS = 10
+"""Steps between two updates of the average."""
+
+
+class AveragedTraining(ABC):
+    """A restartable training with a moving average of the weights.
+
+    Attributes:
+        step: steps that are done.
+        steps: optimiser steps in all.
+        average: the moving average of the model's state, by key.
+
+    Args:
+        model: what is trained.
+        checkpoint: the state of the training; restored here.
+        steps: optimiser steps in all.
+
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: TrainingFile, steps: int) -> None:
+        self._trained, self._checkpoint, self.steps = model, checkpoint, steps
+        state = checkpoint.restore()
+        self.step: int = state.get("step", 0)
+        self.average: dict[str, Tensor] = state.get("average") or {
+            key: value.clone() for key, value in model.state_dict().items()
+        }
+
+    @abstractmethod
+    def _change(self) -> Tensor:
+        """Compute the gradients of step `self.step`, change the weights, and return the loss."""
+
+    def save(self) -> None:
+        """Write the checkpoint, replacing the last one only when it is complete."""
+        self._checkpoint.save(self.step, average=self.average)
+
+    def run(self, log: StageLog, save_every: int = 500) -> None:
+        """Train to the last step, with a checkpoint every `save_every` steps."""
+        while self.step < self.steps:
+            loss = self._learn()
+            log.step(self.step, self.steps, loss)
+            if self.step % save_every == 0 or self.step == self.steps:
+                self.save()
+
+    def _learn(self) -> float:
+        loss = self._change()
+        self.step += 1
+        if self.step % AVERAGED_STEPS == 0:
+            self._update_average()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(AVERAGE_DECAY**AVERAGED_STEPS, self.step / (self.step + 100))
+        for key, value in self._trained.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - keep)
+
+
+def let_all_read(folder: Path) -> None:
+    """Let everyone read the weights in a folder; safetensors writes them readable by their owner alone."""
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)
 
 
 class StageLog:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab_emoji.text import WIDTH
-from bwlab_emoji.training import StageLog, TrainingFile
+from bwlab_emoji.training import AveragedTraining, TrainingFile
 from bwlab_emoji.vae import LATENT_CHANNELS, mixed_precision
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ CHANNELS = (64, 96, 128, 160)
 PEAK_RATE = 1e-3
 TEXT_RATE = 3e-4
 CAPTION_DROPOUT = 0.1
-AVERAGE_DECAY = 0.999
 
 
 def new_unet(seed: int = 0) -> UNet2DConditionModel:
@@ -75,6 +74,15 @@ class LatentPool:
     tokens: Tensor
     empty: Tensor
 
+    def draw(self, count: int, generator: torch.Generator, *, coloured: bool) -> tuple[Tensor, Tensor]:
+        """Return the images and the backgrounds of a batch, `(count,)` each; white, or half of them coloured."""
+        images, backgrounds = self.latents.shape[:2]
+        image = torch.randint(images, (count,), generator=generator)
+        background = torch.randint(1, backgrounds, (count,), generator=generator)
+        white = torch.rand(count, generator=generator) < (0.5 if coloured else 1)
+        background[white] = 0
+        return image, background
+
 
 def trapezoid(step: int, steps: int, warm_up: int = 200, decay: float = 0.2) -> float:
     """Return the factor on the learning rate: linear warm-up, flat, linear to 0.01 over the last fifth."""
@@ -98,7 +106,7 @@ def noised(latents: Tensor, signal: Tensor, generator: torch.Generator) -> tuple
     return noisy, times, kept.sqrt() * noise - (1 - kept).sqrt() * latents
 
 
-class DenoiserTraining:
+class DenoiserTraining(AveragedTraining):
     """A restartable training of UNet and text encoder by v-prediction.
 
     Args:
@@ -125,7 +133,7 @@ class DenoiserTraining:
         compile_unet: bool = False,
     ) -> None:
         self.pool, self.text_encoder, self.folder = pool, text_encoder, folder
-        self.steps, self.coloured_from, self.batch = steps, coloured_from, batch
+        self.coloured_from, self.batch = coloured_from, batch
         self.unet = new_unet(seed)
         self._forward = torch.compile(self.unet) if compile_unet else self.unet
         self._models = nn.ModuleDict({"unet": self.unet, "text_encoder": text_encoder})
@@ -141,25 +149,11 @@ class DenoiserTraining:
         )
         self._signal = new_scheduler().alphas_cumprod.float()
         self.generator = torch.Generator().manual_seed(seed)
-        self._checkpoint = TrainingFile(
-            folder / "unet.pt", {"models": self._models, "optimizer": self.optimizer}, self.generator
-        )
-        state = self._checkpoint.restore()
-        self.step: int = state.get("step", 0)
-        self.average: dict[str, Tensor] = state.get("average") or {
-            key: value.clone() for key, value in self._models.state_dict().items()
-        }
-
-    def save(self) -> None:
-        """Write the checkpoint, replacing the last one only when it is complete."""
-        self._checkpoint.save(self.step, average=self.average)
+        parts: dict[str, nn.Module | torch.optim.Optimizer] = {"models": self._models, "optimizer": self.optimizer}
+        super().__init__(self._models, TrainingFile(folder / "unet.pt", parts, self.generator), steps)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        images, backgrounds = self.pool.latents.shape[:2]
-        image = torch.randint(images, (self.batch,), generator=self.generator)
-        background = torch.randint(1, backgrounds, (self.batch,), generator=self.generator)
-        white = torch.rand(self.batch, generator=self.generator) < (0.5 if self.step >= self.coloured_from else 1)
-        background[white] = 0
+        image, background = self.pool.draw(self.batch, self.generator, coloured=self.step >= self.coloured_from)
         tokens = self.pool.tokens[image, background]
         dropped = torch.rand(self.batch, 1, generator=self.generator) < CAPTION_DROPOUT
         return self.pool.latents[image, background].float(), torch.where(dropped, self.pool.empty, tokens)
@@ -172,7 +166,7 @@ class DenoiserTraining:
             prediction = self._forward(noisy, times, context, return_dict=False)[0]
         return functional.mse_loss(prediction.float(), target)
 
-    def _learn(self) -> float:
+    def _change(self) -> Tensor:
         loss = self._loss()
         factor = trapezoid(self.step, self.steps)
         for group in self.optimizer.param_groups:
@@ -181,18 +175,7 @@ class DenoiserTraining:
         nn.utils.clip_grad_norm_(self._models.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.step += 1
-        self._update_average()
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.step % 10:
-            return
-        keep = min(AVERAGE_DECAY**10, self.step / (self.step + 100))
-        for key, value in self._models.state_dict().items():
-            if value.is_floating_point():
-                self.average[key].lerp_(value, 1 - keep)
+        return loss
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
         """Return the state dicts of averaged `unet` and `text_encoder` weights."""
@@ -200,11 +183,3 @@ class DenoiserTraining:
             name: {key.removeprefix(f"{name}."): v for key, v in self.average.items() if key.startswith(f"{name}.")}
             for name in ("unet", "text_encoder")
         }
-
-    def run(self, log: StageLog, save_every: int = 500) -> None:
-        """Train to the last step, with a checkpoint every `save_every` steps."""
-        while self.step < self.steps:
-            loss = self._learn()
-            log.step(self.step, self.steps, loss)
-            if self.step % save_every == 0 or self.step == self.steps:
-                self.save()

@@ -19,6 +19,7 @@ from tests.conftest import (
     TINY_WIDTH,
     XL_POOLED_WIDTH,
     XL_SECOND_WIDTH,
+    tiny_autoencoder,
     tiny_second_text_encoder,
     tiny_text_config,
     tiny_text_encoder,
@@ -30,16 +31,7 @@ BLOCKS = 4
 
 def shifted_autoencoder() -> AutoencoderKL:
     """Return an untrained autoencoder whose latents are scaled and shifted."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=32,
-        scaling_factor=1.5,
-        shift_factor=0.1,
-    )
+    return tiny_autoencoder(scaling_factor=1.5, shift_factor=0.1)
 
 
 def tiny_t5() -> tuple[T5TokenizerFast, T5EncoderModel]:

@@ -24,16 +24,16 @@ def compute_equal_tokens_once(transformer: Any) -> None:
     Adapters and other hooks on its layers act as before. Texts without zeros are computed as before.
     """
     folded = _Folded()
-    for processor_owner in transformer.transformer_blocks:
-        processor_owner.attn.set_processor(WeightedLastToken(folded))
+    for block in transformer.transformer_blocks:
+        block.attn.set_processor(WeightedLastToken(folded))
     transformer.register_forward_pre_hook(folded.fold, with_kwargs=True)
 
 
 class _Folded:
     """How many tokens the last one stands for, in the call that is running."""
 
-    def __init__(self, count: int = 1) -> None:
-        self.count = count
+    def __init__(self) -> None:
+        self.count = 1
 
     def fold(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -61,12 +61,12 @@ class WeightedLastToken:
     """The joint attention of SD3Transformer2DModel, with a last token of the text that stands for several equal ones.
 
     Args:
-        folded: tells the number of tokens that it stands for.
+        folded: holds the number of tokens that it stands for.
 
     """
 
-    def __init__(self, folded: _Folded | int) -> None:
-        self._folded = _Folded(folded) if isinstance(folded, int) else folded
+    def __init__(self, folded: _Folded) -> None:
+        self._folded = folded
 
     def __call__(
         self,

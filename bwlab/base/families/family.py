@@ -96,7 +96,7 @@ class ModelFamily(ABC):
     adapters share once.
     """
     second_pass: bool = True
-    """Whether guidance takes a second pass for the negative prompt; otherwise the denoiser is told the guidance."""
+    """Whether guidance takes a second pass for the negative prompt; otherwise its scale is an input of the denoiser."""
     time_scale: float = 1.0
     """What the time that the denoiser gets is multiplied by to lie in 0..1000."""
     inpainting_channels: tuple[int, ...] = (4, 9)
@@ -150,7 +150,7 @@ class ModelFamily(ABC):
         Args:
             pipe: the base.
             text: the encoded caption of each example.
-            sizes: `(batch, 6)`, the sizes and crops of the images, for families that are told them; None: the base's.
+            sizes: `(batch, 6)`, the sizes and crops of the images, for denoisers that take them; None: the base's.
 
         """
 

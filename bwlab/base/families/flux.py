@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families.family import ModelFamily, PipelineClasses, TextBatch
+from bwlab.base.families.family import PipelineClasses, TextBatch
+from bwlab.base.families.transformer import TransformerFamily
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import FLUX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from bwlab.base.architectures import Pipeline
 
@@ -21,23 +22,21 @@ TEXT_TOKENS = 512
 DEFAULT_LATENTS = 128  # side of the latents that the pipelines make where nobody says otherwise
 
 
-class Flux(ModelFamily):
-    """FLUX.1 dev, schnell and Kontext as a model of text to image.
+class Flux(TransformerFamily):
+    """FLUX.1 dev and schnell.
 
     The transformer reads the tokens of a T5, and the pooled text of a CLIP; latents are packed, each 2 x 2 in a token.
-    FLUX.1 dev is told a guidance scale in place of a second pass: 1 in training, `--cfg` in sampling.
+    FLUX.1 dev takes a guidance scale as an input, in place of a second pass: 1 in training, `--cfg` in sampling.
     """
 
     name = "flux"
     summary = "FLUX.1 dev and schnell"
     label = "FLUX.1"
-    denoiser = "transformer"
-    grows_between_blocks = True
     kinds = ("FluxPipeline",)
     folders = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     classes = PipelineClasses("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     inpainting_channels = (64,)
-    half_inputs = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+    text_tokens = TEXT_TOKENS
     second_pass = False
     time_scale = 1000.0
 
@@ -73,7 +72,7 @@ class Flux(ModelFamily):
         return {"prompt_embeds": context, "pooled_prompt_embeds": pooled}
 
     def conditions(self, pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, Any]:
-        """Return the tokens, the pooled text, and where the transformer is told it a guidance of 1."""
+        """Return the tokens, the pooled text, and a guidance of 1 if the transformer takes one."""
         conditions: dict[str, Any] = {"encoder_hidden_states": text.context, "pooled_projections": text.pooled}
         if self.denoiser_of(pipe).config.guidance_embeds:
             conditions["guidance"] = text.context.new_ones(len(text.context)).float()
@@ -91,6 +90,10 @@ class Flux(ModelFamily):
         )[0]
         return unpacked(prediction, latents.shape)
 
+    def patch(self, denoiser: Any) -> int:
+        """Return the side of a token, in latents; the transformer's own patches are of packed latents."""
+        return PATCH
+
     def sampling_options(self, pipe: Any) -> Mapping[str, object]:
         """Return the size of images."""
         side = self.base_side(pipe)
@@ -100,24 +103,9 @@ class Flux(ModelFamily):
         """Return latents packed."""
         return packed(latents)
 
-    def image_stream(self, output: Any) -> Tensor:
-        """Return the second output of a block; the first are the hidden states of the text."""
-        hidden: Tensor = output[-1] if isinstance(output, tuple) else output
-        return hidden
-
     def base_side(self, pipe: Pipeline) -> int:
         """Return the pipelines' own size, 1024."""
         return int(getattr(pipe, "default_sample_size", DEFAULT_LATENTS)) * int(pipe.vae_scale_factor)
-
-    def size_step(self, pipe: Pipeline) -> int:
-        """Return the pixels of a packed latent."""
-        return PATCH * int(pipe.vae_scale_factor)
-
-    def row_numbers(self, denoiser: nn.Module, latents: Tensor) -> int:
-        """Return the numbers of the tokens of an image and its text."""
-        config: Any = denoiser.config
-        tokens = int(latents[0, 0].numel()) // PATCH**2 + TEXT_TOKENS
-        return tokens * int(config.num_attention_heads) * int(config.attention_head_dim)
 
 
 def packed(latents: Tensor) -> Tensor:

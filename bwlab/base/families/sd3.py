@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families.family import ModelFamily, PipelineClasses, TextBatch, named_embeddings
+from bwlab.base.families.family import PipelineClasses, TextBatch, named_embeddings
+from bwlab.base.families.transformer import TransformerFamily
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import SD3
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from bwlab.base.architectures import Pipeline
 
@@ -20,7 +21,7 @@ T5_TOKENS = 256
 TEXT_TOKENS = 333  # of the two CLIP encoders (77, side by side) and of the T5 (256)
 
 
-class StableDiffusion3(ModelFamily):
+class StableDiffusion3(TransformerFamily):
     """Stable Diffusion 3 and 3.5 (arXiv 2403.03206): a transformer of joint blocks, trained by flow matching.
 
     Two CLIP text encoders give tokens and a pooled text, and a T5 gives further tokens; where there is no T5, zeros
@@ -30,15 +31,13 @@ class StableDiffusion3(ModelFamily):
     name = "sd3"
     summary = "Stable Diffusion 3 and 3.5, and the embedded transformer"
     label = "SD 3 or SD 3.5"
-    denoiser = "transformer"
-    grows_between_blocks = True
     kinds = ("StableDiffusion3Pipeline",)
     folders = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
     classes = PipelineClasses(
         "StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"
     )
     inpainting_channels = (16, 33)
-    half_inputs = ("hidden_states", "encoder_hidden_states", "pooled_projections")
+    text_tokens = TEXT_TOKENS
 
     def scheme(self, config: Mapping[str, object]) -> BlockScheme | None:
         """Return the scheme of joint blocks."""
@@ -88,25 +87,10 @@ class StableDiffusion3(ModelFamily):
         return named_embeddings(embeddings)
 
     def conditions(self, pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, Any]:
-        """Return the tokens and the pooled text; sizes are not told."""
+        """Return the tokens and the pooled text; sizes are no input."""
         return {"encoder_hidden_states": text.context, "pooled_projections": text.pooled}
 
     def run(self, denoiser: Any, latents: Tensor, times: Tensor, conditions: Mapping[str, Any]) -> Tensor:
         """Return the transformer's prediction."""
         prediction: Tensor = denoiser(hidden_states=latents, timestep=times, return_dict=False, **conditions)[0]
         return prediction
-
-    def image_stream(self, output: Any) -> Tensor:
-        """Return the second output of a joint block; the first are the hidden states of the text."""
-        hidden: Tensor = output[-1] if isinstance(output, tuple) else output
-        return hidden
-
-    def size_step(self, pipe: Pipeline) -> int:
-        """Return the pixels of a patch."""
-        return int(pipe.vae_scale_factor) * int(self.denoiser_of(pipe).config.patch_size)
-
-    def row_numbers(self, denoiser: nn.Module, latents: Tensor) -> int:
-        """Return the numbers of the tokens of an image and its text."""
-        config: Any = denoiser.config
-        tokens = int(latents[0, 0].numel()) // int(config.patch_size) ** 2
-        return (tokens + TEXT_TOKENS) * int(config.num_attention_heads) * int(config.attention_head_dim)

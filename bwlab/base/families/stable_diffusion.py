@@ -88,7 +88,7 @@ class StableDiffusion(_UnetFamily):
         return TextBatch(pipe.encode_prompt(list(captions), pipe.text_encoder.device, 1, False)[0])
 
     def conditions(self, pipe: Pipeline, text: TextBatch, sizes: Tensor | None = None) -> dict[str, Any]:
-        """Return the text; sizes are not told."""
+        """Return the text; sizes are no input."""
         return {"encoder_hidden_states": text.context}
 
 
