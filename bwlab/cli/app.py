@@ -24,7 +24,7 @@ from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
 from bwlab.terminal import one_line, print_error, show_traceback, warn
 
-HELP = "Train adapters into chosen blocks of a diffusion UNet, analyse them, and generate images with them."
+HELP = "Train adapters into chosen blocks of a diffusion model, analyse them, and generate images with them."
 # The built-in commands and groups of commands, in the order of the help. Each is a module of this package. The texts
 # are their lines in `bwlab --help`, which imports none of the modules.
 COMMANDS = {
@@ -216,12 +216,22 @@ def _leave_out_unasked(own: typer.Typer, asked: str | None) -> list[str]:
     """
     if asked == "--help":
         own.registered_groups = [_without_commands(group) for group in own.registered_groups]
+        own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
     if asked not in COMMANDS and asked not in GROUPS:
         return []
     groups = [_without_commands(group) for group in own.registered_groups]
     names = [*map(_name, own.registered_commands), *map(_name, groups)]
     own.registered_commands, own.registered_groups = [], []
     return names
+
+
+def _without_parameters(command: CommandInfo) -> CommandInfo:
+    """Return a command with the same line of help and no parameters."""
+    empty, callback = copy.copy(command), command.callback
+    empty.name = _name(command)
+    empty.help = command.help or (callback.__doc__ if callback else None)
+    empty.callback = lambda: None
+    return empty
 
 
 def _without_commands(group: TyperInfo) -> TyperInfo:
@@ -261,9 +271,9 @@ def _guard(name: str, command: Any, record: PluginRecord) -> None:
 
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
-    manager = build_manager()
     typed = sys.argv[1:] if arguments is None else arguments
     first = next((word for word in typed if word != "--debug"), None)
+    manager = build_manager(registrations=first != "--help")
     command, unusable = build_group(manager, first)
     for record in manager.failed:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")
