@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -115,6 +116,7 @@ def build_group(
     group = get_command(_built_in_app(asked, plugged))
     assert isinstance(group, TyperGroup)
     group.commands.update(plugged.commands)
+    _join_lines_of_help(group)
     return group, plugged.failures
 
 
@@ -132,6 +134,15 @@ def _built_in_app(asked: str | None, plugged: PluginCommands) -> typer.Typer:
             else:
                 app.add_typer(module.app, name=name)
     return app
+
+
+def _join_lines_of_help(group: TyperGroup) -> None:
+    """Put each paragraph of help on one line; typer keeps the line breaks of a docstring, whatever the terminal."""
+    for command in group.commands.values():
+        paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        if isinstance(command, TyperGroup):
+            _join_lines_of_help(command)
 
 
 def _add_summary(app: typer.Typer, name: str) -> None:
