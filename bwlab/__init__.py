@@ -1,4 +1,4 @@
-"""Block-wise adapters for diffusion UNets: train, analyse, score and generate."""
+"""Block-wise adapters for diffusion models: train, analyse, score and generate."""
 
 from __future__ import annotations
 

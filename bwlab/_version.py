@@ -1,4 +1,4 @@
-"""Block-wise adapters for diffusion UNets: train, look inside, score, generate."""
+"""Block-wise adapters for diffusion models: train, look inside, score, generate."""
 
 from __future__ import annotations
 

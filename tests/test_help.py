@@ -1,4 +1,4 @@
-"""`bwlab --help` is light: it imports nothing heavy."""
+"""`bwlab --help` is light: it imports nothing heavy; its paragraphs fill the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bwlab.cli.app import build_group
+from bwlab.cli.app import build_group, main
 from bwlab.plugins.manager import build_manager
 
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "skimage", "open_clip", "numpy", "PIL")
@@ -50,3 +50,14 @@ def test_the_list_of_commands_is_that_of_the_whole_command_line(capsys: pytest.C
         shown.append(capsys.readouterr().out)
     assert "train" in shown[0]
     assert shown[0] == shown[1]
+
+
+def test_paragraphs_of_help_fill_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index("The metadata is kept and records the conversion. With --rank, the command")
+    assert lines[at + 1] == "prints how much of each block's energy is kept."

@@ -22,6 +22,9 @@ BaseLayer: TypeAlias = nn.Linear | nn.Conv2d
 # Norms are adapted by files alone: no adapter type makes a new layer on one.
 AdaptedLayer: TypeAlias = BaseLayer | nn.GroupNorm | nn.LayerNorm
 
+LORA_NETWORK = "networks.lora"
+"""The network module that trains LoRA, in sd-scripts and in its successors for transformers."""
+
 
 class AdapterLayer(nn.Module, ABC):
     """One adapter on one frozen `nn.Linear` or `nn.Conv2d`.
@@ -83,8 +86,11 @@ class AdapterLayer(nn.Module, ABC):
 
     @classmethod
     def network(cls) -> tuple[str, Mapping[str, str]]:
-        """Return kohya's name of the network module that reads files of this type, and its arguments, for metadata."""
-        return "networks.lora", {}
+        """Return kohya's name of the network module that reads files of this type, and its arguments, for metadata.
+
+        `LORA_NETWORK` stands for the module of its kind of model, such as `networks.lora_flux`.
+        """
+        return LORA_NETWORK, {}
 
     @abstractmethod
     def forward(self, x: Tensor, base_output: Tensor) -> Tensor:

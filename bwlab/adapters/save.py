@@ -17,13 +17,14 @@ from torch import Tensor
 
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
-from bwlab.adapters.layer import AdapterLayer
+from bwlab.adapters.layer import LORA_NETWORK, AdapterLayer
 from bwlab.blocks.paths import COMPONENTS, UNET, component_of
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, UnfitLeaves, algorithm_of
 from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
 from bwlab.formats.keys import ALPHA, DOWN, UP, kohya_name_of
+from bwlab.formats.metadata import lora_network
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.safetensors import write_tensors
 from bwlab.formats.torch_tensors import lazy_tensor
@@ -115,7 +116,7 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
     network, arguments = next(iter(adapter.layers.values())).network()
     entries = {
         "format": "pt",
-        "ss_network_module": network,
+        "ss_network_module": lora_network(adapter.scheme) if network == LORA_NETWORK else network,
         "ss_network_dim": str(ranks[0]) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": f"{alpha:g}",
         "bwlab.version": __version__,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.base.families import FAMILIES
+from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
 from bwlab.base.loaded import require_loaded
 from bwlab.base.models import denoiser_of

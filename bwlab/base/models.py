@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families import FAMILIES
+from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
 from bwlab.base.names import DENOISERS
 from bwlab.errors import BwlabError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
 from bwlab.terminal import one_line, print_error, show_traceback, warn
 
-HELP = "Train adapters into chosen blocks of a diffusion UNet, analyse them, and generate images with them."
+HELP = "Train adapters into chosen blocks of a diffusion model, analyse them, and generate images with them."
 # The built-in commands and groups of commands, in the order of the help. Each is a module of this package. The texts
 # are their lines in `bwlab --help`, which imports none of the modules.
 COMMANDS = {
@@ -115,6 +116,7 @@ def build_group(
     group = get_command(_built_in_app(asked, plugged))
     assert isinstance(group, TyperGroup)
     group.commands.update(plugged.commands)
+    _join_lines_of_help(group)
     return group, plugged.failures
 
 
@@ -132,6 +134,15 @@ def _built_in_app(asked: str | None, plugged: PluginCommands) -> typer.Typer:
             else:
                 app.add_typer(module.app, name=name)
     return app
+
+
+def _join_lines_of_help(group: TyperGroup) -> None:
+    """Put each paragraph of help on one line; typer keeps the line breaks of a docstring, whatever the terminal."""
+    for command in group.commands.values():
+        paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        if isinstance(command, TyperGroup):
+            _join_lines_of_help(command)
 
 
 def _add_summary(app: typer.Typer, name: str) -> None:
@@ -216,12 +227,22 @@ def _leave_out_unasked(own: typer.Typer, asked: str | None) -> list[str]:
     """
     if asked == "--help":
         own.registered_groups = [_without_commands(group) for group in own.registered_groups]
+        own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
     if asked not in COMMANDS and asked not in GROUPS:
         return []
     groups = [_without_commands(group) for group in own.registered_groups]
     names = [*map(_name, own.registered_commands), *map(_name, groups)]
     own.registered_commands, own.registered_groups = [], []
     return names
+
+
+def _without_parameters(command: CommandInfo) -> CommandInfo:
+    """Return a command with the same line of help and no parameters."""
+    empty, callback = copy.copy(command), command.callback
+    empty.name = _name(command)
+    empty.help = command.help or (callback.__doc__ if callback else None)
+    empty.callback = lambda: None
+    return empty
 
 
 def _without_commands(group: TyperInfo) -> TyperInfo:
@@ -261,9 +282,9 @@ def _guard(name: str, command: Any, record: PluginRecord) -> None:
 
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
-    manager = build_manager()
     typed = sys.argv[1:] if arguments is None else arguments
     first = next((word for word in typed if word != "--debug"), None)
+    manager = build_manager(registrations=first != "--help")
     command, unusable = build_group(manager, first)
     for record in manager.failed:
         warn(f"plugin {record.name} of {record.source} is not loaded: {record.error}")

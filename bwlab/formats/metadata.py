@@ -19,7 +19,23 @@ OWN = (TITLE, TRIGGER, "ss_output_name", "ss_sd_model_name", "ss_base_model_vers
 
 # Entries about the tensors or keys of the earlier file: hashes, and the ranks of lora_diffusion and diffusers.
 _STALE = re.compile(r"sshs_(?:model|legacy)_hash|lora_adapter_metadata|(?:unet|text_encoder)(?::\d+:rank)?|<.+>|name")
-_PLAIN = {"lora": "networks.lora", "tucker": "lycoris.kohya"}
+_PLAIN = frozenset({"lora", "tucker"})
+
+_LORA_NETWORKS = {
+    "sd3": "networks.lora_sd3",
+    "flux": "networks.lora_flux",
+    "chroma": "networks.lora_flux",
+    "lumina2": "networks.lora_lumina",
+    "flux2": "networks.lora_flux_2",
+    "qwen-image": "networks.lora_qwen_image",
+    "z-image": "networks.lora_zimage",
+    "wan": "networks.lora_wan",
+}
+
+
+def lora_network(scheme: BlockScheme) -> str:
+    """Return the network module of sd-scripts, or for later models of musubi-tuner, that trains LoRA for a model."""
+    return _LORA_NETWORKS.get(scheme.name, "networks.lora")
 
 
 def derived_metadata(
@@ -106,7 +122,7 @@ def _ranks(earlier: Mapping[str, str], modules: Mapping[str, ModuleWeights], sch
     alpha = common_alpha(low_rank)
     plain = all(module.algorithm == "lora" for module in low_rank)
     return {
-        "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
+        "ss_network_module": lora_network(scheme) if plain else "lycoris.kohya",
         "ss_network_dim": str(every[0]) if len(every) == 1 else "Dynamic",
         "ss_network_alpha": f"{alpha:g}",
         "bwlab.alpha": f"{alpha:g}",

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from bwlab.base.families import FAMILIES
-from bwlab.base.families.family import ModelFamily
-from bwlab.blocks.families import find_sd, find_sdxl
 from bwlab.blocks.scheme import SchemeFinder
-from bwlab.blocks.transformers import CHROMA, FLUX, FLUX2, LUMINA2, QWEN_IMAGE, SD3, WAN, Z_IMAGE
-from bwlab.formats.dialects import READERS, WRITERS
-from bwlab.formats.types import FormatType
-from bwlab.fusion.builtin import FUSIONS
-from bwlab.fusion.types import FusionType
-from bwlab.optimizers.builtin import OPTIMIZERS
-from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins.hookspecs import hookimpl
 from bwlab.tagging.tagger import Tagger, TagImages
+
+if TYPE_CHECKING:
+    from bwlab.base.families.family import ModelFamily
+    from bwlab.formats.types import FormatType
+    from bwlab.fusion.types import FusionType
+    from bwlab.optimizers.types import OptimizerType
 
 CLIP_OPTIONS = ("model", "pretrained", "vocabulary", "threshold", "template")
 WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
@@ -25,6 +22,9 @@ WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
 @hookimpl
 def bwlab_register_block_schemes() -> list[SchemeFinder]:
     """Return the schemes of Stable Diffusion's UNets and of the transformers that diffusers knows under these names."""
+    from bwlab.blocks.families import find_sd, find_sdxl
+    from bwlab.blocks.transformers import CHROMA, FLUX, FLUX2, LUMINA2, QWEN_IMAGE, SD3, WAN, Z_IMAGE
+
     return [
         SchemeFinder("sd", "UNets of Stable Diffusion 1.x and 2.x: 4 levels down, mid, 4 up", find_sd),
         SchemeFinder("sdxl", "UNets of SDXL: 3 levels down, mid, 3 up", find_sdxl),
@@ -42,24 +42,32 @@ def bwlab_register_block_schemes() -> list[SchemeFinder]:
 @hookimpl
 def bwlab_register_formats() -> list[FormatType]:
     """Return the built-in readers and writers."""
+    from bwlab.formats.dialects import READERS, WRITERS
+
     return [*READERS, *WRITERS]
 
 
 @hookimpl
 def bwlab_register_fusions() -> list[FusionType]:
     """Return `sum`, `guided`, `switch`, `composite`, `k-lora`, `est-lora`, `kl`, `ties`, `dare` and `b-lora`."""
+    from bwlab.fusion.builtin import FUSIONS
+
     return list(FUSIONS)
 
 
 @hookimpl
 def bwlab_register_model_families() -> list[ModelFamily]:
-    """Return `sd`, `sdxl` and `sd3`."""
+    """Return `sd`, `sdxl`, `sd3` and `flux`."""
+    from bwlab.base.families.builtin import FAMILIES
+
     return list(FAMILIES)
 
 
 @hookimpl
 def bwlab_register_optimizers() -> list[OptimizerType]:
     """Return `adamw`, `adafactor`, `prodigy`, `lion` and `adamw8bit`."""
+    from bwlab.optimizers.builtin import OPTIMIZERS
+
     return list(OPTIMIZERS)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import Distribution, entry_points
 from typing import Self, TypeAlias
 
@@ -82,16 +83,18 @@ def installed_candidates() -> list[Candidate]:
     return [Candidate(point.name, *_origin(point.dist), point.load) for point in entry_points(group=GROUP)]
 
 
-def load_all(candidates: Sequence[Candidate]) -> pluggy.PluginManager:
+def load_all(candidates: Sequence[Candidate], registrations: bool = True) -> pluggy.PluginManager:
     """Return a manager with every candidate that passes all steps; the others get their `error` set.
 
     Candidates are sorted by name, so the order in which packages were installed does not matter. Each step is done for
     all candidates before the next step, so all hooks are declared before anything is checked against them.
+    Without `registrations` the plugins are not asked what they register.
     """
     manager = _core_manager()
     candidates = sorted(candidates, key=lambda candidate: (candidate.name, candidate.source))
     _refuse_shared_names(candidates)
-    for step in (_import, _declare_hooks, _register, _refuse_unknown_hooks, _ask):
+    steps = (_import, _declare_hooks, _register, _refuse_unknown_hooks, *((_ask,) if registrations else ()))
+    for step in steps:
         for candidate in candidates:
             if not candidate.error:
                 _attempt(step, manager, candidate)
@@ -118,7 +121,9 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+@cache
 def _origin(distribution: Distribution | None) -> tuple[str, str]:
+    """Return name and version; reading them from a distribution's METADATA takes a millisecond."""
     if distribution is None:
         return "unknown", ""
     # A damaged dist-info folder without METADATA has neither, although importlib.metadata's annotations promise both.

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import pluggy
 
 from bwlab.adapters.types import AdapterType
-from bwlab.base.families import FAMILIES
 from bwlab.base.families.family import ModelFamily
 from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
-from bwlab.formats.dialects.own import reader_of
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
 from bwlab.fusion.types import Fusion, FusionType, split_fusion
 from bwlab.optimizers.types import OptimizerType
@@ -152,6 +150,9 @@ class PluginManager:
 
     def formats(self) -> tuple[FormatType, ...]:
         """Return the readers, then the writers; the families of plugins have a reader each."""
+        from bwlab.base.families.builtin import FAMILIES
+        from bwlab.formats.dialects.own import reader_of
+
         own = {family.name for family in FAMILIES}
         families = (reader_of(family.name) for family in self.model_families() if family.name not in own)
         return *self._unique(FormatReader).values(), *families, *self._unique(FormatWriter).values()
@@ -282,7 +283,10 @@ def installed_manager() -> PluginManager:
 
 
 def build_manager(
-    plugins: Sequence[object] = (), installed: bool = True, disabled: Collection[str] = ()
+    plugins: Sequence[object] = (),
+    installed: bool = True,
+    disabled: Collection[str] = (),
+    registrations: bool = True,
 ) -> PluginManager:
     """Return a new manager of the installed plugins and the given plugins; plugins that fail are in its `failed`.
 
@@ -290,13 +294,14 @@ def build_manager(
         plugins: modules or objects with functions marked `@bwlab.hookimpl`, in addition to the installed plugins.
         installed: whether to load the entry points of the group `bwlab`.
         disabled: names of plugins that are found but not loaded.
+        registrations: whether to ask what the plugins register; the list of commands needs nothing of that.
 
     """
     candidates = [Candidate.given(plugin) for plugin in plugins]
     if installed:
         candidates += installed_candidates()
     wanted = [candidate for candidate in candidates if candidate.name not in disabled]
-    manager = load_all(wanted)
+    manager = load_all(wanted, registrations)
     records = [_record(candidate, manager, disabled) for candidate in candidates]
     return PluginManager(manager, sorted(records, key=lambda record: (record.name, record.distribution)))
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bwlab.files import cache_folder
 from bwlab.terminal import echo, stderr_console, stdout_console
 
 app = typer.Typer(help="Build and measure the embedded base model.", no_args_is_help=True)
@@ -38,6 +37,8 @@ WorkOption = Annotated[
 
 
 def _work_folder(work: Path | None) -> Path:
+    from bwlab.files import cache_folder
+
     return work if work is not None else cache_folder() / "base-build"
 
 

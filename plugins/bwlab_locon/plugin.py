@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.types import AdapterType
-from bwlab.blocks.targets import is_conv_target
-from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -23,6 +21,9 @@ def load() -> type[AdapterLayer]:
 @hookimpl
 def bwlab_register_adapters() -> list[AdapterType]:
     """Return the type `locon`."""
+    from bwlab.blocks.targets import is_conv_target
+    from bwlab.formats.keys import ALPHA, DOWN, UP
+
     return [
         AdapterType(
             name="locon",

@@ -6,9 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.types import AdapterType
-from bwlab.blocks.targets import is_conv_target
 from bwlab.plugins.hookspecs import hookimpl
-from bwlab_lycoris.kinds import KINDS
 
 if TYPE_CHECKING:
     from bwlab.adapters.layer import AdapterLayer
@@ -24,6 +22,9 @@ def load(name: str) -> type[AdapterLayer]:
 @hookimpl
 def bwlab_register_adapters() -> list[AdapterType]:
     """Return `loha`, `lokr`, `dora`, `doha`, `dokr`, `oft`, `boft`, `glora` and `ia3`."""
+    from bwlab.blocks.targets import is_conv_target
+    from bwlab_lycoris.kinds import KINDS
+
     return [
         AdapterType(
             name=kind.name,

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.types import AdapterType
-from bwlab.blocks.targets import is_conv_target
-from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab.plugins.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -33,6 +31,9 @@ def prepare(options: Mapping[str, object], layers: Mapping[str, BaseLayer]) -> M
 @hookimpl
 def bwlab_register_adapters() -> list[AdapterType]:
     """Return the type `ortho`."""
+    from bwlab.blocks.targets import is_conv_target
+    from bwlab.formats.keys import ALPHA, DOWN, UP
+
     return [
         AdapterType(
             name="ortho",

@@ -14,6 +14,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import nn
 
 from bwlab.blocks.configs import KNOWN, layer_shapes
 from bwlab.formats.keys import kohya_name_of
@@ -86,7 +87,7 @@ def save_small_base(scheme: str, folder: Path) -> Path:
 
 def adapter_file(
     path: Path,
-    unet: UNet2DConditionModel,
+    denoiser: nn.Module,
     algorithm: str,
     blocks: Iterable[str],
     seed: int,
@@ -97,9 +98,9 @@ def adapter_file(
 
     Args:
         path: of the file.
-        unet: whose layers it changes.
+        denoiser: a UNet or a transformer, whose layers it changes.
         algorithm: of `ALGORITHMS`; all but `"lora"` and `"ortho"` change convolutions too.
-        blocks: beginnings of module paths: `["up_blocks.1."]`.
+        blocks: beginnings of module paths: `["up_blocks.1."]`, `["transformer_blocks.1."]`.
         seed: of the numbers.
         size: standard deviation of the numbers.
         alpha: None: the file has none; of `"oft"` it has 0 in any case.
@@ -107,12 +108,13 @@ def adapter_file(
     """
     draw = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
-    for name, (kind, shape) in layer_shapes(unet).items():
+    unet = isinstance(denoiser, UNet2DConditionModel)
+    for name, (kind, shape) in layer_shapes(denoiser).items():
         if name.startswith(tuple(blocks)) and (kind == "linear" or algorithm not in ("lora", "ortho")):
             leaves = _leaves(algorithm, shape, draw, size)
             if alpha is not None and algorithm != "oft":
                 leaves["alpha"] = np.array(alpha)
-            key = kohya_name_of(name)
+            key = kohya_name_of(name) if unet else f"lycoris_{name.replace('.', '_')}"
             tensors |= {f"{key}.{leaf}": np.array(values, np.float32, order="C") for leaf, values in leaves.items()}
     return write(path, tensors)
 

@@ -236,7 +236,7 @@ def test_other_commands_of_a_plugin_stay(packages: FakePackages, capsys: pytest.
 def test_a_command_of_a_plugin_that_is_not_installed_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager(disabled=["emoji"]))
+    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda **_: build_manager(disabled=["emoji"]))
     assert exit_code("base", "measure") == 2
     error = capsys.readouterr().err
     assert error.startswith("bwlab: error: bwlab base: the plugin with this command is not installed")

@@ -134,6 +134,10 @@ def test_an_adapter_is_trained_into_the_named_blocks(adapter: Path) -> None:
     assert len(losses) >= 4
     assert all(np.isfinite(losses))
     assert list((adapter.parent / "previews").glob("*.png"))
+    run("convert", adapter, adapter.parent / "kohya.safetensors", "--to", "kohya")
+    for file in (adapter, adapter.parent / "kohya.safetensors"):
+        with safetensors.safe_open(file, "pt") as opened:
+            assert opened.metadata()["ss_network_module"] == "networks.lora_sd3"
 
 
 def test_a_resumed_run_is_equal(sd3_folder: Path, two_images: Path, tmp_path: Path, adapter: Path) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from bwlab.tables import Table
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
