@@ -54,7 +54,7 @@ def load_base(base: str | Path = "emoji", device: str = "cpu", dtype: torch.dtyp
 
     Args:
         base: `"emoji"`, the model that ships with bwlab; a diffusers folder, a single-file `.safetensors` checkpoint,
-            or a name on the hub, of SD 1.x, SD 2.x, SDXL, SD 3 or a family that a plugin registers.
+            or a name on the hub, of a family that bwlab knows or a plugin registers (docs/bases.md).
         device: name of a PyTorch device, or `"auto"`: the GPU if there is one.
         dtype: dtype of the weights; None: float32.
 

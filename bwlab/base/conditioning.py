@@ -107,6 +107,8 @@ def check_clip_skip(pipe: Pipeline, clip_skip: int) -> None:
     if len(text_encoders(pipe)) > 1:
         label = family_of(pipe).label
         raise BwlabError(asked, f"{label} always reads the last but one layer of its text encoders", "Leave it out")
+    if not family_of(pipe).reads_chunks:
+        raise BwlabError(asked, f"{family_of(pipe).label} always reads one layer of its text encoder", "Leave it out")
     count = len(_transformer(pipe.text_encoder).layers)
     if not 1 <= clip_skip <= count:
         raise BwlabError(asked, f"the text encoder has {count} layers", f"Give 1 to {count}")

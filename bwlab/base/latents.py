@@ -33,7 +33,8 @@ def encode_images(vae: AutoencoderKL, images: Tensor, at_once: int = IMAGES_AT_O
     """Return the posteriors of images, on the device of the autoencoder.
 
     The autoencoder's latents `z` become `(z - shift_factor) * scaling_factor`, as diffusers' pipelines scale them
-    (Rombach et al. 2022, arXiv 2112.10752, appendix G: to unit variance).
+    (Rombach et al. 2022, arXiv 2112.10752, appendix G: to unit variance); some autoencoders have a shift and a factor
+    for each channel. An autoencoder of videos gets each image as a video of one frame.
 
     Args:
         vae: the autoencoder.
@@ -42,17 +43,34 @@ def encode_images(vae: AutoencoderKL, images: Tensor, at_once: int = IMAGES_AT_O
 
     """
     batches = images.to(vae.device, vae.dtype).split(at_once)
-    posteriors = [vae.encode(batch).latent_dist for batch in batches]
-    shift, scale = latent_shift(vae), latent_scale(vae)
-    mean = (torch.cat([posterior.mean for posterior in posteriors]) - shift) * scale
-    return Posterior(mean, torch.cat([posterior.std for posterior in posteriors]) * scale)
+    frames = encodes_videos(vae)
+    posteriors = [vae.encode(batch.unsqueeze(2) if frames else batch).latent_dist for batch in batches]
+    mean, deviation = (
+        torch.cat([values.squeeze(2) if frames else values for values in parts])
+        for parts in zip(*((posterior.mean, posterior.std) for posterior in posteriors), strict=True)
+    )
+    shift, scale = (mean.new_tensor(values).view(-1, 1, 1) for values in (latent_shift(vae), latent_scale(vae)))
+    return Posterior((mean - shift) * scale, deviation * scale)
 
 
-def latent_shift(vae: AutoencoderKL) -> float:
-    """Return what is subtracted from an autoencoder's latents; 0 for most of them."""
-    return float(vae.config.get("shift_factor") or 0.0)
+def latent_shift(vae: AutoencoderKL) -> tuple[float, ...]:
+    """Return what is subtracted from an autoencoder's latents, 0 for most: one number, or one for each channel."""
+    means = vae.config.get("latents_mean")
+    return tuple(map(float, means)) if means else (float(vae.config.get("shift_factor") or 0.0),)
 
 
-def latent_scale(vae: AutoencoderKL) -> float:
-    """Return the factor that brings an autoencoder's latents to about unit variance."""
-    return float(vae.config.scaling_factor)
+def latent_scale(vae: AutoencoderKL) -> tuple[float, ...]:
+    """Return the factor that brings an autoencoder's latents to about unit variance: one, or one for each channel."""
+    deviations = vae.config.get("latents_std")
+    return tuple(1 / float(value) for value in deviations) if deviations else (float(vae.config.scaling_factor),)
+
+
+def latent_channels(vae: AutoencoderKL) -> int:
+    """Return the number of channels of an autoencoder's latents."""
+    channels = vae.config.get("latent_channels")
+    return int(vae.config.z_dim if channels is None else channels)
+
+
+def encodes_videos(vae: AutoencoderKL) -> bool:
+    """Return whether an autoencoder takes videos `(batch, 3, frames, h, w)` rather than images."""
+    return "temperal_downsample" in vae.config  # diffusers' spelling

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-BASE_ADVICE = "Give 'emoji', a diffusers folder of SD 1.x, SD 2.x, SDXL or SD 3, or a .safetensors checkpoint"
+BASE_ADVICE = (
+    f"Give 'emoji', a diffusers folder ({', '.join(family.label for family in FAMILIES)}) or a .safetensors checkpoint"
+)
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 

@@ -22,6 +22,8 @@ FIRST_NUMBERS = 8
 """The numbers of each tensor that are compared; all of them would mean reading the files twice."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of layers in the files of older autoencoders, and the names that they are loaded under."""
+LANGUAGE_MODEL = re.compile(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?")
+"""What the names of a language model's layers begin with in some files, and in others or in the model do not."""
 
 
 def require_loaded(components: Mapping[str, object], folder: Path, asked: str) -> None:
@@ -51,9 +53,8 @@ def require_loaded(components: Mapping[str, object], folder: Path, asked: str) -
 
 def _name(key: str) -> str:
     """Return the name of a tensor as files and models of all releases share it."""
-    return re.sub(
-        r"(?<=\.)(query|key|value|proj_attn)(?=\.)", lambda found: OLD_ATTENTION[found[0]], key.removeprefix(TEXT_MODEL)
-    )
+    key = LANGUAGE_MODEL.sub("", key.removeprefix(TEXT_MODEL))
+    return re.sub(r"(?<=\.)(query|key|value|proj_attn)(?=\.)", lambda found: OLD_ATTENTION[found[0]], key)
 
 
 def _beginnings(folder: Path) -> dict[str, list[tuple[int, NDArray[np.generic]]]]:

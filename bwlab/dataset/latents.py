@@ -67,7 +67,8 @@ class ImageEncoder:
 
     def __init__(self, vae: AutoencoderKL, cache: TensorCache) -> None:
         self._vae, self._cache = vae, cache
-        self._autoencoder = f"{module_hash(vae)} shift={latent_shift(vae)} scale={latent_scale(vae)}"
+        shift, scale = (",".join(map(str, values)) for values in (latent_shift(vae), latent_scale(vae)))
+        self._autoencoder = f"{module_hash(vae)} shift={shift} scale={scale}"
         self._posteriors: dict[tuple[str, Frame, bool], Posterior] = {}
 
     def encode(self, example: Example, frame: Frame) -> EncodedImage:

@@ -155,11 +155,11 @@ def visited(pipe: Pipeline, time: float) -> float:
 
     Where the denoiser gets times in other units or in half precision, this is the nearest one.
     """
-    scale = family_of(pipe).time_scale
+    noise_time = family_of(pipe).noise_time(time)
     timesteps = getattr(pipe.scheduler, "timesteps", None)
-    if scale == 1 or timesteps is None:
+    if noise_time == time or timesteps is None:
         return time
-    distances = (timesteps.cpu().double() - scale * time).abs()
+    distances = (timesteps.cpu().double() - noise_time).abs()
     return float(timesteps[int(distances.argmin())])
 
 

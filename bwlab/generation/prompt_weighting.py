@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.conditioning import encode_texts
+from bwlab.base.families.family import PromptEmbeddings
 from bwlab.base.models import text_encoders
 from bwlab.errors import BwlabError
 from bwlab.generation.chunks import encode_chunks
@@ -69,13 +70,13 @@ def pipeline_embeddings(
     negative: str,
     guided: bool,
     contexts: Callable[[Sequence[str]], dict[str, Tensor]],
-) -> dict[str, Tensor | None]:
+) -> PromptEmbeddings:
     """Return the arguments that replace prompts in a pipeline, by name; with guidance also for the negative prompt.
 
     `contexts` encodes prompts, as `weighted_context` does.
     """
     positive = contexts(prompts)
-    embeddings: dict[str, Tensor | None] = {"prompt_embeds": positive["context"]}
+    embeddings: PromptEmbeddings = {"prompt_embeds": positive["context"]}
     other: dict[str, Tensor] = {}
     if guided:
         zeros = not negative and "pooled" in positive and pipe.config.force_zeros_for_empty_prompt

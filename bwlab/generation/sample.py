@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bwlab.adapters.attach import ScaledAdapter, acting_layers
 from bwlab.base.conditioning import layers_skipped
-from bwlab.base.families.family import ModelFamily, Task
+from bwlab.base.families.family import ModelFamily, PromptEmbeddings, Task
 from bwlab.base.models import family_of
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
@@ -219,10 +219,6 @@ class _Sampling:
         return [tuple(number for number, samples in acts.items() if samples.expand(total)[row]) for row in range(total)]
 
 
-# Text embeddings that replace prompts in a pipeline, by name of the argument.
-Contexts = dict[str, Tensor | None]
-
-
 def _sample_batch(
     sampling: _Sampling,
     rows: Sequence[int],
@@ -238,14 +234,18 @@ def _sample_batch(
         contexts = encode(
             sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
         )
-    # With guidance the UNet sees the batch twice: first with the negative, then with the positive prompt.
-    adapters = sampling.adapters_of(rows, total, copies=2 if sampling.guided else 1)
+    # With guidance most denoisers see the batch twice at once, with the negative and with the positive prompts.
+    doubled = sampling.guided and sampling.family.doubles_batch
+    adapters = sampling.adapters_of(rows, total, copies=2 if doubled else 1)
     with attach_scaled(sampling.pipeline, adapters, sampling.fusion, fold=sampling.fold):
         result = sampling.pipeline(
             **contexts,
-            **{**sampling.family.sampling_options(sampling.pipeline), **sampling.image_arguments(len(rows))},
+            **{
+                **sampling.family.sampling_options(sampling.pipeline),
+                **sampling.family.guidance(sampling.cfg),
+                **sampling.image_arguments(len(rows)),
+            },
             num_inference_steps=sampling.steps,
-            guidance_scale=sampling.cfg,
             generator=[torch.Generator().manual_seed(seed) for seed in own_seeds],
             callback_on_step_end=sampling.after_step(own_seeds, report),
         )
@@ -255,7 +255,7 @@ def _sample_batch(
 @torch.no_grad()
 def encode(
     pipe: Any, prompts: Sequence[str], cfg: float, negative: str, weighting: str | None = None, clip_skip: int = 1
-) -> Contexts:
+) -> PromptEmbeddings:
     """Return text embeddings of the prompts and, with guidance, of the negative prompt.
 
     An empty negative prompt is encoded as the base expects: as zeros for SDXL, otherwise as the embedding of no text.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bwlab.base.models import family_of
 from bwlab.base.noise_kind import fixed_shift, is_flow
 from bwlab.errors import BwlabError, did_you_mean
 
@@ -112,16 +113,23 @@ def sampler_for(pipe: Pipeline, name: str) -> Sampler:
     """Return a sampler for a base; `"auto"` is the usual one.
 
     Raises:
-        BwlabError: there is no such sampler, or the base was trained by flow matching and it does not sample by that.
+        BwlabError: there is no such sampler, or the base was trained by flow matching and it does not sample by that,
+            or not with the pipelines of the base's family.
 
     """
     flow = is_flow(pipe.scheduler.config)
     if name == AUTO:
         return SAMPLERS["euler" if flow else DEFAULT_SAMPLER]
     sampler = sampler_named(name)
-    if flow and not sampler.flow:
-        fitting = [other.name for other in SAMPLERS.values() if other.flow]
+    if not flow:
+        return sampler
+    flowing = [other.name for other in SAMPLERS.values() if other.flow]
+    own = family_of(pipe).samplers(pipe)
+    fitting = [other for other in flowing if own is None or other in own]
+    if name not in fitting:
         found = "the base was trained by flow matching, and this sampler does not sample by that"
+        if name in flowing:
+            found = f"diffusers' pipelines of {family_of(pipe).label} do not work with it"
         raise BwlabError(f"--sampler {name}", found, f"Choose from {', '.join((AUTO, *fitting))}")
     return sampler
 

@@ -125,7 +125,7 @@ def hold_in_half(denoiser: nn.Module, dtype: torch.dtype, inputs: Collection[str
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if isinstance(output, tuple):
-            return (output[0].float(), *output[1:])
+            return (_cast(output[0], torch.float32), *output[1:])
         output.sample = output.sample.float()
         return output
 
@@ -134,6 +134,8 @@ def hold_in_half(denoiser: nn.Module, dtype: torch.dtype, inputs: Collection[str
 
 
 def _cast(value: object, dtype: torch.dtype) -> object:
+    if isinstance(value, list):  # some transformers get and return a list of images
+        return [_cast(each, dtype) for each in value]
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 

@@ -17,6 +17,7 @@ from bwlab.base.conditioning import check_clip_skip
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.models import denoiser_of, family_of, models_of, text_encoders
 from bwlab.base.noise import NoiseProcess, noise_process
+from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
 from bwlab.dataset.epochs import Epochs, epoch_examples
@@ -196,6 +197,9 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
         text_encoder=text_encoders(pipe),
         options=settings.options,
     )
+    if not family_of(pipe).adapts_text and any(map(in_text_encoder, adapter.layers)):
+        found = f"no tool reads adapters with layers in the text encoder of {family_of(pipe).label}"
+        raise BwlabError(f"--blocks {settings.blocks!r}", found, "Leave te out, or give it the rank 0")
     return adapter if settings.initial is None else load_initial(adapter, Path(settings.initial), pipe, manager)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from bwlab.adapters.save import block_ranks
 from bwlab.base.conditioning import denoiser_conditions, encode_texts, predict
+from bwlab.base.latents import latent_channels
 from bwlab.base.models import denoiser_of, models_of
 from bwlab.dataset.buckets import base_size
 from bwlab.terminal import counted
@@ -147,7 +148,7 @@ class RunSummary:
         side = (self.config.data.resolution or base_size(pipe).side) // base_size(pipe).factor
         arguments = denoiser_conditions(pipe, encode_texts(pipe, [""]))
         denoiser = denoiser_of(pipe)
-        latents = torch.zeros(1, pipe.vae.config.latent_channels, side, side, device=device, dtype=denoiser.dtype)
+        latents = torch.zeros(1, latent_channels(pipe.vae), side, side, device=device, dtype=denoiser.dtype)
         times = torch.full((1,), 500, device=device)
         seconds = 0.0
         for _ in range(1 if device.type == "cpu" else 2):

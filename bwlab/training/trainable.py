@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
-from bwlab.base.families.family import TextBatch
+from bwlab.base.families.family import TextBatch, joined
 from bwlab.base.models import denoiser_of, text_encoders
 from bwlab.base.text_chunks import TextReading
 from bwlab.blocks.paths import in_text_encoder
@@ -217,10 +217,7 @@ class CaptionEmbeddings:
         Without gradients they are computed in float32, so that cached embeddings and new ones are alike.
         """
         if self._cached is not None:
-            rows = [self._cached[caption] for caption in captions]
-            pooled = [row.pooled for row in rows if row.pooled is not None]
-            context = torch.cat([row.context for row in rows]).to(device)
-            return TextBatch(context, torch.cat(pooled).to(device) if pooled else None)
+            return joined([self._cached[caption] for caption in captions]).to(device)
         if self._with_gradients:
             return self._reading.encode(self._pipe, captions)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

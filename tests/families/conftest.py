@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.families.pipelines import save_tiny_sd3, tiny_flux
+from tests.families.pipelines import LATE_BLOCKS, save_tiny_sd3, tiny_flux, tiny_qwen_image, tiny_z_image
 
 
 @pytest.fixture(scope="session")
@@ -23,14 +23,50 @@ def flux_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return folder
 
 
-@pytest.fixture
-def dev_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a tiny FLUX.1 dev, which trains on images of 32 px unless another size is asked for."""
-    from bwlab.base.families.flux import Flux
-
-    monkeypatch.setattr(Flux, "base_side", lambda self, pipe: 32)
+@pytest.fixture(scope="session")
+def flux_dev_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny FLUX.1 dev."""
     folder = tmp_path_factory.mktemp("flux_dev")
     tiny_flux(guidance=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny Qwen-Image."""
+    folder = tmp_path_factory.mktemp("qwen_image")
+    tiny_qwen_image().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def z_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny Z-Image."""
+    folder = tmp_path_factory.mktemp("z_image")
+    tiny_z_image().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make images of 32 px: nothing in most pipelines says for which size they were made."""
+    from bwlab.base.families.transformer import SizedFamily
+
+    monkeypatch.setattr(SizedFamily, "base_side", lambda self, pipe: 32)
+
+
+@pytest.fixture(params=LATE_BLOCKS)
+def family(request: pytest.FixtureRequest) -> str:
+    """Return the name of each family."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def base(request: pytest.FixtureRequest, small_images: None, family: str) -> Path:
+    """Return the folder of a tiny base of a family, by default of each one in turn."""
+    names = {"flux": "flux_dev_folder"}
+    folder: Path = request.getfixturevalue(names.get(family, f"{family.replace('-', '_')}_folder"))
     return folder
 
 

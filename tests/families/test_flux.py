@@ -14,7 +14,8 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 import bwlab
-from bwlab.base.families.flux import image_places, packed, unpacked
+from bwlab.base.families.flux import image_places
+from bwlab.base.families.transformer import packed, unpacked
 from bwlab.base.load import load_base
 from bwlab.base.models import denoiser_of, family_of
 from bwlab.base.noise import FlowMatching, noise_process
@@ -33,12 +34,7 @@ def plain_image(pipe: FluxPipeline, steps: int, seed: int, guidance: float) -> n
     return pixels(made.images[0])
 
 
-@pytest.fixture(autouse=True)
-def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make images of 32 px: nothing in a pipeline of FLUX says for which size it was trained."""
-    from bwlab.base.families.flux import Flux
-
-    monkeypatch.setattr(Flux, "base_side", lambda self, pipe: 32)
+pytestmark = pytest.mark.usefixtures("small_images")
 
 
 def test_images_are_those_of_diffusers(flux_folder: Path, tmp_path: Path) -> None:
@@ -139,6 +135,18 @@ def test_a_schedule_of_an_adapter_follows_the_sampler(flux_folder: Path, two_ima
             files[name] = pixels(image)
     assert (files["never"] != files["half"]).any()
     assert (files["half"] != files["always"]).any()
+
+
+def test_every_sampler_is_used_or_refused_in_one_line(
+    flux_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = "generate", "--base", flux_folder, "--prompt", PROMPT, "--steps", 4
+    run(*wanted, "--sampler", "unipc", "--out", tmp_path / "unipc")
+    assert command(*wanted, "--sampler", "heun", "--out", tmp_path / "heun") == 2
+    fitting = capsys.readouterr().err.partition("Choose from")[2]
+    assert "unipc" in fitting
+    expected = 0 if "dpmpp_2m" in fitting else 2
+    assert command(*wanted, "--sampler", "dpmpp_2m", "--out", tmp_path / "dpmpp") == expected
 
 
 def test_wrong_transformers_are_refused_in_one_line(

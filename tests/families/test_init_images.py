@@ -11,13 +11,6 @@ from PIL import Image
 from tests.families.commands import PROMPT, command, pixels, run
 
 
-@pytest.fixture(params=["sd3", "flux"])
-def base(request: pytest.FixtureRequest) -> Path:
-    """Return the folder of a tiny base of each family."""
-    folder: Path = request.getfixturevalue("sd3_folder" if request.param == "sd3" else "dev_folder")
-    return folder
-
-
 def made(base: Path, out: Path, *options: object) -> np.ndarray:
     run("generate", "--base", base, "--prompt", PROMPT, "--steps", 4, "--cfg", 2, "--out", out, *options)
     with Image.open(next(out.glob("*.png"))) as image:

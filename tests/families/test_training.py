@@ -9,23 +9,13 @@ import safetensors.torch
 import torch
 
 from tests.families.commands import command, losses_of, run
+from tests.families.pipelines import LATE_BLOCKS
 
 
 def trained(base: Path, data: Path, out: Path, *options: object) -> dict[str, torch.Tensor]:
     given = "--steps", 2, "--batch-size", 2, "--lr", 0.05, "--set", "preview.enabled=false", *options
     run("train", "--base", base, "--data", data, "--out", out, *given)
     return safetensors.torch.load_file(out / "adapter.safetensors")
-
-
-@pytest.fixture(params=["sd3", "flux"])
-def base(request: pytest.FixtureRequest) -> Path:
-    """Return the folder of a tiny base of each family."""
-    folder: Path = request.getfixturevalue("sd3_folder" if request.param == "sd3" else "dev_folder")
-    return folder
-
-
-def late_block(base: Path) -> str:
-    return "joint3=2" if "sd3" in base.name else "single2=2"
 
 
 def test_checkpointing_gives_the_same_weights(base: Path, two_images: Path, tmp_path: Path) -> None:
@@ -45,25 +35,39 @@ def test_half_precision_is_near(base: Path, two_images: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["lora", "locon", "ortho"])
-def test_every_adapter_type_trains(base: Path, two_images: Path, tmp_path: Path, kind: str) -> None:
-    tensors = trained(base, two_images, tmp_path / "run", "--adapter", kind, "--blocks", late_block(base))
+def test_every_adapter_type_trains(base: Path, family: str, two_images: Path, tmp_path: Path, kind: str) -> None:
+    tensors = trained(base, two_images, tmp_path / "run", "--adapter", kind, "--blocks", f"{LATE_BLOCKS[family]}=2")
     assert tensors
     assert all(key.startswith("transformer.") for key in tensors)
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point())
 
 
-def test_text_encoders_are_trained(base: Path, two_images: Path, tmp_path: Path) -> None:
-    tensors = trained(base, two_images, tmp_path / "run", "--blocks", f"{late_block(base)}, te=2, te2=2")
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_text_encoders_are_trained(base: Path, family: str, two_images: Path, tmp_path: Path) -> None:
+    tensors = trained(base, two_images, tmp_path / "run", "--blocks", f"{LATE_BLOCKS[family]}=2, te=2, te2=2")
     starts = {key.split(".")[0] for key in tensors}
     assert starts == {"transformer", "text_encoder", "text_encoder_2"}
     moved = {key.split(".")[0] for key, tensor in tensors.items() if "lora_B" in key and bool(tensor.any())}
     assert moved == starts
 
 
-def test_larger_images_go_into_buckets(base: Path, two_images: Path, tmp_path: Path) -> None:
-    wide = trained(base, two_images, tmp_path / "wide", "--blocks", late_block(base), "--set", "data.resolution=48")
+def test_larger_images_go_into_buckets(base: Path, family: str, two_images: Path, tmp_path: Path) -> None:
+    wide = trained(
+        base, two_images, tmp_path / "wide", "--blocks", f"{LATE_BLOCKS[family]}=2", "--set", "data.resolution=48"
+    )
     assert wide
     run("data", "check", two_images, "--base", base)
+
+
+@pytest.mark.parametrize("family", ["qwen-image", "z-image"])
+def test_layers_in_text_encoders_that_no_tool_reads_are_refused(
+    base: Path, family: str, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "--base", base, "--data", two_images, "--out", tmp_path / "run", "--steps", 1
+    assert command("train", *given, "--blocks", f"{LATE_BLOCKS[family]}=2, te=2") == 2
+    error = capsys.readouterr().err
+    assert "text encoder" in error
+    assert error.count("bwlab: error") == 1
 
 
 def test_min_snr_is_refused(base: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_break_divides_a_prompt_outside_of_words_only() -> None:
 
 
 def embedded(base: Pipeline, prompt: str, weighting: str | None = None) -> Tensor:
-    value = encode(base, [prompt], 1.0, "", weighting)["prompt_embeds"]
+    value: Tensor | None = encode(base, [prompt], 1.0, "", weighting)["prompt_embeds"]
     assert value is not None
     return value
 
@@ -116,7 +116,7 @@ def test_break_begins_another_chunk(pipe: Pipeline) -> None:
 
 def test_sdxl_leaves_the_pooled_text_without_weights(xl_pipe: Pipeline) -> None:
     plain, weighted = (encode(xl_pipe, [text], 1.0, "", "a1111") for text in ("a fox", "a (fox:2)"))
-    assert torch.equal(plain["pooled_prompt_embeds"], weighted["pooled_prompt_embeds"])  # type: ignore[arg-type]
+    assert torch.equal(plain["pooled_prompt_embeds"], weighted["pooled_prompt_embeds"])
 
 
 def test_the_command_reads_weights_and_escapes(tiny_pipeline: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -27,7 +27,7 @@ ALARMS = ("[transformers]", "indexing errors", "truncated", "Traceback")
 
 
 def embedded(base: Pipeline, prompt: str, name: str = "prompt_embeds") -> Tensor:
-    value = encode(base, [prompt], 1.0, "")[name]
+    value: Tensor | None = encode(base, [prompt], 1.0, "")[name]
     assert value is not None
     return value
 
@@ -42,10 +42,10 @@ def test_chunks_are_encoded_one_by_one(pipe: Pipeline, xl_pipe: Pipeline, family
     }
     for name, texts in expected.items():
         rows = [torch.cat([embedded(base, text) for text in row], dim=1) for row in texts]
-        assert torch.allclose(long[name], torch.cat(rows), atol=1e-5), name  # type: ignore[arg-type]
+        assert torch.allclose(long[name], torch.cat(rows), atol=1e-5), name
     if family == "sdxl":
         pooled = [embedded(base, text, "pooled_prompt_embeds") for text in (FIRST, "fox")]
-        assert torch.allclose(long["pooled_prompt_embeds"], torch.cat(pooled), atol=1e-5)  # type: ignore[arg-type]
+        assert torch.allclose(long["pooled_prompt_embeds"], torch.cat(pooled), atol=1e-5)
 
 
 def test_sdxl_negative_of_nothing_stays_zero(xl_pipe: Pipeline) -> None:

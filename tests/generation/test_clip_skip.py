@@ -34,7 +34,7 @@ def test_the_layer_is_that_of_the_hidden_states_with_the_final_norm(pipe: Stable
     states = pipe.text_encoder(ids_of(pipe, "ink, fox"), output_hidden_states=True).hidden_states
     expected = pipe.text_encoder.final_layer_norm(states[-skip])
     assert torch.equal(encode_texts(pipe, ["ink, fox"], skip).context, expected)
-    assert torch.equal(encode(pipe, ["ink, fox"], 1.0, "", None, skip)["prompt_embeds"], expected)  # type: ignore[arg-type]
+    assert torch.equal(encode(pipe, ["ink, fox"], 1.0, "", None, skip)["prompt_embeds"], expected)
 
 
 @torch.no_grad()

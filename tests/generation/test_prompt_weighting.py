@@ -44,7 +44,7 @@ def test_prompts_without_weights_are_read_as_ever(
     }
     for name, value in plain.items():
         if value is not None:
-            assert torch.allclose(value, weighted[name], atol=1e-5), name  # type: ignore[arg-type]
+            assert torch.allclose(value, weighted[name], atol=1e-5), name
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
@@ -53,10 +53,10 @@ def test_weights_act_on_their_words(pipe: Pipeline, request: pytest.FixtureReque
     plain, more, less = (encode(base, [prompt], 1.0, "", "compel") for prompt in ("a fox", "a (fox)1.5", "a (fox)0.5"))
     contexts = [one["prompt_embeds"] for one in (plain, more, less)]
     assert all(context is not None for context in contexts)
-    assert not torch.equal(contexts[0], contexts[1])  # type: ignore[arg-type]
-    assert not torch.equal(contexts[0], contexts[2])  # type: ignore[arg-type]
+    assert not torch.equal(contexts[0], contexts[1])
+    assert not torch.equal(contexts[0], contexts[2])
     if family == "sdxl":
-        assert torch.equal(plain["pooled_prompt_embeds"], more["pooled_prompt_embeds"])  # type: ignore[arg-type]
+        assert torch.equal(plain["pooled_prompt_embeds"], more["pooled_prompt_embeds"])
 
 
 def test_words_with_several_vectors_can_be_weighted(pipe: Pipeline) -> None:

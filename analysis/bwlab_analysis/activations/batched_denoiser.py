@@ -20,7 +20,6 @@ from torch.utils.hooks import RemovableHandle
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter, attach, layer_scale
-from bwlab.base.families.family import ModelFamily
 from bwlab.base.models import family_of_denoiser
 from bwlab.blocks.paths import in_unet
 from bwlab.blocks.scheme import BlockScheme
@@ -147,7 +146,7 @@ class BatchedDenoiser:
                 if on_block is not None and stage.name != LAST:
                     block = self.denoiser.get_submodule(block_path(self.scheme, stage.name))
                     handles.append(
-                        block.register_forward_hook(_BlockOutputHook(self.family, stage, count, size, on_block))
+                        block.register_forward_hook(_BlockOutputHook(self.denoiser, stage, count, size, on_block))
                     )
             with attach(self.denoiser, *scaled):
                 yield
@@ -204,26 +203,33 @@ class _BatchWidening:
 class _BlockOutputHook:
     """The hook that passes a block's hidden states to `on_block`."""
 
-    def __init__(self, family: ModelFamily, stage: Stage, count: int, size: tuple[int, int], on_block: OnBlock) -> None:
-        self.family, self.stage, self.count, self.size, self.on_block = family, stage, count, size, on_block
+    def __init__(self, denoiser: nn.Module, stage: Stage, count: int, size: tuple[int, int], on_block: OnBlock) -> None:
+        self.denoiser, self.family = denoiser, family_of_denoiser(denoiser)
+        self.stage, self.count, self.size, self.on_block = stage, count, size, on_block
 
     def __call__(self, module: nn.Module, args: object, output: Any) -> None:
-        hidden = as_maps(self.family.image_stream(output), *self.size).unflatten(0, (self.stage.groups, self.count))
-        self.on_block(BlockOutput(self.stage.name, hidden, self.stage.group_of))
+        stream = self.family.image_stream(output)
+        tokens = self.family.image_tokens(self.denoiser, self.stage.name, self.size)
+        hidden = as_maps(stream if tokens is None else stream[:, :tokens], *self.size)
+        apart = hidden.unflatten(0, (self.stage.groups, self.count))
+        self.on_block(BlockOutput(self.stage.name, apart, self.stage.group_of))
 
 
 def as_maps(hidden: Tensor, height: int, width: int) -> Tensor:
     """Return hidden states as maps `(batch, channels, h, w)`.
 
     Args:
-        hidden: maps, which are returned as they are, or the tokens of an image `(batch, tokens, channels)`, row by row.
+        hidden: maps, which are returned as they are, or the tokens of an image `(batch, tokens, channels)`, row by row;
+            tokens of a text become maps of one row.
         height, width: of the latents, each of whose squares of equal size is a token.
 
     """
     if hidden.dim() != 3:
         return hidden
-    side = max(1, round(math.sqrt(height * width / hidden.shape[1])))
-    maps: Tensor = hidden.mT.unflatten(2, (height // side, width // side))
+    tokens = hidden.shape[1]
+    side = max(1, round(math.sqrt(height * width / tokens)))
+    size = height // side, width // side
+    maps: Tensor = hidden.mT.unflatten(2, size if math.prod(size) == tokens else (1, tokens))
     return maps
 
 

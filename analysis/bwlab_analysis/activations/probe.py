@@ -114,7 +114,7 @@ class BlockProbe:
 
     def _note_time(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = kwargs.get("timestep", args[1] if len(args) > 1 else 0)
-        self._times = self.family.time_scale * torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu()
+        self._times = self.family.noise_time(torch.as_tensor(given, dtype=torch.float64).reshape(-1).cpu())
 
     def _add(self, name: str, output: Tensor) -> None:
         """Add the output `(batch, ...)` of a block or module."""

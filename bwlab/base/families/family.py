@@ -8,8 +8,8 @@ methods import torch and diffusers when they are called.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bwlab.blocks.scheme import BlockScheme
 
 Task: TypeAlias = Literal["text", "image", "inpaint"]
+PromptEmbeddings: TypeAlias = dict[str, Any]
+"""Arguments of diffusers' pipelines that replace prompts, by name: tensors, lists of tensors, or None."""
 
 MARK = "bwlab_family"
 """Name of the attribute by which a denoiser knows its family."""
@@ -33,11 +35,45 @@ class TextBatch:
     Attributes:
         context: `(batch, tokens, width)`, for attention.
         pooled: `(batch, pooled width)`, where the denoiser takes one vector of a caption too; else None.
+        mask: `(batch, tokens)`, false for the tokens that fill up shorter captions; None if there are none. A caption
+            that is encoded alone has none.
 
     """
 
     context: Tensor
     pooled: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, device: Any) -> TextBatch:
+        """Return the batch on a device."""
+        parts = (self.context, self.pooled, self.mask)
+        return TextBatch(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
+
+    def lengths(self) -> list[int]:
+        """Return the number of tokens of each caption, without those that fill it up."""
+        if self.mask is None:
+            return [self.context.shape[1]] * len(self.context)
+        return [int(length) for length in self.mask.sum(dim=1)]
+
+
+def filled_up(texts: Sequence[Tensor]) -> TextBatch:
+    """Return texts `(tokens, width)` of different lengths as one batch; shorter ones are followed by zeros."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    context = pad_sequence(list(texts), batch_first=True)
+    lengths = torch.tensor([len(text) for text in texts], device=context.device)
+    mask = torch.arange(context.shape[1], device=context.device) < lengths[:, None]
+    return TextBatch(context, mask=None if bool(mask.all()) else mask)
+
+
+def joined(texts: Sequence[TextBatch]) -> TextBatch:
+    """Return several batches of texts as one; shorter texts are filled up."""
+    import torch
+
+    rows = [row[:length] for text in texts for row, length in zip(text.context, text.lengths(), strict=True)]
+    pooled = [text.pooled for text in texts if text.pooled is not None]
+    return replace(filled_up(rows), pooled=torch.cat(pooled) if pooled else None)
 
 
 @dataclass(frozen=True)
@@ -97,6 +133,10 @@ class ModelFamily(ABC):
     """
     second_pass: bool = True
     """Whether guidance takes a second pass for the negative prompt; otherwise its scale is an input of the denoiser."""
+    doubles_batch: bool = True
+    """Whether the second pass is made together with the first one, in a batch of twice the size."""
+    adapts_text: bool = True
+    """Whether adapters may have layers in the text encoders; otherwise no tool reads files with such layers."""
     time_scale: float = 1.0
     """What the time that the denoiser gets is multiplied by to lie in 0..1000."""
     inpainting_channels: tuple[int, ...] = (4, 9)
@@ -138,9 +178,7 @@ class ModelFamily(ABC):
         """Return the captions' embeddings, computed as diffusers' pipeline does; gradients flow if the caller lets."""
 
     @abstractmethod
-    def prompt_embeddings(
-        self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str
-    ) -> dict[str, Tensor | None]:
+    def prompt_embeddings(self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str) -> PromptEmbeddings:
         """Return the arguments of diffusers' pipelines that replace prompts; with guidance for the negative one too."""
 
     @abstractmethod
@@ -166,9 +204,21 @@ class ModelFamily(ABC):
 
         """
 
+    def noise_time(self, given: Any) -> Any:
+        """Return the time in 0..1000, from image to noise, of what the denoiser is given, a number or a tensor."""
+        return self.time_scale * given
+
     def sampling_options(self, pipe: Any) -> Mapping[str, object]:
         """Return further arguments of every call of the pipelines, such as the size of images."""
         return {}
+
+    def samplers(self, pipe: Any) -> Collection[str] | None:
+        """Return the names of the samplers of flow matching that its pipelines can use; None: all."""
+        return None
+
+    def guidance(self, cfg: float) -> Mapping[str, object]:
+        """Return the arguments of the pipelines that set the guidance scale; 1 or less means no guidance."""
+        return {"guidance_scale": cfg}
 
     def sampled(self, latents: Tensor) -> Tensor:
         """Return latents `(batch, channels, h, w)` as the pipelines hold them while they sample."""
@@ -181,6 +231,17 @@ class ModelFamily(ABC):
         """
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
         return hidden
+
+    def image_tokens(self, denoiser: Any, block: str, size: tuple[int, int]) -> int | None:
+        """Return how many of the tokens in `image_stream` are those of the image, if others follow them; else None.
+
+        Args:
+            denoiser: the denoiser.
+            block: name of the block that they come from.
+            size: height and width of the latents.
+
+        """
+        return None
 
     def pipeline_options(self, pipe: Pipeline) -> Mapping[str, object]:
         """Return arguments of the classes of `classes` other than components."""
@@ -208,6 +269,6 @@ EMBEDDING_NAMES = (
 )
 
 
-def named_embeddings(embeddings: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+def named_embeddings(embeddings: Sequence[Tensor | None]) -> PromptEmbeddings:
     """Return what `encode_prompt` of diffusers' pipelines returns, by name of the pipelines' argument."""
     return dict(zip(EMBEDDING_NAMES, embeddings, strict=False))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families.family import PipelineClasses, TextBatch
-from bwlab.base.families.transformer import TransformerFamily
+from bwlab.base.families.family import PipelineClasses, PromptEmbeddings, TextBatch
+from bwlab.base.families.transformer import PATCH, PackedFamily, packed, unpacked
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import FLUX
 
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
     from bwlab.base.architectures import Pipeline
 
-PATCH = 2
 TEXT_TOKENS = 512
-DEFAULT_LATENTS = 128  # side of the latents that the pipelines make where nobody says otherwise
 
 
-class Flux(TransformerFamily):
+class Flux(PackedFamily):
     """FLUX.1 dev and schnell.
 
     The transformer reads the tokens of a T5, and the pooled text of a CLIP; latents are packed, each 2 x 2 in a token.
@@ -48,12 +46,10 @@ class Flux(TransformerFamily):
         """Leave out the image encoder."""
         return {"image_encoder": None, "feature_extractor": None}
 
-    def refusal(self, pipe: Pipeline) -> str | None:
-        """Return what the transformer is if its input is more than packed latents."""
-        inputs, latents = self.denoiser_of(pipe).config.in_channels, pipe.vae.config.latent_channels
-        if inputs == PATCH**2 * latents:
-            return None
-        return f"a transformer of {inputs} input channels, and packed latents have {PATCH**2 * latents}"
+    def samplers(self, pipe: Any) -> Collection[str] | None:
+        """Return those that take the noise levels that the pipelines choose, or a shift that depends on the size."""
+        shifted = pipe.scheduler.config.get("use_dynamic_shifting")
+        return ("euler", "unipc", "dpmpp_2m") if shifted else ("euler", "unipc")
 
     def prompt_tokens(self, pipe: Pipeline) -> int | None:
         """Return the tokens of the T5."""
@@ -64,9 +60,7 @@ class Flux(TransformerFamily):
         context, pooled, _ = pipe.encode_prompt(list(captions), None, device=pipe.text_encoder.device)
         return TextBatch(context, pooled)
 
-    def prompt_embeddings(
-        self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str
-    ) -> dict[str, Tensor | None]:
+    def prompt_embeddings(self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str) -> PromptEmbeddings:
         """Return the embeddings of the prompts; there is no second pass for a negative prompt."""
         context, pooled, _ = pipe.encode_prompt(list(prompts), None, device=pipe.device)
         return {"prompt_embeds": context, "pooled_prompt_embeds": pooled}
@@ -89,43 +83,6 @@ class Flux(TransformerFamily):
             **conditions,
         )[0]
         return unpacked(prediction, latents.shape)
-
-    def patch(self, denoiser: Any) -> int:
-        """Return the side of a token, in latents; the transformer's own patches are of packed latents."""
-        return PATCH
-
-    def sampling_options(self, pipe: Any) -> Mapping[str, object]:
-        """Return the size of images."""
-        side = self.base_side(pipe)
-        return {"height": side, "width": side}
-
-    def sampled(self, latents: Tensor) -> Tensor:
-        """Return latents packed."""
-        return packed(latents)
-
-    def base_side(self, pipe: Pipeline) -> int:
-        """Return the pipelines' own size, 1024."""
-        return int(getattr(pipe, "default_sample_size", DEFAULT_LATENTS)) * int(pipe.vae_scale_factor)
-
-
-def packed(latents: Tensor) -> Tensor:
-    """Return latents `(batch, channels, h, w)` as tokens `(batch, h / 2 * w / 2, 4 * channels)`."""
-    batch, channels, height, width = latents.shape
-    tiles = latents.view(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
-    return tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def unpacked(tokens: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return tokens as latents `(batch, channels, h, w)`; the inverse of `packed`.
-
-    Args:
-        tokens: as `packed` returns them, of any batch size.
-        shape: the shape of the latents, whose batch size does not count.
-
-    """
-    _, channels, height, width = shape
-    tiles = tokens.view(len(tokens), height // PATCH, width // PATCH, channels, PATCH, PATCH)
-    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), channels, height, width)
 
 
 def image_places(latents: Tensor) -> Tensor:

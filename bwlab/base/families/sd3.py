@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families.family import PipelineClasses, TextBatch, named_embeddings
+from bwlab.base.families.family import PipelineClasses, PromptEmbeddings, TextBatch, named_embeddings
 from bwlab.base.families.transformer import TransformerFamily
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import SD3
@@ -71,9 +71,7 @@ class StableDiffusion3(TransformerFamily):
         )
         return TextBatch(context, pooled)
 
-    def prompt_embeddings(
-        self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str
-    ) -> dict[str, Tensor | None]:
+    def prompt_embeddings(self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str) -> PromptEmbeddings:
         """Return the embeddings that the pipeline computes itself."""
         embeddings = pipe.encode_prompt(
             list(prompts),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families.family import ModelFamily, PipelineClasses, TextBatch, named_embeddings
+from bwlab.base.families.family import ModelFamily, PipelineClasses, PromptEmbeddings, TextBatch, named_embeddings
 from bwlab.base.header import INPUTS
 from bwlab.blocks.families import find_sd, find_sdxl
 from bwlab.blocks.scheme import BlockScheme
@@ -35,9 +35,7 @@ class _UnetFamily(ModelFamily):
             return None
         return f"{INPUTS.get(inputs, 'a UNet')} ({inputs} input channels, but {latents} of latents)"
 
-    def prompt_embeddings(
-        self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str
-    ) -> dict[str, Tensor | None]:
+    def prompt_embeddings(self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str) -> PromptEmbeddings:
         """Return the embeddings that the pipeline computes itself; an empty negative prompt is its own matter."""
         embeddings = pipe.encode_prompt(
             list(prompts),
