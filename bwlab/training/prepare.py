@@ -116,7 +116,7 @@ def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
     training = config.training
     # The precision depends on the base, and loading the base in all processes takes an accelerator.
     with Processes(new_accelerator(training.precision, training.device)).together():
-        pipe = load_base(config.base, families=manager.model_families())
+        pipe = load_base(config.base, families=manager.model_families(), quantise=training.quantize)
     accelerator = new_accelerator(training.precision, training.device, denoiser_of(pipe).num_parameters())
     processes = Processes(accelerator)
     with processes.together():
