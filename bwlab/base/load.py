@@ -41,8 +41,8 @@ def load_base(
 
     Args:
         base: `"emoji"` or `"emoji-dit"`, the models that ship with bwlab; the folder of a diffusers pipeline of one of
-            the families (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x, SD 2.x or SDXL;
-            or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
+            the families (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x,
+            SD 2.x or SDXL; or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
         dtype: of the weights in memory, whatever the files'; None: float32.
         families: the model families, `manager.model_families()`; by default the built-in ones.
 
