@@ -208,7 +208,8 @@ class TrainConfig(Settings):
     """All settings of a training run."""
 
     base: Text = "emoji"
-    """Base model: `emoji` (embedded), the folder of a diffusers pipeline, a single-file checkpoint or a hub id."""
+    """Base model: `emoji` or `emoji-dit` (embedded), the folder of a diffusers pipeline, a single-file checkpoint or a
+    hub id."""
 
     out: Text = ""
     """Folder of the run."""

@@ -219,8 +219,8 @@ class TransformerConfig:
     out: Path
     work: Path
     seed: int = 0
-    steps: int = 18_000
-    coloured_from: int = 6_000
+    steps: int = 2_500
+    coloured_from: int = 1_150
     compile_model: bool = False
 
 
