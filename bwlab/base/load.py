@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
+from bwlab.base.header import SingleFileHeader, beside_pipeline, read_single_file_header, transformer_of
 from bwlab.base.loaded import require_loaded
 from bwlab.base.models import denoiser_of
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.base.single_file import load_single_file
+from bwlab.base.transformer_file import load_transformer
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme, SchemeFinder
 from bwlab.errors import BwlabError
@@ -42,7 +44,8 @@ def load_base(
     Args:
         base: `"emoji"` or `"emoji-dit"`, the models that ship with bwlab; the folder of a diffusers pipeline of one of
             the families (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x,
-            SD 2.x or SDXL; or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
+            SD 2.x or SDXL; a transformer in such a file, in the folder of its pipeline, which gives everything else;
+            or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
         dtype: of the weights in memory, whatever the files'; None: float32.
         families: the model families, `manager.model_families()`; by default the built-in ones.
 
@@ -56,7 +59,11 @@ def load_base(
     dtype = dtype or torch.float32
     path = base_path(base)
     if path.is_file():
-        pipe = load_single_file(path, asked, dtype)
+        checkpoint = read_single_file_header(path, asked)
+        if transformer_of(checkpoint) is not None and beside_pipeline(path):
+            pipe = load_folder(path.parent, asked, dtype, families, checkpoint)
+        else:
+            pipe = load_single_file(path, asked, dtype)
     else:
         if not path.exists() and is_hub_name(str(base)):
             path = hub_folder(str(base), asked)
@@ -115,7 +122,13 @@ def _tensor_digest(name: str, tensor: Tensor) -> bytes:
     return digest.digest()
 
 
-def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable[ModelFamily] = FAMILIES) -> Pipeline:
+def load_folder(
+    folder: Path,
+    asked: str,
+    dtype: torch.dtype,
+    families: Iterable[ModelFamily] = FAMILIES,
+    file: SingleFileHeader | None = None,
+) -> Pipeline:
     """Return the pipeline in a folder, on the CPU; no pickle is read.
 
     Args:
@@ -123,13 +136,15 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable
         asked: what the user asked for, for messages.
         dtype: of the weights in memory, whatever the files'.
         families: the model families.
+        file: a file with the transformer that is used in place of that in the folder; None: the folder's own.
 
     Raises:
-        BwlabError: the folder is no pipeline of one of the families, saying what was found there; or the weights of
-            one of its models were not loaded.
+        BwlabError: the folder is no pipeline of one of the families, saying what was found there; the weights of
+            one of its models were not loaded; or the file is no transformer of that family.
 
     """
     kind, family = require_pipeline(folder, asked, families)
+    given = {} if file is None else {family.denoiser: transformer_in(file, folder, family, asked, dtype)}
     with quiet_libraries():
         try:
             pipe: Pipeline = family.pipeline_class(kind).from_pretrained(
@@ -139,6 +154,7 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable
                 local_files_only=True,
                 use_safetensors=True,
                 **family.load_options(folder),
+                **given,
             )
         # Broken files surface as OSError, ValueError, SafetensorError, KeyError ... by library and version.
         except Exception as error:
@@ -146,10 +162,27 @@ def load_folder(folder: Path, asked: str, dtype: torch.dtype, families: Iterable
     refused = family.refusal(pipe)
     if refused is not None:
         raise BwlabError(asked, refused, BASE_ADVICE)
-    require_loaded(pipe.components, folder, asked)
+    require_loaded({name: model for name, model in pipe.components.items() if name not in given}, folder, asked)
     setattr(getattr(pipe, family.denoiser), MARK, family)
     family.prepare(pipe)
     return pipe
+
+
+def transformer_in(
+    file: SingleFileHeader, folder: Path, family: ModelFamily, asked: str, dtype: torch.dtype
+) -> nn.Module:
+    """Return the transformer in a file that lies in the folder of a pipeline, on the CPU.
+
+    Raises:
+        BwlabError: it is a transformer of another family, or not one of the folder's size.
+
+    """
+    own = transformer_of(file)
+    if own != family.name:
+        label = next((known.label for known in FAMILIES if known.name == own), own)
+        found = f"a transformer of {label}, in the folder of a pipeline of {family.label}"
+        raise BwlabError(asked, found, "Put it into the folder of the pipeline that it was made for")
+    return load_transformer(file, family.name, base_unet(str(folder)).config, asked, dtype)
 
 
 def require_pipeline(folder: Path, asked: str, families: Iterable[ModelFamily] = FAMILIES) -> tuple[str, ModelFamily]:

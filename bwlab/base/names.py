@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from bwlab.base.header import family_of, read_single_file_header
+from bwlab.base.header import beside_pipeline, family_of, read_single_file_header, transformer_of
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.blocks.block_map import Counts, count, known_counts
 from bwlab.blocks.configs import KNOWN, OF_FAMILY
@@ -73,7 +73,10 @@ def base_unet(base: str) -> BaseUnet:
 
 def _checkpoint_unet(path: Path) -> BaseUnet:
     asked = f"base {str(path)!r}"
-    known = OF_FAMILY[family_of(read_single_file_header(path, asked), asked)]
+    checkpoint = read_single_file_header(path, asked)
+    if transformer_of(checkpoint) is not None and beside_pipeline(path):
+        return BaseUnet(str(path), _folder_unet(path.parent).config)
+    known = OF_FAMILY[family_of(checkpoint, asked)]
     return BaseUnet(str(path), KNOWN[known], known)
 
 

@@ -105,7 +105,7 @@ class Outputs:
         step = self.trainer.step
         recipe = preview_recipe(self.config, self.setup.base_hash, self._adapters_now(), self._embeddings_now())
         with self.trainer.averaged_weights():
-            images = generate_previews(self.setup.pipe, recipe, self.prompts)
+            images = generate_previews(self.setup.pipe, recipe, self.prompts, self.setup.previews)
         paths = [self.folder.preview(step, index) for index in range(len(images))]
         for path, (image, image_recipe) in zip(paths, images, strict=True):
             make_folder(path.parent)

@@ -211,6 +211,15 @@ class CaptionEmbeddings:
     ) -> None:
         self._pipe, self._cached, self._with_gradients, self._reading = pipe, cached, with_gradients, reading
 
+    @property
+    def are_cached(self) -> bool:
+        """Whether all captions are encoded, so that the text encoders are not needed any more."""
+        return self._cached is not None
+
+    def cached_example(self, device: torch.device) -> TextBatch | None:
+        """Return the embedding of one of the cached captions on a device; None if they are not cached."""
+        return None if self._cached is None else self.batch([min(self._cached)], device)
+
     def batch(self, captions: Sequence[str], device: torch.device) -> TextBatch:
         """Return the captions' embeddings on a device.
 
