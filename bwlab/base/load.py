@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
+from bwlab.base.families.transformer_file import load_transformer
 from bwlab.base.header import SingleFileHeader, beside_pipeline, read_single_file_header, transformer_of
 from bwlab.base.loaded import require_loaded
 from bwlab.base.models import denoiser_of
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.base.single_file import load_single_file
-from bwlab.base.transformer_file import load_transformer
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme, SchemeFinder
 from bwlab.errors import BwlabError

@@ -21,6 +21,7 @@ from bwlab.errors import BwlabError
 from bwlab.optimizers.types import OptimizerType
 from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.settings import rate_spec
+from bwlab.training.state import OTHER_FOLDER
 from bwlab.training.textual_inversion import TokenEmbeddings
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Trainable:
         """Load a state; BwlabError if it belongs to other blocks, ranks, words or another adapter type."""
         shapes = {key: tensor.shape for key, tensor in self.state()}
         if {key: tensor.shape for key, tensor in saved.items()} != shapes:
-            raise BwlabError("--resume", "the checkpoint holds other layers or ranks", "Train in another folder")
+            raise BwlabError("--resume", "the checkpoint holds other layers or ranks", OTHER_FOLDER)
         for path, layer in self.adapter.layers.items():
             prefix = f"{path}:"
             layer.load_state_dict({key.removeprefix(prefix): t for key, t in saved.items() if key.startswith(prefix)})

@@ -17,8 +17,8 @@ from diffusers.loaders import single_file_utils
 from torch import Tensor
 
 import bwlab
+from bwlab.base.families.transformer_file import OTHER_NAMES
 from bwlab.base.load import load_base
-from bwlab.base.transformer_file import OTHER_NAMES
 from bwlab.formats.transformer_names import TABLES, named
 from tests.families.commands import PROMPT, command, pixels, run
 
