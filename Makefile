@@ -5,18 +5,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test crash load conflict-table golden fuzz lint docs benchmark oldest audit clean
+.PHONY: demo test test-large crash load conflict-table golden fuzz lint docs benchmark oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
 
 # Two processes, each for whole files, as fixtures of a file are made once, and in the order of tests/conftest.py;
-# PROCESSES=0 runs all in one. Tests that need much memory come after them, by themselves. pytest exits with 5 where ARGS
-# name none of them.
+# PROCESSES=0 runs all in one. Tests that need much memory come before them, beside the lint alone. pytest exits with 5
+# where ARGS name none of them.
 PROCESSES ?= 2
 
-test: lint
+test: $(STAMP)
+	$(MAKE) --jobs=2 lint test-large
 	LARGE_TESTS=without $(BIN)/pytest --doctest-modules -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-large: $(STAMP)
 	LARGE_TESTS=alone $(BIN)/pytest $(ARGS) || [ $$? = 5 ]
 
 # Kill trainings, or with --of study studies, at random moments: ARGS="--kills 200".

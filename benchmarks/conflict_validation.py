@@ -21,7 +21,7 @@ import numpy.typing as npt
 import typer
 
 from bwlab.tables import Cell, Column, Table, columns_of, markdown_table
-from bwlab_analysis.study.statistics import ceiling, halves, spearman
+from bwlab_analysis.study.statistics import ceiling, half_means, halves, of_one_size, spearmans
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,23 +73,32 @@ def read_pairs(file: Path) -> Pairs:
 
 def correlation(pairs: Pairs, direction: str, predictor: str) -> float:
     """Return the rank correlation of a predictor with the target over pairs."""
+    return float(spearmans(*_compared(pairs, direction, predictor)).mean())
+
+
+def _compared(pairs: Pairs, direction: str, predictor: str) -> tuple[Numbers, Numbers]:
+    """Return predictor and target, `(comparisons, pairs)`: one comparison, or one for each way to halve the prompts."""
     target = pairs.costs[direction, "target"]
     if predictor != "unseen":
-        return spearman(pairs.costs[direction, predictor].mean(1), target.mean(1))
-    scored = pairs.costs[direction, "scored"]
-    correlations = [spearman(scored[:, a].mean(1), target[:, b].mean(1)) for a, b in halves(target.shape[1])]
-    return float(np.mean(correlations))
+        return pairs.costs[direction, predictor].mean(1)[None], target.mean(1)[None]
+    firsts, seconds = zip(*halves(target.shape[1]), strict=True)
+    return half_means(pairs.costs[direction, "scored"], firsts), half_means(target, seconds)
 
 
 def with_interval(pairs: Pairs, direction: str, predictor: str) -> tuple[float, float, float]:
     """Return a rank correlation with its 95 % interval from resampled identities."""
     rng, identities = np.random.default_rng(0), sorted({identity for _, identity, _ in pairs.names})
     rows = {name: [row for row, (_, i, _) in enumerate(pairs.names) if i == name] for name in identities}
-    drawn = []
-    for _ in range(RESAMPLES if predictor != "unseen" else RESAMPLES // 10):
-        chosen = [row for name in rng.choice(identities, len(identities)) for row in rows[name]]
-        resampled = Pairs(pairs.names, {key: table[chosen] for key, table in pairs.costs.items()})
-        drawn.append(correlation(resampled, direction, predictor))
+    chosen = [
+        [row for name in rng.choice(identities, len(identities)) for row in rows[name]]
+        for _ in range(RESAMPLES if predictor != "unseen" else RESAMPLES // 10)
+    ]
+    compared = list(zip(*_compared(pairs, direction, predictor), strict=True))
+    drawn = [
+        rho
+        for same_size in of_one_size(chosen)
+        for rho in np.mean([spearmans(x[same_size], y[same_size]) for x, y in compared], 0)
+    ]
     low, high = np.percentile(drawn, [2.5, 97.5])
     return correlation(pairs, direction, predictor), float(low), float(high)
 

@@ -103,12 +103,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{count} tests: {reason}" + (f". To run them: {remedy}" if remedy else ""))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _without_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out the wait for the disk after each file; no test loses power. Tests of the order of writes sync again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _give_memory_back() -> Iterator[None]:
     """Return freed memory to the system after a file that leaves much, which glibc else keeps for the process."""
     yield
-    if sys.platform == "linux" and _resident_bytes() > MUCH_MEMORY:  # a second each time, with all that is imported
+    if sys.platform == "linux" and _resident_bytes() > MUCH_MEMORY:
         gc.collect()
+        gc.freeze()  # what lives now is imported; looking through it would take a second each time
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

@@ -218,34 +218,35 @@ def _add_per_sample(
             f"{scale.shape[0]} scales for a batch of {output.shape[0]}",
             "Give one scale for each sample (with guidance the batch is doubled)",
         )
-    scale = scale.to(output.device, output.dtype)
+    scale = scale.to(output.dtype)
     if scale.requires_grad:
         return adapted + _part(layer, x, output) * _wide(scale, output)
     # Adding 0 * part would turn -0.0 into 0.0 and an infinite part into NaN, and costs the computation.
-    rows = _rows(scale)
+    factors = scale.tolist()  # a few numbers, which Python handles faster than PyTorch
+    rows = _rows(factors)
     if rows is None:
         return adapted
-    part, factors = _part(layer, x[rows], output[rows]), scale[rows]
-    if bool((factors != 1).any()):
-        part = part * _wide(factors, output)
+    part = _part(layer, x[rows], output[rows])
+    if any(factor not in (0, 1) for factor in factors):
+        part = part * _wide(scale[rows], output)
     # A sum of earlier adapters is nobody else's, unless the backward pass needs it.
     total = adapted.clone() if adapted is output or adapted.requires_grad else adapted
     if isinstance(rows, slice):
         total[rows] += part
         return total
-    return total.index_add_(0, rows, part)
+    return total.index_add_(0, torch.tensor(rows, device=output.device), part)
 
 
 def _wide(scale: Tensor, output: Tensor) -> Tensor:
-    return scale.view(-1, *(1 for _ in output.shape[1:]))
+    return scale.to(output.device).view(-1, *(1 for _ in output.shape[1:]))
 
 
-def _rows(scale: Tensor) -> slice | Tensor | None:
+def _rows(factors: Sequence[float]) -> slice | list[int] | None:
     """Return the samples whose scale is not 0, as a slice if they are adjacent; None if there are none."""
-    active = scale.nonzero().flatten()
-    if not len(active):
+    active = [row for row, factor in enumerate(factors) if factor]
+    if not active:
         return None  # The scales are so small that the output's dtype rounds them to 0.
-    first, last = int(active[0]), int(active[-1])
+    first, last = active[0], active[-1]
     return slice(first, last + 1) if last - first + 1 == len(active) else active
 
 
@@ -299,7 +300,7 @@ def is_zero(scale: LayerScale) -> bool:
 
 def _checked(scale: float | Tensor, path: str) -> LayerScale:
     if isinstance(scale, Tensor):
-        if scale.dim() > 1 or not bool(torch.isfinite(scale).all()):
+        if scale.dim() > 1 or not all(map(math.isfinite, scale.reshape(-1).tolist())):
             found = f"a tensor of shape {tuple(scale.shape)} at {path}"
             raise BwlabError("a scale per sample", found, "Give a tensor of shape (batch,) of finite numbers")
         return scale if scale.dim() == 1 else float(scale)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 BASE_ADVICE = (
-    f"Give 'emoji', a diffusers folder ({', '.join(family.label for family in FAMILIES)}) or a .safetensors checkpoint"
+    f"Give 'emoji', 'emoji-dit', a diffusers folder ({', '.join(family.label for family in FAMILIES)}) "
+    "or a .safetensors checkpoint"
 )
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
@@ -41,10 +42,10 @@ def load_base(
     """Return a base model on the CPU, without safety checker; no pickle is read.
 
     Args:
-        base: `"emoji"`, the model that ships with bwlab; the folder of a diffusers pipeline of one of the families
-            (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x, SD 2.x or SDXL;
-            a transformer in such a file, in the folder of its pipeline, which gives everything else; or, where no such
-            path exists, a pipeline's name on the hub (`"owner/name"`).
+        base: `"emoji"` or `"emoji-dit"`, the models that ship with bwlab; the folder of a diffusers pipeline of one of
+            the families (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x,
+            SD 2.x or SDXL; a transformer in such a file, in the folder of its pipeline, which gives everything else;
+            or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
         dtype: of the weights in memory, whatever the files'; None: float32.
         families: the model families, `manager.model_families()`; by default the built-in ones.
 

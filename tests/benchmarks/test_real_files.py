@@ -16,7 +16,7 @@ from tests.analysis.kohya import SHAPES, adapter_tensors, write
 ROOT = Path(__file__).resolve().parents[2]
 LORAS = ROOT.parent / "shared" / "loras"
 PAGE = ROOT / "docs" / "real-adapters.md"
-SAMPLED = 15  # all pairs take minutes: `python -m benchmarks.real_files` prints them
+SAMPLED = 45  # all pairs take minutes: `python -m benchmarks.real_files` prints them
 IN0 = [path for path in SHAPES if path.startswith("down_blocks.0.")]
 OUT3 = [path for path in SHAPES if path.startswith("up_blocks.3.")]
 
@@ -26,7 +26,7 @@ def test_the_page_has_the_numbers_of_the_files() -> None:
     if not LORAS.is_dir():
         pytest.skip("../shared/loras is not there")
     lines = pair_table(list(real_pairs(LORAS, every=SAMPLED)))
-    assert len(lines) > 5
+    assert len(lines) > 3
     assert [line for line in lines if line not in PAGE.read_text().splitlines()] == []
 
 

@@ -11,14 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, bootstrap
 from bwlab_analysis.measures import Interval
 from bwlab_analysis.study.plan import BASE, IDENTITY, STYLE, TRUE
 from bwlab_analysis.study.results import Floats, PairKey, Results
 
+Ints: TypeAlias = npt.NDArray[np.int64]
 RESAMPLES = 500
 """Number of resamples of identities for the interval of a rank correlation."""
 SUBJECT_KINDS = (IDENTITY, STYLE)
@@ -163,10 +166,11 @@ def correlation(
     identities = sorted({identity for _, identity, _ in known})
     rows = [np.array([row for row, pair in enumerate(known) if pair[1] == identity]) for identity in identities]
     rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(resamples if identities else 0):
-        chosen = np.concatenate([rows[index] for index in rng.integers(len(identities), size=len(identities))])
-        drawn.append(spearman(values[chosen], outcomes[chosen]))
+    chosen = [
+        np.concatenate([rows[index] for index in rng.integers(len(identities), size=len(identities))])
+        for _ in range(resamples if identities else 0)
+    ]
+    drawn = [rho for same_size in of_one_size(chosen) for rho in spearmans(values[same_size], outcomes[same_size])]
     finite = [rho for rho in drawn if np.isfinite(rho)]
     low, high = np.percentile(finite, [2.5, 97.5]) if finite else (np.nan, np.nan)
     return Correlation(spearman(values, outcomes), float(low), float(high), len(known))
@@ -174,11 +178,26 @@ def correlation(
 
 def spearman(x: Floats, y: Floats) -> float:
     """Return Spearman's rho with ties at their mean rank; nan where it is not defined."""
+    return float(spearmans(x[None], y[None])[0])
+
+
+def spearmans(x: Floats, y: Floats) -> Floats:
+    """Return Spearman's rho of each row of `(rows, n)` tables, as `spearman` does."""
     from scipy.stats import rankdata
 
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    if x.shape[1] < 3:
+        return np.full(len(x), np.nan)
+    a, b = (ranks - ranks.mean(1, keepdims=True) for ranks in (rankdata(x, axis=1), rankdata(y, axis=1)))
+    norms = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.asarray(np.divide((a * b).sum(1), norms, out=np.full(len(x), np.nan), where=norms > 0), np.float64)
+
+
+def of_one_size(rows: Iterable[Sequence[int] | Ints]) -> list[Ints]:
+    """Return lists of row numbers as tables `(lists, n)`, one for each n."""
+    by_size: dict[int, list[Sequence[int] | Ints]] = {}
+    for chosen in rows:
+        by_size.setdefault(len(chosen), []).append(chosen)
+    return [np.array(lists) for lists in by_size.values()]
 
 
 def losses(shares: Shares, compositions: Iterable[str], kind: str) -> dict[PairKey, Floats]:
@@ -209,7 +228,13 @@ def reliability(outcome: Floats) -> float:
     """
     if outcome.shape[1] < 2:
         return float("nan")
-    return float(np.mean([spearman(outcome[:, a].mean(1), outcome[:, b].mean(1)) for a, b in halves(outcome.shape[1])]))
+    firsts, seconds = zip(*halves(outcome.shape[1]), strict=True)
+    return float(np.mean(spearmans(half_means(outcome, firsts), half_means(outcome, seconds))))
+
+
+def half_means(outcome: Floats, halves_of: Sequence[Sequence[int]]) -> Floats:
+    """Return `(halves, pairs)` means of `(pairs, prompts)` outcomes over each of several halves of the prompts."""
+    return np.stack([outcome[:, half].mean(1) for half in halves_of])
 
 
 def ceiling(outcome: Floats, half: bool = False) -> float:

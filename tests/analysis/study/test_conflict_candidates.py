@@ -91,7 +91,12 @@ def test_the_page_has_the_tables_of_the_numbers() -> None:
         assert markdown_table(table).strip() in page
 
 
-def test_the_command_measures_each_pair_once(finished: Finished, clip: Path, tmp_path: Path) -> None:
+def test_the_command_measures_each_pair_once(
+    finished: Finished, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.conflict_candidates.STEPS", 2)
+    monkeypatch.setattr("benchmarks.conflict_candidates.TIMESTEPS", (801, 201))
+    monkeypatch.setattr("benchmarks.conflict_candidates.IMAGES", 2)
     file = tmp_path / "measures.json"
     arguments = ["measure", "--study", str(finished.out), "--out", str(file), "--plan", str(TINY), "--clip", str(clip)]
     outcome = CliRunner().invoke(app, arguments, catch_exceptions=False)
