@@ -109,6 +109,22 @@ def test_a_file_in_diffusers_layout_is_read_too(base: Path, beside: Path) -> Non
     assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.items())
 
 
+@pytest.mark.parametrize("family", ["z-image"])
+def test_a_transformer_is_not_merged_into_a_single_file(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    factors = {"lora_A": torch.ones(2, 24), "lora_B": torch.ones(24, 2)}
+    tensors = {f"transformer.layers.0.attention.to_q.{name}.weight": tensor for name, tensor in factors.items()}
+    safetensors.torch.save_file(tensors, adapter)
+    assert command("merge", adapter, "--into", base, "--out", tmp_path / "merged.safetensors") == 2
+    assert capsys.readouterr().err.count("bwlab: error") == 1
+    run("merge", adapter, "--into", base, "--out", tmp_path / "merged")
+    before, after = state_of(base), state_of(tmp_path / "merged")
+    changed = {key for key, tensor in before.items() if not torch.allclose(tensor, after[key], atol=1e-3)}
+    assert changed == {"layers.0.attention.to_q.weight"}
+
+
 @pytest.mark.parametrize("family", ["flux"])
 def test_wrong_files_are_refused_in_one_line(
     base: Path, beside: Path, family: str, qwen_image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
