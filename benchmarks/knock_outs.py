@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.models import MODELS, random_unet, unet_inputs
+from benchmarks.models import MODELS, denoiser_inputs, random_denoiser
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.names import EMBEDDED
@@ -46,8 +46,8 @@ def model_and_inputs(model: str, latents: int, count: int) -> tuple[nn.Module, d
 
         unet: Any = load_base(EMBEDDED).unet
     else:
-        unet = random_unet(MODELS[model])
-    arguments = unet_inputs(dict(unet.config), latents, count, torch.float32)
+        unet = random_denoiser(MODELS[model])
+    arguments = denoiser_inputs(dict(unet.config), latents, count, torch.float32)
     arguments["timestep"] = torch.full((count,), 500)
     return unet, arguments
 

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,46 +24,46 @@ class Stepper:
 
     def __init__(self, contestant: Contestant) -> None:
         setting = contestant.setting
-        self.contestant, self._inputs, self._target = contestant, setting.inputs(), setting.target()
+        self.contestant, self._inputs = contestant, setting.inputs()
+        self._target = setting.target(self._inputs)
         self._autocast = setting.precision != "fp32"
         parameters = contestant.parameters
         self._optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True) if parameters else None
-        sample: Any = self._inputs["sample"]
-        sample.requires_grad_(contestant.graph_from_input)
+        setting.noisy(self._inputs).requires_grad_(contestant.graph_from_input)
 
     def __call__(self) -> None:
         """Run forward pass, backward pass and optimiser."""
         if isinstance(self.contestant, ForwardOnly):
             with torch.no_grad():
-                self._predict(self.contestant.unet)
+                self._predict(self.contestant.denoiser)
             return
-        functional.mse_loss(self._predict(self.contestant.unet).float(), self._target).backward()
+        functional.mse_loss(self._predict(self.contestant.denoiser).float(), self._target).backward()
         if self._optimizer:
             self._optimizer.step()
             self._optimizer.zero_grad()
 
-    def _predict(self, unet: nn.Module) -> Tensor:
+    def _predict(self, denoiser: nn.Module) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
-            prediction: Tensor = unet(**self._inputs)[0]
+            prediction: Tensor = denoiser(**self._inputs)[0]
         return prediction
 
 
-def cpu_seconds(contestants: Sequence[Contestant], repeats: int) -> dict[str, list[float]]:
-    """Return the CPU seconds (all threads) of each of `repeats` steps, by name.
+def cpu_seconds(contestants: Sequence[Contestant], repeats: int) -> list[list[float]]:
+    """Return the CPU seconds (all threads) of each of `repeats` steps, in the order of the contestants.
 
     The contestants take turns, A B C A B C, so that a busy machine slows all alike; a first round, which makes the
     kernels and the optimisers' state, is not counted.
     """
     steppers = [Stepper(contestant) for contestant in contestants]
-    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    seconds: list[list[float]] = [[] for _ in contestants]
     for turn in range(repeats + 1):
-        for stepper in steppers:
+        for stepper, own in zip(steppers, seconds, strict=True):
             with stepper.contestant.attached():
                 began = time.process_time()
                 stepper()
                 taken = time.process_time() - began
             if turn:
-                seconds[stepper.contestant.name].append(taken)
+                own.append(taken)
     return seconds
 
 

@@ -1,6 +1,6 @@
-"""The contestants: ways to train low-rank adapters of the same layers on the same UNet.
+"""The contestants: ways to train low-rank adapters of the same layers on the same denoiser.
 
-A contestant is put on the UNet for one step and taken off again, so that all of them are timed in turns on one UNet.
+A contestant is put on the denoiser for one step and taken off again, so that all of them are timed in turns on one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Contestant(ABC):
 
     Attributes:
         name: name in the table.
-        graph_from_input: whether the noisy latents require a gradient, so that autograd covers the whole UNet.
+        graph_from_input: whether the noisy latents require a gradient, so that autograd covers the whole denoiser.
         only_low_rank: whether it has LoRA and LoCon alone.
 
     """
@@ -38,8 +38,8 @@ class Contestant(ABC):
     graph_from_input = False
     only_low_rank = False
 
-    def __init__(self, unet: nn.Module, setting: Setting) -> None:
-        self.unet, self.setting = unet, setting
+    def __init__(self, denoiser: nn.Module, setting: Setting) -> None:
+        self.denoiser, self.setting = denoiser, setting
         self.parameters: list[nn.Parameter] = []
 
     @classmethod
@@ -54,13 +54,13 @@ class Contestant(ABC):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Attach the adapters to the UNet inside the `with` block."""
+        """Attach the adapters to the denoiser inside the `with` block."""
         yield
 
     def adapted_layers(self) -> dict[str, BaseLayer]:
         """Return the adapted layers by path, the same for every contestant."""
-        layers: dict[str, Any] = dict(self.unet.named_modules())
-        return {path: layers[path] for path in self.setting.new_adapter(self.unet).layers}
+        layers: dict[str, Any] = dict(self.denoiser.named_modules())
+        return {path: layers[path] for path in self.setting.new_adapter(self.denoiser).layers}
 
 
 class ForwardOnly(Contestant):
@@ -76,7 +76,7 @@ class Floor(Contestant):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        block = self.unet.get_submodule(self.setting.first_block())
+        block = self.denoiser.get_submodule(self.setting.first_block())
         handle = block.register_forward_pre_hook(_start_graph, with_kwargs=True)
         try:
             yield
@@ -97,15 +97,15 @@ class Bwlab(Contestant):
     name = "bwlab"
     training = OptimizerConfig()
 
-    def __init__(self, unet: nn.Module, setting: Setting) -> None:
-        super().__init__(unet, setting)
-        self.adapter = setting.new_adapter(unet).train()
+    def __init__(self, denoiser: nn.Module, setting: Setting) -> None:
+        super().__init__(denoiser, setting)
+        self.adapter = setting.new_adapter(denoiser).train()
         self.parameters = list(self.adapter.parameters())
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        graph = training_graph(self.unet, self.adapter.layers, self.training)
-        with attach(self.unet, ScaledAdapter(self.adapter)), graph:
+        graph = training_graph(self.denoiser, self.adapter.layers, self.training)
+        with attach(self.denoiser, ScaledAdapter(self.adapter)), graph:
             yield
 
 
@@ -119,7 +119,7 @@ class BwlabSkip(Bwlab):
     def available(cls, setting: Setting) -> bool:
         """Return whether the trained blocks fit the rule of the skip path."""
         try:
-            check_gradient_path(setting.meta_unet(), setting.paths(), cls.training)
+            check_gradient_path(setting.meta_denoiser(), setting.paths(), cls.training)
         except BwlabError:
             return False
         return True
@@ -138,34 +138,34 @@ class Peft(Contestant):
     name = "PEFT"
     only_low_rank = True
 
-    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+    def __init__(self, denoiser: nn.Module, setting: Setting) -> None:
         from peft import LoraConfig, inject_adapter_in_model
 
-        super().__init__(unet, setting)
+        super().__init__(denoiser, setting)
         self._base = self.adapted_layers()
         config = LoraConfig(r=setting.rank, lora_alpha=setting.rank, target_modules=list(self._base))
-        inject_adapter_in_model(config, unet)
-        self._wrapped = {path: unet.get_submodule(path) for path in self._base}
-        self.parameters = [parameter for name, parameter in unet.named_parameters() if "lora_" in name]
+        inject_adapter_in_model(config, denoiser)
+        self._wrapped = {path: denoiser.get_submodule(path) for path in self._base}
+        self.parameters = [parameter for name, parameter in denoiser.named_parameters() if "lora_" in name]
         for parameter in self.parameters:
             parameter.data = parameter.data.float()
             parameter.requires_grad_()
-        _put(unet, self._base)
+        _put(denoiser, self._base)
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        _put(self.unet, self._wrapped)
+        _put(self.denoiser, self._wrapped)
         try:
             yield
         finally:
-            _put(self.unet, self._base)
+            _put(self.denoiser, self._base)
 
 
-def _put(unet: nn.Module, modules: dict[str, Any]) -> None:
+def _put(denoiser: nn.Module, modules: dict[str, Any]) -> None:
     """Put modules at their paths."""
     for path, module in modules.items():
         parent, _, name = path.rpartition(".")
-        setattr(unet.get_submodule(parent), name, module)
+        setattr(denoiser.get_submodule(parent), name, module)
 
 
 class Lycoris(Contestant):
@@ -187,16 +187,16 @@ class Lycoris(Contestant):
         """Return whether the package is installed."""
         return importlib.util.find_spec("lycoris") is not None
 
-    def __init__(self, unet: nn.Module, setting: Setting) -> None:
+    def __init__(self, denoiser: nn.Module, setting: Setting) -> None:
         from lycoris import LycorisNetwork
 
-        super().__init__(unet, setting)
+        super().__init__(denoiser, setting)
         layers = self.adapted_layers()
         # create_lycoris sets its own preset, so the network is made directly.
         LycorisNetwork.apply_preset({"enable_conv": True, "target_module": [], "target_name": list(layers)})
         rank, adapter = setting.rank, setting.adapter
         self._network = LycorisNetwork(
-            unet,
+            denoiser,
             1.0,
             lora_dim=rank,
             conv_lora_dim=rank,
@@ -251,8 +251,8 @@ class KohyaStyle(Contestant):
     graph_from_input = True
     only_low_rank = True
 
-    def __init__(self, unet: nn.Module, setting: Setting) -> None:
-        super().__init__(unet, setting)
+    def __init__(self, denoiser: nn.Module, setting: Setting) -> None:
+        super().__init__(denoiser, setting)
         self._layers = self.adapted_layers()
         self._adapters = {path: _KohyaLayer(layer, setting.rank) for path, layer in self._layers.items()}
         self.parameters = [p for adapter in self._adapters.values() for p in adapter.parameters()]
@@ -269,15 +269,15 @@ class KohyaStyle(Contestant):
 
 
 class KohyaClone(Contestant):
-    """The user's clone of kohya's sd-scripts: its own network on the same UNet, and the graph its trainer makes."""
+    """The user's clone of kohya's sd-scripts: its own network on the same denoiser, and the graph its trainer makes."""
 
     name = "kohya"
     graph_from_input = True
     only_low_rank = True
     folder: Path | None = None
 
-    def __init__(self, unet: nn.Module, setting: Setting) -> None:
-        super().__init__(unet, setting)
+    def __init__(self, denoiser: nn.Module, setting: Setting) -> None:
+        super().__init__(denoiser, setting)
         if self.folder is None or not (self.folder / "networks" / "lora.py").is_file():
             found = "no clone of sd-scripts with networks/lora.py"
             raise BwlabError("measuring kohya", found, "Give the clone's folder with --sd-scripts")

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.layer import AdapterLayer, BaseLayer, kind_of, refuse_unknown_options
+from bwlab.adapters.layer import AdapterLayer, BaseLayer, dense_weight, kind_of, refuse_unknown_options
 from bwlab.adapters.modules import TextEncoders, check_fits, layers_by_path
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
@@ -83,7 +83,7 @@ class Adapter:
             check_fits(self.name, wanting, bases)
         for path, layer in self.layers.items():
             base = bases.get(path) if layer.needs_base_weight else None
-            yield path, layer.delta(None if base is None else base.weight.detach().to(layer.compute_dtype()))
+            yield path, layer.delta(None if base is None else dense_weight(base).detach().to(layer.compute_dtype()))
 
     def only(self, keep: Callable[[str], bool]) -> Adapter:
         """Return an adapter with only the layers at paths for which `keep` is true; the two share them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Self, TypeAlias
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer, dense_weight, weight_shape
 from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms.full import DIFF, DIFF_BIAS, NORM_BIAS, NORM_WEIGHT
@@ -43,20 +44,21 @@ def frozen_layer(base: AdaptedLayer, module: ModuleWeights) -> AdapterLayer:
 def _is_small(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> bool:
     """Return whether two factors take at most half the numbers and the work of the dense delta."""
     rank = module.factored_rank()
-    out = base.weight.shape[0]
-    return rank is not None and 2 * rank * (out + base.weight[0].numel()) <= base.weight.numel()
+    out, *inner = weight_shape(base)
+    return rank is not None and 2 * rank * (out + math.prod(inner)) <= out * math.prod(inner)
 
 
 def _low_rank_layer(base: nn.Linear | nn.Conv2d, module: ModuleWeights) -> LowRankLayer:
     factors = module.factors()
     assert factors is not None
-    weight, ones = base.weight, (1 for _ in base.weight.shape[2:])
-    if factors.shape != (weight.shape[0], weight[0].numel()):
-        found = f"for a weight of {factors.shape}, here {tuple(weight.shape)}"
+    shape = weight_shape(base)
+    out, *inner = shape
+    if factors.shape != (out, math.prod(inner)):
+        found = f"for a weight of {factors.shape}, here {shape}"
         raise BwlabError(module.algorithm, found, "Use the base model that it was trained on")
-    up, down = (torch.from_numpy(factor).to(weight.device, torch.float32) for factor in (factors.up, factors.down))
+    up, down = (torch.from_numpy(factor).to(base.weight.device, torch.float32) for factor in (factors.up, factors.down))
     rank = factors.inner_rank
-    return LowRankLayer(base, down.reshape(rank, *weight.shape[1:]), up.reshape(len(up), rank, *ones), float(rank))
+    return LowRankLayer(base, down.reshape(rank, *inner), up.reshape(out, rank, *(1 for _ in inner[1:])), float(rank))
 
 
 class FrozenDeltaLayer(AdapterLayer):
@@ -72,7 +74,7 @@ class FrozenDeltaLayer(AdapterLayer):
     def __init__(self, base: AdaptedLayer, weight: Tensor, bias: Tensor | None = None, rank: int | None = None) -> None:
         super().__init__()
         _check_padding(base)
-        self.weight_shape = tuple(base.weight.shape)
+        self.weight_shape = weight_shape(base)
         self.rank = rank or min(self.weight_shape)
         self.alpha = float(self.rank)
         self.is_norm = not isinstance(base, nn.Linear | nn.Conv2d)
@@ -88,7 +90,7 @@ class FrozenDeltaLayer(AdapterLayer):
             BwlabError: the module is for a weight or bias of another shape, or contains NaN or infinity.
 
         """
-        weight = base.weight.detach().to("cpu", torch.float32).numpy()
+        weight = dense_weight(base).detach().to("cpu", torch.float32).numpy()
         change, bias = module.delta(weight, np.float32), module.bias_delta(np.float32)
         if bias is not None and bias.shape != weight.shape[:1]:
             raise BwlabError(

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,27 @@ def kind_of(layer: BaseLayer) -> str:
     return "conv1x1" if layer.kernel_size == (1, 1) else "conv"
 
 
+def weight_shape(layer: AdaptedLayer) -> tuple[int, ...]:
+    """Return the shape of a layer's weight, also where it is held as bytes of two 4-bit numbers each."""
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else tuple(layer.weight.shape)
+
+
+def dense_weight(layer: AdaptedLayer) -> Tensor:
+    """Return a layer's weight, dequantised if it is held in 4 or 8 bits (`bwlab.base.quantisation`)."""
+    weight: Any = layer.weight
+    if weight.is_floating_point():
+        return layer.weight
+    quantised: Any = layer
+    if hasattr(weight, "quant_state"):
+        from bitsandbytes.functional import dequantize_4bit
+
+        dense: Tensor = dequantize_4bit(weight.data, weight.quant_state)
+        return dense
+    scales = weight.SCB if weight.SCB is not None else quantised.state.SCB
+    rounded: Tensor = weight.data * (scales / 127)[:, None]
+    return rounded
+
+
 def refuse_unknown_options(type_name: str, options: Mapping[str, object], known: Collection[str] = ()) -> None:
     """Raise `BwlabError` for an option that is not in `known`."""
     unknown = sorted(set(options) - set(known))
@@ -189,7 +210,7 @@ class BaseAwareLayer(AdapterLayer):
             base: the frozen layer, for its weight, bias and geometry; do not change or store it.
 
         """
-        delta = self.delta(base.weight.to(self.compute_dtype()))
+        delta = self.delta(dense_weight(base).to(self.compute_dtype()))
         if isinstance(base, nn.Linear):
             return F.linear(x, delta)
         return F.conv2d(x, delta, None, base.stride, base.padding, base.dilation, base.groups)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.frozen import frozen_layer
-from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, kind_of
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, kind_of, weight_shape
 from bwlab.adapters.modules import TextEncoders, adapted_by_path, require_layers
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
@@ -169,7 +169,7 @@ def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
     tensors = {leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()}
     module.scale()  # raises for an alpha of 0
     if module.algorithm == "lora":
-        tensors = {leaf: _shaped(tensor, leaf, tuple(base.weight.shape)) for leaf, tensor in tensors.items()}
+        tensors = {leaf: _shaped(tensor, leaf, weight_shape(base)) for leaf, tensor in tensors.items()}
     return tensors if module.alpha is None else tensors | {ALPHA: torch.tensor(module.alpha)}
 
 

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
+from bwlab.adapters.layer import (
+    AdapterLayer,
+    BaseLayer,
+    check_rank_and_alpha,
+    refuse_unknown_options,
+    weight_shape,
+)
 from bwlab.adapters.narrow_conv import NarrowConv
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
@@ -36,7 +42,7 @@ class LowRankLayer(AdapterLayer):
     def __init__(self, layer: BaseLayer, down: Tensor, up: Tensor, alpha: float) -> None:
         super().__init__()
         self._geometry = geometry_of(layer)
-        self.weight_shape = tuple(layer.weight.shape)
+        self.weight_shape = weight_shape(layer)
         self.rank = int(down.shape[0])
         check_rank_and_alpha(self.rank, alpha)
         self.alpha = float(alpha)
@@ -56,7 +62,7 @@ class LowRankLayer(AdapterLayer):
         """Return a no-op adapter of this rank in float32 on the layer's device; raise `BwlabError` for any option."""
         refuse_unknown_options(cls.type_name, options)
         check_rank_and_alpha(rank, alpha)
-        out, *inner = layer.weight.shape
+        out, *inner = weight_shape(layer)
         # Drawn where the generator lives, so that one seed gives the same adapter on every device.
         device = generator.device if generator is not None else torch.device("cpu")
         down = torch.empty(rank, *inner, device=device)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer
+from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, BaseLayer, weight_shape
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.errors import BwlabError
 
@@ -86,9 +86,9 @@ def _layers(root: nn.Module) -> dict[str, BaseLayer]:
 def check_fits(name: str, layers: Mapping[str, AdapterLayer], model_layers: Mapping[str, AdaptedLayer]) -> None:
     """Raise `BwlabError` unless the model has every adapted layer, in the right shape."""
     require_layers(f"attaching adapter {name}", layers, model_layers, "attach it with the text encoder")
-    wrong = [path for path, layer in layers.items() if tuple(model_layers[path].weight.shape) != layer.weight_shape]
+    wrong = [path for path, layer in layers.items() if weight_shape(model_layers[path]) != layer.weight_shape]
     if wrong:
-        here, wanted = tuple(model_layers[wrong[0]].weight.shape), layers[wrong[0]].weight_shape
+        here, wanted = weight_shape(model_layers[wrong[0]]), layers[wrong[0]].weight_shape
         raise BwlabError(
             f"attaching adapter {name}",
             f"{len(wrong)} of its {len(layers)} layers have another shape, first {wrong[0]}: {wanted}, here {here}",

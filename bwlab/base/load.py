@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,15 @@ from bwlab.base.header import SingleFileHeader, beside_pipeline, read_single_fil
 from bwlab.base.loaded import require_loaded
 from bwlab.base.models import denoiser_of
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
+from bwlab.base.quantisation import (
+    QUANTISED,
+    STORED_HASH,
+    Quantisation,
+    check_quantisation,
+    quantising_on_cpu,
+    quantising_options,
+    stored_format,
+)
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.base.single_file import load_single_file
 from bwlab.blocks.families import scheme_for
@@ -23,7 +33,9 @@ from bwlab.errors import BwlabError
 from bwlab.text import parse_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from bwlab.base.architectures import Pipeline
@@ -37,7 +49,10 @@ VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 
 def load_base(
-    base: str | Path, dtype: torch.dtype | None = None, families: Iterable[ModelFamily] = FAMILIES
+    base: str | Path,
+    dtype: torch.dtype | None = None,
+    families: Iterable[ModelFamily] = FAMILIES,
+    quantise: Quantisation = "none",
 ) -> Pipeline:
     """Return a base model on the CPU, without safety checker; no pickle is read.
 
@@ -48,9 +63,10 @@ def load_base(
             or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
         dtype: of the weights in memory, whatever the files'; None: float32.
         families: the model families, `manager.model_families()`; by default the built-in ones.
+        quantise: the format in which the denoiser holds its linear layers; single files cannot be quantised.
 
     Raises:
-        BwlabError: it is none of these, saying what was found.
+        BwlabError: it is none of these, saying what was found; or it cannot be quantised.
 
     """
     import torch
@@ -58,6 +74,7 @@ def load_base(
     asked = f"--base {base}"
     dtype = dtype or torch.float32
     path = base_path(base)
+    check_quantisation(quantise, path)
     if path.is_file():
         checkpoint = read_single_file_header(path, asked)
         if transformer_of(checkpoint) is not None and beside_pipeline(path):
@@ -67,7 +84,7 @@ def load_base(
     else:
         if not path.exists() and is_hub_name(str(base)):
             path = hub_folder(str(base), asked)
-        pipe = load_folder(path, asked, dtype, families)
+        pipe = load_folder(path, asked, dtype, families, quantise=quantise)
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
@@ -97,8 +114,23 @@ def scheme_before_loading(base: str | Path, finders: Iterable[SchemeFinder]) -> 
 
 
 def weights_hash(pipe: Pipeline) -> str:
-    """Return the SHA-256 (hex) of the denoiser's weights, which identifies the base; see `module_hash`."""
-    return module_hash(denoiser_of(pipe))
+    """Return the SHA-256 (hex) of the denoiser's weights, which identifies the base; see `module_hash`.
+
+    A quantised denoiser has the hash of the weights in its files.
+    """
+    denoiser = denoiser_of(pipe)
+    stored: str | None = getattr(denoiser, STORED_HASH, None)
+    return module_hash(denoiser) if stored is None else stored
+
+
+def stored_hash(folder: Path, asked: str) -> str:
+    """Return what `module_hash` returns of the model in a folder, from its files, a tensor at a time."""
+    import numpy as np
+
+    from bwlab.base.weights import component_files
+
+    files = {key: file for file in component_files(folder, asked) for key in file.entries}
+    return _joined(_digest(key, files[key].tensor(key).numbers(np.float32)) for key in sorted(files))
 
 
 def module_hash(module: nn.Module) -> str:
@@ -109,14 +141,21 @@ def module_hash(module: nn.Module) -> str:
     state = sorted(module.state_dict().items())
     # hashlib lets go of the interpreter lock, so several tensors are hashed at once.
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda entry: _tensor_digest(*entry), state))
+        return _joined(pool.map(lambda entry: _tensor_digest(*entry), state))
+
+
+def _joined(digests: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def _tensor_digest(name: str, tensor: Tensor) -> bytes:
     import torch
 
-    array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    return _digest(name, tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+
+
+def _digest(name: str, array: NDArray[np.floating]) -> bytes:
+    """Return the SHA-256 of a tensor's name, shape and numbers, which are in float32."""
     digest = hashlib.sha256(f"{name} {tuple(array.shape)} ".encode())
     digest.update(array.data)
     return digest.digest()
@@ -128,6 +167,7 @@ def load_folder(
     dtype: torch.dtype,
     families: Iterable[ModelFamily] = FAMILIES,
     file: SingleFileHeader | None = None,
+    quantise: Quantisation = "none",
 ) -> Pipeline:
     """Return the pipeline in a folder, on the CPU; no pickle is read.
 
@@ -136,7 +176,8 @@ def load_folder(
         asked: what the user asked for, for messages.
         dtype: of the weights in memory, whatever the files'.
         families: the model families.
-        file: a file with the transformer that is used in place of that in the folder; None: the folder's own.
+        file: a transformer to take in place of the folder's.
+        quantise: see `load_base`.
 
     Raises:
         BwlabError: the folder is no pipeline of one of the families, saying what was found there; the weights of
@@ -145,7 +186,11 @@ def load_folder(
     """
     kind, family = require_pipeline(folder, asked, families)
     given = {} if file is None else {family.denoiser: transformer_in(file, folder, family, asked, dtype)}
-    with quiet_libraries():
+    stored = None if given else stored_format(folder / family.denoiser)
+    if stored is not None and quantise != "none":
+        raise BwlabError(f"--quantize {quantise}", f"{folder} is quantised already ({stored})", "Leave it out")
+    quantised = stored if quantise == "none" else quantise
+    with quiet_libraries(), nullcontext() if quantised is None else quantising_on_cpu():
         try:
             pipe: Pipeline = family.pipeline_class(kind).from_pretrained(
                 folder,
@@ -155,6 +200,7 @@ def load_folder(
                 use_safetensors=True,
                 **family.load_options(folder),
                 **given,
+                **quantising_options(quantise, family.denoiser),
             )
         # Broken files surface as OSError, ValueError, SafetensorError, KeyError ... by library and version.
         except Exception as error:
@@ -162,8 +208,16 @@ def load_folder(
     refused = family.refusal(pipe)
     if refused is not None:
         raise BwlabError(asked, refused, BASE_ADVICE)
-    require_loaded({name: model for name, model in pipe.components.items() if name not in given}, folder, asked)
-    setattr(getattr(pipe, family.denoiser), MARK, family)
+    denoiser = getattr(pipe, family.denoiser)
+    # The numbers of a quantised denoiser are not those of its files, and those of another file not the folder's.
+    own = quantised is None and not given
+    require_loaded(
+        {name: model for name, model in pipe.components.items() if own or name != family.denoiser}, folder, asked
+    )
+    setattr(denoiser, MARK, family)
+    setattr(denoiser, QUANTISED, quantised)
+    if quantise != "none":
+        setattr(denoiser, STORED_HASH, stored_hash(folder / family.denoiser, asked))
     family.prepare(pipe)
     return pipe
 

@@ -100,12 +100,12 @@ def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
         raise BwlabError(asked, found, "Give 'emoji', 'emoji-dit', a diffusers folder or a .safetensors checkpoint")
     tensors: dict[str, LazyTensor] = {}
     for component, prefix in COMPONENTS.items():
-        for file in _component_files(denoiser if component == UNET else path / component, asked):
+        for file in component_files(denoiser if component == UNET else path / component, asked):
             tensors |= {prefix + key.removeprefix(TEXT_MODEL): file.tensor(key) for key in file.entries}
     return ModelWeights(str(base), base_unet(str(path)).config, tensors)
 
 
-def _component_files(folder: Path, asked: str) -> Iterable[AdapterFile]:
+def component_files(folder: Path, asked: str) -> Iterable[AdapterFile]:
     """Return the safetensors files of a component; those of half precision only where there are no others."""
     if not folder.is_dir():
         return []

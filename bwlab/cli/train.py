@@ -45,6 +45,7 @@ KEYS: Mapping[str, str] = {
     "--schedule": "training.schedule",
     "--warmup": "training.warmup",
     "--precision": "training.precision",
+    "--quantize": "training.quantize",
     "--device": "training.device",
     "--seed": "training.seed",
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from bwlab.base.load import base_scheme, load_base
 from bwlab.base.models import denoiser_of
+from bwlab.base.quantisation import refuse_quantised
 from bwlab.base.single_file import pipeline_family
 from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
@@ -66,6 +67,7 @@ def merge_into(
     refuse_overwriting([out], overwrite and out.suffix == SUFFIX)
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
     pipe = load_base(base, families=manager.model_families())
+    refuse_quantised(denoiser_of(pipe), f"--into {base}")
     scheme, layers = base_scheme(pipe, manager.block_schemes()), model_parts(pipe)
     require_fit(adapters, layers, base)
     if out.suffix == SUFFIX:

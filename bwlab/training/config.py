@@ -98,6 +98,10 @@ class OptimizerConfig(Settings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the forward and backward pass (autocast); `auto` is whichever is fast on the device."""
 
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """Format of the frozen linear layers of the denoiser: `none`, or 4 bits (`nf4`) or 8 bits (`int8`) by bitsandbytes,
+    which need less memory."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, only where a gradient flows."""
 

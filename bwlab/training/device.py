@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.base.device import AUTO, chosen_device
+from bwlab.base.quantisation import compute_in
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def hold_in_half(denoiser: nn.Module, dtype: torch.dtype, inputs: Collection[str
         inputs: names of the arguments that are cast.
 
     """
+    compute_in(denoiser, dtype)
     nn.Module.to(denoiser, dtype)  # the method of diffusers warns about an empty list of exceptions
     places = {place for place, name in enumerate(inspect.signature(denoiser.forward).parameters) if name in inputs}
 

@@ -14,11 +14,10 @@ from rich.console import Console
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
-from bwlab.base.conditioning import check_clip_skip
+from bwlab.base.conditioning import check_clip_skip, unload_text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.models import denoiser_of, family_of, models_of, text_encoders
 from bwlab.base.noise import NoiseProcess, noise_process
-from bwlab.base.unloaded import unload_text_encoders
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import parse_spec
@@ -122,7 +121,7 @@ def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
     training = config.training
     # The precision depends on the base, and loading the base in all processes takes an accelerator.
     with Processes(new_accelerator(training.precision, training.device)).together():
-        pipe = load_base(config.base, families=manager.model_families())
+        pipe = load_base(config.base, families=manager.model_families(), quantise=training.quantize)
     accelerator = new_accelerator(training.precision, training.device, denoiser_of(pipe).num_parameters())
     processes = Processes(accelerator)
     with processes.together():

@@ -87,7 +87,8 @@ class RunSummary:
         """Yield (label, text) of each row."""
         training, accelerator = self.config.training, self.accelerator
         precision = PRECISIONS[accelerator.mixed_precision]
-        yield "base", f"{self.config.base}, {precision} on {accelerator.device}"
+        quantised = "" if training.quantize == "none" else f", linear layers in {training.quantize}"
+        yield "base", f"{self.config.base}, {precision} on {accelerator.device}{quantised}"
         yield "images", self._images()
         yield "steps", self._steps()
         sizes = f"batch size {training.batch_size} × accumulation {training.accumulation}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bwlab.adapters.layer import BaseLayer
+from bwlab.adapters.layer import BaseLayer, dense_weight
 from bwlab.adapters.lowrank import project_down, project_down_fast, project_up
 from bwlab.formats.algorithms.dora import EPSILON
 from bwlab.formats.keys import DOWN, MAGNITUDE, UP
@@ -41,7 +41,7 @@ class DecomposedLayer(BaseAwareLycorisLayer, ProductLayer):
 
     def forward(self, x: Tensor, base_output: Tensor, base: BaseLayer) -> Tensor:  # type: ignore[override]
         """Return the tensor that is added at scale 1, of `base_output`'s shape."""
-        weight = base.weight
+        weight = dense_weight(base)
         gains = self._row_gains(weight) if self._by_row() else None
         if gains is None:
             dtype = self.compute_dtype()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bwlab.adapters.layer import BaseLayer
+from bwlab.adapters.layer import BaseLayer, dense_weight
 from bwlab.adapters.lowrank import Geometry, project_down, project_down_fast, project_up
 from bwlab_lycoris.kinds import GLORA
 from bwlab_lycoris.layer import BaseAwareLycorisLayer, recomputed
@@ -29,7 +29,8 @@ class GloraLayer(BaseAwareLycorisLayer):
         a1, a2, b1, b2 = self._matrices()
         hidden = project_down_fast(x, a2, None if self._geometry is None else POINTWISE)
         mixed = recomputed(
-            lambda given: project_down(given, _times_inputs(base.weight.to(a1.dtype), a1), self._geometry), hidden
+            lambda given: project_down(given, _times_inputs(dense_weight(base).to(a1.dtype), a1), self._geometry),
+            hidden,
         )
         return (mixed + project_up(project_down_fast(x, b2, self._geometry), b1)) * self.scale
 

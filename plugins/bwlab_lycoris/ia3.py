@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.layer import BaseLayer
+from bwlab.adapters.layer import BaseLayer, dense_weight
 from bwlab.adapters.lowrank import project_down
 from bwlab.formats.algorithms.full import ON_INPUT, WEIGHT
 from bwlab_lycoris.layer import BaseAwareLycorisLayer, recomputed
@@ -45,7 +45,7 @@ class Ia3Layer(BaseAwareLycorisLayer):
         factors = self.leaf(WEIGHT).view(-1, *ones)
         if self.on_input:
             return recomputed(
-                lambda given: project_down(given * factors, base.weight.to(given.dtype), self._geometry), x
+                lambda given: project_down(given * factors, dense_weight(base).to(given.dtype), self._geometry), x
             )
         part = self.base_part(base_output, base)
         return part * factors.to(part.dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bwlab.adapters.layer import AdapterLayer, BaseAwareLayer, BaseLayer, check_rank_and_alpha
+from bwlab.adapters.layer import AdapterLayer, BaseAwareLayer, BaseLayer, check_rank_and_alpha, weight_shape
 from bwlab.adapters.lowrank import geometry_of
 from bwlab.config.options import checked_options
 from bwlab.errors import BwlabError
@@ -37,7 +37,7 @@ class LycorisLayer(AdapterLayer):
     def __init__(self, layer: BaseLayer, tensors: Mapping[str, Tensor], alpha: float | None) -> None:
         super().__init__()
         self._geometry = geometry_of(layer)
-        self.weight_shape = tuple(layer.weight.shape)
+        self.weight_shape = weight_shape(layer)
         self._leaves = tuple(tensors)
         self.weights = nn.ParameterDict({_name(leaf): nn.Parameter(tensor) for leaf, tensor in tensors.items()})
         rank = ALGORITHMS[self.type_name].rank(shapes_of_tensors(tensors))
@@ -118,7 +118,7 @@ def recomputed(operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def require_fit(type_name: str, layer: BaseLayer, leaves: Mapping[str, Tensor]) -> None:
     """Raise `BwlabError` unless the leaves are those of one module of this type, for a weight of this shape."""
-    asked = f"{type_name} on a weight of shape {tuple(layer.weight.shape)}"
+    asked = f"{type_name} on a weight of shape {weight_shape(layer)}"
     lazy = {leaf: lazy_tensor(tensor, leaf) for leaf, tensor in leaves.items()}
     algorithm = algorithm_of(shapes_of(lazy))
     if algorithm is None or algorithm.name != type_name or not algorithm.leaves >= lazy.keys():
@@ -126,7 +126,7 @@ def require_fit(type_name: str, layer: BaseLayer, leaves: Mapping[str, Tensor]) 
         raise BwlabError(asked, f"tensors {', '.join(sorted(leaves)) or 'none'}", f"It is made of {made_of}")
     try:
         algorithm.shape(shapes_of(lazy))
-        fits = algorithm.fits(lazy, tuple(layer.weight.shape))
+        fits = algorithm.fits(lazy, weight_shape(layer))
     except (UnfitLeaves, KeyError, ValueError, IndexError) as error:
         raise BwlabError(asked, f"its tensors do not fit each other: {error}", "Give a whole adapter file") from error
     if not fits:

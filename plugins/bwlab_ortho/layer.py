@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
-from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options
+from bwlab.adapters.layer import AdapterLayer, BaseLayer, check_rank_and_alpha, refuse_unknown_options, weight_shape
 from bwlab.adapters.lowrank import LowRankLayer, add_projected_up, geometry_of, project_down_fast, project_up
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import ALPHA, DOWN, UP
@@ -55,7 +55,7 @@ class OrthoLayer(AdapterLayer):
     ) -> None:
         super().__init__()
         self._geometry = geometry_of(layer)
-        self.weight_shape = tuple(layer.weight.shape)
+        self.weight_shape = weight_shape(layer)
         self.rank = len(values)
         check_rank_and_alpha(self.rank, alpha)
         self.alpha = float(alpha)
@@ -84,7 +84,8 @@ class OrthoLayer(AdapterLayer):
         check_rank_and_alpha(rank, alpha)
         avoid = options.get("avoid")
         assert avoid is None or isinstance(avoid, Spaces)
-        sides = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
+        out, *inner = weight_shape(layer)
+        sides = out, math.prod(inner)
         _check_room(rank, sides, avoid)
         device = generator.device if generator is not None else torch.device("cpu")
         left, right = (

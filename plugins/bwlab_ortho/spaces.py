@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bwlab.adapters.layer import BaseLayer
+from bwlab.adapters.layer import BaseLayer, dense_weight, weight_shape
 from bwlab.errors import BwlabError
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
@@ -51,12 +51,12 @@ def spaces_of(file: object, layers: Mapping[str, BaseLayer]) -> dict[str, Spaces
 
 def _spaces(asked: str, module: ModuleWeights, layer: BaseLayer, name: str) -> Spaces:
     try:
-        delta = module.matrix(lambda _: layer.weight.detach().cpu().double().numpy())
+        delta = module.matrix(lambda _: dense_weight(layer).detach().cpu().double().numpy())
     except BwlabError as error:
         raise BwlabError(asked, f"{error.asked}: {error.found}", error.fix) from error
-    out, *inner = layer.weight.shape
+    out, *inner = weight_shape(layer)
     if delta.shape != (out, math.prod(inner)):
-        found = f"its delta of {module.path} is {delta.shape}, here the weight is {tuple(layer.weight.shape)}"
+        found = f"its delta of {module.path} is {delta.shape}, here the weight is {weight_shape(layer)}"
         raise BwlabError(asked, found, "Give an adapter of the same base")
     matrix = delta if isinstance(delta, FactoredMatrix) else _factored(delta)
     svd = matrix.svd()

@@ -36,6 +36,22 @@ def test_the_table_names_everybody_that_is_here() -> None:
     assert "x1.00" in next(line for line in printed.splitlines() if line.startswith("│ PEFT"))
 
 
+def test_several_choices_of_blocks_are_measured_on_one_transformer() -> None:
+    arguments = "--model tiny-flux --adapter lora --latents 8 --text 3 --rank 2 --repeats 1 --who bwlab,PEFT"
+    printed = run(train_step.main, f"{arguments} --blocks all,late")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if line.startswith("│")]
+    assert [row[:2] for row in rows] == [["bwlab", "all"], ["PEFT", "all"], ["bwlab", "late"], ["PEFT", "late"]]
+    assert "of PEFT, all" in printed
+    assert rows[1][5:] == ["x1.00", "x1.00"]
+    assert rows[3][5] == "x1.00" != rows[3][6]
+
+
+def test_the_first_trained_block_follows_the_flow_of_data() -> None:
+    assert Setting(model="tiny", blocks="out3+mid").first_block() == "mid_block"
+    assert Setting(model="tiny-flux", adapter="lora").first_block() == "transformer_blocks.0"
+    assert Setting(model="tiny-flux", adapter="lora", blocks="late").first_block() == "single_transformer_blocks.2"
+
+
 @pytest.mark.slow  # starts a process, which imports everything again
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_measured_in_a_process_of_its_own() -> None:
@@ -55,7 +71,7 @@ def test_skipping_is_left_out_where_it_makes_no_sense() -> None:
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [
-        (["--model", "sd15"], "sd14, sd21, sdxl, narrow, tiny"),
+        (["--model", "sd15"], "sd14, sd21, sdxl, narrow, tiny, flux-cut"),
         (["--who", "kohyas"], "'kohya-style'"),
         (["--who", "kohya", "--model", "tiny"], "--sd-scripts"),
         (["--who", "PEFT", "--adapter", "lokr"], "have LoRA and LoCon alone"),
@@ -72,7 +88,7 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], found: str) -> None
 
 def test_everybody_adapts_the_same_layers_and_leaves_the_unet_as_it_was(tmp_path: Path) -> None:
     setting = Setting(model="tiny", latents=8, blocks="out3", rank=2)
-    unet = setting.new_unet()
+    unet = setting.new_denoiser()
     before = [(name, id(module), module.forward.__func__) for name, module in unet.named_modules()]
     numbers = set()
     for kind in (by_name(name) for name in ("bwlab", "PEFT", "kohya-style")):
@@ -90,7 +106,7 @@ def test_everybody_adapts_the_same_layers_and_leaves_the_unet_as_it_was(tmp_path
 def test_the_types_of_lycoris_are_compared_with_lycoris() -> None:
     for adapter in ("dokr", "oft"):
         setting = Setting(model="tiny", latents=8, blocks="out3", rank=4, adapter=adapter)
-        unet = setting.new_unet()
+        unet = setting.new_denoiser()
         kinds = [kind for kind in CONTESTANTS if kind.available(setting)]
         assert {"bwlab", "LyCORIS"} <= {kind.name for kind in kinds}
         assert not {"PEFT", "kohya-style"} & {kind.name for kind in kinds}

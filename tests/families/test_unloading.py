@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from bwlab.base.conditioning import UnloadedTextEncoder, unload_text_encoders
 from bwlab.base.load import load_base
 from bwlab.base.models import text_encoders
-from bwlab.base.unloaded import UnloadedTextEncoder, unload_text_encoders
 from bwlab.plugins.events import RunRecord, StepRecord
 from bwlab.training import prepare
 from bwlab.training.trainer import Trainer

@@ -395,6 +395,7 @@ OPTIONS = Table(
         Row("--schedule", "--schedule linear", rates(0.01, 0.005)),
         Row("--warmup", "--warmup 1", rates(0.0, 0.01)),
         Row("--precision", "--precision bf16", half_of_the_weights_differ),
+        Row("--quantize", "--quantize int8", all_of(half_of_the_weights_differ, recorded("training.quantize"))),
         Row("--device", "--device cuda:7", refused("cuda:7")),
         Row("--seed", "--seed 3", all_of(other_weights, recorded("training.seed"))),
         Row("--resume", "--resume", needed("--resume"), before=COMMON, common=f"{COMMON} --steps 5"),
