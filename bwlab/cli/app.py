@@ -19,7 +19,6 @@ from typer.main import get_command, get_command_name, get_group, get_group_from_
 from typer.models import CommandInfo, TyperInfo
 
 from bwlab._version import __version__
-from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
@@ -389,11 +388,14 @@ def exit_as_asked(call: Callable[[], object]) -> NoReturn:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-HINTS_OF: Mapping[str, tuple[Mapping[str, str], str]] = {
-    "train": (HINTS, "another trainer"),
-    "generate": (GENERATE_HINTS, "another program"),
-}
-"""Command -> names of options in other programs, and whose they are."""
+def foreign_option(command: str, option: str) -> tuple[str, str] | None:
+    """Return what an option of another program is in a command, and whose it is; None for one that is unknown."""
+    from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for  # only errors need the tables
+
+    known = {"train": (HINTS, "another trainer"), "generate": (GENERATE_HINTS, "another program")}
+    hints, others = known.get(command, ({}, ""))
+    hint = hint_for(option, hints)
+    return None if hint is None else (hint, others)
 
 
 def usage_error(error: Any) -> BwlabError:
@@ -405,10 +407,9 @@ def usage_error(error: Any) -> BwlabError:
         says = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should").rstrip(".")
         return BwlabError(f"{path}: {error.param.opts[0]} {problem['input']}", says, f"See {path} --help")
     option = getattr(error, "option_name", None)
-    hints, others = HINTS_OF.get(path.rpartition(" ")[2], ({}, ""))
-    foreign = hint_for(option, hints) if option is not None else None
+    foreign = foreign_option(path.rpartition(" ")[2], option) if option is not None else None
     if foreign is not None:
-        return BwlabError(f"{path} {option}", f"a name of {others}", f"Here it is {foreign}")
+        return BwlabError(f"{path} {option}", f"a name of {foreign[1]}", f"Here it is {foreign[0]}")
     found, near, meant = one_line(error.format_message()).partition(" Did you mean")
     found = found.rstrip(".")
     return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())

@@ -185,7 +185,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "ss_unet_lr": repr(rate),
         "ss_optimizer": f"{setup.optimizer.class_name()}{option_text(training.optimizer_options)}",
         "ss_lr_scheduler": training.schedule,
-        "ss_lr_warmup_steps": str(training.warmup),
+        "ss_lr_warmup_steps": str(training.warmup_steps(setup.steps)),
         "ss_max_grad_norm": repr(training.max_grad_norm),
         "ss_min_snr_gamma": str(training.min_snr_gamma),
         "ss_clip_skip": str(training.clip_skip if len(text_encoders(setup.pipe)) == 1 else None),

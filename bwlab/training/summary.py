@@ -167,7 +167,8 @@ class RunSummary:
         training = self.config.training
         rate = f"rate {learning_rate(training, self.optimizer):g}"
         own = f" (blocks: {training.block_lr})" if training.block_lr else ""
-        warmup = f", warm-up over {counted(training.warmup, 'step')}" if training.warmup else ""
+        rising = training.warmup_steps(self.steps)
+        warmup = f", warm-up over {counted(rising, 'step')}" if rising else ""
         return f"{training.optimizer}, {rate}{own}, schedule {training.schedule}{warmup}"
 
     def _saved(self) -> str:

@@ -186,12 +186,13 @@ def rate_factor(config: OptimizerConfig, steps: int) -> Factor:
     """
     from diffusers.optimization import get_scheduler
 
-    if config.warmup >= steps:
+    warmup = config.warmup_steps(steps)
+    if warmup >= steps:
         reason = f"the run has {steps} steps"
-        raise BwlabError(f"training.warmup = {config.warmup}", reason, "Lower training.warmup or train longer")
+        raise BwlabError(f"training.warmup = {warmup}", reason, "Lower training.warmup or train longer")
     # diffusers' schedules need an optimiser, of which they read the learning rate alone: 1 turns rates into factors.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, steps, config.cycles)
+    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, warmup, steps, config.cycles)
     factor: Factor = schedule.lr_lambdas[0]
     return factor
 

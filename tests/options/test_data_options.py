@@ -224,6 +224,7 @@ CONFIG_INIT = Table(
     [
         Row("<file>", "run.toml", written_to_a_file),
         Row("--preset", "--preset paper", config_holds("data.repeats", 25)),
+        Row("--from", "--from '--network_dim 3 --flip_aug'", config_holds("adapter.blocks", "all=3, te=3")),
     ],
 )
 CONFIG_SHOW = Table(
@@ -232,6 +233,7 @@ CONFIG_SHOW = Table(
     [
         Row("<config>", "{settings}", config_holds("training.lr", 0.003)),
         Row("--preset", "--preset paper", config_holds("data.repeats", 25)),
+        Row("--from", "--from '--network_dim 3 --flip_aug'", config_holds("data.flip", True)),
         Row("--set", "--set training.steps=7", config_holds("training.steps", 7)),
     ],
 )
