@@ -100,6 +100,7 @@ def generate(
     if init_image is not None:
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
+    _require_steps(pipeline, steps)
     sampling = _Sampling(
         pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion, fold
     )
@@ -116,6 +117,12 @@ def generate(
             images |= zip(batch.rows, sampled, strict=True)
     ordered = [images[index] for index in range(len(prompts))]
     return ordered if init_image is None else [init_image.kept(image) for image in ordered]
+
+
+def _require_steps(pipeline: Any, steps: int) -> None:
+    """Raise BwlabError for one step by a noise schedule that diffusers stretches to an end above 0: it would be NaN."""
+    if steps == 1 and pipeline.scheduler.config.get("shift_terminal"):
+        raise BwlabError("sampling in 1 step", "this base's noise schedule needs two", "Give 2 or more steps")
 
 
 @dataclass(frozen=True, eq=False)
