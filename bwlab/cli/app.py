@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import errno
 import inspect
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -57,6 +58,8 @@ ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
 # Warnings of numpy, which name no module of an adapter. Where such numbers are used, they are checked.
 OF_ARITHMETIC = ("overflow encountered", "invalid value encountered", "divide by zero encountered")
+# What the results of a training or the images depend on.
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -327,15 +330,32 @@ def _require_plugin_of(command: str | None, known: Container[str]) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bwlab {__version__}")
+        typer.echo("\n".join(versions()))
         raise typer.Exit
+
+
+def versions() -> Iterator[str]:
+    """Yield the version of bwlab, of Python, and of each library that results depend on, without importing any."""
+    yield f"bwlab {__version__}"
+    yield f"Python {platform.python_version()}"
+    for name in LIBRARIES:
+        try:
+            yield f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            yield f"{name} is not installed"
 
 
 def _global_options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the versions of bwlab and of the libraries that results depend on.",
+            callback=_print_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     frame = context.ensure_object(Frame)

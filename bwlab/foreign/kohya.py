@@ -504,11 +504,12 @@ def _precision(t: Translator, family: str) -> None:
 
 
 def _files(t: Translator, family: str) -> None:
-    name = t.text("output_name", "last")
-    t.put("output.name", name, "output_name")
+    name = t.text("output_name")
+    if name:
+        t.put("output.name", name, "output_name")
     if t.has("output_dir"):
         folder = t.text("output_dir")
-        t.put("out", str(Path(folder) / name) if t.has("output_name") else folder, "output_dir", "output_name")
+        t.put("out", str(Path(folder) / name), "output_dir", "output_name")
     dtype = t.text("save_precision", "float")
     t.put("output.dtype", "fp32" if dtype == "float" else dtype, "save_precision")
     _checkpoints(t)

@@ -84,7 +84,7 @@ def settings(command: str) -> dict[str, object]:
         ("--seed 1", {"training.precision": "fp32", "output.dtype": "fp32", "preview.enabled": False}),
         ("--mixed_precision bf16 --save_precision float", {"training.precision": "bf16", "output.dtype": "fp32"}),
         ("--output_dir loras --output_name fox", {"out": "loras/fox", "output.name": "fox"}),
-        ("--output_dir loras", {"out": "loras", "output.name": "last"}),
+        ("--output_dir loras", {"out": "loras", "output.name": None}),
         ("--save_every_n_epochs 2", {"checkpoint.every_epochs": 2, "checkpoint.keep": 1_000_000}),
         ("--save_every_n_epochs 2 --save_last_n_epochs 3", {"checkpoint.keep": 3}),
         ("--save_every_n_steps 100 --save_last_n_steps 300", {"checkpoint.every": 100, "checkpoint.keep": 4}),

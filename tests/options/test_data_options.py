@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import tomllib
 from collections.abc import Iterator
@@ -259,7 +260,9 @@ def shows_a_traceback(without: Done, with_option: Done) -> None:
 
 def prints_the_version(without: Done, with_option: Done) -> None:
     assert with_option.code == 0
-    assert with_option.out == f"bwlab {__version__}\n"
+    first, *others = with_option.out.splitlines()
+    assert first == f"bwlab {__version__}"
+    assert f"torch {importlib.metadata.version('torch')}" in others
     assert without.out != with_option.out
 
 

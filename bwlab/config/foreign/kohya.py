@@ -427,7 +427,12 @@ KOHYA: tuple[Row, ...] = (
         "--out (out)",
         remark="the run's folder is OUTPUT_DIR/OUTPUT_NAME, as each run has a folder of its own",
     ),
-    here("output_name", TEXT, "--name (output.name); --out is the folder of the run"),
+    here(
+        "output_name",
+        TEXT,
+        "--name (output.name); --out is the folder of the run",
+        remark="`last` if it is not given; here `adapter`",
+    ),
     here("save_precision", TEXT, "--save-dtype (output.dtype)", remark="`float` is fp32"),
     *lacking("save_model_as", TEXT, "adapters are safetensors files", LEAVE_OUT, default="safetensors"),
     *unneeded("use_safetensors", SWITCH, "adapters are safetensors files"),
