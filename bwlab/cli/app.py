@@ -38,6 +38,7 @@ COMMANDS = {
     "convert": "Convert an adapter file to another form, with the same deltas.",
     "merge": "Merge adapters into one, exactly or at a lower rank, or fold them into a base model.",
     "extract": "Extract the LoRA nearest to a fine-tuned model, by an SVD of each layer's difference from the base.",
+    "doctor": "Check versions, devices, caches and plugins, and train and generate a little on the embedded base.",
 }
 GROUPS = {
     "data": "Check the images and captions to train an adapter on.",

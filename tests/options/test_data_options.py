@@ -238,6 +238,22 @@ CONFIG_SHOW = Table(
         Row("--set", "--set training.steps=7", config_holds("training.steps", 7)),
     ],
 )
+
+
+def without_self_test(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    assert "self-test" in without.out
+    assert "self-test" not in with_option.out
+
+
+DOCTOR = Table(
+    "doctor",
+    "",
+    [
+        Row("--quick", "--quick", without_self_test),
+        Row("--json", "--json", prints_json(lambda document: document), also="--quick"),
+    ],
+)
 PLUGINS = Table("plugins list", "", [Row("--json", "--json", prints_json(lambda document: document))])
 PLUGINS_CHECK = Table(
     "plugins check", "", [Row("<name>", "locon", says("locon: ", "lora: "), common="", instead="lora")]
@@ -297,7 +313,7 @@ FRAME = Table(
     ],
 )
 PLUGINS_ALONE = Table("plugins", "", [Row("--json", "--json", prints_json(lambda document: document))])
-TABLES = [FRAME, PLUGINS_ALONE, TAG, DATA_CHECK, CONFIG_INIT, CONFIG_SHOW, PLUGINS, PLUGINS_CHECK, PLUGINS_NEW]
+TABLES = [FRAME, PLUGINS_ALONE, TAG, DATA_CHECK, CONFIG_INIT, CONFIG_SHOW, DOCTOR, PLUGINS, PLUGINS_CHECK, PLUGINS_NEW]
 
 
 @pytest.mark.parametrize(("table", "row"), [value for table in TABLES for value in table.parameters()])
