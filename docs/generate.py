@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bwlab.plugins.manager import PluginManager, build_manager
-from docs import study
+from docs import foreign, study
 from docs.command_line import command_page
 
 DOCS = Path(__file__).resolve().parent
@@ -46,9 +46,11 @@ def with_table(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the hooks' table in docs/plugins.md, and docs/cli.md and docs/study/tables.md as a whole."""
+    """Rewrite the tables in docs/plugins.md and docs/coming-from-kohya.md, and docs/cli.md and docs/study/tables.md."""
     page = DOCS / "plugins.md"
     page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    other = DOCS / "coming-from-kohya.md"
+    other.write_text(foreign.with_parts(other.read_text(encoding="utf-8")), encoding="utf-8")
     (DOCS / "cli.md").write_text(command_page(own_manager()), encoding="utf-8")
     study.main()
 

@@ -1,4 +1,4 @@
-"""The embedded base as it ships: what it paints, what its autoencoder keeps, and that plain diffusers loads it."""
+"""The embedded bases as they ship: what they paint, what the autoencoder keeps, and that plain diffusers loads them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 from PIL import Image
 
 import bwlab
@@ -52,11 +52,20 @@ def mean_paint(base: StableDiffusionPipeline, prompt: str) -> list[float]:
     return [float(channel) for channel in painted.mean(axis=0)]
 
 
-def test_captions_decide_what_is_painted(base: StableDiffusionPipeline) -> None:
+@pytest.mark.parametrize("name", ["emoji", "emoji-dit"])
+def test_captions_decide_what_is_painted(name: str) -> None:
+    base = load_base(name)
     red, green, _ = mean_paint(base, "noto, tomato, white background")
     assert red > green + 60
     red, green, _ = mean_paint(base, "noto, evergreen tree, white background")
     assert green > red + 20
+
+
+@pytest.mark.parametrize("name", ["emoji", "emoji-dit"])
+def test_captions_decide_the_background(name: str) -> None:
+    [image] = generate(load_base(name), ["flat, fox, blue background"], [0], [], steps=12, cfg=4.0)
+    red, green, blue = np.asarray(image, dtype=float)[:4].mean((0, 1))
+    assert blue > max(red, green) + 20
 
 
 def test_plain_diffusers_loads_the_folder() -> None:
@@ -64,3 +73,10 @@ def test_plain_diffusers_loads_the_folder() -> None:
     weights = sum(file.stat().st_size for file in FOLDER.rglob("*.safetensors"))
     assert weights <= 30e6
     assert list(pipeline.unet.config.down_block_types) == [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"]
+
+
+def test_plain_diffusers_loads_the_transformer() -> None:
+    folder = FOLDER.with_name("emoji_dit")
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 30e6
+    assert len(pipeline.transformer.transformer_blocks) == 12

@@ -10,7 +10,18 @@ import pytest
 from bwlab.cli.app import build_group, main
 from bwlab.plugins.manager import build_manager
 
-HEAVY = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "skimage", "open_clip", "numpy", "PIL")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "skimage",
+    "open_clip",
+    "numpy",
+    "PIL",
+    "yaml",
+)
 
 REPORT = """
 import sys

@@ -38,7 +38,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
                 ("dataset", "testing"),
                 ("tagging",),
                 ("plugins",),
-                ("generation", "merging"),
+                ("generation", "merging", "foreign"),
                 ("training", API),
                 ("cli",),
                 ("__main__",),

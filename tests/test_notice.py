@@ -19,6 +19,10 @@ WEIGHTS = {
     "emoji_base/text_encoder/model.safetensors",
     "emoji_base/unet/diffusion_pytorch_model.safetensors",
     "emoji_base/vae/diffusion_pytorch_model.safetensors",
+    "emoji_dit/text_encoder/model.safetensors",
+    "emoji_dit/text_encoder_2/model.safetensors",
+    "emoji_dit/transformer/diffusion_pytorch_model.safetensors",
+    "emoji_dit/vae/diffusion_pytorch_model.safetensors",
     "emoji_controlnet/diffusion_pytorch_model.safetensors",
     "emoji_scorer/open_clip_model.safetensors",
 }

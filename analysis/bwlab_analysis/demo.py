@@ -6,15 +6,17 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from bwlab._version import __version__
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
+from bwlab.base.names import base_unet
 from bwlab.benchmark import Benchmark, load_benchmark
+from bwlab.blocks.families import scheme_for
 from bwlab.dataset.config import DataConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
@@ -22,7 +24,7 @@ from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.contact_sheet import Label, contact_sheet
 from bwlab.generation.recipe import GenerationRecipe, RecipeAdapter, recipe_adapter, write_png
 from bwlab.generation.sample import generate
-from bwlab.generation.samplers import DEFAULT_SAMPLER
+from bwlab.generation.samplers import sampler_for
 from bwlab.terminal import ProgressBar, warn
 from bwlab.training import train
 from bwlab.training.config import AdapterConfig, CheckpointConfig, OptimizerConfig, PreviewConfig, TrainConfig
@@ -41,8 +43,7 @@ if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
 
 MARK = ".bwlab-demo"
-IDENTITY, STYLE_FULL, STYLE_UPPER = "identity", "style-full", "style-upper"
-COMPARED_PAIRS = ((IDENTITY, STYLE_FULL), (IDENTITY, STYLE_UPPER))
+IDENTITY, STYLE_FULL = "identity", "style-full"
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,13 @@ class DemoPlan:
         base: base model, as `bwlab train` takes it.
         identity: a held-out identity of the benchmark, learned from its images in the styles that the base knows.
         style: a held-out style, learned from other identities, which the base knows.
-        identity_blocks, style_blocks, upper_blocks: ranks of the three adapters.
+        identity_blocks, style_blocks: ranks of the first two adapters.
+        part: the part of the denoiser that the third adapter, of the style too, is trained into.
+        part_rank: its rank.
+        scales: block specs for identity and style that helped other pairs; empty where none are known.
         identity_steps, style_steps: training steps.
         batch_size, lr: batch size and learning rate of all three trainings.
-        cfg, sampling_steps: guidance scale and steps of DPM++ 2M Karras.
+        cfg, sampling_steps: guidance scale and sampling steps.
         seeds: number of images in each column of the sheet, from seed 0 on.
         seed: seed of the first training. The others count up, since adapters that start from one seed share directions
             that have nothing to do with what they learned.
@@ -68,7 +72,9 @@ class DemoPlan:
     style: str = "ink"
     identity_blocks: str = "all=16"
     style_blocks: str = "all=16"
-    upper_blocks: str = "upper=16"
+    part: str = "upper"
+    part_rank: int = 16
+    scales: tuple[str, ...] = field(default_factory=usual_specs)
     identity_steps: int = 100
     style_steps: int = 150
     batch_size: int = 8
@@ -78,9 +84,33 @@ class DemoPlan:
     seeds: int = 4
     seed: int = 0
 
+    @property
+    def part_blocks(self) -> str:
+        """The rank of the third adapter, as a block spec."""
+        return f"{self.part}={self.part_rank}"
+
+    @property
+    def style_part(self) -> str:
+        """The name of the third adapter."""
+        return f"style-{self.part}"
+
 
 FULL = DemoPlan()
 QUICK = replace(FULL, identity_steps=50, style_steps=60, seeds=2)
+
+
+def plan_for(base: str, manager: PluginManager, *, quick: bool = False) -> DemoPlan:
+    """Return the demo's plan for a base model: the style is trained into a transformer's last third of blocks.
+
+    A UNet has it in its upper blocks (arXiv 2403.07500).
+    """
+    plan = replace(QUICK if quick else FULL, base=base)
+    try:
+        config = base_unet(base).config
+    except BwlabError:  # A name on the hub; what else is wrong is said when it is loaded.
+        return plan
+    scheme = scheme_for(config, manager.block_schemes())
+    return plan if plan.part in dict(scheme.parts) else replace(plan, part="late", scales=())
 
 
 @dataclass(frozen=True)
@@ -124,7 +154,18 @@ class SheetColumn:
         return list(zip(self.adapters, self.scales or ["1"] * len(self.adapters), strict=True))
 
 
-GeneratedColumns: TypeAlias = "list[tuple[SheetColumn, list[Image.Image]]]"
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """The generated images.
+
+    Attributes:
+        sampler: name of the sampler, the usual one of the base.
+        columns: each column with its images, one for each seed.
+
+    """
+
+    sampler: str
+    columns: list[tuple[SheetColumn, list[Image.Image]]]
 
 
 @dataclass(frozen=True)
@@ -162,7 +203,8 @@ def run_demo(
     write_data(plan, benchmark, out / "data")
     files = {training.name: _train(plan, training, out, manager, console) for training in trainings(plan)}
     console.print("Comparing the weights of the adapters", style="bold")
-    conflicts = tuple(compare(files[a], files[b], out, manager, console) for a, b in COMPARED_PAIRS)
+    styles = files[STYLE_FULL], files[plan.style_part]
+    conflicts = tuple(compare(files[IDENTITY], style, out, manager, console) for style in styles)
     console.print("Generating images of every combination with one prompt and the same seeds", style="bold")
     prompt = benchmark.caption(plan.identity, plan.style)
     generated = generate_columns(plan, prompt, files, out / "images", manager, console)
@@ -175,23 +217,24 @@ def trainings(plan: DemoPlan) -> tuple[DemoTraining, ...]:
     return (
         DemoTraining(IDENTITY, plan.identity_blocks, plan.identity_steps, "identity", plan.seed),
         DemoTraining(STYLE_FULL, plan.style_blocks, plan.style_steps, "style", plan.seed + 1),
-        DemoTraining(STYLE_UPPER, plan.upper_blocks, plan.style_steps, "style", plan.seed + 2),
+        DemoTraining(plan.style_part, plan.part_blocks, plan.style_steps, "style", plan.seed + 2),
     )
 
 
 def columns(plan: DemoPlan) -> tuple[SheetColumn, ...]:
     """Return the generated columns of the sheet; the true image follows them."""
-    identity, style, upper = plan.identity_blocks, plan.style_blocks, plan.upper_blocks
-    scales = usual_specs()
-    scaled = f"identity scaled {scales[0]}; style scaled {scales[1]}"
-    return (
+    identity, style, part = plan.identity_blocks, plan.style_blocks, plan.part_blocks
+    shown = [
         SheetColumn("base alone", f"knows neither {plan.identity} nor {plan.style}", ()),
         SheetColumn("identity alone", identity, (IDENTITY,)),
         SheetColumn("style alone", style, (STYLE_FULL,)),
         SheetColumn("full + full", f"identity {identity}, style {style}", (IDENTITY, STYLE_FULL)),
-        SheetColumn("full + upper", f"identity {identity}, style {upper}", (IDENTITY, STYLE_UPPER)),
-        SheetColumn("full + full, scaled", scaled, (IDENTITY, STYLE_FULL), scales),
-    )
+        SheetColumn(f"full + {plan.part}", f"identity {identity}, style {part}", (IDENTITY, plan.style_part)),
+    ]
+    if plan.scales:
+        scaled = "identity scaled {}; style scaled {}".format(*plan.scales)
+        shown.append(SheetColumn("full + full, scaled", scaled, (IDENTITY, STYLE_FULL), plan.scales))
+    return tuple(shown)
 
 
 def prepare_folder(out: Path, overwrite: bool) -> None:
@@ -252,7 +295,7 @@ def generate_columns(
     folder: Path,
     manager: PluginManager,
     console: Console,
-) -> GeneratedColumns:
+) -> Generated:
     """Generate every column with the same seeds, write each image with its recipe, and return the images.
 
     Args:
@@ -269,8 +312,8 @@ def generate_columns(
     adapters = {name: load_for_pipeline(path, pipe, manager, scheme) for name, path in files.items()}
     prompts, seeds = [prompt] * plan.seeds, range(plan.seeds)
     make_folder(folder, f"--out {folder}")
-    base_hash = weights_hash(pipe)
-    generated: GeneratedColumns = []
+    base_hash, sampler = weights_hash(pipe), sampler_for(pipe, "auto").name
+    generated: list[tuple[SheetColumn, list[Image.Image]]] = []
     with ProgressBar("sampling images", len(columns(plan)), console=console) as bar:
         for column in columns(plan):
             uses = [ScaledAdapter(adapters[name], scale) for name, scale in column.scaled()]
@@ -280,14 +323,20 @@ def generate_columns(
     for column, images in generated:
         for seed, image in enumerate(images):
             used = tuple(recipe_adapter(files[name], scale) for name, scale in column.scaled())
-            recipe = _recipe(plan, prompt, seed, image, base_hash, used)
+            recipe = _recipe(plan, prompt, seed, image, base_hash, sampler, used)
             name = column.label.replace(" ", "").replace(",", "-")
             write_png(folder / f"{name}-seed{seed}.png", image, recipe, overwrite=True)
-    return generated
+    return Generated(sampler, generated)
 
 
 def _recipe(
-    plan: DemoPlan, prompt: str, seed: int, image: Image.Image, base_hash: str, used: tuple[RecipeAdapter, ...]
+    plan: DemoPlan,
+    prompt: str,
+    seed: int,
+    image: Image.Image,
+    base_hash: str,
+    sampler: str,
+    used: tuple[RecipeAdapter, ...],
 ) -> GenerationRecipe:
     return GenerationRecipe(
         prompt=prompt,
@@ -295,7 +344,7 @@ def _recipe(
         seed=seed,
         steps=plan.sampling_steps,
         cfg=plan.cfg,
-        sampler=DEFAULT_SAMPLER,
+        sampler=sampler,
         base=Path(plan.base).name,
         base_hash=base_hash,
         width=image.width,
@@ -305,12 +354,12 @@ def _recipe(
     )
 
 
-def demo_sheet(plan: DemoPlan, prompt: str, generated: GeneratedColumns, benchmark: Benchmark) -> Image.Image:
+def demo_sheet(plan: DemoPlan, prompt: str, generated: Generated, benchmark: Benchmark) -> Image.Image:
     """Return the sheet: a row for each seed, the generated columns, and the true image."""
     true = benchmark.image(plan.identity, plan.style)
-    cells = [[images[seed] for _, images in generated] + [true] for seed in range(plan.seeds)]
-    heads = [Label(column.label, column.note) for column, _ in generated]
+    cells = [[images[seed] for _, images in generated.columns] + [true] for seed in range(plan.seeds)]
+    heads = [Label(column.label, column.note) for column, _ in generated.columns]
     heads.append(Label("true image", "in no training set"))
-    footer = f'prompt "{prompt}"; {DEFAULT_SAMPLER}, {plan.sampling_steps} steps, cfg {plan.cfg:g}'
+    footer = f'prompt "{prompt}"; {generated.sampler}, {plan.sampling_steps} steps, cfg {plan.cfg:g}'
     rows = [Label(f"seed {seed}") for seed in range(plan.seeds)]
     return contact_sheet(cells, heads, rows, title=f"{plan.identity} x {plan.style}", footer=footer)

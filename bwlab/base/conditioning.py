@@ -1,8 +1,12 @@
-"""What conditions a denoiser: the text embeddings of its family, and for some families the sizes of images."""
+"""What conditions a denoiser: the text embeddings of its family, and for some families the sizes of images.
+
+Once all texts of a training are encoded, the text encoders can leave memory.
+"""
 
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bwlab.base.families.family import TextBatch
-from bwlab.base.models import denoiser_of, family_of, text_encoders
+from bwlab.base.models import ENCODERS, denoiser_of, family_of, text_encoders
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
 
@@ -141,3 +145,36 @@ def predict(pipe: Pipeline, latents: Tensor, times: Tensor, conditions: Mapping[
 
     """
     return family_of(pipe).run(denoiser_of(pipe), latents, times, conditions)
+
+
+class UnloadedTextEncoder(nn.Module):
+    """Stands in a pipeline for a text encoder that has left memory: it has no weights and encodes nothing.
+
+    Pipelines ask a text encoder for its dtype even where they get embeddings, so this one answers as the encoder did.
+
+    Args:
+        encoder: the text encoder, which is not kept.
+
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.config = encoder.config
+        self.dtype: torch.dtype = encoder.dtype
+        self.device: torch.device = encoder.device
+
+    def forward(self, *arguments: object, **named: object) -> Any:
+        """Raise `RuntimeError`: whoever unloads text encoders has all texts encoded."""
+        raise RuntimeError("the text encoder has left memory")
+
+
+def unload_text_encoders(pipe: Pipeline) -> None:
+    """Take the text encoders of a pipeline out of memory; nothing can be encoded with it afterwards."""
+    for name in ENCODERS:
+        encoder = getattr(pipe, name, None)
+        if encoder is not None:
+            setattr(pipe, name, UnloadedTextEncoder(encoder))
+    del encoder
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -55,6 +55,9 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("joint_blocks.", "a transformer of SD 3"),
     ("double_blocks.", "a transformer of the Flux family"),
     ("single_transformer_blocks.", "a transformer of the Flux family"),
+    ("transformer_blocks.0.img_mod.", "a transformer of Qwen-Image"),
+    ("noise_refiner.", "a transformer of Z-Image or Lumina 2"),
+    ("transformer_blocks.0.norm1_context.", "a transformer of SD 3"),
     ("add_embedding.linear_1", "SDXL's UNet alone, in diffusers' layout (give its pipeline's folder)"),
     ("down_blocks.0.resnets.0.time_emb_proj", "a UNet alone, in diffusers' layout (give its pipeline's folder)"),
     ("decoder.conv_in", "an autoencoder (VAE) alone"),
@@ -62,6 +65,15 @@ MARKS: tuple[tuple[str, str], ...] = (
     ("transformer.resblocks.0", "a text encoder alone"),
     ("encoder.layers.0.self_attn", "a text encoder alone"),
 )
+
+TRANSFORMERS = {
+    "a transformer of SD 3": "sd3",
+    "a transformer of the Flux family": "flux",
+    "a transformer of Qwen-Image": "qwen-image",
+    "a transformer of Z-Image or Lumina 2": "z-image",
+}
+"""What a file may be -> the name of its model family."""
+TRANSFORMER_ADVICE = "Put it into the folder of its diffusers pipeline, beside model_index.json, or give that folder"
 
 
 @dataclass(frozen=True)
@@ -126,7 +138,7 @@ def family_of(checkpoint: SingleFileHeader, asked: str) -> str:
     """
     other = _not_a_unet(checkpoint)
     if other:
-        raise BwlabError(asked, other, CHECKPOINT_ADVICE)
+        raise BwlabError(asked, other, TRANSFORMER_ADVICE if other in TRANSFORMERS else CHECKPOINT_ADVICE)
     family = FAMILIES.get(context_width(checkpoint) or 0)
     if family is None:
         raise BwlabError(asked, _unknown_unet(checkpoint), CHECKPOINT_ADVICE)
@@ -138,6 +150,16 @@ def family_of(checkpoint: SingleFileHeader, asked: str) -> str:
     if missing:
         raise BwlabError(asked, f"a checkpoint of {LABELS[family]} without {' and '.join(missing)}", CHECKPOINT_ADVICE)
     return family
+
+
+def transformer_of(checkpoint: SingleFileHeader) -> str | None:
+    """Return the name of the model family whose transformer is in the file; None if it is something else."""
+    return TRANSFORMERS.get(_not_a_unet(checkpoint) or "")
+
+
+def beside_pipeline(path: Path) -> bool:
+    """Return whether a file lies in the folder of a diffusers pipeline."""
+    return (path.parent / "model_index.json").is_file()
 
 
 def _has(checkpoint: SingleFileHeader, prefix: str) -> bool:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
+from bwlab.base.families.transformer_file import load_transformer
+from bwlab.base.header import SingleFileHeader, beside_pipeline, read_single_file_header, transformer_of
 from bwlab.base.loaded import require_loaded
 from bwlab.base.models import denoiser_of
 from bwlab.base.names import base_path, base_unet, hub_folder, is_hub_name
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
 
 BASE_ADVICE = (
-    f"Give 'emoji', a diffusers folder ({', '.join(family.label for family in FAMILIES)}) or a .safetensors checkpoint"
+    f"Give 'emoji', 'emoji-dit', a diffusers folder ({', '.join(family.label for family in FAMILIES)}) "
+    "or a .safetensors checkpoint"
 )
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
@@ -54,8 +57,9 @@ def load_base(
     """Return a base model on the CPU, without safety checker; no pickle is read.
 
     Args:
-        base: `"emoji"`, the model that ships with bwlab; the folder of a diffusers pipeline of one of the families
-            (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x, SD 2.x or SDXL;
+        base: `"emoji"` or `"emoji-dit"`, the models that ship with bwlab; the folder of a diffusers pipeline of one of
+            the families (`"./emoji"` for a folder of that name); a single-file `.safetensors` checkpoint of SD 1.x,
+            SD 2.x or SDXL; a transformer in such a file, in the folder of its pipeline, which gives everything else;
             or, where no such path exists, a pipeline's name on the hub (`"owner/name"`).
         dtype: of the weights in memory, whatever the files'; None: float32.
         families: the model families, `manager.model_families()`; by default the built-in ones.
@@ -72,11 +76,15 @@ def load_base(
     path = base_path(base)
     check_quantisation(quantise, path)
     if path.is_file():
-        pipe = load_single_file(path, asked, dtype)
+        checkpoint = read_single_file_header(path, asked)
+        if transformer_of(checkpoint) is not None and beside_pipeline(path):
+            pipe = load_folder(path.parent, asked, dtype, families, checkpoint)
+        else:
+            pipe = load_single_file(path, asked, dtype)
     else:
         if not path.exists() and is_hub_name(str(base)):
             path = hub_folder(str(base), asked)
-        pipe = load_folder(path, asked, dtype, families, quantise)
+        pipe = load_folder(path, asked, dtype, families, quantise=quantise)
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
@@ -158,6 +166,7 @@ def load_folder(
     asked: str,
     dtype: torch.dtype,
     families: Iterable[ModelFamily] = FAMILIES,
+    file: SingleFileHeader | None = None,
     quantise: Quantisation = "none",
 ) -> Pipeline:
     """Return the pipeline in a folder, on the CPU; no pickle is read.
@@ -167,15 +176,17 @@ def load_folder(
         asked: what the user asked for, for messages.
         dtype: of the weights in memory, whatever the files'.
         families: the model families.
+        file: a transformer to take in place of the folder's.
         quantise: see `load_base`.
 
     Raises:
-        BwlabError: the folder is no pipeline of one of the families, saying what was found there; or the weights of
-            one of its models were not loaded.
+        BwlabError: the folder is no pipeline of one of the families, saying what was found there; the weights of
+            one of its models were not loaded; or the file is no transformer of that family.
 
     """
     kind, family = require_pipeline(folder, asked, families)
-    stored = stored_format(folder / family.denoiser)
+    given = {} if file is None else {family.denoiser: transformer_in(file, folder, family, asked, dtype)}
+    stored = None if given else stored_format(folder / family.denoiser)
     if stored is not None and quantise != "none":
         raise BwlabError(f"--quantize {quantise}", f"{folder} is quantised already ({stored})", "Leave it out")
     quantised = stored if quantise == "none" else quantise
@@ -188,6 +199,7 @@ def load_folder(
                 local_files_only=True,
                 use_safetensors=True,
                 **family.load_options(folder),
+                **given,
                 **quantising_options(quantise, family.denoiser),
             )
         # Broken files surface as OSError, ValueError, SafetensorError, KeyError ... by library and version.
@@ -197,15 +209,34 @@ def load_folder(
     if refused is not None:
         raise BwlabError(asked, refused, BASE_ADVICE)
     denoiser = getattr(pipe, family.denoiser)
-    # The numbers of a quantised denoiser are not those of its files.
-    loaded = [name for name in pipe.components if quantised is None or name != family.denoiser]
-    require_loaded({name: pipe.components[name] for name in loaded}, folder, asked)
+    # The numbers of a quantised denoiser are not those of its files, and those of another file not the folder's.
+    own = quantised is None and not given
+    require_loaded(
+        {name: model for name, model in pipe.components.items() if own or name != family.denoiser}, folder, asked
+    )
     setattr(denoiser, MARK, family)
     setattr(denoiser, QUANTISED, quantised)
     if quantise != "none":
         setattr(denoiser, STORED_HASH, stored_hash(folder / family.denoiser, asked))
     family.prepare(pipe)
     return pipe
+
+
+def transformer_in(
+    file: SingleFileHeader, folder: Path, family: ModelFamily, asked: str, dtype: torch.dtype
+) -> nn.Module:
+    """Return the transformer in a file that lies in the folder of a pipeline, on the CPU.
+
+    Raises:
+        BwlabError: it is a transformer of another family, or not one of the folder's size.
+
+    """
+    own = transformer_of(file)
+    if own != family.name:
+        label = next((known.label for known in FAMILIES if known.name == own), own)
+        found = f"a transformer of {label}, in the folder of a pipeline of {family.label}"
+        raise BwlabError(asked, found, "Put it into the folder of the pipeline that it was made for")
+    return load_transformer(file, family.name, base_unet(str(folder)).config, asked, dtype)
 
 
 def require_pipeline(folder: Path, asked: str, families: Iterable[ModelFamily] = FAMILIES) -> tuple[str, ModelFamily]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from bwlab.base.header import family_of, read_single_file_header
+from bwlab.base.header import beside_pipeline, family_of, read_single_file_header, transformer_of
 from bwlab.base.quiet import first_sentence, quiet_libraries
 from bwlab.blocks.block_map import Counts, count, known_counts
 from bwlab.blocks.configs import KNOWN, OF_FAMILY
@@ -16,16 +16,18 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError, did_you_mean
 from bwlab.text import parse_json
 
-EMBEDDED = "emoji"
-EMBEDDED_FOLDER = "data/emoji_base"
+EMBEDDED, EMBEDDED_DIT = "emoji", "emoji-dit"
+EMBEDDED_FOLDERS: Mapping[str, str] = {EMBEDDED: "data/emoji_base", EMBEDDED_DIT: "data/emoji_dit"}
+"""The base models that ship with bwlab, a UNet and a transformer of one world of images, and their folders."""
 CONFIG = "config.json"
-UNET_CONFIG = Path("unet") / CONFIG
 DENOISERS = ("unet", "transformer")
 OTHER_COMPONENTS = ("_", "vae", "text_encoder", "tokenizer", "image_encoder", "safety_checker", "controlnet")
 
 NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 UNUSED_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
-BASE_ADVICE = "Give 'emoji', a diffusers folder or a .safetensors checkpoint; a name on the hub needs the network"
+BASE_ADVICE = (
+    "Give 'emoji', 'emoji-dit', a diffusers folder or a .safetensors checkpoint; a name on the hub needs the network"
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ def base_unet(base: str) -> BaseUnet:
     """
     if base in KNOWN:
         return BaseUnet(base, KNOWN[base], base)
-    if base == EMBEDDED:
-        return BaseUnet(base, _embedded_config())
+    if base in EMBEDDED_FOLDERS:
+        return BaseUnet(base, _embedded_config(base))
     path = Path(base)
     if not path.exists():
-        names = (EMBEDDED, *KNOWN)
+        names = (*EMBEDDED_FOLDERS, *KNOWN)
         found = "there is no such folder or file"
         raise BwlabError(
             f"base {base!r}", found, f"{did_you_mean(base, names)}Give a folder, a checkpoint or {', '.join(names)}"
@@ -71,7 +73,10 @@ def base_unet(base: str) -> BaseUnet:
 
 def _checkpoint_unet(path: Path) -> BaseUnet:
     asked = f"base {str(path)!r}"
-    known = OF_FAMILY[family_of(read_single_file_header(path, asked), asked)]
+    checkpoint = read_single_file_header(path, asked)
+    if transformer_of(checkpoint) is not None and beside_pipeline(path):
+        return BaseUnet(str(path), _folder_unet(path.parent).config)
+    known = OF_FAMILY[family_of(checkpoint, asked)]
     return BaseUnet(str(path), KNOWN[known], known)
 
 
@@ -98,22 +103,22 @@ def denoiser_folder(folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name / CONFIG).is_file()), None)
 
 
-def embedded_folder() -> Path:
-    """Return the path of the embedded base in this installation, whether it exists or not."""
-    return Path(str(files("bwlab").joinpath(EMBEDDED_FOLDER)))
+def embedded_folder(base: str = EMBEDDED) -> Path:
+    """Return the path of an embedded base in this installation, whether it exists or not."""
+    return Path(str(files("bwlab").joinpath(EMBEDDED_FOLDERS[base])))
 
 
 def embedded_scorer() -> str:
-    """Return the folder of the scorer of the embedded base."""
+    """Return the folder of the scorer of the embedded bases."""
     return str(files("bwlab").joinpath("data/emoji_scorer"))
 
 
-def _embedded_config() -> Mapping[str, object]:
-    file = embedded_folder() / UNET_CONFIG
-    if not file.is_file():
+def _embedded_config(base: str) -> Mapping[str, object]:
+    denoiser = denoiser_folder(embedded_folder(base))
+    if denoiser is None:
         fix = "Install bwlab again, or make it with 'bwlab base build'; sd14, sd21 and sdxl need no files"
-        raise BwlabError(f"base {EMBEDDED!r}", "this installation lacks the embedded base model", fix)
-    return _read_config(file)
+        raise BwlabError(f"base {base!r}", "this installation lacks the embedded base model", fix)
+    return _read_config(denoiser / CONFIG)
 
 
 def _read_config(file: Path) -> Mapping[str, object]:
@@ -151,11 +156,11 @@ def hub_folder(name: str, asked: str) -> Path:
 
 
 def base_path(base: str | Path) -> Path:
-    """Return the path that `base` names; `BwlabError` if the embedded base is not part of this installation."""
-    if str(base) != EMBEDDED:
+    """Return the path that `base` names; `BwlabError` if an embedded base is not part of this installation."""
+    if str(base) not in EMBEDDED_FOLDERS:
         return Path(base).expanduser()
-    folder = embedded_folder()
+    folder = embedded_folder(str(base))
     if not (folder / "model_index.json").is_file():
         found = "this installation lacks the embedded base"
-        raise BwlabError(f"--base {EMBEDDED}", found, "Build it with 'bwlab base build' or give a pipeline's folder")
+        raise BwlabError(f"--base {base}", found, "Build it with 'bwlab base build' or give a pipeline's folder")
     return folder

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.models import family_of
-from bwlab.base.noise_kind import fixed_shift, is_flow
+from bwlab.base.noise_schedule import fixed_shift, is_flow
 from bwlab.base.prediction import EPSILON, VELOCITY
 from bwlab.errors import BwlabError
 

@@ -1,7 +1,8 @@
-"""The noise schedule of a single-file checkpoint, which names none."""
+"""What a scheduler's config says of the noise process, and the schedule of a single-file checkpoint, which has none."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import Config
@@ -19,6 +20,22 @@ STABLE_DIFFUSION: Config = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
+
+
+def is_flow(config: Mapping[str, object]) -> bool:
+    """Return whether the config of a base's scheduler is that of flow matching rather than diffusion."""
+    return (
+        str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"
+    )
+
+
+def fixed_shift(config: Mapping[str, object]) -> float:
+    """Return the shift in the config of a scheduler of flow matching, by either of diffusers' names; 1 if it has none.
+
+    >>> fixed_shift({"flow_shift": 3.0})
+    3.0
+    """
+    return float(str(config.get("shift", config.get("flow_shift", 1.0))))
 
 
 def new_noise_schedule(prediction: Prediction) -> SchedulerMixin:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import PUBLISHED, Architecture, Config
 from bwlab.base.header import CHECKPOINT_ADVICE, FAMILIES, LABELS, SingleFileHeader, family_of, read_single_file_header
+from bwlab.base.models import denoiser_of
 from bwlab.base.noise_schedule import new_noise_schedule
 from bwlab.base.prediction import (
     ARCHITECTURE_KEY,
@@ -186,10 +187,11 @@ def new_pipeline(
 
 
 def pipeline_family(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline) -> str:
-    """Return `"sd1"`, `"sd2"` or `"sdxl"`; `BwlabError` for a pipeline of another size, which no other tool reads."""
-    width = pipe.unet.config.cross_attention_dim
+    """Return `"sd1"`, `"sd2"` or `"sdxl"`; `BwlabError` for a UNet of another size, or a transformer."""
+    denoiser = denoiser_of(pipe)
+    width = denoiser.config.get("cross_attention_dim")
     if width not in FAMILIES:
-        found = f"a UNet whose text has width {width}"
+        found = f"a UNet whose text has width {width}" if width else f"a {type(denoiser).__name__}"
         raise BwlabError("a single-file checkpoint", found, "Save it as a diffusers folder")
     return FAMILIES[width]
 

@@ -97,7 +97,7 @@ def open_model(base: str | Path, option: str = "--base") -> ModelWeights:
     denoiser = denoiser_folder(path)
     if denoiser is None:
         found = "there is no folder unet or transformer in it" if path.exists() else "no such file or folder"
-        raise BwlabError(asked, found, "Give 'emoji', a diffusers folder or a .safetensors checkpoint")
+        raise BwlabError(asked, found, "Give 'emoji', 'emoji-dit', a diffusers folder or a .safetensors checkpoint")
     tensors: dict[str, LazyTensor] = {}
     for component, prefix in COMPONENTS.items():
         for file in component_files(denoiser if component == UNET else path / component, asked):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import errno
 import inspect
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,7 +20,6 @@ from typer.main import get_command, get_command_name, get_group, get_group_from_
 from typer.models import CommandInfo, TyperInfo
 
 from bwlab._version import __version__
-from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for
 from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
@@ -38,6 +38,7 @@ COMMANDS = {
     "convert": "Convert an adapter file to another form, with the same deltas.",
     "merge": "Merge adapters into one, exactly or at a lower rank, or fold them into a base model.",
     "extract": "Extract the LoRA nearest to a fine-tuned model, by an SVD of each layer's difference from the base.",
+    "doctor": "Check versions, devices, caches and plugins, and train and generate a little on the embedded base.",
 }
 GROUPS = {
     "data": "Check the images and captions to train an adapter on.",
@@ -58,6 +59,8 @@ ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 OF_THE_MACHINE = frozenset({errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOSPC, errno.EROFS})
 # Warnings of numpy, which name no module of an adapter. Where such numbers are used, they are checked.
 OF_ARITHMETIC = ("overflow encountered", "invalid value encountered", "divide by zero encountered")
+# What the results of a training or the images depend on.
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -328,15 +331,32 @@ def _require_plugin_of(command: str | None, known: Container[str]) -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bwlab {__version__}")
+        typer.echo("\n".join(versions()))
         raise typer.Exit
+
+
+def versions() -> Iterator[str]:
+    """Yield the version of bwlab, of Python, and of each library that results depend on, without importing any."""
+    yield f"bwlab {__version__}"
+    yield f"Python {platform.python_version()}"
+    for name in LIBRARIES:
+        try:
+            yield f"{name} {metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            yield f"{name} is not installed"
 
 
 def _global_options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the versions of bwlab and of the libraries that results depend on.",
+            callback=_print_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     frame = context.ensure_object(Frame)
@@ -389,11 +409,14 @@ def exit_as_asked(call: Callable[[], object]) -> NoReturn:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
-HINTS_OF: Mapping[str, tuple[Mapping[str, str], str]] = {
-    "train": (HINTS, "another trainer"),
-    "generate": (GENERATE_HINTS, "another program"),
-}
-"""Command -> names of options in other programs, and whose they are."""
+def foreign_option(command: str, option: str) -> tuple[str, str] | None:
+    """Return what an option of another program is in a command, and whose it is; None for one that is unknown."""
+    from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, hint_for  # only errors need the tables
+
+    known = {"train": (HINTS, "another trainer"), "generate": (GENERATE_HINTS, "another program")}
+    hints, others = known.get(command, ({}, ""))
+    hint = hint_for(option, hints)
+    return None if hint is None else (hint, others)
 
 
 def usage_error(error: Any) -> BwlabError:
@@ -405,10 +428,9 @@ def usage_error(error: Any) -> BwlabError:
         says = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should").rstrip(".")
         return BwlabError(f"{path}: {error.param.opts[0]} {problem['input']}", says, f"See {path} --help")
     option = getattr(error, "option_name", None)
-    hints, others = HINTS_OF.get(path.rpartition(" ")[2], ({}, ""))
-    foreign = hint_for(option, hints) if option is not None else None
+    foreign = foreign_option(path.rpartition(" ")[2], option) if option is not None else None
     if foreign is not None:
-        return BwlabError(f"{path} {option}", f"a name of {others}", f"Here it is {foreign}")
+        return BwlabError(f"{path} {option}", f"a name of {foreign[1]}", f"Here it is {foreign[0]}")
     found, near, meant = one_line(error.format_message()).partition(" Did you mean")
     found = found.rstrip(".")
     return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())

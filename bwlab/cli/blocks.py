@@ -43,7 +43,7 @@ def command(
     base: Annotated[
         str,
         typer.Argument(
-            help="Base model: emoji, sd14, sdxl, flux or another known name, a diffusers folder or a checkpoint."
+            help="Base model: emoji, emoji-dit, sd14, sdxl, flux or another known name, a folder or a checkpoint."
         ),
     ] = "emoji",
     cells: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from bwlab.cli.merge import DTYPE_HELP, FORM_HELP, show
 
-MODEL_HELP = "'emoji', a diffusers folder, a .safetensors checkpoint or a name on the hub."
+MODEL_HELP = "'emoji', 'emoji-dit', a diffusers folder, a .safetensors checkpoint or a name on the hub."
 
 
 def command(

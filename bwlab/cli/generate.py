@@ -47,7 +47,7 @@ def fusion_names() -> list[str]:
 def command(
     prompt: Annotated[list[str], typer.Option(help="Prompt (repeatable).", metavar="TEXT")],
     base: Annotated[
-        str, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id.")
+        str, typer.Option(help="Base model: emoji, emoji-dit, a diffusers folder, a checkpoint or a hub id.")
     ] = "emoji",
     adapter: Annotated[list[str] | None, typer.Option(help=ADAPTER_HELP, metavar="FILE[:SPEC]")] = None,
     scale: Annotated[list[str] | None, typer.Option(help=SCALE_HELP, metavar="SPEC")] = None,

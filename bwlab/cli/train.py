@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bwlab.cli.translated import FromOption, require_data, show_translated, translated
 from bwlab.config.model import bound, bounds, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.errors import BwlabError
@@ -141,6 +142,7 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would do, and write nothing.")] = False,
     preset: Annotated[PresetName | None, typer.Option(help="Preset that the other settings override.")] = None,
+    source: FromOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, such as preview.every=100.", metavar="KEY=VALUE"),
@@ -149,21 +151,26 @@ def command(
 ) -> None:
     """Train an adapter into chosen blocks of a base model.
 
-    Settings come from a preset, the TOML file, options and --set; later sources win ('bwlab config init' writes all
-    settings). The folder of the run receives adapter.safetensors (or --name), config.toml, log.jsonl, previews/ and
-    checkpoints/.
+    Settings come from a preset, another trainer's command or config (--from), the TOML file, options and --set; later
+    sources win ('bwlab config init' writes all settings). The folder of the run receives adapter.safetensors (or
+    --name), config.toml, log.jsonl, previews/ and checkpoints/.
     """
     from bwlab import training
     from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stderr_console, stdout_console
-    from bwlab.training.settings import read_config
+    from bwlab.training.settings import build_config, collect
 
     existing = existing_run(resume, overwrite)
     given = given_options(context, options)
     if resume and config is None and "out" in given and (Path(options["out"]) / "config.toml").is_file():
         config = Path(options["out"]) / "config.toml"
     flags = {key: (flag, given[parameter_name(flag)]) for flag, key in KEYS.items() if parameter_name(flag) in given}
-    chosen = read_config(config, preset, flags, settings or ())
+    translation = translated(source)
+    sources = collect(config, preset, flags, settings or (), translation.settings)
+    if dry_run:
+        show_translated(translation, sources)
+    require_data(translation, sources)
+    chosen = build_config(sources)
     manager = installed_manager()
     training.check(chosen, manager, existing)
     from bwlab.training.distributed import is_main_process, leave_processes  # imports torch

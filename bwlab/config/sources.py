@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from bwlab.config.foreign_names import hint_for
 from bwlab.config.model import SettingError, Settings, plain_type
 from bwlab.errors import BwlabError, first_line, nearest
 from bwlab.text import parse_toml
@@ -214,13 +213,15 @@ def _section(model: type[Model], prefix: str, values: Mapping[str, Any], chosen:
 
 def unknown_key(setting: Setting, keys: Collection[str]) -> BwlabError:
     """Return the error for a key that does not exist, with the nearest one that does."""
-    foreign = hint_for(setting.key)
+    from bwlab.config.foreign_names import hint_for  # tables of a thousand rows, which only errors need
+
+    # In the order of the model: `lr` alone means the optimiser's.
+    within = [key for key in keys if key.endswith(f".{setting.key.rpartition('.')[2]}")]
+    foreign = None if within else hint_for(setting.key)
     if foreign is not None:
         return BwlabError(f"{setting.origin}: {setting.key}", "a name of another trainer", f"Here it is {foreign}")
     known = sorted(keys)
     near = nearest(setting.key, known, cutoff=0.4)
-    # In the order of the model: `lr` alone means the optimiser's.
-    within = [key for key in keys if key.endswith(f".{setting.key.rpartition('.')[2]}")]
     meant = within[0] if within else near
     hint = f"Did you mean {meant}?" if meant else f"Known keys: {', '.join(known)}"
     return BwlabError(f"{setting.origin}: {setting.key}", "unknown key", hint)

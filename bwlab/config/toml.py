@@ -12,6 +12,7 @@ import tomlkit
 
 from bwlab.config.model import Settings, bounds
 from bwlab.config.sources import Setting, sections
+from bwlab.text import single_line
 
 WIDTH = 100
 
@@ -53,16 +54,22 @@ def _name_only(value: object) -> object:
     return value
 
 
-def commented_toml(settings: Settings) -> str:
+def commented_toml(settings: Settings, sources: Sequence[Setting] = ()) -> str:
     """Return all settings as TOML, each below a comment that says what it is for.
 
     Settings that are none, for which TOML has no word, and empty tables are commented out.
+
+    Args:
+        settings: the settings.
+        sources: settings whose source is to be named beside their value.
+
     """
+    origins = {setting.key: setting.origin for setting in sources}
     lines = [*_comment(f"{_summary(type(settings))} Settings that are commented out are not set."), ""]
-    lines += _commented(settings, "")
+    lines += _commented(settings, "", origins)
     for name in sections(type(settings)):
         section = getattr(settings, name)
-        lines += ["", "", f"[{name}]", *_comment(_summary(type(section))), "", *_commented(section, name)]
+        lines += ["", "", f"[{name}]", *_comment(_summary(type(section))), "", *_commented(section, name, origins)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -75,8 +82,18 @@ def toml_with_origins(settings: Settings, sources: Sequence[Setting]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def lines_with_origins(sources: Sequence[Setting]) -> list[str]:
+    """Return a line for each setting, with its whole key and a comment that says where its value comes from."""
+    return [f"{setting.key} = {_value(setting.value)}  # {single_line(setting.origin)}" for setting in sources]
+
+
 def _lines(table: Mapping[str, object]) -> list[str]:
     return [f"{_key(key)} = {_value(value)}" for key, value in table.items() if value is not None]
+
+
+def _beside(origins: Mapping[str, str], key: str) -> str:
+    """Return the comment that names the source of a setting, empty without one."""
+    return f"  # {single_line(origins[key])}" if key in origins else ""
 
 
 def _key(key: str) -> str:
@@ -101,7 +118,7 @@ def _own(settings: Settings) -> dict[str, object]:
     return {name: value for name, value in settings if name not in inner}
 
 
-def _commented(settings: Settings, section: str) -> list[str]:
+def _commented(settings: Settings, section: str, origins: Mapping[str, str]) -> list[str]:
     """Return the lines of one section; settings that are tables come last, as TOML wants them."""
     fields = type(settings).model_fields
     lines: list[str] = []
@@ -111,7 +128,8 @@ def _commented(settings: Settings, section: str) -> list[str]:
         if isinstance(value, Mapping):
             lines += [f"[{section}.{key}]", *_lines(value), ""] if value else [f"# [{section}.{key}]", ""]
         else:
-            lines += [f"# {key} =" if value is None else f"{key} = {_value(value)}", ""]
+            origin = _beside(origins, f"{section}.{key}".lstrip("."))
+            lines += [f"# {key} =" if value is None else f"{key} = {_value(value)}{origin}", ""]
     return lines[:-1]
 
 
@@ -121,7 +139,7 @@ def _with_origins(settings: Settings, prefix: str, origins: Mapping[str, str]) -
         if isinstance(value, Mapping):
             for option, entry in value.items():
                 origin = origins.get(f"{prefix}{key}.{option}", "default")
-                yield f"{key}.{_key(option)} = {_value(entry)}  # {origin}"
+                yield f"{key}.{_key(option)} = {_value(entry)}  # {single_line(origin)}"
         else:
             line = f"# {key} is not set" if value is None else f"{key} = {_value(value)}"
-            yield f"{line}  # {origins.get(prefix + key, 'default')}"
+            yield f"{line}  # {single_line(origins.get(prefix + key, 'default'))}"

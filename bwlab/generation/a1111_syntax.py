@@ -17,6 +17,7 @@ from bwlab.errors import BwlabError
 A1111 = "a1111"
 ROUND, SQUARE = 1.1, 1 / 1.1
 MOST_WEIGHT = 10_000
+MOST_OPEN = 100  # brackets around one text; 1.1 to the power of that is more than MOST_WEIGHT
 PIECE = re.compile(
     r"""\\[()\[\]\\] | \\ | \( | \[ | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\) | \) | \] | [^\\()\[\]:]+ | :""",
     re.VERBOSE | re.ASCII,
@@ -34,7 +35,8 @@ def parse_weights(prompt: str) -> tuple[Segment, ...]:
     ((('a ', 1.0), ('red', 1.5), (' fox (tame)', 1.0)), (('owl', 0.9090909090909091),))
 
     Raises:
-        BwlabError: a weight is beyond `MOST_WEIGHT`, where images are noise or NaN.
+        BwlabError: a weight is beyond `MOST_WEIGHT`, where images are noise or NaN, or more than `MOST_OPEN` brackets
+            are open at once.
 
     """
     parts = _weighted(prompt)
@@ -54,6 +56,11 @@ def _weighted(prompt: str) -> list[Part]:
         bracket, factor = _closed_by(match)
         if piece in opened:
             opened[piece].append(len(parts))
+            if sum(map(len, opened.values())) > MOST_OPEN:
+                found = f"more than {MOST_OPEN} brackets are open at once"
+                raise BwlabError(
+                    f"prompt {prompt!r}", found, r"Close them, or write \( and \[ for brackets that weigh nothing"
+                )
         elif bracket and opened[bracket]:
             _multiply(parts, opened[bracket].pop(), factor)
         elif piece.startswith("\\"):

@@ -59,6 +59,7 @@ def generate(
     batch_size: int = 8,
     fusion: Fusion = PLAIN_SUM,
     fold: bool = False,
+    encoded: Sequence[EncodedPrompts] | None = None,
     on_step: OnProgress | None = None,
 ) -> list[Image.Image]:
     """Return one image for each prompt, with the seed at the same index.
@@ -81,6 +82,8 @@ def generate(
         fusion: how several adapters act together on the UNet.
         fold: whether adapters with one scale for all samples act through changed copies of the UNet's weights, where
             these are float32: quicker, for the memory of the changed weights, and equal up to rounding.
+        encoded: the prompts as `encode_prompts` returns them; None: they are encoded here. Adapters of one call may
+            not act on the text then, and no embeddings are given.
         on_step: called with (finished sampling steps, all sampling steps).
 
     Raises:
@@ -97,20 +100,55 @@ def generate(
     if init_image is not None:
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
+    _require_steps(pipeline, steps)
     sampling = _Sampling(
         pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion, fold
     )
     steps_done = sampling.steps_done
     images: dict[int, Image.Image] = {}
     with attach_words(pipeline, embeddings):
-        counts = _chunk_counts(pipeline, prompts, negative if sampling.guided else "", weighting)
-        batches = _batches(list(zip(counts, sampling.adapters_by_row(len(prompts)), strict=True)), batch_size)
-        for index, rows in enumerate(batches):
-            report = _reporter(on_step, index * steps_done, len(batches) * steps_done)
-            sampled = _sample_batch(sampling, rows, prompts, seeds, report)
-            images |= zip(rows, sampled, strict=True)
+        if encoded is None:
+            counts = _chunk_counts(pipeline, prompts, negative if sampling.guided else "", weighting)
+            kinds = list(zip(counts, sampling.adapters_by_row(len(prompts)), strict=True))
+            encoded = [EncodedPrompts(rows) for rows in _batches(kinds, batch_size)]
+        for index, batch in enumerate(encoded):
+            report = _reporter(on_step, index * steps_done, len(encoded) * steps_done)
+            sampled = _sample_batch(sampling, batch, prompts, seeds, report)
+            images |= zip(batch.rows, sampled, strict=True)
     ordered = [images[index] for index in range(len(prompts))]
     return ordered if init_image is None else [init_image.kept(image) for image in ordered]
+
+
+def _require_steps(pipeline: Any, steps: int) -> None:
+    """Raise BwlabError for one step by a noise schedule that diffusers stretches to an end above 0: it would be NaN."""
+    if steps == 1 and pipeline.scheduler.config.get("shift_terminal"):
+        raise BwlabError("sampling in 1 step", "this base's noise schedule needs two", "Give 2 or more steps")
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompts:
+    """Prompts that are sampled in one batch.
+
+    Attributes:
+        rows: their indices among all prompts.
+        embeddings: arguments of the pipeline that replace them; None if they are still to be encoded.
+
+    """
+
+    rows: Sequence[int]
+    embeddings: PromptEmbeddings | None = None
+
+
+def encode_prompts(
+    pipe: Pipeline, prompts: Sequence[str], cfg: float, negative: str, clip_skip: int = 1, batch_size: int = 8
+) -> list[EncodedPrompts]:
+    """Return prompts without weights in the batches in which `generate` samples them, with their embeddings."""
+    guided = cfg > 1 and family_of(pipe).second_pass
+    counts = _chunk_counts(pipe, prompts, negative if guided else "", None)
+    return [
+        EncodedPrompts(rows, encode(pipe, [prompts[row] for row in rows], cfg, negative, None, clip_skip))
+        for rows in _batches([(count, ()) for count in counts], batch_size)
+    ]
 
 
 def require_weights_read(pipe: Pipeline, weighting: str | None) -> None:
@@ -221,19 +259,21 @@ class _Sampling:
 
 def _sample_batch(
     sampling: _Sampling,
-    rows: Sequence[int],
+    batch: EncodedPrompts,
     prompts: Sequence[str],
     seeds: Sequence[int],
     report: Callable[[int], None],
 ) -> list[Image.Image]:
-    """Return the images of the prompts and seeds at the indices `rows`."""
-    total = len(prompts)
+    """Return the images of the prompts and seeds of a batch."""
+    rows, total = batch.rows, len(prompts)
     own_seeds = [seeds[row] for row in rows]
-    texts = [prompts[row] for row in rows]
-    with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=1)):
-        contexts = encode(
-            sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
-        )
+    contexts = batch.embeddings
+    if contexts is None:
+        texts = [prompts[row] for row in rows]
+        with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=1)):
+            contexts = encode(
+                sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
+            )
     # With guidance most denoisers see the batch twice at once, with the negative and with the positive prompts.
     doubled = sampling.guided and sampling.family.doubles_batch
     adapters = sampling.adapters_of(rows, total, copies=2 if doubled else 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bwlab.base.models import family_of
-from bwlab.base.noise_kind import fixed_shift, is_flow
+from bwlab.base.noise_schedule import fixed_shift, is_flow
 from bwlab.errors import BwlabError, did_you_mean
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import numpy as np
 from bwlab.base.load import base_scheme, load_base
 from bwlab.base.models import denoiser_of
 from bwlab.base.quantisation import refuse_quantised
+from bwlab.base.single_file import pipeline_family
 from bwlab.base.weights import open_model
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, new_folder, remove_unfinished
@@ -69,6 +70,8 @@ def merge_into(
     refuse_quantised(denoiser_of(pipe), f"--into {base}")
     scheme, layers = base_scheme(pipe, manager.block_schemes()), model_parts(pipe)
     require_fit(adapters, layers, base)
+    if out.suffix == SUFFIX:
+        pipeline_family(pipe)
     inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
     every = list(every_part(inputs))
     if not every:

@@ -35,7 +35,7 @@ class AdapterConfig(Settings):
 class OptimizerConfig(Settings):
     """The optimiser: number of steps, batch size, learning rate and precision."""
 
-    alternatives: ClassVar[Mapping[str, str]] = {"epochs": "steps"}
+    alternatives: ClassVar[Mapping[str, str]] = {"epochs": "steps", "warmup_share": "warmup"}
 
     steps: int | None = Field(default=1000, ge=1)
     """Number of optimiser steps."""
@@ -65,8 +65,11 @@ class OptimizerConfig(Settings):
     schedule: Schedule = "constant"
     """Learning rate schedule."""
 
-    warmup: int = Field(default=0, ge=0)
+    warmup: int | None = Field(default=0, ge=0)
     """Steps over which the learning rate rises from 0."""
+
+    warmup_share: float | None = Field(default=None, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises from 0, instead of a number of steps."""
 
     cycles: int = Field(default=1, ge=1, le=1000)
     """Number of cycles of the schedule `cosine_restarts`."""
@@ -119,6 +122,14 @@ class OptimizerConfig(Settings):
 
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the adapter's initial weights, the order of images, the noise and the timesteps."""
+
+    def warmup_steps(self, steps: int) -> int:
+        """Return the number of steps over which the learning rate rises, of a run of this many steps.
+
+        >>> OptimizerConfig(warmup_share=0.1).warmup_steps(250)
+        25
+        """
+        return (self.warmup or 0) if self.warmup_share is None else int(self.warmup_share * steps)
 
 
 class TokensConfig(Settings):
@@ -212,7 +223,8 @@ class TrainConfig(Settings):
     """All settings of a training run."""
 
     base: Text = "emoji"
-    """Base model: `emoji` (embedded), the folder of a diffusers pipeline, a single-file checkpoint or a hub id."""
+    """Base model: `emoji` or `emoji-dit` (embedded), the folder of a diffusers pipeline, a single-file checkpoint or a
+    hub id."""
 
     out: Text = ""
     """Folder of the run."""

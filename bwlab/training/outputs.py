@@ -105,7 +105,7 @@ class Outputs:
         step = self.trainer.step
         recipe = preview_recipe(self.config, self.setup.base_hash, self._adapters_now(), self._embeddings_now())
         with self.trainer.averaged_weights():
-            images = generate_previews(self.setup.pipe, recipe, self.prompts)
+            images = generate_previews(self.setup.pipe, recipe, self.prompts, self.setup.previews)
         paths = [self.folder.preview(step, index) for index in range(len(images))]
         for path, (image, image_recipe) in zip(paths, images, strict=True):
             make_folder(path.parent)
@@ -185,7 +185,7 @@ def training_metadata(config: TrainConfig, setup: TrainingSetup, steps: int) -> 
         "ss_unet_lr": repr(rate),
         "ss_optimizer": f"{setup.optimizer.class_name()}{option_text(training.optimizer_options)}",
         "ss_lr_scheduler": training.schedule,
-        "ss_lr_warmup_steps": str(training.warmup),
+        "ss_lr_warmup_steps": str(training.warmup_steps(setup.steps)),
         "ss_max_grad_norm": repr(training.max_grad_norm),
         "ss_min_snr_gamma": str(training.min_snr_gamma),
         "ss_clip_skip": str(training.clip_skip if len(text_encoders(setup.pipe)) == 1 else None),

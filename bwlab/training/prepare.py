@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.modules import layers_by_path
-from bwlab.base.conditioning import check_clip_skip
+from bwlab.base.conditioning import check_clip_skip, unload_text_encoders
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.models import denoiser_of, family_of, models_of, text_encoders
 from bwlab.base.noise import NoiseProcess, noise_process
@@ -32,6 +33,7 @@ from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
+from bwlab.training.sampling import encoded_previews, preview_prompts
 from bwlab.training.settings import resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
 from bwlab.training.trainable import CaptionEmbeddings, Trainable, learning_rate, rate_factor
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from bwlab.base.architectures import Pipeline
+    from bwlab.generation.sample import EncodedPrompts
     from bwlab.plugins.manager import PluginManager
 
 
@@ -55,7 +58,8 @@ class TrainingSetup:
         base_hash: hash of the base's weights.
         trainable: the parameters that are trained, on the device, in float32.
         data: the encoded examples.
-        texts: the embeddings of captions.
+        texts: the embeddings of captions; where they are cached, the text encoders have left memory.
+        previews: the prompts of previews, encoded; None while the text encoders are there.
         optimizer: the optimiser.
         epochs: the epochs of the data in steps of this run.
         steps: number of optimiser steps of the whole run.
@@ -70,6 +74,7 @@ class TrainingSetup:
     trainable: Trainable
     data: TrainingSet
     texts: CaptionEmbeddings
+    previews: Sequence[EncodedPrompts] | None
     optimizer: OptimizerType
     epochs: Epochs
     steps: int
@@ -152,6 +157,10 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
     with processes.main_first():  # the others find its cache on disk
         data = load_training_set(config, pipe, console if processes.is_main else Console(quiet=True), model.base_hash)
         texts = caption_embeddings(config, pipe, trainable, data)
+        previews = None
+        if texts.are_cached:
+            previews = encoded_previews(config, pipe, preview_prompts(config.preview, data.distinct_captions()))
+            unload_text_encoders(pipe)
     if trainable.token_embeddings is not None:
         require_used(trainable.token_embeddings, [example.caption for example in data.examples])
     trainable.to(model.accelerator.device)
@@ -165,6 +174,7 @@ def prepare(config: TrainConfig, manager: PluginManager, console: Console) -> Tr
         trainable=trainable,
         data=data,
         texts=texts,
+        previews=previews,
         optimizer=manager.optimizer(config.training.optimizer),
         epochs=epochs,
         steps=steps,

@@ -173,6 +173,7 @@ class Run:
             epochs=self.setup.epochs,
             steps=self.setup.steps,
             first_step=self.trainer.step,
+            text=self.setup.texts.cached_example(self.setup.accelerator.device),
         )
 
     def _record(self) -> RunRecord:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bwlab.base.architectures import Pipeline
+    from bwlab.generation.sample import EncodedPrompts
 
 BATCH_SIZE = 8
 DEFAULT_PROMPTS = 2
@@ -132,6 +133,13 @@ def preview_prompts(config: PreviewConfig, captions: Sequence[str]) -> tuple[str
     return config.prompts or tuple(captions[:DEFAULT_PROMPTS])
 
 
+def encoded_previews(config: TrainConfig, pipe: Pipeline, prompts: Sequence[str]) -> list[EncodedPrompts]:
+    """Return the prompts of previews with their embeddings."""
+    from bwlab.generation.sample import encode_prompts
+
+    return encode_prompts(pipe, prompts, config.preview.cfg, config.preview.negative, config.training.clip_skip)
+
+
 def preview_recipe(
     config: TrainConfig,
     base_hash: str,
@@ -159,7 +167,7 @@ def preview_recipe(
 
 
 def generate_previews(
-    pipe: Pipeline, recipe: GenerationRecipe, prompts: Sequence[str]
+    pipe: Pipeline, recipe: GenerationRecipe, prompts: Sequence[str], encoded: Sequence[EncodedPrompts] | None = None
 ) -> list[tuple[Image.Image, GenerationRecipe]]:
     """Return an image for each prompt, made with all that is attached to the pipeline, and its recipe.
 
@@ -167,6 +175,7 @@ def generate_previews(
         pipe: the base, with the trained layers and words attached.
         recipe: what the images have in common; its seed is that of the first image, and the next ones count up.
         prompts: one prompt for each image.
+        encoded: the prompts as `encoded_previews` returns them; None: they are encoded here.
 
     """
     from bwlab.generation.sample import generate
@@ -183,6 +192,7 @@ def generate_previews(
         sampler=recipe.sampler,
         negative=recipe.negative,
         clip_skip=recipe.clip_skip,
+        encoded=encoded,
     )
     return [
         (image, replace(recipe, prompt=prompt, seed=seed, width=image.width, height=image.height))

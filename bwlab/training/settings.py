@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,24 +62,30 @@ def read_config(
     preset_name: str | None = None,
     flags: Mapping[str, tuple[str, object]] | None = None,
     sets: Sequence[str] = (),
+    translated: Sequence[Setting] = (),
 ) -> TrainConfig:
-    """Return the configuration; later sources win: defaults, preset, file, flags, `--set`.
+    """Return the configuration; later sources win: defaults, preset, another trainer's, file, flags, `--set`.
 
     Args:
         path: a TOML file.
         preset_name: one of `bwlab.training.settings.PRESETS`.
         flags: dotted key to (flag, value).
         sets: `key=value` texts.
+        translated: settings that a command or a config of another trainer gives.
 
     Raises:
         BwlabError: an unreadable file, an unknown key (with the nearest known one) or a value it cannot have.
 
     """
-    return build_config(collect(path, preset_name, flags or {}, sets))
+    return build_config(collect(path, preset_name, flags or {}, sets, translated))
 
 
 def collect(
-    path: Path | None, preset_name: str | None, flags: Mapping[str, tuple[str, object]], sets: Sequence[str]
+    path: Path | None,
+    preset_name: str | None,
+    flags: Mapping[str, tuple[str, object]],
+    sets: Sequence[str],
+    translated: Sequence[Setting] = (),
 ) -> list[Setting]:
     """Return the settings of all sources, those that win last; see `read_config`.
 
@@ -90,11 +96,28 @@ def collect(
     levels: list[list[Setting]] = []
     if preset_name is not None:
         levels.append([Setting(key, value, f"--preset {preset_name}") for key, value in preset(preset_name).items()])
-    if path is not None:
-        levels.append(read_file(path))
-    levels.append([Setting(key, value, flag) for key, (flag, value) in flags.items()])
-    levels.append([parse_set(text) for text in sets])
-    return merged(TrainConfig, levels)
+    given = [read_file(path)] if path is not None else []
+    given.append([Setting(key, value, flag) for key, (flag, value) in flags.items()])
+    given.append([parse_set(text) for text in sets])
+    levels.append(beside(translated, {setting.key for level in given for setting in level}))
+    return merged(TrainConfig, [*levels, *given])
+
+
+# A setting that is given -> the beginnings of translated ones that make sense only with what it replaces.
+REPLACED: Mapping[str, tuple[str, ...]] = {
+    "data.folder": ("data.dataset",),
+    "data.dataset": ("data.folder",),
+    "adapter.type": ("adapter.options.",),
+    "adapter.blocks": ("training.block_lr",),
+    "training.optimizer": ("training.optimizer_options.", "training.weight_decay"),
+    "training.schedule": ("training.cycles",),
+}
+
+
+def beside(translated: Sequence[Setting], keys: Collection[str]) -> list[Setting]:
+    """Return the settings of another trainer that still hold where these keys are given beside them."""
+    replaced = tuple(start for key in keys for start in REPLACED.get(key, ()))
+    return [setting for setting in translated if not setting.key.startswith(replaced)]
 
 
 def build_config(settings: Iterable[Setting]) -> TrainConfig:
@@ -117,7 +140,8 @@ def is_free(key: str) -> bool:
 def resume_invariants(config: TrainConfig, steps: int, rate: float) -> dict[str, str]:
     """Return the settings that must stay the same for a run to be resumed, by key.
 
-    The number of steps is one of them if the learning rate schedule depends on it, whether steps or epochs give it.
+    The number of steps is one of them if the learning rate schedule depends on it, whether steps or epochs give it. A
+    warm-up is compared in steps, whether steps or a share of them give it.
 
     Args:
         config: all settings.
@@ -125,7 +149,8 @@ def resume_invariants(config: TrainConfig, steps: int, rate: float) -> dict[str,
         rate: the learning rate, whether it is set or the optimiser's usual one.
 
     """
-    values = {**setting_values(config), "training.lr": rate}
+    values = {**setting_values(config), "training.lr": rate, "training.warmup": config.training.warmup_steps(steps)}
+    del values["training.warmup_share"]
     invariants = {key: _as_text(value) for key, value in values.items() if not is_free(key)}
     return invariants if config.training.schedule == "constant" else {**invariants, "training.steps": str(steps)}
 

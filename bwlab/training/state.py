@@ -8,7 +8,7 @@ schedules have no state: see `bwlab.dataset.order` and `bwlab.training.trainable
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from bwlab.errors import BwlabError, first_line
 from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
 
 HEADER = "bwlab.checkpoint"
+OTHER_FOLDER = "Train in another folder"
+MEANS = frozenset({"exp_avg", "exp_avg_sq"})
+"""Tensors that PyTorch's own optimisers keep in the shape of their parameter."""
 TRAINABLE, OPTIMIZER, AVERAGE = "trainable/", "optimizer/", "average/"
 
 Group = Mapping[str, float | int | bool | None]
@@ -89,9 +92,9 @@ def load_optimizer(saved: TrainingState, optimizer: torch.optim.Optimizer) -> No
     """
     try:
         _load(saved, optimizer)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
         found = f"the state of the optimiser in the checkpoint does not fit ({first_line(error)})"
-        raise BwlabError("--resume", found, "Train in another folder") from error
+        raise BwlabError("--resume", found, OTHER_FOLDER) from error
 
 
 def _load(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
@@ -107,7 +110,21 @@ def _load(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
     groups = optimizer.state_dict()["param_groups"]
     for group, numbers in zip(groups, saved.groups, strict=True):
         group.update(numbers)
+    if type(optimizer).__module__.startswith("torch.optim"):
+        parameters: list[Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        means = MEANS & {name for values in state.values() for name in values}
+        for place, values in state.items():
+            _require_means(values, means, tuple(parameters[place].shape))
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _require_means(values: Mapping[str, Any], names: Iterable[str], shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a mean of gradients that is missing or of another shape, which PyTorch would broadcast."""
+    for name in sorted(names):
+        if name not in values:
+            raise ValueError(f"{name} is missing")
+        if tuple(values[name].shape) != shape:
+            raise ValueError(f"{name} has the shape {tuple(values[name].shape)}, and its parameter {shape}")
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bwlab.adapters.adapter import Adapter
     from bwlab.base.architectures import Pipeline
+    from bwlab.base.families.family import TextBatch
     from bwlab.dataset.epochs import Epochs
     from bwlab.dataset.examples import Example
     from bwlab.optimizers.types import OptimizerType
@@ -53,6 +54,7 @@ class RunSummary:
         epochs: the epochs of the data in steps of this run.
         steps: number of optimiser steps of the whole run.
         first_step: number of steps already taken.
+        text: the encoded text of the pass that is timed; None: an empty one is encoded.
 
     """
 
@@ -67,6 +69,7 @@ class RunSummary:
     epochs: Epochs
     steps: int
     first_step: int = 0
+    text: TextBatch | None = None
 
     def show(self, console: Console) -> None:
         """Print the summary, one label with its text in a row."""
@@ -147,7 +150,7 @@ class RunSummary:
         """Return the seconds of the denoiser for one image; on other devices than CPUs the first pass only warms up."""
         pipe, device = self.pipe, self.accelerator.device
         side = (self.config.data.resolution or base_size(pipe).side) // base_size(pipe).factor
-        arguments = denoiser_conditions(pipe, encode_texts(pipe, [""]))
+        arguments = denoiser_conditions(pipe, encode_texts(pipe, [""]) if self.text is None else self.text)
         denoiser = denoiser_of(pipe)
         latents = torch.zeros(1, latent_channels(pipe.vae), side, side, device=device, dtype=denoiser.dtype)
         times = torch.full((1,), 500, device=device)
@@ -164,7 +167,8 @@ class RunSummary:
         training = self.config.training
         rate = f"rate {learning_rate(training, self.optimizer):g}"
         own = f" (blocks: {training.block_lr})" if training.block_lr else ""
-        warmup = f", warm-up over {counted(training.warmup, 'step')}" if training.warmup else ""
+        rising = training.warmup_steps(self.steps)
+        warmup = f", warm-up over {counted(rising, 'step')}" if rising else ""
         return f"{training.optimizer}, {rate}{own}, schedule {training.schedule}{warmup}"
 
     def _saved(self) -> str:

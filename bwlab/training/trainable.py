@@ -21,6 +21,7 @@ from bwlab.errors import BwlabError
 from bwlab.optimizers.types import OptimizerType
 from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.settings import rate_spec
+from bwlab.training.state import OTHER_FOLDER
 from bwlab.training.textual_inversion import TokenEmbeddings
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Trainable:
         """Load a state; BwlabError if it belongs to other blocks, ranks, words or another adapter type."""
         shapes = {key: tensor.shape for key, tensor in self.state()}
         if {key: tensor.shape for key, tensor in saved.items()} != shapes:
-            raise BwlabError("--resume", "the checkpoint holds other layers or ranks", "Train in another folder")
+            raise BwlabError("--resume", "the checkpoint holds other layers or ranks", OTHER_FOLDER)
         for path, layer in self.adapter.layers.items():
             prefix = f"{path}:"
             layer.load_state_dict({key.removeprefix(prefix): t for key, t in saved.items() if key.startswith(prefix)})
@@ -185,12 +186,13 @@ def rate_factor(config: OptimizerConfig, steps: int) -> Factor:
     """
     from diffusers.optimization import get_scheduler
 
-    if config.warmup >= steps:
+    warmup = config.warmup_steps(steps)
+    if warmup >= steps:
         reason = f"the run has {steps} steps"
-        raise BwlabError(f"training.warmup = {config.warmup}", reason, "Lower training.warmup or train longer")
+        raise BwlabError(f"training.warmup = {warmup}", reason, "Lower training.warmup or train longer")
     # diffusers' schedules need an optimiser, of which they read the learning rate alone: 1 turns rates into factors.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, config.warmup, steps, config.cycles)
+    schedule = get_scheduler(SCHEDULES[config.schedule], optimizer, None, warmup, steps, config.cycles)
     factor: Factor = schedule.lr_lambdas[0]
     return factor
 
@@ -210,6 +212,15 @@ class CaptionEmbeddings:
         self, pipe: Pipeline, cached: dict[str, TextBatch] | None, with_gradients: bool, reading: TextReading
     ) -> None:
         self._pipe, self._cached, self._with_gradients, self._reading = pipe, cached, with_gradients, reading
+
+    @property
+    def are_cached(self) -> bool:
+        """Whether all captions are encoded, so that the text encoders are not needed any more."""
+        return self._cached is not None
+
+    def cached_example(self, device: torch.device) -> TextBatch | None:
+        """Return the embedding of one of the cached captions on a device; None if they are not cached."""
+        return None if self._cached is None else self.batch([min(self._cached)], device)
 
     def batch(self, captions: Sequence[str], device: torch.device) -> TextBatch:
         """Return the captions' embeddings on a device.

@@ -25,6 +25,7 @@ from bwlab.training.prepare import TrainingSetup
 from bwlab.training.state import (
     AVERAGE,
     OPTIMIZER,
+    OTHER_FOLDER,
     TRAINABLE,
     TrainingState,
     check_settings,
@@ -120,8 +121,7 @@ class Trainer:
         self.setup.trainable.load(state.part(TRAINABLE))
         load_optimizer(state, self._plain_optimizer)
         if self._average is not None:
-            averages = state.part(AVERAGE)
-            self._average.load([averages[str(index)] for index in range(len(averages))])
+            self._average.load(state.part(AVERAGE))
         if self.setup.accelerator.scaler is not None:
             self.setup.accelerator.scaler.load_state_dict(dict(state.scaler))
         self.step = state.step
@@ -288,10 +288,13 @@ class MovingAverage:
         finally:
             self._fill(before)
 
-    def load(self, values: Sequence[Tensor]) -> None:
-        """Go on from saved averages, in the order of the tensors."""
-        for value, saved in zip(self.values, values, strict=True):
-            value.copy_(saved)
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on from saved averages, by the place of their tensor; BwlabError if they are of other tensors."""
+        own = {str(index): value for index, value in enumerate(self.values)}
+        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in saved.items()}:
+            raise BwlabError("--resume", "the checkpoint holds averages of other layers or ranks", OTHER_FOLDER)
+        for key, value in own.items():
+            value.copy_(saved[key])
 
     @torch.no_grad()
     def _fill(self, values: Sequence[Tensor]) -> None:

@@ -55,7 +55,7 @@ def build_command(
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,
     vae_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the autoencoder.")] = 6_500,
     unet_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of UNet and text encoder.")] = 6_500,
-    dit_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the transformer.")] = 18_000,
+    dit_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the transformer.")] = 2_500,
     compile_unet: Annotated[bool, typer.Option("--compile", help="Use torch.compile (needs a C++ compiler).")] = False,
 ) -> None:
     """Train the embedded base on the emoji packages of npm, from the last checkpoint if there is one."""
@@ -88,7 +88,7 @@ def build_command(
 
 @app.command("measure")
 def measure_command(
-    base: Annotated[str, typer.Argument(help="Base model: emoji or a pipeline folder.")] = "emoji",
+    base: Annotated[str, typer.Argument(help="Base model: emoji, emoji-dit or a pipeline folder.")] = "emoji",
     work: WorkOption = None,
     cfg: Annotated[float, typer.Option(help="Guidance scale; the quality bar allows at most 7.")] = 4.0,
     count: Annotated[int, typer.Option(min=1, help="Number of captions to generate images for.")] = 64,
@@ -165,7 +165,7 @@ def measure_scorer_command(
 @app.command("controlnet")
 def controlnet_command(
     out: Annotated[Path, typer.Option(help="Diffusers folder to write.")] = Path("emoji_controlnet"),
-    base: Annotated[str, typer.Option(help="Base model: emoji or a pipeline folder.")] = "emoji",
+    base: Annotated[str, typer.Option(help="Base model: emoji, emoji-dit or a pipeline folder.")] = "emoji",
     work: WorkOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2_500,
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,

@@ -12,6 +12,7 @@ import safetensors
 import typer
 from PIL import Image
 from rich.console import Console
+from safetensors.numpy import load_file
 from typer.main import get_command
 
 from bwlab.benchmark import load_benchmark
@@ -26,15 +27,16 @@ from bwlab_analysis.demo import (
     IDENTITY,
     QUICK,
     STYLE_FULL,
-    STYLE_UPPER,
     DemoPlan,
     DemoResult,
     columns,
+    plan_for,
     prepare_folder,
     run_demo,
     trainings,
     write_data,
 )
+from tests.families.pipelines import save_tiny_sd3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +77,7 @@ def test_neither_data_folder_holds_the_pair_to_be_made(tmp_path: Path) -> None:
 
 def test_upper_is_upper_only(done: tuple[Path, DemoResult]) -> None:
     _, result = done
-    upper, full, identity = (keys(result.adapters[name]) for name in (STYLE_UPPER, STYLE_FULL, IDENTITY))
+    upper, full, identity = (keys(result.adapters[name]) for name in (FULL.style_part, STYLE_FULL, IDENTITY))
     assert upper
     assert upper < full == identity
     assert all(key.startswith(("lora_unet_down_blocks_0_", "lora_unet_up_blocks_3_")) for key in upper)
@@ -186,3 +188,17 @@ def test_the_command_says_where_everything_lies(
 def test_a_wrong_base_costs_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["--out", str(tmp_path / "out"), "--base", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_transformer_has_the_style_in_its_last_third(tmp_path: Path) -> None:
+    folder = save_tiny_sd3(tmp_path / "sd3")
+    plan = plan_for(str(folder), build_manager(), quick=True)
+    assert (plan.part_blocks, plan.style_part, plan.scales) == ("late=16", "style-late", ())
+    assert [column.label for column in columns(plan)][-1] == "full + late"
+    assert plan_for("emoji", build_manager()) == FULL
+    small = replace(plan, identity_steps=1, style_steps=1, batch_size=1, seeds=1, sampling_steps=2)
+    result = run_demo(small, tmp_path / "out", build_manager(), Console(quiet=True))
+    assert {key.split(".")[2] for key in load_file(result.adapters["style-late"])} == {"3"}
+    recipe = read_recipe(result.images / "full+late-seed0.png")
+    assert recipe is not None
+    assert recipe.sampler == "euler"

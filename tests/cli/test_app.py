@@ -37,7 +37,7 @@ def exit_code(*arguments: str) -> int:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--version") == 0
-    assert capsys.readouterr().out == f"bwlab {__version__}\n"
+    assert capsys.readouterr().out.startswith(f"bwlab {__version__}\nPython 3.")
 
 
 @pytest.mark.parametrize(

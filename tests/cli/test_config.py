@@ -15,7 +15,11 @@ from typer.main import get_command
 from bwlab.cli import generate
 from bwlab.cli.app import main
 from bwlab.cli.train import KEYS, command, parameter_name
-from bwlab.config.foreign_names import GENERATE_HINTS, HINTS
+from bwlab.config.foreign.ai_toolkit import AI_TOOLKIT
+from bwlab.config.foreign.kohya import KOHYA
+from bwlab.config.foreign.onetrainer import ONETRAINER
+from bwlab.config.foreign.rows import Place
+from bwlab.config.foreign_names import GENERATE_HINTS, HINTS, OTHERS
 from bwlab.config.model import bound, choices, plain_type
 from bwlab.config.sources import setting_fields
 from bwlab.training.config import TrainConfig
@@ -122,7 +126,7 @@ def test_every_flag_of_train_sets_one_key() -> None:
     app.command()(command)
     flags = {name for parameter in get_command(app).params for name in parameter.opts if name.startswith("--")}
     flags -= {"--help", "--install-completion", "--show-completion"}
-    assert flags == {*KEYS} | {"--resume", "--overwrite", "--dry-run", "--preset", "--set"}
+    assert flags == {*KEYS} | {"--resume", "--overwrite", "--dry-run", "--preset", "--from", "--from-kohya", "--set"}
     assert len(set(KEYS.values())) == len(KEYS)
     assert set(KEYS.values()) <= set(setting_fields(TrainConfig))
 
@@ -185,11 +189,18 @@ def test_names_of_other_programs_are_translated_for_generate(
 
 def test_every_translation_names_something_that_is_there() -> None:
     flags, keys = {*KEYS, "--set"}, {*setting_fields(TrainConfig)}
-    for name, hint in HINTS.items():
-        named = set(re.findall(r"--[a-z-]+", hint))
-        assert named <= flags, name
+    tables = ("adapter.options.", "training.optimizer_options.")
+    for row in (*KOHYA, *ONETRAINER, *AI_TOOLKIT):
+        if row.place is Place.HERE:
+            assert set(re.findall(r"--[a-z-]+", row.says)) <= flags, row
+        named = re.findall(r"(?<=--set )[a-z_.]+|(?<=\()[a-z_]+\.[a-z_.]+(?=\))", row.says)
+        assert {key for key in named if not key.startswith(tables)} <= keys, row
+        assert not row.key or row.key in keys, row
+    for name, hint in OTHERS.items():
+        assert set(re.findall(r"--[a-z-]+", hint)) <= flags, name
         assert set(re.findall(r"(?<=--set )[a-z_.]+|(?<=\()[a-z_.]+(?=\))", hint)) <= keys, name
-        assert name not in keys
+    assert len(HINTS) > 400
+    assert not set(HINTS) & keys
     app = typer.Typer()
     app.command()(generate.command)
     own = {option for parameter in get_command(app).params for option in parameter.opts}

@@ -65,7 +65,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def base(request: pytest.FixtureRequest, small_images: None, family: str) -> Path:
     """Return the folder of a tiny base of a family, by default of each one in turn."""
-    names = {"flux": "flux_dev_folder"}
+    names = {"flux": "flux_dev_folder", "sdxl": "tiny_xl_pipeline"}
     folder: Path = request.getfixturevalue(names.get(family, f"{family.replace('-', '_')}_folder"))
     return folder
 

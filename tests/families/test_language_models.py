@@ -252,3 +252,15 @@ def test_other_pipelines_are_refused_in_one_line(
     error = capsys.readouterr().err
     assert kind in error
     assert "Qwen-Image" in error
+
+
+def test_one_step_of_a_stretched_schedule_is_refused(
+    base: Path, family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Qwen-Image's schedule ends at a noise level above 0, to which diffusers stretches it: 0 / 0 for one step."""
+    pipe = load_base(base)
+    stretched = bool(pipe.scheduler.config.get("shift_terminal"))
+    assert stretched == (family == "qwen-image")
+    code = command("generate", "--base", base, "--prompt", PROMPT, "--steps", 1, "--out", tmp_path)
+    assert code == (2 if stretched else 0)
+    assert ("needs two. Give 2 or more steps" in capsys.readouterr().err) == stretched

@@ -181,3 +181,11 @@ def test_a_call_warns_once_of_all_prompts(tiny_pipeline: Path, tmp_path: Path, c
 def test_weights_that_no_image_can_have_are_refused(prompt: str) -> None:
     with pytest.raises(BwlabError, match="the weight of 'fox' is"):
         parse_weights(prompt)
+
+
+@pytest.mark.parametrize("text", ["(", "[", "(a:1.1", "(:", "([a"])
+def test_brackets_without_end_are_counted(text: str) -> None:
+    """Each would multiply all that follows, so a prompt of many would take time by the square of its length."""
+    assert parse_weights(text * 50)
+    with pytest.raises(BwlabError, match="more than 100 brackets are open at once"):
+        parse_weights(text * 8000)

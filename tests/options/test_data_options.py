@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import tomllib
 from collections.abc import Iterator
@@ -224,6 +225,7 @@ CONFIG_INIT = Table(
     [
         Row("<file>", "run.toml", written_to_a_file),
         Row("--preset", "--preset paper", config_holds("data.repeats", 25)),
+        Row("--from", "--from '--network_dim 3 --flip_aug'", config_holds("adapter.blocks", "all=3, te=3")),
     ],
 )
 CONFIG_SHOW = Table(
@@ -232,7 +234,24 @@ CONFIG_SHOW = Table(
     [
         Row("<config>", "{settings}", config_holds("training.lr", 0.003)),
         Row("--preset", "--preset paper", config_holds("data.repeats", 25)),
+        Row("--from", "--from '--network_dim 3 --flip_aug'", config_holds("data.flip", True)),
         Row("--set", "--set training.steps=7", config_holds("training.steps", 7)),
+    ],
+)
+
+
+def without_self_test(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    assert "self-test" in without.out
+    assert "self-test" not in with_option.out
+
+
+DOCTOR = Table(
+    "doctor",
+    "",
+    [
+        Row("--quick", "--quick", without_self_test),
+        Row("--json", "--json", prints_json(lambda document: document), also="--quick"),
     ],
 )
 PLUGINS = Table("plugins list", "", [Row("--json", "--json", prints_json(lambda document: document))])
@@ -257,7 +276,9 @@ def shows_a_traceback(without: Done, with_option: Done) -> None:
 
 def prints_the_version(without: Done, with_option: Done) -> None:
     assert with_option.code == 0
-    assert with_option.out == f"bwlab {__version__}\n"
+    first, *others = with_option.out.splitlines()
+    assert first == f"bwlab {__version__}"
+    assert f"torch {importlib.metadata.version('torch')}" in others
     assert without.out != with_option.out
 
 
@@ -292,7 +313,7 @@ FRAME = Table(
     ],
 )
 PLUGINS_ALONE = Table("plugins", "", [Row("--json", "--json", prints_json(lambda document: document))])
-TABLES = [FRAME, PLUGINS_ALONE, TAG, DATA_CHECK, CONFIG_INIT, CONFIG_SHOW, PLUGINS, PLUGINS_CHECK, PLUGINS_NEW]
+TABLES = [FRAME, PLUGINS_ALONE, TAG, DATA_CHECK, CONFIG_INIT, CONFIG_SHOW, DOCTOR, PLUGINS, PLUGINS_CHECK, PLUGINS_NEW]
 
 
 @pytest.mark.parametrize(("table", "row"), [value for table in TABLES for value in table.parameters()])

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
+from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
 from bwlab.generation.sample import encode
 from bwlab.training.prepare import TrainingSetup, prepare
@@ -45,10 +46,10 @@ def test_captions_are_read_in_chunks_as_prompts_are(
         context = setup.texts.batch(["fox", LONG], CPU).context
     assert context.shape[:2] == (2, chunks * 16)
     if chunks == 2:
-        torch.testing.assert_close(context, encode(setup.pipe, ["fox", LONG], 1.0, "")["prompt_embeds"])
+        torch.testing.assert_close(context, encode(load_base(tiny_pipeline), ["fox", LONG], 1.0, "")["prompt_embeds"])
     else:
         longest = setup.pipe.tokenizer.model_max_length
-        expected = encode(setup.pipe, ["fox"], 1.0, "")["prompt_embeds"]
+        expected = encode(load_base(tiny_pipeline), ["fox"], 1.0, "")["prompt_embeds"]
         assert expected is not None
         torch.testing.assert_close(context[:1, :longest], expected)
 
@@ -56,7 +57,7 @@ def test_captions_are_read_in_chunks_as_prompts_are(
 @torch.no_grad()
 def test_sdxl_reads_both_encoders_in_chunks(tiny_xl_pipeline: Path, three_lengths: Path, tmp_path: Path) -> None:
     setup = prepared(tiny_xl_pipeline, three_lengths, tmp_path, "data.max_tokens=150", "adapter.blocks=mid=1")
-    text, expected = setup.texts.batch(["fox", LONG], CPU), encode(setup.pipe, ["fox", LONG], 1.0, "")
+    text, expected = setup.texts.batch(["fox", LONG], CPU), encode(load_base(tiny_xl_pipeline), ["fox", LONG], 1.0, "")
     torch.testing.assert_close(text.context, expected["prompt_embeds"])
     torch.testing.assert_close(text.pooled, expected["pooled_prompt_embeds"])
 
@@ -65,7 +66,7 @@ def test_sdxl_reads_both_encoders_in_chunks(tiny_xl_pipeline: Path, three_length
 def test_the_layer_is_skipped_in_every_chunk(tiny_pipeline: Path, three_lengths: Path, tmp_path: Path) -> None:
     sets = "data.max_tokens=150", "training.clip_skip=2", "adapter.blocks=mid=1"
     setup = prepared(tiny_pipeline, three_lengths, tmp_path, *sets)
-    expected = encode(setup.pipe, ["fox", LONG], 1.0, "", clip_skip=2)["prompt_embeds"]
+    expected = encode(load_base(tiny_pipeline), ["fox", LONG], 1.0, "", clip_skip=2)["prompt_embeds"]
     torch.testing.assert_close(setup.texts.batch(["fox", LONG], CPU).context, expected)
 
 

@@ -6,15 +6,19 @@ import errno
 import json
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import bwlab
 from bwlab.errors import BwlabError
 from bwlab.plugins.events import StepRecord
 from bwlab.training.run_folder import ExistingRun
+from bwlab.training.state import load_state, save_state
 from tests.training.runs import files_in, run, same_tensors, short_config
 
 
@@ -286,3 +290,38 @@ def test_weights_that_are_not_finite_are_not_saved(tiny_pipeline: Path, two_imag
     with pytest.raises(BwlabError, match="no checkpoint yet"):
         run(config)
     assert files_in(tmp_path / "out") == ["config.toml", "log.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "said"),
+    [
+        ("trainable/", lambda tensor: tensor[:1], "holds other layers or ranks"),
+        ("average/3", lambda tensor: tensor[..., :1], "holds averages of other layers or ranks"),
+        ("average/3", None, "holds averages of other layers or ranks"),
+        ("optimizer/3/exp_avg_sq", lambda tensor: tensor.unsqueeze(-1), "exp_avg_sq has the shape"),
+        ("optimizer/3/exp_avg", lambda tensor: tensor[:0], "exp_avg has the shape"),
+        ("optimizer/3/exp_avg", None, "state of the optimiser in the checkpoint does not fit"),
+    ],
+)
+def test_a_checkpoint_of_other_shapes_is_named(
+    tiny_pipeline: Path,
+    two_images: Path,
+    tmp_path: Path,
+    key: str,
+    change: Callable[[Tensor], Tensor] | None,
+    said: str,
+) -> None:
+    """Its checksum is right: somebody's program wrote it."""
+    sets = "adapter.blocks=mid=2", "training.ema=0.9", "checkpoint.every=1"
+    out = tmp_path / "out"
+    run(short_config(tiny_pipeline, two_images, out, *sets, "training.steps=1"))
+    path = out / "checkpoints" / "step-000001.state.safetensors"
+    state = load_state(path)
+    name = next(name for name in state.tensors if name == key or (key.endswith("/") and name.startswith(key)))
+    tensors = {**state.tensors}
+    tensor = tensors.pop(name)
+    if change is not None:
+        tensors[name] = change(tensor).contiguous()
+    save_state(replace(state, tensors=tensors), path)
+    with pytest.raises(BwlabError, match=said):
+        run(short_config(tiny_pipeline, two_images, out, *sets, "training.steps=2"), existing=ExistingRun.RESUME)

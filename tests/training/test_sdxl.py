@@ -35,9 +35,10 @@ def test_the_unet_gets_text_pooled_text_and_the_sizes_of_the_examples(
     with setup.trainable.attached(setup.pipe):
         trainer.train_step(RunRecord("", "", "", "", "", {}, 1, 0, 2, 1, 0, ""))
     drawn = setup.data.sample(0, 2, 0)
+    base = load_base(tiny_xl_pipeline)  # the text encoders of the run have left memory
     with torch.no_grad():
-        text = encode_texts(setup.pipe, drawn.captions)
-    wanted = denoiser_conditions(setup.pipe, text, drawn.sizes)["added_cond_kwargs"]
+        text = encode_texts(base, drawn.captions)
+    wanted = denoiser_conditions(base, text, drawn.sizes)["added_cond_kwargs"]
     assert isinstance(wanted, dict)
     torch.testing.assert_close(given[0]["context"], text.context)
     torch.testing.assert_close(given[0]["text_embeds"], wanted["text_embeds"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.names import adapter_name
-from bwlab.base.names import EMBEDDED
+from bwlab.base.names import EMBEDDED_FOLDERS
 from bwlab.errors import BwlabError
 from bwlab_analysis.analyze.arguments import MOST_REFERENCES, new_judge, new_sampling
 from bwlab_analysis.analyze.results import Recommended
@@ -158,7 +158,7 @@ def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sample
     from bwlab_analysis.fidelity.clip import clip_of, load_clip
     from bwlab_analysis.fidelity.rollouts import learned_from
 
-    scored = data and (sampled.clip is not None or base.base == EMBEDDED)
+    scored = data and (sampled.clip is not None or base.base in EMBEDDED_FOLDERS)
     clip = load_clip(clip_of(base.base, sampled.clip)) if scored else None
     if sampled.learns and (clip is None or not clip.parts):
         fix = "Leave out --learns: the likeness to the training images is scored as a whole"

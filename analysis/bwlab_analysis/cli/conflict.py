@@ -38,7 +38,7 @@ def conflict_command(
     base: Annotated[
         str | None,
         typer.Option(
-            help="Base model to measure activations and losses in: emoji, a diffusers folder, or a checkpoint.",
+            help="Base model to measure effects and losses in: emoji, emoji-dit, a diffusers folder, or a checkpoint.",
             show_default=False,
         ),
     ] = None,

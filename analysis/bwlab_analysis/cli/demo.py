@@ -19,26 +19,25 @@ def demo_command(
         typer.Option(help="Folder of the demo's files. [default: runs/demo or runs/demo-quick]", metavar="DIR"),
     ] = None,
     base: Annotated[
-        str, typer.Option(help="Base model: emoji, a diffusers folder, a checkpoint or a hub id.")
+        str, typer.Option(help="Base model: emoji, emoji-dit, a diffusers folder, a checkpoint or a hub id.")
     ] = "emoji",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the files of an earlier demo and start anew.")
     ] = False,
 ) -> None:
-    """Train a fox and an ink style, then combine them on all blocks and on the upper blocks alone.
+    """Train a fox and an ink style, then combine them with the style in all blocks or in some alone.
 
-    Trains three adapters on the embedded base, shows how their weights conflict, and writes a sheet of images beside
-    the true one. A demo that was stopped continues where it was.
+    The style is trained twice: into all blocks, and into the upper blocks of a UNet or the last third of a
+    transformer's blocks. The command shows how the weights conflict, and writes a sheet of images beside the true
+    one. A demo that was stopped continues where it was.
     """
-    from dataclasses import replace
-
     from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stderr_console
-    from bwlab_analysis.demo import FULL, QUICK, run_demo
+    from bwlab_analysis.demo import plan_for, run_demo
 
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")
-    plan = replace(QUICK if quick else FULL, base=base)
-    result = run_demo(plan, folder, installed_manager(), stderr_console(), overwrite=overwrite)
+    manager = installed_manager()
+    result = run_demo(plan_for(base, manager, quick=quick), folder, manager, stderr_console(), overwrite=overwrite)
     echo(f"Done in {result.seconds / 60:.1f} minutes.")
     for name, path in result.adapters.items():
         echo(f"adapter {name:12} {path}")

@@ -23,7 +23,7 @@ from bwlab_analysis.cli.options import (
 )
 
 AdapterArgument = Annotated[Path, typer.Argument(help="Adapter file.", show_default=False)]
-BaseOption = Annotated[str, typer.Option(help="Base model: emoji, a diffusers folder, or a checkpoint.")]
+BaseOption = Annotated[str, typer.Option(help="Base model: emoji, emoji-dit, a diffusers folder, or a checkpoint.")]
 PromptsOption = Annotated[
     Path | None, typer.Option(help="Text file with one prompt per line.", metavar="FILE", show_default=False)
 ]

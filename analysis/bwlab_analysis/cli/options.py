@@ -35,7 +35,8 @@ ModulesOption = Annotated[bool, typer.Option("--modules", help="Also show module
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        help="Base model to compare the weights with: emoji, a diffusers folder, or a checkpoint.", show_default=False
+        help="Base model to compare the weights with: emoji, emoji-dit, a diffusers folder, or a checkpoint.",
+        show_default=False,
     ),
 ]
 

@@ -31,7 +31,9 @@ def study_command(
     ] = "paper",
     base: Annotated[
         str | None,
-        typer.Option(help="Base model, in place of the plan's: emoji, a folder, a file or a hub id.", metavar="BASE"),
+        typer.Option(
+            help="Base model, in place of the plan's: emoji, emoji-dit, a folder, a file or a hub id.", metavar="BASE"
+        ),
     ] = None,
     clip: Annotated[
         str | None,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bwlab.base.names import EMBEDDED, embedded_scorer
+from bwlab.base.names import EMBEDDED_FOLDERS, embedded_scorer
 from bwlab.base.open_clip import LOCAL, load_open_clip
 from bwlab.benchmark import load_benchmark, margins
 from bwlab.errors import BwlabError, did_you_mean, first_line
@@ -199,15 +199,15 @@ def _grams(clip: ClipModel, images: Sequence[Image]) -> Tensor:
 
 
 def clip_of(base: str, clip: str | None) -> str:
-    """Return the CLIP model to score with: the given model, or the scorer of the embedded base.
+    """Return the CLIP model to score with: the given model, or the scorer of the embedded bases.
 
     Raises:
-        BwlabError: no model is given, and the base is not the embedded base.
+        BwlabError: no model is given, and the base is not an embedded one.
 
     """
     if clip is not None:
         return clip
-    if base == EMBEDDED:
+    if base in EMBEDDED_FOLDERS:
         return embedded_scorer()
     fix = "Give --clip FOLDER (with open_clip_config.json) or --clip ViT-B-32=WEIGHTS.safetensors"
     raise BwlabError(f"fidelity with --base {base}", "no CLIP model to score with", fix)

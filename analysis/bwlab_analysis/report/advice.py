@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bwlab.base.names import EMBEDDED
+from bwlab.base.names import EMBEDDED, EMBEDDED_FOLDERS
 from bwlab.blocks.notations.lists import Translation
 from bwlab.blocks.notations.translate import translate_to
 from bwlab.blocks.scheme import BlockScheme
@@ -80,7 +80,7 @@ def search_commands(weights: ConflictReport, in_base: PairInBase) -> tuple[str, 
     for folder in folders:
         # A caption file is a file of prompts too.
         prompts = prompts or (min(folder.glob("*.txt"), default=None) if folder is not None else None)
-    if settings.base != EMBEDDED or prompts is None or None in folders:
+    if settings.base not in EMBEDDED_FOLDERS or prompts is None or None in folders:
         return ()
     images = [f"--id-images={folders[0]}", f"--style-images={folders[1]}", f"--prompts={prompts}"]
     files = [str(weights.file_a), str(weights.file_b)]

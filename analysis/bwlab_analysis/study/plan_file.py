@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bwlab.base.names import EMBEDDED
+from bwlab.base.names import EMBEDDED, EMBEDDED_DIT
 from bwlab.config.model import SettingError, Settings, Text, checked
 from bwlab.config.sources import Setting, flattened
 from bwlab.errors import BwlabError, did_you_mean, first_line
@@ -62,8 +62,8 @@ def read_plan(
         BwlabError: there is no such plan, it has a mistake, or the benchmark lacks its identities or styles.
 
     """
-    if base is not None and base != EMBEDDED and f"{name}-sd" in shipped_plans():
-        name = f"{name}-sd"
+    own = {None: name, EMBEDDED: name, EMBEDDED_DIT: f"{name}-dit"}.get(base, f"{name}-sd")
+    name = own if own in shipped_plans() else name
     table = read_table(name)
     plan = plan_of(table, name, sets or {})
     plan = replace(

@@ -109,7 +109,7 @@ def test_the_lines_to_copy_run_as_printed(
     spaced.parent.mkdir()
     spaced.write_bytes(files.b.read_bytes())
     for module in ("report.advice", "fidelity.clip"):
-        monkeypatch.setattr(f"bwlab_analysis.{module}.EMBEDDED", str(files.base))
+        monkeypatch.setattr(f"bwlab_analysis.{module}.EMBEDDED_FOLDERS", {str(files.base): "its folder"})
     data = ("--data", f"identity={files.images}", "--data", f"a style={files.images}")
     outcome = bwlab("analyze", "conflict", files.a, spaced, "--base", files.base, *data, *QUICK)
     lines = [line for line in outcome.out.partition("Numbers\n")[0].splitlines() if line.startswith("bwlab ")]

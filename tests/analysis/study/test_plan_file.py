@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.transformers import SD3
 from bwlab.errors import BwlabError
 from bwlab_analysis.study.expand import expand
 from bwlab_analysis.study.plan import Subject
@@ -28,7 +29,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 @pytest.mark.parametrize("name", shipped_plans())
 def test_every_shipped_plan_is_sound(name: str, own: Subject, scheme: BlockScheme) -> None:
     plan = read_plan(name, styles=[own], identities=[own] if name.endswith("-sd") else [])
-    work = expand(plan, scheme, "scorer")
+    joint = SD3({"_class_name": "SD3Transformer2DModel", "num_layers": 12, "dual_attention_layers": ()})
+    assert joint is not None
+    work = expand(plan, joint if name.endswith("-dit") else scheme, "scorer")
     assert work.scores
     assert len({job.key for job in work.jobs()}) > 20
 

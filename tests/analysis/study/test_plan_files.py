@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.study.plan_file import overlaid, read_table, shipped_plans
+from bwlab_analysis.study.plan_file import overlaid, read_plan, read_table, shipped_plans
 
 
 def test_plans_that_ship() -> None:
-    assert set(shipped_plans()) == {"conflict", "fusion", "paper", "paper-sd", "reversal", "tune"}
+    assert set(shipped_plans()) == {"conflict", "fusion", "paper", "paper-dit", "paper-sd", "reversal", "tune"}
 
 
 def test_a_plan_lies_over_the_one_it_extends() -> None:
@@ -36,6 +36,19 @@ def test_plans_that_share_their_jobs_have_the_same_settings() -> None:
         assert other["data"] == paper["data"]
         for name in set(other["compositions"]) & set(paper["compositions"]):
             assert other["compositions"][name] == paper["compositions"][name]
+
+
+def test_the_transformers_plan_is_like_the_unets() -> None:
+    """Its numbers stand side by side with those of the plan `paper`."""
+    paper, own = read_table("paper"), read_table("paper-dit")
+    assert own["data"] == paper["data"]
+    assert own["sampling"] == paper["sampling"]
+    assert own["defaults"] == paper["defaults"]
+    for name in set(own["adapters"]) & set(paper["adapters"]) - {"style-middle"}:
+        assert own["adapters"][name] == paper["adapters"][name]
+    assert read_plan("paper", base="emoji-dit").title == own["title"]
+    assert read_plan("paper", base="emoji").title == paper["title"]
+    assert read_plan("paper-dit").base == "emoji-dit"
 
 
 def test_overlaid_keeps_what_it_is_given() -> None:

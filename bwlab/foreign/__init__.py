@@ -1,0 +1,1 @@
+"""Commands and configs of other trainers, translated to settings of bwlab."""
