@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from bwlab.training.settings import read_config
+from tests.families.pipelines import save_tiny_sd3
 from tests.training.runs import files_in, run
 
 SECONDS = 240
@@ -124,12 +125,28 @@ def test_two_processes_equal_one_with_twice_the_batch_size(
     )
     assert said.stdout == f"{tmp_path / 'two' / 'adapter.safetensors'}\n", "one process tells of it"
     run(read_config(sets=sets(tiny_pipeline, two_images, tmp_path / "one", "training.batch_size=4")))
-    assert files_in(tmp_path / "two") == files_in(tmp_path / "one")
-    tensors = [safetensors.torch.load_file(tmp_path / name / "adapter.safetensors") for name in ("two", "one")]
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+def test_two_processes_equal_one_on_a_transformer(two_images: Path, tmp_path: Path) -> None:
+    base = save_tiny_sd3(tmp_path / "base")
+    given = [f"base={base}", f"data.folder={two_images}", "adapter.blocks=joint0.text=1, joint2-3=2"]
+    given += ["training.steps=3", "preview.enabled=false", "training.device=cpu"]
+    two = [*given, f"out={tmp_path / 'two'}", "training.batch_size=2"]
+    arguments = [word for setting in two for word in ("--set", setting)]
+    assert [code for code, _ in pair([sys.executable, "-m", "bwlab", "train", *arguments])] == [0, 0]
+    run(read_config(sets=[*given, f"out={tmp_path / 'one'}", "training.batch_size=4"]))
+    assert_equal_runs(tmp_path / "two", tmp_path / "one")
+
+
+def assert_equal_runs(two: Path, one: Path) -> None:
+    """Assert that two runs of three steps wrote the same files, weights and losses."""
+    assert files_in(two) == files_in(one)
+    tensors = [safetensors.torch.load_file(folder / "adapter.safetensors") for folder in (two, one)]
     assert tensors[0].keys() == tensors[1].keys()
     for key, tensor in tensors[0].items():
         torch.testing.assert_close(tensor, tensors[1][key], rtol=0, atol=1e-5)
-    logs = steps_of(tmp_path / "two"), steps_of(tmp_path / "one")
+    logs = steps_of(two), steps_of(one)
     assert [line["step"] for line in logs[0]] == [1, 2, 3]
     for key in ("loss", "grad_norm", "lr"):
         assert [line[key] for line in logs[0]] == pytest.approx([line[key] for line in logs[1]], rel=1e-4)
