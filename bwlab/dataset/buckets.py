@@ -28,12 +28,14 @@ class BaseSize:
 
     Attributes:
         side: side of the square images, in pixels.
-        factor: pixels per latent, in each direction.
+        factor: pixels of which sizes are multiples: per latent, or per token of a transformer, in each direction.
+        latent: pixels per latent, in each direction.
 
     """
 
     side: int
     factor: int = 8
+    latent: int = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Sizing:
 
     Attributes:
         size: size of every image; with buckets, the size whose area no bucket exceeds.
-        factor: pixels per latent, in each direction.
+        factor: pixels of which sizes are multiples, see `BaseSize`.
         random_crop: whether the whole resized image is encoded, to crop it at another position each time.
         buckets: the sizes to choose from; empty means `size` alone.
         step: number of pixels of which the sides of buckets are multiples.
@@ -96,7 +98,7 @@ class Frame:
 def base_size(pipe: Pipeline) -> BaseSize:
     """Return the size of the images that a base was made for."""
     family = family_of(pipe)
-    return BaseSize(family.base_side(pipe), family.size_step(pipe))
+    return BaseSize(family.base_side(pipe), family.size_step(pipe), int(pipe.vae_scale_factor))
 
 
 def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:

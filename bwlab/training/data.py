@@ -60,7 +60,7 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
     for warning in warnings_of(folders, [example for example, _ in readable], pipe, text_reading(config)):
         console.print(warning, style="yellow", soft_wrap=True, markup=False)
     kept, encoded = zip(*readable, strict=True)
-    return TrainingSet(kept, encoded, base.factor, config.regularisation.weight)
+    return TrainingSet(kept, encoded, base.latent, config.regularisation.weight)
 
 
 def frame_examples(examples: Sequence[Example], sizings: dict[Subset, Sizing]) -> list[FramedExample]:

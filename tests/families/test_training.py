@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from rich.console import Console
 
+from bwlab.plugins.manager import build_manager
+from bwlab.training.prepare import prepare
+from bwlab.training.settings import read_config
 from tests.families.commands import command, losses_of, run
 from tests.families.pipelines import LATE_BLOCKS
 
@@ -16,6 +20,13 @@ def trained(base: Path, data: Path, out: Path, *options: object) -> dict[str, to
     given = "--steps", 2, "--batch-size", 2, "--lr", 0.05, "--set", "preview.enabled=false", *options
     run("train", "--base", base, "--data", data, "--out", out, *given)
     return safetensors.torch.load_file(out / "adapter.safetensors")
+
+
+def test_whole_images_are_trained(base: Path, family: str, two_images: Path, tmp_path: Path) -> None:
+    """Latents are those of the whole image, whatever the side of a transformer's tokens."""
+    sets = f"base={base}", f"data.folder={two_images}", f"out={tmp_path}", f"adapter.blocks={LATE_BLOCKS[family]}=2"
+    setup = prepare(read_config(sets=[*sets, "data.resolution=48"]), build_manager(), Console(quiet=True))
+    assert setup.data.sample(0, 2, 0).means.shape[2:] == (48 // setup.pipe.vae_scale_factor,) * 2
 
 
 def test_checkpointing_gives_the_same_weights(base: Path, two_images: Path, tmp_path: Path) -> None:
