@@ -51,13 +51,14 @@ class Stepper:
 def cpu_seconds(contestants: Sequence[Contestant], repeats: int) -> list[list[float]]:
     """Return the CPU seconds (all threads) of each of `repeats` steps, in the order of the contestants.
 
-    The contestants take turns, A B C A B C, so that a busy machine slows all alike; a first round, which makes the
-    kernels and the optimisers' state, is not counted.
+    The contestants take turns, A B C C B A, so that a busy machine slows all alike, and none always comes after the one
+    that leaves the most memory; a first round, which makes the kernels and the optimisers' state, is not counted.
     """
     steppers = [Stepper(contestant) for contestant in contestants]
     seconds: list[list[float]] = [[] for _ in contestants]
     for turn in range(repeats + 1):
-        for stepper, own in zip(steppers, seconds, strict=True):
+        pairs = list(zip(steppers, seconds, strict=True))
+        for stepper, own in pairs if turn % 2 else reversed(pairs):
             with stepper.contestant.attached():
                 began = time.process_time()
                 stepper()
@@ -74,19 +75,27 @@ def peak_memory(make: Callable[[], Contestant], steps: int = 2) -> float:
     only: the kernel keeps the highest mark and lets one set it back. Large tensors get pages of their own, so that
     those that were freed do not count; glibc's default keeps many of them, for all contestants alike.
     """
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(M_MMAP_THRESHOLD, LARGE)
+    give_large_tensors_pages()
     contestant = make()
-    stepper = Stepper(contestant)
     with contestant.attached():
-        stepper()
-        gc.collect()
-        libc.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-        for _ in range(steps):
-            stepper()
+        return highest_memory(Stepper(contestant), steps)
+
+
+def highest_memory(step: Callable[[], object], steps: int = 2) -> float:
+    """Return the highest resident memory of some calls above that before them; see `peak_memory`."""
+    step()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    for _ in range(steps):
+        step()
     return resident("VmHWM") - before
+
+
+def give_large_tensors_pages() -> None:
+    """Let glibc give large tensors pages of their own, which go back to the system with them."""
+    ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def resident(field: str) -> float:

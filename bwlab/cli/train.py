@@ -141,6 +141,9 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would do, and write nothing.")] = False,
+    plan_memory: Annotated[
+        bool, typer.Option("--plan-memory", help="Print the memory that the run needs, computed from shapes alone.")
+    ] = False,
     preset: Annotated[PresetName | None, typer.Option(help="Preset that the other settings override.")] = None,
     source: FromOption = None,
     settings: Annotated[
@@ -172,6 +175,9 @@ def command(
     require_data(translation, sources)
     chosen = build_config(sources)
     manager = installed_manager()
+    if plan_memory:
+        training.plan_memory(chosen, manager, stdout_console())
+        return
     training.check(chosen, manager, existing)
     from bwlab.training.distributed import is_main_process, leave_processes  # imports torch
 

@@ -64,6 +64,7 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         load_adamw,
         {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "amsgrad": flag},
         takes_fused=True,
+        state_bytes=8,
     ),
     # The learning rate is that of the settings, as in other LoRA trainers: no relative steps, no scaling by the weight.
     OptimizerType(
@@ -79,6 +80,7 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         },
         {"scale_parameter": False},
         {"relative_step": False, "warmup_init": False},
+        state_bytes=0.3,  # a number for each row and each column
     ),
     # Mishchenko and Defazio, arXiv 2306.06101. The authors recommend both defaults for diffusion models, with a weight
     # decay of 0.01.
@@ -100,6 +102,7 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         {"use_bias_correction": True, "safeguard_warmup": True},
         rate=1.0,
         one_rate=True,
+        state_bytes=16,
     ),
     # Chen et al., arXiv 2302.06675. Every step has the size of the rate; the authors suggest a tenth to a third of
     # AdamW's.
@@ -109,6 +112,7 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         from_package("lion", "lion-pytorch", "lion_pytorch", "Lion"),
         {"betas": pair(FRACTION, FRACTION)},
         rate=1e-4,
+        state_bytes=4,
     ),
     # Dettmers et al., arXiv 2110.02861.
     OptimizerType(
@@ -116,5 +120,6 @@ OPTIMIZERS: tuple[OptimizerType, ...] = (
         "AdamW with moments of 8 bits (bitsandbytes)",
         from_package("adamw8bit", "bitsandbytes", "bitsandbytes.optim", "AdamW8bit"),
         {"betas": pair(FRACTION, FRACTION), "eps": POSITIVE, "min_8bit_size": whole_number()},
+        state_bytes=2.1,
     ),
 )

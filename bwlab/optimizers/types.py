@@ -34,6 +34,7 @@ class OptimizerType:
         rate: learning rate that is used unless the user gives one, above 0.
         one_rate: whether it finds the learning rate itself, as one number `d` in its parameter groups. `lr` is then a
             factor of it, the same for all parameters.
+        state_bytes: bytes of its state for each trained number, for plans of memory; None: not known.
         takes_fused: whether its class has the argument `fused`, for an implementation that is faster on CPU and CUDA.
 
     """
@@ -47,6 +48,7 @@ class OptimizerType:
     rate: float = DEFAULT_RATE
     one_rate: bool = False
     takes_fused: bool = False
+    state_bytes: float | None = None
 
     def checked_options(self, options: Mapping[str, object]) -> dict[str, object]:
         """Return the options that a user gives, checked and converted.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from bwlab.training.config import TrainConfig
 from bwlab.training.run_folder import ExistingRun, folder_of
-from bwlab.training.settings import check_settings
+from bwlab.training.settings import check_model, check_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bwlab.plugins.manager import PluginManager
 
-__all__ = ["ExistingRun", "TrainConfig", "check", "dry_run", "train"]
+__all__ = ["ExistingRun", "TrainConfig", "check", "dry_run", "plan_memory", "train"]
 
 
 def check(config: TrainConfig, manager: PluginManager, existing: ExistingRun = ExistingRun.REFUSE) -> None:
@@ -70,3 +70,25 @@ def dry_run(
     from bwlab.training.run import dry_run as show
 
     show(config, manager, console, existing)
+
+
+def plan_memory(config: TrainConfig, manager: PluginManager, console: Console) -> None:
+    """Print what a training with these settings needs in memory, computed from shapes alone.
+
+    No weights are read, and nothing is written. Images, captions and the folder of the run are not looked at.
+
+    Args:
+        config: all settings; the base may also be a name that `bwlab blocks` knows, such as `flux`.
+        manager: the plugins with adapter types, optimisers, block schemes and model families.
+        console: the console for the tables.
+
+    Raises:
+        BwlabError: there is no such base, no family trains it, or what is trained is wrong.
+
+    """
+    check_model(config, manager)
+    from bwlab.tables import print_table
+    from bwlab.training.memory.plan import memory_plan, plan_tables
+
+    for table in plan_tables(memory_plan(config, manager), config):
+        print_table(console, table)

@@ -109,7 +109,7 @@ class Run:
                     held.enter_context(FolderLock(self.folder.path, "run"))
                     self.folder.check(existing)
             self._resume(existing)
-            record = self._record()
+            record = self.record()
             if self.processes.is_main:  # it times a pass of the UNet
                 self._summary().show(self.console)
             held.enter_context(self._naming_last_checkpoint())
@@ -176,7 +176,8 @@ class Run:
             text=self.setup.texts.cached_example(self.setup.accelerator.device),
         )
 
-    def _record(self) -> RunRecord:
+    def record(self) -> RunRecord:
+        """Return what plugins are told about the run."""
         config, training = self.config, self.config.training
         ranks = block_ranks(self.setup.trainable.adapter)
         return RunRecord(

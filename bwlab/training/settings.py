@@ -165,22 +165,28 @@ def check_settings(config: TrainConfig, manager: PluginManager) -> None:
 
     This imports nothing heavy, so that a misspelt name costs no waiting.
     """
-    from bwlab.base.quantisation import check_quantisation
     from bwlab.dataset.folders import images_of, present_subsets
     from bwlab.training.sampling import check_regularisation
     from bwlab.training.tracking import check_trackers
 
-    optimizer = manager.optimizer(config.training.optimizer)
-    optimizer.checked_options(config.training.optimizer_options)
-    check_quantisation(config.training.quantize, config.base)
+    check_model(config, manager)
     if config.output.name in config.tokens.words:
         fix = "Choose another word, or another name with --name"
         raise BwlabError(f"tokens.words, {config.output.name!r}", "the adapter's file has that name", fix)
-    check_adapter(config, manager)
     check_trackers(config.tracking)
     check_regularisation(config.regularisation)
     for subset in present_subsets(config.data, config.regularisation):
         images_of(subset)
+
+
+def check_model(config: TrainConfig, manager: PluginManager) -> None:
+    """Raise BwlabError for mistakes in the optimiser, the format of the base and the adapter."""
+    from bwlab.base.quantisation import check_quantisation
+
+    optimizer = manager.optimizer(config.training.optimizer)
+    optimizer.checked_options(config.training.optimizer_options)
+    check_quantisation(config.training.quantize, config.base)
+    check_adapter(config, manager)
 
 
 def check_adapter(config: TrainConfig, manager: PluginManager) -> None:

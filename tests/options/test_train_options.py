@@ -229,6 +229,12 @@ def nothing_written(without: Done, with_option: Done) -> None:
     assert "steps" in with_option.err + with_option.out
 
 
+def plan_printed(without: Done, with_option: Done) -> None:
+    both_work(without, with_option)
+    assert not with_option.files("out/*")
+    assert "peak while training" in with_option.out
+
+
 def from_the_start_file(without: Done, with_option: Done) -> None:
     """After one step of almost nothing, the adapter is the one it started from."""
     both_work(without, with_option)
@@ -395,6 +401,7 @@ OPTIONS = Table(
         Row("--schedule", "--schedule linear", rates(0.01, 0.005)),
         Row("--warmup", "--warmup 1", rates(0.0, 0.01)),
         Row("--precision", "--precision bf16", half_of_the_weights_differ),
+        Row("--plan-memory", "--plan-memory", plan_printed),
         Row("--quantize", "--quantize int8", all_of(half_of_the_weights_differ, recorded("training.quantize"))),
         Row("--device", "--device cuda:7", refused("cuda:7")),
         Row("--seed", "--seed 3", all_of(other_weights, recorded("training.seed"))),

@@ -24,6 +24,8 @@ Task: TypeAlias = Literal["text", "image", "inpaint"]
 PromptEmbeddings: TypeAlias = dict[str, Any]
 """Arguments of diffusers' pipelines that replace prompts, by name: tensors, lists of tensors, or None."""
 
+CLIP_TOKENS = 77
+
 MARK = "bwlab_family"
 """Name of the attribute by which a denoiser knows its family."""
 
@@ -165,6 +167,15 @@ class ModelFamily(ABC):
     @abstractmethod
     def load_options(self, folder: Path) -> Mapping[str, object]:
         """Return further arguments of diffusers' `from_pretrained` for a folder, such as components to leave out."""
+
+    def text_length(self, folders: Collection[str]) -> int:
+        """Return how many tokens of a text the denoiser computes with, at most.
+
+        Args:
+            folders: the folders of the pipeline; empty for one with all that the family knows.
+
+        """
+        return CLIP_TOKENS
 
     def refusal(self, pipe: Pipeline) -> str | None:
         """Return why a loaded pipeline cannot be used, such as other inputs of its denoiser; None if it can."""

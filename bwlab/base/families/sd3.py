@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bwlab.base.families.family import PipelineClasses, PromptEmbeddings, TextBatch, named_embeddings
+from bwlab.base.families.family import CLIP_TOKENS, PipelineClasses, PromptEmbeddings, TextBatch, named_embeddings
 from bwlab.base.families.transformer import TransformerFamily
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import SD3
@@ -56,6 +56,10 @@ class StableDiffusion3(TransformerFamily):
             from bwlab.base.families.equal_tokens import compute_equal_tokens_once
 
             compute_equal_tokens_once(self.denoiser_of(pipe))
+
+    def text_length(self, folders: Collection[str]) -> int:
+        """Return the tokens of all encoders; without a T5, those of the CLIP encoders and one for all zeros."""
+        return self.text_tokens if not folders or "text_encoder_3" in folders else CLIP_TOKENS + 1
 
     def prompt_tokens(self, pipe: Pipeline) -> int | None:
         """Return the tokens of the T5, or of the CLIP encoders where there is none."""

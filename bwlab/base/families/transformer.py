@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bwlab.base.families.family import ModelFamily
@@ -35,6 +35,10 @@ class TransformerFamily(ModelFamily):
     def load_options(self, folder: Path) -> Mapping[str, object]:
         """Return nothing: all components are loaded."""
         return {}
+
+    def text_length(self, folders: Collection[str]) -> int:
+        """Return the most tokens of a text."""
+        return self.text_tokens
 
     def patch(self, denoiser: Any) -> int:
         """Return the side of a token, in latents."""
