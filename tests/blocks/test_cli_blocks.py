@@ -155,7 +155,7 @@ def test_a_folder_that_is_no_pipeline(tmp_path: Path, content: str | bytes | Non
 
 
 def test_the_embedded_base_is_read_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bwlab.base.names, "EMBEDDED_FOLDER", str(tmp_path))
+    monkeypatch.setattr(bwlab.base.names, "EMBEDDED_FOLDERS", {"emoji": str(tmp_path)})
     with pytest.raises(BwlabError, match="lacks the embedded base model"):
         base_unet("emoji")
     (tmp_path / "unet").mkdir()

@@ -95,7 +95,7 @@ def watch() -> Watch:
 
 
 @functools.cache
-def _manager() -> PluginManager:
+def _manager(registrations: bool = True) -> PluginManager:
     """Return the manager that all calls share: finding the plugins again takes longer than most commands."""
     return build_manager()
 

@@ -85,7 +85,7 @@ BUILD = Table(
         Row("--vae-steps", "--vae-steps 3", handed("config.vae_steps", 3)),
         Row("--unet-steps", "--unet-steps 3", handed("config.unet_steps", 3)),
         Row("--compile", "--compile", handed("config.compile_unet", True)),
-        Row("--kind", "--kind dit", handed("config.coloured_from", 6_000)),
+        Row("--kind", "--kind dit", handed("config.coloured_from", 1_150)),
         Row("--dit-steps", "--dit-steps 3", handed("config.steps", 3), common="--kind dit"),
     ],
 )

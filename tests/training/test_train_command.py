@@ -289,7 +289,7 @@ def test_a_hook_that_raises_is_named(
     said: str,
 ) -> None:
     Broken.calls = 0
-    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager([plugin()]))
+    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda **_: build_manager([plugin()]))
     with pytest.raises(SystemExit) as end:
         main(["train", *arguments(tiny_pipeline, two_images, tmp_path / "out", "--steps", "4")])
     assert int(end.value.code or 0) == code

@@ -137,7 +137,7 @@ class BrokenScorer:
 
 
 def test_a_scorer_that_fails_costs_one_warning(bwlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda: build_manager([BrokenScorer()]))
+    monkeypatch.setattr("bwlab.cli.app.build_manager", lambda **_: build_manager([BrokenScorer()]))
     plan = tmp_path / "one.toml"
     sampling = "[sampling]\nseeds = 1\nsteps = 1\n[compositions.base]\nuse = {}\n"
     plan.write_text(f'[data]\nidentities = ["fox"]\nstyles = ["ink"]\n{sampling}')
