@@ -126,7 +126,9 @@ def test_every_flag_of_train_sets_one_key() -> None:
     app.command()(command)
     flags = {name for parameter in get_command(app).params for name in parameter.opts if name.startswith("--")}
     flags -= {"--help", "--install-completion", "--show-completion"}
-    assert flags == {*KEYS} | {"--resume", "--overwrite", "--dry-run", "--preset", "--from", "--from-kohya", "--set"}
+    assert flags == {*KEYS} | {
+        *("--resume", "--overwrite", "--dry-run", "--plan-memory", "--preset", "--from", "--from-kohya", "--set")
+    }
     assert len(set(KEYS.values())) == len(KEYS)
     assert set(KEYS.values()) <= set(setting_fields(TrainConfig))
 
