@@ -57,6 +57,12 @@ def test_nothing_ships_but_pictures_of_the_manifest_and_weights_of_ours() -> Non
     assert len(pictures) > 500
 
 
+def test_no_config_names_a_folder_of_the_machine_it_was_made_on() -> None:
+    configs = {path: json.loads(path.read_text(encoding="utf-8")) for path in DATA.rglob("*config.json")}
+    assert len(configs) > 10
+    assert [path for path, config in configs.items() if config.get("_name_or_path")] == []
+
+
 def test_the_text_of_licences_that_ask_for_it_is_there() -> None:
     assert "Permission is hereby granted, free of charge" in NOTICE
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 from bwlab._version import __version__
 from bwlab.adapters.attach import ScaledAdapter
 from bwlab.base.device import chosen_device
-from bwlab.base.load import base_scheme, load_base, weights_hash
-from bwlab.base.names import base_unet
+from bwlab.base.load import base_scheme, load_base, scheme_before_loading, weights_hash
 from bwlab.benchmark import Benchmark, load_benchmark
-from bwlab.blocks.families import scheme_for
 from bwlab.dataset.config import DataConfig
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
@@ -105,12 +103,10 @@ def plan_for(base: str, manager: PluginManager, *, quick: bool = False) -> DemoP
     A UNet has it in its upper blocks (arXiv 2403.07500).
     """
     plan = replace(QUICK if quick else FULL, base=base)
-    try:
-        config = base_unet(base).config
-    except BwlabError:  # A name on the hub; what else is wrong is said when it is loaded.
+    scheme = scheme_before_loading(base, manager.block_schemes())
+    if scheme is None or plan.part in dict(scheme.parts):
         return plan
-    scheme = scheme_for(config, manager.block_schemes())
-    return plan if plan.part in dict(scheme.parts) else replace(plan, part="late", scales=())
+    return replace(plan, part="late", scales=())
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Finding:
     """What was found about one part of the installation.
 
     Attributes:
-        part: what was looked at.
+        part: name of the part.
         found: what was found, in one line.
         state: whether it works; a warning names what is missing for some commands.
         fix: what to do; empty if nothing.

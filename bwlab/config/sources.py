@@ -217,7 +217,8 @@ def unknown_key(setting: Setting, keys: Collection[str]) -> BwlabError:
 
     # In the order of the model: `lr` alone means the optimiser's.
     within = [key for key in keys if key.endswith(f".{setting.key.rpartition('.')[2]}")]
-    foreign = None if within else None if setting.key.partition(".")[0] in keys else hint_for(setting.key)
+    ours = within or setting.key.partition(".")[0] in keys
+    foreign = None if ours else hint_for(setting.key)
     if foreign is not None:
         return BwlabError(f"{setting.origin}: {setting.key}", "a name of another trainer", f"Here it is {foreign}")
     known = sorted(keys)

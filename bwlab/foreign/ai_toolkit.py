@@ -41,8 +41,7 @@ def from_yaml(path: Path, contents: str) -> Translation:
     config, process = _process(path, contents)
     values: dict[str, object] = {"name": config.get("name"), **_values(process)}
     t = Translator(PROGRAM, table_of(AI_TOOLKIT), values, _shown)
-    for told in t.unknown():
-        t.notes.append(f"{PROGRAM}'s {told} is a key that bwlab does not know; it is left out")
+    t.notes += t.unknown_notes()
     t.general()
     family = _family(t)
     parts: tuple[Callable[[Translator, str], None], ...] = (
@@ -177,7 +176,7 @@ def _data(t: Translator, family: str) -> None:
     for dataset in datasets if isinstance(datasets, list) else []:
         values = {f"datasets.{key}": value for key, value in dict(dataset).items()}
         one = Translator(PROGRAM, t.rows, values, _shown)
-        t.notes += [f"{PROGRAM}'s {told} is a key that bwlab does not know; it is left out" for told in one.unknown()]
+        t.notes += one.unknown_notes()
         one.general()
         t.warnings += [line for line in one.warnings if line not in t.warnings]
         t.notes += [line for line in one.notes if line not in t.notes]

@@ -72,8 +72,8 @@ def from_command(command: Command) -> Translation:
     translator = _translator(values)
     unknown = [name for name in command.values if name not in translator.rows]
     if unknown:
-        told = "; ".join(text for text in translator.unknown() if text.split()[0].removeprefix("--") in unknown)
-        raise BwlabError(f"{PROGRAM}'s {told}", "its trainer has no such option", "Correct its name, or take it out")
+        options = "; ".join(text for text in translator.unknown() if text.split()[0].removeprefix("--") in unknown)
+        raise BwlabError(f"{PROGRAM}'s {options}", "its trainer has no such option", "Correct its name, or take it out")
     return _translated(translator, command.family)
 
 
@@ -114,8 +114,7 @@ def _network_args(values: Mapping[str, object]) -> dict[str, object]:
 def _translated(t: Translator, family: str) -> Translation:
     """Return the translation of all options, for a kind of base; if that is empty the options tell it."""
     family = family or _guessed(t)
-    for told in t.unknown():
-        t.notes.append(f"{PROGRAM}'s {told} is an option that kohya's trainer lacks; it is left out")
+    t.notes += t.unknown_notes("an option that kohya's trainer lacks")
     t.general()
     parts: tuple[Callable[[Translator, str], None], ...] = (
         _adapter, _data, _steps, _loss, _flow, _precision, _files, _previews, _tracking,

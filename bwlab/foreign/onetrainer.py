@@ -63,8 +63,7 @@ def from_json(path: Path, config: Mapping[str, object]) -> Translation:
     values = {key: value for key, value in flattened_dict(config).items() if key != "__version"}
     values |= {name: values.get(name) or _file_of(values, name) for name in LISTS}
     t = Translator(PROGRAM, table_of(ONETRAINER), values, _shown)
-    for told in t.unknown():
-        t.notes.append(f"{PROGRAM}'s {told} is a key that bwlab does not know; it is left out")
+    t.notes += t.unknown_notes()
     t.general()
     family = _family(t)
     parts: tuple[Callable[[Translator, str], None], ...] = (_adapter, _data, _steps, _loss, _machine, _files, _previews)
@@ -199,7 +198,7 @@ def _data(t: Translator, family: str) -> None:
         )
         if not one.switch("concepts.enabled", True) or one.text("concepts.type") == "VALIDATION":
             continue
-        t.notes += [f"{PROGRAM}'s {told} is a key that bwlab does not know; it is left out" for told in one.unknown()]
+        t.notes += one.unknown_notes()
         one.general()
         t.warnings += [line for line in one.warnings if line not in t.warnings]
         folders.append(_folder(one, sizes, buckets))

@@ -159,6 +159,10 @@ class Translator:
             if name not in self.rows
         ]
 
+    def unknown_notes(self, what: str = "a key that bwlab does not know") -> list[str]:
+        """Return a note for each given option that the table lacks."""
+        return [f"{self.program}'s {option} is {what}; it is left out" for option in self.unknown()]
+
     def choose(self, key: str, name: str, known: Mapping[str, str], default: str, fold: Callable[[str], str]) -> str:
         """Set a setting that is one of several words; a word without a counterpart is kept, for bwlab to refuse.
 

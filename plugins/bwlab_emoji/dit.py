@@ -19,7 +19,7 @@ from bwlab.base.noise import FlowMatching
 from bwlab_emoji.art import load_art
 from bwlab_emoji.build import latent_pool
 from bwlab_emoji.text import WIDTH
-from bwlab_emoji.training import AveragedTraining, Muon, StageLog, TrainingFile, let_all_read
+from bwlab_emoji.training import Muon, RestartableTraining, StageLog, TrainingFile, let_all_read
 from bwlab_emoji.unet import CAPTION_DROPOUT, LatentPool, trapezoid
 from bwlab_emoji.vae import LATENT_CHANNELS
 
@@ -131,7 +131,7 @@ def encode_captions(encoder: CLIPTextModelWithProjection, pool: LatentPool) -> C
     )
 
 
-class TransformerTraining(AveragedTraining):
+class TransformerTraining(RestartableTraining):
     """A restartable training of the transformer by flow matching (arXiv 2403.03206), with a frozen text encoder.
 
     Args:
@@ -165,7 +165,7 @@ class TransformerTraining(AveragedTraining):
         self._adam, self._muon = _optimizers(self.model)
         self.generator = torch.Generator().manual_seed(seed)
         parts = {"model": self.model, "adam": self._adam, "muon": self._muon}
-        super().__init__(self.model, TrainingFile(folder / "dit.pt", parts, self.generator), steps)
+        super().__init__(TrainingFile(folder / "dit.pt", parts, self.generator), steps)
 
     def _loss(self) -> Tensor:
         image, background = self.pool.draw(self.batch, self.generator, coloured=self.step >= self.coloured_from)
@@ -253,7 +253,7 @@ def save_transformer(
 ) -> None:
     """Write the pipeline in half precision, as an ordinary folder without a T5.
 
-    The rate has come down to nothing, so the last weights are better than their average, which lags behind.
+    The rate has come down to nothing, so the last weights are better than an average, which lags behind.
 
     diffusers loads it with `text_encoder_3=None, tokenizer_3=None`, as any Stable Diffusion 3 without a T5.
     """
@@ -261,7 +261,8 @@ def save_transformer(
 
     transformer = new_transformer()
     transformer.load_state_dict(training.model.state_dict())
-    vae = AutoencoderKL.from_config({**base.vae.config, "scaling_factor": SCALING, "shift_factor": 0.0})
+    settings = {key: value for key, value in base.vae.config.items() if key != "_name_or_path"}  # of this machine
+    vae = AutoencoderKL.from_config({**settings, "scaling_factor": SCALING, "shift_factor": 0.0})
     vae.load_state_dict(base.vae.state_dict())
     tokenizer = copy.deepcopy(base.tokenizer)
     tokenizer.model_max_length = TOKENS

@@ -60,28 +60,27 @@ AVERAGED_STEPS = 10
 """Steps between two updates of the average."""
 
 
-class AveragedTraining(ABC):
-    """A restartable training with a moving average of the weights.
+class RestartableTraining(ABC):
+    """A training that goes on from its checkpoint.
 
     Attributes:
         step: steps that are done.
         steps: optimiser steps in all.
-        average: the moving average of the model's state, by key.
 
     Args:
-        model: what is trained.
         checkpoint: the state of the training; restored here.
         steps: optimiser steps in all.
 
     """
 
-    def __init__(self, model: nn.Module, checkpoint: TrainingFile, steps: int) -> None:
-        self._trained, self._checkpoint, self.steps = model, checkpoint, steps
-        state = checkpoint.restore()
-        self.step: int = state.get("step", 0)
-        self.average: dict[str, Tensor] = state.get("average") or {
-            key: value.clone() for key, value in model.state_dict().items()
-        }
+    def __init__(self, checkpoint: TrainingFile, steps: int) -> None:
+        self._checkpoint, self.steps = checkpoint, steps
+        self.step: int = 0
+        self._go_on_from(checkpoint.restore())
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint holds beside its parts; nothing if there is none."""
+        self.step = state.get("step", 0)
 
     @abstractmethod
     def _change(self) -> Tensor:
@@ -89,7 +88,7 @@ class AveragedTraining(ABC):
 
     def save(self) -> None:
         """Write the checkpoint, replacing the last one only when it is complete."""
-        self._checkpoint.save(self.step, average=self.average)
+        self._checkpoint.save(self.step)
 
     def run(self, log: StageLog, save_every: int = 500) -> None:
         """Train to the last step, with a checkpoint every `save_every` steps."""
@@ -102,9 +101,40 @@ class AveragedTraining(ABC):
     def _learn(self) -> float:
         loss = self._change()
         self.step += 1
+        return float(loss.detach())
+
+
+class AveragedTraining(RestartableTraining):
+    """A restartable training with a moving average of the weights.
+
+    Attributes:
+        average: the moving average of the model's state, by key.
+
+    Args:
+        model: what is trained.
+        checkpoint: the state of the training; restored here.
+        steps: optimiser steps in all.
+
+    """
+
+    def __init__(self, model: nn.Module, checkpoint: TrainingFile, steps: int) -> None:
+        self._trained = model
+        self.average: dict[str, Tensor] = {}
+        super().__init__(checkpoint, steps)
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        super()._go_on_from(state)
+        self.average = state.get("average") or {key: value.clone() for key, value in self._trained.state_dict().items()}
+
+    def save(self) -> None:
+        """Write the checkpoint with the average, replacing the last one only when it is complete."""
+        self._checkpoint.save(self.step, average=self.average)
+
+    def _learn(self) -> float:
+        loss = super()._learn()
         if self.step % AVERAGED_STEPS == 0:
             self._update_average()
-        return float(loss.detach())
+        return loss
 
     @torch.no_grad()
     def _update_average(self) -> None:

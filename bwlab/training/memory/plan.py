@@ -304,8 +304,10 @@ def plan_tables(plan: MemoryPlan, config: TrainConfig) -> tuple[Table, Table]:
     }
     note = "Not counted: Python and its libraries, memory that allocators hold without using it, and previews."
     peak = plan.peak(quantise, training.gradient_checkpointing)
-    totals = {"peak while training": peak, "before the first step, with the text encoders in fp32": None}
-    totals["before the first step, with the text encoders in fp32"] = plan.encoding(quantise)
+    totals = {
+        "peak while training": peak,
+        "before the first step, with the text encoders in fp32": plan.encoding(quantise),
+    }
     table = Table(
         columns_of("", "GiB"),
         tuple((Cell(name), _gib(size)) for name, size in parts.items()),
