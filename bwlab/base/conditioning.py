@@ -23,6 +23,8 @@ from bwlab.errors import BwlabError
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
+WORTH_COLLECTING = 2**27  # bytes; looking for what holds less costs more time than the memory is worth
+
 
 @dataclass(frozen=True)
 class SizeCondition:
@@ -170,11 +172,14 @@ class UnloadedTextEncoder(nn.Module):
 
 def unload_text_encoders(pipe: Pipeline) -> None:
     """Take the text encoders of a pipeline out of memory; nothing can be encoded with it afterwards."""
+    freed = 0
     for name in ENCODERS:
         encoder = getattr(pipe, name, None)
         if encoder is not None:
+            freed += sum(parameter.nbytes for parameter in encoder.parameters())
             setattr(pipe, name, UnloadedTextEncoder(encoder))
     del encoder
-    gc.collect()
+    if freed >= WORTH_COLLECTING:
+        gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from bwlab.errors import first_line
 
@@ -21,18 +22,24 @@ def quiet_libraries() -> Iterator[None]:
     diffusers_bars = diffusers_logging.is_progress_bar_enabled()
     try:
         for log, _ in before:
-            log.set_verbosity(logging.CRITICAL)
+            _set_verbosity(log, logging.CRITICAL)
             log.disable_progress_bar()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         for log, verbosity in before:
-            log.set_verbosity(verbosity)
+            _set_verbosity(log, verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
         if diffusers_bars:
             diffusers_logging.enable_progress_bar()
+
+
+def _set_verbosity(log: Any, verbosity: int) -> None:
+    """Set the verbosity of a library where it differs: to set a level clears the cache of every logger."""
+    if log.get_verbosity() != verbosity:
+        log.set_verbosity(verbosity)
 
 
 def first_sentence(error: Exception) -> str:

@@ -19,13 +19,13 @@ from torch import Tensor
 from bwlab.base.conditioning import encode_texts, layers_skipped
 from bwlab.base.families.family import TextBatch
 from bwlab.base.models import family_of, text_encoders, tokenizers
-from bwlab.base.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 COMMA_REACH = 20
 COMMA = ",</w>"
+LONG_TEXT = "sequence-length-is-longer-than-the-specified-maximum"  # what transformers warns of, once if not told so
 LEAST_MEAN = 0.01  # in standard deviations; the ratio of smaller means says nothing, and they are not restored
 
 
@@ -88,12 +88,12 @@ def tokens_of(pipe: Pipeline, tokenizer: Any, parts: Iterable[tuple[str, float]]
     tokens: list[int] = []
     weights: list[float] = []
     convert = getattr(pipe, "maybe_convert_prompt", None)  # of pipelines that know words of several vectors
-    with quiet_libraries():  # transformers warns of every long text
-        for text, weight in parts:
-            converted = convert(text, tokenizer) if convert else text
-            ids = tokenizer(converted, add_special_tokens=False).input_ids
-            tokens += ids
-            weights += [weight] * len(ids)
+    tokenizer.deprecation_warnings[LONG_TEXT] = True
+    for text, weight in parts:
+        converted = convert(text, tokenizer) if convert else text
+        ids = tokenizer(converted, add_special_tokens=False).input_ids
+        tokens += ids
+        weights += [weight] * len(ids)
     return Chunk(tuple(tokens), tuple(weights))
 
 
@@ -143,7 +143,7 @@ def encode_rows(pipe: Pipeline, rows: Sequence[Sequence[Sequence[Chunk]]], count
         states: list[Tensor] = []
         for place in range(count):
             chunks = [text[place] if place < len(text) else Chunk() for text in texts]
-            output = encoder(_ids(chunks, tokenizer).to(pipe.device), output_hidden_states=double)
+            output = encoder(_ids(chunks, tokenizer).to(next(encoder.parameters()).device), output_hidden_states=double)
             states.append(_weighted(output.hidden_states[-2] if double else output[0], chunks))
             if double and place == 0:
                 pooled = output[0]  # in the end that of the second encoder
