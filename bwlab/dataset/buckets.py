@@ -138,7 +138,7 @@ def bucket_bounds(settings: DataConfig, size: Size, factor: int) -> tuple[int, i
 
 def latents_reason(factor: int) -> str:
     """Return why sizes must be multiples of `factor`."""
-    return f"the base's autoencoder makes one latent of {factor} x {factor} pixels"
+    return f"the base reads images in squares of {factor} x {factor} pixels"
 
 
 def require_multiple(name: str, value: int, of: int, reason: str) -> None:

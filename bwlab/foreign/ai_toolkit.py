@@ -233,6 +233,9 @@ def _steps(t: Translator, family: str) -> None:
     checkpointing = t.switch("train.gradient_checkpointing", True)
     t.put("training.gradient_checkpointing", checkpointing, "train.gradient_checkpointing")
     t.choose("training.precision", "train.dtype", DTYPES, "fp32", str.lower)
+    if t.switch("model.quantize"):
+        few_bits = any(bits in t.text("model.qtype") for bits in ("int2", "int3", "int4"))
+        t.put_quantisation("nf4" if few_bits else "int8", "model.quantize", "model.qtype")
 
 
 def _optimizer_options(t: Translator, optimizer: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bwlab.base.quantisation import Quantisation
 from bwlab.config.foreign.onetrainer import DTYPES, ONETRAINER, OPTIMIZERS, SCHEDULES, TEXT_ENCODERS
 from bwlab.errors import BwlabError, first_line
 from bwlab.foreign.folders import Folder, put_folders
@@ -26,6 +27,11 @@ ENCODERS: Mapping[str, Sequence[str]] = {
     "sdxl": ("te1", "te2"),
     "sd3": ("te1", "te2", "te3"),
     "flux": ("te1", "te2"),
+}
+QUANTISATIONS: Mapping[str, Quantisation] = {
+    **dict.fromkeys(("NFLOAT_4", "NFLOAT_4_SVD"), "nf4"),
+    **dict.fromkeys(("INT_8", "INT_W8A8", "INT_W8A8_SVD"), "int8"),
+    **dict.fromkeys(("FLOAT_8", "FLOAT_8_SVD", "FLOAT_W8A8", "FLOAT_W8A8_SVD"), "int8"),
 }
 LYCORIS: Mapping[str, str] = {"LOHA": "loha", "LOKR": "lokr", "OFT_2": "oft"}
 LOKR_OPTIONS: Mapping[str, str] = {
@@ -305,6 +311,9 @@ def _machine(t: Translator, family: str) -> None:
         t.switch(f"{part}.gradient_checkpointing", True),
         f"{part}.gradient_checkpointing",
     )
+    quantisation = QUANTISATIONS.get(t.text(f"{part}.weight_dtype"))
+    if quantisation is not None:
+        t.put_quantisation(quantisation, f"{part}.weight_dtype")
     if t.has("train_device"):
         t.put("training.device", t.text("train_device"), "train_device")
 

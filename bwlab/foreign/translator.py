@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from bwlab.base.quantisation import Quantisation
 from bwlab.config.foreign.rows import Place, Row, Takes
 from bwlab.config.options import is_number
 from bwlab.config.sources import Setting
@@ -14,6 +15,7 @@ from bwlab.errors import BwlabError, did_you_mean
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 Value = TypeVar("Value")
 
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".gguf")
 SHOWN = 60  # characters of a value in a message
 
 
@@ -100,6 +102,17 @@ class Translator:
         given = [self.show(name) for name in names if self.has(name)]
         source = ", ".join(given) if given else f"default of {self.shown(names[0], True)}"
         self.settings[key] = Setting(key, value, f"{self.program}'s {source}")
+
+    def put_quantisation(self, form: Quantisation, *names: str) -> None:
+        """Quantise the base, because of these options; a single file cannot be, and a warning says so instead.
+
+        The base has to be set before.
+        """
+        base = self.settings.get("base")
+        if base is not None and str(base.value).endswith(SINGLE_FILES):
+            self.warn(names[0], "a single file is not quantised", "Give the folder of a diffusers pipeline with --base")
+        else:
+            self.put("training.quantize", form, *names)
 
     def show(self, name: str) -> str:
         """Return an option as its user wrote it, cut if it is long."""

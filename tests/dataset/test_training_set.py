@@ -162,7 +162,7 @@ def sized(pipe: Pipeline, write: Write, *sets: str) -> TrainingSet:
     [
         (
             ("data.bucket_step=10",),
-            "data.bucket_step = 10: .*one latent of 4 x 4 pixels. Give a multiple of 4, such as 8",
+            "data.bucket_step = 10: .*squares of 4 x 4 pixels. Give a multiple of 4, such as 8",
         ),
         (("data.bucket_min=12",), "data.bucket_min = 12: data.bucket_step is 8. Give a multiple of 8, such as 16"),
         (("data.bucket_min=64", "data.bucket_max=64"), "no bucket has sides of 64 to 64"),

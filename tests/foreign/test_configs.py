@@ -53,6 +53,15 @@ def onetrainer(folder: Path, **config: object) -> Translation:
         ({"ema": "GPU", "ema_decay": 0.99}, {"training.ema": 0.99}),
         ({"clip_grad_norm": None}, {"training.max_grad_norm": 1.0}),
         (
+            {"model_type": "FLUX_DEV_1", "transformer": {"weight_dtype": "NFLOAT_4"}, "base_model_name": "owner/flux"},
+            {"training.quantize": "nf4"},
+        ),
+        (
+            {"unet": {"weight_dtype": "FLOAT_8"}, "transformer": {"weight_dtype": "NFLOAT_4"}},
+            {"training.quantize": "int8"},
+        ),
+        ({"unet": {"weight_dtype": "FLOAT_16"}}, {"training.quantize": None}),
+        (
             {"training_method": "EMBEDDING", "embedding": {"placeholder": "<fox>", "token_count": 3}},
             {"tokens.words": ["<fox>"], "tokens.vectors": 3, "tokens.alone": True},
         ),
@@ -142,6 +151,32 @@ def test_the_meaning_of_a_config_of_ai_toolkit(tmp_path: Path) -> None:
     assert {key: found.get(key) for key in expected} == expected
     assert "adapter.alpha" not in found
     assert any("trigger_word: f0x is not translated" in warning for warning in translation.warnings)
+
+
+@pytest.mark.parametrize(
+    ("model", "quantised"),
+    [
+        ("quantize: true", "int8"),
+        ("quantize: true, qtype: qfloat8", "int8"),
+        ('quantize: true, qtype: "uint4|ostris/accuracy"', "nf4"),
+        ("quantize: false, qtype: uint4", None),
+        ("qtype: uint4", None),
+    ],
+)
+def test_a_quantised_base_of_ai_toolkit(tmp_path: Path, model: str, quantised: str | None) -> None:
+    path = ai_toolkit(tmp_path)
+    path.write_text(path.read_text().replace("is_flux: true", f"is_flux: true, {model}"))
+    assert checked(translate(str(path))).get("training.quantize") == quantised
+
+
+def test_a_single_file_is_not_quantised(tmp_path: Path) -> None:
+    path = ai_toolkit(tmp_path)
+    path.write_text(
+        path.read_text().replace("owner/FLUX.1-dev", "flux.safetensors").replace("true}", "true, quantize: true}")
+    )
+    translation = translate(str(path))
+    assert "training.quantize" not in checked(translation)
+    assert any("quantize is not translated: a single file is not quantised" in line for line in translation.warnings)
 
 
 def test_several_sizes_are_a_dataset_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

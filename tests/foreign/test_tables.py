@@ -167,6 +167,8 @@ ONETRAINER_CASES: Mapping[str, tuple[object, Mapping[str, object]]] = {
     "transformer.learning_rate": (0.5, {"model_type": "FLUX_DEV_1"}),
     "transformer.gradient_checkpointing": (False, {"model_type": "FLUX_DEV_1"}),
     "unet.gradient_checkpointing": (False, {}),
+    "unet.weight_dtype": ("INT_8", {}),
+    "transformer.weight_dtype": ("NFLOAT_4", {"model_type": "FLUX_DEV_1"}),
     "text_encoder.train": (False, {}),
     **{
         f"text_encoder{number}.{name}": (value, {"model_type": model})
@@ -288,6 +290,7 @@ AI_BASE: Mapping[str, object] = {
 }
 AI_CASES: Mapping[str, tuple[object, Mapping[str, object]]] = {
     "model.arch": ("flux", {}),
+    "model.qtype": ("uint4", {"model": {"quantize": True}}),
     "model.is_xl": (True, {"train": {"train_text_encoder": True}}),
     "network.type": ("lokr", {}),
     "network.linear_alpha": (3.0, {}),

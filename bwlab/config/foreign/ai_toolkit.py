@@ -59,14 +59,22 @@ AI_TOOLKIT: tuple[Row, ...] = (
         TEXT,
         "frozen weights have the precision of the run",
     ),
-    *lacking(
-        names("model", "quantize quantize_te"),
+    here(
+        "model.quantize",
         SWITCH,
-        "the base is held in half precision",
-        "Use gradient_checkpointing",
+        "--quantize int8 (training.quantize)",
+        remark="nf4 where model.qtype has 2 to 4 bits; int8 else, also for 8-bit floats",
+    ),
+    here("model.qtype", TEXT, "--quantize nf4 or int8 (training.quantize)", remark="with model.quantize"),
+    *lacking(
+        "model.quantize_te",
+        SWITCH,
+        "text encoders are not quantised",
+        "Cached texts let them leave memory before the first step",
         False,
     ),
-    *unneeded(names("model", "qtype qtype_te quantize_kwargs"), ANY, "it counts with quantize only"),
+    *unneeded("model.qtype_te", ANY, "it counts with quantize_te only"),
+    *lacking("model.quantize_kwargs", ANY, "all linear layers of the denoiser are quantised", LEAVE_OUT),
     *lacking(
         names("model", "low_vram layer_offloading auto_memory split_model_over_gpus"),
         SWITCH,

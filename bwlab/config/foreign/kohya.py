@@ -375,7 +375,9 @@ KOHYA: tuple[Row, ...] = (
     *unneeded("save_clip save_t5xxl", SWITCH, "it does not work in kohya's trainer either"),
     *unneeded("t5xxl_device t5xxl_dtype", TEXT, "it does not work in kohya's trainer either"),
     *unneeded("split_mode", SWITCH, "blocks before the first trained one run without a graph"),
-    *lacking("blocks_to_swap", WHOLE, "blocks stay on the device", "Use gradient_checkpointing", default=0),
+    *lacking(
+        "blocks_to_swap", WHOLE, "blocks stay on the device", "Use --quantize nf4 or gradient_checkpointing", default=0
+    ),
     # Precision, memory and speed
     here(
         "mixed_precision",
@@ -390,8 +392,8 @@ KOHYA: tuple[Row, ...] = (
     *lacking(
         "fp8_base fp8_base_unet",
         SWITCH,
-        "frozen weights are held in half precision",
-        "Use gradient_checkpointing, or fewer blocks",
+        "frozen weights have 16 bits, or those of --quantize",
+        "Give --quantize int8 with a base in a folder of diffusers",
     ),
     here(
         "gradient_checkpointing",

@@ -40,7 +40,15 @@ def part(name: str) -> Iterator[Row]:
     else:
         yield from unneeded(f"{name}.gradient_checkpointing", SWITCH, "the denoiser's counts", default=True)
     yield from lacking(f"{name}.model_name", TEXT, "parts are read from the base", "Put it into the base's folder", "")
-    yield from unneeded(f"{name}.weight_dtype", TEXT, "frozen weights are held in the precision of the run")
+    if denoiser:
+        yield here(
+            f"{name}.weight_dtype",
+            TEXT,
+            "--quantize nf4 or int8 (training.quantize)",
+            remark="nf4 for NFLOAT_4, int8 for INT_8 and 8-bit floats; other weights have the precision of the run",
+        )
+    else:
+        yield from unneeded(f"{name}.weight_dtype", TEXT, "frozen weights are held in the precision of the run")
     yield from unneeded(f"{name}.include", SWITCH, "the base says which parts it has", default=True)
     yield from lacking(f"{name}.stop_training_after", WHOLE, "all parts are trained to the end", LEAVE_OUT)
     yield from unneeded(f"{name}.stop_training_after_unit", TEXT, "all parts are trained to the end", default="NEVER")
@@ -134,7 +142,7 @@ ONETRAINER: tuple[Row, ...] = (
             *(("layer_filter", ""), ("layer_filter_preset", "full"), ("layer_filter_regex", False)),
             *(("svd_dtype", "NONE"), ("svd_rank", 16), ("cache_dir", None)),
         )
-        for row in lacking(f"quantization.{name}", ANY, "the base is not quantised", LEAVE_OUT, default)
+        for row in lacking(f"quantization.{name}", ANY, "all linear layers are quantised", LEAVE_OUT, default)
     ),
     # New words
     here("embedding.placeholder", TEXT, "--set tokens.words=<fox>", remark="with the method EMBEDDING"),
