@@ -21,6 +21,7 @@ from bwlab.formats.types import FormatReader, Formats
 # Extra tensors that trainers store with an adapter: embeddings of new tokens, and other forms that bwlab does not use.
 BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:string_to_param\.\*|(clip_l)|(clip_g))")
 BESIDE = re.compile(r"bundle_emb\..+")
+OF_ADAPTERS = re.compile(r"lora|lokr|hada|oft|dora|alpha|ia3|\.diff|on_input|\.[a-c][12]\.")
 
 
 def read_contents(path: str | Path, manager: Formats | None = None, *, pickles: bool = False) -> AdapterContents:
@@ -168,11 +169,13 @@ def _open(path: Path, pickles: bool) -> AdapterFile:
 def _no_dialect(file: AdapterFile, readers: Sequence[FormatReader]) -> BwlabError:
     asked, first = f"reading adapter {file.path}", next(iter(file.entries))
     model, kind = foreign_model(file.entries), file_kind(file.entries)
-    if model is not None:
+    if model is not None and any(OF_ADAPTERS.search(key) for key in file.entries):
         return BwlabError(asked, f"it is an adapter for {model}", MADE_FOR)
+    if model is not None:
+        kind = "a whole model: a transformer"
     if kind is not None:
         return BwlabError(asked, f"it is {kind}, not a LoRA or its like", "Give an adapter file")
     found = f"none of the known dialects has keys such as {first!r}"
-    if first.endswith((".weight", ".bias")) and not any("lora" in key or "lokr" in key for key in file.entries):
+    if first.endswith((".weight", ".bias")) and not any(OF_ADAPTERS.search(key) for key in file.entries):
         found += "; it looks like a whole model"
     return BwlabError(asked, found, f"Known: {', '.join(reader.name for reader in readers)} (bwlab plugins)")

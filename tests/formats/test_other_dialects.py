@@ -26,6 +26,11 @@ from tests.formats.dialects_made import assert_holds, keyed, read
         ({"model.diffusion_model.out.2.weight": (4, 3)}, "it is a whole model, not a LoRA"),
         ({"conv_in.weight": (4, 3)}, "it is a whole model: a UNet, not a LoRA"),
         ({"blocks.weight": (4, 3)}, "it looks like a whole model"),
+        (
+            {"double_blocks.0.img_attn.qkv.weight": (12, 4), "double_blocks.0.img_attn.norm.query_norm.scale": (4,)},
+            "it is a whole model: a transformer, not a LoRA",
+        ),
+        ({"transformer_blocks.0.attn.to_q.weight": (4, 4)}, "it is a whole model: a transformer, not a LoRA"),
         ({"a.b:c": (1,)}, "none of the known dialects has keys such as 'a.b:c'"),
         ({"lora_unet_nothing.lora_up.weight": (4, 3)}, "none of its 1 tensors is of an adapter"),
         ({"lora_unet_conv_in.lora_up.weight": (4, 3), "lora_unet_conv_in.lora_down.weight": (2, 3)}, "do not make one"),
