@@ -106,7 +106,8 @@ def recommend(
         clip: open_clip model to score with: a folder, or NAME=WEIGHTS; None: the embedded base's own scorer.
         budget: number of images of the search, at most.
         search_steps: sampling steps of the search.
-        seeds: number of images for each prompt of the proof.
+        seeds: number of images for each prompt of the proof; it takes twice and four times as many where these leave
+            open whether the composition is better.
         steps: sampling steps of the proof.
         cfg: guidance scale.
         seed: number that is added to the seeds of the search.

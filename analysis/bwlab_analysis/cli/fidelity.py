@@ -132,7 +132,13 @@ def recommend_command(
     clip: ClipOption = None,
     budget: Annotated[int, typer.Option(min=1, help="Maximum number of images of the search.")] = 600,
     search_steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the search.")] = 10,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of images for each prompt of the proof.")] = 4,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of images for each prompt of the proof; up to four times as many if these do not tell.",
+        ),
+    ] = 4,
     steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps of the proof.")] = 25,
     cfg: CfgOption = 7.0,
     seed: Annotated[
@@ -146,7 +152,8 @@ def recommend_command(
     """Search for scales and schedules of an identity and a style adapter that are better than both at scale 1.
 
     The search generates many compositions in few steps. Then the best one is proved: it is generated in full beside
-    both adapters at scale 1, with seeds and, if there are several, prompts that the search did not use.
+    both adapters at scale 1, with seeds and, if there are several, prompts that the search did not use. If that leaves
+    open whether it is better, twice as many images are made, and once more.
     """
     from bwlab.terminal import warn
     from bwlab_analysis import analyze

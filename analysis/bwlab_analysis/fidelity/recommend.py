@@ -3,14 +3,15 @@
 Compositions are generated in few steps and scored. All begin with few images; the best get more and more, and are
 combined (successive halving: Jamieson and Talwalkar, arXiv 1502.07943). The best composition is then generated in full
 beside both adapters at scale 1, with seeds and, if there are several, prompts that the search did not use, because the
-best of many looks better than it is.
+best of many looks better than it is. This proof takes as many rounds of images as it needs, up to `PROOF_ROUNDS`, and
+its intervals are widened for that number of looks (Bonferroni).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,7 +20,7 @@ import numpy as np
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.loaded_base import LoadedBase
-from bwlab_analysis.fidelity.bootstrap import Array, harmonic_mean, interval, resampled_means
+from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, Array, harmonic_mean, interval, resampled_means
 from bwlab_analysis.fidelity.conditions import Condition, four_conditions
 from bwlab_analysis.fidelity.moves import WHOLE, Move, PairScales, cell_moves, single_moves, usual_moves
 from bwlab_analysis.fidelity.scores import (
@@ -28,13 +29,14 @@ from bwlab_analysis.fidelity.scores import (
     OnCondition,
     Sampling,
     sample_condition,
-    score_condition,
     scored,
 )
 from bwlab_analysis.measures import IDENTITY, STYLE, Interval
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from bwlab.adapters.adapter import Adapter
 
 FIRST_IMAGES = 8
 """Smallest number of images of each composition in the first round; every prompt gets equally many."""
@@ -44,6 +46,10 @@ SINGLES = 0.4
 """Share of the budget for single moves."""
 ROUNDS = (6, 3, 2)
 """Number of compositions that get twice as many images, round by round."""
+PROOF_ROUNDS = 3
+"""Number of rounds of the proof at most; each doubles the number of images."""
+LEAST_GAIN = 0.02
+"""A change of the balance that is not worth more images of the proof."""
 SEARCH_SEEDS = 100_000
 """The first seed of the search: far from the seeds of the proof."""
 
@@ -87,10 +93,13 @@ class Scale:
 
     def shares(self, scores: ConditionScores, base: ConditionScores) -> Shares:
         """Return how far a composition gets, by the means over its images."""
-        means, zero = (
-            [np.mean(table.values[name], keepdims=True) for name in self.leading] for table in (scores, base)
-        )
-        return Shares(*(float(share[0]) for share in self._of_means(means, zero)))
+        means, zero = ([float(np.mean(table.values[name])) for name in self.leading] for table in (scores, base))
+        return self.shares_of(means, zero)
+
+    def shares_of(self, means: Sequence[float], zero: Sequence[float]) -> Shares:
+        """Return how far a composition gets, by mean scores of identity, style and text, and those of the base."""
+        arrays = ([np.array([mean]) for mean in scores] for scores in (means, zero))
+        return Shares(*(float(share[0]) for share in self._of_means(*arrays)))
 
     def balances(self, scores: ConditionScores, base: ConditionScores, seeds: int) -> Array:
         """Return resamples of the balance; for tables of one shape, the same prompts and seeds are drawn."""
@@ -159,8 +168,10 @@ class Proof:
         sampling: prompts, seeds and steps.
         whole, best: scores and images of both adapters at scale 1 and of the best composition.
         whole_shares, best_shares: how far each gets from the base to the reference images.
-        gain: the balance of the best composition minus that of both at scale 1; interval over prompts and seeds.
+        gain: the balance of the best composition minus that of both at scale 1; interval over prompts and seeds, 95 %
+            for all rounds together.
         new_prompts: whether the prompts are new too, not only the seeds.
+        rounds: number of rounds that there might have been.
 
     """
 
@@ -171,6 +182,7 @@ class Proof:
     best_shares: Shares
     gain: Interval
     new_prompts: bool
+    rounds: int = PROOF_ROUNDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +380,40 @@ def _combinations(moves: Sequence[Move]) -> Iterator[tuple[Move, ...]]:
     yield from dict.fromkeys((*nested, *combinations(moves, 2)))
 
 
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two adapters in a base with their scorers.
+
+    Attributes:
+        base: the base.
+        identity, style: the adapters.
+        judge: the scorers.
+        report: called before images are made with (images that were made, composition).
+
+    """
+
+    base: LoadedBase
+    identity: Adapter
+    style: Adapter
+    judge: Judge
+    report: Callable[[int, str], None]
+
+    def rollouts(self, sampling: Sampling, budget: int, first_seed: int, before: int = 0) -> Rollouts:
+        """Return images of compositions with these prompts and steps; `before` images were made by others."""
+
+        def sample(condition: Condition, seeds: Sequence[int]) -> Sequence[Image]:
+            self.report(before + budget - rollouts.left, condition.name)
+            part = replace(sampling, seeds=tuple(seeds))
+            return sample_condition(self.base.pipe, self.identity, self.style, condition, part)
+
+        def score(condition: Condition, images: Sequence[Image], seeds: int) -> ConditionScores:
+            texts = [prompt for prompt in sampling.prompts for _ in range(seeds)]
+            return scored(condition.name, images, texts, seeds, self.judge, condition)
+
+        rollouts = Rollouts(sample, score, len(sampling.prompts), budget, first_seed)
+        return rollouts
+
+
 def recommend(
     base: LoadedBase,
     files: tuple[Path, Path],
@@ -377,6 +423,7 @@ def recommend(
     steps: int = 10,
     seed: int = 0,
     on_condition: OnCondition | None = None,
+    rounds: int = PROOF_ROUNDS,
 ) -> Recommendation:
     """Return the compositions that were tried, and the best one beside both adapters at scale 1 in new images.
 
@@ -385,11 +432,12 @@ def recommend(
         files: files of the identity adapter and of the style adapter.
         judge: the scorers.
         sampling: prompts, seeds and steps. With several prompts, the search uses every other one and the proof the
-            rest. The seeds and steps are those of the proof.
+            rest. The steps are those of the proof, and the seeds those of its first round; more follow.
         budget: maximum number of images of the search.
         steps: sampling steps of the search.
         seed: number that is added to the seeds of the search.
         on_condition: called before each composition is generated with (done, all, its name), in images.
+        rounds: number of rounds of the proof at most.
 
     Raises:
         NothingGained: an adapter alone or its reference images score no better than the base.
@@ -403,24 +451,16 @@ def recommend(
         found = f"the base, each adapter alone and both together take {least} images"
         raise BwlabError(f"--budget {budget}", found, f"Give {least} or more; 600 is a thorough search")
     proved = Sampling(sampling.prompts[1::2] or prompts, sampling.seeds, sampling.steps, sampling.cfg)
-    total = budget + 3 * len(proved.prompts) * len(proved.seeds)
+    total = budget + 3 * len(proved.prompts) * len(proved.seeds) * 2 ** (rounds - 1)
 
     def report(done: int, name: str) -> None:
         if on_condition is not None:
             on_condition(done, total, name)
 
-    def sample(condition: Condition, seeds: Sequence[int]) -> Sequence[Image]:
-        report(budget - rollouts.left, condition.name)
-        part = Sampling(prompts, tuple(seeds), steps, sampling.cfg)
-        return sample_condition(base.pipe, identity, style, condition, part)
-
-    def score(condition: Condition, images: Sequence[Image], seeds: int) -> ConditionScores:
-        texts = [prompt for prompt in prompts for _ in range(seeds)]
-        return scored(condition.name, images, texts, seeds, judge, condition)
-
     first_seed = SEARCH_SEEDS + seed
-    rollouts = Rollouts(sample, score, len(prompts), budget, first_seed)
-    scale = Scale(judge.leading, _reference_scores(judge, prompts))
+    pair = _Pair(base, identity, style, judge, report)
+    rollouts = pair.rollouts(Sampling(prompts, (), steps, sampling.cfg), budget, first_seed)
+    scale = scale_of(judge, prompts)
     search = Search(rollouts, scale)
     known, whole = search.known(), PairScales.whole(identity, style)
     adapters = {IDENTITY: identity, STYLE: style}
@@ -432,15 +472,8 @@ def recommend(
     )
     proof = None
     if best is not None:
-        made = 0
-
-        def prove(condition: Condition) -> ConditionScores:
-            nonlocal made
-            report(budget + made, condition.name)
-            made += len(proved.prompts) * len(proved.seeds)
-            return score_condition(base.pipe, identity, style, condition, proved, judge)
-
-        proof = proof_of(scale, best.composition, proved, prove, new_prompts=len(sampling.prompts) > 1)
+        proving = pair.rollouts(proved, total - budget, proved.seeds[0], budget)
+        proof = proof_of(scale, best.composition, proved, proving, new_prompts=len(sampling.prompts) > 1, rounds=rounds)
     most = len(trials[0].scores.images) // len(prompts)
     searched = Sampling(prompts, tuple(range(first_seed, first_seed + most)), steps, sampling.cfg)
     return Recommendation(tuple(trials), best, proof, known, budget, searched)
@@ -450,17 +483,42 @@ def proof_of(
     scale: Scale,
     best: PairScales,
     sampling: Sampling,
-    score: Callable[[Condition], ConditionScores],
+    rollouts: Rollouts,
     *,
     new_prompts: bool,
+    rounds: int = PROOF_ROUNDS,
 ) -> Proof:
-    """Return a composition beside both adapters at scale 1; `score` generates and scores images with `sampling`."""
+    """Return a composition beside both adapters at scale 1, in as many rounds of images as it takes to tell.
+
+    The first round has the seeds of `sampling`, and each further one doubles their number. The rounds end when the
+    interval of the gain is above 0, or below `LEAST_GAIN`.
+
+    Args:
+        scale: the scale on which scores become shares.
+        best: the composition.
+        sampling: prompts, steps, and seeds of the first round, which follow each other.
+        rollouts: images of these prompts and steps, from the first of these seeds on.
+        new_prompts: whether the search used other prompts.
+        rounds: number of rounds at most.
+
+    """
     base, *_, both = four_conditions()
-    without, whole, changed = map(score, (base, both, best.condition()))
-    whole_shares, best_shares = scale.shares(whole, without), scale.shares(changed, without)
-    drawn = [scale.balances(scores, without, len(sampling.seeds)) for scores in (changed, whole)]
-    gain = interval(best_shares.balance - whole_shares.balance, drawn[0] - drawn[1])
-    return Proof(sampling, whole, changed, whole_shares, best_shares, gain, new_prompts)
+    confidence = 1 - (1 - CONFIDENCE) / rounds
+    for number in range(rounds):
+        seeds = len(sampling.seeds) * 2**number
+        without, whole, changed = (rollouts.scores(one, seeds) for one in (base, both, best.condition()))
+        whole_shares, best_shares = scale.shares(whole, without), scale.shares(changed, without)
+        drawn = [scale.balances(scores, without, seeds) for scores in (changed, whole)]
+        gain = interval(best_shares.balance - whole_shares.balance, drawn[0] - drawn[1], confidence)
+        if gain.low > 0 or gain.high < LEAST_GAIN:
+            break
+    used = replace(sampling, seeds=tuple(range(sampling.seeds[0], sampling.seeds[0] + seeds)))
+    return Proof(used, whole, changed, whole_shares, best_shares, gain, new_prompts, rounds)
+
+
+def scale_of(judge: Judge, prompts: Sequence[str]) -> Scale:
+    """Return the scale of a judge's scores: 1 is the mean score of its reference images."""
+    return Scale(judge.leading, _reference_scores(judge, prompts))
 
 
 def _reference_scores(judge: Judge, prompts: Sequence[str]) -> tuple[float, float]:

@@ -301,6 +301,7 @@ def recommend_document(
         else {
             "images": len(proof.best.images),
             "new_prompts": proof.new_prompts,
+            "rounds": proof.rounds,
             "gain": asdict(proof.gain),
             "whole": {**_shares(proof.whole_shares), "scores": _intervals(proof.whole.scores, failed)},
             "best": {**_shares(proof.best_shares), "scores": _intervals(proof.best.scores, failed)},

@@ -14,6 +14,7 @@ from bwlab_analysis.report.presentation import BlockMap, Item, Listing, Presenta
 from bwlab_analysis.report.verdict import (
     carrier_lines,
     few_images_warning,
+    interval_name,
     is_recommended,
     recommendation_text,
 )
@@ -162,7 +163,8 @@ def _proof_table(proof: Proof) -> Table:
         rows.append((Cell(name), *map(number_cell, cells)))
     columns = (Column("composition", align="left"), *columns_of("balance", "identity", "style", "text"))
     gain = interval_cell(proof.gain, text=signed_text)
-    note = f"The balance changes by {gain.text}; in brackets: the 95 % interval over prompts and seeds. {PROOF_NOTE}"
+    between = f"the {interval_name(proof)} over prompts and seeds"
+    note = f"The balance changes by {gain.text}; in brackets: {between}. {PROOF_NOTE}"
     return Table(columns, tuple(rows), note=note)
 
 

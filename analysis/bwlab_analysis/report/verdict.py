@@ -21,7 +21,7 @@ from bwlab_analysis.report.numbers import cosine_text, multiple_text, signed_tex
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
 
 if TYPE_CHECKING:
-    from bwlab_analysis.fidelity.recommend import Recommendation
+    from bwlab_analysis.fidelity.recommend import Proof, Recommendation
     from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
 
 SURE = 3.0  # standard deviations
@@ -241,6 +241,11 @@ def is_recommended(recommendation: Recommendation) -> bool:
     return min(recommendation.proof.best_shares.identity, recommendation.proof.best_shares.style) >= ENOUGH_RETAINED
 
 
+def interval_name(proof: Proof) -> str:
+    """Return what the interval of a proof's gain is."""
+    return "95 % interval" + (f", corrected for {proof.rounds} rounds of images," if proof.rounds > 1 else "")
+
+
 def recommendation_text(recommendation: Recommendation) -> str:
     """Return the recommendation, and its gain in images that the search did not use."""
     proof, tried = recommendation.proof, counted(len(recommendation.trials), "composition")
@@ -249,7 +254,7 @@ def recommendation_text(recommendation: Recommendation) -> str:
     images = counted(len(proof.best.images), "image")
     where = f"{images} for {'prompts and seeds' if proof.new_prompts else 'seeds'} that the search did not use"
     gain = proof.gain
-    between = f"95 % interval {signed_text(gain.low)} to {signed_text(gain.high)}"
+    between = f"{interval_name(proof)} {signed_text(gain.low)} to {signed_text(gain.high)}"
     if not recommendation.improves:
         return (
             f"Leave both as they are: in {where}, the best of {tried} changes the balance by {signed_text(gain.mean)} "

@@ -60,7 +60,7 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
     sampling = Sampling(settings.prompts, tuple(range(settings.seeds)), settings.steps, settings.cfg)
     base, judge = context.base(settings.base), context.judge(settings.judge)
     try:
-        recommendation = recommend(base, files, judge, sampling, settings.budget)
+        recommendation = recommend(base, files, judge, sampling, settings.budget, rounds=1)
     except NothingGained as error:
         return {"specs": ["1", "1"], "tried": 0, "values": None, "reason": str(error)}
     context.warn_of_failures(judge)

@@ -18,6 +18,7 @@ from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.fidelity.conditions import Condition
 from bwlab_analysis.fidelity.moves import Move, PairScales, cell_moves, single_moves, usual_moves
 from bwlab_analysis.fidelity.recommend import (
+    Proof,
     Recommendation,
     Rollouts,
     Scale,
@@ -29,6 +30,7 @@ from bwlab_analysis.fidelity.recommend import (
 from bwlab_analysis.fidelity.scores import ConditionScores, Sampling
 from bwlab_analysis.report.documents import recommend_document
 from bwlab_analysis.report.fidelity import present_recommendation
+from bwlab_analysis.report.verdict import interval_name
 from tests.conftest import tiny_unet
 
 LEADING = ("who", "how", "what")
@@ -241,11 +243,8 @@ def proved(unet: UNet2DConditionModel, world: MadeUp, seeds: int = 12) -> Recomm
     trials, best = run(unet, world, 600)
     assert best is not None
     sampling = Sampling(("a", "b"), tuple(range(seeds)))
-
-    def score(condition: Condition) -> ConditionScores:
-        return world.score(condition, world.sample(condition, sampling.seeds), seeds)
-
-    proof = proof_of(Scale(LEADING, REFERENCES), best.composition, sampling, score, new_prompts=True)
+    rollouts = Rollouts(world.sample, world.score, 2, 10_000, 0)
+    proof = proof_of(Scale(LEADING, REFERENCES), best.composition, sampling, rollouts, new_prompts=True)
     return Recommendation(tuple(trials), best, proof, (), 600, sampling)
 
 
@@ -282,13 +281,13 @@ def test_the_best_of_many_equal_ones_is_not_recommended(unet: UNet2DConditionMod
     search = Search(Rollouts(sample, world.score, 2, 600, 1000), Scale(LEADING, REFERENCES))
     trials, best = search.run(WHOLE, single_moves(WHOLE, scheme_of(unet)), lambda move: ())
     assert best is not None
-    score = lambda condition: world.score(condition, world.sample(condition, range(12)), 12)  # noqa: E731
     proof = proof_of(
         Scale(LEADING, REFERENCES),
         best.composition,
         Sampling(("a", "b"), tuple(range(12))),
-        score,
+        Rollouts(world.sample, world.score, 2, 10_000, 0),
         new_prompts=False,
+        rounds=1,
     )
     found = Recommendation(tuple(trials), best, proof, (), 600, Sampling(("a", "b"), (0,)))
     assert not found.improves
@@ -297,6 +296,55 @@ def test_the_best_of_many_equal_ones_is_not_recommended(unet: UNet2DConditionMod
     assert document["recommended"] is False
     assert document["verdict"].startswith("Leave both as they are: in 24 images for seeds that the search did not use")
     assert document["specs"] == {"identity": "*=1", "style": "*=1"}
+
+
+def rounds_of_proof(noise: float, gain: float, rounds: int = 3) -> tuple[Proof, MadeUp]:
+    """Return the proof of a composition whose style is half in out1, which gains this much, with noisy images."""
+    world = MadeUp(
+        lambda identity, style, schedules: (
+            (0.55 + (gain if style["out1"] == 0.5 else 0), 0.5, 1.0)
+            if max([*identity.values(), *style.values()])
+            else (0.2, 0.1, 1.0)
+        )
+    )
+
+    def sample(condition: Condition, seeds: Sequence[int]) -> Any:
+        """Return images with noise of their own in each composition."""
+        made = world.sample(condition, seeds)
+        own = [np.random.default_rng([*condition.name.encode(), seed]) for _ in range(2) for seed in seeds]
+        return [image + noise * one.normal(size=3) for image, one in zip(made, own, strict=True)]
+
+    half = Move("style", "at half in out1", {"out1": 0.5}, block="out1").applied(WHOLE)
+    rollouts = Rollouts(sample, world.score, 2, 10_000, 0)
+    sampling = Sampling(("a", "b"), tuple(range(8)))
+    return proof_of(Scale(LEADING, REFERENCES), half, sampling, rollouts, new_prompts=True, rounds=rounds), world
+
+
+@pytest.mark.parametrize(
+    ("noise", "gain", "images", "better"),
+    [
+        (0.02, 0.2, 16, True),  # told at once
+        (0.02, -0.2, 16, False),
+        (0.1, 0.1, 64, True),  # not in 16 images
+        (0.2, 0.0, 64, False),  # open to the end
+    ],
+)
+def test_the_proof_takes_as_many_images_as_it_needs(noise: float, gain: float, images: int, better: bool) -> None:
+    proof, world = rounds_of_proof(noise, gain)
+    assert len(proof.best.images) == len(proof.whole.images) == images
+    assert proof.sampling.seeds == tuple(range(images // 2))
+    assert world.made == 3 * images
+    assert (proof.gain.low > 0) == better
+
+
+def test_each_look_of_a_proof_widens_the_interval() -> None:
+    """Three looks at 98.3 % are wrong no more often than one at 95 %."""
+    once, _ = rounds_of_proof(0.02, 0.2, rounds=1)
+    first_of_three, _ = rounds_of_proof(0.02, 0.2)
+    assert len(once.best.images) == len(first_of_three.best.images)
+    assert first_of_three.gain.low < once.gain.low < once.gain.mean == first_of_three.gain.mean
+    assert interval_name(once) == "95 % interval"
+    assert interval_name(first_of_three) == "95 % interval, corrected for 3 rounds of images,"
 
 
 def test_what_is_better_and_still_bad_is_not_recommended(unet: UNet2DConditionModel) -> None:
