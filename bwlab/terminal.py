@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from operator import length_hint
 from string import ascii_lowercase, ascii_uppercase
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import typer
 
 from bwlab.errors import BwlabError
+from bwlab.messages import ProgressLines, RecordStream, current, fields_of, say
 from bwlab.text import CONTROLS, HALVES, single_line, visible
 
 if TYPE_CHECKING:
@@ -40,11 +41,18 @@ def stderr_console() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    made = _console_class()
-    console = made(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made, messages = _console_class(), current()
+    options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    if stderr:
+        options["quiet"] = messages.quiet
+        if messages.as_json:
+            return made(
+                **options, file=cast("IO[str]", RecordStream()), width=WIDTH, no_color=True, force_terminal=False
+            )
+    console = made(**options)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
-    return made(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDTH)
+    return made(**options, width=WIDTH)
 
 
 @cache
@@ -86,7 +94,7 @@ def echo(text: object, *, exact: bool = False, err: bool = False, nl: bool = Tru
 class ProgressBar:
     """A progress bar in a `with` block, with a text, the number of finished items, their total, and the time left.
 
-    Nothing is shown if the console is not a terminal.
+    Without a terminal a line is printed now and then (`ProgressLines`); nothing is shown by a quiet call.
 
     Args:
         text: description, such as `"encoding images"`.
@@ -114,6 +122,7 @@ class ProgressBar:
         # Off a terminal a transient bar would leave an empty line before an error.
         self._progress = Progress(*columns, console=console, transient=not keep, disable=not console.is_terminal)
         self._task = self._progress.add_task(text, total=total, completed=done, detail="")
+        self._lines = None if console.is_terminal or current().quiet else ProgressLines(text, total, done)
 
     def __enter__(self) -> Self:
         """Draw the bar."""
@@ -127,10 +136,14 @@ class ProgressBar:
     def update(self, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` items are done, with a detail such as the name of the next item."""
         self._progress.update(self._task, completed=done, total=total, detail=detail)
+        if self._lines is not None:
+            self._lines.update(done, total, detail)
 
     def advance(self, detail: str = "") -> None:
         """Show that one more item is done."""
         self._progress.update(self._task, advance=1, detail=detail)
+        if self._lines is not None:
+            self._lines.update(self._lines.done + 1, self._lines.total, detail)
 
 
 def track(items: Iterable[Item], text: str, total: int | None = None) -> Iterator[Item]:
@@ -176,12 +189,18 @@ def letters(count: int) -> list[str]:
 
 def warn(message: str) -> None:
     """Print one warning line on standard error."""
-    typer.echo(f"bwlab: warning: {one_line(message)}", err=True)
+    say("warning", one_line(message))
 
 
-def print_error(message: str) -> None:
+def note(message: str) -> None:
+    """Print one line on standard error that is worth knowing, unless the call is quiet."""
+    say("note", one_line(message))
+
+
+def print_error(error: BaseException | str) -> None:
     """Print one error line on standard error; the command goes on, or ends by itself."""
-    typer.echo(f"bwlab: error: {one_line(message)}", err=True)
+    more = fields_of(error) if isinstance(error, BaseException) else {}
+    say("error", one_line(str(error)), **{name: one_line(text) for name, text in more.items()})
 
 
 def one_line(message: str) -> str:

@@ -23,8 +23,30 @@ VALUES = {str: "TEXT", int: "INTEGER", float: "FLOAT", Path: "PATH"}
 STATED_DEFAULT = re.compile(r" ?\[default: (.*?)\]")
 INTRODUCTION = """# Command line
 
-Every command of bwlab, written by `make docs` from the code; `--help` shows the same. A user's mistake is reported on
-standard error, with exit code 2, and `bwlab --debug COMMAND` shows the traceback. `python -m bwlab` is `bwlab`.
+Every command of bwlab, written by `make docs` from the code; `--help` shows the same. `python -m bwlab` is `bwlab`,
+and `bwlab --install-completion` completes commands and options in your shell.
+
+Results go to standard output: paths, tables, or with `--json` one document. Everything else goes to standard error:
+progress, notes, warnings, and a user's mistake as one line that says what was asked, what was found and what to do.
+
+| option before the command | what it does |
+|---|---|
+| `--quiet`, `-q` | leaves out progress and notes; warnings and errors are shown |
+| `--log-format json` | one JSON object a line on standard error: `time` (UTC), `level` (`error`, `warning`, `note`, \
+`progress`), `message`; errors have `asked`, `found` and `fix`, progress has `done`, `total`, `seconds_left` |
+| `--debug` | shows the traceback of an error |
+
+Work of more than two seconds shows a bar with the time left, or without a terminal a line after two seconds and every
+half minute. Colours are left out without a terminal and where the environment variable `NO_COLOR` is set; `COLUMNS`
+sets the width.
+
+| exit code | meaning |
+|---|---|
+| 0 | the command did what was asked |
+| 1 | the command is done, and something is broken: `bwlab doctor`, `bwlab plugins check`, images that `bwlab tag` \
+left out |
+| 2 | a mistake in what was asked, a file that cannot be used, or a full disk |
+| 130 | stopped by Ctrl-C; `bwlab train` takes SIGTERM likewise, and saves a checkpoint first |
 """
 
 

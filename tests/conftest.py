@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+from bwlab import messages
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -108,6 +111,14 @@ def _without_waiting_for_the_disk() -> Iterator[None]:
     """Leave out the wait for the disk after each file; no test loses power. Tests of the order of writes sync again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _without_lines_of_progress() -> Iterator[None]:
+    """Print no progress where there is no terminal, however slow the machine; tests of these lines set the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "LINES_AFTER", math.inf)
         yield
 
 

@@ -31,6 +31,7 @@ ORDER: Mapping[str, tuple[frozenset[str], ...]] = {
             frozenset,
             (
                 ("errors", "text", "telemetry", "_version", "linalg"),
+                ("messages",),
                 ("files", "images", "terminal", "tables", "config", "blocks"),
                 ("formats", "benchmark"),
                 ("adapters", "base", "inspection"),

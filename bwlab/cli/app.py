@@ -21,6 +21,7 @@ from typer.models import CommandInfo, TyperInfo
 
 from bwlab._version import __version__
 from bwlab.errors import BwlabError, BwlabWarning
+from bwlab.messages import LogFormat, Messages, reporting
 from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
 from bwlab.terminal import one_line, print_error, show_traceback, warn
@@ -72,17 +73,20 @@ class Frame:
     Attributes:
         failures: plugins that are left out, each with its exception if there is one.
         debug: whether tracebacks are shown.
+        messages: how the call reports.
 
     """
 
     failures: Sequence[tuple[PluginRecord, BaseException | None]] = ()
     debug: bool = False
+    messages: Messages = field(default_factory=Messages)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line on `arguments` (by default those of the process); always ends in `SystemExit`."""
     frame = Frame()
-    exit_on_error(lambda: _run(frame, arguments), lambda: frame.debug)
+    with reporting(frame.messages):
+        exit_on_error(lambda: _run(frame, arguments), lambda: frame.debug)
 
 
 def build_app(
@@ -286,7 +290,7 @@ def _guard(name: str, command: Any, record: PluginRecord) -> None:
 
 def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     typed = sys.argv[1:] if arguments is None else arguments
-    first = next((word for word in typed if word != "--debug"), None)
+    first = _first_word(typed, frame.messages)
     manager = build_manager(registrations=first != "--help")
     command, unusable = build_group(manager, first)
     for record in manager.failed:
@@ -304,6 +308,19 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     given = None if arguments is None else list(arguments)
     with _warnings_in_one_line(), shared_manager(manager):
         exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
+
+
+def _first_word(typed: Sequence[str], messages: Messages) -> str | None:
+    """Return the first word that is no global option, or `--help`; errors in it are reported in the form asked for."""
+    words = iter(typed)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option == "--log-format":
+            if (value if equals else next(words, None)) == LogFormat.JSON:
+                messages.form = LogFormat.JSON
+        elif word not in ("--debug", "--quiet", "-q"):
+            return word
+    return None
 
 
 @contextmanager
@@ -349,6 +366,13 @@ def versions() -> Iterator[str]:
 def _global_options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Leave out progress and notes; errors and warnings are shown.")
+    ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(help="Form of the lines on standard error: text, or json for one object a line.", metavar="FORM"),
+    ] = LogFormat.TEXT,
     version: Annotated[
         bool,
         typer.Option(
@@ -361,6 +385,7 @@ def _global_options(
 ) -> None:
     frame = context.ensure_object(Frame)
     frame.debug = debug
+    frame.messages.quiet, frame.messages.form = quiet, log_format
     for _, cause in frame.failures:
         if debug and cause is not None:
             show_traceback(cause)
@@ -381,7 +406,7 @@ def exit_on_error(call: Callable[[], None], debug: Callable[[], bool]) -> None:
     except BwlabError as error:
         if debug():
             show_traceback(error)
-        _fail(str(error))
+        _fail(error)
     except OSError as error:
         if error.errno not in OF_THE_MACHINE or debug():
             raise
@@ -436,6 +461,6 @@ def usage_error(error: Any) -> BwlabError:
     return BwlabError(path, found[:1].lower() + found[1:], f"{(near + meant).strip()} See {path} --help".strip())
 
 
-def _fail(message: str) -> NoReturn:
-    print_error(message)
+def _fail(error: BwlabError | str) -> NoReturn:
+    print_error(error)
     raise SystemExit(USER_ERROR)

@@ -13,7 +13,7 @@ from bwlab.blocks.block_map import Counts, Level, MapRow
 from bwlab.blocks.notations.lists import kohya_indices
 from bwlab.blocks.scheme import ALL, BlockScheme, with_ranges
 from bwlab.errors import BwlabError
-from bwlab.terminal import echo
+from bwlab.terminal import echo, note
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,8 +108,8 @@ def _print_translation(result: Translation, as_json: bool) -> None:
         echo(json.dumps(asdict(result)), exact=True)
         return
     echo(result.text, exact=True)
-    for note in result.notes:
-        echo(f"bwlab: note: {note}", err=True)
+    for text in result.notes:
+        note(text)
 
 
 def _as_dict(base: str, scheme: BlockScheme, rows: list[MapRow], counts: dict[str, Counts]) -> dict[str, object]:

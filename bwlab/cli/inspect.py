@@ -52,7 +52,7 @@ def command(
             except BwlabError as error:
                 if len(files) == 1:
                     raise
-                print_error(str(error))
+                print_error(error)
                 unread.append(error)
 
     reports = readable()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bwlab.errors import BwlabError
-from bwlab.terminal import echo, warn
+from bwlab.terminal import echo, note, warn
 
 if TYPE_CHECKING:
     from bwlab.config.sources import Setting
@@ -36,8 +36,8 @@ def translated(source: str | None) -> Translation:
     translation = translate(source)
     for warning in translation.warnings:
         warn(warning)
-    for note in translation.notes:
-        echo(f"bwlab: note: {note}", err=True)
+    for text in translation.notes:
+        note(text)
     return translation
 
 

@@ -282,6 +282,17 @@ def prints_the_version(without: Done, with_option: Done) -> None:
     assert without.out != with_option.out
 
 
+def leaves_out_the_notes(without: Done, with_option: Done) -> None:
+    assert without.out == with_option.out != ""
+    assert "bwlab: note: " in without.err
+    assert with_option.err == ""
+
+
+def reports_as_json(without: Done, with_option: Done) -> None:
+    assert without.code == with_option.code == 2
+    assert f"bwlab: error: {json.loads(with_option.err)['message']}\n" == without.err
+
+
 def prints_a_completion(without: Done, with_option: Done) -> None:
     assert with_option.code == 0
     assert "_BWLAB_COMPLETE" in with_option.out
@@ -302,12 +313,15 @@ def own_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WRONG = "inspect no-such-file.safetensors"
+NOTED = "blocks sd14 --to a1111 in0=0.5"
 FRAME = Table(
     "",
     "",
     [
         Row("--version", "--version", prints_the_version, instead="plugins"),
         Row("--debug", f"--debug {WRONG}", shows_a_traceback, instead=WRONG),
+        Row("--quiet", f"--quiet {NOTED}", leaves_out_the_notes, instead=NOTED),
+        Row("--log-format", f"--log-format json {WRONG}", reports_as_json, instead=WRONG),
         Row("--show-completion", "--show-completion", prints_a_completion, instead="plugins"),
         Row("--install-completion", "--install-completion", installs_a_completion, instead="plugins"),
     ],

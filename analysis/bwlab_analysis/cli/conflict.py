@@ -181,7 +181,7 @@ def _write_pairs(files: list[Path], out: Path, signs: bool, cells: bool, as_json
         result = analyze.conflict_pairs(*files, out=out, signs=signs, cells=cells, on_progress=on_progress, warn=warn)
     show(result.presentation, result.document, as_json=as_json, report=report)
     for error in result.report.unreadable.values():
-        print_error(str(error))
+        print_error(error)
     raise typer.Exit(2 if result.report.unreadable else 0)
 
 
