@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-large crash load conflict-table golden fuzz lint docs benchmark oldest audit clean
+.PHONY: demo test test-large crash load conflict-table golden fuzz lint docs site benchmark oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -47,6 +47,10 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
 
+# The documentation as a site, in site/: open site/index.html. ARGS="--site-dir FOLDER" for another folder.
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.train_step $(ARGS)
 
@@ -73,7 +77,7 @@ audit: $(STAMP)
 	$(BIN)/pip-audit --skip-editable
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are named beside the project so that pip solves all of them at once, whatever index it uses.
 $(STAMP): pyproject.toml
