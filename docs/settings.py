@@ -20,7 +20,7 @@ writes the same as a file to start from. A setting is given in that file, by its
 `--set training.lr=1e-4`; [training](training.md#settings) says which source wins. An unknown key and a value out of
 range are errors, which name the nearest key or what to give.
 """
-HEAD = "| setting | kind | default | range | meaning |\n|---|---|---|---|---|"
+HEAD = "| setting | kind and range | default | meaning |\n|---|---|---|---|"
 
 
 def settings_page() -> str:
@@ -51,14 +51,15 @@ def _section(head: str, says: str, within: str, fields: Mapping[str, FieldInfo],
 
 def _row(key: str, field: FieldInfo, default: object) -> str:
     says = " ".join((field.description or "").split())
-    cells = (f"`{key}`", _kind(field), _shown(default), _limits(field), says)
+    kind = f"{_kind(field)} {_limits(field)}".strip()
+    cells = (f"`{key}`", kind, _shown(default), says)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _kind(field: FieldInfo) -> str:
     """Return what a setting may be, in words."""
     if choices(field):
-        return "one of these values"
+        return "one of"
     kind = plain_type(field.annotation)
     return "a table" if typing.get_origin(kind) is Mapping else KIND_NAMES[kind]
 

@@ -17,6 +17,7 @@ ROWS = {
     for row in re.findall(r"^\| (`.*) \|$", TEXT, re.MULTILINE)
     if (cells := [cell.strip("` ") for cell in re.split(r"(?<!\\) \| ", row)])
 }
+BOUND = re.compile(r"(at least|at most|above|below) (\S+?)(?:,|$)")
 
 
 def test_the_page_is_fresh() -> None:
@@ -34,9 +35,15 @@ def test_every_setting_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("key", sorted(ROWS))
 def test_a_bound_is_the_one_that_is_checked(key: str) -> None:
-    kind, _, limits, _ = ROWS[key]
-    for word, limit in re.findall(r"(at least|at most|above|below) (\S+?)(?:,|$)", limits):
+    limits, _, _ = ROWS[key]
+    for word, limit in BOUND.findall(limits):
         outside = {"at least": -1, "at most": 1}.get(word, 0)
-        value = int(limit) + outside if kind == "a whole number" else float(limit) + outside
+        value = int(limit) + outside if limits.startswith("a whole number") else float(limit) + outside
         with pytest.raises(BwlabError, match="out of range"):
             read_config(sets=[f"{key}={value}"])
+
+
+def test_most_numbers_have_a_bound() -> None:
+    numbers = [cells[0] for cells in ROWS.values() if "number" in cells[0]]
+    assert len(numbers) > 30
+    assert [kind for kind in numbers if not BOUND.search(kind)] == []
