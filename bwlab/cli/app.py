@@ -44,7 +44,7 @@ COMMANDS = {
 GROUPS = {
     "data": "Check the images and captions to train an adapter on.",
     "config": "Show or write the settings of a training run.",
-    "plugins": "List plugins, check adapter types, fusion methods and optimisers, or start a new plugin.",
+    "plugins": "List plugins, check what they register against its contract, or start a new plugin.",
 }
 
 # Commands of plugins that are published separately from bwlab -> how to install the plugin.
