@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo dist test test-large tour crash load conflict-table golden fuzz lint docs benchmark oldest audit clean
+.PHONY: demo dist test test-large tour crash load conflict-table golden fuzz lint docs site benchmark oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -46,6 +46,10 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m docs.generate
+
+# The documentation as a site, in site/: open site/index.html. ARGS="--site-dir FOLDER" for another folder.
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
 
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.train_step $(ARGS)
@@ -88,7 +92,7 @@ tour: $(STAMP)
 	$(BIN)/python -m docs.tour
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-dist build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-dist build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are named beside the project so that pip solves all of them at once, whatever index it uses.
 $(STAMP): pyproject.toml

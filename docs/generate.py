@@ -12,6 +12,7 @@ from bwlab.testing.contract import Contract, name_of
 from bwlab_analysis import testing as analysis_testing
 from docs import foreign, study
 from docs.command_line import command_page
+from docs.settings import settings_page
 
 DOCS = Path(__file__).resolve().parent
 OURS = "bwlab"
@@ -81,12 +82,13 @@ def with_table(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the tables in docs/plugins.md and docs/coming-from-kohya.md, and docs/cli.md and docs/study/tables.md."""
+    """Rewrite docs/cli.md, settings.md and study/tables.md, and the tables in plugins.md and coming-from-kohya.md."""
     page = DOCS / "plugins.md"
     page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
     other = DOCS / "coming-from-kohya.md"
     other.write_text(foreign.with_parts(other.read_text(encoding="utf-8")), encoding="utf-8")
     (DOCS / "cli.md").write_text(command_page(own_manager()), encoding="utf-8")
+    (DOCS / "settings.md").write_text(settings_page(), encoding="utf-8")
     study.main()
 
 
