@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # The plugins that are distributions of their own.
-PLUGINS = ("bwlab_emoji", "bwlab_lycoris")
+PLUGINS = ("bwlab_emoji", "bwlab_lycoris", "bwlab_ui")
 
 # Runs `python -m bwlab` with unpacked wheels first on the path, as if those plugins and what emoji needs were
 # not installed: the environment of the tests has all.
@@ -28,7 +28,7 @@ import importlib.metadata, runpy, sys
 
 folders, arguments = sys.argv[1].split(";"), sys.argv[2:]
 with_plugin = len(folders) > 1
-hidden = {"resvg_py", "bwlab_lycoris"} | (set() if with_plugin else {"bwlab_emoji"})
+hidden = {"resvg_py", "bwlab_lycoris", "bwlab_ui"} | (set() if with_plugin else {"bwlab_emoji"})
 
 
 class Hidden:
