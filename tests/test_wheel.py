@@ -211,6 +211,9 @@ def test_the_wheel_of_a_plugin_holds_it_alone(plugin: str, plugin_wheel: Path, t
     folder = ROOT / "plugins" / plugin
     sources = {f"{plugin}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
+    page = {f"{plugin}/page/{path.name}" for path in (folder / "page").glob("*")}
+    assert page <= set(names)
+    assert bool(page) is (plugin == "bwlab_ui")
 
 
 def test_bwlab_base_comes_with_the_emoji_plugin(site: Path, plugin_site: Path) -> None:

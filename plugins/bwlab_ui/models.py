@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
     from bwlab_analysis.activations.loaded_base import LoadedBase
 
-MOST_ADAPTERS, MOST_PROMPTS, MOST_IMAGES = 8, 16, 256
+MOST_ADAPTERS, MOST_PROMPTS, MOST_IMAGES = 8, 16, 64
 """Numbers of loaded adapters, encoded prompts and finished images that a base keeps."""
 
 Value = TypeVar("Value")
@@ -72,7 +72,12 @@ class Model:
 
     def adapter(self, file: Path) -> Adapter:
         """Return the adapter in a file; `BwlabError` if it is broken or was made for another model."""
-        return self._adapters.get(version(file), lambda: self.loaded.adapter(file))
+        return self._adapters.get(version(file), lambda: self._load(file))
+
+    def _load(self, file: Path) -> Adapter:
+        # Not while an image is sampled: then the weights of the base are changed.
+        with self.turns.at_once(lambda: None):
+            return self.loaded.adapter(file)
 
     def image(
         self,
@@ -110,12 +115,12 @@ class Model:
         def make() -> bytes:
             from bwlab.adapters.attach import ScaledAdapter
 
+            scaled = [
+                ScaledAdapter(self.adapter(file), spec, scale.schedule or None)
+                for file, spec, scale in zip(files, specs, scales, strict=True)
+            ]
             turn = self.turns.at_once if hurried else self.turns.between
             with turn(check):
-                scaled = [
-                    ScaledAdapter(self.adapter(file), spec, scale.schedule or None)
-                    for file, spec, scale in zip(files, specs, scales, strict=True)
-                ]
                 return png(self._sampled(scaled, settings, check, on_step), side)
 
         return self._images.get(key, make)

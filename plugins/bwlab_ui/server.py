@@ -14,7 +14,6 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -42,8 +41,8 @@ CHUNK = 2**20
 AFTER_A_WRONG_PASSWORD = 1.0  # seconds until the answer
 
 
-def build_app(mixer: Mixer, access: Access) -> Starlette:
-    """Return the application of a mixer."""
+def build_app(mixer: Mixer, access: Access) -> Guard:
+    """Return the application of a mixer, which answers only those who may use it."""
     server = _Server(mixer, access)
 
     @asynccontextmanager
@@ -72,8 +71,7 @@ def build_app(mixer: Mixer, access: Access) -> Starlette:
         Route(f"{session}/exports", server.exports, methods=["GET"]),
     ]
     handlers: Any = {BwlabError: _as_error, Cancelled: _as_cancelled, HTTPException: _as_http_error, Exception: _defect}
-    middleware = [Middleware(Guard, access=access)]
-    return Starlette(routes=routes, exception_handlers=handlers, middleware=middleware, lifespan=lifespan)
+    return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan), access)
 
 
 def _answer(error: BwlabError, status: int) -> JSONResponse:

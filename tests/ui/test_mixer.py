@@ -272,7 +272,7 @@ def test_a_job_is_cancelled_between_two_images(mixer: Mixer) -> None:
 def test_the_search_says_what_it_found(
     tiny_pipeline: Path, files: tuple[Path, Path], clip: Path, tmp_path: Path
 ) -> None:
-    """Adapters with random weights learned nothing, and the search says so; what it advises is in the next test."""
+    """With so few images it tries the usual change only, which does not help adapters with random weights."""
     data = {
         "fox": images(tmp_path / "fox", ("fox", "panda"), "noto"),
         "ink": images(tmp_path / "ink", ("fox",), "ink"),
@@ -286,12 +286,14 @@ def test_the_search_says_what_it_found(
         assert (refused["state"], "Give 32 or more" in refused["error"]["fix"]) == ("failed", True)
         client.post(f"/api/sessions/{session}/jobs/advice", json={"budget": 40})
         job = finished(client, session, "advice")
-        said = job["error"] or job["result"]
-        if job["state"] == "failed":
-            assert said["asked"].startswith("improving on the")
-        else:
-            assert said["text"].startswith(("Leave both", "Use the scales", "No composition"))
-            assert said["advised"] is said["text"].startswith("Use the scales")
+    assert job["state"] == "done", job["error"]
+    assert job["result"] == {
+        "text": "Leave both as they are: none of 2 compositions is better than both at scale 1.",
+        "advised": False,
+        "tried": 2,
+        "own_images": False,
+        "scales": None,
+    }
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_blocks_one_by_one_can_be_cancelled_and_chosen(context: BrowserContext, 
     page.get_by_role("button", name="Another seed").click()
     page.get_by_role("button", name="Make the images").click()
     page.locator(".thumb").first.wait_for(timeout=1000 * PATIENCE)
-    page.get_by_role("button", name="Cancel strip").click()
+    page.get_by_role("button", name="Cancel the images of the blocks").click()
     expect(page.locator("[data-job=strip]")).to_contain_text("Cancelled", timeout=1000 * PATIENCE)
     assert 0 < page.locator(".thumb").count() < 2 * (11 + 2)
     count = version(page, "mix")

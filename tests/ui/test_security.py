@@ -94,6 +94,19 @@ def test_every_answer_forbids_frames_other_scripts_and_copies(mixer: Mixer) -> N
         assert answer.headers["cache-control"] == "no-store"
 
 
+def test_a_defect_is_one_line_and_says_nothing_to_others(mixer: Mixer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nought")
+
+    client = client_of(mixer)
+    client = TestClient(client.app, str(client.base_url), raise_server_exceptions=False, headers=OURS)
+    session = opened(client)["id"]
+    monkeypatch.setattr(mixer, "exports", broken)
+    answer = client.get(f"/api/sessions/{session}/exports")
+    assert (answer.status_code, answer.json()["error"]["found"]) == (500, "ZeroDivisionError: by nought")
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_the_page_loads_nothing_from_elsewhere(mixer: Mixer) -> None:
     client = client_of(mixer)
     for path in PAGE:

@@ -7,6 +7,7 @@ import { allScales, LETTERS, page, path, setScales } from "/state.js";
 
 const PERIOD = 300; // milliseconds between two questions how far the work is
 const WORDS = { waiting: "Waiting for its turn", running: "Working", cancelled: "Cancelled.", failed: "" };
+const CALLED = { weights: "the weights", measure: "the measurement", advice: "the search", strip: "the images of the blocks" };
 const active = (job) => job && ["waiting", "running"].includes(job.state);
 let timer = null;
 
@@ -81,9 +82,9 @@ function showJob(box, kind, job) {
   const text = job.error ? `${asked}: ${found}. ${fix}.` : [WORDS[job.state], job.stage].filter(Boolean).join(": ");
   const parts = [make("span", { class: job.error ? "failed" : "note" }, text)];
   if (active(job)) {
-    const bar = make("progress", { "aria-label": `Progress: ${job.stage || kind}` });
+    const bar = make("progress", { "aria-label": `Progress of ${CALLED[kind]}` });
     if (job.total) Object.assign(bar, { max: job.total, value: job.done });
-    const cancel = make("button", { type: "button", "aria-label": `Cancel ${kind}` }, "Cancel");
+    const cancel = make("button", { type: "button", "aria-label": `Cancel ${CALLED[kind]}` }, "Cancel");
     cancel.addEventListener("click", () => attempt(() => remove(path(`/jobs/${kind}`))));
     parts.push(bar, make("span", { class: "note" }, job.total ? `${job.done} of ${job.total}` : ""), cancel);
   }
