@@ -65,7 +65,7 @@ OLDEST_TESTS ?= tests/blocks tests/inspection tests/merging/test_commands.py tes
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) -m docs.dependencies > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install -c $(OLDEST)/constraints.txt torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris
+	$(OLDEST)/bin/python -m pip install -c $(OLDEST)/constraints.txt torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
 	$(OLDEST)/bin/python -m pip check
 	$(OLDEST)/bin/bwlab --help
 	$(OLDEST)/bin/python -m pytest -p no:cacheprovider $(OLDEST_TESTS) $(ARGS)
@@ -98,5 +98,5 @@ clean:
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bwlab needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris
+	$(BIN)/python -m pip install torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
 	touch $@

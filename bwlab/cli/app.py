@@ -48,7 +48,10 @@ GROUPS = {
 }
 
 # Commands of plugins that are published separately from bwlab -> how to install the plugin.
-PLUGINS_OF_COMMANDS = {"base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a clone"}
+PLUGINS_OF_COMMANDS = {
+    "base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a clone",
+    "ui": "'bwlab[ui]', or ./plugins/bwlab_ui in a clone",
+}
 
 # The error that typer raises for arguments it cannot read. It is click's or typer's, depending on the version, and only
 # a subclass is public.
