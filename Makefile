@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: demo test test-large crash load conflict-table golden fuzz lint docs site benchmark oldest audit clean
+.PHONY: demo dist test test-large tour crash load conflict-table golden fuzz lint docs site benchmark oldest audit clean
 
 demo: $(STAMP)
 	$(BIN)/bwlab demo $(ARGS)
@@ -65,7 +65,7 @@ OLDEST_TESTS ?= tests/blocks tests/inspection tests/merging/test_commands.py tes
 oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) -m docs.dependencies > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install -c $(OLDEST)/constraints.txt torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris
+	$(OLDEST)/bin/python -m pip install -c $(OLDEST)/constraints.txt torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
 	$(OLDEST)/bin/python -m pip check
 	$(OLDEST)/bin/bwlab --help
 	$(OLDEST)/bin/python -m pytest -p no:cacheprovider $(OLDEST_TESTS) $(ARGS)
@@ -76,12 +76,27 @@ audit: $(STAMP)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable
 
+# The sdist and the wheel of every distribution, the same bytes wherever they are built from one commit.
+DISTRIBUTIONS := . $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+
+dist:
+	rm -rf dist
+	$(PYTHON) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install --quiet build
+	for source in $(DISTRIBUTIONS); do \
+		SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(VENV)-dist/bin/python -m build --outdir dist $$source || exit 1; \
+	done
+
+# Run docs/tour.ipynb and keep its output in it.
+tour: $(STAMP)
+	$(BIN)/python -m docs.tour
+
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-dist build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are named beside the project so that pip solves all of them at once, whatever index it uses.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bwlab needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris
+	$(BIN)/python -m pip install torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
 	touch $@

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab._version import __version__
+from bwlab.errors import BwlabError
 from bwlab.plugins.hookspecs import hookimpl
 from bwlab.telemetry import refuse_telemetry
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     import torch
     from PIL import Image
@@ -35,6 +36,7 @@ __all__ = [
     "load_adapter",
     "load_base",
     "load_embedding",
+    "train",
 ]
 
 refuse_telemetry()
@@ -94,6 +96,45 @@ def blocks_of(unet: nn.Module) -> dict[str, tuple[str, ...]]:
     return {
         block: tuple(module.path for module in scheme.modules if module.block == block) for block in scheme.blocks()
     }
+
+
+def train(
+    settings: Mapping[str, object],
+    config: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = True,
+    manager: PluginManager | None = None,
+) -> Path:
+    """Train an adapter into chosen blocks of a base model, as `bwlab train` does, and return its file.
+
+    Args:
+        settings: by dotted key, as `bwlab config init` lists them: `{"data.folder": "fox", "out": "runs/fox"}`.
+        config: a TOML file with further settings; those given here win.
+        resume: resume the run in `out` from its last checkpoint.
+        overwrite: replace the run in `out`.
+        quiet: leave out the summary and the progress, which go to standard error.
+        manager: the plugin manager; None: all installed plugins.
+
+    Raises:
+        BwlabError: a setting, the base, the data or the folder is bad; or the run broke off.
+
+    """
+    from bwlab.messages import Messages, reporting
+    from bwlab.terminal import stderr_console
+    from bwlab.training import ExistingRun
+    from bwlab.training import train as run
+    from bwlab.training.settings import build_config, collect
+
+    if resume and overwrite:
+        raise BwlabError("bwlab.train", "both resume and overwrite are given", "Give one of them")
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    flags = {key: (f"settings[{key!r}]", value) for key, value in plain.items()}
+    chosen = build_config(collect(None if config is None else Path(config), None, flags, ()))
+    existing = ExistingRun.RESUME if resume else ExistingRun.OVERWRITE if overwrite else ExistingRun.REFUSE
+    with reporting(Messages(quiet=quiet)):
+        return run(chosen, _manager(manager), stderr_console(), existing)
 
 
 def load_adapter(path: str | Path, pipe: Pipeline, *, manager: PluginManager | None = None) -> Adapter:

@@ -40,6 +40,19 @@ def stderr_console() -> Console:
     return _console(stderr=True)
 
 
+def text_console(file: IO[str], width: int, colours: str | None = None) -> Console:
+    """Return a console that writes to a file, with the same rules as for standard output.
+
+    Args:
+        file: where it writes.
+        width: in columns.
+        colours: rich's name of a system of colours; None for no colours.
+
+    """
+    style: dict[str, Any] = {"force_terminal": colours is not None, "color_system": colours}
+    return _console_class()(file=file, width=width, highlight=False, markup=False, emoji=False, **style)
+
+
 def _console(*, stderr: bool) -> Console:
     made, messages = _console_class(), current()
     options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CORE, BUILD, DEV = "core", "build", "dev"
 # The distributions of our own beside bwlab, and their folders.
-PLUGINS = {"bwlab-emoji": ROOT / "plugins" / "bwlab_emoji", "bwlab-lycoris": ROOT / "plugins" / "bwlab_lycoris"}
+PLUGINS = {f"bwlab-{name}": ROOT / "plugins" / f"bwlab_{name}" for name in ("emoji", "lycoris", "ui")}
 OWN = {"bwlab", *PLUGINS}
 REQUIREMENT = re.compile(r"([\w.-]+)(?:>=([\w.]+))?")
 ROW = re.compile(

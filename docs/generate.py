@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+from bwlab import testing
 from bwlab.plugins.manager import PluginManager, build_manager
+from bwlab.testing.contract import Contract, name_of
+from bwlab_analysis import testing as analysis_testing
 from docs import foreign, study
 from docs.command_line import command_page
 from docs.settings import settings_page
@@ -15,6 +18,22 @@ DOCS = Path(__file__).resolve().parent
 OURS = "bwlab"
 START = "<!-- hooks: written by docs/generate.py -->\n"
 END = "<!-- end of hooks -->"
+CONTRACTS_START = "<!-- contracts: written by docs/generate.py -->\n"
+CONTRACTS_END = "<!-- end of contracts -->"
+# The contract of each kind of plugin.
+CONTRACTS: dict[str, type[Contract]] = {
+    "adapter": testing.AdapterContract,
+    "command": testing.CommandContract,
+    "conflict": analysis_testing.ConflictContract,
+    "family": testing.FamilyContract,
+    "format": testing.FormatContract,
+    "fusion": testing.FusionContract,
+    "metric": analysis_testing.MetricContract,
+    "optimizer": testing.OptimizerContract,
+    "scheme": testing.SchemeContract,
+    "scorer": analysis_testing.ScorerContract,
+    "tagger": testing.TaggerContract,
+}
 
 
 def own_manager() -> PluginManager:
@@ -39,11 +58,27 @@ def hook_table() -> str:
     return "\n".join(["| hook | arguments | what it is for |", "|---|---|---|", *lines]) + "\n"
 
 
+def contract_tables() -> str:
+    """Return a Markdown table for the contract of each kind: the name of each clause and what it promises."""
+    parts = []
+    for name, contract in CONTRACTS.items():
+        lines = [f"| {name_of(clause)} | {_first_paragraph(clause)} |" for clause in contract.clauses]
+        head = f"**`{name}`**: `{contract.__module__}.{contract.__name__}`"
+        parts.append("\n".join([head, "", "| clause | what it promises |", "|---|---|", *lines]) + "\n")
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def _first_paragraph(clause: object) -> str:
+    return " ".join(inspect.cleandoc(clause.__doc__ or "").split("\n\n")[0].split())
+
+
 def with_table(text: str) -> str:
-    """Return a page with the table between its two marks replaced by a fresh one."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}{hook_table()}{END}{after}"
+    """Return a page with the tables between their marks replaced by fresh ones."""
+    for start, end, table in ((START, END, hook_table), (CONTRACTS_START, CONTRACTS_END, contract_tables)):
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}{table()}{end}{after}"
+    return text
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # The plugins that are distributions of their own.
-PLUGINS = ("bwlab_emoji", "bwlab_lycoris")
+PLUGINS = ("bwlab_emoji", "bwlab_lycoris", "bwlab_ui")
 
 # Runs `python -m bwlab` with unpacked wheels first on the path, as if those plugins and what emoji needs were
 # not installed: the environment of the tests has all.
@@ -28,7 +28,7 @@ import importlib.metadata, runpy, sys
 
 folders, arguments = sys.argv[1].split(";"), sys.argv[2:]
 with_plugin = len(folders) > 1
-hidden = {"resvg_py", "bwlab_lycoris"} | (set() if with_plugin else {"bwlab_emoji"})
+hidden = {"resvg_py", "bwlab_lycoris", "bwlab_ui"} | (set() if with_plugin else {"bwlab_emoji"})
 
 
 class Hidden:
@@ -211,6 +211,9 @@ def test_the_wheel_of_a_plugin_holds_it_alone(plugin: str, plugin_wheel: Path, t
     folder = ROOT / "plugins" / plugin
     sources = {f"{plugin}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
+    page = {f"{plugin}/page/{path.name}" for path in (folder / "page").glob("*")}
+    assert page <= set(names)
+    assert bool(page) is (plugin == "bwlab_ui")
 
 
 def test_bwlab_base_comes_with_the_emoji_plugin(site: Path, plugin_site: Path) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pluggy
     import typer
 
+    from bwlab.plugins.kinds import PluginKind
     from bwlab_analysis.measures import BlockMetric, ConflictMeasure
 
 
@@ -19,6 +20,14 @@ def bwlab_declare_hooks(manager: pluggy.PluginManager) -> None:
     from bwlab_analysis import hookspecs
 
     manager.add_hookspecs(hookspecs)
+
+
+@hookimpl
+def bwlab_register_plugin_kinds() -> list[PluginKind]:
+    """Return the kinds of the analysis' hooks."""
+    from bwlab_analysis.kinds import ANALYSIS_KINDS
+
+    return list(ANALYSIS_KINDS)
 
 
 @hookimpl

@@ -225,12 +225,14 @@ class SchemeFinder:
         name: e.g. `"sd"`; unique among all installed plugins.
         summary: one line for lists.
         find: function from a model's config to its block scheme, or to None if the model is of another family.
+        example: a config that it knows, for the contract of block schemes; None: it cannot be checked.
 
     """
 
     name: str
     summary: str
     find: Callable[[Mapping[str, object]], BlockScheme | None]
+    example: Mapping[str, object] | None = None
 
     def __call__(self, config: Mapping[str, object]) -> BlockScheme | None:
         """Return the block scheme of a model with `config`, or None if it is of another family."""

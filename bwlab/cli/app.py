@@ -44,11 +44,14 @@ COMMANDS = {
 GROUPS = {
     "data": "Check the images and captions to train an adapter on.",
     "config": "Show or write the settings of a training run.",
-    "plugins": "List plugins, check adapter types, fusion methods and optimisers, or start a new plugin.",
+    "plugins": "List plugins, check what they register against its contract, or start a new plugin.",
 }
 
 # Commands of plugins that are published separately from bwlab -> how to install the plugin.
-PLUGINS_OF_COMMANDS = {"base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a clone"}
+PLUGINS_OF_COMMANDS = {
+    "base": "'bwlab[emoji]', or ./plugins/bwlab_emoji in a clone",
+    "ui": "'bwlab[ui]', or ./plugins/bwlab_ui in a clone",
+}
 
 # The error that typer raises for arguments it cannot read. It is click's or typer's, depending on the version, and only
 # a subclass is public.

@@ -1,9 +1,10 @@
-"""`bwlab plugins`: list plugins, check types, fusion methods and optimisers by their contracts, start a plugin."""
+"""`bwlab plugins`: list plugins, check by their contracts what they register, start a plugin."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,39 +15,25 @@ from bwlab.terminal import echo
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from bwlab.errors import BwlabError
+    from bwlab.plugins.kinds import CheckOptions, PluginKind
     from bwlab.plugins.manager import PluginManager, PluginRecord
+    from bwlab.testing.contract import Outcome
 
-app = typer.Typer(help="List plugins, check adapter types, fusion methods and optimisers, or start a new plugin.")
+app = typer.Typer(help="List plugins, check what they register against its contract, or start a new plugin.")
 
-KINDS = {
+# Words for hooks of which no `PluginKind` tells.
+OTHER_KINDS = {
     "bwlab_declare_hooks": "hooks",
-    "bwlab_register_adapters": "adapter",
-    "bwlab_register_block_schemes": "blocks",
-    "bwlab_register_formats": "format",
-    "bwlab_register_fusions": "fusion",
-    "bwlab_register_model_families": "family",
-    "bwlab_register_optimizers": "optimiser",
-    "bwlab_register_taggers": "tagger",
-    "bwlab_register_commands": "commands",
+    "bwlab_register_plugin_kinds": "kinds",
     "bwlab_run_started": "training",
     "bwlab_step_finished": "training",
     "bwlab_checkpoint_saved": "training",
     "bwlab_run_finished": "training",
     "bwlab_extra_losses": "loss",
 }
-COMMANDS = "bwlab_register_commands"
-# Hooks that plugins are asked when they are loaded.
-CALLED_AT_LOADING = frozenset(
-    {
-        "bwlab_register_adapters",
-        "bwlab_register_block_schemes",
-        "bwlab_register_formats",
-        "bwlab_register_fusions",
-        "bwlab_register_model_families",
-        "bwlab_register_optimizers",
-        "bwlab_register_taggers",
-    }
-)
+COMMAND_KIND = "command"
+KIND_NAMES = "adapter, command, conflict, family, format, fusion, metric, optimizer, scheme, scorer or tagger"
 LONGEST_NAME = 22
 COLOURS = {"loaded": "green", "failed": "red", "disabled": "dim"}
 
@@ -55,7 +42,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def default_command(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List plugins, check adapter types, fusion methods and optimisers, or start a new plugin."""
+    """List plugins, check what they register against its contract, or start a new plugin."""
     if context.invoked_subcommand is None:
         list_command(as_json)
 
@@ -77,100 +64,165 @@ def list_command(as_json: JsonOption = False) -> None:
 @app.command("check")
 def check_command(
     name: Annotated[
-        str, typer.Argument(help="Name of the adapter type, fusion method or optimiser, such as lora, switch or lion.")
+        str, typer.Argument(help="Name of what a plugin registers, such as lora, switch or lion, or of a plugin.")
     ],
+    kind: Annotated[
+        str | None, typer.Option(help=f"Check only what is of this kind: {KIND_NAMES}.", metavar="KIND")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of a small base, for a model family.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Option of a tagger, such as threshold=0.5.", metavar="KEY=VALUE"),
+    ] = None,
 ) -> None:
-    """Check an adapter type, fusion method or optimiser against its contract; the exit code is 1 if a check fails."""
+    """Check what a plugin registers against its contract; the exit code is 1 if a check fails."""
+    from bwlab.cli.tag import parsed_settings
+    from bwlab.plugins.kinds import CheckOptions
     from bwlab.plugins.manager import installed_manager
 
-    checks = contract_checks(name, installed_manager())
-    if show_checks(name, checks):
+    options = CheckOptions(base, dict(parsed_settings(settings or ())))
+    results = contract_checks(name, installed_manager(), kind, options)
+    if sum([show_checks(title, checks) for title, checks in results]):
         raise typer.Exit(1)
 
 
-def contract_checks(name: str, manager: PluginManager) -> list[tuple[str, str | None]]:
-    """Return every clause of a contract with None or what is broken, for what has this name.
+def contract_checks(
+    name: str, manager: PluginManager, kind: str | None = None, options: CheckOptions | None = None
+) -> list[tuple[str, list[Outcome]]]:
+    """Return a title and every clause of the contract with None or what is broken, for all that has this name.
 
-    An adapter type comes before a fusion method of the same name, and that before an optimiser.
+    If nothing that plugins register has the name, it is that of a plugin, and all that this registers is checked.
+
+    Args:
+        name: the name.
+        manager: the plugins.
+        kind: name of a kind, which everything else is left out for; None for all kinds.
+        options: what checks need beside the name.
+
+    Raises:
+        BwlabError: there is nothing of this name, or a check needs more options.
+
     """
-    from bwlab.errors import BwlabError
-    from bwlab.testing import run_contract, run_fusion_contract, run_optimizer_contract
+    from bwlab.plugins.kinds import CheckOptions
 
-    types, fusions, optimizers = manager.adapter_types(), manager.fusions(), manager.optimizers()
-    if name in types:
-        return run_contract(types[name])
-    if name in fusions:
-        return run_fusion_contract(fusions[name])
-    if name in optimizers:
-        return run_optimizer_contract(optimizers[name])
-    try:
-        return run_contract(manager.adapter_type(name))
-    except BwlabError as error:
-        known = f"Known fusion methods: {', '.join(sorted(fusions))}. Known optimisers: {', '.join(sorted(optimizers))}"
-        raise BwlabError(error.asked, error.found, f"{known}. {error.fix}") from None
+    kinds = manager.plugin_kinds() if kind is None else {kind: manager.plugin_kind(kind)}
+    given = registered(manager, kinds.values())
+    found = [entry for entry in given if entry.name == name] or [entry for entry in given if entry.plugin == name]
+    if not found:
+        raise nothing_to_check(name, manager, kind, [entry.name for entry in given])
+    by_title: dict[str, list[Registered]] = {}
+    for entry in found:
+        by_title.setdefault(f"{entry.kind.called} {entry.name}", []).append(entry)
+    return [
+        (title, entries[0].kind.check([entry.given for entry in entries], options or CheckOptions()))
+        for title, entries in by_title.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An entry that a plugin registers: its name, its kind, the plugin's name, and the entry itself."""
+
+    name: str
+    kind: PluginKind
+    plugin: str
+    given: object
+
+
+def registered(manager: PluginManager, kinds: Iterable[PluginKind]) -> list[Registered]:
+    """Return all that plugins register of these kinds; a plugin whose hook raises is left out with a warning."""
+    from bwlab.plugins.discovery import reason
+    from bwlab.terminal import warn
+
+    found = []
+    for kind in kinds:
+        for record in manager.loaded:
+            try:
+                found += [Registered(name, kind, record.name, given) for name, given in manager.entries(record, kind)]
+            except (Exception, SystemExit) as error:  # foreign code: it must not hide the other plugins
+                warn(f"the {kind.called} of plugin {record.name} of {record.source} is left out: {reason(error)}")
+    return found
+
+
+def nothing_to_check(name: str, manager: PluginManager, kind: str | None, known: Sequence[str]) -> BwlabError:
+    """Return the error that nothing of a name can be checked, with the nearest name that can."""
+    from bwlab.errors import BwlabError, did_you_mean
+    from bwlab.plugins.manager import INSTALL_LYCORIS, LYCORIS_TYPES
+
+    asked = f"a check of {name!r}" + ("" if kind is None else f" of the kind {kind}")
+    fix = "'bwlab plugins' shows what plugins register"
+    record = next((record for record in manager.records if record.name == name), None)
+    if record is not None and record.state == "failed":
+        return BwlabError(asked, f"the plugin is not loaded: {record.error}", "Repair it first")
+    if record is not None:
+        return BwlabError(asked, "the plugin registers nothing that has a contract", fix)
+    install = INSTALL_LYCORIS if name in LYCORIS_TYPES else did_you_mean(name, sorted(known))
+    failed = f" (not loaded: {', '.join(one.name for one in manager.failed)})" if manager.failed else ""
+    return BwlabError(asked, f"no plugin registers it{failed}", install + fix)
 
 
 @app.command("new")
 def new_command(
-    name: Annotated[str, typer.Argument(help="Name of the adapter type, such as my-lora.")],
+    name: Annotated[str, typer.Argument(help="Name of the plugin and of what it registers, such as my-lora.")],
+    kind: Annotated[str, typer.Option(help=f"What it registers: {KIND_NAMES}.", metavar="KIND")] = "adapter",
     out: Annotated[Path | None, typer.Option(help="Folder of the project. [default: bwlab-NAME]")] = None,
 ) -> None:
-    """Write a working plugin project with an adapter type and its test; nothing is overwritten."""
+    """Write a working plugin project of a kind, with its test; nothing is overwritten."""
     from bwlab.plugins.manager import installed_manager
     from bwlab.plugins.scaffold import write_project
 
+    manager = installed_manager()
     folder = out if out is not None else Path(f"bwlab-{name}")
-    taken = [record.name for record in installed_manager().records]
-    for path in write_project(name, folder, taken):
+    taken = [record.name for record in manager.records]
+    for path in write_project(name, folder, manager.plugin_kind(kind), taken):
         echo(f"wrote {path}")
     echo(f"next: pip install -e {folder} && bwlab plugins check {name}")
 
 
-def kinds(record: PluginRecord) -> list[str]:
-    """Return the kinds of a plugin: a word for each group of hooks that it implements; foreign hooks by their names."""
-    words = [
-        KINDS.get(hook, hook.removeprefix("bwlab_").removeprefix("register_").replace("_", " "))
+def words_of_hooks(manager: PluginManager) -> dict[str, str]:
+    """Return the word for the kind of each hook: the name of its `PluginKind`, if it has one."""
+    return {**OTHER_KINDS, **{kind.hook: kind.name for kind in manager.plugin_kinds().values()}}
+
+
+def kinds_of(record: PluginRecord, words: Mapping[str, str]) -> list[str]:
+    """Return the kinds of a plugin: a word for each group of hooks that it implements; other hooks by their names."""
+    found = [
+        words.get(hook, hook.removeprefix("bwlab_").removeprefix("register_").replace("_", " "))
         for hook in record.hooks
     ]
-    return sorted(set(words))
+    return sorted(set(found))
 
 
 def gives(record: PluginRecord, manager: PluginManager) -> tuple[list[str], list[str]]:
     """Return the names that a plugin registers, each once, and a line for each hook that raises when it is asked.
 
-    Measures, metrics, scorers and whatever hooks of other plugins register are named too, and commands.
+    What hooks of other plugins register is named too, if it has names; kinds of plugins are not named.
     """
     from bwlab.plugins.discovery import reason
+    from bwlab.plugins.kinds import by_name
 
-    names = [given.name for given in record.registrations]
+    kinds = {kind.hook: kind for kind in manager.plugin_kinds().values()}
+    names: list[str] = []
     broken = []
     for hook in record.hooks:
-        if hook in CALLED_AT_LOADING or not hook.startswith("bwlab_register_"):
+        if not hook.startswith("bwlab_register_") or hook in OTHER_KINDS:
             continue
         try:
-            names += _command_names(record, manager) if hook == COMMANDS else _named(record, manager, hook)
+            if hook in kinds:
+                own = manager.entries(record, kinds[hook])
+                names += [f"bwlab {name}" if kinds[hook].name == COMMAND_KIND else name for name, _ in own]
+            else:
+                names += [name for name, _ in by_name(manager.caller_for(record, hook), "")]
         except (Exception, SystemExit) as error:  # foreign code: it must not hide the other plugins
             broken.append(f"{record.name} of {record.source}: {hook}: {reason(error)}")
     return list(dict.fromkeys(names)), broken
-
-
-def _command_names(record: PluginRecord, manager: PluginManager) -> list[str]:
-    from typer.main import get_group
-
-    own = typer.Typer()
-    manager.caller_for(record, COMMANDS)(app=own)
-    return [f"bwlab {name}" for name in get_group(own).commands]
-
-
-def _named(record: PluginRecord, manager: PluginManager, hook: str) -> list[str]:
-    return [str(given.name) for entries in manager.caller_for(record, hook)() for given in entries]
 
 
 def as_dict(record: PluginRecord, manager: PluginManager) -> dict[str, object]:
     """Return a plugin's row of `bwlab plugins --json`."""
     return {
         "name": record.name,
-        "kind": kinds(record),
+        "kind": kinds_of(record, words_of_hooks(manager)),
         "gives": gives(record, manager)[0],
         "distribution": record.distribution,
         "version": record.version,
@@ -192,7 +244,7 @@ def plugin_table(manager: PluginManager, width: int = 80) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    given = {record.name: gives(record, manager) for record in manager.records}
+    given, words_of = {record.name: gives(record, manager) for record in manager.records}, words_of_hooks(manager)
     longest = max((len(name) for names, _ in given.values() for name in names), default=0)
     wider = max(0, width - 80) // 3
     most = {"plugin": 14 + wider, "kind": 13 + wider, "distribution": 14 + wider}
@@ -205,17 +257,17 @@ def plugin_table(manager: PluginManager, width: int = 80) -> Group:
         state = Text(record.state, style=COLOURS[record.state])
         names, broken = given[record.name]
         notes += [Text(line, style="red") for line in broken]
-        words = (record.name, ", ".join(kinds(record)), ", ".join(names), record.source)
+        words = (record.name, ", ".join(kinds_of(record, words_of)), ", ".join(names), record.source)
         table.add_row(*(Text(word) for word in words), state)
         if record.error:
             notes.append(Text(f"{record.name} of {record.source}: {record.error}", style="red"))
     return Group(table, *notes)
 
 
-def show_checks(name: str, checks: Sequence[tuple[str, str | None]]) -> int:
+def show_checks(title: str, checks: Sequence[Outcome]) -> int:
     """Print one line for each check of the contract and return the number of failed checks."""
     for check, error in checks:
         echo(f"ok      {check}" if error is None else f"BROKEN  {check}: {error}")
     broken = sum(error is not None for _, error in checks)
-    echo(f"{name}: {len(checks) - broken} of {len(checks)} checks hold")
+    echo(f"{title}: {len(checks) - broken} of {len(checks)} checks hold")
     return broken

@@ -39,8 +39,13 @@ def checked_options(
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite number and no boolean."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a finite number and no boolean; whole numbers beyond the range of floats are none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def number(

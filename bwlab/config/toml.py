@@ -12,7 +12,7 @@ import tomlkit
 
 from bwlab.config.model import Settings, bounds
 from bwlab.config.sources import Setting, sections
-from bwlab.text import single_line
+from bwlab.text import CONTROLS, single_line
 
 WIDTH = 100
 
@@ -97,11 +97,16 @@ def _beside(origins: Mapping[str, str], key: str) -> str:
 
 
 def _key(key: str) -> str:
-    return tomlkit.key(key).as_string()
+    return _escaped(tomlkit.key(key).as_string())
 
 
 def _value(value: object) -> str:
-    return tomlkit.item(value).as_string()
+    return _escaped(tomlkit.item(value).as_string())
+
+
+def _escaped(text: str) -> str:
+    """Return TOML with escapes, which read back the same, in place of characters that would act on a terminal."""
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _summary(model: type[Settings]) -> str:

@@ -23,7 +23,7 @@ from bwlab.foreign.ranks import (
     weights_of,
     with_convolutions,
 )
-from bwlab.foreign.translator import Translation, Translator, rounded, table_of
+from bwlab.foreign.translator import Translation, Translator, as_number, rounded, table_of
 
 PROGRAM = "kohya"
 MODULES: Mapping[str, str] = {
@@ -441,7 +441,7 @@ def _steps(t: Translator, family: str) -> None:
 def _warmup(t: Translator) -> None:
     text = t.text("lr_warmup_steps", "0")
     try:
-        warmup = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        warmup = as_number(text.removesuffix("%")) / 100 if text.endswith("%") else as_number(text)
     except ValueError:
         raise BwlabError(t.asked("lr_warmup_steps"), "not a number", "Give steps, or a share below 1") from None
     if 0 < warmup < 1:

@@ -11,6 +11,7 @@ from bwlab.foreign.translator import Translation
 from bwlab.text import parse_json, parse_toml
 
 LARGEST = 4_000_000  # bytes of a config; those of other trainers have thousands
+LONGEST = 50_000  # characters of a command or a script; they are read one by one
 YAML = (".yaml", ".yml")
 WANTED = "Give a command of kohya's trainer, its TOML, a script with it, a JSON of OneTrainer or a YAML of ai-toolkit"
 
@@ -28,7 +29,7 @@ def translate(text: str) -> Translation:
     """
     path = Path(text)
     if looks_like_command(text) and not _is_file(path):
-        return from_command(parse_command(text))
+        return _from_script(text, "--from-kohya")
     contents = _read(path)
     suffix = path.suffix.lower()
     if suffix == ".toml":
@@ -42,7 +43,14 @@ def translate(text: str) -> Translation:
         from bwlab.foreign.ai_toolkit import from_yaml
 
         return from_yaml(path, contents)
-    return from_command(parse_command(contents))
+    return _from_script(contents, f"--from {path}")
+
+
+def _from_script(text: str, asked: str) -> Translation:
+    if len(text) > LONGEST:
+        found = f"{len(text)} characters, more than the {LONGEST} of the longest command"
+        raise BwlabError(asked, found, "Give one command")
+    return from_command(parse_command(text))
 
 
 def _is_file(path: Path) -> bool:

@@ -115,7 +115,9 @@ class Translator:
             self.put("training.quantize", form, *names)
 
     def show(self, name: str) -> str:
-        """Return an option as its user wrote it, cut if it is long."""
+        """Return an option as its user wrote it, cut if it is long; or as its default, if it is not given."""
+        if name not in self.values:
+            return f"default of {name}"
         text = " ".join(self.shown(name, self.values[name]).split())
         return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 

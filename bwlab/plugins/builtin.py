@@ -1,4 +1,4 @@
-"""Register the built-in block schemes, formats, fusions, families, optimisers and taggers; light to import."""
+"""Register the built-in schemes, formats, fusions, families, optimisers, taggers and kinds; light to import."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bwlab.formats.types import FormatType
     from bwlab.fusion.types import FusionType
     from bwlab.optimizers.types import OptimizerType
+    from bwlab.plugins.kinds import PluginKind
 
 CLIP_OPTIONS = ("model", "pretrained", "vocabulary", "threshold", "template")
 WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
@@ -22,20 +23,21 @@ WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
 @hookimpl
 def bwlab_register_block_schemes() -> list[SchemeFinder]:
     """Return the schemes of Stable Diffusion's UNets and of the transformers that diffusers knows under these names."""
+    from bwlab.blocks.configs import KNOWN
     from bwlab.blocks.families import find_sd, find_sdxl
     from bwlab.blocks.transformers import CHROMA, FLUX, FLUX2, LUMINA2, QWEN_IMAGE, SD3, WAN, Z_IMAGE
 
     return [
-        SchemeFinder("sd", "UNets of Stable Diffusion 1.x and 2.x: 4 levels down, mid, 4 up", find_sd),
-        SchemeFinder("sdxl", "UNets of SDXL: 3 levels down, mid, 3 up", find_sdxl),
-        SchemeFinder("sd3", "Stable Diffusion 3 and 3.5: joint blocks of image and text", SD3),
-        SchemeFinder("flux", "FLUX.1 and its derivatives: double blocks, then single blocks", FLUX),
-        SchemeFinder("chroma", "Chroma: FLUX.1's blocks without their modulation", CHROMA),
-        SchemeFinder("flux2", "FLUX.2: double blocks, then single blocks", FLUX2),
-        SchemeFinder("qwen-image", "Qwen-Image: blocks of image and text", QWEN_IMAGE),
-        SchemeFinder("z-image", "Z-Image: refiners of noise and text, then layers", Z_IMAGE),
-        SchemeFinder("lumina2", "Lumina 2: refiners of noise and text, then layers", LUMINA2),
-        SchemeFinder("wan", "Wan 2.1 and 2.2: blocks of self and cross attention", WAN),
+        SchemeFinder("sd", "UNets of Stable Diffusion 1.x and 2.x: 4 levels down, mid, 4 up", find_sd, KNOWN["sd14"]),
+        SchemeFinder("sdxl", "UNets of SDXL: 3 levels down, mid, 3 up", find_sdxl, KNOWN["sdxl"]),
+        SchemeFinder("sd3", "Stable Diffusion 3 and 3.5: joint blocks of image and text", SD3, KNOWN["sd3"]),
+        SchemeFinder("flux", "FLUX.1 and its derivatives: double blocks, then single blocks", FLUX, KNOWN["flux"]),
+        SchemeFinder("chroma", "Chroma: FLUX.1's blocks without their modulation", CHROMA, KNOWN["chroma"]),
+        SchemeFinder("flux2", "FLUX.2: double blocks, then single blocks", FLUX2, KNOWN["flux2"]),
+        SchemeFinder("qwen-image", "Qwen-Image: blocks of image and text", QWEN_IMAGE, KNOWN["qwen-image"]),
+        SchemeFinder("z-image", "Z-Image: refiners of noise and text, then layers", Z_IMAGE, KNOWN["z-image"]),
+        SchemeFinder("lumina2", "Lumina 2: refiners of noise and text, then layers", LUMINA2, KNOWN["lumina2"]),
+        SchemeFinder("wan", "Wan 2.1 and 2.2: blocks of self and cross attention", WAN, KNOWN["wan"]),
     ]
 
 
@@ -69,6 +71,14 @@ def bwlab_register_optimizers() -> list[OptimizerType]:
     from bwlab.optimizers.builtin import OPTIMIZERS
 
     return list(OPTIMIZERS)
+
+
+@hookimpl
+def bwlab_register_plugin_kinds() -> list[PluginKind]:
+    """Return the kinds of the core's hooks."""
+    from bwlab.plugins.core_kinds import CORE_KINDS
+
+    return list(CORE_KINDS)
 
 
 def load_clip(options: Mapping[str, str]) -> TagImages:

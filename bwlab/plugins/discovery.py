@@ -18,6 +18,7 @@ from bwlab.formats.types import FormatReader, FormatWriter
 from bwlab.fusion.types import FusionType
 from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins import hookspecs
+from bwlab.plugins.kinds import PluginKind
 from bwlab.tagging.tagger import Tagger
 
 GROUP = "bwlab"
@@ -32,11 +33,20 @@ RETURNS: dict[str, tuple[type[Registration], ...]] = {
     "bwlab_register_fusions": (FusionType,),
     "bwlab_register_model_families": (ModelFamily,),
     "bwlab_register_optimizers": (OptimizerType,),
+    "bwlab_register_plugin_kinds": (PluginKind,),
     "bwlab_register_taggers": (Tagger,),
 }
 
 Registration: TypeAlias = (
-    AdapterType | SchemeFinder | FormatReader | FormatWriter | FusionType | ModelFamily | OptimizerType | Tagger
+    AdapterType
+    | SchemeFinder
+    | FormatReader
+    | FormatWriter
+    | FusionType
+    | ModelFamily
+    | OptimizerType
+    | PluginKind
+    | Tagger
 )
 
 
@@ -50,8 +60,8 @@ class Candidate:
         version: version of that package; empty if unknown.
         load: function that imports the plugin.
         plugin: the imported module; None before the import.
-        registrations: the adapter types, block schemes, formats, fusions, model families, optimisers and taggers that
-            it registers.
+        registrations: the adapter types, block schemes, formats, fusions, model families, optimisers, kinds of plugins
+            and taggers that it registers.
         error: the reason why it was left out, one line; empty if there is none.
         cause: the exception behind `error`.
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bwlab.fusion.types import FusionType
     from bwlab.optimizers.types import OptimizerType
     from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord, StepRecord
+    from bwlab.plugins.kinds import PluginKind
     from bwlab.tagging.tagger import Tagger
 
 
@@ -69,6 +70,11 @@ def bwlab_register_model_families() -> list[ModelFamily]:  # type: ignore[empty-
 @hookspec
 def bwlab_register_optimizers() -> list[OptimizerType]:  # type: ignore[empty-body]
     """Return optimisers; each is then a value of `bwlab train --optimizer`."""
+
+
+@hookspec
+def bwlab_register_plugin_kinds() -> list[PluginKind]:  # type: ignore[empty-body]
+    """Return kinds of plugins for hooks of your own: how `bwlab plugins` names, checks and starts them."""
 
 
 @hookspec

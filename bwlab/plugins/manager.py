@@ -22,7 +22,8 @@ from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
 from bwlab.formats.types import FormatReader, FormatType, FormatWriter
 from bwlab.fusion.types import Fusion, FusionType, split_fusion
 from bwlab.optimizers.types import OptimizerType
-from bwlab.plugins.discovery import OURS, Candidate, Registration, installed_candidates, load_all, reason
+from bwlab.plugins.discovery import OURS, RETURNS, Candidate, Registration, installed_candidates, load_all, reason
+from bwlab.plugins.kinds import PluginKind
 from bwlab.tagging.tagger import Tagger
 
 if TYPE_CHECKING:
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
 
 State = Literal["loaded", "failed", "disabled"]
 Registered = TypeVar(
-    "Registered", AdapterType, SchemeFinder, FormatReader, FormatWriter, FusionType, ModelFamily, OptimizerType, Tagger
+    "Registered",
+    AdapterType,
+    SchemeFinder,
+    FormatReader,
+    FormatWriter,
+    FusionType,
+    ModelFamily,
+    OptimizerType,
+    PluginKind,
+    Tagger,
 )
 
 CALLED = {
@@ -41,6 +51,7 @@ CALLED = {
     FusionType: "fusion method",
     ModelFamily: "model family",
     OptimizerType: "optimiser",
+    PluginKind: "kind of plugin",
     Tagger: "tagger",
 }
 
@@ -59,8 +70,8 @@ class PluginRecord:
         version: version of that package; empty if unknown.
         state: whether it was loaded; only loaded plugins are ever called.
         hooks: names of the hooks that it implements.
-        registrations: the adapter types, block schemes, formats, fusions, model families, optimisers and taggers that
-            it registers.
+        registrations: the adapter types, block schemes, formats, fusions, model families, optimisers, kinds of plugins
+            and taggers that it registers.
         error: the reason why it failed, one line; otherwise empty.
         cause: the exception behind `error`, for its traceback.
 
@@ -205,6 +216,30 @@ class PluginManager:
         if name not in known:
             raise self._unknown(f"tagger {name!r}", "taggers", known)
         return known[name]
+
+    def plugin_kinds(self) -> dict[str, PluginKind]:
+        """Return the kinds of plugins by name, sorted."""
+        return dict(sorted(self._unique(PluginKind).items()))
+
+    def plugin_kind(self, name: str) -> PluginKind:
+        """Return the kind of this name; if there is none, raise `BwlabError` with the nearest name and all names."""
+        known = self.plugin_kinds()
+        if name not in known:
+            fix = f"{did_you_mean(name, known)}Known kinds: {', '.join(known)}"
+            raise BwlabError(f"a plugin of the kind {name!r}", "there is no such kind", fix)
+        return known[name]
+
+    def entries(self, record: PluginRecord, kind: PluginKind) -> list[tuple[str, object]]:
+        """Return what a plugin registers of a kind, by name, without what is left out because its name is taken.
+
+        A hook that is not asked when plugins are loaded is called, and may raise anything.
+        """
+        if kind.hook in RETURNS:
+            return [(given.name, given) for given in record.registrations if isinstance(given, RETURNS[kind.hook])]
+        if record.state != "loaded" or kind.hook not in record.hooks:
+            return []
+        module = getattr(self.pluggy.get_plugin(record.name), "__name__", "")
+        return kind.entries(self.caller_for(record, kind.hook), module)
 
     def each(self, hook: str) -> Iterator[tuple[PluginRecord, pluggy.HookCaller]]:
         """Yield each plugin that implements `hook`, with a caller for it alone, so that a failure stops no other."""

@@ -1,4 +1,4 @@
-"""The test kit for authors of adapter types, fusion methods and optimisers.
+"""The test kit for authors of plugins: a contract for each kind of thing that a plugin registers.
 
 In a plugin's test suite:
 
@@ -8,199 +8,219 @@ In a plugin's test suite:
     class TestMyType(AdapterContract):
         adapter_type = MY_TYPE
 
-A fusion method is tested by `FusionContract` and its `fusion_type` in the same way, an optimiser by `OptimizerContract`
-and its `optimizer_type`. `bwlab plugins check NAME` runs the same clauses through `run_contract`,
-`run_fusion_contract` and `run_optimizer_contract`.
+The other kinds have a class each: `CommandContract`, `FamilyContract`, `FormatContract`, `FusionContract`,
+`OptimizerContract`, `SchemeContract` and `TaggerContract`; those of metrics, measures and scorers are in
+`bwlab_analysis.testing`. `bwlab plugins check NAME` runs the same clauses through `run_contract`, `run_fusion_contract`
+and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, TypeVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
 
 from bwlab.adapters.layer import kind_of
 from bwlab.adapters.types import AdapterType
+from bwlab.base.families.family import ModelFamily
+from bwlab.blocks.scheme import SchemeFinder
+from bwlab.formats.types import FormatReader, FormatWriter
 from bwlab.fusion.types import FusionType
 from bwlab.optimizers.types import OptimizerType
-from bwlab.testing import clauses, fusions, optimizers
+from bwlab.tagging.tagger import Tagger
+from bwlab.testing import clauses, commands, families, formats, fusions, optimizers, schemes, taggers
 from bwlab.testing.bench import Bench, ContractBroken, bench_for, shapes_for
+from bwlab.testing.contract import Contract, Outcome, name_of, outcomes
 
 __all__ = [
     "AdapterContract",
+    "CommandContract",
     "ContractBroken",
+    "FamilyContract",
+    "FormatContract",
     "FusionContract",
     "OptimizerContract",
+    "SchemeContract",
+    "TaggerContract",
+    "run_command_contract",
     "run_contract",
+    "run_family_contract",
+    "run_format_contract",
     "run_fusion_contract",
     "run_optimizer_contract",
+    "run_scheme_contract",
+    "run_tagger_contract",
     "skipped_shapes",
 ]
 
-AnyBench = TypeVar("AnyBench")
 
-
-class AdapterContract:
+class AdapterContract(Contract):
     """One test for each clause of the adapter contract; a subclass gives `adapter_type`."""
 
+    clauses = clauses.CLAUSES
     adapter_type: ClassVar[AdapterType]
 
     def bench(self) -> Bench:
         """Return the toy model with the layers that this type adapts."""
         return bench_for(self.adapter_type)
 
-    def test_fresh_adapter_is_a_no_op(self) -> None:
-        """A fresh adapter leaves every output as it was."""
-        clauses.fresh_adapter_is_a_no_op(self.bench())
 
-    def test_detaching_restores_everything(self) -> None:
-        """Modules, bits and outputs after `attach` are the same as before."""
-        clauses.detaching_restores_everything(self.bench())
-
-    def test_base_layers_are_not_owned(self) -> None:
-        """The adapter holds no tensor of the base."""
-        clauses.base_layers_are_not_owned(self.bench())
-
-    def test_adapters_stack(self) -> None:
-        """Several adapters add up, each with its own scale."""
-        clauses.adapters_stack(self.bench())
-
-    def test_samples_are_scaled_apart(self) -> None:
-        """A scale per sample acts on that sample alone."""
-        clauses.samples_are_scaled_apart(self.bench())
-
-    def test_tensors_round_trip(self) -> None:
-        """Saving and loading keeps every bit."""
-        clauses.tensors_round_trip(self.bench())
-
-    def test_delta_is_the_weight_change(self) -> None:
-        """`delta()` equals the change of the effective weight."""
-        clauses.delta_is_the_weight_change(self.bench())
-
-    def test_file_means_the_delta(self) -> None:
-        """The delta of a saved file is `delta()`, and so is the product of `factors()`."""
-        clauses.file_means_the_delta(self.bench())
-
-    def test_alpha_is_honoured(self) -> None:
-        """Twice the alpha is twice the delta."""
-        clauses.alpha_is_honoured(self.bench())
-
-    def test_rank_0_creates_nothing(self) -> None:
-        """A block of rank 0 gets no layer."""
-        clauses.rank_0_creates_nothing(self.bench())
-
-    def test_unknown_options_are_refused(self) -> None:
-        """An unknown option raises `BwlabError`."""
-        clauses.unknown_options_are_refused(self.bench())
-
-    def test_gradients_reach_every_parameter(self) -> None:
-        """Every parameter is trained, and no base weight."""
-        clauses.gradients_reach_every_parameter(self.bench())
-
-    def test_half_precision_works(self) -> None:
-        """bfloat16, float16 and autocast give finite outputs, close to float32's."""
-        clauses.half_precision_works(self.bench())
-
-
-class FusionContract:
+class FusionContract(Contract):
     """One test for each clause of the contract of fusion methods; a subclass gives `fusion_type`."""
 
+    clauses = fusions.FUSION_CLAUSES
     fusion_type: ClassVar[FusionType]
 
     def bench(self) -> fusions.FusionBench:
         """Return a small model and adapters for this method."""
         return fusions.FusionBench(self.fusion_type)
 
-    def test_one_adapter_alone_is_unchanged(self) -> None:
-        """With one adapter, every bit is that of the adapter without a fusion."""
-        fusions.one_adapter_alone_is_unchanged(self.bench())
 
-    def test_scale_0_is_absent(self) -> None:
-        """An adapter with scale 0 changes no bit."""
-        fusions.scale_0_is_absent(self.bench())
-
-    def test_order_does_not_matter_unless_said(self) -> None:
-        """The order of the adapters changes nothing, unless the method is `ordered`."""
-        fusions.order_does_not_matter_unless_said(self.bench())
-
-    def test_adapters_act(self) -> None:
-        """Several adapters change the outputs, and their scales count."""
-        fusions.adapters_act(self.bench())
-
-    def test_samples_are_fused_apart(self) -> None:
-        """A scale per sample acts on that sample alone."""
-        fusions.samples_are_fused_apart(self.bench())
-
-    def test_evaluations_are_those_stated(self) -> None:
-        """The UNet is evaluated at each step as often as `evaluations` says."""
-        fusions.evaluations_are_those_stated(self.bench())
-
-    def test_the_model_is_restored(self) -> None:
-        """Modules, bits and hooks after use are the same as before."""
-        fusions.the_model_is_restored(self.bench())
-
-    def test_wrong_options_and_counts_are_refused(self) -> None:
-        """An unknown option and too many adapters raise `BwlabError`."""
-        fusions.wrong_options_and_counts_are_refused(self.bench())
-
-
-class OptimizerContract:
+class OptimizerContract(Contract):
     """One test for each clause of the contract of optimisers; a subclass gives `optimizer_type`."""
 
+    clauses = optimizers.OPTIMIZER_CLAUSES
     optimizer_type: ClassVar[OptimizerType]
 
     def bench(self) -> optimizers.OptimizerBench:
         """Return the material of the clauses for this optimiser."""
         return optimizers.OptimizerBench(self.optimizer_type)
 
-    def test_the_loss_falls(self) -> None:
-        """The loss of a small problem falls."""
-        optimizers.the_loss_falls(self.bench())
 
-    def test_a_rate_of_0_changes_nothing(self) -> None:
-        """With the rate 0 and no weight decay, every bit stays."""
-        optimizers.a_rate_of_0_changes_nothing(self.bench())
+class SchemeContract(Contract):
+    """One test for each clause of the contract of block schemes; a subclass gives `finder`, which has an `example`."""
 
-    def test_groups_have_their_own_rate(self) -> None:
-        """A group with the rate 0 stays while another one changes."""
-        optimizers.groups_have_their_own_rate(self.bench())
+    clauses = schemes.SCHEME_CLAUSES
+    finder: ClassVar[SchemeFinder]
 
-    def test_parameters_without_gradient_stay(self) -> None:
-        """A parameter without gradient keeps every bit."""
-        optimizers.parameters_without_gradient_stay(self.bench())
-
-    def test_a_stopped_run_goes_on_bit_for_bit(self) -> None:
-        """A new optimiser with the state of a stopped one continues as if nothing had happened."""
-        optimizers.a_stopped_run_goes_on_bit_for_bit(self.bench())
-
-    def test_the_rate_found_is_shown(self) -> None:
-        """An optimiser that finds its rate has it as `d` in its groups."""
-        optimizers.the_rate_found_is_shown(self.bench())
-
-    def test_unknown_options_are_refused(self) -> None:
-        """An unknown option raises `BwlabError`."""
-        optimizers.unknown_options_are_refused(self.bench())
+    def bench(self) -> schemes.SchemeBench:
+        """Return the finder and its example."""
+        return schemes.bench_of(self.finder)
 
 
-def run_contract(adapter_type: AdapterType) -> list[tuple[str, str | None]]:
+class FormatContract(Contract):
+    """One test for each clause of the contract of formats; a subclass gives `reader`, `writer`, or both.
+
+    A reader without a writer is tested on `example`, a file in the format.
+    """
+
+    clauses = formats.FORMAT_CLAUSES
+    reader: ClassVar[FormatReader | None] = None
+    writer: ClassVar[FormatWriter | None] = None
+    example: ClassVar[Path | None] = None
+
+    def bench(self) -> formats.FormatBench:
+        """Return the reader and the writer."""
+        return formats.FormatBench(self.reader, self.writer, self.example)
+
+
+class TaggerContract(Contract):
+    """One test for each clause of the contract of taggers; a subclass gives `tagger`, and `options` if it needs any."""
+
+    clauses = taggers.TAGGER_CLAUSES
+    tagger: ClassVar[Tagger]
+    options: ClassVar[Mapping[str, str]] = {}
+
+    def bench(self) -> taggers.TaggerBench:
+        """Return images for this tagger."""
+        return taggers.TaggerBench(self.tagger, self.options)
+
+
+class FamilyContract(Contract):
+    """One test for each clause of the contract of model families.
+
+    A subclass gives `family`, and `base`, the folder of a small base, unless the family writes one itself.
+    """
+
+    clauses = families.FAMILY_CLAUSES
+    family: ClassVar[ModelFamily]
+    base: ClassVar[Path | None] = None
+
+    def bench(self) -> families.FamilyBench:
+        """Return the family with a small base."""
+        return families.bench_of(self.family, self.base)
+
+
+class CommandContract(Contract):
+    """One test for each clause of the contract of commands; a subclass gives `plugin`, the module, and the `name`."""
+
+    clauses = commands.COMMAND_CLAUSES
+    plugin: ClassVar[ModuleType]
+    name: ClassVar[str]
+
+    def bench(self) -> commands.CommandBench:
+        """Return the command of this name."""
+        return commands.bench_of(self.plugin, self.name)
+
+
+def run_contract(adapter_type: AdapterType) -> list[Outcome]:
     """Return the name of every clause with None if it holds, else with one line that says what is broken.
 
     A clause that fails with any other error than `ContractBroken` counts as broken: the line names that error. The
     name of the clause on `delta()` lists the contract's layers that the type does not adapt, which were left out.
     """
-    return [
-        (_label(clause, adapter_type), _broken(clause, partial(bench_for, adapter_type))) for clause in clauses.CLAUSES
-    ]
+    return outcomes(clauses.CLAUSES, partial(bench_for, adapter_type), lambda clause: _label(clause, adapter_type))
 
 
-def run_fusion_contract(fusion_type: FusionType) -> list[tuple[str, str | None]]:
+def run_fusion_contract(fusion_type: FusionType) -> list[Outcome]:
     """Return the name of every clause of the contract of fusion methods with None or what is broken."""
-    return _outcomes(fusions.FUSION_CLAUSES, partial(fusions.FusionBench, fusion_type))
+    return outcomes(fusions.FUSION_CLAUSES, partial(fusions.FusionBench, fusion_type))
 
 
-def run_optimizer_contract(optimizer_type: OptimizerType) -> list[tuple[str, str | None]]:
+def run_optimizer_contract(optimizer_type: OptimizerType) -> list[Outcome]:
     """Return the name of every clause of the contract of optimisers with None or what is broken."""
-    return _outcomes(optimizers.OPTIMIZER_CLAUSES, partial(optimizers.OptimizerBench, optimizer_type))
+    return outcomes(optimizers.OPTIMIZER_CLAUSES, partial(optimizers.OptimizerBench, optimizer_type))
+
+
+def run_scheme_contract(finder: SchemeFinder) -> list[Outcome]:
+    """Return the name of every clause of the contract of block schemes with None or what is broken.
+
+    Raises:
+        BwlabError: the finder gives no example.
+
+    """
+    bench = schemes.bench_of(finder)
+    return outcomes(schemes.SCHEME_CLAUSES, lambda: schemes.SchemeBench(bench.finder, bench.config))
+
+
+def run_format_contract(
+    reader: FormatReader | None, writer: FormatWriter | None, example: Path | None = None
+) -> list[Outcome]:
+    """Return the name of every clause of the contract of formats with None or what is broken.
+
+    The name of a clause that needs what is missing, such as a writer, says that it was left out and why.
+    """
+    bench = formats.FormatBench(reader, writer, example)
+    return outcomes(formats.FORMAT_CLAUSES, lambda: bench, lambda clause: _with_why(clause, bench))
+
+
+def run_tagger_contract(tagger: Tagger, options: Mapping[str, str] | None = None) -> list[Outcome]:
+    """Return the name of every clause of the contract of taggers with None or what is broken.
+
+    Raises:
+        BwlabError: the tagger does not load with these options.
+
+    """
+    taggers.require_loads(tagger, options or {})
+    return outcomes(taggers.TAGGER_CLAUSES, partial(taggers.TaggerBench, tagger, options or {}))
+
+
+def run_family_contract(family: ModelFamily, base: Path | None = None) -> list[Outcome]:
+    """Return the name of every clause of the contract of model families with None or what is broken.
+
+    Raises:
+        BwlabError: there is no base to check the family on.
+
+    """
+    bench = families.bench_of(family, base)
+    return outcomes(families.FAMILY_CLAUSES, lambda: bench)
+
+
+def run_command_contract(name: str, command: Any, module: str) -> list[Outcome]:
+    """Return the name of every clause of the contract of commands with None or what is broken."""
+    return outcomes(commands.COMMAND_CLAUSES, partial(commands.CommandBench, name, command, module))
 
 
 def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
@@ -210,23 +230,11 @@ def skipped_shapes(adapter_type: AdapterType) -> tuple[str, ...]:
     )
 
 
-def _label(clause: clauses.Clause, adapter_type: AdapterType) -> str:
-    name = clause.__name__.replace("_", " ")
+def _label(clause: Callable[..., None], adapter_type: AdapterType) -> str:
     skipped = skipped_shapes(adapter_type) if clause is clauses.delta_is_the_weight_change else ()
-    return f"{name} ({', '.join(skipped)} left out: not adapted)" if skipped else name
+    return f"{name_of(clause)} ({', '.join(skipped)} left out: not adapted)" if skipped else name_of(clause)
 
 
-def _outcomes(
-    every: Iterable[Callable[[AnyBench], None]], bench: Callable[[], AnyBench]
-) -> list[tuple[str, str | None]]:
-    return [(clause.__name__.replace("_", " "), _broken(clause, bench)) for clause in every]
-
-
-def _broken(clause: Callable[[AnyBench], None], bench: Callable[[], AnyBench]) -> str | None:
-    try:
-        clause(bench())
-    # A foreign plugin may raise anything; a check that stopped at the first surprise would not help its author.
-    except Exception as error:
-        message = " ".join(str(error).split())
-        return message if isinstance(error, ContractBroken) else f"{type(error).__name__}: {message}"
-    return None
+def _with_why(clause: formats.FormatClause, bench: formats.FormatBench) -> str:
+    why = formats.left_out(clause, bench)
+    return f"{name_of(clause)} (left out: {why})" if why else name_of(clause)

@@ -76,7 +76,7 @@ def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert captured.err.startswith("bwlab: error: adapter type 'rola': ")
+    assert captured.err.startswith("bwlab: error: a check of 'rola': ")
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

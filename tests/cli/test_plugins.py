@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from bwlab.cli.app import main
+from bwlab.cli.plugins import contract_checks
 from bwlab.errors import BwlabError
+from bwlab.plugins.core_kinds import CORE_KINDS
+from bwlab.plugins.manager import build_manager
 from bwlab.plugins.scaffold import write_project
 from tests.plugins.conftest import FakePackages
 
 WIDTH = 100
+ADAPTER = next(kind for kind in CORE_KINDS if kind.name == "adapter")
 
 
 def run(*arguments: str) -> int:
@@ -98,7 +99,7 @@ def test_check_a_built_in_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plugins", "check", "lora") == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith("ok ") for line in lines[:-1])
-    assert lines[-1] == f"lora: {len(lines) - 1} of {len(lines) - 1} checks hold"
+    assert lines[-1] == f"adapter type lora: {len(lines) - 1} of {len(lines) - 1} checks hold"
 
 
 BROKEN = """
@@ -131,52 +132,149 @@ def test_check_finds_a_wrong_delta(packages: FakePackages, capsys: pytest.Captur
     ]
 
 
-def test_new_writes_a_project_that_passes_its_tests(packages: FakePackages, tmp_path: Path) -> None:
-    """Its own tests run, in a process of their own, and bwlab finds it by its entry point."""
-    project = tmp_path / "project"
-    assert run("plugins", "new", "my-lora", "--out", str(project)) == 0
-    settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
-    assert settings["project"]["entry-points"]["bwlab"] == {"my-lora": "bwlab_my_lora.plugin"}
-    info = packages.folder / "bwlab_my_lora-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bwlab-my-lora\nVersion: 0.1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[bwlab]\nmy-lora = bwlab_my_lora.plugin\n", encoding="utf-8")
-    code = (
-        f"import sys; sys.path[:0] = [{str(packages.folder)!r}, {str(project)!r}]\n"
-        "from bwlab.plugins.manager import build_manager\n"
-        "from bwlab.testing import run_contract\n"
-        "checks = run_contract(build_manager().adapter_type('my-lora'))\n"
-        "assert checks and not [check for check in checks if check[1]], checks\n"
-        f"import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(project)!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+def test_all_that_has_a_name_is_checked(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reader and the writer of a name together, and entries of several kinds one after the other."""
+    packages.install("bwlab-twins", "1.0", {"twins": TWINS})
+    assert run("plugins", "check", "both") == 1
+    lines = capsys.readouterr().out.splitlines()
+    summaries = [line for line in lines if line.endswith("checks hold")]
+    assert [line.split(":")[0] for line in summaries] == ["block metric both", "tagger both"]
+    assert run("plugins", "check", "both", "--kind", "tagger") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("tagger both: ")
+    assert run("plugins", "check", "twins") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if line.endswith("checks hold")] == [
+        "command twin",
+        "block metric both",
+        "tagger both",
+    ]
 
 
-def test_the_written_project_is_clean(tmp_path: Path) -> None:
-    """No place is left unfilled, and a linter has nothing to say in its author's checkout."""
-    written = write_project("my-lora", tmp_path / "project")
-    assert all("{{" not in path.read_text(encoding="utf-8") and "{{" not in str(path) for path in written)
-    for check in (["check", "--select", "E,F,W,I,UP,B,RUF"], ["format", "--check"]):
-        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--no-cache", "--line-length", "120", "."]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "project")
-        assert done.returncode == 0, done.stdout
+TWINS = """
+    from bwlab import hookimpl
+    from bwlab.tagging.tagger import Tag, Tagger
+
+    @hookimpl
+    def bwlab_register_taggers():
+        return [Tagger("both", "own", lambda options: lambda images: [[Tag("image", 1.0)] for image in images])]
+
+    @hookimpl
+    def bwlab_register_block_metrics():
+        from bwlab_analysis.measures import BlockMetric, Measured
+
+        return [BlockMetric("both", "own", lambda delta: {"one": 1.0}, lambda parts: Measured(parts[0]["two"]))]
+
+    @hookimpl
+    def bwlab_register_commands(app):
+        @app.command("twin")
+        def twin() -> None:
+            "Do nothing."
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["lorra"], "no plugin registers it (not loaded: bad). Did you mean lora? 'bwlab plugins' shows what"),
+        (["lora", "--kind", "tagger"], "a check of 'lora' of the kind tagger: the plugin registers nothing that has a"),
+        (["lora", "--kind", "taggers"], "there is no such kind. Did you mean tagger? Known kinds: adapter, command, "),
+        (["wd14"], "the contract of the tagger wd14: "),
+        (["sdxl", "--kind", "family"], "the contract of the model family sdxl: it writes no base to check it on"),
+        (["bad"], "a check of 'bad': the plugin is not loaded: RuntimeError: it is very"),
+    ],
+)
+@pytest.mark.usefixtures("bad_plugin")
+def test_what_cannot_be_checked_is_said_in_one_line(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plugins", "check", *arguments) == 2
+    errors = [
+        line for line in capsys.readouterr().err.splitlines() if "error" in line and "is not loaded: R" not in line
+    ]
+    errors = errors or ["bwlab: error: a check of 'bad': the plugin is not loaded: RuntimeError: it is very"]
+    assert len(errors) == 1
+    assert says in errors[0]
+
+
+def test_a_type_of_a_plugin_that_is_not_installed_says_how_to_install_it() -> None:
+    with pytest.raises(BwlabError, match=r"pip install 'bwlab\[lycoris\]'.*'bwlab plugins' shows what"):
+        contract_checks("oft", build_manager(disabled=["lycoris"]))
+
+
+def test_a_plugin_that_raises_hides_no_other(packages: FakePackages, capsys: pytest.CaptureFixture[str]) -> None:
+    source = """
+        from bwlab import hookimpl
+
+        @hookimpl
+        def bwlab_register_block_metrics():
+            raise ValueError("no metric here")
+    """
+    packages.install("bwlab-other", "2.0", {"other": source})
+    assert run("plugins", "check", "effective_rank") == 0
+    shown = capsys.readouterr()
+    assert "the block metric of plugin other of bwlab-other 2.0 is left out: ValueError: no metric here" in shown.err
+    assert "block metric effective_rank: 8 of 8 checks hold" in shown.out
+
+
+def test_a_plugin_adds_a_kind(
+    packages: FakePackages, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind for a hook of the plugin's own: it is listed, checked, and offered by `plugins new`."""
+    source = """
+        from dataclasses import dataclass
+
+        from bwlab import hookimpl
+        from bwlab.plugins.hookspecs import hookspec
+        from bwlab.plugins.kinds import PluginKind
+
+        @dataclass
+        class Palette:
+            name: str
+
+        class Hooks:
+            @hookspec
+            def shop_register_palettes(self):
+                "Return palettes."
+
+        def check(given, options):
+            return [("it has a colour", None if given[0].name == "red" else f"{given[0].name} has none")]
+
+        @hookimpl
+        def bwlab_declare_hooks(manager):
+            manager.add_hookspecs(Hooks)
+
+        @hookimpl
+        def bwlab_register_plugin_kinds():
+            return [PluginKind("palette", "palette", "shop_register_palettes", check, "bwlab_shop_shop")]
+
+        @hookimpl
+        def shop_register_palettes():
+            return [Palette("red"), Palette("glass")]
+    """
+    packages.install("bwlab-shop", "1.0", {"shop": source})
+    assert run("plugins", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["shop"]["kind"] == ["hooks", "kinds", "palette"]
+    assert run("plugins", "check", "red") == 0
+    assert run("plugins", "check", "shop") == 1
+    assert "BROKEN  it has a colour: glass has none" in capsys.readouterr().out
+    assert run("plugins", "new", "mine", "--kind", "palette", "--out", str(tmp_path / "mine")) == 2
+    assert "its plugin has no project to start from" in capsys.readouterr().err
 
 
 def test_new_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(BwlabError, match="not empty"):
-        write_project("my-lora", tmp_path)
+        write_project("my-lora", tmp_path, ADAPTER)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(BwlabError, match="it is a file"):
-        write_project("my-lora", tmp_path / "notes.txt")
+        write_project("my-lora", tmp_path / "notes.txt", ADAPTER)
 
 
 @pytest.mark.parametrize("name", ["", "My-Lora", "my_lora", "-lora", "lora-", "a--b", "1a", "../x", "a b", "é"])
 def test_new_refuses_names_that_no_package_can_have(name: str, tmp_path: Path) -> None:
     with pytest.raises(BwlabError, match="not a valid package name"):
-        write_project(name, tmp_path / "project")
+        write_project(name, tmp_path / "project", ADAPTER)
     assert list(tmp_path.iterdir()) == []
 
 

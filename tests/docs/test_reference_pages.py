@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import bwlab
+import bwlab_analysis.testing
 from bwlab import testing
 from bwlab.plugins import hookspecs
 from bwlab_analysis import analyze
@@ -49,8 +50,13 @@ def test_every_type_of_a_hook_has_a_section(module: object) -> None:
 
 
 def test_every_contract_has_a_section() -> None:
-    contracts = {f"bwlab.testing.{name}" for name in testing.__all__ if name.endswith("Contract")}
-    assert len(contracts) == 3
+    contracts = {
+        f"{module.__name__}.{name}"
+        for module in (testing, bwlab_analysis.testing)
+        for name in module.__all__
+        if name.endswith("Contract")
+    }
+    assert len(contracts) == 11
     assert contracts <= set(NAMED["plugins"])
 
 

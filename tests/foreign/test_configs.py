@@ -236,3 +236,9 @@ def test_other_toml_files_are_told_where_they_belong(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("[adapter]\nblocks = 'mid=2'\n")
     with pytest.raises(BwlabError, match="it holds settings of bwlab"):
         translate(str(tmp_path / "run.toml"))
+
+
+def test_a_config_without_its_method_is_told_what_the_default_is(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"model_type": "FLUX_DEV_1"}')
+    with pytest.raises(BwlabError, match="OneTrainer's default of training_method: bwlab trains adapters"):
+        translate(str(tmp_path / "a.json"))

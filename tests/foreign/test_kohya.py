@@ -313,3 +313,29 @@ def test_the_command_line_shows_and_writes_the_translation(tmp_path: Path, capsy
     shown = capsys.readouterr().out
     assert 'adapter.blocks = "all=16, te=16"  # kohya\'s --network_dim 16\n' in shown
     assert "base =" not in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (f"--min_snr_gamma {10**400}", "not a number"),
+        ("--lr_warmup_steps inf", "not a number"),
+        ("--lr_warmup_steps 1e999", "not a number"),
+        (f"--output_name {'x' * 60_000}", "more than the 50000 of the longest command"),
+    ],
+    ids=["digits", "infinite", "overflow", "long"],
+)
+def test_numbers_that_are_none_and_endless_commands_are_refused(command: str, found: str) -> None:
+    with pytest.raises(BwlabError, match=found):
+        translate(f"--network_dim 4 {command}")
+
+
+def test_what_acts_on_a_terminal_is_escaped_in_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.toml").write_text('network_dim = 4\noutput_name = "fox\u202egnp\u0085"\n', encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        main(["config", "show", "--from", str(tmp_path / "a.toml")])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "\u202e" not in text
+    assert "\u0085" not in text
+    assert tomllib.loads(text)["output"]["name"] == "fox\u202egnp\u0085"

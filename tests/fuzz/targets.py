@@ -104,6 +104,59 @@ use = {id-all = 1, style-upper = "out3=0.5, *=1"}
 better = "together"
 worse = "base"
 """
+KOHYA_SETTINGS = """\
+[model]
+pretrained_model_name_or_path = "owner/base"
+[training]
+train_data_dir = "missing"
+output_dir = "runs"
+output_name = "fox"
+network_module = "networks.lora"
+network_dim = 16
+network_alpha = 8
+network_args = ["conv_dim=8", "block_dims=4,4,4,4,4,4,4,4,4,4,4,4,8,8,8,8,8,8,8,8,8,8,8,8,8"]
+learning_rate = 1e-4
+unet_lr = "1e-4"
+max_train_steps = 1000
+lr_scheduler = "cosine_with_restarts"
+lr_warmup_steps = 0.1
+optimizer_type = "AdamW8bit"
+optimizer_args = ["weight_decay=0.1", "betas=0.9,0.99"]
+mixed_precision = "bf16"
+min_snr_gamma = 5
+"""
+KOHYA_COMMAND = """\
+#!/bin/bash
+NAME="fox"
+accelerate launch --num_cpu_threads_per_process 1 sdxl_train_network.py \\
+  --pretrained_model_name_or_path="base.safetensors" --train_data_dir "img" \\
+  --output_name="$NAME" --network_module=lycoris.kohya --network_dim=16 \\
+  --network_args "algo=loha" "conv_dim=4" --learning_rate=1e-4 --max_train_epochs 10 # the end
+"""
+ONETRAINER = """\
+{"__version": 9, "training_method": "LORA", "model_type": "FLUX_DEV_1", "base_model_name": "owner/base",
+ "concepts": [{"path": "fox", "balancing": 2.0, "image": {"enable_random_flip": true},
+               "text": {"prompt_source": "sample"}}],
+ "samples": [{"prompt": "a fox", "seed": 42}], "learning_rate": 0.0003, "epochs": 10, "batch_size": 2,
+ "resolution": "512", "lora_rank": 16, "transformer": {"train": true, "weight_dtype": "NFLOAT_4"},
+ "optimizer": {"optimizer": "ADAMW", "beta1": 0.9, "eps": 1e-8}, "save_every": 5, "save_every_unit": "EPOCH"}
+"""
+AI_TOOLKIT = """\
+job: extension
+config:
+  name: "fox"
+  process:
+    - type: 'sd_trainer'
+      training_folder: "output"
+      network: {type: "lora", linear: 16, linear_alpha: 16, network_kwargs: {only_if_contains: ["single_blocks.7"]}}
+      save: {dtype: float16, save_every: 250}
+      datasets:
+        - {folder_path: "images", caption_ext: "txt", caption_dropout_rate: 0.05, resolution: [512, 768]}
+      train: {batch_size: 1, steps: 2000, optimizer: "adamw8bit", lr: 1e-4, dtype: bf16}
+      model: {name_or_path: "owner/base", is_flux: true, quantize: true}
+      sample: {sample_every: 250, prompts: ["a fox"]}
+"""
+FROM_COMMANDS = ("config show --from FILE", "config init OUT.toml --from FILE", "train --from FILE --out OUT --dry-run")
 
 
 @dataclass(frozen=True)
@@ -170,6 +223,13 @@ class Bench:
         yield Target("settings", "a.toml", text(SETTINGS), ("config show --config FILE",), {})
         train = "train --base emoji --dataset FILE --out OUT --steps 1 --dry-run"
         yield Target("dataset", "a.toml", text(KOHYA_DATASET), ("data check FILE", train), {})
+        for name, file, whole in (
+            ("kohya-settings", "a.toml", KOHYA_SETTINGS),
+            ("kohya-command", "a.sh", KOHYA_COMMAND),
+            ("onetrainer", "a.json", ONETRAINER),
+            ("ai-toolkit", "a.yaml", AI_TOOLKIT),
+        ):
+            yield Target(name, file, text(whole), FROM_COMMANDS, {})
         yield Target("plan", "a.toml", text(PLAN), ("study --plan FILE --out OUT --dry-run",), {})
         images = {"data/a.png": pictures["PNG"]}
         yield Target("caption", "data/a.txt", text(CAPTION), ("data check FILE",), images, "data")

@@ -162,6 +162,17 @@ def project_in(folder: str, other: str) -> Effect:
     return check
 
 
+def project_of(kind: str, other: str) -> Effect:
+    """Return the effect that the project registers something of a kind, and of another kind without the option."""
+
+    def check(without: Done, with_option: Done) -> None:
+        both_work(without, with_option)
+        for done, hook in ((with_option, f"bwlab_register_{kind}s"), (without, f"bwlab_register_{other}s")):
+            assert f"def {hook}(" in (done.folder / "bwlab-mine" / "bwlab_mine" / "plugin.py").read_text()
+
+    return check
+
+
 WD14 = "pictures --tagger wd14 --model {wd14} --threshold 0.4"
 CLIP = "pictures --model {clip} --vocabulary {vocabulary} --top 3"
 TAG = Table(
@@ -256,13 +267,21 @@ DOCTOR = Table(
 )
 PLUGINS = Table("plugins list", "", [Row("--json", "--json", prints_json(lambda document: document))])
 PLUGINS_CHECK = Table(
-    "plugins check", "", [Row("<name>", "locon", says("locon: ", "lora: "), common="", instead="lora")]
+    "plugins check",
+    "",
+    [
+        Row("<name>", "locon", says("locon: ", "lora: "), common="", instead="lora"),
+        Row("--kind", "--kind scheme", needed("it writes no base to check it on"), common="sdxl"),
+        Row("--base", "--base {tiny}", needed("it writes no base to check it on"), common="sd --kind family"),
+        Row("--set", "--set model={wd14}", needed("the contract of the tagger wd14"), common="wd14"),
+    ],
 )
 PLUGINS_NEW = Table(
     "plugins new",
     "",
     [
         Row("<name>", "mine", project_in("bwlab-mine", "bwlab-other"), instead="other"),
+        Row("--kind", "--kind tagger", project_of("tagger", "adapter"), common="mine"),
         Row("--out", "--out here", project_in("here", "bwlab-mine"), common="mine"),
     ],
 )

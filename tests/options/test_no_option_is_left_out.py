@@ -14,6 +14,7 @@ from tests.options import (
     test_file_options,
     test_generate_options,
     test_train_options,
+    test_ui_options,
 )
 
 MODULES = (
@@ -23,6 +24,7 @@ MODULES = (
     test_file_options,
     test_generate_options,
     test_train_options,
+    test_ui_options,
 )
 OF_EVERY_COMMAND = {"--help"}
 

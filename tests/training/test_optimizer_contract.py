@@ -140,4 +140,4 @@ def test_the_command_checks_an_optimiser(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as end:
         main(["plugins", "check", "prodgy"])
     assert end.value.code == 2
-    assert "Known optimisers: adafactor, adamw, adamw8bit, lion, prodigy." in capsys.readouterr().err
+    assert "a check of 'prodgy': no plugin registers it. Did you mean prodigy? " in capsys.readouterr().err

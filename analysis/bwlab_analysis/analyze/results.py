@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
     from PIL import Image
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
 
     from bwlab.blocks.scheme import BlockScheme
     from bwlab_analysis.activations.changes import ActivationReport
@@ -36,6 +40,42 @@ class Analysis(ABC):
     def presentation(self) -> Presentation:
         """Return the tables and sentences that the command prints."""
 
+    @abstractmethod
+    def figure(self) -> Figure:
+        """Return a matplotlib figure of the result; BwlabError if matplotlib is not installed."""
+
+    def tables(self) -> list[str]:
+        """Return the names of the tables of `to_frame`."""
+        from bwlab_analysis.analyze.notebook import tables_in
+
+        return list(tables_in(self.presentation()))
+
+    def to_frame(self, table: str = "") -> pandas.DataFrame:
+        """Return a table as a pandas frame, with numbers that are not rounded.
+
+        Args:
+            table: name of the table, see `tables`; empty: the first one.
+
+        Raises:
+            BwlabError: there is no such table, or pandas is not installed.
+
+        """
+        from bwlab_analysis.analyze.notebook import frame_of
+
+        return frame_of(self.presentation(), table)
+
+    def _repr_html_(self) -> str:
+        """Return the conclusion and the tables, for notebooks."""
+        from bwlab_analysis.analyze.notebook import notebook_html
+
+        return notebook_html(self.presentation())
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Yield what the command prints, for `rich.print`."""
+        from bwlab_analysis.analyze.notebook import rich_text
+
+        yield rich_text(self.presentation(), console, options)
+
     def __repr__(self) -> str:
         """Return the kind of the result and its conclusion, shortened to one line."""
         sentences = [item for item in self.presentation().conclusion.items if isinstance(item, str)]
@@ -61,6 +101,12 @@ class Norms(Analysis):
         from bwlab_analysis.report.norms import present_norms
 
         return present_norms(self.report, cells, modules)
+
+    def figure(self) -> Figure:
+        """Return a bar chart of the norm of each block."""
+        from bwlab_analysis.report.plots import plot_norms
+
+        return plot_norms(self.report)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -107,6 +153,13 @@ class Conflict(Analysis):
             return present_conflict(*self.pairs[0], cells, advice)
         return present_conflicts(self.names, self.pairs, self.together, cells)
 
+    def figure(self) -> Figure:
+        """Return a bar chart of the first pair by block: what each effect keeps in a base, or else the weights."""
+        from bwlab_analysis.report.plots import plot_conflict, plot_interaction
+
+        report, pair = self.pairs[0]
+        return plot_conflict(report) if pair is None else plot_interaction(pair.interaction)
+
     def images(self) -> dict[str, Image.Image]:
         """Return the images of the report: some training images of each adapter, and some generated ones."""
         from bwlab_analysis.report.gallery import measured_strips, training_strips
@@ -141,6 +194,12 @@ class PairsInFile(Analysis):
 
         return present_pairs(self.report)
 
+    def figure(self) -> Figure:
+        """Return a bar chart of the nearest pairs."""
+        from bwlab_analysis.report.plots import plot_pairs
+
+        return plot_pairs(self.report)
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Activations(Analysis):
@@ -170,6 +229,12 @@ class Activations(Analysis):
         from bwlab_analysis.report.activations import present_activations
 
         return present_activations(str(self.file), self.base, self.report)
+
+    def figure(self, measure: str = "effect") -> Figure:
+        """Return a heatmap of a measure by block and timestep; BwlabError if there is no such measure."""
+        from bwlab_analysis.report.plots import plot_activations
+
+        return plot_activations(self.report, measure)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -210,6 +275,13 @@ class Fidelity(Analysis):
 
         first, second = map(str, self.files)
         return present_fidelity((first, second), self.scores, self.controls, self.blocks, self.judge)
+
+    def figure(self) -> Figure:
+        """Return a bar chart of the scores of identity, style and text of each composition, with 95 % intervals."""
+        from bwlab_analysis.report.plots import plot_scores
+
+        whole = [scores for scores in self.scores if scores.condition is None or scores.condition.block is None]
+        return plot_scores(whole, self.judge.leading)
 
     def images(self) -> dict[str, Image.Image]:
         """Return the generated images, one strip for each condition."""
@@ -269,6 +341,12 @@ class Recommended(Analysis):
         from bwlab_analysis.report.fidelity import present_recommendation
 
         return present_recommendation(self.found, self.scheme, self._command, self.judge.errors)
+
+    def figure(self) -> Figure:
+        """Return a bar chart of the shares of both adapters at scale 1 and of the best composition."""
+        from bwlab_analysis.report.plots import plot_recommendation
+
+        return plot_recommendation(self.found)
 
     def images(self) -> dict[str, Image.Image]:
         """Return the reference images and those of each composition, one strip for each."""

@@ -29,7 +29,7 @@ def block_map(measures: Measures) -> str:
     The blocks of a UNet are drawn as a U, those of a transformer as columns that are read from top to bottom.
     """
     blocks = list(dict.fromkeys(block for values in measures.values() for block in values))
-    drawn, size = _u_shape(blocks) if any(map(UNET_BLOCK.fullmatch, blocks)) else _columns(blocks)
+    drawn, size = _u_shape(blocks) if is_of_unet(blocks) else _columns(blocks)
     measures = {
         name: {block: value for block, value in values.items() if f'data-block="{escape(block)}"' in drawn}
         for name, values in measures.items()
@@ -47,27 +47,41 @@ def block_map(measures: Measures) -> str:
     )
 
 
-def _u_shape(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
-    """Return the drawing of a UNet's blocks, with its width and height."""
+def is_of_unet(blocks: Sequence[str]) -> bool:
+    """Return whether these are the blocks of a UNet and not those of a transformer."""
+    return any(map(UNET_BLOCK.fullmatch, blocks))
+
+
+def sides_of_u(blocks: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the blocks of a UNet's left and right side, from top to bottom; none for a transformer."""
     down = sorted((block for block in blocks if block.startswith("in")), key=_level)
     up = sorted((block for block in blocks if block.startswith("out")), key=_level, reverse=True)
+    return down, up
+
+
+def _u_shape(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
+    """Return the drawing of a UNet's blocks, with its width and height."""
+    down, up = sides_of_u(blocks)
     if not (down or up):
         return "", (0, 0)
     drawn = "".join([*_skips(down, up), *_boxes(down, LEFT, 1), *_boxes(up, RIGHT, -1), _middle(down, up)])
     return drawn, (WIDTH, (max(len(down), len(up)) + 1) * STEP)
 
 
-def _columns(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
-    """Return the drawing of a transformer's blocks, with its width and height; each list begins a column."""
+def lists_of_blocks(blocks: Sequence[str]) -> list[list[str]]:
+    """Return the numbered blocks of a transformer, each list in order."""
     lists: dict[str, list[tuple[int, str]]] = {}
     for block in blocks:
         match = NUMBERED_BLOCK.fullmatch(block)
         if match:
             lists.setdefault(match[1], []).append((int(match[2]), block))
+    return [[block for _, block in sorted(members)] for members in lists.values()]
+
+
+def _columns(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
+    """Return the drawing of a transformer's blocks, with its width and height; each list begins a column."""
     columns = [
-        [block for _, block in ordered[first : first + ROWS]]
-        for ordered in map(sorted, lists.values())
-        for first in range(0, len(ordered), ROWS)
+        ordered[first : first + ROWS] for ordered in lists_of_blocks(blocks) for first in range(0, len(ordered), ROWS)
     ]
     drawn = [
         _box(block, LEFT + column * (BOX + LEFT), row * STEP + 6)
@@ -79,15 +93,20 @@ def _columns(blocks: Sequence[str]) -> tuple[str, tuple[int, int]]:
 
 def _values(measures: Measures) -> dict[str, dict[str, dict[str, str]]]:
     """Return the text and the colour of each block, by measure and block."""
-    shown = {}
-    for name, values in measures.items():
-        most = max((abs(value) for value in values.values()), default=0.0)
-        digits = decimals_of_column(values.values())
-        shown[name] = {
-            block: {"text": number_text(value, digits), "fill": fill_colour(value / most if most else 0.0)}
-            for block, value in values.items()
+    return {
+        name: {
+            block: {"text": text, "fill": fill_colour(strength)}
+            for block, (text, strength) in texts_and_strengths(values).items()
         }
-    return shown
+        for name, values in measures.items()
+    }
+
+
+def texts_and_strengths(values: Mapping[str, float]) -> dict[str, tuple[str, float]]:
+    """Return the text of each block's value, and the value as a share -1..1 of the largest one."""
+    most = max((abs(value) for value in values.values()), default=0.0)
+    digits = decimals_of_column(values.values())
+    return {block: (number_text(value, digits), value / most if most else 0.0) for block, value in values.items()}
 
 
 def _level(block: str) -> int:

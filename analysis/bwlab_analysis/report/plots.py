@@ -2,19 +2,90 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bwlab.errors import BwlabError
-from bwlab_analysis.measures import ALL_TIMES
+from bwlab_analysis.measures import ALL_TIMES, Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bwlab_analysis.activations.changes import ActivationReport
     from bwlab_analysis.activations.interaction import InteractionReport
-    from bwlab_analysis.fidelity.scores import BlockProfile
+    from bwlab_analysis.fidelity.recommend import Recommendation
+    from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
+    from bwlab_analysis.report.all_pairs import PairsSummary
     from bwlab_analysis.weights.conflict import ConflictReport
+    from bwlab_analysis.weights.norms import NormsReport
+
+
+def plot_norms(report: NormsReport) -> Figure:
+    """Return a bar chart of the Frobenius norm of each block's delta, of the base's weights if they are known."""
+    relative = all(block.relative is not None for block in report.blocks)
+    heights = {block.name: (block.relative if relative else block.norm) or 0.0 for block in report.blocks}
+    figure, (axes,) = panels(1.5 + 0.5 * len(heights), 3.2)
+    axes.bar(range(len(heights)), list(heights.values()))
+    axes.set_xticks(range(len(heights)), list(heights))
+    axes.set_ylabel("|delta| / |W|" if relative else "|delta|")
+    axes.set_title(report.file.name)
+    return figure
+
+
+def plot_pairs(summary: PairsSummary) -> Figure:
+    """Return a bar chart of the overlap of the directions written into, of the nearest pairs."""
+    heights = {
+        f"{summary.names[a]} and {summary.names[b]}": float((total.get("out_overlap") or {"value": 0.0})["value"])
+        for (a, b), total in summary.nearest
+    }
+    figure, (axes,) = panels(7, 1 + 0.3 * max(1, len(heights)))
+    axes.barh(range(len(heights)), list(heights.values()))
+    axes.set_yticks(range(len(heights)), list(heights))
+    axes.invert_yaxis()
+    axes.set_xlabel("out overlap")
+    return figure
+
+
+def plot_scores(conditions: Sequence[ConditionScores], scorers: Sequence[str]) -> Figure:
+    """Return a bar chart of the scores of compositions, with 95 % intervals."""
+    scores = {name: [condition.scores[name] for condition in conditions] for name in scorers}
+    return _groups([condition.name for condition in conditions], scores)
+
+
+def plot_recommendation(recommendation: Recommendation) -> Figure:
+    """Return a bar chart of the shares of both adapters at scale 1 and of the best composition, of the proof's images.
+
+    Without a proof it shows those of the search.
+    """
+    proof = recommendation.proof
+    if proof is not None:
+        compared = {"both at scale 1": proof.whole_shares, "the best of the search": proof.best_shares}
+    else:
+        whole = next(trial for trial in recommendation.trials if not trial.moves)
+        compared = {"both at scale 1": whole.shares, recommendation.trials[0].reason: recommendation.trials[0].shares}
+    kinds = ("identity", "style", "text", "balance")
+    shares = {
+        name: [Interval(value, value, value) for value in (getattr(own, kind) for kind in kinds)]
+        for name, own in compared.items()
+    }
+    figure = _groups(kinds, shares)
+    figure.axes[0].set_ylabel("share of the way from the base to the reference images")
+    return figure
+
+
+def _groups(names: Sequence[str], values: Mapping[str, Sequence[Interval]]) -> Figure:
+    """Return bars side by side for each name, one of each kind, with their intervals."""
+    figure, (axes,) = panels(2 + 1.1 * len(names), 3.2)
+    width = 0.8 / len(values)
+    for offset, (kind, intervals) in enumerate(values.items()):
+        places = [index + width * (offset + 0.5) - 0.4 for index in range(len(names))]
+        errors = [[one.mean - one.low for one in intervals], [one.high - one.mean for one in intervals]]
+        axes.bar(places, [one.mean for one in intervals], 0.9 * width, yerr=errors, capsize=2, label=kind)
+    axes.set_xticks(range(len(names)), names)
+    axes.legend()
+    return figure
 
 
 def plot_interaction(report: InteractionReport, measures: Sequence[str] = ("retention_a", "retention_b")) -> Figure:
@@ -109,9 +180,22 @@ def panels(width: float, height: float, columns: int = 1) -> tuple[Figure, list[
         BwlabError: matplotlib is not installed.
 
     """
+    figure = _figure_class()(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    """Return matplotlib's figure as one that notebooks show without pyplot, which would keep every figure open."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BwlabError("a figure", "matplotlib is not installed", "pip install 'bwlab[plots]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            written = io.BytesIO()
+            self.savefig(written, format="png")
+            return written.getvalue()
+
+    return ShownFigure

@@ -154,6 +154,17 @@ class ModelFamily(ABC):
         """Return the block scheme of a denoiser with this config, or None if it is not of this family."""
         return None
 
+    def write_example(self, folder: Path) -> bool:
+        """Write a small base of this family with random weights, as `save_pretrained` does, into an empty folder.
+
+        `bwlab plugins check` runs the contract of families on it.
+
+        Returns:
+            Whether it was written; False: the family has no example, and a base has to be given.
+
+        """
+        return False
+
     def prompt_tokens(self, pipe: Pipeline) -> int | None:
         """Return how many tokens of a caption are read, begin and end left out, if longer ones are cut; else None."""
         return None

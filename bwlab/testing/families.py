@@ -1,0 +1,288 @@
+"""The contract of model families, clause by clause, on a small base: the family's own example, or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bwlab.base.families.family import ModelFamily, TextBatch
+from bwlab.base.load import load_base
+from bwlab.blocks.configs import SD14, SDXL
+from bwlab.blocks.scheme import ALL, BlockScheme
+from bwlab.errors import BwlabError
+from bwlab.testing.bench import ContractBroken, require, require_close
+
+if TYPE_CHECKING:
+    from bwlab.base.architectures import Pipeline
+
+CAPTIONS = ("a red fox", "blue hills", "")
+TIMES = (900.0, 500.0, 100.0)
+SAMPLING_STEPS = 2
+NEAR = 1e-3
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class FamilyBench:
+    """The material of a clause: the family, and the folder of a small base of it.
+
+    Attributes:
+        family: what is checked.
+        folder: the base.
+        place: what removes the folder when the material is no longer used; None for a folder of the user.
+
+    """
+
+    family: ModelFamily
+    folder: Path
+    place: TemporaryDirectory[str] | None = None
+
+    def __del__(self) -> None:
+        """Remove a folder that was made for this."""
+        if self.place is not None:
+            self.place.cleanup()
+
+    def load(self) -> Pipeline:
+        """Return the base, loaded as every command loads it."""
+        return load_base(self.folder, families=[self.family])
+
+    def scheme(self, pipe: Pipeline) -> BlockScheme:
+        """Return the block scheme of the base."""
+        found = self.family.scheme(dict(self.family.denoiser_of(pipe).config))
+        if found is None:
+            raise ContractBroken("scheme() returns None for the config of its own base")
+        return found
+
+    def latents(self, pipe: Pipeline, count: int = len(TIMES)) -> Tensor:
+        """Return noise shaped as the latents of the base's own images, `(count, channels, h, w)`."""
+        from bwlab.base.latents import latent_channels
+
+        side = self.family.base_side(pipe) // int(pipe.vae_scale_factor)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, latent_channels(pipe.vae), side, side, generator=generator)
+
+    def predict(self, pipe: Pipeline, text: TextBatch, latents: Tensor, times: Tensor) -> Tensor:
+        """Return the prediction of the base's denoiser."""
+        conditions = self.family.conditions(pipe, text)
+        return self.family.run(self.family.denoiser_of(pipe), latents, times, conditions)
+
+
+def bench_of(family: ModelFamily, base: Path | None = None) -> FamilyBench:
+    """Return the material for a family, on a folder or on the base that it writes itself.
+
+    Raises:
+        BwlabError: there is no folder, and the family writes no example.
+
+    """
+    if base is not None:
+        return FamilyBench(family, base)
+    place = TemporaryDirectory(prefix="bwlab-")
+    if not family.write_example(Path(place.name)):
+        place.cleanup()
+        fix = "Give the folder of a small one with --base, or write one in write_example() of the family"
+        raise BwlabError(f"the contract of the model family {family.name}", "it writes no base to check it on", fix)
+    return FamilyBench(family, Path(place.name), place)
+
+
+FamilyClause: TypeAlias = Callable[[FamilyBench], None]
+
+
+def its_base_loads(bench: FamilyBench) -> None:
+    """The base is a folder of a pipeline of one of the family's `kinds`, and loads as the family."""
+    pipe = bench.load()
+    known = (*bench.family.kinds, *bench.family.classes.names())
+    require(type(pipe).__name__ in known, f"the base is a {type(pipe).__name__}, which is none of {', '.join(known)}")
+    denoiser = bench.family.denoiser_of(pipe)
+    require(isinstance(denoiser, nn.Module), f"its {bench.family.denoiser} is a {type(denoiser).__name__}, no model")
+
+
+def its_blocks_have_names(bench: FamilyBench) -> None:
+    """The scheme has the family's name and a part `all`, and every layer of the denoiser lies in a block."""
+    pipe = bench.load()
+    scheme = bench.scheme(pipe)
+    require(scheme.name == bench.family.name, f"the scheme is named {scheme.name}, the family {bench.family.name}")
+    require(ALL in dict(scheme.parts), f"the scheme has no part {ALL}")
+    layers = [path for path, one in bench.family.denoiser_of(pipe).named_modules() if isinstance(one, LAYERS)]
+    unnamed = [path for path in layers if scheme.module_of(path) is None]
+    require(unnamed == [], f"{len(unnamed)} of {len(layers)} layers lie in no block, such as {unnamed[:1]}")
+
+
+def models_of_others_are_refused(bench: FamilyBench) -> None:
+    """`scheme` returns None for an empty config, and for the configs of other models."""
+    own = bench.family.denoiser_of(bench.load()).config
+    for config in ({}, SD14, SDXL, {"_class_name": "ModelThatNobodyKnows"}):
+        same = config.get("down_block_types") == tuple(own.get("down_block_types") or ()) and bool(config)
+        if not (same and config.get("_class_name") == own.get("_class_name")):
+            kind = config.get("_class_name", "an empty config")
+            require(bench.family.scheme(config) is None, f"scheme() claims another model, {kind}")
+
+
+def captions_are_encoded_apart(bench: FamilyBench) -> None:
+    """A caption has the same embeddings alone and among others, and different captions have different ones."""
+    pipe = bench.load()
+    with torch.no_grad():
+        together = bench.family.encode(pipe, CAPTIONS)
+        require(len(together.context) == len(CAPTIONS), f"{len(together.context)} texts for {len(CAPTIONS)} captions")
+        for index, caption in enumerate(CAPTIONS):
+            alone = bench.family.encode(pipe, [caption])
+            length = min(together.lengths()[index], alone.lengths()[0])
+            pairs = [(together.context[index, :length], alone.context[0, :length])]
+            if alone.pooled is not None and together.pooled is not None:
+                pairs.append((together.pooled[index], alone.pooled[0]))
+            require_close(f"the caption {caption!r}", [one for one, _ in pairs], [other for _, other in pairs], NEAR)
+    short, long = (together.context[index, : min(together.lengths())] for index in (0, 1))
+    require(not torch.equal(short, long), f"the captions {CAPTIONS[0]!r} and {CAPTIONS[1]!r} have the same embeddings")
+
+
+def conditions_have_a_row_for_each_sample(bench: FamilyBench) -> None:
+    """The first dimension of each tensor among the conditions is the batch."""
+    pipe = bench.load()
+    with torch.no_grad():
+        conditions = bench.family.conditions(pipe, bench.family.encode(pipe, CAPTIONS))
+    for name, value in _tensors(conditions):
+        shape = tuple(value.shape)
+        require(
+            shape[:1] == (len(CAPTIONS),), f"the condition {name} has the shape {shape} for {len(CAPTIONS)} samples"
+        )
+
+
+def predictions_fit_the_latents(bench: FamilyBench) -> None:
+    """A prediction is finite and shaped like the latents."""
+    pipe = bench.load()
+    latents = bench.latents(pipe)
+    with torch.no_grad():
+        got = bench.predict(pipe, bench.family.encode(pipe, CAPTIONS), latents, torch.tensor(TIMES))
+    require(got.shape == latents.shape, f"the prediction has the shape {tuple(got.shape)}, not {tuple(latents.shape)}")
+    require(bool(torch.isfinite(got).all()), "the prediction is not finite")
+
+
+def samples_are_predicted_apart(bench: FamilyBench) -> None:
+    """A sample has the same prediction alone and in a batch with other times and captions."""
+    pipe = bench.load()
+    latents, times = bench.latents(pipe), torch.tensor(TIMES)
+    with torch.no_grad():
+        together = bench.predict(pipe, bench.family.encode(pipe, CAPTIONS), latents, times)
+        for index, caption in enumerate(CAPTIONS):
+            text, own = bench.family.encode(pipe, [caption]), slice(index, index + 1)
+            alone = bench.predict(pipe, text, latents[own], times[own])
+            require_close(f"sample {index + 1}", [together[own]], [alone], NEAR)
+
+
+def caption_and_time_count(bench: FamilyBench) -> None:
+    """Another caption changes the prediction, and so does another time."""
+    pipe = bench.load()
+    latents, times = bench.latents(pipe, 1), torch.tensor(TIMES)
+    with torch.no_grad():
+        texts = [bench.family.encode(pipe, [caption]) for caption in CAPTIONS[:2]]
+        first = bench.predict(pipe, texts[0], latents, times[:1])
+        other = {
+            "caption": bench.predict(pipe, texts[1], latents, times[:1]),
+            "time": bench.predict(pipe, texts[0], latents, times[-1:]),
+        }
+    for name, prediction in other.items():
+        require(not torch.equal(first, prediction), f"another {name} does not change the prediction")
+
+
+def a_step_of_training_lowers_the_loss(bench: FamilyBench) -> None:
+    """Gradients reach layers in every block of `all`, and a small step against them lowers the loss."""
+    pipe = bench.load()
+    scheme, denoiser = bench.scheme(pipe), bench.family.denoiser_of(pipe).requires_grad_(True)
+    latents, times = bench.latents(pipe), torch.tensor(TIMES)
+    with torch.no_grad():
+        text = bench.family.encode(pipe, CAPTIONS)
+    target = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+
+    def loss() -> Tensor:
+        return (bench.predict(pipe, text, latents, times) - target).square().mean()
+
+    start = loss()
+    start.backward()
+    before = float(start.detach())
+    slopes = [(path, one.grad) for path, one in denoiser.named_parameters() if one.grad is not None]
+    reached = {scheme.block_of(path) for path, slope in slopes if bool(slope.any())}
+    trained = {module.block for module in scheme.modules if module.path in scheme.trained_by(ALL)}
+    missed = sorted(trained - reached)
+    require(missed == [], f"no gradient reaches the block {', '.join(missed)}")
+    square = sum(float(slope.square().sum()) for _, slope in slopes)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * before / square * parameter.grad
+        after = float(loss())
+    require(after < before, f"the loss is {after:.6g} after it, and was {before:.6g}")
+
+
+def the_base_stays_as_it_is(bench: FamilyBench) -> None:
+    """Encoding and predicting change no number of the base."""
+    pipe = bench.load()
+    before = {name: value.clone() for name, value in _state(pipe).items()}
+    with torch.no_grad():
+        text = bench.family.encode(pipe, CAPTIONS)
+        bench.predict(pipe, text, bench.latents(pipe), torch.tensor(TIMES))
+    wrong = next((name for name, value in _state(pipe).items() if not torch.equal(value, before[name])), None)
+    require(wrong is None, f"{wrong} has other numbers afterwards")
+
+
+def prompts_become_images(bench: FamilyBench) -> None:
+    """Its pipeline takes what generation gives it, and the same seed gives the same image."""
+    pipe: Any = bench.load()
+    pipe.set_progress_bar_config(disable=True)
+    steps: list[int] = []
+
+    def sample() -> Any:
+        def after(own: Any, step: int, time: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
+            steps.append(step)
+            return given
+
+        with torch.no_grad():
+            embeddings = bench.family.prompt_embeddings(pipe, list(CAPTIONS[:1]), False, "")
+            return pipe(
+                num_inference_steps=SAMPLING_STEPS,
+                generator=[torch.Generator().manual_seed(7)],
+                callback_on_step_end=after,
+                **embeddings,
+                **bench.family.guidance(1.0),
+                **bench.family.sampling_options(pipe),
+            ).images[0]
+
+    first = sample()
+    require(
+        len(steps) == SAMPLING_STEPS, f"callback_on_step_end is called {len(steps)} times in {SAMPLING_STEPS} steps"
+    )
+    require(first == sample(), "the same seed gives another image")
+
+
+LAYERS = (nn.Linear, nn.Conv2d)
+FAMILY_CLAUSES: tuple[FamilyClause, ...] = (
+    its_base_loads,
+    its_blocks_have_names,
+    models_of_others_are_refused,
+    captions_are_encoded_apart,
+    conditions_have_a_row_for_each_sample,
+    predictions_fit_the_latents,
+    samples_are_predicted_apart,
+    caption_and_time_count,
+    a_step_of_training_lowers_the_loss,
+    the_base_stays_as_it_is,
+    prompts_become_images,
+)
+
+
+def _tensors(conditions: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors among conditions by name, those in mappings inside too."""
+    for name, value in conditions.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _state(pipe: Any) -> dict[str, Tensor]:
+    models = {name: one for name, one in pipe.components.items() if isinstance(one, nn.Module)}
+    return {f"{name}.{key}": value for name, one in models.items() for key, value in one.state_dict().items()}

@@ -1,0 +1,126 @@
+"""What a page hands out: adjusted adapter files, and the scales as text for bwlab, the web UIs and ComfyUI."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from bwlab.blocks.notations.translate import translate_to
+from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.spec import BlockSpec
+from bwlab.errors import BwlabError
+from bwlab.merging.convert import Conversion, convert
+from bwlab.merging.output import Target
+from bwlab.plugins.manager import PluginManager
+from bwlab_ui.settings import AdapterScales, ImageSettings
+from bwlab_ui.work import Json
+
+NOTATIONS = {
+    "lbw": "LoRA Block Weight",
+    "a1111": "prompt tag",
+    "diffusers": "diffusers' set_adapters",
+}
+LOADER = "BwlabLoadAdapter"
+"""The node of plugins/bwlab_comfyui that loads an adapter with a block spec."""
+
+
+def adapter_file(source: Path, scales: AdapterScales, scheme: BlockScheme, out: Path, manager: PluginManager) -> Path:
+    """Write an adapter with its scales folded in, so that it acts at scale 1 as it does now, and return the file.
+
+    Raises:
+        BwlabError: every scale is 0, a schedule cannot be folded in, or the file cannot be converted.
+
+    """
+    if scales.schedule:
+        fix = "Remove the schedule, or copy the bwlab generate line, which keeps it"
+        raise BwlabError(f"exporting {source.name}", "its scales change over the steps, and a file's cannot", fix)
+    spec = scales.spec(scheme).canonical()
+    convert(Conversion(source, Target(out, overwrite=True), blocks=spec), manager)
+    return out
+
+
+def texts(
+    base: str,
+    files: Sequence[Path],
+    names: Sequence[str],
+    scales: Sequence[AdapterScales],
+    settings: ImageSettings,
+    scheme: BlockScheme,
+) -> Json:
+    """Return the scales in every notation, as JSON: the lines of each adapter, the command, and the workflow."""
+    specs = [scale.spec(scheme) for scale in scales]
+    return {
+        "adapters": [
+            {"name": name, "lines": _lines(spec, file.stem), "schedule": scale.schedule}
+            for name, file, spec, scale in zip(names, files, specs, scales, strict=True)
+        ],
+        "command": command(base, files, specs, [scale.schedule for scale in scales], settings),
+        "workflow": workflow(base, files, specs, settings),
+    }
+
+
+def _lines(spec: BlockSpec, name: str) -> list[Json]:
+    """Return each notation of a spec with its notes; where a notation cannot say it, the reason in place of a text."""
+    canonical = spec.canonical()
+    lines: list[Json] = [{"label": "block spec", "text": canonical, "notes": []}]
+    for form, label in NOTATIONS.items():
+        try:
+            said = translate_to(form, canonical, spec.scheme, "scale", name)
+            lines.append({"label": label, "text": said.text, "notes": list(said.notes)})
+        except BwlabError as error:
+            lines.append({"label": label, "text": None, "notes": [f"{error.found}. {error.fix}"]})
+    return lines
+
+
+def command(
+    base: str, files: Sequence[Path], specs: Sequence[BlockSpec], schedules: Sequence[str], settings: ImageSettings
+) -> str:
+    """Return the line of `bwlab generate`, for a shell, that makes the image of the page."""
+    words = ["bwlab", "generate", "--base", base]
+    for file, spec in zip(files, specs, strict=True):
+        words += ["--adapter", str(file), "--scale", spec.canonical()]
+    if any(schedules):
+        for schedule in schedules:
+            words += ["--schedule", schedule or "0-1:1"]
+    words += ["--prompt", settings.prompt, "--seed", str(settings.seed), "--steps", str(settings.steps)]
+    return shlex.join([*words, "--cfg", f"{settings.cfg:g}"])
+
+
+def workflow(base: str, files: Sequence[Path], specs: Sequence[BlockSpec], settings: ImageSettings) -> Json:
+    """Return a workflow for ComfyUI in its API form: a checkpoint, each adapter with its spec, and the sampler.
+
+    The names of the checkpoint and of the adapters are those of the files here; ComfyUI looks them up in its own
+    folders. The sampler is the one that `bwlab generate` uses for diffusion.
+    """
+    nodes: dict[str, Json] = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": Path(base).name}},
+    }
+    model, clip = ["1", 0], ["1", 1]
+    for number, (file, spec) in enumerate(zip(files, specs, strict=True), 2):
+        inputs = {"model": model, "clip": clip, "adapter": file.name, "scale": spec.canonical()}
+        nodes[str(number)] = {"class_type": LOADER, "inputs": inputs}
+        model, clip = [str(number), 0], [str(number), 1]
+    ids = [str(number) for number in range(len(files) + 2, len(files) + 8)]
+    positive, negative, latent, sampler, decoder, saver = ids
+    nodes[positive] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": settings.prompt}}
+    nodes[negative] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}}
+    nodes[latent] = {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 512, "batch_size": 1}}
+    nodes[sampler] = {
+        "class_type": "KSampler",
+        "inputs": {
+            "model": model,
+            "positive": [positive, 0],
+            "negative": [negative, 0],
+            "latent_image": [latent, 0],
+            "seed": settings.seed,
+            "steps": settings.steps,
+            "cfg": settings.cfg,
+            "sampler_name": "dpmpp_2m",
+            "scheduler": "karras",
+            "denoise": 1.0,
+        },
+    }
+    nodes[decoder] = {"class_type": "VAEDecode", "inputs": {"samples": [sampler, 0], "vae": ["1", 2]}}
+    nodes[saver] = {"class_type": "SaveImage", "inputs": {"images": [decoder, 0], "filename_prefix": "bwlab"}}
+    return nodes
