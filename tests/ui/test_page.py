@@ -142,7 +142,10 @@ def picture(page: Page, kind: str = "mix") -> str:
     shown: str = page.evaluate(
         """async (kind) => {
           const image = document.querySelector(`#${kind} img`);
-          await image.decode();
+          for (let tries = 0; tries < 40; tries += 1) {
+            if (await image.decode().then(() => true, () => false)) break;  // a newer image may take its place
+            await new Promise((resolve) => setTimeout(resolve, 50));
+          }
           const canvas = document.createElement("canvas");
           [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
           canvas.getContext("2d").drawImage(image, 0, 0);
