@@ -18,7 +18,7 @@ def read() -> Any:
 
 
 def run(notebook: Any, folder: Path, **numbers: int) -> Any:
-    """Run all cells of a notebook and return it with their output.
+    """Run all cells of a notebook and return it with their output, without times and what the machine says.
 
     Args:
         notebook: the notebook.
@@ -37,16 +37,16 @@ def run(notebook: Any, folder: Path, **numbers: int) -> Any:
         if changed != 1:
             raise ValueError(f"{changed} cells set {name}")
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
-    return notebook
-
-
-def main() -> None:
-    """Run the notebook in place, without the times at which its cells ran."""
-    notebook = run(read(), NOTEBOOK.parent)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [_kept(output) for output in cell.outputs if not _of_the_machine(output)]
+    return notebook
+
+
+def main() -> None:
+    """Run the notebook in place."""
+    notebook = run(read(), NOTEBOOK.parent)
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     nbformat.write(notebook, NOTEBOOK)
 
