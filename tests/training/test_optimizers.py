@@ -304,7 +304,7 @@ BAD_OPTION = ("--set", "training.optimizer_options.keeep=1")
 def test_the_list_of_plugins_names_optimisers(signs_installed: None, capsys: pytest.CaptureFixture[str]) -> None:
     list_command(as_json=True)
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert (rows["signs"]["kind"], rows["signs"]["gives"]) == (["optimiser"], ["signs"])
+    assert (rows["signs"]["kind"], rows["signs"]["gives"]) == (["optimizer"], ["signs"])
     assert {"adamw", "lion", "adamw8bit"} <= set(rows["builtin"]["gives"])
     assert optimizer_names() == sorted([*OPTIMIZERS, "signs"])
 
