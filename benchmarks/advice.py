@@ -14,23 +14,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
 from bwlab.tables import Cell, Column, Table, columns_of, markdown_table
 from bwlab_analysis.fidelity.bootstrap import interval
-from bwlab_analysis.fidelity.recommend import Scale
+from bwlab_analysis.fidelity.recommend import Scale, scale_of
+from bwlab_analysis.fidelity.scores import ConditionScores
 from bwlab_analysis.measures import IDENTITY, STYLE, Interval
 
 if TYPE_CHECKING:
     from bwlab_analysis.analyze.results import Recommended
     from bwlab_analysis.fidelity.moves import PairScales
     from bwlab_analysis.study.study import Study
-
-Numbers: TypeAlias = npt.NDArray[np.float64]
 
 PLAN = "fusion"
 ASKED = 4
@@ -60,7 +58,7 @@ class Advised:
         proof: gain of balance in the proof; None if the search found nothing better.
         images: number of images of each composition in the proof.
         seconds: CPU seconds of the search and the proof.
-        values: composition -> `(scorers, images)` scores in the new images; scorers are those of `scale`.
+        values: composition -> its scores in the new images.
         scale: the scale on which scores become shares.
 
     """
@@ -72,28 +70,15 @@ class Advised:
     proof: Interval | None
     images: int
     seconds: float
-    values: Mapping[str, Numbers]
+    values: Mapping[str, ConditionScores]
     scale: Scale
-
-    def balance(self, composition: str, chosen: npt.ArrayLike | None = None) -> float:
-        """Return the balance of a composition, of all images or those chosen."""
-        columns = np.arange(self.values["base"].shape[1]) if chosen is None else np.asarray(chosen)
-        means, zero = (list(self.values[name][:, columns].mean(1)) for name in (composition, "base"))
-        return self.scale.shares_of(means, zero).balance
 
     def gain(self, way: str) -> Interval:
         """Return the balance of a way minus that of both at scale 1, with the interval over prompts and seeds."""
         if way == "advice" and not self.advised:
             return Interval(0.0, 0.0, 0.0)
-        composition = "best" if way == "advice" else way
-        prompts = self.values["base"].shape[1] // SEEDS
-        rng = np.random.default_rng(0)
-        drawn = []
-        for _ in range(2000):
-            rows, columns = rng.integers(prompts, size=prompts), rng.integers(SEEDS, size=SEEDS)
-            chosen = (rows[:, None] * SEEDS + columns).ravel()
-            drawn.append(self.balance(composition, chosen) - self.balance("sum", chosen))
-        return interval(self.balance(composition) - self.balance("sum"), drawn)
+        changed = self.values["best" if way == "advice" else way]
+        return self.scale.gain(changed, self.values["sum"], self.values["base"], SEEDS)
 
 
 def read_pairs(file: Path) -> list[Advised]:
@@ -111,9 +96,14 @@ def _pair_of(row: Mapping[str, Any]) -> Advised:
         None if proof is None else Interval(proof["mean"], proof["low"], proof["high"]),
         0 if proof is None else proof["images"],
         row["seconds"],
-        {name: np.asarray(row["values"][name], np.float64) for name in COMPOSITIONS},
+        {name: _scores_of(name, row) for name in COMPOSITIONS},
         Scale(tuple(row["scorers"]), tuple(row["references"])),
     )
+
+
+def _scores_of(name: str, row: Mapping[str, Any]) -> ConditionScores:
+    values = dict(zip(row["scorers"], map(tuple, row["values"][name]), strict=True))
+    return ConditionScores(None, name, {}, values, ())
 
 
 def mean_gain(pairs: Sequence[Advised], way: str) -> Interval:
@@ -214,16 +204,13 @@ class _Measured:
         start = time.process_time()
         advice = self._advice(folders)
         seconds = time.process_time() - start
-        found = advice.found
-        best = advice.found.best
-        scales = () if best is None else _scales_of(best.composition)
-        scale = found_scale(advice)
-        proof = found.proof
+        best, proof = advice.found.best, advice.found.proof
+        scale = scale_of(advice.judge, advice.sampling.prompts[::2])
         return {
             "identity": self.names[IDENTITY],
             "style": self.names[STYLE],
-            "advised": is_recommended(found),
-            "scales": scales,
+            "advised": is_recommended(advice.found),
+            "scales": [] if best is None else _scales_of(best.composition),
             "proof": None
             if proof is None
             else {
@@ -301,13 +288,6 @@ def _scales_of(composition: PairScales) -> list[str]:
         schedule = composition.schedule(adapter)
         words.append(f"{adapter} {composition.spec(adapter)}" + (f" over {schedule}" if schedule else ""))
     return words
-
-
-def found_scale(advice: Recommended) -> Scale:
-    """Return the scale on which the scores of a search became shares."""
-    from bwlab_analysis.fidelity.recommend import scale_of
-
-    return scale_of(advice.judge, advice.sampling.prompts[::2])
 
 
 if __name__ == "__main__":

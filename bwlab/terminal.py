@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from operator import length_hint
 from string import ascii_lowercase, ascii_uppercase
@@ -26,6 +26,8 @@ Item = TypeVar("Item")
 
 OnProgress = Callable[[int, int], None]  # called with (done, total)
 
+PLAIN: Mapping[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+"""What rich would make of texts by itself, and leaves alone."""
 WIDTH = 100  # columns of output that does not go to a terminal
 LONGEST_LINE = 2000  # characters of an error or a warning; more of it comes from a file and helps nobody
 
@@ -50,12 +52,12 @@ def text_console(file: IO[str], width: int, colours: str | None = None) -> Conso
 
     """
     style: dict[str, Any] = {"force_terminal": colours is not None, "color_system": colours}
-    return _console_class()(file=file, width=width, highlight=False, markup=False, emoji=False, **style)
+    return _console_class()(file=file, width=width, **PLAIN, **style)
 
 
 def _console(*, stderr: bool) -> Console:
     made, messages = _console_class(), current()
-    options: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    options: dict[str, Any] = {"stderr": stderr, **PLAIN}
     if stderr:
         options["quiet"] = messages.quiet
         if messages.as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +94,3 @@ def alone(model: Model, file: Path, settings: ImageSettings, job: Job) -> list[I
         data = model.image([file], [AdapterScales()], own, job.check, hurried=False)
         made.append(open_image(io.BytesIO(data)).convert("RGB"))
     return made
-
-
-def least_budget() -> int:
-    """Return the smallest number of images with which a search for one prompt can begin."""
-    from bwlab_analysis.fidelity.recommend import FIRST_IMAGES
-
-    return 4 * math.ceil(FIRST_IMAGES)

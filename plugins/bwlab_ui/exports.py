@@ -13,6 +13,7 @@ from bwlab.errors import BwlabError
 from bwlab.merging.convert import Conversion, convert
 from bwlab.merging.output import Target
 from bwlab.plugins.manager import PluginManager
+from bwlab_analysis.report.advice import generate_words
 from bwlab_ui.settings import AdapterScales, ImageSettings
 from bwlab_ui.work import Json
 
@@ -77,12 +78,7 @@ def command(
     base: str, files: Sequence[Path], specs: Sequence[BlockSpec], schedules: Sequence[str], settings: ImageSettings
 ) -> str:
     """Return the line of `bwlab generate`, for a shell, that makes the image of the page."""
-    words = ["bwlab", "generate", "--base", base]
-    for file, spec in zip(files, specs, strict=True):
-        words += ["--adapter", str(file), "--scale", spec.canonical()]
-    if any(schedules):
-        for schedule in schedules:
-            words += ["--schedule", schedule or "0-1:1"]
+    words = generate_words(base, files, [spec.canonical() for spec in specs], schedules)
     words += ["--prompt", settings.prompt, "--seed", str(settings.seed), "--steps", str(settings.steps)]
     return shlex.join([*words, "--cfg", f"{settings.cfg:g}"])
 

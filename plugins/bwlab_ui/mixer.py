@@ -122,6 +122,8 @@ class Mixer:
 
     def document(self, session: Session) -> Json:
         """Return a session as JSON."""
+        from bwlab_analysis.fidelity.recommend import least_budget
+
         model = self.models.model(session.base)
         blocks = [list(model.adapter(file).blocks()) for file in session.files]
         return {
@@ -138,7 +140,7 @@ class Mixer:
             "settings": session.settings.model_dump(),
             "measures": measures.shown(session.measures),
             "jobs": {kind: job.document() for kind, job in session.jobs.items()},
-            "least_budget": advice.least_budget(),
+            "least_budget": least_budget(prompts=1),
             "most_upload": self.offer.most_upload,
         }
 

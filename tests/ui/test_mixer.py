@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 
 from bwlab.cli.app import main
 from bwlab.errors import BwlabError
+from bwlab_analysis.fidelity.recommend import least_budget
 from bwlab_comfyui.nodes import NODES
-from bwlab_ui import advice, exports
+from bwlab_ui import exports
 from bwlab_ui.mixer import Mixer, shape
 from bwlab_ui.session import MOST_ADAPTERS, Newest, Session, Sessions
 from bwlab_ui.settings import AdapterScales, ImageSettings
@@ -443,4 +444,4 @@ def test_a_defect_in_a_job_is_said_in_one_line(caplog: pytest.LogCaptureFixture)
 
 
 def test_the_smallest_search_is_the_one_that_bwlab_takes() -> None:
-    assert advice.least_budget() == 32
+    assert least_budget(prompts=1) == 32

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,8 @@ def tables_in(presentation: Presentation) -> dict[str, Table]:
     Of several tables with one name, the second is `"name 2"`, and so on.
     """
     tables: dict[str, Table] = {}
-    counts: Counter[str] = Counter()
     for name, table in _named(presentation):
-        counts[name] += 1
-        tables[name if counts[name] == 1 else f"{name} {counts[name]}"] = table
+        tables[_free(name, tables)] = table
     return tables
 
 
@@ -73,12 +71,12 @@ def frame_of(presentation: Presentation, name: str = "") -> pandas.DataFrame:
     return pandas.DataFrame(columns)
 
 
-def _free(head: str, columns: dict[str, list[object]]) -> str:
-    """Return a name that no column has yet."""
+def _free(wanted: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: the one wanted, or with a number."""
     number = 2
-    name = head
-    while name in columns:
-        name, number = f"{head} {number}", number + 1
+    name = wanted
+    while name in taken:
+        name, number = f"{wanted} {number}", number + 1
     return name
 
 
@@ -96,8 +94,7 @@ def notebook_html(presentation: Presentation) -> str:
 
 
 def _without_drawings(section: Section) -> Section:
-    items = tuple(item for item in section.items if not isinstance(item, BlockMap))
-    return Section(section.title, items, section.page_only, section.detail)
+    return replace(section, items=tuple(item for item in section.items if not isinstance(item, BlockMap)))
 
 
 def rich_text(presentation: Presentation, console: Console, options: ConsoleOptions) -> Text:

@@ -93,13 +93,22 @@ class Scale:
 
     def shares(self, scores: ConditionScores, base: ConditionScores) -> Shares:
         """Return how far a composition gets, by the means over its images."""
-        means, zero = ([float(np.mean(table.values[name])) for name in self.leading] for table in (scores, base))
-        return self.shares_of(means, zero)
+        means, zero = (
+            [np.mean(table.values[name], keepdims=True) for name in self.leading] for table in (scores, base)
+        )
+        return Shares(*(float(share[0]) for share in self._of_means(means, zero)))
 
-    def shares_of(self, means: Sequence[float], zero: Sequence[float]) -> Shares:
-        """Return how far a composition gets, by mean scores of identity, style and text, and those of the base."""
-        arrays = ([np.array([mean]) for mean in scores] for scores in (means, zero))
-        return Shares(*(float(share[0]) for share in self._of_means(*arrays)))
+    def gain(
+        self,
+        changed: ConditionScores,
+        whole: ConditionScores,
+        base: ConditionScores,
+        seeds: int,
+        confidence: float = CONFIDENCE,
+    ) -> Interval:
+        """Return the balance of a composition minus that of another, with the interval over prompts and seeds."""
+        mean = self.shares(changed, base).balance - self.shares(whole, base).balance
+        return interval(mean, self.balances(changed, base, seeds) - self.balances(whole, base, seeds), confidence)
 
     def balances(self, scores: ConditionScores, base: ConditionScores, seeds: int) -> Array:
         """Return resamples of the balance; for tables of one shape, the same prompts and seeds are drawn."""
@@ -380,6 +389,11 @@ def _combinations(moves: Sequence[Move]) -> Iterator[tuple[Move, ...]]:
     yield from dict.fromkeys((*nested, *combinations(moves, 2)))
 
 
+def least_budget(prompts: int) -> int:
+    """Return the smallest budget of a search with this number of prompts: the base, each adapter alone, and both."""
+    return 4 * prompts * math.ceil(FIRST_IMAGES / prompts)
+
+
 @dataclass(frozen=True, eq=False)
 class _Pair:
     """Two adapters in a base with their scorers.
@@ -446,7 +460,7 @@ def recommend(
     """
     identity, style = (base.adapter(file) for file in files)
     prompts = sampling.prompts[::2]
-    least = 4 * len(prompts) * math.ceil(FIRST_IMAGES / len(prompts))
+    least = least_budget(len(prompts))
     if budget < least:
         found = f"the base, each adapter alone and both together take {least} images"
         raise BwlabError(f"--budget {budget}", found, f"Give {least} or more; 600 is a thorough search")
@@ -507,12 +521,11 @@ def proof_of(
     for number in range(rounds):
         seeds = len(sampling.seeds) * 2**number
         without, whole, changed = (rollouts.scores(one, seeds) for one in (base, both, best.condition()))
-        whole_shares, best_shares = scale.shares(whole, without), scale.shares(changed, without)
-        drawn = [scale.balances(scores, without, seeds) for scores in (changed, whole)]
-        gain = interval(best_shares.balance - whole_shares.balance, drawn[0] - drawn[1], confidence)
+        gain = scale.gain(changed, whole, without, seeds, confidence)
         if gain.low > 0 or gain.high < LEAST_GAIN:
             break
     used = replace(sampling, seeds=tuple(range(sampling.seeds[0], sampling.seeds[0] + seeds)))
+    whole_shares, best_shares = scale.shares(whole, without), scale.shares(changed, without)
     return Proof(used, whole, changed, whole_shares, best_shares, gain, new_prompts, rounds)
 
 

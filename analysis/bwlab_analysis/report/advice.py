@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bwlab.base.names import EMBEDDED, EMBEDDED_FOLDERS
@@ -41,6 +41,13 @@ def generate_command(
     base: str, files: tuple[Path, Path], specs: tuple[str, str], clip_skip: int, schedules: tuple[str, str] = ("", "")
 ) -> str:
     """Return the command line, for a shell, that generates with two adapters; prompts are to be filled in."""
+    return f"{shlex.join(generate_words(base, files, specs, schedules, clip_skip))} --prompt PROMPT --out OUT"
+
+
+def generate_words(
+    base: str, files: Sequence[Path], specs: Sequence[str], schedules: Sequence[str], clip_skip: int = 1
+) -> list[str]:
+    """Return the words of `bwlab generate` with adapters, each with its block spec and schedule, without a prompt."""
     words = ["bwlab", "generate", "--base", base]
     if clip_skip != 1:
         words += ["--clip-skip", str(clip_skip)]
@@ -49,7 +56,7 @@ def generate_command(
     if any(schedules):
         for schedule in schedules:
             words += ["--schedule", schedule or "0-1:1"]
-    return f"{shlex.join(words)} --prompt PROMPT --out OUT"
+    return words
 
 
 def commands_to_copy(weights: ConflictReport, in_base: PairInBase) -> tuple[str, ...]:

@@ -75,14 +75,14 @@ def plot_recommendation(recommendation: Recommendation) -> Figure:
     return figure
 
 
-def _groups(names: Sequence[str], values: Mapping[str, Sequence[Interval]]) -> Figure:
-    """Return bars side by side for each name, one of each kind, with their intervals."""
-    figure, (axes,) = panels(2 + 1.1 * len(names), 3.2)
-    width = 0.8 / len(values)
+def _groups(names: Sequence[str], values: Mapping[str, Sequence[Interval]], width: float | None = None) -> Figure:
+    """Return bars side by side for each name, one of each kind, with their intervals; `width` is in inches."""
+    figure, (axes,) = panels(width or 2 + 1.1 * len(names), 3.2)
+    bar = 0.8 / len(values)
     for offset, (kind, intervals) in enumerate(values.items()):
-        places = [index + width * (offset + 0.5) - 0.4 for index in range(len(names))]
+        places = [index + bar * (offset + 0.5) - 0.4 for index in range(len(names))]
         errors = [[one.mean - one.low for one in intervals], [one.high - one.mean for one in intervals]]
-        axes.bar(places, [one.mean for one in intervals], 0.9 * width, yerr=errors, capsize=2, label=kind)
+        axes.bar(places, [one.mean for one in intervals], 0.9 * bar, yerr=errors, capsize=2, label=kind)
     axes.set_xticks(range(len(names)), names)
     axes.legend()
     return figure
@@ -137,19 +137,14 @@ def plot_profiles(profiles: Sequence[BlockProfile], scorer: str, adapter: str) -
         raise BwlabError(
             f"a figure of the {adapter} adapter", "no block of this adapter was profiled", "Choose identity or style"
         )
-    figure, (axes,) = panels(7, 3.2)
-    for offset, (name, label) in enumerate((("knocked_in", "alone"), ("knocked_out", "beside the other"))):
-        changes = [getattr(profile, name)[scorer] for profile in own]
-        places = [index + 0.4 * offset - 0.2 for index in range(len(own))]
-        errors = [
-            [change.mean - change.low for change in changes],
-            [change.high - change.mean for change in changes],
-        ]
-        axes.bar(places, [change.mean for change in changes], 0.36, yerr=errors, capsize=2, label=label)
-    axes.set_xticks(range(len(own)), [profile.block for profile in own])
+    changes = {
+        label: [getattr(profile, name)[scorer] for profile in own]
+        for name, label in (("knocked_in", "alone"), ("knocked_out", "beside the other"))
+    }
+    figure = _groups([profile.block for profile in own], changes, width=7)
+    (axes,) = figure.axes
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_ylabel(f"change of {scorer}")
-    axes.legend()
     return figure
 
 
