@@ -268,7 +268,12 @@ def test_the_newest_position_of_a_slider_wins(context: BrowserContext, address: 
 
 def test_blocks_one_by_one_can_be_cancelled_and_chosen(context: BrowserContext, address: str) -> None:
     page = opened(context, address)
+    count = version(page, "mix")
+    page.fill("#steps", "25")  # so that the images are not done before they are cancelled
+    version_above(page, "mix", count)
+    count = version(page, "mix")
     page.get_by_role("button", name="Another seed").click()
+    version_above(page, "mix", count)
     page.get_by_role("button", name="Make the images").click()
     page.locator(".thumb").first.wait_for(timeout=1000 * PATIENCE)
     page.get_by_role("button", name="Cancel the images of the blocks").click()
