@@ -45,6 +45,8 @@ BASE_ADVICE = (
     f"Give 'emoji', 'emoji-dit', a diffusers folder ({', '.join(family.label for family in FAMILIES)}) "
     "or a .safetensors checkpoint"
 )
+LARGE = 2**18
+"""Number of elements from which a tensor is worth a thread of its own when a model is hashed."""
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 
 
@@ -139,9 +141,10 @@ def module_hash(module: nn.Module) -> str:
     The same weights have the same hash whether they came from a half- or full-precision file.
     """
     state = sorted(module.state_dict().items())
-    # hashlib lets go of the interpreter lock, so several tensors are hashed at once.
+    # hashlib lets go of the interpreter lock, so several large tensors are hashed at once.
     with ThreadPoolExecutor() as pool:
-        return _joined(pool.map(lambda entry: _tensor_digest(*entry), state))
+        large = {entry[0]: pool.submit(_tensor_digest, *entry) for entry in state if entry[1].numel() >= LARGE}
+        return _joined(large[entry[0]].result() if entry[0] in large else _tensor_digest(*entry) for entry in state)
 
 
 def _joined(digests: Iterable[bytes]) -> str:
