@@ -57,6 +57,8 @@ def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
     except OSError as error:
         found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")
         fix = "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
+        if error.errno == errno.ENOENT:
+            found, fix = f"there is no folder {path.parent}", "Make it"
         raise BwlabError(f"saving {path}", found, f"{fix} or choose another folder") from error
 
 

@@ -93,12 +93,10 @@ def print_inspection(console: Console, report: Inspection) -> None:
 
 
 def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
-    from bwlab.formats.architecture import ARCHITECTURE_NAMES
-
     yield "dialect", report.dialect
     if report.total.modules:
         yield "algorithm", _counts(report.total.algorithms)
-        yield "made for", f"{ARCHITECTURE_NAMES[report.architecture]} (block scheme {report.scheme})"
+        yield "made for", f"{_model(report)} (block scheme {report.scheme})"
         yield "ranks", _counts(report.total.ranks) or "none"
         yield "alphas", _counts({_alpha(alpha): count for alpha, count in report.total.alphas.items()}) or "none"
         text = sum(block.modules for block in report.blocks if block.name == "te")
@@ -112,6 +110,15 @@ def _facts(report: Inspection) -> Iterator[tuple[str, str]]:
         yield "top-1 share", f"{100 * report.top1_share:.0f} % of the energy is in each module's first direction"
     if report.prompt_tag is not None:
         yield "in A1111", report.prompt_tag
+
+
+def _model(report: Inspection) -> str:
+    from bwlab.formats.architecture import ARCHITECTURE_NAMES
+
+    if report.architecture != "unknown":
+        return ARCHITECTURE_NAMES[report.architecture]
+    base = report.training.get("base model")
+    return "a model unknown to bwlab" + (f", in training called {base}" if base else "")
 
 
 def _pairs(facts: Mapping[str, str]) -> Table:

@@ -82,7 +82,7 @@ def test_an_interrupt_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BwlabError, match="No such file or directory"):
+    with pytest.raises(BwlabError, match=r"there is no folder .*none\. Make it"):
         write_atomically(tmp_path / "none" / "x.bin", b"one")
 
 

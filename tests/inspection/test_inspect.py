@@ -84,6 +84,14 @@ def test_the_whole_report(tmp_path: Path, bwlab: Callable[..., Outcome], monkeyp
     assert max(len(line) for line in outcome.out.splitlines()) <= 100
 
 
+def test_an_unknown_model_has_the_name_that_it_had_in_training(tmp_path: Path, bwlab: Callable[..., Outcome]) -> None:
+    shapes = {"mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (71, 32)}
+    for metadata, words in ((METADATA, ", in training called base.safetensors"), ({}, "")):
+        file = write(tmp_path / "a.safetensors", adapter_tensors(0, list(shapes), shapes=shapes), metadata)
+        told = f"made for a model unknown to bwlab{words} (block scheme sd)"
+        assert told in " ".join(bwlab("inspect", file).out.split())
+
+
 def test_lines_never_pass_100_columns(tmp_path: Path, bwlab: Callable[..., Outcome]) -> None:
     tensors: dict[str, np.ndarray] = {}
     for number, path in enumerate([MID, "mid_block.attentions.0.proj_out", "mid_block.resnets.0.conv1"]):

@@ -161,7 +161,7 @@ def test_a_hostile_pickle_is_refused_and_nothing_runs(
         ),
         (Target(Path("b.safetensors"), dtype="fp61"), r"--dtype fp61: no such dtype\. Did you mean fp16\? Known: fp32"),
         (Target(Path("taken.safetensors")), "the path exists. Choose another path, or give --overwrite"),
-        (Target(Path("no/b.safetensors")), "No such file or directory"),
+        (Target(Path("no/b.safetensors")), r"there is no folder .*no\. Make it"),
     ],
 )
 def test_a_wrong_target_is_one_line(tmp_path: Path, manager: PluginManager, target: Target, message: str) -> None:
