@@ -14,6 +14,7 @@ from bwlab.merging.convert import Conversion, convert
 from bwlab.merging.output import Target
 from bwlab.plugins.manager import PluginManager
 from bwlab_analysis.report.advice import generate_words
+from bwlab_analysis.report.block_map import is_of_unet
 from bwlab_ui.settings import AdapterScales, ImageSettings
 from bwlab_ui.work import Json
 
@@ -48,8 +49,12 @@ def texts(
     scales: Sequence[AdapterScales],
     settings: ImageSettings,
     scheme: BlockScheme,
+    side: int,
 ) -> Json:
-    """Return the scales in every notation, as JSON: the lines of each adapter, the command, and the workflow."""
+    """Return the scales in every notation, as JSON: the lines of each adapter, the command, and the workflow.
+
+    The workflow is None for a transformer. `side` is that of the images in pixels.
+    """
     specs = [scale.spec(scheme) for scale in scales]
     return {
         "adapters": [
@@ -57,7 +62,7 @@ def texts(
             for name, file, spec, scale in zip(names, files, specs, scales, strict=True)
         ],
         "command": command(base, files, specs, [scale.schedule for scale in scales], settings),
-        "workflow": workflow(base, files, specs, settings),
+        "workflow": workflow(base, files, specs, settings, side) if is_of_unet(scheme.blocks()) else None,
     }
 
 
@@ -83,11 +88,12 @@ def command(
     return shlex.join([*words, "--cfg", f"{settings.cfg:g}"])
 
 
-def workflow(base: str, files: Sequence[Path], specs: Sequence[BlockSpec], settings: ImageSettings) -> Json:
+def workflow(base: str, files: Sequence[Path], specs: Sequence[BlockSpec], settings: ImageSettings, side: int) -> Json:
     """Return a workflow for ComfyUI in its API form: a checkpoint, each adapter with its spec, and the sampler.
 
     The names of the checkpoint and of the adapters are those of the files here; ComfyUI looks them up in its own
-    folders. The sampler is the one that `bwlab generate` uses for diffusion.
+    folders. The sampler is the one that `bwlab generate` uses for diffusion; schedules are left out. ComfyUI
+    loads most transformers by nodes of their own, so this is for UNets.
     """
     nodes: dict[str, Json] = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": Path(base).name}},
@@ -101,7 +107,7 @@ def workflow(base: str, files: Sequence[Path], specs: Sequence[BlockSpec], setti
     positive, negative, latent, sampler, decoder, saver = ids
     nodes[positive] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": settings.prompt}}
     nodes[negative] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": ""}}
-    nodes[latent] = {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 512, "batch_size": 1}}
+    nodes[latent] = {"class_type": "EmptyLatentImage", "inputs": {"width": side, "height": side, "batch_size": 1}}
     nodes[sampler] = {
         "class_type": "KSampler",
         "inputs": {

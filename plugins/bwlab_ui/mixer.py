@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.adapters.names import adapter_name
+from bwlab.base.models import family_of
 from bwlab.base.names import EMBEDDED_FOLDERS
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.errors import BwlabError
@@ -214,8 +215,10 @@ class Mixer:
 
     def exports(self, session: Session) -> Json:
         """Return the scales of a session in every notation, as JSON."""
-        scheme = self.models.model(session.base).loaded.scheme
-        return exports.texts(session.base, session.files, session.names, session.scales, session.settings, scheme)
+        loaded = self.models.model(session.base).loaded
+        side = family_of(loaded.pipe).base_side(loaded.pipe)
+        given = session.base, session.files, session.names, session.scales, session.settings
+        return exports.texts(*given, loaded.scheme, side)
 
     def export(self, session: Session, place: int) -> Path:
         """Write an adapter with its scales folded in, and return the file, which is the only one in its folder."""

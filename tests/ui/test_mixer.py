@@ -186,11 +186,22 @@ def test_lists_of_stable_diffusion_have_all_their_numbers() -> None:
 
     scheme = scheme_for(base_unet("sd14").config, build_manager().block_schemes())
     scales = [AdapterScales(blocks={"out3": 0.5})]
-    told = exports.texts("sd14", [Path("fox.safetensors")], ["fox"], scales, ImageSettings(), scheme)
+    told = exports.texts("sd14", [Path("fox.safetensors")], ["fox"], scales, ImageSettings(), scheme, 512)
     texts = {line["label"]: line["text"] for line in told["adapters"][0]["lines"]}
     numbers = texts["LoRA Block Weight"]
     assert numbers.split(",")[-3:] == ["0.5"] * 3
     assert texts["prompt tag"] == f"<lora:fox:1:lbw={numbers}>"
+    assert told["workflow"]["2"]["inputs"]["scale"] == "*=1, out3=0.5"
+
+
+def test_a_transformer_has_no_workflow() -> None:
+    from bwlab.base.names import base_unet
+    from bwlab.blocks.families import scheme_for
+    from bwlab.plugins.manager import build_manager
+
+    scheme = scheme_for(base_unet("emoji-dit").config, build_manager().block_schemes())
+    given = "emoji-dit", [Path("fox.safetensors")], ["fox"], [AdapterScales()], ImageSettings()
+    assert exports.texts(*given, scheme, 64)["workflow"] is None
 
 
 def test_the_workflow_uses_the_node_as_it_is() -> None:
@@ -201,7 +212,7 @@ def test_the_workflow_uses_the_node_as_it_is() -> None:
 
     scheme = scheme_for(base_unet("sd14").config, build_manager().block_schemes())
     files, specs = [Path("a.safetensors"), Path("b.safetensors")], [AdapterScales(whole=0.5).spec(scheme)] * 2
-    flow = exports.workflow("base.safetensors", files, specs, ImageSettings(prompt="a fox", seed=3))
+    flow = exports.workflow("base.safetensors", files, specs, ImageSettings(prompt="a fox", seed=3), 768)
     loaders = {number: step for number, step in flow.items() if step["class_type"] == exports.LOADER}
     assert [step["inputs"]["adapter"] for step in loaders.values()] == ["a.safetensors", "b.safetensors"]
     for step in loaders.values():
@@ -209,6 +220,8 @@ def test_the_workflow_uses_the_node_as_it_is() -> None:
         assert step["inputs"]["scale"] == "*=0.5"
     links = [value for step in flow.values() for value in step["inputs"].values() if isinstance(value, list)]
     assert all(number in flow for number, _ in links)
+    (latent,) = (step["inputs"] for step in flow.values() if step["class_type"] == "EmptyLatentImage")
+    assert latent == {"width": 768, "height": 768, "batch_size": 1}
     (sampler,) = (step["inputs"] for step in flow.values() if step["class_type"] == "KSampler")
     assert (sampler["model"], sampler["seed"]) == (["3", 0], 3)
     assert json.loads(json.dumps(flow)) == flow

@@ -57,9 +57,14 @@ function show(texts) {
     const kept = schedule ? [make("p", { class: "note" }, `The schedule ${schedule} is in the bwlab generate line only.`)] : [];
     return [make("h3", {}, name), button, ...kept, ...lines.map((entry) => line(`${name}, ${entry.label}`, entry.text, entry.notes))];
   });
-  const flow = make("button", { type: "button" }, "Download the ComfyUI workflow");
-  flow.addEventListener("click", () => save(new Blob([JSON.stringify(texts.workflow, null, 2)], { type: "application/json" }), "bwlab-workflow.json"));
-  byId("exports").replaceChildren(...parts, make("h3", {}, "Everything"), line("bwlab generate", texts.command), flow);
+  byId("exports").replaceChildren(...parts, make("h3", {}, "Everything"), line("bwlab generate", texts.command), workflow(texts.workflow));
+}
+
+function workflow(nodes) {
+  if (!nodes) return make("p", { class: "note" }, "There is no ComfyUI workflow for a transformer. Put the block specs into the node Load adapter (bwlab).");
+  const button = make("button", { type: "button" }, "Download the ComfyUI workflow");
+  button.addEventListener("click", () => save(new Blob([JSON.stringify(nodes, null, 2)], { type: "application/json" }), "bwlab-workflow.json"));
+  return button;
 }
 
 export function forget() {
