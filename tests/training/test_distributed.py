@@ -3,51 +3,64 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from rich.console import Console
 
+import bwlab
+from bwlab.cli.app import exit_on_error, main
+from bwlab.errors import BwlabError
+from bwlab.plugins.manager import build_manager
+from bwlab.training import ExistingRun, train
 from bwlab.training.settings import read_config
 from tests.families.pipelines import save_tiny_sd3
 from tests.training.runs import files_in, run
 
 SECONDS = 240
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.training.imported"])
 
-# A run with a plugin that, in one process after one step, does what is asked.
-ACTING = """
-import os, signal, sys
-import bwlab
-from bwlab.cli.app import exit_on_error
-from bwlab.errors import BwlabError
-from bwlab.plugins.manager import build_manager
-from bwlab.training import ExistingRun, train
-from bwlab.training.settings import read_config
-from rich.console import Console
 
 class Acts:
-    calls = 0
+    """A plugin that, in one process after one step, does what is asked."""
+
+    def __init__(self, rank: str, act: Callable[[], None]) -> None:
+        self._rank, self._act, self._calls = rank, act, 0
 
     @bwlab.hookimpl
-    def bwlab_extra_losses(self, prediction):
-        self.calls += 1
-        if self.calls == 2 and os.environ["RANK"] == sys.argv[1]:
-            if sys.argv[2] == "ctrl-c":
-                signal.raise_signal(signal.SIGINT)
-            else:
-                raise BwlabError("the plugin", "it is broken", "Mend it")
+    def bwlab_extra_losses(self, prediction: object) -> dict[str, torch.Tensor]:
+        """Act, at the second call in the process of the rank."""
+        self._calls += 1
+        if self._calls == 2 and os.environ["RANK"] == self._rank:
+            self._act()
         return {}
 
-exit_on_error(
-    lambda: train(read_config(sets=sys.argv[3:]), build_manager([Acts()]), Console(stderr=True), ExistingRun.REFUSE),
-    lambda: False,
-)
-"""
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def fail() -> None:
+    raise BwlabError("the plugin", "it is broken", "Mend it")
+
+
+def train_acting(act: Callable[[], None], settings: list[str]) -> None:
+    """Train with a plugin that acts in the second process, and end as the command line does."""
+
+    def call() -> None:
+        train(read_config(sets=settings), build_manager([Acts("1", act)]), Console(stderr=True), ExistingRun.REFUSE)
+
+    exit_on_error(call, lambda: False)
 
 
 def free_port() -> int:
@@ -57,29 +70,38 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def pair(command: list[str]) -> list[tuple[int, str]]:
-    """Run a command in two processes of one run; return the exit code and the messages of each."""
+def pair(said: Path, work: Callable[..., None], *arguments: object) -> list[tuple[int | None, str]]:
+    """Do work in two processes of one run; return the exit code and the messages of each.
+
+    The processes are forked from one that has imported what a training needs. `said` is a folder for the messages.
+    """
     port = str(free_port())
+    files = [said / f"{rank}.txt" for rank in range(2)]
     processes = [
-        subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "LOCAL_WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
+        PROCESSES.Process(target=as_rank, args=(rank, port, file, work, *arguments)) for rank, file in enumerate(files)
     ]
-    return [(process.returncode, err) for process, (_, err) in [(p, p.communicate(timeout=SECONDS)) for p in processes]]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+    return [(process.exitcode, file.read_text()) for process, file in zip(processes, files, strict=True)]
+
+
+def as_rank(rank: int, port: str, said: Path, work: Callable[..., None], *arguments: object) -> None:
+    """Do work in this process as the one of a rank, with its messages in a file."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
+    sys.stdout = sys.stderr = said.open("w", encoding="utf-8")
+    work(*arguments)
 
 
 def sets(base: Path, data: Path, out: Path, *more: str) -> list[str]:
@@ -134,7 +156,7 @@ def test_two_processes_equal_one_on_a_transformer(two_images: Path, tmp_path: Pa
     given += ["training.steps=3", "preview.enabled=false", "training.device=cpu"]
     two = [*given, f"out={tmp_path / 'two'}", "training.batch_size=2"]
     arguments = [word for setting in two for word in ("--set", setting)]
-    assert [code for code, _ in pair([sys.executable, "-m", "bwlab", "train", *arguments])] == [0, 0]
+    assert [code for code, _ in pair(tmp_path, main, ["train", *arguments])] == [0, 0]
     run(read_config(sets=[*given, f"out={tmp_path / 'one'}", "training.batch_size=4"]))
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
 
@@ -154,7 +176,7 @@ def assert_equal_runs(two: Path, one: Path) -> None:
 
 def test_an_error_in_one_process_ends_both(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     settings = sets(tiny_pipeline, two_images, tmp_path / "out", "training.batch_size=1")
-    (other, failed) = ended = pair([sys.executable, "-c", ACTING, "1", "error", *settings])
+    (other, failed) = ended = pair(tmp_path, train_acting, fail, settings)
     assert [code for code, _ in ended] == [2, 2]
     assert "the plugin: it is broken" in failed[1]
     assert "another process of the run has failed" in other[1]
@@ -162,6 +184,6 @@ def test_an_error_in_one_process_ends_both(tiny_pipeline: Path, two_images: Path
 
 def test_ctrl_c_in_one_process_saves_and_ends_both(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     settings = sets(tiny_pipeline, two_images, tmp_path / "out", "training.batch_size=1", "training.accumulation=1")
-    ended = pair([sys.executable, "-c", ACTING, "1", "ctrl-c", *settings])
+    ended = pair(tmp_path, train_acting, interrupt, settings)
     assert [code for code, _ in ended] == [130, 130]
     assert "checkpoints/step-000002.state.safetensors" in files_in(tmp_path / "out")
