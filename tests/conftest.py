@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from bwlab import messages
+from bwlab.base import load
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -119,6 +120,16 @@ def _without_lines_of_progress() -> Iterator[None]:
     """Print no progress where there is no terminal, however slow the machine; tests of these lines set the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(messages, "LINES_AFTER", math.inf)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_pipelines_are_read_once() -> Iterator[None]:
+    """Copy small pipelines that were loaded before; see `tests.loads`."""
+    from tests.loads import Loads
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "load_folder", Loads(load.load_folder))
         yield
 
 
