@@ -133,6 +133,13 @@ def _small_pipelines_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def pipelines_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the files of every pipeline, small or not."""
+    copying: Any = load.load_folder
+    monkeypatch.setattr(load, "load_folder", copying.load)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _give_memory_back() -> Iterator[None]:
     """Return freed memory to the system after a file that leaves much, which glibc else keeps for the process."""

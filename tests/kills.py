@@ -119,14 +119,15 @@ class Killable:
             self._do(work, errors)
         limit = MOST_SECONDS if moment.seconds is None else moment.seconds
         status = self._wait(process, self._began + limit)
+        killed, code = os.WIFSIGNALED(status), os.waitstatus_to_exitcode(status)
         with os.fdopen(errors, "rb") as file:
             file.seek(0)
-            error = file.read().decode(errors="replace").strip().rpartition("\n")[2]
-        killed = os.WIFSIGNALED(status)
+            said = file.read().decode(errors="replace").strip().rpartition("\n")[2]
+        error = ""
         if killed and moment == Moment():
-            error = f"ended by signal {os.WTERMSIG(status)}"
-        elif not killed and os.WEXITSTATUS(status) and not error:
-            error = f"ended with {os.WEXITSTATUS(status)}"
+            error = f"ended by signal {-code}"
+        elif code > 0:  # else what it said was progress, which a slow run prints
+            error = said or f"ended with {code}"
         return Ending(killed, self._phase(), error)
 
     def timeline(self) -> Timeline:

@@ -109,6 +109,7 @@ def _load(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
         part[last] = int(tensor) if whole else tensor
     groups = optimizer.state_dict()["param_groups"]
     for group, numbers in zip(groups, saved.groups, strict=True):
+        _require_alike(numbers, group)
         group.update(numbers)
     if type(optimizer).__module__.startswith("torch.optim"):
         parameters: list[Tensor] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -116,6 +117,18 @@ def _load(saved: TrainingState, optimizer: torch.optim.Optimizer) -> None:
         for place, values in state.items():
             _require_means(values, means, tuple(parameters[place].shape))
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _require_alike(saved: Group, own: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting of a parameter group that is of another kind than the optimiser's own."""
+    for name, value in saved.items():
+        kinds = {_kind(number) for number in (value, own.get(name)) if number is not None}
+        if len(kinds) > 1 or not kinds <= {bool, float}:
+            raise ValueError(f"{name} is of another kind than the optimiser's")
+
+
+def _kind(value: object) -> type:
+    return float if type(value) is int else type(value)
 
 
 def _require_means(values: Mapping[str, Any], names: Iterable[str], shape: tuple[int, ...]) -> None:

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bwlab.base import load
 from bwlab.base.architectures import PUBLISHED
 from bwlab.base.header import FAMILIES
 from tests.base.checkpoints import WIDTHS, random_pipeline, small, write_checkpoint
-from tests.loads import Loads
 
 
 @pytest.fixture(autouse=True)
-def _files_are_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test loading itself, not copies of what was loaded before."""
-    kept = load.load_folder
-    assert isinstance(kept, Loads)
-    monkeypatch.setattr(load, "load_folder", kept.load)
+def _loading_itself_is_tested(pipelines_are_read: None) -> None:
+    """Make no copies of what was loaded before."""
 
 
 @pytest.fixture(scope="session")

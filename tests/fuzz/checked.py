@@ -30,6 +30,9 @@ HANGS = 30
 SLACK = 96_000_000
 """The bytes that a command may take beside twice the file."""
 
+OF_TORCH = "libnvidia"
+"""Beginning of the names of libraries that PyTorch looks for when a training starts."""
+
 # What runs code or reaches out, as Python's audit events name it.
 FORBIDDEN = (
     "os.system",
@@ -77,6 +80,8 @@ class Watch:
 
     def _heard(self, event: str, arguments: tuple[object, ...]) -> None:
         if not self.on:
+            return
+        if event == "ctypes.dlopen" and str(arguments[0]).startswith(OF_TORCH):
             return
         if event.startswith(FORBIDDEN):
             self.events.append(f"{event} {arguments[:1]!r:.80}")

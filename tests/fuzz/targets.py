@@ -16,6 +16,7 @@ from tests.fuzz.checked import Broken, run_checked
 from tests.fuzz.mutations import damaged, mutated, mutated_text
 from tests.fuzz.pickled import mutated_pickle, whole_files
 from tests.fuzz.seeds import write_seeds
+from tests.fuzz.stopped_run import STATE, StoppedRun
 
 # FILE is the broken input, GOOD a whole adapter, OUT a new path.
 ADAPTER_COMMANDS = (
@@ -188,6 +189,7 @@ class Bench:
         targets: the kinds of input by name.
         seeds: the folder of whole files.
         files: the whole files by name.
+        stopped: the training whose states are broken.
         good: the whole adapter that stands for GOOD: the one of which the last broken one was made, whose shapes fit.
 
     """
@@ -199,6 +201,9 @@ class Bench:
         self.seeds = folder / "seeds"
         self.files = write_seeds(self.seeds)
         self.good = self.seeds / "half.safetensors"
+        self.stopped = StoppedRun(folder / "run", self._folder)
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
         self.targets = {target.name: target for target in self._targets()}
 
     def _targets(self) -> Iterator[Target]:
@@ -240,17 +245,31 @@ class Bench:
             "pickle", "file.pt", lambda random: mutated_pickle(random.choice(torch_files), random), PICKLE_COMMANDS, {}
         )
         yield Target("base", "file.safetensors", adapter, ("blocks FILE",), {})
+        resume = ("--quiet train OUT/config.toml --resume",)
+        yield Target("training-state", STATE, self.stopped.broken_state, resume, self.stopped.files)
 
-    def run(self, target: Target, content: bytes, commands: Sequence[str]) -> list[tuple[str, Broken]]:
-        """Return the promises that these commands break on a broken file, each with its command."""
+    def run(
+        self, target: Target, content: bytes, commands: Sequence[str], code: int | None = None
+    ) -> list[tuple[str, Broken]]:
+        """Return the promises that these commands break on a file, each with its command.
+
+        Args:
+            target: the kind of file.
+            content: its bytes.
+            commands: the commands that read it.
+            code: the exit code with which they have to end; None: that of success or of an error.
+
+        """
         broken = []
         for command in commands:
             for name, data in {**target.beside, target.file: content}.items():
-                (self._folder / name).parent.mkdir(exist_ok=True)
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (self._folder / name).write_bytes(data)
             words = [self._word(word, target) for word in command.split()]
             try:
-                run_checked(words, self._folder, len(content))
+                ended = run_checked(words, self._folder, len(content))
+                if code is not None and ended != code:
+                    broken.append((command, Broken(f"{command}: it ends with {ended}")))
             except Broken as error:
                 broken.append((command, error))
             shutil.rmtree(self._folder)

@@ -40,13 +40,23 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_files_broken_at_random(part: int, bench: Bench) -> None:
     """Half of them are adapters, each read by a command drawn at random."""
-    others = [target for name, target in bench.targets.items() if name != "adapter"]
+    others = [target for name, target in bench.targets.items() if name not in ("adapter", "training-state")]
     for number in range(part * EACH, (part + 1) * EACH):
         random = Random(number)
         target = bench.targets["adapter"] if number % 2 else others[number // 2 % len(others)]
         content = target.broken(random)
         found = bench.run(target, content, [random.choice(target.commands)])
         assert found == [], f"file {number}: {found}"
+
+
+@pytest.mark.usefixtures("pipelines_are_read")
+def test_states_of_a_stopped_training_broken_at_random(bench: Bench) -> None:
+    """A run resumes from the whole state, and from a broken one or not; half of the broken have a right checksum."""
+    target = bench.targets["training-state"]
+    for number in range(30):
+        found = bench.run(target, target.broken(Random(number)), target.commands)
+        assert found == [], f"file {number}: {found}"
+    assert bench.run(target, bench.stopped.state, target.commands, code=0) == []
 
 
 @pytest.mark.parametrize("name", READERS)

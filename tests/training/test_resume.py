@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -290,6 +291,22 @@ def test_weights_that_are_not_finite_are_not_saved(tiny_pipeline: Path, two_imag
     with pytest.raises(BwlabError, match="no checkpoint yet"):
         run(config)
     assert files_in(tmp_path / "out") == ["config.toml", "log.jsonl"]
+
+
+def test_a_setting_of_another_kind_in_a_checkpoint_is_named(
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path
+) -> None:
+    """Here too the checksum is right."""
+    sets = "adapter.blocks=mid=2", "checkpoint.every=1"
+    out = tmp_path / "out"
+    run(short_config(tiny_pipeline, two_images, out, *sets, "training.steps=1"))
+    path = out / "checkpoints" / "step-000001.state.safetensors"
+    state = load_state(path)
+    for name, value in (("weight_decay", "x"), ("betas", 0.9), ("maximize", 1)):
+        changed: dict[str, Any] = {**state.groups[0], name: value}
+        save_state(replace(state, groups=[changed, *state.groups[1:]]), path)
+        with pytest.raises(BwlabError, match=f"{name} is of another kind than the optimiser's"):
+            run(short_config(tiny_pipeline, two_images, out, *sets, "training.steps=2"), existing=ExistingRun.RESUME)
 
 
 @pytest.mark.parametrize(
