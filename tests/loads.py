@@ -11,13 +11,13 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import ModelFamily
+
+if TYPE_CHECKING:
+    import torch
 
 Load: TypeAlias = Callable[..., Any]
 Files: TypeAlias = tuple[tuple[str, int, int], ...]
@@ -47,7 +47,7 @@ class KeptPipeline:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves tensors and model families out of the bytes, and puts them into a list."""
+    """Leaves tensors, tokenizers (whose pickles decode otherwise) and model families out of the bytes, for a list."""
 
     def __init__(self, file: io.BytesIO, shared: list[Any]) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -55,18 +55,21 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, value: Any) -> int | None:
         """Return the place in the list of what is left out."""
-        if not isinstance(value, Tensor | ModelFamily):
+        from torch import Tensor, nn
+        from transformers import PreTrainedTokenizerBase
+
+        if not isinstance(value, Tensor | ModelFamily | PreTrainedTokenizerBase):
             return None
         if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
             raise pickle.PicklingError(f"a tensor of class {type(value).__name__}")
         if id(value) not in self._places:
             self._places[id(value)] = len(self._shared)
-            self._shared.append(_copied(value) if isinstance(value, Tensor) else value)
+            self._shared.append(_copied(value))
         return self._places[id(value)]
 
 
 class _Unpickler(pickle.Unpickler):
-    """Puts a copy of each tensor, one however often it is used, and the families themselves back in."""
+    """Puts a copy of each tensor and tokenizer, one however often it is used, and the families themselves back in."""
 
     def __init__(self, file: io.BytesIO, shared: list[Any]) -> None:
         super().__init__(file)
@@ -75,14 +78,21 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, place: int) -> Any:
         """Return what was left out."""
         if place not in self._made:
-            value = self._shared[place]
-            self._made[place] = _copied(value) if isinstance(value, Tensor) else value
+            self._made[place] = _copied(self._shared[place])
         return self._made[place]
 
 
-def _copied(tensor: Tensor) -> Tensor:
-    copy = tensor.detach().clone()
-    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+def _copied(value: Any) -> Any:
+    """Return a copy of a tensor; a tokenizer, read again from its files; or what else it is."""
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    if isinstance(value, PreTrainedTokenizerBase):
+        return type(value).from_pretrained(value.name_or_path, local_files_only=True)
+    if not isinstance(value, Tensor):
+        return value
+    copy = value.detach().clone()
+    return nn.Parameter(copy, value.requires_grad) if isinstance(value, nn.Parameter) else copy
 
 
 class Loads:

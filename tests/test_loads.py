@@ -27,7 +27,11 @@ def test_a_copy_equals_what_is_read_and_no_other_copy_sees_its_changes(tiny_pipe
     assert type(first) is type(read)
     assert [name for name, _ in first.unet.named_modules()] == [name for name, _ in read.unet.named_modules()]
     assert dict(first.scheduler.config) == dict(read.scheduler.config)
-    assert first.tokenizer("ink, fox") == read.tokenizer("ink, fox")
+    tokens = read.tokenizer("ink, fox")["input_ids"]
+    assert first.tokenizer("ink, fox")["input_ids"] == tokens
+    assert first.tokenizer.decode(tokens) == read.tokenizer.decode(tokens)
+    first.tokenizer.add_tokens("<fox>")
+    assert len(second.tokenizer) == len(read.tokenizer) < len(first.tokenizer)
     assert not first.unet.training
     assert {p.requires_grad for p in first.unet.parameters()} == {p.requires_grad for p in read.unet.parameters()}
     with torch.no_grad():
