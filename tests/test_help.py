@@ -72,3 +72,11 @@ def test_paragraphs_of_help_fill_the_terminal(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     at = lines.index("The metadata is kept and records the conversion. With --rank, the command")
     assert lines[at + 1] == "prints how much of each block's energy is kept."
+
+
+def test_a_default_that_the_help_states_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    group, _ = build_group(build_manager(), "merge")
+    group.main(["merge", "--help"], prog_name="bwlab", standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert "[default: 40]" in shown
+    assert "[default: 0.03]" in shown

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from bwlab.adapters.layer import AdapterLayer, BaseLayer, dense_weight, kind_of, refuse_unknown_options
 from bwlab.adapters.modules import TextEncoders, check_fits, layers_by_path
 from bwlab.adapters.types import AdapterType
+from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.formats.dialects.textual_inversion import Embedding
 
 
@@ -126,7 +127,9 @@ def create_adapter(
     bases = {
         path: layer
         for path, layer in layers_by_path(unet, text_encoder).items()
-        if adapter_type.targets(path, kind_of(layer)) and int(ranks.value_of(path)) > 0
+        if not (in_text_encoder(path) and scheme.module_of(path) is None)  # a family need not name text encoders
+        and adapter_type.targets(path, kind_of(layer))
+        and int(ranks.value_of(path)) > 0
     }
     if not bases:
         raise BwlabError(
@@ -139,8 +142,20 @@ def create_adapter(
     for path, base in bases.items():
         rank = int(ranks.value_of(path))
         layer_alpha = float(rank) if alpha is None else alpha
-        layers[path] = layer_class.create(base, rank, layer_alpha, generator, **own_options.get(path, {}))
+        try:
+            layers[path] = layer_class.create(base, rank, layer_alpha, generator, **own_options.get(path, {}))
+        except (TypeError, ValueError) as error:
+            if not options:
+                raise
+            raise _refused(adapter_type.name, options, error) from error
     return Adapter(name, adapter_type.name, layers, scheme)
+
+
+def _refused(type_name: str, options: Mapping[str, object], error: Exception) -> BwlabError:
+    """Return the error that a type raised for the values of its options, as one that says what was asked."""
+    asked = ", ".join(f"adapter.options.{name} = {value!r}" for name, value in options.items())
+    fix = f"Give values that the adapter type {type_name} takes; its plugin documents them"
+    return BwlabError(asked, f"{type_name} refuses them: {first_line(error)}", fix)
 
 
 def _options_by_path(

@@ -1,14 +1,15 @@
 """Save adapters as other tools read them.
 
 Adapters of UNets get kohya's keys, which A1111, Forge, ComfyUI, kohya's trainer and diffusers read; those of
-transformers get diffusers' keys, which ComfyUI reads too.
+transformers get diffusers' keys, which ComfyUI reads too. Those of a plugin's family, which no other tool reads, get
+keys that begin with the family's name.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,24 @@ from torch import Tensor
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.layer import LORA_NETWORK, AdapterLayer
-from bwlab.blocks.paths import COMPONENTS, UNET, component_of
+from bwlab.blocks.paths import TRANSFORMER
 from bwlab.blocks.scheme import BlockScheme
+from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, UnfitLeaves, algorithm_of
 from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
+from bwlab.formats.dialects.kohya import path_or_none
+from bwlab.formats.dialects.own import own_name
 from bwlab.formats.keys import ALPHA, DOWN, UP, kohya_name_of
 from bwlab.formats.metadata import lora_network
 from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.own_scheme import scheme_entries
 from bwlab.formats.safetensors import write_tensors
 from bwlab.formats.torch_tensors import lazy_tensor
 from bwlab.linalg.factored import Array, FactoredMatrix
 
 UNET_KIND = "UNet"  # of `BlockScheme.denoiser`
-TRANSFORMER = "transformer"
+UNET_SCHEMES = ("sd", "sdxl")
 DIFFUSERS_LEAVES = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 # Stable Diffusion's generations differ in the width of the text features that cross attention reads.
 _GENERATIONS = {768: ("sd_v1", "False"), 1024: ("sd_v2", "True")}
@@ -60,30 +65,37 @@ def save_adapter(
     """
     alpha = Counter(layer.alpha for layer in adapter.layers.values()).most_common(1)[0][0]
     leaves = {layer_path: layer.file_tensors(alpha) for layer_path, layer in adapter.layers.items()}
-    if adapter.scheme.denoiser != UNET_KIND:
+    kohya = _has_kohya_names(adapter.scheme, adapter.layers)
+    if not kohya:
         leaves = {path: _scaled(adapter.layers[path], own, adapter.type_name) for path, own in leaves.items()}
     tensors = {
-        _key(adapter.scheme, layer_path, leaf): _stored(tensor, leaf, dtype)
+        _key(adapter.scheme, layer_path, leaf, kohya): _stored(tensor, leaf, dtype)
         for layer_path, own in leaves.items()
         for leaf, tensor in own.items()
     }
     _require_finite(f"saving {path}", tensors)
-    entries = {**adapter.metadata, **file_metadata(adapter, alpha), **_shapes(adapter, leaves), **(metadata or {})}
+    shapes = _shapes(adapter, leaves)
+    own = file_metadata(adapter, alpha) | (_own_network(adapter) if shapes else {})
+    entries = {**adapter.metadata, **own, **shapes, **(metadata or {})}
     write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
 
 
-def _key(scheme: BlockScheme, path: str, leaf: str) -> str:
+def _has_kohya_names(scheme: BlockScheme, paths: Iterable[str]) -> bool:
+    """Return whether files of a scheme have kohya's keys: those for UNets with layers that kohya's names mean."""
+    if scheme.denoiser != UNET_KIND or scheme.name in UNET_SCHEMES:
+        return scheme.denoiser == UNET_KIND
+    return all(path_or_none(kohya_name_of(path)) == path for path in paths)
+
+
+def _key(scheme: BlockScheme, path: str, leaf: str, kohya: bool) -> str:
     """Return the key of a tensor: as kohya's trainer writes it for UNets, as diffusers does for transformers.
 
     Keys of a plugin's family begin with the name of its scheme.
     """
-    if scheme.denoiser == UNET_KIND:
+    if kohya:
         return f"{kohya_name_of(path, two_text_encoders=scheme.name == 'sdxl')}.{leaf}"
-    component = component_of(path)
-    own = path.removeprefix(COMPONENTS[component])
-    if component == UNET:
-        component = TRANSFORMER if scheme.denoiser == TRANSFORMER else scheme.name
-    return f"{component}.{own}.{DIFFUSERS_LEAVES.get(leaf, leaf)}"
+    name = own_name(TRANSFORMER if scheme.name in TRANSFORMERS else scheme.name, path)
+    return f"{name}.{DIFFUSERS_LEAVES.get(leaf, leaf)}"
 
 
 def _scaled(layer: AdapterLayer, tensors: dict[str, Tensor], type_name: str) -> dict[str, Tensor]:
@@ -130,6 +142,8 @@ def file_metadata(adapter: Adapter, alpha: float) -> dict[str, str]:
         arguments = {**arguments, "conv_dim": str(conv_ranks[-1]), "conv_alpha": f"{alpha:g}"}
     if arguments:
         entries["ss_network_args"] = json.dumps(arguments)
+    if adapter.scheme.name not in (*UNET_SCHEMES, *TRANSFORMERS):
+        entries |= scheme_entries(adapter.scheme)
     return entries | _base_model(adapter)
 
 
@@ -141,6 +155,16 @@ def _shapes(adapter: Adapter, leaves: Mapping[str, Mapping[str, Tensor]]) -> dic
         if not _leaves_mean_delta(layer, leaves[path], adapter.type_name)
     }
     return {SHAPES_KEY: json.dumps(shapes, separators=(",", ":"))} if shapes else {}
+
+
+def _own_network(adapter: Adapter) -> dict[str, str]:
+    """Return the entry that names the package of a type that no other tool computes as its leaves say.
+
+    It is empty where the type names a network module of its own.
+    """
+    layer = next(iter(adapter.layers.values()))
+    named = layer.network()[0] != LORA_NETWORK
+    return {} if named else {"ss_network_module": type(layer).__module__.partition(".")[0]}
 
 
 def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_name: str) -> bool:

@@ -15,7 +15,9 @@ from bwlab.blocks.transformers import TRANSFORMERS
 
 _STACKS = sorted({stack.path for family in TRANSFORMERS.values() for stack in family.stacks})
 _OUTER = sorted({path for family in TRANSFORMERS.values() for path in (*family.before, *family.after)})
-_IN_TRANSFORMER = re.compile(rf"(?:{'|'.join(_STACKS)})\.\d+\..+|(?:{'|'.join(_OUTER)})(?:\..+)?")
+# The lists of blocks of models that only plugins know; a UNet's have other layers.
+_OTHER_STACKS = r"(?!(?:down|up)_blocks)\w*(?:blocks|layers)"
+_IN_TRANSFORMER = re.compile(rf"(?:{'|'.join(_STACKS)}|{_OTHER_STACKS})\.\d+\..+|(?:{'|'.join(_OUTER)})(?:\..+)?")
 _ATTENTIONS = re.compile(
     r"(?:.+\.)?attentions\.\d+\."
     r"(?:proj_in|proj_out|transformer_blocks\.\d+\.(?:attn[12]\.(?:to_q|to_k|to_v|to_out\.0)|ff\.net\.(?:0\.proj|2)))"

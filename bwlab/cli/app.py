@@ -15,7 +15,7 @@ from importlib import import_module, metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.main import get_command, get_command_name, get_group, get_group_from_info
 from typer.models import CommandInfo, TyperInfo
 
@@ -126,7 +126,7 @@ def build_group(
     group = get_command(_built_in_app(asked, plugged))
     assert isinstance(group, TyperGroup)
     group.commands.update(plugged.commands)
-    _join_lines_of_help(group)
+    _prepare_help(group)
     return group, plugged.failures
 
 
@@ -146,13 +146,19 @@ def _built_in_app(asked: str | None, plugged: PluginCommands) -> typer.Typer:
     return app
 
 
-def _join_lines_of_help(group: TyperGroup) -> None:
-    """Put each paragraph of help on one line; typer keeps the line breaks of a docstring, whatever the terminal."""
+def _prepare_help(group: TyperGroup) -> None:
+    """Put each paragraph of help on one line, and let options show the defaults that their help states in brackets.
+
+    typer keeps the line breaks of a docstring, whatever the terminal, and takes brackets for rich's markup.
+    """
     for command in group.commands.values():
+        for parameter in command.params:
+            if isinstance(parameter, (TyperArgument, TyperOption)) and parameter.help:
+                parameter.help = parameter.help.replace("[default: ", "\\[default: ")
         paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
         command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
         if isinstance(command, TyperGroup):
-            _join_lines_of_help(command)
+            _prepare_help(command)
 
 
 def _add_summary(app: typer.Typer, name: str) -> None:

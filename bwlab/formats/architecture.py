@@ -10,6 +10,7 @@ from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import ALL, BlockScheme, Module
 from bwlab.errors import BwlabError
+from bwlab.formats.own_scheme import scheme_in
 from bwlab.formats.transformer_modules import NAMES, declared_architecture, transformer_scheme_of
 
 # Widths of the text features that cross attention reads, and of the text encoders that make them.
@@ -49,6 +50,8 @@ ARCHITECTURE_NAMES = {
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 
+NONE: Mapping[str, str] = {}
+
 NUMBERED = re.compile(r"[^.\d]+(?:\.[^.\d]+)*\.\d+")  # the list and the number of a block, at the start of a path
 
 
@@ -84,17 +87,21 @@ def architecture_of(
     return TEXT_WIDTHS.get(text.pop(), "unknown") if len(text) == 1 else declared
 
 
-def scheme_of(architecture: str, shapes: Shapes) -> BlockScheme:
+def scheme_of(architecture: str, shapes: Shapes, metadata: Mapping[str, str] = NONE) -> BlockScheme:
     """Return the block scheme of the model that modules belong to.
 
     Args:
-        architecture: the architecture; if it is unknown, the scheme is that of SD 1.x, as for the embedded base, or
-            of numbered blocks where that knows none of the modules.
+        architecture: the architecture; if it is unknown, the scheme is that of a plugin's family in the metadata, or
+            else that of SD 1.x, as for the embedded base, or of numbered blocks where that knows none of the modules.
         shapes: module path -> shape of its delta, or None; the number of a transformer's blocks follows from them.
+        metadata: the metadata of the file.
 
     """
     if architecture in NAMES:
         return transformer_scheme_of(architecture, shapes)
+    own = scheme_in(metadata, shapes) if architecture == "unknown" else None
+    if own is not None:
+        return own
     scheme = scheme_for(SDXL if architecture == "sdxl" else SD14)
     if architecture == "unknown" and shapes and not any(scheme.module_of(path) for path in shapes):
         return _numbered_scheme(shapes)

@@ -130,7 +130,7 @@ class Inspection:
 def inspect_file(path: Path, formats: Formats | None = None) -> Inspection:
     """Read a file module by module; raises `BwlabError` if it cannot be read."""
     contents = read_contents(path, formats, pickles=True)
-    scheme = scheme_of(contents.architecture, contents.shapes)
+    scheme = scheme_of(contents.architecture, contents.shapes, contents.metadata)
     with contents.kept_open():
         health = {name: module_health(module) for name, module in contents.modules.items()}
     energies = [numbers.energy for numbers in health.values()]

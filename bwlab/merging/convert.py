@@ -81,7 +81,8 @@ def convert(job: Conversion, manager: PluginManager, track: Track = iter) -> Out
     if not job.drop_unknown:
         require_known(contents)
     base = None if job.base is None else open_model(job.base)
-    scheme = known_scheme(contents.architecture, contents.modules, base.config if base else None, manager)
+    config = base.config if base else None
+    scheme = known_scheme(contents.architecture, contents.modules, config, manager, contents.metadata)
     modules, fits = _changed(job, contents, base, scheme, writer, dtype, track)
     lost_types = _types(contents.modules) - _types(modules)
     same_type = not fits and not lost_types

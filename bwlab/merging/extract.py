@@ -99,7 +99,7 @@ def extract(job: Extraction, target: Target, manager: PluginManager, track: Trac
     text = job.spec_text()
     tuned, base = open_model(job.tuned, "TUNED"), open_model(job.base, "BASE")
     _require_same_layers(tuned, base)
-    scheme = known_scheme("unknown", {}, base.config, manager)
+    scheme = known_scheme("unknown", {}, base.config, manager, {})
     spec = parse_spec(text, scheme, kind="rank")
     difference = differences(tuned, base, spec, track)
     if not difference.modules:

@@ -152,7 +152,8 @@ def read_inputs(
     adapters = read_adapters(recipe.adapters, manager, recipe.drop_unknown)
     architecture = common_architecture(adapters)
     modules = {path: module for adapter in adapters for path, module in adapter.modules.items()}
-    scheme = known_scheme(architecture, modules, model.config if model else None, manager)
+    config = model.config if model else None
+    scheme = known_scheme(architecture, modules, config, manager, adapters[0].metadata if adapters else {})
     inputs = merge_inputs(adapters, recipe.scales, recipe.choose, scheme)
     if not recipe.method.linear and not inputs.shared():
         found = "the adapters share no module, so there is no conflict to resolve"

@@ -16,6 +16,7 @@ from bwlab.formats.contents import AdapterContents
 from bwlab.formats.dialects.textual_inversion import embedding_paths, write_embeddings
 from bwlab.formats.lora_form import bias_leaves
 from bwlab.formats.modules import ModuleWeights
+from bwlab.formats.own_scheme import NAMES_KEY, SCHEME_KEY
 from bwlab.formats.tensors import DTYPE_OPTIONS
 from bwlab.formats.types import FormatWriter
 from bwlab.linalg.truncation import kept_share, relative_error
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 SUFFIX = ".safetensors"
+NAMED_BY_TOOLS = ("kohya", "ldm", "comfyui")  # forms that name the layers of models that other tools know
 
 Modules = Mapping[str, ModuleWeights]
 
@@ -105,6 +107,7 @@ def write_adapter(
         BwlabError: the form cannot hold a module, a file may not be replaced, or writing fails.
 
     """
+    _require_names(metadata, writer, contents.path)
     require_expressible(modules, writer, contents.path)
     refuse_overwriting(embedding_paths(contents.embeddings, target.path), target.overwrite)
     written = dataclasses.replace(contents, modules=modules, embeddings={}, metadata=metadata)
@@ -119,8 +122,11 @@ def known_scheme(
     modules: Modules,
     config: Mapping[str, object] | None,
     manager: PluginManager,
+    metadata: Mapping[str, str],
 ) -> BlockScheme:
     """Return the block scheme of a base's config, or of the model that modules of an architecture belong to.
+
+    The metadata are those of the modules' file; they hold the scheme of a plugin's family.
 
     Raises:
         BwlabError: the base is a model of another architecture than the modules.
@@ -130,7 +136,7 @@ def known_scheme(
     from bwlab.formats.architecture import ARCHITECTURE_NAMES, scheme_of
     from bwlab.formats.contents import shapes_of_modules
 
-    own = scheme_of(architecture, shapes_of_modules(modules))
+    own = scheme_of(architecture, shapes_of_modules(modules), metadata)
     if config is None:
         return own
     scheme = scheme_for(config, manager.block_schemes())
@@ -227,6 +233,14 @@ def fit_row(name: str, fits: Iterable[Fit]) -> FitRow:
         kept=kept_share(energy, lost),
         error=relative_error(energy, lost),
     )
+
+
+def _require_names(metadata: Mapping[str, str], writer: FormatWriter, source: object) -> None:
+    """Raise `BwlabError` if a form of other tools has no names for the layers of a plugin's family."""
+    family = metadata.get(SCHEME_KEY, "")
+    if NAMES_KEY in metadata and writer.name in NAMED_BY_TOOLS:
+        found = f"it is for models of the family {family}, whose layers have no names in this form"
+        raise BwlabError(f"writing {source} as {writer.name}", found, f"Give --to {family}, or --to diffusers")
 
 
 def require_expressible(modules: Modules, writer: FormatWriter, source: object) -> None:

@@ -160,13 +160,17 @@ class PluginManager:
         return tuple(self._unique(ModelFamily).values())  # type: ignore[type-abstract]  # only asked for subclasses
 
     def formats(self) -> tuple[FormatType, ...]:
-        """Return the readers, then the writers; the families of plugins have a reader each."""
+        """Return the readers, then the writers; the families of plugins have one of each."""
         from bwlab.base.families.builtin import FAMILIES
-        from bwlab.formats.dialects.own import reader_of
+        from bwlab.formats.dialects.own import reader_of, writer_of
 
+        readers, writers = self._unique(FormatReader).values(), self._unique(FormatWriter).values()
         own = {family.name for family in FAMILIES}
-        families = (reader_of(family.name) for family in self.model_families() if family.name not in own)
-        return *self._unique(FormatReader).values(), *families, *self._unique(FormatWriter).values()
+        families = [family.name for family in self.model_families() if family.name not in own]
+        if not families:
+            return *readers, *writers
+        leaves = {leaf for adapter_type in self.adapter_types().values() for leaf in adapter_type.leaves}
+        return *readers, *(reader_of(name, leaves) for name in families), *writers, *map(writer_of, families)
 
     def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
         """Return a module of a plugin's adapter type with the delta that the plugin computes.

@@ -11,15 +11,30 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from bwlab.adapters.adapter import create_adapter
+from bwlab.adapters.lowrank import LowRankLayer
+from bwlab.adapters.save import save_adapter
+from bwlab.adapters.types import AdapterType
+from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import ModelFamily, TextBatch
 from bwlab.base.load import load_base
+from bwlab.base.models import text_encoders
 from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.scheme import ALL, BlockScheme
+from bwlab.blocks.spec import parse_spec
+from bwlab.blocks.targets import is_conv_target
 from bwlab.errors import BwlabError
+from bwlab.formats.architecture import scheme_of
+from bwlab.formats.dialects import READERS
+from bwlab.formats.dialects.own import reader_of
+from bwlab.formats.keys import ALPHA, DOWN, UP
+from bwlab.formats.read import read_contents
+from bwlab.formats.types import FormatType
 from bwlab.testing.bench import ContractBroken, require, require_close
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
+    from bwlab.formats.modules import ModuleWeights
 
 CAPTIONS = ("a red fox", "blue hills", "")
 TIMES = (900.0, 500.0, 100.0)
@@ -90,6 +105,22 @@ def bench_of(family: ModelFamily, base: Path | None = None) -> FamilyBench:
     return FamilyBench(family, Path(place.name), place)
 
 
+@dataclass(frozen=True)
+class _FormatsOf:
+    """The formats of bwlab and those of a family, which need not be installed."""
+
+    family: ModelFamily
+
+    def formats(self) -> tuple[FormatType, ...]:
+        """Return the readers."""
+        own = () if self.family.name in {family.name for family in FAMILIES} else (reader_of(self.family.name),)
+        return *READERS, *own
+
+    def module_of_type(self, module: ModuleWeights) -> ModuleWeights:
+        """Return the module as it is: LoRA needs no plugin."""
+        return module
+
+
 FamilyClause: TypeAlias = Callable[[FamilyBench], None]
 
 
@@ -103,14 +134,36 @@ def its_base_loads(bench: FamilyBench) -> None:
 
 
 def its_blocks_have_names(bench: FamilyBench) -> None:
-    """The scheme has the family's name and a part `all`, and every layer of the denoiser lies in a block."""
+    """The scheme has the family's name and a part `all`, and every parameter of the denoiser lies in a block."""
     pipe = bench.load()
     scheme = bench.scheme(pipe)
     require(scheme.name == bench.family.name, f"the scheme is named {scheme.name}, the family {bench.family.name}")
     require(ALL in dict(scheme.parts), f"the scheme has no part {ALL}")
-    layers = [path for path, one in bench.family.denoiser_of(pipe).named_modules() if isinstance(one, LAYERS)]
-    unnamed = [path for path in layers if scheme.module_of(path) is None]
-    require(unnamed == [], f"{len(unnamed)} of {len(layers)} layers lie in no block, such as {unnamed[:1]}")
+    paths = [path for path, _ in bench.family.denoiser_of(pipe).named_parameters()]
+    unnamed = [path for path in paths if scheme.module_of(path) is None]
+    require(unnamed == [], f"{len(unnamed)} of {len(paths)} parameters lie in no block, such as {unnamed[:1]}")
+
+
+def its_adapters_are_read_back(bench: FamilyBench) -> None:
+    """LoCon has layers in every block of `all`, and a saved adapter is read with the same layers in the same blocks."""
+    pipe = bench.load()
+    scheme = bench.scheme(pipe)
+    ranks = parse_spec(f"{ALL}=1", scheme, kind="rank")
+    leaves = DOWN, UP, ALPHA
+    adapter_type = AdapterType("lora", "low rank", leaves, False, lambda: LowRankLayer, targets=is_conv_target)
+    denoiser, encoders = bench.family.denoiser_of(pipe), text_encoders(pipe)
+    adapter = create_adapter(denoiser, adapter_type, ranks, None, scheme=scheme, text_encoder=encoders)
+    wanted = {scheme.block_of(path) for path in scheme.trained_by(ALL)}
+    missing = sorted(str(block) for block in wanted - adapter.blocks().keys())
+    require(missing == [], f"LoCon adapts no layer in {', '.join(missing)}; {LISTS}")
+    with TemporaryDirectory(prefix="bwlab-") as folder:
+        file = Path(folder) / "adapter.safetensors"
+        save_adapter(adapter, file)
+        contents = read_contents(file, _FormatsOf(bench.family))
+        require(contents.modules.keys() == adapter.layers.keys(), "a saved adapter is read with other layers")
+        found = scheme_of(contents.architecture, contents.shapes, contents.metadata)
+    moved = [path for path in adapter.layers if found.block_of(path) != scheme.block_of(path)]
+    require(moved == [], f"in a saved adapter {len(moved)} layers lie in other blocks, such as {moved[:1]}")
 
 
 def models_of_others_are_refused(bench: FamilyBench) -> None:
@@ -258,10 +311,11 @@ def prompts_become_images(bench: FamilyBench) -> None:
     require(first == sample(), "the same seed gives another image")
 
 
-LAYERS = (nn.Linear, nn.Conv2d)
+LISTS = "it adapts linear layers in lists whose names end in blocks or layers"
 FAMILY_CLAUSES: tuple[FamilyClause, ...] = (
     its_base_loads,
     its_blocks_have_names,
+    its_adapters_are_read_back,
     models_of_others_are_refused,
     captions_are_encoded_apart,
     conditions_have_a_row_for_each_sample,

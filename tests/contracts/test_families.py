@@ -56,6 +56,9 @@ def test_the_kit_has_a_test_for_each_clause() -> None:
     assert tests == {clause.__name__ for clause in FAMILY_CLAUSES}
 
 
+READ = "its adapters are read back"
+
+
 class OtherKind(Example):
     kinds = ("OtherPipeline",)
 
@@ -162,7 +165,7 @@ class Restless(Example):
     [
         (Example, set()),
         (OtherKind, {clause.__name__.replace("_", " ") for clause in FAMILY_CLAUSES}),
-        (OtherName, {BLOCKS}),
+        (OtherName, {BLOCKS, READ}),
         (NoLastLayer, {BLOCKS}),
         (Greedy, {OTHERS}),
         (Padded, {ENCODED, APART}),
@@ -173,7 +176,7 @@ class Restless(Example):
         (FirstTime, {APART}),
         (Timeless, {COUNT}),
         (Detached, {STEP}),
-        (Untrained, {STEP}),
+        (Untrained, {STEP, READ}),
         (Drifting, {STAYS}),
         (WrongArgument, {IMAGES}),
         (Restless, {IMAGES}),

@@ -35,6 +35,7 @@ SHARES_NOTE = (
     "and seeds. The best of many looks better than it is."
 )
 PROOF_NOTE = "These images were generated in full, with seeds that the search did not use."
+WITHOUT_BLOCKS = "Single blocks were not scored (--no-blocks)."
 KNOCKED = {"knocked_in": "alone", "knocked_out": "beside the other"}
 
 
@@ -64,8 +65,9 @@ def present_fidelity(
     summaries[HARMONIC] = f"harmonic mean of {', '.join(judge.leading)}"
     listing = Listing(tuple(f"{words_of(name)}: {summary}" for name, summary in summaries.items()))
     details = [Section("Scores of compositions", (scored, *error_lines(judge.errors), listing))]
-    conclusion: list[Item] = list(carrier_lines(conditions, profiles, judge.leading)) if profiles else []
+    conclusion: list[Item] = [] if profiles else [WITHOUT_BLOCKS]
     if profiles:
+        conclusion += carrier_lines(conditions, profiles, judge.leading)
         tables = [_profile_table(scorer, profiles) for scorer in scorers]
         details.append(Section("What single blocks contribute", (PROFILES_NOTE, *tables)))
         conclusion.append(BlockMap(_profile_maps(profiles)))

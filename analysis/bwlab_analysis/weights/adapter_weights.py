@@ -175,7 +175,7 @@ def open_weights(path: Path, formats: Formats | None = None, base: ModelWeights 
 
     """
     contents = read_contents(path, formats)
-    scheme = scheme_of(contents.architecture, contents.shapes)
+    scheme = scheme_of(contents.architecture, contents.shapes, contents.metadata)
     blocks = {path: block for path in contents.modules if (block := scheme.block_of(path)) is not None}
     reasons = {path: _reason(module, path in blocks, base) for path, module in contents.modules.items()}
     known = {path: module for path, module in contents.modules.items() if reasons[path] is None}

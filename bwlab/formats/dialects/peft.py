@@ -14,6 +14,7 @@ from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.formats.keys import DOWN, PEFT_LEAF, UP, is_path
+from bwlab.formats.own_scheme import scheme_in
 from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
 from bwlab.text import parse_json
 
@@ -166,11 +167,13 @@ def by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeights
     from bwlab.formats.lora_form import without_core
     from bwlab.formats.modules import with_unit_scale
 
+    own = scheme_in(contents.metadata, ())
+    is_transformer = contents.architecture in TRANSFORMERS or (own is not None and own.denoiser == TRANSFORMER)
     components: dict[str, dict[str, ModuleWeights]] = {}
     for path, module in contents.modules.items():
         component = component_of(path)
         name = path.removeprefix(COMPONENTS[component])
-        if component == UNET and contents.architecture in TRANSFORMERS:
+        if component == UNET and is_transformer:
             component = TRANSFORMER
         components.setdefault(component, {})[name] = with_unit_scale(without_core(module))
     return components

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from PIL import Image
 
 from bwlab_analysis.fidelity.bootstrap import bootstrap
 from bwlab_analysis.fidelity.scores import BlockProfile, ConditionScores
 from bwlab_analysis.measures import Interval
+from bwlab_analysis.report.fidelity import WITHOUT_BLOCKS, present_fidelity
 from bwlab_analysis.report.verdict import carrier_lines, few_images_warning
 
 
@@ -44,3 +47,10 @@ def test_few_images_are_warned_of() -> None:
     )
     many = ConditionScores(None, "made up", {}, {}, (Image.new("RGB", (1, 1)),) * 12)
     assert few_images_warning([many]) == ""
+
+
+def test_a_summary_without_blocks_says_so() -> None:
+    judge = SimpleNamespace(scorers=(), leading=(), errors=())
+    many = ConditionScores(None, "made up", {}, {}, (Image.new("RGB", (1, 1)),) * 12)
+    shown = present_fidelity(("a", "b"), [many], [], [], judge)  # type: ignore[arg-type]
+    assert shown.conclusion.items == (WITHOUT_BLOCKS,)
