@@ -96,7 +96,9 @@ clean:
 
 # torch and torchvision are named beside the project so that pip solves all of them at once, whatever index it uses.
 $(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bwlab needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install torch torchvision -e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bwlab needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+	@.ci/quietly $(VENV)/install.log "Installing PyTorch, bwlab and what they need" \
+		$(BIN)/python -m pip install torch torchvision \
+		-e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
+	@touch $@

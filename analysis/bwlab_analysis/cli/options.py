@@ -14,11 +14,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 
 def _checked_report(folder: Path | None) -> Path | None:
-    """Make the folder of the report before any work is done; BwlabError if this is impossible."""
+    """Check the folder of the report before any work is done; BwlabError if it cannot be written."""
     if folder is not None:
-        from bwlab_analysis.report.page import make_report_folder
+        from bwlab_analysis.report.page import require_report_folder
 
-        make_report_folder(folder)
+        require_report_folder(folder)
     return folder
 
 

@@ -51,10 +51,14 @@ def write_report(
     return path
 
 
-def make_report_folder(folder: Path) -> None:
-    """Create the folder of a report; BwlabError if it cannot be created or the report cannot be written there."""
-    make_folder(folder, f"--report {folder}")
+def require_report_folder(folder: Path) -> None:
+    """Raise BwlabError if the folder of a report cannot be made or the report cannot be written there; make nothing."""
+    asked, fix = f"--report {folder}", "Choose another folder"
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        own = there == folder
+        raise BwlabError(asked, "a file of that name is in the way" if own else f"{there} is a file", fix)
     if (folder / FILE).is_dir():
-        raise BwlabError(f"--report {folder}", f"{FILE} in it is a folder", "Choose another folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise BwlabError(f"--report {folder}", "the folder is not writable", "Choose another folder")
+        raise BwlabError(asked, f"{FILE} in it is a folder", fix)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BwlabError(asked, "the folder is not writable" if there == folder else f"{there} is not writable", fix)

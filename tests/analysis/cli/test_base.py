@@ -367,6 +367,13 @@ def test_recommend(bwlab: Run, files: Files) -> None:
 SCORED = "--id-images IMAGES --style-images IMAGES --prompts PROMPTS"
 
 
+def test_no_folder_for_a_report_is_left_by_a_command_that_fails(bwlab: Run, files: Files, tmp_path: Path) -> None:
+    assert bwlab("analyze", "norms", tmp_path / "none", "--report", tmp_path / "new" / "report").code == 2
+    assert not (tmp_path / "new").exists()
+    assert bwlab("analyze", "norms", files.a, "--report", tmp_path / "new" / "report").code == 0
+    assert (tmp_path / "new" / "report" / "report.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
