@@ -132,7 +132,7 @@ def tables_of(pairs: Sequence[Advised]) -> list[Table]:
     )
     each = tuple(Column(name, align="left") for name in ("identity", "style", "advice", "scales of the best"))
     return [
-        Table(columns, tuple(rows), title="What following the advice changes"),
+        Table(columns, tuple(rows), title="Means over pairs"),
         Table(
             (*each, *columns_of("proof", "images", "new images: the best", "scales by block", "CPU s")),
             tuple(_row(pair) for pair in pairs),

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.advice import SEEDS, mean_gain, read_pairs, tables_of
+from bwlab.tables import markdown_table
 
+STUDY = Path(__file__).resolve().parents[2] / "docs" / "study"
 PROMPTS = 4
 
 
@@ -50,6 +52,14 @@ def file(tmp_path: Path) -> Path:
 def balance(share: float) -> float:
     """The harmonic mean of identity, style and an unchanged text."""
     return 3 / (2 / share + 1)
+
+
+def test_the_page_has_the_tables_of_the_scores() -> None:
+    pairs = read_pairs(STUDY / "advice.jsonl")
+    assert len({pair.identity for pair in pairs}) == 12
+    page = (STUDY / "advice.md").read_text(encoding="utf-8")
+    for table in tables_of(pairs):
+        assert markdown_table(table).strip() in page
 
 
 def test_advice_that_is_not_given_gains_nothing(file: Path) -> None:
