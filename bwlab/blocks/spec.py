@@ -81,6 +81,12 @@ class BlockSpec:
             entries += [f"{name}={number_text(number)}" for name in with_ranges([n for n, _ in group], shortest=3)]
         return ", ".join(entries)
 
+    def names_without(self, paths: Iterable[str]) -> list[str]:
+        """Return the names in the spec with a number above 0 in whose blocks none of these layers lies; never `*`."""
+        reached = {module.path for path in paths if (module := self.scheme.module_of(path)) is not None}
+        named = [name for name, number in _entries(self.text, self.kind) if number > 0 and name != EVERYTHING]
+        return [name for name in named if reached.isdisjoint(_paths(name, self.scheme, self.kind))]
+
     def _commonest(self) -> float:
         covered = _paths(EVERYTHING, self.scheme, self.kind)
         counts = Counter(self.values[module.path] for module in self.scheme.modules if module.path in covered)

@@ -28,6 +28,7 @@ from bwlab.dataset.training_set import TrainingSet
 from bwlab.errors import BwlabError
 from bwlab.files import cache_folder
 from bwlab.optimizers.types import OptimizerType
+from bwlab.terminal import warn
 from bwlab.training.config import OptimizerConfig, TrainConfig
 from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
@@ -196,10 +197,11 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
     `--blocks` (`adapter.blocks`) becomes a rank for each block here; `create_adapter` makes layers where it is above 0.
     """
     settings = config.adapter
+    ranks = parse_spec(settings.blocks, scheme, kind="rank")
     adapter = create_adapter(
         denoiser_of(pipe),
         manager.adapter_type(settings.type),
-        parse_spec(settings.blocks, scheme, kind="rank"),
+        ranks,
         settings.alpha,
         scheme=scheme,
         generator=generator_for(config.training.seed, "adapter"),
@@ -207,6 +209,8 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
         text_encoder=text_encoders(pipe),
         options=settings.options,
     )
+    if idle := ranks.names_without(adapter.layers):
+        warn(f"--blocks {settings.blocks!r}: {settings.type} adapts no layer in {', '.join(idle)}")
     if not family_of(pipe).adapts_text and any(map(in_text_encoder, adapter.layers)):
         found = f"no tool reads adapters with layers in the text encoder of {family_of(pipe).label}"
         raise BwlabError(f"--blocks {settings.blocks!r}", found, "Leave te out, or give it the rank 0")

@@ -58,6 +58,17 @@ def test_flags_make_a_run(
     assert config.data.repeats == 25
 
 
+def test_blocks_in_which_the_type_has_no_layer_are_named(
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """in3 has no attention; `all` and `*` hold it too, and say nothing of it."""
+    warning = "lora adapts no layer in in3\n"
+    for place, (blocks, said) in enumerate((("in3=4, mid=2, out0=0", True), ("all=2", False), ("2", False))):
+        more = "--adapter", "lora", "--blocks", blocks
+        assert call(arguments(tiny_pipeline, two_images, tmp_path / str(place), *more)) == 0
+        assert (warning in capsys.readouterr().err) is said
+
+
 def test_resume_reads_the_runs_own_settings(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert call(arguments(tiny_pipeline, two_images, out, "--lr", "3e-3")) == 0
