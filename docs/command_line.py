@@ -24,7 +24,9 @@ STATED_DEFAULT = re.compile(r" ?\[default: (.*?)\]")
 INTRODUCTION = """# Command line
 
 Every command of bwlab, written by `make docs` from the code; `--help` shows the same. `python -m bwlab` is `bwlab`,
-and `bwlab --install-completion` completes commands and options in your shell.
+and `bwlab --install-completion` completes commands and options in your shell. Commands of separate
+distributions have pages of their own: [`bwlab ui`](mixer.md), the block mixer, and [`bwlab base`](embedded-base.md),
+which builds the embedded bases.
 
 Results go to standard output: paths, tables, or with `--json` one document. Everything else goes to standard error:
 progress, notes, warnings, and a user's mistake as one line that says what was asked, what was found and what to do.
