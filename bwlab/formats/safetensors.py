@@ -34,6 +34,8 @@ from bwlab.formats.tensors import (
 from bwlab.text import HALVES
 
 MAX_HEADER_BYTES = 100_000_000
+MOST_CHARACTERS = 2000
+"""Length of the longest key; those of real adapters have some 150 characters."""
 
 # numpy has no name for bfloat16 and the 8-bit floats: they are read as whole numbers and widened.
 _DTYPES = {
@@ -66,12 +68,23 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A checked safetensors file: its entries without the tensors, which `read` loads."""
+    """A checked safetensors file: its entries without the tensors, which `read` loads.
+
+    Raises:
+        BwlabError: a key is longer than any tool's; the numbers in it may have more digits than Python reads.
+
+    """
 
     path: Path
     metadata: Mapping[str, str]
     entries: Mapping[str, TensorEntry]
     _kept_open: list[FileIO] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        longest = max(self.entries, key=len, default="")
+        if len(longest) > MOST_CHARACTERS:
+            found = f"the key {longest[:40]}... has {len(longest):,} characters, more than {MOST_CHARACTERS:,}"
+            raise _bad(self.path, found)
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:

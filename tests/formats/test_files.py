@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,16 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path: Path, length: int) -> None:
 def test_a_header_that_lies_is_an_error(tmp_path: Path, entry: object, found: str) -> None:
     with pytest.raises(BwlabError, match=found):
         open_adapter_file(written(tmp_path / "x.safetensors", {"a": entry}, b"\x00" * 4))
+
+
+@pytest.mark.parametrize(
+    "key", ["9" * 5000, f"unet:{'9' * 5000}:up", f"lora_unet_input_blocks_{'9' * 5000}_1_proj_in.lora_up.weight"]
+)
+def test_a_key_with_more_digits_than_python_reads_is_named(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "long.safetensors"
+    save_file({key: torch.ones(2, 3)}, path)
+    with pytest.raises(BwlabError, match=rf"the key {re.escape(key[:40])}\.\.\. has 5,0\d\d characters"):
+        read_contents(path)
 
 
 @pytest.mark.parametrize("header", [b'{"a": {}, "a": {}}', b"[" * 100_000])
