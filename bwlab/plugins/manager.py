@@ -150,10 +150,13 @@ class PluginManager:
         return self._unique(AdapterType)
 
     def block_schemes(self) -> tuple[SchemeFinder, ...]:
-        """Return the finders of block schemes, those of model families included."""
+        """Return the finders of block schemes, first those of the families of plugins.
+
+        A family whose name a finder has already, as those of bwlab do, gets the scheme of that finder.
+        """
         families = (SchemeFinder(family.name, family.summary, family.scheme) for family in self.model_families())
         finders = self._unique(SchemeFinder)
-        return (*finders.values(), *(family for family in families if family.name not in finders))
+        return (*(family for family in families if family.name not in finders), *finders.values())
 
     def model_families(self) -> tuple[ModelFamily, ...]:
         """Return the model families."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+from bwlab import hookimpl
 from bwlab.adapters.adapter import create_adapter
 from bwlab.adapters.save import save_adapter
+from bwlab.blocks.configs import KNOWN
+from bwlab.blocks.families import scheme_for
+from bwlab.blocks.scheme import ALL, BlockScheme, Module
 from bwlab.blocks.spec import parse_spec
 from bwlab.cli import app as command_line
 from bwlab.errors import BwlabError
@@ -44,6 +50,30 @@ def saved(path: Path, spec: str = "toy1=2, toy2=1", denoiser: str = "transformer
         parameter.data = torch.randn(parameter.shape, generator=generator)
     save_adapter(adapter, path)
     return path
+
+
+class Known(toy_family.Toy):
+    """A family for models that a built-in block scheme knows."""
+
+    kinds = ("KnownPipeline",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def scheme(self, config: Mapping[str, object]) -> BlockScheme | None:
+        """Return a scheme of one block for Lumina 2."""
+        if config.get("_class_name") != KNOWN["lumina2"]["_class_name"]:
+            return None
+        return BlockScheme(self.name, (Module("layers", "own", "own"),), ((ALL, ("own",)),))
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("mine", {"own"}), ("lumina2", {"layer0", "layer1"})])
+def test_the_scheme_of_a_family_comes_before_those_of_bwlab_of_other_names(name: str, blocks: set[str]) -> None:
+    plugin = ModuleType("known")
+    vars(plugin)["bwlab_register_model_families"] = hookimpl(lambda: [Known(name)])
+    finders = build_manager([plugin]).block_schemes()
+    assert blocks <= set(scheme_for(KNOWN["lumina2"], finders).blocks())
+    assert scheme_for(KNOWN["flux"], finders).name == "flux"
 
 
 @pytest.mark.parametrize("denoiser", ["transformer", "UNet", "toy denoiser"])
