@@ -29,7 +29,7 @@ from bwlab.errors import BwlabError
 from bwlab.files import cache_folder
 from bwlab.optimizers.types import OptimizerType
 from bwlab.terminal import warn
-from bwlab.training.config import OptimizerConfig, TrainConfig
+from bwlab.training.config import AdapterConfig, OptimizerConfig, TrainConfig
 from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
@@ -129,6 +129,8 @@ def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
         check_clip_skip(pipe, training.clip_skip)
         base_hash = weights_hash(pipe)
         trainable = new_trainable(config, pipe, manager)
+        if processes.is_main and not config.tokens.alone:
+            _warn_of_idle_blocks(config.adapter, trainable.adapter)
         check_gradient_path(denoiser_of(pipe), trainable.adapter.layers, config.training)
         process = noise_process(pipe, training.timestep_sampling, training.timestep_shift)
         if training.min_snr_gamma is not None:
@@ -197,11 +199,10 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
     `--blocks` (`adapter.blocks`) becomes a rank for each block here; `create_adapter` makes layers where it is above 0.
     """
     settings = config.adapter
-    ranks = parse_spec(settings.blocks, scheme, kind="rank")
     adapter = create_adapter(
         denoiser_of(pipe),
         manager.adapter_type(settings.type),
-        ranks,
+        parse_spec(settings.blocks, scheme, kind="rank"),
         settings.alpha,
         scheme=scheme,
         generator=generator_for(config.training.seed, "adapter"),
@@ -209,12 +210,17 @@ def new_adapter(config: TrainConfig, pipe: Pipeline, manager: PluginManager, sch
         text_encoder=text_encoders(pipe),
         options=settings.options,
     )
-    if idle := ranks.names_without(adapter.layers):
-        warn(f"--blocks {settings.blocks!r}: {settings.type} adapts no layer in {', '.join(idle)}")
     if not family_of(pipe).adapts_text and any(map(in_text_encoder, adapter.layers)):
         found = f"no tool reads adapters with layers in the text encoder of {family_of(pipe).label}"
         raise BwlabError(f"--blocks {settings.blocks!r}", found, "Leave te out, or give it the rank 0")
     return adapter if settings.initial is None else load_initial(adapter, Path(settings.initial), pipe, manager)
+
+
+def _warn_of_idle_blocks(settings: AdapterConfig, adapter: Adapter) -> None:
+    """Warn of blocks that are named with a rank but in which the adapter type has no layer."""
+    ranks = parse_spec(settings.blocks, adapter.scheme, kind="rank")
+    if idle := ranks.names_without(adapter.layers):
+        warn(f"--blocks {settings.blocks!r}: {settings.type} adapts no layer in {', '.join(idle)}")
 
 
 def caption_embeddings(
