@@ -22,13 +22,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; processes are forked, and threads are not
 
 from rich.console import Console
 
+from bwlab.base import load
 from bwlab.tables import Cell, Table, columns_of, print_table
 from tests.kills import Ending, Killable, Moment, Phases
+from tests.loads import Loads
 
 AGAIN = 1 / 4  # share of the kills after which the work is killed again when it goes on
 
@@ -106,7 +109,9 @@ class Outcome:
 def run_trials(kind: type[Trial], kills: int, seed: int) -> dict[str, Outcome]:
     """Kill the work that many times and return what came of it by phase."""
     outcomes = {phase: Outcome() for phase in kind.phases}
-    with tempfile.TemporaryDirectory() as root:
+    # Each base is read once, and copied in each process.
+    kept = mock.patch.object(load, "load_folder", Loads(load.load_folder))
+    with tempfile.TemporaryDirectory() as root, kept:
         trial = kind(Path(root).resolve(), seed)
         trial.run_straight()
         done = 0

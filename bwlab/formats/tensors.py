@@ -32,7 +32,7 @@ MOST_DIMENSIONS = 8
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number of an adapter that is read: with larger ones, products of leaves would overflow float64."""
 # Bits of float16.
-POSITIVE_INFINITY, NEGATIVE_INFINITY = 0x7C00, 0xFC00
+FLOAT16_INFINITY, BFLOAT16_INFINITY, SIGN = 0x7C00, 0x7F80, 0x8000  # as bits
 
 # Names of dtypes in safetensors files. The 8-bit floats are read but not written, since few tools read them.
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
@@ -131,9 +131,16 @@ def largest_size(values: NDArray[np.generic]) -> float:
 def _all_finite(values: NDArray[np.generic]) -> bool:
     if values.dtype != np.float16:
         return bool(np.isfinite(values).all())
-    # Beyond the largest float16 there are only infinity and NaN: of either sign, the bits are in the numbers' order.
+    return _all_below(values, FLOAT16_INFINITY)
+
+
+def _all_below(values: NDArray[np.generic], infinity: int) -> bool:
+    """Return whether numbers of 16 bits are finite, given the bits of infinity.
+
+    Beyond the largest number there are only infinity and NaN: of either sign, the bits are in the numbers' order.
+    """
     positive, negative = (values.view(bits).max(initial=0) for bits in (np.int16, np.uint16))
-    return bool(positive < POSITIVE_INFINITY and negative < NEGATIVE_INFINITY)
+    return bool(positive < infinity and negative < infinity + SIGN)
 
 
 def stacked(tensors: Sequence[LazyTensor], key: str) -> LazyTensor:
@@ -184,12 +191,17 @@ def narrowed(values: NDArray[np.floating], dtype: str, key: str = "") -> NDArray
     """Return finite numbers in a file's float dtype (bfloat16 as uint16); `BwlabError` if a number overflows."""
     with np.errstate(over="ignore"):
         bits = round_bfloat16(values) if dtype == "BF16" else values.astype(_FLOATS[dtype], copy=False)
-    if not np.isfinite(widened(bits, dtype)).all():
+    if not _fits(bits, dtype):
         largest = float(np.abs(values).max())
         raise BwlabError(
             f"writing {key} as {dtype}", f"its largest number, {largest:g}, does not fit", "Write it as fp32 or bf16"
         )
     return bits
+
+
+def _fits(bits: NDArray[np.generic], dtype: str) -> bool:
+    """Return whether the result of `narrowed`, of finite numbers, is finite."""
+    return _all_below(bits, BFLOAT16_INFINITY) if dtype == "BF16" else _all_finite(bits)
 
 
 def widened(bits: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
@@ -201,8 +213,12 @@ def widened(bits: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:
 def round_bfloat16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
     """Return the nearest bfloat16 to each finite number, ties to even, as its 16 bits."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounding = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return ((bits + rounding) >> np.uint32(16)).astype(np.uint16)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    return rounded.astype(np.uint16)
 
 
 def size_in_bytes(tensor: LazyTensor) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from subprocess import Popen
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,8 +18,11 @@ from bwlab.images import read_image_tensor
 from tests.conftest import tiny_tokenizer
 from tests.dataset.loaded import entries, load, settings
 from tests.dataset.small_data import WriteData
+from tests.forked import PROCESSES
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+
     from bwlab.base.architectures import Pipeline
 
 
@@ -144,25 +145,24 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         TensorCache(tmp_path / "file").get("latents", ("x",), lambda: {"a": torch.zeros(3)})
 
 
-RACE = """
-import sys, time
-from pathlib import Path
-import torch
-from bwlab.dataset.latents import TensorCache
-cache, gate = TensorCache(Path(sys.argv[1])), Path(sys.argv[2])
-while not gate.exists():
-    time.sleep(0.001)
-for entry in range(40):
-    found = cache.get("latents", (str(entry),), lambda: {"mean": torch.full((3, 50, 70), float(entry))})
-    assert bool((found["mean"] == entry).all())
-"""
+def fill(folder: Path, ready: Barrier) -> None:
+    """Fill a cache with forty entries, beginning with another process."""
+    cache = TensorCache(folder)
+    ready.wait(120)
+    for entry in range(40):
+        number = float(entry)
+        found = cache.get("latents", (str(entry),), lambda number=number: {"mean": torch.full((3, 50, 70), number)})
+        assert bool((found["mean"] == entry).all())
 
 
 def test_two_processes_may_fill_one_cache_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RACE, str(tmp_path / "cache"), str(tmp_path / "gate")]
-    runs = [Popen(command), Popen(command)]
-    (tmp_path / "gate").write_text("")
-    assert [run.wait(120) for run in runs] == [0, 0]
+    ready = PROCESSES.Barrier(2)
+    runs = [PROCESSES.Process(target=fill, args=(tmp_path / "cache", ready)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0]
     kept = entries(tmp_path / "cache")
     assert len(kept) == 40
     assert {float(load_file(path)["mean"][0, 0, 0]) for path in kept} == {float(entry) for entry in range(40)}

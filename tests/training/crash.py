@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from rich.console import Console
 
+from bwlab.base.load import load_base
 from bwlab.dataset.latents import TensorCache
 from bwlab.errors import BwlabError
 from bwlab.training import check, train
@@ -49,10 +50,11 @@ class TrainingTrial(Trial):
             (data / f"{name}.txt").write_text(caption, encoding="utf-8")
         places = {"base": base, "data.folder": data, "data.cache": self.work / "cache", "out": self.work / "out"}
         self.config = read_config(sets=[*SETS, *(f"{key}={place}" for key, place in places.items())])
+        torch.set_num_threads(1)
+        load_base(base)  # once for all processes
 
     def begin(self) -> None:
         """Train with --resume, or without it where that says that there is no run to resume."""
-        torch.set_num_threads(1)
         existing = ExistingRun.RESUME
         try:
             check(self.config, plugins(), existing)

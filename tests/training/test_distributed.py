@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -24,11 +23,10 @@ from bwlab.plugins.manager import build_manager
 from bwlab.training import ExistingRun, train
 from bwlab.training.settings import read_config
 from tests.families.pipelines import save_tiny_sd3
+from tests.forked import PROCESSES
 from tests.training.runs import files_in, run
 
 SECONDS = 240
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.training.imported"])
 
 
 class Acts:

@@ -133,6 +133,6 @@ def test_a_compiled_unet_has_the_same_gradients() -> None:
     _, expected = step(unet, adapter, skipping)
     with attach(unet, ScaledAdapter(adapter, 0.7)), skipping(unet, adapter):
         torch.compiler.reset()
-        predict(unet, torch.compile(unet, backend="aot_eager")).square().mean().backward()
+        predict(unet, torch.compile(unet, backend="eager")).square().mean().backward()
     for name, parameter in adapter.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=1e-9)

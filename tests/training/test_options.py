@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +19,17 @@ from bwlab.base.conditioning import denoiser_conditions, encode_texts
 from bwlab.base.load import load_base
 from bwlab.dataset.order import generator_for
 from bwlab.errors import BwlabError
-from bwlab.plugins.events import RunRecord
+from bwlab.plugins.events import RunRecord, StepRecord
+from bwlab.plugins.manager import build_manager
 from bwlab.training import device as compiled
+from bwlab.training import train
 from bwlab.training.device import new_accelerator
 from bwlab.training.objective import noisy_batch, prediction_loss
 from bwlab.training.prepare import prepare
 from bwlab.training.run_folder import ExistingRun
+from bwlab.training.settings import read_config
 from bwlab.training.trainer import Trainer
+from tests.forked import PROCESSES
 from tests.training.runs import files_in, plugins, run, same_tensors, short_config
 
 RECORD = RunRecord("", "", "", "", "", {}, 1, 0, 1, 1, 0, "")
@@ -114,9 +116,11 @@ def test_a_file_that_does_not_fit_is_refused(
     assert not (tmp_path / "on").exists()
 
 
-@pytest.mark.slow
-def test_a_compiled_run_learns_the_same(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
-    """Train with and without compilation and compare."""
+def test_a_compiled_run_learns_the_same(
+    tiny_pipeline: Path, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train with and without compilation and compare; inductor would take two minutes to write C++ for a UNet."""
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     sets = "training.steps=2", "adapter.blocks=mid=2, out3=2"
     plain = run(short_config(tiny_pipeline, two_images, tmp_path / "plain", *sets))
     other = run(short_config(tiny_pipeline, two_images, tmp_path / "compiled", *sets, "training.compile=true"))
@@ -127,8 +131,7 @@ def test_a_compiled_run_learns_the_same(tiny_pipeline: Path, two_images: Path, t
     assert any(bool(tensor.any()) for key, tensor in actual.items() if key.endswith("lora_up.weight"))
 
 
-def test_hooks_are_compiled_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # traces as inductor does, but compiles no C++
+def test_hooks_are_compiled_with_the_model() -> None:
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Conv2d(5, 7, 3, padding=1), nn.SiLU(), nn.Conv2d(7, 3, 1)).requires_grad_(False)
     convolution = model[0]
@@ -183,22 +186,18 @@ def test_an_unknown_device_is_refused() -> None:
     assert new_accelerator("fp32", "cpu").device.type == "cpu"
 
 
-KILLED = """
-import os, signal, sys
-import bwlab
-from bwlab.plugins.manager import build_manager
-from bwlab.training import ExistingRun, train
-from bwlab.training.settings import read_config
-from rich.console import Console
-
 class Kills:
+    """A plugin that kills the process after the third step."""
+
     @bwlab.hookimpl
-    def bwlab_step_finished(self, record):
+    def bwlab_step_finished(self, record: StepRecord) -> None:
         if record.step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-train(read_config(sets=sys.argv[1:]), build_manager([Kills()]), Console(quiet=True), ExistingRun.REFUSE)
-"""
+
+def train_and_kill(sets: list[str]) -> None:
+    torch.set_num_threads(1)
+    train(read_config(sets=sets), build_manager([Kills()]), Console(quiet=True), ExistingRun.REFUSE)
 
 
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_pipeline: Path, two_words: Path, tmp_path: Path) -> None:
@@ -207,13 +206,10 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_pipeline: Path, two_word
         *("training.optimizer=prodigy", "training.schedule=cosine", "training.ema=0.9", "training.accumulation=2"),
         *("adapter.blocks=mid=2, te=2", "tokens.words=<fox>", f"base={tiny_pipeline}", f"data.folder={two_words}"),
     ]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *sets, f"out={tmp_path / 'killed'}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=240,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed = PROCESSES.Process(target=train_and_kill, args=([*sets, f"out={tmp_path / 'killed'}"],))
+    killed.start()
+    killed.join(240)
+    assert killed.exitcode == -signal.SIGKILL
     assert ".lock" in files_in(tmp_path / "killed")
     straight = run(short_config(tiny_pipeline, two_words, tmp_path / "straight", *sets))
     resumed = run(short_config(tiny_pipeline, two_words, tmp_path / "killed", *sets), existing=ExistingRun.RESUME)
