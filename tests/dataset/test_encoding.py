@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,8 +151,8 @@ def fill(folder: Path, ready: Barrier) -> None:
     cache = TensorCache(folder)
     ready.wait(120)
     for entry in range(40):
-        number = float(entry)
-        found = cache.get("latents", (str(entry),), lambda number=number: {"mean": torch.full((3, 50, 70), number)})
+        encode = functools.partial(dict, mean=torch.full((3, 50, 70), float(entry)))
+        found = cache.get("latents", (str(entry),), encode)
         assert bool((found["mean"] == entry).all())
 
 
