@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,8 +150,8 @@ def fill(folder: Path, ready: Barrier) -> None:
     cache = TensorCache(folder)
     ready.wait(120)
     for entry in range(40):
-        encode = functools.partial(dict, mean=torch.full((3, 50, 70), float(entry)))
-        found = cache.get("latents", (str(entry),), encode)
+        value = {"mean": torch.full((3, 50, 70), float(entry))}
+        found = cache.get("latents", (str(entry),), value.copy)
         assert bool((found["mean"] == entry).all())
 
 
