@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -99,13 +99,18 @@ def installed_candidates() -> list[Candidate]:
 
 @lru_cache(maxsize=1)
 def _entry_points(places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
-    """Return the entry points of the group; reading those of every distribution takes ten milliseconds.
+    """Return the entry points of the group, looking into files that name it: half the time of `entry_points`.
 
     Args:
         places: the folders of `sys.path`, each with the time of its last change.
 
     """
-    return tuple(entry_points(group=GROUP))
+    found: dict[str, Distribution] = {}
+    for distribution in distributions():
+        if f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
+            # The first folder of `sys.path` has a distribution; a damaged one may have no name.
+            found.setdefault((distribution.name or str(len(found))).replace("_", "-"), distribution)
+    return tuple(point for one in found.values() for point in one.entry_points if point.group == GROUP)
 
 
 def _changed(folder: str) -> int:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from bwlab.base.families.builtin import FAMILIES
-from bwlab.base.families.family import ModelFamily, TextBatch
+from bwlab.base.families.family import ModelFamily, TextBatch, filled_up
 from bwlab.blocks.scheme import BlockScheme, Module
 from bwlab.errors import BwlabError
 from bwlab.testing import FamilyContract, run_family_contract
-from bwlab.testing.families import FAMILY_CLAUSES
+from bwlab.testing.families import FAMILY_CLAUSES, bench_of, captions_are_encoded_apart
 from tests.families import toy_family
 from tests.families.conftest import *  # noqa: F403 - the folders of small bases
 from tests.families.toy_family import Toy, find_toy
@@ -31,6 +31,7 @@ ENCODED, ROWS, FIT = (
 )
 APART, COUNT, STEP = "samples are predicted apart", "caption and time count", "a step of training lowers the loss"
 STAYS, IMAGES = "the base stays as it is", "prompts become images"
+ALIKE = "training predicts as sampling does"
 
 
 class Example(Toy):
@@ -153,11 +154,45 @@ class WrongArgument(Example):
         return {"words": pipe.words(prompts)}
 
 
+class Backwards(Example):
+    """Trains on the negative of what it samples with."""
+
+    def run(self, denoiser: Any, latents: Tensor, times: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+        return -super().run(denoiser, latents, times, conditions)
+
+
+class Slow(Example):
+    """Takes a time in 0..1000 for one in 0..1."""
+
+    def run(self, denoiser: Any, latents: Tensor, times: Tensor, conditions: Mapping[str, Any]) -> Tensor:
+        return super().run(denoiser, latents, times / 1000, conditions)
+
+
+class OtherWords(Example):
+    """Trains on other embeddings of a caption than it samples with."""
+
+    def encode(self, pipe: Any, captions: Sequence[str]) -> TextBatch:
+        return TextBatch(2 * pipe.words(captions))
+
+
 class Restless(Example):
     def prompt_embeddings(
         self, pipe: Any, prompts: Sequence[str], guided: bool, negative: str
     ) -> dict[str, Tensor | None]:
         return {"prompt_embeds": torch.randn_like(pipe.words(prompts))}
+
+
+class Prefixed(Example):
+    """Every caption begins with the same words, as with a system prompt."""
+
+    def encode(self, pipe: Any, captions: Sequence[str]) -> TextBatch:
+        system = pipe.words(["draw an image of"])[0]
+        words = pipe.words(captions)
+        return filled_up([torch.cat([system, row[: len(one)]]) for row, one in zip(words, captions, strict=True)])
+
+
+def test_a_system_prompt_is_no_mistake() -> None:
+    captions_are_encoded_apart(bench_of(Prefixed()))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +209,15 @@ class Restless(Example):
         (Upside, {FIT, STEP}),
         (Infinite, {FIT, STEP}),
         (FirstTime, {APART}),
-        (Timeless, {COUNT}),
+        (Timeless, {COUNT, ALIKE}),
         (Detached, {STEP}),
         (Untrained, {STEP, READ}),
         (Drifting, {STAYS}),
-        (WrongArgument, {IMAGES}),
-        (Restless, {IMAGES}),
+        (WrongArgument, {IMAGES, ALIKE}),
+        (Restless, {IMAGES, ALIKE}),
+        (Backwards, {ALIKE}),
+        (Slow, {ALIKE}),
+        (OtherWords, {ALIKE}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
