@@ -85,10 +85,14 @@ def _own_folder(kind: PluginKind) -> Traversable | None:
 
 
 def _place(name: str) -> str:
-    """Return where a file of a project lies: tests in `tests`, other Python files in the package."""
+    """Return where a file of a project lies: tests in `tests`, other Python files in the package.
+
+    Tests have the package in their names, as pytest refuses two files of one name in folders without `__init__.py`.
+    """
     if not name.endswith(".py"):
         return name
-    return f"tests/{name}" if name.startswith("test_") else f"{{{{package}}}}/{name}"
+    kind, _, rest = name.partition("_")
+    return f"tests/test_{{{{package}}}}_{rest}" if kind == "test" else f"{{{{package}}}}/{name}"
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import ModelFamily, TextBatch
 from bwlab.base.load import load_base
 from bwlab.base.models import text_encoders
+from bwlab.base.quiet import quiet_libraries
 from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.scheme import ALL, BlockScheme
 from bwlab.blocks.spec import parse_spec
@@ -99,7 +100,9 @@ def bench_of(family: ModelFamily, base: Path | None = None) -> FamilyBench:
     if base is not None:
         return FamilyBench(family, base)
     place = TemporaryDirectory(prefix="bwlab-")
-    if not family.write_example(Path(place.name)):
+    with quiet_libraries():
+        written = family.write_example(Path(place.name))
+    if not written:
         place.cleanup()
         fix = "Give the folder of a small one with --base, or write one in write_example() of the family"
         raise BwlabError(f"the contract of the model family {family.name}", "it writes no base to check it on", fix)

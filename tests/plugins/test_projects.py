@@ -88,14 +88,7 @@ def own_tests(projects: Path, site: Path, tmp_path_factory: pytest.TempPathFacto
     """Run the tests that the projects bring, in one process of their own; kind -> whether each passed."""
     report = tmp_path_factory.mktemp("report") / "report.xml"
     code = f"import sys; sys.path[:0] = {[str(site)]!r}; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    arguments = [
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--import-mode=importlib",
-        f"--junitxml={report}",
-        f"--rootdir={projects}",
-    ]
+    arguments = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", f"--rootdir={projects}"]
     folders = [str(projects / kind / "tests") for kind in KINDS]
     subprocess.run(
         [sys.executable, "-c", code, *arguments, *folders], capture_output=True, text=True, cwd=projects, check=False
