@@ -95,10 +95,13 @@ clean:
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-dist build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # torch and torchvision are named beside the project so that pip solves all of them at once, whatever index it uses.
+# Python compiles a module when it is first imported, and keeps the result; compiling all that PyTorch and others bring
+# takes a minute.
+unexport PYTHONDONTWRITEBYTECODE
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bwlab needs Python 3.11 or newer: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 	@.ci/quietly $(VENV)/install.log "Installing PyTorch, bwlab and what they need" \
-		$(BIN)/python -m pip install torch torchvision \
+		$(BIN)/python -m pip install --no-compile torch torchvision \
 		-e '.[dev]' -e plugins/bwlab_emoji -e plugins/bwlab_lycoris -e plugins/bwlab_ui
 	@touch $@
