@@ -59,6 +59,9 @@ LONGEST = (
     "tests/analysis/study/test_killed.py",
     "tests/training/test_options.py",
     "tests/options/test_analysis_options.py",
+    "tests/ui/test_page.py",
+    "tests/analysis/cli/test_base.py",
+    "tests/docs/test_tour.py",
     "tests/emoji/test_build.py",
     "tests/test_wheel.py",
 )
