@@ -158,7 +158,7 @@ def _types(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -> lis
         findings.append(Finding("error", "plugin-failed", text, tuple(failed)))
     if missing:
         name = contents.modules[missing[0]].algorithm
-        text = f"no installed plugin registers the adapter type {name}: its deltas are unknown"
+        text = f"no installed plugin registers the adapter type {name!r}: its deltas are unknown"
         findings.append(Finding("warning", "unknown-type", text, tuple(missing)))
     return findings
 

@@ -48,7 +48,7 @@ FORBIDDEN = (
 OURS = ("bwlab: ", "The report is")
 LONGEST = 2200
 NAMES = re.compile(r"keys that no reader understands.*")  # some are called nan
-NO_NUMBER = re.compile(r"(?<![\w/])(nan|-?inf)(?![\w-])")
+NO_NUMBER = re.compile(r"(?<![\w/'])(nan|-?inf)(?![\w-])")  # names are in quotation marks
 
 
 class Broken(AssertionError):

@@ -287,9 +287,9 @@ def test_a_type_whose_plugin_is_gone(packages: FakePackages, run: Run, tmp_path:
     file, out = tmp_path / "sketch.safetensors", tmp_path / "out.safetensors"
     typed_files.save("sketch", file)
     (packages.folder / "bwlab_spelled-1.2.dist-info" / "entry_points.txt").unlink()
-    assert "no installed plugin registers the adapter type sketch" in run("inspect", file)
+    assert "no installed plugin registers the adapter type 'sketch'" in run("inspect", file)
     assert "Install the plugin of the adapter type" in run("analyze", "norms", file, code=2)
-    gone = "no installed plugin registers the adapter type sketch. Install its plugin"
+    gone = "no installed plugin registers the adapter type 'sketch'. Install its plugin"
     assert gone in run("convert", file, out, "--rank", 4, code=2)
     assert gone in run("merge", file, "--out", out, code=2)
     assert gone in run("merge", file, "--into", "emoji", "--out", tmp_path / "model", code=2)
@@ -366,10 +366,10 @@ def test_a_file_of_reused_leaves_is_never_taken_for_lora_without_its_plugin(
 ) -> None:
     (packages.folder / "bwlab_spelled-1.2.dist-info" / "entry_points.txt").unlink()
     file, out = tmp_path / "rs.safetensors", tmp_path / "out.safetensors"
-    assert "no installed plugin registers the adapter type rs-lora" in " ".join(run("inspect", file).split())
+    assert "no installed plugin registers the adapter type 'rs-lora'" in " ".join(run("inspect", file).split())
     assert "Install the plugin of the adapter type" in run("analyze", "norms", file, code=2)
     assert "install the plugin of its adapter type" in run("convert", file, out, "--to", "diffusers", code=2)
-    assert "no installed plugin registers the adapter type rs-lora" in run("merge", file, "--out", out, code=2)
+    assert "no installed plugin registers the adapter type 'rs-lora'" in run("merge", file, "--out", out, code=2)
     asked = ["generate", "--base", "emoji", "--adapter", file, "--prompt", "noto, fox", "--out", tmp_path / "a.png"]
     assert "it is of type rs-lora, its modules hold alpha, lora_down.weight, lora_up.weight" in run(*asked, code=2)
     assert not out.exists()

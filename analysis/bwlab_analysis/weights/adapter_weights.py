@@ -225,7 +225,7 @@ def _reason(module: ModuleWeights, in_scheme: bool, base: ModelWeights | None) -
     if not in_scheme:
         return "no module of a known denoiser or text encoder"
     if not module.has_delta:
-        return f"adapter type {module.algorithm}, which no installed plugin registers"
+        return f"adapter type {module.algorithm!r}, which no installed plugin registers"
     if module.needs_base or module.shape is None:
         if base is not None:
             return None

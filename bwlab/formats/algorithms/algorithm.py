@@ -133,7 +133,7 @@ class PluginAlgorithm(Algorithm):
 
 def unknown_type(asked: str, name: str) -> BwlabError:
     """Return the error for a module of an adapter type that no installed plugin registers."""
-    found = f"no installed plugin registers the adapter type {name}"
+    found = f"no installed plugin registers the adapter type {name!r}"
     return BwlabError(asked, found, "Install its plugin; 'bwlab plugins' lists the plugins that are installed")
 
 
