@@ -88,7 +88,9 @@ def _copied(value: Any) -> Any:
     from transformers import PreTrainedTokenizerBase
 
     if isinstance(value, PreTrainedTokenizerBase):
-        return type(value).from_pretrained(value.name_or_path, local_files_only=True)
+        read = type(value).from_pretrained(value.name_or_path, local_files_only=True)
+        read.padding_side = value.padding_side  # which some pipelines set
+        return read
     if not isinstance(value, Tensor):
         return value
     copy = value.detach().clone()

@@ -26,6 +26,7 @@ TRAININGS = [(page, words) for page, words in COMMANDS if words[1] == "train"]
 # The architecture of each base that a page names.
 BASES = {
     "FLUX.1-dev": "flux",
+    "./Lumina-Image-2.0": "lumina2",
     "flux": "flux",
     "sd_xl_base_1.0.safetensors": "sdxl",
     "sdxl": "sdxl",
@@ -65,7 +66,7 @@ def test_there_are_commands_on_every_page() -> None:
 
 def test_every_page_opens_with_what_the_reader_can_do() -> None:
     pages = [page for page in FOLDER.glob("*.md") if page.name != "index.md"]
-    assert len(pages) == 9
+    assert len(pages) == 10
     opens = re.compile(r"# .+\n\n(With|On) (these|this) ")
     assert [page.name for page in pages if not opens.match(page.read_text(encoding="utf-8"))] == []
 
