@@ -128,6 +128,8 @@ class ProgressLines:
 
     def update(self, done: int, total: int | None, detail: str = "") -> None:
         """Take how much is done; a line is printed if it is time for one."""
+        if self.total is None and done > 1:  # the first to know the total: what is done then was done before
+            self._before = done
         self.done, self.total = done, total
         now = time.monotonic()
         if now < self._next:

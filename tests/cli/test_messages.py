@@ -137,6 +137,19 @@ def test_lines_of_progress_come_after_two_seconds_and_every_half_minute(
     assert capsys.readouterr().err == "reading: 7\n"
 
 
+def test_what_was_done_before_says_nothing_of_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(messages, "LINES_AFTER", 2.0)
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    lines = ProgressLines("comparing", None, 0)
+    lines.update(4000, 5000)
+    now += 10
+    lines.update(4100, 5000)
+    assert capsys.readouterr().err == "comparing: 4100 of 5000, 1 min 30 s left\n"
+
+
 def test_a_quiet_bar_shows_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "LINES_AFTER", 0.0)
     with reporting(Messages(quiet=True)), ProgressBar("encoding images", 2) as bar:
