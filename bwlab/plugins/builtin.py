@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bwlab.blocks.scheme import SchemeFinder
 from bwlab.plugins.hookspecs import hookimpl
-from bwlab.tagging.tagger import Tagger, TagImages
 
 if TYPE_CHECKING:
     from bwlab.base.families.family import ModelFamily
+    from bwlab.blocks.scheme import SchemeFinder
     from bwlab.formats.types import FormatType
     from bwlab.fusion.types import FusionType
     from bwlab.optimizers.types import OptimizerType
     from bwlab.plugins.kinds import PluginKind
+    from bwlab.tagging.tagger import Tagger, TagImages
 
 CLIP_OPTIONS = ("model", "pretrained", "vocabulary", "threshold", "template")
 WD14_OPTIONS = ("model", "tags", "threshold", "character_threshold", "rating")
@@ -25,6 +25,7 @@ def bwlab_register_block_schemes() -> list[SchemeFinder]:
     """Return the schemes of Stable Diffusion's UNets and of the transformers that diffusers knows under these names."""
     from bwlab.blocks.configs import KNOWN
     from bwlab.blocks.families import find_sd, find_sdxl
+    from bwlab.blocks.scheme import SchemeFinder
     from bwlab.blocks.transformers import CHROMA, FLUX, FLUX2, LUMINA2, QWEN_IMAGE, SD3, WAN, Z_IMAGE
 
     return [
@@ -98,6 +99,8 @@ def load_wd14(options: Mapping[str, str]) -> TagImages:
 @hookimpl
 def bwlab_register_taggers() -> list[Tagger]:
     """Return the taggers `clip` and `wd14`."""
+    from bwlab.tagging.tagger import Tagger
+
     return [
         Tagger("clip", "open_clip, zero-shot over a vocabulary of your own", load_clip, CLIP_OPTIONS),
         Tagger("wd14", "a WD14-type ONNX model with its selected_tags.csv", load_wd14, WD14_OPTIONS),

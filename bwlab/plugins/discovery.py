@@ -3,54 +3,69 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import pluggy
 
-from bwlab.adapters.types import AdapterType
-from bwlab.base.families.family import ModelFamily
-from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, nearest
-from bwlab.formats.types import FormatReader, FormatWriter
-from bwlab.fusion.types import FusionType
-from bwlab.optimizers.types import OptimizerType
 from bwlab.plugins import hookspecs
-from bwlab.plugins.kinds import PluginKind
-from bwlab.tagging.tagger import Tagger
+
+if TYPE_CHECKING:
+    from bwlab.adapters.types import AdapterType
+    from bwlab.base.families.family import ModelFamily
+    from bwlab.blocks.scheme import SchemeFinder
+    from bwlab.formats.types import FormatReader, FormatWriter
+    from bwlab.fusion.types import FusionType
+    from bwlab.optimizers.types import OptimizerType
+    from bwlab.plugins.kinds import PluginKind
+    from bwlab.tagging.tagger import Tagger
+
+    Registration: TypeAlias = (
+        AdapterType
+        | SchemeFinder
+        | FormatReader
+        | FormatWriter
+        | FusionType
+        | ModelFamily
+        | OptimizerType
+        | PluginKind
+        | Tagger
+    )
 
 GROUP = "bwlab"
 CALLER = "(given by the caller)"
 OURS = "bwlab"
 """The distribution of the built-in plugins, whose names no other plugin can take."""
 
-RETURNS: dict[str, tuple[type[Registration], ...]] = {
-    "bwlab_register_adapters": (AdapterType,),
-    "bwlab_register_block_schemes": (SchemeFinder,),
-    "bwlab_register_formats": (FormatReader, FormatWriter),
-    "bwlab_register_fusions": (FusionType,),
-    "bwlab_register_model_families": (ModelFamily,),
-    "bwlab_register_optimizers": (OptimizerType,),
-    "bwlab_register_plugin_kinds": (PluginKind,),
-    "bwlab_register_taggers": (Tagger,),
-}
 
-Registration: TypeAlias = (
-    AdapterType
-    | SchemeFinder
-    | FormatReader
-    | FormatWriter
-    | FusionType
-    | ModelFamily
-    | OptimizerType
-    | PluginKind
-    | Tagger
-)
+@cache
+def registered_types() -> Mapping[str, tuple[type[Registration], ...]]:
+    """Return the types of what each hook registers; importing them takes time that a list of commands has not."""
+    from bwlab.adapters.types import AdapterType
+    from bwlab.base.families.family import ModelFamily
+    from bwlab.blocks.scheme import SchemeFinder
+    from bwlab.formats.types import FormatReader, FormatWriter
+    from bwlab.fusion.types import FusionType
+    from bwlab.optimizers.types import OptimizerType
+    from bwlab.plugins.kinds import PluginKind
+    from bwlab.tagging.tagger import Tagger
+
+    return {
+        "bwlab_register_adapters": (AdapterType,),
+        "bwlab_register_block_schemes": (SchemeFinder,),
+        "bwlab_register_formats": (FormatReader, FormatWriter),
+        "bwlab_register_fusions": (FusionType,),
+        "bwlab_register_model_families": (ModelFamily,),
+        "bwlab_register_optimizers": (OptimizerType,),
+        "bwlab_register_plugin_kinds": (PluginKind,),
+        "bwlab_register_taggers": (Tagger,),
+    }
 
 
 @dataclass(eq=False)
@@ -229,7 +244,7 @@ def _refuse_unknown_hooks(manager: pluggy.PluginManager, candidate: Candidate) -
 
 def _ask(alone: pluggy.PluginManager, candidate: Candidate) -> None:
     """Ask the one plugin of a manager what it registers."""
-    for name, kinds in RETURNS.items():
+    for name, kinds in registered_types().items():
         for given in getattr(alone.hook, name)():
             candidate.registrations += _checked(name, given, kinds)
 

@@ -15,44 +15,35 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pluggy
 
-from bwlab.adapters.types import AdapterType
-from bwlab.base.families.family import ModelFamily
-from bwlab.blocks.scheme import SchemeFinder
 from bwlab.errors import BwlabError, BwlabWarning, did_you_mean
-from bwlab.formats.types import FormatReader, FormatType, FormatWriter
-from bwlab.fusion.types import Fusion, FusionType, split_fusion
-from bwlab.optimizers.types import OptimizerType
-from bwlab.plugins.discovery import OURS, RETURNS, Candidate, Registration, installed_candidates, load_all, reason
-from bwlab.plugins.kinds import PluginKind
-from bwlab.tagging.tagger import Tagger
+from bwlab.plugins.discovery import OURS, Candidate, installed_candidates, load_all, reason, registered_types
 
 if TYPE_CHECKING:
+    from bwlab.adapters.types import AdapterType
+    from bwlab.base.families.family import ModelFamily
+    from bwlab.blocks.scheme import SchemeFinder
     from bwlab.formats.modules import ModuleWeights
+    from bwlab.formats.types import FormatType
+    from bwlab.fusion.types import Fusion, FusionType
+    from bwlab.optimizers.types import OptimizerType
+    from bwlab.plugins.discovery import Registration
+    from bwlab.plugins.kinds import PluginKind
+    from bwlab.tagging.tagger import Tagger
 
 State = Literal["loaded", "failed", "disabled"]
-Registered = TypeVar(
-    "Registered",
-    AdapterType,
-    SchemeFinder,
-    FormatReader,
-    FormatWriter,
-    FusionType,
-    ModelFamily,
-    OptimizerType,
-    PluginKind,
-    Tagger,
-)
+Given = TypeVar("Given", bound="Registration")
 
+# What the types of registrations, by the names of their classes, are called in messages.
 CALLED = {
-    AdapterType: "adapter type",
-    SchemeFinder: "block scheme",
-    FormatReader: "reader of the format",
-    FormatWriter: "writer of the format",
-    FusionType: "fusion method",
-    ModelFamily: "model family",
-    OptimizerType: "optimiser",
-    PluginKind: "kind of plugin",
-    Tagger: "tagger",
+    "AdapterType": "adapter type",
+    "SchemeFinder": "block scheme",
+    "FormatReader": "reader of the format",
+    "FormatWriter": "writer of the format",
+    "FusionType": "fusion method",
+    "ModelFamily": "model family",
+    "OptimizerType": "optimiser",
+    "PluginKind": "kind of plugin",
+    "Tagger": "tagger",
 }
 
 # Adapter types of a plugin that is published separately from bwlab, and how to install it.
@@ -147,6 +138,8 @@ class PluginManager:
 
     def adapter_types(self) -> dict[str, AdapterType]:
         """Return the adapter types by name."""
+        from bwlab.adapters.types import AdapterType
+
         return self._unique(AdapterType)
 
     def block_schemes(self) -> tuple[SchemeFinder, ...]:
@@ -154,18 +147,23 @@ class PluginManager:
 
         A family whose name a finder has already, as those of bwlab do, gets the scheme of that finder.
         """
+        from bwlab.blocks.scheme import SchemeFinder
+
         families = (SchemeFinder(family.name, family.summary, family.scheme) for family in self.model_families())
         finders = self._unique(SchemeFinder)
         return (*(family for family in families if family.name not in finders), *finders.values())
 
     def model_families(self) -> tuple[ModelFamily, ...]:
         """Return the model families."""
+        from bwlab.base.families.family import ModelFamily
+
         return tuple(self._unique(ModelFamily).values())  # type: ignore[type-abstract]  # only asked for subclasses
 
     def formats(self) -> tuple[FormatType, ...]:
         """Return the readers, then the writers; the families of plugins have one of each."""
         from bwlab.base.families.builtin import FAMILIES
         from bwlab.formats.dialects.own import reader_of, writer_of
+        from bwlab.formats.types import FormatReader, FormatWriter
 
         readers, writers = self._unique(FormatReader).values(), self._unique(FormatWriter).values()
         own = {family.name for family in FAMILIES}
@@ -180,6 +178,8 @@ class PluginManager:
 
         The module is returned unchanged if no installed plugin registers its type.
         """
+        from bwlab.adapters.types import AdapterType
+
         for record, given in self._registered(AdapterType):
             if given.name == module.algorithm:
                 from bwlab.adapters.typed_module import typed_module
@@ -197,6 +197,8 @@ class PluginManager:
 
     def optimizers(self) -> dict[str, OptimizerType]:
         """Return the optimisers by name."""
+        from bwlab.optimizers.types import OptimizerType
+
         return self._unique(OptimizerType)
 
     def optimizer(self, name: str) -> OptimizerType:
@@ -205,6 +207,8 @@ class PluginManager:
 
     def fusions(self) -> dict[str, FusionType]:
         """Return the fusion methods by name."""
+        from bwlab.fusion.types import FusionType
+
         return self._unique(FusionType)
 
     def fusion(self, text: str) -> Fusion:
@@ -214,11 +218,15 @@ class PluginManager:
             BwlabError: there is no such fusion method (with the nearest name and all), or an option is wrong.
 
         """
+        from bwlab.fusion.types import split_fusion
+
         name, options = split_fusion(text)
         return self._nearest("fusion method", name, self.fusions()).with_options(options)
 
     def tagger(self, name: str) -> Tagger:
         """Return the tagger of this name; if there is none, raise `BwlabError` with the known names."""
+        from bwlab.tagging.tagger import Tagger
+
         known = self._unique(Tagger)
         if name not in known:
             raise self._unknown(f"tagger {name!r}", "taggers", known)
@@ -226,6 +234,8 @@ class PluginManager:
 
     def plugin_kinds(self) -> dict[str, PluginKind]:
         """Return the kinds of plugins by name, sorted."""
+        from bwlab.plugins.kinds import PluginKind
+
         return dict(sorted(self._unique(PluginKind).items()))
 
     def plugin_kind(self, name: str) -> PluginKind:
@@ -241,8 +251,9 @@ class PluginManager:
 
         A hook that is not asked when plugins are loaded is called, and may raise anything.
         """
-        if kind.hook in RETURNS:
-            return [(given.name, given) for given in record.registrations if isinstance(given, RETURNS[kind.hook])]
+        types = registered_types().get(kind.hook)
+        if types is not None:
+            return [(given.name, given) for given in record.registrations if isinstance(given, types)]
         if record.state != "loaded" or kind.hook not in record.hooks:
             return []
         module = getattr(self.pluggy.get_plugin(record.name), "__name__", "")
@@ -259,13 +270,13 @@ class PluginManager:
         others = [plugin for name, plugin in self.pluggy.list_name_plugin() if name != record.name]
         return self.pluggy.subset_hook_caller(hook, others)
 
-    def _registered(self, kind: type[Registered]) -> Iterator[tuple[PluginRecord, Registered]]:
+    def _registered(self, kind: type[Given]) -> Iterator[tuple[PluginRecord, Given]]:
         for record in self.loaded:
             for given in record.registrations:
                 if isinstance(given, kind):
                     yield record, given
 
-    def _nearest(self, kind: str, name: str, known: Mapping[str, Registered]) -> Registered:
+    def _nearest(self, kind: str, name: str, known: Mapping[str, Given]) -> Given:
         """Return the entry of this name; if there is none, raise `BwlabError` with the nearest name and all names."""
         if name not in known:
             error = self._unknown(f"{kind} {name!r}", f"{kind}s", known)
@@ -278,7 +289,7 @@ class PluginManager:
         fix = f"Known {kind}: {names}; 'bwlab plugins' shows all plugins"
         return BwlabError(asked, f"no plugin registers it{failed}", fix)
 
-    def _unique(self, kind: type[Registered]) -> dict[str, Registered]:
+    def _unique(self, kind: type[Given]) -> dict[str, Given]:
         return {given.name: given for _, given in self._registered(kind)}
 
 
@@ -289,17 +300,20 @@ def _with_unique_names(records: Sequence[PluginRecord]) -> tuple[list[PluginReco
     """
     owners: dict[tuple[type[Registration], str], PluginRecord] = {}
     kept: dict[int, tuple[Registration, ...]] = {}
-    clashes = []
+    clashes: list[BwlabError] = []
+    if not any(record.registrations for record in records):
+        return list(records), clashes
+    kinds = [kind for types in registered_types().values() for kind in types]
     for record in sorted(records, key=lambda record: record.distribution != OURS):
         own = []
         for given in record.registrations:
-            kind = next(kind for kind in CALLED if isinstance(given, kind))
+            kind = next(kind for kind in kinds if isinstance(given, kind))
             owner = owners.get((kind, given.name))
             if owner is None:
                 own.append(given)
                 owners[kind, given.name] = record
             else:
-                asked = f"{CALLED[kind]} {given.name!r} of plugin {record.name} of {record.source}"
+                asked = f"{CALLED[kind.__name__]} {given.name!r} of plugin {record.name} of {record.source}"
                 found = f"the name is taken by plugin {owner.name} of {owner.source}, so it is left out"
                 clashes.append(BwlabError(asked, found, "Rename it, or uninstall one of the two"))
         kept[id(record)] = tuple(own)
