@@ -217,6 +217,9 @@ def plugin_commands(manager: PluginManager, asked: str | None = None) -> PluginC
             register(app=own)
             if record.distribution == OURS:
                 plugged.owners.update(dict.fromkeys(_leave_out_unasked(own, asked), OURS))
+            elif asked in {*COMMANDS, *GROUPS, *plugged.owners, *plugged.commands}:
+                own.registered_groups = [_without_commands(group) for group in own.registered_groups]
+                own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
             commands = get_group(own).commands
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
             plugged.failures.append((record, error))
@@ -244,12 +247,14 @@ def _leave_out_unasked(own: typer.Typer, asked: str | None) -> list[str]:
     if asked == "--help":
         own.registered_groups = [_without_commands(group) for group in own.registered_groups]
         own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
-    if asked not in COMMANDS and asked not in GROUPS:
+    commands = {_name(command): command for command in own.registered_commands}
+    groups = {_name(_without_commands(group)): group for group in own.registered_groups}
+    names = {*commands, *groups}
+    if asked not in names | {*COMMANDS, *GROUPS}:
         return []
-    groups = [_without_commands(group) for group in own.registered_groups]
-    names = [*map(_name, own.registered_commands), *map(_name, groups)]
-    own.registered_commands, own.registered_groups = [], []
-    return names
+    own.registered_commands = [command for name, command in commands.items() if name == asked]
+    own.registered_groups = [group for name, group in groups.items() if name == asked]
+    return sorted(names - {asked})
 
 
 def _without_parameters(command: CommandInfo) -> CommandInfo:
