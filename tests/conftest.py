@@ -93,9 +93,14 @@ class Frozen:
 def pytest_runtest_logfinish() -> None:
     """Pass over what new modules made when garbage is collected; it stays, and takes a twelfth of the tests' time."""
     if len(sys.modules) > Frozen.modules + 200:
-        gc.collect()
-        gc.freeze()
-        Frozen.modules = len(sys.modules)
+        _freeze()
+
+
+def _freeze() -> None:
+    """Collect garbage, and have what is left passed over from now on: it is imported, and takes a second to look at."""
+    gc.collect()
+    gc.freeze()
+    Frozen.modules = len(sys.modules)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -174,8 +179,7 @@ def _give_memory_back() -> Iterator[None]:
     """Return freed memory to the system after a file that leaves much, which glibc else keeps for the process."""
     yield
     if sys.platform == "linux" and _resident_bytes() > MUCH_MEMORY:
-        gc.collect()
-        gc.freeze()  # what lives now is imported; looking through it would take a second each time
+        _freeze()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

@@ -218,8 +218,7 @@ def plugin_commands(manager: PluginManager, asked: str | None = None) -> PluginC
             if record.distribution == OURS:
                 plugged.owners.update(dict.fromkeys(_leave_out_unasked(own, asked), OURS))
             elif asked in {*COMMANDS, *GROUPS, *plugged.owners, *plugged.commands}:
-                own.registered_groups = [_without_commands(group) for group in own.registered_groups]
-                own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
+                _leave_out_signatures(own)
             commands = get_group(own).commands
         except (Exception, SystemExit) as error:  # foreign code: it must not cost the user any other command
             plugged.failures.append((record, error))
@@ -240,13 +239,9 @@ def plugin_commands(manager: PluginManager, asked: str | None = None) -> PluginC
 
 
 def _leave_out_unasked(own: typer.Typer, asked: str | None) -> list[str]:
-    """Leave out what a call does not need of a plugin of bwlab's own, and return the names of the commands left out.
-
-    Reading the signatures of commands takes time.
-    """
+    """Leave out what a call does not need of a plugin of bwlab's own, and return the names of the commands left out."""
     if asked == "--help":
-        own.registered_groups = [_without_commands(group) for group in own.registered_groups]
-        own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
+        _leave_out_signatures(own)
     commands = {_name(command): command for command in own.registered_commands}
     groups = {_name(_without_commands(group)): group for group in own.registered_groups}
     names = {*commands, *groups}
@@ -255,6 +250,12 @@ def _leave_out_unasked(own: typer.Typer, asked: str | None) -> list[str]:
     own.registered_commands = [command for name, command in commands.items() if name == asked]
     own.registered_groups = [group for name, group in groups.items() if name == asked]
     return sorted(names - {asked})
+
+
+def _leave_out_signatures(own: typer.Typer) -> None:
+    """Leave the names and the lines of help of an app's commands; reading their signatures takes time."""
+    own.registered_groups = [_without_commands(group) for group in own.registered_groups]
+    own.registered_commands = [_without_parameters(command) for command in own.registered_commands]
 
 
 def _without_parameters(command: CommandInfo) -> CommandInfo:
@@ -267,7 +268,7 @@ def _without_parameters(command: CommandInfo) -> CommandInfo:
 
 
 def _without_commands(group: TyperInfo) -> TyperInfo:
-    """Return a group with the same line of help and no commands; reading their signatures takes time."""
+    """Return a group with the same line of help and no commands."""
     empty, app = copy.copy(group), copy.copy(group.typer_instance)
     assert app is not None
     app.registered_commands, app.registered_groups = [], []

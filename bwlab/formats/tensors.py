@@ -31,7 +31,6 @@ MOST_DIMENSIONS = 8
 """No algorithm's tensors have more than five; a shape of thousands of sizes takes long to multiply."""
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number of an adapter that is read: with larger ones, products of leaves would overflow float64."""
-# Bits of float16.
 FLOAT16_INFINITY, BFLOAT16_INFINITY, SIGN = 0x7C00, 0x7F80, 0x8000  # as bits
 
 # Names of dtypes in safetensors files. The 8-bit floats are read but not written, since few tools read them.
@@ -191,17 +190,12 @@ def narrowed(values: NDArray[np.floating], dtype: str, key: str = "") -> NDArray
     """Return finite numbers in a file's float dtype (bfloat16 as uint16); `BwlabError` if a number overflows."""
     with np.errstate(over="ignore"):
         bits = round_bfloat16(values) if dtype == "BF16" else values.astype(_FLOATS[dtype], copy=False)
-    if not _fits(bits, dtype):
+    if not (_all_below(bits, BFLOAT16_INFINITY) if dtype == "BF16" else _all_finite(bits)):
         largest = float(np.abs(values).max())
         raise BwlabError(
             f"writing {key} as {dtype}", f"its largest number, {largest:g}, does not fit", "Write it as fp32 or bf16"
         )
     return bits
-
-
-def _fits(bits: NDArray[np.generic], dtype: str) -> bool:
-    """Return whether the result of `narrowed`, of finite numbers, is finite."""
-    return _all_below(bits, BFLOAT16_INFINITY) if dtype == "BF16" else _all_finite(bits)
 
 
 def widened(bits: NDArray[np.generic], dtype: str) -> NDArray[np.floating]:

@@ -305,8 +305,14 @@ def training_predicts_as_sampling_does(bench: FamilyBench) -> None:
     inputs: list[Any] = []
     steps: list[tuple[Tensor, Any]] = []
 
+    # The latents are the first argument of a denoiser.
+    name = next(iter(inspect.signature(denoiser.forward).parameters))
+
+    def latents_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return kwargs[name] if name in kwargs else args[0]
+
     def seen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.append(kwargs.get(_first_argument(denoiser), args[0] if args else None))
+        inputs.append(latents_in(args, kwargs))
 
     step = pipe.scheduler.step
 
@@ -315,26 +321,19 @@ def training_predicts_as_sampling_does(bench: FamilyBench) -> None:
         return step(prediction, time, *args, **kwargs)
 
     pipe.scheduler.step = stepped
-    handle = denoiser.register_forward_pre_hook(seen, with_kwargs=True)
-    _sampled(bench.family, pipe)
-    handle.remove()
+    with denoiser.register_forward_pre_hook(seen, with_kwargs=True):
+        _sampled(bench.family, pipe)
     require(bool(steps and inputs), "its pipeline calls neither its denoiser nor step() of its scheduler")
 
     def swapped(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        name = _first_argument(denoiser)
-        ours = kwargs.get(name, args[0] if args else None)
-        shapes = [_shapes(one) for one in (ours, inputs[0])]
-        require(
-            shapes[0] == shapes[1], f"{name} of the denoiser has the shape {shapes[0]}, in its pipeline {shapes[1]}"
-        )
+        ours, theirs = _shapes(latents_in(args, kwargs)), _shapes(inputs[0])
+        require(ours == theirs, f"{name} of the denoiser has the shape {ours}, in its pipeline {theirs}")
         return (args, {**kwargs, name: inputs[0]}) if name in kwargs else ((inputs[0], *args[1:]), kwargs)
 
     wanted, time = steps[0]
-    handle = denoiser.register_forward_pre_hook(swapped, with_kwargs=True)
-    with torch.no_grad():
+    with denoiser.register_forward_pre_hook(swapped, with_kwargs=True), torch.no_grad():
         text = bench.family.encode(pipe, CAPTIONS[:1])
         got = bench.predict(pipe, text, bench.latents(pipe, 1), torch.as_tensor(time).float().reshape(1))
-    handle.remove()
     got = bench.family.sampled(got)
     require(got.numel() == wanted.numel(), f"run returns {got.numel()} numbers, its pipeline {wanted.numel()}")
     require_close("the prediction", [got.reshape(wanted.shape)], [wanted], NEAR)
@@ -378,11 +377,6 @@ def _sampled(family: ModelFamily, pipe: Any) -> tuple[Any, int]:
             **family.sampling_options(pipe),
         ).images[0]
     return image, len(steps)
-
-
-def _first_argument(denoiser: nn.Module) -> str:
-    """Return the name of the argument for the latents, which is the first one."""
-    return next(iter(inspect.signature(denoiser.forward).parameters))
 
 
 def _shapes(given: Any) -> list[tuple[int, ...]]:

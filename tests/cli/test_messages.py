@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -114,38 +115,46 @@ def test_warnings_are_always_printed_and_notes_unless_quiet(
     assert quiet or (texts[1].endswith("a note") and texts[2] == "a table")
 
 
-def test_lines_of_progress_come_after_two_seconds_and_every_half_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@dataclass
+class Clock:
+    """The time that progress goes by, in seconds."""
+
+    now: float = 100.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return a clock that stands; lines of progress come after two seconds of it, as for users."""
+    clock = Clock()
     monkeypatch.setattr(messages, "LINES_AFTER", 2.0)
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_lines_of_progress_come_after_two_seconds_and_every_half_minute(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = ProgressLines("encoding images", 1000, 0)
     said = []
     for second in range(1, 101):
-        now = 100.0 + second
+        clock.now = 100.0 + second
         lines.update(10 * second, 1000)
         if capsys.readouterr().err:
             said.append(second)
     assert said == [2, 32, 62, 92]
-    now += 30
+    clock.now += 30
     lines.update(500, 1000, "fox.png")
     assert capsys.readouterr().err == "encoding images: 500 of 1000, 2 min 10 s left, fox.png\n"
     unknown = ProgressLines("reading", None, 0)
-    now += 3
+    clock.now += 3
     unknown.update(7, None)
     assert capsys.readouterr().err == "reading: 7\n"
 
 
-def test_what_was_done_before_says_nothing_of_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(messages, "LINES_AFTER", 2.0)
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+def test_what_was_done_before_says_nothing_of_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ProgressLines("comparing", None, 0)
     lines.update(4000, 5000)
-    now += 10
+    clock.now += 10
     lines.update(4100, 5000)
     assert capsys.readouterr().err == "comparing: 4100 of 5000, 1 min 30 s left\n"
 
