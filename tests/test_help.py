@@ -53,6 +53,16 @@ def test_the_list_of_commands_needs_no_models_of_settings() -> None:
     assert "pydantic" not in modules_after("--help")
 
 
+def test_garbage_is_not_looked_for_in_what_the_command_line_imports() -> None:
+    code = (
+        "import gc, sys\nfrom bwlab.__main__ import main\nsys.argv = ['bwlab', '--version']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('GARBAGE', gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "GARBAGE True True"
+
+
 def test_the_list_of_commands_is_that_of_the_whole_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     shown = []
     for asked in ("--help", None):

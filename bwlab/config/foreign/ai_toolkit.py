@@ -44,8 +44,8 @@ AI_TOOLKIT: tuple[Row, ...] = (
     *lacking(
         names("model", "is_pixart is_pixart_sigma is_auraflow is_lumina2"),
         SWITCH,
-        "it is no base that bwlab reads",
-        LEAVE_OUT,
+        "bwlab reads such models only with a plugin",
+        "Write one: docs/how-to/add-a-model-family.md",
         False,
     ),
     here(
