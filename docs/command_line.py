@@ -123,7 +123,8 @@ def _parameter(given: inspect.Parameter, hint: object) -> Parameter:
         raise TypeError(f"{given.name} is neither an argument nor an option")
     # Inside Annotated typer reads the first name from where a default would stand.
     declared = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
-    names = tuple(declared) or (f"--{given.name.replace('_', '-')}",)
+    names = tuple("/".join(declared).split("/")) if declared else (f"--{given.name.replace('_', '-')}",)
+    default = names[0] if given.default is True else default
     value = "" if kind is bool else info.metavar or _value(kind)
     return Parameter(names, value, default, required, says + _range(info))
 

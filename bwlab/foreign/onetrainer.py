@@ -287,7 +287,7 @@ def _loss(t: Translator, family: str) -> None:
     elif weight != "CONSTANT":
         t.warn(
             "loss_weight_fn",
-            "it is no weight that bwlab has for this base",
+            "bwlab does not have this loss weighting for this base",
             "Use CONSTANT, or MIN_SNR_GAMMA by diffusion",
         )
     distribution = t.text("timestep_distribution", "UNIFORM")

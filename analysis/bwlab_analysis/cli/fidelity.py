@@ -90,7 +90,11 @@ def fidelity_command(
     steps: StepsOption = 25,
     cfg: CfgOption = 7.0,
     blocks: Annotated[
-        bool, typer.Option(help="Also score with each block of each adapter knocked in (alone) and knocked out.")
+        bool,
+        typer.Option(
+            "--blocks/--no-blocks",
+            help="Also score with each block of each adapter knocked in (alone) and knocked out.",
+        ),
     ] = True,
     clip_skip: ClipSkipOption = 1,
     device: DeviceOption = "auto",

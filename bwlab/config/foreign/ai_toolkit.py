@@ -63,7 +63,7 @@ AI_TOOLKIT: tuple[Row, ...] = (
         "model.quantize",
         SWITCH,
         "--quantize int8 (training.quantize)",
-        remark="nf4 where model.qtype has 2 to 4 bits; int8 else, also for 8-bit floats",
+        remark="nf4 where model.qtype has 2 to 4 bits; otherwise int8, also for 8-bit floats",
     ),
     here("model.qtype", TEXT, "--quantize nf4 or int8 (training.quantize)", remark="with model.quantize"),
     *lacking(
@@ -73,7 +73,7 @@ AI_TOOLKIT: tuple[Row, ...] = (
         "Cached texts let them leave memory before the first step",
         False,
     ),
-    *unneeded("model.qtype_te", ANY, "it counts with quantize_te only"),
+    *unneeded("model.qtype_te", ANY, "it only matters with quantize_te"),
     *lacking("model.quantize_kwargs", ANY, "all linear layers of the denoiser are quantised", LEAVE_OUT),
     *lacking(
         names("model", "low_vram layer_offloading auto_memory split_model_over_gpus"),
@@ -90,7 +90,7 @@ AI_TOOLKIT: tuple[Row, ...] = (
             "compile_dynamic block_compile",
         ),
         ANY,
-        "it counts with another option only",
+        "it only matters with another option",
     ),
     here("model.compile", SWITCH, "--set training.compile=true", "training.compile", default=False),
     *lacking(
@@ -156,13 +156,18 @@ AI_TOOLKIT: tuple[Row, ...] = (
     ),
     *unneeded("network.old_lokr_format", SWITCH, "files have the keys of LyCORIS", default=False),
     *unneeded("network.split_multistage_loras", SWITCH, "no base that bwlab reads has several stages", default=True),
-    *lacking("network.lorm network.all_layers network.layer_offloading", ANY, "it is no adapter of blocks", LEAVE_OUT),
-    *lacking("adapter decorator slider guidance do_lorm", ANY, "it is no adapter of blocks", LEAVE_OUT),
+    *lacking(
+        "network.lorm network.all_layers network.layer_offloading",
+        ANY,
+        "it does not train an adapter by blocks",
+        LEAVE_OUT,
+    ),
+    *lacking("adapter decorator slider guidance do_lorm", ANY, "it does not train an adapter by blocks", LEAVE_OUT),
     here("embedding.trigger", TEXT, "--set tokens.words=<fox>", remark="a word that is no token yet"),
     here("embedding.tokens", WHOLE, "--set tokens.vectors=4", default=4),
     here("embedding.init_words", TEXT, "--set tokens.initial=animal", default="*"),
-    *unneeded("lorm_extract_mode lorm_extract_mode_param", ANY, "it counts with do_lorm only"),
-    *unneeded("embedding.trigger_class_name", TEXT, "it counts with a prior of masks only"),
+    *unneeded("lorm_extract_mode lorm_extract_mode_param", ANY, "it only matters with do_lorm"),
+    *unneeded("embedding.trigger_class_name", TEXT, "it only matters with a prior of masks"),
     *unneeded("embedding.save_format", TEXT, "embeddings are safetensors files"),
     # The data
     here(
@@ -313,7 +318,7 @@ AI_TOOLKIT: tuple[Row, ...] = (
         ANY,
         "PyTorch's own attention is used, and embeddings of captions are cached",
     ),
-    *lacking("train.snr_gamma", NUMBER, "it is no weight that bwlab has", "Use min_snr_gamma"),
+    *lacking("train.snr_gamma", NUMBER, "bwlab does not have this loss weighting", "Use min_snr_gamma"),
     *lacking("train.content_or_style", TEXT, "all timesteps are trained alike", LEAVE_OUT, default="balanced"),
     *lacking("train.loss_type", TEXT, MSE, LEAVE_OUT, default="mse"),
     *lacking("train.loss_target", TEXT, MSE, LEAVE_OUT, default="noise"),

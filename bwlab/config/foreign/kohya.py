@@ -233,7 +233,7 @@ KOHYA: tuple[Row, ...] = (
     *lacking("in_json", TEXT, "captions are read from text files", "Write captions beside the images, and give --data"),
     *lacking("dataset_class", TEXT, "images are read from folders", "Give --data or --dataset"),
     *unneeded(
-        "dataset_repeats", WHOLE, "it counts with in_json only; --set data.repeats=N repeats a folder", default=1
+        "dataset_repeats", WHOLE, "it only matters with in_json; --set data.repeats=N repeats a folder", default=1
     ),
     *unneeded("cache_info", SWITCH, "it only changes how fast kohya's trainer starts"),
     *unneeded("debug_dataset", SWITCH, "'bwlab data check' shows what would be trained"),
@@ -300,7 +300,7 @@ KOHYA: tuple[Row, ...] = (
         "drawn at random if it is not given; here 0, each time the same",
     ),
     *lacking("initial_epoch initial_step", WHOLE, "a run starts at its first step", "Continue a run with --resume"),
-    *unneeded("skip_until_initial_step", SWITCH, "it counts with initial_step only"),
+    *unneeded("skip_until_initial_step", SWITCH, "it only matters with initial_step"),
     # The loss
     here("min_snr_gamma", NUMBER, "--set training.min_snr_gamma=5", remark="not by flow matching"),
     here("noise_offset", NUMBER, "--set training.noise_offset=0.05", "training.noise_offset"),
@@ -308,7 +308,7 @@ KOHYA: tuple[Row, ...] = (
         "clip_skip",
         WHOLE,
         "--set training.clip_skip=2",
-        remark="not for SDXL, which kohya's trainer ignores it for too",
+        remark="not for SDXL, for which kohya's trainer ignores it too",
     ),
     *lacking("noise_offset_random_strength", SWITCH, "the offset has one strength", LEAVE_OUT),
     *lacking("adaptive_noise_scale", NUMBER, "the offset does not depend on the image", "Use noise_offset"),
@@ -323,9 +323,11 @@ KOHYA: tuple[Row, ...] = (
     *lacking("huber_schedule", TEXT, "the loss is the mean squared error", LEAVE_OUT, default="snr"),
     *lacking("huber_c", NUMBER, "the loss is the mean squared error", LEAVE_OUT, default=0.1),
     *lacking("huber_scale", NUMBER, "the loss is the mean squared error", LEAVE_OUT, default=1),
-    *lacking("scale_v_pred_loss_like_noise_pred", SWITCH, "it is no weight that bwlab has", "Use min_snr_gamma"),
-    *lacking("v_pred_like_loss", NUMBER, "it is no weight that bwlab has", "Use min_snr_gamma"),
-    *lacking("debiased_estimation_loss", SWITCH, "it is no weight that bwlab has", "Use min_snr_gamma"),
+    *lacking(
+        "scale_v_pred_loss_like_noise_pred", SWITCH, "bwlab does not have this loss weighting", "Use min_snr_gamma"
+    ),
+    *lacking("v_pred_like_loss", NUMBER, "bwlab does not have this loss weighting", "Use min_snr_gamma"),
+    *lacking("debiased_estimation_loss", SWITCH, "bwlab does not have this loss weighting", "Use min_snr_gamma"),
     # Flow matching: Stable Diffusion 3 and FLUX.1
     here(
         "timestep_sampling",

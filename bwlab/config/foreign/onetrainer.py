@@ -111,7 +111,7 @@ ONETRAINER: tuple[Row, ...] = (
     *lacking(
         "layer_filter", TEXT, "layers are chosen by blocks", 'Give --blocks "upper=16" (bwlab blocks lists them)', ""
     ),
-    *unneeded("layer_filter_regex", SWITCH, "it counts with layer_filter only", default=False),
+    *unneeded("layer_filter_regex", SWITCH, "it only matters with layer_filter", default=False),
     *unneeded(
         "lora_weight_dtype embedding_weight_dtype", TEXT, "what is trained is kept in float32", default="FLOAT_32"
     ),
@@ -178,9 +178,9 @@ ONETRAINER: tuple[Row, ...] = (
     *lacking("frames", TEXT, "only images are trained", LEAVE_OUT, default="25"),
     *unneeded("dataloader_threads", WHOLE, "latents lie in memory", default=2),
     *lacking("masked_training", SWITCH, MASKS, "Crop the images to what is to be learned", default=False),
-    *unneeded("unmasked_probability unmasked_weight", NUMBER, "it counts with masked_training only", default=0.1),
-    *unneeded("normalize_masked_area_loss", SWITCH, "it counts with masked_training only", default=False),
-    *unneeded("masked_prior_preservation_weight", NUMBER, "it counts with masked_training only", default=0.0),
+    *unneeded("unmasked_probability unmasked_weight", NUMBER, "it only matters with masked_training", default=0.1),
+    *unneeded("normalize_masked_area_loss", SWITCH, "it only matters with masked_training", default=False),
+    *unneeded("masked_prior_preservation_weight", NUMBER, "it only matters with masked_training", default=0.0),
     *lacking("custom_conditioning_image", SWITCH, "images have no conditions", LEAVE_OUT, default=False),
     here("concepts.path", TEXT, "--data (data.folder)"),
     here("concepts.enabled", SWITCH, "--data (data.folder)", remark="others are left out", default=True),
@@ -216,7 +216,7 @@ ONETRAINER: tuple[Row, ...] = (
     *lacking(
         "concepts.text.prompt_source", TEXT, "captions are read from files beside the images", "Write them", "sample"
     ),
-    *unneeded("concepts.text.prompt_path", TEXT, "it counts with another prompt_source only", default=""),
+    *unneeded("concepts.text.prompt_path", TEXT, "it only matters with another prompt_source", default=""),
     *unneeded("concepts.name concepts.seed concepts.concept_stats", ANY, "it changes no training"),
     *unneeded(
         "concepts.image_variations concepts.text_variations", WHOLE, "each step has its own variation", default=1
@@ -250,7 +250,7 @@ ONETRAINER: tuple[Row, ...] = (
         "concepts.text.caps_randomize_lowercase concepts.text.tag_dropout_special_tags "
         "concepts.text.tag_dropout_special_tags_regex",
         ANY,
-        "it counts with another key only",
+        "it only matters with another key",
     ),
     *lacking(
         "concepts.text.tag_dropout_special_tags_mode", TEXT, "tags are left out alike", "Use keep_tags_count", "NONE"
@@ -278,7 +278,7 @@ ONETRAINER: tuple[Row, ...] = (
     *lacking("learning_rate_min_factor", NUMBER, "schedules end at 0", LEAVE_OUT, default=0.0),
     *lacking("learning_rate_scaler", TEXT, "rates are what they say", "Multiply --lr yourself", default="NONE"),
     *lacking("custom_learning_rate_scheduler", TEXT, "schedules are those that --schedule names", LEAVE_OUT),
-    *unneeded("scheduler_params", ANY, "it counts with a custom scheduler only", default=[]),
+    *unneeded("scheduler_params", ANY, "it only matters with a custom scheduler", default=[]),
     here("optimizer.optimizer", TEXT, "--optimizer (training.optimizer)", default="ADAMW"),
     here("optimizer.weight_decay", NUMBER, "--set training.weight_decay=0.01", "training.weight_decay"),
     here("optimizer.beta1", NUMBER, OPTION.format("betas"), remark="with beta2"),
@@ -336,7 +336,7 @@ ONETRAINER: tuple[Row, ...] = (
         LEAVE_OUT,
         default=True,
     ),
-    *unneeded("optimizer.muon_adam_config", ANY, "it counts with MUON only", default={}),
+    *unneeded("optimizer.muon_adam_config", ANY, "it only matters with MUON", default={}),
     *unneeded("optimizer_defaults", ANY, "they are what OneTrainer remembers of other optimisers", default={}),
     here("clip_grad_norm", NUMBER, "--set training.max_grad_norm=1", default=1.0),
     here("ema", TEXT, "--set training.ema=0.999", remark="GPU or CPU", default="OFF"),
@@ -368,7 +368,7 @@ ONETRAINER: tuple[Row, ...] = (
     *lacking(
         "mae_strength log_cosh_strength huber_strength", NUMBER, "the loss is the mean squared error", LEAVE_OUT, 0.0
     ),
-    *unneeded("huber_delta", NUMBER, "it counts with huber_strength only", default=1.0),
+    *unneeded("huber_delta", NUMBER, "it only matters with huber_strength", default=1.0),
     *unneeded("vb_loss_strength", NUMBER, "no base that bwlab reads learns its variance", default=1.0),
     *lacking("loss_scaler", TEXT, "the loss is a mean", "Raise --lr instead", default="NONE"),
     *lacking("perturbation_noise_weight", NUMBER, "the input gets no further noise", LEAVE_OUT, default=0.0),
@@ -403,10 +403,10 @@ ONETRAINER: tuple[Row, ...] = (
     *lacking(
         "multi_gpu", SWITCH, "one process trains", "Start several: accelerate launch --multi_gpu ... -m bwlab", False
     ),
-    *unneeded("device_indexes", TEXT, "it counts with multi_gpu only", default=""),
-    *unneeded("gradient_reduce_precision", TEXT, "it counts with multi_gpu only", default="FLOAT_32_STOCHASTIC"),
-    *unneeded("fused_gradient_reduce async_gradient_reduce", SWITCH, "it counts with multi_gpu only", default=True),
-    *unneeded("async_gradient_reduce_buffer", WHOLE, "it counts with multi_gpu only", default=100),
+    *unneeded("device_indexes", TEXT, "it only matters with multi_gpu", default=""),
+    *unneeded("gradient_reduce_precision", TEXT, "it only matters with multi_gpu", default="FLOAT_32_STOCHASTIC"),
+    *unneeded("fused_gradient_reduce async_gradient_reduce", SWITCH, "it only matters with multi_gpu", default=True),
+    *unneeded("async_gradient_reduce_buffer", WHOLE, "it only matters with multi_gpu", default=100),
     # Files
     here(
         "output_model_destination",
@@ -454,7 +454,7 @@ ONETRAINER: tuple[Row, ...] = (
     *unneeded("samples.random_seed", SWITCH, "previews are to be compared, so seeds stay", default=False),
     *unneeded("samples.noise_scheduler", TEXT, "previews use the sampler that suits the base"),
     *lacking("validation", SWITCH, "no images are held out", "Use 'bwlab analyze fidelity' afterwards", default=False),
-    *unneeded("validate_after validate_after_unit", ANY, "it counts with validation only"),
+    *unneeded("validate_after validate_after_unit", ANY, "it only matters with validation"),
     here("tensorboard", SWITCH, "--set tracking.trackers=tensorboard", default=True),
     *unneeded("tensorboard_expose tensorboard_always_on", SWITCH, "'tensorboard --logdir OUT' shows the logs", False),
     *unneeded("tensorboard_port", ANY, "'tensorboard --logdir OUT' shows the logs", default=6006),
