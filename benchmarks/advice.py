@@ -198,8 +198,6 @@ class _Measured:
 
     def row(self) -> dict[str, Any]:
         """Return the advice, and the scores of each composition in new images."""
-        from bwlab_analysis.report.verdict import is_recommended
-
         folders = {kind: self._trained(kind) for kind in self.names}
         start = time.process_time()
         advice = self._advice(folders)
@@ -209,7 +207,7 @@ class _Measured:
         return {
             "identity": self.names[IDENTITY],
             "style": self.names[STYLE],
-            "advised": is_recommended(advice.found),
+            "advised": advice.found.recommended,
             "scales": [] if best is None else _scales_of(best.composition),
             "proof": None
             if proof is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -67,12 +67,20 @@ def command(
 def examine(manager: PluginManager, self_test: bool = True) -> Iterator[Finding]:
     """Yield a finding for each part of the installation, as they are found."""
     yield from _versions()
-    yield _device()
+    yield _checked("device", _device)
     yield _cache()
     yield from _plugins(manager)
     yield from _bases()
     if self_test:
         yield _self_test(manager)
+
+
+def _checked(name: str, find: Callable[[], Finding]) -> Finding:
+    """Return a finding, or that the part is broken: what is missing may raise anything."""
+    try:
+        return find()
+    except Exception as error:
+        return Finding(name, f"{type(error).__name__}: {first_line(error)}", "broken", "Install PyTorch again")
 
 
 def _versions() -> Iterator[Finding]:

@@ -30,8 +30,10 @@ METHOD_HELP = (
     "Merge method: sum, blocks (a sum of the adapters that --choose names), ties, dare or ziplora; see docs/merging.md."
 )
 CHOOSE_HELP = 'Adapters that make up each block, such as "upper=B, mid=A+B, *=A"; A is the first.'
+KOHYA = "kohya"
 ZIPLORA_PANEL = "Options of --method ziplora"
 INTO_HELP = "Fold the adapters into this base model; OUT is a folder, or a single .safetensors file."
+INTO_IS_EXACT = "a base model is written, which holds every delta exactly"
 
 
 def command(
@@ -48,7 +50,7 @@ def command(
         float | None, typer.Option(help="Share of numbers that ties (0.2) or dare (0.5) keeps of each delta.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed for the numbers that dare drops.", min=0)] = 0,
-    to: Annotated[str, typer.Option(help=FORM_HELP)] = "kohya",
+    to: Annotated[str | None, typer.Option(help=f"{FORM_HELP} [default: {KOHYA}]")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} [default: that of the adapters, or of INTO]")] = None,
     base: Annotated[
         str | None,
@@ -86,8 +88,9 @@ def command(
 
     data = (data_a, data_b)
     if method == ZIPLORA:
-        refuse_options(method, {"--scale": scale, "--choose": choose, "--density": density, "--into": into})
-        target = Target(out, to, dtype, overwrite)
+        without = {"--scale": scale, "--choose": choose, "--density": density, "--into": into}
+        refuse_options(method, without | {"--drop-unknown": drop_unknown or None})
+        target = Target(out, to or KOHYA, dtype, overwrite)
         show(merge_by_ziplora(adapters, data, base, target, ziplora_values(seed, steps, lr), rank))
         return
     refuse_options(method, {"--data-a": data_a, "--data-b": data_b, "--steps": steps, "--lr": lr})
@@ -95,12 +98,12 @@ def command(
     recipe = MergeRecipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
     manager = installed_manager()
     if into is None:
-        target = Target(out, to, dtype, overwrite)
+        target = Target(out, to or KOHYA, dtype, overwrite)
         show(merge(recipe, target, manager, rank=rank, base=base, track=lambda every: track(every, "merging modules")))
         return
-    if rank is not None or base is not None:
-        option = "--rank" if rank is not None else "--base"
-        raise BwlabError(f"{option} with --into", "the base model holds every delta exactly", f"Leave out {option}")
+    for option, given in {"--rank": rank, "--base": base, "--to": to}.items():
+        if given is not None:
+            raise BwlabError(f"{option} with --into", INTO_IS_EXACT, f"Leave out {option}")
     show(
         merge_into(
             recipe,

@@ -165,7 +165,7 @@ def measure_scorer_command(
 @app.command("controlnet")
 def controlnet_command(
     out: Annotated[Path, typer.Option(help="Diffusers folder to write.")] = Path("emoji_controlnet"),
-    base: Annotated[str, typer.Option(help="Base model: emoji, emoji-dit or a pipeline folder.")] = "emoji",
+    base: Annotated[str, typer.Option(help="Base model with a UNet: emoji or a pipeline folder.")] = "emoji",
     work: WorkOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2_500,
     seed: Annotated[int, typer.Option(help="Seed for every random choice.")] = 0,

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from rich.console import Console
 
 from bwlab.base.load import load_base
+from bwlab.base.models import denoiser_of
+from bwlab.errors import BwlabError
 from bwlab_emoji.art import Art, MoreArt, load_art, load_more_art, seen_names
 from bwlab_emoji.controlnet import ControlTraining, edge_pool, save_controlnet
 from bwlab_emoji.icon_sets import styles_with_role
@@ -71,7 +74,10 @@ def scorer_data(art: Art, more: MoreArt) -> ScorerData:
 def build_controlnet(config: CompanionConfig, base: str, console: Console) -> Path:
     """Train the ControlNet of the base, from its last checkpoint, and write it; return its folder."""
     config.work.mkdir(parents=True, exist_ok=True)
-    art, pipe = load_art(config.work), load_base(base)
+    pipe = load_base(base)
+    if not isinstance(denoiser_of(pipe), UNet2DConditionModel):
+        raise BwlabError(f"--base {base}", "it has no UNet, whose ControlNet this is", "Give --base emoji")
+    art = load_art(config.work)
     names, styles = seen_names(art), styles_with_role("train")
     drawings = art.of(names, styles).reshape(-1, 64, 64, 4)
     captions = [caption(style, name) for name in names for style in styles]

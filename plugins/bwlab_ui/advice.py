@@ -51,7 +51,7 @@ def work(model: Model, search: Search, warn: Callable[[str], None], job: Job) ->
     """
     from bwlab_analysis.analyze.arguments import images_of, new_judge, new_sampling
     from bwlab_analysis.fidelity.recommend import recommend
-    from bwlab_analysis.report.verdict import is_recommended, recommendation_text
+    from bwlab_analysis.report.verdict import recommendation_text
 
     settings, loaded = search.settings, model.loaded
     sampling = new_sampling((settings.prompt,), PROOF_SEEDS, settings.steps, settings.cfg)
@@ -68,7 +68,7 @@ def work(model: Model, search: Search, warn: Callable[[str], None], job: Job) ->
 
     with model.turns.between(job.check):
         found = recommend(loaded, search.pair, judge, sampling, search.budget, settings.steps, on_condition=before_each)
-    advised = is_recommended(found)
+    advised = found.recommended
     composition = found.composition
     specs = [composition.spec(name) for name in ("identity", "style")]
     scales = [

@@ -211,7 +211,10 @@ class Mixer:
     def _advice(self, session: Session, budget: int) -> Callable[[Job], Json]:
         identity, style = (self.offer.data.get(adapter_name(file)) for file in session.pair)
         search = advice.Search(session.pair, (identity, style), session.settings, budget, self.offer.clip)
-        return partial(advice.work, self.models.model(session.base), search, warn)
+        work = partial(advice.work, self.models.model(session.base), search, warn)
+        # The roles may change while it searches; the page gives the scales to the adapters that were searched for.
+        places: list[Json] = [session.identity, session.style]
+        return lambda job: {**work(job), "adapters": places}
 
     def exports(self, session: Session) -> Json:
         """Return the scales of a session in every notation, as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_a_cache_that_cannot_be_written_is_broken(own_cache: Path, capsys: pytes
     assert "BWLAB_CACHE" in found["cache"]["fix"]
     assert found["torch"]["state"] == "ok"
     assert "self-test" not in found
+
+
+def test_a_torch_that_cannot_be_imported_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert doctor("--quick", "--json") == 1
+    found = {entry["part"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert found["device"]["state"] == "broken"
+    assert found["device"]["found"].startswith("ModuleNotFoundError: import of torch halted")
+    assert {"cache", "plugins"} <= found.keys(), "the rest is examined too"
 
 
 class Broken:

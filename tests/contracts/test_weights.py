@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 
 from bwlab.linalg.factored import Spectrum
 from bwlab.linalg.pair import FactorPair
+from bwlab_analysis import analyze
 from bwlab_analysis.measures import BlockMetric, ConflictMeasure, Measured, Parts
 from bwlab_analysis.testing import ConflictContract, MetricContract, run_weights_contract
-from bwlab_analysis.testing.weights import WEIGHTS_CLAUSES
+from bwlab_analysis.testing.weights import TAKEN, WEIGHTS_CLAUSES
 from bwlab_analysis.weights.norms import EFFECTIVE_RANK, TOP1_SHARE
 from bwlab_analysis.weights.pair_measures import ANGLE, COSINE, IN_OVERLAP, OUT_OVERLAP, SIGN_CONFLICT
+from tests.analysis.kohya import adapter_tensors, write
 
 BUILT_IN = (EFFECTIVE_RANK, TOP1_SHARE, COSINE, OUT_OVERLAP, IN_OVERLAP, ANGLE, SIGN_CONFLICT)
 CALLS = itertools.count()
@@ -96,7 +99,7 @@ METRIC = BlockMetric("own", "own", norm_of, total)
     [
         ({}, set()),
         ({"name": "own metric"}, {"its name can be a column"}),
-        ({"name": "share"}, {"its name can be a column"}),
+        ({"name": "energy_share"}, {"its name can be a column"}),
         ({"summary": ""}, {"its name can be a column"}),
         ({"of_block": lambda modules: Measured(float("nan"))}, {FINITE, EXTREME, ORDER, FACTORS, SAME}),
         ({"of_block": lambda modules: Measured(1.0, random=float("inf"))}, {FINITE, EXTREME, ORDER, FACTORS, SAME}),
@@ -135,7 +138,7 @@ MEASURE = ConflictMeasure("own", "own", inner, total)
     ("changes", "clauses"),
     [
         ({}, set()),
-        ({"name": "joint_share"}, {"its name can be a column"}),
+        ({"name": "joint_energy_share"}, {"its name can be a column"}),
         ({"of_pair": ratio}, {EXTREME}),
         ({"of_pair": lambda pair: {"energy": float(next(CALLS))}}, {SAME, ORDER, FACTORS}),
         ({"of_pair": lambda pair: of_the_file(pair.b)}, {FACTORS}),
@@ -153,3 +156,11 @@ def test_the_reason_is_given() -> None:
     assert checks[EXTREME] == "a zero delta: ZeroDivisionError: float division by zero"
     checks = dict(run_weights_contract(replace(METRIC, of_module=dense)))
     assert str(checks["nothing is multiplied out"]).startswith("a module of 3001 x 2003 and rank 3 takes ")
+
+
+def test_every_key_of_the_tables_is_taken(tmp_path: Path) -> None:
+    """A measure of such a name would replace the number in the JSON."""
+    files = [write(tmp_path / f"{seed}.safetensors", adapter_tensors(seed)) for seed in range(2)]
+    for document in (analyze.norms(files[0]).document(), analyze.conflict(*files).document()):
+        groups: Any = document["blocks"]
+        assert groups[0].keys() - {measure.name for measure in BUILT_IN} <= TAKEN

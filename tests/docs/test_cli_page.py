@@ -29,7 +29,7 @@ def parsed() -> Iterator[tuple[str, set[str]]]:
         words = {
             word
             for one in command.params
-            for word in (one.opts if one.param_type_name == "option" else [one.name.upper()])
+            for word in ([*one.opts, *one.secondary_opts] if one.param_type_name == "option" else [one.name.upper()])
         }
         yield name, words - OF_EVERY_COMMAND
         waiting += [(f"{name} {inner}", one) for inner, one in getattr(command, "commands", {}).items()]

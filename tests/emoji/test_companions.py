@@ -11,6 +11,7 @@ import torch
 from diffusers import ControlNetModel
 from rich.console import Console
 
+from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.clip import load_clip
 from bwlab_emoji.companions import CompanionConfig, build_controlnet, build_scorer
 
@@ -32,6 +33,14 @@ def test_the_scorer_loads_as_open_clip_and_continues(work: Path, tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_controlnet_needs_a_unet(tmp_path: Path) -> None:
+    """Nothing is downloaded or drawn before that is told."""
+    config = CompanionConfig(tmp_path / "controlnet", tmp_path / "work", steps=1)
+    with pytest.raises(BwlabError, match="--base emoji-dit: it has no UNet"):
+        build_controlnet(config, "emoji-dit", Console(file=io.StringIO()))
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_the_controlnet_loads_in_diffusers(work: Path, tmp_path: Path) -> None:
     config = CompanionConfig(tmp_path / "controlnet", work, steps=1)
     out = build_controlnet(config, "emoji", Console(file=io.StringIO()))

@@ -101,7 +101,11 @@ def test_merge_and_choose(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     code, out, _ = run(capsys, *sum_, "--overwrite", "--method", "ties", "--rank", "3")
     assert (code, out.splitlines()[1]) == (0, " block  modules  rank before  rank  energy kept  relative error")
     for more, message in (
-        (("--rank", "3", "--into", "emoji"), "--rank with --into: the base model holds every delta exactly."),
+        (
+            ("--rank", "3", "--into", "emoji"),
+            "--rank with --into: a base model is written, which holds every delta exactly.",
+        ),
+        (("--to", "peft", "--into", "emoji"), "--to with --into: a base model is written"),
         (("--method", "ties"), "is dense. Give the rank of the result (--rank N)"),
     ):
         code, out, err = run(capsys, *sum_, "--overwrite", *more)

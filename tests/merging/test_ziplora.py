@@ -206,6 +206,7 @@ def test_the_command_lowers_the_rank_and_writes_other_forms(
         (("--choose", "upper=B"), "--choose with --method ziplora"),
         (("--density", "0.5"), "--density with --method ziplora"),
         (("--into", "emoji"), "--into with --method ziplora"),
+        (("--drop-unknown",), "--drop-unknown with --method ziplora"),
     ],
 )
 def test_options_of_other_methods_are_refused(

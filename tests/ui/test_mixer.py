@@ -299,6 +299,7 @@ def test_the_search_says_what_it_found(
         refused = finished(client, session, "advice")
         assert (refused["state"], "Give 32 or more" in refused["error"]["fix"]) == ("failed", True)
         client.post(f"/api/sessions/{session}/jobs/advice", json={"budget": 40})
+        client.post(f"/api/sessions/{session}/roles", json={"identity": 1, "style": 0})
         job = finished(client, session, "advice")
     assert job["state"] == "done", job["error"]
     assert job["result"] == {
@@ -307,6 +308,7 @@ def test_the_search_says_what_it_found(
         "tried": 2,
         "own_images": False,
         "scales": None,
+        "adapters": [0, 1],  # those of the search, whatever the roles are now
     }
 
 

@@ -40,7 +40,7 @@ class Inputs:
         noise: the same shape.
         captions: a caption for each latent.
         source: source of the latents, in words.
-        distinct: number of different latents; after these, the same latents follow with other noise.
+        images: for each latent the number of its image, 0 and on; latents of one image have different noise.
 
     """
 
@@ -48,7 +48,7 @@ class Inputs:
     noise: Tensor
     captions: tuple[str, ...]
     source: str
-    distinct: int
+    images: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -57,7 +57,21 @@ class Inputs:
         """Yield the inputs in batches of at most `size` latents."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
-            yield replace(self, latents=self.latents[rows], noise=self.noise[rows], captions=self.captions[rows])
+            yield replace(
+                self,
+                latents=self.latents[rows],
+                noise=self.noise[rows],
+                captions=self.captions[rows],
+                images=self.images[rows],
+            )
+
+    def by_image(self, values: Tensor) -> Tensor:
+        """Return the mean `(images,)` of values of latents `(latents,)` over the latents of each image.
+
+        Latents of one image are not independent, whatever their noise: errors are computed from these means.
+        """
+        images = sorted(set(self.images))
+        return torch.stack([values[[image == own for own in self.images]].mean() for image in images])
 
 
 def folder_inputs(images: EncodedFolder, count: int, seed: int) -> Inputs:
@@ -96,8 +110,15 @@ def latents_of(pipe: Pipeline, images: Sequence[Image]) -> Tensor:
 
 
 def _noisy(latents: Tensor, captions: Sequence[str], seed: int, source: str, distinct: int) -> Inputs:
+    """Return inputs of `distinct` images, after which the same images follow with other noise."""
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-    return Inputs(latents, noise.to(latents.device), tuple(captions), source, distinct)
+    return Inputs(
+        latents,
+        noise.to(latents.device),
+        tuple(captions),
+        source,
+        tuple(index % distinct for index in range(len(latents))),
+    )
 
 
 @torch.no_grad()

@@ -115,7 +115,7 @@ def interaction(
     random_a = random_adapters(a, denoiser_of(pipe), draws, seed + 1)
     random_b = random_adapters(b, denoiser_of(pipe), draws, seed + 101)
     variants = pair_variants(a, b, random_a, random_b, knock_outs)
-    sums = _EffectSums(variants, len(random_a), len(random_b), knock_outs)
+    sums = _EffectSums(variants, inputs, len(random_a), len(random_b), knock_outs)
     for batch in passes(pipe, scheme, (a, b), variants, inputs, timesteps, sums.groups(), on_pass):
         _add_pass(batch, sums)
     return InteractionReport(inputs.source, len(inputs), draws, tuple(timesteps), sums.effects(), sums.blame())
@@ -129,7 +129,8 @@ def _add_pass(batch: Pass, sums: _EffectSums) -> None:
 class _EffectSums:
     """The inner products of all variants, gathered over passes."""
 
-    def __init__(self, variants: Variants, random_a: int, random_b: int, knock_outs: bool) -> None:
+    def __init__(self, variants: Variants, inputs: Inputs, random_a: int, random_b: int, knock_outs: bool) -> None:
+        self._inputs = inputs
         # The variants (base, one in a's place, one in b's place, both of these) -> the key of their sums.
         self._pairs = {PAIR: BOTH}
         for draw in range(random_a):
@@ -189,13 +190,14 @@ class _EffectSums:
         return tuple(BlockEffects(*block_at_time, values) for block_at_time, values in measures.items())
 
     def _add_errors(self, measures: dict[str, Measured | None]) -> None:
-        """Add the standard errors over latents to the retentions of the prediction, as the detail `error`."""
+        """Add the standard errors over images to the retentions of the prediction, as the detail `error`."""
         sums = [torch.cat(parts, dim=1).flatten(2) for parts in self._predictions.values()]
         base, a, b, both = (torch.cat([times[index] for times in sums], dim=1) for index in range(len(PAIR)))
         for name, effect, kept in (("retention_a", a - base, both - b), ("retention_b", b - base, both - a)):
             measured = measures[name]
-            if measured is not None and len(base) > 1:
-                error = _ratio_error((kept * effect).sum(1), effect.square().sum(1))
+            if measured is not None and len(set(self._inputs.images)) > 1:
+                products = (kept * effect).sum(1), effect.square().sum(1)
+                error = _ratio_error(*(self._inputs.by_image(one.cpu()) for one in products))
                 measures[name] = replace(measured, details={"error": error})
 
     def blame(self) -> tuple[BlockBlame, ...]:
@@ -292,7 +294,7 @@ def pair_sums(base: Tensor, with_a: Tensor, with_b: Tensor, with_both: Tensor) -
 
 
 def _ratio_error(parts: Tensor, wholes: Tensor) -> float:
-    """Return the standard error of `sum(parts) / sum(wholes)`, `(latents,)` each and two or more (delta method)."""
+    """Return the standard error of `sum(parts) / sum(wholes)`, `(images,)` each and two or more (delta method)."""
     residuals = parts - parts.sum() / wholes.sum() * wholes
     return float(residuals.std() / wholes.mean() / len(parts) ** 0.5)
 

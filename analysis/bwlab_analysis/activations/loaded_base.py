@@ -94,10 +94,13 @@ def concatenate_inputs(parts: Sequence[Inputs]) -> Inputs:
     """Return all inputs one after another."""
     import torch
 
+    images: list[int] = []
+    for part in parts:
+        images += [len(set(images)) + image for image in part.images]
     return Inputs(
         torch.cat([part.latents for part in parts]),
         torch.cat([part.noise for part in parts]),
         tuple(caption for part in parts for caption in part.captions),
         ", ".join(part.source for part in parts),
-        sum(map(len, parts)),
+        tuple(images),
     )

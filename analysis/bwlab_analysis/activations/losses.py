@@ -213,9 +213,7 @@ class _VariantLosses:
         )
 
     def _mean(self, values: Tensor) -> Loss:
-        # The latents of one image with different noise are not independent: average them first.
-        distinct = self.inputs.distinct
-        images = torch.stack([values[first::distinct].mean() for first in range(distinct)])
+        images = self.inputs.by_image(values)
         error = float(images.std()) / math.sqrt(len(images)) if len(images) > 1 else math.nan
         return Loss(float(values.mean()), error)
 

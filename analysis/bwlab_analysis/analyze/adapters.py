@@ -180,8 +180,9 @@ def conflict_pairs(
             verb = "is" if file.dropped == 1 else "are"
             lines = f"{counted(file.dropped, 'line')} {verb} damaged or of an adapter that has changed"
             (warn or as_warning)(f"{out}: {lines}; removed")
-        before, total = len(file.known), math.comb(len(paths), 2)
-        for done, (pair, outcome) in enumerate(pairs.reports(file.known), before + 1):
+        before = sum("total" in line for _, line in file.pairs())
+        total = math.comb(len(paths), 2)
+        for done, (pair, outcome) in enumerate(pairs.reports(file.known), len(file.known) + 1):
             file.add(pair, outcome)
             if on_progress is not None:
                 on_progress(done, total, "weights")

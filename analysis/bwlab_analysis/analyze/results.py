@@ -327,7 +327,7 @@ class Recommended(Analysis):
     def _command(self) -> str:
         from bwlab_analysis.report.advice import generate_command
 
-        return generate_command(self.base, self.files, self.specs, self.clip_skip, self.schedules)
+        return generate_command(self.base, self.files, self.specs, self.clip_skip, self.sampling.cfg, self.schedules)
 
     def document(self) -> dict[str, Json]:
         """Return the result as `bwlab analyze recommend --json` prints it."""

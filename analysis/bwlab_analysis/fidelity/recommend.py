@@ -20,7 +20,14 @@ import numpy as np
 
 from bwlab.errors import BwlabError
 from bwlab_analysis.activations.loaded_base import LoadedBase
-from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, Array, harmonic_mean, interval, resampled_means
+from bwlab_analysis.fidelity.bootstrap import (
+    CONFIDENCE,
+    ENOUGH_VALUES,
+    Array,
+    harmonic_mean,
+    interval,
+    resampled_means,
+)
 from bwlab_analysis.fidelity.conditions import Condition, four_conditions
 from bwlab_analysis.fidelity.moves import WHOLE, Move, PairScales, cell_moves, single_moves, usual_moves
 from bwlab_analysis.fidelity.scores import (
@@ -50,6 +57,8 @@ PROOF_ROUNDS = 3
 """Number of rounds of the proof at most; each doubles the number of images."""
 LEAST_GAIN = 0.02
 """A change of the balance that is not worth more images of the proof."""
+ENOUGH_RETAINED = 0.25
+"""Smallest share of the way from the base to the references, of both adapters, in a recommended composition."""
 SEARCH_SEEDS = 100_000
 """The first seed of the search: far from the seeds of the proof."""
 
@@ -193,6 +202,11 @@ class Proof:
     new_prompts: bool
     rounds: int = PROOF_ROUNDS
 
+    @property
+    def enough(self) -> bool:
+        """Whether there are enough images for a verdict."""
+        return len(self.best.images) >= ENOUGH_VALUES
+
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
@@ -218,12 +232,19 @@ class Recommendation:
     @property
     def improves(self) -> bool:
         """Whether the best composition is better than both adapters at scale 1, beyond the noise of the proof."""
-        return self.proof is not None and self.proof.gain.low > 0
+        return self.proof is not None and self.proof.enough and self.proof.gain.low > 0
+
+    @property
+    def recommended(self) -> bool:
+        """Whether the best composition is better and shows enough of both adapters."""
+        if not self.improves or self.proof is None:
+            return False
+        return min(self.proof.best_shares.identity, self.proof.best_shares.style) >= ENOUGH_RETAINED
 
     @property
     def composition(self) -> PairScales:
-        """The composition to use: the best one if it is proved to be better, otherwise both at scale 1."""
-        if self.improves and self.best is not None:
+        """The composition to use: the best one if it is recommended, otherwise both at scale 1."""
+        if self.recommended and self.best is not None:
             return self.best.composition
         return next(trial.composition for trial in self.trials if not trial.moves)
 
@@ -505,7 +526,7 @@ def proof_of(
     """Return a composition beside both adapters at scale 1, in as many rounds of images as it takes to tell.
 
     The first round has the seeds of `sampling`, and each further one doubles their number. The rounds end when the
-    interval of the gain is above 0, or below `LEAST_GAIN`.
+    interval of the gain is below `LEAST_GAIN`, or above 0 in `ENOUGH_VALUES` images or more.
 
     Args:
         scale: the scale on which scores become shares.
@@ -522,7 +543,8 @@ def proof_of(
         seeds = len(sampling.seeds) * 2**number
         without, whole, changed = (rollouts.scores(one, seeds) for one in (base, both, best.condition()))
         gain = scale.gain(changed, whole, without, seeds, confidence)
-        if gain.low > 0 or gain.high < LEAST_GAIN:
+        enough = seeds * len(sampling.prompts) >= ENOUGH_VALUES
+        if (enough and gain.low > 0) or gain.high < LEAST_GAIN:
             break
     used = replace(sampling, seeds=tuple(range(sampling.seeds[0], sampling.seeds[0] + seeds)))
     whole_shares, best_shares = scale.shares(whole, without), scale.shares(changed, without)

@@ -38,10 +38,16 @@ def spec_items(specs: Mapping[str, str], scheme: BlockScheme) -> Iterator[Item]:
 
 
 def generate_command(
-    base: str, files: tuple[Path, Path], specs: tuple[str, str], clip_skip: int, schedules: tuple[str, str] = ("", "")
+    base: str,
+    files: tuple[Path, Path],
+    specs: tuple[str, str],
+    clip_skip: int,
+    cfg: float,
+    schedules: tuple[str, str] = ("", ""),
 ) -> str:
     """Return the command line, for a shell, that generates with two adapters; prompts are to be filled in."""
-    return f"{shlex.join(generate_words(base, files, specs, schedules, clip_skip))} --prompt PROMPT --out OUT"
+    words = [*generate_words(base, files, specs, schedules, clip_skip), "--cfg", f"{cfg:g}"]
+    return f"{shlex.join(words)} --prompt PROMPT --out OUT"
 
 
 def generate_words(
@@ -65,24 +71,26 @@ def commands_to_copy(weights: ConflictReport, in_base: PairInBase) -> tuple[str,
     The scales were measured on the embedded base alone, and it must be known which adapter learned an identity and
     which a style.
     """
-    learned = {cost.of: cost.adapter for cost in (() if in_base.measured is None else in_base.measured.costs)}
-    lines = search_commands(weights, in_base)
-    if in_base.settings.base != EMBEDDED or not learned.keys() >= {IDENTITY, STYLE}:
+    settings, measured = in_base.settings, in_base.measured
+    learned = {cost.of: cost.adapter for cost in (() if measured is None else measured.costs)}
+    files = weights.file_a, weights.file_b
+    if learned.get(IDENTITY) == "b" or learned.get(STYLE) == "a":
+        files = weights.file_b, weights.file_a
+    lines = search_commands(files, in_base)
+    if measured is None or settings.base != EMBEDDED or not learned.keys() >= {IDENTITY, STYLE}:
         return lines
     from bwlab_analysis.fidelity.moves import usual_specs
 
-    files = {"a": weights.file_a, "b": weights.file_b}
-    chosen = files[learned[IDENTITY]], files[learned[STYLE]]
-    return (generate_command(in_base.settings.base, chosen, usual_specs(), in_base.settings.clip_skip), *lines)
+    return (generate_command(settings.base, files, usual_specs(), settings.clip_skip, measured.cfg), *lines)
 
 
-def search_commands(weights: ConflictReport, in_base: PairInBase) -> tuple[str, ...]:
-    """Return the command line, for a shell, of the search that scores images.
+def search_commands(pair: tuple[Path, Path], in_base: PairInBase) -> tuple[str, ...]:
+    """Return the command line, for a shell, of the search that scores images, for an identity and a style.
 
     There is none where it would need a CLIP model that only the reader can choose, or prompts that are in no file.
     """
     settings = in_base.settings
-    folders = [settings.data.get(file) for file in (weights.file_a, weights.file_b)]
+    folders = [settings.data.get(file) for file in pair]
     prompts = settings.prompts
     for folder in folders:
         # A caption file is a file of prompts too.
@@ -90,7 +98,7 @@ def search_commands(weights: ConflictReport, in_base: PairInBase) -> tuple[str, 
     if settings.base not in EMBEDDED_FOLDERS or prompts is None or None in folders:
         return ()
     images = [f"--id-images={folders[0]}", f"--style-images={folders[1]}", f"--prompts={prompts}"]
-    files = [str(weights.file_a), str(weights.file_b)]
+    files = [str(file) for file in pair]
     images += ["--clip-skip", str(settings.clip_skip)] if settings.clip_skip != 1 else []
     images += ["--cfg", f"{in_base.measured.cfg:g}"] if in_base.measured is not None else []
     return (shlex.join(["bwlab", "analyze", "recommend", *files, "--base", settings.base, *images]),)

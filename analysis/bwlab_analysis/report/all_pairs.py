@@ -79,7 +79,8 @@ def present_pairs(summary: PairsSummary) -> Presentation:
     readable = len(summary.names) - len(summary.unreadable)
     lines = [f"{counted(summary.compared, 'pair')} of {counted(readable, 'adapter')} are in {summary.out}."]
     if summary.measured_before:
-        lines.append(f"{counted(summary.measured_before, 'pair')} of them were in it before.")
+        verb = "was" if summary.measured_before == 1 else "were"
+        lines.append(f"{counted(summary.measured_before, 'pair')} of them {verb} in it before.")
     if summary.not_compared:
         other = counted(summary.not_compared, "further pair")
         lines.append(

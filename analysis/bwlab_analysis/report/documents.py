@@ -23,7 +23,6 @@ from bwlab_analysis.report.answer import answer_lines, conflict_score, conflict_
 from bwlab_analysis.report.verdict import (
     carrier_lines,
     few_images_warning,
-    is_recommended,
     recommendation_text,
     shares_initialisation,
     weights_verdict,
@@ -288,7 +287,7 @@ def recommend_document(
         "schedules": dict(zip((IDENTITY, STYLE), recommendation.composition.schedules, strict=True)),
         **_notations(specs, scheme),
         "command": command,
-        "recommended": is_recommended(recommendation),
+        "recommended": recommendation.recommended,
         "verdict": recommendation_text(recommendation),
         "search": {
             "budget": recommendation.budget,

@@ -15,7 +15,6 @@ from bwlab_analysis.report.verdict import (
     carrier_lines,
     few_images_warning,
     interval_name,
-    is_recommended,
     recommendation_text,
 )
 
@@ -103,9 +102,9 @@ def present_recommendation(
         Section("Compositions tried, those with most images first", (table, *error_lines(errors))),
         Section("Scales of every composition", (_scales_table(recommendation.trials),), page_only=True),
     ]
-    title = "Recommended composition" if is_recommended(recommendation) else "Compositions tried"
+    title = "Recommended composition" if recommendation.recommended else "Compositions tried"
     answer: list[Item] = [recommendation_text(recommendation)]
-    if is_recommended(recommendation):
+    if recommendation.recommended:
         answer += [*spec_items(specs, scheme), *([Verbatim(lines)] if lines else []), Verbatim((command,))]
     return Presentation(title, Section("What to do", tuple(answer)), tuple(details))
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bwlab.terminal import counted
+from bwlab_analysis.fidelity.bootstrap import ENOUGH_VALUES
 from bwlab_analysis.measures import Measured
 from bwlab_analysis.report.numbers import cosine_text, multiple_text, signed_text, words_of
 from bwlab_analysis.weights.conflict import ConflictReport, GroupConflict
@@ -34,9 +35,6 @@ AT_CHANCE = f"at chance (within {SURE:g} standard deviations of a random pair)"
 # docs/study.md: rank correlations of the cosine with the identity and the style that 240 composed pairs lost.
 UNINFORMATIVE = "In bwlab's study it hardly predicted the fidelity that pairs lost."
 
-# Percentile intervals of few values are too narrow, by sqrt((n - 1) / n) and more (Hesterberg 2015, arXiv 1411.5279).
-ENOUGH_IMAGES = 12
-ENOUGH_RETAINED = 0.25  # least share of the way from the base to the references of a recommended composition
 MOST_CARRIERS = 4
 LEAST_RISE = 0.005  # a smaller rise is shown as +0.00
 
@@ -211,7 +209,7 @@ def carrier_lines(
 
     """
     lines = []
-    few = len(conditions[0].images) < ENOUGH_IMAGES
+    few = len(conditions[0].images) < ENOUGH_VALUES
     for adapter, scorer in zip(("identity", "style"), leading, strict=False):
         rises = {profile.block: profile.knocked_in[scorer] for profile in profiles if profile.adapter == adapter}
         sure = [block for block, rise in rises.items() if rise.low > 0 and rise.mean >= LEAST_RISE]
@@ -229,16 +227,9 @@ def carrier_lines(
 def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
     """Return a warning if there are so few images that intervals are too narrow; otherwise an empty text."""
     count = len(conditions[0].images)
-    if count >= ENOUGH_IMAGES:
+    if count >= ENOUGH_VALUES:
         return ""
     return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise --seeds."
-
-
-def is_recommended(recommendation: Recommendation) -> bool:
-    """Return whether the best composition is proved to be better and gets far enough with both adapters."""
-    if not recommendation.improves or recommendation.proof is None:
-        return False
-    return min(recommendation.proof.best_shares.identity, recommendation.proof.best_shares.style) >= ENOUGH_RETAINED
 
 
 def interval_name(proof: Proof) -> str:
@@ -258,7 +249,7 @@ def recommendation_text(recommendation: Recommendation) -> str:
     if not recommendation.improves:
         return (
             f"Leave both as they are: in {where}, the best of {tried} changes the balance by {signed_text(gain.mean)} "
-            f"({between}), which may be chance. More prompts, more --seeds or a larger --budget can find smaller gains."
+            f"({between}), {_why_not(proof)}"
         )
     shares = " and ".join(
         f"the {name} covers {100 * before:.0f} % without and {100 * after:.0f} % with the change"
@@ -268,9 +259,18 @@ def recommendation_text(recommendation: Recommendation) -> str:
         )
     )
     ways = f"Of the way from the base to the reference images, {shares}."
-    if not is_recommended(recommendation):
+    if not recommendation.recommended:
         return (
             f"No composition is recommended: the best of {tried} is better than both at scale 1, but it shows too "
             f"little of an adapter. {ways} Inspect the images, and try other training or other adapters."
         )
     return f"Use the scales below: in {where}, they change the balance by {signed_text(gain.mean)} ({between}). {ways}"
+
+
+def _why_not(proof: Proof) -> str:
+    """Return why a composition is not proved to be better."""
+    if proof.gain.high < 0:
+        return "which is worse. A larger --budget searches more compositions."
+    if proof.gain.low > 0:
+        return f"but fewer than {ENOUGH_VALUES} images prove nothing. Give more prompts or more --seeds."
+    return "which may be chance. More prompts, more --seeds or a larger --budget can find smaller gains."

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from bwlab.errors import BwlabError
+from bwlab.plugins.discovery import reason
 from bwlab_analysis.study.context import JobContext, StudyLocation, Warn, open_job_context
 from bwlab_analysis.study.jobs import Job
 from bwlab_analysis.study.work import perform
@@ -63,8 +64,8 @@ def run_locally(
                 failures[job.key] = Failure(job, f"it needs {failed_needs[0].name}, which failed")
             else:
                 perform(job, context)
-        except BwlabError as error:
-            failures[job.key] = Failure(job, str(error))
+        except Exception as error:  # a job may fail for want of memory, or by a plugin: the others go on
+            failures[job.key] = Failure(job, reason(error))
     return list(failures.values())
 
 
@@ -207,8 +208,8 @@ def remote_job(location: StudyLocation) -> Callable[[Job], RemoteEnding]:
         messages.clear()
         try:
             perform(job, opened[0])
-        except BwlabError as error:
-            return RemoteEnding(str(error), tuple(messages))
+        except Exception as error:  # a job may fail for want of memory, or by a plugin: the others go on
+            return RemoteEnding(reason(error), tuple(messages))
         return RemoteEnding(None, tuple(messages))
 
     return run_job

@@ -67,7 +67,7 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
     specs = [recommendation.composition.spec(adapter) for adapter in (IDENTITY, STYLE)]
     values = (
         None
-        if not recommendation.improves or recommendation.proof is None
+        if not recommendation.recommended or recommendation.proof is None
         else _as_json(recommendation.proof.best.values)
     )
     return {
@@ -76,7 +76,7 @@ def recommend(settings: RecommendSettings, job: Job, context: JobContext) -> dic
         "tried": len(recommendation.trials),
         "values": values,
         "reason": recommendation.best.reason
-        if recommendation.improves and recommendation.best
+        if recommendation.recommended and recommendation.best
         else "nothing is better beyond the noise",
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from bwlab.tables import NO_VALUE, Cell, Row, Table, columns_of
-from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, bootstrap
+from bwlab_analysis.fidelity.bootstrap import CONFIDENCE, ENOUGH_VALUES, bootstrap
 from bwlab_analysis.measures import Interval
 from bwlab_analysis.report.numbers import number_text
 from bwlab_analysis.study import JOB_KINDS
@@ -25,6 +25,8 @@ from bwlab_analysis.study.statistics import (
     losses,
     split,
 )
+
+TOO_FEW = "too few"
 
 
 def tables_of(results: Results) -> list[Table]:
@@ -70,22 +72,30 @@ def claims(shares: Shares) -> Table:
     """Return the table of claims, each with the difference it is about.
 
     The verdict goes by an interval that is corrected for the number of claims (Bonferroni): it is so wide that, if no
-    difference existed, all of these intervals together would hold 0 in 95 % of studies.
+    difference existed, all of these intervals together would hold 0 in 95 % of studies. Few identities and seeds give
+    no verdict, because intervals of few values are too narrow.
     """
     rows = []
     plan = shares.results.plan["claims"]
     corrected = 1 - (1 - CONFIDENCE) / max(1, len(plan))
     for name, claim in plan.items():
         differences = _differences(shares, claim)
-        wide = interval(differences, corrected)
+        wide, enough = interval(differences, corrected), _resampled(differences) >= ENOUGH_VALUES
         pairs = differences.mean((2, 3))
         above = Cell(f"{int((pairs > 0).sum())} of {pairs.size}")
-        cells = (interval_cell(interval(differences), 3), Cell(_range_text(wide, 3)), above, Cell(verdict(wide)))
+        cells = (
+            interval_cell(interval(differences), 3),
+            Cell(_range_text(wide, 3)),
+            above,
+            Cell(verdict(wide) if enough else TOO_FEW),
+        )
         rows.append((Cell(name), Cell(claim["by"]), *cells))
     note = (
         "The difference of shares, with its 95 % interval over identities and seeds, same prompts and seeds. The "
         f"verdict goes by the wider interval, which is corrected for the number of claims, {len(plan)}."
     )
+    if any(row[-1].text == TOO_FEW for row in rows):
+        note += f" With fewer than {ENOUGH_VALUES} identities x seeds, intervals are too narrow for a verdict."
     heads = ("claim", "by", "difference", "corrected interval", "pairs above 0", "verdict")
     return Table(columns_of(*heads), tuple(rows), title="Claims", note=note)
 
@@ -99,6 +109,12 @@ def claims_by_style(shares: Shares) -> Table:
     ]
     note = "The differences in each style, with 95 % intervals over identities and seeds that are not corrected."
     return Table(columns_of("claim", *styles), tuple(rows), title="Claims by style", note=note)
+
+
+def _resampled(values: Floats) -> int:
+    """Return how many `(identities, styles, prompts, seeds)` values intervals resample: one per identity and seed."""
+    identities, _, _, seeds = values.shape
+    return int(identities * seeds)
 
 
 def _differences(shares: Shares, claim: Mapping[str, str]) -> Floats:

@@ -28,10 +28,10 @@ LARGEST_SHARE = 0.25
 """Memory that a measure may use on a large module, of that which the module would need if it was multiplied out."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 TAKEN = frozenset(
-    {"name", "modules", "modules_a", "modules_b", "ranks", "norm", "share", "shared", "share_a", "share_b"}
-    | {"joint_share", "base_norm", "relative", "errors"}
+    {"name", "modules", "modules_a", "modules_b", "rank_min", "rank_max", "norm", "energy_share", "shared", "disjoint"}
+    | {"energy_share_a", "energy_share_b", "joint_energy_share", "base_norm", "relative", "errors"}
 )
-"""Other keys of the tables' JSON."""
+"""Other keys of the tables' JSON (`bwlab_analysis.report.documents`)."""
 
 Delta: TypeAlias = FactoredMatrix
 

@@ -60,8 +60,9 @@ function finished(kind) {
 
 function useAdvice(result) {
   const scales = structuredClone(allScales());
-  scales[page.state.roles.identity] = result.scales[0];
-  scales[page.state.roles.style] = result.scales[1];
+  const [identity, style] = result.adapters; // those of the search: the roles may have changed
+  scales[identity] = result.scales[0];
+  scales[style] = result.scales[1];
   setScales(scales);
 }
 

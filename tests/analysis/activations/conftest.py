@@ -33,4 +33,6 @@ def world(tiny_pipeline: Path) -> World:
     a, b = random_adapter(pipe.unet, "lora", "all=2", 1), random_adapter(pipe.unet, "locon", "in0=3, out3=3", 2)
     generator = torch.Generator().manual_seed(3)
     latents, noise = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(3, 4, 8, 8, generator=generator)
-    return World(pipe, a.scheme, a, b, Inputs(latents, noise, ("a fox", "ink", "a fox, ink"), "random numbers", 3))
+    return World(
+        pipe, a.scheme, a, b, Inputs(latents, noise, ("a fox", "ink", "a fox, ink"), "random numbers", (0, 1, 2))
+    )

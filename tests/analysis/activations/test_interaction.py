@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +12,9 @@ from torch import Tensor
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.base.noise import noise_process
-from bwlab_analysis.activations.inputs import text_conditions
+from bwlab_analysis.activations.inputs import Inputs, text_conditions
 from bwlab_analysis.activations.interaction import InteractionReport, interaction
+from bwlab_analysis.activations.loaded_base import concatenate_inputs
 from bwlab_analysis.activations.random_adapters import delta_norm, random_adapter_like
 from bwlab_analysis.measures import PREDICTION
 from tests.analysis.activations.conftest import World
@@ -49,6 +53,30 @@ def test_the_prediction_is_measured_as_by_hand(world: World, report: Interaction
     assert found["retention_a"].details["error"] == pytest.approx(
         float(residuals.std() / wholes.mean() / len(parts) ** 0.5), rel=1e-3
     )
+
+
+def test_latents_of_one_image_are_no_independent_ones(world: World) -> None:
+    """Two folders with one image and with two, which are used again with other noise, are three images."""
+    one, two = (
+        Inputs(world.inputs.latents[rows], world.inputs.noise[rows], ("a fox",) * len(rows), "images", images)
+        for rows, images in (([0, 0], (0, 0)), ([1, 2, 1], (0, 1, 0)))
+    )
+    inputs = concatenate_inputs([one, two])
+    assert inputs.images == (0, 0, 1, 2, 1)
+    assert [batch.images for batch in inputs.batches(2)] == [(0, 0), (1, 2), (1,)]
+    torch.testing.assert_close(inputs.by_image(torch.tensor([1.0, 3, 5, 7, 9])), torch.tensor([2.0, 7, 7]))
+
+    def errors(inputs: Inputs) -> Mapping[str, float]:
+        found = interaction(world.pipe, world.scheme, world.a, world.b, inputs, (700,), draws=0, knock_outs=False)
+        retention = found.at(PREDICTION).measures["retention_a"]
+        assert retention is not None
+        return retention.details
+
+    assert errors(one) == {}, "one image has no error"
+    known = replace(two, latents=two.latents[[0, 1]], noise=two.noise[[0, 1]], captions=("",) * 2, images=(0, 1))
+    twice = {name: torch.cat([kept, kept]) for name, kept in (("latents", known.latents), ("noise", known.noise))}
+    again = replace(known, **twice, captions=("",) * 4, images=(0, 1) * 2)  # type: ignore[arg-type]
+    assert errors(again)["error"] == pytest.approx(errors(known)["error"], rel=1e-4)
 
 
 def test_switching_a_block_off_is_measured_as_by_hand(world: World, report: InteractionReport) -> None:

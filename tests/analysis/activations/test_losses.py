@@ -74,7 +74,7 @@ def test_the_error_of_the_lost_share_is_that_over_images(world: World) -> None:
     inputs = world.inputs
     whole = one(inputs=inputs, knock_outs=False)
     images = [
-        one(inputs=Inputs(inputs.latents[[k]], inputs.noise[[k]], (inputs.captions[k],), "one", 1), knock_outs=False)
+        one(inputs=Inputs(inputs.latents[[k]], inputs.noise[[k]], (inputs.captions[k],), "one", (0,)), knock_outs=False)
         for k in range(3)
     ]
     gains, harms = ([getattr(image, name).value for image in images] for name in ("gain", "harm"))
@@ -113,12 +113,12 @@ def test_latents_of_one_image_are_no_independent_ones(world: World) -> None:
     """Six latents of three images: the standard error is that of the three images' means."""
     inputs = world.inputs
     noise = torch.cat([inputs.noise, inputs.noise.flip(0)])
-    twice = Inputs(inputs.latents.repeat(2, 1, 1, 1), noise, inputs.captions * 2, "twice", 3)
+    twice = Inputs(inputs.latents.repeat(2, 1, 1, 1), noise, inputs.captions * 2, "twice", (0, 1, 2) * 2)
     one = partial(
         loss_interference, world.pipe, world.scheme, world.a, world.b, timesteps=(700,), draws=0, knock_outs=False
     )
     images = [
-        replace(twice, latents=twice.latents[k::3], noise=noise[k::3], captions=twice.captions[k::3], distinct=1)
+        replace(twice, latents=twice.latents[k::3], noise=noise[k::3], captions=twice.captions[k::3], images=(0, 0))
         for k in range(3)
     ]
     means = [one(inputs=image).own for image in images]

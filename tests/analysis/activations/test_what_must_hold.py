@@ -134,7 +134,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     loaded_base = open_base(str(folder), build_manager(), "cpu")
     loaded_base.pipe.to(torch.float64)
     latents, noise = torch.randn(2, 2, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return Bench(loaded_base, Inputs(latents, noise, ("a fox", "ink"), "random numbers", 2), PLACES[kind])
+    return Bench(loaded_base, Inputs(latents, noise, ("a fox", "ink"), "random numbers", (0, 1)), PLACES[kind])
 
 
 def value(report: InteractionReport, place: str, measure: str) -> float:

@@ -15,7 +15,7 @@ from bwlab_analysis.weights import all_pairs
 from bwlab_analysis.weights.adapter_weights import AdapterWeights
 from bwlab_analysis.weights.conflict import ConflictReport, compared_weights
 from tests.analysis.conftest import Outcome
-from tests.analysis.kohya import adapter_tensors, write
+from tests.analysis.kohya import SHAPES, adapter_tensors, write
 
 Run = Callable[..., Outcome]
 
@@ -96,6 +96,15 @@ def test_bad_adapters_are_named_at_the_end(bwlab: Run, files: list[Path], out: P
     assert [line.split(":")[2].strip() for line in outcome.err.splitlines()] == [
         f"reading adapter {file}" for file in (files[1], files[4])
     ]
+
+
+def test_pairs_that_cannot_be_compared_are_not_counted_as_measured(bwlab: Run, files: list[Path], out: Path) -> None:
+    wider = {path: (2 * out, *inner) for path, (out, *inner) in SHAPES.items()}
+    write(files[1], adapter_tensors(1, shapes=wider))
+    first = json.loads(bwlab("analyze", "conflict", *files[:3], "--out", out, "--json").out)
+    again = json.loads(bwlab("analyze", "conflict", *files[:3], "--out", out, "--json").out)
+    assert (first["pairs"], first["not_compared"]) == (1, 2)
+    assert (again["pairs"], again["measured_before"]) == (1, 1)
 
 
 def test_pairs_of_a_changed_adapter_are_measured_again_and_others_stay(

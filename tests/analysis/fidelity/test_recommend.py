@@ -30,7 +30,7 @@ from bwlab_analysis.fidelity.recommend import (
 from bwlab_analysis.fidelity.scores import ConditionScores, Sampling
 from bwlab_analysis.report.documents import recommend_document
 from bwlab_analysis.report.fidelity import present_recommendation
-from bwlab_analysis.report.verdict import interval_name
+from bwlab_analysis.report.verdict import interval_name, recommendation_text
 from tests.conftest import tiny_unet
 
 LEADING = ("who", "how", "what")
@@ -298,7 +298,7 @@ def test_the_best_of_many_equal_ones_is_not_recommended(unet: UNet2DConditionMod
     assert document["specs"] == {"identity": "*=1", "style": "*=1"}
 
 
-def rounds_of_proof(noise: float, gain: float, rounds: int = 3) -> tuple[Proof, MadeUp]:
+def rounds_of_proof(noise: float, gain: float, rounds: int = 3, seeds: int = 8) -> tuple[Proof, MadeUp]:
     """Return the proof of a composition whose style is half in out1, which gains this much, with noisy images."""
     world = MadeUp(
         lambda identity, style, schedules: (
@@ -316,7 +316,7 @@ def rounds_of_proof(noise: float, gain: float, rounds: int = 3) -> tuple[Proof, 
 
     half = Move("style", "at half in out1", {"out1": 0.5}, block="out1").applied(WHOLE)
     rollouts = Rollouts(sample, world.score, 2, 10_000, 0)
-    sampling = Sampling(("a", "b"), tuple(range(8)))
+    sampling = Sampling(("a", "b"), tuple(range(seeds)))
     return proof_of(Scale(LEADING, REFERENCES), half, sampling, rollouts, new_prompts=True, rounds=rounds), world
 
 
@@ -358,3 +358,29 @@ def test_what_is_better_and_still_bad_is_not_recommended(unet: UNet2DConditionMo
     document: Any = recommend_document({}, found, scheme_of(unet), "")
     assert document["recommended"] is False
     assert document["verdict"].startswith("No composition is recommended: the best of ")
+    assert found.composition == WHOLE, "what is not recommended is not handed on"
+    assert document["specs"] == {"identity": "*=1", "style": "*=1"}
+
+
+def said_of(proof: Proof) -> str:
+    """Return what is recommended after a proof."""
+    found = Recommendation(
+        (), Trial(WHOLE, (), proof.best_shares, proof.best, proof.gain), proof, (), 600, proof.sampling
+    )
+    assert not found.improves
+    return recommendation_text(found)
+
+
+def test_a_proof_needs_twelve_images() -> None:
+    """An interval of one or two images is as narrow as these happen to be."""
+    few, _ = rounds_of_proof(0.02, 0.2, rounds=1, seeds=2)
+    assert (len(few.best.images), few.gain.low > 0) == (4, True)
+    assert said_of(few).endswith("but fewer than 12 images prove nothing. Give more prompts or more --seeds.")
+    more, _ = rounds_of_proof(0.02, 0.2, seeds=2)
+    assert (len(more.best.images), more.gain.low > 0, more.enough) == (16, True, True)
+
+
+def test_what_is_worse_is_called_worse() -> None:
+    worse, _ = rounds_of_proof(0.02, -0.2)
+    assert worse.gain.high < 0
+    assert said_of(worse).endswith("which is worse. A larger --budget searches more compositions.")

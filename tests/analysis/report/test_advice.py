@@ -80,5 +80,20 @@ def test_scales_that_helped_other_pairs_are_a_line_to_copy(learned: tuple[str, .
         first, second = ("a", "b") if learned[0] == "identity" else ("b", "a")
         assert found[0] == (
             f"bwlab generate --base emoji --clip-skip 2 --adapter {first}.safetensors --scale 'middle=1.5, *=1' "
-            f"--adapter {second}.safetensors --scale 'upper=1.2, *=0.7' --prompt PROMPT --out OUT"
+            f"--adapter {second}.safetensors --scale 'upper=1.2, *=0.7' --cfg 3 --prompt PROMPT --out OUT"
         )
+
+
+@pytest.mark.parametrize("learned", [("identity", "style"), ("style", "identity"), ("style", "likeness")])
+def test_the_search_to_copy_has_the_roles_that_were_measured(learned: tuple[str, str]) -> None:
+    costs = tuple(SimpleNamespace(of=of, adapter=letter) for of, letter in zip(learned, "ab", strict=True))
+    files = {letter: Path(f"{letter}.safetensors") for letter in "ab"}
+    data = {file: Path(f"images/{letter}") for letter, file in files.items()}
+    settings = SimpleNamespace(base="emoji-dit", clip_skip=1, data=data, prompts=Path("prompts.txt"))
+    in_base: Any = SimpleNamespace(settings=settings, measured=SimpleNamespace(costs=costs, cfg=3.0))
+    weights: Any = SimpleNamespace(file_a=files["a"], file_b=files["b"])
+    identity, style = ("a", "b") if learned[0] == "identity" else ("b", "a")
+    assert commands_to_copy(weights, in_base) == (
+        f"bwlab analyze recommend {identity}.safetensors {style}.safetensors --base emoji-dit "
+        f"--id-images=images/{identity} --style-images=images/{style} --prompts=prompts.txt --cfg 3",
+    )

@@ -10,7 +10,7 @@ from bwlab.errors import BwlabError
 from bwlab_analysis.study import runners as runner
 from bwlab_analysis.study.context import JobContext, StudyLocation
 from bwlab_analysis.study.jobs import Job
-from bwlab_analysis.study.runners import run_locally
+from bwlab_analysis.study.runners import remote_job, run_locally
 from bwlab_analysis.study.work import JobResult
 from tests.analysis.study.small_jobs import generation, scoring, training
 
@@ -41,6 +41,26 @@ def test_what_needs_a_failed_job_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp
         ("scored", "it needs images, which failed"),
     ]
     assert told == [(0, 5, "bad"), (1, 5, "good"), (2, 5, "images"), (3, 5, "other"), (4, 5, "scored")]
+
+
+def test_any_exception_costs_what_needs_the_job_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Too little memory is no error of bwlab's; in a worker of Ray it may not end the others either."""
+    bad, good = training("bad", {"training.steps": 1}), training("good", {"training.steps": 2})
+    scored = scoring("scored", generation("images", {"0": bad}))
+
+    def perform(job: Job, context: JobContext) -> JobResult:
+        if job is bad:
+            raise MemoryError("out of\nmemory")
+        return {}
+
+    monkeypatch.setattr(runner, "perform", perform)
+    location = StudyLocation(tmp_path, "clip")
+    failures = run_locally([bad, good], location, lambda done, total, job: None)
+    assert [(failure.job.name, failure.reason) for failure in failures] == [("bad", "MemoryError: out of memory")]
+    run_remotely = remote_job(location)
+    assert [run_remotely(job).reason for job in (bad, good, scored)] == ["MemoryError: out of memory", None, None]
 
 
 def test_nothing_to_run(tmp_path: Path) -> None:

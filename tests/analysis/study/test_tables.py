@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_verdicts_are_corrected_for_the_number_of_claims() -> None:
         shown = claims(Shares(made(kept, Told(plan))))
         assert {cell.text for cell in column(shown, 5).values()} == {says}
         assert {cell.text for cell in column(shown, 4).values()} == {"9 of 15"}
+
+
+def test_few_identities_and_seeds_decide_nothing() -> None:
+    """Three identities with three seeds have intervals that are too narrow."""
+    of_all = results()
+    few = {pair: scores for pair, scores in of_all.scores.items() if pair[1] in IDENTITIES[:3]}
+    shown = claims(Shares(replace(of_all, scores=few)))
+    assert {cell.text for cell in column(shown, 5).values()} == {"too few"}
+    assert "With fewer than 12 identities x seeds, intervals are too narrow" in shown.note
 
 
 def test_claims_by_style() -> None:
