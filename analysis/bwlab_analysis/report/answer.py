@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bwlab.terminal import counted
 from bwlab_analysis.measures import PREDICTION, Measured
 from bwlab_analysis.report.numbers import number_text
+from bwlab_analysis.report.verdict import few_images_warning
 
 if TYPE_CHECKING:
     from bwlab_analysis.activations.losses import LossReport
@@ -89,8 +90,9 @@ def measured_text(measured: MeasuredConflict) -> str:
     asked = repr(prompts[0]) if len(prompts) == 1 else counted(len(prompts), "prompt")
     return (
         f"Measured in {counted(count, 'image')} with neither adapter, with each and with both, generated in "
-        f"{counted(measured.steps, 'step')} at CFG {measured.cfg:g} for {asked}."
-    )
+        f"{counted(measured.steps, 'step')} at CFG {measured.cfg:g} for {asked}. "
+        f"{few_images_warning(count, '--samples')}"
+    ).rstrip()
 
 
 def kept_text(report: LossReport, own: str, others: str, null: str) -> str:

@@ -251,7 +251,7 @@ def fidelity_document(
         "schema": "bwlab.analyze.fidelity",
         "schema_version": SCHEMA_VERSION,
         **head,
-        "warning": few_images_warning(conditions),
+        "warning": few_images_warning(len(conditions[0].images)),
         "carriers": list(carrier_lines(conditions, profiles, judge.leading)) if profiles else [],
         "errors": _errors(judge.errors),
         "conditions": [_scores(scores, failed) for scores in conditions],

@@ -56,7 +56,8 @@ def present_fidelity(
 
     """
     whole = [scores for scores in conditions if scores.condition is None or scores.condition.block is None]
-    note = f"In brackets: 95 % intervals over prompts and seeds. {few_images_warning(conditions)}".rstrip()
+    few = few_images_warning(len(conditions[0].images))
+    note = f"In brackets: 95 % intervals over prompts and seeds. {few}".rstrip()
     scorers = [*(scorer.name for scorer in judge.scorers), HARMONIC]
     rows, others = (tuple(_scores_row(scores, scorers) for scores in group) for group in (whole, controls))
     scored = Table(columns_of("composition", *map(words_of, scorers)), rows, totals=others, note=note)

@@ -224,12 +224,11 @@ def carrier_lines(
     return lines
 
 
-def few_images_warning(conditions: Sequence[ConditionScores]) -> str:
-    """Return a warning if there are so few images that intervals are too narrow; otherwise an empty text."""
-    count = len(conditions[0].images)
+def few_images_warning(count: int, option: str = "--seeds") -> str:
+    """Return a warning if so few images of each composition make intervals too narrow; otherwise an empty text."""
     if count >= ENOUGH_VALUES:
         return ""
-    return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise --seeds."
+    return f"With only {counted(count, 'image')} for each composition the intervals are too narrow: raise {option}."
 
 
 def interval_name(proof: Proof) -> str:

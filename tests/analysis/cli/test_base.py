@@ -165,6 +165,7 @@ def test_a_clip_model_scores_what_each_adapter_loses(bwlab: Run, files: Files) -
     assert "likeness to its training images" in found["answer"][0]
     text = " ".join(bwlab(*arguments).out.split())
     assert "Measured in 8 images with neither adapter, with each and with both, generated in 10 steps at CFG 3" in text
+    assert "With only 8 images for each composition the intervals are too narrow: raise --samples." in text
     assert "Conflict score" not in text  # what is measured needs no hint
 
 

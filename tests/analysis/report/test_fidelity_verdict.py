@@ -42,11 +42,10 @@ def generated(values: list[float]) -> ConditionScores:
 
 
 def test_few_images_are_warned_of() -> None:
-    assert "With only 6 images for each composition the intervals are too narrow" in few_images_warning(
-        [generated([0.5] * 6)]
-    )
-    many = ConditionScores(None, "made up", {}, {}, (Image.new("RGB", (1, 1)),) * 12)
-    assert few_images_warning([many]) == ""
+    said = "With only {} images for each composition the intervals are too narrow: raise {}."
+    assert few_images_warning(11) == said.format(11, "--seeds")
+    assert few_images_warning(6, "--samples") == said.format(6, "--samples")
+    assert few_images_warning(12) == ""
 
 
 def test_a_summary_without_blocks_says_so() -> None:
