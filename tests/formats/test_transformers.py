@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers.loaders import lora_conversion_utils as converters
 from numpy.typing import NDArray
+from peft import PeftModel
 
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import scheme_of
@@ -580,3 +581,29 @@ def test_diffusers_loads_what_bwlab_writes_and_computes_the_same(name: str, tmp_
     found = output(loaded_by_diffusers(fresh, contents, tmp_path), inputs)
     assert (expected - before).abs().max() > 1e-3
     assert (found - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_a_rank_of_a_name_that_ends_others_is_not_theirs(tmp_path: Path) -> None:
+    model, inputs = tiny("flux")
+    inner = "single_transformer_blocks.0.proj_out"
+    ranks = {"proj_out": 1, inner: 3, "single_transformer_blocks.0.proj_mlp": 3}
+    draw, tensors = np.random.default_rng(2), no_tensors()
+    for path, rank in ranks.items():
+        for letter, shape in zip("AB", ((rank, model.get_submodule(path).in_features), (-1, rank)), strict=True):
+            rows = model.get_submodule(path).out_features if shape[0] < 0 else shape[0]
+            factor = (draw.standard_normal((rows, shape[1])) / 4).astype(np.float32)
+            tensors[f"transformer.{path}.lora_{letter}.weight"] = factor
+    contents = read_contents(write(tmp_path / "a.safetensors", tensors))
+    write_peft(contents, tmp_path / "p")
+    by_peft = output(PeftModel.from_pretrained(tiny("flux")[0], tmp_path / "p", subfolder="transformer"), inputs)
+    by_diffusers = output(loaded_by_diffusers(tiny("flux")[0], contents, tmp_path), inputs)
+    files = (tmp_path / "p" / "transformer" / "adapter_model.safetensors", tmp_path / "written.safetensors")
+    for file in files:
+        scales = {path: module.scale() for path, module in read_contents(file).modules.items()}
+        assert scales == dict.fromkeys(ranks, 1.0)
+    with torch.no_grad():
+        for path, module in contents.modules.items():
+            model.get_submodule(path).weight += torch.from_numpy(module.delta(dtype=np.float32))
+    expected = output(model, inputs)
+    assert (by_peft - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (by_diffusers - expected).abs().max() <= 1e-5 * expected.abs().max()
