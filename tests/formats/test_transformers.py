@@ -18,9 +18,13 @@ from diffusers.loaders import lora_conversion_utils as converters
 from numpy.typing import NDArray
 from peft import PeftModel
 
+import bwlab.plugins.builtin
+import bwlab_lycoris.plugin
+from bwlab.adapters.attach import ScaledAdapter, attach
+from bwlab.adapters.load import load_adapter
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import scheme_of
-from bwlab.formats.contents import AdapterContents
+from bwlab.formats.contents import AdapterContents, shapes_of_modules
 from bwlab.formats.dialects.comfyui import write_comfyui
 from bwlab.formats.dialects.diffusers import write_diffusers
 from bwlab.formats.dialects.kohya import write_kohya, write_ldm
@@ -29,6 +33,8 @@ from bwlab.formats.fused import FusedRows
 from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.read import read_contents
 from bwlab.formats.safetensors import open_adapter_file
+from bwlab.plugins.manager import build_manager
+from bwlab_lycoris.layers import LAYERS
 from tests.formats.transformers_made import (
     WIDTHS,
     dotted_keys,
@@ -607,3 +613,25 @@ def test_a_rank_of_a_name_that_ends_others_is_not_theirs(tmp_path: Path) -> None
     expected = output(model, inputs)
     assert (by_peft - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (by_diffusers - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_rows_of_a_fused_lokr_are_loaded_beside_a_plugin_for_lokr(tmp_path: Path) -> None:
+    model, inputs = tiny("flux")
+    fused, whole = "lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_double_blocks_0_img_attn_proj"
+    draw, tensors = np.random.default_rng(4), no_tensors()
+    for name, second in ((fused, (24, 8)), (whole, (8, 8))):
+        tensors[f"{name}.lokr_w1"] = draw.standard_normal((4, 4)).astype(np.float32)
+        tensors[f"{name}.lokr_w2"] = (draw.standard_normal(second) / 8).astype(np.float32)
+    file = write(tmp_path / "a.safetensors", tensors)
+    contents = read_contents(file)
+    assert sum(isinstance(module, FusedRows) for module in contents.modules.values()) == 3
+    manager = build_manager([bwlab_lycoris.plugin, bwlab.plugins.builtin], installed=False)
+    adapter = load_adapter(file, model, manager, scheme_of("flux", shapes_of_modules(contents.modules), {}))
+    assert type(adapter.layers["transformer_blocks.0.attn.to_out.0"]) is LAYERS["lokr"]
+    with attach(model, ScaledAdapter(adapter)):
+        found = output(model, inputs)
+    with torch.no_grad():
+        for path, module in contents.modules.items():
+            model.get_submodule(path).weight += torch.from_numpy(module.delta(dtype=np.float32))
+    expected = output(model, inputs)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()

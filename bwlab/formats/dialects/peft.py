@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bwlab.blocks.paths import COMPONENTS, TRANSFORMER, UNET, component_of
 from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
-from bwlab.files import make_folder, write_atomically
+from bwlab.files import files_together, make_folder, write_atomically
 from bwlab.formats.keys import DOWN, PEFT_LEAF, UP, is_path
 from bwlab.formats.own_scheme import scheme_in
 from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
@@ -163,18 +163,28 @@ def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) 
     """Write a folder with a folder for each adapted model, which `PeftModel.from_pretrained(subfolder=...)` reads.
 
     They are named as in diffusers pipelines: `unet` or `transformer`, `text_encoder`, `text_encoder_2`. Modules are
-    named as in transformers since 5.6: without `text_model.` in the first text encoder, with it in the second.
+    named as in transformers since 5.6: without `text_model.` in the first text encoder, with it in the second. Files
+    that an earlier adapter has there for other models are removed.
     """
     from bwlab.formats.safetensors import write_tensors
 
-    for component, modules in by_component(contents).items():
-        level = TEXT_MODEL if component == "text_encoder_2" else ""
-        named = {with_level(name, level): module for name, module in modules.items()}
-        make_folder(path / component)
-        tensors = {f"base_model.model.{key}": tensor for key, tensor in peft_tensors(named).items()}
-        write_tensors(path / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"}, dtype)
-        config = {"peft_type": "LORA", "base_model_name_or_path": None, "inference_mode": True, **lora_config(named)}
-        write_atomically(path / component / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
+    components = by_component(contents)
+    others = sorted({*COMPONENTS, TRANSFORMER} - components.keys())
+    obsolete = [f"{component}/{name}" for component in others for name in (CONFIG, WEIGHTS)]
+    with files_together(path, obsolete) as new:
+        for component, modules in components.items():
+            level = TEXT_MODEL if component == "text_encoder_2" else ""
+            named = {with_level(name, level): module for name, module in modules.items()}
+            make_folder(new / component)
+            tensors = {f"base_model.model.{key}": tensor for key, tensor in peft_tensors(named).items()}
+            write_tensors(new / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"}, dtype)
+            config = {
+                "peft_type": "LORA",
+                "base_model_name_or_path": None,
+                "inference_mode": True,
+                **lora_config(named),
+            }
+            write_atomically(new / component / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
 
 
 def lora_config(modules: Mapping[str, ModuleWeights]) -> dict[str, object]:
