@@ -97,19 +97,71 @@ def new_folder(path: Path) -> Iterator[Path]:
         OSError: the disk is full, or the folder cannot be made or renamed.
 
     """
+    with _temporary_folder(path) as temporary:
+        yield temporary
+        for inner in temporary.rglob("*"):
+            _sync(inner)
+        if path.is_dir():
+            path.rmdir()
+        temporary.replace(path)
+    _sync(path.parent)
+
+
+@contextmanager
+def files_together(folder: Path, obsolete: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a new folder in `folder`, which is made; after the `with` block its files move to their places in `folder`.
+
+    Files that are in these places already are replaced, and all others stay. If anything fails in the block, `folder`
+    is as it was before.
+
+    Args:
+        folder: the folder.
+        obsolete: files to delete at last, if they are there, by their paths in `folder`; emptied subfolders go too.
+
+    Raises:
+        BwlabError: the disk is full, or the folder cannot be made or is not writable.
+
+    """
+    existed = folder.is_dir()
+    make_folder(folder)
+    try:
+        with _temporary_folder(folder / "new") as temporary:
+            yield temporary
+            _move_files(temporary, folder)
+        for file in (folder / name for name in obsolete):
+            if file.is_file():
+                file.unlink()
+                with contextlib.suppress(OSError):  # it holds other files
+                    file.parent.rmdir()
+    except OSError as error:
+        fix = "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
+        found = error.strerror or str(error)
+        raise BwlabError(f"saving {folder}", found, f"{fix} or choose another folder") from error
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def _move_files(source: Path, folder: Path) -> None:
+    """Move the files of a folder and its subfolders to the same places in another folder."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = folder / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+        _sync(place.parent)
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path`, locked as in `_temporary`; it is deleted unless it is renamed."""
     temporary = _temporary_path(path)
     temporary.mkdir()
     try:
         with _lock_on_folder(temporary):
             yield temporary
-            for inner in temporary.rglob("*"):
-                _sync(inner)
-            if path.is_dir():
-                path.rmdir()
-            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(path.parent)
 
 
 @contextmanager

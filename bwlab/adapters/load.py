@@ -20,6 +20,7 @@ from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.architecture import ARCHITECTURE_NAMES
 from bwlab.formats.contents import TYPE_KEY, AdapterContents
 from bwlab.formats.dialects.textual_inversion import embeddings_of
+from bwlab.formats.fused import FusedRows
 from bwlab.formats.keys import ALPHA, DOWN, UP
 from bwlab.formats.modules import ModuleWeights
 from bwlab.formats.read import read_contents
@@ -137,7 +138,10 @@ def _fits(candidate: AdapterType, module: ModuleWeights) -> bool:
     """Return whether a module is of a type: of the algorithm of its name, or of its leaves.
 
     Leaves decide for types that no algorithm is named after, such as `locon`, and not for modules of plugins' types.
+    Rows of a fused matrix have the leaves of all its rows, so they are of no type.
     """
+    if isinstance(module, FusedRows):
+        return False
     by_leaves = module.algorithm in ALGORITHMS and candidate.name not in ALGORITHMS
     return (by_leaves or module.algorithm == candidate.name) and _leaves(module) <= set(candidate.leaves)
 

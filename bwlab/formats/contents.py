@@ -134,6 +134,7 @@ def assemble(
     parsed: Iterable[ParsedKey],
     *,
     alphas: Mapping[str, float] | None = None,
+    scales: Mapping[str, float] | None = None,
     embeddings: Mapping[str, LazyTensor] | None = None,
     unknown: Iterable[str] = (),
 ) -> AdapterContents:
@@ -147,6 +148,7 @@ def assemble(
         dialect: the name of the reader.
         parsed: the keys that the reader understands, in any order.
         alphas: path -> alpha, if the dialect stores alphas outside of tensors; tensors take precedence.
+        scales: path -> factor of the delta, for modules whose alpha has no rank to be divided by.
         embeddings: token -> embedding.
         unknown: the keys that the reader does not understand.
 
@@ -166,7 +168,7 @@ def assemble(
             module, lost = _module(file, path, leaves, (alphas or {}).get(path), recorded.get(path))
             left_out += lost
             if module is not None:
-                modules[path] = module
+                modules[path] = scaled_module(module, (scales or {}).get(path, 1.0))
     if not modules and not embeddings:
         raise _nothing(file, left_out)
     architecture, modules = _of_one_model(file, modules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bwlab.errors import BwlabError
@@ -16,7 +16,7 @@ from bwlab.formats.keys import ALPHA, MAGNITUDE, canonical_leaf
 from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
 from bwlab.formats.tensors import LazyTensor
-from bwlab.formats.types import FormatReader, Formats
+from bwlab.formats.types import FormatReader, Formats, NumbersOf
 
 # Extra tensors that trainers store with an adapter: embeddings of new tokens, and other forms that bwlab does not use.
 BUNDLED = re.compile(r"bundle_emb\.(.+)\.(?:string_to_param\.\*|(clip_l)|(clip_g))")
@@ -116,10 +116,6 @@ def read_keys(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterCont
                 break
         else:
             unknown.append(key)
-    alphas: dict[str, float] = {}
-    for dialect, parser in parsers:
-        if parser.alphas is not None and parsed[dialect]:
-            alphas |= parser.alphas(file, parsed[dialect])
     counts = {name: sum(key.leaf != ALPHA for key in keys) for name, keys in parsed.items()}
     names = sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])
     every = [key for keys in parsed.values() for key in keys]
@@ -128,10 +124,22 @@ def read_keys(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterCont
         file,
         AND.join(names) or readers[0].name,
         sorted(every, key=lambda key: in_order[key.key]),
-        alphas=alphas,
+        alphas=_stored_outside(file, [(parser.alphas, parsed[dialect]) for dialect, parser in parsers]),
+        scales=_stored_outside(file, [(parser.scales, parsed[dialect]) for dialect, parser in parsers]),
         embeddings=bundled_embeddings(file),
         unknown=unknown,
     )
+
+
+def _stored_outside(
+    file: AdapterFile, readings: Iterable[tuple[NumbersOf | None, Sequence[ParsedKey]]]
+) -> dict[str, float]:
+    """Return path -> number, from the functions of the dialects that have keys in a file."""
+    found: dict[str, float] = {}
+    for numbers_of, keys in readings:
+        if numbers_of is not None and keys:
+            found |= numbers_of(file, keys)
+    return found
 
 
 def parsed_key(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:

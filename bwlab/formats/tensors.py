@@ -117,6 +117,11 @@ class LazyTensor:
         shape = (sum(last - first for first, last in ranges), *self.shape[1:])
         return LazyTensor(self.key, self.dtype, shape, fetch, self.source)
 
+    def loaded(self) -> LazyTensor:
+        """Return the same tensor with its numbers in memory: what happens to its file changes them no more."""
+        values = self.read()
+        return LazyTensor(self.key, self.dtype, self.shape, lambda: values, self.source)
+
     def reshaped(self, shape: tuple[int, ...]) -> LazyTensor:
         """Return the same numbers in another shape of the same size."""
         return LazyTensor(self.key, self.dtype, shape, self.fetch, self.source)

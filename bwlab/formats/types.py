@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from bwlab.formats.modules import ModuleWeights
     from bwlab.formats.safetensors import AdapterFile
 
+# Function from a file and its parsed keys to numbers by adapter path.
+NumbersOf: TypeAlias = "Callable[[AdapterFile, Sequence[ParsedKey]], Mapping[str, float]]"
+
 
 @dataclass(frozen=True)
 class KeyParser:
@@ -25,12 +28,15 @@ class KeyParser:
         split: a function from a key to the module's name and the leaf, as the dialect writes them; None for other keys.
         path: a function from a module's name to its adapter path; None for a module that no UNet or text encoder has.
         alphas: a function from the parsed keys to alphas by path, for a dialect that stores them outside of tensors.
+        scales: a function from the parsed keys to factors by path, for modules whose tensors have no rank by which an
+            alpha could be divided; their deltas are multiplied by them.
 
     """
 
     split: Callable[[str], tuple[str, str] | None]
     path: Callable[[str], str | None]
-    alphas: Callable[[AdapterFile, Sequence[ParsedKey]], Mapping[str, float]] | None = None
+    alphas: NumbersOf | None = None
+    scales: NumbersOf | None = None
 
 
 @dataclass(frozen=True)

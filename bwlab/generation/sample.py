@@ -269,11 +269,9 @@ def _sample_batch(
     own_seeds = [seeds[row] for row in rows]
     contexts = batch.embeddings
     if contexts is None:
-        texts = [prompts[row] for row in rows]
-        with attach_scaled(sampling.pipeline, sampling.adapters_of(rows, total, copies=1)):
-            contexts = encode(
-                sampling.pipeline, texts, sampling.cfg, sampling.negative, sampling.weighting, sampling.clip_skip
-            )
+        # Compel encodes a prompt in pieces, for which there are no scales per sample.
+        groups = [[row] for row in rows] if sampling.weighting == COMPEL else [rows]
+        contexts = _joined([_encoded(sampling, group, prompts) for group in groups])
     # With guidance most denoisers see the batch twice at once, with the negative and with the positive prompts.
     doubled = sampling.guided and sampling.family.doubles_batch
     adapters = sampling.adapters_of(rows, total, copies=2 if doubled else 1)
@@ -290,6 +288,30 @@ def _sample_batch(
             callback_on_step_end=sampling.after_step(own_seeds, report),
         )
     return list(result.images)
+
+
+def _encoded(sampling: _Sampling, rows: Sequence[int], prompts: Sequence[str]) -> PromptEmbeddings:
+    """Return the embeddings of the prompts of these rows, with the adapters that act on them."""
+    adapters = sampling.adapters_of(rows, len(prompts), copies=1)
+    if len(rows) == 1:
+        adapters = [ScaledAdapter(one.adapter, _of_one_sample(one.scale), one.schedule) for one in adapters]
+    with attach_scaled(sampling.pipeline, adapters):
+        return encode(
+            sampling.pipeline,
+            [prompts[row] for row in rows],
+            sampling.cfg,
+            sampling.negative,
+            sampling.weighting,
+            sampling.clip_skip,
+        )
+
+
+def _joined(parts: Sequence[PromptEmbeddings]) -> PromptEmbeddings:
+    """Return embeddings of prompts of the same length as those of one batch."""
+    if len(parts) == 1:
+        return parts[0]
+    named = {name: [tensor for part in parts if (tensor := part[name]) is not None] for name in parts[0]}
+    return {name: torch.cat(tensors) if tensors else None for name, tensors in named.items()}
 
 
 @torch.no_grad()
@@ -324,6 +346,15 @@ def _scale_for_rows(scale: Scale, rows: Sequence[int], total: int, copies: int) 
             name: _cut(value, rows, total, copies) if isinstance(value, Tensor) else value
             for name, value in scale.items()
         }
+    return scale
+
+
+def _of_one_sample(scale: Scale) -> Scale:
+    """Return the scales of a single sample as numbers."""
+    if isinstance(scale, Tensor):
+        return float(scale)
+    if isinstance(scale, dict):
+        return {name: float(value) if isinstance(value, Tensor) else value for name, value in scale.items()}
     return scale
 
 

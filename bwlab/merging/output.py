@@ -111,10 +111,14 @@ def write_adapter(
     require_expressible(modules, writer, contents.path)
     refuse_overwriting(embedding_paths(contents.embeddings, target.path), target.overwrite)
     written = dataclasses.replace(contents, modules=modules, embeddings={}, metadata=metadata)
+    # The file that they are read from may be the one that is written.
+    embeddings = {token: tensor.loaded() for token, tensor in contents.embeddings.items()}
+    for tensor in embeddings.values():
+        tensor.numbers(None)  # refuses NaN before anything is replaced
     if modules:
         writer.write(written, target.path, target.file_dtype)
-    embeddings = write_embeddings(contents.embeddings, target.path)
-    return (*([target.path] if modules else []), *embeddings)
+    files = write_embeddings(embeddings, target.path)
+    return (*([target.path] if modules else []), *files)
 
 
 def known_scheme(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from peft import LoKrConfig, get_peft_model
+from torch import nn
 
 from bwlab.errors import BwlabError
 from bwlab.formats.keys import kohya_name_of, ldm_name_of
+from bwlab.formats.read import read_contents
 from tests.formats.dialects_made import ATTENTION, PATHS, alphas, assert_holds, keyed, part_of, read
 
 
@@ -82,6 +86,22 @@ def test_peft_with_its_config_beside_it(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(BwlabError, match=r"adapter_config\.json next to it cannot be read"):
         read(tmp_path, tensors)
+
+
+@pytest.mark.parametrize("config", [{"r": 2, "alpha": 1}, {"r": 2, "alpha": 1, "decompose_both": True}, {"r": 8}])
+def test_lokr_of_peft_has_the_scale_that_peft_gives_it(tmp_path: Path, config: dict[str, int]) -> None:
+    layers: Any = nn.ModuleDict({"proj_in": nn.Linear(25, 36), "proj_out": nn.Linear(49, 25)})
+    model = nn.ModuleDict({"mid_block": nn.ModuleDict({"attentions": nn.ModuleList([layers])})})
+    patterns = {"rank_pattern": {"proj_out": 6}, "alpha_pattern": {"attentions.0.proj_out": 3.0}}
+    settings = LoKrConfig(**config, **patterns, target_modules=list(layers), init_weights=False)
+    theirs = get_peft_model(model, settings)
+    theirs.save_pretrained(tmp_path)
+    found = read_contents(tmp_path / "adapter_model.safetensors").modules
+    assert "lokr_w2" in found["mid_block.attentions.0.proj_out"].leaves
+    for name, layer in layers.items():
+        wanted = layer.get_delta_weight("default").detach().double().numpy()
+        own = found[f"mid_block.attentions.0.{name}"]
+        np.testing.assert_allclose(own.delta(), wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_peft_with_the_adapters_name_in_its_keys_and_dora(tmp_path: Path) -> None:

@@ -16,10 +16,15 @@ import pytest
 import torch
 from diffusers.loaders import lora_conversion_utils as converters
 from numpy.typing import NDArray
+from peft import PeftModel
 
+import bwlab.plugins.builtin
+import bwlab_lycoris.plugin
+from bwlab.adapters.attach import ScaledAdapter, attach
+from bwlab.adapters.load import load_adapter
 from bwlab.errors import BwlabError
 from bwlab.formats.architecture import scheme_of
-from bwlab.formats.contents import AdapterContents
+from bwlab.formats.contents import AdapterContents, shapes_of_modules
 from bwlab.formats.dialects.comfyui import write_comfyui
 from bwlab.formats.dialects.diffusers import write_diffusers
 from bwlab.formats.dialects.kohya import write_kohya, write_ldm
@@ -28,6 +33,8 @@ from bwlab.formats.fused import FusedRows
 from bwlab.formats.modules import ModuleWeights, scaled_module
 from bwlab.formats.read import read_contents
 from bwlab.formats.safetensors import open_adapter_file
+from bwlab.plugins.manager import build_manager
+from bwlab_lycoris.layers import LAYERS
 from tests.formats.transformers_made import (
     WIDTHS,
     dotted_keys,
@@ -580,3 +587,51 @@ def test_diffusers_loads_what_bwlab_writes_and_computes_the_same(name: str, tmp_
     found = output(loaded_by_diffusers(fresh, contents, tmp_path), inputs)
     assert (expected - before).abs().max() > 1e-3
     assert (found - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+def test_a_rank_of_a_name_that_ends_others_is_not_theirs(tmp_path: Path) -> None:
+    model, inputs = tiny("flux")
+    inner = "single_transformer_blocks.0.proj_out"
+    ranks = {"proj_out": 1, inner: 3, "single_transformer_blocks.0.proj_mlp": 3}
+    draw, tensors = np.random.default_rng(2), no_tensors()
+    for path, rank in ranks.items():
+        for letter, shape in zip("AB", ((rank, model.get_submodule(path).in_features), (-1, rank)), strict=True):
+            rows = model.get_submodule(path).out_features if shape[0] < 0 else shape[0]
+            factor = (draw.standard_normal((rows, shape[1])) / 4).astype(np.float32)
+            tensors[f"transformer.{path}.lora_{letter}.weight"] = factor
+    contents = read_contents(write(tmp_path / "a.safetensors", tensors))
+    write_peft(contents, tmp_path / "p")
+    by_peft = output(PeftModel.from_pretrained(tiny("flux")[0], tmp_path / "p", subfolder="transformer"), inputs)
+    by_diffusers = output(loaded_by_diffusers(tiny("flux")[0], contents, tmp_path), inputs)
+    files = (tmp_path / "p" / "transformer" / "adapter_model.safetensors", tmp_path / "written.safetensors")
+    for file in files:
+        scales = {path: module.scale() for path, module in read_contents(file).modules.items()}
+        assert scales == dict.fromkeys(ranks, 1.0)
+    with torch.no_grad():
+        for path, module in contents.modules.items():
+            model.get_submodule(path).weight += torch.from_numpy(module.delta(dtype=np.float32))
+    expected = output(model, inputs)
+    assert (by_peft - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (by_diffusers - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_rows_of_a_fused_lokr_are_loaded_beside_a_plugin_for_lokr(tmp_path: Path) -> None:
+    model, inputs = tiny("flux")
+    fused, whole = "lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_double_blocks_0_img_attn_proj"
+    draw, tensors = np.random.default_rng(4), no_tensors()
+    for name, second in ((fused, (24, 8)), (whole, (8, 8))):
+        tensors[f"{name}.lokr_w1"] = draw.standard_normal((4, 4)).astype(np.float32)
+        tensors[f"{name}.lokr_w2"] = (draw.standard_normal(second) / 8).astype(np.float32)
+    file = write(tmp_path / "a.safetensors", tensors)
+    contents = read_contents(file)
+    assert sum(isinstance(module, FusedRows) for module in contents.modules.values()) == 3
+    manager = build_manager([bwlab_lycoris.plugin, bwlab.plugins.builtin], installed=False)
+    adapter = load_adapter(file, model, manager, scheme_of("flux", shapes_of_modules(contents.modules), {}))
+    assert type(adapter.layers["transformer_blocks.0.attn.to_out.0"]) is LAYERS["lokr"]
+    with attach(model, ScaledAdapter(adapter)):
+        found = output(model, inputs)
+    with torch.no_grad():
+        for path, module in contents.modules.items():
+            model.get_submodule(path).weight += torch.from_numpy(module.delta(dtype=np.float32))
+    expected = output(model, inputs)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()

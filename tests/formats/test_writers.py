@@ -91,6 +91,17 @@ def test_peft_splits_the_models(tmp_path: Path) -> None:
     assert found == {"unet": len(paths("sdxl")) - 25, "text_encoder": 12, "text_encoder_2": 13}
 
 
+def test_peft_keeps_the_scales_of_modules_with_other_ranks(tmp_path: Path) -> None:
+    matrices = {rank: FactoredMatrix(np.ones((4, rank)), np.ones((rank, 5))) for rank in (2, 3)}
+    ranks = {"te2.encoder.layers.0.mlp.fc1": 2, "te2.encoder.layers.0.mlp.fc2": 3, "te2.text_projection": 3}
+    modules = [lora_module(path, matrices[rank], (4, 5), "F32") for path, rank in ranks.items()]
+    write_peft(contents("sdxl", modules), tmp_path / "p")
+    found = read_contents(tmp_path / "p" / "text_encoder_2" / "adapter_model.safetensors").modules
+    assert {path.replace("te.", "te2."): (one.rank(), one.scale()) for path, one in found.items()} == {
+        path: (rank, 1.0) for path, rank in ranks.items()
+    }
+
+
 def test_ldm_names_end_where_the_original_code_ends(tmp_path: Path) -> None:
     deep = contents("sd1", [tiny("up_blocks.0.resnets.3.conv1", 1)])
     with pytest.raises(BwlabError, match=r"an LDM name for up_blocks\.0\.resnets\.3\.conv1"):

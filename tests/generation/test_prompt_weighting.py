@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
+from bwlab.adapters.attach import ScaledAdapter
 from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
 from bwlab.formats.dialects.textual_inversion import Embedding
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.job import WEIGHTINGS, require_weighting
-from bwlab.generation.sample import encode
+from bwlab.generation.sample import encode, generate
+from bwlab.plugins.manager import PluginManager
 from tests.conftest import TINY_WIDTH
+from tests.generation.conftest import strong_adapter
 
 if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
@@ -57,6 +60,19 @@ def test_weights_act_on_their_words(pipe: Pipeline, request: pytest.FixtureReque
     assert not torch.equal(contexts[0], contexts[2])
     if family == "sdxl":
         assert torch.equal(plain["pooled_prompt_embeds"], more["pooled_prompt_embeds"])
+
+
+def test_images_of_one_batch_have_scales_of_their_own_on_the_text(pipe: Pipeline, manager: PluginManager) -> None:
+    adapter = strong_adapter(pipe, manager, "te=4", 0, text=True)
+    common: dict[str, Any] = {"steps": 1, "weighting": "compel"}
+    images = generate(pipe, ["a (fox)0.5"] * 2, [1, 1], [ScaledAdapter(adapter, torch.tensor([0.5, 1.0]))], **common)
+    images += [
+        generate(pipe, ["a (fox)0.5"], [1], [ScaledAdapter(adapter, scale)], **common)[0] for scale in (0.5, 1.0)
+    ]
+    half, full, half_alone, full_alone = (np.asarray(image, float) for image in images)
+    assert np.abs(half - half_alone).max() <= 1
+    assert np.abs(full - full_alone).max() <= 1
+    assert np.abs(half - full).max() > 1
 
 
 def test_words_with_several_vectors_can_be_weighted(pipe: Pipeline) -> None:

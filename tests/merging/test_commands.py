@@ -43,6 +43,62 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def with_embedding(source: Path, token: str) -> NDArray[np.float32]:
+    """Add the embedding of a token to an adapter file as trainers store it, and return its numbers."""
+    values = np.random.default_rng(7).standard_normal((2, 768)).astype(np.float32)
+    file = open_adapter_file(source)
+    tensors = {key: LazyTensor.of(file.read(key), key) for key in file.entries}
+    write_tensors(source, {**tensors, f"bundle_emb.{token}.string_to_param.*": LazyTensor.of(values)}, {})
+    return values
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("a", ["convert", "a.safetensors", "a.safetensors"]),
+        ("a-s1", ["convert", "a-s1.safetensors", "a.safetensors"]),
+        ("a", ["merge", "a.safetensors", "other.safetensors", "--out", "a.safetensors"]),
+    ],
+)
+def test_embeddings_of_a_file_that_is_written_over_are_kept(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, command: list[str]
+) -> None:
+    source = adapter(here, name, {IN0: 2, TE: 4})
+    adapter(here, "other", {IN0: 2})
+    before, values = deltas(source), with_embedding(source, "<s1>")
+    assert run(capsys, *command, "--overwrite")[0] == 0
+    assert np.array_equal(safetensors.numpy.load_file(here / "a-s1.safetensors")["<s1>"], values)
+    assert relative(deltas(here / "a.safetensors")[TE], before[TE]) < 1e-6
+
+
+def contents_of_folder(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_peft_is_replaced_as_a_whole(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter(here, "a", {IN0: 2, TE: 4})
+    convert_to = ("--to", "peft", "--overwrite")
+    assert run(capsys, "convert", "a.safetensors", "out", *convert_to)[0] == 0
+    (here / "out" / "mine.txt").write_text("mine")
+    before = contents_of_folder(here / "out")
+    assert len(before) == 5
+    # A number that becomes infinite in the last file stops all of them.
+    broken = lora(TE, 4, 2.0, 1)
+    up = in_dtype(broken.leaves["lora_up.weight"].numbers() * 1e9, "F32")
+    written(
+        here / "b.safetensors",
+        [lora(IN0, 2, 2.0, 1), ModuleWeights(TE, "lora", {**broken.leaves, "lora_up.weight": up}, 2.0)],
+    )
+    for folder in ("out", "new"):
+        code, _, err = run(capsys, "convert", "b.safetensors", folder, *convert_to, "--dtype", "fp16")
+        assert (code, "does not fit" in err) == (2, True)
+    assert contents_of_folder(here / "out") == before
+    assert not (here / "new").exists()
+    assert run(capsys, "convert", "a.safetensors", "out", *convert_to, "--blocks", "te=0")[0] == 0
+    assert contents_of_folder(here / "out").keys() == {name for name in before if not name.startswith("text_encoder")}
+    assert not (here / "out" / "text_encoder").exists()
+
+
 def test_convert_tells_what_it_wrote(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = adapter(here, "a", {IN0: 2, MID: 3})
     assert run(capsys, "convert", "a.safetensors", "b.safetensors", "--to", "diffusers", "--dtype", "fp16") == (

@@ -57,7 +57,7 @@ def from_a1111_tag(text: str, scheme: BlockScheme) -> BlockSpec:
     encoder = parse_number(named.get("te", (plain or ["1"])[0]), "scale", text)
     # The web UI's own rule: the UNet follows the text encoder unless it has a number of its own.
     unet = parse_number(
-        named["unet"] if "unet" in named else plain[-1] if plain else number_text(encoder), "scale", text
+        named["unet"] if "unet" in named else plain[1] if len(plain) > 1 else number_text(encoder), "scale", text
     )
     listed = _listed(named.get("lbw", "ALL"), scheme)
     values = {

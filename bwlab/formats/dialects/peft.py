@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab.blocks.paths import COMPONENTS, TRANSFORMER, UNET, component_of
 from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.errors import BwlabError
-from bwlab.files import make_folder, write_atomically
+from bwlab.files import files_together, make_folder, write_atomically
 from bwlab.formats.keys import DOWN, PEFT_LEAF, UP, is_path
 from bwlab.formats.own_scheme import scheme_in
 from bwlab.formats.types import FormatReader, FormatWriter, KeyParser
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 
 PEFT = re.compile(rf"base_model\.model\.(.+?)\.{PEFT_LEAF}")
-LITERAL = re.compile(r"[\w.-]+")
+LITERAL = re.compile(r"\^?[\w.-]+")
 REPETITION = re.compile(r"[*+{]")
 REPEATED_GROUP = re.compile(r"\)[*+?{]")
+RANK_LEAVES = (DOWN, "hada_w1_b", "lokr_w1_b", "lokr_w2_b")
 TEXT_BEGINNINGS = ("text_model.", "encoder.", "text_projection")
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -60,48 +61,80 @@ def alphas_beside(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, flo
     return alphas_from(_config(file), ranks_by_path(file, keys))
 
 
+def scales_beside(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, float]:
+    """Return path -> alpha / rank of the modules of LoKr with two whole matrices, which PEFT scales too.
+
+    The rank is that of the config beside the file, since no tensor has it.
+    """
+    leaves: dict[str, set[str]] = {}
+    for key in keys:
+        leaves.setdefault(key.path, set()).add(key.leaf)
+    whole = [path for path, own in leaves.items() if {"lokr_w1", "lokr_w2"} <= own]
+    config = _config(file) if whole else {}
+    alphas = _by_pattern(config, "alpha_pattern", config.get("alpha"), whole)
+    ranks = _by_pattern(config, "rank_pattern", config.get("r"), whole)
+    return {path: alpha / ranks[path] for path, alpha in alphas.items() if ranks.get(path, 0) > 0}
+
+
 def ranks_by_path(file: AdapterFile, keys: Sequence[ParsedKey]) -> dict[str, int]:
     """Return path -> rank, from the factors whose first size is the rank; a single number has none."""
-    shapes = {key.path: file.entries[key.key].shape for key in keys if key.leaf in (DOWN, "hada_w1_b", "lokr_w2_b")}
+    shapes = {key.path: file.entries[key.key].shape for key in keys if key.leaf in RANK_LEAVES}
     return {path: shape[0] for path, shape in shapes.items() if shape}
 
 
 def alphas_from(config: Mapping[str, object], ranks: Mapping[str, int]) -> dict[str, float]:
     """Return path -> alpha of a PEFT config, in kohya's sense (alpha / rank is the scale); empty if it has no alphas.
 
-    A pattern of `alpha_pattern` matches the ends of paths; with `use_rslora`, PEFT divides by the root of the rank.
+    A pattern of `alpha_pattern` matches the ends of names; with `use_rslora`, PEFT divides by the root of the rank.
 
     Raises:
         BwlabError: a pattern is no regular expression, or one that could take very long to match.
 
     """
     default = config.get("lora_alpha", config.get("alpha"))
-    patterns = [(_ending(pattern), alpha) for pattern, alpha in _items(config.get("alpha_pattern") or {})]
-    alphas: dict[str, float] = {}
-    for path, rank in ranks.items():
-        own = [alpha for matches, alpha in patterns if matches(path)]
-        alpha = own[0] if own else default
-        if isinstance(alpha, int | float):
-            alphas[path] = float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
-    return alphas
+    alphas = _by_pattern(config, "alpha_pattern", default, ranks)
+    return {
+        path: alpha * (math.sqrt(ranks[path]) if config.get("use_rslora") else 1.0) for path, alpha in alphas.items()
+    }
 
 
-def _ending(pattern: str) -> Callable[[str], bool]:
-    """Return a function that tells whether a path ends with a pattern.
+def _by_pattern(config: Mapping[str, object], key: str, default: object, paths: Iterable[str]) -> dict[str, float]:
+    """Return path -> the number of the first pattern of a config that matches it, else the default, if it is one."""
+    listed = [(_ending(pattern, key), value) for pattern, value in _items(config.get(key) or {})]
+    numbers: dict[str, float] = {}
+    for path in paths:
+        names = _names(path)
+        value = next((own for matches, own in listed if any(map(matches, names))), default)
+        if isinstance(value, int | float):
+            numbers[path] = float(value)
+    return numbers
+
+
+def _names(path: str) -> tuple[str, ...]:
+    """Return the names that a module may have in its model: CLIP's transformer is below `text_model.`, or is not."""
+    component = component_of(path)
+    name = path.removeprefix(COMPONENTS.get(component, ""))
+    return (name,) if component == UNET else (name, with_level(name, TEXT_MODEL))
+
+
+def _ending(pattern: str, key: str) -> Callable[[str], bool]:
+    """Return a function that tells whether a name ends with a pattern, or with `^` before it is the pattern.
 
     Patterns are names of modules as a rule. Others are regular expressions, which must have no repeated group and at
     most one repetition: more of these can take longer than anyone waits.
     """
     if LITERAL.fullmatch(pattern):
-        return lambda path: path == pattern or path.endswith(f".{pattern}")
-    asked, fix = f"the alpha_pattern {pattern[:100]!r}", "Write the names of the modules there"
+        whole = pattern.removeprefix("^")
+        end = f".{pattern}"  # of no name if the pattern begins with `^`
+        return lambda name: name == whole or name.endswith(end)
+    asked, fix = f"the {key} {pattern[:100]!r}", "Write the names of the modules there"
     if len(REPETITION.findall(pattern)) > 1 or REPEATED_GROUP.search(pattern):
         raise BwlabError(asked, "a regular expression that could take very long to match", fix)
     try:
         compiled = re.compile(rf"(?:.*\.)?(?:{pattern})")
     except re.error as error:
         raise BwlabError(asked, f"no regular expression ({error})", fix) from error
-    return lambda path: compiled.fullmatch(path) is not None
+    return lambda name: compiled.fullmatch(name) is not None
 
 
 def _items(patterns: object) -> list[tuple[str, object]]:
@@ -130,26 +163,39 @@ def write_peft(contents: AdapterContents, path: Path, dtype: str | None = None) 
     """Write a folder with a folder for each adapted model, which `PeftModel.from_pretrained(subfolder=...)` reads.
 
     They are named as in diffusers pipelines: `unet` or `transformer`, `text_encoder`, `text_encoder_2`. Modules are
-    named as in transformers since 5.6: without `text_model.` in the first text encoder, with it in the second.
+    named as in transformers since 5.6: without `text_model.` in the first text encoder, with it in the second. Files
+    that an earlier adapter has there for other models are removed.
     """
     from bwlab.formats.safetensors import write_tensors
 
-    for component, modules in by_component(contents).items():
-        level = TEXT_MODEL if component == "text_encoder_2" else ""
-        named = {with_level(name, level): module for name, module in modules.items()}
-        make_folder(path / component)
-        tensors = {f"base_model.model.{key}": tensor for key, tensor in peft_tensors(named).items()}
-        write_tensors(path / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"}, dtype)
-        config = {"peft_type": "LORA", "base_model_name_or_path": None, "inference_mode": True, **lora_config(named)}
-        write_atomically(path / component / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
+    components = by_component(contents)
+    others = sorted({*COMPONENTS, TRANSFORMER} - components.keys())
+    obsolete = [f"{component}/{name}" for component in others for name in (CONFIG, WEIGHTS)]
+    with files_together(path, obsolete) as new:
+        for component, modules in components.items():
+            level = TEXT_MODEL if component == "text_encoder_2" else ""
+            named = {with_level(name, level): module for name, module in modules.items()}
+            make_folder(new / component)
+            tensors = {f"base_model.model.{key}": tensor for key, tensor in peft_tensors(named).items()}
+            write_tensors(new / component / WEIGHTS, tensors, {**contents.metadata, "format": "pt"}, dtype)
+            config = {
+                "peft_type": "LORA",
+                "base_model_name_or_path": None,
+                "inference_mode": True,
+                **lora_config(named),
+            }
+            write_atomically(new / component / CONFIG, json.dumps(config, indent=2, sort_keys=True).encode())
 
 
 def lora_config(modules: Mapping[str, ModuleWeights]) -> dict[str, object]:
-    """Return the settings of PEFT's `LoraConfig` for modules whose alpha is their rank, by their names in the model."""
+    """Return the settings of PEFT's `LoraConfig` for modules whose alpha is their rank, by their names in the model.
+
+    PEFT looks names up by their ends: one that is the end of another name is written with `^` before it.
+    """
     ranks = {name: module.rank() or 0 for name, module in modules.items()}
     listed = sorted(ranks.values())
     common = max(listed, key=listed.count)
-    others = {name: rank for name, rank in ranks.items() if rank != common}
+    others = {_pattern(name, ranks): rank for name, rank in ranks.items() if rank != common}
     return {
         "r": common,
         "lora_alpha": common,
@@ -160,6 +206,11 @@ def lora_config(modules: Mapping[str, ModuleWeights]) -> dict[str, object]:
         "bias": "none",
         "use_dora": False,
     }
+
+
+def _pattern(name: str, names: Collection[str]) -> str:
+    """Return the pattern that matches one of these names alone, as PEFT reads it."""
+    return f"^{name}" if any(other.endswith(f".{name}") for other in names) else name
 
 
 def by_component(contents: AdapterContents) -> dict[str, dict[str, ModuleWeights]]:
@@ -201,7 +252,7 @@ READERS = (
         "PEFT: base_model.model.<path>.lora_A.weight, alpha in adapter_config.json",
         recognises,
         fallback=True,
-        keys=KeyParser(split, path_of_name, alphas_beside),
+        keys=KeyParser(split, path_of_name, alphas_beside, scales_beside),
     ),
 )
 WRITERS = (

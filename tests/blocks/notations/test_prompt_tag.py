@@ -45,6 +45,9 @@ def test_blocks_of_sd_and_sdxl(sd: BlockScheme, sdxl: BlockScheme) -> None:
         ("<lora:fox:0.5:2>", "*=2, te=0.5"),
         ("<lora:fox:te=0.5:unet=2>", "*=2, te=0.5"),
         ("<lora:fox:te=0.5>", "*=0.5"),
+        ("<lora:fox:0.8:te=0>", "*=0"),
+        ("<lora:fox:0.8:0.6:te=0>", "*=0.6, te=0"),
+        ("<lora:fox:0.8:unet=0.6>", "*=0.6, te=0.8"),
         ("<lora:fox:1:lbw=NONE>", "*=0"),
         (
             "<lora:fox:2:lbw=1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0>",
