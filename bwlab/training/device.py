@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bwlab.base.device import AUTO, chosen_device
+from bwlab.base.device import AUTO, chosen_device, gpu_multiplies_bf16
 from bwlab.base.quantisation import compute_in
 from bwlab.errors import BwlabError
 
@@ -44,7 +44,7 @@ def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
             return "bf16" if parameters >= BF16_PARAMETERS and multiplies_bf16() else "no"
         if device != "cuda":
             return "no"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if gpu_multiplies_bf16() else "fp16"
     if precision == "fp16" and device == "cpu":
         raise BwlabError("training.precision = fp16", "this machine trains on its CPU", "Choose bf16 or fp32")
     return "no" if precision == "fp32" else precision

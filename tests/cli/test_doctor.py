@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import bwlab
 from bwlab.cli.app import main
@@ -47,6 +49,16 @@ def test_a_cache_that_cannot_be_written_is_broken(own_cache: Path, capsys: pytes
     assert "BWLAB_CACHE" in found["cache"]["fix"]
     assert found["torch"]["state"] == "ok"
     assert "self-test" not in found
+
+
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="Tesla T4", total_memory=16_000_000_000)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    found = [one for one in examine(build_manager(installed=False), self_test=False) if one.part == "device"]
+    assert found == [Finding("device", "Tesla T4, 16 GB; trains in float16")]
 
 
 class Broken:
