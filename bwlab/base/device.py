@@ -8,6 +8,16 @@ from bwlab.errors import BwlabError
 AUTO = "auto"
 
 
+def gpu_multiplies_bf16() -> bool:
+    """Return whether the CUDA or ROCm device multiplies bfloat16 matrices in hardware.
+
+    By itself PyTorch also counts GPUs that only emulate it, such as a T4, a V100 or an RTX 2080.
+    """
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def chosen_device(name: str = AUTO) -> str:
     """Return a device as PyTorch names it: for `"auto"` the GPU where there is one, else the CPU.
 

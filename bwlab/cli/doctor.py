@@ -95,12 +95,12 @@ def _versions() -> Iterator[Finding]:
 def _device() -> Finding:
     import torch
 
-    from bwlab.base.device import chosen_device
+    from bwlab.base.device import chosen_device, gpu_multiplies_bf16
 
     name = chosen_device()
     if name == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        half = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        half = "bfloat16" if gpu_multiplies_bf16() else "float16"
         others = f", and {torch.cuda.device_count() - 1} more" if torch.cuda.device_count() > 1 else ""
         return Finding("device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB{others}; trains in {half}")
     what = "Apple's GPU (mps)" if name == "mps" else f"CPU, {torch.get_num_threads()} threads"

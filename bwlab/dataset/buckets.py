@@ -37,6 +37,11 @@ class BaseSize:
     factor: int = 8
     latent: int = 8
 
+    def latents(self, resolution: int | None) -> int:
+        """Return the side of the latents of square images; of a resolution that is no whole tokens, the side below."""
+        pixels = resolution or self.side
+        return max(1, pixels // self.factor) * self.factor // self.latent
+
 
 @dataclass(frozen=True)
 class Sizing:

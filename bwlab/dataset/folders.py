@@ -80,13 +80,23 @@ def subsets(config: DataConfig, regularisation: RegularisationConfig = NO_REGULA
 
 def present_subsets(config: DataConfig, regularisation: RegularisationConfig) -> tuple[Subset, ...]:
     """Return the folders as they are before the base generates any regularisation images."""
-    folder = regularisation.folder
-    if folder is None or not regularisation.generate or (Path(folder).is_dir() and any(image_paths(Path(folder)))):
+    if not still_empty(regularisation):
         return subsets(config, regularisation)
     first, *others = subsets(config)
     images = counted(regularisation.generate, "image")
-    note = f"regularisation.folder = {folder}: still empty; {images} will be generated"
+    note = f"regularisation.folder = {regularisation.folder}: still empty; {images} will be generated"
     return replace(first, notes=(*first.notes, note)), *others
+
+
+def still_empty(regularisation: RegularisationConfig) -> bool:
+    """Return whether the base is still to generate all class images, as their folder has none or does not exist."""
+    folder = regularisation.folder
+    return folder is not None and bool(regularisation.generate) and not class_images(folder)
+
+
+def class_images(folder: str) -> list[Path]:
+    """Return the images in a folder of class images, sorted; none if it does not exist."""
+    return list(image_paths(Path(folder))) if Path(folder).is_dir() else []
 
 
 def regularisation_subset(folder: str, config: DataConfig, prompt: str) -> Subset:

@@ -49,7 +49,7 @@ def load_training_set(config: TrainConfig, pipe: Pipeline, console: Console, bas
     for subset in subsets(config.data):
         subset_sizing(subset, base)  # impossible sizes are an error before anything is generated
     with ProgressBar("generating regularisation images", console=console) as bar:
-        generate_missing(config.regularisation, config.base, base_hash, pipe, bar.update)
+        generate_missing(config, base_hash, pipe, bar.update)
     folders = subsets(config.data, config.regularisation)
     examples = read_dataset(config.data, config.regularisation)
     framed = frame_examples(examples, {subset: subset_sizing(subset, base) for subset in folders})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from bwlab.base.device import AUTO, chosen_device
+from bwlab.base.device import AUTO, chosen_device, gpu_multiplies_bf16
 from bwlab.base.quantisation import compute_in
 from bwlab.errors import BwlabError
 
@@ -24,6 +25,11 @@ PLAIN_ATTENTION_LATENTS = 16  # greatest side of the latents for which plain att
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 BACKEND = "inductor"
+LONGEST_WAIT = timedelta(hours=24)
+"""How long a process waits for another one, such as the first while it generates class images and encodes the data.
+
+PyTorch's defaults are 10 minutes on GPUs and 30 on CPUs. A launcher ends all processes as soon as one has ended.
+"""
 
 
 def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
@@ -44,7 +50,7 @@ def mixed_precision(precision: str, device: str, parameters: int = 0) -> str:
             return "bf16" if parameters >= BF16_PARAMETERS and multiplies_bf16() else "no"
         if device != "cuda":
             return "no"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if gpu_multiplies_bf16() else "fp16"
     if precision == "fp16" and device == "cpu":
         raise BwlabError("training.precision = fp16", "this machine trains on its CPU", "Choose bf16 or fp32")
     return "no" if precision == "fp32" else precision
@@ -75,7 +81,7 @@ def new_accelerator(precision: str, device: str = AUTO, parameters: int = 0) -> 
     on_cpu = torch.device(name).type == "cpu"
     # accelerate keeps the first device and precision for the life of the process; each run has its own.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
     if device != AUTO and not on_cpu:
         if state.num_processes > 1 and torch.device(name).index is not None:
             reason = f"the run has {state.num_processes} processes, each with a device of its own"

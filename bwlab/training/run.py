@@ -17,8 +17,9 @@ from rich.console import Console
 
 from bwlab.adapters.save import block_ranks
 from bwlab.config.toml import toml_text
+from bwlab.dataset.buckets import base_size, subset_sizing
 from bwlab.dataset.epochs import epoch_examples
-from bwlab.dataset.folders import read_dataset
+from bwlab.dataset.folders import read_dataset, still_empty, subsets
 from bwlab.errors import BwlabError
 from bwlab.files import NO_ROOM, FolderLock
 from bwlab.plugins.events import CheckpointRecord, FinishRecord, RunRecord
@@ -27,6 +28,7 @@ from bwlab.training.config import TrainConfig
 from bwlab.training.outputs import Outputs
 from bwlab.training.prepare import TrainingSetup, prepare, prepare_model, run_length
 from bwlab.training.run_folder import ExistingRun, RunFolder, folder_of
+from bwlab.training.sampling import class_recipes, missing_images
 from bwlab.training.state import TrainingState, load_state
 from bwlab.training.summary import RunSummary
 from bwlab.training.tracking import TrainingBar
@@ -48,11 +50,14 @@ def dry_run(config: TrainConfig, manager: PluginManager, console: Console, exist
     """Print the summary of a run and write nothing; see `bwlab.training.dry_run`."""
     folder = folder_of(config)
     model = prepare_model(config, manager)
+    base = base_size(model.pipe)
+    for subset in subsets(config.data):
+        subset_sizing(subset, base)
     regularisation = config.regularisation
-    made = regularisation.generate and not (regularisation.folder and Path(regularisation.folder).is_dir())
-    examples = read_dataset(config.data, config.regularisation.replace(folder=None) if made else regularisation)
+    without = regularisation.replace(folder=None)
+    examples = read_dataset(config.data, without if still_empty(regularisation) else regularisation)
     present = sum(example.regularisation for example in examples)
-    missing = max(0, regularisation.generate - present)
+    missing = len(missing_images(config, class_recipes(config, model.base_hash)))
     new = epoch_examples([example for example in examples if not example.regularisation])
     epochs, steps = run_length(config, 2 * new if missing or present else new, model.processes.size)
     rate_factor(config.training, steps)

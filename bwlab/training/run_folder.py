@@ -17,7 +17,7 @@ from bwlab.training.tracking import TENSORBOARD
 
 DEFAULT_NAME = OutputConfig().name
 STATE_NAME = re.compile(r"step-(\d{6,})\.state\.safetensors")
-CHECKPOINT_NAME = re.compile(r"(?P<prefix>.*-)?step-(?P<step>\d{6,})(\.state|-.+)?\.safetensors")
+CHECKPOINT_NAME = re.compile(r"(?P<prefix>.*-)?step-(?P<step>\d{6,})(\.state|-(?P<word>.+))?\.safetensors")
 PREVIEW_NAME = re.compile(r"step-(\d{6,})-(\d+)\.png")
 
 # Characters that a file's name cannot hold on one of the common systems.
@@ -45,6 +45,7 @@ class RunFolder:
     def __init__(self, path: Path, name: str = DEFAULT_NAME) -> None:
         self.path = path
         self._names: tuple[str, ...] = (name,)
+        self._words: tuple[str, ...] = ()  # the trained words, whose embeddings are files of checkpoints
         self.adapter, self.config, self.log = path / f"{name}.safetensors", path / "config.toml", path / "log.jsonl"
         self.previews, self._checkpoints = path / "previews", path / "checkpoints"
         self._opened = False
@@ -105,9 +106,10 @@ class RunFolder:
         that a killed run left unfinished are removed, and checkpoints that it had no time to delete.
         """
         make_folder(self.path)
-        former = self._former_config()
+        former, self._words = self._former_config(), config.tokens.words
         if former is not None:
             self._names = tuple(dict.fromkeys((*self._names, former.output.name)))
+            self._words += former.tokens.words
         for folder in (self.path, self._checkpoints, self.previews):
             remove_unfinished(folder)
         if existing is ExistingRun.OVERWRITE:
@@ -138,10 +140,14 @@ class RunFolder:
             yield self.config  # last: it names the other files of the run
 
     def _checkpoint_files(self) -> list[tuple[Path, int]]:
-        """Return the files of checkpoints, also of those under the name that the run had before, with their steps."""
-        prefixes = {"", *map(checkpoint_prefix, self._names)}
+        """Return the files of checkpoints, also of those under the name that the run had before, with their steps.
+
+        A file such as `step-000500-best.safetensors` is one only if `best` is a word that the run trains.
+        """
+        prefixes, words = {"", *map(checkpoint_prefix, self._names)}, {None, *self._words}
         names = ((path, CHECKPOINT_NAME.fullmatch(path.name)) for path in self._checkpoints.glob("*"))
-        return [(path, int(name["step"])) for path, name in names if name and (name["prefix"] or "") in prefixes]
+        own = ((path, name) for path, name in names if name and name["word"] in words)
+        return [(path, int(name["step"])) for path, name in own if (name["prefix"] or "") in prefixes]
 
     def _former_config(self) -> TrainConfig | None:
         """Return the settings of the run in this folder; None if they cannot be read."""

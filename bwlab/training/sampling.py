@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bwlab._version import __version__
+from bwlab.dataset.captions import caption_path
 from bwlab.dataset.config import RegularisationConfig
+from bwlab.dataset.folders import class_images
 from bwlab.errors import BwlabError
 from bwlab.files import make_folder, write_atomically
 from bwlab.generation.recipe import GenerationRecipe, RecipeAdapter, RecipeEmbedding, read_recipe, write_png
@@ -36,17 +38,14 @@ def check_regularisation(config: RegularisationConfig) -> None:
             )
 
 
-def generate_missing(
-    config: RegularisationConfig, base: str, base_hash: str, pipe: Pipeline, on_progress: OnProgress
-) -> None:
+def generate_missing(config: TrainConfig, base_hash: str, pipe: Pipeline, on_progress: OnProgress) -> None:
     """Generate the regularisation images that are missing from their folder, each with its caption beside it.
 
-    Image `i` is named after its seed, `config.seed + i`, which alone decides what the image shows. So this can be
-    stopped and resumed, and two runs may do it at once.
+    Image `i` is named after its seed, `regularisation.seed + i`, which alone decides what the image shows. So this can
+    be stopped and resumed, and two runs may do it at once.
 
     Args:
-        config: prompt, sampling and folder of the images.
-        base: name of the base, for the recipes in the files.
+        config: all settings of the run.
         base_hash: hash of the UNet's weights.
         pipe: the base.
         on_progress: called after each image with how many are generated, of how many.
@@ -57,46 +56,69 @@ def generate_missing(
     """
     from bwlab.generation.sample import generate
 
-    check_regularisation(config)
-    if not config.generate or config.folder is None:
+    settings = config.regularisation
+    check_regularisation(settings)
+    if not settings.generate or settings.folder is None:
         return
-    folder = Path(config.folder)
+    folder = Path(settings.folder)
     make_folder(folder, f"regularisation.folder = {folder}")
     sampler = sampler_for(pipe, AUTO).name
-    recipes = [
-        replace(image_recipe(config, config.seed + index, base, base_hash), sampler=sampler)
-        for index in range(config.generate)
-    ]
-    missing = {recipe.seed for recipe in recipes if not is_generated(folder / image_name(recipe), recipe)}
+    recipes = [replace(recipe, sampler=sampler) for recipe in class_recipes(config, base_hash)]
+    missing = missing_images(config, recipes)
     done = 0
     for begin in range(0, len(recipes), BATCH_SIZE):
         batch = recipes[begin : begin + BATCH_SIZE]  # always the same batches: their size shows in the last bits
         if missing.isdisjoint(recipe.seed for recipe in batch):
             continue
         prompts, seeds = [recipe.prompt for recipe in batch], [recipe.seed for recipe in batch]
-        images = generate(pipe, prompts, seeds, steps=config.steps, cfg=config.cfg)
+        images = generate(
+            pipe, prompts, seeds, steps=settings.steps, cfg=settings.cfg, clip_skip=config.training.clip_skip
+        )
         for recipe, image in zip(batch, images, strict=True):
             if recipe.seed in missing:
-                write_captioned(folder, recipe, image)
+                write_captioned(folder / image_name(recipe), recipe, image, config.data.caption_extension)
                 done += 1
                 on_progress(done, len(missing))
 
 
-def image_recipe(config: RegularisationConfig, seed: int, base: str, base_hash: str) -> GenerationRecipe:
-    """Return the recipe of one image, without its size."""
-    return GenerationRecipe(
-        prompt=config.prompt,
+def class_recipes(config: TrainConfig, base_hash: str) -> list[GenerationRecipe]:
+    """Return the recipes of all class images that the base may have to generate, by their seeds, without their size."""
+    settings = config.regularisation
+    first = GenerationRecipe(
+        prompt=settings.prompt,
         negative="",
-        seed=seed,
-        steps=config.steps,
-        cfg=config.cfg,
+        seed=settings.seed,
+        steps=settings.steps,
+        cfg=settings.cfg,
         sampler=AUTO,
-        base=Path(base).name,
+        base=Path(config.base).name,
         base_hash=base_hash,
         width=0,
         height=0,
         version=__version__,
+        clip_skip=config.training.clip_skip,
     )
+    return [replace(first, seed=settings.seed + index) for index in range(settings.generate)]
+
+
+def missing_images(config: TrainConfig, recipes: Sequence[GenerationRecipe]) -> set[int]:
+    """Return the seeds of the class images that are to be generated, the lowest ones that are not in the folder.
+
+    With them the folder holds `regularisation.generate` images, whoever made the others.
+
+    Args:
+        config: all settings of the run.
+        recipes: those of `class_recipes`.
+
+    Raises:
+        BwlabError: an image of the same name was made from another recipe.
+
+    """
+    folder = config.regularisation.folder
+    if not recipes or folder is None:
+        return set()
+    absent = [recipe.seed for recipe in recipes if not is_generated(Path(folder) / image_name(recipe), recipe)]
+    return set(absent[: max(0, len(recipes) - len(class_images(folder)))])
 
 
 def image_name(recipe: GenerationRecipe) -> str:
@@ -105,22 +127,29 @@ def image_name(recipe: GenerationRecipe) -> str:
 
 
 def is_generated(path: Path, recipe: GenerationRecipe) -> bool:
-    """Return whether an image and its caption exist; BwlabError if the image was made from another recipe."""
+    """Return whether an image exists; BwlabError if it was made from another recipe."""
     if not path.exists():
         return False
     existing = read_recipe(path)
-    for name in ("prompt", "steps", "cfg", "base_hash"):
+    for name in ("prompt", "steps", "cfg", "clip_skip", "base_hash"):
         theirs, ours = getattr(existing, name), getattr(recipe, name)
         if theirs != ours:
             fix = "Choose another regularisation.folder, or delete the images there"
             raise BwlabError(f"regularisation image {path}", f"its {name} is {theirs!r}, not {ours!r}", fix)
-    return path.with_suffix(".txt").exists()
+    return True
 
 
-def write_captioned(folder: Path, recipe: GenerationRecipe, image: Image.Image) -> None:
-    """Write an image and, before it, its caption unless one exists: an image in the folder is always complete."""
-    path = folder / image_name(recipe)
-    caption = path.with_suffix(".txt")
+def write_captioned(path: Path, recipe: GenerationRecipe, image: Image.Image, extension: str) -> None:
+    """Write an image and, before it, its caption unless one exists: an image in the folder is always complete.
+
+    Args:
+        path: the image file.
+        recipe: how the image was made, without its size; its prompt is the caption.
+        image: the image.
+        extension: `data.caption_extension`, with which captions are read.
+
+    """
+    caption = caption_path(path, extension)
     if not caption.exists():
         write_atomically(caption, f"{recipe.prompt}\n".encode())
     write_png(path, image, replace(recipe, width=image.width, height=image.height), overwrite=True)

@@ -149,7 +149,7 @@ class RunSummary:
     def _pass_seconds(self) -> float:
         """Return the seconds of the denoiser for one image; on other devices than CPUs the first pass only warms up."""
         pipe, device = self.pipe, self.accelerator.device
-        side = (self.config.data.resolution or base_size(pipe).side) // base_size(pipe).latent
+        side = base_size(pipe).latents(self.config.data.resolution)
         arguments = denoiser_conditions(pipe, encode_texts(pipe, [""]) if self.text is None else self.text)
         denoiser = denoiser_of(pipe)
         latents = torch.zeros(1, latent_channels(pipe.vae), side, side, device=device, dtype=denoiser.dtype)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import bwlab
 from bwlab.cli.app import main
@@ -59,6 +61,16 @@ def test_a_torch_that_cannot_be_imported_is_broken(
     assert found["device"]["state"] == "broken"
     assert found["device"]["found"].startswith("ModuleNotFoundError: import of torch halted")
     assert {"cache", "plugins"} <= found.keys(), "the rest is examined too"
+
+
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimpleNamespace(name="Tesla T4", total_memory=16_000_000_000)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    found = [one for one in examine(build_manager(installed=False), self_test=False) if one.part == "device"]
+    assert found == [Finding("device", "Tesla T4, 16 GB; trains in float16")]
 
 
 class Broken:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from bwlab.errors import BwlabError
 from bwlab.generation.recipe import read_recipe
+from bwlab.images import read_rgb
 from bwlab.training import sampling
 from bwlab.training.config import TrainConfig
 from tests.dataset.loaded import load, settings
@@ -60,6 +62,29 @@ def test_stopped_generation_is_resumed(
     assert (tmp_path / "class" / "base-00005.png").stat().st_mtime_ns == kept
     monkeypatch.setattr(sampling, "write_png", None)  # nothing is left to draw
     load(config, pipe)
+
+
+def test_images_in_the_folder_count_whoever_made_them(pipe: Pipeline, config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "class" / "photographs").mkdir(parents=True)
+    mine = [tmp_path / "class" / "mine.png", tmp_path / "class" / "photographs" / "mine.jpg"]
+    for path in mine:
+        Image.new("RGB", (32, 32), "red").save(path)
+    data, _ = load(config, pipe)
+    made = [tmp_path / "class" / f"base-00005{ending}" for ending in (".png", ".txt")]
+    assert sorted(path for path in (tmp_path / "class").rglob("*.*")) == sorted([*mine, *made])
+    assert [example.caption for example in data.examples if example.regularisation] == ["a fox"] * 3
+
+
+def test_images_are_made_and_captioned_as_they_are_trained(pipe: Pipeline, two_images: Path, tmp_path: Path) -> None:
+    sets = "data.caption=ink", "data.caption_extension=.caption", "regularisation.generate=1"
+    for skip in (1, 2):
+        config = drawing(two_images, tmp_path / str(skip), f"training.clip_skip={skip}", *sets)
+        load(config, pipe)
+    first, second = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert set(first) == set(second) == {"base-00005.png", "base-00005.caption"}
+    assert read_rgb(tmp_path / "1" / "base-00005.png") != read_rgb(tmp_path / "2" / "base-00005.png")
+    with pytest.raises(BwlabError, match=r"base-00005\.png: its clip_skip is 1, not 2"):
+        load(drawing(two_images, tmp_path / "1", "training.clip_skip=2", *sets), pipe)
 
 
 def test_images_of_another_recipe_are_refused(

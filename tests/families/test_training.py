@@ -15,6 +15,8 @@ from bwlab.training.settings import read_config
 from tests.families.commands import command, losses_of, run
 from tests.families.pipelines import LATE_BLOCKS
 
+BETWEEN = "data.buckets=true", "data.bucket_step=8", "data.resolution=36"  # 9 x 9 latents; tokens have 2 x 2
+
 
 def trained(base: Path, data: Path, out: Path, *options: object) -> dict[str, torch.Tensor]:
     given = "--steps", 2, "--batch-size", 2, "--lr", 0.05, "--set", "preview.enabled=false", *options
@@ -68,6 +70,17 @@ def test_larger_images_go_into_buckets(base: Path, family: str, two_images: Path
     )
     assert wide
     run("data", "check", two_images, "--base", base)
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen-image"])
+def test_buckets_of_an_area_between_whole_tokens_are_summarised(
+    base: Path, family: str, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    between = [part for each in BETWEEN for part in ("--set", each)]
+    run("train", "--base", base, "--data", two_images, "--out", tmp_path / "run", "--dry-run", *between)
+    assert "judged from one pass of the denoiser" in " ".join(capsys.readouterr().out.split())
+    run("train", "--base", base, "--plan-memory", "--adapter", "lora", *between)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("family", ["qwen-image", "z-image"])

@@ -32,6 +32,16 @@ def test_a_precision_that_is_asked_for_is_given() -> None:
         mixed_precision("fp16", "cpu", SD14)
 
 
+@pytest.mark.parametrize(("major", "expected"), [(7, "fp16"), (8, "bf16")])
+def test_on_a_gpu_that_only_emulates_bfloat16_auto_is_fp16(
+    major: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or major > 7
+    )
+    assert mixed_precision("auto", "cuda", SD14) == expected
+
+
 def test_an_old_pytorch_knows_no_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not device.multiplies_bf16()

@@ -20,7 +20,10 @@ import bwlab
 from bwlab.cli.app import exit_on_error, main
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
+from bwlab.terminal import echo
 from bwlab.training import ExistingRun, train
+from bwlab.training.device import new_accelerator
+from bwlab.training.distributed import Processes, leave_processes
 from bwlab.training.settings import read_config
 from tests.families.pipelines import save_tiny_sd3
 from tests.forked import PROCESSES
@@ -170,6 +173,20 @@ def assert_equal_runs(two: Path, one: Path) -> None:
     assert [line["step"] for line in logs[0]] == [1, 2, 3]
     for key in ("loss", "grad_norm", "lr"):
         assert [line[key] for line in logs[0]] == pytest.approx([line[key] for line in logs[1]], rel=1e-4)
+
+
+def say_longest_wait() -> None:
+    """Print for how many seconds this process waits for the other one."""
+    processes = Processes(new_accelerator("fp32", "cpu"))
+    group = torch.distributed.group.WORLD
+    assert group is not None
+    echo(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+    processes.any(False)  # both are connected before one ends
+    leave_processes()
+
+
+def test_processes_wait_for_what_takes_the_first_one_hours(tmp_path: Path) -> None:
+    assert pair(tmp_path, say_longest_wait) == [(0, "86400.0\n")] * 2
 
 
 def test_an_error_in_one_process_ends_both(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:

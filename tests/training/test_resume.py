@@ -116,6 +116,18 @@ def test_old_checkpoints_are_pruned(tiny_pipeline: Path, two_images: Path, tmp_p
     assert states == [f"checkpoints/step-00000{step}.state.safetensors" for step in (3, 4, 5)]
 
 
+def test_a_copy_of_a_checkpoint_is_never_pruned(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
+    sets = "adapter.blocks=mid=2", "checkpoint.keep=1"
+    checkpoints = tmp_path / "out" / "checkpoints"
+    run(short_config(tiny_pipeline, two_images, tmp_path / "out", *sets, "training.steps=1"))
+    copied = (checkpoints / "step-000001.safetensors").rename(checkpoints / "step-000001-best.safetensors").read_bytes()
+    again = short_config(tiny_pipeline, two_images, tmp_path / "out", *sets, "training.steps=2")
+    run(again, existing=ExistingRun.RESUME)
+    steps = ["step-000002.safetensors", "step-000002.state.safetensors"]
+    assert files_in(checkpoints) == ["step-000001-best.safetensors", *steps]
+    assert (checkpoints / "step-000001-best.safetensors").read_bytes() == copied
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -199,7 +211,7 @@ def test_a_folder_in_use_is_refused_and_untouched(tiny_pipeline: Path, two_image
 def test_overwriting_replaces_a_run_and_nothing_else(tiny_pipeline: Path, two_images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(short_config(tiny_pipeline, two_images, out, "training.steps=3"))
-    mine = ["mine.txt", "previews/mine.png", "checkpoints/mine.safetensors", "deep/er/mine.txt"]
+    mine = ["mine.txt", "previews/mine.png", "checkpoints/step-000003-best.safetensors", "deep/er/mine.txt"]
     for name in mine:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("keep me")

@@ -81,6 +81,13 @@ def test_a_dry_run_generates_no_regularisation_images(
     assert call([*arguments(tiny_pipeline, data, tmp_path / "out", *sets), "--dry-run"]) == 0
     assert "5 with repeats; 0 regularisation images, 7 to be generated" in capsys.readouterr().out
     assert not (tmp_path / "class").exists()
+    (tmp_path / "class").mkdir()
+    assert call([*arguments(tiny_pipeline, data, tmp_path / "out", *sets), "--dry-run"]) == 0
+    assert "5 with repeats; 0 regularisation images, 7 to be generated" in capsys.readouterr().out
+    (tmp_path / "class" / "mine.png").write_bytes((data / "a.png").read_bytes())
+    assert call([*arguments(tiny_pipeline, data, tmp_path / "out", *sets), "--dry-run"]) == 0
+    assert "5 with repeats; 1 regularisation image, 6 to be generated" in capsys.readouterr().out
+    assert files_in(tmp_path / "class") == ["mine.png"]
 
 
 def test_the_numbers_are_those_of_the_run(tiny_pipeline: Path, data: Path, tmp_path: Path) -> None:
@@ -112,6 +119,7 @@ def test_a_dry_run_refuses_what_a_run_refuses(
         (("--warmup", "9"), "the run has 2 steps"),
         (("--blocks", "uper=1"), "Did you mean upper?"),
         (("--resume",), "no run to resume: there is no such folder"),
+        (("--set", "data.resolution=30"), "data.resolution = 30"),
     ):
         assert call([*arguments(tiny_pipeline, data, tmp_path / "out", *more), "--dry-run"]) == 2
         assert named in capsys.readouterr().err

@@ -88,7 +88,8 @@ def test_words_train_alone_or_with_an_adapter(tiny_pipeline: Path, two_words: Pa
     alone = run(short_config(tiny_pipeline, two_words, tmp_path / "alone", *sets, "tokens.alone=true"))
     assert alone == tmp_path / "alone" / "<fox>.safetensors"
     assert "adapter.safetensors" not in files_in(tmp_path / "alone")
-    run(short_config(tiny_pipeline, two_words, tmp_path / "both", *sets, "preview.prompts=<fox>"))
+    kept = "checkpoint.every=1", "checkpoint.keep=1"
+    run(short_config(tiny_pipeline, two_words, tmp_path / "both", *sets, *kept, "preview.prompts=<fox>"))
     steps = [f"checkpoints/step-000002{end}" for end in ("-<fox>.safetensors", ".safetensors", ".state.safetensors")]
     previews = ["previews/step-000002-0.png"]
     assert files_in(tmp_path / "both") == [

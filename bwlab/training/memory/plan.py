@@ -25,6 +25,7 @@ from bwlab.base.weights import component_files
 from bwlab.blocks.configs import meta_denoiser
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.spec import parse_spec
+from bwlab.dataset.buckets import BaseSize
 from bwlab.errors import BwlabError
 from bwlab.tables import Cell, Table, columns_of
 from bwlab.text import parse_json
@@ -222,7 +223,8 @@ def _fake(tensor: Tensor) -> Tensor:
 def _step(model: _Model, config: TrainConfig, checkpointing: bool) -> StepMemory:
     """Return the memory of a step; inside the `FakeTensorMode` of the model."""
     training = config.training.replace(gradient_checkpointing=checkpointing)
-    side = (config.data.resolution or model.latents.side) // model.latents.factor
+    size = BaseSize(model.latents.side, model.family.size_step(model.pipe), model.latents.factor)
+    side = size.latents(config.data.resolution)
     batch = training.batch_size
     latents = torch.empty(batch, model.latents.channels, side, side)
     times = torch.empty(batch)
