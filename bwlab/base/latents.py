@@ -33,8 +33,9 @@ def encode_images(vae: AutoencoderKL, images: Tensor, at_once: int = IMAGES_AT_O
     """Return the posteriors of images, on the device of the autoencoder.
 
     The autoencoder's latents `z` become `(z - shift_factor) * scaling_factor`, as diffusers' pipelines scale them
-    (Rombach et al. 2022, arXiv 2112.10752, appendix G: to unit variance); some autoencoders have a shift and a factor
-    for each channel. An autoencoder of videos gets each image as a video of one frame.
+    (Rombach et al. 2022, arXiv 2112.10752, appendix G: to unit variance); some autoencoders have a mean and a standard
+    deviation for each channel, and `(z - mean) / deviation * scaling_factor`. An autoencoder of videos gets each image
+    as a video of one frame.
 
     Args:
         vae: the autoencoder.
@@ -62,7 +63,8 @@ def latent_shift(vae: AutoencoderKL) -> tuple[float, ...]:
 def latent_scale(vae: AutoencoderKL) -> tuple[float, ...]:
     """Return the factor that brings an autoencoder's latents to about unit variance: one, or one for each channel."""
     deviations = vae.config.get("latents_std")
-    return tuple(1 / float(value) for value in deviations) if deviations else (float(vae.config.scaling_factor),)
+    factor = float(vae.config.get("scaling_factor") or 1.0)
+    return tuple(factor / float(value) for value in deviations) if deviations else (factor,)
 
 
 def latent_channels(vae: AutoencoderKL) -> int:

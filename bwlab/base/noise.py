@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bwlab.base.models import family_of
-from bwlab.base.noise_schedule import fixed_shift, is_flow
+from bwlab.base.noise_schedule import fixed_shift, is_flow, require_known_noise
 from bwlab.base.prediction import EPSILON, VELOCITY
 from bwlab.errors import BwlabError
 
@@ -140,12 +140,13 @@ def noise_process(
         shift: shift of flow matching; None: that of the base's scheduler.
 
     Raises:
-        BwlabError: the prediction type is unknown, or a setting belongs to the other process.
+        BwlabError: the scheduler or its prediction type is unknown, or a setting belongs to the other process.
 
     """
     from diffusers import DDPMScheduler
 
     config = pipe.scheduler.config
+    require_known_noise(config)
     if is_flow(config):
         own = base_shift(pipe) if shift is None else shift
         return FlowMatching(own, "logit_normal" if sampling == "auto" else sampling)

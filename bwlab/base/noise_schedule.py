@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.base.architectures import Config
 from bwlab.base.prediction import Prediction
+from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -27,6 +28,16 @@ def is_flow(config: Mapping[str, object]) -> bool:
     return (
         str(config.get("_class_name", "")).startswith("FlowMatch") or config.get("prediction_type") == "flow_prediction"
     )
+
+
+def require_known_noise(config: Mapping[str, object]) -> None:
+    """Raise BwlabError if a base's scheduler adds noise by EDM (Karras et al. 2022, arXiv 2206.00364), as Playground's.
+
+    Its noise has standard deviations of 0.002 to 80, and its denoiser is scaled by them.
+    """
+    if "sigma_data" in config:
+        found = f"it adds noise by EDM (sigma_data = {config['sigma_data']}), which bwlab neither trains nor samples"
+        raise BwlabError("the base's scheduler", found, "Use a base of diffusion (DDPM) or flow matching")
 
 
 def fixed_shift(config: Mapping[str, object]) -> float:

@@ -2,7 +2,8 @@
 
 Buckets are those of NovelAI's aspect ratio bucketing, as kohya's trainer has them: sides are multiples of a step, and
 no bucket has a larger area than the square of the resolution. An image goes to the bucket with the nearest aspect
-ratio, is resized until it covers the bucket, and what sticks out is cropped.
+ratio, is resized until it covers the bucket, and what sticks out is cropped. If images may not be enlarged,
+each has a bucket of its own, as with kohya's `bucket_no_upscale`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,7 @@ class Sizing:
         random_crop: whether the whole resized image is encoded, to crop it at another position each time.
         buckets: the sizes to choose from; empty means `size` alone.
         step: number of pixels of which the sides of buckets are multiples.
-        most: longest side of a bucket.
-        upscale: whether images smaller than their bucket are enlarged, instead of getting a smaller bucket.
+        upscale: whether images may be enlarged to a bucket, instead of each getting one that it covers.
 
     """
 
@@ -63,7 +63,6 @@ class Sizing:
     random_crop: bool = False
     buckets: tuple[Size, ...] = ()
     step: int = 1
-    most: int = 0
     upscale: bool = True
 
 
@@ -125,7 +124,7 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     if not buckets:
         fix = "Widen data.bucket_min and data.bucket_max, or lower data.bucket_step"
         raise BwlabError(f"data.buckets with {size} pixels", f"no bucket has sides of {least} to {most}", fix)
-    return Sizing(size, factor, settings.random_crop, buckets, settings.bucket_step, most, settings.upscale)
+    return Sizing(size, factor, settings.random_crop, buckets, settings.bucket_step, settings.upscale)
 
 
 def bucket_bounds(settings: DataConfig, size: Size, factor: int) -> tuple[int, int]:
@@ -191,23 +190,54 @@ def frame_example(example: Example, sizing: Sizing) -> Frame:
 
 def frame_image(original: Size, sizing: Sizing) -> Frame | None:
     """Return how an image is resized and cropped; None if it is smaller than one step and may not be enlarged."""
-    target = choose_bucket(original, sizing)
+    if sizing.upscale:
+        target = nearest_shape(original, sizing.buckets) if sizing.buckets else sizing.size
+        resized = covering_size(original, target)
+    else:
+        resized = shrunk_size(original, sizing.size.width * sizing.size.height, sizing.step)
+        target = whole_steps(resized, sizing.step)
     if target.width < 1 or target.height < 1:
         return None
-    resized = covering_size(original, target)
     if not sizing.random_crop:
         return Frame(original, resized, target, target)
     whole_latents = Size(*(max(side // sizing.factor * sizing.factor, 1) for side in resized))
     return Frame(original, resized, whole_latents, target)
 
 
-def choose_bucket(original: Size, sizing: Sizing) -> Size:
-    """Return the bucket of an image; with a side of 0 if the image is too small and may not be enlarged."""
-    nearest = nearest_shape(original, sizing.buckets) if sizing.buckets else sizing.size
-    fits = original.width >= nearest.width and original.height >= nearest.height
-    if sizing.upscale or fits:
-        return nearest
-    return Size(*(min(side, sizing.most) // sizing.step * sizing.step for side in original))
+def shrunk_size(original: Size, area: int, step: int) -> Size:
+    """Return the size to which an image is shrunk that may not be enlarged; its own size if its area is allowed.
+
+    The width or the height becomes a multiple of the step, whichever changes the aspect ratio of the bucket less, by
+    the rule of kohya's trainer (sd-scripts, `BucketManager.select_bucket` with `no_upscale`).
+
+    Args:
+        original: size of the image.
+        area: greatest area, in square pixels.
+        step: number of pixels of which the sides of the bucket are multiples.
+
+    """
+    if original.width * original.height <= area:
+        return original
+    ratio = original.width / original.height
+    width, height = (round_half_up(side) // step * step for side in ((area * ratio) ** 0.5, (area / ratio) ** 0.5))
+    by_width, by_height = Size(width, round_half_up(width / ratio)), Size(round_half_up(height * ratio), height)
+    return by_width if _other_ratio(by_width, ratio, step) < _other_ratio(by_height, ratio, step) else by_height
+
+
+def _other_ratio(size: Size, ratio: float, step: int) -> float:
+    """Return how far the aspect ratio of the bucket of a size is from this one; infinite if it has a side of 0."""
+    bucket = whole_steps(size, step)
+    return abs(bucket.width / bucket.height - ratio) if min(bucket) else math.inf
+
+
+def whole_steps(size: Size, step: int) -> Size:
+    """Return the largest size within `size` whose sides are multiples of the step, and may be 0."""
+    return Size(size.width // step * step, size.height // step * step)
+
+
+def round_half_up(number: float) -> int:
+    """Return the nearest whole number; of two that are as near, the greater one."""
+    return math.floor(number + 0.5)
 
 
 def nearest_shape(size: Size, candidates: Sequence[Size]) -> Size:

@@ -73,7 +73,7 @@ class DataConfig(Settings):
     """Longest side of a bucket in pixels; if it is not set, twice `resolution`."""
 
     upscale: bool = True
-    """Enlarge images that are smaller than their bucket; if false, such images go into a smaller bucket."""
+    """Enlarge images that are smaller than their bucket; if false, each image has a bucket that it covers."""
 
 
 class RegularisationConfig(Settings):

@@ -11,7 +11,7 @@ from bwlab.config.foreign.ai_toolkit import AI_TOOLKIT, DTYPES, OPTIMIZERS, SCHE
 from bwlab.errors import BwlabError, first_line
 from bwlab.foreign.folders import Folder, put_folders
 from bwlab.foreign.optimizers import put_options
-from bwlab.foreign.ranks import TRANSFORMERS, everywhere
+from bwlab.foreign.ranks import LENGTHS, TRANSFORMERS, everywhere, with_convolutions
 from bwlab.foreign.translator import Translation, Translator, flattened_dict, table_of
 
 PROGRAM = "ai-toolkit"
@@ -145,18 +145,22 @@ def _network(t: Translator, family: str) -> None:
     if kind == "lokr":
         t.put("adapter.options.full_matrix", t.switch("network.lokr_full_rank", True), "network.lokr_full_rank")
         t.put("adapter.options.factor", t.whole("network.lokr_factor", -1), "network.lokr_factor")
-    convolutions = t.whole("network.conv", rank)
-    if adapter == "locon" and convolutions != rank:
-        t.warn("network.conv", f"convolutions have the rank of their block, {rank}", "Give --blocks")
+    convolutions = (t.whole("network.conv", rank) or rank) if adapter == "locon" else rank
+    ranks = everywhere(rank, family)
+    if convolutions != rank:
+        ranks = with_convolutions([rank] * LENGTHS[family], [convolutions] * LENGTHS[family], family)
+        t.note("network.conv", "all layers of resnets have this rank, also those of 1 x 1 and linear ones")
     encoders = list(ENCODERS[family]) if t.switch("train.train_text_encoder") else []
-    denoiser = [everywhere(rank, family)] if t.switch("train.train_unet", True) else []
+    denoiser = [ranks] if t.switch("train.train_unet", True) else []
     spec = ", ".join([*denoiser, *(f"{name}={rank}" for name in encoders)])
     t.put("adapter.blocks", spec, *names, "train.train_text_encoder")
     alpha = t.number("network.linear_alpha", t.number("network.alpha", 1.0))
-    if alpha != rank:
+    other = t.number("network.conv_alpha", convolutions) if adapter == "locon" else alpha
+    if alpha != rank or other != convolutions:
         t.put("adapter.alpha", alpha, "network.linear_alpha", "network.alpha")
-    if t.has("network.conv_alpha") and t.number("network.conv_alpha") != alpha:
-        t.warn("network.conv_alpha", f"all layers have the alpha {alpha:g}", "Give --alpha")
+        if other != alpha:
+            name = "network.conv_alpha" if t.has("network.conv_alpha") else "network.conv"
+            t.warn(name, f"all layers have the alpha {alpha:g}, and none {other:g}", "Give --alpha")
     common = t.number("train.lr", 1e-6)
     rate = t.number("train.unet_lr", common)
     t.put("training.lr", rate, "train.unet_lr", "train.lr")
@@ -203,7 +207,8 @@ def _folder(t: Translator, one: Translator) -> Folder:
         raise BwlabError(one.asked("datasets.resolution"), "not a resolution", "Write a number, or a list of them")
     path = one.text("datasets.folder_path", one.text("datasets.dataset_path"))
     trigger = one.text("datasets.trigger_word")
-    return Folder(path, [*sizes], one.switch("datasets.is_reg"), settings, f"{trigger}," if trigger else "")
+    prefix = f"{trigger}," if trigger else ""
+    return Folder(path, [*sizes], one.switch("datasets.is_reg"), settings, prefix, recursive=True)
 
 
 # Steps, loss and files

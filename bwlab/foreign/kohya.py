@@ -228,15 +228,29 @@ def _ranks(t: Translator, family: str, rank: int) -> str:
         length = LENGTHS[own]
         ranks = list_of(text, length, t.asked(_arg("block_dims"))) if text else [float(rank)] * length
         kept = [number * (weight != 0) for number, weight in zip(ranks, weights or [1.0] * length, strict=True)]
-        return from_kohya(kept, own, "rank")
-    convolutions = t.whole(_arg("conv_dim"), rank)
-    if convolutions in (None, rank) or (t.text("network_module").startswith("lycoris") and not t.has(_arg("conv_dim"))):
+        if not t.has(_arg("conv_dim")):
+            return from_kohya(kept, own, "rank")
+        of_convolutions = [_convolutions(t, rank)[0] * (weight != 0) for weight in weights or [1.0] * length]
+        _note_convolutions(t)
+        return with_convolutions(kept, of_convolutions, own)
+    convolutions = _convolutions(t, rank)[0]
+    if convolutions == rank:
         return everywhere(rank, family)
+    _note_convolutions(t)
+    return with_convolutions([rank] * LENGTHS[family], [convolutions] * LENGTHS[family], family)
+
+
+def _convolutions(t: Translator, rank: int) -> tuple[int, float]:
+    """Return rank and alpha of convolutions: LyCORIS' are those of all layers unless it is told, kohya's alpha is 1."""
+    alpha = (t.number("network_alpha", 1.0) or 1.0) if t.text("network_module").startswith("lycoris") else 1.0
+    return t.whole(_arg("conv_dim"), rank) or rank, t.number(_arg("conv_alpha"), alpha) or alpha
+
+
+def _note_convolutions(t: Translator) -> None:
     t.note(
         _arg("conv_dim"),
         "all layers of resnets have this rank, those of 1 x 1 and linear ones too, which have network_dim in kohya's",
     )
-    return with_convolutions(rank, convolutions or rank, family)
 
 
 def _lists_for(t: Translator, family: str) -> str:
@@ -264,30 +278,13 @@ def _transformer_ranks(t: Translator, family: str, rank: int) -> str:
 
 def _alpha(t: Translator, rank: int) -> None:
     """Set alpha: kohya's is 1 by default, and may differ for convolutions and blocks, bwlab's is one number."""
-    alpha = t.number("network_alpha", 1.0) or 1.0
-    if t.has(_arg("block_alphas")):
-        _block_alphas(t, rank)
-        return
-    names = ["network_alpha"]
-    if t.has(_arg("conv_dim")) and not t.text("network_module").startswith("lycoris"):
-        names.append(_arg("conv_alpha"))
-        convolutions = t.whole(_arg("conv_dim"), rank) or rank
-        other = t.number(_arg("conv_alpha"), 1.0) or 1.0
-        if alpha == rank and other == convolutions:
-            t.settings.pop("adapter.alpha", None)
-            return
-        if other != alpha:
-            t.warn(_arg("conv_dim"), f"all layers have the alpha {alpha:g}, and none {other:g}", "Give --alpha")
-    t.put("adapter.alpha", alpha, *names)
-
-
-def _block_alphas(t: Translator, rank: int) -> None:
-    length = t.text(_arg("block_alphas")).count(",") + 1
-    alphas = list_of(t.text(_arg("block_alphas")), length, t.asked(_arg("block_alphas")))
-    text = t.text(_arg("block_dims"))
-    ranks = list_of(text, length, t.asked(_arg("block_dims"))) if text else [float(rank)] * length
-    used = [(own, alpha) for own, alpha in zip(ranks, alphas, strict=True) if own]
-    if all(own == alpha for own, alpha in used):
+    used = _block_alphas(t, rank)
+    alpha = used[0][1]
+    names = ["network_alpha", _arg("block_alphas")]
+    conv_dim, conv_alpha = _arg("conv_dim"), _arg("conv_alpha")
+    lycoris = t.text("network_module").startswith("lycoris")
+    others = [_convolutions(t, rank)] if t.has(conv_dim) or (lycoris and t.has(conv_alpha)) else []
+    if len(used) + len(others) > 1 and all(own == alpha for own, alpha in [*used, *others]):
         t.settings.pop("adapter.alpha", None)
         return
     if len({alpha for _, alpha in used}) > 1:
@@ -296,7 +293,24 @@ def _block_alphas(t: Translator, rank: int) -> None:
             "one alpha counts for all blocks, here the first",
             "Give --alpha, or leave it to the rank",
         )
-    t.put("adapter.alpha", used[0][1], _arg("block_alphas"))
+    for _, other in others:
+        names.append(conv_alpha)
+        if other != alpha:
+            name = conv_alpha if t.has(conv_alpha) else conv_dim
+            t.warn(name, f"all layers have the alpha {alpha:g}, and none {other:g}", "Give --alpha")
+    t.put("adapter.alpha", alpha, *names)
+
+
+def _block_alphas(t: Translator, rank: int) -> list[tuple[float, float]]:
+    """Return ranks and alphas of the blocks that have any, or one pair for all of them."""
+    alpha = t.number("network_alpha", 1.0) or 1.0
+    if not t.has(_arg("block_alphas")):
+        return [(rank, alpha)]
+    length = t.text(_arg("block_alphas")).count(",") + 1
+    alphas = list_of(t.text(_arg("block_alphas")), length, t.asked(_arg("block_alphas")))
+    text = t.text(_arg("block_dims"))
+    ranks = list_of(text, length, t.asked(_arg("block_dims"))) if text else [float(rank)] * length
+    return [(own, alpha) for own, alpha in zip(ranks, alphas, strict=True) if own] or [(rank, alpha)]
 
 
 class Rates:
@@ -362,8 +376,7 @@ def _put_rates(t: Translator, family: str, rates: Rates, encoders: Mapping[str, 
     others = ", ".join(f"{name}={_text(own)}" for name, own in encoders.items() if own != rate)
     if rates.weights is not None and any(weight != 1 for weight in rates.weights):
         of_blocks = [rounded(rate * weight) for weight in rates.weights]
-        te = next(iter(encoders.values()), rate)
-        t.put("training.block_lr", from_kohya(of_blocks, _lists_for(t, family), "rate", te), *names)
+        t.put("training.block_lr", from_kohya(of_blocks, _lists_for(t, family), "rate", encoders), *names)
     elif others:
         t.put("training.block_lr", others, *names, "learning_rate")
 

@@ -11,11 +11,12 @@ from bwlab.errors import BwlabError, first_line
 from bwlab.foreign.folders import Folder, put_folders
 from bwlab.foreign.optimizers import known_options, put_options
 from bwlab.foreign.ranks import TRANSFORMERS
-from bwlab.foreign.translator import Translation, Translator, flattened_dict, same, table_of
+from bwlab.foreign.translator import Translation, Translator, flattened_dict, rounded, same, table_of
 from bwlab.text import parse_json
 
 PROGRAM = "OneTrainer"
 LISTS = ("concepts", "samples")
+MOST_EMA = 0.999999  # of training.ema
 FAMILIES: Sequence[tuple[str, str]] = (
     ("STABLE_DIFFUSION_XL", "sdxl"),
     ("STABLE_DIFFUSION_3", "sd3"),
@@ -226,7 +227,8 @@ def _folder(one: Translator, sizes: Sequence[int | tuple[int, int]], buckets: bo
         settings["data.tag_dropout"] = one.number("concepts.text.tag_dropout_probability", 0.0)
     settings["data.repeats"] = max(1, round(one.number("concepts.balancing", 1.0) or 1.0))
     regularisation = one.text("concepts.type") == "PRIOR_PREDICTION"
-    return Folder(one.text("concepts.path"), sizes, regularisation, settings)
+    recursive = one.switch("concepts.include_subdirectories")
+    return Folder(one.text("concepts.path"), sizes, regularisation, settings, recursive=recursive)
 
 
 def _sizes(t: Translator) -> list[int | tuple[int, int]]:
@@ -261,7 +263,11 @@ def _steps(t: Translator, family: str) -> None:
         t.put("training.warmup", steps, "learning_rate_warmup_steps", "gradient_accumulation_steps")
     t.put("training.max_grad_norm", t.number("clip_grad_norm", 1.0), "clip_grad_norm")
     if t.text("ema", "OFF") != "OFF":
-        t.put("training.ema", t.number("ema_decay", 0.999), "ema_decay")
+        interval = max(1, t.whole("ema_update_step_interval", 5) or 5)
+        decay = (t.number("ema_decay", 0.999) or 0.0) ** (1 / interval)
+        t.put("training.ema", rounded(min(decay, MOST_EMA)), "ema_decay", "ema_update_step_interval")
+        if interval > 1:
+            t.note("ema_decay", f"it counts once in {interval} steps there, and at every step here, as its root")
     optimizer = t.choose("training.optimizer", "optimizer.optimizer", OPTIMIZERS, "ADAMW", str.upper)
     put_options(t, optimizer, _options(t, optimizer), "optimizer.optimizer")
 

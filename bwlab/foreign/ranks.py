@@ -35,34 +35,35 @@ def everywhere(rank: int, family: str) -> str:
     return f"all={rank}, modulation={rank}" if family in TRANSFORMERS else f"all={rank}"
 
 
-def with_convolutions(rank: int, convolutions: int, family: str) -> str:
-    """Return the spec with one rank in transformers and another one in resnets and resamplers."""
+def with_convolutions(ranks: Sequence[float], convolutions: Sequence[float], family: str) -> str:
+    """Return the spec of two lists of kohya's trainer: ranks in transformers, and in resnets and resamplers."""
     scheme = scheme_of(family)
+    inside, others = _by_path(convolutions, scheme, "rank"), _by_path(ranks, scheme, "rank")
     values = {
-        module.path: 0.0
-        if module.block in ("te", "rest")
-        else float(convolutions if any(word in f".{module.path}." for word in CONVOLUTIONS) else rank)
-        for module in scheme.modules
+        path: inside[path] if any(word in f".{path}." for word in CONVOLUTIONS) else other
+        for path, other in others.items()
     }
     return spec_from_values(values, scheme, "rank").canonical()
 
 
-def from_kohya(numbers: Sequence[float], family: str, kind: Kind, te: float = 0.0) -> str:
+def from_kohya(numbers: Sequence[float], family: str, kind: Kind, te: Mapping[str, float] | None = None) -> str:
     """Return the spec of a list of kohya's trainer, one number for each of its blocks.
 
     Args:
         numbers: the list, of 25 numbers or for SDXL 23.
         family: sd or sdxl.
         kind: ranks or rates.
-        te: the rate of the text encoder.
+        te: text encoder (te; te1 and te2) -> its rate, in place of the list's.
 
     """
     scheme = scheme_of(family)
-    spec = from_list(",".join(map(number_text, map(float, numbers))), scheme, "kohya", kind)
-    if kind == "rank":
-        return spec.canonical()
-    rates = {module.path: te if module.block == "te" else spec.values[module.path] for module in scheme.modules}
-    return spec_from_values(rates, scheme, kind).canonical()
+    values = _by_path(numbers, scheme, kind)
+    values |= {module.path: te[module.cell] for module in scheme.modules if te and module.cell in te}
+    return spec_from_values(values, scheme, kind).canonical()
+
+
+def _by_path(numbers: Sequence[float], scheme: BlockScheme, kind: Kind) -> dict[str, float]:
+    return dict(from_list(",".join(map(number_text, map(float, numbers))), scheme, "kohya", kind).values)
 
 
 def list_of(text: str, length: int, asked: str) -> list[float]:

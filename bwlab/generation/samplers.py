@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bwlab.base.models import family_of
-from bwlab.base.noise_schedule import fixed_shift, is_flow
+from bwlab.base.noise_schedule import fixed_shift, is_flow, require_known_noise
 from bwlab.errors import BwlabError, did_you_mean
 
 if TYPE_CHECKING:
@@ -114,9 +114,10 @@ def sampler_for(pipe: Pipeline, name: str) -> Sampler:
 
     Raises:
         BwlabError: there is no such sampler, or the base was trained by flow matching and it does not sample by that,
-            or not with the pipelines of the base's family.
+            or not with the pipelines of the base's family; or the base's noise is of neither kind.
 
     """
+    require_known_noise(pipe.scheduler.config)
     flow = is_flow(pipe.scheduler.config)
     if name == AUTO:
         return SAMPLERS["euler" if flow else DEFAULT_SAMPLER]

@@ -35,6 +35,19 @@ def test_latents_are_shifted_then_scaled(pipe: Pipeline, shift: float | None) ->
     assert not posterior.mean.requires_grad
 
 
+def test_latents_have_a_mean_and_a_deviation_for_each_channel_beside_the_factor(pipe: Pipeline) -> None:
+    """As diffusers' SDXL pipeline with the autoencoder of Playground v2.5 decodes them."""
+    vae = deepcopy(pipe.vae)
+    means, deviations = [-1.6, 0.5, 0.0, 2.0], [8.0, 4.0, 2.0, 0.5]
+    vae.register_to_config(scaling_factor=0.5, latents_mean=means, latents_std=deviations)
+    images = torch.rand(2, 3, 24, 40, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    posterior = encode_images(vae, images)
+    with torch.no_grad():
+        raw = vae.encode(images).latent_dist.mean
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (means, deviations))
+    torch.testing.assert_close(posterior.mean * deviation / 0.5 + mean, raw)
+
+
 def test_the_number_of_images_at_once_counts_for_memory_alone(pipe: Pipeline) -> None:
     images = torch.rand(3, 3, 24, 40, generator=torch.Generator().manual_seed(8)) * 2 - 1
     whole, single = encode_images(pipe.vae, images), encode_images(pipe.vae, images, at_once=1)

@@ -44,24 +44,26 @@ def test_the_target_lies_in_the_encoded_part(
     assume(max(original) / min(original) < 50)
     size = Size(512, 512)
     sizes = bucket_sizes(size, 64, 256, 1024) if buckets else ()
-    found = frame_image(original, Sizing(size, factor, random_crop, sizes, 64, 1024, upscale or not buckets))
+    found = frame_image(original, Sizing(size, factor, random_crop, sizes, 64, upscale or not buckets))
     if found is None:
         assert min(original) < 64
         return
     assert found.target.width <= found.encoded.width <= found.resized.width
     assert found.target.height <= found.encoded.height <= found.resized.height
     assert found.encoded.width % factor == found.encoded.height % factor == 0
-    assert found.resized.width == found.target.width or found.resized.height == found.target.height
+    covers = found.resized.width == found.target.width or found.resized.height == found.target.height
+    assert covers or (not upscale and found.resized == original)
     assert 0 <= found.cropped < 1
     assert min(found.corner) >= 0
     if buckets and not upscale:
         assert not found.enlarged
+        assert found.target.width * found.target.height <= size.width * size.height
     if not random_crop:
         assert found.encoded == found.target
 
 
 def test_the_nearest_shape_is_chosen_alike_for_wide_and_tall() -> None:
-    how = Sizing(Size(64, 64), 4, False, bucket_sizes(Size(64, 64), 16, 32, 128), 16, 128)
+    how = Sizing(Size(64, 64), 4, False, bucket_sizes(Size(64, 64), 16, 32, 128), 16)
     wide, tall = frame_image(Size(300, 200), how), frame_image(Size(200, 300), how)
     assert wide is not None
     assert tall is not None
@@ -73,19 +75,28 @@ def test_the_nearest_shape_is_chosen_alike_for_wide_and_tall() -> None:
 
 
 @pytest.mark.parametrize(
-    ("original", "target"),
+    ("original", "resized", "target"),
     [
-        (Size(512, 512), Size(512, 512)),
-        (Size(500, 500), Size(448, 448)),
-        (Size(5000, 100), Size(1024, 64)),
-        (Size(130, 70), Size(128, 64)),
+        # What `BucketManager.select_bucket` of sd-scripts gives for 512 x 512 pixels and steps of 64.
+        (Size(512, 512), Size(512, 512), Size(512, 512)),
+        (Size(500, 500), Size(500, 500), Size(448, 448)),
+        (Size(5000, 50), Size(5000, 50), None),
+        (Size(5000, 100), Size(3200, 64), Size(3200, 64)),
+        (Size(100, 5000), Size(64, 3200), Size(64, 3200)),
+        (Size(130, 70), Size(130, 70), Size(128, 64)),
+        (Size(600, 400), Size(600, 400), Size(576, 384)),
+        (Size(1920, 1080), Size(683, 384), Size(640, 384)),
+        (Size(1000, 1500), Size(384, 576), Size(384, 576)),
+        (Size(900, 700), Size(576, 448), Size(576, 448)),
+        (Size(800, 777), Size(461, 448), Size(448, 448)),
     ],
 )
-def test_images_that_are_not_enlarged_get_a_smaller_size(original: Size, target: Size) -> None:
-    how = Sizing(Size(512, 512), 8, False, bucket_sizes(Size(512, 512), 64, 256, 1024), 64, 1024, upscale=False)
+def test_images_that_are_not_enlarged_have_the_buckets_of_kohya(
+    original: Size, resized: Size, target: Size | None
+) -> None:
+    how = Sizing(Size(512, 512), 8, False, bucket_sizes(Size(512, 512), 64, 256, 1024), 64, upscale=False)
     found = frame_image(original, how)
-    assert found is not None
-    assert found.target == target
+    assert (found and (found.resized, found.target)) == (target and (resized, target))
     assert frame_image(Size(130, 63), how) is None
 
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bwlab.cli.app import main
 from bwlab.dataset.config import DataConfig
+from bwlab.dataset.folders import read_dataset
 from bwlab.dataset.kohya_toml import read_dataset_toml
 from bwlab.errors import BwlabError
 from bwlab.foreign.read import translate
@@ -50,7 +52,8 @@ def onetrainer(folder: Path, **config: object) -> Translation:
         ({"learning_rate_warmup_steps": 0.1}, {"training.warmup_share": 0.1, "training.warmup": None}),
         ({"gradient_accumulation_steps": 4}, {"training.warmup": 50, "training.accumulation": 4}),
         ({"output_model_destination": "models\\fox.safetensors"}, {"out": "models/fox", "output.name": "fox"}),
-        ({"ema": "GPU", "ema_decay": 0.99}, {"training.ema": 0.99}),
+        ({"ema": "GPU", "ema_decay": 0.99, "ema_update_step_interval": 1}, {"training.ema": 0.99}),
+        ({"ema": "GPU"}, {"training.ema": 0.99979992}),  # every five steps: 0.99979992 ** 5 = 0.999
         ({"clip_grad_norm": None}, {"training.max_grad_norm": 1.0}),
         (
             {"model_type": "FLUX_DEV_1", "transformer": {"weight_dtype": "NFLOAT_4"}, "base_model_name": "owner/flux"},
@@ -198,6 +201,59 @@ def test_several_sizes_are_a_dataset_file(tmp_path: Path, capsys: pytest.Capture
     assert subsets[1].settings.flip
     assert subsets[0].settings.caption_dropout == 0.05
     assert subsets[0].settings.buckets
+
+
+def images(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    (folder / "a.txt").write_text("a fox")
+    return folder
+
+
+def trained(translation: Translation, folder: Path) -> dict[str, int]:
+    """Return the folders whose images are trained, with their repeats."""
+    settings = {setting.key: setting.value for setting in translation.settings}
+    config = DataConfig(folder=str(settings.get("data.folder", "")))
+    if translation.dataset is not None:
+        data = folder / "dataset.toml"
+        data.write_text(translation.dataset)
+        config = DataConfig(dataset=str(data))
+    return {example.path.parent.name: example.repeats for example in read_dataset(config)}
+
+
+def test_names_of_folders_mean_nothing_to_other_trainers(tmp_path: Path) -> None:
+    named = images(tmp_path / "10_fox")
+    assert trained(onetrainer(tmp_path, concepts=[{"path": str(named)}]), tmp_path) == {"10_fox": 1}
+    config = ai_toolkit(tmp_path)
+    config.write_text(config.read_text().replace('"images"', json.dumps(str(tmp_path / "all"))))
+    images(tmp_path / "all" / "10_fox")
+    images(tmp_path / "all" / "owl")
+    assert trained(translate(str(config)), tmp_path) == {"10_fox": 1, "owl": 1}, "it reads subfolders"
+
+
+def test_onetrainer_reads_subfolders_only_if_it_is_told(tmp_path: Path) -> None:
+    images(tmp_path / "all" / "inner")
+    images(tmp_path / "all" / "inner" / "10_deep")
+    Image.new("RGB", (8, 8)).save(tmp_path / "all" / "b.png")
+    (tmp_path / "all" / "b.txt").write_text("a fox")
+    concept = {"path": str(tmp_path / "all")}
+    assert trained(onetrainer(tmp_path, concepts=[concept]), tmp_path) == {"all": 1}
+    whole = onetrainer(tmp_path, concepts=[{**concept, "include_subdirectories": True}])
+    assert trained(whole, tmp_path) == {"all": 1, "inner": 1, "10_deep": 1}
+
+
+def test_class_images_with_settings_of_their_own_are_a_dataset_file(tmp_path: Path) -> None:
+    same = ai_toolkit(tmp_path, more="        - {folder_path: class, is_reg: true, caption_dropout_rate: 0.05}")
+    assert checked(translate(str(same)))["regularisation.folder"] == "class"
+    other = ai_toolkit(tmp_path, more="        - {folder_path: class, is_reg: true, num_repeats: 3}")
+    translation = translate(str(other))
+    assert translation.dataset is not None
+    (tmp_path / "data.toml").write_text(translation.dataset)
+    subsets = read_dataset_toml(tmp_path / "data.toml", DataConfig())
+    assert [(one.settings.folder, one.settings.repeats, one.regularisation) for one in subsets] == [
+        ("images", 1, False),
+        ("class", 3, True),
+    ]
 
 
 def exit_code(*arguments: str) -> int:

@@ -125,6 +125,10 @@ def settings(command: str) -> dict[str, object]:
         ("--network_module lycoris.kohya --network_args algo=lora preset=attn-mlp", {"adapter.type": "lora"}),
         ("--network_module lycoris.kohya --network_args algo=lokr factor=8", {"adapter.options.factor": 8}),
         ("--network_module lycoris.kohya --network_args algo=loha dora_wd=True", {"adapter.type": "doha"}),
+        (
+            "--network_module lycoris.kohya --network_dim 16 --network_alpha 16 --network_args conv_dim=4 conv_alpha=4",
+            {"adapter.alpha": None},
+        ),
     ],
 )  # fmt: skip
 def test_the_meaning_of_a_command(command: str, expected: Mapping[str, object]) -> None:
@@ -160,6 +164,41 @@ def test_another_rank_for_convolutions_is_that_of_resnets() -> None:
     for path, rank in ranks.items():
         outside = path in ("conv_in", "conv_norm_out", "conv_out", "time_embedding")
         assert rank == (0 if outside else 8 if "attentions" in path or path == "te" else 2), path
+
+
+def test_ranks_of_convolutions_stand_beside_lists_of_the_blocks() -> None:
+    command = "--network_dim 8 --network_args conv_dim=2 mid_lr_weight=0"
+    ranks = parse_spec(str(settings(command)["adapter.blocks"]), scheme_of("sd"), kind="rank").values
+    assert (ranks["down_blocks.0.attentions.0"], ranks["down_blocks.0.resnets.0"]) == (8, 2)
+    assert ranks["mid_block.attentions.0"] == ranks["mid_block.resnets.0"] == 0
+    dims = ",".join(["6"] * 25)
+    ranks = parse_spec(
+        str(settings(f"--network_args block_dims={dims} conv_dim=3")["adapter.blocks"]), scheme_of("sd"), kind="rank"
+    ).values
+    assert (ranks["mid_block.attentions.0"], ranks["mid_block.resnets.0"]) == (6, 3)
+
+
+def test_other_alphas_of_convolutions_are_named() -> None:
+    lycoris = "--network_module lycoris.kohya --network_dim 16 --network_alpha 8 --network_args"
+    lists = f"--network_args block_alphas={','.join(['8'] * 25)}"
+    for command, name, other in (
+        (f"{lycoris} conv_dim=8 conv_alpha=1", "conv_alpha=1", "1"),
+        (f"{lycoris} conv_alpha=1", "conv_alpha=1", "1"),
+        ("--network_dim 8 --network_alpha 4 --network_args conv_dim=8", "conv_dim=8", "1"),
+        (f"{lists} conv_dim=8 conv_alpha=2", "conv_alpha=2", "2"),
+    ):
+        (warning,) = translate(command).warnings
+        assert f"--network_args {name} is not translated: all layers have the alpha" in warning
+        assert f"and none {other}" in warning
+    assert not translate(f"{lycoris} conv_dim=8").warnings, "LyCORIS' convolutions have the alpha of all layers"
+
+
+def test_each_text_encoder_has_its_own_rate_beside_weights_of_blocks() -> None:
+    command = "sdxl_train_network.py --learning_rate 1e-4 --text_encoder_lr 5e-5 2e-5 --network_args mid_lr_weight=0.5"
+    scheme = scheme_of("sdxl")
+    rates = parse_spec(str(settings(command)["training.block_lr"]), scheme, kind="rate", default=1e-4).values
+    by_name = {module.cell: rates[module.path] for module in scheme.modules}
+    assert (by_name["te1"], by_name["te2"]) == (5e-5, 2e-5)
 
 
 def test_prompts_of_samples(tmp_path: Path) -> None:
@@ -234,7 +273,7 @@ def test_what_is_not_translated_is_named() -> None:
     assert [line.partition(" is not")[0] for line in translation.warnings] == [
         "kohya's --color_aug",
         "kohya's --masked_loss",
-        "kohya's --network_args conv_dim=8",
+        "kohya's --network_args conv_alpha=4",
     ]
     assert "kohya's --xformers: not needed, PyTorch's own attention is used" in translation.notes
     assert "trains the text encoder unless it has --network_train_unet_only" in lines(translation)

@@ -226,6 +226,7 @@ ONETRAINER_CASES: Mapping[str, tuple[object, Mapping[str, object]]] = {
     },
     "ema": ("GPU", {}),
     "ema_decay": (0.9, {"ema": "GPU"}),
+    "ema_update_step_interval": (1, {"ema": "GPU"}),
     "loss_weight_fn": ("MIN_SNR_GAMMA", {}),
     "loss_weight_strength": (3.0, {"loss_weight_fn": "MIN_SNR_GAMMA"}),
     "timestep_distribution": ("LOGIT_NORMAL", {"model_type": "FLUX_DEV_1"}),
@@ -251,7 +252,7 @@ ONETRAINER_CASES: Mapping[str, tuple[object, Mapping[str, object]]] = {
 NOT_USED = {
     "text_encoder_4.train": "no base that bwlab trains has four text encoders",
     "text_encoder_4.learning_rate": "no base that bwlab trains has four text encoders",
-    "concepts.include_subdirectories": "a folder is always read with its subfolders",
+    "concepts.include_subdirectories": "it acts where the folder has subfolders: tests/foreign/test_configs.py",
 }
 
 
@@ -296,6 +297,7 @@ AI_CASES: Mapping[str, tuple[object, Mapping[str, object]]] = {
     "network.linear_alpha": (3.0, {}),
     "network.lokr_factor": (4, {"network": {"type": "lokr"}}),
     "network.lokr_full_rank": (False, {"network": {"type": "lokr"}}),
+    "network.conv_alpha": (1.0, {"network": {"type": "lora", "linear": 4, "conv": 4}}),
     "network.linear": (8, {}),
     "embedding.tokens": (3, {"embedding": {"trigger": "<fox>"}}),
     "embedding.init_words": ("fox", {"embedding": {"trigger": "<fox>"}}),

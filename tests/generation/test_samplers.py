@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+)
 
+from bwlab.base.noise import noise_process
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError
 from bwlab.generation.diffusers_pipelines import pipeline_for
@@ -49,6 +57,15 @@ def test_the_default_is_dpmpp_2m_with_karras_sigmas(pipe: StableDiffusionPipelin
     rho = scheduler.sigmas[:5] ** (1 / 7)
     # Karras et al. 2022, equation 5: sigma^(1/7) falls in equal steps.
     assert torch.allclose(rho.diff(), rho.diff().mean().expand(4), atol=1e-4)
+
+
+@pytest.mark.parametrize("edm", [EDMDPMSolverMultistepScheduler, EDMEulerScheduler])
+def test_a_base_of_other_noise_is_neither_sampled_nor_trained(pipe: StableDiffusionPipeline, edm: type) -> None:
+    base = with_scheduler(pipe, edm())
+    with pytest.raises(BwlabError, match=r"noise by EDM \(sigma_data = 0.5\), which bwlab neither trains nor samples"):
+        generate(base, ["fox"], [1], steps=1)
+    with pytest.raises(BwlabError, match="noise by EDM"):
+        noise_process(base)
 
 
 def test_an_unknown_sampler_is_refused(pipe: StableDiffusionPipeline) -> None:

@@ -138,8 +138,10 @@ AI_TOOLKIT: tuple[Row, ...] = (
         default=1.0,
     ),
     here("network.alpha", NUMBER, "--alpha (adapter.alpha)", default=1.0),
-    here("network.conv", WHOLE, "the rank of the blocks, with --adapter locon (adapter.type)"),
-    here("network.conv_alpha", NUMBER, "--alpha (adapter.alpha)", remark="one number for all layers"),
+    here("network.conv", WHOLE, 'the rank of resnets: --blocks "all=16", with --adapter locon (adapter.blocks)'),
+    here(
+        "network.conv_alpha", NUMBER, "--alpha (adapter.alpha)", remark="one number for all layers; conv if not given"
+    ),
     here("network.lokr_factor", WHOLE, "--set adapter.options.factor=-1", default=-1),
     here("network.lokr_full_rank", SWITCH, "--set adapter.options.full_matrix=true", default=True),
     here("network.pretrained_lora_path", TEXT, "--initial (adapter.initial)", "adapter.initial"),

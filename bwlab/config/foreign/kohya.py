@@ -67,7 +67,7 @@ KOHYA: tuple[Row, ...] = (
         "network_args.conv_alpha",
         NUMBER,
         "--alpha (adapter.alpha)",
-        remark="one number for all layers; 1 if it is not given",
+        remark="one number for all layers; if not given 1, in LyCORIS network_alpha",
     ),
     here("network_args.block_dims", TEXT, 'a rank for each block: --blocks "upper=16, mid=4" (adapter.blocks)'),
     here(
@@ -207,7 +207,7 @@ KOHYA: tuple[Row, ...] = (
     here("min_bucket_reso", WHOLE, "--set data.bucket_min=256", remark="256 if it is not given", default=256),
     here("max_bucket_reso", WHOLE, "--set data.bucket_max=1024", remark="1024 if it is not given", default=1024),
     here("bucket_reso_steps", WHOLE, "--set data.bucket_step=64", default=64),
-    here("bucket_no_upscale", SWITCH, "--set data.upscale=false"),
+    here("bucket_no_upscale", SWITCH, "--set data.upscale=false", remark="the same buckets"),
     here("max_token_length", WHOLE, "--set data.max_tokens=150", "data.max_tokens"),
     *lacking("caption_dropout_every_n_epochs", WHOLE, "a folder has no such setting", SUBSETS, default=0),
     *lacking("caption_prefix caption_suffix", TEXT, "a folder has no such setting", SUBSETS),

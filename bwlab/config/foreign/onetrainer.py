@@ -203,7 +203,7 @@ ONETRAINER: tuple[Row, ...] = (
         "concepts.include_subdirectories",
         SWITCH,
         "--data (data.folder)",
-        remark="one folder is always read with its subfolders",
+        remark="without it, a folder with subfolders is a dataset file",
         default=False,
     ),
     here("concepts.image.enable_random_flip", SWITCH, "--set data.flip=true", default=False),
@@ -341,7 +341,13 @@ ONETRAINER: tuple[Row, ...] = (
     here("clip_grad_norm", NUMBER, "--set training.max_grad_norm=1", default=1.0),
     here("ema", TEXT, "--set training.ema=0.999", remark="GPU or CPU", default="OFF"),
     here("ema_decay", NUMBER, "--set training.ema=0.999", default=0.999),
-    *lacking("ema_update_step_interval", WHOLE, "the average is updated at every step", LEAVE_OUT, default=5),
+    here(
+        "ema_update_step_interval",
+        WHOLE,
+        "--set training.ema=0.999",
+        remark="the decay of one step is the root of ema_decay",
+        default=5,
+    ),
     # The loss
     here(
         "loss_weight_fn", TEXT, "--set training.min_snr_gamma=5", remark="MIN_SNR_GAMMA or CONSTANT", default="CONSTANT"
