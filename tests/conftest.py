@@ -40,6 +40,7 @@ REMEDIES = {
     "GPU": "run on a machine with a GPU",
 }
 
+LARGE_MARK = "pytest.mark.large"
 MUCH_MEMORY = 1_200_000_000
 
 TINY_TOKENS = 16
@@ -71,6 +72,12 @@ LONGEST = (
 STUDIES = ("tests/analysis/study/", "tests/analysis/cli/test_study.py")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave files without a test marked `large` unread where only such tests are wanted."""
+    alone = os.environ.get("LARGE_TESTS") == "alone" and collection_path.name.startswith("test_")
+    return True if alone and LARGE_MARK not in collection_path.read_text(encoding="utf-8") else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the tests marked `large` apart, as the environment variable LARGE_TESTS says: `alone`, or `without` them."""
     places = {name: place for place, name in enumerate(LONGEST)}
@@ -82,6 +89,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
+
+
+def pytest_collectstart() -> None:
+    """Collect no garbage while tests are collected, and all that they need is imported: it stays."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but not what was imported."""
+    gc.freeze()
+    gc.enable()
+    Frozen.modules = len(sys.modules)
 
 
 class Frozen:
