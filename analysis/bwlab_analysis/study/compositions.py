@@ -31,16 +31,33 @@ def all_compositions(plan: StudyPlan, scheme: BlockScheme) -> dict[str, Composit
     compositions = dict(plan.compositions)
     for sweep in plan.sweeps.values():
         blocks = adapted_blocks(plan.adapters[sweep.adapter], scheme)
-        compositions.update(swept(sweep, plan.compositions[sweep.of], blocks))
+        compositions.update(swept(sweep, plan.compositions[sweep.of], blocks, scheme))
     return compositions
 
 
-def swept(sweep: SweepPlan, of: CompositionPlan, blocks: Iterable[str]) -> Iterator[tuple[str, CompositionPlan]]:
-    """Yield (name, composition) with one block of an adapter off, or on alone, for each of the blocks."""
+def swept(
+    sweep: SweepPlan, of: CompositionPlan, blocks: Iterable[str], scheme: BlockScheme
+) -> Iterator[tuple[str, CompositionPlan]]:
+    """Yield (name, composition) with one block of an adapter off, or on alone, for each of the blocks.
+
+    Blocks that are on have the composition's own scale.
+    """
     for block in blocks:
-        spec = f"{block}=0, *=1" if sweep.mode == OUT else f"{block}=1, *=0"
+        spec = _one_block(of.use[sweep.adapter], block, sweep.mode, scheme)
         use = {name: (spec if name == sweep.adapter else scale) for name, scale in of.use.items()}
         yield swept_name(sweep, block), of.replace(use=use, prompts=sweep.prompts)
+
+
+def _one_block(scale: str, block: str, mode: str, scheme: BlockScheme) -> str:
+    """Return a scale with one block at 0, or all others."""
+    from bwlab.blocks.spec import parse_spec, spec_from_values
+
+    if scale == "1":
+        return f"{block}=0, *=1" if mode == OUT else f"{block}=1, *=0"
+    values = parse_spec(scale, scheme, kind="scale", default=1.0).values
+    off = {module.path for module in scheme.modules if (module.block == block) == (mode == OUT)}
+    swept_values = {path: 0.0 if path in off else value for path, value in values.items()}
+    return spec_from_values(swept_values, scheme, "scale").canonical()
 
 
 def adapted_blocks(adapter: AdapterPlan, scheme: BlockScheme) -> list[str]:

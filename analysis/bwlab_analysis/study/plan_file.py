@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bwlab.base.names import EMBEDDED, EMBEDDED_DIT
+from bwlab.base.names import EMBEDDED, EMBEDDED_DIT, EMBEDDED_FOLDERS
 from bwlab.config.model import SettingError, Settings, Text, checked
 from bwlab.config.sources import Setting, flattened
 from bwlab.errors import BwlabError, did_you_mean, first_line
@@ -37,6 +37,15 @@ TABLES = ("data", "defaults", "adapters", "compositions", "sweeps", "claims", "m
 PLAIN = ("title", "base", "clip", "extends")
 ORTHOGONAL = "orthogonal_to"
 MERGES = (TIES, DARE, ZIPLORA)
+
+DECIDED: Mapping[str, str] = {
+    "base": "Give --base",
+    **dict.fromkeys(("data.folder", "data.dataset"), "Give --identity NAME=DIR and --style NAME=DIR"),
+    "out": "Give --out",
+    "training.device": "Give --device",
+    "training.seed": "Leave it out; names decide the seeds, so that adapters share no random start",
+}
+"""Settings that a study has for each training, and what to do instead of setting them."""
 
 Model = typing.TypeVar("Model", bound=Settings)
 
@@ -68,8 +77,8 @@ def read_plan(
     plan = plan_of(table, name, sets or {})
     plan = replace(
         plan,
-        base=base or plan.base,
-        clip=clip or plan.clip,
+        base=_resolved(base or plan.base),
+        clip=_resolved_clip(clip or plan.clip),
         identities=tuple(identities) or plan.identities,
         styles=tuple(styles) or plan.styles,
     )
@@ -148,6 +157,19 @@ def overlaid(below: Table, above: Table) -> dict[str, Any]:
     return result
 
 
+def _resolved(base: str) -> str:
+    """Return a base with its whole path, by which jobs know it wherever they run; a name stays as it is."""
+    return str(Path(base).resolve()) if base not in EMBEDDED_FOLDERS and Path(base).exists() else base
+
+
+def _resolved_clip(clip: str | None) -> str | None:
+    """Return a scorer with the whole path of its folder or weights."""
+    if clip is None:
+        return None
+    name, equals, weights = clip.rpartition("=")
+    return f"{name}{equals}{_resolved(weights)}"
+
+
 def plan_of(table: Table, name: str, sets: Mapping[str, object]) -> StudyPlan:
     """Return the plan in a TOML table; BwlabError for a mistake in it."""
     asked = f"study {name}"
@@ -186,6 +208,9 @@ def _adapter(asked: str, table: Table, defaults: Mapping[str, object], sets: Map
         raise BwlabError(f"{asked}.learns", f"{learns!r}", f"Choose from {IDENTITY}, {STYLE}, {BOTH}")
     own = {key: value for key, value in table.items() if key not in ("learns", ORTHOGONAL)}
     settings = {**defaults, **dict(flattened(own)), **sets}
+    for key in settings:
+        if key in DECIDED:
+            raise BwlabError(f"{asked}: {key}", "a study decides it for each training", DECIDED[key])
     build_config([Setting(key, value, asked) for key, value in settings.items()])  # raises for a mistake
     return AdapterPlan(learns, _text(asked, table, ORTHOGONAL), settings)
 
@@ -213,6 +238,9 @@ def _sweep(asked: str, table: Table, compositions: Mapping[str, CompositionPlan]
     sweep = _section(asked, SweepPlan, table)
     _known(f"{asked}.of", {sweep.of: None}, tuple(compositions))
     _known(f"{asked}.adapter", {sweep.adapter: None}, tuple(compositions[sweep.of].use))
+    if compositions[sweep.of].merge == ZIPLORA:
+        found = f"composition {sweep.of} is merged by {ZIPLORA}, whose weights belong to all blocks"
+        raise BwlabError(f"{asked}.of = {sweep.of}", found, "Sweep a composition of unmerged adapters")
     return sweep
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.errors import BrokenFileError
 from bwlab.files import make_folder, remove_unfinished, write_atomically
 from bwlab.tables import Table, markdown_table
 from bwlab_analysis.report.gallery import gallery
@@ -14,12 +17,13 @@ from bwlab_analysis.report.html import heading, page, table_html
 from bwlab_analysis.report.page import FILE
 from bwlab_analysis.study.jobs import ScoreSettings
 from bwlab_analysis.study.plan import TRUE
-from bwlab_analysis.study.results import Results, read_results, write_results
+from bwlab_analysis.study.results import RESULTS, Results, read_results, write_results
 from bwlab_analysis.study.tables import tables_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from bwlab_analysis.study.plan import StudyPlan
     from bwlab_analysis.study.study import Study
 
 MARKDOWN = "report.md"
@@ -32,7 +36,8 @@ IMAGES_IN_ROWS = 8
 def write_report(study: Study) -> list[Path]:
     """Write `results.sqlite`, `report.md`, `report.html` and `figures/`, and return the first three's paths.
 
-    The files are in `reports/<plan>` of the study's folder, because several plans may share their jobs there.
+    The files are in `reports/<plan>` of the study's folder, because several plans may share their jobs there. Where
+    the report of another base or of other subjects is there, a number is added: `reports/<plan>-2`.
 
     Raises:
         BwlabError: matplotlib, which draws the figures, is not installed.
@@ -40,7 +45,7 @@ def write_report(study: Study) -> list[Path]:
     """
     from bwlab_analysis.study.figures import figures_of, png
 
-    out = study.location.out / REPORTS / study.plan.name
+    out = report_folder(study.location.out / REPORTS, study.plan)
     make_folder(out / FIGURES)
     remove_unfinished(out)
     remove_unfinished(out / FIGURES)
@@ -53,6 +58,24 @@ def write_report(study: Study) -> list[Path]:
     write_atomically(out / MARKDOWN, markdown(results, tables, images).encode())
     write_atomically(out / FILE, page(title_of(results), html(tables, images)).encode())
     return [stored, out / MARKDOWN, out / FILE]
+
+
+def report_folder(reports: Path, plan: StudyPlan) -> Path:
+    """Return the folder of a plan's report: a new one, or that of an earlier report on the same base and subjects."""
+    numbered = (reports / f"{plan.name}-{number}" for number in count(2))
+    folders = chain([reports / plan.name], numbered)
+    return next(folder for folder in folders if not _is_of_others(folder / RESULTS, plan))
+
+
+def _is_of_others(path: Path, plan: StudyPlan) -> bool:
+    """Return whether results are of another base, or of an identity or a style that the plan lacks."""
+    try:
+        stored = read_results(path).plan
+    except (FileNotFoundError, BrokenFileError):
+        return False
+    subjects = [asdict(subject) for subject in (*plan.identities, *plan.styles)]
+    known = [*stored["identities"], *stored["styles"]]
+    return bool(stored["base"] != plan.base) or not all(subject in subjects for subject in known)
 
 
 def title_of(results: Results) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bwlab.benchmark import Pair, load_benchmark
 from bwlab.files import make_folder, remove_unfinished, write_atomically
+from bwlab.images import folder_files
 from bwlab_analysis.study.jobs import Job, SubjectFingerprint
 from bwlab_analysis.study.plan import IDENTITY, Subject
 
@@ -20,19 +21,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SHEET = "images.png"
+OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 
 
 def fingerprint(kind: str, subject: Subject) -> SubjectFingerprint:
-    """Return an identity or a style with a hash of its folder's files, since they decide what is learned."""
+    """Return an identity or a style with a hash of the names and contents of its folder's files, which are learned.
+
+    Hidden files and those of the system are left out.
+    """
     return SubjectFingerprint(kind, subject.name, subject.words, subject.folder, _files_hash(subject.folder))
 
 
 def _files_hash(folder: str | None) -> str | None:
     if folder is None:
         return None
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    files = folder_files(Path(folder), recursive=True).files
+    names = {path.relative_to(folder).as_posix(): path for path in files if path.name.lower() not in OF_THE_SYSTEM}
+    hashes = [f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for name, path in sorted(names.items())]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
 
 
 def learned_images(subject: SubjectFingerprint) -> list[Image]:

@@ -27,7 +27,13 @@ def test_files_below_a_folder_are_hashed(tmp_path: Path) -> None:
     before = fingerprint("style", subject)
     assert fingerprint("style", subject) == before
     (tmp_path / "below" / "one.txt").write_text("b")
-    assert fingerprint("style", subject) != before, "nothing is kept from one study to the next"
+    changed = fingerprint("style", subject)
+    assert changed != before, "nothing is kept from one study to the next"
+    (tmp_path / ".DS_Store").write_text("seen")
+    (tmp_path / "Thumbs.db").write_text("seen")
+    assert fingerprint("style", subject) == changed, "looking at a folder changes nothing that is learned"
+    (tmp_path / "below" / "one.txt").rename(tmp_path / "below" / "two.txt")
+    assert fingerprint("style", subject) != changed, "a caption belongs to the image of its name"
 
 
 def test_a_study_reads_the_files_of_a_folder_once(

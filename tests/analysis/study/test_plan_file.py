@@ -58,6 +58,20 @@ def test_another_base_has_a_plan_of_its_own(own: Subject, tmp_path: Path) -> Non
         read_plan("paper", base=str(tmp_path))
 
 
+def test_paths_of_base_and_scorer_are_whole(own: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are known by the path, and run in other folders on a cluster."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "clip.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    plans = [
+        read_plan("paper", base, clip, [own], [own])
+        for base, clip in (("base", "ViT-B-32=clip.safetensors"), ("base/", f"ViT-B-32={tmp_path}/clip.safetensors"))
+    ]
+    assert {plan.base for plan in plans} == {str(tmp_path / "base")}
+    assert {plan.clip for plan in plans} == {f"ViT-B-32={tmp_path / 'clip.safetensors'}"}
+    assert read_plan("paper", "owner/model", "ViT-B-32=openai", [own], [own]).base == "owner/model"
+
+
 def test_options_win(own: Subject) -> None:
     sets = {"training.steps": 3, "sampling.seeds": 5, "measures.draws": 0}
     plan = read_plan("conflict", clip="there", styles=[own], sets=sets)
@@ -99,6 +113,8 @@ MISTAKES = {
     "a bad setting": ("[adapters.id]\ntraining.steps = -3", "adapters.id: training.steps = -3: out of range"),
     "a setting's kind": ('[adapters.id]\ntraining.steps = "a"', "training.steps = 'a': not a whole number"),
     "a default": ("[defaults]\ntraining.stepps = 3", "training.stepps: unknown key"),
+    "a seed": ("[defaults]\ntraining.seed = 3", "training.seed: a study decides it for each training. Leave it out"),
+    "a folder of data": ('[adapters.id]\ndata.folder = "a"', "adapters.id: data.folder: a study decides it"),
     "orthogonal to whom": ('[adapters.ortho]\northogonal_to = "idd"', "orthogonal_to: idd: unknown. Did you mean id?"),
     "orthogonal to what": ("[adapters.ortho]\northogonal_to = [3]", "orthogonal_to = [3]: not a text"),
     "in a circle": ('[adapters.id]\northogonal_to = "ortho"', "has an orthogonal_to itself"),
@@ -120,6 +136,10 @@ MISTAKES = {
     "no compositions": ("[compositions]\nnone = true\n[sweeps]\nnone = true\n[claims]\nnone = true", "no compositions"),
     "a sweep of nothing": ('[sweeps.a]\nof = "bass"', "sweeps.a.of: bass: unknown. Did you mean base?"),
     "a sweep of another": ('[sweeps.a]\nof = "joint"\nadapter = "id"', "sweeps.a.adapter: id: unknown"),
+    "a sweep of ZipLoRA": (
+        '[compositions.zip]\nuse = {id = 1, style = 1}\nmerge = "ziplora"\n[sweeps.a]\nof = "zip"\nadapter = "id"',
+        "sweeps.a.of = zip: composition zip is merged by ziplora, whose weights belong to all blocks",
+    ),
     "a sweep's mode": ('[sweeps.only]\nmode = "inn"', "sweeps.only.mode = inn: unknown. Did you mean in?"),
     "a claim": ('[claims.a]\nbetter = "base"\nworse = "bass"', "claims.a: bass: unknown"),
     "by what": ('[claims.a]\nbetter = "base"\nworse = "base"\nby = "text"', "claims.a.by = text: unknown"),

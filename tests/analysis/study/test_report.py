@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from PIL import Image
 from bwlab.tables import markdown_table
 from bwlab_analysis.report.html import page
 from bwlab_analysis.study.figures import figures_of
-from bwlab_analysis.study.report import file_of, grids, html, markdown, one_of_each_prompt, title_of
+from bwlab_analysis.study.plan import Subject
+from bwlab_analysis.study.report import file_of, grids, html, markdown, one_of_each_prompt, report_folder, title_of
 from bwlab_analysis.study.results import read_results
 from bwlab_analysis.study.tables import tables_of
 from docs.study import tables_page
@@ -60,6 +62,16 @@ def test_the_report_of_a_study(finished: Finished) -> None:
     assert "<title>A tiny study</title>" in whole
     assert whole.count("<figure>") == len(linked)
     assert not re.search(r"""(src|href)=["'](?!data:)""", whole)
+
+
+def test_a_report_on_another_base_or_other_subjects_keeps_the_first(finished: Finished) -> None:
+    plan, reports = finished.study.plan, finished.out / "reports"
+    first, second = reports / plan.name, reports / f"{plan.name}-2"
+    more = replace(plan, identities=(*plan.identities, Subject("owl", "owl")), title="more of the same")
+    assert report_folder(reports, plan) == report_folder(reports, more) == first
+    for other in (replace(plan, base="sd14"), replace(plan, styles=(Subject("ink", "ink", "mine"),))):
+        assert report_folder(reports, other) == second
+    assert report_folder(reports / "new", replace(plan, base="sd14")) == reports / "new" / plan.name
 
 
 def test_the_page_is_well_formed() -> None:
