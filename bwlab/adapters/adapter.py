@@ -57,6 +57,13 @@ class Adapter:
             layer.to(device=device, dtype=dtype)
         return self
 
+    def at_least(self, dtype: torch.dtype) -> Self:
+        """Cast the layers whose numbers have fewer bits than `dtype` to it, in place; return the adapter."""
+        for layer in self.layers.values():
+            if layer.compute_dtype().itemsize < dtype.itemsize:
+                layer.to(dtype=dtype)
+        return self
+
     def train(self, mode: bool = True) -> Self:
         """Switch every layer to training, with gradients; return the adapter."""
         for layer in self.layers.values():
@@ -84,7 +91,7 @@ class Adapter:
             check_fits(self.name, wanting, bases)
         for path, layer in self.layers.items():
             base = bases.get(path) if layer.needs_base_weight else None
-            yield path, layer.delta(None if base is None else dense_weight(base).detach().to(layer.compute_dtype()))
+            yield path, layer.delta(None if base is None else dense_weight(base).detach().to(layer.weight_dtype()))
 
     def only(self, keep: Callable[[str], bool]) -> Adapter:
         """Return an adapter with only the layers at paths for which `keep` is true; the two share them."""

@@ -62,10 +62,12 @@ class ScaledAdapter:
             schedule: as the attribute, or text such as `"0-0.4:1, 0.4-1:0.3"`, or one factor for all steps; None: 1.
 
         Raises:
-            BwlabError: the text names an unknown block, or a number is wrong.
+            BwlabError: the text or the mapping names an unknown block, or a number is wrong.
 
         """
         parsed = parse_spec(scale, adapter.scheme, kind="scale", default=1.0) if isinstance(scale, str) else scale
+        if isinstance(parsed, Mapping):
+            _require_names(parsed, adapter.scheme)
         object.__setattr__(self, "adapter", adapter)
         object.__setattr__(self, "scale", parsed)
         object.__setattr__(self, "schedule", parse_schedule(schedule))
@@ -216,7 +218,8 @@ def _add_per_sample(
         raise BwlabError(
             "an adapter scale per sample",
             f"{scale.shape[0]} scales for a batch of {output.shape[0]}",
-            "Give one scale for each sample (with guidance the batch is doubled)",
+            "Give one scale for each sample (with guidance the batch is doubled); where text encoders are adapted too, "
+            'which read prompts one by one, give {"te": 1, "*": scales}',
         )
     scale = scale.to(output.dtype)
     if scale.requires_grad:
@@ -271,6 +274,17 @@ def layer_scale(scale: Scale, path: str, scheme: BlockScheme) -> LayerScale:
         f"none for {path} (in {' or '.join(names[:-1]) or 'no block'}); named are {', '.join(scale)}",
         'Name every block that the adapter covers, or give "*"',
     )
+
+
+def _require_names(scales: BlockScales, scheme: BlockScheme) -> None:
+    """Raise BwlabError for a name in a mapping of scales that is no block, cell or module."""
+    known = {name for module in scheme.modules for name in (module.path, module.cell, module.block)}
+    for name in scales:
+        if name not in known and name not in ("*", "te"):
+            paths = scheme.modules_of(name)  # raises for a name that there is not
+            blocks = ", ".join(dict.fromkeys(module.block for module in scheme.modules if module.path in paths))
+            fix = f"Name its blocks ({blocks}), or give a block spec as text, which knows parts"
+            raise BwlabError(f"scales for each block: {name}", "it is no block, cell or module", fix)
 
 
 def with_factor(scale: Scale, factor: float, scheme: BlockScheme) -> Scale:

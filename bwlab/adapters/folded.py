@@ -38,7 +38,7 @@ class FoldedWeight:
         with torch.no_grad():
             total = self._own.detach().clone()
             for layer, scale in layers:
-                given = self._own.detach().to(layer.compute_dtype()) if layer.needs_base_weight else None
+                given = self._own.detach().to(layer.weight_dtype()) if layer.needs_base_weight else None
                 total += layer.delta(given).to(total) * scale
         base.weight = nn.Parameter(total, requires_grad=False)
 

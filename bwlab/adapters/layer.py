@@ -137,6 +137,10 @@ class AdapterLayer(nn.Module, ABC):
         """Return the dtype of the adapter's own numbers, in which it computes outside autocast."""
         return next(self.parameters()).dtype
 
+    def weight_dtype(self) -> torch.dtype:
+        """Return the dtype in which `delta` takes the base weight; wider where the delta is a small difference."""
+        return self.compute_dtype()
+
 
 def kind_of(layer: BaseLayer) -> str:
     """Return `"linear"`, `"conv1x1"` or `"conv"` (any larger kernel)."""
@@ -178,13 +182,18 @@ def refuse_unknown_options(type_name: str, options: Mapping[str, object], known:
 
 
 def check_rank_and_alpha(rank: int, alpha: float) -> None:
-    """Raise `BwlabError` unless rank is a whole number >= 1 and alpha is finite and above 0."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise BwlabError(f"an adapter layer of rank {rank}", "that is not a whole number >= 1", "Give a rank >= 1")
+    """Raise `BwlabError` unless rank is a whole number >= 1 and alpha is finite and above 0, as in a new layer."""
+    check_rank(rank)
     if not math.isfinite(alpha) or alpha <= 0:
         raise BwlabError(
             f"an adapter layer with alpha {alpha}", "that is not a finite number above 0", "Give alpha > 0"
         )
+
+
+def check_rank(rank: int) -> None:
+    """Raise `BwlabError` unless rank is a whole number >= 1."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise BwlabError(f"an adapter layer of rank {rank}", "that is not a whole number >= 1", "Give a rank >= 1")
 
 
 class BaseAwareLayer(AdapterLayer):
@@ -210,7 +219,7 @@ class BaseAwareLayer(AdapterLayer):
             base: the frozen layer, for its weight, bias and geometry; do not change or store it.
 
         """
-        delta = self.delta(dense_weight(base).to(self.compute_dtype()))
+        delta = self.delta(dense_weight(base).to(self.weight_dtype())).to(self.compute_dtype())
         if isinstance(base, nn.Linear):
             return F.linear(x, delta)
         return F.conv2d(x, delta, None, base.stride, base.padding, base.dilation, base.groups)

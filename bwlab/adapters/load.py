@@ -15,7 +15,7 @@ from bwlab.adapters.layer import AdaptedLayer, AdapterLayer, kind_of, weight_sha
 from bwlab.adapters.modules import TextEncoders, adapted_by_path, require_layers
 from bwlab.adapters.types import AdapterType
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.errors import BrokenFileError, BwlabError
+from bwlab.errors import BrokenFileError, BwlabError, first_line
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.architecture import ARCHITECTURE_NAMES
 from bwlab.formats.contents import TYPE_KEY, AdapterContents
@@ -116,7 +116,9 @@ def _typed(
     fitting = [type_ for name, type_ in candidates.items() if typed and all(name in covered[path] for path in typed)]
     if not fitting:
         return None, set()
-    return min(fitting, key=lambda candidate: _distance(candidate, typed, layers)), typed
+    # Types of plugins have LoRA's leaves too, and may mean something else by them.
+    known = [type_ for type_ in fitting if named is not None or type_.name in (*ALGORITHMS, "locon")]
+    return min(known or fitting, key=lambda candidate: _distance(candidate, typed, layers)), typed
 
 
 def _require_types(contents: AdapterContents, typed: set[str], types: Mapping[str, AdapterType]) -> None:
@@ -162,19 +164,37 @@ def _distance(candidate: AdapterType, paths: set[str], layers: Mapping[str, Adap
 
 def _loaded_layer(base: AdaptedLayer, module: ModuleWeights, adapter_type: AdapterType | None) -> AdapterLayer:
     if adapter_type is not None and isinstance(base, nn.Linear | nn.Conv2d):
-        return adapter_type.load().from_tensors(base, _typed_tensors(base, module))
+        tensors = _typed_tensors(base, module)
+        try:
+            return adapter_type.load().from_tensors(base, tensors)
+        except BwlabError:
+            raise
+        except Exception as error:  # of a plugin
+            found = f"it raised {type(error).__name__}: {first_line(error)}"
+            raise BwlabError(f"adapter type {adapter_type.name}", found, "Tell its maker, or uninstall it") from error
     return frozen_layer(base, module)
 
 
 def _typed_tensors(base: AdaptedLayer, module: ModuleWeights) -> Tensors:
-    """Return the leaves of a module in the file's dtype; BwlabError if a leaf contains NaN or infinity."""
+    """Return the leaves of a module in the file's dtype; BwlabError if a leaf contains NaN or infinity.
+
+    Where leaves differ in dtype, as in files that `bwlab convert` writes without loss, all of them become float32.
+    """
     for tensor in module.leaves.values():
         tensor.numbers()
-    tensors = {leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()}
+    tensors = _of_one_dtype({leaf: torch_tensor(tensor) for leaf, tensor in module.leaves.items()})
     module.scale()  # raises for an alpha of 0
     if module.algorithm == "lora":
         tensors = {leaf: _shaped(tensor, leaf, weight_shape(base)) for leaf, tensor in tensors.items()}
     return tensors if module.alpha is None else tensors | {ALPHA: torch.tensor(module.alpha)}
+
+
+def _of_one_dtype(tensors: Tensors) -> Tensors:
+    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(dtypes) < 2:
+        return tensors
+    wide = max(*dtypes, torch.float32, key=lambda dtype: dtype.itemsize)
+    return {leaf: tensor.to(wide) if tensor.is_floating_point() else tensor for leaf, tensor in tensors.items()}
 
 
 def _shaped(tensor: Tensor, leaf: str, weight: tuple[int, ...]) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from bwlab.adapters.layer import (
     AdapterLayer,
     BaseLayer,
+    check_rank,
     check_rank_and_alpha,
     refuse_unknown_options,
     weight_shape,
@@ -44,8 +45,10 @@ class LowRankLayer(AdapterLayer):
         self._geometry = geometry_of(layer)
         self.weight_shape = weight_shape(layer)
         self.rank = int(down.shape[0])
-        check_rank_and_alpha(self.rank, alpha)
-        self.alpha = float(alpha)
+        check_rank(self.rank)
+        if not math.isfinite(alpha) or alpha == 0:
+            raise BwlabError(f"an adapter layer with alpha {alpha}", "it is 0 or not finite", "Correct the file")
+        self.alpha = float(alpha)  # below 0 in files of LyCORIS' `use_scalar`
         _check_shapes(self.weight_shape, down, up)
         self.down = nn.Parameter(down)
         self.up = nn.Parameter(up)

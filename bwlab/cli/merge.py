@@ -49,7 +49,10 @@ def command(
     density: Annotated[
         float | None, typer.Option(help="Share of numbers that ties (0.2) or dare (0.5) keeps of each delta.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed for the numbers that dare drops.", min=0)] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed for the numbers that dare drops, and for what ziplora draws. [default: 0]", min=0),
+    ] = None,
     to: Annotated[str | None, typer.Option(help=f"{FORM_HELP} [default: {KOHYA}]")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"{DTYPE_HELP} [default: that of the adapters, or of INTO]")] = None,
     base: Annotated[
@@ -81,7 +84,7 @@ def command(
     """
     from bwlab.merging.into_base import merge_into
     from bwlab.merging.merge import MergeRecipe, merge
-    from bwlab.merging.methods import BLOCKS, SUM, ZIPLORA, Method
+    from bwlab.merging.methods import BLOCKS, SUM, TIES, ZIPLORA, Method
     from bwlab.merging.output import Target
     from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import track
@@ -91,11 +94,13 @@ def command(
         without = {"--scale": scale, "--choose": choose, "--density": density, "--into": into}
         refuse_options(method, without | {"--drop-unknown": drop_unknown or None})
         target = Target(out, to or KOHYA, dtype, overwrite)
-        show(merge_by_ziplora(adapters, data, base, target, ziplora_values(seed, steps, lr), rank))
+        show(merge_by_ziplora(adapters, data, base, target, ziplora_values(seed or 0, steps, lr), rank))
         return
     refuse_options(method, {"--data-a": data_a, "--data-b": data_b, "--steps": steps, "--lr": lr})
     name = BLOCKS if choose is not None and method == SUM else method
-    recipe = MergeRecipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed), choose, drop_unknown)
+    if seed is not None and name in (SUM, BLOCKS, TIES):
+        raise BwlabError(f"--seed with --method {name}", "it draws no numbers", "Leave out --seed")
+    recipe = MergeRecipe(tuple(adapters), tuple(scale or ()), Method(name, density, seed or 0), choose, drop_unknown)
     manager = installed_manager()
     if into is None:
         target = Target(out, to or KOHYA, dtype, overwrite)

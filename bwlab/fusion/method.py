@@ -95,7 +95,5 @@ def of_adapter(layers: ActingLayers, number: int) -> dict[str, list[ScaledLayer]
 def delta_of(scaled: ScaledLayer, base: AdaptedLayer) -> Tensor:
     """Return the change of a base layer's weight at scale 1, in the weight's shape, in float32."""
     with torch.no_grad():
-        weight = (
-            dense_weight(base).detach().to(scaled.layer.compute_dtype()) if scaled.layer.needs_base_weight else None
-        )
+        weight = dense_weight(base).detach().to(scaled.layer.weight_dtype()) if scaled.layer.needs_base_weight else None
         return scaled.layer.delta(weight).detach().float()

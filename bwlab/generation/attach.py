@@ -79,8 +79,12 @@ def scaled_adapter(source: AdapterSource, pipe: Pipeline, manager: PluginManager
 
 
 def load_for_pipeline(path: str | Path, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> Adapter:
-    """Load an adapter file onto the pipeline's device."""
-    return load_adapter(path, denoiser_of(pipe), manager, scheme, text_encoder=text_encoders(pipe)).to(pipe.device)
+    """Load an adapter file onto the pipeline's device, in the dtype of the base if that has more bits than the file's.
+
+    So a file in float16 acts on a float32 base without rounding, and on CPUs many times as fast.
+    """
+    adapter = load_adapter(path, denoiser_of(pipe), manager, scheme, text_encoder=text_encoders(pipe))
+    return adapter.to(pipe.device).at_least(denoiser_of(pipe).dtype)
 
 
 @contextmanager

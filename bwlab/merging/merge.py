@@ -64,8 +64,8 @@ class MergeRecipe:
 
     def as_metadata(self) -> dict[str, object]:
         """Return the recipe for the metadata of the merged file."""
-        options = {"scales": list(self.scales), "choose": self.choose, "density": self.method.density}
-        used = {key: value for key, value in options.items() if value}
+        options: dict[str, object] = {"scales": list(self.scales), "choose": self.choose}
+        used = {key: value for key, value in options.items() if value} | self.method.options()
         return {"adapters": [path.name for path in self.adapters], "method": self.method.name, **used}
 
 

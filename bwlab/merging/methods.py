@@ -24,6 +24,8 @@ METHODS = (SUM, TIES, DARE, BLOCKS)
 ZIPLORA = "ziplora"
 """The method of `bwlab.merging.ziplora`, which needs a base and images."""
 
+DENSITIES = {TIES: TIES_DENSITY, DARE: DARE_DENSITY}
+
 MergedModule = tuple[ModuleWeights | None, Fit | None]
 # Algorithm whose delta is one leaf -> that leaf: sums of such leaves are exact.
 DIRECT = {"norm": "w_norm", "full": "diff"}
@@ -48,6 +50,13 @@ class Method:
     def linear(self) -> bool:
         """Whether the method adds deltas, so that factors can be put side by side."""
         return self.name in (SUM, BLOCKS)
+
+    def options(self) -> dict[str, object]:
+        """Return what decides the numbers beside the name: the density of TIES and DARE, and the seed of DARE."""
+        if self.linear:
+            return {}
+        density = self.density or DENSITIES[self.name]
+        return {"density": density, "seed": self.seed} if self.name == DARE else {"density": density}
 
     def check(self) -> None:
         """Raise `BwlabError` for an unknown method, or a density that the method does not take."""
@@ -90,9 +99,9 @@ def dense_delta(parts: Sequence[ScaledModule], method: Method, weight: NDArray[n
 def merged(deltas: Sequence[Array], indices: Sequence[int], path: str, method: Method) -> Array:
     """Return the merge of dense deltas of one shape, which are already scaled."""
     if method.name == TIES:
-        return ties(deltas, method.density or TIES_DENSITY)
+        return ties(deltas, method.density or DENSITIES[TIES])
     if method.name == DARE:
-        density = method.density or DARE_DENSITY
+        density = method.density or DENSITIES[DARE]
         deltas = [
             dare(delta, density, module_generator(method.seed, index, path))
             for delta, index in zip(deltas, indices, strict=True)

@@ -44,26 +44,34 @@ class DecomposedLayer(BaseAwareLycorisLayer, ProductLayer):
         weight = dense_weight(base)
         gains = self._row_gains(weight) if self._by_row() else None
         if gains is None:
-            dtype = self.compute_dtype()
-            return recomputed(lambda given: project_down(given, self.delta(weight.to(dtype)), self._geometry), x)
+            wide, own = self.weight_dtype(), self.compute_dtype()
+            return recomputed(lambda given: project_down(given, self.delta(weight.to(wide)).to(own), self._geometry), x)
         gains = gains if isinstance(base, nn.Linear) else gains[:, None, None]
         rows, part = self.base_part(base_output, base), self.part(x)
         return gains.to(rows.dtype) * rows + (1 + gains).to(part.dtype) * part
 
     def delta(self, base_weight: Tensor | None = None) -> Tensor:
-        """Return the change of the base weight after the lengths, of its shape."""
-        weight = self.require_base_weight(base_weight)
+        """Return the change of the base weight after the lengths, of its shape, in float32 at least.
+
+        It is a small difference of two weights, which half precision would lose.
+        """
+        given = self.require_base_weight(base_weight)
+        weight = given.to(torch.promote_types(given.dtype, torch.float32))
         with torch.autocast(weight.device.type, enabled=False):
-            changed = weight + self.change()
+            changed = weight + self.change().to(weight.dtype)
             over = tuple(axis for axis in range(weight.dim()) if axis != (0 if self._by_row() else 1))
             lengths: Tensor = torch.linalg.vector_norm(changed, dim=over, keepdim=True) + EPSILON
-            return changed * (self._lengths().view(lengths.shape) / lengths) - weight
+            return changed * (self._lengths().to(weight.dtype).view(lengths.shape) / lengths) - weight
+
+    def weight_dtype(self) -> torch.dtype:
+        """Return float32, or a wider dtype of the adapter."""
+        return torch.promote_types(self.compute_dtype(), torch.float32)
 
     def _row_gains(self, weight: Tensor) -> Tensor | None:
         """Return `m / ||W + change|| - 1` for each row, in float32 at least; None where `row_products` is None."""
 
         def gains(frozen: Tensor) -> Tensor | None:
-            wide = frozen.detach().to(torch.promote_types(self.compute_dtype(), torch.float32)).flatten(1)
+            wide = frozen.detach().to(self.weight_dtype()).flatten(1)
             products = self.row_products(wide)
             if products is None:
                 return None

@@ -161,6 +161,17 @@ def test_a_block_without_a_scale_is_refused(unet: UNet2DConditionModel, scheme: 
         run(unet, ScaledAdapter(trained(unet, scheme, "in0=1, mid=1"), {"mid": 1.0}))
 
 
+def test_a_name_that_is_no_block_of_a_mapping_is_refused(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
+    adapter = trained(unet, scheme, "all=2")
+    with pytest.raises(BwlabError, match=r"inn0.*Did you mean in0"):
+        ScaledAdapter(adapter, {"inn0": 0.0, "*": 1.0})
+    with pytest.raises(
+        BwlabError, match=r"scales for each block: upper: it is no block.*Name its blocks \(in0, out3\)"
+    ):
+        ScaledAdapter(adapter, {"upper": 0.0, "*": 1.0})
+    ScaledAdapter(adapter, {"in0": 0.0, "mid_block.attentions.0": 0.5, "te": 1.0, "*": 1.0})
+
+
 def test_scales_for_another_batch_size_are_refused(unet: UNet2DConditionModel, scheme: BlockScheme) -> None:
     with pytest.raises(BwlabError, match="2 scales for a batch of 3"):
         run(unet, ScaledAdapter(trained(unet, scheme, "mid=1"), torch.ones(2)))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import bwlab_locon.plugin
+import bwlab_lora.plugin
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
 from bwlab.adapters.frozen import FrozenDeltaLayer
+from bwlab.adapters.layer import AdapterLayer
 from bwlab.adapters.load import load_adapter
 from bwlab.adapters.lowrank import LowRankLayer
+from bwlab.adapters.types import AdapterType
 from bwlab.blocks.configs import SD14
 from bwlab.blocks.families import scheme_for
 from bwlab.errors import BwlabError
+from bwlab.plugins.hookspecs import hookimpl
 from bwlab.plugins.manager import PluginManager, build_manager
 from tests.formats.conftest import manager
 from tests.formats.lycoris_made import CASES, INPUTS, PATHS, Case, layers_of, write_case
@@ -165,6 +171,40 @@ def test_its_tensors_make_it_again() -> None:
         assert torch.equal(again.bias, bias)
     with pytest.raises(BwlabError, match="It needs diff"):
         FrozenDeltaLayer.from_tensors(nn.Linear(7, 11), {"w_norm": torch.ones(7)})
+
+
+class Provides:
+    """A plugin with one adapter type."""
+
+    def __init__(self, provided: AdapterType) -> None:
+        self.provided = provided
+
+    @hookimpl
+    def bwlab_register_adapters(self) -> list[AdapterType]:
+        return [self.provided]
+
+
+def raising() -> type[AdapterLayer]:
+    raise KeyError("alpha")
+
+
+@pytest.mark.parametrize("name", ["a-lora", "zz-lora"])
+def test_files_of_other_tools_are_not_taken_for_a_plugins_type(
+    tmp_path: Path, manager: PluginManager, name: str
+) -> None:
+    own = replace(manager.adapter_type("lora"), name=name, load=raising)
+    with_plugin = build_manager([Provides(own), bwlab_lora.plugin, bwlab_locon.plugin], installed=False)
+    assert name in with_plugin.adapter_types()
+    case = next(case for case in CASES if case.algorithm == "lora")
+    adapter = load(case, tmp_path, Model(case), with_plugin)
+    assert type(adapter.layers[next(iter(adapter.layers))]).__name__ in ("LoraLayer", "LoconLayer")
+
+
+def test_an_error_of_a_plugins_type_is_one_line(tmp_path: Path, manager: PluginManager) -> None:
+    plugin = Provides(replace(manager.adapter_type("lora"), name="a-lora", load=raising))
+    case = next(case for case in CASES if case.algorithm == "lora")
+    with pytest.raises(BwlabError, match=r"adapter type a-lora: it raised KeyError: 'alpha'. Tell its maker"):
+        load(case, tmp_path, Model(case), build_manager([plugin], installed=False))
 
 
 def test_without_plugins_lora_cannot_be_loaded_and_says_so(tmp_path: Path) -> None:

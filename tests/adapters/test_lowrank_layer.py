@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bwlab.adapters.attach import ScaledLayer, hook_layers
 from bwlab.adapters.layer import BaseLayer
 from bwlab.adapters.lowrank import LowRankLayer
+from bwlab.errors import BwlabError
 
 LAYERS: dict[str, tuple[Callable[[], BaseLayer], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(7, 11), (2, 3, 5, 7)),
@@ -42,6 +43,18 @@ def test_the_sum_is_that_of_the_plain_formula(kind: str) -> None:
     added = layer.add_to(total, x, total, 0.7)
     assert torch.equal(total, kept)
     torch.testing.assert_close(added, total + 0.7 * layer(x, total), rtol=1e-12, atol=1e-12)
+
+
+def test_a_file_may_have_an_alpha_below_zero_and_a_new_layer_may_not() -> None:
+    """LyCORIS' `use_scalar` multiplies the delta by a trained number of either sign."""
+    base, layer, _ = made("linear")
+    turned = LowRankLayer.from_tensors(base, {**layer.tensors(), "alpha": torch.tensor(-1.5)})
+    torch.testing.assert_close(turned.delta(), -layer.delta())
+    for alpha in (0.0, float("nan"), float("inf")):
+        with pytest.raises(BwlabError, match="it is 0 or not finite"):
+            LowRankLayer.from_tensors(base, {**layer.tensors(), "alpha": torch.tensor(alpha)})
+    with pytest.raises(BwlabError, match="Give alpha > 0"):
+        LowRankLayer.create(base, 3, -1.5, None)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -66,6 +67,34 @@ def paint(pipe: Any, prompt: str = "fox", seed: int = 3, **settings: object) -> 
 @pytest.fixture(scope="module")
 def everywhere(pipe: Pipeline, manager: PluginManager) -> Adapter:
     return strong_adapter(pipe, manager, "all=2, te=2", seed=1, text=True, kind="locon")
+
+
+def test_half_precision_files_act_in_the_precision_of_the_base(
+    pipe: Pipeline, manager: PluginManager, everywhere: Adapter, tmp_path: Path
+) -> None:
+    """Also where factors differ in dtype, as `bwlab convert` writes a factor that half precision would round."""
+    whole = tmp_path / "whole.safetensors"
+    save_adapter(everywhere, whole)
+    with safe_open(whole, "pt") as opened:
+        metadata = opened.metadata()
+    rounded = {key: tensor.half() for key, tensor in load_file(whole).items()}
+    forms: dict[str, Callable[[str, Tensor], Tensor]] = {
+        "half": lambda key, tensor: tensor,
+        "mixed": lambda key, tensor: tensor.float() if "up" in key.split(".")[-2] else tensor,
+        "float": lambda key, tensor: tensor.float(),
+    }
+    images = {}
+    for name, form in forms.items():
+        file = tmp_path / f"{name}.safetensors"
+        save_file({key: form(key, tensor) for key, tensor in rounded.items()}, file, metadata)
+        assert len({tensor.dtype for tensor in load_file(file).values()}) == (2 if name == "mixed" else 1)
+        adapter = load_for_pipeline(file, pipe, manager, base_scheme(pipe, manager.block_schemes()))
+        assert {layer.compute_dtype() for layer in adapter.layers.values()} == {torch.float32}
+        with attach_to_pipeline(pipe, [file], manager):
+            images[name] = paint(pipe)
+    assert (images["half"] == images["float"]).all()
+    assert (images["mixed"] == images["float"]).all()
+    assert (images["float"] != paint(pipe)).any()
 
 
 def test_the_pipeline_is_afterwards_what_it_was(

@@ -38,6 +38,34 @@ def test_types_are_named_after_the_algorithms_of_their_files() -> None:
     assert {case.algorithm for case in TRAINED} == set(TYPES) == set(KINDS) == set(LAYERS) == LYCORIS_TYPES
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.015), (torch.float16, 0.002)])
+@pytest.mark.parametrize("by_row", [True, False])
+@pytest.mark.parametrize("name", ["dora", "doha", "dokr"])
+def test_half_precision_does_not_blur_the_small_change_of_lengths(
+    name: str, by_row: bool, dtype: torch.dtype, most: float
+) -> None:
+    """The change is a small difference of two weights; in half precision a tenth of it would be rounding."""
+    generator = torch.Generator().manual_seed(0)
+    base = nn.Linear(48, 64).double().requires_grad_(False)
+    layer = LAYERS[name].create(base, 4, 4.0, generator, wd_on_output=by_row)
+    size = float(base.weight.std()) / 30
+    tensors = {
+        leaf: tensor
+        if leaf == "alpha"
+        else (tensor * (1 + 0.005 * drawn) if leaf == "dora_scale" else drawn * size**0.5)
+        for leaf, tensor in layer.tensors().items()
+        for drawn in [torch.randn(tensor.shape, generator=generator) / (1 if tensor.dim() > 1 else 4)]
+    }
+    half = {leaf: tensor if leaf == "alpha" else tensor.to(dtype) for leaf, tensor in tensors.items()}
+    wide = {leaf: tensor.double() for leaf, tensor in half.items()}
+    found, expected = (LAYERS[name].from_tensors(base, given) for given in (half, wide))
+    delta = expected.delta(base.weight)
+    assert (found.delta(base.weight.to(found.weight_dtype())) - delta).norm() <= most * delta.norm()
+    x = torch.randn(5, 48, generator=generator, dtype=torch.float64)
+    acting = found.on(base).add_to(torch.zeros(5, 64), x.to(dtype), base(x), 1.0).double()
+    assert (acting - x @ delta.T).norm() <= 2 * most * (x @ delta.T).norm()
+
+
 def trainable(case: Case, kind: str) -> tuple[BaseLayer, LycorisBaseModule, AdapterLayer]:
     """Return a base layer, a LyCORIS module that takes its place, and bwlab's layer of the same tensors."""
     base, lycoris = copy.deepcopy(layers_of(case)[kind])

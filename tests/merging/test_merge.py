@@ -196,6 +196,24 @@ def test_metadata_says_how_it_was_made(tmp_path: Path, manager: PluginManager) -
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "recorded"),
+    [
+        (Method("dare", seed=7), {"density": 0.5, "seed": 7}),
+        (Method("dare", 0.3), {"density": 0.3, "seed": 0}),
+        (Method("ties"), {"density": 0.2}),
+        (Method(), {}),
+    ],
+)
+def test_what_a_method_drew_can_be_made_again(
+    tmp_path: Path, manager: PluginManager, method: Method, recorded: dict[str, object]
+) -> None:
+    files = [written(tmp_path / f"{seed}.safetensors", [lora(IN0, 2, 2.0, seed)]) for seed in (1, 2)]
+    merge(MergeRecipe(tuple(files), (), method), Target(tmp_path / "m.safetensors"), manager, rank=4)
+    step = json.loads(open_adapter_file(tmp_path / "m.safetensors").metadata["bwlab.history"])[-1]
+    assert {key: step[key] for key in ("density", "seed") if key in step} == recorded
+
+
 def test_adapters_of_two_architectures(tmp_path: Path, manager: PluginManager) -> None:
     narrow = lora(IN1, 2, 2.0, 0, (23, 768))
     wide = lora(IN1, 2, 2.0, 0, (23, 1024))
