@@ -173,10 +173,25 @@ def new_command(
 
     manager = installed_manager()
     folder = out if out is not None else Path(f"bwlab-{name}")
-    taken = [record.name for record in manager.records]
-    for path in write_project(name, folder, manager.plugin_kind(kind), taken):
+    wanted = manager.plugin_kind(kind)
+    taken = {record.name for record in manager.records} | taken_names(manager, wanted)
+    for path in write_project(name, folder, wanted, taken):
         echo(f"wrote {path}")
     echo(f"next: pip install -e {folder} && bwlab plugins check {name}")
+
+
+def taken_names(manager: PluginManager, kind: PluginKind) -> set[str]:
+    """Return the names of a kind that bwlab and the installed plugins have, also those of LyCORIS' adapter types."""
+    from bwlab.cli.app import COMMANDS, GROUPS
+    from bwlab.plugins.manager import LYCORIS_TYPES
+
+    names = {COMMAND_KIND: {*COMMANDS, *GROUPS}, "adapter": {*LYCORIS_TYPES}}.get(kind.name, set())
+    for record in manager.records:
+        try:
+            names |= {name for name, _ in manager.entries(record, kind)}
+        except Exception:  # of a plugin that registers nothing then
+            continue
+    return names
 
 
 def words_of_hooks(manager: PluginManager) -> dict[str, str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning, first_line
 from bwlab.formats.architecture import foreign_model
 from bwlab.formats.contents import AND, MADE_FOR, AdapterContents, ParsedKey, assemble, file_kind
 from bwlab.formats.dialects import READERS
@@ -71,7 +72,7 @@ def contents_of(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterCo
         BwlabError: no reader recognises the file, or several do and one of them reads whole files only.
 
     """
-    matching = [reader for reader in readers if reader.recognises(file.entries.keys(), file.metadata)]
+    matching = [reader for reader in readers if _recognises(reader, file)]
     matching = [reader for reader in matching if not reader.fallback] or matching
     if not matching:
         raise _no_dialect(file, readers)
@@ -86,6 +87,15 @@ def contents_of(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterCo
             "Give a file that one tool wrote, or split it",
         )
     return matching[0].read(file)
+
+
+def _recognises(reader: FormatReader, file: AdapterFile) -> bool:
+    try:
+        return reader.recognises(file.entries.keys(), file.metadata)
+    except Exception as error:  # of a plugin: it must not stop the readers of other files
+        found = f"its recognises() raised {type(error).__name__}: {first_line(error)}"
+        warnings.warn(f"reader of the format {reader.name} is left out: {found}", BwlabWarning, stacklevel=2)
+        return False
 
 
 def read_keys(file: AdapterFile, readers: Sequence[FormatReader]) -> AdapterContents:

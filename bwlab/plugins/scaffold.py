@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Collection, Iterator
 from importlib.resources import files
@@ -55,7 +56,11 @@ def _check(name: str, folder: Path, taken: Collection[str]) -> None:
         form = "Use lower-case letters, digits and single hyphens, and start with a letter, as in my-lora"
         raise BwlabError(f"a plugin named {name!r}", "this is not a valid package name", form)
     if name in taken:
-        raise BwlabError(f"a plugin named {name!r}", "an installed plugin has that name", "Choose another name")
+        raise BwlabError(
+            f"a plugin named {name!r}", "bwlab or an installed plugin has that name", "Choose another name"
+        )
+    if keyword.iskeyword(name):
+        raise BwlabError(f"a plugin named {name!r}", "it is a word of Python's own", "Choose another name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         found = "the folder is not empty" if folder.is_dir() else "it is a file"
         raise BwlabError(f"a plugin project in {folder}", found, "Give a new folder with --out")

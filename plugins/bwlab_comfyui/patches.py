@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bwlab.blocks.paths import in_text_encoder
 from bwlab.blocks.spec import parse_spec
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.formats.algorithms import ALGORITHMS
 from bwlab.formats.architecture import scheme_of
 from bwlab.formats.contents import AdapterContents
@@ -43,7 +44,12 @@ def apply_adapter(model: Any, clip: Any, path: Path, scale: str) -> tuple[Any, A
     """
     from comfy.sd import load_lora_for_models
 
-    for strength, tensors in scaled_tensors(read_contents(path), scale, with_text=clip is not None):
+    contents = read_contents(path)
+    if contents.embeddings:
+        words = ", ".join(contents.embeddings)
+        fix = f"To use them, write them with: bwlab convert {path.name} OUT, and put them into models/embeddings"
+        warnings.warn(f"{path.name}: its words {words} are not loaded. {fix}", BwlabWarning, stacklevel=2)
+    for strength, tensors in scaled_tensors(contents, scale, with_text=clip is not None):
         model, changed = load_lora_for_models(model, clip, dict(tensors), strength, strength)
         clip = None if clip is None else changed
     return model, clip

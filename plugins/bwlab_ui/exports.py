@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from bwlab.adapters.names import RUN_FILE
 from bwlab.blocks.notations.translate import translate_to
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.spec import BlockSpec
@@ -16,6 +18,7 @@ from bwlab.plugins.manager import PluginManager
 from bwlab_analysis.report.advice import generate_words
 from bwlab_analysis.report.block_map import is_of_unet
 from bwlab_ui.settings import AdapterScales, ImageSettings
+from bwlab_ui.uploads import UNSAFE
 from bwlab_ui.work import Json
 
 NOTATIONS = {
@@ -50,20 +53,62 @@ def texts(
     settings: ImageSettings,
     scheme: BlockScheme,
     side: int,
+    words: Mapping[Path, Sequence[str]] | None = None,
+    uploads: Collection[Path] = (),
 ) -> Json:
-    """Return the scales in every notation, as JSON: the lines of each adapter, the command, and the workflow.
+    """Return the scales in every notation, as JSON: the lines and notes of each adapter, the command, and the workflow.
 
-    The workflow is None for a transformer. `side` is that of the images in pixels.
+    The workflow is None for a transformer.
+
+    Args:
+        base, files, names, scales, settings: what the page shows.
+        scheme: the blocks of the base.
+        side: side of the images in pixels.
+        words: the new words that a file holds.
+        uploads: the files that were uploaded, and are deleted with the server.
+
     """
     specs = [scale.spec(scheme) for scale in scales]
+    called = _file_names(files, names)
+    given = [Path(file.name) if file in uploads else file for file in files]
+    adapters: list[Json] = []
+    for number, (name, file, spec, scale) in enumerate(zip(names, files, specs, scales, strict=True)):
+        notes = _notes(given[number], called[number], scale.schedule, (words or {}).get(file, ()), file in uploads)
+        adapters.append({"name": name, "lines": _lines(spec, Path(called[number]).stem), "notes": notes})
     return {
-        "adapters": [
-            {"name": name, "lines": _lines(spec, file.stem), "schedule": scale.schedule}
-            for name, file, spec, scale in zip(names, files, specs, scales, strict=True)
-        ],
-        "command": command(base, files, specs, [scale.schedule for scale in scales], settings),
-        "workflow": workflow(base, files, specs, settings, side) if is_of_unet(scheme.blocks()) else None,
+        "adapters": adapters,
+        "command": command(base, given, specs, [scale.schedule for scale in scales], settings),
+        "workflow": workflow(base, called, specs, settings, side) if is_of_unet(scheme.blocks()) else None,
     }
+
+
+def _file_names(files: Sequence[Path], names: Sequence[str]) -> list[str]:
+    """Return a different file name for each adapter: that of its file, or its own where several have the same.
+
+    Runs call their files `adapter.safetensors`, so those are called by the name of the run.
+    """
+    known = Counter(file.name for file in files)
+    own = [f"{UNSAFE.sub('_', name)}{file.suffix}" for name, file in zip(names, files, strict=True)]
+    return [
+        name if file.name == RUN_FILE or known[file.name] > 1 else file.name
+        for name, file in zip(own, files, strict=True)
+    ]
+
+
+def _notes(file: Path, called: str, schedule: str, words: Sequence[str], uploaded: bool) -> list[str]:
+    """Return what somebody has to know who uses the texts of an adapter elsewhere."""
+    notes = []
+    if schedule:
+        notes.append(f"The schedule {schedule} is in the bwlab generate line only.")
+    if words:
+        notes.append(
+            f"Its words {', '.join(words)} are in the original file only; bwlab convert writes them beside it."
+        )
+    if uploaded:
+        notes.append(f"It was uploaded: in the bwlab generate line, give the path of your own {file.name}.")
+    if called != file.name:
+        notes.append(f"The prompt tag and the workflow call it {called}: give your copy of {file} this name.")
+    return notes
 
 
 def _lines(spec: BlockSpec, name: str) -> list[Json]:
@@ -88,19 +133,19 @@ def command(
     return shlex.join([*words, "--cfg", f"{settings.cfg:g}"])
 
 
-def workflow(base: str, files: Sequence[Path], specs: Sequence[BlockSpec], settings: ImageSettings, side: int) -> Json:
+def workflow(base: str, files: Sequence[str], specs: Sequence[BlockSpec], settings: ImageSettings, side: int) -> Json:
     """Return a workflow for ComfyUI in its API form: a checkpoint, each adapter with its spec, and the sampler.
 
-    The names of the checkpoint and of the adapters are those of the files here; ComfyUI looks them up in its own
-    folders. The sampler is the one that `bwlab generate` uses for diffusion; schedules are left out. ComfyUI
-    loads most transformers by nodes of their own, so this is for UNets.
+    ComfyUI looks the names of the checkpoint and of the adapters up in its own folders. The sampler is the one that
+    `bwlab generate` uses for diffusion; schedules are left out. ComfyUI loads most transformers by nodes of their own,
+    so this is for UNets.
     """
     nodes: dict[str, Json] = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": Path(base).name}},
     }
     model, clip = ["1", 0], ["1", 1]
     for number, (file, spec) in enumerate(zip(files, specs, strict=True), 2):
-        inputs = {"model": model, "clip": clip, "adapter": file.name, "scale": spec.canonical()}
+        inputs = {"model": model, "clip": clip, "adapter": file, "scale": spec.canonical()}
         nodes[str(number)] = {"class_type": LOADER, "inputs": inputs}
         model, clip = [str(number), 0], [str(number), 1]
     ids = [str(number) for number in range(len(files) + 2, len(files) + 8)]

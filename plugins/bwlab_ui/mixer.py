@@ -218,10 +218,11 @@ class Mixer:
 
     def exports(self, session: Session) -> Json:
         """Return the scales of a session in every notation, as JSON."""
-        loaded = self.models.model(session.base).loaded
-        side = family_of(loaded.pipe).base_side(loaded.pipe)
+        model = self.models.model(session.base)
+        side = family_of(model.loaded.pipe).base_side(model.loaded.pipe)
         given = session.base, session.files, session.names, session.scales, session.settings
-        return exports.texts(*given, loaded.scheme, side)
+        words = {file: [one.word for one in model.adapter(file).embeddings] for file in session.files}
+        return exports.texts(*given, model.loaded.scheme, side, words, self.uploads.received())
 
     def export(self, session: Session, place: int) -> Path:
         """Write an adapter with its scales folded in, and return the file, which is the only one in its folder."""

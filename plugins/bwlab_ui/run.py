@@ -135,7 +135,7 @@ def password_of(options: Options) -> Password | None:
     """
     if options.password_file is not None:
         try:
-            with options.password_file.open(encoding="utf-8") as file:
+            with options.password_file.open(encoding="utf-8-sig") as file:
                 return Password.of(file.readline(MOST_PASSWORD_FILE).rstrip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
             found = getattr(error, "strerror", None) or "it is no text"

@@ -49,6 +49,11 @@ class Uploads:
         with self._lock:
             self._kept.add(file)
 
+    def received(self) -> frozenset[Path]:
+        """Return the files that were uploaded and are still there."""
+        with self._lock:
+            return frozenset(self._kept)
+
     def sweep(self, used: Collection[Path]) -> None:
         """Delete the received files that no session uses any more."""
         with self._lock:

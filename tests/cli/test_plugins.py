@@ -280,7 +280,13 @@ def test_new_refuses_names_that_no_package_can_have(name: str, tmp_path: Path) -
 
 def test_new_refuses_a_name_that_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plugins", "new", "lora", "--out", str(tmp_path / "project")) == 2
-    assert "an installed plugin has that name" in capsys.readouterr().err
+    assert "bwlab or an installed plugin has that name" in capsys.readouterr().err
+    for name, kind in (("lion", "optimizer"), ("ties", "fusion"), ("train", "command"), ("dora", "adapter")):
+        found = run("plugins", "new", name, "--kind", kind, "--out", str(tmp_path / "project"))
+        err = capsys.readouterr().err
+        assert (found, "bwlab or an installed plugin has that name" in err) == (2, True), name
+    assert run("plugins", "new", "import", "--kind", "command", "--out", str(tmp_path / "project")) == 2
+    assert "it is a word of Python's own" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

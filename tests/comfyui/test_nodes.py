@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.formats.keys import path_of
 from bwlab.formats.read import read_contents
 from tests.comfyui.stand_ins import SHAPES, TEXT, UNET, Patcher, new_patcher, put
@@ -167,6 +167,15 @@ def test_files_of_other_dialects_get_names_that_comfyui_reads(call: Call, loras:
     }
     safetensors.torch.save_file(renamed, loras / "diffusers.safetensors")
     model, _ = call("BwlabLoadAdapter", model=new_patcher(UNET), adapter="diffusers.safetensors", scale="1")
+    assert set(model.patches) == set(UNET.values())
+
+
+def test_words_in_a_file_are_named_as_they_are_not_loaded(call: Call, loras: Path) -> None:
+    tensors = safetensors.torch.load_file(loras / "fox.safetensors")
+    tensors["bundle_emb.foxword.string_to_param.*"] = torch.zeros(1, 768)
+    safetensors.torch.save_file(tensors, loras / "words.safetensors")
+    with pytest.warns(BwlabWarning, match=r"words.safetensors: its words foxword are not loaded. To use them, write"):
+        model, _ = call("BwlabLoadAdapter", model=new_patcher(UNET), adapter="words.safetensors", scale="1")
     assert set(model.patches) == set(UNET.values())
 
 

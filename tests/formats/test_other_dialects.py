@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, BwlabWarning
 from bwlab.formats.contents import AdapterContents
 from bwlab.formats.read import read_contents
 from bwlab.formats.safetensors import AdapterFile
@@ -70,6 +70,15 @@ class Reversed:
         return [self.reader]
 
 
+class Broken:
+    """A plugin whose reader cannot tell what it reads."""
+
+    @hookimpl
+    def bwlab_register_formats(self) -> list[FormatType]:
+        read = Reversed().read
+        return [FormatReader("broken", "raises", lambda keys, metadata: metadata["mine"] == "1", read)]
+
+
 def test_a_plugin_can_read_another_dialect_and_goes_before_the_built_in_ones(tmp_path: Path) -> None:
     tensors = keyed(lambda path, down: f"{path}|lora_{'down' if down else 'up'}.weight"[::-1])
     save_file(
@@ -80,5 +89,10 @@ def test_a_plugin_can_read_another_dialect_and_goes_before_the_built_in_ones(tmp
     assert_holds(read_contents(tmp_path / "a.safetensors", build_manager([Reversed()])), "reversed")
     with pytest.raises(BwlabError, match="none of the known dialects"):
         read_contents(tmp_path / "a.safetensors", build_manager())
+    broken = Broken()
+    with pytest.warns(
+        BwlabWarning, match=r"reader of the format broken is left out: its recognises\(\) raised KeyError"
+    ):
+        assert_holds(read_contents(tmp_path / "a.safetensors", build_manager([Reversed(), broken])), "reversed")
     with pytest.raises(BwlabError, match=r"several dialects: (again and reversed|reversed and again)"):
         read_contents(tmp_path / "a.safetensors", build_manager([Reversed(), Reversed("again")]))

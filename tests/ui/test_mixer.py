@@ -194,6 +194,31 @@ def test_lists_of_stable_diffusion_have_all_their_numbers() -> None:
     assert told["workflow"]["2"]["inputs"]["scale"] == "*=1, out3=0.5"
 
 
+def test_exports_name_files_that_there_are() -> None:
+    from bwlab.base.names import base_unet
+    from bwlab.blocks.families import scheme_for
+    from bwlab.plugins.manager import build_manager
+
+    scheme = scheme_for(base_unet("sd14").config, build_manager().block_schemes())
+    runs = [Path("runs/fox/adapter.safetensors"), Path("runs/ink/adapter.safetensors"), Path("/tmp/1/owl.safetensors")]
+    names, scales = ["fox", "ink", "owl"], [AdapterScales(schedule="0-0.5:1"), AdapterScales(), AdapterScales()]
+    words = {runs[1]: ["<s1>", "<s2>"]}
+    told = exports.texts("sd14", runs, names, scales, ImageSettings(), scheme, 512, words, [runs[2]])
+    loaders = [step["inputs"]["adapter"] for step in told["workflow"].values() if step["class_type"] == exports.LOADER]
+    assert loaders == ["fox.safetensors", "ink.safetensors", "owl.safetensors"]
+    tags = [line["text"] for own in told["adapters"] for line in own["lines"] if line["label"] == "prompt tag"]
+    assert [tag.split(":")[1] for tag in tags] == names
+    command = shlex.split(told["command"])
+    assert [word for word in command if word.endswith(".safetensors")] == [*map(str, runs[:2]), "owl.safetensors"]
+    fox, ink, owl = (own["notes"] for own in told["adapters"])
+    assert fox == [
+        "The schedule 0-0.5:1 is in the bwlab generate line only.",
+        f"The prompt tag and the workflow call it fox.safetensors: give your copy of {runs[0]} this name.",
+    ]
+    assert ink[0] == "Its words <s1>, <s2> are in the original file only; bwlab convert writes them beside it."
+    assert owl == ["It was uploaded: in the bwlab generate line, give the path of your own owl.safetensors."]
+
+
 def test_a_transformer_has_no_workflow() -> None:
     from bwlab.base.names import base_unet
     from bwlab.blocks.families import scheme_for
@@ -211,7 +236,7 @@ def test_the_workflow_uses_the_node_as_it_is() -> None:
     from bwlab.plugins.manager import build_manager
 
     scheme = scheme_for(base_unet("sd14").config, build_manager().block_schemes())
-    files, specs = [Path("a.safetensors"), Path("b.safetensors")], [AdapterScales(whole=0.5).spec(scheme)] * 2
+    files, specs = ["a.safetensors", "b.safetensors"], [AdapterScales(whole=0.5).spec(scheme)] * 2
     flow = exports.workflow("base.safetensors", files, specs, ImageSettings(prompt="a fox", seed=3), 768)
     loaders = {number: step for number, step in flow.items() if step["class_type"] == exports.LOADER}
     assert [step["inputs"]["adapter"] for step in loaders.values()] == ["a.safetensors", "b.safetensors"]

@@ -317,8 +317,14 @@ def test_advice_moves_the_sliders_or_says_to_leave_them(
     count = version(page, "mix")
     page.get_by_role("button", name="Remove schedule 0.5-1:1 of ink").click()
     version_above(page, "mix", count)
-    page.get_by_role("button", name="Remove out3.0 at 0.5 of fox").click()
+    assert page.get_by_role("button", name="Remove out3.0 at 0.5 of fox").count() == 1
+    assert slider(page, "fox in out3").input_value() == "0.5"
+    count = version(page, "mix")
+    slider(page, "fox in out3").fill("0.2")  # the whole block, in place of its part
+    version_above(page, "mix", count)
     assert page.locator(".chip").count() == 0
+    state = page.evaluate(STATE)["adapters"][0]["scales"]
+    assert (state["cells"], state["blocks"]["out3"]) == ({}, 0.2)
     page.get_by_role("button", name="Undo").click()
     assert slider(page, "fox in mid").input_value() == "1"
 
@@ -364,6 +370,34 @@ def test_a_file_that_is_no_adapter_is_one_line(context: BrowserContext, address:
     page.select_option("#folder", "words.safetensors")
     slider(page, "words in te").wait_for(timeout=1000 * PATIENCE)
     assert error.is_hidden()
+
+
+def test_an_error_stays_while_other_things_are_at_work(
+    context: BrowserContext, address: str, folder: Path, tmp_path: Path
+) -> None:
+    page = opened(context, address)
+    bad, good = tmp_path / "bad.safetensors", tmp_path / "good.safetensors"
+    bad.write_bytes(b"no adapter")
+    shutil.copy(folder / "ink.safetensors", good)
+    count = version(page, "mix")
+    page.set_input_files("#files", [bad, good])
+    slider(page, "good, all blocks").wait_for(timeout=1000 * PATIENCE)
+    version_above(page, "mix", count)
+    page.wait_for_timeout(700)  # the page asks how far the work is every 0.3 s
+    assert "bad.safetensors" in page.get_by_role("alert").inner_text()
+    page.get_by_role("button", name="Close good", exact=True).click()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_sliders_count_beside_a_setting_that_is_wrong(context: BrowserContext, address: str) -> None:
+    page = opened(context, address)
+    page.fill("#steps", "")
+    count = version(page, "mix")
+    slider(page, "fox in out3").fill("0")
+    version_above(page, "mix", count)
+    state = page.evaluate(STATE)
+    assert (state["adapters"][0]["scales"]["blocks"]["out3"], state["settings"]["steps"]) == (0, 2)
+    assert page.get_by_role("alert").is_hidden()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -290,6 +290,10 @@ def test_no_password_is_asked_for_on_this_machine_only(tmp_path: Path) -> None:
     assert password is not None
     assert password.matches(SECRET)
     assert not password.matches("other")
+    file.write_text(f"{SECRET}\n", encoding="utf-8-sig")  # as PowerShell 5 writes it
+    with_mark = password_of(options(password_file=file))
+    assert with_mark is not None
+    assert with_mark.matches(SECRET)
     file.write_text("short\n")
     with pytest.raises(BwlabError, match="5 characters"):
         password_of(options(password_file=file))

@@ -20,7 +20,11 @@ export function say(text) {
   byId("status").textContent = text;
 }
 
-export function showError(error) {
+let shownBy = "";
+
+// An error stays until what showed it goes well, or until the next click.
+export function showError(error, by = "click") {
+  shownBy = by;
   const shown = byId("error");
   shown.textContent = error ? `${error.asked}: ${error.found}. ${error.fix}.`.replace(/([.?!])\.$/, "$1") : "";
   shown.hidden = !error;
@@ -54,15 +58,15 @@ export const get = async (path) => (await send("GET", path)).json();
 export const post = async (path, body) => (await send("POST", path, body)).json();
 export const remove = async (path) => (await send("DELETE", path)).json();
 
-// Run something for a button; a failure is shown in one line.
-export async function attempt(work) {
-  showError(null);
+// Run something for a button, or for a timer, which has a name of its own; a failure is shown in one line.
+export async function attempt(work, by = "click") {
+  if (by === "click" || by === shownBy) showError(null);
   try {
     return await work();
   } catch (error) {
     if (error instanceof Cancelled) return undefined;
     if (!error.shown) throw error;
-    showError(error.shown);
+    showError(error.shown, by);
     return undefined;
   }
 }

@@ -75,12 +75,19 @@ function showExtras(place, adapter) {
   );
 }
 
+const isIn = (cell, block) => cell.startsWith(`${block}.`) || (block === "te" && /^te\d/.test(cell));
+
 function card(block) {
   const rows = [...page.state.adapters.entries()]
     .filter(([, adapter]) => adapter.blocks.includes(block))
     .map(([place, adapter]) => {
-      const read = () => adapter.scales.blocks[block] ?? 1;
-      const write = (value) => (adapter.scales.blocks[block] = value);
+      const cells = () => Object.keys(adapter.scales.cells).filter((cell) => isIn(cell, block));
+      const mean = (names) => names.reduce((sum, name) => sum + adapter.scales.cells[name], 0) / names.length;
+      const read = () => (cells().length ? mean(cells()) : (adapter.scales.blocks[block] ?? 1));
+      const write = (value) => {
+        for (const cell of cells()) delete adapter.scales.cells[cell]; // the slider is for the whole block
+        adapter.scales.blocks[block] = value;
+      };
       return make("div", { class: `row of-${place}` }, badge(place), ...control(`${adapter.name} in ${block}`, read, write));
     });
   const name = make("span", { class: "block" }, block, MEANINGS[block] ? make("small", {}, ` ${MEANINGS[block]}`) : "");

@@ -8,7 +8,7 @@ let timer = null;
 
 export function renewExports() {
   clearTimeout(timer);
-  if (byId("exporting").open) timer = setTimeout(() => attempt(async () => show(await get(path("/exports")))), PAUSE);
+  if (byId("exporting").open) timer = setTimeout(() => attempt(async () => show(await get(path("/exports"))), "exports"), PAUSE);
 }
 
 function line(label, text, notes = []) {
@@ -51,10 +51,10 @@ function save(blob, name) {
 }
 
 function show(texts) {
-  const parts = texts.adapters.flatMap(({ name, lines, schedule }, place) => {
+  const parts = texts.adapters.flatMap(({ name, lines, notes }, place) => {
     const button = make("button", { type: "button" }, `Download ${name} with these scales`);
     button.addEventListener("click", () => attempt(() => download(path(`/adapters/${place}/file`), `${name.replace(/[^\w.-]+/g, "_")}-mixed.safetensors`)));
-    const kept = schedule ? [make("p", { class: "note" }, `The schedule ${schedule} is in the bwlab generate line only.`)] : [];
+    const kept = notes.map((note) => make("p", { class: "note" }, note));
     return [make("h3", {}, name), button, ...kept, ...lines.map((entry) => line(`${name}, ${entry.label}`, entry.text, entry.notes))];
   });
   byId("exports").replaceChildren(...parts, make("h3", {}, "Everything"), line("bwlab generate", texts.command), workflow(texts.workflow));

@@ -12,7 +12,7 @@ const figure = (kind) => byId(kind);
 
 export function renew(kind, pause = PAUSE) {
   clearTimeout(kinds[kind].timer);
-  kinds[kind].timer = setTimeout(() => attempt(() => load(kind)), pause);
+  kinds[kind].timer = setTimeout(() => attempt(() => load(kind), kind), pause);
 }
 
 async function load(kind) {

@@ -25,7 +25,7 @@ export async function start(kind, body = {}) {
 export function watch() {
   clearTimeout(timer);
   timer = setTimeout(async () => {
-    await attempt(ask).catch(() => {});
+    await attempt(ask, "running").catch(() => {});
     if (isBusy() || Object.values(page.state.jobs).some(active)) watch();
   }, PERIOD);
 }

@@ -68,15 +68,29 @@ async function take(work) {
 }
 
 async function upload(files) {
+  const errors = [];
   for (const file of files) {
     if (file.size > page.state.most_upload) {
-      showError({ asked: `uploading ${file.name}`, found: "it is too large", fix: "Start bwlab ui with a larger --max-upload, or give the file on the command line" });
+      errors.push({ asked: `uploading ${file.name}`, found: "it is too large", fix: "Start bwlab ui with a larger --max-upload, or give the file on the command line" });
       continue;
     }
     say(`Uploading ${file.name} ...`);
-    await take(async () => (await send("POST", path(`/upload?name=${encodeURIComponent(file.name)}`), file)).json());
+    await take(async () => {
+      try {
+        return await (await send("POST", path(`/upload?name=${encodeURIComponent(file.name)}`), file)).json();
+      } catch (error) {
+        if (error.shown) errors.push(error.shown);
+        throw error;
+      }
+    });
     say("");
   }
+  if (errors.length < 2) {
+    if (errors.length) showError(errors[0]);
+    return;
+  }
+  const found = errors.map((error) => `${error.asked}: ${error.found}`).join("; ");
+  showError({ asked: `${errors.length} of ${files.length} files`, found, fix: "The others are open" });
 }
 
 function connect() {

@@ -11,13 +11,15 @@ export const path = (rest = "") => `/api/sessions/${page.state.id}${rest}`;
 export const onChange = (listener) => listeners.push(listener);
 export const changed = (what) => listeners.forEach((listener) => listener(what));
 
+// The settings of an image; of a field that is empty or out of range, the last good number.
 export function settings() {
-  return {
-    prompt: byId("prompt").value,
-    seed: Number(byId("seed").value),
-    steps: Number(byId("steps").value),
-    cfg: Number(byId("cfg").value),
-  };
+  const kept = page.state.settings;
+  kept.prompt = byId("prompt").value;
+  for (const name of ["seed", "steps", "cfg"]) {
+    const field = byId(name);
+    if (field.value !== "" && field.checkValidity()) kept[name] = Number(field.value);
+  }
+  return { ...kept };
 }
 
 export const allScales = () => page.state.adapters.map((adapter) => adapter.scales);
