@@ -26,9 +26,13 @@ def test_one_block(scheme: BlockScheme, mode: Literal["out", "in"], scale: str, 
 def test_blocks_that_are_on_keep_the_scale_of_the_composition(scheme: BlockScheme, scale: str) -> None:
     whole = parse_spec(scale, scheme, kind="scale", default=1.0).values
     of = CompositionPlan(use={"a": "1", "b": scale})
-    for mode, is_on in (("out", lambda block: block != "mid"), ("in", lambda block: block == "mid")):
+    modes: tuple[Literal["out", "in"], ...] = ("out", "in")
+    for mode in modes:
         sweep = SweepPlan(of="both", adapter="b", mode=mode)
         ((_, found),) = swept(sweep, of, ["mid"], scheme)
         values = parse_spec(found.use["b"], scheme, kind="scale", default=1.0).values
-        assert values == {module.path: whole[module.path] if is_on(module.block) else 0.0 for module in scheme.modules}
+        assert values == {
+            module.path: whole[module.path] if (module.block == "mid") == (mode == "in") else 0.0
+            for module in scheme.modules
+        }
         assert found.use["a"] == "1"
