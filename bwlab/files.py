@@ -56,10 +56,14 @@ def write_pieces_atomically(path: str | Path, pieces: Iterable[bytes]) -> None:
         _sync(path.parent)
     except OSError as error:
         found = f"{error.strerror or error}" + ("; the earlier file is untouched" if path.exists() else "")
-        fix = "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
+        fix = _fix_of(error)
         if error.errno == errno.ENOENT:
             found, fix = f"there is no folder {path.parent}", "Make it"
         raise BwlabError(f"saving {path}", found, f"{fix} or choose another folder") from error
+
+
+def _fix_of(error: OSError) -> str:
+    return "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
 
 
 @contextmanager
@@ -134,9 +138,8 @@ def files_together(folder: Path, obsolete: Iterable[str] = ()) -> Iterator[Path]
                 with contextlib.suppress(OSError):  # it holds other files
                     file.parent.rmdir()
     except OSError as error:
-        fix = "Free some space" if error.errno in NO_ROOM else "Make the folder writable"
         found = error.strerror or str(error)
-        raise BwlabError(f"saving {folder}", found, f"{fix} or choose another folder") from error
+        raise BwlabError(f"saving {folder}", found, f"{_fix_of(error)} or choose another folder") from error
     finally:
         if not existed:
             with contextlib.suppress(OSError):  # it is not empty

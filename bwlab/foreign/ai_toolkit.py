@@ -11,7 +11,7 @@ from bwlab.config.foreign.ai_toolkit import AI_TOOLKIT, DTYPES, OPTIMIZERS, SCHE
 from bwlab.errors import BwlabError, first_line
 from bwlab.foreign.folders import Folder, put_folders
 from bwlab.foreign.optimizers import put_options
-from bwlab.foreign.ranks import LENGTHS, TRANSFORMERS, everywhere, with_convolutions
+from bwlab.foreign.ranks import TRANSFORMERS, everywhere
 from bwlab.foreign.translator import Translation, Translator, flattened_dict, table_of
 
 PROGRAM = "ai-toolkit"
@@ -146,12 +146,10 @@ def _network(t: Translator, family: str) -> None:
         t.put("adapter.options.full_matrix", t.switch("network.lokr_full_rank", True), "network.lokr_full_rank")
         t.put("adapter.options.factor", t.whole("network.lokr_factor", -1), "network.lokr_factor")
     convolutions = (t.whole("network.conv", rank) or rank) if adapter == "locon" else rank
-    ranks = everywhere(rank, family)
     if convolutions != rank:
-        ranks = with_convolutions([rank] * LENGTHS[family], [convolutions] * LENGTHS[family], family)
         t.note("network.conv", "all layers of resnets have this rank, also those of 1 x 1 and linear ones")
     encoders = list(ENCODERS[family]) if t.switch("train.train_text_encoder") else []
-    denoiser = [ranks] if t.switch("train.train_unet", True) else []
+    denoiser = [everywhere(rank, family, convolutions)] if t.switch("train.train_unet", True) else []
     spec = ", ".join([*denoiser, *(f"{name}={rank}" for name in encoders)])
     t.put("adapter.blocks", spec, *names, "train.train_text_encoder")
     alpha = t.number("network.linear_alpha", t.number("network.alpha", 1.0))

@@ -195,7 +195,7 @@ def _plain(text: str) -> object:
 def _type(t: Translator) -> str:
     """Set the adapter type and return it; a module that has no counterpart keeps its name, for bwlab to refuse."""
     module = t.text("network_module")
-    if module.startswith("lycoris"):
+    if _is_lycoris(t):
         algorithm = t.text(_arg("algo"), "lora").lower()
         kind = ALGORITHMS.get(algorithm, algorithm)
         if t.switch(_arg("dora_wd")):
@@ -217,6 +217,10 @@ def _type(t: Translator) -> str:
     return kind
 
 
+def _is_lycoris(t: Translator) -> bool:
+    return t.text("network_module").startswith("lycoris")
+
+
 def _ranks(t: Translator, family: str, rank: int) -> str:
     """Return the block spec of the denoiser's ranks."""
     if family in TRANSFORMERS:
@@ -234,15 +238,14 @@ def _ranks(t: Translator, family: str, rank: int) -> str:
         _note_convolutions(t)
         return with_convolutions(kept, of_convolutions, own)
     convolutions = _convolutions(t, rank)[0]
-    if convolutions == rank:
-        return everywhere(rank, family)
-    _note_convolutions(t)
-    return with_convolutions([rank] * LENGTHS[family], [convolutions] * LENGTHS[family], family)
+    if convolutions != rank:
+        _note_convolutions(t)
+    return everywhere(rank, family, convolutions)
 
 
 def _convolutions(t: Translator, rank: int) -> tuple[int, float]:
     """Return rank and alpha of convolutions: LyCORIS' are those of all layers unless it is told, kohya's alpha is 1."""
-    alpha = (t.number("network_alpha", 1.0) or 1.0) if t.text("network_module").startswith("lycoris") else 1.0
+    alpha = (t.number("network_alpha", 1.0) or 1.0) if _is_lycoris(t) else 1.0
     return t.whole(_arg("conv_dim"), rank) or rank, t.number(_arg("conv_alpha"), alpha) or alpha
 
 
@@ -282,8 +285,7 @@ def _alpha(t: Translator, rank: int) -> None:
     alpha = used[0][1]
     names = ["network_alpha", _arg("block_alphas")]
     conv_dim, conv_alpha = _arg("conv_dim"), _arg("conv_alpha")
-    lycoris = t.text("network_module").startswith("lycoris")
-    others = [_convolutions(t, rank)] if t.has(conv_dim) or (lycoris and t.has(conv_alpha)) else []
+    others = [_convolutions(t, rank)] if t.has(conv_dim) or (_is_lycoris(t) and t.has(conv_alpha)) else []
     if len(used) + len(others) > 1 and all(own == alpha for own, alpha in [*used, *others]):
         t.settings.pop("adapter.alpha", None)
         return

@@ -24,14 +24,17 @@ def scheme_of(family: str) -> BlockScheme:
     return scheme_for(KNOWN[KNOWN_OF[family]])
 
 
-def everywhere(rank: int, family: str) -> str:
+def everywhere(rank: int, family: str, convolutions: int | None = None) -> str:
     """Return the spec that adapts the layers that kohya's trainer and ai-toolkit adapt in the denoiser.
 
-    In transformers these are all linear layers of the blocks, modulation included.
+    In transformers these are all linear layers of the blocks, modulation included. `convolutions` is the rank of
+    resnets and resamplers of a UNet; None: that of all others.
 
     >>> everywhere(16, "sdxl"), everywhere(16, "flux")
     ('all=16', 'all=16, modulation=16')
     """
+    if convolutions not in (None, rank):
+        return with_convolutions([rank] * LENGTHS[family], [convolutions] * LENGTHS[family], family)
     return f"all={rank}, modulation={rank}" if family in TRANSFORMERS else f"all={rank}"
 
 

@@ -51,12 +51,17 @@ class Method:
         """Whether the method adds deltas, so that factors can be put side by side."""
         return self.name in (SUM, BLOCKS)
 
+    @property
+    def kept(self) -> float:
+        """Share of the numbers that TIES or DARE keeps: the density, or the default of the method."""
+        return self.density or DENSITIES[self.name]
+
     def options(self) -> dict[str, object]:
         """Return what decides the numbers beside the name: the density of TIES and DARE, and the seed of DARE."""
         if self.linear:
             return {}
-        density = self.density or DENSITIES[self.name]
-        return {"density": density, "seed": self.seed} if self.name == DARE else {"density": density}
+        seed = {"seed": self.seed} if self.name == DARE else {}
+        return {"density": self.kept, **seed}
 
     def check(self) -> None:
         """Raise `BwlabError` for an unknown method, or a density that the method does not take."""
@@ -99,11 +104,10 @@ def dense_delta(parts: Sequence[ScaledModule], method: Method, weight: NDArray[n
 def merged(deltas: Sequence[Array], indices: Sequence[int], path: str, method: Method) -> Array:
     """Return the merge of dense deltas of one shape, which are already scaled."""
     if method.name == TIES:
-        return ties(deltas, method.density or DENSITIES[TIES])
+        return ties(deltas, method.kept)
     if method.name == DARE:
-        density = method.density or DENSITIES[DARE]
         deltas = [
-            dare(delta, density, module_generator(method.seed, index, path))
+            dare(delta, method.kept, module_generator(method.seed, index, path))
             for delta, index in zip(deltas, indices, strict=True)
         ]
     return _sum(deltas)
