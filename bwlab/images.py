@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -326,8 +327,12 @@ def image_paths(folder: Path) -> Iterator[Path]:
     yield from folder_files(folder).with_suffix(IMAGE_SUFFIXES)
 
 
-def read_images(folder: Path) -> list[Image.Image]:
+def read_images(folder: Path, most: int | None = None) -> list[Image.Image]:
     """Return the images of a folder and its subfolders as RGB on white, sorted by path.
+
+    Args:
+        folder: the folder.
+        most: number of images at which reading stops; None: all are read.
 
     Raises:
         BwlabError: there is no such folder or no image in it, or an image cannot be read.
@@ -336,7 +341,7 @@ def read_images(folder: Path) -> list[Image.Image]:
     if not folder.is_dir():
         raise BwlabError(f"reference images {folder}", "no such folder", "Give a folder of images")
     images = []
-    for path in image_paths(folder):
+    for path in islice(image_paths(folder), most):
         try:
             images.append(read_rgb(path))
         except LargeImageError as error:

@@ -27,6 +27,7 @@ from bwlab.terminal import ProgressBar, warn
 from bwlab.training import train
 from bwlab.training.config import AdapterConfig, CheckpointConfig, OptimizerConfig, PreviewConfig, TrainConfig
 from bwlab.training.run_folder import ExistingRun
+from bwlab_analysis.activations.batched_denoiser import REST, TEXT
 from bwlab_analysis.fidelity.moves import usual_specs
 from bwlab_analysis.installed import conflict_measures
 from bwlab_analysis.report.conflict import present_conflict
@@ -93,20 +94,24 @@ class DemoPlan:
         return f"style-{self.part}"
 
 
+STYLE_PARTS = ("late", "style")
+"""Parts for the style where a model has no upper blocks: a transformer's last third, and B-LoRA's part of SDXL."""
 FULL = DemoPlan()
 QUICK = replace(FULL, identity_steps=50, style_steps=60, seeds=2)
 
 
 def plan_for(base: str, manager: PluginManager, *, quick: bool = False) -> DemoPlan:
-    """Return the demo's plan for a base model: the style is trained into a transformer's last third of blocks.
+    """Return the demo's plan for a base model: the third adapter's part is the first of `STYLE_PARTS` that it has.
 
-    A UNet has it in its upper blocks (arXiv 2403.07500).
+    A model with none of them, such as a UNet of a plugin's scheme, has it in its last block.
     """
     plan = replace(QUICK if quick else FULL, base=base)
     scheme = scheme_before_loading(base, manager.block_schemes())
     if scheme is None or plan.part in dict(scheme.parts):
         return plan
-    return replace(plan, part="late", scales=())
+    blocks = [block for block in scheme.blocks() if block not in (TEXT, REST)]
+    part = next((part for part in STYLE_PARTS if part in dict(scheme.parts)), blocks[-1])
+    return replace(plan, part=part, scales=())
 
 
 @dataclass(frozen=True)

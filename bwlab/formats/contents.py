@@ -25,6 +25,8 @@ from bwlab.text import parse_json
 
 AND = " and "
 TYPE_KEY = "bwlab.adapter_type"
+PICKLE_SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
+"""Suffixes of files that `bwlab.formats.pickles` reads."""
 # Shapes of the changed weights as JSON, by module path; written for modules whose delta or shape only the adapter type
 # determines. A module with an entry belongs to its type, even if its leaves have the names of an algorithm.
 SHAPES_KEY = "bwlab.weight_shapes"

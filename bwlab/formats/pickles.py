@@ -24,7 +24,6 @@ from bwlab.formats.safetensors import ITEM_SIZES, AdapterFile, TensorEntry
 from bwlab.formats.unpickle import NeedsCodeError, StoredTensor, Unpickler
 from bwlab.text import HALVES
 
-PICKLE_SUFFIXES = (".pt", ".bin", ".pth", ".ckpt")
 ZIP = b"PK\x03\x04"
 OLD_FORM = 0x1950A86A20F9469CFC6C
 LONGEST_READ = 4_000_000

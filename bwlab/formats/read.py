@@ -11,10 +11,17 @@ from pathlib import Path
 
 from bwlab.errors import BwlabError, BwlabWarning, first_line
 from bwlab.formats.architecture import foreign_model
-from bwlab.formats.contents import AND, MADE_FOR, AdapterContents, ParsedKey, assemble, file_kind
+from bwlab.formats.contents import (
+    AND,
+    MADE_FOR,
+    PICKLE_SUFFIXES,
+    AdapterContents,
+    ParsedKey,
+    assemble,
+    file_kind,
+)
 from bwlab.formats.dialects import READERS
 from bwlab.formats.keys import ALPHA, MAGNITUDE, canonical_leaf
-from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
 from bwlab.formats.safetensors import AdapterFile, open_adapter_file
 from bwlab.formats.tensors import LazyTensor
 from bwlab.formats.types import FormatReader, Formats, NumbersOf
@@ -176,6 +183,8 @@ def _open(path: Path, pickles: bool) -> AdapterFile:
     if path.suffix.lower() not in PICKLE_SUFFIXES:
         return open_adapter_file(path)
     if pickles:
+        from bwlab.formats.pickles import open_pickle  # which no other file needs
+
         return open_pickle(path)
     raise BwlabError(
         f"reading adapter {path}",

@@ -56,7 +56,9 @@ ENTRIES: Mapping[str, tuple[str, ...]] = {
     "bwlab": ("bwlab.version",),
     "comment": ("ss_training_comment",),
 }
-NOTHING = ("", "None", "null", "{}", "0")
+NOTHING = ("", "None", "null", "{}")
+MEANT_0 = ("learning rate", "learning rate, UNet", "learning rate, text", "seed")
+"""Labels whose values may be 0; elsewhere 0 stands for none."""
 
 SCHEMA_VERSION = 2
 
@@ -221,12 +223,16 @@ def _prompt_tag(contents: AdapterContents, scheme: BlockScheme) -> str | None:
         return None
 
 
+def _says(label: str, text: str) -> bool:
+    return text not in NOTHING and (text != "0" or label in MEANT_0)
+
+
 def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return label -> text from the metadata, for the labels that it contains; empty without metadata."""
     summary = {
         label: text
         for label, keys in ENTRIES.items()
-        if (text := next((metadata[key] for key in keys if metadata.get(key, "") not in NOTHING), None)) is not None
+        if (text := next((metadata[key] for key in keys if _says(label, metadata.get(key, ""))), None)) is not None
     }
     finished = _date(metadata.get("ss_training_finished_at", ""))
     if finished:

@@ -36,6 +36,7 @@ from bwlab_analysis.demo import (
     trainings,
     write_data,
 )
+from tests.analysis.small_bases import save_small_base
 from tests.families.pipelines import save_tiny_sd3
 
 
@@ -196,6 +197,8 @@ def test_a_transformer_has_the_style_in_its_last_third(tmp_path: Path) -> None:
     assert (plan.part_blocks, plan.style_part, plan.scales) == ("late=16", "style-late", ())
     assert [column.label for column in columns(plan)][-1] == "full + late"
     assert plan_for("emoji", build_manager()) == FULL
+    xl = plan_for(str(save_small_base("sdxl", tmp_path / "sdxl")), build_manager())
+    assert (xl.part_blocks, xl.style_part, xl.scales) == ("style=16", "style-style", ())
     small = replace(plan, identity_steps=1, style_steps=1, batch_size=1, seeds=1, sampling_steps=2)
     result = run_demo(small, tmp_path / "out", build_manager(), Console(quiet=True))
     assert {key.split(".")[2] for key in load_file(result.adapters["style-late"])} == {"3"}

@@ -14,11 +14,13 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 import bwlab
+from bwlab.adapters.save import save_adapter
 from bwlab.base.families.flux import image_places
 from bwlab.base.families.transformer import packed, unpacked
 from bwlab.base.load import load_base
 from bwlab.base.models import denoiser_of, family_of
 from bwlab.base.noise import FlowMatching, noise_process
+from tests.analysis.random_adapters import random_adapter
 from tests.families.commands import PROMPT, command, pixels, run
 
 
@@ -163,3 +165,20 @@ def test_wrong_transformers_are_refused_in_one_line(
     assert "FluxFillPipeline" in capsys.readouterr().err
     assert denoiser_of(load_base(flux_folder)) is not None
     assert family_of(load_base(flux_folder)).name == "flux"
+
+
+def test_conflict_is_measured_in_images(
+    flux_dev_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its config has no size of latents, unlike those of UNets and of Stable Diffusion 3."""
+    unet = denoiser_of(load_base(flux_dev_folder))
+    for seed, name in enumerate("ab"):
+        save_adapter(random_adapter(unet, "lora", "all=2", seed), tmp_path / f"{name}.safetensors")
+    (tmp_path / "prompts.txt").write_text(PROMPT)
+    capsys.readouterr()
+    given = "--base", flux_dev_folder, "--prompts", tmp_path / "prompts.txt", "--random", 1, "--timesteps", 500
+    files = (tmp_path / f"{name}.safetensors" for name in "ab")
+    run("analyze", "conflict", *files, *given, "--latents", 1, "--samples", 2, "--steps", 2, "--json")
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    assert [cost["of"] for cost in measured["costs"]] == ["latents", "latents"]
+    assert all(cost["lost"]["mean"] > 0 and cost["random_lost"] is not None for cost in measured["costs"])

@@ -205,10 +205,14 @@ def test_conflict_is_measured_block_by_block(
         shutil.copy(trained / "run" / "adapter.safetensors", adapters[-1])
     data = (part for name in ("a", "b") for part in ("--data", f"{name}={trained / 'images'}"))
     capsys.readouterr()
+    (tmp_path / "prompts.txt").write_text("a red square\n")
     given = "--base", base, *data, "--samples", 2, "--steps", 2, "--timesteps", "601,201", "--json"
-    run("analyze", "conflict", *adapters, *given)
-    text = json.dumps(json.loads(capsys.readouterr().out))
+    run("analyze", "conflict", *adapters, *given, "--prompts", tmp_path / "prompts.txt")
+    found = json.loads(capsys.readouterr().out)
+    text = json.dumps(found)
     assert all(entry.partition("=")[0].partition(".")[0] in text for entry in BLOCKS[family].split(", "))
+    assert [cost["of"] for cost in found["measured"]["costs"]] == ["latents", "latents"]
+    assert found["measured"]["seeds"] == 2
 
 
 def test_activations_are_measured(

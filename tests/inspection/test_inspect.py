@@ -279,6 +279,11 @@ def test_training_of_metadata_that_says_nothing_is_empty() -> None:
     assert tag_counts({"ss_tag_frequency": "[1]"}) == {}
 
 
+def test_a_0_is_a_seed_or_a_rate_but_no_number_of_images() -> None:
+    found = training_summary({"ss_seed": "0", "ss_text_encoder_lr": "0", "ss_num_reg_images": "0", "ss_steps": "0"})
+    assert found == {"learning rate, text": "0", "seed": "0"}
+
+
 def test_the_commonest_tags_come_first_and_the_rest_is_counted() -> None:
     folders = {"a": {f"tag{number:02}": number + 1 for number in range(20)}}
     text = training_summary({"ss_tag_frequency": json.dumps(folders)})["tags"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from bwlab.blocks.scheme import BlockScheme
 from bwlab_analysis.activations.batched_denoiser import BlockOutput, adapted_blocks
 from bwlab_analysis.activations.inputs import TIMESTEPS, Inputs
 from bwlab_analysis.activations.passes import BASE, Pass, Variants, passes
-from bwlab_analysis.activations.probe import as_rows, cka_of_rows
+from bwlab_analysis.activations.probe import cka_of_rows
 from bwlab_analysis.activations.random_adapters import beside_random, random_adapters
 from bwlab_analysis.measures import PREDICTION, Measured
 
@@ -138,24 +139,29 @@ def _measures(variants: Sequence[Sequence[LatentChanges]]) -> dict[str, Measured
 
 
 def changes(base: Tensor, adapted: Tensor) -> dict[str, float]:
-    """Return the measures of a change of activations `(latents, channels, h, w)`; each is 0 for no change.
+    """Return the measures of a change of activations `(latents, channels, h, w)`, means over the latents; 0: no change.
+
+    Each latent is measured by itself, so the means do not depend on how many are in one pass.
 
     - `effect`: `|ha - h0| / |h0|`
-    - `style`: relative change of the channels' Gram matrices (Gatys et al. 2016, equation 3), mean over latents
+    - `style`: relative change of the channels' Gram matrices (Gatys et al. 2016, equation 3)
     - `structure`: root mean square change of the cosines between positions (self-similarity, Shechtman and Irani
       2007; Tumanyan et al. 2022, arXiv 2201.00424), 0..2, on at most 16 x 16 positions
-    - `representation`: 1 - linear CKA (Kornblith et al. 2019), 0..1
+    - `representation`: 1 - linear CKA over the positions (Kornblith et al. 2019), 0..1
     """
     h0, ha = base.double(), adapted.double()
-    rows_before, rows_after = (as_rows(tensor)[0] for tensor in (h0, ha))
     return {
-        "effect": _ratio((ha - h0).norm(), h0.norm()),
+        "effect": _relative(h0, ha),
         "style": _relative(grams(h0), grams(ha)),
-        "structure": float((self_similarity(ha) - self_similarity(h0)).square().mean().sqrt()),
-        "representation": max(
-            0.0, 1.0 - cka_of_rows(rows_before - rows_before.mean(0), rows_after - rows_after.mean(0))
-        ),
+        "structure": float((self_similarity(ha) - self_similarity(h0)).square().mean((1, 2)).sqrt().mean()),
+        "representation": statistics.fmean(starmap(_unlike, zip(h0, ha, strict=True))),
     }
+
+
+def _unlike(before: Tensor, after: Tensor) -> float:
+    """Return 1 - linear CKA of one latent's activations `(channels, h, w)`, over its positions."""
+    one, other = (activations.flatten(1).T for activations in (before, after))
+    return max(0.0, 1.0 - cka_of_rows(one - one.mean(0), other - other.mean(0)))
 
 
 def grams(activations: Tensor) -> Tensor:

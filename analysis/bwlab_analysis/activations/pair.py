@@ -74,7 +74,7 @@ class Cost:
         base, alone, both: mean score of the images by the base, by the adapter alone, and by both; None for latents.
         lost: share of `alone - base` that is lost; None if the adapter alone does not raise the score beyond doubt. For
             latents: 1 - the cosine of the latents with both to those with the adapter alone, 0..2.
-        random_lost: the same beside random adapters of the other adapter's norms; None without any.
+        random_lost: the same beside a random adapter of the other adapter's norms; None without any.
 
     """
 

@@ -181,6 +181,7 @@ class Statistics:
 
     Attributes:
         samples: number of samples (a batch of 4 over 3 steps: 12).
+        rows: number of samples times positions.
         mean: `(channels,)` over samples and positions.
         variance: `(channels,)`, likewise; of the population.
         norm: the mean over samples of the Euclidean norm of a sample's activations.
@@ -190,6 +191,7 @@ class Statistics:
     """
 
     samples: int
+    rows: int
     mean: Tensor
     variance: Tensor
     norm: float
@@ -249,6 +251,7 @@ class Moments:
             raise BwlabError("statistics of activations", "nothing ran", "Run the UNet inside the probe's `with` block")
         return Statistics(
             self._samples,
+            self._rows,
             self._mean.clone(),
             self._squares / self._rows,
             self._norm_mean,
@@ -294,12 +297,15 @@ def cka(one: Statistics, other: Statistics) -> float:
     Kornblith et al. 2019 (arXiv 1905.00414), equation 3 with linear kernels, from the sketches: off by about 1/16.
 
     Raises:
-        BwlabError: the two have different numbers of samples.
+        BwlabError: the two have different numbers of samples or of positions.
 
     """
     if one.samples != other.samples:
         found = f"{one.samples} and {other.samples} samples"
         raise BwlabError("CKA of two blocks", found, "Give both the same inputs in the same order")
+    if one.rows != other.rows:
+        found = f"{one.rows} and {other.rows} positions in all"
+        raise BwlabError("CKA of two blocks", found, "Compare blocks of one resolution")
     return cka_of_rows(one.sketch, other.sketch)
 
 

@@ -84,7 +84,7 @@ def conflict(
             measured on training images, and images are generated for the tags that the captions have in common.
         timesteps: timesteps 0..999 to measure at.
         latents: number of noisy latents.
-        random: number of random adapters that replace each adapter, as the null.
+        random: number of random adapters that replace each adapter, as the null; images show one of them.
         seed: seed of the noise and of the random adapters.
         clip_skip: layer of the text encoder that is read, counted from the last one, which is 1.
         device: name of a PyTorch device, or `"auto"`.
@@ -104,7 +104,6 @@ def conflict(
 
     """
     from bwlab.plugins.manager import installed_manager
-    from bwlab_analysis.activations.pair import BaseSettings
     from bwlab_analysis.installed import conflict_measures
     from bwlab_analysis.weights.adapter_weights import weights_of
     from bwlab_analysis.weights.conflict import measure_conflict
@@ -116,6 +115,8 @@ def conflict(
     if base is None and (folders or prompts):
         raise BwlabError("comparing adapters on images or prompts", "no base is given", "Give a base")
     if base is not None:
+        from bwlab_analysis.activations.pair import BaseSettings
+
         times, texts = checked_timesteps(timesteps), texts_or_images(prompts, folders.values(), "--data NAME=DIR")
         path = None if not isinstance(prompts, str | Path) else Path(prompts)
         settings = BaseSettings(base, folders, path, texts, times, latents, random, seed, clip_skip)
@@ -209,14 +210,29 @@ def _measured(
             on_progress(done, total, stage)
 
     learned = learned_by_file(base, settings.data, sampled) if sampled.samples else {}
-    roles = in_roles((files[0], files[1]), learned) if sampled.advise else None
+    roles = None
+    if sampled.advise:
+        from bwlab_analysis.fidelity.recommend import require_budget
+
+        require_budget(sampled.budget, len(settings.texts) or 1)
+        roles = in_roles((files[0], files[1]), learned, sampled.learns, warn)
     adapters = {file: base.adapter(file) for file in dict.fromkeys(files)}
     # Measure the pairs first, because this names a broken adapter.
     in_base = measure_in_base(base, files, adapters, settings, on_pass)
     generated = {}
     if sampled.samples:
         generated = measure_generated(
-            base, files, adapters, settings.data, learned, settings.texts, sampled, settings.seed, on_pass, warn
+            base,
+            files,
+            adapters,
+            settings.data,
+            learned,
+            settings.texts,
+            sampled,
+            settings.draws,
+            settings.seed,
+            on_pass,
+            warn,
         )
     advice = None
     if roles is not None and (measured := next(iter(generated.values()), None)) is not None:

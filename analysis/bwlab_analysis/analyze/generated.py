@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ LEARNS = (IDENTITY, STYLE)
 """The values of `--learns`: what an adapter has learned."""
 SEARCH_IMAGES = 600
 """Number of images in which a search for a better composition tries the usual changes."""
+MOST_DRAWS = 1
+"""Number of random adapters in the place of each adapter in images, which take most of the time."""
 PROOF_STEPS, PROOF_IMAGES = 25, 16
 """Number of sampling steps of the images that prove the advice, and smallest number of them for each composition."""
 
@@ -98,6 +100,7 @@ def measure_generated(
     learned: Mapping[Path, Learned],
     prompts: Sequence[str],
     sampled: Sampled,
+    draws: int,
     seed: int,
     on_pass: OnPass,
     warn: Warn,
@@ -114,6 +117,7 @@ def measure_generated(
         learned: what adapters with training images have learned; empty without a scorer.
         prompts: the prompts; none: the tags that most captions of both adapters have in common.
         sampled: how images are generated.
+        draws: number of random adapters that replace each adapter, of which images show `MOST_DRAWS`.
         seed: seed of the first image of each prompt.
         on_pass: called with the numbers of finished sampling steps and of all.
         warn: called with each warning.
@@ -133,7 +137,8 @@ def measure_generated(
             names = " and ".join(map(adapter_name, pair))
             warn(f"No images are generated with {names}: their captions have no tags in common. Give --prompts FILE.")
             continue
-        settings = RolloutSettings(texts, sampled.samples, sampled.steps, sampled.cfg, seed=seed)
+        null = min(draws, MOST_DRAWS)
+        settings = RolloutSettings(texts, sampled.samples, sampled.steps, sampled.cfg, null, seed)
         stage = "generating images" + (f" of pair {number} of {len(pairs)}" if len(pairs) > 1 else "")
         a, b = (adapters[file] for file in pair)
         measured[pair] = measure_rollouts(
@@ -154,13 +159,13 @@ def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sample
         BwlabError: the scorer or an image cannot be read.
 
     """
-    from bwlab.images import image_paths, read_rgb
+    from bwlab.images import read_images
     from bwlab_analysis.fidelity.clip import clip_of, load_clip
     from bwlab_analysis.fidelity.rollouts import learned_from
 
     scored = data and (sampled.clip is not None or base.base in EMBEDDED_FOLDERS)
     clip = load_clip(clip_of(base.base, sampled.clip)) if scored else None
-    if sampled.learns and (clip is None or not clip.parts):
+    if sampled.learns and not sampled.advise and (clip is None or not clip.parts):
         fix = "Leave out --learns: the likeness to the training images is scored as a whole"
         raise BwlabError("--learns", "only the scorer of the embedded base distinguishes identity from style", fix)
     if clip is None:
@@ -168,18 +173,42 @@ def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sample
     return {
         file: learned_from(
             clip,
-            [read_rgb(path) for path in islice(image_paths(folder), MOST_REFERENCES)],
+            read_images(folder, MOST_REFERENCES),
             sampled.learns.get(file),
         )
         for file, folder in data.items()
     }
 
 
-def in_roles(pair: FilePair, learned: Mapping[Path, Learned]) -> FilePair:
-    """Return two adapters, the identity's first; BwlabError if it is unknown which one learned the identity."""
+def in_roles(pair: FilePair, learned: Mapping[Path, Learned], said: Mapping[Path, str], warn: Warn) -> FilePair:
+    """Return two adapters, the identity's first.
+
+    Args:
+        pair: the adapters.
+        learned: what they have learned, by the scorer. One that does not distinguish identity from style leaves it to
+            `said`, or else to the order of the adapters, with a warning.
+        said: `"identity"` or `"style"` by adapter, where the user has said so.
+        warn: called with the warning.
+
+    Raises:
+        BwlabError: there is no scorer, or both have learned the same.
+
+    """
     kinds = [learned[file].of if file in learned else "" for file in pair]
     if "" in kinds:
         raise BwlabError("--advise", "no model to score images with", "Give --clip MODEL")
+    if not {*kinds} <= {*LEARNS}:
+        others = {IDENTITY: STYLE, STYLE: IDENTITY}
+        first, second = (said.get(file) for file in pair)
+        if first is None and second is None:
+            identity, style = map(adapter_name, pair)
+            warn(
+                f"This model does not tell identity from style: the search takes {identity} as the identity and "
+                f"{style} as the style, as they are given in this order. If it is the other way round, add --learns "
+                f"{identity}={STYLE}."
+            )
+            first = IDENTITY
+        kinds = [first or others[second or ""], second or others[first or ""]]
     if kinds == [STYLE, IDENTITY]:
         return pair[1], pair[0]
     if kinds[0] == kinds[1] and kinds[0] in LEARNS:

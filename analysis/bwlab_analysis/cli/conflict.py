@@ -85,7 +85,12 @@ def conflict_command(
     timesteps: TimestepsOption = "801,601,401,201",
     latents: LatentsOption = 16,
     draws: Annotated[
-        int, typer.Option("--random", min=0, help="Number of random adapters that replace each adapter, as the null.")
+        int,
+        typer.Option(
+            "--random",
+            min=0,
+            help="Number of random adapters that replace each adapter, as the null; generated images show one of them.",
+        ),
     ] = 5,
     seed: SeedOption = 0,
     clip_skip: ClipSkipOption = 1,

@@ -27,9 +27,9 @@ def demo_command(
 ) -> None:
     """Train a fox and an ink style, then combine them with the style in all blocks or in some alone.
 
-    The style is trained twice: into all blocks, and into the upper blocks of a UNet or the last third of a
-    transformer's blocks. The command shows how the weights conflict, and writes a sheet of images beside the true
-    one. A demo that was stopped continues where it was.
+    The style is trained twice: into all blocks, and into the upper blocks of a UNet (of SDXL: B-LoRA's part for styles)
+    or the last third of a transformer's blocks. The command shows how the weights conflict, and writes a sheet of
+    images beside the true one. A demo that was stopped continues where it was.
     """
     from bwlab.plugins.manager import installed_manager
     from bwlab.terminal import stderr_console

@@ -47,7 +47,9 @@ def resampled_means(values: npt.ArrayLike, seed: int = 0, count: int = RESAMPLES
     """Return the means `(count,)` of `(prompts, seeds)` values, resampled over both.
 
     Prompts and seeds are drawn separately, because values of one prompt, or of one seed, are similar. For tables of the
-    same shape, the same prompts and seeds are drawn.
+    same shape, the same prompts and seeds are drawn. Where values are not similar, intervals from several prompts and
+    several seeds are too wide: by 1.3 to 1.5 for independent values in 8 x 2 to 8 x 4 (Owen 2007, "The pigeonhole
+    bootstrap"), so that they hold the mean in 99 % of cases instead of 95 %.
 
     Raises:
         ValueError: no values, or not two dimensions.

@@ -157,15 +157,15 @@ def usual_moves(whole: PairScales, scheme: BlockScheme) -> tuple[Move, ...]:
     other_part, stronger = USUAL_IDENTITY
     if part not in members or other_part not in members:
         return ()
-    style, inside = _blocks_of(whole, STYLE), _inside(members[part], scheme)
+    style, inside = _blocks_of(whole, STYLE), _blocks_in(members[part], scheme)
     moves = []
     if 0 < len(inside & {*style}) < len(style):
         factors = {block: factor if block in inside else elsewhere for block in style}
         moves.append(Move(STYLE, f"at {factor:g} in {part} and {elsewhere:g} elsewhere", factors))
-    return (*moves, *_stronger_identity(whole, other_part, _inside(members[other_part], scheme), stronger))
+    return (*moves, *_stronger_identity(whole, other_part, _blocks_in(members[other_part], scheme), stronger))
 
 
-def _stronger_identity(whole: PairScales, part: str, inside: Collection[str | None], factor: float) -> Iterator[Move]:
+def _stronger_identity(whole: PairScales, part: str, inside: Collection[str], factor: float) -> Iterator[Move]:
     """Yield the move that makes the identity stronger in a part; nothing if all or none of its blocks lie there."""
     factors = {block: factor for block in _blocks_of(whole, IDENTITY) if block in inside}
     if 0 < len(factors) < len(_blocks_of(whole, IDENTITY)):
@@ -177,9 +177,10 @@ def _blocks_of(whole: PairScales, adapter: str) -> list[str]:
     return [block for block in whole.scales(adapter) if block != TEXT]
 
 
-def _inside(members: Sequence[str], scheme: BlockScheme) -> set[str | None]:
-    """Return the blocks in which the blocks or modules of a part lie."""
-    return {scheme.block_of(path) for name in members for path in scheme.modules_of(name)}
+def _blocks_in(members: Sequence[str], scheme: BlockScheme) -> set[str]:
+    """Return the blocks of a part; none if it has single modules of a block, since moves scale whole blocks."""
+    blocks = scheme.blocks()
+    return {*members} if all(name in blocks for name in members) else set()
 
 
 def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
@@ -187,14 +188,14 @@ def single_moves(whole: PairScales, scheme: BlockScheme) -> Iterator[Move]:
 
     These are the usual moves; whole adapters stronger and weaker; schedules; the style in one part of the scheme only
     (arXiv 2403.07500, section 4) or at half in one part, and the identity stronger in one part, with layers in text
-    encoders unchanged; and each block of each adapter off.
+    encoders unchanged; and each block of each adapter off. Parts are those that consist of whole blocks.
     """
     usual = usual_moves(whole, scheme)
     yield from usual
     yield from (Move(adapter, f"at {factor:g} overall", {"*": factor}) for adapter, factor in LIKELY)
     yield from (Move(adapter, words, schedule=schedule) for adapter, words, schedule in SCHEDULES)
     for part, members in scheme.parts:
-        style, inside = _blocks_of(whole, STYLE), _inside(members, scheme)
+        style, inside = _blocks_of(whole, STYLE), _blocks_in(members, scheme)
         if 0 < len(inside & {*style}) < len(style):
             yield Move(STYLE, f"in {part} only", {block: float(block in inside) for block in style})
             yield Move(STYLE, f"at half in {part}", {block: 0.5 for block in style if block in inside})

@@ -135,8 +135,8 @@ class Scale:
             if with_it <= zero:
                 found = f"{name} is {with_it:.3f} with the adapter alone and {zero:.3f} without any adapter"
                 fix = (
-                    "Give reference images and prompts of the adapter's subject, or generate better images with more "
-                    "--search-steps"
+                    "Give reference images and prompts of the adapter's subject, or search with more steps "
+                    "(--search-steps of 'bwlab analyze recommend', --steps of 'conflict')"
                 )
                 raise NothingGained(f"improving on the {adapter} adapter", found, fix)
             if top <= zero:
@@ -415,6 +415,20 @@ def least_budget(prompts: int) -> int:
     return 4 * prompts * math.ceil(FIRST_IMAGES / prompts)
 
 
+def require_budget(budget: int, prompts: int) -> None:
+    """Raise BwlabError unless a budget suffices for the base, each adapter alone, and both.
+
+    Args:
+        budget: number of images of the search.
+        prompts: number of prompts of the search and the proof, of which every other one is searched with.
+
+    """
+    least = least_budget(math.ceil(prompts / 2))
+    if budget < least:
+        found = f"the base, each adapter alone and both together take {least} images"
+        raise BwlabError(f"--budget {budget}", found, f"Give {least} or more; 600 is a thorough search")
+
+
 @dataclass(frozen=True, eq=False)
 class _Pair:
     """Two adapters in a base with their scorers.
@@ -481,10 +495,7 @@ def recommend(
     """
     identity, style = (base.adapter(file) for file in files)
     prompts = sampling.prompts[::2]
-    least = least_budget(len(prompts))
-    if budget < least:
-        found = f"the base, each adapter alone and both together take {least} images"
-        raise BwlabError(f"--budget {budget}", found, f"Give {least} or more; 600 is a thorough search")
+    require_budget(budget, len(sampling.prompts))
     proved = Sampling(sampling.prompts[1::2] or prompts, sampling.seeds, sampling.steps, sampling.cfg)
     total = budget + 3 * len(proved.prompts) * len(proved.seeds) * 2 ** (rounds - 1)
 

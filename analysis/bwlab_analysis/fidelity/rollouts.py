@@ -17,7 +17,7 @@ import torch
 
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import ScaledAdapter
-from bwlab.base.models import denoiser_of
+from bwlab.base.models import denoiser_of, family_of
 from bwlab.generation.sample import generate
 from bwlab_analysis.activations.inputs import latents_of
 from bwlab_analysis.activations.pair import Cost, MeasuredConflict
@@ -48,7 +48,7 @@ class RolloutSettings:
         prompts: the prompts.
         samples: smallest number of images of each composition; every prompt gets equally many.
         steps, cfg: as in `bwlab.generation.sample.generate`.
-        draws: number of random adapters in the place of each adapter.
+        draws: number of random adapters in the place of each adapter; each takes as many images as the adapter does.
         seed: seed of the first image and of the random adapters. Every image of a composition has its own seed, as
             images of one seed are alike whatever the prompt.
 
@@ -156,7 +156,7 @@ def _generated(
     """Return the images of every composition, prompt by prompt."""
     prompts = [prompt for prompt in settings.prompts for _ in range(settings.seeds)]
     seeds = range(settings.seed, settings.seed + len(prompts))
-    side = int(denoiser_of(pipe).config.sample_size)
+    side = family_of(pipe).base_side(pipe) // int(pipe.vae_scale_factor)
     rows = rows_at_once(pipe, torch.empty(1, 1, side, side))
     images: dict[str, list[Image]] = {}
     for place, (name, adapters) in enumerate(on.items()):

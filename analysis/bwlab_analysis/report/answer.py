@@ -40,6 +40,8 @@ def answer_lines(names: tuple[str, str], in_base: PairInBase) -> Iterator[str]:
         if cost is not None:
             yield cost_text(cost, own, other)
             if cost.scored:
+                if key in losses and losses[key].doubtful:
+                    yield doubt_text(losses[key], own)
                 continue
         if key in losses:
             yield kept_text(losses[key], own, other, f"random adapters of {other}'s norms")
@@ -63,7 +65,7 @@ def cost_text(cost: Cost, own: str, other: str) -> str:
     between = f"95 % interval {first:.0f} to {last:.0f} %"
     null = ""
     if cost.random_lost is not None:
-        null = f"; beside random adapters of {other}'s norms, {100 * cost.random_lost.mean:.0f} %"
+        null = f"; beside a random adapter of {other}'s norms, {100 * cost.random_lost.mean:.0f} %"
     if low > 0:
         return f"Beside {other}, {own} loses {share:.0f} % of {what} ({between}{null})."
     if gain:
@@ -76,7 +78,7 @@ def changed_text(cost: Cost, own: str, other: str) -> str:
     assert cost.lost is not None
     null = ""
     if cost.random_lost is not None:
-        null = f"; beside random adapters of {other}'s norms, {cost.random_lost.mean:.2f}"
+        null = f"; beside a random adapter of {other}'s norms, {cost.random_lost.mean:.2f}"
     return (
         f"Beside {other}, the images of {own} change by {cost.lost.mean:.2f} (95 % interval {cost.lost.low:.2f} to "
         f"{cost.lost.high:.2f}; 0: not at all, 1: into unrelated ones{null}). Without a scorer (--clip MODEL) it "

@@ -153,18 +153,19 @@ def effect_columns(names: Sequence[str], measures: Iterable[str] = EFFECTS) -> t
 
 def heads_of(names: Sequence[str]) -> dict[str, str]:
     """Return the column heads of the measures of activations, with the names of the adapters."""
-    a, b = map(short_head, names)
+    a, b = short_heads(names)
     return {measure: head.format(a=a, b=b) for measure, head in EFFECTS.items()}
 
 
-def short_head(name: str) -> str:
-    """Return a name for the head of a column: a long one without its middle.
+def short_heads(names: Sequence[str]) -> list[str]:
+    """Return names for heads of columns: long ones without their middle, unless that makes two of them alike.
 
-    >>> short_head("fox"), short_head("the-name-of-an-adapter-at-step-1200")
-    ('fox', 'the-name-of~at-step-1200')
+    >>> short_heads(["fox", "the-name-of-an-adapter-at-step-1200"])
+    ['fox', 'the-name-of~at-step-1200']
     """
     half = (MOST_HEAD - 1) // 2
-    return name if len(name) <= MOST_HEAD else f"{name[:half]}~{name[-(MOST_HEAD - half - 1) :]}"
+    heads = [name if len(name) <= MOST_HEAD else f"{name[:half]}~{name[-(MOST_HEAD - half - 1) :]}" for name in names]
+    return [name if heads.count(head) > 1 else head for name, head in zip(names, heads, strict=True)]
 
 
 def _numbers_section(names: tuple[str, str], in_base: PairInBase) -> Section:
@@ -191,7 +192,7 @@ def _weights_section(report: ConflictReport) -> Section:
         f"{counted(total.shared, 'module')} changed by both: {share_text(report.shared_share_a)} of {a}'s energy, "
         f"{share_text(report.shared_share_b)} of {b}'s."
     )
-    short_a, short_b = map(short_head, report.names)
+    short_a, short_b = short_heads(report.names)
     heads = columns_of(
         "block",
         *(f"modules of {short_a}", f"of {short_b}", "of both"),

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bwlab.tables import NO_VALUE, Cell, Column, Table, columns_of
 from bwlab_analysis.measures import PREDICTION, Measured
-from bwlab_analysis.report.answer import cost_text, kept_text, percent_text, retained_text, weights_only_text
-from bwlab_analysis.report.conflict import inputs_note, measure_cells, present_conflict, short_head
+from bwlab_analysis.report.answer import (
+    cost_text,
+    kept_text,
+    measured_text,
+    percent_text,
+    retained_text,
+    weights_only_text,
+)
+from bwlab_analysis.report.conflict import inputs_note, measure_cells, present_conflict, short_heads
 from bwlab_analysis.report.numbers import beside_random_cell, count_cell, heat_table, measure_column
 from bwlab_analysis.report.presentation import Item, Presentation, Section, Verbatim
 
@@ -57,6 +64,7 @@ def present_conflicts(
         kept_text(report, names[file], "all the others together", "the same number of random adapters of their norms")
         for file, report in together.items()
     ]
+    lines += dict.fromkeys(measured_text(pair.measured) for _, pair in in_base if pair.measured is not None)
     matrix: Item = _kept(list(names.values()), losses, together, names) if losses else _retained(names, in_base)
     details = [
         Section("Numbers", (matrix,)),
@@ -124,7 +132,7 @@ def _kept(
     names: Mapping[Path, str],
 ) -> Table:
     values = {**losses, **{(names[file], ALL_OTHERS): report for file, report in together.items()}}
-    columns = (Column("adapter", align="left"), *map(Column, map(short_head, every)), Column(ALL_OTHERS))
+    columns = (Column("adapter", align="left"), *map(Column, short_heads(every)), Column(ALL_OTHERS))
     rows = tuple(
         (Cell(own), *(_kept_cell(values.get((own, other))) for other in (*every, ALL_OTHERS))) for own in every
     )
@@ -155,9 +163,10 @@ def _effects(names: Mapping[Path, str], pairs: InBase, with_matrix: bool) -> tup
 
 def _retained(names: Mapping[Path, str], pairs: InBase) -> Table:
     every = list(names.values())
-    values = {(own, short_head(other)): value for (own, other), value in _retentions(pairs).items()}
+    heads = dict(zip(every, short_heads(every), strict=True))
+    values = {(own, heads[other]): value for (own, other), value in _retentions(pairs).items()}
     note = f"{inputs_note(pairs[0][1].interaction)} 1: the adapter retains its whole effect."
-    return heat_table(RETAINED, "adapter", every, list(map(short_head, every)), values, note)
+    return heat_table(RETAINED, "adapter", every, list(heads.values()), values, note)
 
 
 def _weights_of_pairs(pairs: Sequence[Compared]) -> Table:

@@ -87,10 +87,15 @@ def _same_changes(report: ConflictReport, cosine: Measured) -> str:
 
 
 def _disjoint(report: ConflictReport) -> Iterator[str]:
-    a, b = report.names
-    alone = [f"{group.name} ({a if group.modules_a else b} only)" for group in report.blocks if group.disjoint]
+    alone = [f"{group.name} ({_who_changes(group, report.names)})" for group in report.blocks if group.disjoint]
     if alone:
-        yield f"The conflict of the weights is exactly 0 where only one adapter changes modules: {', '.join(alone)}."
+        yield f"The conflict of the weights is exactly 0 where no module is changed by both: {', '.join(alone)}."
+
+
+def _who_changes(group: GroupConflict, names: tuple[str, str]) -> str:
+    if group.modules_a and group.modules_b:
+        return "different modules"
+    return f"{names[0] if group.modules_a else names[1]} only"
 
 
 def _shared_inputs(group: GroupConflict) -> Iterator[str]:
@@ -155,6 +160,10 @@ def _read_out_overlap(group: GroupConflict) -> Reading | None:
         return Reading(
             "one adapter writes into every direction, so no other value is possible. It does not show a conflict.",
             "one adapter writes into every direction, so no other value is possible",
+        )
+    if overlap.value < 1.0 - SURE * overlap.random_sd:
+        return Reading(
+            "below chance. The adapters write into directions that keep clear of each other.", "below chance"
         )
     if overlap.value <= 1.0 + SURE * overlap.random_sd:
         return Reading(f"{AT_CHANCE}. The adapters write into unrelated directions.", "at chance")
@@ -271,5 +280,11 @@ def _why_not(proof: Proof) -> str:
     if proof.gain.high < 0:
         return "which is worse. A larger --budget searches more compositions."
     if proof.gain.low > 0:
-        return f"but fewer than {ENOUGH_VALUES} images prove nothing. Give more prompts or more --seeds."
-    return "which may be chance. More prompts, more --seeds or a larger --budget can find smaller gains."
+        return (
+            f"but fewer than {ENOUGH_VALUES} images prove nothing. Give more prompts, or more --seeds to "
+            "'bwlab analyze recommend'."
+        )
+    return (
+        "which may be chance. More prompts, a larger --budget, or more --seeds of 'bwlab analyze recommend' can find "
+        "smaller gains."
+    )

@@ -35,7 +35,7 @@ LARGEST_SVD_HELD = 64
 FITTING = "Give the base that the adapter was made for"
 
 KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "attn", "mlp", "modulation", "te", "other")
-_ATTENTION = re.compile(r"(?:.+\.)?(?:attn|attention)\.")
+_ATTENTION = re.compile(r"(?:.+\.)?(?:attn2?|attention)\.")
 _MLP = re.compile(r".+\.(?:ff|ff_context|ffn|\w+_mlp|feed_forward|proj_mlp)(?:\..+)?")
 _MODULATION = re.compile(
     r".+\.(?:norm\d?(?:_context)?\.linear|(?:img|txt)_mod\.\d|adaLN_modulation\.\d)|\w+_modulation\w*\..+"
@@ -259,7 +259,8 @@ def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
 def kind_of(path: str) -> str:
     """Return the kind of a module, one of `KINDS`: self attention, cross attention, feed-forward, and so on.
 
-    In transformers these are attention over image and text together, the MLPs, and modulation (adaLN). FLUX.1's single
+    In transformers these are attention (over image and text together, and the second one, over the image, of Stable
+    Diffusion 3.5 medium), the MLPs, and modulation (adaLN). FLUX.1's single
     blocks join attention and MLP in `proj_out`, which is `proj`.
 
     >>> kind_of("mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), kind_of("up_blocks.0.upsamplers.0.conv")

@@ -23,9 +23,14 @@ def _rank_of_block(modules: Sequence[Parts]) -> Measured:
     return Measured(effective, details={"of_rank": rank})
 
 
+def _most_directions(delta: Spectrum) -> int:
+    """Return the greatest possible number of directions: the rank of the factors, or the smaller side if it is less."""
+    return min(*delta.matrix.shape, delta.matrix.inner_rank)
+
+
 def _rank_parts(delta: Spectrum) -> Parts | None:
     effective = delta.effective_rank()
-    return None if effective is None else {"effective": effective, "rank": float(delta.matrix.inner_rank)}
+    return None if effective is None else {"effective": effective, "rank": float(_most_directions(delta))}
 
 
 EFFECTIVE_RANK = BlockMetric(
@@ -49,7 +54,7 @@ def _top1_parts(delta: Spectrum) -> Parts | None:
     if share is None:
         return None
     energy = delta.norm() ** 2
-    return {"top": share * energy, "flat": energy / min(*delta.matrix.shape, delta.matrix.inner_rank), "energy": energy}
+    return {"top": share * energy, "flat": energy / _most_directions(delta), "energy": energy}
 
 
 TOP1_SHARE = BlockMetric(

@@ -31,7 +31,7 @@ def _cosine_parts(pair: FactorPair) -> Parts:
 
 
 def _cosine_of_block(modules: Sequence[Parts]) -> Measured | None:
-    """Return the cosine of the blocks' deltas as one long vector each; its random variance adds up over modules."""
+    """Return the cosine of the deltas that both have, as one long vector each; its random variance adds up."""
     norms = math.sqrt(_total(modules, "energy_a")) * math.sqrt(_total(modules, "energy_b"))
     if norms == 0.0:
         return None
@@ -120,7 +120,10 @@ def _overlap_measure(name: str, summary: str, overlap: Callable[[FactorPair], Ov
 
 
 COSINE = ConflictMeasure(
-    "cosine", "<a, b> / (|a| |b|): 1 the same direction, -1 the opposite one", _cosine_parts, _cosine_of_block
+    "cosine",
+    "<a, b> / (|a| |b|) over the modules that both change: 1 the same direction, -1 the opposite one",
+    _cosine_parts,
+    _cosine_of_block,
 )
 OUT_OVERLAP = _overlap_measure(
     "out_overlap",

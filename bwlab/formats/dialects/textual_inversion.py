@@ -118,7 +118,8 @@ def read_embedding(path: str | Path, word: str | None = None) -> Embedding:
         BwlabError: the file is missing or broken, holds something else, or holds NaN.
 
     """
-    from bwlab.formats.pickles import PICKLE_SUFFIXES, open_pickle
+    from bwlab.formats.contents import PICKLE_SUFFIXES
+    from bwlab.formats.pickles import open_pickle
     from bwlab.formats.safetensors import open_adapter_file
 
     path = Path(path)

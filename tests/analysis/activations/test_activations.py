@@ -70,11 +70,12 @@ def test_every_block_and_timestep_is_there(report: ActivationReport) -> None:
 
 
 def test_pieces_count_by_their_latents(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three latents in pieces of two and of one: style is a mean over latents, so the pieces must not show."""
+    """Three latents in pieces of two and of one: measures are means over latents, so the pieces must not show."""
     late = random_adapter(world.pipe.unet, "lora", "out2=2", 5)
-    styles = []
+    measured = []
     for rows in (6, 4):
         monkeypatch.setattr("bwlab_analysis.activations.passes.ROWS_AT_ONCE", rows)
         found = activation_changes(world.pipe, world.scheme, late, world.inputs, (700,), draws=0)
-        styles.append([found.at(block, 700).measures["style"].value for block in ("out2", PREDICTION)])
-    assert styles[1] == pytest.approx(styles[0], rel=1e-4)
+        places = [found.at(block, 700).measures for block in ("out2", PREDICTION)]
+        measured.append([place[name].value for place in places for name in CHANGES])
+    assert measured[1] == pytest.approx(measured[0], rel=1e-4)

@@ -55,6 +55,14 @@ def test_cka_of_sketches_is_near_that_of_all_rows() -> None:
     assert cka(sketches[0], sketches[0]) == pytest.approx(1)
 
 
+def test_blocks_of_different_resolutions_are_not_compared() -> None:
+    moments = Moments(2), Moments(2)
+    for one, side in zip(moments, (4, 2), strict=True):
+        one.add(torch.randn(3, 2, side, side, generator=torch.Generator().manual_seed(1)))
+    with pytest.raises(BwlabError, match=r"48 and 12 positions in all\. Compare blocks of one resolution"):
+        cka(*(one.statistics() for one in moments))
+
+
 def test_cka_knows_rotations_and_scales_as_the_same() -> None:
     rows = torch.randn(101, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64))[0]

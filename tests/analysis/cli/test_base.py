@@ -78,7 +78,7 @@ def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
     text = " ".join(outcome.out.split())
     assert re.match(
         r"Answer Beside style, the images of identity change by [\d.]+ \(95 % interval [\d.]+ to [\d.]+; "
-        r"0: not at all, 1: into unrelated ones; beside random adapters of style's norms, [\d.]+\)\. Without a scorer "
+        r"0: not at all, 1: into unrelated ones; beside a random adapter of style's norms, [\d.]+\)\. Without a scorer "
         r"\(--clip MODEL\) it is unknown whether this is damage\. Beside style, identity keeps -?[\d.]+ % \+- [\d.]+ % "
         r"of its effect on the base's prediction; beside random adapters of style's norms, -?[\d.]+ % \+- [\d.]+ %\. ",
         text,
@@ -237,6 +237,58 @@ def test_images_that_are_not_the_adapters_are_warned_of(bwlab: Run, files: Files
     assert of_none, "random adapters on noise lower no loss"
 
 
+def test_the_null_of_images_is_one_random_adapter_or_none(bwlab: Run, files: Files) -> None:
+    asked = (
+        "analyze",
+        "conflict",
+        files.a,
+        files.b,
+        "--base",
+        files.base,
+        "--prompts",
+        files.prompts,
+        *QUICK,
+        "--json",
+    )
+    for number in (0, 2):
+        found = json.loads(bwlab(*asked, "--random", number).out)
+        assert [cost["random_lost"] is None for cost in found["measured"]["costs"]] == [number == 0] * 2
+        assert found["activations"]["random_adapters"] == number
+
+
+def scored(files: Files) -> tuple[object, ...]:
+    """Return the options with which a CLIP model scores the images of both adapters."""
+    data = (part for letter in "ab" for part in ("--data", f"{letter}={files.images}"))
+    return (*data, "--prompts", files.prompts, "--clip", files.clip)
+
+
+def test_without_a_scorer_of_identity_the_order_decides_and_a_warning_says_so(bwlab: Run, files: Files) -> None:
+    asked = ("analyze", "conflict", files.a, files.b, "--base", files.base, *scored(files), *QUICK, "--advise")
+    asked += ("--budget", 32)
+    told = " ".join(bwlab(*asked).err.split())
+    assert "takes identity as the identity and style as the style, as they are given in this order" in told
+    assert "add --learns identity=style" in told
+    said = bwlab(*asked, "--learns", "b=identity")
+    assert said.code == 0
+    assert "in this order" not in said.err
+
+
+def test_a_budget_that_is_too_small_is_refused_first(bwlab: Run, files: Files) -> None:
+    asked = ("analyze", "conflict", files.a, files.b, "--base", files.base, *scored(files), *QUICK, "--advise")
+    refused = bwlab(*asked, "--budget", 3)
+    assert refused.code == 2
+    assert "--budget 3: the base, each adapter alone and both together take 32 images" in refused.err
+    assert "measuring" not in refused.err
+
+
+def test_images_that_do_not_fit_are_warned_of_beside_scores(bwlab: Run, files: Files) -> None:
+    asked = ("analyze", "conflict", files.a, files.b, "--base", files.base, *scored(files), *QUICK)
+    warned = json.loads(bwlab(*asked, "--json").out)["warnings"]
+    assert warned, "random adapters on noise lower no loss"
+    text = " ".join(bwlab(*asked).out.split())
+    assert all(line in text for line in warned)
+
+
 def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) -> None:
     options = ("--base", files.base, "--data", files.images, "--latents", 1, "--random", 1, "--timesteps", 500)
     table = bwlab("analyze", "activations", files.b, *options)
@@ -271,6 +323,7 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     table = bwlab("analyze", "conflict", *three, "--base", files.base, "--prompts", files.prompts, *QUICK)
     assert table.code == 0, table.err
     assert "Share of its effect that the adapter in a row retains beside the adapter in a column" in table.out
+    assert "With only 2 images for each composition the intervals are too narrow" in " ".join(table.out.split())
     rows = [line.split() for line in table.out.splitlines() if line.strip()]
     matrix = rows[rows.index(["adapter", "identity", "style", "third"]) + 2 :][:3]
     assert [row[0] for row in matrix] == ["identity", "style", "third"]
@@ -417,6 +470,10 @@ def test_no_folder_for_a_report_is_left_by_a_command_that_fails(bwlab: Run, file
         ("activations A --base BASE --data BARE", "is missing or empty. Write the caption\n"),
         ("conflict A B --base BASE --data a=CLIP --data b=IMAGES", "--data CLIP: no images in it"),
         ("conflict A B --base BASE --data a=nofolder", "--data nofolder: no such folder"),
+        (
+            "conflict A B --base BASE --data a=BROKEN --data b=IMAGES --prompts PROMPTS --clip CLIP",
+            "reference image BROKEN/one.png: unreadable. Repair it or take it away",
+        ),
         ("norms A --report PROMPTS", "--report PROMPTS: a file of that name is in the way"),
         ("activations A --base nowhere --data IMAGES --report PROMPTS/report", "--report PROMPTS/report: "),
         ("norms A --report TAKEN", "report.html in it is a folder"),

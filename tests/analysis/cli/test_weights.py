@@ -44,8 +44,8 @@ CONFLICT = """
 Answer
 Weights cannot show whether a and b conflict. Add --base and the training images (--data a=DIR
 --data b=DIR) to measure it.
-The conflict of the weights is exactly 0 where only one adapter changes modules: in0 (a only), out3
-(b only).
+The conflict of the weights is exactly 0 where no module is changed by both: in0 (a only), out3 (b
+only).
 Cosine 0.0066 (random pair: 0 +- 0.0081): at chance (within 3 standard deviations of a random pair),
 as between nearly all real adapters. It does not show a conflict.
 Out overlap x1.09 of chance (random pair: x1 +- 0.24), x16.7 at most: at chance (within 3 standard

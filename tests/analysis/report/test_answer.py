@@ -19,7 +19,7 @@ def cost(low: float, mean: float, high: float, of: str = "identity", random: flo
     [
         (
             cost(0.12, 0.18, 0.25, random=0.03),
-            "Beside ink, fox loses 18 % of its identity (95 % interval 12 to 25 %; beside random adapters of ink's "
+            "Beside ink, fox loses 18 % of its identity (95 % interval 12 to 25 %; beside a random adapter of ink's "
             "norms, 3 %).",
         ),
         (
@@ -38,7 +38,7 @@ def cost(low: float, mean: float, high: float, of: str = "identity", random: flo
         (
             Cost("a", "latents", None, None, None, Interval(0.31, 0.28, 0.35), Interval(0.12, 0.1, 0.14)),
             "Beside ink, the images of fox change by 0.31 (95 % interval 0.28 to 0.35; 0: not at all, 1: into "
-            "unrelated ones; beside random adapters of ink's norms, 0.12). Without a scorer (--clip MODEL) it "
+            "unrelated ones; beside a random adapter of ink's norms, 0.12). Without a scorer (--clip MODEL) it "
             "is unknown whether this is damage.",
         ),
     ],

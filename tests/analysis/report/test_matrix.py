@@ -8,8 +8,9 @@ from typing import Any
 
 from bwlab_analysis.activations.losses import Loss, LossReport
 from bwlab_analysis.activations.pair import Cost, MeasuredConflict
-from bwlab_analysis.measures import Interval
-from bwlab_analysis.report.matrix import _kept, _worst_line
+from bwlab_analysis.measures import Interval, Measured
+from bwlab_analysis.report.conflict import short_heads
+from bwlab_analysis.report.matrix import _kept, _retained, _worst_line
 
 
 def losses(harm: float, random: tuple[float, ...]) -> LossReport:
@@ -27,6 +28,30 @@ def test_a_cell_has_its_null() -> None:
     table = _kept(list(NAMES.values()), known, {}, NAMES)
     assert [cell.line for cell in table.rows[0]] == ["fox", "-", "80 % +- 2 % (80 %)", "60 % +- 2 %", "-"]
     assert [cell.line for cell in table.rows[1]] == ["ink", "-", "-", "-", "-"]
+
+
+def test_names_that_would_be_shortened_alike_stay_apart() -> None:
+    long = ["character_v1_alice_final_epoch10", "character_v1_bobby_final_epoch10", "ink"]
+    assert short_heads(long) == long
+    names = {Path(name): name for name in long}
+    pairs = [
+        retaining((long[0], long[1]), (0.9, 0.8)),
+        retaining((long[0], "ink"), (0.7, 0.44)),
+        retaining((long[1], "ink"), (0.6, 0.66)),
+    ]
+    table = _retained(names, pairs)
+    assert [column.head for column in table.columns[1:]] == long
+    assert [cell.value for cell in table.rows[2][1:]] == [0.44, 0.66, None]
+    assert [row[place].value for place, row in enumerate(table.rows, 1)] == [None] * 3
+
+
+def retaining(names: tuple[str, str], shares: tuple[float, float]) -> Any:
+    """Return a pair that retains these shares of its effects."""
+    measures = {f"retention_{letter}": Measured(share) for letter, share in zip("ab", shares, strict=True)}
+    interaction = SimpleNamespace(
+        at=lambda _: SimpleNamespace(measures=measures), latents=2, draws=0, inputs="made up", timesteps=(700,)
+    )
+    return SimpleNamespace(names=names), SimpleNamespace(interaction=interaction)
 
 
 def pair(names: tuple[str, str], lost: float | None) -> Any:

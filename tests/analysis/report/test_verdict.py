@@ -29,6 +29,7 @@ def with_overlap(group: GroupConflict, multiple: float, chance: float = 0.01) ->
 @pytest.mark.parametrize(
     ("multiple", "words"),
     [
+        (0.2, "below chance. The adapters write into directions that keep clear of each other"),
         (1.1, "at chance (within 3 standard deviations of a random pair)"),
         (2.4, "beyond chance, but not above the overlap of unrelated real adapters (median x2.4)"),
         (
@@ -43,6 +44,12 @@ def with_overlap(group: GroupConflict, multiple: float, chance: float = 0.01) ->
 def test_an_overlap_is_set_among_those_of_real_adapters(report: ConflictReport, multiple: float, words: str) -> None:
     told = weights_verdict(replace(report, total=with_overlap(report.total, multiple)))
     assert any(line.startswith("Out overlap") and words in line for line in told)
+
+
+def test_different_modules_of_a_block_are_no_adapter_alone(report: ConflictReport) -> None:
+    apart = replace(report.blocks[0], modules_a=2, modules_b=1, shared=0)
+    (told,) = (line for line in weights_verdict(replace(report, blocks=(apart,))) if "exactly 0" in line)
+    assert told.endswith("where no module is changed by both: in0 (different modules).")
 
 
 def test_large_ranks_are_not_compared_with_small_ones(report: ConflictReport) -> None:

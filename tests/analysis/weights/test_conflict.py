@@ -80,7 +80,7 @@ def test_energy_shares_are_those_of_whole_adapters(tmp_path: Path) -> None:
     assert report.shared_share_b == pytest.approx(mid_b / whole_b, rel=1e-6)
     assert in0.measures["cosine"] is None
     check_group(report.total, a, b, MID)
-    alone = "exactly 0 where only one adapter changes modules: in0 (a only), out3 (b only)."
+    alone = "exactly 0 where no module is changed by both: in0 (a only), out3 (b only)."
     assert alone in weights_verdict(report)[0]
 
 

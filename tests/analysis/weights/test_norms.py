@@ -72,6 +72,16 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     assert {error.name for error in report.errors} == {"broken"}
 
 
+def test_no_module_can_use_more_directions_than_its_smaller_side(tmp_path: Path) -> None:
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    rng = np.random.default_rng(0)
+    parts = {"lora_down": rng.normal(size=(64, 32)), "lora_up": rng.normal(size=(32, 64))}
+    file = write(tmp_path / "a.safetensors", {f"{name}.{part}.weight": values for part, values in parts.items()})
+    measured = measure_norms(file, [EFFECTIVE_RANK]).total.measures["effective_rank"]
+    assert measured is not None
+    assert measured.value <= measured.details["of_rank"] == 32
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
@@ -84,6 +94,7 @@ def test_a_value_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
         ("time_embedding.linear_1", "time"),
         ("te.encoder.layers.0.mlp.fc1", "te"),
         ("te2.encoder.layers.0.self_attn.q_proj", "te"),
+        ("transformer_blocks.0.attn2.to_q", "attn"),  # Stable Diffusion 3.5 medium
     ],
 )
 def test_kinds(path: str, kind: str) -> None:
