@@ -28,6 +28,22 @@ LOCK_NAME = ".lock"
 UNFINISHED_NAME = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")
 
 
+def exists(path: Path) -> bool:
+    """Return whether there is such a file or folder; a name that is longer than names can be has none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Return whether this is a file; a name that is longer than names can be is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` through a temporary file in the same folder, which is flushed to disk and then renamed.
 

@@ -201,13 +201,21 @@ def image_size(path: Path) -> Size:
         return Size(height, width) if swapped else Size(width, height)
 
 
-def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirrored: bool = False) -> Tensor:
+def read_image_tensor(
+    path: Path,
+    width: int,
+    height: int | None = None,
+    *,
+    resized: tuple[int, int] | None = None,
+    mirrored: bool = False,
+) -> Tensor:
     """Return an image as `(3, height, width)` float32 in -1..1: resized to cover that size, then cropped to it.
 
     Args:
         path: the image file.
         width: width in pixels.
         height: height in pixels; None means the same as the width.
+        resized: width and height to which it is resized before its middle is cut out; None: it just covers the size.
         mirrored: whether to exchange left and right.
 
     Raises:
@@ -216,7 +224,14 @@ def read_image_tensor(path: Path, width: int, height: int | None = None, *, mirr
     """
     import torch
 
-    image = ImageOps.fit(read_image(path), (width, height or width), Image.Resampling.LANCZOS)
+    size = width, height or width
+    image = read_image(path)
+    if resized is None:
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    else:
+        image = image if image.size == resized else image.resize(resized, Image.Resampling.LANCZOS)
+        left, top = ((whole - part) // 2 for whole, part in zip(resized, size, strict=True))
+        image = image.crop((left, top, left + size[0], top + size[1]))
     image = ImageOps.mirror(image) if mirrored else image
     return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
 

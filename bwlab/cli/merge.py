@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,8 @@ def ziplora_values(seed: int, steps: int | None, lr: float | None) -> ZipLoraSet
     """Return the settings of ZipLoRA from the options."""
     from bwlab.merging.ziplora import ZipLoraSettings
 
+    if lr is not None and not 0 < lr < math.inf:
+        raise BwlabError(f"--lr {lr:g}", "a learning rate is a finite number above 0", "Give one such as 0.03")
     plain = ZipLoraSettings(seed=seed)
     return replace(plain, steps=plain.steps if steps is None else steps, lr=plain.lr if lr is None else lr)
 

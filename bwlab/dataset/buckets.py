@@ -75,6 +75,8 @@ class Frame:
         resized: size to which it is resized; it covers the two below.
         encoded: size of the middle part that is encoded.
         target: size of the part of `encoded` that is trained at a time.
+        cut: whether `encoded` is cut out of the image at `resized`, as of images that are not enlarged; otherwise the
+            image just covers `encoded`, so that less of it is lost.
 
     """
 
@@ -82,6 +84,7 @@ class Frame:
     resized: Size
     encoded: Size
     target: Size
+    cut: bool = False
 
     @property
     def corner(self) -> tuple[int, int]:
@@ -199,9 +202,9 @@ def frame_image(original: Size, sizing: Sizing) -> Frame | None:
     if target.width < 1 or target.height < 1:
         return None
     if not sizing.random_crop:
-        return Frame(original, resized, target, target)
+        return Frame(original, resized, target, target, not sizing.upscale)
     whole_latents = Size(*(max(side // sizing.factor * sizing.factor, 1) for side in resized))
-    return Frame(original, resized, whole_latents, target)
+    return Frame(original, resized, whole_latents, target, not sizing.upscale)
 
 
 def shrunk_size(original: Size, area: int, step: int) -> Size:

@@ -90,13 +90,15 @@ class ImageEncoder:
         """Return one posterior; an image that several examples share is in memory once."""
         key = example.digest, frame, mirrored
         if key not in self._posteriors:
-            content = example.digest, str(frame.encoded), f"mirrored={mirrored}", self._autoencoder
+            size = f"{frame.encoded} of {frame.resized}" if frame.cut else str(frame.encoded)
+            content = example.digest, size, f"mirrored={mirrored}", self._autoencoder
             entry = self._cache.get("latents", content, partial(self._encode, example, frame, mirrored))
             self._posteriors[key] = Posterior(entry["mean"], entry["deviation"])
         return self._posteriors[key]
 
     def _encode(self, example: Example, frame: Frame, mirrored: bool) -> dict[str, Tensor]:
-        image = read_image_tensor(example.path, *frame.encoded, mirrored=mirrored)
+        resized = frame.resized if frame.cut else None
+        image = read_image_tensor(example.path, *frame.encoded, resized=resized, mirrored=mirrored)
         posterior = encode_images(self._vae, image[None])
         if not bool(posterior.mean.isfinite().all()):
             fix = "Take the image away or repair the base's autoencoder"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bwlab.errors import BwlabError, first_line
+from bwlab.files import is_file
 from bwlab.foreign.command_line import looks_like_command, parse_command
 from bwlab.foreign.kohya import from_command, from_config
 from bwlab.foreign.translator import Translation
@@ -28,7 +29,7 @@ def translate(text: str) -> Translation:
 
     """
     path = Path(text)
-    if looks_like_command(text) and not _is_file(path):
+    if looks_like_command(text) and not is_file(path):
         return _from_script(text, "--from-kohya")
     contents = _read(path)
     suffix = path.suffix.lower()
@@ -51,13 +52,6 @@ def _from_script(text: str, asked: str) -> Translation:
         found = f"{len(text)} characters, more than the {LONGEST} of the longest command"
         raise BwlabError(asked, found, "Give one command")
     return from_command(parse_command(text))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # longer than a path can be
-        return False
 
 
 def _read(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bwlab.blocks.spec import NOT_FINITE, NUMBER
 from bwlab.errors import BwlabError
+from bwlab.files import exists, is_file
 from bwlab.terminal import counted
 
 FIX = "Write a scale or a block spec after the colon, as in fox.safetensors:0.8"
@@ -46,9 +47,9 @@ def split_adapter(text: str) -> tuple[Path, str | None]:
     ['upper=1', None]
     """
     file, colon, spec = text.rpartition(":")
-    if not colon or Path(text).exists() or _is_drive(file, spec):
+    if not colon or exists(Path(text)) or _is_drive(file, spec):
         return Path(text), None
-    if not (Path(file).is_file() or _looks_like_spec(spec)):
+    if not (is_file(Path(file)) or _looks_like_spec(spec)):
         return Path(text), None
     if not spec.strip():
         raise BwlabError(f"--adapter {text}", "there is no scale after the colon", FIX)
@@ -56,7 +57,7 @@ def split_adapter(text: str) -> tuple[Path, str | None]:
 
 
 def _is_drive(file: str, rest: str) -> bool:
-    return len(file) == 1 and file.isalpha() and (rest[:1] in ("/", "\\") or not Path(file).is_file())
+    return len(file) == 1 and file.isalpha() and (rest[:1] in ("/", "\\") or not is_file(Path(file)))
 
 
 def _looks_like_spec(text: str) -> bool:

@@ -171,7 +171,7 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
     """Return the position of a timestep in the sampling of `pipe.scheduler`, 0 <= position < 1: i / n for step i of n.
 
     All steps of the scheduler count, from pure noise on: image-to-image at a strength of 0.3 begins at 0.7, so that a
-    schedule means the same amounts of noise there. If a sampler visits a timestep twice (Heun), the first visit counts.
+    schedule means the same amounts of noise there. A timestep that a sampler visits twice (Heun) counts once.
 
     Raises:
         BwlabError: the scheduler has no sampling steps or not this timestep, because another pipeline samples.
@@ -180,11 +180,12 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
     scheduler = pipe.scheduler
     if getattr(scheduler, "num_inference_steps", None) is None:
         raise BwlabError(CHANGES, "the pipeline's scheduler has no sampling steps", FIX)
-    places = (scheduler.timesteps.cpu() == timestep).nonzero()
+    timesteps = torch.unique_consecutive(scheduler.timesteps.cpu())
+    places = (timesteps == timestep).nonzero()
     if not len(places):
         found = f"the denoiser is called at timestep {timestep:g}, which the pipeline's scheduler does not visit"
         raise BwlabError(CHANGES, found, FIX)
-    return int(places[0]) / len(scheduler.timesteps)
+    return int(places[0]) / len(timesteps)
 
 
 def step_of(pipe: Pipeline, timestep: float) -> SamplingStep:

@@ -210,8 +210,7 @@ def varied_cell(cell: GridCell, choices: Mapping[Axis, str], scheme: BlockScheme
 def _with_value(cell: GridCell, axis: Axis, value: str, scheme: BlockScheme) -> GridCell:
     adapter = axis.adapter
     if axis.kind == "blocks":
-        # Unlike with --scale, blocks that are not named are off, so columns show blocks alone.
-        return replace(cell, scales=_set(cell.scales, adapter, parse_spec(value, scheme, kind="scale")))
+        return replace(cell, scales=_set(cell.scales, adapter, _named_blocks(value, scheme)))
     if axis.kind == "scale":
         factor = parse_number(value, "scale", axis.text)
         return replace(cell, scales=_set(cell.scales, adapter, times(cell.scales[adapter], factor)))
@@ -224,8 +223,22 @@ def _with_value(cell: GridCell, axis: Axis, value: str, scheme: BlockScheme) -> 
     if axis.kind == "cfg":
         return replace(cell, cfg=parse_number(value, "scale", axis.text))
     if axis.kind == "sampler":
-        return replace(cell, sampler=sampler_named(value).name)
+        return replace(cell, sampler=_sampler_of(axis, value))
     return replace(cell, prompt=value)
+
+
+def _named_blocks(value: str, scheme: BlockScheme) -> BlockSpec:
+    """Return a scale in which, unlike with --scale, blocks that are not named are off, so that columns show them alone.
+
+    Its text, which recipes keep, names them.
+    """
+    return spec_from_values(parse_spec(value, scheme, kind="scale").values, scheme, "scale")
+
+
+def _sampler_of(axis: Axis, value: str) -> str:
+    if value == AUTO:
+        raise BwlabError(f"--xy {axis.text!r}", "auto stands for one of the other samplers", "Name that one")
+    return sampler_named(value).name
 
 
 def times(spec: BlockSpec, factor: float) -> BlockSpec:
@@ -267,7 +280,9 @@ def check_cell(cell: GridCell, strength: float | None) -> None:
 
 
 def check_axes(job: GenerateJob) -> None:
-    """Raise `BwlabError` if an axis is malformed, or would replace several prompts or seeds."""
+    """Raise `BwlabError` if an axis is malformed, would replace several prompts or seeds, or stands beside --grid."""
+    if job.xy and job.grid:
+        raise BwlabError("--grid", "--xy writes a contact sheet of its own", "Leave out --grid")
     kinds = {axis.kind for axis in parse_axes(job.xy, len(job.adapters))}
     if "prompt" in kinds and len(job.prompts) > 1:
         raise BwlabError("--xy", f"prompts are an axis and {len(job.prompts)} are given", "Give one --prompt")

@@ -60,6 +60,9 @@ def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipel
     mask_image = fitted(white, pipe).point([255 if level >= 128 else 0 for level in range(256)])
     if mask_image.getextrema() == (0, 0):
         raise BwlabError(f"--mask {mask}", "the whole mask is black", "Make it white where the image is generated anew")
+    if mask_image.getextrema() == (255, 255):
+        found = "the whole mask is white, as transparent parts are too"
+        raise BwlabError(f"--mask {mask}", found, "Make it black where the image is kept, or leave out --mask")
     return InitImage(fitted(whole, pipe), strength, mask_image)
 
 

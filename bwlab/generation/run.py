@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter
+from bwlab.adapters.names import adapter_name
 from bwlab.base.conditioning import check_clip_skip
 from bwlab.base.device import chosen_device
 from bwlab.base.load import base_scheme, load_base, weights_hash
@@ -30,19 +31,19 @@ from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.grid import Grid, GridCell
 from bwlab.generation.img2img import InitImage, read_init_image
-from bwlab.generation.job import GenerateJob
+from bwlab.generation.job import COMPEL, GenerateJob
 from bwlab.generation.lora_tags import with_scales
 from bwlab.generation.prompt_notes import notes_on_prompts
 from bwlab.generation.prompt_weighting import check_prompts
 from bwlab.generation.recipe import (
     GenerationRecipe,
+    RecipeAdapter,
     RecipeControlNet,
     RecipeEmbedding,
     RecipeFusion,
     RecipeInitImage,
     file_hash,
     first_free_number,
-    recipe_adapter,
     write_png,
 )
 from bwlab.generation.sample import generate, require_weights_read
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from bwlab.plugins.manager import PluginManager
 
 
+OnImage: TypeAlias = "Callable[[int, Image.Image], None]"
+"""Function that is called with the index of an image and the image as soon as it is finished."""
 GRID_PREFIX = "grid-"
 XY_PREFIX = "xy-"
 
@@ -88,16 +91,10 @@ class SharedInputs:
     fusion: Fusion = PLAIN_SUM
 
 
-@dataclass(frozen=True, eq=False)
-class GeneratedImage:
-    """An image with the recipe that made it."""
-
-    image: Image.Image
-    recipe: GenerationRecipe
-
-
 def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[Path]:
     """Generate a job's images and return the files written; nothing is written before everything is checked.
+
+    Each image is written as soon as its batch is finished, so that an error or Ctrl-C later loses only the others.
 
     Raises:
         BwlabError: the base, an adapter, scale, schedule, embedding, init image, axis, sampler or folder is wrong.
@@ -112,17 +109,26 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
     job = with_scales(job, scheme)
     grids = checked_grids(job, scheme)
     cells = [cell for grid in grids for row in grid.cells for cell in row]
-    if job.weighting:
+    if job.weighting == COMPEL:
         check_prompts({job.negative, *(cell.prompt for cell in cells)})
+    for sampler in dict.fromkeys(cell.sampler for cell in cells):
+        sampler_for(pipe, sampler)
     inputs = _shared_inputs(job, pipe, manager, scheme)
     _check_fusion(inputs.fusion, cells)
     _warn_of_prompts(job, pipe, cells, inputs)
     make_folder(job.out, f"--out {job.out}")
-    with ProgressBar(f"sampling {counted(len(cells), 'image')}", console=console) as bar:
-        images = generate_cells(pipe, cells, inputs, bar.update)
     template = _recipe_template(job, pipe, inputs)
-    generated = [GeneratedImage(image, template.of(cell, image)) for cell, image in zip(cells, images, strict=True)]
-    return _write(job, generated, grids)
+    first, paths = 0 if job.overwrite else first_free_number(job.out), dict[int, Path]()
+
+    def write(index: int, image: Image.Image) -> None:
+        recipe, number = template.of(cells[index], image), first + index
+        while (path := job.out / f"{number:04}-seed{recipe.seed}.png").exists() and not job.overwrite:
+            number += 1  # another process writes to the same folder
+        paths[index] = write_png(path, image, recipe, overwrite=job.overwrite)
+
+    with ProgressBar(f"sampling {counted(len(cells), 'image')}", console=console) as bar:
+        images = generate_cells(pipe, cells, inputs, bar.update, write)
+    return [*(paths[index] for index in range(len(cells))), *_write_sheets(job, images, grids)]
 
 
 def acting_in(cell: GridCell) -> int:
@@ -183,7 +189,11 @@ def _controlnet_input(job: GenerateJob, pipe: Pipeline) -> ControlNetInput | Non
 
 
 def generate_cells(
-    pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs, on_step: OnProgress | None = None
+    pipe: Pipeline,
+    cells: Sequence[GridCell],
+    inputs: SharedInputs,
+    on_step: OnProgress | None = None,
+    on_image: OnImage | None = None,
 ) -> list[Image.Image]:
     """Return one image for each cell.
 
@@ -192,6 +202,7 @@ def generate_cells(
         cells: the cells; cells that differ only in prompt, seed and scales are sampled in one batch.
         inputs: the inputs that the cells share.
         on_step: called with (finished sampling steps, all sampling steps); estimated if passes differ in steps.
+        on_image: called with the index of each cell and its image, as soon as it is finished.
 
     """
     passes: dict[tuple[object, ...], list[int]] = {}
@@ -200,7 +211,13 @@ def generate_cells(
     images: dict[int, Image.Image] = {}
     for indices in passes.values():
         report = _share_of_progress(on_step, len(images), len(indices), len(cells))
-        images |= zip(indices, _one_pass(pipe, [cells[index] for index in indices], inputs, report), strict=True)
+
+        def of_cell(row: int, image: Image.Image, indices: Sequence[int] = indices) -> None:
+            images[indices[row]] = image
+            if on_image is not None:
+                on_image(indices[row], image)
+
+        _one_pass(pipe, [cells[index] for index in indices], inputs, report, of_cell)
     return [images[index] for index in range(len(cells))]
 
 
@@ -216,14 +233,14 @@ def shared_scale(specs: Sequence[BlockSpec]) -> Scale:
 
 
 def _one_pass(
-    pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs, on_step: OnProgress | None
-) -> list[Image.Image]:
+    pipe: Pipeline, cells: Sequence[GridCell], inputs: SharedInputs, on_step: OnProgress | None, on_image: OnImage
+) -> None:
     first = cells[0]
     adapters = [
         ScaledAdapter(adapter, shared_scale([cell.scales[index] for cell in cells]), first.schedules[index])
         for index, adapter in enumerate(inputs.adapters)
     ]
-    return generate(
+    generate(
         pipe,
         [cell.prompt for cell in cells],
         [cell.seed for cell in cells],
@@ -239,6 +256,7 @@ def _one_pass(
         clip_skip=inputs.clip_skip,
         fusion=inputs.fusion,
         on_step=on_step,
+        on_image=on_image,
     )
 
 
@@ -255,6 +273,7 @@ class _RecipeTemplate:
 
     job: GenerateJob
     base_hash: str
+    adapter_hashes: Mapping[Path, str]
     embeddings: tuple[RecipeEmbedding, ...]
     init_image: RecipeInitImage | None
     controlnet: RecipeControlNet | None
@@ -277,7 +296,10 @@ class _RecipeTemplate:
             width=image.width,
             height=image.height,
             version=__version__,
-            adapters=tuple(recipe_adapter(path, scale.text, schedule.text) for path, scale, schedule in scaled),
+            adapters=tuple(
+                RecipeAdapter(adapter_name(path), self.adapter_hashes[path], scale.text, schedule.text)
+                for path, scale, schedule in scaled
+            ),
             embeddings=self.embeddings,
             init_image=self.init_image,
             controlnet=self.controlnet,
@@ -297,7 +319,13 @@ def _recipe_template(job: GenerateJob, pipe: Pipeline, inputs: SharedInputs) -> 
         RecipeEmbedding(embedding.word, file_hash(Path(embedding.source))) for embedding in inputs.embeddings
     )
     return _RecipeTemplate(
-        job, weights_hash(pipe), embeddings, _recipe_init_image(job), _recipe_controlnet(job), inputs.fusion
+        job,
+        weights_hash(pipe),
+        {path: file_hash(path) for path in dict.fromkeys(job.adapters)},
+        embeddings,
+        _recipe_init_image(job),
+        _recipe_controlnet(job),
+        inputs.fusion,
     )
 
 
@@ -315,19 +343,13 @@ def _recipe_controlnet(job: GenerateJob) -> RecipeControlNet | None:
     return RecipeControlNet(name, image_hash, job.control, job.control_scale, job.control_end)
 
 
-def _write(job: GenerateJob, generated: Sequence[GeneratedImage], grids: Sequence[Grid]) -> list[Path]:
-    first = 0 if job.overwrite else first_free_number(job.out)
-    paths = [
-        write_png(
-            job.out / f"{first + index:04}-seed{each.recipe.seed}.png", each.image, each.recipe, overwrite=job.overwrite
-        )
-        for index, each in enumerate(generated)
-    ]
+def _write_sheets(job: GenerateJob, generated: Sequence[Image.Image], grids: Sequence[Grid]) -> list[Path]:
+    """Write the contact sheets that the job asks for, and return their paths."""
     if not (job.grid or job.xy):
-        return paths
+        return []
     prefix = XY_PREFIX if job.xy else GRID_PREFIX
     number = 0 if job.overwrite else first_free_number(job.out, prefix)
-    images = iter([each.image for each in generated])
+    images, paths = iter(generated), list[Path]()
     for index, grid in enumerate(grids):
         rows = [[next(images) for _ in row] for row in grid.cells]
         sheet = contact_sheet(rows, grid.columns, grid.rows, title=grid.title, footer=grid.footer)

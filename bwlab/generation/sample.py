@@ -61,6 +61,7 @@ def generate(
     fold: bool = False,
     encoded: Sequence[EncodedPrompts] | None = None,
     on_step: OnProgress | None = None,
+    on_image: Callable[[int, Image.Image], None] | None = None,
 ) -> list[Image.Image]:
     """Return one image for each prompt, with the seed at the same index.
 
@@ -85,6 +86,7 @@ def generate(
         encoded: the prompts as `encode_prompts` returns them; None: they are encoded here. Adapters of one call may
             not act on the text then, and no embeddings are given.
         on_step: called with (finished sampling steps, all sampling steps).
+        on_image: called with the index and the image of each prompt as soon as its batch is finished.
 
     Raises:
         BwlabError: prompts and seeds differ in number; an adapter, an embedding or the init image does not
@@ -114,9 +116,11 @@ def generate(
         for index, batch in enumerate(encoded):
             report = _reporter(on_step, index * steps_done, len(encoded) * steps_done)
             sampled = _sample_batch(sampling, batch, prompts, seeds, report)
-            images |= zip(batch.rows, sampled, strict=True)
-    ordered = [images[index] for index in range(len(prompts))]
-    return ordered if init_image is None else [init_image.kept(image) for image in ordered]
+            for row, image in zip(batch.rows, sampled, strict=True):
+                images[row] = image if init_image is None else init_image.kept(image)
+                if on_image is not None:
+                    on_image(row, images[row])
+    return [images[index] for index in range(len(prompts))]
 
 
 def _require_steps(pipeline: Any, steps: int) -> None:

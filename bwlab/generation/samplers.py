@@ -19,6 +19,10 @@ AUTO = "auto"
 """The usual sampler of a base: `dpmpp_2m_karras` by diffusion, `euler` by flow matching."""
 DEFAULT_SAMPLER = "dpmpp_2m_karras"
 KEPT_FROM_BASE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+# Ways to spread noise over the steps that a base's scheduler may have been saved with.
+OWN_SIGMAS: Mapping[str, object] = dict.fromkeys(
+    ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas"), False
+)
 DEFAULT_STEPS = 1000
 LCM_STEPS = 50  # steps of the sampler from which latent consistency models are distilled (arXiv 2310.04378)
 
@@ -139,7 +143,7 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
     """Return a new diffusers scheduler: the sampler's steps on the noise of the pipeline's scheduler.
 
     Betas and prediction type (epsilon, v or sample), or the shift of flow matching, come from the pipeline, whatever
-    scheduler it was saved with.
+    scheduler it was saved with; how noise is spread over the steps comes from the sampler.
     """
     import diffusers
 
@@ -148,7 +152,7 @@ def new_scheduler(name: str, pipe: Pipeline) -> SchedulerMixin:
     if is_flow(config):
         return _flow_scheduler(sampler, config)
     # Stable Diffusion's timesteps count from 1; pipelines saved without that setting would be corrected with a warning.
-    settings = {**_noise(config), **sampler.settings, "steps_offset": 1}
+    settings = {**OWN_SIGMAS, **_noise(config), **sampler.settings, "steps_offset": 1}
     scheduler: SchedulerMixin = getattr(diffusers, sampler.scheduler).from_config(config, **settings)
     return scheduler
 
@@ -158,9 +162,10 @@ def _flow_scheduler(sampler: Sampler, config: Mapping[str, object]) -> Scheduler
     import diffusers
 
     shift = fixed_shift(config)
-    settings: dict[str, object] = {"shift": shift}
+    settings: dict[str, object] = {**OWN_SIGMAS, "shift": shift}
     if not sampler.flow.startswith("FlowMatch"):
         settings = {
+            **OWN_SIGMAS,
             "use_flow_sigmas": True,
             "prediction_type": "flow_prediction",
             "flow_shift": shift,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,10 @@ WEIGHT = ".weight"
 VERSIONS = {"sd1": ("sd_v1", "False"), "sd2": ("sd_v2", "True"), "sdxl": ("sdxl_base_v1-0", "False")}
 
 
+NAMES_TEXT = re.compile(r"(?:^|,)\s*(?:te|base)\b", re.IGNORECASE)
+"""Matches a block spec that has a rank for text encoders."""
+
+
 @dataclass(frozen=True)
 class Extraction:
     """The options of an extraction.
@@ -51,7 +56,7 @@ class Extraction:
     text_encoder: bool = False
 
     def spec_text(self) -> str:
-        """Return the ranks as one block spec; `BwlabError` if no rank is given."""
+        """Return the ranks as one block spec; `BwlabError` if no rank is given, or none for text encoders."""
         if self.rank is not None:
             require_rank(self.rank)
         elif self.blocks is None:
@@ -59,6 +64,9 @@ class Extraction:
         usual = [] if self.rank is None else [f"all={self.rank}"]
         text = [f"te={self.rank}"] if self.rank is not None and self.text_encoder else []
         blocks = self.blocks
+        if self.text_encoder and self.rank is None and not NAMES_TEXT.search(blocks or ""):
+            fix = f'Give --rank, or leave out --text-encoder and write --blocks "{blocks}, te=8"'
+            raise BwlabError("--text-encoder", "no rank is given for the layers of text encoders", fix)
         if blocks is not None and "=" not in blocks:
             blocks = f"all={blocks}"
         return ", ".join([*usual, *text, *([] if blocks is None else [blocks])])

@@ -137,8 +137,9 @@ def merge_ziplora(
     weights = learned_weights(pipe, pair, images, recipe.settings, on_step)
     weighted = tuple(with_columns(adapter, columns) for adapter, columns in zip(contents, weights, strict=True))
     merged_inputs = merge_inputs(weighted, (), None, scheme)
+    dtype = target.dtype or merge_inputs(contents, (), None, scheme).dtype
     step = recipe.record() | ({} if rank is None else {"rank": rank})
-    return write_merged(merged_inputs, Method(), step, scheme, target, writer, rank=rank)
+    return write_merged(merged_inputs, Method(), step, scheme, replace(target, dtype=dtype), writer, rank=rank)
 
 
 def load_frozen_base(base: str, manager: PluginManager) -> Pipeline:
@@ -207,7 +208,7 @@ class NoisyBatches:
         """Yield noisy latents, times and conditions of a batch of each adapter's images, as `predict` takes them."""
         for folder in self.images:
             size = (self.settings.batch_size,)
-            rows = torch.randint(self.settings.images, size, generator=self.generator) % len(folder.latents)
+            rows = torch.randint(len(folder.latents), size, generator=self.generator)
             latents = folder.latents[rows]
             noise = torch.randn(latents.shape, generator=self.generator).to(latents)
             times = self.process.sample_times(len(rows), self.generator).to(latents.device)

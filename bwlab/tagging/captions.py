@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -80,12 +81,12 @@ def with_missing_tags(before: str, prefix: Sequence[str], tags: Sequence[str]) -
 
 
 def parse_tags(caption: str) -> list[str]:
-    """Return the tags of a caption, without surrounding blanks and empty tags.
+    """Return the tags of a caption, without surrounding blanks and empty tags; each line has tags of its own.
 
-    >>> parse_tags("ink,  a fox ,,\\n")
-    ['ink', 'a fox']
+    >>> parse_tags("ink,  a fox ,,\\nred hat\\n")
+    ['ink', 'a fox', 'red hat']
     """
-    return [tag for part in caption.split(",") if (tag := " ".join(part.split()))]
+    return [tag for part in re.split(r"[,\r\n]", caption) if (tag := " ".join(part.split()))]
 
 
 def joined_tags(tags: Iterable[str]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from bwlab.dataset.buckets import Frame, Sizing, bucket_sizes, frame_image
-from bwlab.images import Size
+from bwlab.images import Size, read_image_tensor
 
 sides = st.integers(1, 3000)
 
@@ -29,6 +33,27 @@ def test_buckets_are_multiples_within_bounds(side: int, step: int) -> None:
         assert size.width % step == size.height % step == 0
         assert least <= min(size) <= max(size) <= most
         assert size.width * size.height <= side * side or max(size) == least
+
+
+@pytest.mark.parametrize("size", [(127, 127), (1000, 700), (640, 900)])
+def test_what_is_not_enlarged_is_cut_where_the_frame_says(size: tuple[int, int], tmp_path: Path) -> None:
+    """A picture whose colours are the places of its pixels: what is read shows where it was cut."""
+    width, height = size
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    ramps = np.stack([across, down, np.zeros_like(across)], -1).round().astype(np.uint8)
+    Image.fromarray(ramps).save(tmp_path / "a.png")
+    frame = frame_image(Size(width, height), Sizing(Size(512, 512), 8, False, (Size(512, 512),), 64, False))
+    assert frame is not None
+    assert frame.cut
+    found = (read_image_tensor(tmp_path / "a.png", *frame.encoded, resized=frame.resized).numpy() + 1) * 127.5
+    assert found.shape == (3, frame.encoded.height, frame.encoded.width)
+    top, left = frame.corner
+    for ramp, first, whole, part in (
+        (found[0].mean(0), left, frame.resized.width, frame.encoded.width),
+        (found[1].mean(1), top, frame.resized.height, frame.encoded.height),
+    ):
+        ends = np.array([first, first + part - 1]) / (whole - 1) * 255
+        assert ramp[[0, -1]] == pytest.approx(ends, abs=1.5)
 
 
 @given(

@@ -30,6 +30,12 @@ def test_a_scale_after_the_colon_is_that_of_the_option(
     assert recipes[0] == recipes[1] == recipes[2]
 
 
+def test_a_spec_may_be_longer_than_names_of_files(tmp_path: Path) -> None:
+    spec = ", ".join(f"in{block}.{layer}=0.35" for block in range(12) for layer in range(4))
+    assert len(spec) > 255
+    assert split_adapter(f"{tmp_path}/fox.safetensors:{spec}") == (tmp_path / "fox.safetensors", spec)
+
+
 def test_an_existing_file_keeps_its_colons(
     tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -25,7 +25,14 @@ from bwlab.base.load import base_scheme
 from bwlab.base.models import text_encoders
 from bwlab.blocks.spec import parse_spec
 from bwlab.errors import BwlabError
-from bwlab.generation.attach import AdapterSource, attach_to_pipeline, embeddings_of_adapters, load_for_pipeline
+from bwlab.generation.attach import (
+    AdapterSource,
+    attach_to_pipeline,
+    embeddings_of_adapters,
+    fraction_of,
+    load_for_pipeline,
+)
+from bwlab.generation.diffusers_pipelines import pipeline_for
 from bwlab.generation.sample import generate
 from bwlab.plugins.manager import PluginManager
 from tests.generation.conftest import strong_adapter
@@ -342,3 +349,13 @@ def test_a_schedule_without_sampling_is_an_error(pipe: Pipeline, manager: Plugin
             pipe.unet(noisy, timestep=pipe.scheduler.timesteps[1], encoder_hidden_states=text)
     finally:
         pipe.scheduler = scheduler
+
+
+@pytest.mark.parametrize("sampler", ["heun", "euler", "dpmpp_2m"])
+def test_step_i_of_n_is_at_i_of_n(pipe: Pipeline, sampler: str) -> None:
+    """Heun visits all timesteps but the first one twice."""
+    pipeline = pipeline_for(pipe, sampler)
+    pipeline.scheduler.set_timesteps(25)
+    timesteps = torch.unique_consecutive(pipeline.scheduler.timesteps)
+    places = [fraction_of(pipeline, float(timestep)) for timestep in timesteps]
+    assert places == [step / 25 for step in range(25)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,9 @@ from bwlab.base.load import base_scheme, weights_hash
 from bwlab.benchmark import load_benchmark
 from bwlab.cli.app import exit_on_error
 from bwlab.cli.generate import command
+from bwlab.errors import BwlabError
 from bwlab.generation.recipe import RecipeControlNet, RecipeEmbedding, read_recipe
-from bwlab.generation.sample import generate
+from bwlab.generation.sample import _sample_batch, generate
 from bwlab.generation.samplers import SAMPLERS
 from bwlab.plugins.manager import PluginManager
 from tests.conftest import TINY_WIDTH
@@ -159,8 +162,10 @@ def test_a_controlnet_changes_the_image_and_is_in_the_recipe(tmp_path: Path) -> 
 def test_embeddings_init_images_and_weighting_are_in_the_recipe(tiny_pipeline: Path, tmp_path: Path) -> None:
     word = tmp_path / "ink=1.safetensors"
     safetensors.torch.save_file({"emb_params": torch.ones(2, TINY_WIDTH)}, word)
-    for name, colour in (("start.png", "red"), ("mask.png", "white")):
-        Image.new("RGB", (32, 32), colour).save(tmp_path / name)
+    mask = Image.new("L", (32, 32), 255)
+    mask.paste(0, (0, 0, 16, 32))
+    for name, image in (("start.png", Image.new("RGB", (32, 32), "red")), ("mask.png", mask)):
+        image.save(tmp_path / name)
     images = (str(tmp_path / name) for name in ("start.png", "mask.png"))
     start = ("--image", next(images), "--mask", next(images), "--strength", "0.5")
     arguments = (*common(tiny_pipeline, tmp_path / "out"), "--prompt", "a <ink>", "--weighting", "compel")
@@ -260,6 +265,7 @@ def test_bad_input_is_one_line(
         (("--image", image, "--strength", "0.3"), "--strength 0.3: that is none of 2 steps"),
         (("--weighting", "compel", "--negative", '("a", "b").and()'), "text of another length"),
         (("--weighting", "compl"), "--weighting compl: no such syntax"),
+        (("--xy", "steps: 2, 3", "", "--grid"), "--grid: --xy writes a contact sheet of its own"),
         (("--xy", "scale: 1", ""), "there is no adapter 1 among 0"),
         (("--xy", "steps: 0", ""), "steps 0: out of range"),
         (("--xy", "seed: 1, 2", "", "--count", "2"), "seeds are an axis and --count is 2"),
@@ -287,3 +293,58 @@ def test_the_page_names_every_option_and_sampler() -> None:
     options = [name.replace("_", "-") for name in inspect.signature(command).parameters]
     assert [name for name in options if f"`--{name}" not in page] == []
     assert [name for name in SAMPLERS if f"`{name}`" not in page] == []
+
+
+def test_weights_in_brackets_need_no_compel(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compel's own parser takes three to five times as long for each further bracket."""
+    monkeypatch.setitem(sys.modules, "compel", None)
+    prompt = "a (red:1.2) fox, ((((((((((((masterpiece))))))))))))"
+    assert call(*common(tiny_pipeline, tmp_path), "--prompt", prompt, "--weighting", "a1111") == 0
+    assert read_recipe(tmp_path / "0000-seed0.png").weighting == "a1111"
+
+
+def test_images_are_written_as_they_are_finished(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The second batch fails: the eight images of the first one stay, and the next command counts on after them."""
+    batches: list[int] = []
+
+    def failing(*given: Any) -> list[Image.Image]:
+        batches.append(len(given[1].rows))
+        if len(batches) == 2:
+            raise BwlabError("sampling", "NaN or infinity after step 1", "Lower the scale")
+        return _sample_batch(*given)
+
+    monkeypatch.setattr("bwlab.generation.sample._sample_batch", failing)
+    given = (*common(tiny_pipeline, tmp_path), "--prompt", "fox", "--count", "10", "--cfg", "1")
+    assert call(*given) == 2
+    assert batches == [8, 2]
+    names = [f"{number:04}-seed{number}.png" for number in range(8)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert call(*given[:-4], "--cfg", "1") == 0
+    assert (tmp_path / "0008-seed0.png").is_file()
+    assert (pixels(tmp_path / "0008-seed0.png") == pixels(tmp_path / names[0])).mean() > 0.9
+
+
+def test_an_axis_of_samplers_is_checked_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr("bwlab.generation.sample._sample_batch", None)
+    given = (*common(Path("emoji-dit"), tmp_path), "--prompt", "fox", "--xy", "sampler: euler, ddim", "")
+    assert call(*given) == 2
+    assert "the base was trained by flow matching" in capsys.readouterr().err
+
+
+def test_the_recipe_of_single_blocks_makes_the_image_again(
+    tiny_pipeline: Path, adapter_files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    given = (*common(tiny_pipeline, tmp_path), "--prompt", "fox", "--cfg", "1", "--adapter", str(adapter_files[0]))
+    assert call(*given, "--xy", "blocks: upper=1", "") == 0
+    first = tmp_path / "0000-seed0.png"
+    (use,) = read_recipe(first).adapters
+    assert call(*given, "--scale", use.scale) == 0
+    again = tmp_path / "0001-seed0.png"
+    assert (pixels(first) == pixels(again)).all()
+    assert read_recipe(first) == read_recipe(again)

@@ -84,6 +84,7 @@ def test_blocks_alone_are_on_and_scales_multiply_them_in_any_order() -> None:
     assert found.scales[0] == FIRST.scales[0]
     assert found.scales[1].values == parse_spec("upper=0.5", SCHEME, kind="scale").values
     assert found.scales[1].text == "*=0, in0=0.5, out3=0.5"
+    assert with_values(blocks).scales[1].text == "*=0, in0=1, out3=1", "recipes say what is off"
     assert with_values(scale).scales[1].values == parse_spec("*=0.5, mid=0", SCHEME, kind="scale").values
 
 
@@ -105,6 +106,7 @@ def test_other_axes_take_the_place_of_options() -> None:
         ("steps", "-4", "'-4' is not a whole number"),
         ("cfg", "inf", "not a finite number"),
         ("sampler", "eular", "Did you mean euler"),
+        ("sampler", "auto", "auto stands for one of the other samplers"),
         ("blocks", "uper=1", "Did you mean upper"),
         ("schedule", "0-2:1", "leaves the sampling"),
     ],

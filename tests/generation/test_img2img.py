@@ -123,11 +123,13 @@ def test_images_are_fitted_to_the_base(pipe: Pipeline) -> None:
 def test_starts_from_files(pipe: Pipeline, tmp_path: Path) -> None:
     see_through = Image.new("RGBA", (SIDE, SIDE), (255, 0, 0, 0))
     see_through.save(tmp_path / "a.png")
-    Image.new("L", (SIDE, SIDE), 128).save(tmp_path / "grey.png")
+    grey = Image.new("L", (SIDE, SIDE), 128)
+    grey.putpixel((0, 0), 127)
+    grey.save(tmp_path / "grey.png")
     start = read_init_image(tmp_path / "a.png", 0.3, tmp_path / "grey.png", pipe)
     assert start.image.getcolors() == [(SIDE * SIDE, (255, 255, 255))]
     assert start.mask is not None
-    assert start.mask.getcolors() == [(SIDE * SIDE, 255)]
+    assert start.mask.getcolors() == [(1, 0), (SIDE * SIDE - 1, 255)]
     assert (start.steps(25), InitImage(start.image, 1.0).steps(25)) == (7, 25)
 
 
@@ -145,6 +147,9 @@ def test_bad_images_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:
     noise().save(tmp_path / "a.png")
     noise(size=(SIDE, 8)).save(tmp_path / "small.png")
     Image.new("L", (SIDE, SIDE), 127).save(tmp_path / "black.png")
+    seen_through = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
+    seen_through.paste((255, 255, 255, 255), (0, 0, SIDE // 2, SIDE))
+    seen_through.save(tmp_path / "white.png")
     (tmp_path / "text.png").write_text("a letter")
     for image, mask, found in (
         ("none.png", None, "no such file"),
@@ -152,6 +157,7 @@ def test_bad_images_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:
         (".", None, "a folder"),
         ("a.png", "small.png", "it has 32 x 8 pixels, the image 32 x 32"),
         ("a.png", "black.png", "the whole mask is black"),
+        ("a.png", "white.png", "the whole mask is white, as transparent parts are too"),
     ):
         with pytest.raises(BwlabError, match=found):
             read_init_image(tmp_path / image, 0.5, tmp_path / mask if mask else None, pipe)

@@ -59,6 +59,19 @@ def test_the_default_is_dpmpp_2m_with_karras_sigmas(pipe: StableDiffusionPipelin
     assert torch.allclose(rho.diff(), rho.diff().mean().expand(4), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("spread", ["use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas"])
+def test_the_noise_of_the_steps_is_the_samplers(pipe: StableDiffusionPipeline, name: str, spread: str) -> None:
+    own = {"use_karras_sigmas": False} | {spread: True}
+    saved = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, **own)
+    found, usual = (new_scheduler(name, base) for base in (with_scheduler(pipe, saved), pipe))
+    for scheduler in (found, usual):
+        scheduler.set_timesteps(7)
+    assert torch.equal(found.timesteps, usual.timesteps)
+    if hasattr(usual, "sigmas"):
+        assert torch.equal(found.sigmas, usual.sigmas)
+
+
 @pytest.mark.parametrize("edm", [EDMDPMSolverMultistepScheduler, EDMEulerScheduler])
 def test_a_base_of_other_noise_is_neither_sampled_nor_trained(pipe: StableDiffusionPipeline, edm: type) -> None:
     base = with_scheduler(pipe, edm())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bwlab.adapters.adapter import Adapter, create_adapter
 from bwlab.adapters.attach import ScaledAdapter, attach
@@ -199,9 +200,25 @@ def test_the_command_lowers_the_rank_and_writes_other_forms(
     assert {module.rank() for module in contents.modules.values()} == {2}
 
 
+def test_halves_stay_halves(
+    files: tuple[Path, Path], folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halves = []
+    for file in files:
+        halves.append(tmp_path / file.name)
+        assert run(capsys, "convert", str(file), str(halves[-1]), "--dtype", "fp16")[0] == 0
+    out = tmp_path / "zip.safetensors"
+    code, _, err = run(capsys, *command((halves[0], halves[1]), folders, out, "--steps", "1"))
+    assert code == 0, err
+    factors = [tensor for key, tensor in load_file(out).items() if not key.endswith("alpha")]
+    assert {tensor.dtype for tensor in factors} == {torch.float16}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--lr", "-1"), "--lr -1: a learning rate is a finite number above 0"),
+        (("--lr", "nan"), "--lr nan: a learning rate is a finite number above 0"),
         (("--scale", "0.5"), "--scale with --method ziplora: ziplora learns the weights of the adapters itself"),
         (("--choose", "upper=B"), "--choose with --method ziplora"),
         (("--density", "0.5"), "--density with --method ziplora"),

@@ -30,6 +30,8 @@ def test_a_missing_or_empty_caption_is_written(before: str | None, mode: Mode) -
         ("sly,  Fox", False, Mode.APPEND, "ohwx, sly, Fox, ink", "appended", False),
         ("sly, fox", True, Mode.APPEND, "ohwx, sly, fox, ink", "appended", True),
         ("Ink ,fox,ohwx\n", False, Mode.APPEND, "Ink ,fox,ohwx\n", "unchanged", False),
+        ("fox\nred hat\n", False, Mode.APPEND, "ohwx, fox, red hat, ink", "appended", False),
+        ("fox,\r\nink\r\nohwx", False, Mode.APPEND, "fox,\r\nink\r\nohwx", "unchanged", False),
         ("", True, Mode.KEEP, "ohwx, fox, ink", "refreshed", True),
     ],
 )
