@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from bwlab.errors import BwlabError
+from bwlab.errors import BwlabError, first_line
 from bwlab.plugins.discovery import reason
 from bwlab_analysis.study.context import JobContext, StudyLocation, Warn, open_job_context
 from bwlab_analysis.study.jobs import Job
@@ -97,7 +97,7 @@ def run_on_ray(
     A job whose worker dies is begun again, three times at most.
 
     Raises:
-        BwlabError: the cluster cannot be reached, or a single GPU is requested.
+        BwlabError: the cluster cannot be started or reached, or a single GPU is requested.
 
     """
     if location.device.startswith("cuda:"):
@@ -229,7 +229,14 @@ def _start(ray: Any, workers: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         # Without "local" Ray joins any cluster that it finds on this machine, and then takes no num_cpus.
-        ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        try:
+            ray.init("local", **own, **quiet)
+        except Exception as error:  # Ray raises a plain Exception if its servers do not start in time
+            found = f"Ray does not start on this machine: {first_line(error).rstrip('.')}"
+            raise BwlabError(
+                "--runner ray", found, "Try it when the machine is less busy, or leave out --runner"
+            ) from error
         return
     try:
         ray.init(**quiet)

@@ -11,7 +11,8 @@ from bwlab_analysis.study.plan_file import overlaid, read_plan, read_table, ship
 
 
 def test_plans_that_ship() -> None:
-    assert set(shipped_plans()) == {"conflict", "fusion", "paper", "paper-dit", "paper-sd", "reversal", "tune"}
+    papers = {"paper", "paper-dit", "paper-joint", "paper-sd"}
+    assert set(shipped_plans()) == {"conflict", "fusion", "reversal", "tune", *papers}
 
 
 def test_a_plan_lies_over_the_one_it_extends() -> None:
@@ -19,23 +20,28 @@ def test_a_plan_lies_over_the_one_it_extends() -> None:
     assert larger["title"] != paper["title"]
     assert larger["base"] == paper["base"]
     assert larger["adapters"]["id-all"] != paper["adapters"]["id-all"]
-    assert larger["compositions"]["joint"] == paper["compositions"]["joint"]
+    assert larger["compositions"]["id-all"] == paper["compositions"]["id-all"]
     assert larger["claims"].keys() - paper["claims"].keys() == {
         "block-wise scales are better than block-wise training",
         "block-wise scales are better than whole adapters",
+        "upper is better than training both jointly",
     }
 
 
 def test_plans_that_share_their_jobs_have_the_same_settings() -> None:
     """Trainings and images of one plan are those of the others only if every setting is equal."""
     paper, fusion, conflict, reversal = (read_table(name) for name in ("paper", "fusion", "conflict", "reversal"))
-    for other in (fusion, conflict, reversal):
+    joint = read_table("paper-joint")
+    assert set(joint["data"]["styles"]) < set(paper["data"]["styles"])
+    assert joint["data"]["identities"] == paper["data"]["identities"]
+    for other in (fusion, conflict, reversal, joint):
         assert other["sampling"] == paper["sampling"]
         assert other["defaults"] == paper["defaults"]
         for name in set(other["adapters"]) & set(paper["adapters"]):
             assert other["adapters"][name] == paper["adapters"][name]
     for other in (fusion, reversal):
         assert other["data"] == paper["data"]
+    for other in (fusion, reversal, joint):
         for name in set(other["compositions"]) & set(paper["compositions"]):
             assert other["compositions"][name] == paper["compositions"][name]
 

@@ -163,6 +163,20 @@ def test_a_cluster_of_its_own_is_begun_and_ended(location: StudyLocation) -> Non
     assert ray.ended == 1
 
 
+def test_a_cluster_that_does_not_start(location: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*arguments: str, **options: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThe GCS has become overloaded.")
+
+    ray = StandIn()
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BwlabError) as told:
+        failures_of(ray, location)
+    assert str(told.value) == (
+        "--runner ray: Ray does not start on this machine: The current node timed out during startup. Try it when the "
+        "machine is less busy, or leave out --runner"
+    )
+
+
 def test_the_cluster_of_an_address_is_used(location: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
     ray = StandIn()
