@@ -40,8 +40,6 @@ def answer_lines(names: tuple[str, str], in_base: PairInBase) -> Iterator[str]:
         if cost is not None:
             yield cost_text(cost, own, other)
             if cost.scored:
-                if key in losses and losses[key].doubtful:
-                    yield doubt_text(losses[key], own)
                 continue
         if key in losses:
             yield kept_text(losses[key], own, other, f"random adapters of {other}'s norms")

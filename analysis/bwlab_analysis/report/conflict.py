@@ -15,6 +15,7 @@ from bwlab_analysis.report.advice import commands_to_copy
 from bwlab_analysis.report.answer import (
     answer_lines,
     conflict_score_text,
+    loss_warnings,
     measured_text,
     no_advice,
     weights_only_text,
@@ -120,8 +121,10 @@ def _answer_section(report: ConflictReport, in_base: PairInBase, advice: Present
     to_do: tuple[Item, ...] = (no_advice(), *((_to_copy(lines), Verbatim(lines)) if lines else ()))
     if advice is not None:
         to_do = advice.conclusion.items
+    answer = list(answer_lines(report.names, in_base))
+    warnings = loss_warnings(in_base.losses, dict(zip("ab", report.names, strict=True)))
     items = (
-        *answer_lines(report.names, in_base),
+        *dict.fromkeys([*answer, *warnings]),  # where images were not scored, the answer has the warnings
         *(() if in_base.measured is None else (measured_text(in_base.measured),)),
         BlockMap({**_effects_by_block(in_base.interaction, report.names), **_weights_by_block(report)}),
         *(() if _scored(in_base) else (conflict_score_text(in_base.losses, report.names),)),
