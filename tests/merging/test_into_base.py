@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -313,4 +314,4 @@ def test_wrong_extractions_are_one_line(
     places = {"tiny": tiny_pipeline, "xl": tiny_xl_pipeline}
     tuned, base = (str(places.get(name, tmp_path / name)) for name in (job.tuned, job.base))
     with pytest.raises(BwlabError, match=message):
-        extract(Extraction(tuned, base, job.rank, job.blocks), Target(tmp_path / "x.safetensors"), manager)
+        extract(replace(job, tuned=tuned, base=base), Target(tmp_path / "x.safetensors"), manager)

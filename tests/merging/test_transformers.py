@@ -78,7 +78,7 @@ def test_inspect_names_the_model_and_counts_shared_factors_once(sd3: Path, capsy
 def test_norms_and_conflict_by_stream(sd3: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "analyze", "norms", sd3, "--json")
     assert code == 0
-    assert {kind["name"] for kind in json.loads(out)["kinds"]} == {"attn", "attn2", "mlp", "modulation"}
+    assert {kind["name"] for kind in json.loads(out)["kinds"]} == {"attn", "mlp", "modulation"}
     code, out, _ = run(capsys, "analyze", "conflict", sd3, sd3, "--json")
     assert code == 0
     cells = {cell["name"] for cell in json.loads(out)["cells"]}
