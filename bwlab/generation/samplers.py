@@ -162,16 +162,15 @@ def _flow_scheduler(sampler: Sampler, config: Mapping[str, object]) -> Scheduler
     import diffusers
 
     shift = fixed_shift(config)
-    settings: dict[str, object] = {**OWN_SIGMAS, "shift": shift}
+    settings: dict[str, object] = {"shift": shift}
     if not sampler.flow.startswith("FlowMatch"):
         settings = {
-            **OWN_SIGMAS,
             "use_flow_sigmas": True,
             "prediction_type": "flow_prediction",
             "flow_shift": shift,
             "solver_order": 2,
         }
-    scheduler: SchedulerMixin = getattr(diffusers, sampler.flow).from_config(config, **settings)
+    scheduler: SchedulerMixin = getattr(diffusers, sampler.flow).from_config(config, **{**OWN_SIGMAS, **settings})
     return scheduler
 
 

@@ -136,10 +136,10 @@ def merge_ziplora(
     ]
     weights = learned_weights(pipe, pair, images, recipe.settings, on_step)
     weighted = tuple(with_columns(adapter, columns) for adapter, columns in zip(contents, weights, strict=True))
-    merged_inputs = merge_inputs(weighted, (), None, scheme)
-    dtype = target.dtype or merge_inputs(contents, (), None, scheme).dtype
+    inputs = merge_inputs(contents, (), None, scheme)
+    target = replace(target, dtype=target.dtype or inputs.dtype)  # that of the files: weighted factors are float32
     step = recipe.record() | ({} if rank is None else {"rank": rank})
-    return write_merged(merged_inputs, Method(), step, scheme, replace(target, dtype=dtype), writer, rank=rank)
+    return write_merged(replace(inputs, adapters=weighted), Method(), step, scheme, target, writer, rank=rank)
 
 
 def load_frozen_base(base: str, manager: PluginManager) -> Pipeline:

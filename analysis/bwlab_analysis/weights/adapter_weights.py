@@ -260,8 +260,8 @@ def kind_of(path: str) -> str:
     """Return the kind of a module, one of `KINDS`: self attention, cross attention, feed-forward, and so on.
 
     In transformers these are attention (over image and text together, and the second one, over the image, of Stable
-    Diffusion 3.5 medium), the MLPs, and modulation (adaLN). FLUX.1's single
-    blocks join attention and MLP in `proj_out`, which is `proj`.
+    Diffusion 3.5 medium), the MLPs, and modulation (adaLN). FLUX.1's single blocks join attention and MLP in
+    `proj_out`, which is `proj`.
 
     >>> kind_of("mid_block.attentions.0.transformer_blocks.0.attn2.to_k"), kind_of("up_blocks.0.upsamplers.0.conv")
     ('attn2', 'conv')

@@ -163,15 +163,22 @@ def test_a_cluster_of_its_own_is_begun_and_ended(location: StudyLocation) -> Non
     assert ray.ended == 1
 
 
-def test_a_cluster_that_does_not_start(location: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_of(error: Exception, location: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what is said where `ray.init` raises an error."""
+
     def init(*arguments: str, **options: Any) -> None:
-        raise Exception("The current node timed out during startup.\nThe GCS has become overloaded.")
+        raise error
 
     ray = StandIn()
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(BwlabError) as told:
         failures_of(ray, location)
-    assert str(told.value) == (
+    return str(told.value)
+
+
+def test_a_cluster_that_does_not_start(location: StudyLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Exception("The current node timed out during startup.\nThe GCS has become overloaded.")
+    assert told_of(error, location, monkeypatch) == (
         "--runner ray: Ray does not start on this machine: The current node timed out during startup. Try it when the "
         "machine is less busy, or leave out --runner"
     )
@@ -190,15 +197,8 @@ def test_the_cluster_of_an_address_is_used(location: StudyLocation, monkeypatch:
 def test_a_cluster_that_does_not_answer(
     error: Exception, location: StudyLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def init(**options: Any) -> None:
-        raise error
-
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
-    ray = StandIn()
-    monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(BwlabError) as told:
-        failures_of(ray, location)
-    assert str(told.value) == (
+    assert told_of(error, location, monkeypatch) == (
         "RAY_ADDRESS=10.0.0.7:6379: no Ray cluster answers there. "
         "Start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
     )
