@@ -212,6 +212,8 @@ def generate(
     sampler: str = "auto",
     negative: str = "",
     embeddings: Sequence[Embedding] = (),
+    width: int | None = None,
+    height: int | None = None,
     batch_size: int = 8,
     fusion: str = "sum",
     manager: PluginManager | None = None,
@@ -228,12 +230,15 @@ def generate(
         sampler: a name that `bwlab generate --sampler` takes.
         negative: the negative prompt.
         embeddings: as for `attach`.
+        width: of the images in pixels; None: that of the images that the base was made for.
+        height: likewise.
         batch_size: number of images that are sampled at once.
         fusion: as for `attach`.
         manager: the plugin manager; None: all installed plugins.
 
     Raises:
-        BwlabError: as for `attach`, or prompts and seeds differ in number, or the sampler is unknown.
+        BwlabError: as for `attach`, or prompts and seeds differ in number, the sampler is unknown, or the base cannot
+            generate images of this size.
 
     >>> import bwlab
     >>> images = bwlab.generate(bwlab.load_base(), "noto, fox, white background", seeds=[0, 1], steps=2)
@@ -243,6 +248,7 @@ def generate(
     """
     from bwlab.base.load import base_scheme
     from bwlab.generation.attach import embeddings_of_adapters, scaled_adapter
+    from bwlab.generation.diffusers_pipelines import image_size
     from bwlab.generation.sample import generate as generate_images
 
     manager = _manager(manager)
@@ -261,6 +267,7 @@ def generate(
         sampler=sampler,
         negative=negative,
         embeddings=[*embeddings, *embeddings_of_adapters(scaled)],
+        size=image_size(pipe, width, height) if width or height else None,
         batch_size=batch_size,
         fusion=manager.fusion(fusion),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from itertools import takewhile
 
+OUT_OF_MEMORY = "out of memory"  # in PyTorch's errors of all kinds of GPUs
 CUTOFF = 0.6  # difflib's own
 
 
@@ -44,6 +46,22 @@ def first_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def memory_shortage(error: BaseException) -> str | None:
+    """Return what ran out of memory, by Python's or PyTorch's error; None for any other error.
+
+    >>> memory_shortage(RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ..."))
+    'the GPU is out of memory (it could not hold another 2.50 GiB)'
+    """
+    message = str(error)
+    of_torch = isinstance(error, RuntimeError)
+    on_gpu = of_torch and OUT_OF_MEMORY in message
+    if not (on_gpu or isinstance(error, MemoryError) or (of_torch and "can't allocate memory" in message)):
+        return None
+    place = "the GPU" if on_gpu else "this machine"
+    more = re.search(r"ried to allocate ([\d.]+ \w+)", message)
+    return f"{place} is out of memory" + (f" (it could not hold another {more[1]})" if more else "")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = CUTOFF) -> str | None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
 from bwlab.base.quiet import first_sentence
 from bwlab.errors import BwlabError
 
+if TYPE_CHECKING:
+    import torch
+
 AUTO = "auto"
+
+
+class Precision(StrEnum):
+    """Names of the dtypes in which a base's weights are held: float32, bfloat16 and float16."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 def gpu_multiplies_bf16() -> bool:
@@ -16,6 +30,15 @@ def gpu_multiplies_bf16() -> bool:
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def held_dtype(precision: Precision, device: str) -> torch.dtype:
+    """Return the dtype that a precision names; `BwlabError` for float16 on a CPU, most of which emulate it."""
+    import torch
+
+    if precision == Precision.FP16 and torch.device(device).type == "cpu":
+        raise BwlabError("--precision fp16", "the base is on the CPU", "Choose bf16 or fp32, or a GPU with --device")
+    return {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}[precision]
 
 
 def chosen_device(name: str = AUTO) -> str:

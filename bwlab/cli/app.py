@@ -20,7 +20,7 @@ from typer.main import get_command, get_command_name, get_group, get_group_from_
 from typer.models import CommandInfo, TyperInfo
 
 from bwlab._version import __version__
-from bwlab.errors import BwlabError, BwlabWarning
+from bwlab.errors import BwlabError, BwlabWarning, memory_shortage
 from bwlab.messages import LogFormat, Messages, reporting
 from bwlab.plugins.discovery import OURS, reason
 from bwlab.plugins.manager import PluginManager, PluginRecord, build_manager, shared_manager
@@ -45,6 +45,14 @@ GROUPS = {
     "data": "Check the images and captions to train an adapter on.",
     "config": "Show or write the settings of a training run.",
     "plugins": "List plugins, check what they register against its contract, or start a new plugin.",
+}
+
+# What makes a command take less memory.
+LESS_MEMORY = {
+    "train": "Give a smaller --batch-size, --set training.gradient_checkpointing=true, --precision bf16 or --quantize "
+    "nf4; --plan-memory shows what each of them takes. A run with checkpoints continues with --resume",
+    "generate": "Give a smaller --batch-size, --precision bf16, or a smaller --width and --height",
+    "analyze": "Give --device cpu, or measure on fewer images at once: fewer --samples or --latents",
 }
 
 # Commands of plugins that are published separately from bwlab -> how to install the plugin.
@@ -294,7 +302,7 @@ def _guard(name: str, command: Any, record: PluginRecord) -> None:
         except (BwlabError, typer.Exit, typer.Abort, ClickError):
             raise
         except Exception as error:  # foreign code
-            if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            if (isinstance(error, OSError) and error.errno in OF_THE_MACHINE) or memory_shortage(error):
                 raise
             found = f"plugin {record.name} of {record.source} raised {reason(error)}"
             fix = "Report it to the author of the plugin; bwlab --debug shows the traceback"
@@ -322,7 +330,14 @@ def _run(frame: Frame, arguments: Sequence[str] | None) -> None:
     _require_plugin_of(first, command.commands)
     given = None if arguments is None else list(arguments)
     with _warnings_in_one_line(), shared_manager(manager):
-        exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
+        try:
+            exit_as_asked(lambda: command.main(given, prog_name="bwlab", standalone_mode=False, obj=frame))
+        except Exception as error:
+            found = memory_shortage(error)
+            if found is None:
+                raise
+            fix = LESS_MEMORY.get(first or "", "Close other programs, or use a machine with more memory")
+            raise BwlabError(f"bwlab {first}", found, fix) from error
 
 
 def _first_word(typed: Sequence[str], messages: Messages) -> str | None:

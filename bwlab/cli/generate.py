@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bwlab.base.device import AUTO
+from bwlab.base.device import AUTO, Precision
 from bwlab.fusion.types import SUM
 from bwlab.generation.controlnet import EDGE_MAPS
 from bwlab.generation.job import WEIGHTINGS
@@ -35,6 +35,7 @@ XY_HELP = (
     'Contact sheet over the values of two axes, such as "scale: 0, 0.5, 1" "blocks: upper=1 | lower=1"; '
     'the second axis may be "".'
 )
+MOST_PIXELS = 16384
 
 
 def fusion_names() -> list[str]:
@@ -90,6 +91,20 @@ def command(
     steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
     cfg: Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")] = 7.0,
     sampler: Annotated[str, typer.Option(help=f"Sampler: {', '.join((USUAL_SAMPLER, *SAMPLERS))}.")] = USUAL_SAMPLER,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            help="Width of the images in pixels. [default: that of the base's training images]", min=8, max=MOST_PIXELS
+        ),
+    ] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(
+            help="Height of the images in pixels. [default: that of the base's training images]",
+            min=8,
+            max=MOST_PIXELS,
+        ),
+    ] = None,
     weighting: Annotated[
         str | None, typer.Option(help=f"Syntax of weights in prompts: {' or '.join(WEIGHTINGS)}.")
     ] = None,
@@ -100,7 +115,17 @@ def command(
         ),
     ] = 1,
     xy: Annotated[tuple[str, str] | None, typer.Option(help=XY_HELP, metavar="COLUMNS ROWS")] = None,
+    batch_size: Annotated[
+        int, typer.Option(help="Number of images that are sampled at once, at most.", min=1, max=1000)
+    ] = 8,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps ...")] = AUTO,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help=f"Precision of the base's weights: {', '.join(Precision)}; half the bits take half the memory.",
+            metavar="NAME",
+        ),
+    ] = Precision.FP32,
     out: Annotated[Path, typer.Option(help="Folder that the images are written to.", metavar="DIR")] = Path("images"),
     grid: Annotated[bool, typer.Option("--grid", help="Also write a contact sheet of all images.")] = False,
     overwrite: Annotated[
@@ -143,8 +168,12 @@ def command(
         steps=steps,
         cfg=cfg,
         sampler=sampler,
+        width=width,
+        height=height,
         xy=tuple(axis for axis in xy or () if axis),
         device=device,
+        precision=precision,
+        batch_size=batch_size,
         out=out,
         grid=grid,
         overwrite=overwrite,

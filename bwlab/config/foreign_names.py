@@ -43,7 +43,6 @@ HINTS: Mapping[str, str] = {
 
 
 SCALE = "--scale, or FILE:WEIGHT in --adapter"
-SIZE = "given by the base: images have the size that it was trained for"
 GENERATE_HINTS: Mapping[str, str] = {
     "ckpt": "--base",
     "model": "--base",
@@ -67,8 +66,9 @@ GENERATE_HINTS: Mapping[str, str] = {
     "scheduler": "--sampler",
     "init_img": "--image",
     "denoising_strength": "--strength",
-    "width": SIZE,
-    "height": SIZE,
+    "images_per_batch": "--batch-size",
+    "w": "--width",
+    "h": "--height",
 }
 """Names of options in other programs that generate images, and what they are in `bwlab generate`."""
 

@@ -31,12 +31,14 @@ class BaseSize:
         side: side of the square images, in pixels.
         factor: pixels of which sizes are multiples: per latent, or per token of a transformer, in each direction.
         latent: pixels per latent, in each direction.
+        most: the longest side that the base takes, in pixels; None: any.
 
     """
 
     side: int
     factor: int = 8
     latent: int = 8
+    most: int | None = None
 
     def latents(self, resolution: int | None) -> int:
         """Return the side of the latents of square images; of a resolution that is no whole tokens, the side below."""
@@ -105,24 +107,27 @@ class Frame:
 def base_size(pipe: Pipeline) -> BaseSize:
     """Return the size of the images that a base was made for."""
     family = family_of(pipe)
-    return BaseSize(family.base_side(pipe), family.size_step(pipe), int(pipe.vae_scale_factor))
+    side, step, most = family.base_side(pipe), family.size_step(pipe), family.largest_side(pipe)
+    return BaseSize(side, step, int(pipe.vae_scale_factor), most)
 
 
 def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     """Return the sizes to which the images of a folder are brought.
 
     Raises:
-        BwlabError: a size is no multiple of a latent or of the step.
+        BwlabError: a size is no multiple of a latent or of the step, or larger than the base takes.
 
     """
     settings, factor = subset.settings, base.factor
     side = settings.resolution or base.side
     size = subset.shape or Size(side, side)
+    for pixels in size:
+        _require_taken("data.resolution", pixels, base)
     if not settings.buckets:
         for pixels in size:
             require_multiple("data.resolution", pixels, factor, latents_reason(factor))
         return Sizing(size, factor, settings.random_crop)
-    least, most = bucket_bounds(settings, size, factor)
+    least, most = bucket_bounds(settings, size, base)
     buckets = bucket_sizes(size, settings.bucket_step, least, most)
     if not buckets:
         fix = "Widen data.bucket_min and data.bucket_max, or lower data.bucket_step"
@@ -130,16 +135,27 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     return Sizing(size, factor, settings.random_crop, buckets, settings.bucket_step, settings.upscale)
 
 
-def bucket_bounds(settings: DataConfig, size: Size, factor: int) -> tuple[int, int]:
-    """Return the shortest and the longest side of buckets; BwlabError if they are no multiples of the step."""
-    step = settings.bucket_step
+def _require_taken(name: str, side: int, base: BaseSize) -> None:
+    if base.most is not None and side > base.most:
+        raise BwlabError(f"{name} = {side}", f"the base takes images of at most {base.most} pixels", "Give less")
+
+
+def bucket_bounds(settings: DataConfig, size: Size, base: BaseSize) -> tuple[int, int]:
+    """Return the shortest and the longest side of buckets.
+
+    Raises:
+        BwlabError: they are no multiples of the step, or longer than the base takes.
+
+    """
+    step, factor = settings.bucket_step, base.factor
     require_multiple("data.bucket_step", step, factor, latents_reason(factor))
     for name, value in (("data.bucket_min", settings.bucket_min), ("data.bucket_max", settings.bucket_max)):
         if value is not None:
             require_multiple(name, value, step, f"data.bucket_step is {step}")
+            _require_taken(name, value, base)
     side = (size.width * size.height) ** 0.5
     least = settings.bucket_min or max(1, int(side / 2) // step) * step
-    most = settings.bucket_max or max(1, int(side * 2) // step) * step
+    most = settings.bucket_max or max(1, min(int(side * 2), base.most or int(side * 2)) // step) * step
     return least, most
 
 

@@ -23,7 +23,7 @@ from bwlab.foreign.ranks import (
     weights_of,
     with_convolutions,
 )
-from bwlab.foreign.translator import Translation, Translator, as_number, rounded, table_of
+from bwlab.foreign.translator import Translation, Translator, as_number, as_whole, rounded, table_of
 
 PROGRAM = "kohya"
 MODULES: Mapping[str, str] = {
@@ -553,6 +553,10 @@ def _previews(t: Translator, family: str) -> None:
         return
     prompts, given = read_prompts(Path(t.text("sample_prompts")), t.asked("sample_prompts"))
     t.put("preview.prompts", prompts, "sample_prompts")
+    step = 16 if family in TRANSFORMERS else 8
+    for key in ("preview.width", "preview.height"):
+        if key in given:
+            given[key] = max(step, as_whole(given[key]) // step * step)
     for key, value in {**PROMPT_DEFAULTS, **given}.items():
         t.put(key, value, "sample_prompts")
     if epochs is not None:

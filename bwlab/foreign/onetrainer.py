@@ -366,6 +366,9 @@ def _previews(t: Translator, family: str) -> None:
         ("preview.seed", first.whole("samples.seed", 42)),
         ("preview.steps", first.whole("samples.diffusion_steps", 20)),
         ("preview.cfg", first.number("samples.cfg_scale", 7.0)),
+        ("preview.width", first.whole("samples.width")),
+        ("preview.height", first.whole("samples.height")),
     ):
-        t.put(key, value, "samples")
+        if value is not None:
+            t.put(key, value, "samples")
     _every(t, "preview", "sample_after", "sample_after_unit", "MINUTE")

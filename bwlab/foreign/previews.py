@@ -11,12 +11,14 @@ from bwlab.foreign.translator import as_number, as_whole
 from bwlab.text import parse_json
 
 OPTION = re.compile(r"\s--([a-z]+)\s+(.*?)(?=\s--[a-z]+\s|$)")
-NAMES = {"n": "negative_prompt", "s": "sample_steps", "l": "scale", "d": "seed"}
+NAMES = {"n": "negative_prompt", "s": "sample_steps", "l": "scale", "d": "seed", "w": "width", "h": "height"}
 KEYS = {
     "negative_prompt": "preview.negative",
     "sample_steps": "preview.steps",
     "scale": "preview.cfg",
     "seed": "preview.seed",
+    "width": "preview.width",
+    "height": "preview.height",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bwlab.base.models import denoiser_of
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError, did_you_mean, first_line
+from bwlab.generation.diffusers_pipelines import image_size
 from bwlab.generation.img2img import fitted, read_image
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ControlNetInput:
 
     Attributes:
         net: the ControlNet for the base, on its device.
-        image: the control image, RGB, at the resolution of the base.
+        image: the control image, RGB, of the size of the images to generate.
         scale: scale of the ControlNet, 0 or more; 1 acts as trained.
         end: the fraction of the sampling after which the ControlNet is off, 0..1.
 
@@ -67,24 +68,31 @@ class ControlNetInput:
 
 
 def read_controlnet_input(
-    controlnet: str, image: Path, kind: str, pipe: Pipeline, scale: float = 1.0, end: float = 1.0
+    controlnet: str,
+    image: Path,
+    kind: str,
+    pipe: Pipeline,
+    scale: float = 1.0,
+    end: float = 1.0,
+    size: tuple[int, int] | None = None,
 ) -> ControlNetInput:
     """Return a ControlNet and its control image from files.
 
     Args:
         controlnet: `"emoji"` or a folder.
         image: file of the image to follow.
-        kind: method that finds its lines, see `edge_map`; applied at the resolution of the base.
+        kind: method that finds its lines, see `edge_map`; applied at the size of the images to generate.
         pipe: the base.
         scale: scale of the ControlNet, 0 or more.
         end: the fraction of the sampling after which the ControlNet is off, 0..1.
+        size: width and height of the images to generate; None: those that the base was made for.
 
     Raises:
         BwlabError: the ControlNet cannot be loaded or is for another base, or the image cannot be read.
 
     """
     check_kind(kind)
-    lines = edge_map(fitted(read_image(image, "--control-image"), pipe), kind)
+    lines = edge_map(fitted(read_image(image, "--control-image"), size or image_size(pipe)), kind)
     return ControlNetInput(load_controlnet(controlnet, pipe), lines, scale, end)
 
 

@@ -55,6 +55,37 @@ def _controlnet_classes(family: ModelFamily) -> PipelineClasses:
     return family.controlnet_classes
 
 
+def image_size(
+    pipe: Pipeline,
+    width: int | None = None,
+    height: int | None = None,
+    names: tuple[str, str] = ("--width ", "--height "),
+) -> tuple[int, int]:
+    """Return the width and height of the images to generate.
+
+    Args:
+        pipe: the base.
+        width: in pixels; None: the side of the images that the base was made for.
+        height: likewise.
+        names: what messages write before the two.
+
+    Raises:
+        BwlabError: a side is no multiple of what the base divides images into, or longer than it takes.
+
+    """
+    family = family_of(pipe)
+    step, side, most = family.size_step(pipe), family.base_side(pipe), family.largest_side(pipe)
+    for name, value in zip(names, (width, height), strict=True):
+        if value is None:
+            continue
+        if value < step or value % step:
+            fix = f"Give a multiple of {step}, such as {max(1, round(value / step)) * step}"
+            raise BwlabError(f"{name}{value}", f"this base takes images in steps of {step} pixels", fix)
+        if most is not None and value > most:
+            raise BwlabError(f"{name}{value}", f"this base takes images of at most {most} pixels", "Give less")
+    return (width or side, height or side)
+
+
 def needs_own_mask(pipe: Pipeline) -> bool:
     """Return whether diffusers' inpainting pipelines refuse this base's denoiser."""
     return denoiser_of(pipe).config.get("in_channels") not in family_of(pipe).inpainting_channels

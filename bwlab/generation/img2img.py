@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.base.models import family_of
 from bwlab.errors import BwlabError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from bwlab.base.architectures import Pipeline
 
 DEFAULT_STRENGTH = 0.75
 
@@ -43,8 +40,8 @@ class InitImage:
         return generated if self.mask is None else Image.composite(generated, self.image, self.mask)
 
 
-def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipeline) -> InitImage:
-    """Return an init image from files, fitted to the resolution of the base.
+def read_init_image(image: Path, strength: float, mask: Path | None, size: tuple[int, int]) -> InitImage:
+    """Return an init image from files, fitted to the width and height of the images to generate.
 
     Raises:
         BwlabError: a file is not an image, or mask and image differ in size.
@@ -52,18 +49,18 @@ def read_init_image(image: Path, strength: float, mask: Path | None, pipe: Pipel
     """
     whole = read_image(image, "--image")
     if mask is None:
-        return InitImage(fitted(whole, pipe), strength)
+        return InitImage(fitted(whole, size), strength)
     white = read_image(mask, "--mask").convert("L")
     if white.size != whole.size:
         found = f"it has {_size(white)} pixels, the image {_size(whole)}"
         raise BwlabError(f"--mask {mask}", found, "Give a mask of the image's size")
-    mask_image = fitted(white, pipe).point([255 if level >= 128 else 0 for level in range(256)])
+    mask_image = fitted(white, size).point([255 if level >= 128 else 0 for level in range(256)])
     if mask_image.getextrema() == (0, 0):
         raise BwlabError(f"--mask {mask}", "the whole mask is black", "Make it white where the image is generated anew")
     if mask_image.getextrema() == (255, 255):
         found = "the whole mask is white, as transparent parts are too"
         raise BwlabError(f"--mask {mask}", found, "Make it black where the image is kept, or leave out --mask")
-    return InitImage(fitted(whole, pipe), strength, mask_image)
+    return InitImage(fitted(whole, size), strength, mask_image)
 
 
 def _size(image: Image.Image) -> str:
@@ -83,15 +80,15 @@ def read_image(path: Path, option: str) -> Image.Image:
         raise BwlabError(f"{option} {path}", found, "Give an image file") from error
 
 
-def fitted(image: Image.Image, pipe: Pipeline) -> Image.Image:
-    """Return the middle of an image, as much as fits, at the resolution of the base."""
+def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the middle of an image, as much as fits, scaled to a width and height."""
     from PIL import Image, ImageOps
 
-    side = family_of(pipe).base_side(pipe)
     # Whole factors keep the pixels of small images sharp, as contact sheets do.
-    sharp = image.width == image.height and side % image.width == 0
+    factor = size[0] // image.width
+    sharp = (factor * image.width, factor * image.height) == size
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
-    return ImageOps.fit(image, (side, side), method)
+    return ImageOps.fit(image, size, method)
 
 
 def settings(init_image: InitImage | None, count: int, masked: bool = True) -> dict[str, object]:

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from bwlab.base.device import AUTO
+from bwlab.base.device import AUTO, Precision
 from bwlab.errors import BwlabError
 from bwlab.fusion.types import SUM
 from bwlab.generation.a1111_syntax import A1111
@@ -41,8 +41,12 @@ class GenerateJob:
         control_end: the fraction of the sampling after which the ControlNet is off, 0..1.
         weighting: syntax of weights in prompts, one of `WEIGHTINGS`; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
+        width: of the images in pixels; None: that of the images that the base was made for.
+        height: likewise.
         xy: one or two axes of the grids, columns first.
         device: name of a PyTorch device, or `"auto"`.
+        precision: of the base's weights in memory.
+        batch_size: number of images that are sampled at once, at most.
         count: number of images for each prompt, with seeds `seed`, `seed + 1`, ...
         grid: also write a contact sheet of all images.
         overwrite: number files from 0 and replace them, instead of continuing the numbering.
@@ -74,8 +78,12 @@ class GenerateJob:
     steps: int = 25
     cfg: float = 7.0
     sampler: str = AUTO_SAMPLER
+    width: int | None = None
+    height: int | None = None
     xy: tuple[str, ...] = ()
     device: str = AUTO
+    precision: Precision = Precision.FP32
+    batch_size: int = 8
     out: Path = Path("images")
     grid: bool = False
     overwrite: bool = False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bwlab.adapters.names import adapter_name
+from bwlab.base.device import Precision
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
 from bwlab.generation.samplers import sampler_named
@@ -110,6 +111,7 @@ class GenerationRecipe:
         weighting: syntax of weights in the prompt; empty if it was read without weights.
         clip_skip: the layer of the text encoder that was read, counted from the last one, which is 1.
         fusion: how the adapters acted together; None if they were added or fewer than two acted.
+        precision: of the base's weights.
 
     """
 
@@ -131,11 +133,13 @@ class GenerationRecipe:
     weighting: str = ""
     clip_skip: int = 1
     fusion: RecipeFusion | None = None
+    precision: str = Precision.FP32
 
     def to_json(self) -> str:
-        """Return the recipe as JSON, for the text chunk `bwlab`; without a fusion it has no key `fusion`."""
-        values = asdict(self)
-        return json.dumps(values if self.fusion else {key: values[key] for key in values if key != "fusion"})
+        """Return the recipe as JSON, for the text chunk `bwlab`, with `fusion` and `precision` where they matter."""
+        usual = {"fusion": None, "precision": Precision.FP32}
+        values = asdict(self).items()
+        return json.dumps({key: value for key, value in values if key not in usual or value != usual[key]})
 
     def parameters(self) -> str:
         """Return the recipe as the AUTOMATIC1111 web UI writes it, for the text chunk `parameters`."""

@@ -14,7 +14,7 @@ from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.attach import Scale, ScaledAdapter
 from bwlab.adapters.names import adapter_name
 from bwlab.base.conditioning import check_clip_skip
-from bwlab.base.device import chosen_device
+from bwlab.base.device import chosen_device, held_dtype
 from bwlab.base.load import base_scheme, load_base, weights_hash
 from bwlab.base.quiet import quiet_libraries
 from bwlab.blocks.paths import in_unet
@@ -28,6 +28,7 @@ from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.checks import checked_grids, checked_job
 from bwlab.generation.contact_sheet import contact_sheet
 from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
+from bwlab.generation.diffusers_pipelines import image_size
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.grid import Grid, GridCell
 from bwlab.generation.img2img import InitImage, read_init_image
@@ -78,6 +79,8 @@ class SharedInputs:
         weighting: syntax of weights in prompts; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
         fusion: how several adapters act together.
+        size: width and height of the images in pixels; None: those that the base was made for.
+        batch_size: number of images that are sampled at once, at most.
 
     """
 
@@ -89,6 +92,8 @@ class SharedInputs:
     weighting: str | None = None
     clip_skip: int = 1
     fusion: Fusion = PLAIN_SUM
+    size: tuple[int, int] | None = None
+    batch_size: int = 8
 
 
 def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[Path]:
@@ -101,7 +106,8 @@ def run_job(job: GenerateJob, manager: PluginManager, console: Console) -> list[
 
     """
     job = checked_job(job, manager)
-    pipe = load_base(job.base, families=manager.model_families()).to(chosen_device(job.device))
+    device = chosen_device(job.device)
+    pipe = load_base(job.base, held_dtype(job.precision, device), manager.model_families()).to(device)
     check_clip_skip(pipe, job.clip_skip)
     require_weights_read(pipe, job.weighting)
     job = replace(job, sampler=sampler_for(pipe, job.sampler).name)
@@ -162,14 +168,15 @@ def _warn_of_prompts(job: GenerateJob, pipe: Pipeline, cells: Sequence[GridCell]
 
 def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> SharedInputs:
     strength = job.used_strength()
+    size = image_size(pipe, job.width, job.height)
     adapters = tuple(load_for_pipeline(path, pipe, manager, scheme) for path in job.adapters)
     return SharedInputs(
         adapters=adapters,
         negative=job.negative,
         init_image=None
         if job.image is None or strength is None
-        else read_init_image(job.image, strength, job.mask, pipe),
-        controlnet=_controlnet_input(job, pipe),
+        else read_init_image(job.image, strength, job.mask, size),
+        controlnet=_controlnet_input(job, pipe, size),
         embeddings=(
             *(read_embedding(path, word) for path, word in job.embedding_files()),
             *(embedding for adapter in adapters for embedding in adapter.embeddings),
@@ -177,14 +184,16 @@ def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, sch
         weighting=job.weighting,
         clip_skip=job.clip_skip,
         fusion=manager.fusion(job.fusion),
+        size=size if job.width or job.height else None,
+        batch_size=job.batch_size,
     )
 
 
-def _controlnet_input(job: GenerateJob, pipe: Pipeline) -> ControlNetInput | None:
+def _controlnet_input(job: GenerateJob, pipe: Pipeline, size: tuple[int, int]) -> ControlNetInput | None:
     if job.controlnet is None or job.control_image is None:
         return None
     return read_controlnet_input(
-        job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end
+        job.controlnet, job.control_image, job.control, pipe, job.control_scale, job.control_end, size
     )
 
 
@@ -255,6 +264,8 @@ def _one_pass(
         weighting=inputs.weighting,
         clip_skip=inputs.clip_skip,
         fusion=inputs.fusion,
+        size=inputs.size,
+        batch_size=inputs.batch_size,
         on_step=on_step,
         on_image=on_image,
     )
@@ -306,6 +317,7 @@ class _RecipeTemplate:
             weighting=self.job.weighting or "",
             clip_skip=self.job.clip_skip,
             fusion=self._fusion(cell),
+            precision=self.job.precision,
         )
 
     def _fusion(self, cell: GridCell) -> RecipeFusion | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ def generate(
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
     clip_skip: int = 1,
+    size: tuple[int, int] | None = None,
     batch_size: int = 8,
     fusion: Fusion = PLAIN_SUM,
     fold: bool = False,
@@ -79,6 +81,8 @@ def generate(
         embeddings: embeddings of words that prompts may use.
         weighting: `"compel"` or `"a1111"` to read weights in prompts; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
+        size: width and height of the images in pixels; None: those of the init image, or else of the images that the
+            base was made for. `image_size` checks them.
         batch_size: number of images that are sampled at once.
         fusion: how several adapters act together on the UNet.
         fold: whether adapters with one scale for all samples act through changed copies of the UNet's weights, where
@@ -104,7 +108,7 @@ def generate(
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
     _require_steps(pipeline, steps)
     sampling = _Sampling(
-        pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion, fold
+        pipeline, adapters, steps, cfg, negative, init_image, controlnet, weighting, clip_skip, fusion, fold, size
     )
     steps_done = sampling.steps_done
     images: dict[int, Image.Image] = {}
@@ -205,6 +209,7 @@ class _Sampling:
     clip_skip: int
     fusion: Fusion
     fold: bool
+    size: tuple[int, int] | None
 
     @property
     def family(self) -> ModelFamily:
@@ -220,6 +225,14 @@ class _Sampling:
     def steps_done(self) -> int:
         """The number of steps that are done: with an init image, a share of all."""
         return self.steps if self.init_image is None else self.init_image.steps(self.steps)
+
+    def size_arguments(self) -> dict[str, object]:
+        """Return the arguments of diffusers' pipelines for the size of images; many take it from the init image."""
+        options = dict(self.family.sampling_options(self.pipeline))
+        size = self.size if self.init_image is None else self.init_image.image.size
+        if size is None or "width" not in inspect.signature(self.pipeline.__call__).parameters:
+            return options
+        return {**options, "width": size[0], "height": size[1]}
 
     def image_arguments(self, count: int) -> dict[str, object]:
         """Return the arguments of diffusers' pipelines for the init image and the ControlNet, for `count` images."""
@@ -283,7 +296,7 @@ def _sample_batch(
         result = sampling.pipeline(
             **contexts,
             **{
-                **sampling.family.sampling_options(sampling.pipeline),
+                **sampling.size_arguments(),
                 **sampling.family.guidance(sampling.cfg),
                 **sampling.image_arguments(len(rows)),
             },

@@ -200,6 +200,12 @@ class PreviewConfig(Settings):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of the first preview; the next previews count up from it."""
 
+    width: int | None = Field(default=None, ge=8, le=16384)
+    """Width of previews in pixels; if it is not set, that of the images that the base was made for."""
+
+    height: int | None = Field(default=None, ge=8, le=16384)
+    """Height of previews in pixels; if it is not set, that of the images that the base was made for."""
+
     enabled: bool = True
     """Sample previews at all."""
 

@@ -34,7 +34,7 @@ from bwlab.training.data import load_training_set, text_reading
 from bwlab.training.device import HALF, hold_in_half, new_accelerator, use_fast_attention
 from bwlab.training.distributed import Processes
 from bwlab.training.graph import check_gradient_path, training_graph
-from bwlab.training.sampling import encoded_previews, preview_prompts
+from bwlab.training.sampling import check_previews, encoded_previews, preview_prompts
 from bwlab.training.settings import resume_invariants
 from bwlab.training.textual_inversion import new_token_embeddings, require_used
 from bwlab.training.trainable import CaptionEmbeddings, Trainable, learning_rate, rate_factor
@@ -127,6 +127,7 @@ def prepare_model(config: TrainConfig, manager: PluginManager) -> PreparedModel:
     processes = Processes(accelerator)
     with processes.together():
         check_clip_skip(pipe, training.clip_skip)
+        check_previews(config.preview, pipe)
         base_hash = weights_hash(pipe)
         trainable = new_trainable(config, pipe, manager)
         if processes.is_main and not config.tokens.alone:

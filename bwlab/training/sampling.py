@@ -162,6 +162,13 @@ def preview_prompts(config: PreviewConfig, captions: Sequence[str]) -> tuple[str
     return config.prompts or tuple(captions[:DEFAULT_PROMPTS])
 
 
+def check_previews(config: PreviewConfig, pipe: Pipeline) -> None:
+    """Raise BwlabError if the base cannot generate images of the size of previews."""
+    from bwlab.generation.diffusers_pipelines import image_size
+
+    image_size(pipe, config.width, config.height, ("preview.width = ", "preview.height = "))
+
+
 def encoded_previews(config: TrainConfig, pipe: Pipeline, prompts: Sequence[str]) -> list[EncodedPrompts]:
     """Return the prompts of previews with their embeddings."""
     from bwlab.generation.sample import encode_prompts
@@ -175,7 +182,7 @@ def preview_recipe(
     adapters: tuple[RecipeAdapter, ...],
     embeddings: tuple[RecipeEmbedding, ...],
 ) -> GenerationRecipe:
-    """Return the recipe of a run's previews, with the seed of the first one and without prompt and size."""
+    """Return the recipe of a run's previews, with the seed of the first one, without prompt, and 0 for a usual side."""
     preview = config.preview
     return GenerationRecipe(
         prompt="",
@@ -186,8 +193,8 @@ def preview_recipe(
         sampler=AUTO,
         base=Path(config.base).name,
         base_hash=base_hash,
-        width=0,
-        height=0,
+        width=preview.width or 0,
+        height=preview.height or 0,
         version=__version__,
         adapters=adapters,
         embeddings=embeddings,
@@ -202,11 +209,13 @@ def generate_previews(
 
     Args:
         pipe: the base, with the trained layers and words attached.
-        recipe: what the images have in common; its seed is that of the first image, and the next ones count up.
+        recipe: what the images have in common, with 0 for a side that the base was made for; its seed is that of the
+            first image, and the next ones count up.
         prompts: one prompt for each image.
         encoded: the prompts as `encoded_previews` returns them; None: they are encoded here.
 
     """
+    from bwlab.generation.diffusers_pipelines import image_size
     from bwlab.generation.sample import generate
 
     recipe = replace(recipe, sampler=sampler_for(pipe, recipe.sampler).name)
@@ -221,6 +230,7 @@ def generate_previews(
         sampler=recipe.sampler,
         negative=recipe.negative,
         clip_skip=recipe.clip_skip,
+        size=image_size(pipe, recipe.width or None, recipe.height or None) if recipe.width or recipe.height else None,
         encoded=encoded,
     )
     return [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
+from PIL import Image
 from typer.main import get_group
 
 from bwlab import __version__, hookimpl
@@ -14,6 +16,8 @@ from bwlab.cli.app import COMMANDS, GROUPS, build_app, build_group, exit_on_erro
 from bwlab.errors import BwlabError
 from bwlab.plugins.manager import build_manager
 from tests.plugins.conftest import FakePackages
+
+ADAPTER = Path(__file__).parents[1] / "golden" / "files" / "kohya-lora.safetensors"
 
 COMMAND = """
     from bwlab import hookimpl
@@ -122,6 +126,54 @@ def test_what_the_file_system_refuses_is_one_line(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == told
     with pytest.raises(FileNotFoundError):  # which is ours to check
         exit_on_error(raising(FileNotFoundError(errno.ENOENT, "No such file", "x")), lambda: False)
+
+
+@pytest.mark.parametrize("body", ["torch.empty(2**60)", "bytearray(2**60)"])
+def test_too_little_memory_is_one_line_whosever_command_it_is(
+    packages: FakePackages, capsys: pytest.CaptureFixture[str], body: str
+) -> None:
+    packages.install("bwlab-glow", "1.2", {"glow": COMMAND.format(name="glow", body=f"import torch; {body}")})
+    assert exit_code("glow") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("bwlab: error: bwlab glow: this machine is out of memory")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "advice"),
+    [
+        (("generate", "--prompt", "fox"), "bwlab.generation.run.load_base", "smaller --batch-size"),
+        (("train", "--data", ".", "--out", "run"), "bwlab.training.prepare.load_base", "--quantize"),
+        (
+            ("analyze", "activations", str(ADAPTER), "--prompts", "fox.txt"),
+            "bwlab_analysis.activations.loaded_base.load_base",
+            "--device",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_full_gpu_is_told_with_what_takes_less_memory(
+    arguments: tuple[str, ...],
+    place: str,
+    advice: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    def full(*given: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8")
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "fox.png")
+    (tmp_path / "fox.txt").write_text("fox")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(place, full)
+    assert exit_code(*arguments, "--base", "emoji") == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"bwlab {arguments[0]}: the GPU is out of memory (it could not hold another 20.00 MiB). " in told
+    assert advice in told
 
 
 def test_a_defect_keeps_its_traceback() -> None:

@@ -1,4 +1,4 @@
-"""Init images and masks with transformers."""
+"""Init images, masks and sizes of images with transformers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.families.commands import PROMPT, command, pixels, run
+from tests.families.pipelines import LATE_BLOCKS
+
+SD3_POSITIONS = 6
+SD3_TOKEN = 8
 
 
 def made(base: Path, out: Path, *options: object) -> np.ndarray:
@@ -34,6 +38,37 @@ def test_pixels_outside_a_mask_are_kept(base: Path, two_images: Path, tmp_path: 
     found = made(base, tmp_path / "out", "--image", image, "--mask", tmp_path / "mask.png", "--strength", 0.75)
     assert (found[:, 16:] == (220, 30, 30)).all()
     assert (found[:, :16] != (220, 30, 30)).any()
+
+
+@pytest.mark.parametrize("family", [*LATE_BLOCKS, "sdxl"], indirect=True)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_images_have_the_size_that_is_asked_for(base: Path, two_images: Path, tmp_path: Path, precision: str) -> None:
+    """From noise, from an image that is fitted to the size, and outside a mask that keeps its pixels."""
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (0, 0, 16, 32))
+    mask.save(tmp_path / "mask.png")
+    sized = "--width", 40, "--height", 24, "--precision", precision
+    image = "--image", two_images / "red.png"
+    assert made(base, tmp_path / "plain", *sized).shape == (24, 40, 3)
+    assert made(base, tmp_path / "image", *sized, *image).shape == (24, 40, 3)
+    masked = made(base, tmp_path / "masked", *sized, *image, "--mask", tmp_path / "mask.png")
+    assert masked.shape == (24, 40, 3)
+    assert (masked[:, 20:] == (220, 30, 30)).all()
+    assert (masked[:, :20] != (220, 30, 30)).any()
+
+
+def test_images_larger_than_the_table_of_positions_are_refused(
+    sd3_folder: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    most = SD3_POSITIONS * SD3_TOKEN
+    out = "--out", tmp_path / "out"
+    given = "--base", sd3_folder, "--prompt", PROMPT, "--steps", 1, "--height", most + SD3_TOKEN
+    assert command("generate", *given, *out) == 2
+    assert f"at most {most} pixels" in capsys.readouterr().err
+    train = "train", "--base", sd3_folder, "--data", two_images, "--steps", 1, *out
+    for setting in (f"data.resolution={2 * most}", f"data.bucket_max={2 * most}"):
+        assert command(*train, "--set", "data.buckets=true", "--set", "data.bucket_step=8", "--set", setting) == 2
+        assert f"at most {most} pixels" in capsys.readouterr().err
 
 
 def test_a_controlnet_is_refused_in_one_line(

@@ -203,11 +203,13 @@ def test_each_text_encoder_has_its_own_rate_beside_weights_of_blocks() -> None:
 
 def test_prompts_of_samples(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_text("# two prompts\na fox --n blurry, dark --w 512 --h 512 --d 7 --l 5.5 --s 28\n\nan owl\n")
+    path.write_text("# two prompts\na fox --n blurry, dark --w 513 --h 768 --d 7 --l 5.5 --s 28\n\nan owl\n")
     found = settings(f"--sample_prompts {path} --sample_every_n_epochs 2")
     expected = {
         "preview.prompts": ["a fox", "an owl"],
         "preview.negative": "blurry, dark",
+        "preview.width": 512,
+        "preview.height": 768,
         "preview.seed": 7,
         "preview.cfg": 5.5,
         "preview.steps": 28,

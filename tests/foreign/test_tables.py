@@ -244,7 +244,7 @@ ONETRAINER_CASES: Mapping[str, tuple[object, Mapping[str, object]]] = {
         f"samples.{name}": (value, {"samples": [{"prompt": "a fox"}]})
         for name, value in (
             *(("prompt", "an owl"), ("enabled", False), ("negative_prompt", "blurry"), ("seed", 3)),
-            *(("diffusion_steps", 7), ("cfg_scale", 2.0)),
+            *(("diffusion_steps", 7), ("cfg_scale", 2.0), ("width", 832), ("height", 1216)),
         )
     },
     "tensorboard": (True, {}),

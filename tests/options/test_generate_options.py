@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from bwlab.benchmark import load_benchmark
+from bwlab.generation import sample
+from bwlab.terminal import echo
 from tests.generation.test_generate_command import pixels
 from tests.options import made
 from tests.options.effects import (
@@ -17,7 +21,9 @@ from tests.options.effects import (
     needed,
     new_image,
     other_pixels,
+    recipe_value,
     refused,
+    says,
 )
 from tests.options.rows import Done, Effect, Row, Runner, Table
 
@@ -50,9 +56,33 @@ def one_more_image(without: Done, with_option: Done) -> None:
     assert np.abs(first - second).max() <= 2  # the size of a batch shows in the last bits
 
 
+@pytest.fixture(scope="module", autouse=True)
+def batches_told() -> Iterator[None]:
+    """Have each batch of images told on standard error."""
+    sample_batch = sample._sample_batch
+
+    def told(sampling: Any, batch: sample.EncodedPrompts, *more: Any) -> list[Image.Image]:
+        echo(f"a batch of {len(batch.rows)}", err=True)
+        return sample_batch(sampling, batch, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "_sample_batch", told)
+        yield
+
+
 def of_another_size(without: Done, with_option: Done) -> None:
     both_work(without, with_option)
     assert (pixels(first_image(without)).shape, pixels(first_image(with_option)).shape) == ((64, 64, 3), (32, 32, 3))
+
+
+def of_size(width: int, height: int) -> Effect:
+    def check(without: Done, with_option: Done) -> None:
+        both_work(without, with_option)
+        shapes = [pixels(first_image(done)).shape for done in (without, with_option)]
+        assert shapes == [(64, 64, 3), (height, width, 3)]
+        assert [recipe_value(with_option, side) for side in ("width", "height")] == [width, height]
+
+    return check
 
 
 def another_seed(without: Done, with_option: Done) -> None:
@@ -180,6 +210,14 @@ GENERATE = Table(
             new_image("weighting", "a1111"),
             common=f"{OWN_PROMPT} 'flat, (fox:1.7)'",
         ),
+        Row("--width", "--width 80", of_size(80, 64)),
+        Row("--width of part of a latent", "--width 65", refused("Give a multiple of 4, such as 64")),
+        Row("--height", "--height 48", of_size(64, 48)),
+        Row("--height of an init image", "--height 48", of_size(64, 48), also="--image {image}"),
+        Row("--height of a ControlNet", "--height 48", of_size(64, 48), also=LED),
+        Row("--batch-size", "--batch-size 1", says("a batch of 1", "a batch of 2"), also="--count 2"),
+        Row("--precision", "--precision bf16", new_image("precision", "bf16")),
+        Row("--precision fp16", "--precision fp16", refused("the base is on the CPU")),
         Row("--clip-skip", "--clip-skip 2", new_image("clip_skip", 2)),
         Row("--xy", "--xy 'cfg: 1, 2' ''", wrote_a_sheet("xy-0000.png")),
         Row("--device", "--device cuda:7", refused("cuda:7")),

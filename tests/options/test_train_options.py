@@ -492,6 +492,8 @@ SETTINGS = Table(
         setting("preview.steps", "3", preview_recipe("steps", 3), common=SEEN),
         setting("preview.cfg", "1.5", preview_recipe("cfg", 1.5), common=SEEN),
         setting("preview.seed", "9", preview_recipe("seed", 9), common=SEEN),
+        setting("preview.width", "16", preview_recipe("width", 16), common=SEEN),
+        setting("preview.height", "16", preview_recipe("height", 16), common=SEEN),
         setting("preview.enabled", "false", no_previews, common=SEEN),
         setting("checkpoint.every", "1", files_appear("*/checkpoints/step-000001.state.safetensors")),
         setting(

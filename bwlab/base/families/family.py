@@ -277,6 +277,10 @@ class ModelFamily(ABC):
         """Return what image sizes must be multiples of, in pixels."""
         return int(pipe.vae_scale_factor)
 
+    def largest_side(self, pipe: Pipeline) -> int | None:
+        """Return the longest side in pixels of images that the denoiser takes, such as by its table of positions."""
+        return None
+
     def row_numbers(self, denoiser: nn.Module, latents: Tensor) -> int:
         """Return how many numbers a hidden state of one image with these latents has at most."""
         config: Any = denoiser.config

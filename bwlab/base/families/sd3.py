@@ -57,6 +57,10 @@ class StableDiffusion3(TransformerFamily):
 
             compute_equal_tokens_once(self.denoiser_of(pipe))
 
+    def largest_side(self, pipe: Pipeline) -> int:
+        """Return the side of the table of positions."""
+        return int(self.denoiser_of(pipe).config.pos_embed_max_size) * self.size_step(pipe)
+
     def text_length(self, folders: Collection[str]) -> int:
         """Return the tokens of all encoders; without a T5, those of the CLIP encoders and one for all zeros."""
         return self.text_tokens if not folders or "text_encoder_3" in folders else CLIP_TOKENS + 1

@@ -402,14 +402,16 @@ AI_TOOLKIT: tuple[Row, ...] = (
     here("sample.seed", WHOLE, "--set preview.seed=0", "preview.seed", default=0),
     here("sample.guidance_scale", NUMBER, "--set preview.cfg=7", "preview.cfg", default=7),
     here("sample.sample_steps", WHOLE, "--set preview.steps=20", "preview.steps", default=20),
+    here("sample.width", WHOLE, "--set preview.width=1024", "preview.width", default=1024),
+    here("sample.height", WHOLE, "--set preview.height=1024", "preview.height", default=1024),
     *unneeded(
         names(
             "sample",
-            "sampler sample_start_step width height network_multiplier guidance_rescale format num_frames "
+            "sampler sample_start_step network_multiplier guidance_rescale format num_frames "
             "adapter_conditioning_scale refiner_start_at extra_values fps do_cfg_norm ext first_sample",
         ),
         ANY,
-        "previews have the size of the base and its sampler",
+        "previews are images by the base's sampler",
     ),
     *unneeded("sample.walk_seed", SWITCH, "seeds of previews always count up"),
     *unneeded("first_sample", ANY, "previews are alike"),

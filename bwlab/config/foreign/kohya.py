@@ -477,7 +477,7 @@ KOHYA: tuple[Row, ...] = (
         "sample_prompts",
         TEXT,
         "--set preview.prompts=...",
-        remark="the file's prompts; negative prompt, steps (30), guidance (7.5) and seed are those of the first",
+        remark="the file's prompts; negative prompt, size, steps (30), guidance (7.5) and seed are those of the first",
     ),
     here("sample_every_n_steps", WHOLE, "previews every N steps: --set preview.every=100"),
     here("sample_every_n_epochs", WHOLE, "previews every N epochs: --set preview.every_epochs=1"),

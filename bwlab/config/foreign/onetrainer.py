@@ -434,7 +434,7 @@ ONETRAINER: tuple[Row, ...] = (
     *unneeded("workspace_dir debug_dir huggingface_cache_dir", TEXT, "a run has one folder, --out"),
     *unneeded("debug_mode offline_mode", SWITCH, "nothing is to be set for it", default=False),
     # Previews, validation and logs
-    here("samples", ANY, "--set preview.prompts=...", remark="steps, guidance and seed are those of the first"),
+    here("samples", ANY, "--set preview.prompts=...", remark="size, steps, guidance and seed are those of the first"),
     here("sample_definition_file_name", TEXT, "--set preview.prompts=...", remark="the translation reads it"),
     here("sample_after", NUMBER, "--set preview.every=100", remark=f"in steps or epochs; {EVERY}", default=10),
     here("sample_after_unit", TEXT, "--set preview.every_epochs=1", default="MINUTE"),
@@ -448,7 +448,9 @@ ONETRAINER: tuple[Row, ...] = (
     here("samples.seed", WHOLE, "--set preview.seed=0"),
     here("samples.diffusion_steps", WHOLE, "--set preview.steps=25"),
     here("samples.cfg_scale", NUMBER, "--set preview.cfg=7"),
-    *unneeded("samples.height samples.width samples.frames samples.length", ANY, "previews have the size of the base"),
+    here("samples.width", WHOLE, "--set preview.width=1024"),
+    here("samples.height", WHOLE, "--set preview.height=1024"),
+    *unneeded("samples.frames samples.length", ANY, "previews are images"),
     *unneeded(
         "samples.sample_inpainting samples.base_image_path samples.mask_image_path samples.force_last_timestep "
         "samples.text_encoder_1_layer_skip samples.text_encoder_1_sequence_length "
