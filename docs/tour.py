@@ -17,22 +17,22 @@ def read() -> Any:
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def run(notebook: Any, folder: Path, **numbers: int) -> Any:
+def run(notebook: Any, folder: Path, **constants: object) -> Any:
     """Run all cells of a notebook and return it with their output, without times and what the machine says.
 
     Args:
         notebook: the notebook.
         folder: working folder of the kernel.
-        numbers: other values of constants that a cell sets, such as `STEPS = 80`.
+        constants: other values of constants that a cell sets, such as `STEPS = 80`.
 
     Raises:
         ValueError: no cell sets such a constant.
 
     """
-    for name, number in numbers.items():
+    for name, value in constants.items():
         changed = 0
         for cell in notebook.cells:
-            cell.source, count = re.subn(rf"(?m)^{name} = \d+", f"{name} = {number}", cell.source)
+            cell.source, count = re.subn(rf"(?m)^{name} = [^#\n]+$", f"{name} = {value}", cell.source)
             changed += count
         if changed != 1:
             raise ValueError(f"{changed} cells set {name}")

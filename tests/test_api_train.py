@@ -27,12 +27,15 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_it_trains_what_the_command_trains(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_what_the_command_trains(
+    tiny_pipeline: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "more.toml").write_text('[training]\nsteps = 7\nlr = 2e-3\n[adapter]\nblocks = "in0=2"\n')
-    settings = {"data.folder": images, "out": tmp_path / "api", "training.steps": 2}
+    settings = {"base": tiny_pipeline, "data.folder": images, "out": tmp_path / "api", "training.steps": 2}
     file = bwlab.train(settings, tmp_path / "more.toml")
     assert capsys.readouterr() == ("", "")
     words = ["train", "--data", str(images), "--out", str(tmp_path / "api"), "--blocks", "in0=2", "--steps", "2"]
+    words += ["--base", str(tiny_pipeline)]
     before = digest(file)
     with pytest.raises(SystemExit) as end:
         main([*words, "--lr", "2e-3", "--overwrite"])
@@ -41,9 +44,10 @@ def test_it_trains_what_the_command_trains(images: Path, tmp_path: Path, capsys:
 
 
 def test_a_run_is_neither_replaced_nor_resumed_unless_asked(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"data.folder": images, "out": tmp_path / "run", "training.steps": 1, "adapter.blocks": "in0=2"}
+    settings = {"base": tiny_pipeline, "data.folder": images, "out": tmp_path / "run", "training.steps": 1}
+    settings["adapter.blocks"] = "in0=2"
     bwlab.train(settings, quiet=False)
     assert "trained" in capsys.readouterr().err
     with pytest.raises(BwlabError, match="--resume"):

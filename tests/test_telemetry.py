@@ -80,16 +80,17 @@ def test_libraries_of_hugging_face_say_nothing_of_the_machine() -> None:
     assert run_python(code).rstrip().endswith("telemetry/off")
 
 
-def test_only_a_name_on_the_hub_asks_the_network(tmp_path: Path) -> None:
+def test_only_a_name_on_the_hub_asks_the_network(tiny_pipeline: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Image.new("RGB", (64, 64), (90, 100, 150)).save(tmp_path / "data" / "0.png")
     (tmp_path / "data" / "0.txt").write_text("flat, fox, white background")
     trained, out = str(tmp_path / "run" / "adapter.safetensors"), str(tmp_path / "images")
-    train = ["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--blocks", "out3=2"]
+    base = ["--base", str(tiny_pipeline)]
+    train = ["train", *base, "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--blocks", "out3=2"]
     generate = ["generate", "--prompt", "flat, fox", "--steps", "1", "--out", out]
     lines = [
         [*train, "--steps", "1", "--batch-size", "1", "--set", "preview.enabled=false"],
-        [*generate, "--adapter", trained],
+        [*generate, *base, "--adapter", trained],
         ["inspect", trained],
         ["convert", trained, str(tmp_path / "converted.safetensors"), "--to", "diffusers"],
         ["analyze", "conflict", trained, trained],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,11 +173,20 @@ def test_a_checkpoint_of_full_size(tmp_path: Path) -> None:
     pipe = random_pipeline(PUBLISHED["sd2"], Prediction(VELOCITY), dtype=torch.bfloat16)
     assert sum(tensor.numel() for tensor in pipe.unet.parameters()) == 865910724
     file = write_checkpoint(tmp_path / "x.safetensors", pipe, "sd2", metadata=checkpoint_metadata(pipe, "sd2"))
-    written = weights_hash(pipe), _configs(pipe)
+    written = _checksums(pipe), _configs(pipe)
     del pipe
     gc.collect()
     loaded = load_base(file, torch.bfloat16)
-    assert (weights_hash(loaded), _configs(loaded)) == written
+    assert (_checksums(loaded), _configs(loaded)) == written
+
+
+def _checksums(pipe: Pipeline) -> dict[str, int]:
+    """Return a checksum of each weight, in a tenth of the time of a hash."""
+    return {
+        f"{part}.{name}": zlib.crc32(tensor.contiguous().view(torch.uint8).numpy())
+        for part in ("unet", "vae", "text_encoder")
+        for name, tensor in getattr(pipe, part).state_dict().items()
+    }
 
 
 def _configs(pipe: Pipeline) -> dict[str, dict[str, object]]:

@@ -206,7 +206,7 @@ def test_conflict_is_measured_block_by_block(
     data = (part for name in ("a", "b") for part in ("--data", f"{name}={trained / 'images'}"))
     capsys.readouterr()
     (tmp_path / "prompts.txt").write_text("a red square\n")
-    given = "--base", base, *data, "--samples", 2, "--steps", 2, "--timesteps", "601,201", "--json"
+    given = "--base", base, *data, "--samples", 2, "--steps", 2, "--timesteps", 601, "--json"
     run("analyze", "conflict", *adapters, *given, "--prompts", tmp_path / "prompts.txt")
     found = json.loads(capsys.readouterr().out)
     text = json.dumps(found)

@@ -204,7 +204,18 @@ def test_conflict_is_measured_block_by_block(
 ) -> None:
     capsys.readouterr()
     data = (f"{name}={two_images}" for name in two_adapters)
-    given = "--base", sd3_folder, *(part for one in data for part in ("--data", one)), "--json"
+    given = (
+        "--base",
+        sd3_folder,
+        *(part for one in data for part in ("--data", one)),
+        "--samples",
+        2,
+        "--steps",
+        2,
+        "--timesteps",
+        601,
+        "--json",
+    )
     run("analyze", "conflict", *two_adapters, *given)
     text = capsys.readouterr().out
     assert "joint2" in json.dumps(json.loads(text))

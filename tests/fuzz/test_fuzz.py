@@ -27,7 +27,7 @@ from tests.fuzz.raw import RawFile, RawTensor, copied
 from tests.fuzz.readers import READERS, corpus
 from tests.fuzz.targets import ADAPTER_COMMANDS, Bench
 
-FILES = 2000
+FILES = 1200
 PARTS = 4
 EACH = FILES // PARTS
 
@@ -53,7 +53,7 @@ def test_files_broken_at_random(part: int, bench: Bench) -> None:
 def test_states_of_a_stopped_training_broken_at_random(bench: Bench) -> None:
     """A run resumes from the whole state, and from a broken one or not; half of the broken have a right checksum."""
     target = bench.targets["training-state"]
-    for number in range(30):
+    for number in range(15):
         found = bench.run(target, target.broken(Random(number)), target.commands)
         assert found == [], f"file {number}: {found}"
     assert bench.run(target, bench.stopped.state, target.commands, code=0) == []

@@ -97,7 +97,7 @@ TINY_DEMO = replace(demo.QUICK, identity_steps=1, style_steps=1, batch_size=1, s
 
 @pytest.fixture(scope="module", autouse=True)
 def shortened() -> Iterator[None]:
-    """Have the demo take few steps, searches begin with two images, and the study's jobs leave files."""
+    """Have the demo take few steps, searches begin with two images, and studies draw nothing and leave files."""
 
     def performed(*arguments: Any) -> None:
         Path(WORKER).write_text(str(os.getpid()))
@@ -106,6 +106,7 @@ def shortened() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bwlab_analysis.study.runners.perform", performed)
         patch.setattr("bwlab_analysis.fidelity.recommend.FIRST_IMAGES", 2)
+        patch.setattr("bwlab_analysis.study.figures.figures_of", lambda results: {})
         patch.setattr(demo, "FULL", replace(TINY_DEMO, seeds=2))
         patch.setattr(demo, "QUICK", TINY_DEMO)
         yield

@@ -146,16 +146,7 @@ GENERATE = Table(
         ),
         *(
             Row(f"--fusion {name}", f"--fusion {given}", new_image("fusion.name", name), also=TWO)
-            for name, given in (
-                ("guided", "guided:guidance=1"),
-                ("switch", "switch:steps=1"),
-                ("composite", "composite"),
-                ("k-lora", "k-lora"),
-                ("est-lora", "est-lora"),
-                ("kl", "kl"),
-                ("ties", "ties"),
-                ("dare", "dare"),
-            )
+            for name, given in (("guided", "guided:guidance=1"), ("switch", "switch:steps=1"))  # all: tests/fusion
         ),
         Row("--fusion option", "--fusion k-lora:beta=9", new_image("fusion.options.beta", 9), also=TWO, instead=K_LORA),
         Row("--fusion b-lora", "--fusion b-lora", refused("the base is not SDXL"), also=TWO),

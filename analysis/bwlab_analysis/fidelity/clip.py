@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from bwlab.base.names import EMBEDDED_FOLDERS, embedded_scorer
 from bwlab.base.open_clip import LOCAL, load_open_clip
 from bwlab.benchmark import load_benchmark, margins
 from bwlab.errors import BwlabError, did_you_mean, first_line
+from bwlab_analysis.fidelity.per_image import PerImage
 from bwlab_analysis.fidelity.style_statistics import style_likeness
 from bwlab_analysis.measures import IDENTITY, STYLE, FidelityScorer
 
@@ -49,12 +50,32 @@ class ClipModel:
     tokenizer: Any
     parts: Mapping[str, slice] = field(default_factory=dict)
 
-    @torch.no_grad()
     def embed_images(self, images: Sequence[Image], part: str = "") -> Tensor:
         """Return `(images, width)` float64 embeddings of length 1, of the coordinates of `part` if the model has it."""
-        batch = torch.stack([self.preprocess(image.convert("RGB")) for image in images])
-        embeddings = torch.cat([self.model.encode_image(piece) for piece in batch.split(32)])
+        embeddings = torch.stack(self._embeddings(images))
         return functional.normalize(embeddings[:, self.parts.get(part, slice(None))].double(), dim=-1)
+
+    @cached_property
+    def _embeddings(self) -> PerImage[Tensor]:
+        @torch.no_grad()
+        def embed(images: Sequence[Image]) -> list[Tensor]:
+            batch = torch.stack([self.preprocess(image) for image in images])
+            return [embedding for piece in batch.split(32) for embedding in self.model.encode_image(piece)]
+
+        return PerImage(embed)
+
+    @cached_property
+    def early_grams(self) -> PerImage[Tensor]:
+        """A function that returns, for each image, the Gram matrix of early features, flat, less the features' mean."""
+        first = next(module for module in self.model.visual.modules() if isinstance(module, torch.nn.Conv2d))
+
+        @torch.no_grad()
+        def grams(images: Sequence[Image]) -> list[Tensor]:
+            features = first(torch.stack([self.preprocess(image) for image in images])).double().flatten(2)
+            features = features - features.mean((1, 2), keepdim=True)
+            return list((features @ features.mT / features.shape[-1]).flatten(1))
+
+        return PerImage(grams)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -75,6 +96,16 @@ def load_clip(model: str) -> ClipModel:
     """
     name, equals, weights = model.partition("=")
     _require(model, name, weights, bool(equals))
+    place = Path(weights) if equals else Path(model.removeprefix(LOCAL))
+    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.is_file())
+    stats = ((file, file.stat()) for file in files)
+    return _loaded(model, tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: str, files: tuple[tuple[str, int, int], ...]) -> ClipModel:
+    """Return a model; that of the same files as before is the same one, with the embeddings that it has computed."""
+    name, equals, weights = model.partition("=")
     source = name if equals else LOCAL + model.removeprefix(LOCAL)
     try:
         parts = {} if equals else _parts(Path(model.removeprefix(LOCAL)) / CONFIG)
@@ -174,7 +205,7 @@ def early_statistics_likeness(clip: ClipModel, generated: Sequence[Image], refer
 
     Early features are the output of the image tower's first convolution (Gatys et al. 2016, section 2.2).
     """
-    return _cosines(_grams(clip, generated), _grams(clip, references))
+    return _cosines(*(torch.stack(clip.early_grams(images)) for images in (generated, references)))
 
 
 def statistics_likeness(generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
@@ -185,17 +216,6 @@ def statistics_likeness(generated: Sequence[Image], references: Sequence[Image])
 def _cosines(generated: Tensor, references: Tensor) -> list[float]:
     mean = functional.normalize(references.mean(0), dim=-1)
     return [float(cosine) for cosine in functional.normalize(generated, dim=-1) @ mean]
-
-
-@torch.no_grad()
-def _grams(clip: ClipModel, images: Sequence[Image]) -> Tensor:
-    """Return `(images, channels * channels)` Gram matrices of the first convolution's output, minus their mean."""
-    first = next(module for module in clip.model.visual.modules() if isinstance(module, torch.nn.Conv2d))
-    batch = torch.stack([clip.preprocess(image.convert("RGB")) for image in images])
-    features = first(batch).double().flatten(2)
-    features = features - features.mean((1, 2), keepdim=True)
-    grams: Tensor = features @ features.mT / features.shape[-1]
-    return grams.flatten(1)
 
 
 def clip_of(base: str, clip: str | None) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bwlab_analysis.fidelity.per_image import PerImage
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -42,13 +44,16 @@ def style_statistics(image: Image) -> Numbers:
     return np.array([*colours, *edges, *directions])
 
 
+_statistics = PerImage(lambda images: [style_statistics(image) for image in images])
+
+
 def style_likeness(generated: Sequence[Image], references: Sequence[Image]) -> list[float]:
     """Return how similar the statistics of each image are to the references, 0..1; 1 is the mean of the references.
 
     `exp(-d / 2)` with d the mean over the statistics of the distance to the references' mean, in their standard
     deviations (of at least 0.02, as references may agree by chance), each capped at 6.
     """
-    known = np.stack([style_statistics(image) for image in references])
+    known = np.stack(_statistics(references))
     spread = np.maximum(known.std(0), 0.02)
-    distances = [np.abs(style_statistics(image) - known.mean(0)) / spread for image in generated]
+    distances = [np.abs(statistics - known.mean(0)) / spread for statistics in _statistics(generated)]
     return [float(np.exp(-np.minimum(distance, 6).mean() / 2)) for distance in distances]

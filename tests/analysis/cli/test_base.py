@@ -24,7 +24,8 @@ from tests.analysis.fidelity.test_scores import CONFIG
 from tests.analysis.random_adapters import random_adapter
 
 Run = Callable[..., Outcome]
-FAST = ("--latents", 2, "--random", 2, "--timesteps", "700,200")
+FAST = ("--latents", 2, "--random", 2, "--timesteps", 700)
+TWICE = (*FAST, "--timesteps", "700,200")
 QUICK = (*FAST, "--samples", 2, "--steps", 1)  # for conflict
 ONE = ("--latents", 2, "--random", 1, "--timesteps", 700, "--samples", 2, "--steps", 1)
 
@@ -73,7 +74,7 @@ def files(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> File
 
 
 def test_conflict_in_a_base(bwlab: Run, files: Files) -> None:
-    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, "--prompts", files.prompts, *FAST)
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, "--prompts", files.prompts, *QUICK)
     assert outcome.code == 0, outcome.err
     text = " ".join(outcome.out.split())
     assert re.match(
@@ -131,7 +132,7 @@ def test_the_numbers_of_a_conflict_fit_a_screen(bwlab: Run, files: Files, monkey
 
 def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     data = ("--data", f"identity={files.images}", "--data", f"b={files.images}")
-    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *FAST, "--json")
+    outcome = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *QUICK, "--json")
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     assert (found["name_a"], found["name_b"]) == ("identity", "style")
@@ -142,20 +143,20 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert set(found["losses"][0]["blame"]) == {"in0", "out3"}
     assert found["commands"] == []  # only the embedded base has a scorer
     measured = found["measured"]
-    assert (measured["steps"], measured["cfg"], len(measured["prompts"])) == (10, 3.0, 1)
+    assert (measured["steps"], measured["cfg"], len(measured["prompts"])) == (1, 3.0, 1)
     assert [(cost["adapter"], cost["of"]) for cost in measured["costs"]] == [("a", "latents"), ("b", "latents")]
     harms = [report["harm"]["value"] for report in found["losses"]]
     assert found["conflict_score"] == pytest.approx(sum(harms) / 2)
     assert found["conflict_score_text"].startswith(f"Conflict score {sum(harms) / 2:.3f}")
-    table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *QUICK)
+    table = bwlab("analyze", "conflict", files.a, files.b, "--base", files.base, *data, *ONE)
     assert "Losses. Harm: rise of the loss by the other adapter" in table.out
     assert "…" not in table.out
 
 
 def test_a_clip_model_scores_what_each_adapter_loses(bwlab: Run, files: Files) -> None:
     data = ("--data", f"identity={files.images}", "--data", f"style={files.images}")
-    arguments = ("analyze", "conflict", files.a, files.b, "--base", files.base, "--clip", files.clip, *data, *FAST)
-    found = json.loads(bwlab(*arguments, "--json").out)
+    arguments = ("analyze", "conflict", files.a, files.b, "--base", files.base, "--clip", files.clip, *data)
+    found = json.loads(bwlab(*arguments, *ONE, "--json").out)
     costs = found["measured"]["costs"]
     assert [(cost["adapter"], cost["of"]) for cost in costs] == [("a", "likeness"), ("b", "likeness")]
     for cost in costs:
@@ -163,7 +164,7 @@ def test_a_clip_model_scores_what_each_adapter_loses(bwlab: Run, files: Files) -
         assert (cost["lost"] is None) == ("alone does not bring" in found["answer"]["ab".index(cost["adapter"])])
     assert len(found["answer"]) == 2
     assert "likeness to its training images" in found["answer"][0]
-    text = " ".join(bwlab(*arguments).out.split())
+    text = " ".join(bwlab(*arguments, *FAST).out.split())
     assert "Measured in 8 images with neither adapter, with each and with both, generated in 10 steps at CFG 3" in text
     assert "With only 8 images for each composition the intervals are too narrow: raise --samples." in text
     assert "Conflict score" not in text  # what is measured needs no hint
@@ -185,7 +186,7 @@ def test_captions_without_common_tags_need_prompts(bwlab: Run, files: Files, tmp
     [
         ("conflict A B --data a=IMAGES --samples 0", {"activations", "losses on identity's images"}),
         (
-            "conflict A B TEXT --prompts PROMPTS --samples 2 --steps 2",
+            "conflict A B TEXT --prompts PROMPTS --samples 1 --steps 2",
             {
                 "weights",
                 *(
@@ -359,13 +360,13 @@ def test_three_adapters_with_images_say_who_keeps_how_much(bwlab: Run, files: Fi
 
 
 def test_activations(bwlab: Run, files: Files) -> None:
-    outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.images, *FAST)
+    outcome = bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.images, *TWICE)
     assert outcome.code == 0, outcome.err
     for measure in ("effect", "style", "structure", "representation"):
         assert measure.capitalize() in outcome.out
     assert "layers in in0, out3" in " ".join(outcome.out.split())
     found = json.loads(
-        bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.images, *FAST, "--json").out
+        bwlab("analyze", "activations", files.b, "--base", files.base, "--data", files.images, *TWICE, "--json").out
     )
     assert found["schema"] == "bwlab.analyze.activations"
     assert found["timesteps"] == [700, 200]

@@ -54,6 +54,12 @@ def copied(finished: Finished, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out of reports: they take most of the time of a study that is done."""
+    monkeypatch.setattr("bwlab_analysis.study.figures.figures_of", lambda results: {})
+
+
 def test_dry_run(study: Run, tmp_path: Path) -> None:
     outcome = study("--dry-run")
     assert (outcome.code, outcome.err) == (0, "")
@@ -75,6 +81,7 @@ def test_finished_jobs_are_listed_and_not_run_again(study: Run, copied: Path) ->
     assert {path.name for path in reports.iterdir()} == {"figures", *names}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_another_plan_has_a_report_of_its_own(study: Run, copied: Path, tmp_path: Path) -> None:
     assert study().code == 0
     first = {path: path.read_bytes() for path in (copied / "reports").rglob("*.*")}
@@ -86,6 +93,7 @@ def test_another_plan_has_a_report_of_its_own(study: Run, copied: Path, tmp_path
     assert "Another study" in (copied / "reports" / "other" / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("change", ['better = "joint"', 'worse = "base"', 'by = "identity"'])
 def test_claims_are_those_of_the_plan(study: Run, copied: Path, tmp_path: Path, change: str) -> None:
     claims = []
@@ -136,6 +144,7 @@ class BrokenScorer:
         return [FidelityScorer("sharpness", "style", "sharpness of edges", load)]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_scorer_that_fails_costs_one_warning(bwlab: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bwlab.cli.app.build_manager", lambda **_: build_manager([BrokenScorer()]))
     plan = tmp_path / "one.toml"

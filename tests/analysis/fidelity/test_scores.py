@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from bwlab.errors import BwlabError
 from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
 from bwlab_analysis.fidelity.clip import early_statistics_likeness, likeness_to_images, likeness_to_texts, load_clip
+from bwlab_analysis.fidelity.per_image import PerImage
 from bwlab_analysis.fidelity.style_statistics import style_likeness, style_statistics
 
 CONFIG = {
@@ -122,3 +125,35 @@ def test_prompts_are_resampled_as_wholes() -> None:
 def test_the_harmonic_mean_does_not_forgive_a_loss() -> None:
     assert harmonic_mean([1, 1, 0.5]) == pytest.approx(0.75)
     assert harmonic_mean([1, 1, 0]) == harmonic_mean([1, -0.1, 1]) == 0
+
+
+def test_an_image_is_embedded_once(clip_folder: Path) -> None:
+    """Also if the model is loaded again, unless its weights have changed."""
+    clip = load_clip(str(clip_folder))
+    seen: list[int] = []
+    clip.model.visual.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    images = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime", "blue")]
+    first = clip.embed_images(images)
+    again = load_clip(str(clip_folder)).embed_images([images[2].copy(), images[0], images[1]])
+    assert torch.equal(again, first[[2, 0, 1]])
+    clip.embed_images([*images, Image.new("RGB", (9, 9), "white")])
+    assert seen == [3, 1]
+    weights = clip_folder / "open_clip_model.safetensors"
+    os.utime(weights, ns=(1, 1))
+    assert load_clip(str(clip_folder)) is not clip
+
+
+def test_results_of_the_last_images_are_kept() -> None:
+    computed: list[tuple[int, int]] = []
+
+    def sizes(images: Sequence[Image.Image]) -> list[tuple[int, int]]:
+        computed.extend(image.size for image in images)
+        return [image.size for image in images]
+
+    function = PerImage(sizes, kept=2)
+    images = [Image.new("L", (width, 3)) for width in (1, 2, 3)]
+    assert function(images) == [(1, 3), (2, 3), (3, 3)]
+    assert function([images[2], images[1], images[2]]) == [(3, 3), (2, 3), (3, 3)]
+    assert computed == [(1, 3), (2, 3), (3, 3)]
+    assert function(images[:1]) == [(1, 3)]
+    assert computed[3:] == [(1, 3)]

@@ -173,9 +173,12 @@ def test_a_study_killed_before_its_first_job_is_begun_again(finished: Finished, 
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 100, None])
-def test_damaged_results_are_named_and_made_anew(finished: Finished, copied: Study, content: bytes | None) -> None:
+def test_damaged_results_are_named_and_made_anew(
+    finished: Finished, copied: Study, content: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bwlab_analysis.study.report import write_report
 
+    monkeypatch.setattr("bwlab_analysis.study.figures.figures_of", lambda results: {})
     path = copied.location.out / "reports" / "tiny" / "results.sqlite"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if content is None else content)

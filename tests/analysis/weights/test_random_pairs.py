@@ -13,6 +13,8 @@ from tests.analysis.small_bases import ALGORITHMS, SCHEMES, adapter_file, small_
 
 MEASURES = [COSINE, OUT_OVERLAP, IN_OVERLAP, SIGN_CONFLICT]
 PAIRS = 12
+PARTS = {name: ["mid_block.", "down_blocks.1."] for name in SCHEMES} | {"sdxl": ["mid_block.resnets", "down_blocks.1."]}
+"""Paths of the layers that are adapted; SDXL has ten transformers in its middle block."""
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -21,7 +23,7 @@ def test_scores_of_random_pairs_are_standard(tmp_path: Path, scheme: str, algori
     """With z = (value - random) / random_sd: |z| <= 3 for nearly all, and 1 on average in square."""
     unet = small_unet(scheme)
     files = [
-        adapter_file(tmp_path / f"{seed}.safetensors", unet, algorithm, ["mid_block.", "down_blocks.1."], seed)
+        adapter_file(tmp_path / f"{seed}.safetensors", unet, algorithm, PARTS[scheme], seed)
         for seed in range(2 * PAIRS)
     ]
     scores: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
