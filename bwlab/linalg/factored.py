@@ -166,6 +166,9 @@ class Spectrum:
 
     def norm(self) -> float:
         """Return the Frobenius norm, `sqrt(sum((up^T up) * (down down^T)))`; exactly 0 if only rounding is left."""
+        known = self.matrix.known_svd
+        if known is not None:
+            return float(np.linalg.norm(known.values))
         return float(np.linalg.norm(self.singular_values())) if self.cancels else math.sqrt(self._square)
 
     def singular_values(self) -> Array:
