@@ -19,6 +19,7 @@ from torch import Tensor
 from bwlab._version import __version__
 from bwlab.adapters.adapter import Adapter
 from bwlab.adapters.layer import LORA_NETWORK, AdapterLayer
+from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.blocks.paths import TRANSFORMER
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import TRANSFORMERS
@@ -171,8 +172,11 @@ def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_
     """Return whether an algorithm of bwlab knows all leaves of a layer, and computes the layer's delta from them.
 
     A type may give the names of LoRA another meaning: rsLoRA's scale is alpha / sqrt(rank). The products of
-    both deltas with one random vector are compared; the tolerance covers half precision.
+    both deltas with one random vector are compared; the tolerance covers half precision. bwlab's own low-rank layer
+    is what the leaves of LoRA mean.
     """
+    if type(layer) is LowRankLayer:
+        return True
     leaves = {leaf: lazy_tensor(tensor, leaf) for leaf, tensor in tensors.items() if leaf != ALPHA}
     shapes = {leaf: tensor.shape for leaf, tensor in leaves.items()}
     algorithm = algorithm_of(shapes)

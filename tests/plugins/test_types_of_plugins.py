@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -286,7 +287,7 @@ def test_a_type_whose_plugin_is_gone(packages: FakePackages, run: Run, tmp_path:
     packages.install("bwlab-spelled", "1.2", {"spelled": typed_files.source()})
     file, out = tmp_path / "sketch.safetensors", tmp_path / "out.safetensors"
     typed_files.save("sketch", file)
-    (packages.folder / "bwlab_spelled-1.2.dist-info" / "entry_points.txt").unlink()
+    shutil.rmtree(packages.folder / "bwlab_spelled-1.2.dist-info")
     assert "no installed plugin registers the adapter type 'sketch'" in run("inspect", file)
     assert "Install the plugin of the adapter type" in run("analyze", "norms", file, code=2)
     gone = "no installed plugin registers the adapter type 'sketch'. Install its plugin"
@@ -364,7 +365,7 @@ def test_a_type_that_reuses_the_leaves_of_lora_is_read_by_its_plugin(
 def test_a_file_of_reused_leaves_is_never_taken_for_lora_without_its_plugin(
     packages: FakePackages, reused: dict[str, torch.Tensor], run: Run, tmp_path: Path
 ) -> None:
-    (packages.folder / "bwlab_spelled-1.2.dist-info" / "entry_points.txt").unlink()
+    shutil.rmtree(packages.folder / "bwlab_spelled-1.2.dist-info")
     file, out = tmp_path / "rs.safetensors", tmp_path / "out.safetensors"
     assert "no installed plugin registers the adapter type 'rs-lora'" in " ".join(run("inspect", file).split())
     assert "Install the plugin of the adapter type" in run("analyze", "norms", file, code=2)
