@@ -11,6 +11,8 @@ import pytest
 from bwlab.cli.app import main
 
 PROMPT = "a red square"
+FEW = ("--samples", 2, "--steps", 2, "--timesteps", 601, "--latents", 2, "--random", 1)
+"""Options of a conflict that is measured on little."""
 
 
 def command(*arguments: object) -> int:

@@ -23,7 +23,7 @@ from bwlab.base.latents import encode_images
 from bwlab.base.load import load_base
 from bwlab.base.models import family_of
 from bwlab.base.noise import FlowMatching, noise_process
-from tests.families.commands import PROMPT, command, losses_of, pixels, run
+from tests.families.commands import FEW, PROMPT, command, losses_of, pixels, run
 
 BLOCKS = {"qwen-image": "block0=2, block2.image=3", "z-image": "refiner_noise0=2, refiner_text0=2, layer2=3"}
 CLASSES = {"qwen-image": "QwenImagePipeline", "z-image": "ZImagePipeline"}
@@ -206,7 +206,7 @@ def test_conflict_is_measured_block_by_block(
     data = (part for name in ("a", "b") for part in ("--data", f"{name}={trained / 'images'}"))
     capsys.readouterr()
     (tmp_path / "prompts.txt").write_text("a red square\n")
-    given = "--base", base, *data, "--samples", 2, "--steps", 2, "--timesteps", 601, "--json"
+    given = "--base", base, *data, *FEW, "--json"
     run("analyze", "conflict", *adapters, *given, "--prompts", tmp_path / "prompts.txt")
     found = json.loads(capsys.readouterr().out)
     text = json.dumps(found)

@@ -16,7 +16,7 @@ from bwlab.base.families.equal_tokens import zeros_at_end
 from bwlab.base.load import load_base
 from bwlab.base.models import denoiser_of, family_of
 from bwlab.base.noise import FlowMatching, noise_process
-from tests.families.commands import PROMPT, command, pixels, run
+from tests.families.commands import FEW, PROMPT, command, pixels, run
 
 
 def plain_image(folder: Path, steps: int, seed: int, cfg: float) -> np.ndarray:
@@ -204,18 +204,7 @@ def test_conflict_is_measured_block_by_block(
 ) -> None:
     capsys.readouterr()
     data = (f"{name}={two_images}" for name in two_adapters)
-    given = (
-        "--base",
-        sd3_folder,
-        *(part for one in data for part in ("--data", one)),
-        "--samples",
-        2,
-        "--steps",
-        2,
-        "--timesteps",
-        601,
-        "--json",
-    )
+    given = "--base", sd3_folder, *(part for one in data for part in ("--data", one)), *FEW, "--json"
     run("analyze", "conflict", *two_adapters, *given)
     text = capsys.readouterr().out
     assert "joint2" in json.dumps(json.loads(text))

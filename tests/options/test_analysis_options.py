@@ -475,7 +475,7 @@ DEMO = Table(
     [
         Row("--quick", "--quick", larger_sheet),
         Row("--out", "--out elsewhere", files_below("elsewhere")),
-        Row("--base", "--base {second}", other_sheet, common=""),
+        Row("--base", "--base {second}", other_sheet, common="", instead="--base {tiny}"),
         Row("--overwrite", "--overwrite", started_anew, before="--base {tiny}"),
     ],
 )
