@@ -52,7 +52,7 @@ LESS_MEMORY = {
     "train": "Give a smaller --batch-size, --set training.gradient_checkpointing=true, --precision bf16 or --quantize "
     "nf4; --plan-memory shows what each of them takes. A run with checkpoints continues with --resume",
     "generate": "Give a smaller --batch-size, --precision bf16, or a smaller --width and --height",
-    "analyze": "Give --device cpu, or measure on fewer images at once: fewer --samples or --latents",
+    "analyze": "Give --device cpu, or measure on less: fewer --samples, --latents or --timesteps",
 }
 
 # Commands of plugins that are published separately from bwlab -> how to install the plugin.

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 CONFIG = "open_clip_config.json"
+GRAM_NUMBERS = 2**25
+"""How many numbers the Gram matrices that are kept have together, in 256 MB; one of ViT-L has 2**20."""
 GIVE_MODEL = "Give a folder with open_clip_config.json and weights, or NAME=WEIGHTS such as ViT-B-32=clip.safetensors"
 
 
@@ -75,7 +77,7 @@ class ClipModel:
             features = features - features.mean((1, 2), keepdim=True)
             return list((features @ features.mT / features.shape[-1]).flatten(1))
 
-        return PerImage(grams)
+        return PerImage(grams, kept=max(1, GRAM_NUMBERS // first.out_channels**2))
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
