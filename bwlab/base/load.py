@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bwlab.base.architectures import PUBLISHED, Architecture
 from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
 from bwlab.base.families.transformer_file import load_transformer
@@ -26,7 +28,7 @@ from bwlab.base.quantisation import (
     stored_format,
 )
 from bwlab.base.quiet import first_sentence, quiet_libraries
-from bwlab.base.single_file import load_single_file
+from bwlab.base.single_file import load_single_file, unet_tensors
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme, SchemeFinder
 from bwlab.errors import BwlabError
@@ -83,6 +85,8 @@ def load_base(
             pipe = load_folder(path.parent, asked, dtype, families, checkpoint)
         else:
             pipe = load_single_file(path, asked, dtype)
+            if dtype != torch.float32:
+                setattr(denoiser_of(pipe), STORED_HASH, partial(checkpoint_hash, path, asked))
     else:
         if not path.exists() and is_hub_name(str(base)):
             path = hub_folder(str(base), asked)
@@ -118,11 +122,12 @@ def scheme_before_loading(base: str | Path, finders: Iterable[SchemeFinder]) -> 
 def weights_hash(pipe: Pipeline) -> str:
     """Return the SHA-256 (hex) of the denoiser's weights, which identifies the base; see `module_hash`.
 
-    A quantised denoiser has the hash of the weights in its files.
+    A denoiser that is quantised or in half precision has the hash of the weights in its files. (Of a transformer in a
+    single file the numbers in memory are hashed.)
     """
     denoiser = denoiser_of(pipe)
-    stored: str | None = getattr(denoiser, STORED_HASH, None)
-    return module_hash(denoiser) if stored is None else stored
+    stored: Callable[[], str] | None = getattr(denoiser, STORED_HASH, None)
+    return module_hash(denoiser) if stored is None else stored()
 
 
 def stored_hash(folder: Path, asked: str) -> str:
@@ -133,6 +138,11 @@ def stored_hash(folder: Path, asked: str) -> str:
 
     files = {key: file for file in component_files(folder, asked) for key in file.entries}
     return _joined(_digest(key, files[key].tensor(key).numbers(np.float32)) for key in sorted(files))
+
+
+def checkpoint_hash(path: Path, asked: str, published: Mapping[str, Architecture] = PUBLISHED) -> str:
+    """Return what `module_hash` returns of the UNet in a checkpoint, from the file, a tensor at a time."""
+    return _joined(_tensor_digest(name, tensor) for name, tensor in unet_tensors(path, asked, published))
 
 
 def module_hash(module: nn.Module) -> str:
@@ -187,6 +197,8 @@ def load_folder(
             one of its models were not loaded; or the file is no transformer of that family.
 
     """
+    import torch
+
     kind, family = require_pipeline(folder, asked, families)
     given = {} if file is None else {family.denoiser: transformer_in(file, folder, family, asked, dtype)}
     stored = None if given else stored_format(folder / family.denoiser)
@@ -219,8 +231,8 @@ def load_folder(
     )
     setattr(denoiser, MARK, family)
     setattr(denoiser, QUANTISED, quantised)
-    if quantise != "none":
-        setattr(denoiser, STORED_HASH, stored_hash(folder / family.denoiser, asked))
+    if quantise != "none" or (own and dtype != torch.float32):
+        setattr(denoiser, STORED_HASH, partial(stored_hash, folder / family.denoiser, asked))
     family.prepare(pipe)
     return pipe
 

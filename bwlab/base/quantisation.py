@@ -27,7 +27,7 @@ PACKAGE = "bitsandbytes"
 QUANTISED = "bwlab_quantised"
 """Name of the attribute of a quantised denoiser that holds its format."""
 STORED_HASH = "bwlab_stored_hash"
-"""Name of the attribute of a quantised denoiser that holds the hash of the weights in its files."""
+"""Name of the attribute of a denoiser with other numbers than its files: a function that returns the files' hash."""
 
 
 def check_quantisation(quantise: Quantisation, base: str | Path) -> None:

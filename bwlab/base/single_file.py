@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +85,24 @@ def load_components(
     for name, model in empty.items():
         _require_tensors(checkpoint, locations[name], model, f"{LABELS[architecture.family]}'s {name}", asked)
     return {name: _filled(model, checkpoint, locations[name], dtype) for name, model in empty.items()}
+
+
+def unet_tensors(
+    path: Path, asked: str, published: Mapping[str, Architecture] = PUBLISHED
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and the numbers of each tensor of a checkpoint's UNet, as in the file, sorted by name."""
+    from safetensors import safe_open
+
+    from bwlab.formats.ldm import from_ldm
+
+    checkpoint = read_single_file_header(path, asked)
+    architecture = published[family_of(checkpoint, asked)]
+    state = empty_component(architecture, "unet").state_dict()
+    locations = component_locations(architecture.family, "unet", state)
+    with safe_open(checkpoint.path, framework="pt") as file:
+        for name in sorted(state):
+            own = from_ldm({name: locations[name]}, lambda key: file.get_tensor(checkpoint.actual_key(key)))
+            yield name, own[name].reshape(state[name].shape)
 
 
 def empty_component(architecture: Architecture, name: str) -> nn.Module:

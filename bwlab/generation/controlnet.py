@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from bwlab.base.models import denoiser_of
 from bwlab.base.quiet import quiet_libraries
 from bwlab.errors import BwlabError, did_you_mean, first_line
-from bwlab.generation.diffusers_pipelines import image_size
 from bwlab.generation.img2img import fitted, read_image
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def read_controlnet_input(
         BwlabError: the ControlNet cannot be loaded or is for another base, or the image cannot be read.
 
     """
+    from bwlab.generation.diffusers_pipelines import image_size  # imports torch, which the options do not need
+
     check_kind(kind)
     lines = edge_map(fitted(read_image(image, "--control-image"), size or image_size(pipe)), kind)
     return ControlNetInput(load_controlnet(controlnet, pipe), lines, scale, end)

@@ -91,6 +91,7 @@ def test_weights_may_be_loaded_in_half(small_files: Mapping[str, Path], tiny_xl_
         pipe = load_base(base, torch.float16)
         parts = (pipe.unet, pipe.vae, *text_encoders(pipe))
         assert {tensor.dtype for part in parts for tensor in part.parameters()} == {torch.float16}
+        assert weights_hash(pipe) == weights_hash(load_base(base)) != module_hash(pipe.unet)
 
 
 @small_bases

@@ -32,8 +32,8 @@ def random_adapters(adapter: Adapter, unet: nn.Module, draws: int, seed: int) ->
 def random_adapter_like(adapter: Adapter, unet: nn.Module, seed: int) -> Adapter:
     """Return an adapter whose deltas are random, each of the rank and Frobenius norm of the given adapter's.
 
-    Both factors are Gaussian, so that the delta's directions are uniform. Layers in text encoders, and layers
-    other than Linear and Conv2d (norms), are left out.
+    Both factors are Gaussian, so that the delta's directions are uniform. A delta without low-rank factors is replaced
+    by one of rank 16. Layers in text encoders, and layers other than Linear and Conv2d (norms), are left out.
     """
     generator = torch.Generator().manual_seed(seed)
     bases = adapted_by_path(unet)
