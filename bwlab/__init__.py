@@ -248,7 +248,6 @@ def generate(
     """
     from bwlab.base.load import base_scheme
     from bwlab.generation.attach import embeddings_of_adapters, scaled_adapter
-    from bwlab.generation.diffusers_pipelines import image_size
     from bwlab.generation.sample import generate as generate_images
 
     manager = _manager(manager)
@@ -267,7 +266,8 @@ def generate(
         sampler=sampler,
         negative=negative,
         embeddings=[*embeddings, *embeddings_of_adapters(scaled)],
-        size=image_size(pipe, width, height) if width or height else None,
+        width=width,
+        height=height,
         batch_size=batch_size,
         fusion=manager.fusion(fusion),
     )

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bwlab.base.architectures import PUBLISHED, Architecture
 from bwlab.base.families.builtin import FAMILIES
 from bwlab.base.families.family import MARK, ModelFamily
 from bwlab.base.families.transformer_file import load_transformer
@@ -140,9 +139,10 @@ def stored_hash(folder: Path, asked: str) -> str:
     return _joined(_digest(key, files[key].tensor(key).numbers(np.float32)) for key in sorted(files))
 
 
-def checkpoint_hash(path: Path, asked: str, published: Mapping[str, Architecture] = PUBLISHED) -> str:
+def checkpoint_hash(path: Path, asked: str) -> str:
     """Return what `module_hash` returns of the UNet in a checkpoint, from the file, a tensor at a time."""
-    return _joined(_tensor_digest(name, tensor) for name, tensor in unet_tensors(path, asked, published))
+    digests = {name: _tensor_digest(name, tensor) for name, tensor in unet_tensors(path, asked)}
+    return _joined(digests[name] for name in sorted(digests))
 
 
 def module_hash(module: nn.Module) -> str:

@@ -87,22 +87,12 @@ def load_components(
     return {name: _filled(model, checkpoint, locations[name], dtype) for name, model in empty.items()}
 
 
-def unet_tensors(
-    path: Path, asked: str, published: Mapping[str, Architecture] = PUBLISHED
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the numbers of each tensor of a checkpoint's UNet, as in the file, sorted by name."""
-    from safetensors import safe_open
-
-    from bwlab.formats.ldm import from_ldm
-
+def unet_tensors(path: Path, asked: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and the numbers of each tensor of a checkpoint's UNet, as in the file."""
     checkpoint = read_single_file_header(path, asked)
-    architecture = published[family_of(checkpoint, asked)]
-    state = empty_component(architecture, "unet").state_dict()
-    locations = component_locations(architecture.family, "unet", state)
-    with safe_open(checkpoint.path, framework="pt") as file:
-        for name in sorted(state):
-            own = from_ldm({name: locations[name]}, lambda key: file.get_tensor(checkpoint.actual_key(key)))
-            yield name, own[name].reshape(state[name].shape)
+    architecture = PUBLISHED[family_of(checkpoint, asked)]
+    model = empty_component(architecture, "unet")
+    yield from _tensors(model, checkpoint, component_locations(architecture.family, "unet", model.state_dict()))
 
 
 def empty_component(architecture: Architecture, name: str) -> nn.Module:
@@ -155,20 +145,23 @@ def _require_tensors(
 def _filled(
     model: nn.Module, checkpoint: SingleFileHeader, locations: Mapping[str, TensorLocation], dtype: torch.dtype
 ) -> nn.Module:
+    tensors = {name: tensor.to(dtype) for name, tensor in _tensors(model, checkpoint, locations)}
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def _tensors(
+    model: nn.Module, checkpoint: SingleFileHeader, locations: Mapping[str, TensorLocation]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the name and the numbers of each tensor of a component, in the file's dtype and the component's shape."""
     from safetensors import safe_open
 
     from bwlab.formats.ldm import from_ldm
 
     with safe_open(checkpoint.path, framework="pt") as file:
-
-        def read(key: str) -> Tensor:
-            tensor: Tensor = file.get_tensor(checkpoint.actual_key(key))
-            return tensor.to(dtype)
-
-        tensors = from_ldm(locations, read)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    model.load_state_dict({name: tensor.reshape(shapes[name]) for name, tensor in tensors.items()}, assign=True)
-    return model.eval()
+        for name, empty in model.state_dict().items():
+            own = from_ldm({name: locations[name]}, lambda key: file.get_tensor(checkpoint.actual_key(key)))
+            yield name, own[name].reshape(empty.shape)
 
 
 def _default_prediction(

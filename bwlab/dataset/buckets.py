@@ -122,10 +122,10 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     side = settings.resolution or base.side
     size = subset.shape or Size(side, side)
     for pixels in size:
-        _require_taken("data.resolution", pixels, base)
+        _require_taken(f"data.resolution = {pixels}", pixels, base)
     if not settings.buckets:
         for pixels in size:
-            require_multiple("data.resolution", pixels, factor, latents_reason(factor))
+            require_side(f"data.resolution = {pixels}", pixels, base)
         return Sizing(size, factor, settings.random_crop)
     least, most = bucket_bounds(settings, size, base)
     buckets = bucket_sizes(size, settings.bucket_step, least, most)
@@ -135,9 +135,15 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     return Sizing(size, factor, settings.random_crop, buckets, settings.bucket_step, settings.upscale)
 
 
-def _require_taken(name: str, side: int, base: BaseSize) -> None:
+def require_side(asked: str, side: int, base: BaseSize) -> None:
+    """Raise BwlabError unless the base takes images with a side of that many pixels."""
+    require_multiple(asked, side, base.factor, latents_reason(base.factor))
+    _require_taken(asked, side, base)
+
+
+def _require_taken(asked: str, side: int, base: BaseSize) -> None:
     if base.most is not None and side > base.most:
-        raise BwlabError(f"{name} = {side}", f"the base takes images of at most {base.most} pixels", "Give less")
+        raise BwlabError(asked, f"the base takes images of at most {base.most} pixels", "Give less")
 
 
 def bucket_bounds(settings: DataConfig, size: Size, base: BaseSize) -> tuple[int, int]:
@@ -148,11 +154,11 @@ def bucket_bounds(settings: DataConfig, size: Size, base: BaseSize) -> tuple[int
 
     """
     step, factor = settings.bucket_step, base.factor
-    require_multiple("data.bucket_step", step, factor, latents_reason(factor))
+    require_multiple(f"data.bucket_step = {step}", step, factor, latents_reason(factor))
     for name, value in (("data.bucket_min", settings.bucket_min), ("data.bucket_max", settings.bucket_max)):
         if value is not None:
-            require_multiple(name, value, step, f"data.bucket_step is {step}")
-            _require_taken(name, value, base)
+            require_multiple(f"{name} = {value}", value, step, f"data.bucket_step is {step}")
+            _require_taken(f"{name} = {value}", value, base)
     side = (size.width * size.height) ** 0.5
     least = settings.bucket_min or max(1, int(side / 2) // step) * step
     most = settings.bucket_max or max(1, min(int(side * 2), base.most or int(side * 2)) // step) * step
@@ -164,11 +170,11 @@ def latents_reason(factor: int) -> str:
     return f"the base reads images in squares of {factor} x {factor} pixels"
 
 
-def require_multiple(name: str, value: int, of: int, reason: str) -> None:
+def require_multiple(asked: str, value: int, of: int, reason: str) -> None:
     """Raise BwlabError, with the nearest multiple, unless `value` is a multiple of `of`."""
-    if value % of:
+    if value < 1 or value % of:
         fix = f"Give a multiple of {of}, such as {max(1, round(value / of)) * of}"
-        raise BwlabError(f"{name} = {value}", reason, fix)
+        raise BwlabError(asked, reason, fix)
 
 
 def bucket_sizes(size: Size, step: int, least: int, most: int) -> tuple[Size, ...]:

@@ -90,10 +90,10 @@ def read_controlnet_input(
         BwlabError: the ControlNet cannot be loaded or is for another base, or the image cannot be read.
 
     """
-    from bwlab.generation.diffusers_pipelines import image_size  # imports torch, which the options do not need
+    from bwlab.generation.diffusers_pipelines import generated_size  # imports torch, which the options do not need
 
     check_kind(kind)
-    lines = edge_map(fitted(read_image(image, "--control-image"), size or image_size(pipe)), kind)
+    lines = edge_map(fitted(read_image(image, "--control-image"), size or generated_size(pipe)), kind)
     return ControlNetInput(load_controlnet(controlnet, pipe), lines, scale, end)
 
 

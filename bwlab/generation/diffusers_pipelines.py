@@ -12,6 +12,7 @@ from bwlab.base.families.family import ModelFamily, PipelineClasses, Task
 from bwlab.base.latents import encode_images
 from bwlab.base.models import denoiser_of, family_of
 from bwlab.base.quiet import quiet_libraries
+from bwlab.dataset.buckets import base_size, require_side
 from bwlab.errors import BwlabError
 from bwlab.generation.samplers import new_scheduler
 
@@ -55,7 +56,7 @@ def _controlnet_classes(family: ModelFamily) -> PipelineClasses:
     return family.controlnet_classes
 
 
-def image_size(
+def generated_size(
     pipe: Pipeline,
     width: int | None = None,
     height: int | None = None,
@@ -73,17 +74,11 @@ def image_size(
         BwlabError: a side is no multiple of what the base divides images into, or longer than it takes.
 
     """
-    family = family_of(pipe)
-    step, side, most = family.size_step(pipe), family.base_side(pipe), family.largest_side(pipe)
+    base = base_size(pipe)
     for name, value in zip(names, (width, height), strict=True):
-        if value is None:
-            continue
-        if value < step or value % step:
-            fix = f"Give a multiple of {step}, such as {max(1, round(value / step)) * step}"
-            raise BwlabError(f"{name}{value}", f"this base takes images in steps of {step} pixels", fix)
-        if most is not None and value > most:
-            raise BwlabError(f"{name}{value}", f"this base takes images of at most {most} pixels", "Give less")
-    return (width or side, height or side)
+        if value is not None:
+            require_side(f"{name}{value}", value, base)
+    return (width or base.side, height or base.side)
 
 
 def needs_own_mask(pipe: Pipeline) -> bool:

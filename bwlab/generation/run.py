@@ -28,7 +28,7 @@ from bwlab.generation.attach import load_for_pipeline
 from bwlab.generation.checks import checked_grids, checked_job
 from bwlab.generation.contact_sheet import contact_sheet
 from bwlab.generation.controlnet import ControlNetInput, read_controlnet_input
-from bwlab.generation.diffusers_pipelines import image_size
+from bwlab.generation.diffusers_pipelines import generated_size
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.grid import Grid, GridCell
 from bwlab.generation.img2img import InitImage, read_init_image
@@ -79,7 +79,8 @@ class SharedInputs:
         weighting: syntax of weights in prompts; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
         fusion: how several adapters act together.
-        size: width and height of the images in pixels; None: those that the base was made for.
+        width: of the images in pixels; None: that of the images that the base was made for.
+        height: likewise.
         batch_size: number of images that are sampled at once, at most.
 
     """
@@ -92,7 +93,8 @@ class SharedInputs:
     weighting: str | None = None
     clip_skip: int = 1
     fusion: Fusion = PLAIN_SUM
-    size: tuple[int, int] | None = None
+    width: int | None = None
+    height: int | None = None
     batch_size: int = 8
 
 
@@ -168,7 +170,7 @@ def _warn_of_prompts(job: GenerateJob, pipe: Pipeline, cells: Sequence[GridCell]
 
 def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, scheme: BlockScheme) -> SharedInputs:
     strength = job.used_strength()
-    size = image_size(pipe, job.width, job.height)
+    size = generated_size(pipe, job.width, job.height)
     adapters = tuple(load_for_pipeline(path, pipe, manager, scheme) for path in job.adapters)
     return SharedInputs(
         adapters=adapters,
@@ -184,7 +186,8 @@ def _shared_inputs(job: GenerateJob, pipe: Pipeline, manager: PluginManager, sch
         weighting=job.weighting,
         clip_skip=job.clip_skip,
         fusion=manager.fusion(job.fusion),
-        size=size if job.width or job.height else None,
+        width=job.width,
+        height=job.height,
         batch_size=job.batch_size,
     )
 
@@ -264,7 +267,8 @@ def _one_pass(
         weighting=inputs.weighting,
         clip_skip=inputs.clip_skip,
         fusion=inputs.fusion,
-        size=inputs.size,
+        width=inputs.width,
+        height=inputs.height,
         batch_size=inputs.batch_size,
         on_step=on_step,
         on_image=on_image,

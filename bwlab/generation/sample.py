@@ -22,7 +22,7 @@ from bwlab.fusion.types import Fusion
 from bwlab.generation.attach import attach_scaled
 from bwlab.generation.chunks import chunk_count
 from bwlab.generation.controlnet import ControlNetInput
-from bwlab.generation.diffusers_pipelines import KeptOutside, needs_own_mask, pipeline_for
+from bwlab.generation.diffusers_pipelines import KeptOutside, generated_size, needs_own_mask, pipeline_for
 from bwlab.generation.embeddings import attach_words
 from bwlab.generation.img2img import InitImage, settings
 from bwlab.generation.job import COMPEL, require_weighting
@@ -57,7 +57,8 @@ def generate(
     embeddings: Sequence[Embedding] = (),
     weighting: str | None = None,
     clip_skip: int = 1,
-    size: tuple[int, int] | None = None,
+    width: int | None = None,
+    height: int | None = None,
     batch_size: int = 8,
     fusion: Fusion = PLAIN_SUM,
     fold: bool = False,
@@ -81,8 +82,9 @@ def generate(
         embeddings: embeddings of words that prompts may use.
         weighting: `"compel"` or `"a1111"` to read weights in prompts; None: prompts are read without weights.
         clip_skip: the layer of the text encoder that is read, counted from the last one, which is 1.
-        size: width and height of the images in pixels; None: those of the init image, or else of the images that the
-            base was made for. `image_size` checks them.
+        width: of the images in pixels; None: that of the images that the base was made for. Images from an init image
+            have its size.
+        height: likewise.
         batch_size: number of images that are sampled at once.
         fusion: how several adapters act together on the UNet.
         fold: whether adapters with one scale for all samples act through changed copies of the UNet's weights, where
@@ -105,6 +107,7 @@ def generate(
     task: Task = "text"
     if init_image is not None:
         task = "image" if init_image.mask is None or needs_own_mask(pipe) else "inpaint"
+    size = generated_size(pipe, width, height) if width or height else None
     pipeline = pipeline_for(pipe, sampler, task, None if controlnet is None else controlnet.net)
     _require_steps(pipeline, steps)
     sampling = _Sampling(

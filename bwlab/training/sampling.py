@@ -164,9 +164,9 @@ def preview_prompts(config: PreviewConfig, captions: Sequence[str]) -> tuple[str
 
 def check_previews(config: PreviewConfig, pipe: Pipeline) -> None:
     """Raise BwlabError if the base cannot generate images of the size of previews."""
-    from bwlab.generation.diffusers_pipelines import image_size
+    from bwlab.generation.diffusers_pipelines import generated_size
 
-    image_size(pipe, config.width, config.height, ("preview.width = ", "preview.height = "))
+    generated_size(pipe, config.width, config.height, ("preview.width = ", "preview.height = "))
 
 
 def encoded_previews(config: TrainConfig, pipe: Pipeline, prompts: Sequence[str]) -> list[EncodedPrompts]:
@@ -215,7 +215,6 @@ def generate_previews(
         encoded: the prompts as `encoded_previews` returns them; None: they are encoded here.
 
     """
-    from bwlab.generation.diffusers_pipelines import image_size
     from bwlab.generation.sample import generate
 
     recipe = replace(recipe, sampler=sampler_for(pipe, recipe.sampler).name)
@@ -230,7 +229,8 @@ def generate_previews(
         sampler=recipe.sampler,
         negative=recipe.negative,
         clip_skip=recipe.clip_skip,
-        size=image_size(pipe, recipe.width or None, recipe.height or None) if recipe.width or recipe.height else None,
+        width=recipe.width or None,
+        height=recipe.height or None,
         encoded=encoded,
     )
     return [

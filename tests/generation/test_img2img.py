@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from bwlab.base.load import load_base
 from bwlab.errors import BwlabError
-from bwlab.generation.diffusers_pipelines import KeptOutside, image_size, needs_own_mask, pipeline_for
+from bwlab.generation.diffusers_pipelines import KeptOutside, generated_size, needs_own_mask, pipeline_for
 from bwlab.generation.img2img import InitImage, fitted, read_image, read_init_image
 from bwlab.generation.sample import generate
 
@@ -115,9 +115,9 @@ def test_a_low_strength_stays_near_the_image(pipe: Pipeline) -> None:
 def test_images_are_fitted_to_the_base(pipe: Pipeline) -> None:
     wide = Image.new("RGB", (3 * SIDE, SIDE), "red")
     wide.paste("blue", (SIDE, 0, 2 * SIDE, SIDE))
-    assert fitted(wide, image_size(pipe)).getcolors() == [(SIDE * SIDE, (0, 0, 255))]
+    assert fitted(wide, generated_size(pipe)).getcolors() == [(SIDE * SIDE, (0, 0, 255))]
     art = noise(size=(8, 8))
-    assert (pixels(fitted(art, image_size(pipe))) == pixels(art).repeat(4, 0).repeat(4, 1)).all()
+    assert (pixels(fitted(art, generated_size(pipe))) == pixels(art).repeat(4, 0).repeat(4, 1)).all()
     assert (pixels(fitted(noise(size=(8, 4)), (16, 8))) == pixels(noise(size=(8, 4))).repeat(2, 0).repeat(2, 1)).all()
 
 
@@ -127,7 +127,7 @@ def test_starts_from_files(pipe: Pipeline, tmp_path: Path) -> None:
     grey = Image.new("L", (SIDE, SIDE), 128)
     grey.putpixel((0, 0), 127)
     grey.save(tmp_path / "grey.png")
-    start = read_init_image(tmp_path / "a.png", 0.3, tmp_path / "grey.png", image_size(pipe))
+    start = read_init_image(tmp_path / "a.png", 0.3, tmp_path / "grey.png", generated_size(pipe))
     assert start.image.getcolors() == [(SIDE * SIDE, (255, 255, 255))]
     assert start.mask is not None
     assert start.mask.getcolors() == [(1, 0), (SIDE * SIDE - 1, 255)]
@@ -161,4 +161,4 @@ def test_bad_images_are_user_errors(pipe: Pipeline, tmp_path: Path) -> None:
         ("a.png", "white.png", "the whole mask is white, as transparent parts are too"),
     ):
         with pytest.raises(BwlabError, match=found):
-            read_init_image(tmp_path / image, 0.5, tmp_path / mask if mask else None, image_size(pipe))
+            read_init_image(tmp_path / image, 0.5, tmp_path / mask if mask else None, generated_size(pipe))
