@@ -123,15 +123,20 @@ class ProgressLines:
 
     def __init__(self, text: str, total: int | None, done: int) -> None:
         self.text, self.total, self.done, self._before = text, total, done, done
-        self._start = time.monotonic()
+        self._start = self._last = time.monotonic()
         self._next = self._start + LINES_AFTER
 
     def update(self, done: int, total: int | None, detail: str = "") -> None:
-        """Take how much is done; a line is printed if it is time for one."""
+        """Take how much is done; a line is printed if it is time for one.
+
+        Where less is done than before, another stage has begun, whose speed says nothing of the earlier one's.
+        """
+        now = time.monotonic()
         if self.total is None and done > 1:  # the first to know the total: what is done then was done before
             self._before = done
-        self.done, self.total = done, total
-        now = time.monotonic()
+        elif done < self.done:
+            self._before, self._start = 0, self._last
+        self.done, self.total, self._last = done, total, now
         if now < self._next:
             return
         self._next = now + LINES_EVERY

@@ -175,7 +175,7 @@ def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_
     both deltas with one random vector are compared; the tolerance covers half precision. bwlab's own low-rank layer
     is what the leaves of LoRA mean.
     """
-    if type(layer) is LowRankLayer:
+    if _computes_as_lora(layer):
         return True
     leaves = {leaf: lazy_tensor(tensor, leaf) for leaf, tensor in tensors.items() if leaf != ALPHA}
     shapes = {leaf: tensor.shape for leaf, tensor in leaves.items()}
@@ -194,6 +194,14 @@ def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_
     alpha = float(tensors[ALPHA]) if ALPHA in tensors else None
     module = ModuleWeights("a layer", algorithm.name, leaves, alpha, "the adapter to be saved")
     return not module.needs_base and _agree(module.matrix(), _matrix(layer))
+
+
+def _computes_as_lora(layer: AdapterLayer) -> bool:
+    """Return whether a layer's class leaves all methods that give the leaves of LoRA their meaning as they are."""
+    names = ("scale", "tensors", "file_tensors", "forward", "add_to", "delta", "factors")
+    return isinstance(layer, LowRankLayer) and all(
+        getattr(type(layer), name) is getattr(LowRankLayer, name) for name in names
+    )
 
 
 def _matrix(layer: AdapterLayer) -> FactoredMatrix | Array:

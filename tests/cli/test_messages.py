@@ -143,8 +143,8 @@ def test_lines_of_progress_come_after_two_seconds_and_every_half_minute(
             said.append(second)
     assert said == [2, 32, 62, 92]
     clock.now += 30
-    lines.update(500, 1000, "fox.png")
-    assert capsys.readouterr().err == "encoding images: 500 of 1000, 2 min 10 s left, fox.png\n"
+    lines.update(1001, 2000, "fox.png")
+    assert capsys.readouterr().err == "encoding images: 1001 of 2000, 2 min 10 s left, fox.png\n"
     unknown = ProgressLines("reading", None, 0)
     clock.now += 3
     unknown.update(7, None)
@@ -157,6 +157,18 @@ def test_what_was_done_before_says_nothing_of_the_time_left(clock: Clock, capsys
     clock.now += 10
     lines.update(4100, 5000)
     assert capsys.readouterr().err == "comparing: 4100 of 5000, 1 min 30 s left\n"
+
+
+def test_the_time_left_of_a_stage_is_by_its_own_speed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ProgressLines("measuring", None, 0)
+    for done in range(1, 5):
+        clock.now += 100
+        lines.update(done, 4, "losses")
+    capsys.readouterr()
+    for done in range(1, 4):
+        clock.now += 10
+        lines.update(done, 6, "images")
+    assert capsys.readouterr().err == "measuring: 3 of 6, 30 s left, images\n"
 
 
 def test_a_quiet_bar_shows_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

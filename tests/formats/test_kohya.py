@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from bwlab import files as atomic
 from bwlab.adapters.adapter import create_adapter
 from bwlab.adapters.load import load_adapter
+from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.adapters.save import save_adapter
 from bwlab.blocks.configs import SD14, SD21, SDXL, DenoiserConfig, meta_unet
 from bwlab.blocks.families import scheme_for
@@ -46,6 +47,19 @@ def saved(folder: Path, unet: UNet2DConditionModel, scheme: BlockScheme, type_na
     path = folder / "adapter.safetensors"
     save_adapter(trained(unet, scheme, type_name, spec, 1.5), path)
     return path
+
+
+@pytest.mark.parametrize("type_name", ["lora", "locon"])
+def test_saving_computes_no_delta(
+    tmp_path: Path, unet: UNet2DConditionModel, scheme: BlockScheme, monkeypatch: pytest.MonkeyPatch, type_name: str
+) -> None:
+    """What the leaves of LoRA mean is asked only of types that compute something of their own."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a delta was computed")
+
+    monkeypatch.setattr(LowRankLayer, "factors", refuse)
+    assert saved(tmp_path, unet, scheme, type_name, "all=2").is_file()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

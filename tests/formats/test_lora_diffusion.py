@@ -87,7 +87,7 @@ def assert_delta(contents: AdapterContents, path: str, up: NDArray[np.float16], 
     matrix = up.reshape(len(up), -1).astype(np.float32) @ down.reshape(len(down), -1).astype(np.float32)
     delta: NDArray[np.float32] = contents.modules[path].delta(dtype=np.float32).astype(np.float32)
     assert delta.shape == (len(up), *down.shape[1:])
-    np.testing.assert_allclose(delta, matrix.reshape(delta.shape), rtol=1e-5, atol=1e-6)
+    assert np.abs(delta - matrix.reshape(delta.shape)).max() <= 1e-6 * np.abs(matrix).max()
 
 
 def assert_applies(contents: AdapterContents, layers: Named, pairs: list[Pair]) -> None:
@@ -99,7 +99,7 @@ def assert_applies(contents: AdapterContents, layers: Named, pairs: list[Pair]) 
         np.testing.assert_array_equal(module.leaves["lora_down.weight"].read(), down)
         assert module.scale() == 1
         assert module.shape == tuple(layer.weight.shape)
-        if number % 8 == 0:  # the dense deltas of all layers take gigabytes of arithmetic
+        if number % 32 == 0:  # the dense deltas of all layers take gigabytes of arithmetic
             assert_delta(contents, name, up, down)
 
 

@@ -14,7 +14,7 @@ from tests.training.test_resume import KillAt, Killed
 OPTIONS = {
     "adamw, warm-up and cosine, accumulation": (
         "training.schedule=cosine_restarts",
-        "training.warmup=2",
+        "training.warmup=1",
         "training.cycles=2",
         "training.accumulation=2",
         "training.min_snr_gamma=5",
@@ -40,8 +40,8 @@ def test_a_killed_run_ends_with_the_same_files(
     monkeypatch: pytest.MonkeyPatch,
     options: tuple[str, ...],
 ) -> None:
-    sets = "training.steps=6", "checkpoint.every=2", *options
-    for name, stop in (("straight", None), ("killed", 5)):
+    sets = "training.steps=4", "checkpoint.every=2", *options
+    for name, stop in (("straight", None), ("killed", 3)):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)  # the settings, which the files hold, name the same folder
         config = short_config(tiny_pipeline, two_words, Path("out"), *sets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -127,20 +128,23 @@ def test_a_dry_run_refuses_what_a_run_refuses(
 
 HEAVY = "torch", "diffusers", "transformers", "accelerate"
 CHECK = f"""
-import sys
-sys.argv = ["bwlab", *sys.argv[1:]]
+import contextlib, io, json, sys
 from bwlab.cli.app import main
-try:
-    main()
-except SystemExit as error:
-    assert error.code == 2, error.code
-print([name for name in {HEAVY} if name in sys.modules])
+for line in sys.stdin:
+    code, out, err = None, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(json.loads(line))
+        except SystemExit as end:
+            code = end.code
+    heavy = [name for name in {HEAVY} if name in sys.modules]
+    print(json.dumps([code, out.getvalue(), err.getvalue(), heavy]))
 """
 
 
-@pytest.mark.parametrize(
-    ("typed", "named"),
-    [
+def test_a_mistake_is_told_before_anything_heavy_is_imported(tiny_pipeline: Path, data: Path, tmp_path: Path) -> None:
+    """One process makes them all: none imports what another would find imported."""
+    mistakes = [
         (("train", "--blocks", "uper=4"), "Did you mean upper?"),
         (("train", "--block-lr", "uper=1e-3"), "Did you mean upper?"),
         (("train", "--adapter", "lokon"), "adapter type 'lokon'"),
@@ -154,25 +158,24 @@ print([name for name in {HEAVY} if name in sys.modules])
         (("generate", "--adapter", "text.safetensors"), "text.safetensors"),
         (("generate", "--adapter", "fox.safetensors:uper=1"), "Did you mean upper?"),
         (("generate", "--xy", "scle: 1", ""), "Did you mean scale?"),
-    ],
-)
-def test_a_mistake_is_told_before_anything_heavy_is_imported(
-    tiny_pipeline: Path, data: Path, tmp_path: Path, typed: tuple[str, ...], named: str
-) -> None:
+    ]
     (tmp_path / "text.safetensors").write_text("this is a text")
     fox = run(short_config(tiny_pipeline, data, tmp_path / "run", "adapter.blocks=mid=1", "training.steps=1"))
     (tmp_path / "fox.safetensors").write_bytes(fox.read_bytes())
-    command, *more = typed
-    needed = {"train": ["--data", str(data), "--out", "out"], "generate": ["--prompt", "fox"]}[command]
+    needed = {"train": ["--data", str(data), "--out", "out"], "generate": ["--prompt", "fox"]}
+    calls = [[command, "--base", str(tiny_pipeline), *needed[command], *more] for (command, *more), _ in mistakes]
     done = subprocess.run(
-        [sys.executable, "-c", CHECK, command, "--base", str(tiny_pipeline), *needed, *more],
+        [sys.executable, "-c", CHECK],
+        input="\n".join(map(json.dumps, calls)),
         cwd=tmp_path,
         env={**os.environ, "COLUMNS": "300"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert named in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == "[]\n"
+    for (typed, named), line in zip(mistakes, done.stdout.splitlines(), strict=True):
+        code, out, err, heavy = json.loads(line)
+        assert (code, out, heavy) == (2, "", []), typed
+        assert named in err
+        assert err.count("\n") == 1, typed
     assert not (tmp_path / "out").exists()
