@@ -50,17 +50,19 @@ class _Pickler(pickle.Pickler):
     """Leaves tensors, tokenizers (whose pickles decode otherwise) and model families out of the bytes, for a list."""
 
     def __init__(self, file: io.BytesIO, shared: list[Any]) -> None:
-        super().__init__(file, pickle.HIGHEST_PROTOCOL)
-        self._shared, self._places = shared, dict[int, int]()
-
-    def persistent_id(self, value: Any) -> int | None:
-        """Return the place in the list of what is left out."""
         from torch import Tensor, nn
         from transformers import PreTrainedTokenizerBase
 
-        if not isinstance(value, Tensor | ModelFamily | PreTrainedTokenizerBase):
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._shared, self._places = shared, dict[int, int]()
+        self._tensor, self._plain = Tensor, (Tensor, nn.Parameter)
+        self._left_out = Tensor, ModelFamily, PreTrainedTokenizerBase
+
+    def persistent_id(self, value: Any) -> int | None:
+        """Return the place in the list of what is left out."""
+        if not isinstance(value, self._left_out):  # asked of every object, so that imports here would take longest
             return None
-        if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
+        if isinstance(value, self._tensor) and type(value) not in self._plain:
             raise pickle.PicklingError(f"a tensor of class {type(value).__name__}")
         if id(value) not in self._places:
             self._places[id(value)] = len(self._shared)
