@@ -61,8 +61,9 @@ class Lokr(Algorithm):
         scale = self._scale(leaves, alpha)
         values = np.kron(values1, values2) * abs(scale)
         order = np.argsort(-values)
-        left = np.kron(left1, left2)[:, order] * (1.0 if scale >= 0 else -1.0)
-        svd = left, values[order], np.kron(right1, right2)[:, order]
+        first, second = np.divmod(order, len(values2))
+        left = _column_products(left1[:, first] * (1.0 if scale >= 0 else -1.0), left2[:, second])
+        svd = left, values[order], _column_products(right1[:, first], right2[:, second])
         return FactoredMatrix.from_svd(*(np.asarray(each, np.float64) for each in svd))
 
     def singular_values(self, leaves: Leaves, alpha: float | None) -> Numbers:
@@ -103,6 +104,11 @@ def _svd(matrix: PartMatrix) -> tuple[Numbers, Numbers, Numbers]:
     (out_basis, up), (in_basis, down) = np.linalg.qr(matrix[0]), np.linalg.qr(matrix[1].T)
     left, values, right = np.linalg.svd(up @ down.T, full_matrices=False)
     return out_basis @ left, values, in_basis @ right.T
+
+
+def _column_products(first: Numbers, second: Numbers) -> Numbers:
+    """Return the Kronecker product of each column `(a,)` of one with that `(b,)` of the other, `(a * b, columns)`."""
+    return (first[:, None] * second).reshape(-1, first.shape[1])
 
 
 def _whole(matrix: PartMatrix) -> Numbers:
