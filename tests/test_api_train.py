@@ -32,10 +32,11 @@ def test_it_trains_what_the_command_trains(
 ) -> None:
     (tmp_path / "more.toml").write_text('[training]\nsteps = 7\nlr = 2e-3\n[adapter]\nblocks = "in0=2"\n')
     settings = {"base": tiny_pipeline, "data.folder": images, "out": tmp_path / "api", "training.steps": 2}
+    settings["preview.steps"] = 1
     file = bwlab.train(settings, tmp_path / "more.toml")
     assert capsys.readouterr() == ("", "")
     words = ["train", "--data", str(images), "--out", str(tmp_path / "api"), "--blocks", "in0=2", "--steps", "2"]
-    words += ["--base", str(tiny_pipeline)]
+    words += ["--base", str(tiny_pipeline), "--set", "preview.steps=1"]
     before = digest(file)
     with pytest.raises(SystemExit) as end:
         main([*words, "--lr", "2e-3", "--overwrite"])
@@ -47,7 +48,7 @@ def test_a_run_is_neither_replaced_nor_resumed_unless_asked(
     tiny_pipeline: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"base": tiny_pipeline, "data.folder": images, "out": tmp_path / "run", "training.steps": 1}
-    settings["adapter.blocks"] = "in0=2"
+    settings |= {"adapter.blocks": "in0=2", "preview.steps": 1}
     bwlab.train(settings, quiet=False)
     assert "trained" in capsys.readouterr().err
     with pytest.raises(BwlabError, match="--resume"):

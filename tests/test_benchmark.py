@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from bwlab.benchmark import Benchmark, load_benchmark
 from bwlab.errors import BwlabError
 from bwlab_emoji.benchmark_art import PEN_NAMES, STYLE_IDENTITIES, benchmark_styles, small_png, write_benchmark
-from bwlab_emoji.icon_sets import ICON_SETS
+from bwlab_emoji.icon_sets import ICON_SETS, Drawings
+from bwlab_emoji.made_styles import MadeStyle
 from bwlab_emoji.world import ANIMALS_AND_PLANTS, FOOD_AND_DRINK, HELD_OUT, caption, training_names, world_names
 
 LIMIT = 2_500_000
@@ -152,7 +154,19 @@ def fake_packages(folder: Path) -> None:
         path.write_text(json.dumps({"icons": drawn, "width": 16, "height": 16}))
 
 
-def test_the_benchmark_is_made_from_icon_packages(benchmark: Benchmark, tmp_path: Path) -> None:
+def test_the_benchmark_is_made_from_icon_packages(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packages draw few things under many names; each is made into a style once."""
+    kept, draw = dict[tuple[str, str], Any](), MadeStyle.draw
+
+    def drawn_once(made: MadeStyle, drawings: Drawings, name: str) -> Any:
+        key = made.style, drawings.svg(name)
+        if key not in kept:
+            kept[key] = draw(made, drawings, name)
+        return kept[key]
+
+    monkeypatch.setattr(MadeStyle, "draw", drawn_once)
     fake_packages(tmp_path / "art")
     made = load_benchmark(write_benchmark(tmp_path / "art", tmp_path / "out").parent)
     assert {pair for pair in made.images if pair[1] != "pen"} == {pair for pair in benchmark.images if pair[1] != "pen"}

@@ -72,7 +72,9 @@ class RunSummary:
     text: TextBatch | None = None
 
     def show(self, console: Console) -> None:
-        """Print the summary, one label with its text in a row."""
+        """Print the summary, one label with its text in a row; a quiet console has none, whose rows take time."""
+        if console.quiet:
+            return
         from rich.table import Table
         from rich.text import Text
 

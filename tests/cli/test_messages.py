@@ -40,7 +40,7 @@ def run(options: Sequence[str], two_images: Path, out: Path, capsys: pytest.Capt
     """Train three steps, and return what was printed as a result and beside it."""
     words = ["train", "--base", "emoji", "--data", str(two_images), "--out", str(out), "--blocks", "in0=2"]
     with pytest.raises(SystemExit) as end:
-        main([*options, *words, "--steps", "3", "--device", "cpu"])
+        main([*options, *words, "--steps", "3", "--device", "cpu", "--set", "preview.steps=1"])
     assert end.value.code == 0
     printed = capsys.readouterr()
     return printed.out, printed.err

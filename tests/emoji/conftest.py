@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bwlab_emoji import build, dit
 from bwlab_emoji.art import Art, MoreArt
 from bwlab_emoji.icon_sets import ICON_SETS
-from bwlab_emoji.world import HELD_OUT
+from bwlab_emoji.unet import DenoiserTraining
+from bwlab_emoji.world import BACKGROUNDS, HELD_OUT
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +47,11 @@ def work(small_art: Art, more_art: MoreArt, tmp_path: Path) -> Path:
         folder / "more-art.npz", names=np.array(more_art.names), pixels=more_art.pixels, drawn=more_art.drawn
     )
     return folder
+
+
+@pytest.fixture
+def little_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have builds train on two images at a time, over two backgrounds."""
+    monkeypatch.setattr(build, "DenoiserTraining", partial(DenoiserTraining, batch=2))
+    monkeypatch.setattr(dit, "TransformerTraining", partial(dit.TransformerTraining, batch=2))
+    monkeypatch.setattr(build, "BACKGROUNDS", {name: BACKGROUNDS[name] for name in ("white", "blue")})

@@ -15,6 +15,7 @@ from bwlab_emoji.build import BuildConfig, build, generate
 from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
 
 
+@pytest.mark.usefixtures("little_at_once")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_build_writes_a_pipeline_and_continues(work: Path, tmp_path: Path) -> None:
     config = BuildConfig(out=tmp_path / "base", work=work, vae_steps=1, unet_steps=2)

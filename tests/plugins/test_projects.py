@@ -248,7 +248,7 @@ def two_images(tmp_path: Path) -> Path:
 
 def train(out: Path, *arguments: object) -> Path:
     """Train two steps and return the adapter."""
-    given = ("--out", out, "--steps", 2, "--batch-size", 2, "--set", "preview.every=0")
+    given = ("--out", out, "--steps", 2, "--batch-size", 2, "--set", "preview.every=0", "--set", "preview.steps=1")
     assert run("train", *given, *arguments) == 0
     return out / "adapter.safetensors"
 

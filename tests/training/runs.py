@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def run(
     config: TrainConfig, *further: object, existing: ExistingRun = ExistingRun.REFUSE, console: Console | None = None
 ) -> Path:
     """Train quietly and return the adapter's path."""
-    return train(config, plugins(*further), console or Console(file=io.StringIO(), width=200), existing)
+    return train(config, plugins(*further), console or Console(quiet=True), existing)
 
 
 def same_tensors(one: Path, other: Path) -> bool:

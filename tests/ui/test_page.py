@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from bwlab_ui import advice
 from bwlab_ui.mixer import Mixer
-from bwlab_ui.settings import AdapterScales
+from bwlab_ui.settings import AdapterScales, ImageSettings
 from bwlab_ui.work import Job
-from tests.ui.served import FAST, mixing, offered, served
+from tests.ui.served import mixing, offered, served
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -78,8 +79,11 @@ async () => (await fetch(`/api/sessions/${sessionStorage.getItem("bwlab-session"
 @pytest.fixture(scope="module")
 def address(tiny_pipeline: Path, folder: Path, files: tuple[Path, Path]) -> Iterator[str]:
     """Return the address of a served mixer with fox and ink open."""
-    with mixing(offered(tiny_pipeline, files, folder=folder)) as mixer, served(mixer) as found:
-        yield found
+    quick = partial(ImageSettings, steps=2, cfg=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bwlab_ui.mixer.ImageSettings", quick)
+        with mixing(offered(tiny_pipeline, files, folder=folder)) as mixer, served(mixer) as found:
+            yield found
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +110,10 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 def opened(context: BrowserContext, address: str) -> Page:
-    """Open the page with settings that are quick to sample, and wait for its images."""
+    """Open the page and wait for its images."""
     page = context.new_page()
     page.goto(address)
     version_above(page, "mix", 0)
-    for name in ("steps", "cfg"):
-        before = version(page, "mix")
-        page.fill(f"#{name}", str(FAST[name]))
-        version_above(page, "mix", before)
     expect(page.locator("#full")).to_have_attribute("aria-busy", "false", timeout=1000 * PATIENCE)
     return page
 
@@ -211,6 +211,10 @@ def test_the_blocks_are_drawn_as_a_u(context: BrowserContext, address: str) -> N
 
 def test_a_reload_keeps_everything(context: BrowserContext, address: str) -> None:
     page = opened(context, address)
+    for name, value in (("cfg", "2"), ("steps", "3")):
+        count = version(page, "mix")
+        page.fill(f"#{name}", value)
+        version_above(page, "mix", count)
     count = version(page, "mix")
     slider(page, "fox in mid").fill("0.3")
     page.fill("#prompt", "a blue fox")
@@ -222,6 +226,7 @@ def test_a_reload_keeps_everything(context: BrowserContext, address: str) -> Non
     version_above(page, "mix", 0)
     assert slider(page, "fox in mid").input_value() == "0.3"
     assert page.input_value("#prompt") == "a blue fox"
+    assert (page.input_value("#cfg"), page.input_value("#steps")) == ("2", "3")
     assert picture(page) == before
 
 
