@@ -172,8 +172,7 @@ def _leaves_mean_delta(layer: AdapterLayer, tensors: Mapping[str, Tensor], type_
     """Return whether an algorithm of bwlab knows all leaves of a layer, and computes the layer's delta from them.
 
     A type may give the names of LoRA another meaning: rsLoRA's scale is alpha / sqrt(rank). The products of
-    both deltas with one random vector are compared; the tolerance covers half precision. bwlab's own low-rank layer
-    is what the leaves of LoRA mean.
+    both deltas with one random vector are compared; the tolerance covers half precision.
     """
     if _computes_as_lora(layer):
         return True

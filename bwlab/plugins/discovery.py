@@ -147,8 +147,6 @@ def load_all(candidates: Sequence[Candidate], registrations: bool = True) -> plu
     _refuse_shared_names(candidates)
 
     def declare_hooks(manager: pluggy.PluginManager, candidate: Candidate) -> None:
-        if not hasattr(candidate.plugin, "bwlab_declare_hooks"):
-            return
         with _alone(spare, candidate):
             spare.hook.bwlab_declare_hooks(manager=manager)
 

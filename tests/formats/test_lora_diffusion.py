@@ -87,7 +87,8 @@ def assert_delta(contents: AdapterContents, path: str, up: NDArray[np.float16], 
     matrix = up.reshape(len(up), -1).astype(np.float32) @ down.reshape(len(down), -1).astype(np.float32)
     delta: NDArray[np.float32] = contents.modules[path].delta(dtype=np.float32).astype(np.float32)
     assert delta.shape == (len(up), *down.shape[1:])
-    assert np.abs(delta - matrix.reshape(delta.shape)).max() <= 1e-6 * np.abs(matrix).max()
+    expected = matrix.reshape(delta.shape)
+    assert (np.abs(delta - expected) <= 1e-6 + 1e-5 * np.abs(expected)).all()
 
 
 def assert_applies(contents: AdapterContents, layers: Named, pairs: list[Pair]) -> None:
@@ -99,7 +100,7 @@ def assert_applies(contents: AdapterContents, layers: Named, pairs: list[Pair]) 
         np.testing.assert_array_equal(module.leaves["lora_down.weight"].read(), down)
         assert module.scale() == 1
         assert module.shape == tuple(layer.weight.shape)
-        if number % 32 == 0:  # the dense deltas of all layers take gigabytes of arithmetic
+        if number % 8 == 0:  # the dense deltas of all layers take gigabytes of arithmetic
             assert_delta(contents, name, up, down)
 
 

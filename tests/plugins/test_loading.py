@@ -210,6 +210,14 @@ def test_a_package_declares_hooks_for_others(packages: FakePackages) -> None:
     assert "wrong" in record_of(manager, "bee").error
 
 
+def test_hooks_are_declared_by_a_function_of_any_name(packages: FakePackages) -> None:
+    named = '@hookimpl(specname="bwlab_declare_hooks")\ndef declare('
+    source = declares("zoo_register_animals").replace("@hookimpl\ndef bwlab_declare_hooks(", named)
+    packages.install("bwlab-zoo", "1.0", {"zoo": source})
+    packages.install("bwlab-ant", "1.0", {"ant": IMPLEMENTS})
+    assert build_manager().hook.zoo_register_animals(place="Bern") == [["ant of Bern"]]
+
+
 def test_a_plugin_that_fails_to_declare_costs_only_itself(packages: FakePackages) -> None:
     packages.install("bwlab-zoo", "1.0", {"zoo": declares("zoo_register_animals").replace("(Specs)", "(Specks)")})
     packages.install("bwlab-ant", "1.0", {"ant": IMPLEMENTS})

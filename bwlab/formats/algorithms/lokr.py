@@ -62,8 +62,8 @@ class Lokr(Algorithm):
         values = np.kron(values1, values2) * abs(scale)
         order = np.argsort(-values)
         first, second = np.divmod(order, len(values2))
-        left = _column_products(left1[:, first] * (1.0 if scale >= 0 else -1.0), left2[:, second])
-        svd = left, values[order], _column_products(right1[:, first], right2[:, second])
+        left = _khatri_rao(left1[:, first] * (1.0 if scale >= 0 else -1.0), left2[:, second])
+        svd = left, values[order], _khatri_rao(right1[:, first], right2[:, second])
         return FactoredMatrix.from_svd(*(np.asarray(each, np.float64) for each in svd))
 
     def singular_values(self, leaves: Leaves, alpha: float | None) -> Numbers:
@@ -106,8 +106,8 @@ def _svd(matrix: PartMatrix) -> tuple[Numbers, Numbers, Numbers]:
     return out_basis @ left, values, in_basis @ right.T
 
 
-def _column_products(first: Numbers, second: Numbers) -> Numbers:
-    """Return the Kronecker product of each column `(a,)` of one with that `(b,)` of the other, `(a * b, columns)`."""
+def _khatri_rao(first: Numbers, second: Numbers) -> Numbers:
+    """Return the Khatri-Rao product `(a * b, n)` of `(a, n)` and `(b, n)`: the Kronecker product column by column."""
     return (first[:, None] * second).reshape(-1, first.shape[1])
 
 

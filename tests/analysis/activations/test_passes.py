@@ -39,8 +39,8 @@ def assert_close(found: object, other: object) -> None:
 def look(world: World) -> tuple[Any, Any]:
     """Return both reports of a pair; which blocks are to blame is not compared among the losses."""
     pair = world.pipe, world.scheme, world.a, world.b
-    losses = loss_interference(*pair, world.inputs, timesteps=TIMES, draws=1)
-    return interaction(*pair, world.inputs, TIMES, draws=1), replace(losses, blame=(), need=())
+    losses = loss_interference(*pair, world.inputs, timesteps=TIMES, draws=2)
+    return interaction(*pair, world.inputs, TIMES, draws=2), replace(losses, blame=(), need=())
 
 
 @pytest.fixture(scope="module")
