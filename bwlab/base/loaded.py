@@ -62,11 +62,11 @@ def _beginnings(folder: Path) -> dict[str, list[tuple[int, NDArray[np.generic]]]
 
     Beside the file that was loaded there may be others of the same tensors, in half precision or of another training.
     """
-    found: dict[str, list[tuple[int, NDArray[np.generic]]]] = {}
+    beginnings: dict[str, list[tuple[int, NDArray[np.generic]]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         for key, size, numbers in _first_numbers(open_adapter_file(path)):
-            found.setdefault(_name(key), []).append((size, numbers))
-    return found
+            beginnings.setdefault(_name(key), []).append((size, numbers))
+    return beginnings
 
 
 def _first_numbers(file: AdapterFile) -> Iterator[tuple[str, int, NDArray[np.generic]]]:

@@ -69,8 +69,8 @@ def family_of_denoiser(denoiser: Any) -> ModelFamily:
 
 def text_encoders(pipe: Any) -> tuple[nn.Module, ...]:
     """Return the text encoders that a base has; adapters name their layers `te.<path>`, `te2.<path>`, `te3.<path>`."""
-    found = (getattr(pipe, name, None) for name in ENCODERS)
-    return tuple(encoder for encoder in found if encoder is not None)
+    encoders = (getattr(pipe, name, None) for name in ENCODERS)
+    return tuple(encoder for encoder in encoders if encoder is not None)
 
 
 def tokenizers(pipe: Any) -> list[Any]:

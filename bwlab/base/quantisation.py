@@ -52,9 +52,9 @@ def stored_format(folder: Path) -> str | None:
 
 def refuse_quantised(denoiser: nn.Module, asked: str) -> None:
     """Raise BwlabError if a denoiser is quantised, so that a delta cannot be added to its weights."""
-    found = quantised_as(denoiser)
-    if found is not None:
-        raise BwlabError(asked, f"its weights are quantised ({found})", "Give the model before it was quantised")
+    method = quantised_as(denoiser)
+    if method is not None:
+        raise BwlabError(asked, f"its weights are quantised ({method})", "Give the model before it was quantised")
 
 
 def quantising_options(quantise: Quantisation, component: str) -> Mapping[str, object]:
@@ -106,8 +106,8 @@ class _OnCpu:
 
 def quantised_as(denoiser: nn.Module) -> str | None:
     """Return the format in which a denoiser holds its linear layers; None if it is not quantised."""
-    found: str | None = getattr(denoiser, QUANTISED, None)
-    return found
+    quantisation: str | None = getattr(denoiser, QUANTISED, None)
+    return quantisation
 
 
 def compute_in(denoiser: nn.Module, dtype: torch.dtype) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COMMA_REACH = 20
 COMMA = ",</w>"
-LONG_TEXT = "sequence-length-is-longer-than-the-specified-maximum"  # what transformers warns of, once if not told so
+LONG_TEXT = "sequence-length-is-longer-than-the-specified-maximum"  # warned of once by transformers
 LEAST_MEAN = 0.01  # in standard deviations; the ratio of smaller means says nothing, and they are not restored
 
 

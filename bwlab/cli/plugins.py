@@ -107,11 +107,11 @@ def contract_checks(
 
     kinds = manager.plugin_kinds() if kind is None else {kind: manager.plugin_kind(kind)}
     given = registered(manager, kinds.values())
-    found = [entry for entry in given if entry.name == name] or [entry for entry in given if entry.plugin == name]
-    if not found:
+    named = [entry for entry in given if entry.name == name] or [entry for entry in given if entry.plugin == name]
+    if not named:
         raise nothing_to_check(name, manager, kind, [entry.name for entry in given])
     by_title: dict[str, list[Registered]] = {}
-    for entry in found:
+    for entry in named:
         by_title.setdefault(f"{entry.kind.called} {entry.name}", []).append(entry)
     return [
         (title, entries[0].kind.check([entry.given for entry in entries], options or CheckOptions()))
@@ -134,14 +134,14 @@ def registered(manager: PluginManager, kinds: Iterable[PluginKind]) -> list[Regi
     from bwlab.plugins.discovery import reason
     from bwlab.terminal import warn
 
-    found = []
+    entries = []
     for kind in kinds:
         for record in manager.loaded:
             try:
-                found += [Registered(name, kind, record.name, given) for name, given in manager.entries(record, kind)]
+                entries += [Registered(name, kind, record.name, given) for name, given in manager.entries(record, kind)]
             except (Exception, SystemExit) as error:  # foreign code: it must not hide the other plugins
                 warn(f"the {kind.called} of plugin {record.name} of {record.source} is left out: {reason(error)}")
-    return found
+    return entries
 
 
 def nothing_to_check(name: str, manager: PluginManager, kind: str | None, known: Sequence[str]) -> BwlabError:
@@ -201,11 +201,11 @@ def words_of_hooks(manager: PluginManager) -> dict[str, str]:
 
 def kinds_of(record: PluginRecord, words: Mapping[str, str]) -> list[str]:
     """Return the kinds of a plugin: a word for each group of hooks that it implements; other hooks by their names."""
-    found = [
+    kinds = [
         words.get(hook, hook.removeprefix("bwlab_").removeprefix("register_").replace("_", " "))
         for hook in record.hooks
     ]
-    return sorted(set(found))
+    return sorted(set(kinds))
 
 
 def gives(record: PluginRecord, manager: PluginManager) -> tuple[list[str], list[str]]:

@@ -90,8 +90,8 @@ def _words(line: str) -> list[str]:
 
 
 def _family(word: str) -> str:
-    found = SCRIPT.fullmatch(word)
-    name = found[1] if found else word
+    script = SCRIPT.fullmatch(word)
+    name = script[1] if script else word
     if name not in FAMILIES:
         raise BwlabError(
             f"{ASKED}: {name}", "it does not train adapters of these models", f"Known: {', '.join(FAMILIES)}"

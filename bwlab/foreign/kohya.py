@@ -244,7 +244,7 @@ def _ranks(t: Translator, family: str, rank: int) -> str:
 
 
 def _convolutions(t: Translator, rank: int) -> tuple[int, float]:
-    """Return rank and alpha of convolutions: LyCORIS' are those of all layers unless it is told, kohya's alpha is 1."""
+    """Return rank and alpha of convolutions: those of other layers (LyCORIS), alpha 1 (kohya), if not given."""
     alpha = (t.number("network_alpha", 1.0) or 1.0) if _is_lycoris(t) else 1.0
     return t.whole(_arg("conv_dim"), rank) or rank, t.number(_arg("conv_alpha"), alpha) or alpha
 

@@ -38,7 +38,7 @@ def kohya_optimizer(t: Translator, names: Mapping[str, str]) -> None:
     if optimizer == "adafactor" and options.get("relative_step", True) is True:
         fix = "Give --lr, and relative_step=False in optimizer_args"
         t.warnings.append(
-            f"{t.program}'s Adafactor finds its rate (relative_step) unless told otherwise; here it takes --lr. {fix}"
+            f"{t.program}'s Adafactor finds its rate itself (relative_step) by default; here it takes --lr. {fix}"
         )
     put_options(t, optimizer, options, "optimizer_args")
 
@@ -72,7 +72,7 @@ def _pairs(t: Translator) -> Iterable[tuple[str, object]]:
                 t.asked("optimizer_args"), f"{text!r} is not of the form name=value", "Write betas=0.9,0.99"
             )
         try:
-            found = ast.literal_eval(value.strip())
-            yield name.strip(), list(found) if isinstance(found, tuple) else found
+            literal = ast.literal_eval(value.strip())
+            yield name.strip(), list(literal) if isinstance(literal, tuple) else literal
         except (ValueError, SyntaxError):
             yield name.strip(), value.strip()

@@ -169,7 +169,7 @@ def foreign_declaration(metadata: Mapping[str, str], architecture: str) -> tuple
 
 
 def _names(value: str, architecture: str) -> bool:
-    """Return whether a value of the metadata names a transformer, or nothing that can be told from one."""
+    """Return whether a value of the metadata names a transformer, or nothing that rules one out."""
     declared = declared_architecture({"modelspec.architecture": value})
     return declared == architecture or (declared is None and not value.lower().startswith(("sd_", "sdxl", *MODELSPEC)))
 

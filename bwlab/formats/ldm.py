@@ -196,10 +196,10 @@ def _open_clip_location(name: str, prefix: str) -> TensorLocation:
         return TensorLocation(prefix + "text_projection", transposed=True)
     if name in _OPEN_CLIP_OUTER:
         return TensorLocation(prefix + _OPEN_CLIP_OUTER[name])
-    found = _TEXT_LAYER.fullmatch(name)
-    if not found:
+    match = _TEXT_LAYER.fullmatch(name)
+    if not match:
         raise KeyError(name)
-    layer, module, leaf = found.groups()
+    layer, module, leaf = match.groups()
     root = f"{prefix}transformer.resblocks.{layer}"
     projection = module.removeprefix("self_attn.")
     if projection in _THIRDS:

@@ -152,11 +152,11 @@ def _stored_outside(
     file: AdapterFile, readings: Iterable[tuple[NumbersOf | None, Sequence[ParsedKey]]]
 ) -> dict[str, float]:
     """Return path -> number, from the functions of the dialects that have keys in a file."""
-    found: dict[str, float] = {}
+    stored: dict[str, float] = {}
     for numbers_of, keys in readings:
         if numbers_of is not None and keys:
-            found |= numbers_of(file, keys)
-    return found
+            stored |= numbers_of(file, keys)
+    return stored
 
 
 def parsed_key(file: AdapterFile, key: str, path: str, leaf: str) -> ParsedKey:

@@ -290,7 +290,7 @@ def in_original_code(modules: Modules, architecture: str) -> list[ModuleWeights]
         BwlabError: some rows of a module have no form of their own, and the others are missing or were scaled apart.
 
     """
-    found: list[ModuleWeights] = []
+    written: list[ModuleWeights] = []
     done: set[str] = set()
     for path, module in modules.items():
         if path in done:
@@ -305,8 +305,8 @@ def in_original_code(modules: Modules, architecture: str) -> list[ModuleWeights]
             found_rows = f"{module.algorithm} of a fused matrix cannot be written for some of its {len(paths)} layers"
             fix = "Give its layers one scale, or turn it into a low-rank form with --rank"
             raise BwlabError(f"writing {module.path} of {module.source or 'an adapter'}", found_rows, fix)
-        found += [part for part in parts if part is not None] if whole is None else [whole]
-    return found
+        written += [part for part in parts if part is not None] if whole is None else [whole]
+    return written
 
 
 def _written_layer(architecture: str, template: str) -> OriginalLayer | None:

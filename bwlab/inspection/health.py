@@ -103,7 +103,7 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
         health: module path -> health of its numbers.
 
     """
-    found = [
+    findings = [
         *_numbers(health),
         *_embeddings(contents),
         *_types(contents, health),
@@ -114,7 +114,7 @@ def findings_of(contents: AdapterContents, health: Mapping[str, ModuleHealth]) -
         *_diffusers(contents),
     ]
     order = ("error", "warning", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def _numbers(health: Mapping[str, ModuleHealth]) -> list[Finding]:

@@ -48,11 +48,11 @@ def from_package(name: str, package: str, module: str, kind: str) -> Callable[[]
 
     def load() -> type[torch.optim.Optimizer]:
         try:
-            found: type[torch.optim.Optimizer] = getattr(import_module(module), kind)
+            optimizer: type[torch.optim.Optimizer] = getattr(import_module(module), kind)
         except ImportError as error:
             reason = f"the package {package} is not installed"
             raise BwlabError(f"training.optimizer = {name}", reason, f"pip install 'bwlab[{name}]'") from error
-        return found
+        return optimizer
 
     return load
 

@@ -120,12 +120,12 @@ def _entry_points(places: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]
         places: the folders of `sys.path`, each with the time of its last change.
 
     """
-    found: dict[str, Distribution] = {}
+    by_name: dict[str, Distribution] = {}
     for distribution in distributions():
         if f"[{GROUP}]" in (distribution.read_text("entry_points.txt") or ""):
             # The first folder of `sys.path` has a distribution; a damaged one may have no name.
-            found.setdefault((distribution.name or str(len(found))).replace("_", "-"), distribution)
-    return tuple(point for one in found.values() for point in one.entry_points if point.group == GROUP)
+            by_name.setdefault((distribution.name or str(len(by_name))).replace("_", "-"), distribution)
+    return tuple(point for one in by_name.values() for point in one.entry_points if point.group == GROUP)
 
 
 def _changed(folder: str) -> int:

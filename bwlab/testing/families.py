@@ -71,10 +71,10 @@ class FamilyBench:
 
     def scheme(self, pipe: Pipeline) -> BlockScheme:
         """Return the block scheme of the base."""
-        found = self.family.scheme(dict(self.family.denoiser_of(pipe).config))
-        if found is None:
+        scheme = self.family.scheme(dict(self.family.denoiser_of(pipe).config))
+        if scheme is None:
             raise ContractBroken("scheme() returns None for the config of its own base")
-        return found
+        return scheme
 
     def latents(self, pipe: Pipeline, count: int = len(TIMES)) -> Tensor:
         """Return noise shaped as the latents of the base's own images, `(count, channels, h, w)`."""
@@ -165,8 +165,8 @@ def its_adapters_are_read_back(bench: FamilyBench) -> None:
         save_adapter(adapter, file)
         contents = read_contents(file, _FormatsOf(bench.family))
         require(contents.modules.keys() == adapter.layers.keys(), "a saved adapter is read with other layers")
-        found = scheme_of(contents.architecture, contents.shapes, contents.metadata)
-    moved = [path for path in adapter.layers if found.block_of(path) != scheme.block_of(path)]
+        read_scheme = scheme_of(contents.architecture, contents.shapes, contents.metadata)
+    moved = [path for path in adapter.layers if read_scheme.block_of(path) != scheme.block_of(path)]
     require(moved == [], f"in a saved adapter {len(moved)} layers lie in other blocks, such as {moved[:1]}")
 
 

@@ -28,10 +28,10 @@ class SchemeBench:
     @cached_property
     def scheme(self) -> BlockScheme:
         """The scheme of the config."""
-        found = self.finder.find(self.config)
-        if not isinstance(found, BlockScheme):
-            raise ContractBroken(f"find() returns {type(found).__name__} for the example config, not a BlockScheme")
-        return found
+        scheme = self.finder.find(self.config)
+        if not isinstance(scheme, BlockScheme):
+            raise ContractBroken(f"find() returns {type(scheme).__name__} for the example config, not a BlockScheme")
+        return scheme
 
 
 def bench_of(finder: SchemeFinder) -> SchemeBench:
@@ -69,10 +69,12 @@ def spoilt_configs_raise_nothing(bench: SchemeBench) -> None:
         for config in spoilt:
             shown = repr(config[key]) if key in config else "missing"
             try:
-                found = bench.finder.find(config)
+                scheme = bench.finder.find(config)
             except Exception as error:
                 raise ContractBroken(f"{key} = {shown} raises {type(error).__name__}: {error}") from error
-            require(found is None or isinstance(found, BlockScheme), f"{key} = {shown} returns no scheme and not None")
+            require(
+                scheme is None or isinstance(scheme, BlockScheme), f"{key} = {shown} returns no scheme and not None"
+            )
 
 
 def each_module_has_one_place(bench: SchemeBench) -> None:

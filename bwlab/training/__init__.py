@@ -75,7 +75,7 @@ def dry_run(
 def plan_memory(config: TrainConfig, manager: PluginManager, console: Console) -> None:
     """Print what a training with these settings needs in memory, computed from shapes alone.
 
-    No weights are read, and nothing is written. Images, captions and the folder of the run are not looked at.
+    No weights are read, and nothing is written. Images, captions and the folder of the run are not read.
 
     Args:
         config: all settings; the base may also be a name that `bwlab blocks` knows, such as `flux`.

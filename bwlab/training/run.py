@@ -182,7 +182,7 @@ class Run:
         )
 
     def record(self) -> RunRecord:
-        """Return what plugins are told about the run."""
+        """Return the record of the run that plugins receive."""
         config, training = self.config, self.config.training
         ranks = block_ranks(self.setup.trainable.adapter)
         return RunRecord(

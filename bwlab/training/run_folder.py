@@ -82,9 +82,9 @@ class RunFolder:
         asked = f"--out {self.path}"
         if self.path.exists() and not self.path.is_dir():
             raise BwlabError(asked, "a file, not a folder", "Choose another folder")
-        found = list(self.path.iterdir()) if self.path.exists() else []
-        if all(self._is_left_by_killed(path) for path in found):  # it was killed before it wrote its settings
-            if existing is ExistingRun.RESUME and not found:
+        entries = list(self.path.iterdir()) if self.path.exists() else []
+        if all(self._is_left_by_killed(path) for path in entries):  # it was killed before it wrote its settings
+            if existing is ExistingRun.RESUME and not entries:
                 reason = "the folder is empty" if self.path.exists() else "there is no such folder"
                 raise BwlabError(asked, f"no run to resume: {reason}", "Choose a run's folder or leave out --resume")
             return

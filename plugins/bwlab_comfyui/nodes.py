@@ -69,7 +69,7 @@ def advised(text: str) -> tuple[tuple[str, str], str]:
         document = json.loads(text)
         document = document.get("advice", document)
         specs, schedules = document["specs"], document["schedules"]
-        found = (str(specs["identity"]), str(specs["style"])), str(document["verdict"])
+        advice = (str(specs["identity"]), str(specs["style"])), str(document["verdict"])
         if document["schema"] != SCHEMA:
             raise BwlabError(asked, f"its schema is {document['schema']}", fix)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -78,7 +78,7 @@ def advised(text: str) -> tuple[tuple[str, str], str]:
     if late:
         what = f"it advises a schedule ({', '.join(late)}), and the patches of a model are the same at every step"
         raise BwlabError(asked, what, "Generate with the command that it names, or give the scales of another trial")
-    return found
+    return advice
 
 
 def as_image(figure: Any) -> Any:

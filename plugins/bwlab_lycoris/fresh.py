@@ -62,8 +62,8 @@ def _dense(layer: BaseLayer) -> BaseLayer:
 
 def _module_class(kind: Kind) -> type:
     module, name = kind.module
-    found: type = getattr(import_module(f"lycoris.modules.{module}"), name)
-    return found
+    module_class: type = getattr(import_module(f"lycoris.modules.{module}"), name)
+    return module_class
 
 
 @contextmanager

@@ -67,18 +67,20 @@ def work(model: Model, search: Search, warn: Callable[[str], None], job: Job) ->
         model.turns.let_others(job.check)
 
     with model.turns.between(job.check):
-        found = recommend(loaded, search.pair, judge, sampling, search.budget, settings.steps, on_condition=before_each)
-    advised = found.recommended
-    composition = found.composition
+        recommendation = recommend(
+            loaded, search.pair, judge, sampling, search.budget, settings.steps, on_condition=before_each
+        )
+    advised = recommendation.recommended
+    composition = recommendation.composition
     specs = [composition.spec(name) for name in ("identity", "style")]
     scales = [
         AdapterScales.of_spec(spec, schedule, loaded.scheme)
         for spec, schedule in zip(specs, composition.schedules, strict=True)
     ]
     return {
-        "text": recommendation_text(found),
+        "text": recommendation_text(recommendation),
         "advised": advised,
-        "tried": len(found.trials),
+        "tried": len(recommendation.trials),
         "own_images": None in search.references,
         "scales": [scale.model_dump() for scale in scales] if advised else None,
     }

@@ -90,8 +90,8 @@ class Mixer:
         if self.offer.folder is None:
             return {}
         inside = self.offer.folder.resolve()
-        found = sorted(self.offer.folder.glob(f"*{SUFFIX}"))
-        return {file.name: file for file in found if file.is_file() and file.resolve().parent == inside}
+        files = sorted(self.offer.folder.glob(f"*{SUFFIX}"))
+        return {file.name: file for file in files if file.is_file() and file.resolve().parent == inside}
 
     def open(self, session: Session, name: str) -> None:
         """Open an adapter of the offered folder; `BwlabError` for a name that it does not list, or a bad file."""

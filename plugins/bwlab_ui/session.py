@@ -53,7 +53,7 @@ class Newest:
                 self.progress = None
 
     def cancel(self) -> None:
-        """Cancel the request that is at work."""
+        """Cancel the request that is running."""
         with self._lock:
             self._number += 1
             self.progress = None
@@ -158,7 +158,7 @@ class Session:
         )
 
     def running(self) -> dict[str, Json]:
-        """Return what is at work, as JSON: the steps of each image, and the jobs without their results."""
+        """Return what is running, as JSON: the steps of each image, and the jobs without their results."""
         return {
             "images": {name: newest.progress for name, newest in self.images.items()},
             "jobs": {kind: job.document(with_result=False) for kind, job in self.jobs.items()},

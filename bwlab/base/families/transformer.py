@@ -64,7 +64,7 @@ class TransformerFamily(ModelFamily):
 
 
 class SizedFamily(TransformerFamily):
-    """A family whose pipelines are told the size of images, since nothing in a base says for which it was made."""
+    """A family whose pipelines take the size of images as an argument, as nothing in a base states it."""
 
     def sampling_options(self, pipe: Any) -> Mapping[str, object]:
         """Return the size of images."""
