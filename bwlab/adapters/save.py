@@ -23,7 +23,7 @@ from bwlab.adapters.lowrank import LowRankLayer
 from bwlab.blocks.paths import TRANSFORMER
 from bwlab.blocks.scheme import BlockScheme
 from bwlab.blocks.transformers import TRANSFORMERS
-from bwlab.errors import BwlabError
+from bwlab.errors import BrokenFileError, BwlabError
 from bwlab.formats.algorithms import ALGORITHMS, UnfitLeaves, algorithm_of
 from bwlab.formats.contents import SHAPES_KEY, TYPE_KEY
 from bwlab.formats.dialects.kohya import path_or_none
@@ -74,11 +74,14 @@ def save_adapter(
         for layer_path, own in leaves.items()
         for leaf, tensor in own.items()
     }
-    _require_finite(f"saving {path}", tensors)
     shapes = _shapes(adapter, leaves)
     own = file_metadata(adapter, alpha) | (_own_network(adapter) if shapes else {})
     entries = {**adapter.metadata, **own, **shapes, **(metadata or {})}
-    write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
+    try:
+        write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
+    except BrokenFileError:
+        _require_finite(f"saving {path}", tensors)
+        raise
 
 
 def _has_kohya_names(scheme: BlockScheme, paths: Iterable[str]) -> bool:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from bwlab.base.families.family import TextBatch
@@ -29,6 +28,7 @@ from bwlab.dataset.buckets import Frame
 from bwlab.dataset.examples import Example
 from bwlab.errors import BwlabError
 from bwlab.files import CHECKSUM, checksum, make_folder, remove_unfinished, write_atomically
+from bwlab.formats.torch_tensors import file_bytes
 from bwlab.images import UnreadableImage, read_image_tensor
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class TensorCache:
         tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in make().items()}
         make_folder(path.parent)
         remove_unfinished(path.parent)
-        write_atomically(path, save(tensors, {CHECKSUM: checksum(tensors)}))
+        write_atomically(path, file_bytes(tensors, {CHECKSUM: checksum(tensors)}))
         return tensors
 
 

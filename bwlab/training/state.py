@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from bwlab.errors import BwlabError, first_line
 from bwlab.files import CHECKSUM, checksum, make_folder, write_atomically
+from bwlab.formats.torch_tensors import file_bytes
 
 HEADER = "bwlab.checkpoint"
 OTHER_FOLDER = "Train in another folder"
@@ -156,7 +156,7 @@ def save_state(state: TrainingState, path: Path) -> None:
     # One entry of metadata: safetensors writes several in an order that differs from process to process.
     whole = {**header, CHECKSUM: checksum(state.tensors, json.dumps(header))}
     make_folder(path.parent)
-    write_atomically(path, save(dict(state.tensors), {HEADER: json.dumps(whole)}))
+    write_atomically(path, file_bytes(state.tensors, {HEADER: json.dumps(whole)}))
 
 
 def load_state(path: Path) -> TrainingState:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bwlab.base.models import TOKENIZERS, text_encoders, tokenizers
 from bwlab.errors import BwlabError
 from bwlab.files import write_atomically
+from bwlab.formats.torch_tensors import file_bytes
 from bwlab.generation.embeddings import require_words_read, text_ends_at
 from bwlab.training.config import TokensConfig
 
@@ -103,7 +103,7 @@ class TokenEmbeddings:
             keys = (name,) if len(self.rows) == 1 else ("clip_l", "clip_g")
             parts = (rows.detach()[word].float().cpu().contiguous() for rows in self.rows)
             path = folder / f"{prefix}{name}.safetensors"
-            write_atomically(path, save(dict(zip(keys, parts, strict=True))))
+            write_atomically(path, file_bytes(dict(zip(keys, parts, strict=True))))
             paths.append(path)
         return paths
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from bwlab.errors import BwlabError
 from bwlab.formats.safetensors import open_adapter_file, write_tensors
 from bwlab.formats.tensors import LazyTensor, cast, encoded, exactly, in_dtype, narrowed, round_bfloat16
-from bwlab.formats.torch_tensors import lazy_tensor
+from bwlab.formats.torch_tensors import file_bytes, lazy_tensor
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -26,8 +27,8 @@ def test_bfloat16_rounds_as_torch_does(numbers: list[float]) -> None:
     assert np.array_equal(round_bfloat16(values), expected.view(torch.int16).numpy().view(np.uint16))
 
 
-def test_bytes_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
-    tensors = {
+def tensors_of_all_kinds() -> dict[str, torch.Tensor]:
+    return {
         "b": torch.randn(3, 5),
         "a": torch.randn(7).half(),
         "d": torch.randn(2, 3).double(),
@@ -37,6 +38,20 @@ def test_bytes_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
         "count": torch.tensor([3, 4], dtype=torch.int64),
         "none": torch.zeros(0),
     }
+
+
+def test_a_whole_file_in_memory_is_that_of_the_safetensors_library() -> None:
+    tensors = tensors_of_all_kinds() | {"broken": torch.tensor([math.nan, math.inf])}
+    expected = safetensors.torch.save(tensors, {"x": "ü"})
+    assert file_bytes(tensors, {"x": "ü"}) == expected
+    turned = tensors | {"b": tensors["b"].T.contiguous().T.requires_grad_()}
+    assert not turned["b"].is_contiguous()
+    assert file_bytes(turned, {"x": "ü"}) == expected
+    assert file_bytes(tensors) == safetensors.torch.save(tensors)
+
+
+def test_bytes_are_those_of_the_safetensors_library(tmp_path: Path) -> None:
+    tensors = tensors_of_all_kinds()
     write_tensors(tmp_path / "a", {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, {"x": "ü"})
     found = safetensors.torch.load_file(tmp_path / "a")
     assert set(found) == set(tensors)

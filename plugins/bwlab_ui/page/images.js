@@ -29,7 +29,7 @@ async function load(kind) {
     if (signal.aborted) return;
     show(kind, blob, (performance.now() - began) / 1000);
   } catch (error) {
-    if (error.name === "AbortError" || error instanceof Cancelled) return; // a newer request is at work, or none is
+    if (error.name === "AbortError" || error instanceof Cancelled) return; // a newer request is running, or none is
     busy(kind, false);
     throw error;
   }

@@ -21,7 +21,7 @@ export async function start(kind, body = {}) {
   });
 }
 
-// Ask how far everything is while something is at work.
+// Ask how far everything is while something is running.
 export function watch() {
   clearTimeout(timer);
   timer = setTimeout(async () => {
