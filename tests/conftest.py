@@ -68,6 +68,16 @@ LONGEST = (
 )
 
 
+# Files with processes that are forked from one (`tests.forked`), which takes long to make.
+FORKED = (
+    "tests/training/test_unplanned_ends.py",
+    "tests/training/test_distributed.py",
+    "tests/analysis/study/test_killed.py",
+    "tests/training/test_options.py",
+    "tests/benchmarks/test_train_step.py",
+    "tests/dataset/test_encoding.py",
+)
+
 # Folders whose files share the finished study of tests/analysis/study/finished.py, which is slow to make.
 STUDIES = ("tests/analysis/study/", "tests/analysis/cli/test_study.py")
 
@@ -124,12 +134,14 @@ def _freeze() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Have each process run whole files, and one of them all files that share a study."""
+    """Have each process run whole files, and one of them all files that share a study, or a process to fork from."""
     from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
+            if file in FORKED:
+                return "forked"
             return "study" if file.startswith(STUDIES) and file not in LONGEST else file
 
     return Scheduling(config, log)

@@ -7,6 +7,33 @@ launcher, has to start Python.
 from __future__ import annotations
 
 import multiprocessing
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.training.imported"])
+
+
+def run_command(module: str, *arguments: str, said: Path) -> tuple[int | None, str]:
+    """Run the `main` of a module with these arguments in a process; return its exit code and what it prints.
+
+    Args:
+        module: name of the module, which is imported there.
+        arguments: what follows its name on the command line.
+        said: a file for what it prints.
+
+    """
+    process = PROCESSES.Process(target=_run, args=(module, arguments, said))
+    process.start()
+    process.join()
+    return process.exitcode, said.read_text(encoding="utf-8")
+
+
+def _run(module: str, arguments: tuple[str, ...], said: Path) -> None:
+    sys.argv = [module, *arguments]
+    with said.open("w", encoding="utf-8") as sys.stdout, sys.stdout as sys.stderr:
+        main: Callable[[], int] = import_module(module).main
+        code = main()
+    sys.exit(code)

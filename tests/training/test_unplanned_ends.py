@@ -6,7 +6,6 @@ import itertools
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,18 +16,16 @@ from bwlab.errors import BwlabError
 from bwlab.training.outputs import Outputs
 from bwlab.training.run import StopRequest
 from bwlab.training.run_folder import ExistingRun
+from tests.forked import run_command
 from tests.training.runs import files_in, run, same_tensors, short_config
 from tests.training.test_resume import At, KillAt, Killed
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, and their errors kept in memory")
-def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been() -> None:
-    command = [sys.executable, "-m", "tests.crash", "--kills", "8", "--seed", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^ all +8 +\d+ +0 *$", done.stdout, re.MULTILINE), done.stdout
+def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    code, said = run_command("tests.crash", "--kills", "8", "--seed", "5", said=tmp_path / "said.txt")
+    assert code == 0, said
+    assert re.search(r"^ all +8 +\d+ +0 *$", said, re.MULTILINE), said
 
 
 def test_a_run_killed_before_its_settings_were_written_is_begun_again(
