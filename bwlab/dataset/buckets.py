@@ -57,6 +57,7 @@ class Sizing:
         buckets: the sizes to choose from; empty means `size` alone.
         step: number of pixels of which the sides of buckets are multiples.
         upscale: whether images may be enlarged to a bucket, instead of each getting one that it covers.
+        most: the longest side that the base takes, in pixels; None: any.
 
     """
 
@@ -66,6 +67,7 @@ class Sizing:
     buckets: tuple[Size, ...] = ()
     step: int = 1
     upscale: bool = True
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     if not buckets:
         fix = "Widen data.bucket_min and data.bucket_max, or lower data.bucket_step"
         raise BwlabError(f"data.buckets with {size} pixels", f"no bucket has sides of {least} to {most}", fix)
-    return Sizing(size, factor, settings.random_crop, buckets, settings.bucket_step, settings.upscale)
+    return Sizing(size, factor, settings.random_crop, buckets, settings.bucket_step, settings.upscale, base.most)
 
 
 def require_side(asked: str, side: int, base: BaseSize) -> None:
@@ -202,7 +204,7 @@ def frame_example(example: Example, sizing: Sizing) -> Frame:
 
     Raises:
         UnreadableImage: the file does not begin like an image.
-        BwlabError: the image is smaller than one step of buckets and may not be enlarged.
+        BwlabError: the image may not be enlarged, and is smaller than a step of buckets or longer than the base takes.
 
     """
     original = image_size(example.path)
@@ -210,6 +212,9 @@ def frame_example(example: Example, sizing: Sizing) -> Frame:
     if frame is None:
         fix = "Take the image away, lower data.bucket_step or set data.upscale = true"
         raise BwlabError(f"image {example.path}", f"{original} pixels, less than one step of {sizing.step}", fix)
+    if sizing.most is not None and max(frame.target) > sizing.most:
+        found = f"its bucket has {frame.target} pixels, and the base takes images of at most {sizing.most} pixels"
+        raise BwlabError(f"image {example.path}", found, "Crop the image, take it away or set data.upscale = true")
     return frame
 
 

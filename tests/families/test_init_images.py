@@ -71,6 +71,21 @@ def test_images_larger_than_the_table_of_positions_are_refused(
         assert f"at most {most} pixels" in capsys.readouterr().err
 
 
+def test_long_images_that_are_not_enlarged_fit_the_table_of_positions_too(
+    sd3_folder: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    most = SD3_POSITIONS * SD3_TOKEN
+    Image.new("RGB", (2 * most, SD3_TOKEN), (90, 100, 150)).save(two_images / "long.png")
+    (two_images / "long.txt").write_text("a long image")
+    given = "train", "--base", sd3_folder, "--data", two_images, "--steps", 1, "--set", "preview.enabled=false"
+    buckets = "--set", "data.buckets=true", "--set", f"data.bucket_step={SD3_TOKEN}"
+    assert command(*given, *buckets, "--set", "data.upscale=false", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert f"long.png: its bucket has {2 * most} x {SD3_TOKEN} pixels" in error
+    assert f"at most {most} pixels" in error
+    assert command(*given, *buckets, "--out", tmp_path / "enlarged") == 0
+
+
 def test_a_controlnet_is_refused_in_one_line(
     base: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
