@@ -79,6 +79,7 @@ def test_onnxruntime_makes_no_identifier_of_the_machine(before: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_only_a_name_on_the_hub_asks_the_network_and_says_nothing_of_the_machine(
     tiny_pipeline: Path, tmp_path: Path
 ) -> None:

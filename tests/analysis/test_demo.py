@@ -76,6 +76,7 @@ def test_neither_data_folder_holds_the_pair_to_be_made(tmp_path: Path) -> None:
     assert all(caption.startswith("ink, ") and "fox" not in caption for caption in style)
 
 
+@pytest.mark.slow
 def test_upper_is_upper_only(done: tuple[Path, DemoResult]) -> None:
     _, result = done
     upper, full, identity = (keys(result.adapters[name]) for name in (FULL.style_part, STYLE_FULL, IDENTITY))
@@ -123,6 +124,7 @@ def test_conflicts_are_measured(done: tuple[Path, DemoResult]) -> None:
     assert out in result.conflicts[0].parents
 
 
+@pytest.mark.slow
 def test_a_stopped_demo_continues(
     plan: DemoPlan, done: tuple[Path, DemoResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

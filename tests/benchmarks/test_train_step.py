@@ -52,7 +52,6 @@ def test_the_first_trained_block_follows_the_flow_of_data() -> None:
     assert Setting(model="tiny-flux", adapter="lora", blocks="late").first_block() == "single_transformer_blocks.2"
 
 
-@pytest.mark.slow  # starts a process, which imports everything again
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_measured_in_a_process_of_its_own() -> None:
     printed = run(

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import bwlab
 from bwlab.blocks.spec import parse_spec
 from bwlab.plugins.manager import build_manager
@@ -48,6 +50,7 @@ def maker(folder: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path: Path) -> None:
     found = doctest.testfile(str(PAGE), module_relative=False, globs={"make_adapter": maker(tmp_path)})
     assert found.attempted > 15

@@ -85,6 +85,7 @@ def navigation() -> list[dict[str, object]]:
     return loaded["nav"]
 
 
+@pytest.mark.slow
 def test_it_builds_without_a_warning(built: tuple[Path, str]) -> None:
     assert not re.findall(r"^(?:WARNING|ERROR).*", built[1], re.MULTILINE)
 

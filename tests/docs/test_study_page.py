@@ -11,6 +11,7 @@ def test_the_results_are_there() -> None:
     assert {file.name for file in stored()} >= {"conflict.sqlite", "fusion.sqlite", "paper.sqlite", "reversal.sqlite"}
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_results() -> None:
     page = FOLDER / TABLES
     if not page.is_file():

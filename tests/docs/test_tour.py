@@ -20,6 +20,7 @@ def cells(notebook: Any) -> list[Any]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     fewer = {"STEPS": 1, "SAMPLES": 1, "LATENTS": 1, "RANDOM": 1, "IMAGE_STEPS": 1, "TIMESTEPS": [601]}

@@ -55,6 +55,7 @@ def test_fewer_numbers_are_those_of_the_page() -> None:
     assert [long for long in FEWER if long not in TEXT] == []
 
 
+@pytest.mark.slow
 def test_the_commands_run(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "100")

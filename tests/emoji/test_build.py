@@ -15,6 +15,7 @@ from bwlab_emoji.build import BuildConfig, build, generate
 from bwlab_emoji.world import HELD_OUT, caption, training_names, world_names
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("little_at_once")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_build_writes_a_pipeline_and_continues(work: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def training(folder: Path, steps: int = 4) -> DenoiserTraining:
     return DenoiserTraining(LatentPool(latents, tokens, empty), new_text_encoder(tokenizer), folder, steps, 2, batch=2)
 
 
+@pytest.mark.slow
 def test_a_restarted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     straight = training(tmp_path / "whole")
     for _ in range(4):

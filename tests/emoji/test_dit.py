@@ -39,6 +39,7 @@ def test_an_untrained_transformer_predicts_nothing() -> None:
     assert not output.any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("little_at_once")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_build_writes_a_pipeline_and_continues(work: Path, tmp_path: Path) -> None:

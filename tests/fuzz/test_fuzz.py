@@ -49,6 +49,7 @@ def test_files_broken_at_random(part: int, bench: Bench) -> None:
         assert found == [], f"file {number}: {found}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pipelines_are_read")
 def test_states_of_a_stopped_training_broken_at_random(bench: Bench) -> None:
     """A run resumes from the whole state, and from a broken one or not; half of the broken have a right checksum."""

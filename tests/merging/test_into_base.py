@@ -110,6 +110,7 @@ def test_a_folder_says_what_the_attached_adapters_say(
     assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "b.safetensors", "out"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", list(PUBLISHED))
 @pytest.mark.usefixtures("small_published")
 def test_a_single_file_says_so_too(

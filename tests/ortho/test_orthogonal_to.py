@@ -99,6 +99,7 @@ def test_without_the_option_they_are_not(tiny_pipeline: Path, two_images: Path, 
     assert max(cosines(read_contents(path), read_contents(identity)).values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_bit_for_bit_without_the_other_file_s_spaces_changing(
     tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit_without_the_other_file_s_spaces_c
     assert same_tensors(whole, parts)
 
 
+@pytest.mark.slow
 def test_going_on_from_a_file_stays_clear(
     tiny_pipeline: Path, two_images: Path, identity: Path, tmp_path: Path
 ) -> None:

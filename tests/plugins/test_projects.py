@@ -129,6 +129,7 @@ def test_a_project_is_listed_and_keeps_its_contract(
     assert len(shown) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_project_passes_its_own_tests(kind: str, own_tests: dict[str, list[bool]]) -> None:
     assert len(own_tests[kind]) >= 8

@@ -125,6 +125,7 @@ def steps_of(out: Path) -> list[dict[str, float]]:
     return [line for line in lines if line["event"] == "step"]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch_size(
     tiny_pipeline: Path, two_images: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_two_processes_equal_one_with_twice_the_batch_size(
     assert_equal_runs(tmp_path / "two", tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_on_a_transformer(two_images: Path, tmp_path: Path) -> None:
     base = save_tiny_sd3(tmp_path / "base")
     given = [f"base={base}", f"data.folder={two_images}", "adapter.blocks=joint0.text=1, joint2-3=2"]

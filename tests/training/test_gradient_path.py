@@ -127,6 +127,7 @@ def test_gradients_are_on_again_after_an_inner_block_failed() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_a_compiled_unet_has_the_same_gradients() -> None:
     unet = frozen_unet()
     adapter = trained(unet, "lora", "upper=3")

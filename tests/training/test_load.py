@@ -13,6 +13,7 @@ from tests.training.load import MEMORY_GROWTH, SLOWER, Sample, Watch, config_of,
 STEADY = [Sample(step, 900.0, 11, 7, 0.02) for step in range(1, 41)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which Linux has")
 def test_a_run_of_a_hundred_steps_grows_in_nothing(tiny_pipeline: Path, tmp_path: Path) -> None:
     """With checkpoints and previews, which are made and removed many times; time is for `make load` to measure."""

@@ -34,6 +34,7 @@ def test_storages_are_counted_while_they_exist() -> None:
         assert (counter.live, counter.peak) == (0, 440)
 
 
+@pytest.mark.slow
 def test_late_blocks_checkpointing_and_half_precision_need_less(tmp_path: Path) -> None:
     from tests.families.pipelines import tiny_flux
 

@@ -116,6 +116,7 @@ def test_a_file_that_does_not_fit_is_refused(
     assert not (tmp_path / "on").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_run_learns_the_same(
     tiny_pipeline: Path, two_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def train_and_kill(sets: list[str]) -> None:
     train(read_config(sets=sets), build_manager([Kills()]), Console(quiet=True), ExistingRun.REFUSE)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_bit_for_bit(tiny_pipeline: Path, two_words: Path, tmp_path: Path) -> None:
     sets = [
         *("training.steps=5", "checkpoint.every=2", "preview.enabled=false", "training.batch_size=2"),

@@ -21,6 +21,7 @@ from tests.training.runs import files_in, run, same_tensors, short_config
 from tests.training.test_resume import At, KillAt, Killed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, and their errors kept in memory")
 def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     code, said = run_command("tests.crash", "--kills", "8", "--seed", "5", said=tmp_path / "said.txt")

@@ -22,7 +22,7 @@ from tests.ui.served import mixing, offered, served
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium on PATH")]
 PATIENCE = 60  # seconds until something must have happened
 SECRET = "correct horse"
 

@@ -48,6 +48,7 @@ def whole(world: World) -> tuple[Any, Any]:
     return look(world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7])
 def test_portions_of_variants_find_the_same(
     world: World, whole: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, rows: int

@@ -234,6 +234,7 @@ def test_an_adapter_of_scale_0_takes_nothing_away(bench: Bench, tmp_path: Path) 
     assert report.blame == ()
 
 
+@pytest.mark.slow
 def test_random_pairs_are_within_their_null(bench: Bench, tmp_path: Path) -> None:
     """B is one more random adapter, drawn as those of the null are: the six are exchangeable.
 

@@ -101,6 +101,7 @@ def test_details_of_a_conflict_are_printed_when_asked_for(bwlab: Run, files: Fil
     assert "More with --details" not in whole.out
 
 
+@pytest.mark.slow
 def test_the_lines_to_copy_run_as_printed(
     bwlab: Run, files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -153,6 +154,7 @@ def test_conflict_on_the_adapters_own_images(bwlab: Run, files: Files) -> None:
     assert "…" not in table.out
 
 
+@pytest.mark.slow
 def test_a_clip_model_scores_what_each_adapter_loses(bwlab: Run, files: Files) -> None:
     data = ("--data", f"identity={files.images}", "--data", f"style={files.images}")
     arguments = ("analyze", "conflict", files.a, files.b, "--base", files.base, "--clip", files.clip, *data)
@@ -263,6 +265,7 @@ def scored(files: Files) -> tuple[object, ...]:
     return (*data, "--prompts", files.prompts, "--clip", files.clip)
 
 
+@pytest.mark.slow
 def test_without_a_scorer_of_identity_the_order_decides_and_a_warning_says_so(bwlab: Run, files: Files) -> None:
     asked = ("analyze", "conflict", files.a, files.b, "--base", files.base, *scored(files), *QUICK, "--advise")
     asked += ("--budget", 32)
@@ -282,6 +285,7 @@ def test_a_budget_that_is_too_small_is_refused_first(bwlab: Run, files: Files) -
     assert "measuring" not in refused.err
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_are_warned_of_beside_scores(bwlab: Run, files: Files) -> None:
     asked = ("analyze", "conflict", files.a, files.b, "--base", files.base, *scored(files), *QUICK)
     warned = json.loads(bwlab(*asked, "--json").out)["warnings"]
@@ -300,6 +304,7 @@ def test_one_random_adapter_is_shown_without_a_spread(bwlab: Run, files: Files) 
     assert "random_sd" not in found["changes"][0]["effect"]
 
 
+@pytest.mark.slow
 def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
     data = ("--data", f"a={files.images}", "--data", f"b={files.images}")
     pair = (files.with_text, files.b)
@@ -312,6 +317,7 @@ def test_adapters_of_the_text_encoder_too(bwlab: Run, files: Files) -> None:
     assert "Effect" in of_one.out, of_one.err
 
 
+@pytest.mark.slow
 def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     third = files.a.with_name("third.safetensors")
     third.write_bytes(files.a.read_bytes())
@@ -331,6 +337,7 @@ def test_conflict_of_three_is_a_matrix(bwlab: Run, files: Files) -> None:
     assert [row.index("-") for row in matrix] == [1, 3, 5]  # its own column, each other one with a random pair
 
 
+@pytest.mark.slow
 def test_three_adapters_with_images_say_who_keeps_how_much(bwlab: Run, files: Files, tmp_path: Path) -> None:
     three = (files.a, files.b, files.with_text)
     data = [f"--data={name}={files.images}" for name in ("identity", "b", "with_text")]

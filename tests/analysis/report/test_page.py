@@ -115,6 +115,7 @@ def presentations(files: Files, tmp_path_factory: pytest.TempPathFactory) -> lis
     return shown
 
 
+@pytest.mark.slow
 def test_one_file_without_network(presentations: list[Presentation], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = {f"picture {i}": Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for i in range(3)}

@@ -91,6 +91,7 @@ def test_the_page_has_the_tables_of_the_numbers() -> None:
         assert markdown_table(table).strip() in page
 
 
+@pytest.mark.slow
 def test_the_command_measures_each_pair_once(
     finished: Finished, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

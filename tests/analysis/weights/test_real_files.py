@@ -52,6 +52,7 @@ def test_two_unrelated_lora_files() -> None:
     assert "It does not show a conflict." in weights_verdict(report)[0]
 
 
+@pytest.mark.slow
 def test_two_lokr_files_are_at_chance_by_the_spread_of_their_products() -> None:
     a, b = (real_file(f"lycorisfork__smart_falcon_{name}_lokr.safetensors") for name in ("16", "4"))
     told = weights_verdict(measure_conflict(a, b, [COSINE, OUT_OVERLAP, IN_OVERLAP]))
