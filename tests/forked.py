@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.training.imported"])
+SECONDS = 900
 
 
 def run_command(module: str, *arguments: str, said: Path) -> tuple[int | None, str]:
@@ -27,13 +28,15 @@ def run_command(module: str, *arguments: str, said: Path) -> tuple[int | None, s
     """
     process = PROCESSES.Process(target=_run, args=(module, arguments, said))
     process.start()
-    process.join()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
     return process.exitcode, said.read_text(encoding="utf-8")
 
 
 def _run(module: str, arguments: tuple[str, ...], said: Path) -> None:
     sys.argv = [module, *arguments]
-    with said.open("w", encoding="utf-8") as sys.stdout, sys.stdout as sys.stderr:
-        main: Callable[[], int] = import_module(module).main
-        code = main()
-    sys.exit(code)
+    sys.stdout = sys.stderr = said.open("w", encoding="utf-8")  # left open for the traceback of an error
+    main: Callable[[], int] = import_module(module).main
+    sys.exit(main())

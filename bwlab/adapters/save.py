@@ -74,10 +74,10 @@ def save_adapter(
         for layer_path, own in leaves.items()
         for leaf, tensor in own.items()
     }
-    shapes = _shapes(adapter, leaves)
-    own = file_metadata(adapter, alpha) | (_own_network(adapter) if shapes else {})
-    entries = {**adapter.metadata, **own, **shapes, **(metadata or {})}
     try:
+        shapes = _shapes(adapter, leaves)
+        own = file_metadata(adapter, alpha) | (_own_network(adapter) if shapes else {})
+        entries = {**adapter.metadata, **own, **shapes, **(metadata or {})}
         write_tensors(path, {key: lazy_tensor(tensor, key) for key, tensor in tensors.items()}, entries)
     except BrokenFileError:
         _require_finite(f"saving {path}", tensors)
