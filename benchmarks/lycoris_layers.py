@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.train_step import quiet
 from bwlab.adapters.layer import BaseLayer
-from bwlab_lycoris.kinds import KINDS
+from bwlab_lycoris.kinds import LYCORIS_KINDS
 from bwlab_lycoris.layers import LAYERS
 
 RANK = 16
@@ -37,7 +37,7 @@ CASES: Mapping[str, tuple[Callable[[], BaseLayer], tuple[int, ...]]] = {
 
 
 def main(
-    types: Annotated[str, typer.Option(help="Adapter types, joined by commas.")] = ",".join(KINDS),
+    types: Annotated[str, typer.Option(help="Adapter types, joined by commas.")] = ",".join(LYCORIS_KINDS),
     repeats: Annotated[int, typer.Option(min=1, help="Number of timed steps of each.")] = 5,
 ) -> None:
     """Measure single layers."""
@@ -61,7 +61,7 @@ Forward = tuple[Callable[[], Tensor], set[int]]
 def steps(name: str, base: BaseLayer, x: Tensor) -> tuple[Forward, Forward]:
     """Return the forward pass of LyCORIS' module and of bwlab's layer, with the same tensors, on one frozen layer."""
     base.requires_grad_(False)
-    kind, x = KINDS[name], x.requires_grad_()
+    kind, x = LYCORIS_KINDS[name], x.requires_grad_()
     module_class = getattr(import_module(f"lycoris.modules.{kind.module[0]}"), kind.module[1])
     module = module_class("", base, 1.0, RANK, float(RANK), weight_decompose="dora_wd" in kind.arguments)
     layer = LAYERS[name].from_tensors(base, {leaf: tensor.detach() for leaf, tensor in module.state_dict().items()})

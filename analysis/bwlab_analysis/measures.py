@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, TypeAlias, get_args
 
 from bwlab.errors import BwlabError, first_line
 
@@ -32,6 +32,9 @@ ALL_TIMES = "all"
 
 BlockAtTimestep: TypeAlias = tuple[str, int | str]
 """A block (or `PREDICTION`) at a timestep (or over `ALL_TIMES`)."""
+
+ScorerKind: TypeAlias = Literal["identity", "style", "text"]
+SCORER_KINDS: tuple[ScorerKind, ...] = get_args(ScorerKind)
 
 SCHEMA_VERSION = 2
 
@@ -238,7 +241,7 @@ class FidelityScorer:
     """
 
     name: str
-    kind: Literal["identity", "style", "text"]
+    kind: ScorerKind
     summary: str
     load: Callable[[], Callable[[Sequence[Image], Sequence[Any]], list[float]]]
     owner: str = ""

@@ -19,7 +19,7 @@ from bwlab.errors import BwlabError
 
 Kind: TypeAlias = Literal["rank", "scale", "rate"]
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+SPEC_KINDS: tuple[Kind, ...] = get_args(Kind)
 MAX_RANK = 4096
 # Narrower than float(), which also takes "1_000", "infinity" and digits of other scripts.
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

@@ -31,7 +31,7 @@ _TEXT = re.compile(
 )
 
 LINEAR_KINDS = frozenset({"linear", "conv1x1"})
-KINDS = LINEAR_KINDS | {"conv"}
+LAYER_KINDS = LINEAR_KINDS | {"conv"}
 
 
 def is_attention_target(path: str, kind: str) -> bool:
@@ -56,4 +56,4 @@ def is_conv_target(path: str, kind: str) -> bool:
     """
     if is_attention_target(path, kind):
         return True
-    return kind in KINDS and in_unet(path) and _RESNET.fullmatch(path) is not None
+    return kind in LAYER_KINDS and in_unet(path) and _RESNET.fullmatch(path) is not None

@@ -10,8 +10,6 @@ from bwlab.errors import BwlabError
 from bwlab.files import exists, is_file
 from bwlab.terminal import counted
 
-FIX = "Write a scale or a block spec after the colon, as in fox.safetensors:0.8"
-
 
 def adapters_with_scales(texts: Sequence[str], scales: Sequence[str]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the adapter files and their scales.
@@ -52,7 +50,8 @@ def split_adapter(text: str) -> tuple[Path, str | None]:
     if not (is_file(Path(file)) or _looks_like_spec(spec)):
         return Path(text), None
     if not spec.strip():
-        raise BwlabError(f"--adapter {text}", "there is no scale after the colon", FIX)
+        fix = "Write a scale or a block spec after the colon, as in fox.safetensors:0.8"
+        raise BwlabError(f"--adapter {text}", "there is no scale after the colon", fix)
     return Path(file), spec.strip()
 
 

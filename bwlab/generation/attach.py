@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 AdapterSource: TypeAlias = ScaledAdapter | Adapter | str | Path
 
 CHANGES = "scales that change over the steps"
-FIX = "Attach the adapters to the pipeline that samples, or leave out schedules and fusions that depend on the step"
+OWN_PIPELINE = (
+    "Attach the adapters to the pipeline that samples, or leave out schedules and fusions that depend on the step"
+)
 
 
 @contextmanager
@@ -179,12 +181,12 @@ def fraction_of(pipe: Pipeline, timestep: float) -> float:
     """
     scheduler = pipe.scheduler
     if getattr(scheduler, "num_inference_steps", None) is None:
-        raise BwlabError(CHANGES, "the pipeline's scheduler has no sampling steps", FIX)
+        raise BwlabError(CHANGES, "the pipeline's scheduler has no sampling steps", OWN_PIPELINE)
     timesteps = torch.unique_consecutive(scheduler.timesteps.cpu())
     places = (timesteps == timestep).nonzero()
     if not len(places):
         found = f"the denoiser is called at timestep {timestep:g}, which the pipeline's scheduler does not visit"
-        raise BwlabError(CHANGES, found, FIX)
+        raise BwlabError(CHANGES, found, OWN_PIPELINE)
     return int(places[0]) / len(timesteps)
 
 

@@ -59,7 +59,7 @@ class Kind:
     splits_outputs: bool = False
 
 
-KINDS: Mapping[str, Kind] = {
+LYCORIS_KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(

@@ -19,7 +19,7 @@ from bwlab.formats.algorithms.algorithm import shapes_of
 from bwlab.formats.keys import ALPHA
 from bwlab.formats.torch_tensors import lazy_tensor
 from bwlab_lycoris.fresh import fresh_tensors
-from bwlab_lycoris.kinds import KINDS
+from bwlab_lycoris.kinds import LYCORIS_KINDS
 
 
 class LycorisLayer(AdapterLayer):
@@ -49,9 +49,9 @@ class LycorisLayer(AdapterLayer):
     def create(
         cls, layer: BaseLayer, rank: int, alpha: float, generator: torch.Generator | None, **options: object
     ) -> Self:
-        """Return a new float32 layer on the layer's device, with the numbers of LyCORIS' own module; see `KINDS`."""
+        """Return a new float32 layer on the layer's device, with the numbers of LyCORIS' own; see `LYCORIS_KINDS`."""
         check_rank_and_alpha(rank, alpha)
-        kind = KINDS[cls.type_name]
+        kind = LYCORIS_KINDS[cls.type_name]
         given = checked_options(kind.name, kind.options, options, lambda name, value: f"option {name} = {value}")
         return cls.from_tensors(layer, fresh_tensors(kind, layer, rank, alpha, generator, given))
 
@@ -65,7 +65,7 @@ class LycorisLayer(AdapterLayer):
     @classmethod
     def network(cls) -> tuple[str, Mapping[str, str]]:
         """Return kohya's name of LyCORIS, and the arguments that select this type."""
-        return "lycoris.kohya", KINDS[cls.type_name].arguments
+        return "lycoris.kohya", LYCORIS_KINDS[cls.type_name].arguments
 
     def leaf(self, leaf: str) -> Tensor:
         """Return the parameter of a leaf."""
@@ -122,7 +122,7 @@ def require_fit(type_name: str, layer: BaseLayer, leaves: Mapping[str, Tensor]) 
     lazy = {leaf: lazy_tensor(tensor, leaf) for leaf, tensor in leaves.items()}
     algorithm = algorithm_of(shapes_of(lazy))
     if algorithm is None or algorithm.name != type_name or not algorithm.leaves >= lazy.keys():
-        made_of = ", ".join(KINDS[type_name].leaves)
+        made_of = ", ".join(LYCORIS_KINDS[type_name].leaves)
         raise BwlabError(asked, f"tensors {', '.join(sorted(leaves)) or 'none'}", f"It is made of {made_of}")
     try:
         algorithm.shape(shapes_of(lazy))

@@ -23,7 +23,7 @@ def load(name: str) -> type[AdapterLayer]:
 def bwlab_register_adapters() -> list[AdapterType]:
     """Return `loha`, `lokr`, `dora`, `doha`, `dokr`, `oft`, `boft`, `glora` and `ia3`."""
     from bwlab.blocks.targets import is_conv_target
-    from bwlab_lycoris.kinds import KINDS
+    from bwlab_lycoris.kinds import LYCORIS_KINDS
 
     return [
         AdapterType(
@@ -36,5 +36,5 @@ def bwlab_register_adapters() -> list[AdapterType]:
             options=tuple(kind.options),
             splits_outputs=kind.splits_outputs,
         )
-        for kind in KINDS.values()
+        for kind in LYCORIS_KINDS.values()
     ]

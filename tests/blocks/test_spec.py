@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bwlab.blocks.configs import SD14, SDXL
 from bwlab.blocks.families import scheme_for
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import KINDS, BlockSpec, Kind, number_text, parse_spec
+from bwlab.blocks.spec import SPEC_KINDS, BlockSpec, Kind, number_text, parse_spec
 from bwlab.errors import BwlabError
 
 SCHEMES = [scheme_for(SD14), scheme_for(SDXL), scheme_for({**SD14, "layers_per_block": 1})]
@@ -26,7 +26,7 @@ NUMBERS: dict[Kind, st.SearchStrategy[float]] = {
 def entry_lists(draw: st.DrawFn) -> tuple[BlockScheme, Kind, list[tuple[str, float]]]:
     """Draw a scheme, a kind and valid entries; ranks are above 0 somewhere."""
     scheme = draw(st.sampled_from(SCHEMES))
-    kind: Kind = draw(st.sampled_from(KINDS))
+    kind: Kind = draw(st.sampled_from(SPEC_KINDS))
     entries = draw(st.lists(st.tuples(st.sampled_from(scheme.names()), NUMBERS[kind]), min_size=1, max_size=7))
     return scheme, kind, [*entries, ("mid", 3.0)]
 
@@ -63,7 +63,7 @@ def test_later_entries_win_and_the_star_gives_way(drawn: tuple[BlockScheme, Kind
         assert value == expected, path
 
 
-@given(st.text(), st.sampled_from(SCHEMES), st.sampled_from(KINDS))
+@given(st.text(), st.sampled_from(SCHEMES), st.sampled_from(SPEC_KINDS))
 @example("1e999", SCHEMES[0], "scale")
 @example("mid=²", SCHEMES[0], "rank")
 @example("mid=1_0", SCHEMES[0], "rank")

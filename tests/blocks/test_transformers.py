@@ -17,7 +17,7 @@ from bwlab.blocks.families import scheme_for
 from bwlab.blocks.notations.lists import list_slots
 from bwlab.blocks.notations.translate import translate_from, translate_to
 from bwlab.blocks.scheme import with_ranges
-from bwlab.blocks.spec import KINDS, parse_spec
+from bwlab.blocks.spec import SPEC_KINDS, parse_spec
 from bwlab.blocks.targets import is_attention_target
 from bwlab.blocks.transformers import TRANSFORMERS
 from bwlab.cli.blocks import command
@@ -204,7 +204,7 @@ def test_names_that_a_model_lacks_are_errors(name: str, found: str) -> None:
 def test_the_canonical_spec_means_the_same(name: str, data: st.DataObject) -> None:
     scheme = SCHEMES[name]
     names = data.draw(st.lists(st.sampled_from(scheme.names()), min_size=1, max_size=4))
-    kind = data.draw(st.sampled_from(KINDS))
+    kind = data.draw(st.sampled_from(SPEC_KINDS))
     text = ", ".join(f"{name}={number}" for name, number in zip(names, (1, 2, 1, 3), strict=False))
     spec = parse_spec(text, scheme, kind=kind)
     assert parse_spec(spec.canonical(), scheme, kind=kind).values == spec.values

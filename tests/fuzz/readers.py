@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 
 from bwlab.adapters.schedule import parse_schedule
-from bwlab.blocks.spec import KINDS, parse_spec
+from bwlab.blocks.spec import SPEC_KINDS, parse_spec
 from bwlab.config.sources import read_file
 from bwlab.dataset.config import DataConfig
 from bwlab.dataset.kohya_toml import read_dataset_toml
@@ -106,7 +106,7 @@ def toml(content: bytes) -> None:
 def spec(content: bytes) -> None:
     """Read this text as numbers of blocks and as a schedule."""
     text = content.decode("utf-8", "replace")
-    for kind in KINDS:
+    for kind in SPEC_KINDS:
         with _errors_allowed():
             numbers = parse_spec(text, scheme_of("sd1", {}), kind=kind)
             assert all(map(math.isfinite, numbers.values.values()))

@@ -19,7 +19,7 @@ from bwlab.plugins.manager import LYCORIS_TYPES
 from bwlab.testing import run_contract
 from bwlab.testing.bench import Bench, bench_for
 from bwlab_lycoris.fresh import fresh_tensors
-from bwlab_lycoris.kinds import KINDS
+from bwlab_lycoris.kinds import LYCORIS_KINDS
 from bwlab_lycoris.layers import LAYERS
 from bwlab_lycoris.loha import LohaLayer
 from tests.formats.lycoris_made import CASES, INPUTS, Case, layers_of
@@ -35,7 +35,7 @@ def test_each_type_keeps_the_contract(name: str) -> None:
 
 
 def test_types_are_named_after_the_algorithms_of_their_files() -> None:
-    assert {case.algorithm for case in TRAINED} == set(TYPES) == set(KINDS) == set(LAYERS) == LYCORIS_TYPES
+    assert {case.algorithm for case in TRAINED} == set(TYPES) == set(LYCORIS_KINDS) == set(LAYERS) == LYCORIS_TYPES
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.015), (torch.float16, 0.002)])
@@ -157,9 +157,9 @@ def test_a_new_layer_is_that_of_lycoris_and_changes_nothing(name: str, options: 
     for base in (nn.Linear(48, 64), nn.Conv2d(32, 64, 3, padding=1), nn.Conv2d(96, 32, 1)):
         base.requires_grad_(False)
         layer = LAYERS[name].create(base, 4, 2.0, torch.Generator().manual_seed(5), **options)
-        again = fresh_tensors(KINDS[name], base, 4, 2.0, torch.Generator().manual_seed(5), options)
+        again = fresh_tensors(LYCORIS_KINDS[name], base, 4, 2.0, torch.Generator().manual_seed(5), options)
         tensors = layer.tensors()
-        assert set(tensors) == set(again) <= set(KINDS[name].leaves)
+        assert set(tensors) == set(again) <= set(LYCORIS_KINDS[name].leaves)
         assert all(torch.equal(tensors[leaf], tensor.to(tensors[leaf].dtype)) for leaf, tensor in again.items())
         assert float(layer.delta(base.weight).detach().abs().max()) < 1e-6
         other = LAYERS[name].create(base, 4, 2.0, torch.Generator().manual_seed(6), **options).tensors()

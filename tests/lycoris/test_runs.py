@@ -17,7 +17,7 @@ from bwlab.cli.app import main
 from bwlab.errors import BwlabError
 from bwlab.formats.read import read_contents
 from bwlab.training.run_folder import ExistingRun
-from bwlab_lycoris.kinds import KINDS
+from bwlab_lycoris.kinds import LYCORIS_KINDS
 from bwlab_lycoris.layers import LAYERS
 from tests.training.runs import plugins, run, same_tensors, short_config
 
@@ -43,16 +43,16 @@ def cli(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return printed.out
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", LYCORIS_KINDS)
 def test_a_run_and_its_file(
     name: str, tiny_pipeline: Path, two_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = train(name, tiny_pipeline, two_images, tmp_path / "run", "training.lr=0.01", "training.steps=2")
     with safetensors.safe_open(file, "pt") as opened:
         metadata = opened.metadata()
-    assert {key.partition(".")[2] for key in safetensors.torch.load_file(file)} <= set(KINDS[name].leaves)
+    assert {key.partition(".")[2] for key in safetensors.torch.load_file(file)} <= set(LYCORIS_KINDS[name].leaves)
     assert metadata["ss_network_module"] == "lycoris.kohya"
-    assert json.loads(metadata["ss_network_args"])["algo"] == KINDS[name].arguments["algo"]
+    assert json.loads(metadata["ss_network_args"])["algo"] == LYCORIS_KINDS[name].arguments["algo"]
     assert "bwlab.weight_shapes" not in metadata
 
     contents = read_contents(file)
@@ -80,7 +80,7 @@ def test_a_run_and_its_file(
         assert {leaf: tensor.read().tobytes() for leaf, tensor in module.leaves.items()} == {
             leaf: tensor.read().tobytes() for leaf, tensor in again[path].leaves.items()
         }
-    base = ("--base", tiny_pipeline) if KINDS[name].needs_base_weight else ()
+    base = ("--base", tiny_pipeline) if LYCORIS_KINDS[name].needs_base_weight else ()
     norms = json.loads(cli(capsys, "analyze", "norms", file, "--json", *base))
     assert norms["left_out"] == []
     assert norms["schema"] == "bwlab.analyze.norms"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bwlab.adapters.adapter import Adapter
     from bwlab_analysis.activations.loaded_base import LoadedBase
     from bwlab_analysis.activations.pair import FilePair, MeasuredConflict, OnPass
-    from bwlab_analysis.fidelity.rollouts import Learned
+    from bwlab_analysis.fidelity.rollouts import TrainedSubject
     from bwlab_analysis.installed import Warn
 
 LEARNS = (IDENTITY, STYLE)
@@ -97,7 +97,7 @@ def measure_generated(
     files: Sequence[Path],
     adapters: Mapping[Path, Adapter],
     data: Mapping[Path, Path],
-    learned: Mapping[Path, Learned],
+    learned: Mapping[Path, TrainedSubject],
     prompts: Sequence[str],
     sampled: Sampled,
     draws: int,
@@ -152,7 +152,7 @@ def measure_generated(
     return measured
 
 
-def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> dict[Path, Learned]:
+def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sampled) -> dict[Path, TrainedSubject]:
     """Return what each adapter with training images has learned; nothing without a scorer.
 
     Raises:
@@ -180,7 +180,7 @@ def learned_by_file(base: LoadedBase, data: Mapping[Path, Path], sampled: Sample
     }
 
 
-def in_roles(pair: FilePair, learned: Mapping[Path, Learned], said: Mapping[Path, str], warn: Warn) -> FilePair:
+def in_roles(pair: FilePair, learned: Mapping[Path, TrainedSubject], said: Mapping[Path, str], warn: Warn) -> FilePair:
     """Return two adapters, the identity's first.
 
     Args:

@@ -68,7 +68,7 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class TrainedSubject:
     """The subject of an adapter's training, by which images are scored.
 
     Attributes:
@@ -81,7 +81,7 @@ class Learned:
     scores: Scores
 
 
-def learned_from(clip: ClipModel, images: Sequence[Image], of: str | None = None) -> Learned:
+def learned_from(clip: ClipModel, images: Sequence[Image], of: str | None = None) -> TrainedSubject:
     """Return what training images share, as a scorer of generated images.
 
     Args:
@@ -92,12 +92,12 @@ def learned_from(clip: ClipModel, images: Sequence[Image], of: str | None = None
 
     """
     if not {IDENTITY, STYLE} <= clip.parts.keys():
-        return Learned(LIKENESS, partial(_likeness, clip, images, ""))
+        return TrainedSubject(LIKENESS, partial(_likeness, clip, images, ""))
     if of is None:
         of = max((IDENTITY, STYLE), key=lambda part: _alike(clip, images, part))
     if of == IDENTITY:
-        return Learned(IDENTITY, lambda generated: identity_margins(clip, generated, images))
-    return Learned(STYLE, partial(_likeness, clip, images, STYLE))
+        return TrainedSubject(IDENTITY, lambda generated: identity_margins(clip, generated, images))
+    return TrainedSubject(STYLE, partial(_likeness, clip, images, STYLE))
 
 
 def _likeness(clip: ClipModel, images: Sequence[Image], part: str, generated: Sequence[Image]) -> list[float]:
@@ -116,7 +116,7 @@ def measure_rollouts(
     pipe: Pipeline,
     a: Adapter,
     b: Adapter,
-    learned: Mapping[str, Learned],
+    learned: Mapping[str, TrainedSubject],
     settings: RolloutSettings,
     on_step: OnProgress | None = None,
 ) -> MeasuredConflict:
@@ -180,7 +180,11 @@ def _report(on_step: OnProgress, place: int, compositions: int, done: int, steps
 
 
 def _cost(
-    name: str, learned: Learned, images: Mapping[str, Sequence[Image]], random: Sequence[str], settings: RolloutSettings
+    name: str,
+    learned: TrainedSubject,
+    images: Mapping[str, Sequence[Image]],
+    random: Sequence[str],
+    settings: RolloutSettings,
 ) -> Cost:
     compositions = (BASE, name, BOTH, *random)
     # Score all images in one call, because every call embeds the training images again.

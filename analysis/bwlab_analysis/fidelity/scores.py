@@ -13,7 +13,7 @@ from bwlab.errors import BwlabError
 from bwlab.terminal import counted
 from bwlab_analysis.fidelity.bootstrap import bootstrap, harmonic_mean
 from bwlab_analysis.fidelity.conditions import BASE, BOTH, Condition
-from bwlab_analysis.measures import FailedParts, FidelityScorer, Interval, MeasureError, attempted
+from bwlab_analysis.measures import SCORER_KINDS, FailedParts, FidelityScorer, Interval, MeasureError, attempted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bwlab.base.architectures import Pipeline
 
 
-KINDS = ("identity", "style", "text")
 OnCondition: TypeAlias = Callable[[int, int, str], None]
 Score: TypeAlias = Callable[[Sequence["Image"], Sequence[object]], list[float]]
 
@@ -104,7 +103,7 @@ class Judge:
     """
 
     def __init__(self, scorers: Sequence[FidelityScorer], references: References) -> None:
-        missing = [kind for kind in KINDS if kind not in {scorer.kind for scorer in scorers}]
+        missing = [kind for kind in SCORER_KINDS if kind not in {scorer.kind for scorer in scorers}]
         if missing:
             raise BwlabError("scoring fidelity", f"no scorer of {', '.join(missing)}", "Give a CLIP model with --clip")
         self.scorers, self.references = tuple(scorers), references
@@ -120,7 +119,7 @@ class Judge:
     @property
     def leading(self) -> tuple[str, ...]:
         """Names of the scorers in the harmonic mean: the first of identity, of style and of text."""
-        return tuple(next(scorer.name for scorer in self.scorers if scorer.kind == kind) for kind in KINDS)
+        return tuple(next(scorer.name for scorer in self.scorers if scorer.kind == kind) for kind in SCORER_KINDS)
 
     def values(self, images: Sequence[Image], prompts: Sequence[str]) -> dict[str, tuple[float, ...]]:
         """Return the scores of each image by each scorer that did not fail, and their harmonic mean."""

@@ -12,13 +12,12 @@ import numpy as np
 
 from bwlab.testing.bench import require
 from bwlab.testing.images import changed, noise_image, small_images
-from bwlab_analysis.measures import FidelityScorer
+from bwlab_analysis.measures import SCORER_KINDS, FidelityScorer
 from bwlab_analysis.testing.weights import NAME
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KINDS = ("identity", "style", "text")
 TAKEN = frozenset({"harmonic"})
 NEAR = 1e-4
 PROMPTS = ("a red wall", "a white wall", "a dark wall", "a rainbow", "noise")
@@ -68,7 +67,7 @@ def its_name_can_be_a_column(bench: ScorerBench) -> None:
     scorer = bench.scorer
     require(NAME.fullmatch(scorer.name) is not None, f"the name {scorer.name!r} is no such word")
     require(scorer.name not in TAKEN, f"the tables have another column {scorer.name}")
-    require(scorer.kind in KINDS, f"the kind is {scorer.kind!r}, which is none of {', '.join(KINDS)}")
+    require(scorer.kind in SCORER_KINDS, f"the kind is {scorer.kind!r}, which is none of {', '.join(SCORER_KINDS)}")
     require(scorer.summary.strip() != "" and "\n" not in scorer.summary, "the summary is not one line")
 
 

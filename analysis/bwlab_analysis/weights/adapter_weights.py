@@ -34,7 +34,7 @@ NUMBERS_AT_ONCE = 1 << 20
 LARGEST_SVD_HELD = 64
 FITTING = "Give the base that the adapter was made for"
 
-KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "attn", "mlp", "modulation", "te", "other")
+MODULE_KINDS = ("attn1", "attn2", "ff", "proj", "conv", "time", "attn", "mlp", "modulation", "te", "other")
 _ATTENTION = re.compile(r"(?:.+\.)?(?:attn2?|attention)\.")
 _MLP = re.compile(r".+\.(?:ff|ff_context|ffn|\w+_mlp|feed_forward|proj_mlp)(?:\..+)?")
 _MODULATION = re.compile(
@@ -257,7 +257,7 @@ def _shape(module: ModuleWeights, base: ModelWeights | None) -> tuple[int, int]:
 
 
 def kind_of(path: str) -> str:
-    """Return the kind of a module, one of `KINDS`: self attention, cross attention, feed-forward, and so on.
+    """Return the kind of a module, one of `MODULE_KINDS`: self attention, cross attention, feed-forward, and so on.
 
     In transformers these are attention (over image and text together, and the second one, over the image, of Stable
     Diffusion 3.5 medium), the MLPs, and modulation (adaLN). FLUX.1's single blocks join attention and MLP in

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bwlab.formats.types import Formats
 from bwlab.linalg.factored import Spectrum
 from bwlab_analysis.measures import BlockMetric, Measured, MeasureError, ModuleParts, Parts, measure_errors
-from bwlab_analysis.weights.adapter_weights import KINDS, AdapterWeights, LeftOut, grouped, kind_of, open_weights
+from bwlab_analysis.weights.adapter_weights import MODULE_KINDS, AdapterWeights, LeftOut, grouped, kind_of, open_weights
 
 if TYPE_CHECKING:
     from bwlab.base.weights import ModelWeights
@@ -161,7 +161,7 @@ def measure_norms(
         scheme=scheme.name,
         metrics=tuple(metrics),
         blocks=groups(blocks),
-        kinds=groups(grouped(modules, kind_of, KINDS)),
+        kinds=groups(grouped(modules, kind_of, MODULE_KINDS)),
         cells=groups(grouped(modules, weights.cells.__getitem__, scheme.cells())),
         modules=groups({path: [path] for path in modules}),
         total=_group("all", modules.values(), energy, metrics),

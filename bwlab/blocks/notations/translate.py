@@ -9,7 +9,7 @@ from bwlab.blocks.notations.lists import ListFormat, Translation, from_list, to_
 from bwlab.blocks.notations.prompt_tag import DEFAULT_NAME, a1111_tag, from_a1111_tag
 from bwlab.blocks.notations.set_adapters import from_set_adapters, to_set_adapters
 from bwlab.blocks.scheme import BlockScheme
-from bwlab.blocks.spec import KINDS, Kind, parse_spec
+from bwlab.blocks.spec import SPEC_KINDS, Kind, parse_spec
 from bwlab.errors import BwlabError, did_you_mean
 
 LISTS: tuple[ListFormat, ...] = get_args(ListFormat)
@@ -59,8 +59,8 @@ def _kind(form: str, kind: str | None, forms: Collection[str]) -> Kind:
         return "rank" if form == "kohya" else "scale"
     if form in SCALES_ONLY and kind != "scale":
         raise BwlabError(f"--kind {kind} with {form}", SCALES_ONLY[form], "Leave --kind out")
-    _known("--kind", kind, KINDS)
-    return next(known for known in KINDS if known == kind)
+    _known("--kind", kind, SPEC_KINDS)
+    return next(known for known in SPEC_KINDS if known == kind)
 
 
 def _known(what: str, name: str, known: Collection[str]) -> None:

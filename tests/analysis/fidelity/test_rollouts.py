@@ -20,8 +20,8 @@ from bwlab.plugins.manager import build_manager
 from bwlab_analysis.activations.loaded_base import LoadedBase, open_base
 from bwlab_analysis.fidelity.clip import identity_margins, load_clip
 from bwlab_analysis.fidelity.rollouts import (
-    Learned,
     RolloutSettings,
+    TrainedSubject,
     learned_from,
     measure_rollouts,
     share_lost,
@@ -73,7 +73,7 @@ def test_without_a_gain_nothing_can_be_lost() -> None:
 def test_each_composition_is_what_generate_makes(base: LoadedBase) -> None:
     a, b = adapter(base, 1), adapter(base, 2)
     settings = RolloutSettings(("a fox", "an owl"), samples=3, steps=2, draws=0, seed=4)
-    found = measure_rollouts(base.pipe, a, b, {"a": Learned("style", brightness)}, settings)
+    found = measure_rollouts(base.pipe, a, b, {"a": TrainedSubject("style", brightness)}, settings)
     assert found.seeds == 2  # at least 3 images, as many for each prompt
     rows = (["a fox", "a fox", "an owl", "an owl"], [4, 5, 6, 7])
     on = {"base": (), "a": (a,), "b": (b,), "both": (a, b)}
