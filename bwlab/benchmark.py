@@ -166,8 +166,8 @@ def margins(cosines: npt.NDArray[np.float64], others: npt.NDArray[np.float64] | 
     """
     others = cosines if others is None else others
     around = cosines - others.mean(axis=1, keepdims=True)
-    margins: npt.NDArray[np.float64] = around / others.std(axis=1, ddof=1, keepdims=True)
-    return margins
+    relative: npt.NDArray[np.float64] = around / others.std(axis=1, ddof=1, keepdims=True)
+    return relative
 
 
 def _parsed(folder: Path, manifest: Mapping[str, Any]) -> Benchmark:

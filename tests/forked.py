@@ -10,11 +10,11 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.training.imported"])
-SECONDS = 900
 
 
 def run_command(module: str, *arguments: str, said: Path) -> tuple[int | None, str]:
@@ -28,7 +28,12 @@ def run_command(module: str, *arguments: str, said: Path) -> tuple[int | None, s
     """
     process = PROCESSES.Process(target=_run, args=(module, arguments, said))
     process.start()
-    process.join(SECONDS)
+    return ending(process, said)
+
+
+def ending(process: BaseProcess, said: Path, seconds: float = 900) -> tuple[int | None, str]:
+    """Wait for a process, which is killed if it takes longer, and return its exit code and what `said` holds then."""
+    process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()

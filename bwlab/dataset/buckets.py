@@ -124,7 +124,7 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
     side = settings.resolution or base.side
     size = subset.shape or Size(side, side)
     for pixels in size:
-        _require_taken(f"data.resolution = {pixels}", pixels, base)
+        _require_taken(f"data.resolution = {pixels}", pixels, base.most)
     if not settings.buckets:
         for pixels in size:
             require_side(f"data.resolution = {pixels}", pixels, base)
@@ -140,12 +140,12 @@ def subset_sizing(subset: Subset, base: BaseSize) -> Sizing:
 def require_side(asked: str, side: int, base: BaseSize) -> None:
     """Raise BwlabError unless the base takes images with a side of that many pixels."""
     require_multiple(asked, side, base.factor, latents_reason(base.factor))
-    _require_taken(asked, side, base)
+    _require_taken(asked, side, base.most)
 
 
-def _require_taken(asked: str, side: int, base: BaseSize) -> None:
-    if base.most is not None and side > base.most:
-        raise BwlabError(asked, f"the base takes images of at most {base.most} pixels", "Give less")
+def _require_taken(asked: str, side: int, most: int | None, fix: str = "Give less") -> None:
+    if most is not None and side > most:
+        raise BwlabError(asked, f"the base takes images of at most {most} pixels", fix)
 
 
 def bucket_bounds(settings: DataConfig, size: Size, base: BaseSize) -> tuple[int, int]:
@@ -160,7 +160,7 @@ def bucket_bounds(settings: DataConfig, size: Size, base: BaseSize) -> tuple[int
     for name, value in (("data.bucket_min", settings.bucket_min), ("data.bucket_max", settings.bucket_max)):
         if value is not None:
             require_multiple(f"{name} = {value}", value, step, f"data.bucket_step is {step}")
-            _require_taken(f"{name} = {value}", value, base)
+            _require_taken(f"{name} = {value}", value, base.most)
     side = (size.width * size.height) ** 0.5
     least = settings.bucket_min or max(1, int(side / 2) // step) * step
     most = settings.bucket_max or max(1, min(int(side * 2), base.most or int(side * 2)) // step) * step
@@ -212,9 +212,8 @@ def frame_example(example: Example, sizing: Sizing) -> Frame:
     if frame is None:
         fix = "Take the image away, lower data.bucket_step or set data.upscale = true"
         raise BwlabError(f"image {example.path}", f"{original} pixels, less than one step of {sizing.step}", fix)
-    if sizing.most is not None and max(frame.target) > sizing.most:
-        found = f"its bucket has {frame.target} pixels, and the base takes images of at most {sizing.most} pixels"
-        raise BwlabError(f"image {example.path}", found, "Crop the image, take it away or set data.upscale = true")
+    fix = "Crop it, take it away or set data.upscale = true"
+    _require_taken(f"image {example.path}: its bucket has {frame.target} pixels", max(frame.target), sizing.most, fix)
     return frame
 
 

@@ -302,9 +302,9 @@ def in_original_code(modules: Modules, architecture: str) -> list[ModuleWeights]
         whole = module if layer is None else _joined(own.numbered(layer.name), layer, parts)
         done |= set(paths)
         if whole is None and any(isinstance(part, FusedRows) for part in parts):
-            found_rows = f"{module.algorithm} of a fused matrix cannot be written for some of its {len(paths)} layers"
+            found = f"{module.algorithm} of a fused matrix cannot be written for some of its {len(paths)} layers"
             fix = "Give its layers one scale, or turn it into a low-rank form with --rank"
-            raise BwlabError(f"writing {module.path} of {module.source or 'an adapter'}", found_rows, fix)
+            raise BwlabError(f"writing {module.path} of {module.source or 'an adapter'}", found, fix)
         written += [part for part in parts if part is not None] if whole is None else [whole]
     return written
 

@@ -101,7 +101,7 @@ class TokenEmbeddings:
         for index, name in enumerate(self.names):
             word = slice(index * self.vectors, (index + 1) * self.vectors)
             keys = (name,) if len(self.rows) == 1 else ("clip_l", "clip_g")
-            parts = (rows.detach()[word].float().cpu().contiguous() for rows in self.rows)
+            parts = (rows[word].float() for rows in self.rows)
             path = folder / f"{prefix}{name}.safetensors"
             write_atomically(path, file_bytes(dict(zip(keys, parts, strict=True))))
             paths.append(path)

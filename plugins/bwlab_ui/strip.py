@@ -28,7 +28,7 @@ def conditions(
 
     """
     off, full = AdapterScales(whole=0.0), AdapterScales()
-    conditions = []
+    variants = []
     for way in ("alone", "off"):
         for place, own in enumerate(blocks):
             for block in own:
@@ -37,8 +37,8 @@ def conditions(
                 else:
                     mine, others = AdapterScales(blocks={block: 0.0}), full
                 scales = [mine if index == place else others for index in range(len(names))]
-                conditions.append(({"adapter": place, "block": block, "way": way}, scales))
-    return conditions
+                variants.append(({"adapter": place, "block": block, "way": way}, scales))
+    return variants
 
 
 def work(model: Model, files: Sequence[Path], names: Sequence[str], settings: ImageSettings, job: Job) -> Json:

@@ -26,7 +26,7 @@ from bwlab.training.device import new_accelerator
 from bwlab.training.distributed import Processes, leave_processes
 from bwlab.training.settings import read_config
 from tests.families.pipelines import save_tiny_sd3
-from tests.forked import PROCESSES
+from tests.forked import PROCESSES, ending
 from tests.training.runs import files_in, run
 
 SECONDS = 240
@@ -83,11 +83,7 @@ def pair(said: Path, work: Callable[..., None], *arguments: object) -> list[tupl
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-    return [(process.exitcode, file.read_text()) for process, file in zip(processes, files, strict=True)]
+    return [ending(process, file, SECONDS) for process, file in zip(processes, files, strict=True)]
 
 
 def as_rank(rank: int, port: str, said: Path, work: Callable[..., None], *arguments: object) -> None:
